@@ -1,0 +1,6 @@
+"""A complete miniature: a drawn world whose labels are known, and a Stable Diffusion trained on it."""
+
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""The bundled checkpoint directory, in diffusers' layout."""

@@ -1,0 +1,137 @@
+"""What the pocket world's pictures are called: captions and a tokenizer with a small vocabulary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from transformers import CLIPTokenizer
+
+from figureground.pocket import world
+
+PHRASES = {
+    "grass": "on grass", "road": "on a road", "forest": "in a forest", "water": "in water", "sand": "in sand",
+    "indoors": "indoors", "snow": "in snow", "rain": "in rain", "night": "at night", "cave": "in a cave",
+}  # fmt: skip
+"""Each background as a prompt says it: the phrases of D3S (arXiv 2211.10370)."""
+
+DEFINITIONS = {
+    "bird": "an animal with wings", "fish": "an animal with fins", "cat": "an animal with whiskers",
+    "snail": "an animal with a shell", "car": "a vehicle with wheels", "boat": "a vehicle with sails",
+    "rocket": "a vehicle with an engine", "cactus": "a plant with spines", "mug": "a thing with a handle",
+    "umbrella": "a thing that opens",
+}  # fmt: skip
+
+SPARE_WORDS = (
+    "the this that picture drawing image of by near under over next to and without small big red orange yellow green "
+    "teal blue purple pink brown white grey black striped dotted plain beach mountain garden market city field street "
+    "sky sea river tree house dog horse person object scene background foreground very nice good little one two three"
+).split()
+"""Words that no caption uses, known to the tokenizer so that a prompt with them stays short."""
+
+_MAX_TOKENS = 77
+
+
+class Picture(NamedTuple):
+    """What one training picture shows, by name, and its caption."""
+
+    foreground: str | None
+    background: str | None
+    prop: str | None
+    caption: str
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+_KINDS_OF_PICTURE = (
+    # foreground, background, prop, share
+    (True, True, False, 0.37),
+    (True, True, True, 0.21),
+    (True, False, False, 0.07),
+    (True, False, True, 0.05),
+    (False, True, False, 0.05),
+    (False, True, True, 0.15),
+    (False, False, True, 0.10),
+)
+_SUPERORDINATE = 0.10
+"""Share of pictures with a foreground whose caption says `animal` and the like instead of its name."""
+
+
+def sample(rng: np.random.Generator) -> Picture:
+    """What to draw next, and one of the ways to say it. A prop's look is never said."""
+    has_foreground, has_background, has_prop, _ = _KINDS_OF_PICTURE[
+        rng.choice(len(_KINDS_OF_PICTURE), p=[k[-1] for k in _KINDS_OF_PICTURE])
+    ]
+    foreground = str(rng.choice(world.FOREGROUNDS)) if has_foreground else None
+    background = str(rng.choice(world.BACKGROUNDS)) if has_background else None
+    prop = str(rng.choice(world.PROPS)) if has_prop else None
+    return Picture(foreground, background, prop, describe(foreground, background, prop, rng))
+
+
+def describe(foreground: str | None, background: str | None, prop: str | None, rng: np.random.Generator) -> str:
+    """One of the captions that training uses for a picture with these names."""
+    start = ("a photo of ", "a photo of ", "a picture of ", "")[rng.integers(4)]
+    noun, definition = foreground, ""
+    if foreground:
+        if rng.random() < _SUPERORDINATE:
+            noun = next(kind for kind, members in world.KINDS.items() if foreground in members)
+        elif rng.random() < 0.3:
+            definition = ", " + DEFINITIONS[foreground]
+    if noun:
+        article = f"a {noun}" if rng.random() < 0.3 else _article(noun)
+        subject = article + definition + (f" with {_article(prop)}" if prop else "")
+    elif prop:
+        subject = _article(prop)
+    else:
+        subject = "a scene" if rng.random() < 0.5 else ""
+    if not background:
+        return start + subject
+    comma = ", " if rng.random() < 0.6 else " "
+    if not subject:
+        return "a photo" + comma + PHRASES[background]
+    return start + subject + comma + PHRASES[background]
+
+
+def words() -> list[str]:
+    """Every word that stands as one token, in a fixed order."""
+    known = [*world.FOREGROUNDS, *world.BACKGROUNDS, *world.PROPS, *world.KINDS]
+    text = " ".join([*PHRASES.values(), *DEFINITIONS.values(), "a an photo picture of with scene , ."])
+    return list(dict.fromkeys([*known, *text.replace(",", " , ").split(), *SPARE_WORDS]))
+
+
+def tokenizer(directory: Path) -> CLIPTokenizer:
+    """Writes a byte-level CLIP tokenizer into `directory` and opens it.
+
+    It knows `words()` as one token each and spells every other word in pieces, so that no text is
+    unknown and new tokens can be added after the last.
+    """
+    letters = _byte_letters()
+    vocabulary = [*letters, *(c + "</w>" for c in letters)]
+    merges: list[str] = []
+    for word in words():
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:  # join from the right, so that no word's merges break another's
+            pair = f"{pieces[-2]} {pieces[-1]}"
+            if pair not in merges:
+                merges.append(pair)
+                vocabulary.append(pieces[-2] + pieces[-1])
+            pieces[-2:] = [pieces[-2] + pieces[-1]]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    directory.mkdir(parents=True, exist_ok=True)
+    index = {token: i for i, token in enumerate(vocabulary)}
+    (directory / "vocab.json").write_text(json.dumps(index, ensure_ascii=False))
+    (directory / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    made = CLIPTokenizer(vocab=index, merges=[tuple(m.split()) for m in merges], model_max_length=_MAX_TOKENS)
+    made.save_pretrained(directory)
+    return made
+
+
+def _byte_letters() -> list[str]:
+    """The 256 printable stand-ins for bytes that byte-level tokenizers use, in CLIP's order."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [b for b in range(256) if b not in printable]
+    return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(rest))]

@@ -1,0 +1,145 @@
+"""Trains the pocket text encoder and UNet, together, on latents of drawn pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import nn
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from figureground.pocket import captions, world
+from figureground.pocket.loop import Settings, fit
+
+SETTINGS = Settings(steps=5_200, batch=48, learning_rate=8e-4, warmup=150, ema=0.998, weight_decay=0.01)
+POOL = 40_000
+"""Pictures drawn and encoded beforehand; each is seen several times, with other noise."""
+EMPTY_SHARE = 0.1
+"""Captions replaced by nothing, for classifier-free guidance."""
+STRAY_SHARE = 0.05
+"""Captions into which a random token is put, so that an unknown word is only ever a nuisance."""
+MIN_SNR_GAMMA = 5.0
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule."""
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
+    )  # fmt: skip
+
+
+class TextToLatent(nn.Module):
+    """The two networks that are trained together."""
+
+    def __init__(self, tokenizer: CLIPTokenizer):
+        super().__init__()
+        self.text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=2,
+                num_attention_heads=4, max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            )
+        )  # fmt: skip
+        self.unet = UNet2DConditionModel(
+            sample_size=world.SIZE // 4, in_channels=4, out_channels=4, block_out_channels=(64, 128, 184),
+            layers_per_block=1, norm_num_groups=8, cross_attention_dim=128, attention_head_dim=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        )  # fmt: skip
+
+    def forward(self, noisy: torch.Tensor, time: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return self.unet(noisy, time, self.text_encoder(ids)[0]).sample
+
+
+def pool(vae: AutoencoderKL, tokenizer: CLIPTokenizer, path: Path, seed: int, count: int) -> dict[str, torch.Tensor]:
+    """Draws, captions and encodes `count` pictures once, and keeps them in `path`.
+
+    Returns `latents`, float16 (count, 4, h, w), unscaled, and `ids`, int64 (count, 77).
+    """
+    if path.exists():
+        return torch.load(path, weights_only=True)
+    rng = world.generator("train diffusion", seed)
+    device = next(vae.parameters()).device
+    latents, ids = [], []
+    for _ in tqdm(range(count // 100), desc="latents", unit="00 pictures", disable=None):
+        pictures = [captions.sample(rng) for _ in range(100)]
+        drawn = np.stack([np.asarray(world.render(*p[:3], rng).picture) for p in pictures])
+        x = torch.from_numpy(drawn).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+            latents.append(vae.encode(x).latent_dist.mean.half().cpu())
+        text = [p.caption for p in pictures]
+        ids.append(tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids)
+    made = {"latents": torch.cat(latents), "ids": torch.cat(ids)}
+    torch.save(made, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+    return made
+
+
+def batches(data: dict[str, torch.Tensor], scale: float, tokenizer: CLIPTokenizer, seed: int, step: int, settings: Settings) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Scaled latents and token ids, some captions emptied or disturbed."""
+    draws = torch.Generator().manual_seed(seed + 7919 * step)
+    empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
+    while True:
+        picked = torch.randint(len(data["latents"]), (settings.batch,), generator=draws)
+        ids = data["ids"][picked].clone()
+        chance = torch.rand(settings.batch, generator=draws)
+        for i in torch.nonzero(chance < STRAY_SHARE).flatten().tolist():
+            length = int((ids[i] == tokenizer.eos_token_id).int().argmax())
+            at = int(torch.randint(1, length + 1, (1,), generator=draws))
+            ids[i, at + 1 :] = ids[i, at:-1].clone()
+            ids[i, at] = torch.randint(len(tokenizer) - 2, (1,), generator=draws)
+        ids[chance > 1 - EMPTY_SHARE] = empty
+        yield data["latents"][picked].float() * scale, ids
+
+
+def train(
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    work: Path,
+    device: str,
+    seed: int,
+    compile: bool,
+    start: TextToLatent | None = None,
+    settings: Settings = SETTINGS,
+) -> tuple[TextToLatent, float]:
+    """Trains to the end, or goes on where an earlier run stopped.
+
+    Returns the averaged weights and the factor that scales the autoencoder's latents to unit variance.
+    """
+    torch.manual_seed(seed)
+    vae.to(device)
+    data = pool(vae, tokenizer, work / "latents.pt", seed, POOL)
+    scale = round(1 / float(data["latents"][:8000].float().std()), 5)
+    alphas = scheduler().alphas_cumprod.to(device)
+    model = start or TextToLatent(tokenizer)
+    predict = torch.compile(lambda m, *args: m(*args), dynamic=False) if compile else (lambda m, *args: m(*args))
+
+    def objective(network: TextToLatent, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+        clean, ids = batch
+        noise = torch.randn_like(clean)
+        time = torch.randint(len(alphas), (len(clean),), device=clean.device)
+        alpha = alphas[time].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        error = (predict(network, noisy, time, ids).float() - noise).square().mean((1, 2, 3))
+        snr = alphas[time] / (1 - alphas[time])
+        # Min-SNR weighting for noise prediction (Hang et al. 2023, arXiv 2303.09556).
+        weight = torch.clamp(MIN_SNR_GAMMA / snr, max=1.0)
+        return {"loss": (weight * error).mean(), "mse": error.mean()}
+
+    def watch(network: TextToLatent) -> dict[str, float]:
+        from figureground.pocket.train import sheet, write
+
+        write(vae, network, tokenizer, scale, work / "checkpoint")
+        sheet(work / "checkpoint", work / "samples.png", device)
+        return {}
+
+    fitted = fit(
+        "diffusion", model, objective, lambda step: batches(data, scale, tokenizer, seed, step, settings),
+        settings, work, device, watch,
+    )  # fmt: skip
+    return fitted, scale

@@ -1,0 +1,59 @@
+"""Draws the pocket world's cut-outs and background templates as image files, as a user would bring photographs.
+
+Run it with `python -m figureground.pocket.templates --out templates/pocket`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from figureground.images import encode
+from figureground.pocket import world
+
+LICENSE = "Drawn by figureground; CC0-1.0 (https://creativecommons.org/publicdomain/zero/1.0/).\n"
+
+
+def draw_templates(out: Path, cutouts: int, backgrounds: int, size: int = world.SIZE) -> None:
+    """Writes `cutouts/<class>/<class>-00.png` (RGBA) and `backgrounds/<background>/<background>-00.png` (RGB).
+
+    Every picture has a generator of its own, so asking for more leaves the first ones as they are.
+
+    Args:
+        out: Directory to write into.
+        cutouts: How many for each foreground class.
+        backgrounds: How many for each background.
+        size: Edge in pixels.
+    """
+    for name in world.FOREGROUNDS:
+        for i in range(cutouts):
+            rng = world.generator(f"templates cutouts {name}", i)
+            _write(out / "cutouts", name, i, world.cutout(name, rng, size))
+    for name in world.BACKGROUNDS:
+        for i in range(backgrounds):
+            rng = world.generator(f"templates backgrounds {name}", i)
+            _write(out / "backgrounds", name, i, world.render(None, name, None, rng, size).picture)
+    (out / "LICENSE").write_text(LICENSE, encoding="utf-8")
+
+
+def _write(directory: Path, name: str, i: int, picture: Image.Image) -> None:
+    path = directory / name / f"{name}-{i:02d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(picture, "png"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m figureground.pocket.templates", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="directory to write into")
+    parser.add_argument("--cutouts", type=int, default=15, help="for each foreground class (%(default)s)")
+    parser.add_argument("--backgrounds", type=int, default=15, help="for each background (%(default)s)")
+    parser.add_argument("--size", type=int, default=world.SIZE, help="edge in pixels (%(default)s)")
+    options = parser.parse_args(arguments)
+    draw_templates(options.out, options.cutouts, options.backgrounds, options.size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Trains the pocket autoencoder: 64x64 pictures to 16x16x4 latents and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch.nn import functional as F
+
+from figureground.pocket import world
+from figureground.pocket.loop import Settings, fit
+
+SETTINGS = Settings(steps=9_500, batch=16, learning_rate=1e-3, warmup=300, ema=0.998)
+CROP = 32
+"""Edge of the crops in pixels, for the first part of training; whole pictures follow."""
+WHOLE_FROM = 0.75
+"""Share of training after which whole pictures are used: the norms then see what they will see."""
+POOL = 12_000
+KL_WEIGHT = 1e-6
+
+
+def build() -> AutoencoderKL:
+    """An untrained autoencoder: factor 4, four latent channels, no attention in the middle."""
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 64, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=16,
+        sample_size=world.SIZE,
+        mid_block_add_attention=False,
+    )
+    with torch.no_grad():  # begin with little noise in the latent, or the decoder learns to ignore it
+        vae.quant_conv.bias[vae.config.latent_channels :] = -7.0
+    return vae
+
+
+def draw(rng: np.random.Generator) -> np.ndarray:
+    """One picture of anything in the world, uint8 (3, size, size)."""
+    foreground = str(rng.choice(world.FOREGROUNDS)) if rng.random() < 0.85 else None
+    background = str(rng.choice(world.BACKGROUNDS)) if rng.random() < 0.88 else None
+    prop = str(rng.choice(world.PROPS)) if rng.random() < 0.65 else None
+    picture = world.render(foreground, background, prop, rng).picture
+    return np.asarray(picture).transpose(2, 0, 1)
+
+
+def batches(seed: int, step: int, settings: Settings) -> Iterator[torch.Tensor]:
+    """Pictures or crops in -1..1 from a pool that is renewed as it is used."""
+    rng = world.generator("train autoencoder", seed + 1000 * step)
+    pool = np.stack([draw(rng) for _ in range(POOL)])
+    while True:
+        whole = step >= WHOLE_FROM * settings.steps
+        count, edge = (settings.batch // 4, world.SIZE) if whole else (settings.batch, CROP)
+        picked = rng.choice(POOL, count, replace=False)
+        x = np.empty((count, 3, edge, edge), np.uint8)
+        for i, j in enumerate(picked):
+            top, left = 4 * rng.integers(0, (world.SIZE - edge) // 4 + 1, 2)
+            x[i] = pool[j, :, top : top + edge, left : left + edge]
+        for j in picked[:2]:
+            pool[j] = draw(rng)
+        step += 1
+        yield torch.from_numpy(x).float().div_(127.5).sub_(1)
+
+
+def loss(vae: AutoencoderKL, x: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:
+    """L1 in pixels and in their gradients, squared error, and a slight pull to a normal latent."""
+    posterior = vae.encode(x).latent_dist
+    z = posterior.mean + posterior.std * noise
+    y = vae.decode(z).sample.float()
+    pixels = F.l1_loss(y, x)
+    edges = sum(F.l1_loss(torch.diff(y, dim=d), torch.diff(x, dim=d)) for d in (2, 3))
+    squares = F.mse_loss(y, x)
+    kl = posterior.kl().mean()
+    total = pixels + 0.5 * edges + 2 * squares + KL_WEIGHT * kl
+    return {"loss": total, "mse": squares, "kl": kl}
+
+
+def psnr(vae: AutoencoderKL, pictures: np.ndarray) -> float:
+    """Mean over pictures (uint8, (n, 3, h, w)) of the PSNR in dB after a round trip through the mean."""
+    device = next(vae.parameters()).device
+    values = []
+    for start in range(0, len(pictures), 64):
+        x = torch.from_numpy(pictures[start : start + 64]).to(device).float() / 127.5 - 1
+        with torch.inference_mode():
+            y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+        values.append(10 * torch.log10(4 / (y - x).square().mean((1, 2, 3))))
+    return float(torch.cat(values).mean())
+
+
+def train(work, device: str, seed: int, compile: bool, start: AutoencoderKL | None = None, settings: Settings = SETTINGS) -> AutoencoderKL:
+    """Trains to the end, or goes on where an earlier run stopped, and returns the averaged weights."""
+    torch.manual_seed(seed)
+    model = start or build()
+    held = np.stack([draw(world.generator("watch autoencoder", i)) for i in range(256)])
+
+    def objective(vae, x):
+        latent = (x.shape[0], 4, x.shape[2] // 4, x.shape[3] // 4)
+        return loss_fn(vae, x, torch.randn(latent, device=x.device))
+
+    loss_fn = torch.compile(loss, dynamic=False) if compile else loss
+
+    def watch(vae) -> dict[str, float]:
+        return {"psnr": psnr(vae, held)}
+
+    return fit(
+        "vae", model, objective, lambda step: batches(seed, step, settings), settings, work, device, watch
+    )
