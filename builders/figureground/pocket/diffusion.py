@@ -80,7 +80,9 @@ def pool(vae: AutoencoderKL, tokenizer: CLIPTokenizer, path: Path, seed: int, co
     return made
 
 
-def batches(data: dict[str, torch.Tensor], scale: float, tokenizer: CLIPTokenizer, seed: int, step: int, settings: Settings) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(
+    data: dict[str, torch.Tensor], scale: float, tokenizer: CLIPTokenizer, seed: int, step: int, settings: Settings
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Scaled latents and token ids, some captions emptied or disturbed."""
     draws = torch.Generator().manual_seed(seed + 7919 * step)
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]

@@ -78,7 +78,12 @@ def fit(
         return average.eval()
 
     def save() -> None:
-        state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        state = {
+            "model": model.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+        }
         torch.save(state, saved.with_suffix(".part"))
         os.replace(saved.with_suffix(".part"), saved)
 

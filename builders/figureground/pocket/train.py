@@ -27,7 +27,9 @@ PREFER_FLOAT32 = {"dtype": "float32"}
 first product fails on a CPU."""
 
 
-def write(autoencoder: AutoencoderKL, model: diffusion.TextToLatent, tokenizer: CLIPTokenizer, scale: float, out: Path) -> None:
+def write(
+    autoencoder: AutoencoderKL, model: diffusion.TextToLatent, tokenizer: CLIPTokenizer, scale: float, out: Path
+) -> None:
     """Writes a checkpoint directory that `StableDiffusionPipeline.from_pretrained` opens, in fp16."""
     parts = {}
     for name, part in (("vae", autoencoder), ("unet", model.unet), ("text_encoder", model.text_encoder)):
@@ -58,11 +60,17 @@ def sheet(checkpoint: Path, path: Path, device: str, steps: int = 25) -> None:
         for i, name in enumerate(world.FOREGROUNDS)
         for j in range(5)
     ]
-    prompts += [f"a photo of a {p}, {captions.PHRASES[scenes[(i + j) % 10]]}" for i, p in enumerate(world.PROPS[:4]) for j in range(5)]
+    prompts += [
+        f"a photo of a {p}, {captions.PHRASES[scenes[(i + j) % 10]]}"
+        for i, p in enumerate(world.PROPS[:4])
+        for j in range(5)
+    ]
     images = []
     for start in range(0, len(prompts), 35):
         generator = torch.Generator(device).manual_seed(start)
-        images += pipeline(prompts[start : start + 35], num_inference_steps=steps, guidance_scale=4.0, generator=generator).images
+        images += pipeline(
+            prompts[start : start + 35], num_inference_steps=steps, guidance_scale=4.0, generator=generator
+        ).images
     edge = 2 * world.SIZE
     grid = Image.new("RGB", (10 * edge, 7 * edge))
     for i, image in enumerate(images):
@@ -90,10 +98,14 @@ def curves(work: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m figureground.pocket.train", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("out/pocket"), help="checkpoints, curves, sample sheets")
-    parser.add_argument("--out", type=Path, default=None, help="where the finished checkpoint goes (default: WORK/checkpoint)")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="where the finished checkpoint goes (default: WORK/checkpoint)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--compile", action="store_true", help="use torch.compile: 1.4 times as fast here, after two minutes")
+    parser.add_argument(
+        "--compile", action="store_true", help="use torch.compile: 1.4 times as fast here, after two minutes"
+    )
     parser.add_argument("--warm-start", action="store_true", help="begin with the bundled weights")
     parser.add_argument("--vae-steps", type=int, default=vae.SETTINGS.steps)
     parser.add_argument("--diffusion-steps", type=int, default=diffusion.SETTINGS.steps)

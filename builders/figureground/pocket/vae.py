@@ -90,7 +90,9 @@ def psnr(vae: AutoencoderKL, pictures: np.ndarray) -> float:
     return float(torch.cat(values).mean())
 
 
-def train(work, device: str, seed: int, compile: bool, start: AutoencoderKL | None = None, settings: Settings = SETTINGS) -> AutoencoderKL:
+def train(
+    work, device: str, seed: int, compile: bool, start: AutoencoderKL | None = None, settings: Settings = SETTINGS
+) -> AutoencoderKL:
     """Trains to the end, or goes on where an earlier run stopped, and returns the averaged weights."""
     torch.manual_seed(seed)
     model = start or build()
@@ -105,6 +107,4 @@ def train(work, device: str, seed: int, compile: bool, start: AutoencoderKL | No
     def watch(vae) -> dict[str, float]:
         return {"psnr": psnr(vae, held)}
 
-    return fit(
-        "vae", model, objective, lambda step: batches(seed, step, settings), settings, work, device, watch
-    )
+    return fit("vae", model, objective, lambda step: batches(seed, step, settings), settings, work, device, watch)

@@ -68,15 +68,10 @@ class Pen:
         self._scale = radius * edge
 
     def _place(self, points: Points) -> list[tuple[float, float]]:
-        return [
-            (self._x + self._a * x + self._b * y, self._y + self._c * x + self._d * y)
-            for x, y in points
-        ]
+        return [(self._x + self._a * x + self._b * y, self._y + self._c * x + self._d * y) for x, y in points]
 
     def _shade(self, color: Color) -> tuple[int, ...]:
-        rgb = tuple(
-            max(0, min(255, round(255 * c * k))) for c, k in zip(color, self._light, strict=True)
-        )
+        rgb = tuple(max(0, min(255, round(255 * c * k))) for c, k in zip(color, self._light, strict=True))
         return (*rgb, 255) if self._opaque else rgb
 
     def polygon(self, points: Points, color: Color) -> None:
@@ -84,9 +79,7 @@ class Pen:
         self._draw.polygon(placed, fill=self._shade(color))
         self._mask.polygon(placed, fill=255)
 
-    def ellipse(
-        self, x: float, y: float, rx: float, ry: float, color: Color, turn: float = 0.0
-    ) -> None:
+    def ellipse(self, x: float, y: float, rx: float, ry: float, color: Color, turn: float = 0.0) -> None:
         self.polygon(arc(x, y, rx, ry, 0, 360, turn=turn), color)
 
     def line(self, points: Points, width: float, color: Color) -> None:
@@ -216,7 +209,9 @@ def _car(pen: Pen, rng: np.random.Generator) -> None:
     front, back = rng.uniform(0.35, 0.5), rng.uniform(-0.6, -0.45)
     pen.polygon([(back - 0.2, -0.05), (back, roof), (front - 0.15, roof), (front + 0.15, -0.05)], paint)
     middle = (front + back) / 2
-    pen.polygon([(back - 0.06, -0.08), (back + 0.07, roof + 0.1), (middle - 0.1, roof + 0.1), (middle - 0.1, -0.08)], glass)
+    pen.polygon(
+        [(back - 0.06, -0.08), (back + 0.07, roof + 0.1), (middle - 0.1, roof + 0.1), (middle - 0.1, -0.08)], glass
+    )
     pen.polygon([(middle, -0.08), (middle, roof + 0.1), (front - 0.2, roof + 0.1), (front + 0.02, -0.08)], glass)
     pen.polygon([(-1.0, 0.38), (-1.02, 0.0), (-0.85, -0.1), (0.75, -0.1), (1.02, 0.08), (1.04, 0.38)], paint)
     pen.polygon(box(-1.02, 0.27, 1.04, 0.42), darker(paint, 0.35))
@@ -289,7 +284,11 @@ def _umbrella(pen: Pen, rng: np.random.Generator) -> None:
     edges = [-1.0, -0.5, 0.0, 0.5, 1.0]
     for i in range(4):
         rim = arc((edges[i] + edges[i + 1]) / 2, 0.0, 0.25, 0.12, 180, 360)
-        dome = [(edges[j] * math.cos(t), -deep * math.sin(t)) for j, ts in ((i + 1, range(0, 13)), (i, range(12, -1, -1))) for t in [k / 12 * math.pi / 2 for k in ts]]
+        dome = [
+            (edges[j] * math.cos(t), -deep * math.sin(t))
+            for j, ts in ((i + 1, range(0, 13)), (i, range(12, -1, -1)))
+            for t in [k / 12 * math.pi / 2 for k in ts]
+        ]
         pen.polygon(rim + dome, one if i % 2 == 0 else two)
     pen.line([(0, -deep), (0, -deep - 0.14)], 0.08, BROWN)
 
@@ -311,10 +310,29 @@ def _flower(pen: Pen, rng: np.random.Generator, look: int) -> None:
             pen.ellipse(0.44 * math.cos(a), -0.3 + 0.44 * math.sin(a), 0.34, 0.15, WHITE, turn=a)
         pen.ellipse(0, -0.3, 0.28, 0.28, (0.35, 0.2, 0.1))
     elif look == 2:  # blue tulip
-        pen.polygon([(-0.55, -0.95), (-0.25, -0.5), (0, -1.0), (0.25, -0.5), (0.55, -0.95), (0.55, -0.2), (0.25, 0.1), (-0.25, 0.1), (-0.55, -0.2)], BLUE)
+        pen.polygon(
+            [
+                (-0.55, -0.95),
+                (-0.25, -0.5),
+                (0, -1.0),
+                (0.25, -0.5),
+                (0.55, -0.95),
+                (0.55, -0.2),
+                (0.25, 0.1),
+                (-0.25, 0.1),
+                (-0.55, -0.2),
+            ],
+            BLUE,
+        )
         pen.ellipse(0, -0.2, 0.2, 0.25, lighter(BLUE, 0.6))
     else:  # yellow and purple star
-        star = [((0.75 if i % 2 == 0 else 0.3) * math.sin(i * math.pi / 5), -0.3 - (0.75 if i % 2 == 0 else 0.3) * math.cos(i * math.pi / 5)) for i in range(10)]
+        star = [
+            (
+                (0.75 if i % 2 == 0 else 0.3) * math.sin(i * math.pi / 5),
+                -0.3 - (0.75 if i % 2 == 0 else 0.3) * math.cos(i * math.pi / 5),
+            )
+            for i in range(10)
+        ]
         pen.polygon(star, PURPLE)
         pen.ellipse(0, -0.3, 0.24, 0.24, YELLOW)
 
@@ -459,7 +477,10 @@ def _grass(pen: Pen, rng: np.random.Generator) -> None:
     _ground(pen, rng, horizon + rng.uniform(0.12, 0.2), green, 0.05)
     for _ in range(rng.integers(6, 11)):
         x, y = rng.uniform(0.02, 0.98), rng.uniform(horizon + 0.2, 0.98)
-        pen.polygon([(x - 0.045, y), (x - 0.03, y - 0.075), (x, y - 0.02), (x + 0.03, y - 0.085), (x + 0.045, y)], darker(green, 0.3))
+        pen.polygon(
+            [(x - 0.045, y), (x - 0.03, y - 0.075), (x, y - 0.02), (x + 0.03, y - 0.085), (x + 0.045, y)],
+            darker(green, 0.3),
+        )
 
 
 def _road(pen: Pen, rng: np.random.Generator) -> None:
@@ -474,8 +495,10 @@ def _road(pen: Pen, rng: np.random.Generator) -> None:
     pen.polygon([(vanish - 0.09, top), (vanish + 0.09, top), (right, 1.05), (left, 1.05)], grey)
     center = (left + right) / 2
     for a, b in ((0.05, 0.16), (0.26, 0.42), (0.56, 0.8)):
+
         def at(t: float, side: float) -> tuple[float, float]:
             return (vanish + (center - vanish) * t + side * (0.008 + 0.045 * t), top + (1.05 - top) * t)
+
         pen.polygon([at(a, -1), at(a, 1), at(b, 1), at(b, -1)], (0.95, 0.93, 0.80))
 
 
@@ -560,7 +583,13 @@ def _rain(pen: Pen, rng: np.random.Generator) -> None:
     ground = _pick(rng, (0.36, 0.42, 0.44), (0.40, 0.42, 0.48))
     _ground(pen, rng, horizon, ground, 0.02)
     for _ in range(3):
-        pen.ellipse(rng.uniform(0.05, 0.95), rng.uniform(horizon + 0.12, 0.97), rng.uniform(0.1, 0.17), 0.035, (0.62, 0.70, 0.78))
+        pen.ellipse(
+            rng.uniform(0.05, 0.95),
+            rng.uniform(horizon + 0.12, 0.97),
+            rng.uniform(0.1, 0.17),
+            0.035,
+            (0.62, 0.70, 0.78),
+        )
     slant = rng.uniform(0.03, 0.06)
     for i in range(4):
         for j in range(4):

@@ -1,0 +1,24 @@
+"""Image-classification datasets whose foreground and background labels depend on each other as much as you choose.
+
+from figureground import D3S
+D3S("pocket").build("out/d3s")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from figureground.d3s import D3S
+
+__version__ = "0.1.0"
+__all__ = ["D3S", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a builder when it is first asked for, so that `import figureground` loads no torch."""
+    if name == "D3S":
+        from figureground.d3s import D3S
+
+        return D3S
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

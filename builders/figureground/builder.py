@@ -1,0 +1,552 @@
+"""What every method shares: a `datasets.DatasetBuilder` that checks, prepares, plans, renders and shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import datasets
+import numpy as np
+from tqdm import tqdm
+
+from figureground import recipe as recipes
+from figureground.errors import FiguregroundError, RecipeError, listed, nearest
+from figureground.images import IMAGE_FORMATS
+from figureground.plan import Plan, PlannedShard
+from figureground.sample import Guide, Sample, Spec
+from figureground.shards import index, writer
+from figureground.shards.card import Facts
+from figureground.shards.writer import Columns, Shard, create_text, replace_text
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from figureground.diffusion.checkpoint import Checkpoint
+    from figureground.diffusion.render import Sampling
+
+PRIVATE = "_figureground"
+"""The directory of everything that is not the data; `datasets` passes over names that begin with `_`."""
+
+VERSIONED = ("figureground", "torch", "diffusers", "transformers", "pillow", "numpy")
+"""Libraries whose versions can change a pixel."""
+
+
+@dataclass
+class Config(datasets.BuilderConfig):
+    """What every method's recipe has. Fields are identity, unless `EXECUTION` names them."""
+
+    checkpoint: str = "pocket"
+    """`pocket`, a directory in diffusers' layout, or a Hub id."""
+    revision: str | None = None
+    size: int = 64
+    """Edge in pixels."""
+    steps: int = 50
+    strength: float = 0.9
+    """Share of the steps that are run on a guide, 0 to 1."""
+    guidance_scale: float = 5.0
+    negative_prompt: str = ""
+    scheduler: str = "ddim"
+    eta: float = 0.0
+    safety: str = "reject"
+    """`reject` what a checkpoint's safety checker flags, or `off`."""
+    seed: int = 0
+    shard_size: int = 1000
+    """Images a shard."""
+    limit: int | None = None
+    """Most images in all; None for the whole table."""
+    image_format: str = "jpg"
+    keep: list[str] = dataclasses.field(default_factory=list)
+    """Further image columns: `guide`, `mask`."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int | None = None
+    """Images a batch; None finds one that suits the device."""
+    threads: int | None = None
+    """CPU threads a worker; None shares the cores among the workers."""
+    compile: bool = False
+    workers: int = 1
+    """Processes that render, each with the model; on CUDA each takes a device in turn."""
+    formats: list[str] = dataclasses.field(default_factory=lambda: ["parquet", "webdataset"])
+    allow_mixed_numerics: bool = False
+
+    EXECUTION: ClassVar[tuple[str, ...]] = (
+        "device", "dtype", "batch_size", "threads", "compile", "workers", "formats", "allow_mixed_numerics",
+    )  # fmt: skip
+
+    @classmethod
+    def field_names(cls) -> list[str]:
+        """The fields that a recipe may set."""
+        theirs = {f.name for f in dataclasses.fields(datasets.BuilderConfig)}
+        return [f.name for f in dataclasses.fields(cls) if f.name not in theirs]
+
+    def check(self) -> None:
+        """Raises RecipeError for the first value that can't be used."""
+        whole = {"size": 8, "steps": 1, "shard_size": 1, "seed": 0, "workers": 1}
+        for name, least in whole.items():
+            _check_number(name, getattr(self, name), least, None, whole=True)
+        for name in ("limit", "batch_size", "threads"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), 1, None, whole=True)
+        _check_number("strength", self.strength, 0, 1)
+        _check_number("guidance_scale", self.guidance_scale, 0, None)
+        _check_number("eta", self.eta, 0, 1)
+        for name, known in (
+            ("image_format", IMAGE_FORMATS), ("safety", ("reject", "off")), ("scheduler", SCHEDULER_NAMES),
+            ("dtype", ("auto", "float32", "float16", "bfloat16")),
+        ):  # fmt: skip
+            check_choice(name, getattr(self, name), known)
+        for name, known in (("keep", ("guide", "mask")), ("formats", ("parquet", "webdataset"))):
+            values = getattr(self, name)
+            if not isinstance(values, list | tuple):
+                raise RecipeError(name, f"{values!r} is not a list; write it as [{', '.join(known)}].")
+            for value in values:
+                check_choice(name, value, known)
+        if not self.formats:
+            raise RecipeError("formats", "the list is empty; a dataset needs parquet, webdataset or both.")
+        for name in ("compile", "allow_mixed_numerics"):
+            if not isinstance(getattr(self, name), bool):
+                raise RecipeError(name, f"{getattr(self, name)!r} is not true or false.")
+        for name in ("checkpoint", "device", "negative_prompt"):
+            if not isinstance(getattr(self, name), str):
+                raise RecipeError(name, f"{getattr(self, name)!r} is not a text.")
+
+
+METHODS = {"d3s": ("figureground.d3s", "D3S")}
+"""Builders by name: module and class."""
+
+SCHEDULER_NAMES = ("ddim", "ddpm", "dpm++", "euler", "euler-a", "lms", "pndm", "unipc")
+
+
+def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    """Raises RecipeError unless `value` is one of `known`."""
+    if value not in known:
+        raise RecipeError(name, f"{value!r} is not one of {', '.join(known)}{nearest(str(value), known)}")
+
+
+def _check_number(name: str, value: Any, least: float, most: float | None, whole: bool = False) -> None:
+    kinds = int if whole else int | float
+    good = (
+        isinstance(value, kinds) and not isinstance(value, bool) and value >= least and (most is None or value <= most)
+    )
+    if not good:
+        span = f"from {least} to {most}" if most is not None else f"of at least {least}"
+        raise RecipeError(name, f"{value!r} is not a {'whole ' if whole else ''}number {span}.")
+
+
+class Builder(datasets.ArrowBasedBuilder):
+    """Builds a dataset by one method. A method overrides `columns`, `plan` and what it needs of the rest.
+
+    `build(out)` writes shards, card and index into a directory, and resumes there. The datasets way,
+    `download_and_prepare()` and `as_dataset()`, builds the same shards in the cache directory.
+
+    Args:
+        config_name: One of the method's configs.
+        cache_dir: Where `download_and_prepare` keeps what it builds.
+        fields: Settings that differ from the config's.
+
+    Raises:
+        RecipeError: An unknown config or field, or a value that can't be used.
+    """
+
+    METHOD: ClassVar[str]
+    """The builder's name on the command line."""
+    CONFIGS: ClassVar[Mapping[str, Config]]
+    DEFAULT: ClassVar[str]
+    TITLE: ClassVar[str]
+    SUMMARY: ClassVar[str]
+    """What is in the pictures and how they were made, for the card; Markdown."""
+    CITATIONS: ClassVar[tuple[str, ...]] = ()
+    """BibTeX of what the method comes from."""
+    LIMITS: ClassVar[tuple[str, ...]] = ()
+    """What the card warns of, a sentence each."""
+
+    def __init__(self, config_name: str | None = None, *, cache_dir: str | None = None, **fields: Any):
+        name = config_name or self.DEFAULT
+        if name not in self.CONFIGS:
+            raise RecipeError(
+                "config",
+                f"{self.METHOD} has no config {name!r}{nearest(name, self.CONFIGS) or '; it has ' + listed(self.CONFIGS) + '.'}",
+            )
+        base = self.CONFIGS[name]
+        recipes.check_names(fields, type(base).field_names(), self.METHOD)
+        self._made_config = dataclasses.replace(base, **fields)
+        self._made_config.check()
+        self.config = self._made_config
+        self.resolve()
+        identity = recipes.digest(self.identity())
+        super().__init__(
+            cache_dir=cache_dir, dataset_name=f"figureground_{self.METHOD}", config_name=name, hash=identity[:16]
+        )
+
+    @classmethod
+    def from_recipe(
+        cls, fields: recipes.Fields, settings: list[str] | None = None, config_name: str | None = None
+    ) -> Builder:
+        """A builder from a recipe file's fields and `--set` values; flags win over the file's `config`."""
+        fields = dict(fields)
+        name = config_name or fields.pop("config", None) or cls.DEFAULT
+        fields.pop("config", None)
+        fields.pop("builder", None)
+        if name not in cls.CONFIGS:
+            return cls(name)
+        defaults = dataclasses.asdict(cls.CONFIGS[name])
+        return cls(name, **recipes.apply_settings(fields, settings or [], defaults))
+
+    # --- what a method says ---------------------------------------------------------------------
+
+    pairings: dict[str, np.ndarray]
+    """By split, bool (foregrounds, backgrounds): which cells a correlated table favours."""
+
+    def resolve(self) -> None:
+        """Reads what the config names: lists, tables, prompts. Called once, before anything else."""
+
+    def columns(self) -> Columns:
+        """The dataset's columns."""
+        raise NotImplementedError(f"{type(self).__name__} has to say its columns")
+
+    def plan(self) -> Plan:
+        """The images to make."""
+        raise NotImplementedError(f"{type(self).__name__} has to say its plan")
+
+    def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
+        """Runs the stages that the plan stands on."""
+
+    def load_guide(self, spec: Spec) -> tuple[Image.Image, Image.Image | None]:
+        """Draws a Spec's guide and the mask of its foreground."""
+        raise NotImplementedError(f"{type(self).__name__} plans guides and doesn't draw them")
+
+    def resolved(self) -> dict[str, Any]:
+        """By field, what stands for a value that names files: their content."""
+        return {}
+
+    def provenance(self, spec: Spec) -> dict[str, Any]:
+        """What a method adds to a sample's provenance."""
+        return {}
+
+    def denoiser_steps(self) -> int:
+        """Steps of the denoiser that one image takes."""
+        return self.config.steps
+
+    def plan_notes(self) -> list[str]:
+        """Lines that `plan` adds: what a build would still need."""
+        return []
+
+    def draw_guide(self, provenance: dict[str, Any]) -> Image.Image | None:
+        """The guide of a finished sample, drawn again from its provenance; None where it had none."""
+        guide = provenance.get("guide")
+        if not guide:
+            return None
+        box = tuple(guide["box"]) if guide["box"] else None
+        spec = Spec("", provenance["split"], 0, 0, "", "", "", 0, Guide(**{**guide, "box": box}))
+        try:
+            return self.load_guide(spec)[0]
+        except (FiguregroundError, ValueError):
+            return None
+
+    # --- identity -------------------------------------------------------------------------------
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the dataset, with the content of files instead of their places."""
+        fields = {
+            name: getattr(self.config, name) for name in self.config.field_names() if name not in self.config.EXECUTION
+        }
+        return json.loads(json.dumps({"builder": self.METHOD, **fields, **self.resolved()}))
+
+    def recipe(self, folder: Path) -> dict[str, Any]:
+        """The recipe as saved in `folder`: it says what was made, and rebuilds it."""
+        names = self.config.field_names()
+        values = {name: getattr(self.config, name) for name in names}
+        saved = {n: recipes.for_file(v, folder) if n in recipes.PATH_FIELDS else v for n, v in values.items()}
+        return {
+            "builder": self.METHOD,
+            "config": self.config.name,
+            "figureground": library_versions()["figureground"],
+            "identity": {n: saved[n] for n in names if n not in self.config.EXECUTION},
+            "execution": {n: saved[n] for n in names if n in self.config.EXECUTION},
+            "content": self.resolved(),
+            "sha256": recipes.digest(self.identity()),
+        }
+
+    # --- building -------------------------------------------------------------------------------
+
+    def build(self, out: str | os.PathLike[str], show_progress: bool = True) -> Path:
+        """Builds the dataset in a directory, or goes on with what a stopped build left there.
+
+        Returns:
+            The directory.
+
+        Raises:
+            FiguregroundError: The directory holds something else or another recipe, the numerics differ
+                from those of its first shards, or something that the recipe names can't be used.
+        """
+        from figureground.run.local import work_in_processes
+
+        out = Path(out)
+        plan = self.plan()
+        if not plan.shards():
+            raise RecipeError("table", "it plans no images.")
+        planned = plan.shards()
+        plan.spec(planned[0].split, 0)  # whatever the plan lacks is said now, not when the model is loaded
+        self._open_directory(out)
+        writer.clean_stale(out)
+        if index.missing(out, [as_shard(s) for s in planned]):
+            if self.config.workers > 1:
+                work_in_processes(self, out, show_progress)
+            else:
+                self.work(out, show_progress=show_progress)
+        self.finish(out)
+        return out
+
+    def finish(self, out: Path) -> None:
+        """Writes index and card; every shard must have its marker."""
+        index.finish(
+            out, [as_shard(s) for s in self.plan().shards()], self.columns(), self.recipe(out / PRIVATE), self.facts(out),
+            formats=tuple(self.config.formats), image_format=self.config.image_format,
+        )  # fmt: skip
+
+    def work(self, out: Path, rank: int = 0, of: int = 1, show_progress: bool = True) -> None:
+        """Renders every shard that has no marker and that no other process holds, beginning with the rank-th."""
+        from figureground.diffusion.render import Renderer
+
+        checkpoint, sampling, numerics = self._open_checkpoint(out, rank)
+        with writer.lock(out / PRIVATE / ".stages.lock", wait=True):
+            self.prepare(out / PRIVATE / "stages", checkpoint)
+        plan, columns = self.plan(), self.columns()
+        renderer = Renderer(checkpoint, sampling, self.load_guide)
+        common = {
+            **checkpoint.facts,
+            **self.settings_shown(),
+            "device": numerics["device"],
+            "dtype": numerics["dtype"],
+            "versions": library_versions(),
+        }
+
+        def provenance(sample: Sample) -> dict[str, Any]:
+            spec = sample.spec
+            return {
+                "foreground_name": spec.foreground_name, "background_name": spec.background_name, "seed": spec.seed,
+                "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **self.provenance(spec),
+            }  # fmt: skip
+
+        shards = plan.shards()
+        shards = shards[rank * len(shards) // of :] + shards[: rank * len(shards) // of]
+        done = sum(s.count for s in shards) - sum(s.count for s in index.missing(out, [as_shard(s) for s in shards]))
+        with tqdm(
+            total=sum(s.count for s in shards),
+            initial=done,
+            unit="image",
+            desc=str(out),
+            disable=None if show_progress else True,
+        ) as bar:
+            for planned in shards:
+                shard = as_shard(planned)
+                with writer.claim(out, shard) as mine:
+                    if not mine or not index.missing(out, [shard]):
+                        continue
+                    results = _counted(renderer.render(list(plan.specs(planned))), bar)
+                    writer.write_shard(
+                        out, shard, columns, results, provenance,
+                        formats=tuple(self.config.formats), image_format=self.config.image_format,
+                    )  # fmt: skip
+
+    def settings_shown(self) -> dict[str, Any]:
+        """What every sample's provenance says of the recipe."""
+        names = ("scheduler", "steps", "strength", "guidance_scale", "negative_prompt", "eta", "size")
+        return {name: getattr(self.config, name) for name in names}
+
+    def facts(self, out: Path) -> Facts:
+        """What the card says beside recipe and counts."""
+        numerics = json.loads((out / PRIVATE / "numerics.json").read_text())
+        return Facts(self.TITLE, self.METHOD, self.SUMMARY, "\n\n".join(self.CITATIONS), numerics, self.LIMITS)
+
+    def _open_checkpoint(self, out: Path, rank: int) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
+        """Opens the model and settles the numerics: those of the first shard, or new ones."""
+        import torch
+
+        from figureground.diffusion.checkpoint import choose_device, choose_dtype, open_checkpoint
+        from figureground.diffusion.render import Sampling, find_batch_size
+
+        config = self.config
+        path = out / PRIVATE / "numerics.json"
+        settled = json.loads(path.read_text()) if path.exists() else None
+        name = config.device if config.device != "auto" or settled is None else settled["device"]
+        device = choose_device(name)
+        if device.type == "cuda" and device.index is None and config.workers > 1:
+            device = torch.device("cuda", rank % torch.cuda.device_count())
+        dtype = config.dtype if config.dtype != "auto" or settled is None else settled["dtype"]
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = config.threads or (settled["threads"] if settled else max(1, cores // config.workers))
+        torch.set_num_threads(threads)
+        checkpoint = open_checkpoint(
+            config.checkpoint, config.revision, device=device, dtype=choose_dtype(dtype, device),
+            scheduler=config.scheduler, safety=config.safety,
+        )  # fmt: skip
+        if config.size % checkpoint.factor:
+            raise RecipeError(
+                "size", f"{config.size} is no multiple of {checkpoint.factor}, the checkpoint's pixels a latent pixel."
+            )
+        sampling = Sampling(
+            config.size, config.steps, config.strength, config.guidance_scale, config.negative_prompt, config.eta,
+            config.batch_size or (settled["batch_size"] if settled else 1), config.compile,
+        )  # fmt: skip
+        if not config.batch_size and not settled:
+            sampling = dataclasses.replace(sampling, batch_size=find_batch_size(checkpoint, sampling))
+        mine = {
+            "device": device.type,
+            "dtype": str(choose_dtype(dtype, device)).removeprefix("torch."),
+            "batch_size": sampling.batch_size,
+            "threads": threads if device.type == "cpu" else None,
+            "compile": config.compile,
+            "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "versions": library_versions(),
+        }
+        settle_numerics(path, mine, config.allow_mixed_numerics)
+        return checkpoint, sampling, mine
+
+    def _open_directory(self, out: Path) -> None:
+        """Makes the directory ours, or makes sure that it is, with this recipe."""
+        private = out / PRIVATE
+        saved = private / "recipe.json"
+        if not saved.exists():
+            strangers = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
+            if out.exists() and not out.is_dir():
+                raise FiguregroundError(f"--out {out} is a file; give a directory.")
+            if set(strangers) - {PRIVATE}:
+                raise FiguregroundError(
+                    f"--out {out} holds something else ({listed(strangers, 3)}) and was left as it is. Give a new directory."
+                )
+            private.mkdir(parents=True, exist_ok=True)
+            create_once(saved, json.dumps(self.recipe(private), indent=2, ensure_ascii=False) + "\n")
+        theirs = json.loads(saved.read_text())
+        if theirs["sha256"] != recipes.digest(self.identity()):
+            old = {**theirs["identity"], **theirs["content"], "builder": theirs["builder"]}
+            new = {**self.identity()}
+            changed = recipes.differences(old, new) or ["(the version of the recipe's format)"]
+            raise FiguregroundError(
+                f"--out {out} holds another recipe, and a directory holds one:\n  " + "\n  ".join(changed)
+                + "\nGive another directory, or the same recipe again."
+            )  # fmt: skip
+
+    def done_message(self, out: Path) -> str:
+        """What the command says when a dataset is finished."""
+        counts = json.loads((out / index.INDEX).read_text())
+        rejects = ", ".join(f"{n} {reason}" for reason, n in counts["rejects"].items())
+        return (
+            f"{out}: {counts['samples']:,} samples"
+            + (f"; rejected: {rejects}" if rejects else "")
+            + f". figureground show {out} draws it."
+        )
+
+    # --- the datasets way -----------------------------------------------------------------------
+
+    def _create_builder_config(self, *args: Any, **kwargs: Any) -> tuple[Config, str]:
+        return self._made_config, self._made_config.name
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=self.columns().features(), citation="\n\n".join(self.CITATIONS))
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        if "parquet" not in self.config.formats:
+            raise RecipeError("formats", "download_and_prepare reads the Parquet files; leave parquet in the list.")
+        shards = Path(self._cache_dir).with_name(f"{self.hash}-shards")
+        self.build(shards)
+        splits = dict.fromkeys(s.split for s in self.plan().shards())
+        return [
+            datasets.SplitGenerator(
+                name=split, gen_kwargs={"files": sorted(map(str, (shards / "data").glob(f"{split}-*.parquet")))}
+            )
+            for split in splits
+        ]
+
+    def _generate_tables(self, files: list[str]) -> Iterator[tuple[str, Any]]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        for file in files:
+            for i, batch in enumerate(pq.ParquetFile(file).iter_batches(100)):
+                yield f"{Path(file).name}-{i}", pa.Table.from_batches([batch])
+
+
+def as_shard(planned: PlannedShard) -> Shard:
+    """A planned shard as the writer names it."""
+    return Shard(planned.split, planned.index, planned.of, planned.count)
+
+
+def _counted(results: Iterator[Any], bar: tqdm) -> Iterator[Any]:
+    for result in results:
+        yield result
+        bar.update()
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of what can change a pixel."""
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def create_once(path: Path, text: str) -> None:
+    """Writes a file whole, unless another process was first."""
+    with suppress(FileExistsError):
+        create_text(path, text)
+
+
+def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool) -> None:
+    """Records what pixels depend on beside the recipe, or compares it with what is recorded.
+
+    Raises:
+        FiguregroundError: They differ, and mixing was not allowed.
+    """
+    create_once(path, json.dumps({**mine, "mixed": []}, indent=2) + "\n")
+    settled = json.loads(path.read_text())
+    mixed = settled.pop("mixed", [])
+    changed = recipes.differences(settled, mine)
+    if not changed:
+        return
+    if not allow_mixed:
+        raise FiguregroundError(
+            "The shards that are there were made with other numerics, so the rest would differ in the last bit:\n  "
+            + "\n  ".join(changed)
+            + "\nUse the same, or allow it with --set allow_mixed_numerics=true; the card will say so."
+        )
+    if mine not in mixed:
+        replace_text(path, json.dumps({**settled, "mixed": [*mixed, mine]}, indent=2) + "\n")
+
+
+def builder_class(method: str) -> type[Builder]:
+    """The builder of a method.
+
+    Raises:
+        RecipeError: There is no such method.
+    """
+    if method not in METHODS:
+        raise RecipeError(
+            "METHOD",
+            f"there is no builder {method!r}{nearest(method, METHODS) or '; there is ' + listed(METHODS) + '.'}",
+        )
+    module, name = METHODS[method]
+    return getattr(importlib.import_module(module), name)
+
+
+def open_dataset(directory: Path) -> Builder | None:
+    """The builder that made a dataset, or None when its sources are gone or it wasn't made here."""
+    saved = directory / PRIVATE / "recipe.json"
+    try:
+        fields = recipes.read_recipe(saved)
+        return builder_class(fields["builder"]).from_recipe(fields)
+    except (FiguregroundError, KeyError):
+        return None

@@ -1,0 +1,401 @@
+"""D3S: every foreground class on every background (Kattakinda, Levine, Feizi 2022, arXiv 2211.10370).
+
+A cut-out is pasted on a background template and the composite guides image-to-image. Where D3S drew the
+background of each image at random and shared cut-outs between splits, the class × background table is
+filled exactly here, and validation uses no cut-out and no template of training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from figureground import recipe as recipes
+from figureground.builder import Builder, Config, check_choice
+from figureground.classes import Noun, define, find_list, read_nouns
+from figureground.errors import FiguregroundError, RecipeError, listed
+from figureground.guide import Bank, check_disjoint, compose, photograph, place, split_bank
+from figureground.images import UnreadableImage
+from figureground.plan import Plan, pick
+from figureground.prompts import fill, read_templates, shorten
+from figureground.resources import resource
+from figureground.sample import Guide, Spec, derive_seed
+from figureground.stages import run_stage
+from figureground.table import read_table
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from figureground.diffusion.checkpoint import Checkpoint
+    from figureground.shards.writer import Columns
+
+POCKET = "pocket"
+UNKNOWN = "unknown"
+"""The background label of a photograph whose scene nobody named."""
+
+CITATION = """@article{kattakinda2022d3s,
+  title = {Invariant Learning via Diffusion Dreamed Distribution Shifts},
+  author = {Kattakinda, Priyatham and Levine, Alexander and Feizi, Soheil},
+  journal = {arXiv preprint arXiv:2211.10370},
+  year = {2022}
+}"""
+
+
+@dataclass
+class D3SConfig(Config):
+    """A D3S recipe. The defaults are the authors' settings."""
+
+    checkpoint: str = "CompVis/stable-diffusion-v1-4"
+    classes: Any = "imagenet"
+    """A file in `prompts/classes/`, a CSV's path, a list of its names, a mapping of names to definitions,
+    or `folders`: the names of the folders in `cutouts`."""
+    definitions: str | None = None
+    """A CSV `name,definition`."""
+    backgrounds: Any = "d3s"
+    """A file in `prompts/backgrounds/`, a CSV's path, a list of its names, or a mapping of names to phrases."""
+    prompt: str = "d3s"
+    """A template, or the name or path of a file of templates."""
+    cutouts: Any = None
+    """`<dir>/<class>/*`, or a directory for each split; `pocket` for the shipped ones."""
+    templates: Any = None
+    """`<dir>/<background>/*`, likewise."""
+    photographs: Any = None
+    """`<dir>/<class>/*` or `<dir>/<class>/<background>/*`, for the controls that start from photographs."""
+    guide: str = "paste"
+    """`paste` a cut-out on a template, `none`, or a whole `photograph`."""
+    known_background: bool = False
+    """Whether photographs have to lie in folders of their background."""
+    paste: str = "square"
+    cutout_scale: Any = 0.4
+    """Edge of the cut-out's box as a share of the canvas, or a range of it."""
+    position: str = "uniform"
+    """`uniform` inside the canvas, or `ground`."""
+    match: str = "none"
+    """`foreground`: the same cut-out, place and noise on every background."""
+    table: Any = "uniform"
+    per_cell: Any = field(default_factory=lambda: {"train": 10, "validation": 2})
+    """Images a cell, by split; of the uniform table, which the others share their totals with."""
+    allow_empty: bool = False
+    """Whether a cell may have no image."""
+    size: int = 512
+
+    def check(self) -> None:
+        super().check()
+        check_choice("guide", self.guide, ("paste", "none", "photograph"))
+        check_choice("paste", self.paste, ("mask", "square"))
+        check_choice("position", self.position, ("uniform", "ground"))
+        check_choice("match", self.match, ("none", "foreground"))
+        for name in ("allow_empty", "known_background"):
+            if not isinstance(getattr(self, name), bool):
+                raise RecipeError(name, f"{getattr(self, name)!r} is not true or false.")
+        low, high = self.scale_range()
+        if not 0.05 <= low <= high <= 1:
+            raise RecipeError(
+                "cutout_scale", f"{self.cutout_scale!r} is not a share from 0.05 to 1, or a range [low, high] of it."
+            )
+        if not isinstance(self.per_cell, Mapping) or not self.per_cell:
+            raise RecipeError(
+                "per_cell",
+                f"{self.per_cell!r} is not a mapping of splits to images a cell, such as {{train: 10, validation: 2}}.",
+            )
+        for split, n in self.per_cell.items():
+            if (
+                not isinstance(split, str)
+                or not split.replace("_", "").isalnum()
+                or not split.isascii()
+                or split != split.lower()
+            ):
+                raise RecipeError("per_cell", f"{split!r} is no name for a split: use small letters, digits and '_'.")
+            if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+                raise RecipeError(f"per_cell.{split}", f"{n!r} is not a whole number of images.")
+        if self.guide != "none" and int(self.steps * self.strength) < 1:
+            raise RecipeError(
+                "strength", f"{self.steps} steps × strength {self.strength} is less than one step, so nothing would be drawn. "
+                f"Give a strength of at least {1 / self.steps:.3g}, or more steps."
+            )  # fmt: skip
+
+    def scale_range(self) -> tuple[float, float]:
+        """The least and the largest share of the canvas that a cut-out's box has."""
+        value = self.cutout_scale
+        both = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
+        if len(both) != 2 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in both):
+            raise RecipeError("cutout_scale", f"{value!r} is not a number or a range [low, high].")
+        return float(both[0]), float(both[1])
+
+
+def _configs() -> dict[str, D3SConfig]:
+    """The demo, the authors' settings, and of both the controls that tell an artefact from a real drop."""
+    imagenet = D3SConfig(name="imagenet")
+    pocket = D3SConfig(
+        name=POCKET, checkpoint=POCKET, classes=POCKET, cutouts=POCKET, templates=POCKET, photographs=POCKET,
+        paste="mask", cutout_scale=[0.45, 0.6], position="ground", per_cell={"train": 5, "validation": 1},
+        size=64, steps=20, strength=0.7, guidance_scale=4.0, shard_size=100, batch_size=16,
+    )  # fmt: skip
+    controls = {
+        "text-only": {"guide": "none"},
+        "reconstruction": {"guide": "photograph", "strength": 0.2, "allow_empty": True},
+        "same-background": {"guide": "photograph", "known_background": True, "allow_empty": True},
+    }
+    made = {"pocket": pocket, "imagenet": imagenet}
+    for name, changes in controls.items():
+        made[name] = dataclasses.replace(imagenet, name=name, **changes)
+        made[f"pocket-{name}"] = dataclasses.replace(pocket, name=f"pocket-{name}", **changes)
+    return made
+
+
+class D3S(Builder):
+    """Builds a D3S dataset: `D3S("pocket").build("out/d3s")`. See `Builder` and `D3SConfig`."""
+
+    METHOD = "d3s"
+    CONFIGS = _configs()
+    DEFAULT = POCKET
+    TITLE = "D3S: foreground classes on backgrounds"
+    SUMMARY = (
+        "Each foreground class on each background, drawn by a diffusion model. A cut-out of the class was pasted on a "
+        "template of the background, and the composite guided image-to-image; `foreground` and `background` are labelled "
+        "separately. Validation uses no cut-out and no template of training."
+    )
+    CITATIONS = (CITATION,)
+    LIMITS = (
+        "Labels say what was asked of the diffusion model; nobody has looked at every picture.",
+        "The pictures carry the biases and the licence terms of the checkpoint that drew them.",
+        "A classifier's drop on them is not all due to backgrounds: compare it with the controls text-only, reconstruction and same-background.",
+    )
+    config: D3SConfig
+
+    def resolve(self) -> None:
+        config = self.config
+        self._shortened: dict[str, str] = {}
+        if config.classes == "folders":
+            self.classes = self._classes_from_folders()
+        else:
+            default = (
+                config.classes
+                if isinstance(config.classes, str)
+                else (POCKET if config.checkpoint == POCKET else "imagenet")
+            )
+            self.classes = read_nouns("classes", config.classes, "classes", default)
+        if config.definitions:
+            self.classes = define(self.classes, find_list("definitions", config.definitions, "classes"))
+        self.backgrounds = read_nouns("backgrounds", config.backgrounds, "backgrounds", "d3s")
+        if (
+            config.guide == "photograph"
+            and not config.known_background
+            and config.photographs is not None
+            and not self._backgrounds_known()
+        ):
+            self.backgrounds = [Noun(UNKNOWN, "")]
+        self.templates = read_templates(config.prompt)
+        names, grounds = self._names()
+        self.counts, self.pairings = read_table(config.table, config.per_cell, names, grounds)
+        if config.guide == "photograph" and config.photographs is not None:
+            there = np.array(
+                [[self._photograph_folder(f, b) is not None for b in self.backgrounds] for f in self.classes]
+            )
+            self.counts = {split: counts * there for split, counts in self.counts.items()}
+        self._refuse_empty(names, grounds)
+
+    def _names(self) -> tuple[list[str], list[str]]:
+        return [noun.name for noun in self.classes], [noun.name for noun in self.backgrounds]
+
+    def _refuse_empty(self, names: list[str], grounds: list[str]) -> None:
+        for split, counts in self.counts.items():
+            empty = np.argwhere(counts == 0)
+            if counts.sum() == 0:
+                raise RecipeError(
+                    "table",
+                    f"{split} would have no image. Leave the split out, or see per_cell, table and photographs.",
+                )
+            if len(empty) and not self.config.allow_empty:
+                cells = [f"{names[f]} on {grounds[b]}" for f, b in empty]
+                raise RecipeError(
+                    "table", f"{split} has {len(empty)} groups without an image: {listed(cells, 3)}. Raise per_cell.{split}, "
+                    "lower the strength, or ask for them with allow_empty=true."
+                )  # fmt: skip
+
+    # --- source pictures ------------------------------------------------------------------------
+
+    def _classes_from_folders(self) -> list[Noun]:
+        root = self._directories("cutouts" if self.config.guide == "paste" else "photographs")
+        names = sorted(
+            {p.name for d in root.values() for p in d.iterdir() if p.is_dir() and not p.name.startswith(".")}
+        )
+        if not names:
+            raise RecipeError("classes", "'folders' was asked for, and there is no folder of a class.")
+        return [Noun(name, name.replace("_", " ")) for name in names]
+
+    def _directories(self, name: str) -> dict[str, Path]:
+        """The directory of `cutouts`, `templates` or `photographs` for each split, under `''` when they share one."""
+        value = getattr(self.config, name)
+        if value is None:
+            raise RecipeError(
+                name,
+                f"none are given. Give a directory of your own: --set {name}=DIR, with one folder a {'background' if name == 'templates' else 'class'}.",
+            )
+        if value == POCKET:
+            return {"": resource(f"templates/pocket/{'backgrounds' if name == 'templates' else name}")}
+        given = value if isinstance(value, Mapping) else {"": value}
+        if isinstance(value, Mapping):
+            recipes.check_names(value, self.config.per_cell, f"{name}, given by split,")
+            missing = [s for s in self.config.per_cell if s not in value]
+            if missing:
+                raise RecipeError(name, f"no directory is given for the split {missing[0]!r}.")
+        for split, directory in given.items():
+            if not isinstance(directory, str | Path) or not Path(directory).is_dir():
+                raise RecipeError(f"{name}.{split}" if split else name, f"there is no directory {str(directory)!r}.")
+        return {split: Path(directory) for split, directory in given.items()}
+
+    def _read_banks(
+        self, name: str, names: list[str], what: str, aliases: dict[str, tuple[str, ...]]
+    ) -> dict[str, Bank]:
+        """Banks by split; disjoint, so that validation shows nothing that training showed."""
+        shares = {split: n for split, n in self.config.per_cell.items() if n}
+        directories = self._directories(name)
+        try:
+            if "" in directories:
+                return split_bank(Bank.read(directories[""], names, what, aliases), shares)
+            banks = {split: Bank.read(directories[split], names, what, aliases) for split in shares}
+            check_disjoint(banks)
+        except ValueError as error:
+            raise FiguregroundError(str(error)) from error
+        return banks
+
+    @cached_property
+    def cutouts(self) -> dict[str, Bank]:
+        return self._read_banks(
+            "cutouts", [c.name for c in self.classes], "cutouts", {c.name: c.aliases for c in self.classes}
+        )
+
+    @cached_property
+    def scenes(self) -> dict[str, Bank]:
+        return self._read_banks("templates", [b.name for b in self.backgrounds], "templates", {})
+
+    @cached_property
+    def photographs(self) -> dict[str, Bank]:
+        cells = [self._cell(f, b) for f in self.classes for b in self.backgrounds if self._photograph_folder(f, b)]
+        return self._read_banks("photographs", cells, "photographs", {})
+
+    def _cell(self, f: Noun, b: Noun) -> str:
+        folder = self._photograph_folder(f, b) or f.name
+        return folder if b.name == UNKNOWN else f"{folder}/{b.name}"
+
+    def _photograph_folder(self, f: Noun, b: Noun) -> str | None:
+        """The name of a class's folder that holds photographs on a background, or None."""
+        for root in self._directories("photographs").values():
+            for name in (f.name, *f.aliases):
+                if (root / name if b.name == UNKNOWN else root / name / b.name).is_dir():
+                    return name
+        return None
+
+    def _backgrounds_known(self) -> bool:
+        return any(self._photograph_folder(f, b) for f in self.classes for b in self.backgrounds)
+
+    # --- the builder's parts --------------------------------------------------------------------
+
+    def resolved(self) -> dict[str, Any]:
+        content: dict[str, Any] = {
+            "classes": [[c.name, c.text, c.definition] for c in self.classes],
+            "backgrounds": [[b.name, b.text] for b in self.backgrounds],
+            "definitions": None,
+            "prompt": [t.text for t in self.templates],
+            "table": {split: recipes.digest(counts.tolist()) for split, counts in self.counts.items()},
+        }
+        banks = {"paste": ("cutouts", "templates"), "photograph": ("photographs",), "none": ()}[self.config.guide]
+        for name in ("cutouts", "templates", "photographs"):
+            content[name] = None
+            if name in banks and getattr(self.config, name) is not None:
+                read = {"cutouts": "cutouts", "templates": "scenes", "photographs": "photographs"}[name]
+                content[name] = {split: bank.digest for split, bank in getattr(self, read).items()}
+        return content
+
+    def columns(self) -> Columns:
+        from figureground.shards.writer import Columns
+
+        names, grounds = self._names()
+        return Columns(names, grounds, guide="guide" in self.config.keep, mask="mask" in self.config.keep)
+
+    def plan(self) -> Plan:
+        config = self.config
+        names, grounds = self._names()
+        draw = {"paste": self._paste, "photograph": self._photograph, "none": lambda *cell: None}[config.guide]
+        return Plan(
+            self.counts, names, grounds, config.seed, config.shard_size, config.limit, draw, self._prompt,
+            match_foreground=config.match == "foreground",
+        )  # fmt: skip
+
+    def _prompt(self, split: str, f: int, b: int, i: int) -> str:
+        template = self.templates[pick(self.config.seed, ["prompt", split, str(f), str(b)], len(self.templates), i)]
+        noun = self.classes[f]
+        noun = dataclasses.replace(noun, definition=self._shortened.get(noun.name, noun.definition))
+        return fill(template, noun, self._prompt_grounds()[b])
+
+    def _paste(self, split: str, f: int, b: int, i: int) -> Guide:
+        config, seed = self.config, self.config.seed
+        which = [split, str(f)] if config.match == "foreground" else [split, str(f), str(b)]
+        cutouts = self.cutouts[split].items[self.classes[f].name]
+        scenes = self.scenes[split].items[self.backgrounds[b].name]
+        cutout = cutouts[pick(seed, ["cutout", *which], len(cutouts), i)]
+        scene = scenes[pick(seed, ["template", split, str(b), str(f)], len(scenes), i)]
+        rng = np.random.default_rng(derive_seed(seed, "place", *which, str(i)))
+        box = place(rng, config.size, config.scale_range(), config.position)
+        return Guide("paste", cutout.id, scene.id, box, bool(rng.random() < 0.5))
+
+    def _photograph(self, split: str, f: int, b: int, i: int) -> Guide:
+        items = self.photographs[split].items[self._cell(self.classes[f], self.backgrounds[b])]
+        item = items[pick(self.config.seed, ["photograph", split, str(f), str(b)], len(items), i)]
+        return Guide("photograph", item.id)
+
+    def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
+        """Tokenises every prompt and shortens definitions that would push the background out."""
+        limit = min(tokenizer.model_max_length for tokenizer in checkpoint.tokenizers)
+
+        def count(prompt: str) -> int:
+            return max(len(tokenizer(prompt).input_ids) for tokenizer in checkpoint.tokenizers)
+
+        def work(folder: Path) -> dict[str, Any]:
+            shortened = {}
+            for noun in self.classes:
+                definition = noun.definition
+                for template in self.templates:
+                    for ground in self._prompt_grounds():
+                        definition = shorten(
+                            template, dataclasses.replace(noun, definition=definition), ground, count, limit
+                        )
+                if definition != noun.definition:
+                    shortened[noun.name] = definition
+            return {"limit": limit, "shortened": shortened}
+
+        self._shortened = run_stage(stages, "prompts", {"identity": self.identity(), "limit": limit}, work)["shortened"]
+
+    def _prompt_grounds(self) -> list[Noun | None]:
+        return [None if b.name == UNKNOWN else b for b in self.backgrounds]
+
+    def denoiser_steps(self) -> int:
+        config = self.config
+        return config.steps if config.guide == "none" else int(config.steps * config.strength)
+
+    def plan_notes(self) -> list[str]:
+        needed = {"paste": ("cutouts", "templates"), "photograph": ("photographs",), "none": ()}[self.config.guide]
+        return [f"To build it, give --set {name}=DIR." for name in needed if getattr(self.config, name) is None]
+
+    def load_guide(self, spec: Spec) -> tuple[Image.Image, Image.Image | None]:
+        guide, size = spec.guide, self.config.size
+        assert guide is not None
+        try:
+            if guide.kind == "photograph":
+                return photograph(self.photographs[spec.split].find(guide.cutout).path, size), None
+            assert guide.template is not None and guide.box is not None
+            return compose(
+                self.cutouts[spec.split].find(guide.cutout).path, self.scenes[spec.split].find(guide.template).path,
+                guide.box, guide.flip, size, self.config.paste,
+            )  # fmt: skip
+        except UnreadableImage as error:
+            raise FiguregroundError(
+                f"{spec.key}: {error.path.parent.name}/{error.path.name} can't be read: {error.reason}. Remove or mend it, and start again in a new directory."
+            ) from error

@@ -1,0 +1,263 @@
+"""Opens Stable Diffusion checkpoints: the bundled pocket, a local directory, or a Hub id with a revision."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
+    UniPCMultistepScheduler,
+)
+
+from figureground.errors import FiguregroundError, listed
+from figureground.pocket import WEIGHTS
+
+SCHEDULERS = {
+    "ddim": DDIMScheduler,
+    "ddpm": DDPMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler-a": EulerAncestralDiscreteScheduler,
+    "lms": LMSDiscreteScheduler,
+    "pndm": PNDMScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+"""Samplers by the names that recipes use."""
+
+FAMILIES = {
+    "StableDiffusionPipeline": ("sd", StableDiffusionPipeline, StableDiffusionImg2ImgPipeline),
+    "StableDiffusionImg2ImgPipeline": ("sd", StableDiffusionPipeline, StableDiffusionImg2ImgPipeline),
+    "StableDiffusionXLPipeline": ("sdxl", StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline),
+    "StableDiffusionXLImg2ImgPipeline": ("sdxl", StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline),
+}
+"""Pipelines, as `model_index.json` names them, that a checkpoint may be of."""
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint and the pipelines that share its weights."""
+
+    family: str
+    """`sd` (1.x and 2.x) or `sdxl`."""
+    text_to_image: Any
+    image_to_image: Any
+    facts: dict[str, Any]
+    """What provenance says of it; no paths."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels a latent pixel: an image's edge is a multiple of it."""
+        return int(self.text_to_image.vae_scale_factor)
+
+    @property
+    def tokenizers(self) -> list[Any]:
+        """The tokenizers that read a prompt: one, or SDXL's two."""
+        both = (self.text_to_image.tokenizer, getattr(self.text_to_image, "tokenizer_2", None))
+        return [tokenizer for tokenizer in both if tokenizer is not None]
+
+
+def local_directory(checkpoint: str) -> Path | None:
+    """Where a checkpoint lies on this machine, or None for a Hub id.
+
+    Raises:
+        FiguregroundError: It looks like a path and isn't there.
+    """
+    if checkpoint == "pocket":
+        if not (WEIGHTS / "model_index.json").is_file():
+            raise FiguregroundError(
+                "checkpoint: the pocket model's weights are missing from this install. Reinstall figureground, or train "
+                "them: python -m figureground.pocket.train --out builders/figureground/pocket/weights"
+            )
+        return WEIGHTS
+    path = Path(checkpoint).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise FiguregroundError(
+            f"checkpoint: {checkpoint!r} is one file. Convert it to a directory first: "
+            f"StableDiffusionPipeline.from_single_file({path.name!r}).save_pretrained('converted')."
+        )
+    if checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1:
+        raise FiguregroundError(
+            f"checkpoint: there is no directory {checkpoint!r}. Give 'pocket', a diffusers directory, or a Hub id 'user/name'."
+        )
+    return None
+
+
+def fingerprint(checkpoint: str, revision: str | None) -> str:
+    """Names a checkpoint's content: `sha256:…` of a local one's files, the id and revision of one on the Hub."""
+    folder = local_directory(checkpoint)
+    if folder is None:
+        return f"{checkpoint}@{revision or 'main'}"
+    total = hashlib.sha256()
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (".json", ".safetensors", ".txt")):
+        relative = file.relative_to(folder)
+        if any(part.startswith(".") for part in relative.parts):
+            continue
+        with file.open("rb") as content:
+            total.update(f"{relative.as_posix()}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def choose_device(device: str) -> torch.device:
+    """Resolves `auto` to the accelerator at hand.
+
+    Raises:
+        FiguregroundError: A device that torch doesn't know or doesn't see.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise FiguregroundError(f"device: {device!r} is unknown; give auto, cpu, cuda, cuda:1 or mps.") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise FiguregroundError(
+            f"device: {device!r} was asked for, and torch sees {torch.cuda.device_count()} CUDA devices."
+        )
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Resolves `auto`: float16 on CUDA, float32 elsewhere."""
+    if dtype == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return DTYPES[dtype]
+
+
+def open_checkpoint(
+    checkpoint: str,
+    revision: str | None = None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    scheduler: str = "ddim",
+    safety: str = "reject",
+) -> Checkpoint:
+    """Opens a checkpoint for text-to-image and image-to-image, weights shared.
+
+    Args:
+        checkpoint: `pocket`, a directory in diffusers' layout, or a Hub id.
+        revision: Branch, tag or commit on the Hub.
+        scheduler: A name from `SCHEDULERS`; the checkpoint's noise schedule and prediction type are kept.
+        safety: `off` leaves the safety checker away, `reject` keeps it where the checkpoint has one.
+
+    Raises:
+        FiguregroundError: Absent, incomplete, pickle-only, of an unsupported kind, or out of reach.
+    """
+    folder = local_directory(checkpoint)
+    if folder is None:
+        folder = _download(checkpoint, revision)
+    index = _read_index(folder, checkpoint)
+    name = index.get("_class_name")
+    if name not in FAMILIES:
+        raise FiguregroundError(f"checkpoint {checkpoint!r} is a {name}; supported are {listed(sorted(FAMILIES))}.")
+    family, text_class, image_class = FAMILIES[name]
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
+    variant = _variant(folder, index, checkpoint)
+    if variant:
+        options["variant"] = variant
+    if family == "sd" and safety == "off":
+        options.update(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    try:
+        pipeline = text_class.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise FiguregroundError(f"checkpoint {checkpoint!r} doesn't open: {str(error).splitlines()[0]}") from error
+    if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
+        raise FiguregroundError(
+            f"checkpoint {checkpoint!r}: its UNet takes {pipeline.unet.config.in_channels} channels, not the "
+            f"{pipeline.vae.config.latent_channels} of a latent; an inpainting checkpoint can't do image-to-image."
+        )
+    for part in pipeline.components.values():  # a checkpoint may hold its parts in several dtypes
+        if isinstance(part, torch.nn.Module) and part.dtype != dtype:
+            part.to(dtype)
+    pipeline.to(device)
+    pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
+    pipeline.unet.to(memory_format=torch.channels_last)
+    pipeline.vae.to(memory_format=torch.channels_last)
+    pipeline.set_progress_bar_config(disable=True)
+    from_pipe = image_class(**_accepted(image_class, pipeline))
+    from_pipe.set_progress_bar_config(disable=True)
+    facts = {
+        "checkpoint": checkpoint if checkpoint == "pocket" or local_directory(checkpoint) is None else folder.name,
+        "revision": folder.name if local_directory(checkpoint) is None else fingerprint(checkpoint, None)[:19],
+        "family": family,
+        "prediction_type": pipeline.scheduler.config.get("prediction_type", "epsilon"),
+    }
+    return Checkpoint(family, pipeline, from_pipe, facts)
+
+
+def _accepted(kind: Any, pipeline: Any) -> dict[str, Any]:
+    """The components and settings of a pipeline that another kind of pipeline takes."""
+    parts = dict(pipeline.components)
+    if "requires_safety_checker" in pipeline.config:
+        parts["requires_safety_checker"] = pipeline.config["requires_safety_checker"]
+    return parts
+
+
+def _download(checkpoint: str, revision: str | None) -> Path:
+    """Brings a checkpoint from the Hub, or finds it in the cache; returns its snapshot."""
+    from diffusers import DiffusionPipeline
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(DiffusionPipeline.download(checkpoint, revision=revision, use_safetensors=True))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError):
+        raise FiguregroundError(
+            f"checkpoint {checkpoint!r} is not in this machine's cache and the Hub can't be reached. Download it where "
+            f"there is a network (hf download {checkpoint}), or give a local directory."
+        ) from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise FiguregroundError(f"checkpoint {checkpoint!r}: {str(error).splitlines()[0]}") from error
+
+
+def _read_index(folder: Path, checkpoint: str) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "model_index.json").read_text())
+    except FileNotFoundError:
+        raise FiguregroundError(
+            f"checkpoint {checkpoint!r} is no diffusers checkpoint: it has no model_index.json."
+        ) from None
+    except json.JSONDecodeError as error:
+        raise FiguregroundError(
+            f"checkpoint {checkpoint!r}: its model_index.json doesn't parse (line {error.lineno})."
+        ) from None
+
+
+def _variant(folder: Path, index: dict[str, Any], checkpoint: str) -> str | None:
+    """`fp16` when the weights are there in that variant only; refuses parts without safetensors."""
+    variants = set()
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        if index.get(part, [None])[0] is None:
+            continue
+        weights = sorted((folder / part).glob("*.safetensors"))
+        if not weights:
+            pickles = [p.name for p in (folder / part).glob("*") if p.suffix in (".bin", ".pt", ".ckpt")]
+            if pickles:
+                raise FiguregroundError(
+                    f"checkpoint {checkpoint!r}: {part} is there only as a pickle ({pickles[0]}), which can run code when it "
+                    "is opened. Convert it where you trust it: DiffusionPipeline.from_pretrained(…, use_safetensors=False)"
+                    ".save_pretrained('converted')."
+                )
+            raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: {part}/ holds no .safetensors file.")
+        variants.add("fp16" if all(".fp16." in w.name for w in weights) else None)
+    return "fp16" if variants == {"fp16"} else None

@@ -1,0 +1,192 @@
+"""Turns Specs into Samples: batches through diffusers' pipelines, one generator an image."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from figureground.diffusion.checkpoint import Checkpoint
+from figureground.errors import FiguregroundError
+from figureground.sample import Reject, Sample, Spec
+
+LoadGuide = Callable[[Spec], tuple[Image.Image, Image.Image | None]]
+"""Draws a Spec's guide (RGB, size × size) and the mask (L) of its foreground, or None where it has none."""
+
+FLAT_RANGE = 2
+"""A picture whose every channel spans at most this many of 255 levels shows nothing."""
+EMBEDDINGS_KEPT = 2048
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn from a checkpoint."""
+
+    size: int
+    steps: int
+    strength: float
+    guidance_scale: float
+    negative_prompt: str = ""
+    eta: float = 0.0
+    batch_size: int = 1
+    compile: bool = False
+
+
+class Renderer:
+    """Renders Specs with one opened checkpoint.
+
+    A Spec with a guide goes through image-to-image at `strength`, one without through text-to-image.
+    Ragged batches are padded, so that every image is computed in a batch of the same size.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, sampling: Sampling, load_guide: LoadGuide):
+        self._checkpoint = checkpoint
+        self._sampling = sampling
+        self._load_guide = load_guide
+        self._embeddings: OrderedDict[str, list[torch.Tensor | None]] = OrderedDict()
+        if sampling.compile:
+            unet = torch.compile(checkpoint.text_to_image.unet, dynamic=False)
+            checkpoint.text_to_image.unet = unet
+            checkpoint.image_to_image.unet = unet
+
+    def render(self, specs: Sequence[Spec]) -> Iterator[Sample | Reject]:
+        """Renders Specs in order. While the device works, the next batch's guides are prepared."""
+        batches = list(in_batches(specs, self._sampling.batch_size))
+        with ThreadPoolExecutor(2, "guides") as pool:
+            ahead = [pool.submit(self._guide, spec) for spec in batches[0]] if batches else []
+            for i, batch in enumerate(batches):
+                guides = [guide.result() for guide in ahead]
+                ahead = [pool.submit(self._guide, spec) for spec in batches[i + 1]] if i + 1 < len(batches) else []
+                yield from self._render_batch(batch, guides)
+
+    def _guide(self, spec: Spec) -> tuple[Image.Image | None, Image.Image | None]:
+        return self._load_guide(spec) if spec.guide is not None else (None, None)
+
+    def _render_batch(
+        self, specs: Sequence[Spec], guides: Sequence[tuple[Image.Image | None, Image.Image | None]]
+    ) -> Iterator[Sample | Reject]:
+        pictures, flagged = self._draw(specs, [guide for guide, _ in guides])
+        for spec, (guide, mask), pixels, flag in zip(specs, guides, pictures, flagged, strict=True):
+            reason = why_reject(pixels, flag)
+            if reason:
+                yield Reject(spec, reason)
+            else:
+                yield Sample(spec, Image.fromarray(to_uint8(pixels)), guide, mask)
+
+    @torch.inference_mode()
+    def _draw(self, specs: Sequence[Spec], guides: Sequence[Image.Image | None]) -> tuple[np.ndarray, list[bool]]:
+        """Pictures, float (n, height, width, 3) in 0..1, and whether the safety checker flagged each."""
+        sampling, n = self._sampling, len(specs)
+        pad = sampling.batch_size - n
+        padded = [*specs, *[specs[-1]] * pad]
+        settings: dict[str, Any] = {
+            **self._embed([spec.prompt for spec in padded]),
+            "guidance_scale": sampling.guidance_scale,
+            "num_inference_steps": sampling.steps,
+            "eta": sampling.eta,
+            # On the CPU, so that noise is the same whatever the device.
+            "generator": [torch.Generator("cpu").manual_seed(spec.seed) for spec in padded],
+            "output_type": "np",
+        }
+        try:
+            if guides[0] is None:
+                settings.update(height=sampling.size, width=sampling.size)
+                out = self._checkpoint.text_to_image(**settings)
+            else:
+                pixels = np.stack([np.asarray(guide, np.float32) / 255 for guide in guides if guide is not None])
+                images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+                images = torch.cat([images, images[-1:].expand(pad, -1, -1, -1)]) if pad else images
+                out = self._checkpoint.image_to_image(image=images, strength=sampling.strength, **settings)
+        except torch.OutOfMemoryError as error:
+            raise FiguregroundError(
+                f"Out of memory on {self._checkpoint.text_to_image.device} with batch_size {sampling.batch_size}, at "
+                f"{specs[0].key}. Give a smaller --set batch_size=… (a dataset that has shards already keeps its own)."
+            ) from error
+        flags = getattr(out, "nsfw_content_detected", None) or [False] * len(padded)
+        return out.images[:n], list(flags)[:n]
+
+    def _embed(self, prompts: Sequence[str]) -> dict[str, torch.Tensor | None]:
+        """The pipelines' prompt embeddings for a batch; each prompt is encoded once and kept a while."""
+        for prompt in dict.fromkeys(prompts):
+            if prompt in self._embeddings:
+                self._embeddings.move_to_end(prompt)
+            else:
+                self._embeddings[prompt] = self._encode(prompt)
+        rows = [self._embeddings[prompt] for prompt in prompts]
+        while len(self._embeddings) > EMBEDDINGS_KEPT:
+            self._embeddings.popitem(last=False)
+        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        columns = zip(names, zip(*rows, strict=True), strict=False)
+        return {name: torch.cat(column) for name, column in columns if column[0] is not None}
+
+    def _encode(self, prompt: str) -> list[torch.Tensor | None]:
+        pipeline, sampling = self._checkpoint.text_to_image, self._sampling
+        options = {
+            "prompt": prompt, "device": pipeline.device, "num_images_per_prompt": 1,
+            "do_classifier_free_guidance": sampling.guidance_scale > 1, "negative_prompt": sampling.negative_prompt,
+        }  # fmt: skip
+        return list(pipeline.encode_prompt(**options))
+
+
+def in_batches(specs: Sequence[Spec], size: int) -> Iterator[list[Spec]]:
+    """Runs of at most `size` Specs, in order, that all have a guide or all have none."""
+    for _, alike in itertools.groupby(specs, key=lambda spec: spec.guide is None):
+        run = list(alike)
+        for start in range(0, len(run), size):
+            yield run[start : start + size]
+
+
+def why_reject(pixels: np.ndarray, flagged: bool = False) -> str | None:
+    """The reason to keep a picture (float, (height, width, 3), 0..1) out of the dataset, or None."""
+    if not np.isfinite(pixels).all():
+        return "non-finite"
+    if flagged:
+        return "safety-flagged"
+    if (np.ptp(pixels, axis=(0, 1)) <= FLAT_RANGE / 255).all():
+        return "flat"
+    return None
+
+
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+CPU_BATCH, SMALL_UNET = 16, 50_000_000
+LARGEST_BATCH = 64
+MEMORY_SHARE = 0.8
+
+
+def find_batch_size(checkpoint: Checkpoint, sampling: Sampling) -> int:
+    """A batch size that suits the device; the same for the same device and checkpoint.
+
+    On a CPU it is 16 for small UNets and 1 for others, which gain nothing from batches there. On CUDA it is
+    the largest power of two, 64 at most, whose memory, reckoned from batches of 1 and 2, fits.
+    """
+    unet = checkpoint.text_to_image.unet
+    if checkpoint.text_to_image.device.type != "cuda":
+        return CPU_BATCH if sum(p.numel() for p in unet.parameters()) <= SMALL_UNET else 1
+    device = checkpoint.text_to_image.device
+    peaks = []
+    for batch in (1, 2):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        probe = Renderer(checkpoint, replace(sampling, batch_size=batch, steps=2, compile=False), _no_guide)
+        spec = Spec("probe", "probe", 0, 0, "", "", "a photo", 0)
+        list(probe.render([spec] * batch))
+        peaks.append(torch.cuda.max_memory_allocated(device))
+    each = max(1, peaks[1] - peaks[0])
+    free, _ = torch.cuda.mem_get_info(device)
+    room = MEMORY_SHARE * (free + torch.cuda.memory_reserved(device)) - (peaks[0] - each)
+    fits = max(1, min(LARGEST_BATCH, int(room // each)))
+    return 1 << (fits.bit_length() - 1)
+
+
+def _no_guide(spec: Spec) -> tuple[Image.Image, None]:
+    raise AssertionError(f"{spec.key} has no guide")

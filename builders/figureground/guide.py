@@ -1,0 +1,448 @@
+"""Guides: cut-outs and background templates from directories, and the composite that generation starts from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from figureground.images import (
+    MASK_SUFFIX,
+    UnreadableImage,
+    center_square,
+    content_hash,
+    list_images,
+    picture_size,
+    read_image,
+)
+from figureground.sample import Box
+
+FAINT = 8
+"""Masks below this (of 255) don't count for where an object ends: background removers leave such traces."""
+
+GROUND = (0.78, 0.98)
+"""Where, as shares of the canvas's height, the bottom of what stands on the ground lies."""
+
+# Pillow resizes RGBA with colours premultiplied, so what lies under transparent pixels doesn't bleed in. A filter
+# with negative lobes, such as Lanczos, would still leave bright rims where colour overshoots and alpha is cut at 255.
+_FILTER = Image.Resampling.HAMMING
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One cut-out or template."""
+
+    id: str
+    """`{folder}/{file name}@{first 12 digits of the hash}`."""
+    path: Path
+    sha256: str
+    """Of the picture file's bytes."""
+    mask_sha256: str | None = None
+    """Of the mask file beside it, where there is one."""
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Pictures by class: the cut-outs of foregrounds, or the templates of backgrounds."""
+
+    what: str
+    """What the pictures are, for messages: `cutouts` or `templates`."""
+    items: dict[str, tuple[Item, ...]]
+    """Class name to pictures, in an order that depends on their content alone. No content comes twice in a class."""
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    """Files that can't be read, and why."""
+
+    @classmethod
+    def read(
+        cls,
+        directory: Path | str,
+        names: Sequence[str],
+        what: str,
+        aliases: Mapping[str, Sequence[str]] | None = None,
+        min_per_name: int = 1,
+    ) -> Bank:
+        """Lists and hashes `<directory>/<class>/*`; of the pictures themselves only headers are read.
+
+        Args:
+            directory: Holds a folder for each class.
+            names: Class names, in label order.
+            what: What the pictures are, for messages.
+            aliases: Class name to other names that its folder may have, such as a WordNet id.
+            min_per_name: How many readable, different pictures each class must have.
+
+        Raises:
+            ValueError: No such directory, or classes without a folder, with one that is not theirs alone, or with
+                too few pictures. All of them are counted in one error.
+        """
+        directory = Path(directory)
+        if not directory.is_dir():
+            raise ValueError(f"{what}: there is no directory {directory}.")
+        folders = _match_folders(directory, names, what, aliases or {})
+        items: dict[str, tuple[Item, ...]] = {}
+        skipped: list[tuple[Path, str]] = []
+        for name in tqdm(names, desc=f"reading {what}", unit="class", delay=3, disable=None, leave=False):
+            items[name], unreadable = _read_folder(folders[name])
+            skipped += unreadable
+        few = [name for name in names if len(items[name]) < max(1, min_per_name)]
+        if few:
+            listed = _first(f"{name!r} ({len(items[name])} in {folders[name].name}/)" for name in few)
+            unread = ""
+            if skipped:
+                unread = f" {len(skipped)} files can't be read, such as {skipped[0][0]}: {skipped[0][1]}."
+            raise ValueError(
+                f"{what}: {len(few)} of {len(names)} classes have fewer than {max(1, min_per_name)} different readable "
+                f"pictures in {directory}: {listed}.{unread}"
+            )
+        return cls(what, items, skipped)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over class names, file names and contents: what the bank is, wherever its directory lies."""
+        rows = sorted(
+            (name, item.id.rpartition("@")[0], item.sha256, item.mask_sha256 or "")
+            for name, items in self.items.items()
+            for item in items
+        )
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    @cached_property
+    def _by_id(self) -> dict[str, Item]:
+        return {item.id: item for items in self.items.values() for item in items}
+
+    def find(self, id: str) -> Item:
+        """The picture with this id.
+
+        Raises:
+            ValueError: The bank has none.
+        """
+        if id not in self._by_id:
+            raise ValueError(
+                f"{self.what}: there is no picture {id!r}. Its file was renamed, changed or removed since the "
+                f"images were planned, or it lies in another directory."
+            )
+        return self._by_id[id]
+
+
+def _first(names: Iterable[str], limit: int = 5) -> str:
+    """The first names of many, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
+
+
+def _loosely(name: str) -> str:
+    """A folder name without what file systems and people change about it: case, `_` for a space, accents' coding."""
+    return unicodedata.normalize("NFC", name).casefold().replace("_", " ").strip()
+
+
+def _match_folders(
+    directory: Path, names: Sequence[str], what: str, aliases: Mapping[str, Sequence[str]]
+) -> dict[str, Path]:
+    """Class name to its folder: named exactly so, else but for case and `_`.
+
+    Raises:
+        ValueError: A class has no folder or several, or a folder is that of two classes.
+    """
+    folders = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    exact = {path.name: path for path in folders}
+    loose: dict[str, list[Path]] = defaultdict(list)
+    for path in folders:
+        loose[_loosely(path.name)].append(path)
+
+    found: dict[str, Path] = {}
+    owner: dict[Path, str] = {}
+    missing = []
+    for name in names:
+        wanted = [name, *aliases.get(name, ())]
+        candidates = [exact[each] for each in wanted if each in exact][:1]
+        candidates = candidates or next((loose[_loosely(each)] for each in wanted if _loosely(each) in loose), [])
+        if len(candidates) > 1:
+            both = " and ".join(str(path) for path in candidates)
+            raise ValueError(f"{what}: class {name!r} has more than one folder: {both}. Keep one, or name it {name!r}.")
+        if not candidates:
+            missing.append(name)
+            continue
+        folder = candidates[0]
+        if folder in owner:
+            raise ValueError(
+                f"{what}: folder {folder} would be that of both {owner[folder]!r} and {name!r}. "
+                f"Give each class a folder of its own, named exactly like the class."
+            )
+        found[name], owner[folder] = folder, name
+    if missing:
+        looked = [missing[0], *aliases.get(missing[0], ())]
+        there = _first(path.name for path in folders) if folders else "none at all"
+        raise ValueError(
+            f"{what}: {len(missing)} of {len(names)} classes have no folder in {directory}: "
+            f"{_first(map(repr, missing))}. Looked for, as an example: {' or '.join(f'{each}/' for each in looked)} "
+            f"(capitals and '_' for a space don't matter). Folders found: {there}."
+        )
+    return found
+
+
+def _read_folder(folder: Path) -> tuple[tuple[Item, ...], list[tuple[Path, str]]]:
+    """A class's pictures, ordered by content, and the files that can't be read."""
+    by_content: dict[str, Item] = {}
+    skipped: list[tuple[Path, str]] = []
+    for path in list_images(folder):
+        try:
+            picture_size(path)
+            sha256 = content_hash(path)
+            mask = mask_beside(path)
+            mask_sha256 = content_hash(mask) if mask else None
+        except UnreadableImage as error:
+            skipped.append((path, error.reason))
+            continue
+        except OSError as error:
+            skipped.append((path, error.strerror or str(error)))
+            continue
+        by_content.setdefault(sha256, Item(f"{folder.name}/{path.name}@{sha256[:12]}", path, sha256, mask_sha256))
+    return tuple(by_content[sha256] for sha256 in sorted(by_content)), skipped
+
+
+def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
+    """Parts a bank among splits, so that no content is in two of them.
+
+    Every class is parted in proportion to the shares, by largest remainder, with at least one picture for each
+    split. Which picture goes where depends on contents alone. A picture that two classes share goes to one
+    split for both.
+
+    Args:
+        bank: What to part.
+        shares: Split to a positive number; only proportions matter.
+
+    Raises:
+        ValueError: A share isn't positive, or classes have too few pictures.
+    """
+    for split, share in shares.items():
+        if not (share > 0 and math.isfinite(share)):
+            raise ValueError(f"{bank.what}: the share of split {split!r} must be a positive number, not {share!r}.")
+    splits = list(shares)
+    classes_of: dict[str, list[str]] = defaultdict(list)
+    for name, items in bank.items.items():
+        for item in items:
+            classes_of[item.sha256].append(name)
+
+    quota = {name: _apportion(len(items), list(shares.values())) for name, items in bank.items.items()}
+    count = {name: [0] * len(splits) for name in bank.items}
+    split_of: dict[str, int] = {}
+
+    # Pictures that several classes share are the hardest to place, so they choose first.
+    for sha256 in sorted(classes_of, key=lambda sha256: (-len(classes_of[sha256]), sha256)):
+        names = classes_of[sha256]
+
+        def need(s: int, names: list[str] = names) -> tuple[int, int]:
+            """How many of the picture's classes have nothing in split s yet, then how much they still lack."""
+            empty = sum(count[name][s] == 0 for name in names)
+            return empty, sum(quota[name][s] - count[name][s] for name in names)
+
+        chosen = max(range(len(splits)), key=need)  # The first of equals: the order of `shares` decides.
+        split_of[sha256] = chosen
+        for name in names:
+            count[name][chosen] += 1
+
+    few = [name for name in bank.items if not all(count[name])]
+    if few:
+        listed = _first(f"{name!r} ({len(bank.items[name])})" for name in few)
+        own = "{" + ", ".join(f"{split}: DIR" for split in splits) + "}"
+        raise ValueError(
+            f"{bank.what}: {len(few)} of {len(bank.items)} classes have too few different pictures to give each of the "
+            f"splits {', '.join(splits)} its own: {listed}. Each class needs at least {len(splits)} that no other "
+            f"class has. Add pictures, or give each split a directory: {bank.what}: {own}."
+        )
+    return {
+        split: Bank(
+            bank.what,
+            {name: tuple(i for i in items if split_of[i.sha256] == s) for name, items in bank.items.items()},
+            bank.skipped,
+        )
+        for s, split in enumerate(splits)
+    }
+
+
+def _apportion(n: int, shares: Sequence[float]) -> list[int]:
+    """n things in proportion to the shares, by largest remainder, each at least one where n allows."""
+    total = sum(shares)
+    exact = [n * share / total for share in shares]
+    counts = [math.floor(each) for each in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - exact[i], i))
+    for i in by_remainder[: n - sum(counts)]:
+        counts[i] += 1
+    while 0 in counts and max(counts) > 1:
+        counts[counts.index(max(counts))] -= 1
+        counts[counts.index(0)] += 1
+    return counts
+
+
+def check_disjoint(banks: Mapping[str, Bank]) -> None:
+    """Refuses splits that share a picture's content.
+
+    Raises:
+        ValueError: Two splits hold the same content; some of the files are named.
+    """
+    seen: dict[str, tuple[str, Path]] = {}
+    shared = []
+    for split, bank in banks.items():
+        mine = {item.sha256: item.path for items in bank.items.values() for item in items}
+        for sha256, path in mine.items():
+            if sha256 in seen:
+                other, same = seen[sha256]
+                shared.append(f"{same} ({other}) = {path} ({split})")
+            else:
+                seen[sha256] = (split, path)
+    if shared:
+        what = next(iter(banks.values())).what
+        raise ValueError(
+            f"{what}: {len(shared)} pictures are used by two splits, so that validation would see what training saw: "
+            f"{_first(shared)}. Remove them from one of the two."
+        )
+
+
+def place(
+    rng: np.random.Generator,
+    size: int,
+    scale: tuple[float, float],
+    position: Literal["uniform", "ground"] = "uniform",
+) -> Box:
+    """A random square on the canvas.
+
+    Takes three numbers from the generator whatever the settings are, so that recipes which differ in them
+    stay comparable image by image.
+
+    Args:
+        rng: Decides scale and place.
+        size: Edge of the canvas in pixels.
+        scale: Lowest and highest edge of the square, as shares of the canvas, within (0, 1].
+        position: `uniform`: anywhere wholly inside. `ground`: the bottom lies low, as in `GROUND`.
+
+    Raises:
+        ValueError: The scale is no such range, or the position is unknown.
+    """
+    low, high = scale
+    if not 0 < low <= high <= 1:
+        raise ValueError(f"The scale of cut-outs must be a range within (0, 1], lowest first, not {list(scale)}.")
+    s, x, y = rng.random(3)
+    side = min(size, max(1, round((low + s * (high - low)) * size)))
+    left = math.floor(x * (size - side + 1))
+    if position == "uniform":
+        top = math.floor(y * (size - side + 1))
+    elif position == "ground":
+        bottom = round((GROUND[0] + y * (GROUND[1] - GROUND[0])) * size)
+        top = max(0, min(size, bottom) - side)
+    else:
+        raise ValueError(f"The position of cut-outs can be 'uniform' or 'ground', not {position!r}.")
+    return left, top, left + side, top + side
+
+
+def mask_beside(path: Path) -> Path | None:
+    """The mask file of a picture: `rex.mask.png` beside `rex.jpg`, where there is one."""
+    mask = path.with_name(path.stem + MASK_SUFFIX)
+    return mask if mask.is_file() else None
+
+
+def photograph(path: Path, size: int) -> Image.Image:
+    """The centre square of a photograph, RGB, its edge `size` pixels.
+
+    Raises:
+        UnreadableImage: The file can't be read.
+    """
+    # Twice the edge: what a JPEG's own reduction leaves is then still reduced by a good filter.
+    return center_square(read_image(path, max_edge=2 * size), size)
+
+
+def compose(
+    cutout: Path,
+    template: Path,
+    box: Box,
+    flip: bool,
+    size: int,
+    paste: Literal["mask", "square"] = "mask",
+) -> tuple[Image.Image, Image.Image]:
+    """Pastes a cut-out on a background template.
+
+    With `mask`, only the object is pasted: its mask is the alpha channel, or the file `<name>.mask.png` beside
+    it. It is cut to the mask's extent, fitted into the box in its own aspect, centred, standing on the box's
+    bottom. A picture with neither is pasted as with `square`: its centre square fills the box, as D3S did
+    (arXiv 2211.10370); the template shows through where it is transparent.
+
+    Args:
+        cutout: Picture of the foreground.
+        template: Picture of the background; its centre square fills the canvas.
+        box: The square where the cut-out goes, in pixels of the canvas.
+        flip: Whether to mirror the cut-out.
+        size: Edge of the canvas in pixels.
+        paste: `mask` or `square`.
+
+    Returns:
+        The composite (RGB) and how much of each pixel is foreground (L, 0 to 255), their edges `size` pixels.
+
+    Raises:
+        UnreadableImage: A file can't be read, or the mask is empty or of another shape than its picture.
+        ValueError: `paste` is unknown.
+    """
+    if paste not in ("mask", "square"):
+        raise ValueError(f"paste can be 'mask' or 'square', not {paste!r}.")
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    # A JPEG can be read at a fraction unless a mask goes with it, which may cover only a small part.
+    beside = mask_beside(cutout) if paste == "mask" else None
+    picture = read_image(cutout, "RGBA", max_edge=None if beside else 2 * max(width, height))
+    figure = _cut(picture, cutout, beside) if paste == "mask" else None
+    if figure is None:
+        figure = center_square(picture, min(width, height), _FILTER)
+    else:
+        fit = min(width / figure.width, height / figure.height)
+        figure = figure.resize((max(1, round(figure.width * fit)), max(1, round(figure.height * fit))), _FILTER)
+    if flip:
+        figure = ImageOps.mirror(figure)
+
+    corner = (left + (width - figure.width) // 2, bottom - figure.height)
+    canvas, mask = photograph(template, size), Image.new("L", (size, size), 0)
+    share = figure.getchannel("A")
+    canvas.paste(figure.convert("RGB"), corner, share)
+    mask.paste(share, corner)
+    return canvas, mask
+
+
+def _cut(picture: Image.Image, path: Path, beside: Path | None) -> Image.Image | None:
+    """The object alone, RGBA, cut to its mask's extent; None for a picture without a mask.
+
+    An alpha channel that is opaque everywhere is no mask; one that isn't goes before the mask file.
+    """
+    if picture.getchannel("A").getextrema() != (255, 255):
+        source = "alpha channel"
+    elif beside is not None:
+        picture.putalpha(_read_mask(beside, picture.size))
+        source = f"mask {beside.name}"
+    else:
+        return None
+    extent = picture.getchannel("A").point([0] * FAINT + [255] * (256 - FAINT)).getbbox()
+    if extent is None:
+        raise UnreadableImage(path, f"its {source} is empty: there is nothing to paste")
+    return picture.crop(extent)
+
+
+def _read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
+    """A mask file as L, in its picture's size, its highest value made 255, since many masks hold 0 and 1."""
+    picture = read_image(path, "RGBA")
+    if abs(math.log(picture.width * size[1] / (picture.height * size[0]))) > 0.05:
+        raise UnreadableImage(
+            path,
+            f"the mask is {picture.width} by {picture.height} pixels and its picture, upright, {size[0]} by {size[1]}: "
+            f"they must have the same shape",
+        )
+    black = Image.new("RGBA", picture.size, "black")
+    values = np.asarray(Image.alpha_composite(black, picture).convert("RGB")).max(axis=2).astype(np.float64)
+    values = np.rint(values * (255 / max(1.0, values.max()))).astype(np.uint8)
+    return Image.fromarray(values).resize(size, _FILTER)

@@ -1,0 +1,148 @@
+"""Which images a dataset has, in which shard: pure, cheap, made without weights and without pixels.
+
+Images are numbered cell by cell; a seeded permutation, computed index by index, decides their order, so
+every shard mixes all cells and shard i needs no other shard in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from figureground.sample import Guide, Spec, derive_seed, key
+from figureground.table import Counts, largest_remainder
+
+DrawGuide = Callable[[str, int, int, int], Guide | None]
+"""Decides an image's guide from its split, foreground, background and number in its cell."""
+WritePrompt = Callable[[str, int, int, int], str]
+"""Decides an image's prompt from the same."""
+
+
+class Permutation:
+    """A seeded order of 0 … n-1 that needs no list: a four-round Feistel network, walked until in range."""
+
+    ROUNDS = 4
+
+    def __init__(self, n: int, seed: int, name: str):
+        self.n = n
+        self._half = max(1, ((max(1, n - 1)).bit_length() + 1) // 2)
+        self._low = (1 << self._half) - 1
+        self._keys = [hashlib.sha256(f"{seed}\x1f{name}\x1f{r}".encode()).digest()[:8] for r in range(self.ROUNDS)]
+
+    def __getitem__(self, index: int) -> int:
+        if not 0 <= index < self.n:
+            raise IndexError(index)
+        while True:
+            left, right = index >> self._half, index & self._low
+            for round_key in self._keys:
+                mixed = hashlib.blake2b(right.to_bytes(8, "big"), digest_size=8, key=round_key).digest()
+                left, right = right, left ^ (int.from_bytes(mixed, "big") & self._low)
+            index = left << self._half | right
+            if index < self.n:
+                return index
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """A run of images that are rendered and written together."""
+
+    split: str
+    index: int
+    of: int
+    start: int
+    """Position of its first image in the split's order."""
+    count: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.index:05d}-of-{self.of:05d}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All images of a dataset, each computed when asked for.
+
+    Attributes:
+        counts: Images a cell, by split, in the order of the splits.
+        limit: Most images in all, taken from the splits in proportion; None for no limit.
+    """
+
+    counts: Mapping[str, Counts]
+    foregrounds: Sequence[str]
+    backgrounds: Sequence[str]
+    seed: int
+    shard_size: int
+    limit: int | None
+    draw_guide: DrawGuide
+    write_prompt: WritePrompt
+    match_foreground: bool = False
+    _orders: dict[str, tuple[Permutation, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def totals(self) -> dict[str, int]:
+        """Images by split."""
+        full = {split: int(counts.sum()) for split, counts in self.counts.items()}
+        if self.limit is None or self.limit >= sum(full.values()):
+            return full
+        shares = largest_remainder(np.array(list(full.values()), float), self.limit)
+        return dict(zip(full, shares.tolist(), strict=True))
+
+    def shards(self) -> list[PlannedShard]:
+        """Every shard, split by split, of equal size but for the last of a split."""
+        made = []
+        for split, total in self.totals().items():
+            of = -(-total // self.shard_size)
+            for index in range(of):
+                start = index * self.shard_size
+                made.append(PlannedShard(split, index, of, start, min(self.shard_size, total - start)))
+        return made
+
+    def specs(self, shard: PlannedShard) -> Iterator[Spec]:
+        """The images of one shard, in order."""
+        for position in range(shard.start, shard.start + shard.count):
+            yield self.spec(shard.split, position)
+
+    def spec(self, split: str, position: int) -> Spec:
+        """The image at a position of a split's order."""
+        order, ends = self._order(split)
+        number = order[position]
+        cell = int(np.searchsorted(ends, number, side="right"))
+        f, b = divmod(cell, len(self.backgrounds))
+        i = number - (int(ends[cell - 1]) if cell else 0)
+        noise = f"{split}-{f:04d}-{i:05d}" if self.match_foreground else key(split, f, b, i)
+        return Spec(
+            key=key(split, f, b, i),
+            split=split,
+            foreground=f,
+            background=b,
+            foreground_name=self.foregrounds[f],
+            background_name=self.backgrounds[b],
+            prompt=self.write_prompt(split, f, b, i),
+            seed=derive_seed(self.seed, "noise", noise),
+            guide=self.draw_guide(split, f, b, i),
+        )
+
+    def cells(self, split: str) -> Counts:
+        """Images a cell that will really be made, the limit included."""
+        total = self.totals()[split]
+        if total == int(self.counts[split].sum()):
+            return self.counts[split]
+        order, ends = self._order(split)
+        made = np.zeros(self.counts[split].size, np.int64)
+        for position in range(total):
+            made[np.searchsorted(ends, order[position], side="right")] += 1
+        return made.reshape(self.counts[split].shape)
+
+    def _order(self, split: str) -> tuple[Permutation, np.ndarray]:
+        if split not in self._orders:
+            ends = np.cumsum(self.counts[split].ravel())
+            self._orders[split] = (Permutation(int(ends[-1]) if len(ends) else 0, self.seed, split), ends)
+        return self._orders[split]
+
+
+def pick(seed: int, parts: Sequence[str], count: int, i: int) -> int:
+    """The i-th of `count` things, in an order of its own for each `parts`: all once before any twice."""
+    turn, place = divmod(i, count)
+    return Permutation(count, seed, "\x1f".join([*parts, str(turn)]))[place]

@@ -1,0 +1,1 @@
+"""Where a build runs: in processes on this machine."""

@@ -1,0 +1,86 @@
+"""The records that flow through a build: a Spec before any pixel exists, then a Sample or a Reject."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from PIL import Image
+
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom in pixels of the canvas; right and bottom lie outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """The picture that generation starts from, as ids and numbers; no pixels."""
+
+    kind: Literal["paste", "photograph"]
+    """`paste`: a cut-out on a template. `photograph`: the source picture itself, whole."""
+    cutout: str
+    """Id of the cut-out, or of the photograph: `{class folder}/{file name}@{content hash}`."""
+    template: str | None = None
+    """Id of the background template, in the same form."""
+    box: Box | None = None
+    """Where the cut-out is pasted."""
+    flip: bool = False
+    """Whether the cut-out is mirrored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """Everything that decides one image. Small, JSON-able, made without weights."""
+
+    key: str
+    """`{split}-{foreground:04d}-{background:02d}-{i:05d}`, unique in the dataset."""
+    split: str
+    foreground: int
+    """Label: position in the list of foreground names."""
+    background: int
+    foreground_name: str
+    background_name: str
+    prompt: str
+    seed: int
+    """Seeds the image's own generator, 0 to 2**63 - 1."""
+    guide: Guide | None = None
+    concept: str | None = None
+    """Name of a fine-tuned concept that the image needs."""
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(slots=True)
+class Sample:
+    """A rendered Spec."""
+
+    spec: Spec
+    image: Image.Image
+    """RGB."""
+    guide: Image.Image | None = None
+    """RGB, what the generation started from; kept when a recipe asks for it."""
+    mask: Image.Image | None = None
+    """L, what of the guide is foreground."""
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A planned Spec that gave no picture worth keeping."""
+
+    spec: Spec
+    reason: str
+    """`non-finite`, `flat` or `safety-flagged`."""
+
+
+def key(split: str, foreground: int, background: int, i: int) -> str:
+    """The name of the i-th image of a cell."""
+    return f"{split}-{foreground:04d}-{background:02d}-{i:05d}"
+
+
+def derive_seed(seed: int, *parts: str) -> int:
+    """A number from 0 to 2**63 - 1 that depends on the recipe's seed and `parts` alone."""
+    digest = hashlib.sha256("\x1f".join([str(seed), *parts]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,177 @@
+"""What a dataset directory holds: its markers, what is missing, and the index of all shards."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from figureground.errors import listed
+from figureground.shards import card
+from figureground.shards.writer import (
+    FORMATS,
+    INDEX_LOCK,
+    MARKERS,
+    Columns,
+    Shard,
+    ShardError,
+    clean_stale,
+    lock,
+    remove_locks,
+    replace_text,
+)
+
+INDEX = "_figureground/index.json"
+
+
+def markers(directory: Path) -> dict[str, dict[str, Any]]:
+    """The markers of all shards that are done, by the shard's name.
+
+    Raises:
+        ShardError: A marker that can't be read.
+    """
+    found = {}
+    for path in sorted((directory / MARKERS).glob("[!.]*.json")):
+        try:
+            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ShardError(
+                f"marker {MARKERS}/{path.name} can't be read ({error}). Delete it, and the shard is rendered anew."
+            ) from error
+    return found
+
+
+def missing(directory: Path, shards: Iterable[Shard]) -> list[Shard]:
+    """The shards that aren't done, in the order given."""
+    return [shard for shard in shards if not (directory / shard.path("marker")).exists()]
+
+
+def finish(
+    directory: Path,
+    shards: Sequence[Shard],
+    columns: Columns,
+    recipe: Mapping[str, Any],
+    facts: card.Facts,
+    *,
+    formats: Sequence[str] = FORMATS,
+    image_format: str = "jpg",
+) -> dict[str, Any] | None:
+    """Writes index and card once every shard is done; any number of processes may call it, at any time.
+
+    Args:
+        directory: The dataset's directory.
+        shards: All shards of all splits, in order.
+        columns: What each sample has.
+        recipe: The resolved recipe, shown on the card.
+        facts: What else the card says.
+        formats: What every shard was written as.
+        image_format: `jpg`, `webp` or `png`.
+
+    Returns:
+        The index, or None while shards are missing.
+
+    Raises:
+        ShardError: Markers that don't belong to these shards, or files that aren't as a marker says.
+    """
+    if missing(directory, shards):
+        return None
+    index = summarise(directory, shards, formats)
+    clean_stale(directory)
+    with lock(directory / INDEX_LOCK, wait=True):
+        replace_text(directory / INDEX, json.dumps(index, indent=1) + "\n")
+        # The card comes last, for it announces the dataset.
+        card.write(directory, columns, index, recipe, facts, formats=formats, image_format=image_format)
+        (directory / INDEX_LOCK).unlink(missing_ok=True)
+    remove_locks(directory)
+    return index
+
+
+def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) -> dict[str, Any]:
+    """Adds up the markers of finished shards; the same for the same data, whenever and wherever it is done.
+
+    Returns:
+        `samples`, `planned` and `rejects` (by reason) in all; `splits`, by name: the same, and `cells`, a list
+        of (foreground, background, samples), and `bytes` by format; `shards`, in order; and `shardlists`, by
+        split, one url with nsamples and filesize a tar.
+
+    Raises:
+        ShardError: As `finish`.
+    """
+    done = markers(directory)
+    strangers = set(done) - {shard.name for shard in shards}
+    if strangers:
+        raise ShardError(
+            f"{MARKERS} holds shards that this build doesn't plan: {listed(sorted(strangers))}. "
+            "Build into an empty directory, or remove those shards' files and markers."
+        )
+    for shard in shards:
+        _check(directory, shard, done[shard.name], formats)
+    by_split: dict[str, list[dict[str, Any]]] = {}
+    for shard in shards:
+        by_split.setdefault(shard.split, []).append(done[shard.name])
+    return {
+        **_totals(done.values()),
+        "splits": {split: _split(found, formats) for split, found in by_split.items()},
+        "shards": [
+            {key: done[shard.name][key] for key in ("shard", "split", "planned", "samples", "rejects", "files")}
+            for shard in shards
+        ],
+        "shardlists": {s: _shardlist(found) for s, found in by_split.items() if "webdataset" in formats},
+    }
+
+
+def _check(directory: Path, shard: Shard, marker: Mapping[str, Any], formats: Sequence[str]) -> None:
+    again = f"Delete {shard.path('marker')} and build again, so that the shard is rendered anew."
+    if marker["planned"] != shard.count:
+        raise ShardError(
+            f"shard {shard.name} was built of {marker['planned']} images, but {shard.count} are planned. {again}"
+        )
+    for kind in formats:
+        if shard.path(kind) not in marker["files"]:
+            raise ShardError(f"shard {shard.name} was built without the format {kind!r}. {again}")
+    for name, file in marker["files"].items():
+        path = directory / name
+        size = path.stat().st_size if path.exists() else None
+        if size != file["bytes"]:
+            state = "is gone" if size is None else f"has {size} bytes"
+            raise ShardError(f"{name} {state}; its marker says {file['bytes']} bytes. {again}")
+
+
+def _totals(found: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    found = list(found)
+    rejects: Counter[str] = Counter()
+    for marker in found:
+        rejects.update(marker["rejects"])
+    return {
+        "planned": sum(marker["planned"] for marker in found),
+        "samples": sum(marker["samples"] for marker in found),
+        "rejects": dict(sorted(rejects.items())),
+    }
+
+
+def _split(found: Sequence[Mapping[str, Any]], formats: Sequence[str]) -> dict[str, Any]:
+    cells: Counter[tuple[int, int]] = Counter()
+    for marker in found:
+        for foreground, background, count in marker["cells"]:
+            cells[foreground, background] += count
+    paths = {kind: [_path(marker, kind) for marker in found] for kind in formats}
+    return {
+        **_totals(found),
+        "shards": len(found),
+        "bytes": {
+            kind: sum(marker["files"][path]["bytes"] for marker, path in zip(found, paths[kind], strict=True))
+            for kind in formats
+        },
+        "cells": [[*cell, count] for cell, count in sorted(cells.items())],
+    }
+
+
+def _shardlist(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    tars = [(_path(marker, "webdataset"), marker) for marker in found]
+    return [{"url": tar, "nsamples": m["samples"], "filesize": m["files"][tar]["bytes"]} for tar, m in tars]
+
+
+def _path(marker: Mapping[str, Any], kind: str) -> str:
+    return Shard(marker["split"], marker["index"], marker["of"], marker["planned"]).path(kind)

@@ -1,0 +1,443 @@
+"""Pictures of a dataset for the person who made it: `preview.png` and `report.html`.
+
+Both are read from the dataset directory alone, finished or not: from the shards that are marked done.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image, ImageDraw, ImageFont
+
+from figureground.errors import FiguregroundError, listed
+from figureground.resources import resource
+from figureground.shards.index import INDEX, markers
+from figureground.shards.writer import MARKERS
+
+MOST_DOWN = 20
+"""Most foregrounds in a preview; of more classes, an even choice is drawn."""
+MOST_ACROSS = 20
+EXAMPLES = 24
+"""How many pictures a report shows beside their guide."""
+SMALLEST_CELL, LARGEST_CELL = 96, 128
+"""Edge of a picture in the preview, in pixels."""
+
+DrawGuide = Callable[[dict[str, Any]], Image.Image | None]
+"""Draws the guide of a sample again from its parsed provenance; None where there is nothing to draw."""
+
+T = TypeVar("T")
+Labels = tuple[int, int]
+"""Foreground and background."""
+
+
+class Shard(NamedTuple):
+    """A finished shard: its file, and what its marker says of it."""
+
+    path: Path
+    """A Parquet file, or a tar where there is none."""
+    split: str
+    of: int
+    """How many shards the split is planned to have."""
+    samples: int
+    cells: dict[Labels, int]
+    """Samples of each cell."""
+    rejects: dict[str, int]
+    """Planned images that gave no sample, by reason."""
+
+
+class Example(NamedTuple):
+    """One sample as it lies in a shard."""
+
+    picture: bytes
+    """Encoded as it was written: JPEG, WebP or PNG."""
+    prompt: str
+    key: str
+    provenance: dict[str, Any]
+
+    @property
+    def labels(self) -> Labels:
+        return self.provenance["labels"]["foreground"], self.provenance["labels"]["background"]
+
+
+class Contents(NamedTuple):
+    """What a dataset directory holds, without its pictures."""
+
+    splits: dict[str, list[Shard]]
+    """Finished shards in order, the training split first."""
+    foregrounds: dict[int, str]
+    """Name of each label; from tars, of the labels that occur."""
+    backgrounds: dict[int, str]
+    finished: bool
+
+    @property
+    def shards(self) -> list[Shard]:
+        return [shard for some in self.splits.values() for shard in some]
+
+    @property
+    def progress(self) -> str | None:
+        """How far an unfinished build has come, as in `3 of 12 shards`; None when it is finished."""
+        if self.finished:
+            return None
+        # A split of which no shard is done yet is not known here.
+        return f"{len(self.shards)} of {sum(some[0].of for some in self.splits.values())} shards"
+
+
+def show(directory: Path, out: Path | None = None, draw_guide: DrawGuide | None = None) -> list[Path]:
+    """Writes `preview.png` (foregrounds down, backgrounds across) and `report.html`.
+
+    Args:
+        directory: A dataset directory, finished or not.
+        out: Where the two files go; into `directory` itself unless said otherwise.
+        draw_guide: Draws what a sample's generation started from; without it the report shows results alone.
+
+    Returns:
+        The two files.
+
+    Raises:
+        FiguregroundError: There is no such directory, or no finished shard in it.
+    """
+    directory = Path(directory)
+    contents = read_contents(directory)
+    out = directory if out is None else Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+
+    sheet = draw_preview(contents)
+    preview, report = out / "preview.png", out / "report.html"
+    sheet.save(preview, optimize=True)
+    report.write_text(write_report(directory, contents, sheet, draw_guide), encoding="utf-8")
+    return [preview, report]
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+# Reading
+
+
+def read_contents(directory: Path) -> Contents:
+    """Reads markers and names of classes, and no picture.
+
+    Raises:
+        FiguregroundError: There is no such directory, or no finished shard in it.
+    """
+    if not directory.is_dir():
+        raise FiguregroundError(f"{directory}: there is no such directory; build a dataset into it first.")
+    shards = [_shard(directory, name, marker) for name, marker in markers(directory).items()]
+    if not shards:
+        raise FiguregroundError(
+            f"{directory}: no shard in it is finished, for none has a marker in {MARKERS}/. "
+            "Give the --out of a build, or wait until its first shard is done."
+        )
+    splits: dict[str, list[Shard]] = {}
+    for shard in sorted(shards, key=lambda shard: (shard.split != "train", shard.split)):
+        splits.setdefault(shard.split, []).append(shard)
+    foregrounds, backgrounds = _names(shards)
+    return Contents(splits, foregrounds, backgrounds, (directory / INDEX).exists())
+
+
+def _shard(directory: Path, name: str, marker: Mapping[str, Any]) -> Shard:
+    for path in (directory / "data" / f"{name}.parquet", directory / "webdataset" / f"{name}.tar"):
+        if path.exists():
+            cells = {(foreground, background): count for foreground, background, count in marker["cells"]}
+            return Shard(path, marker["split"], marker["of"], marker["samples"], cells, marker["rejects"])
+    raise FiguregroundError(
+        f"{directory}: shard {name} is marked as done, but is neither in data/ nor in webdataset/. "
+        f"Bring it back, or delete {MARKERS}/{name}.json and build again."
+    )
+
+
+def _names(shards: Sequence[Shard]) -> tuple[dict[int, str], dict[int, str]]:
+    """Names of the foreground and of the background labels."""
+    if shards[0].path.suffix == ".parquet":
+        return _schema_names(shards[0].path, "foreground"), _schema_names(shards[0].path, "background")
+    foregrounds: dict[int, str] = {}
+    backgrounds: dict[int, str] = {}
+    for shard in shards:
+        new = {cell for cell in shard.cells if cell[0] not in foregrounds or cell[1] not in backgrounds}
+        for _, members in _tar_samples(shard.path, ["json"]) if new else ():
+            provenance = json.loads(members["json"])
+            foregrounds[provenance["labels"]["foreground"]] = provenance["foreground"]
+            backgrounds[provenance["labels"]["background"]] = provenance["background"]
+    return dict(sorted(foregrounds.items())), dict(sorted(backgrounds.items()))
+
+
+def _schema_names(path: Path, column: str) -> dict[int, str]:
+    """The names of a ClassLabel column, from what `datasets` keeps in a Parquet schema."""
+    import pyarrow.parquet as pq
+
+    said = (pq.read_schema(path).metadata or {}).get(b"huggingface")
+    if said is None:
+        raise FiguregroundError(f"{path}: its schema doesn't name the classes, so figureground didn't write this file.")
+    return dict(enumerate(json.loads(said)["info"]["features"][column]["names"]))
+
+
+def _labels(shard: Shard) -> list[Labels]:
+    """The labels of each sample of a shard, in its order."""
+    if shard.path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(shard.path, columns=["foreground", "background"])
+        return list(zip(table["foreground"].to_pylist(), table["background"].to_pylist(), strict=True))
+    members = (members for _, members in _tar_samples(shard.path, ["foreground.cls", "background.cls"]))
+    return [(int(some["foreground.cls"]), int(some["background.cls"])) for some in members]
+
+
+def _examples(shard: Shard, rows: Iterable[int]) -> Iterator[Example]:
+    """The samples at `rows`, in the shard's order."""
+    read = _parquet_examples if shard.path.suffix == ".parquet" else _tar_examples
+    return read(shard.path, sorted(rows))
+
+
+def _parquet_examples(path: Path, rows: Sequence[int]) -> Iterator[Example]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        start = 0
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            wanted = [row - start for row in rows if start <= row < stop]
+            # A row group holds a hundred pictures: those that nothing is wanted from stay unread.
+            if wanted:
+                table = file.read_row_group(group, columns=["image", "prompt", "key", "provenance"])
+                for some in table.take(wanted).to_pylist():
+                    yield Example(some["image"]["bytes"], some["prompt"], some["key"], json.loads(some["provenance"]))
+            start = stop
+
+
+def _tar_examples(path: Path, rows: Sequence[int]) -> Iterator[Example]:
+    for row, (key, some) in enumerate(_tar_samples(path, ["jpg", "webp", "png", "prompt.txt", "json"])):
+        if row in rows:
+            picture = next(some[end] for end in ("jpg", "webp", "png") if end in some)
+            yield Example(picture, some["prompt.txt"].decode(), key, json.loads(some["json"]))
+
+
+def _tar_samples(path: Path, ends: Sequence[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key and members of each sample of a tar, of the members only those that end so."""
+    key: str | None = None
+    members: dict[str, bytes] = {}
+    with tarfile.open(path) as tar:
+        for member in tar:
+            name, _, end = member.name.partition(".")
+            if key is not None and name != key:
+                yield key, members
+                members = {}
+            key = name
+            if end in ends and (data := tar.extractfile(member)) is not None:
+                members[end] = data.read()
+    if key is not None:
+        yield key, members
+
+
+# The preview
+
+_PAPER, _INK, _FAINT, _EMPTY = "#ffffff", "#222222", "#777777", "#f2f2f2"
+_MARGIN, _GAP, _LINE = 16, 4, 19
+_NAME_WIDTH = 160
+
+
+def draw_preview(contents: Contents) -> Image.Image:
+    """One picture of each cell of the first split, foregrounds down, backgrounds across; RGB."""
+    split, shards = next(iter(contents.splits.items()))
+    down, across = evenly(list(contents.foregrounds), MOST_DOWN), evenly(list(contents.backgrounds), MOST_ACROSS)
+    pictures = {
+        example.labels: _fit(_open(example.picture))
+        for example in _first_of_each(shards, {(f, b) for f in down for b in across})
+    }
+    edge = max((max(picture.size) for picture in pictures.values()), default=SMALLEST_CELL)
+
+    font, small = ImageFont.load_default(size=16), ImageFont.load_default(size=13)
+    rows = [_wrap(contents.foregrounds[label], font, _NAME_WIDTH, lines=3) for label in down]
+    columns = [_wrap(contents.backgrounds[label], font, edge, lines=2) for label in across]
+    note = f"{split}, one picture a cell"
+    for shown, of, what in ((down, contents.foregrounds, "foregrounds"), (across, contents.backgrounds, "backgrounds")):
+        note += f"; {len(shown)} of {len(of)} {what}, evenly chosen" if len(shown) < len(of) else ""
+    note += f"; unfinished: {contents.progress}" if contents.progress else ""
+
+    step = edge + _GAP
+    left = _MARGIN + 12 + math.ceil(max(font.getlength(line) for name in rows for line in name))
+    top = _MARGIN + 8 + _LINE * max(len(name) for name in columns)
+    right = left + max(step * len(across) - _GAP, math.ceil(small.getlength(note)))
+    bottom = top + step * len(down)
+    sheet = Image.new("RGB", (right + _MARGIN, bottom + 12 + _MARGIN), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for j, name in enumerate(columns):
+        for k, line in enumerate(reversed(name)):
+            draw.text((left + j * step + edge / 2, top - 8 - _LINE * k), line, _INK, font, anchor="ms")
+    for i, name in enumerate(rows):
+        for k, line in enumerate(name):
+            y = top + i * step + edge / 2 + _LINE * (k - (len(name) - 1) / 2)
+            draw.text((left - 12, y), line, _INK, font, anchor="rm")
+    for i, foreground in enumerate(down):
+        for j, background in enumerate(across):
+            x, y = left + j * step, top + i * step
+            if (picture := pictures.get((foreground, background))) is None:
+                draw.rectangle((x, y, x + edge - 1, y + edge - 1), _EMPTY)
+            else:
+                sheet.paste(picture, (x + (edge - picture.width) // 2, y + (edge - picture.height) // 2))
+    draw.text((left, bottom + 6), note, _FAINT, small, anchor="lt")
+    return sheet
+
+
+def _first_of_each(shards: Sequence[Shard], cells: set[Labels]) -> Iterator[Example]:
+    """The first sample of each cell that has one; shards that can add none stay unread."""
+    missing = set(cells)
+    for shard in shards:
+        if missing.isdisjoint(shard.cells):
+            continue
+        rows: dict[Labels, int] = {}
+        for row, labels in enumerate(_labels(shard)):
+            if labels in missing:
+                rows.setdefault(labels, row)
+        missing -= set(rows)
+        yield from _examples(shard, rows.values())
+
+
+def _open(picture: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(picture)).convert("RGB")
+
+
+def _fit(picture: Image.Image) -> Image.Image:
+    """A picture as large as a cell: a small one keeps its pixels, a large one is reduced."""
+    edge = max(picture.size)
+    if edge > LARGEST_CELL:
+        share = LARGEST_CELL / edge
+        size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
+        return picture.resize(size, Image.Resampling.LANCZOS)
+    times = math.ceil(SMALLEST_CELL / edge)
+    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def _wrap(text: str, font: _Font, width: float, lines: int) -> list[str]:
+    """Breaks a name between words into lines that fit; what still doesn't is cut short with an ellipsis."""
+    broken: list[str] = []
+    for word in text.split():
+        if broken and (len(broken) == lines or font.getlength(f"{broken[-1]} {word}") <= width):
+            broken[-1] += f" {word}"
+        else:
+            broken.append(word)
+    return [_cut(line, font, width) for line in broken or [""]]
+
+
+def _cut(text: str, font: _Font, width: float) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
+
+
+# The report
+
+
+def write_report(directory: Path, contents: Contents, sheet: Image.Image, draw_guide: DrawGuide | None) -> str:
+    """A page of HTML that needs no other file: counts, settings, rejects, and examples beside their guides."""
+    own = directory / "_figureground"
+    rejects: Counter[str] = Counter()
+    for shard in contents.shards:
+        rejects.update(shard.rejects)
+    samples = [(shard, row) for shard in contents.shards for row in range(shard.samples)]
+    rows: dict[Path, list[int]] = {}
+    for shard, row in evenly(samples, EXAMPLES):
+        rows.setdefault(shard.path, []).append(row)
+    examples = [some for shard in contents.shards if shard.path in rows for some in _examples(shard, rows[shard.path])]
+    environment = Environment(
+        loader=FileSystemLoader(resource("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja").render(
+        name=directory.resolve().name,
+        progress=contents.progress,
+        samples=sum(shard.samples for shard in contents.shards),
+        shards=len(contents.shards),
+        preview=_inline(sheet),
+        tables=[_table(contents, split) for split in contents.splits],
+        rejects=sorted(rejects.items()),
+        settings=[*_settings(own / "recipe.json"), *_settings(own / "numerics.json", "numerics")],
+        examples=[_card(example, draw_guide) for example in examples],
+    )
+
+
+def _table(contents: Contents, split: str) -> dict[str, Any]:
+    """Samples of each cell of a split, with sums, for the template."""
+    counts: Counter[Labels] = Counter()
+    for shard in contents.splits[split]:
+        counts.update(shard.cells)
+    most = max(counts.values(), default=0)
+    rows = []
+    for foreground, name in contents.foregrounds.items():
+        row = [counts[foreground, background] for background in contents.backgrounds]
+        rows.append({"name": name, "counts": row, "sum": sum(row)})
+    return {
+        "split": split,
+        "backgrounds": list(contents.backgrounds.values()),
+        "rows": rows,
+        "sums": [sum(counts[f, b] for f in contents.foregrounds) for b in contents.backgrounds],
+        "sum": counts.total(),
+        "most": most,
+    }
+
+
+def _settings(path: Path, name: str = "recipe") -> list[tuple[str, list[tuple[str, str]]]]:
+    """What a JSON file says, in titled groups of names and values: one for it, one for each section that it has."""
+    if not path.exists():
+        return []
+    said = json.loads(path.read_text(encoding="utf-8"))
+    sections = {part: said.pop(part) for part in ("identity", "execution") if isinstance(said.get(part), dict)}
+    groups = [(name, said), *((f"{name}: {part}", section) for part, section in sections.items())]
+    return [(title, list(_flat(group))) for title, group in groups if group]
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted names and short values."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{above}{name}.")
+        elif isinstance(value, list):
+            yield f"{above}{name}", listed(value)
+        else:
+            yield f"{above}{name}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _card(example: Example, draw_guide: DrawGuide | None) -> dict[str, Any]:
+    """An example for the template."""
+    guide = draw_guide(example.provenance) if draw_guide else None
+    return {
+        "guide": None if guide is None else _inline(guide),
+        "picture": _data_url(example.picture),
+        "small": max(Image.open(io.BytesIO(example.picture)).size) < SMALLEST_CELL,
+        "foreground": example.provenance["foreground"],
+        "background": example.provenance["background"],
+        "prompt": example.prompt,
+        "key": example.key,
+    }
+
+
+def _inline(picture: Image.Image) -> str:
+    """A drawn picture as a data URL; a small one to the pixel."""
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "WEBP", quality=90, method=4, lossless=max(picture.size) <= LARGEST_CELL)
+    return _data_url(buffer.getvalue())
+
+
+def _data_url(picture: bytes) -> str:
+    kind = Image.MIME[Image.open(io.BytesIO(picture)).format or "PNG"]
+    return f"data:{kind};base64,{base64.b64encode(picture).decode('ascii')}"

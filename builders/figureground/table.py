@@ -1,0 +1,208 @@
+"""How many images each foreground × background cell gets, and how dependent that makes the labels."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from figureground.errors import RecipeError, listed, nearest
+
+Counts = np.ndarray
+"""int64 (foregrounds, backgrounds): images a cell."""
+
+
+def uniform(foregrounds: int, backgrounds: int, per_cell: int) -> Counts:
+    return np.full((foregrounds, backgrounds), per_cell, np.int64)
+
+
+def largest_remainder(weights: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers in proportion to `weights` that add up to `total`; ties go to the first."""
+    quota = weights / weights.sum() * total
+    counts = np.floor(quota + 1e-9).astype(np.int64)
+    order = np.argsort(-(quota - counts), kind="stable")
+    counts[order[: total - int(counts.sum())]] += 1
+    return counts
+
+
+def correlated(paired: np.ndarray, per_cell: int, strength: float) -> Counts:
+    """Counts between uniform (`strength` 0) and only paired cells (1), every class keeping its total.
+
+    count = (1 - strength) * uniform + strength * paired, by largest remainder in each class.
+
+    Args:
+        paired: bool (foregrounds, backgrounds), True where a class is paired with a background.
+        per_cell: Images a cell of the uniform table; a class has `per_cell * backgrounds`.
+    """
+    _, backgrounds = paired.shape
+    rows = []
+    for row in paired:
+        share = row / row.sum() if row.any() else np.full(backgrounds, 1 / backgrounds)
+        rows.append(largest_remainder((1 - strength) / backgrounds + strength * share, per_cell * backgrounds))
+    return np.stack(rows)
+
+
+def strength_for_share(paired: np.ndarray, share: float) -> float:
+    """The strength at which `share` of the images lie in paired cells.
+
+    Raises:
+        RecipeError: The share is below what independent labels give already.
+    """
+    chance = float(paired.mean())
+    if not chance <= share <= 1:
+        raise RecipeError(
+            "table.paired_share", f"{share} is not from {chance:.3g} (what independent labels give) to 1."
+        )
+    return 1.0 if chance == 1 else (share - chance) / (1 - chance)
+
+
+def read_pairing(value: Any, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> np.ndarray:
+    """Resolves `pairing`: `diagonal` (class i with background i modulo their number), or a mapping of
+    class names to one background or several. Returns bool (foregrounds, backgrounds).
+
+    Raises:
+        RecipeError: A name that the recipe doesn't have, or a class without a background.
+    """
+    paired = np.zeros((len(foregrounds), len(backgrounds)), bool)
+    if value in (None, "diagonal"):
+        paired[np.arange(len(foregrounds)), np.arange(len(foregrounds)) % len(backgrounds)] = True
+        return paired
+    if not isinstance(value, Mapping):
+        raise RecipeError("table.pairing", f"{value!r} is neither 'diagonal' nor a mapping of classes to backgrounds.")
+    for name, grounds in value.items():
+        if name not in foregrounds:
+            raise RecipeError("table.pairing", f"there is no class {name!r}{nearest(name, foregrounds)}")
+        for ground in [grounds] if isinstance(grounds, str) else grounds:
+            if ground not in backgrounds:
+                raise RecipeError(
+                    "table.pairing", f"{name}: there is no background {ground!r}{nearest(ground, backgrounds)}"
+                )
+            paired[foregrounds.index(name), backgrounds.index(ground)] = True
+    bare = [f for f, row in zip(foregrounds, paired, strict=True) if not row.any()]
+    if bare:
+        raise RecipeError("table.pairing", f"{len(bare)} classes are paired with no background: {listed(bare, 5)}.")
+    return paired
+
+
+def read_counts_csv(
+    path: Path, splits: Sequence[str], foregrounds: Sequence[str], backgrounds: Sequence[str]
+) -> dict[str, Counts]:
+    """Reads `foreground,background,count[,split]`; a row without a split counts for every split.
+
+    Raises:
+        RecipeError: With the line, for an unknown name, a count that is no whole number, or a cell twice.
+    """
+    if not path.is_file():
+        raise RecipeError("table", f"{path.name!r} is neither 'uniform', 'correlated' nor the path of a CSV.")
+    tables = {s: np.zeros((len(foregrounds), len(backgrounds)), np.int64) for s in splits}
+    seen: dict[tuple[str, int, int], int] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = [c for c in ("foreground", "background", "count") if c not in (reader.fieldnames or ())]
+        if missing:
+            raise RecipeError("table", f"{path.name} has no column {missing[0]!r}.")
+        for row in reader:
+            where = f"{path.name}, line {reader.line_num}"
+            for column, known in (("foreground", foregrounds), ("background", backgrounds)):
+                if row[column] not in known:
+                    raise RecipeError(
+                        "table", f"{where}: there is no {column} {row[column]!r}{nearest(row[column], known)}"
+                    )
+            if not (row["count"] or "").strip().isdigit():
+                raise RecipeError("table", f"{where}: count {row['count']!r} is not a whole number of images.")
+            split = (row.get("split") or "").strip()
+            if split and split not in splits:
+                raise RecipeError("table", f"{where}: there is no split {split!r}{nearest(split, splits)}")
+            f, b = foregrounds.index(row["foreground"]), backgrounds.index(row["background"])
+            for name in [split] if split else splits:
+                if (name, f, b) in seen:
+                    raise RecipeError(
+                        "table", f"{where}: this cell of {name} was given in line {seen[name, f, b]} already."
+                    )
+                seen[name, f, b] = reader.line_num
+                tables[name][f, b] = int(row["count"])
+    return tables
+
+
+def read_table(
+    value: Any, per_cell: Mapping[str, int], foregrounds: Sequence[str], backgrounds: Sequence[str]
+) -> tuple[dict[str, Counts], dict[str, np.ndarray]]:
+    """Resolves a recipe's `table` into counts by split, and the pairing of the splits that have one.
+
+    `value` is `uniform`; `correlated` or a mapping with `kind: correlated`, `strength` or `paired_share`,
+    and `pairing`; a CSV's path; or a mapping of split names to any of these.
+
+    Raises:
+        RecipeError: Naming the part that can't be used.
+    """
+    splits = list(per_cell)
+    if isinstance(value, Mapping) and value and set(value) <= set(splits):
+        counts, pairings = {}, {}
+        for split in splits:
+            one, pairing = read_table(value.get(split, "uniform"), {split: per_cell[split]}, foregrounds, backgrounds)
+            counts.update(one)
+            pairings.update(pairing)
+        return counts, pairings
+    if value == "uniform":
+        return {s: uniform(len(foregrounds), len(backgrounds), n) for s, n in per_cell.items()}, {}
+    if value == "correlated":
+        value = {"kind": "correlated"}
+    if isinstance(value, str):
+        return read_counts_csv(Path(value), splits, foregrounds, backgrounds), {}
+    if not isinstance(value, Mapping):
+        raise RecipeError("table", f"{value!r} is neither 'uniform', 'correlated', a CSV's path nor a mapping.")
+    accepted = ("kind", "strength", "paired_share", "pairing", "path")
+    for name in value:
+        if name not in accepted:
+            raise RecipeError(
+                "table",
+                f"there is no setting {name!r}{nearest(name, [*accepted, *splits])} Known: {listed(accepted)}, or splits.",
+            )
+    kind = value.get("kind", "correlated")
+    if kind == "uniform":
+        return read_table("uniform", per_cell, foregrounds, backgrounds)
+    if kind == "csv":
+        return read_counts_csv(Path(str(value.get("path", ""))), splits, foregrounds, backgrounds), {}
+    if kind != "correlated":
+        raise RecipeError("table.kind", f"{kind!r} is not one of uniform, correlated, csv.")
+    paired = read_pairing(value.get("pairing"), foregrounds, backgrounds)
+    if "strength" in value and "paired_share" in value:
+        raise RecipeError("table", "give strength or paired_share, not both.")
+    if "paired_share" in value:
+        strength = strength_for_share(paired, _share("table.paired_share", value["paired_share"]))
+    else:
+        strength = _share("table.strength", value.get("strength", 0.9))
+    return {s: correlated(paired, n, strength) for s, n in per_cell.items()}, {s: paired for s in splits}
+
+
+def _share(field: str, value: Any) -> float:
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        try:
+            value = float(value.rstrip().rstrip("%")) / 100
+        except ValueError:
+            pass
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1 or math.isnan(value):
+        raise RecipeError(field, f"{value!r} is not a number from 0 to 1.")
+    return float(value)
+
+
+def paired_share(counts: Counts, paired: np.ndarray) -> float:
+    """The share of images that lie in paired cells, 0 to 1."""
+    return float(counts[paired].sum() / max(1, counts.sum()))
+
+
+def cramers_v(counts: Counts) -> float:
+    """Cramér's V of foreground and background: 0 when independent, 1 when one decides the other.
+
+    Rows and columns without images are left out; with fewer than two of either it is 0.
+    """
+    table = counts[counts.sum(1) > 0][:, counts.sum(0) > 0].astype(float)
+    if min(table.shape) < 2:
+        return 0.0
+    expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / table.sum()
+    chi2 = ((table - expected) ** 2 / expected).sum()
+    return float(np.sqrt(chi2 / table.sum() / (min(table.shape) - 1)))
