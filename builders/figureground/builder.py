@@ -26,6 +26,7 @@ from figureground.sample import Guide, Sample, Spec
 from figureground.shards import index, writer
 from figureground.shards.card import Facts
 from figureground.shards.writer import Columns, Shard, create_text, replace_text
+from figureground.weights import fingerprint
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,7 +125,7 @@ class Config(datasets.BuilderConfig):
 METHODS = {"d3s": ("figureground.d3s", "D3S")}
 """Builders by name: module and class."""
 
-SCHEDULER_NAMES = ("ddim", "ddpm", "dpm++", "euler", "euler-a", "lms", "pndm", "unipc")
+SCHEDULER_NAMES = ("ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc")
 
 
 def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
@@ -227,7 +228,7 @@ class Builder(datasets.ArrowBasedBuilder):
 
     def resolved(self) -> dict[str, Any]:
         """By field, what stands for a value that names files: their content."""
-        return {}
+        return {"checkpoint": fingerprint(self.config.checkpoint, self.config.revision)}
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
         """What a method adds to a sample's provenance."""

@@ -175,11 +175,7 @@ class D3S(Builder):
         if config.classes == "folders":
             self.classes = self._classes_from_folders()
         else:
-            default = (
-                config.classes
-                if isinstance(config.classes, str)
-                else (POCKET if config.checkpoint == POCKET else "imagenet")
-            )
+            default = self.CONFIGS[config.name].classes
             self.classes = read_nouns("classes", config.classes, "classes", default)
         if config.definitions:
             self.classes = define(self.classes, find_list("definitions", config.definitions, "classes"))
@@ -300,6 +296,7 @@ class D3S(Builder):
 
     def resolved(self) -> dict[str, Any]:
         content: dict[str, Any] = {
+            **super().resolved(),
             "classes": [[c.name, c.text, c.definition] for c in self.classes],
             "backgrounds": [[b.name, b.text] for b in self.backgrounds],
             "definitions": None,
@@ -371,7 +368,28 @@ class D3S(Builder):
                     shortened[noun.name] = definition
             return {"limit": limit, "shortened": shortened}
 
+        run_stage(stages, "sources", self.identity(), lambda folder: {"skipped": self.skipped()})
         self._shortened = run_stage(stages, "prompts", {"identity": self.identity(), "limit": limit}, work)["shortened"]
+
+    def skipped(self) -> list[list[str]]:
+        """The source files that can't be read, as `folder/name`, and why."""
+        banks = {"paste": ("cutouts", "scenes"), "photograph": ("photographs",), "none": ()}[self.config.guide]
+        found = {
+            f"{path.parent.name}/{path.name}": reason
+            for name in banks
+            for bank in getattr(self, name).values()
+            for path, reason in bank.skipped
+        }
+        return [list(pair) for pair in sorted(found.items())]
+
+    def done_message(self, out: Path) -> str:
+        skipped = self.skipped()
+        lines = [f"  {name}: {reason}" for name, reason in skipped[:5]]
+        if len(skipped) > 5:
+            lines.append(f"  … all in {out}/_figureground/stages/sources/done.json")
+        return super().done_message(out) + "".join(
+            f"\n{line}" for line in [f"{len(skipped)} source files were skipped:", *lines] if skipped
+        )
 
     def _prompt_grounds(self) -> list[Noun | None]:
         return [None if b.name == UNKNOWN else b for b in self.backgrounds]

@@ -44,7 +44,7 @@ class Item:
     """One cut-out or template."""
 
     id: str
-    """`{folder}/{file name}@{first 12 digits of the hash}`."""
+    """`{folder}/{file name}@{first 12 digits of the hash}`, the folder below the bank's directory."""
     path: Path
     sha256: str
     """Of the picture file's bytes."""
@@ -76,7 +76,7 @@ class Bank:
 
         Args:
             directory: Holds a folder for each class.
-            names: Class names, in label order.
+            names: Class names, in label order; or folders below folders, as `bird/forest`.
             what: What the pictures are, for messages.
             aliases: Class name to other names that its folder may have, such as a WordNet id.
             min_per_name: How many readable, different pictures each class must have.
@@ -92,7 +92,7 @@ class Bank:
         items: dict[str, tuple[Item, ...]] = {}
         skipped: list[tuple[Path, str]] = []
         for name in tqdm(names, desc=f"reading {what}", unit="class", delay=3, disable=None, leave=False):
-            items[name], unreadable = _read_folder(folders[name])
+            items[name], unreadable = _read_folder(folders[name], directory)
             skipped += unreadable
         few = [name for name in names if len(items[name]) < max(1, min_per_name)]
         if few:
@@ -165,7 +165,8 @@ def _match_folders(
     missing = []
     for name in names:
         wanted = [name, *aliases.get(name, ())]
-        candidates = [exact[each] for each in wanted if each in exact][:1]
+        candidates = [directory / name] if "/" in name and (directory / name).is_dir() else []
+        candidates = candidates or [exact[each] for each in wanted if each in exact][:1]
         candidates = candidates or next((loose[_loosely(each)] for each in wanted if _loosely(each) in loose), [])
         if len(candidates) > 1:
             both = " and ".join(str(path) for path in candidates)
@@ -191,7 +192,7 @@ def _match_folders(
     return found
 
 
-def _read_folder(folder: Path) -> tuple[tuple[Item, ...], list[tuple[Path, str]]]:
+def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[tuple[Path, str]]]:
     """A class's pictures, ordered by content, and the files that can't be read."""
     by_content: dict[str, Item] = {}
     skipped: list[tuple[Path, str]] = []
@@ -207,7 +208,8 @@ def _read_folder(folder: Path) -> tuple[tuple[Item, ...], list[tuple[Path, str]]
         except OSError as error:
             skipped.append((path, error.strerror or str(error)))
             continue
-        by_content.setdefault(sha256, Item(f"{folder.name}/{path.name}@{sha256[:12]}", path, sha256, mask_sha256))
+        id = f"{path.relative_to(directory).as_posix()}@{sha256[:12]}"
+        by_content.setdefault(sha256, Item(id, path, sha256, mask_sha256))
     return tuple(by_content[sha256] for sha256 in sorted(by_content)), skipped
 
 

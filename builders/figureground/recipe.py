@@ -68,22 +68,26 @@ def _from_file(value: Any, folder: Path) -> Any:
     """A value as found in a file in `folder`; what exists there as a path is made relative to here."""
     if isinstance(value, Mapping):
         return {k: _from_file(v, folder) for k, v in value.items()}
-    if isinstance(value, str) and _is_path(value) and not Path(value).is_absolute() and (folder / value).exists():
+    if isinstance(value, str) and _names_a_file(value) and not Path(value).is_absolute() and (folder / value).exists():
         return os.path.relpath(folder / value)
     return value
-
-
-def _is_path(value: str) -> bool:
-    return "/" in value or value.startswith(".") or Path(value).suffix.lower() in (".csv", ".txt", ".yaml")
 
 
 def for_file(value: Any, folder: Path) -> Any:
     """The inverse of what `read_recipe` does: paths become relative to `folder`."""
     if isinstance(value, Mapping):
         return {k: for_file(v, folder) for k, v in value.items()}
-    if isinstance(value, str) and Path(value).exists() and (_is_path(value) or Path(value).is_dir()):
+    if isinstance(value, str) and _names_a_file(value) and Path(value).exists():
+        return os.path.relpath(value, folder)
+    if isinstance(value, str) and _names_a_file(f"./{value}") and Path(value).is_dir():
         return os.path.relpath(value, folder)
     return value
+
+
+def _names_a_file(value: str) -> bool:
+    """Whether a text can be a path: prompts and definitions are none, and some are too long to ask the disk."""
+    looks = "/" in value or value.startswith(".") or Path(value).suffix.lower() in (".csv", ".txt", ".yaml")
+    return looks and len(value.encode()) < 1000 and all(len(part.encode()) < 256 for part in value.split("/"))
 
 
 def parse_setting(text: str) -> tuple[list[str], Any]:

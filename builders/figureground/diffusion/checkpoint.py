@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
-    LMSDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
@@ -25,7 +23,7 @@ from diffusers import (
 )
 
 from figureground.errors import FiguregroundError, listed
-from figureground.pocket import WEIGHTS
+from figureground.weights import fingerprint, local_directory
 
 SCHEDULERS = {
     "ddim": DDIMScheduler,
@@ -33,7 +31,6 @@ SCHEDULERS = {
     "dpm++": DPMSolverMultistepScheduler,
     "euler": EulerDiscreteScheduler,
     "euler-a": EulerAncestralDiscreteScheduler,
-    "lms": LMSDiscreteScheduler,
     "pndm": PNDMScheduler,
     "unipc": UniPCMultistepScheduler,
 }
@@ -71,49 +68,6 @@ class Checkpoint:
         """The tokenizers that read a prompt: one, or SDXL's two."""
         both = (self.text_to_image.tokenizer, getattr(self.text_to_image, "tokenizer_2", None))
         return [tokenizer for tokenizer in both if tokenizer is not None]
-
-
-def local_directory(checkpoint: str) -> Path | None:
-    """Where a checkpoint lies on this machine, or None for a Hub id.
-
-    Raises:
-        FiguregroundError: It looks like a path and isn't there.
-    """
-    if checkpoint == "pocket":
-        if not (WEIGHTS / "model_index.json").is_file():
-            raise FiguregroundError(
-                "checkpoint: the pocket model's weights are missing from this install. Reinstall figureground, or train "
-                "them: python -m figureground.pocket.train --out builders/figureground/pocket/weights"
-            )
-        return WEIGHTS
-    path = Path(checkpoint).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
-        raise FiguregroundError(
-            f"checkpoint: {checkpoint!r} is one file. Convert it to a directory first: "
-            f"StableDiffusionPipeline.from_single_file({path.name!r}).save_pretrained('converted')."
-        )
-    if checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1:
-        raise FiguregroundError(
-            f"checkpoint: there is no directory {checkpoint!r}. Give 'pocket', a diffusers directory, or a Hub id 'user/name'."
-        )
-    return None
-
-
-def fingerprint(checkpoint: str, revision: str | None) -> str:
-    """Names a checkpoint's content: `sha256:…` of a local one's files, the id and revision of one on the Hub."""
-    folder = local_directory(checkpoint)
-    if folder is None:
-        return f"{checkpoint}@{revision or 'main'}"
-    total = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (".json", ".safetensors", ".txt")):
-        relative = file.relative_to(folder)
-        if any(part.startswith(".") for part in relative.parts):
-            continue
-        with file.open("rb") as content:
-            total.update(f"{relative.as_posix()}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{total.hexdigest()}"
 
 
 def choose_device(device: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""Draws the pocket world's cut-outs and background templates as image files, as a user would bring photographs.
+"""Draws the pocket world's cut-outs, templates and photographs as image files, as a user would bring them.
 
 Run it with `python -m figureground.pocket.templates --out templates/pocket`.
 """
@@ -17,8 +17,9 @@ from figureground.pocket import world
 LICENSE = "Drawn by figureground; CC0-1.0 (https://creativecommons.org/publicdomain/zero/1.0/).\n"
 
 
-def draw_templates(out: Path, cutouts: int, backgrounds: int, size: int = world.SIZE) -> None:
-    """Writes `cutouts/<class>/<class>-00.png` (RGBA) and `backgrounds/<background>/<background>-00.png` (RGB).
+def draw_templates(out: Path, cutouts: int, backgrounds: int, photographs: int, size: int = world.SIZE) -> None:
+    """Writes `cutouts/<class>/*.png` (RGBA), `backgrounds/<background>/*.png` and
+    `photographs/<class>/<background>/*.png` (RGB), as `bird-00.png` and so on.
 
     Every picture has a generator of its own, so asking for more leaves the first ones as they are.
 
@@ -26,21 +27,28 @@ def draw_templates(out: Path, cutouts: int, backgrounds: int, size: int = world.
         out: Directory to write into.
         cutouts: How many for each foreground class.
         backgrounds: How many for each background.
+        photographs: How many for each class on each background.
         size: Edge in pixels.
     """
     for name in world.FOREGROUNDS:
         for i in range(cutouts):
             rng = world.generator(f"templates cutouts {name}", i)
-            _write(out / "cutouts", name, i, world.cutout(name, rng, size))
+            _write(out / "cutouts" / name, name, i, world.cutout(name, rng, size))
     for name in world.BACKGROUNDS:
         for i in range(backgrounds):
             rng = world.generator(f"templates backgrounds {name}", i)
-            _write(out / "backgrounds", name, i, world.render(None, name, None, rng, size).picture)
+            _write(out / "backgrounds" / name, name, i, world.render(None, name, None, rng, size).picture)
+    for name in world.FOREGROUNDS:
+        for scene in world.BACKGROUNDS:
+            for i in range(photographs):
+                rng = world.generator(f"templates photographs {name} {scene}", i)
+                picture = world.render(name, scene, None, rng, size).picture
+                _write(out / "photographs" / name / scene, f"{name}-{scene}", i, picture)
     (out / "LICENSE").write_text(LICENSE, encoding="utf-8")
 
 
 def _write(directory: Path, name: str, i: int, picture: Image.Image) -> None:
-    path = directory / name / f"{name}-{i:02d}.png"
+    path = directory / f"{name}-{i:02d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode(picture, "png"))
 
@@ -50,9 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory to write into")
     parser.add_argument("--cutouts", type=int, default=15, help="for each foreground class (%(default)s)")
     parser.add_argument("--backgrounds", type=int, default=15, help="for each background (%(default)s)")
+    parser.add_argument("--photographs", type=int, default=3, help="for each class on each background (%(default)s)")
     parser.add_argument("--size", type=int, default=world.SIZE, help="edge in pixels (%(default)s)")
     options = parser.parse_args(arguments)
-    draw_templates(options.out, options.cutouts, options.backgrounds, options.size)
+    draw_templates(options.out, options.cutouts, options.backgrounds, options.photographs, options.size)
 
 
 if __name__ == "__main__":

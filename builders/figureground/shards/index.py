@@ -21,6 +21,7 @@ from figureground.shards.writer import (
     lock,
     remove_locks,
     replace_text,
+    to_text,
 )
 
 INDEX = "_figureground/index.json"
@@ -80,7 +81,7 @@ def finish(
     index = summarise(directory, shards, formats)
     clean_stale(directory)
     with lock(directory / INDEX_LOCK, wait=True):
-        replace_text(directory / INDEX, json.dumps(index, indent=1) + "\n")
+        replace_text(directory / INDEX, to_text(index))
         # The card comes last, for it announces the dataset.
         card.write(directory, columns, index, recipe, facts, formats=formats, image_format=image_format)
         (directory / INDEX_LOCK).unlink(missing_ok=True)

@@ -273,7 +273,7 @@ def write_encoded(
         "images_per_second": round(samples / seconds, 3) if seconds else 0.0,
     }
     try:
-        create_text(directory / shard.path("marker"), json.dumps(marker, indent=1) + "\n")
+        create_text(directory / shard.path("marker"), to_text(marker))
     except FileExistsError:
         done: dict[str, Any] = json.loads((directory / shard.path("marker")).read_text())
         if done["files"] != files:
@@ -588,6 +588,12 @@ def replace_text(path: Path, text: str) -> None:
     """Writes a file so that readers see the old one or the new one, whole."""
     with _written(path, text) as temporary:
         os.replace(temporary, path)
+
+
+def to_text(document: Mapping[str, Any]) -> str:
+    """JSON for machines that people can look into: one line a key."""
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in document.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def create_text(path: Path, text: str) -> None:

@@ -1,0 +1,32 @@
+# make demo    builds a D3S dataset with the pocket model into out/d3s and draws its preview
+# make test    lint, types, all tests
+# The first run makes .venv and installs the pinned versions. PYTHON chooses the interpreter (3.11 to 3.13).
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: demo test lint format install
+
+demo: install
+	$(BIN)/figureground build d3s --out out/d3s
+	$(BIN)/figureground show out/d3s
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,444 @@
+"""How faithful the pocket model is: `python benchmarks/fidelity.py`.
+
+Measures, on draws and seeds that training never saw: what an autoencoder round trip costs in PSNR and in
+what classifiers see; what an oracle, trained on drawn pictures alone, reads in generated ones and in a
+built dataset; and the Fréchet distance between generated and drawn pictures. Prints a table and writes
+JSON. Nothing measured here chooses what is kept or tunes the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from datasets import DatasetDict, load_dataset
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from oracle import HEADS, NOTHING, Answers, Classifier, Settings, blurred, draw_many, pixels, trained
+from PIL import Image
+from tqdm import tqdm
+
+from figureground.pocket import WEIGHTS, captions, world
+from figureground.sample import derive_seed
+
+ROOT = Path(__file__).resolve().parent.parent
+BLUR = 1.0
+"""Standard deviation in pixels of the blur that the oracle is tested with."""
+LIBRARIES = ("torch", "diffusers", "transformers", "datasets", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number, and what is asked of it."""
+
+    name: str
+    value: float
+    unit: str
+    count: int
+    """How many pictures it was measured on."""
+    at_least: float | None = None
+    below: float | None = None
+
+    @property
+    def target(self) -> str:
+        if self.at_least is not None:
+            return f">= {self.at_least:g} {self.unit}"
+        return f"< {self.below:g} {self.unit}" if self.below is not None else "-"
+
+    @property
+    def verdict(self) -> str:
+        """`OK`, by how much it falls short or goes over, or nothing if nothing is asked."""
+        if self.at_least is not None:
+            gap = self.at_least - self.value
+            return "OK" if gap <= 0 else f"short by {gap:.2f}"
+        if self.below is not None:
+            gap = self.value - self.below
+            return "OK" if gap < 0 else f"over by {gap:.2f}"
+        return ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was read in the pictures of each class."""
+
+    name: str
+    classes: dict[str, Counter[str]]
+    """For each true name, how often each name was read."""
+
+    @property
+    def count(self) -> int:
+        return sum(counts.total() for counts in self.classes.values())
+
+    @property
+    def share_right(self) -> float:
+        """In per cent."""
+        return 100 * sum(counts[true] for true, counts in self.classes.items()) / self.count
+
+
+class Prompted(NamedTuple):
+    """A prompt and what it names; for each of these None if it doesn't."""
+
+    text: str
+    foreground: str | None
+    background: str | None
+    prop: str | None
+
+
+# --- the autoencoder --------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def round_trip(vae: AutoencoderKL, pictures: np.ndarray) -> np.ndarray:
+    """Encodes (to the posterior's mean) and decodes uint8 pictures (n, 3, h, w)."""
+    made = []
+    for start in tqdm(range(0, len(pictures), 32), desc="round trip", unit="batch", disable=None, leave=False):
+        x = torch.from_numpy(pictures[start : start + 32]).to(vae.device).float() / 127.5 - 1
+        y = vae.decode(vae.encode(x).latent_dist.mean).sample
+        made.append(((y + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy())
+    return np.concatenate(made)
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB of each uint8 picture (n, 3, h, w)."""
+    error = np.square(one.astype(np.float64) - other).mean((1, 2, 3))
+    return 10 * np.log10(255**2 / np.maximum(error, 1 / 12))  # 1 / 12: what rounding to 8 bits costs
+
+
+def measure_autoencoder(vae: AutoencoderKL, classifier: Classifier, count: int, seed: int) -> list[Measure]:
+    """PSNR of a round trip, and how often the classifier's answers survive it."""
+    drawn = draw_many(count, world.generator("fidelity round trip, held out", seed))
+    returned = round_trip(vae, drawn.pictures)
+    before, after = classifier.read(drawn.pictures).labels, classifier.read(returned).labels
+    rows = [Measure("VAE reconstruction, PSNR", float(psnr(drawn.pictures, returned).mean()), "dB", count, at_least=30)]
+    for i, (head, known) in enumerate(HEADS.items()):
+        # Without a prop there is no look to lose.
+        asked = drawn.labels[:, i] != known.index(NOTHING) if head == "look" else np.ones(count, bool)
+        of = int(asked.sum())
+        changed = 100 * float((before[asked, i] != after[asked, i]).mean())
+        right = 100 * float((before[asked, i] == drawn.labels[asked, i]).mean())
+        right_after = 100 * float((after[asked, i] == drawn.labels[asked, i]).mean())
+        rows += [
+            Measure(f"round trip changes {head}", changed, "%", of, below=5 if head == "look" else 2),
+            Measure(f"  classifier right on drawings: {head}", right, "%", of),
+            Measure(f"  and after the round trip: {head}", right_after, "%", of),
+        ]
+    return rows
+
+
+# --- the oracle -------------------------------------------------------------------------------------
+
+
+def measure_oracle(oracle: Classifier, count: int, seed: int) -> list[Measure]:
+    """How often the oracle is right on held-out drawings, sharp and blurred, and with pasted cut-outs."""
+    rows = []
+    for where, pasted in (("drawings", 0.0), ("pasted cut-outs", 1.0)):
+        drawn = draw_many(count, world.generator(f"fidelity oracle, held out {where}", seed), pasted)
+        for look, pictures in (("", drawn.pictures), (", blurred", blurred(drawn.pictures, BLUR))):
+            right = 100 * (oracle.read(pictures).labels == drawn.labels).mean(0)
+            for head, value in zip(HEADS, right, strict=True):
+                asked = 99.5 if head in ("foreground", "background") and not pasted else None
+                rows.append(Measure(f"oracle on {where}{look}: {head}", float(value), "%", count, at_least=asked))
+    return rows
+
+
+def tabulate(name: str, head: str, wanted: list[str | None], answers: Answers) -> Table:
+    """Counts what the oracle read for each wanted name; pictures without a wanted name are left out."""
+    known = HEADS[head]
+    read = answers.labels[:, list(HEADS).index(head)]
+    classes: dict[str, Counter[str]] = {k: Counter() for k in known if k in wanted}
+    for true, i in zip(wanted, read, strict=True):
+        if true is not None:
+            classes[true][known[i]] += 1
+    return Table(name, classes)
+
+
+def print_table(table: Table) -> None:
+    """Right per class, then who was taken for whom."""
+    print(f"\n{table.name}: {table.share_right:.2f} % of {table.count} right")
+    wrong: Counter[tuple[str, str]] = Counter()
+    for true, counts in table.classes.items():
+        others = [(read, n) for read, n in counts.most_common() if read != true]
+        wrong.update({(true, read): n for read, n in others})
+        said = "  ".join(f"{read} {n}" for read, n in others)
+        share = 100 * counts[true] / counts.total()
+        print(f"  {true:<10} {counts[true]:>5} of {counts.total():<5} {share:6.1f} %   {said}")
+    if wrong:
+        print("  confusions: " + ", ".join(f"{true} read as {read} {n}" for (true, read), n in wrong.most_common(20)))
+
+
+# --- text to image ----------------------------------------------------------------------------------
+
+
+def cell_prompts(per_cell: int) -> list[Prompted]:
+    """Every foreground on every background; every other prompt holds the foreground's definition."""
+    prompts = []
+    for f, foreground in enumerate(world.FOREGROUNDS):
+        for b, (background, phrase) in enumerate(captions.PHRASES.items()):
+            for i in range(per_cell):
+                definition = f", {captions.DEFINITIONS[foreground]}" if (f + b + i) % 2 else ""
+                text = f"a photo of a {foreground}{definition}, {phrase}"
+                prompts.append(Prompted(text, foreground, background, None))
+    return prompts
+
+
+def prop_prompts(per_pair: int, with_foreground: bool) -> list[Prompted]:
+    """Every prop `per_pair` times with every foreground, or with none on every background."""
+    prompts = []
+    for p, prop in enumerate(world.PROPS):
+        for i, foreground in enumerate(world.FOREGROUNDS if with_foreground else [None] * len(world.BACKGROUNDS)):
+            for j in range(per_pair):
+                background = world.BACKGROUNDS[(i + 3 * j + p) % len(world.BACKGROUNDS)]
+                subject = f"{foreground} with a {prop}" if foreground else prop
+                text = f"a photo of a {subject}, {captions.PHRASES[background]}"
+                prompts.append(Prompted(text, foreground, background, prop))
+    return prompts
+
+
+def open_pipeline(checkpoint: Path, device: str) -> StableDiffusionPipeline:
+    """Opens a checkpoint in float32 with DDIM.
+
+    Raises:
+        FileNotFoundError: The directory holds no checkpoint.
+    """
+    if not (checkpoint / "model_index.json").exists():
+        raise FileNotFoundError(
+            f"{checkpoint} holds no checkpoint (no model_index.json). Name one with --checkpoint, "
+            "or train one: python -m figureground.pocket.train"
+        )
+    pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, dtype=torch.float32).to(device)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def generate(
+    pipeline: StableDiffusionPipeline, prompts: list[Prompted], purpose: str, seed: int, steps: int, guidance: float
+) -> np.ndarray:
+    """One picture a prompt, uint8 (n, 3, size, size), each from a seed of its own."""
+    made = []
+    batch = 16 if pipeline.device.type == "cpu" else 100
+    with tqdm(total=len(prompts), desc=purpose, unit="picture", disable=None, leave=False) as bar:
+        for start in range(0, len(prompts), batch):
+            texts = [p.text for p in prompts[start : start + batch]]
+            seeds = [derive_seed(seed, "fidelity", purpose, str(start + i)) for i in range(len(texts))]
+            generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
+            images = pipeline(texts, num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
+            made += [pixels(image) for image in images]
+            bar.update(len(texts))
+    return np.stack(made)
+
+
+def read_prompted(what: str, prompts: list[Prompted], answers: Answers) -> list[Table]:
+    """One table for each factor that some prompt names."""
+    tables = []
+    for head in ("foreground", "background", "prop"):
+        wanted = [getattr(p, head) for p in prompts]
+        if any(wanted):
+            tables.append(tabulate(f"{what}: {head}", head, wanted, answers))
+    return tables
+
+
+def save_misread(prompts: list[Prompted], pictures: np.ndarray, answers: Answers, path: Path) -> None:
+    """A sheet of up to 100 pictures in which something that the prompt names was not read, for the eye."""
+    rows = []
+    for head in ("foreground", "background", "prop"):
+        read = [HEADS[head][i] for i in answers.labels[:, list(HEADS).index(head)]]
+        rows.append([getattr(p, head) not in (None, r) for p, r in zip(prompts, read, strict=True)])
+    wrong = np.flatnonzero(np.any(rows, axis=0))[:100]
+    edge = 2 * world.SIZE
+    sheet = Image.new("RGB", (10 * edge, max(1, -(-len(wrong) // 10)) * edge))
+    for i, j in enumerate(wrong):
+        picture = Image.fromarray(pictures[j].transpose(1, 2, 0)).resize((edge, edge), Image.Resampling.NEAREST)
+        sheet.paste(picture, (i % 10 * edge, i // 10 * edge))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+# --- distance ---------------------------------------------------------------------------------------
+
+
+def _root(matrix: np.ndarray) -> np.ndarray:
+    """The symmetric square root of a positive semi-definite matrix."""
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def frechet(one: np.ndarray, other: np.ndarray) -> float:
+    """Fréchet distance of the Gaussians fitted to two sets of features (n, d) (Heusel et al. 2017).
+
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), the last trace through the symmetric
+    C1^(1/2) C2 C1^(1/2), which has the same eigenvalues as C1 C2.
+    """
+    mean = np.square(one.mean(0) - other.mean(0)).sum()
+    first, second = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
+    root = _root(first)
+    shared = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ second @ root), 0)).sum()
+    return float(mean + np.trace(first) + np.trace(second) - 2 * shared)
+
+
+def draw_like(prompts: list[Prompted], rng: np.random.Generator) -> np.ndarray:
+    """Draws what each prompt names, uint8 (n, 3, size, size)."""
+    return np.stack([pixels(world.render(p.foreground, p.background, p.prop, rng).picture) for p in prompts])
+
+
+def measure_distance(oracle: Classifier, prompts: list[Prompted], generated: Answers, seed: int) -> list[Measure]:
+    """Fréchet distance from drawn pictures, of the generated ones and of as many other drawn ones."""
+    drawn, again = (
+        oracle.read(draw_like(prompts, world.generator(f"fidelity distance {i}", seed))).features for i in (0, 1)
+    )
+    return [
+        Measure("Fréchet distance, generated to drawn", frechet(generated.features, drawn), "", len(prompts)),
+        Measure("Fréchet distance, drawn to other drawn", frechet(again, drawn), "", len(prompts)),
+    ]
+
+
+# --- a built dataset --------------------------------------------------------------------------------
+
+
+def read_dataset(oracle: Classifier, directory: Path) -> tuple[list[Measure], list[Table]]:
+    """Reads every split of a D3S set of pocket classes, built with `figureground build d3s`.
+
+    Raises:
+        ValueError: The set has a class that the pocket world doesn't draw.
+    """
+    dataset = load_dataset(str(directory))
+    assert isinstance(dataset, DatasetDict)
+    wanted: dict[str, list[str | None]] = {"foreground": [], "background": []}
+    splits: list[str] = []
+    pictures = []
+    for split, rows in dataset.items():
+        for head, values in wanted.items():
+            names = rows.features[head].names
+            unknown = [name for name in names if name not in HEADS[head]]
+            if unknown:
+                raise ValueError(
+                    f"{directory}, column {head!r}: the oracle knows the pocket world alone, not "
+                    f"{', '.join(unknown[:5])}; give --dataset a set that was built with the config `pocket`."
+                )
+            values += [names[i] for i in rows[head]]
+        splits += [str(split)] * len(rows)
+        pictures += [pixels(row["image"]) for row in tqdm(rows, desc=str(split), disable=None, leave=False)]
+    answers = oracle.read(np.stack(pictures))
+    tables, measures = [], []
+    for head, at_least in (("foreground", 97), ("background", 99)):
+        table = tabulate(f"D3S set: {head}", head, wanted[head], answers)
+        tables.append(table)
+        measures.append(Measure(table.name, table.share_right, "%", table.count, at_least=at_least))
+        for split in dataset:
+            some = [name if s == split else None for name, s in zip(wanted[head], splits, strict=True)]
+            part = tabulate(f"  {split}: {head}", head, some, answers)
+            measures.append(Measure(part.name, part.share_right, "%", part.count))
+    return measures, tables
+
+
+# --- report -----------------------------------------------------------------------------------------
+
+
+def print_measures(measures: list[Measure]) -> None:
+    wide = max(len(m.name) for m in measures)
+    print(f"\n{'':<{wide}}  {'measured':>11}  {'target':<12} {'pictures':>8}")
+    for m in measures:
+        print(f"{m.name:<{wide}}  {m.value:>8.2f} {m.unit:<2}  {m.target:<12} {m.count:>8}  {m.verdict}")
+
+
+def shown(argument: str) -> str:
+    """A command line argument as a report shows it: a path relative to the repository, or its name alone."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--checkpoint", type=Path, default=WEIGHTS, help="a checkpoint directory (default: the bundled one)")
+    add("--dataset", type=Path, help="a D3S set of pocket classes, to be read as well")
+    add("--out", type=Path, default=ROOT / "benchmarks" / "results" / "fidelity.json")
+    add("--cache", type=Path, default=ROOT / "out" / "fidelity", help="trained classifiers, sheets of misread pictures")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--seed", type=int, default=0, help="of the draws, the classifiers and the sampling")
+    add("--steps", type=int, default=25, help="DDIM steps")
+    add("--guidance", type=float, default=4.0, help="guidance scale")
+    add("--per-cell", type=int, default=5, help="generated pictures a cell, and a prop's cell")
+    add("--held-out", type=int, default=4000, help="drawings that the oracle is tested on")
+    add("--quick", action="store_true", help="one picture a cell, few drawings: to see that it runs")
+    args = parser.parse_args()
+    per_cell = 1 if args.quick else args.per_cell
+    held_out, returned = (400, 100) if args.quick else (args.held_out, max(1000, args.held_out // 2))
+
+    began = time.monotonic()
+    pipeline = open_pipeline(args.checkpoint, args.device)
+    classifier = trained("round-trip classifier", args.seed, args.cache, args.device)
+    oracle = trained("oracle", args.seed, args.cache, args.device)
+    print(f"classifiers ready after {time.monotonic() - began:.0f} s")
+
+    measures = measure_autoencoder(pipeline.vae, classifier, returned, args.seed)
+    print_measures(measures)
+    measures += (of_oracle := measure_oracle(oracle, held_out, args.seed))
+    print_measures(of_oracle)
+
+    tables: list[Table] = []
+    of_generated: list[Measure] = []
+    for what, prompts, targets in (
+        ("text to image", cell_prompts(per_cell), {"foreground": 97, "background": 99}),
+        ("text to image, foreground with prop", prop_prompts(per_cell, True), {"prop": 95}),
+        ("text to image, prop alone", prop_prompts(per_cell, False), {"prop": 95}),
+    ):
+        pictures = generate(pipeline, prompts, what, args.seed, args.steps, args.guidance)
+        answers = oracle.read(pictures)
+        save_misread(prompts, pictures, answers, args.cache / f"misread {what.replace(',', '')}.png".replace(" ", "-"))
+        for table in read_prompted(what, prompts, answers):
+            tables.append(table)
+            print_table(table)
+            at_least = targets.get(table.name.rpartition(": ")[2])
+            of_generated.append(Measure(table.name, table.share_right, "%", table.count, at_least=at_least))
+        if what == "text to image":
+            of_generated += measure_distance(oracle, prompts, answers, args.seed)
+    if args.dataset:
+        of_dataset, read = read_dataset(oracle, args.dataset)
+        for table in read:
+            print_table(table)
+        tables += read
+        of_generated += of_dataset
+    print_measures(of_generated)
+    measures += of_generated
+    missed = [m for m in measures if m.verdict not in ("", "OK")]
+    print(f"\n{sum(m.verdict == 'OK' for m in measures)} targets reached, {len(missed)} missed")
+    for m in missed:
+        print(f"  {m.name}: {m.value:.2f} {m.unit}, {m.verdict}")
+
+    report = {
+        "command": " ".join(["python benchmarks/fidelity.py", *map(shown, sys.argv[1:])]),
+        "settings": {
+            "seed": args.seed, "steps": args.steps, "guidance_scale": args.guidance, "scheduler": "DDIM",
+            "per_cell": per_cell, "held_out": held_out, "round_trips": returned, "blur": BLUR,
+            "classifiers": dataclasses.asdict(Settings()),
+        },
+        "machine": {
+            "device": torch.device(args.device).type, "cpu_cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "architecture": platform.machine(),
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "seconds": round(time.monotonic() - began),
+        "measures": [{**dataclasses.asdict(m), "verdict": m.verdict} for m in measures],
+        "tables": {table.name: {true: dict(counts) for true, counts in table.classes.items()} for table in tables},
+    }  # fmt: skip
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    print(f"Wrote {shown(str(args.out))}; misread pictures are in {shown(str(args.cache))}")
+
+
+if __name__ == "__main__":
+    main()

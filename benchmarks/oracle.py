@@ -1,0 +1,259 @@
+"""Small classifiers of drawn pictures: what the foreground, the background, the prop and its look are.
+
+They learn from pictures that the pocket world draws, never from generated ones, so they can judge what
+a model makes. A trained one is kept and used again as long as its settings, its seed, the world and
+the augmentation are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from figureground.pocket import captions, world
+
+NOTHING, PLAIN = "nothing", "plain"
+
+HEADS: dict[str, tuple[str, ...]] = {
+    "foreground": (*world.FOREGROUNDS, NOTHING),
+    "background": (*world.BACKGROUNDS, PLAIN),
+    "prop": (*world.PROPS, NOTHING),
+    "look": (*(f"{prop}:{look}" for prop in world.PROPS for look in range(world.LOOKS)), NOTHING),
+}
+"""What each head of a classifier tells apart, in label order; a look is that of a certain prop."""
+
+
+class Drawn(NamedTuple):
+    """Pictures and, for each of them, the label of every head."""
+
+    pictures: np.ndarray
+    """uint8 (n, 3, size, size)."""
+    labels: np.ndarray
+    """int64 (n, 4), in the order of `HEADS`."""
+
+
+class Answers(NamedTuple):
+    """What a classifier reads in pictures."""
+
+    labels: np.ndarray
+    """int64 (n, 4), in the order of `HEADS`."""
+    features: np.ndarray
+    """float64 (n, Settings.features), the layer before the heads."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a classifier is built and trained: AdamW, one cycle."""
+
+    widths: tuple[int, ...] = (24, 48, 96, 160)
+    features: int = 128
+    pool: int = 24_000
+    epochs: int = 10
+    batch: int = 64
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.02
+    pasted: float = 0.35
+    """Share of pictures in which a cut-out is pasted anywhere, cut by the edge too."""
+
+
+def label(foreground: str | None, background: str | None, prop: str | None) -> list[int]:
+    """The label of every head; `prop` with its look, as in `"flower:2"`."""
+    names = (foreground or NOTHING, background or PLAIN, (prop or NOTHING).partition(":")[0], prop or NOTHING)
+    return [known.index(name) for known, name in zip(HEADS.values(), names, strict=True)]
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    """uint8 (3, size, size), resized to what the classifiers read."""
+    if picture.size != (world.SIZE, world.SIZE):
+        picture = picture.resize((world.SIZE, world.SIZE), Image.Resampling.LANCZOS)
+    return np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+
+
+def _named(prop: str | None, rng: np.random.Generator) -> str | None:
+    return f"{prop}:{rng.integers(world.LOOKS)}" if prop else None
+
+
+def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
+    """A picture out of those that the pocket model is trained on, and its labels."""
+    foreground, background, prop, _ = captions.sample(rng)
+    prop = _named(prop, rng)
+    return pixels(world.render(foreground, background, prop, rng).picture), label(foreground, background, prop)
+
+
+def draw_pasted(rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
+    """A cut-out pasted on a scene wherever it falls, up to a sixth of it outside; a prop stays in view."""
+    foreground, background = str(rng.choice(world.FOREGROUNDS)), str(rng.choice(world.BACKGROUNDS))
+    prop = _named(str(rng.choice(world.PROPS)), rng) if rng.random() < 0.3 else None
+    while True:
+        scene = world.render(None, background, prop, rng)
+        edge = round(float(rng.uniform(0.34, 0.62)) * world.SIZE)
+        left, top = rng.integers(-edge // 6, world.SIZE - edge + edge // 6 + 1, 2).tolist()
+        cutout = world.cutout(foreground, rng, edge)
+        left_over = scene.prop.copy()
+        left_over.paste(0, (left, top), cutout.getchannel("A"))
+        if not prop or np.asarray(left_over).sum() > 0.6 * np.asarray(scene.prop).sum():
+            scene.picture.paste(cutout, (left, top), cutout)
+            return pixels(scene.picture), label(foreground, background, prop)
+
+
+def draw_many(count: int, rng: np.random.Generator, pasted: float = 0.0) -> Drawn:
+    """Draws `count` pictures, a share of them by `draw_pasted`."""
+    made = [
+        draw_pasted(rng) if rng.random() < pasted else draw(rng)
+        for _ in tqdm(range(count), desc="drawing", unit="pictures", disable=None, leave=False)
+    ]
+    return Drawn(np.stack([picture for picture, _ in made]), np.array([labels for _, labels in made]))
+
+
+def blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian blur of float pictures (n, 3, h, w); `sigma` in pixels."""
+    reach = max(1, round(3 * sigma))
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device) / sigma) ** 2)
+    weights = (weights / weights.sum()).repeat(3, 1, 1)
+    x = F.pad(x, (reach,) * 4, mode="reflect")
+    return F.conv2d(F.conv2d(x, weights[:, :, None], groups=3), weights[..., None], groups=3)
+
+
+def blurred(pictures: np.ndarray, sigma: float) -> np.ndarray:
+    """`blur` for uint8 pictures (n, 3, h, w)."""
+    return blur(torch.from_numpy(pictures).float(), sigma).round().clamp(0, 255).byte().numpy()
+
+
+def _jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(picture.transpose(1, 2, 0)).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file)).transpose(2, 0, 1)
+
+
+def augment(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Ordinary augmentation of uint8 pictures (n, 3, h, w): flips, slight blur, noise, JPEG."""
+    count = len(pictures)
+    mirrored = rng.random(count) < 0.5
+    x = np.where(mirrored[:, None, None, None], pictures[..., ::-1], pictures)
+    soft = rng.random(count) < 0.4
+    if soft.any():
+        x[soft] = blurred(x[soft], float(rng.uniform(0.3, 1.4)))
+    noisy = rng.random(count) < 0.3
+    noise = rng.normal(0, rng.uniform(1, 8), x[noisy].shape)
+    x[noisy] = np.clip(np.rint(x[noisy] + noise), 0, 255)
+    for i in np.flatnonzero(rng.random(count) < 0.3):
+        x[i] = _jpeg(x[i], int(rng.integers(60, 96)))
+    return x
+
+
+class Classifier(nn.Module):
+    """A small convolutional net with one head for each of `HEADS`."""
+
+    def __init__(self, settings: Settings):
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for i, width in enumerate(settings.widths):
+            # The first layer has few channels on many pixels, the last few pixels: one convolution each.
+            for stride in (2,) if i in (0, len(settings.widths) - 1) else (2, 1):
+                layers += [
+                    nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+                ]  # fmt: skip
+                before = width
+        self.body = nn.Sequential(*layers)
+        self.mix = nn.Sequential(nn.Linear(2 * before, settings.features), nn.ReLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(settings.features, len(known)) for name, known in HEADS.items()})
+        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)  # twice as fast on a CPU
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Takes pictures in -1..1, (n, 3, size, size); returns (n, Settings.features)."""
+        x = self.body(x.contiguous(memory_format=torch.channels_last))
+        return self.mix(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Takes pictures in -1..1; returns the logits of every head."""
+        features = self.features(x)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    @torch.inference_mode()
+    def read(self, pictures: np.ndarray) -> Answers:
+        """Takes uint8 pictures (n, 3, size, size); `NOTHING` and `PLAIN` are among the answers."""
+        device = next(self.parameters()).device
+        labels, features = [], []
+        for start in range(0, len(pictures), 128):
+            seen = self.features(_signed(pictures[start : start + 128], device))
+            labels.append(torch.stack([head(seen).argmax(1) for head in self.heads.values()], 1).cpu())
+            features.append(seen.double().cpu())
+        return Answers(torch.cat(labels).numpy(), torch.cat(features).numpy())
+
+
+def _signed(pictures: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    return torch.from_numpy(pictures).to(device).float().div_(127.5).sub_(1)
+
+
+def _batches(drawn: Drawn, settings: Settings, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The pictures in a new order, augmented; what does not fill a batch waits for the next epoch."""
+    order = rng.permutation(len(drawn.pictures))
+    for start in range(0, len(order) - settings.batch + 1, settings.batch):
+        picked = order[start : start + settings.batch]
+        yield augment(drawn.pictures[picked], rng), drawn.labels[picked]
+
+
+def train(purpose: str, seed: int, device: str, settings: Settings) -> Classifier:
+    """Draws pictures and trains a classifier on them; `purpose` and `seed` decide draws and weights."""
+    rng = world.generator(f"fidelity {purpose}", seed)
+    torch.manual_seed(int(rng.integers(2**31)))
+    drawn = draw_many(settings.pool, rng, settings.pasted)
+    model = Classifier(settings).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
+    steps = settings.epochs * (settings.pool // settings.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=settings.learning_rate, total_steps=steps, pct_start=0.15
+    )
+    with tqdm(total=steps, desc=purpose, unit="step", mininterval=2, disable=None) as bar:
+        for _ in range(settings.epochs):
+            for pictures, labels in _batches(drawn, settings, rng):
+                with torch.autocast(torch.device(device).type, torch.bfloat16):
+                    logits = model(_signed(pictures, device))
+                wanted = torch.from_numpy(labels).to(device).unbind(1)
+                losses = [F.cross_entropy(logits[name].float(), y) for name, y in zip(HEADS, wanted, strict=True)]
+                optimizer.zero_grad(set_to_none=True)
+                torch.stack(losses).sum().backward()
+                optimizer.step()
+                schedule.step()
+                bar.update()
+    return model.eval()
+
+
+def _fingerprint(purpose: str, seed: int, settings: Settings) -> str:
+    """Changes with everything that training depends on: settings, net, what is drawn, how it is augmented."""
+    rng = world.generator("fidelity fingerprint", seed)
+    drawn = draw_many(64, rng, settings.pasted)
+    changed = augment(drawn.pictures, rng)
+    # Rounded, because the last bit of a blur varies with threads and machines.
+    summary = [round(float(value), 1) for value in (changed.mean(), changed.std())]
+    said = json.dumps([purpose, seed, dataclasses.asdict(settings), HEADS, str(Classifier(settings)), summary])
+    return hashlib.sha256(said.encode() + drawn.pictures.tobytes() + drawn.labels.tobytes()).hexdigest()[:12]
+
+
+def trained(purpose: str, seed: int, cache: Path, device: str, settings: Settings | None = None) -> Classifier:
+    """The classifier of that purpose and seed: out of `cache`, or trained and put there."""
+    settings = settings or Settings()
+    path = cache / f"{purpose.replace(' ', '-')}-{_fingerprint(purpose, seed, settings)}.pt"
+    if path.exists():
+        model = Classifier(settings).to(device)
+        model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
+        return model.eval()
+    model = train(purpose, seed, device, settings)
+    cache.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+    return model

@@ -1,0 +1,123 @@
+"""Rendering: from Specs to Samples or Rejects, the same picture whatever the batch."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from figureground.diffusion.checkpoint import open_checkpoint
+from figureground.diffusion.render import Renderer, Sampling, find_batch_size, in_batches, why_reject
+from figureground.sample import Guide, Reject, Sample, Spec
+from tiny_checkpoints import KINDS, make_checkpoint, set_weights
+
+CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
+SAMPLING = Sampling(size=32, steps=4, strength=0.6, guidance_scale=3.0, batch_size=3)
+
+
+def spec(i, guided=True, prompt="a photo of a bird, on grass"):
+    return Spec(
+        f"train-0000-00-{i:05d}",
+        "train",
+        0,
+        0,
+        "bird",
+        "grass",
+        prompt,
+        1000 + i,
+        Guide("paste", "x") if guided else None,
+    )
+
+
+def guide(spec):
+    pixels = np.random.default_rng(spec.seed).integers(0, 255, (4, 4, 3), np.uint8)
+    return Image.fromarray(pixels).resize((32, 32)), Image.new("L", (32, 32), 255)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def checkpoint(request, tmp_path_factory):
+    return open_checkpoint(str(make_checkpoint(request.param, tmp_path_factory.mktemp(request.param))), **CPU)
+
+
+@pytest.fixture(scope="module")
+def sd1(tmp_path_factory):
+    return make_checkpoint("sd1", tmp_path_factory.mktemp("sd1"))
+
+
+def pictures(results):
+    return [np.asarray(r.image, np.int16) for r in results]
+
+
+def test_every_spec_ends_as_a_sample_in_order_ragged_batches_too(checkpoint):
+    specs = [spec(i) for i in range(4)]
+    results = list(Renderer(checkpoint, SAMPLING, guide).render(specs))
+    assert [r.spec for r in results] == specs
+    assert all(isinstance(r, Sample) and r.image.size == (32, 32) and r.image.mode == "RGB" for r in results)
+    assert all(r.guide.size == r.mask.size == (32, 32) for r in results)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_batches_of_1_and_of_8_give_the_same_picture_to_within_one_level(checkpoint, guided):
+    specs = [spec(i, guided, f"a photo of a {n}, in snow") for i, n in enumerate(["bird", "car", "mug", "fish", "cat"])]
+    by_size = [
+        pictures(Renderer(checkpoint, Sampling(32, 4, 0.6, 3.0, batch_size=n), guide).render(specs)) for n in (1, 8)
+    ]
+    for one, eight in zip(*by_size, strict=True):
+        assert np.abs(one - eight).max() <= 1
+    assert np.abs(by_size[0][0] - by_size[0][1]).max() > 1
+
+
+def test_a_picture_depends_on_its_own_seed_guide_and_prompt_alone(sd1):
+    opened = open_checkpoint(str(sd1), **CPU)
+    renderer = Renderer(opened, SAMPLING, guide)
+    alone = pictures(renderer.render([spec(5)]))[0]
+    among = pictures(renderer.render([spec(3), spec(4), spec(5), spec(6)]))[2]
+    assert np.abs(alone - among).max() <= 1
+
+
+def test_strength_decides_how_much_of_the_guide_is_left(sd1):
+    opened = open_checkpoint(str(sd1), **CPU)
+    guides = np.asarray(guide(spec(0))[0], np.int16)
+
+    def distance(strength):
+        sampling = Sampling(32, 10, strength, 1.0, batch_size=1)
+        return np.abs(pictures(Renderer(opened, sampling, guide).render([spec(0)]))[0] - guides).mean()
+
+    assert np.isfinite([distance(0.1), distance(1.0)]).all()
+    assert distance(0.1) != distance(1.0)
+
+
+def test_nan_weights_give_rejects_and_no_pictures(tmp_path):
+    folder = make_checkpoint("sd1", tmp_path)
+    set_weights(folder, "unet", float("nan"))
+    results = list(Renderer(open_checkpoint(str(folder), **CPU), SAMPLING, guide).render([spec(0), spec(1)]))
+    assert [(type(r), r.reason) for r in results] == [(Reject, "non-finite")] * 2
+
+
+def test_a_picture_that_shows_nothing_is_rejected_as_flat(tmp_path):
+    folder = make_checkpoint("sd1", tmp_path)
+    set_weights(folder, "vae", 0.0)
+    results = list(Renderer(open_checkpoint(str(folder), **CPU), SAMPLING, guide).render([spec(0, guided=False)]))
+    assert [r.reason for r in results] == ["flat"]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "flagged", "reason"),
+    [
+        (np.linspace(0, 1, 48).reshape(4, 4, 3), False, None),
+        (np.linspace(0, 1, 48).reshape(4, 4, 3), True, "safety-flagged"),
+        (np.full((4, 4, 3), 0.5), False, "flat"),
+        (np.full((4, 4, 3), np.nan), False, "non-finite"),
+    ],
+)
+def test_reasons(pixels, flagged, reason):
+    assert why_reject(pixels, flagged) == reason
+
+
+def test_batches_keep_order_and_never_mix_guided_and_unguided():
+    specs = [spec(0), spec(1), spec(2, False), spec(3), spec(4)]
+    assert [[s.key[-1] for s in batch] for batch in in_batches(specs, 2)] == [["0", "1"], ["2"], ["3", "4"]]
+
+
+def test_the_batch_size_found_is_the_same_each_time(sd1):
+    opened = open_checkpoint(str(sd1), **CPU)
+    assert find_batch_size(opened, SAMPLING) == find_batch_size(opened, SAMPLING) >= 1

@@ -1,0 +1,199 @@
+"""The D3S builder's plan: what each image starts from, and what is refused before any weight is loaded."""
+
+import shutil
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from figureground import D3S
+from figureground.errors import FiguregroundError, RecipeError
+from figureground.resources import resource
+
+CUTOUTS, SCENES = resource("templates/pocket/cutouts"), resource("templates/pocket/backgrounds")
+
+
+def specs(builder):
+    plan = builder.plan()
+    return [spec for shard in plan.shards() for spec in plan.specs(shard)]
+
+
+def make_pictures(root: Path, folders: dict[str, int]) -> Path:
+    """Directories of different plain pictures; a folder's name and how many."""
+    for n, (folder, count) in enumerate(folders.items()):
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (8, 8), (n, i, 99)).save(root / folder / f"{i}.png")
+    return root
+
+
+def test_the_demo_has_600_images_and_every_cell_alike():
+    made = specs(D3S("pocket"))
+    assert Counter(s.split for s in made) == {"train": 500, "validation": 100}
+    assert set(Counter((s.split, s.foreground, s.background) for s in made).values()) == {5, 1}
+
+
+def test_imagenet_is_d3s_as_its_authors_set_it():
+    config = D3S("imagenet").config
+    assert (config.checkpoint, config.size, config.scheduler, config.steps, config.eta) == (
+        "CompVis/stable-diffusion-v1-4",
+        512,
+        "ddim",
+        50,
+        0,
+    )
+    assert (config.strength, config.guidance_scale, config.negative_prompt) == (0.9, 5.0, "")
+    assert (config.paste, config.cutout_scale, config.position) == ("square", 0.4, "uniform")
+    assert config.per_cell == {"train": 10, "validation": 2}
+    assert D3S("imagenet").plan().totals() == {"train": 100_000, "validation": 20_000}
+
+
+def test_validation_shares_no_cutout_and_no_template_with_training():
+    used = defaultdict(set)
+    for s in specs(D3S("pocket", per_cell={"train": 20, "validation": 20})):
+        used[s.split] |= {s.guide.cutout.split("@")[1], s.guide.template.split("@")[1]}
+    assert used["train"]
+    assert used["train"].isdisjoint(used["validation"])
+
+
+def test_guides_are_of_the_right_class_and_background_and_inside_the_canvas():
+    for s in specs(D3S("pocket")):
+        assert s.guide.cutout.startswith(s.foreground_name + "/")
+        assert s.guide.template.startswith(s.background_name + "/")
+        left, top, right, bottom = s.guide.box
+        assert 0 <= left < right <= 64
+        assert 0 <= top < bottom <= 64
+        assert s.prompt.startswith(f"a photo of a {s.foreground_name}, ")
+
+
+def test_matched_foregrounds_are_the_same_on_every_background():
+    builder = D3S("pocket", match="foreground")
+    objects = defaultdict(set)
+    for s in specs(builder):
+        objects[s.split, s.foreground, s.key[-5:]].add((s.guide.cutout, s.guide.box, s.guide.flip, s.seed))
+    assert {len(o) for o in objects.values()} == {1}
+    assert len(objects) == 60
+    matched = [s for s in specs(builder) if s.split == "train" and s.foreground == 0 and s.key.endswith("00000")]
+    masks = {builder.load_guide(s)[1].tobytes() for s in matched}
+    assert len(matched) == 10
+    assert len(masks) == 1
+
+
+def test_recipes_that_differ_in_strength_give_paired_images():
+    low, high = (specs(D3S("pocket", strength=s)) for s in (0.5, 0.9))
+    assert low == high
+
+
+def test_controls_start_from_nothing_or_from_photographs():
+    assert all(s.guide is None for s in specs(D3S("pocket-text-only")))
+    for name, strength in (("reconstruction", 0.2), ("same-background", 0.7)):
+        builder = D3S(f"pocket-{name}")
+        assert builder.config.strength == strength
+        made = specs(builder)
+        assert {(s.foreground, s.background) for s in made} == {(f, b) for f in range(10) for b in range(10)}
+        assert {s.guide.kind for s in made} == {"photograph"}
+        by_split = [{s.guide.cutout for s in made if s.split == split} for split in ("train", "validation")]
+        assert by_split[0].isdisjoint(by_split[1])
+
+
+def test_photographs_without_known_background_are_labelled_unknown(tmp_path):
+    photographs = make_pictures(tmp_path, {"bird": 3, "car": 3})
+    builder = D3S(
+        "reconstruction", photographs=str(photographs), classes={"bird": "", "car": ""}, checkpoint="pocket", size=64
+    )
+    assert builder.columns().backgrounds == ["unknown"]
+    assert {s.prompt for s in specs(builder)} == {"a photo of a bird", "a photo of a car"}
+    with pytest.raises(RecipeError, match="train would have no image"):
+        D3S("same-background", photographs=str(photographs), classes={"bird": "", "car": ""})
+
+
+def test_ones_own_directories_with_classes_named_by_their_folders(tmp_path):
+    cutouts = make_pictures(tmp_path / "c", {"tea_pot": 3, "Kaffeekanne ä": 3})
+    scenes = make_pictures(tmp_path / "t", {"beach": 2, "grass": 2})
+    builder = D3S(
+        "imagenet",
+        cutouts=str(cutouts),
+        templates=str(scenes),
+        classes="folders",
+        backgrounds={"beach": "on the beach", "grass": "on grass"},
+    )
+    prompts = {s.prompt for s in specs(builder)}
+    assert "a photo of a tea pot, on the beach" in prompts
+    assert "a photo of a Kaffeekanne ä, on grass" in prompts
+
+
+def test_class_folders_may_be_named_by_wordnet_id(tmp_path):
+    cutouts = make_pictures(tmp_path / "c", {"n01440764": 2, "goldfish": 2})
+    builder = D3S("imagenet", classes=["tench", "goldfish"], cutouts=str(cutouts), templates="pocket")
+    assert {s.guide.cutout.split("/")[0] for s in specs(builder) if s.foreground_name == "tench"} == {"n01440764"}
+
+
+def test_directories_by_split_that_share_a_file_are_refused(tmp_path):
+    for split in ("train", "validation"):
+        shutil.copytree(CUTOUTS, tmp_path / split)
+    with pytest.raises(FiguregroundError, match="used by two splits"):
+        D3S("pocket", cutouts={"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")})
+
+
+def test_the_recipe_does_not_depend_on_where_the_pictures_lie(tmp_path):
+    shutil.copytree(CUTOUTS, tmp_path / "elsewhere")
+    assert (
+        D3S("pocket", cutouts=str(tmp_path / "elsewhere")).resolved()["cutouts"] == D3S("pocket").resolved()["cutouts"]
+    )
+    next((tmp_path / "elsewhere" / "bird").glob("*.png")).unlink()
+    assert (
+        D3S("pocket", cutouts=str(tmp_path / "elsewhere")).resolved()["cutouts"] != D3S("pocket").resolved()["cutouts"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"strenght": 0.5}, "strenght: d3s has no such field, did you mean 'strength'"),
+        ({"strength": 1.5}, r"strength: 1\.5 is not a number from 0 to 1"),
+        ({"strength": "high"}, "strength: 'high' is not a number"),
+        ({"steps": 10, "strength": 0.05}, "less than one step"),
+        ({"steps": 0}, "steps: 0 is not a whole number of at least 1"),
+        ({"guidance_scale": -1}, "guidance_scale: -1"),
+        ({"scheduler": "dimm"}, "scheduler: 'dimm' is not one of .*did you mean 'ddim'"),
+        ({"paste": "alpha"}, "paste: 'alpha' is not one of mask, square"),
+        ({"position": "left"}, "position: 'left'"),
+        ({"match": "background"}, "match: 'background'"),
+        ({"guide": "sketch"}, "guide: 'sketch'"),
+        ({"image_format": "jpeg"}, "did you mean 'jpg'"),
+        ({"formats": []}, "formats: the list is empty"),
+        ({"formats": ["arrow"]}, "formats: 'arrow' is not one of parquet, webdataset"),
+        ({"keep": "guide"}, "keep: 'guide' is not a list"),
+        ({"cutout_scale": 0}, "cutout_scale: 0 is not a share"),
+        ({"cutout_scale": [0.9, 0.2]}, "cutout_scale"),
+        ({"per_cell": 3}, "per_cell: 3 is not a mapping"),
+        ({"per_cell": {"Train!": 3}}, "per_cell: 'Train!' is no name for a split"),
+        ({"per_cell": {"train": -1}}, r"per_cell\.train: -1"),
+        ({"per_cell": {"train": 0, "validation": 0}}, "train would have no image"),
+        ({"classes": ["brid"]}, "classes: 'brid' is not in the list 'pocket', did you mean 'bird'"),
+        ({"backgrounds": ["gras"]}, "backgrounds: 'gras' is not in the list 'd3s', did you mean 'grass'"),
+        ({"prompt": "a {clas}"}, r"nothing fills the placeholder \{clas\}"),
+        ({"table": {"strength": 1}}, "90 groups without an image: .*allow_empty"),
+        ({"cutouts": "/nonexistent"}, "cutouts: there is no directory '/nonexistent'"),
+        ({"limit": 0}, "limit: 0"),
+        ({"workers": 0}, "workers: 0"),
+        ({"dtype": "int8"}, "dtype: 'int8'"),
+        ({"compile": "yes please"}, "compile: 'yes please' is not true or false"),
+        ({"definitions": "missing.csv"}, "definitions: there is no file"),
+    ],
+)
+def test_a_bad_field_is_refused_naming_field_value_and_what_is_accepted(fields, message):
+    with pytest.raises(RecipeError, match=message):
+        D3S("pocket", **fields)
+
+
+def test_an_unknown_config_names_the_nearest():
+    with pytest.raises(RecipeError, match="d3s has no config 'poket', did you mean 'pocket'"):
+        D3S("poket")
+
+
+def test_missing_sources_are_said_before_anything_is_loaded(tmp_path):
+    with pytest.raises(RecipeError, match="cutouts: none are given. .*--set cutouts=DIR"):
+        D3S("imagenet").build(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

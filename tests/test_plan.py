@@ -1,0 +1,113 @@
+"""A plan is exact, pure, cheap and independent of how it is asked."""
+
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from figureground.plan import Permutation, Plan, pick
+from figureground.table import uniform
+
+
+def make_plan(per_cell=3, shard_size=7, limit=None, seed=0, match=False, f=4, b=3):
+    return Plan(
+        {"train": uniform(f, b, per_cell), "validation": uniform(f, b, 1)},
+        [f"f{i}" for i in range(f)],
+        [f"b{i}" for i in range(b)],
+        seed,
+        shard_size,
+        limit,
+        lambda *cell: None,
+        lambda split, f, b, i: f"a photo of f{f} b{b}",
+        match,
+    )
+
+
+def all_specs(plan):
+    return [spec for shard in plan.shards() for spec in plan.specs(shard)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 16, 17, 1000])
+def test_a_permutation_has_every_number_once(n):
+    order = Permutation(n, 0, "train")
+    assert sorted(order[i] for i in range(n)) == list(range(n))
+
+
+def test_every_cell_gets_exactly_its_images_and_every_key_is_unique():
+    specs = all_specs(make_plan())
+    assert Counter((s.split, s.foreground, s.background) for s in specs) == {
+        (split, f, b): n for split, n in (("train", 3), ("validation", 1)) for f in range(4) for b in range(3)
+    }
+    assert len({s.key for s in specs}) == len(specs) == 48
+    assert all(s.key == f"{s.split}-{s.foreground:04d}-{s.background:02d}-{s.key[-5:]}" for s in specs)
+
+
+def test_a_shard_is_the_same_whether_planned_alone_or_with_the_others():
+    plan = make_plan()
+    shard = plan.shards()[3]
+    everything = {s.key: s for s in all_specs(make_plan())}
+    assert all(everything[s.key] == s for s in plan.specs(shard))
+
+
+def test_shards_mix_cells():
+    plan = make_plan(per_cell=50, shard_size=100)
+    cells = {(s.foreground, s.background) for s in plan.specs(plan.shards()[0])}
+    assert len(cells) == 12
+
+
+def test_keys_and_noise_do_not_depend_on_the_number_of_images():
+    small, large = all_specs(make_plan(per_cell=2)), {s.key: s for s in all_specs(make_plan(per_cell=9, shard_size=50))}
+    assert all(large[s.key] == s for s in small)
+
+
+def test_another_seed_gives_other_noise_and_another_order():
+    first, second = all_specs(make_plan(seed=0)), all_specs(make_plan(seed=1))
+    assert {s.key for s in first} == {s.key for s in second}
+    assert [s.key for s in first] != [s.key for s in second]
+    assert {s.seed for s in first}.isdisjoint(s.seed for s in second)
+
+
+def test_a_limit_is_shared_by_the_splits_in_proportion():
+    plan = make_plan(per_cell=3, limit=8)
+    assert plan.totals() == {"train": 6, "validation": 2}
+    assert len(all_specs(plan)) == 8
+    assert plan.cells("train").sum() == 6
+
+
+def test_matched_images_share_noise_across_backgrounds_and_others_do_not():
+    def noise(plan):
+        by_object = {}
+        for s in all_specs(plan):
+            by_object.setdefault((s.split, s.foreground, s.key[-5:]), set()).add(s.seed)
+        return {len(seeds) for seeds in by_object.values()}
+
+    assert noise(make_plan(match=True)) == {1}
+    assert noise(make_plan(match=False)) == {3}
+
+
+def test_pick_uses_everything_once_before_anything_twice():
+    picked = [pick(0, ["cutout", "train"], 5, i) for i in range(15)]
+    assert [sorted(picked[i : i + 5]) for i in (0, 5, 10)] == [list(range(5))] * 3
+    assert picked[:5] != picked[5:10] or picked[5:10] != picked[10:]
+
+
+def test_a_plan_of_120000_images_imports_no_torch():
+    code = (
+        "import sys, figureground.cli as c; code = c.main(['plan', 'd3s', '--config', 'imagenet']);"
+        "assert code == 0; assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "120,000 images of 512 px in 120 shards, 1000 foregrounds × 10 backgrounds" in done.stdout
+    assert "10,800,000 denoiser evaluations" in done.stdout
+
+
+def test_one_shard_in_the_middle_of_ten_million_is_planned_alone():
+    plan = Plan(
+        {"train": np.full((1000, 10), 1000)}, [str(i) for i in range(1000)], list("abcdefghij"), 0, 1000, None,
+        lambda *cell: None, lambda *cell: "",
+    )  # fmt: skip
+    specs = list(plan.specs(plan.shards()[5000]))
+    assert len({s.key for s in specs}) == 1000

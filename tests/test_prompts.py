@@ -1,0 +1,55 @@
+"""Prompts say class, definition and background, and never lose the background."""
+
+import pytest
+
+from figureground.classes import Noun
+from figureground.errors import RecipeError
+from figureground.prompts import fill, read_templates, shorten
+
+TENCH = Noun("tench", "tench", "a freshwater fish of the carp family")
+GRASS = Noun("grass", "on grass")
+
+
+def test_the_shipped_template_is_that_of_d3s():
+    (template,) = read_templates("d3s")
+    assert fill(template, TENCH, GRASS) == "a photo of a tench, a freshwater fish of the carp family, on grass"
+    assert fill(template, Noun("tench", "tench"), GRASS) == "a photo of a tench, on grass"
+    assert fill(template, TENCH, None) == "a photo of a tench, a freshwater fish of the carp family"
+
+
+def test_a_file_may_hold_several_templates_and_comments(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("# mine\na {class} {background}\n\na painting of a {class}\n")
+    assert [t.text for t in read_templates(str(path))] == ["a {class} {background}", "a painting of a {class}"]
+
+
+def test_a_placeholder_that_nothing_fills_is_an_error_with_file_and_line(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("a {class}\na {backgruond}\n")
+    with pytest.raises(
+        RecipeError, match=r"mine\.txt, line 2: nothing fills the placeholder \{backgruond\}, did you mean 'background'"
+    ):
+        read_templates(str(path))
+
+
+def test_a_missing_file_names_the_nearest():
+    with pytest.raises(RecipeError, match="did you mean 'd3s'"):
+        read_templates("d3")
+
+
+def test_the_definition_is_shortened_and_the_background_kept():
+    (template,) = read_templates("d3s")
+
+    def words(prompt):
+        return len(prompt.replace(",", " ,").split())
+
+    definition = shorten(template, TENCH, GRASS, words, 13)
+    assert definition == "a freshwater fish of"
+    assert fill(template, Noun("tench", "tench", definition), GRASS).endswith(", on grass")
+    assert shorten(template, TENCH, GRASS, words, 100) == TENCH.definition
+
+
+def test_a_template_too_long_even_without_definition_is_refused():
+    (template,) = read_templates("d3s")
+    with pytest.raises(RecipeError, match="'tench' the prompt has 7 tokens even without a definition"):
+        shorten(template, TENCH, GRASS, lambda prompt: len(prompt.split()), 6)

@@ -1,0 +1,87 @@
+"""Recipes: what a user writes, how it is laid over the defaults, saved and compared."""
+
+import json
+
+import pytest
+
+from figureground.errors import FiguregroundError, RecipeError
+from figureground.recipe import apply_settings, check_names, differences, for_file, parse_setting, read_recipe
+
+
+def test_set_takes_yaml_values_and_dotted_keys():
+    defaults = {"per_cell": {"train": 10, "validation": 2}, "strength": 0.9}
+    fields = apply_settings(
+        {}, ["per_cell.train=4", "strength=0.5", "keep=[guide]", "table.pairing.bird=grass"], defaults
+    )
+    assert fields == {
+        "per_cell": {"train": 4, "validation": 2}, "strength": 0.5, "keep": ["guide"], "table": {"pairing": {"bird": "grass"}},
+    }  # fmt: skip
+    assert defaults["per_cell"]["train"] == 10
+
+
+def test_set_wins_over_the_recipe_file():
+    assert apply_settings({"strength": 0.7, "steps": 3}, ["strength=0.5"], {}) == {"strength": 0.5, "steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("strength", "write it as key=value"), ("keep=[a", "doesn't parse as YAML")]
+)
+def test_a_bad_setting_is_refused(text, message):
+    with pytest.raises(FiguregroundError, match=message):
+        parse_setting(text)
+
+
+def test_a_recipe_that_does_not_parse_names_file_and_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("size: 64\nkeep: [guide\nsteps: 3\n")
+    with pytest.raises(FiguregroundError, match=r"mine\.yaml, line 3"):
+        read_recipe(path)
+    path.write_text("- a\n- b\n")
+    with pytest.raises(FiguregroundError, match="not list"):
+        read_recipe(path)
+    with pytest.raises(FiguregroundError, match="No such file"):
+        read_recipe(tmp_path / "missing.yaml")
+
+
+def test_paths_in_a_recipe_are_relative_to_it(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "photos" / "train").mkdir(parents=True)
+    path = tmp_path / "recipes" / "mine.yaml"
+    path.write_text("cutouts: {train: ../photos/train, validation: ../nowhere}\nprompt: a photo of a {class}\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe(path) == {
+        "cutouts": {"train": "photos/train", "validation": "../nowhere"}, "prompt": "a photo of a {class}",
+    }  # fmt: skip
+
+
+def test_a_saved_recipe_holds_no_absolute_path_and_reads_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    folder = tmp_path / "out" / "_figureground"
+    folder.mkdir(parents=True)
+    saved = for_file(str(tmp_path / "photos"), folder)
+    assert saved == "../../photos"
+    (folder / "recipe.json").write_text(
+        json.dumps(
+            {
+                "builder": "d3s",
+                "config": "pocket",
+                "identity": {"cutouts": saved, "checkpoint": "pocket"},
+                "execution": {"workers": 2},
+            }
+        )
+    )
+    assert read_recipe(folder / "recipe.json") == {
+        "builder": "d3s", "config": "pocket", "cutouts": "photos", "checkpoint": "pocket", "workers": 2,
+    }  # fmt: skip
+
+
+def test_differences_name_the_fields():
+    old = {"strength": 0.9, "per_cell": {"train": 5, "validation": 1}, "seed": 0}
+    new = {"strength": 0.5, "per_cell": {"train": 4, "validation": 1}, "seed": 0, "eta": 1}
+    assert differences(old, new) == ["strength: 0.9, now 0.5", "per_cell.train: 5, now 4", "eta: null, now 1"]
+
+
+def test_an_unknown_field_names_the_nearest():
+    with pytest.raises(RecipeError, match="strenght: d3s has no such field, did you mean 'strength'"):
+        check_names(["strenght"], ["strength", "steps"], "d3s")

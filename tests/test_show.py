@@ -1,0 +1,181 @@
+import base64
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+from figureground.errors import FiguregroundError
+from figureground.pocket import world
+from figureground.sample import Reject, Sample, Spec, key
+from figureground.shards import card, index
+from figureground.shards.writer import Columns, Shard, write_shard
+from figureground.show import draw_preview, evenly, read_contents, show
+
+FOREGROUNDS, BACKGROUNDS = ("bird", "cat", "mug"), ("grass", "night")
+COLUMNS = Columns(foregrounds=FOREGROUNDS, backgrounds=BACKGROUNDS)
+SHARDS = [Shard("train", 0, 2, 6), Shard("train", 1, 2, 7), Shard("validation", 0, 1, 6)]
+EMPTY = (0xF2, 0xF2, 0xF2)
+
+
+def results(shard: Shard, size: int = 64) -> Iterator[Sample | Reject]:
+    """One drawing of each cell, and a reject where one more is planned."""
+    for i in range(shard.count):
+        foreground, background = i % 6 // 2, i % 2
+        names = FOREGROUNDS[foreground], BACKGROUNDS[background]
+        name = key(shard.split, foreground, background, shard.index * 10 + i // 6)
+        spec = Spec(name, shard.split, foreground, background, *names, f"a {names[0]} <at> {names[1]}", seed=i)
+        if i == 6:
+            yield Reject(spec, "flat")
+        else:
+            yield Sample(spec, world.render(*names, None, world.generator(name), size).picture)
+
+
+def build(directory: Path, shards: list[Shard] = SHARDS, formats: tuple[str, ...] = ("parquet", "webdataset")) -> Path:
+    """Writes shards of drawings, and index and card when they are all of them."""
+    for shard in shards:
+        write_shard(
+            directory, shard, COLUMNS, results(shard), lambda sample: {"seed": sample.spec.seed}, formats=formats
+        )
+    facts = card.Facts("Drawings", "d3s", "Drawings.", "@misc{x}")
+    index.finish(directory, SHARDS, COLUMNS, {"strength": 0.9}, facts, formats=formats)
+    recipe = {"builder": "d3s", "identity": {"strength": 0.9, "per_cell": {"train": 4}}, "execution": {"workers": 2}}
+    (directory / "_figureground/recipe.json").write_text(json.dumps(recipe))
+    (directory / "_figureground/numerics.json").write_text(json.dumps({"dtype": "float32"}))
+    return directory
+
+
+def text(page: str) -> str:
+    """What a reader sees of a page, blanks made single."""
+    return re.sub(r"\s+", " ", re.sub(r"<(style).*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL))
+
+
+def pictures(page: str) -> list[Image.Image]:
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([^\"]+)", page)]
+
+
+def test_a_finished_dataset_still_loads_with_its_pictures_beside_it(tmp_path: Path) -> None:
+    build(tmp_path)
+    written = show(tmp_path)
+    assert written == [tmp_path / "preview.png", tmp_path / "report.html"]
+    assert {split: len(rows) for split, rows in load_dataset(str(tmp_path)).items()} == {"train": 12, "validation": 6}
+
+
+def test_a_preview_shows_the_first_picture_of_each_cell_twice_as_large(tmp_path: Path) -> None:
+    build(tmp_path)
+    sheet = Image.open(show(tmp_path)[0])
+    rows = load_dataset(str(tmp_path), split="train")
+    left, top = sheet.width - 16 - 2 * 128 - 4, sheet.height - 28 - 3 * 132
+    for row in rows.select(range(6)):
+        x, y = left + 132 * row["background"], top + 132 * row["foreground"]
+        assert sheet.crop((x, y, x + 128, y + 128)).reduce(2).tobytes() == row["image"].tobytes()
+
+
+def test_tars_alone_give_the_pages_that_parquet_gives(tmp_path: Path) -> None:
+    parquet = show(build(tmp_path / "parquet" / "drawings", formats=("parquet",)))
+    tars = show(build(tmp_path / "tars" / "drawings", formats=("webdataset",)))
+    assert [path.read_bytes() for path in parquet] == [path.read_bytes() for path in tars]
+
+
+def test_a_report_counts_every_cell_of_every_split(tmp_path: Path) -> None:
+    page = text(show(build(tmp_path))[1].read_text())
+    assert "18 images in 3 shards: train 12, validation 6" in page
+    assert "grass night sum bird 2 2 4 cat 2 2 4 mug 2 2 4 sum 6 6 12" in page
+    assert "grass night sum bird 1 1 2 cat 1 1 2 mug 1 1 2 sum 3 3 6" in page
+
+
+def test_a_report_tells_settings_numerics_and_rejects(tmp_path: Path) -> None:
+    page = text(show(build(tmp_path))[1].read_text())
+    for said in ("builder d3s", "strength 0.9", "per_cell.train 4", "workers 2", "dtype float32", "flat 1"):
+        assert said in page
+    assert "unfinished" not in page
+
+
+def test_a_report_needs_no_other_file_and_escapes_what_it_quotes(tmp_path: Path) -> None:
+    page = show(build(tmp_path))[1].read_text()
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert "a bird &lt;at&gt; grass" in page
+    assert len(pictures(page)) == 1 + 18
+
+
+def test_a_guide_stands_before_its_result(tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def draw_guide(provenance: dict[str, Any]) -> Image.Image | None:
+        seen.append(provenance)
+        return Image.new("RGB", (64, 64), "red") if provenance["foreground"] == "cat" else None
+
+    page = show(build(tmp_path), draw_guide=draw_guide)[1].read_text()
+    assert len(seen) == 18
+    assert page.count('alt="guide"') == 6
+    assert re.search(r'alt="guide"[^>]*>\s*<img [^>]*alt="cat, ', page)
+
+
+def test_an_unfinished_build_shows_what_is_marked_as_done(tmp_path: Path) -> None:
+    build(tmp_path, SHARDS[:1])
+    # Published, but killed before its marker: not part of the dataset yet.
+    (tmp_path / "data/train-00001-of-00002.parquet").write_bytes(b"PAR1")
+    page = text(show(tmp_path)[1].read_text())
+    assert "unfinished: 1 of 2 shards" in page
+    assert "6 images in 1 shard: train 6" in page
+
+
+def test_pages_go_where_they_are_asked_to(tmp_path: Path) -> None:
+    build(tmp_path / "set")
+    written = show(tmp_path / "set", out=tmp_path / "pages")
+    assert written == [tmp_path / "pages/preview.png", tmp_path / "pages/report.html"]
+    assert not (tmp_path / "set/preview.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "said"), [(True, "no shard in it is finished"), (False, "there is no such directory")]
+)
+def test_a_directory_with_nothing_to_show_is_an_error(tmp_path: Path, made: bool, said: str) -> None:
+    directory = tmp_path / "set"
+    if made:
+        directory.mkdir()
+    with pytest.raises(FiguregroundError, match=said) as error:
+        show(directory, out=tmp_path / "pages")
+    assert str(directory) in str(error.value)
+    assert not (tmp_path / "pages").exists()
+
+
+def test_a_marked_shard_that_is_gone_is_named(tmp_path: Path) -> None:
+    build(tmp_path, SHARDS[:1], formats=("parquet",))
+    (tmp_path / "data/train-00000-of-00002.parquet").unlink()
+    with pytest.raises(FiguregroundError, match="shard train-00000-of-00002 is marked as done, but"):
+        show(tmp_path)
+
+
+def test_of_many_foregrounds_twenty_are_drawn_and_the_rest_is_said(tmp_path: Path) -> None:
+    build(tmp_path, SHARDS[:1])
+    contents = read_contents(tmp_path)
+    few = draw_preview(contents)
+    many = draw_preview(contents._replace(foregrounds={i: f"class number {i}" for i in range(1000)}))
+    assert many.height - few.height == (20 - 3) * 132
+
+
+def test_a_cell_without_a_sample_stays_empty(tmp_path: Path) -> None:
+    build(tmp_path, SHARDS[:1])
+    contents = read_contents(tmp_path)
+    sheet = draw_preview(contents._replace(backgrounds={**contents.backgrounds, 2: "on the moon"}))
+    assert sheet.getpixel((sheet.width - 16 - 64, sheet.height - 28 - 66)) == EMPTY
+
+
+@pytest.mark.parametrize(("size", "edge"), [(40, 120), (100, 100), (160, 128)])
+def test_a_cell_is_between_96_and_128_pixels_wide(tmp_path: Path, size: int, edge: int) -> None:
+    shard = Shard("train", 0, 1, 6)
+    write_shard(tmp_path, shard, COLUMNS, results(shard, size), lambda sample: {})
+    contents = read_contents(tmp_path)
+    taller = contents._replace(foregrounds={**contents.foregrounds, 3: "moon"})
+    assert draw_preview(taller).height - draw_preview(contents).height == edge + 4
+
+
+def test_an_even_choice_keeps_first_and_last() -> None:
+    assert evenly(range(1000), 20)[::19] == [0, 999]
+    assert evenly([1, 2, 3], 20) == [1, 2, 3]

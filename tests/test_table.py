@@ -1,0 +1,104 @@
+"""Counts by cell are exact, and as dependent as asked."""
+
+import numpy as np
+import pytest
+
+from figureground.errors import RecipeError
+from figureground.table import correlated, cramers_v, largest_remainder, paired_share, read_pairing, read_table
+
+F, B = ["bird", "car", "mug"], ["grass", "road", "sand"]
+
+
+def test_uniform_fills_every_cell_alike_and_is_independent():
+    counts, pairings = read_table("uniform", {"train": 4, "validation": 1}, F, B)
+    assert (counts["train"] == 4).all()
+    assert (counts["validation"] == 1).all()
+    assert pairings == {}
+    assert cramers_v(counts["train"]) == 0
+
+
+@pytest.mark.parametrize("strength", [0, 0.25, 0.5, 0.9, 1])
+def test_correlated_counts_are_between_uniform_and_paired_and_keep_each_class_total(strength):
+    paired = read_pairing("diagonal", F, B)
+    counts = correlated(paired, 10, strength)
+    assert (counts.sum(1) == 30).all()
+    exact = (1 - strength) * 10 + strength * 30 * paired
+    assert (np.abs(counts - exact) < 1).all()
+    assert cramers_v(counts) == pytest.approx(strength, abs=0.05)
+
+
+def test_paired_share_is_met():
+    table = {"kind": "correlated", "paired_share": "95%", "pairing": {"bird": "grass", "car": "road", "mug": "sand"}}
+    counts, pairings = read_table(table, {"train": 20}, F, B)
+    assert paired_share(counts["train"], pairings["train"]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_many_to_many_pairing_shares_a_class_among_its_backgrounds():
+    counts, _ = read_table(
+        {"strength": 1, "pairing": {"bird": ["grass", "sand"], "car": "road", "mug": "road"}}, {"train": 10}, F, B
+    )
+    assert counts["train"].tolist() == [[15, 0, 15], [0, 30, 0], [0, 30, 0]]
+
+
+def test_splits_may_have_tables_of_their_own():
+    counts, pairings = read_table(
+        {"train": {"strength": 1}, "validation": "uniform"}, {"train": 2, "validation": 2}, F, B
+    )
+    assert counts["train"].tolist() == [[6, 0, 0], [0, 6, 0], [0, 0, 6]]
+    assert (counts["validation"] == 2).all()
+    assert list(pairings) == ["train"]
+
+
+def test_a_csv_of_counts_is_taken_as_it_is(tmp_path):
+    path = tmp_path / "counts.csv"
+    path.write_text("foreground,background,count,split\nbird,grass,7,train\ncar,sand,2,\n")
+    counts, _ = read_table(str(path), {"train": 1, "validation": 1}, F, B)
+    assert counts["train"].tolist() == [[7, 0, 0], [0, 0, 2], [0, 0, 0]]
+    assert counts["validation"].tolist() == [[0, 0, 0], [0, 0, 2], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("brid,grass,7", "line 2: there is no foreground 'brid', did you mean 'bird'"),
+        ("bird,grass,-1", "line 2: count '-1' is not a whole number"),
+        ("bird,grass,1\nbird,grass,2", "line 3: this cell of train was given in line 2"),
+    ],
+)
+def test_a_bad_csv_is_refused_with_its_line(tmp_path, rows, message):
+    path = tmp_path / "counts.csv"
+    path.write_text("foreground,background,count\n" + rows + "\n")
+    with pytest.raises(RecipeError, match=message):
+        read_table(str(path), {"train": 1}, F, B)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"strength": 2}, "table.strength: 2 is not a number from 0 to 1"),
+        ({"strenght": 0.5}, "did you mean 'strength'"),
+        ({"strength": 0.5, "paired_share": 0.5}, "not both"),
+        ({"paired_share": 0.1}, "what independent labels give"),
+        ({"pairing": {"bird": "gras"}}, "did you mean 'grass'"),
+        ({"pairing": {"bird": "grass"}}, "2 classes are paired with no background: car, mug"),
+        ("nonsense", "neither 'uniform', 'correlated' nor the path of a CSV"),
+        (3, "neither"),
+    ],
+)
+def test_a_bad_table_is_refused_naming_the_part(table, message):
+    with pytest.raises(RecipeError, match=message):
+        read_table(table, {"train": 3}, F, B)
+
+
+def test_largest_remainder_adds_up():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        weights, total = rng.random(rng.integers(1, 9)), int(rng.integers(0, 50))
+        counts = largest_remainder(weights, total)
+        assert counts.sum() == total
+        assert (np.abs(counts - weights / weights.sum() * total) < 1).all()
+
+
+def test_cramers_v_leaves_empty_rows_out():
+    assert cramers_v(np.array([[5, 0], [0, 5], [0, 0]])) == 1
+    assert cramers_v(np.array([[5, 0], [5, 0]])) == 0
