@@ -25,9 +25,17 @@ def test_a_prompt_says_a_crane_without_its_number():
 
 def test_the_ten_backgrounds_are_in_the_order_of_d3s():
     assert [(b.name, b.text) for b in read("d3s", "backgrounds", "d3s")] == [
-        ("grass", "on grass"), ("road", "on a road"), ("forest", "in a forest"), ("water", "in water"), ("sand", "in sand"),
-        ("indoors", "indoors"), ("snow", "in snow"), ("rain", "in rain"), ("night", "at night"), ("cave", "in a cave"),
-    ]  # fmt: skip
+        ("grass", "on grass"),
+        ("road", "on a road"),
+        ("forest", "in a forest"),
+        ("water", "in water"),
+        ("sand", "in sand"),
+        ("indoors", "indoors"),
+        ("snow", "in snow"),
+        ("rain", "in rain"),
+        ("night", "at night"),
+        ("cave", "in a cave"),
+    ]
 
 
 def test_a_list_selects_and_keeps_its_order():
@@ -43,8 +51,9 @@ def test_a_mapping_gives_names_of_ones_own():
         ("cup", ""),
     ]
     assert [(n.name, n.text) for n in read({"beach": "on the beach", "indoors": ""}, "backgrounds")] == [
-        ("beach", "on the beach"), ("indoors", "indoors"),
-    ]  # fmt: skip
+        ("beach", "on the beach"),
+        ("indoors", "indoors"),
+    ]
 
 
 def test_definitions_come_from_a_csv_by_name_or_wordnet_id(tmp_path):

@@ -194,6 +194,6 @@ def test_an_unknown_config_names_the_nearest():
 
 
 def test_missing_sources_are_said_before_anything_is_loaded(tmp_path):
-    with pytest.raises(RecipeError, match="cutouts: none are given. .*--set cutouts=DIR"):
+    with pytest.raises(RecipeError, match=r"cutouts: none are given\. .*--set cutouts=DIR"):
         D3S("imagenet").build(tmp_path / "out")
     assert not (tmp_path / "out").exists()

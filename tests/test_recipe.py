@@ -14,8 +14,11 @@ def test_set_takes_yaml_values_and_dotted_keys():
         {}, ["per_cell.train=4", "strength=0.5", "keep=[guide]", "table.pairing.bird=grass"], defaults
     )
     assert fields == {
-        "per_cell": {"train": 4, "validation": 2}, "strength": 0.5, "keep": ["guide"], "table": {"pairing": {"bird": "grass"}},
-    }  # fmt: skip
+        "per_cell": {"train": 4, "validation": 2},
+        "strength": 0.5,
+        "keep": ["guide"],
+        "table": {"pairing": {"bird": "grass"}},
+    }
     assert defaults["per_cell"]["train"] == 10
 
 
@@ -50,8 +53,9 @@ def test_paths_in_a_recipe_are_relative_to_it(tmp_path, monkeypatch):
     path.write_text("cutouts: {train: ../photos/train, validation: ../nowhere}\nprompt: a photo of a {class}\n")
     monkeypatch.chdir(tmp_path)
     assert read_recipe(path) == {
-        "cutouts": {"train": "photos/train", "validation": "../nowhere"}, "prompt": "a photo of a {class}",
-    }  # fmt: skip
+        "cutouts": {"train": "photos/train", "validation": "../nowhere"},
+        "prompt": "a photo of a {class}",
+    }
 
 
 def test_a_saved_recipe_holds_no_absolute_path_and_reads_back(tmp_path, monkeypatch):
@@ -72,8 +76,12 @@ def test_a_saved_recipe_holds_no_absolute_path_and_reads_back(tmp_path, monkeypa
         )
     )
     assert read_recipe(folder / "recipe.json") == {
-        "builder": "d3s", "config": "pocket", "cutouts": "photos", "checkpoint": "pocket", "workers": 2,
-    }  # fmt: skip
+        "builder": "d3s",
+        "config": "pocket",
+        "cutouts": "photos",
+        "checkpoint": "pocket",
+        "workers": 2,
+    }
 
 
 def test_differences_name_the_fields():

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from figureground import recipe as recipes
-from figureground.errors import FiguregroundError, RecipeError, listed, nearest
+from figureground.errors import FiguregroundError, RecipeError, listed, nearest, nearest_or_all
 from figureground.images import IMAGE_FORMATS
 from figureground.plan import Plan, PlannedShard
 from figureground.sample import Guide, Sample, Spec
@@ -176,7 +176,7 @@ class Builder(datasets.ArrowBasedBuilder):
         if name not in self.CONFIGS:
             raise RecipeError(
                 "config",
-                f"{self.METHOD} has no config {name!r}{nearest(name, self.CONFIGS) or '; it has ' + listed(self.CONFIGS) + '.'}",
+                f"{self.METHOD} has no config {name!r}{nearest_or_all(name, self.CONFIGS)}",
             )
         base = self.CONFIGS[name]
         recipes.check_names(fields, type(base).field_names(), self.METHOD)
@@ -311,9 +311,14 @@ class Builder(datasets.ArrowBasedBuilder):
     def finish(self, out: Path) -> None:
         """Writes index and card; every shard must have its marker."""
         index.finish(
-            out, [as_shard(s) for s in self.plan().shards()], self.columns(), self.recipe(out / PRIVATE), self.facts(out),
-            formats=tuple(self.config.formats), image_format=self.config.image_format,
-        )  # fmt: skip
+            out,
+            [as_shard(s) for s in self.plan().shards()],
+            self.columns(),
+            self.recipe(out / PRIVATE),
+            self.facts(out),
+            formats=tuple(self.config.formats),
+            image_format=self.config.image_format,
+        )
 
     def work(self, out: Path, rank: int = 0, of: int = 1, show_progress: bool = True) -> None:
         """Renders every shard that has no marker and that no other process holds, beginning with the rank-th."""
@@ -424,7 +429,8 @@ class Builder(datasets.ArrowBasedBuilder):
                 raise FiguregroundError(f"--out {out} is a file; give a directory.")
             if set(strangers) - {PRIVATE}:
                 raise FiguregroundError(
-                    f"--out {out} holds something else ({listed(strangers, 3)}) and was left as it is. Give a new directory."
+                    f"--out {out} holds something else ({listed(strangers, 3)}) and was left as it is. "
+                    "Give a new directory."
                 )
             private.mkdir(parents=True, exist_ok=True)
             create_once(saved, json.dumps(self.recipe(private), indent=2, ensure_ascii=False) + "\n")
@@ -535,10 +541,7 @@ def builder_class(method: str) -> type[Builder]:
         RecipeError: There is no such method.
     """
     if method not in METHODS:
-        raise RecipeError(
-            "METHOD",
-            f"there is no builder {method!r}{nearest(method, METHODS) or '; there is ' + listed(METHODS) + '.'}",
-        )
+        raise RecipeError("METHOD", f"there is no builder {method!r}{nearest_or_all(method, METHODS)}")
     module, name = METHODS[method]
     return getattr(importlib.import_module(module), name)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from figureground.errors import RecipeError, listed, nearest
+from figureground.errors import RecipeError, listed, nearest, nearest_or_all
 from figureground.resources import resource
 
 
@@ -64,7 +64,7 @@ def _select(field: str, names: list[str], known: list[Noun], source: str) -> lis
     if unknown:
         raise RecipeError(
             field,
-            f"{unknown[0]!r} is not in the list {source!r}{nearest(unknown[0], by_name) or ' (' + listed(by_name) + ').'} "
+            f"{unknown[0]!r} is not in the list {source!r}{nearest_or_all(unknown[0], by_name)} "
             "For names of your own, give a CSV file, or a mapping of names to texts.",
         )
     return [by_name[n] for n in names]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -71,10 +71,10 @@ class D3SConfig(Config):
     """`paste` a cut-out on a template, `none`, or a whole `photograph`."""
     known_background: bool = False
     """Whether photographs have to lie in folders of their background."""
-    paste: str = "square"
+    paste: Literal["mask", "square"] = "square"
     cutout_scale: Any = 0.4
     """Edge of the cut-out's box as a share of the canvas, or a range of it."""
-    position: str = "uniform"
+    position: Literal["uniform", "ground"] = "uniform"
     """`uniform` inside the canvas, or `ground`."""
     match: str = "none"
     """`foreground`: the same cut-out, place and noise on every background."""
@@ -116,9 +116,10 @@ class D3SConfig(Config):
                 raise RecipeError(f"per_cell.{split}", f"{n!r} is not a whole number of images.")
         if self.guide != "none" and int(self.steps * self.strength) < 1:
             raise RecipeError(
-                "strength", f"{self.steps} steps × strength {self.strength} is less than one step, so nothing would be drawn. "
-                f"Give a strength of at least {1 / self.steps:.3g}, or more steps."
-            )  # fmt: skip
+                "strength",
+                f"{self.steps} steps × strength {self.strength} is less than one step, so nothing would be drawn. "
+                f"Give a strength of at least {1 / self.steps:.3g}, or more steps.",
+            )
 
     def scale_range(self) -> tuple[float, float]:
         """The least and the largest share of the canvas that a cut-out's box has."""
@@ -129,6 +130,10 @@ class D3SConfig(Config):
         return float(both[0]), float(both[1])
 
 
+def _no_guide(split: str, f: int, b: int, i: int) -> None:
+    """Text-to-image starts from noise alone."""
+
+
 def _configs() -> dict[str, D3SConfig]:
     """The demo, the authors' settings, and of both the controls that tell an artefact from a real drop."""
     imagenet = D3SConfig(name="imagenet")
@@ -137,15 +142,16 @@ def _configs() -> dict[str, D3SConfig]:
         paste="mask", cutout_scale=[0.45, 0.6], position="ground", per_cell={"train": 5, "validation": 1},
         size=64, steps=20, strength=0.7, guidance_scale=4.0, shard_size=100, batch_size=16,
     )  # fmt: skip
-    controls = {
+    controls: dict[str, dict[str, Any]] = {
         "text-only": {"guide": "none"},
         "reconstruction": {"guide": "photograph", "strength": 0.2, "allow_empty": True},
         "same-background": {"guide": "photograph", "known_background": True, "allow_empty": True},
     }
     made = {"pocket": pocket, "imagenet": imagenet}
     for name, changes in controls.items():
-        made[name] = dataclasses.replace(imagenet, name=name, **changes)
-        made[f"pocket-{name}"] = dataclasses.replace(pocket, name=f"pocket-{name}", **changes)
+        for prefix, base in (("", imagenet), ("pocket-", pocket)):
+            made[prefix + name] = dataclasses.replace(base, **changes)
+            made[prefix + name].name = prefix + name
     return made
 
 
@@ -158,14 +164,15 @@ class D3S(Builder):
     TITLE = "D3S: foreground classes on backgrounds"
     SUMMARY = (
         "Each foreground class on each background, drawn by a diffusion model. A cut-out of the class was pasted on a "
-        "template of the background, and the composite guided image-to-image; `foreground` and `background` are labelled "
-        "separately. Validation uses no cut-out and no template of training."
+        "template of the background, and the composite guided image-to-image; `foreground` and `background` are "
+        "labelled separately. Validation uses no cut-out and no template of training."
     )
     CITATIONS = (CITATION,)
     LIMITS = (
         "Labels say what was asked of the diffusion model; nobody has looked at every picture.",
         "The pictures carry the biases and the licence terms of the checkpoint that drew them.",
-        "A classifier's drop on them is not all due to backgrounds: compare it with the controls text-only, reconstruction and same-background.",
+        "A classifier's drop on them is not all due to backgrounds: compare it with the controls text-only, "
+        "reconstruction and same-background.",
     )
     config: D3SConfig
 
@@ -211,9 +218,10 @@ class D3S(Builder):
             if len(empty) and not self.config.allow_empty:
                 cells = [f"{names[f]} on {grounds[b]}" for f, b in empty]
                 raise RecipeError(
-                    "table", f"{split} has {len(empty)} groups without an image: {listed(cells, 3)}. Raise per_cell.{split}, "
-                    "lower the strength, or ask for them with allow_empty=true."
-                )  # fmt: skip
+                    "table",
+                    f"{split} has {len(empty)} groups without an image: {listed(cells, 3)}. Raise per_cell.{split}, "
+                    "lower the strength, or ask for them with allow_empty=true.",
+                )
 
     # --- source pictures ------------------------------------------------------------------------
 
@@ -232,7 +240,8 @@ class D3S(Builder):
         if value is None:
             raise RecipeError(
                 name,
-                f"none are given. Give a directory of your own: --set {name}=DIR, with one folder a {'background' if name == 'templates' else 'class'}.",
+                f"none are given. Give a directory of your own: --set {name}=DIR, with one folder a "
+                f"{'background' if name == 'templates' else 'class'}.",
             )
         if value == POCKET:
             return {"": resource(f"templates/pocket/{'backgrounds' if name == 'templates' else name}")}
@@ -320,7 +329,7 @@ class D3S(Builder):
     def plan(self) -> Plan:
         config = self.config
         names, grounds = self._names()
-        draw = {"paste": self._paste, "photograph": self._photograph, "none": lambda *cell: None}[config.guide]
+        draw = {"paste": self._paste, "photograph": self._photograph, "none": _no_guide}[config.guide]
         return Plan(
             self.counts, names, grounds, config.seed, config.shard_size, config.limit, draw, self._prompt,
             match_foreground=config.match == "foreground",
@@ -408,12 +417,14 @@ class D3S(Builder):
         try:
             if guide.kind == "photograph":
                 return photograph(self.photographs[spec.split].find(guide.cutout).path, size), None
-            assert guide.template is not None and guide.box is not None
+            assert guide.template is not None
+            assert guide.box is not None
             return compose(
                 self.cutouts[spec.split].find(guide.cutout).path, self.scenes[spec.split].find(guide.template).path,
                 guide.box, guide.flip, size, self.config.paste,
             )  # fmt: skip
         except UnreadableImage as error:
             raise FiguregroundError(
-                f"{spec.key}: {error.path.parent.name}/{error.path.name} can't be read: {error.reason}. Remove or mend it, and start again in a new directory."
+                f"{spec.key}: {error.path.parent.name}/{error.path.name} can't be read: {error.reason}. "
+                "Remove or mend it, and start again in a new directory."
             ) from error

@@ -24,7 +24,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f", did you mean {found[0]!r}?" if found else ""
 
 
+def nearest_or_all(word: str, known: Iterable[str]) -> str:
+    """A hint as `nearest` gives it, or else what there is."""
+    known = list(known)
+    return nearest(word, known) or f"; there is {listed(known)}."
+
+
 def listed(names: Iterable[object], most: int = 12) -> str:
     """Names for an error message, the first few of many."""
-    names = [str(n) for n in names]
-    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:most]) + (f", … ({len(texts)} in all)" if len(texts) > most else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,7 +46,7 @@ def forecast(builder: Builder, images_per_second: float | None = None) -> str:
     return "\n".join(lines)
 
 
-def draw_counts(counts: Counts, foregrounds: list[str], backgrounds: list[str]) -> list[str]:
+def draw_counts(counts: Counts, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> list[str]:
     """The table of counts; of many classes, each background's total and range."""
     width = [max(7, len(name) + 1) for name in backgrounds]
     many = len(foregrounds) > MOST_ROWS

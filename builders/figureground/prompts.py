@@ -67,8 +67,10 @@ def fill(template: Template, foreground: Noun, background: Noun | None) -> str:
     if background is None:
         text = re.sub(r",?\s*\{background\}", "", text)
     values = {
-        "class": foreground.text, "definition": foreground.definition, "background": background.text if background else "",
-    }  # fmt: skip
+        "class": foreground.text,
+        "definition": foreground.definition,
+        "background": background.text if background else "",
+    }
     return " ".join(_PLACEHOLDER.sub(lambda m: values[m[1]], text).split())
 
 
@@ -93,7 +95,7 @@ def shorten(
         if not words:
             raise RecipeError(
                 "prompt",
-                f"{template.where}: for the class {foreground.name!r} the prompt has {count(prompt)} tokens even without a "
-                f"definition, and the text encoder reads {limit}; shorten the template: {prompt!r}",
+                f"{template.where}: for the class {foreground.name!r} the prompt has {count(prompt)} tokens even "
+                f"without a definition, and the text encoder reads {limit}; shorten the template: {prompt!r}",
             )
         words.pop()

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from figureground.errors import FiguregroundError, RecipeError, nearest
+from figureground.errors import FiguregroundError, RecipeError, nearest_or_all
 
 Fields = dict[str, Any]
 """Settings by name, as YAML gives them."""
@@ -131,12 +131,10 @@ def apply_settings(fields: Fields, settings: Iterable[str], defaults: Fields) ->
 
 def check_names(fields: Iterable[str], known: Iterable[str], what: str) -> None:
     """Raises RecipeError for the first field that is not known, with the nearest that is."""
-    known = list(known)
+    known = sorted(known)
     for name in fields:
         if name not in known:
-            raise RecipeError(
-                name, f"{what} has no such field{nearest(name, known) or '; it has ' + ', '.join(sorted(known)) + '.'}"
-            )
+            raise RecipeError(name, f"{what} has no such field{nearest_or_all(name, known)}")
 
 
 def digest(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ def read_table(
         if name not in accepted:
             raise RecipeError(
                 "table",
-                f"there is no setting {name!r}{nearest(name, [*accepted, *splits])} Known: {listed(accepted)}, or splits.",
+                f"there is no setting {name!r}{nearest(name, [*accepted, *splits])} "
+                f"Known: {listed(accepted)}, or splits.",
             )
     kind = value.get("kind", "correlated")
     if kind == "uniform":
@@ -181,10 +183,8 @@ def read_table(
 
 def _share(field: str, value: Any) -> float:
     if isinstance(value, str) and value.rstrip().endswith("%"):
-        try:
+        with suppress(ValueError):
             value = float(value.rstrip().rstrip("%")) / 100
-        except ValueError:
-            pass
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1 or math.isnan(value):
         raise RecipeError(field, f"{value!r} is not a number from 0 to 1.")
     return float(value)

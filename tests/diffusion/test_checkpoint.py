@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
+from tiny_checkpoints import KINDS, make_checkpoint, set_class
 
 from figureground.diffusion.checkpoint import choose_device, open_checkpoint
 from figureground.errors import FiguregroundError
 from figureground.weights import fingerprint
-from tiny_checkpoints import KINDS, make_checkpoint, set_class
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 
@@ -85,11 +85,11 @@ def test_incomplete_damaged_and_absent_checkpoints_say_what_is_missing(sd1, tmp_
     (sd1 / "model_index.json").unlink()
     with pytest.raises(FiguregroundError, match=r"no diffusers checkpoint: it has no model_index\.json"):
         open_checkpoint(str(sd1), **CPU)
-    with pytest.raises(FiguregroundError, match="there is no directory './nowhere'"):
+    with pytest.raises(FiguregroundError, match=r"there is no directory '\./nowhere'"):
         open_checkpoint("./nowhere", **CPU)
     one = tmp_path / "model.safetensors"
     one.write_bytes(b"x")
-    with pytest.raises(FiguregroundError, match="is one file. Convert it"):
+    with pytest.raises(FiguregroundError, match=r"is one file\. Convert it"):
         open_checkpoint(str(one), **CPU)
 
 

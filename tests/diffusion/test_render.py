@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_checkpoints import KINDS, make_checkpoint, set_weights
 
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.render import Renderer, Sampling, find_batch_size, in_batches, why_reject
 from figureground.sample import Guide, Reject, Sample, Spec
-from tiny_checkpoints import KINDS, make_checkpoint, set_weights
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 SAMPLING = Sampling(size=32, steps=4, strength=0.6, guidance_scale=3.0, batch_size=3)

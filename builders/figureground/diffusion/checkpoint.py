@@ -208,9 +208,9 @@ def _variant(folder: Path, index: dict[str, Any], checkpoint: str) -> str | None
             pickles = [p.name for p in (folder / part).glob("*") if p.suffix in (".bin", ".pt", ".ckpt")]
             if pickles:
                 raise FiguregroundError(
-                    f"checkpoint {checkpoint!r}: {part} is there only as a pickle ({pickles[0]}), which can run code when it "
-                    "is opened. Convert it where you trust it: DiffusionPipeline.from_pretrained(…, use_safetensors=False)"
-                    ".save_pretrained('converted')."
+                    f"checkpoint {checkpoint!r}: {part} is there only as a pickle ({pickles[0]}), which can run code "
+                    "when it is opened. Convert it where you trust it: "
+                    "DiffusionPipeline.from_pretrained(…, use_safetensors=False).save_pretrained('converted')."
                 )
             raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: {part}/ holds no .safetensors file.")
         variants.add("fp16" if all(".fp16." in w.name for w in weights) else None)

@@ -88,7 +88,8 @@ def fit(
         os.replace(saved.with_suffix(".part"), saved)
 
     model.train()
-    weights, averages = list(model.parameters()), list(average.parameters())
+    weights: list[torch.Tensor] = list(model.parameters())
+    averages: list[torch.Tensor] = list(average.parameters())
     source = batches(step)
     seen: dict[str, float] = {}
     since, last_save = 0, time.monotonic()

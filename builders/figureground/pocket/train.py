@@ -85,7 +85,7 @@ def curves(work: Path) -> None:
 
     for table in sorted(work.glob("*.csv")):
         rows = np.genfromtxt(table, delimiter=",", names=True)
-        names = [n for n in rows.dtype.names if n != "step"]
+        names = [n for n in rows.dtype.names or () if n != "step"]
         figure, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 3), squeeze=False)
         for axis, name in zip(axes[0], names, strict=True):
             axis.plot(np.atleast_1d(rows["step"]), np.atleast_1d(rows[name]))

@@ -91,20 +91,20 @@ def psnr(vae: AutoencoderKL, pictures: np.ndarray) -> float:
 
 
 def train(
-    work, device: str, seed: int, compile: bool, start: AutoencoderKL | None = None, settings: Settings = SETTINGS
+    work: Path, device: str, seed: int, compile: bool, start: AutoencoderKL | None = None, settings: Settings = SETTINGS
 ) -> AutoencoderKL:
     """Trains to the end, or goes on where an earlier run stopped, and returns the averaged weights."""
     torch.manual_seed(seed)
     model = start or build()
     held = np.stack([draw(world.generator("watch autoencoder", i)) for i in range(256)])
 
-    def objective(vae, x):
+    def objective(network: AutoencoderKL, x: torch.Tensor) -> dict[str, torch.Tensor]:
         latent = (x.shape[0], 4, x.shape[2] // 4, x.shape[3] // 4)
-        return loss_fn(vae, x, torch.randn(latent, device=x.device))
+        return loss_fn(network, x, torch.randn(latent, device=x.device))
 
     loss_fn = torch.compile(loss, dynamic=False) if compile else loss
 
-    def watch(vae) -> dict[str, float]:
-        return {"psnr": psnr(vae, held)}
+    def watch(network: AutoencoderKL) -> dict[str, float]:
+        return {"psnr": psnr(network, held)}
 
     return fit("vae", model, objective, lambda step: batches(seed, step, settings), settings, work, device, watch)

@@ -130,7 +130,7 @@ CREAM = (0.96, 0.88, 0.72)
 def _pick(rng: np.random.Generator, *colors: Color) -> Color:
     """One of the colours, slightly varied."""
     color = colors[rng.integers(len(colors))]
-    return tuple(float(np.clip(c + d, 0, 1)) for c, d in zip(color, rng.uniform(-0.05, 0.05, 3)))  # type: ignore[return-value]
+    return tuple(float(np.clip(c + d, 0, 1)) for c, d in zip(color, rng.uniform(-0.05, 0.05, 3), strict=True))  # type: ignore[return-value]
 
 
 # --- foreground objects -----------------------------------------------------------------------------
