@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -98,11 +99,11 @@ def train(
     model = start or build()
     held = np.stack([draw(world.generator("watch autoencoder", i)) for i in range(256)])
 
+    measure = torch.compile(loss, dynamic=False) if compile else loss
+
     def objective(network: AutoencoderKL, x: torch.Tensor) -> dict[str, torch.Tensor]:
         latent = (x.shape[0], 4, x.shape[2] // 4, x.shape[3] // 4)
-        return loss_fn(network, x, torch.randn(latent, device=x.device))
-
-    loss_fn = torch.compile(loss, dynamic=False) if compile else loss
+        return measure(network, x, torch.randn(latent, device=x.device))
 
     def watch(network: AutoencoderKL) -> dict[str, float]:
         return {"psnr": psnr(network, held)}
