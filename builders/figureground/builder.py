@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -121,6 +122,9 @@ class Config(datasets.BuilderConfig):
             if not isinstance(getattr(self, name), str):
                 raise RecipeError(name, f"{getattr(self, name)!r} is not a text.")
 
+
+SECONDS_BETWEEN_LOOKS = 1.0
+"""How often a process that has nothing left to render looks whether others have finished."""
 
 METHODS = {"d3s": ("figureground.d3s", "D3S")}
 """Builders by name: module and class."""
@@ -321,7 +325,11 @@ class Builder(datasets.ArrowBasedBuilder):
         )
 
     def work(self, out: Path, rank: int = 0, of: int = 1, show_progress: bool = True) -> None:
-        """Renders every shard that has no marker and that no other process holds, beginning with the rank-th."""
+        """Renders every shard that no other process holds, and returns when all are done.
+
+        Several processes may work in one directory, on several machines where they share it. A shard that
+        another process holds is waited for, and taken over if that process dies.
+        """
         from figureground.diffusion.render import Renderer
 
         checkpoint, sampling, numerics = self._open_checkpoint(out, rank)
@@ -344,26 +352,24 @@ class Builder(datasets.ArrowBasedBuilder):
                 "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **self.provenance(spec),
             }  # fmt: skip
 
-        shards = plan.shards()
+        planned = {as_shard(s): s for s in plan.shards()}
+        shards = list(planned)
         shards = shards[rank * len(shards) // of :] + shards[: rank * len(shards) // of]
-        done = sum(s.count for s in shards) - sum(s.count for s in index.missing(out, [as_shard(s) for s in shards]))
-        with tqdm(
-            total=sum(s.count for s in shards),
-            initial=done,
-            unit="image",
-            desc=str(out),
-            disable=None if show_progress else True,
-        ) as bar:
-            for planned in shards:
-                shard = as_shard(planned)
-                with writer.claim(out, shard) as mine:
-                    if not mine or not index.missing(out, [shard]):
-                        continue
-                    results = _counted(renderer.render(list(plan.specs(planned))), bar)
-                    writer.write_shard(
-                        out, shard, columns, results, provenance,
-                        formats=tuple(self.config.formats), image_format=self.config.image_format,
-                    )  # fmt: skip
+        total = sum(s.count for s in shards)
+        done = total - sum(s.count for s in index.missing(out, shards))
+        off = None if show_progress else True
+        with tqdm(total=total, initial=done, unit="image", desc=str(out), disable=off) as bar:
+            while todo := index.missing(out, shards):
+                for shard in todo:
+                    with writer.claim(out, shard) as mine:
+                        if mine and index.missing(out, [shard]):
+                            results = _counted(renderer.render(list(plan.specs(planned[shard]))), bar)
+                            writer.write_shard(
+                                out, shard, columns, results, provenance,
+                                formats=tuple(self.config.formats), image_format=self.config.image_format,
+                            )  # fmt: skip
+                if index.missing(out, todo):
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def settings_shown(self) -> dict[str, Any]:
         """What every sample's provenance says of the recipe."""

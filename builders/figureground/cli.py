@@ -115,6 +115,8 @@ def _show(options: argparse.Namespace) -> int:
     builder = open_dataset(options.directory)
     for path in show(options.directory, draw_guide=builder.draw_guide if builder else None):
         print(path)
+    if builder:
+        builder.finish(options.directory)  # the card shows the preview
     return 0
 
 

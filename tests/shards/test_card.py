@@ -118,9 +118,8 @@ def test_settings_stay_in_their_cell(tmp_path):
 
 def test_the_preview_is_shown_once_there_is_one(tmp_path):
     assert "![preview]" not in write(tmp_path)
-    (tmp_path / "_figureground").mkdir()
     (tmp_path / card.PREVIEW).touch()
-    assert "![preview](_figureground/preview.png)" in write(tmp_path)
+    assert "![preview](preview.png)" in write(tmp_path)
 
 
 def test_the_card_tells_how_to_load_the_tars(tmp_path):

@@ -17,7 +17,7 @@ from figureground.shards.writer import FORMATS, Columns, Shard, ShardError, repl
 
 BEGIN = "<!-- figureground: begin generated -->"
 END = "<!-- figureground: end generated -->"
-PREVIEW = "_figureground/preview.png"
+PREVIEW = "preview.png"
 
 MOST_FOREGROUNDS = 40
 """With more foreground classes than this the card shows totals of each background only."""
