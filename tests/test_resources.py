@@ -26,7 +26,7 @@ def test_an_unknown_resource_names_both_places() -> None:
 
 
 @pytest.mark.slow
-def test_a_wheel_carries_prompts_templates_and_nothing_of_the_tests(tmp_path: Path) -> None:
+def test_a_wheel_carries_prompts_templates_weights_and_nothing_of_the_tests(tmp_path: Path) -> None:
     wheels, site, elsewhere = tmp_path / "wheels", tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(wheels), str(ROOT)]
@@ -43,6 +43,8 @@ def test_a_wheel_carries_prompts_templates_and_nothing_of_the_tests(tmp_path: Pa
     assert found.stdout.splitlines() == [str(site / "figureground" / name) for name in ("prompts", "templates")]
     for name in ("prompts", "templates"):
         assert _files(site / "figureground" / name) == _files(ROOT / name)
+    weights = Path("figureground/pocket/weights")
+    assert _files(site / weights) == _files(ROOT / "builders" / weights)
     assert {path.name for path in site.iterdir() if path.is_dir() and not path.name.endswith(".dist-info")} <= {
         "figureground",
         "bin",

@@ -111,3 +111,24 @@ def set_class(folder: Path, name: str) -> None:
     """Makes a checkpoint say that it is of another kind of pipeline."""
     index = folder / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": name}))
+
+
+def add_safety_checker(folder: Path) -> None:
+    """Gives a Stable Diffusion checkpoint a safety checker that flags every picture."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    vision = {
+        "hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "image_size": 32, "patch_size": 16, "projection_dim": 32,
+    }  # fmt: skip
+    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=32))
+    with torch.no_grad():
+        checker.concept_embeds_weights.fill_(-10.0)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.register_modules(
+        safety_checker=checker,
+        feature_extractor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+    )
+    pipeline.register_to_config(requires_safety_checker=True)
+    pipeline.save_pretrained(folder)

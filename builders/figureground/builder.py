@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 PRIVATE = "_figureground"
 """The directory of everything that is not the data; `datasets` passes over names that begin with `_`."""
 
-VERSIONED = ("figureground", "torch", "diffusers", "transformers", "pillow", "numpy")
-"""Libraries whose versions can change a pixel."""
+VERSIONED = ("figureground", "torch", "diffusers", "transformers", "pillow", "numpy", "pyarrow", "webdataset")
+"""Libraries whose versions can change a pixel, or a byte around it."""
 
 
 @dataclass
@@ -502,7 +502,7 @@ def _counted(results: Iterator[Any], bar: tqdm) -> Iterator[Any]:
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of what can change a pixel."""
+    """The versions of `VERSIONED`."""
     found = {}
     for name in VERSIONED:
         try:

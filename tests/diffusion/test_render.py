@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_checkpoints import KINDS, make_checkpoint, set_weights
+from tiny_checkpoints import KINDS, add_safety_checker, make_checkpoint, set_weights
 
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.render import Renderer, Sampling, find_batch_size, in_batches, why_reject
@@ -98,6 +98,17 @@ def test_a_picture_that_shows_nothing_is_rejected_as_flat(tmp_path):
     set_weights(folder, "vae", 0.0)
     results = list(Renderer(open_checkpoint(str(folder), **CPU), SAMPLING, guide).render([spec(0, guided=False)]))
     assert [r.reason for r in results] == ["flat"]
+
+
+@pytest.mark.parametrize(("safety", "kinds"), [("reject", {Reject}), ("off", {Sample})])
+def test_what_the_safety_checker_flags_is_rejected_and_not_kept_as_a_black_picture(tmp_path, safety, kinds):
+    folder = make_checkpoint("sd1", tmp_path)
+    add_safety_checker(folder)
+    results = list(
+        Renderer(open_checkpoint(str(folder), safety=safety, **CPU), SAMPLING, guide).render([spec(0), spec(1)])
+    )
+    assert {type(result) for result in results} == kinds
+    assert {getattr(result, "reason", "safety-flagged") for result in results} == {"safety-flagged"}
 
 
 @pytest.mark.parametrize(

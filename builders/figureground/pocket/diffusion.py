@@ -107,7 +107,6 @@ def train(
     work: Path,
     device: str,
     seed: int,
-    compile: bool,
     start: TextToLatent | None = None,
     settings: Settings = SETTINGS,
 ) -> tuple[TextToLatent, float]:
@@ -121,7 +120,6 @@ def train(
     scale = round(1 / float(data["latents"][:8000].float().std()), 5)
     alphas = scheduler().alphas_cumprod.to(device)
     model = start or TextToLatent(tokenizer)
-    predict = torch.compile(lambda m, *args: m(*args), dynamic=False) if compile else (lambda m, *args: m(*args))
 
     def objective(network: TextToLatent, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
         clean, ids = batch
@@ -129,7 +127,7 @@ def train(
         time = torch.randint(len(alphas), (len(clean),), device=clean.device)
         alpha = alphas[time].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        error = (predict(network, noisy, time, ids).float() - noise).square().mean((1, 2, 3))
+        error = (network(noisy, time, ids).float() - noise).square().mean((1, 2, 3))
         snr = alphas[time] / (1 - alphas[time])
         # Min-SNR weighting for noise prediction (Hang et al. 2023, arXiv 2303.09556).
         weight = torch.clamp(MIN_SNR_GAMMA / snr, max=1.0)

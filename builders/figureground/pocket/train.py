@@ -103,9 +103,6 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--compile", action="store_true", help="use torch.compile: 1.4 times as fast here, after two minutes"
-    )
     parser.add_argument("--warm-start", action="store_true", help="begin with the bundled weights")
     parser.add_argument("--vae-steps", type=int, default=vae.SETTINGS.steps)
     parser.add_argument("--diffusion-steps", type=int, default=diffusion.SETTINGS.steps)
@@ -121,11 +118,9 @@ def main() -> None:
         first_model.unet.load_state_dict(bundled.unet.state_dict())
         first_model.text_encoder.load_state_dict(bundled.text_encoder.state_dict())
 
-    autoencoder = vae.train(
-        args.work, args.device, args.seed, args.compile, first_vae, replace(vae.SETTINGS, steps=args.vae_steps)
-    )
+    autoencoder = vae.train(args.work, args.device, args.seed, first_vae, replace(vae.SETTINGS, steps=args.vae_steps))
     model, scale = diffusion.train(
-        autoencoder, tokenizer, args.work, args.device, args.seed, args.compile, first_model,
+        autoencoder, tokenizer, args.work, args.device, args.seed, first_model,
         replace(diffusion.SETTINGS, steps=args.diffusion_steps),
     )  # fmt: skip
     write(autoencoder, model, tokenizer, scale, args.work / "checkpoint")

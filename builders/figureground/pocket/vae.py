@@ -92,18 +92,16 @@ def psnr(vae: AutoencoderKL, pictures: np.ndarray) -> float:
 
 
 def train(
-    work: Path, device: str, seed: int, compile: bool, start: AutoencoderKL | None = None, settings: Settings = SETTINGS
+    work: Path, device: str, seed: int, start: AutoencoderKL | None = None, settings: Settings = SETTINGS
 ) -> AutoencoderKL:
     """Trains to the end, or goes on where an earlier run stopped, and returns the averaged weights."""
     torch.manual_seed(seed)
     model = start or build()
     held = np.stack([draw(world.generator("watch autoencoder", i)) for i in range(256)])
 
-    measure = torch.compile(loss, dynamic=False) if compile else loss
-
     def objective(network: AutoencoderKL, x: torch.Tensor) -> dict[str, torch.Tensor]:
         latent = (x.shape[0], 4, x.shape[2] // 4, x.shape[3] // 4)
-        return measure(network, x, torch.randn(latent, device=x.device))
+        return loss(network, x, torch.randn(latent, device=x.device))
 
     def watch(network: AutoencoderKL) -> dict[str, float]:
         return {"psnr": psnr(network, held)}
