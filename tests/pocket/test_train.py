@@ -1,0 +1,82 @@
+"""Training goes on where it was stopped, and what it writes is a checkpoint."""
+
+import csv
+import itertools
+from dataclasses import replace
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from figureground.pocket import captions, diffusion, train, vae
+from figureground.pocket.loop import Settings, fit, rate
+
+
+def counting_batches(log):
+    def batches(step):
+        while True:
+            log.append(step)
+            step += 1
+            yield torch.ones(4, 3)
+
+    return batches
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint(tmp_path):
+    settings = Settings(steps=6, batch=4, learning_rate=0.1, warmup=1, ema=0.5, save_seconds=0.0)
+
+    def objective(model, x):
+        return {"loss": (model(x) - 1).square().mean()}
+
+    first, second = [], []
+    fit(
+        "line",
+        torch.nn.Linear(3, 1),
+        objective,
+        counting_batches(first),
+        replace(settings, steps=3),
+        tmp_path,
+        "cpu",
+        lambda m: {},
+    )
+    model = torch.nn.Linear(3, 1)
+    fit("line", model, objective, counting_batches(second), settings, tmp_path, "cpu", lambda m: {"seen": 1.0})
+    assert (first, second) == ([0, 1, 2], [3, 4, 5])
+    with (tmp_path / "line.csv").open() as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [1, 2, 3, 4, 5, 6]
+    again = []
+    fit("line", torch.nn.Linear(3, 1), objective, counting_batches(again), settings, tmp_path, "cpu", lambda m: {})
+    assert again == []
+
+
+def test_the_rate_warms_up_and_falls_to_nothing():
+    settings = Settings(steps=100, batch=1, learning_rate=1.0, warmup=10, ema=0.9)
+    rates = [rate(settings, s) for s in range(101)]
+    assert rates[0] == 0.1
+    assert max(rates) == rates[10] == 1.0
+    assert rates[100] < 1e-9
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_what_is_written_opens_and_holds_no_path(tmp_path):
+    tokenizer = captions.tokenizer(tmp_path / "tokenizer")
+    model = diffusion.TextToLatent(tokenizer)
+    train.write(vae.build(), model, tokenizer, 0.7, tmp_path / "checkpoint")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "checkpoint")
+    assert pipeline.vae.config.scaling_factor == 0.7
+    assert {pipeline.unet.dtype, pipeline.text_encoder.dtype, pipeline.vae.dtype} == {torch.float32}
+    assert not any(str(tmp_path) in p.read_text() for p in (tmp_path / "checkpoint").rglob("*.json"))
+
+
+def test_batches_empty_and_disturb_some_captions_and_keep_the_rest(tmp_path):
+    tokenizer = captions.tokenizer(tmp_path)
+    ids = tokenizer(["a photo of a bird, on grass"] * 10, padding="max_length", return_tensors="pt").input_ids
+    data = {"latents": torch.randn(10, 4, 2, 2).half(), "ids": ids}
+    settings = replace(diffusion.SETTINGS, batch=2000)
+    latents, made = next(diffusion.batches(data, 0.5, tokenizer, 0, 0, settings))
+    empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
+    emptied = (made == empty).all(1).float().mean()
+    kept = (made == ids[0]).all(1).float().mean()
+    assert abs(emptied - diffusion.EMPTY_SHARE) < 0.03
+    assert abs(kept - (1 - diffusion.EMPTY_SHARE - diffusion.STRAY_SHARE)) < 0.03
+    assert (made[:, -1] == tokenizer.eos_token_id).all()
+    assert torch.isin(latents, data["latents"].float() * 0.5).all()
