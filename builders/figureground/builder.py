@@ -419,6 +419,7 @@ class Builder(datasets.ArrowBasedBuilder):
             "batch_size": sampling.batch_size,
             "threads": threads if device.type == "cpu" else None,
             "compile": config.compile,
+            "revision": checkpoint.facts["revision"],
             "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
             "versions": library_versions(),
         }

@@ -1,7 +1,5 @@
 """Captions cover what later methods ask for, and the tokenizer knows their words and survives others."""
 
-import itertools
-
 import numpy as np
 import pytest
 
