@@ -145,6 +145,45 @@ def test_other_numerics_are_refused_unless_allowed_and_then_said(checkpoint, tmp
     assert json.loads((out / "_figureground" / "numerics.json").read_text())["mixed"][0]["batch_size"] == 2
 
 
+def test_before_the_first_shard_numerics_may_still_change(checkpoint, tmp_path):
+    out = tmp_path / "d3s"
+    first = D3S("pocket", checkpoint=checkpoint, **TINY)
+    first._open_directory(out)
+    first._open_checkpoint(out, 0)
+    assert json.loads((out / "_figureground" / "numerics.json").read_text())["batch_size"] == 4
+    D3S("pocket", checkpoint=checkpoint, **{**TINY, "batch_size": 2}).build(out)
+    assert json.loads((out / "_figureground" / "numerics.json").read_text())["batch_size"] == 2
+
+
+def test_going_on_in_other_formats_is_refused(built, checkpoint):
+    fields = {**TINY, "keep": ["guide", "mask"], "formats": ["parquet"]}
+    with pytest.raises(FiguregroundError, match=r"begun as parquet and webdataset .*not as parquet"):
+        D3S("pocket", checkpoint=checkpoint, **fields).build(built)
+
+
+def test_a_recipe_whose_sources_changed_opens_nothing(built, checkpoint, tmp_path):
+    from figureground.builder import open_dataset
+
+    assert (
+        open_dataset(built).identity()
+        == D3S("pocket", checkpoint=checkpoint, keep=["guide", "mask"], **TINY).identity()
+    )
+    saved = json.loads((built / "_figureground" / "recipe.json").read_text())
+    other = tmp_path / "_figureground"
+    other.mkdir()
+    saved["identity"]["checkpoint"] = checkpoint
+    (other / "recipe.json").write_text(json.dumps({**saved, "sha256": "another"}))
+    assert open_dataset(tmp_path) is None
+
+
+def test_the_card_shows_every_setting_and_no_path(built, checkpoint):
+    card = (built / "README.md").read_text()
+    for setting in ("| strength | `0.7` |", "| steps | `3` |", "| cutouts | `pocket` |", "| checkpoint | `sd1` |"):
+        assert setting in card
+    assert str(Path(checkpoint).parent.parent) not in card
+    assert "../" not in card
+
+
 def test_batch_size_and_threads_are_taken_over_on_resume(checkpoint, tmp_path):
     out = D3S("pocket", checkpoint=checkpoint, **TINY).build(tmp_path / "d3s")
     before = hashes(out)

@@ -104,7 +104,7 @@ def test_photographs_without_known_background_are_labelled_unknown(tmp_path):
     )
     assert builder.columns().backgrounds == ["unknown"]
     assert {s.prompt for s in specs(builder)} == {"a photo of a bird", "a photo of a car"}
-    with pytest.raises(RecipeError, match="train would have no image"):
+    with pytest.raises(RecipeError, match="2 of 2 classes have none on a known background: bird, car"):
         D3S("same-background", photographs=str(photographs), classes={"bird": "", "car": ""})
 
 
@@ -181,6 +181,11 @@ def test_the_recipe_does_not_depend_on_where_the_pictures_lie(tmp_path):
         ({"dtype": "int8"}, "dtype: 'int8'"),
         ({"compile": "yes please"}, "compile: 'yes please' is not true or false"),
         ({"definitions": "missing.csv"}, "definitions: there is no file"),
+        ({"definitions": 3}, "definitions: 3 is not the path of a CSV"),
+        ({"revision": 1234567}, "revision: 1234567 is not a text; put it in quotes"),
+        ({"formats": ["parquet", "parquet"]}, "formats: parquet, parquet names one twice"),
+        ({"guide": "none", "keep": ["guide"]}, "keep: 'guide' can't be kept: with guide=none there is none"),
+        ({"table": {"pairing": {"bird": None}}}, "bird: None is neither a background nor a list"),
     ],
 )
 def test_a_bad_field_is_refused_naming_field_value_and_what_is_accepted(fields, message):
@@ -196,4 +201,43 @@ def test_an_unknown_config_names_the_nearest():
 def test_missing_sources_are_said_before_anything_is_loaded(tmp_path):
     with pytest.raises(RecipeError, match=r"cutouts: none are given\. .*--set cutouts=DIR"):
         D3S("imagenet").build(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_photographs_are_found_whatever_capitals_their_folders_have(tmp_path):
+    photographs = make_pictures(tmp_path, {"Great_White_Shark/Water": 3, "tench/water": 3})
+    builder = D3S("same-background", photographs=str(photographs), classes=["tench", "great white shark"])
+    assert {(s.foreground_name, s.background_name) for s in specs(builder)} == {
+        ("tench", "water"), ("great white shark", "water"),
+    }  # fmt: skip
+
+
+def test_whole_numbers_and_paths_are_the_same_recipe_as_floats_and_texts():
+    one = D3S("pocket", strength=1, guidance_scale=4, cutout_scale=0.5, cutouts=CUTOUTS)
+    other = D3S("pocket", strength=1.0, guidance_scale=4.0, cutout_scale=[0.5, 0.5], cutouts=str(CUTOUTS))
+    assert one.identity() == other.identity()
+
+
+def test_a_split_whose_images_come_from_a_csv_alone_gets_its_share_of_cutouts(tmp_path):
+    (tmp_path / "t.csv").write_text("foreground,background,count\nbird,grass,2\n")
+    builder = D3S("pocket", per_cell={"train": 5, "validation": 0}, table=str(tmp_path / "t.csv"), allow_empty=True)
+    assert Counter(s.split for s in specs(builder)) == {"train": 2, "validation": 2}
+
+
+def test_unreadable_cutouts_are_skipped_and_listed_with_the_reason(tmp_path):
+    shutil.copytree(CUTOUTS, tmp_path / "c")
+    whole = (tmp_path / "c" / "bird" / "bird-00.png").read_bytes()
+    (tmp_path / "c" / "bird" / "broken.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "c" / "bird" / "empty.png").touch()
+    builder = D3S("pocket", cutouts=str(tmp_path / "c"))
+    assert [name for name, _ in builder.skipped()] == ["bird/broken.png", "bird/empty.png"]
+    assert all(reason for _, reason in builder.skipped())
+    assert not any("broken" in s.guide.cutout for s in specs(builder))
+
+
+def test_a_plan_needs_no_checkpoint_and_a_build_says_that_it_is_missing(tmp_path):
+    builder = D3S("pocket", checkpoint="./not-here")
+    assert builder.plan().totals() == {"train": 500, "validation": 100}
+    with pytest.raises(FiguregroundError, match=r"there is no directory '\./not-here'"):
+        builder.build(tmp_path / "out")
     assert not (tmp_path / "out").exists()

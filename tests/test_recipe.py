@@ -63,7 +63,7 @@ def test_a_saved_recipe_holds_no_absolute_path_and_reads_back(tmp_path, monkeypa
     (tmp_path / "photos").mkdir()
     folder = tmp_path / "out" / "_figureground"
     folder.mkdir(parents=True)
-    saved = for_file(str(tmp_path / "photos"), folder)
+    saved = for_file("cutouts", str(tmp_path / "photos"), folder)
     assert saved == "../../photos"
     (folder / "recipe.json").write_text(
         json.dumps(
@@ -93,3 +93,19 @@ def test_differences_name_the_fields():
 def test_an_unknown_field_names_the_nearest():
     with pytest.raises(RecipeError, match="strenght: d3s has no such field, did you mean 'strength'"):
         check_names(["strenght"], ["strength", "steps"], "d3s")
+
+
+def test_names_of_shipped_lists_stay_names_even_where_a_folder_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("imagenet", "pocket", "d3s"):
+        (tmp_path / name).mkdir()
+    assert for_file("classes", "imagenet", tmp_path / "out") == "imagenet"
+    assert for_file("cutouts", "pocket", tmp_path / "out") == "pocket"
+    assert for_file("prompt", "d3s", tmp_path / "out") == "d3s"
+
+
+def test_a_bare_directory_in_a_recipe_is_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "recipes" / "photos").mkdir(parents=True)
+    (tmp_path / "recipes" / "mine.yaml").write_text("cutouts: photos\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe(tmp_path / "recipes" / "mine.yaml") == {"cutouts": "recipes/photos"}

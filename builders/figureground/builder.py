@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +27,7 @@ from figureground.sample import Guide, Sample, Spec
 from figureground.shards import index, writer
 from figureground.shards.card import Facts
 from figureground.shards.writer import Columns, Shard, create_text, replace_text
-from figureground.weights import fingerprint
+from figureground.weights import fingerprint, local_directory
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -111,6 +111,8 @@ class Config(datasets.BuilderConfig):
             values = getattr(self, name)
             if not isinstance(values, list | tuple):
                 raise RecipeError(name, f"{values!r} is not a list; write it as [{', '.join(known)}].")
+            if len(set(map(str, values))) < len(values):
+                raise RecipeError(name, f"{listed(values)} names one twice.")
             for value in values:
                 check_choice(name, value, known)
         if not self.formats:
@@ -121,6 +123,8 @@ class Config(datasets.BuilderConfig):
         for name in ("checkpoint", "device", "negative_prompt"):
             if not isinstance(getattr(self, name), str):
                 raise RecipeError(name, f"{getattr(self, name)!r} is not a text.")
+        if self.revision is not None and not isinstance(self.revision, str):
+            raise RecipeError("revision", f"{self.revision!r} is not a text; put it in quotes.")
 
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -168,8 +172,6 @@ class Builder(datasets.ArrowBasedBuilder):
     CONFIGS: ClassVar[Mapping[str, Config]]
     DEFAULT: ClassVar[str]
     TITLE: ClassVar[str]
-    SUMMARY: ClassVar[str]
-    """What is in the pictures and how they were made, for the card; Markdown."""
     CITATIONS: ClassVar[tuple[str, ...]] = ()
     """BibTeX of what the method comes from."""
     LIMITS: ClassVar[tuple[str, ...]] = ()
@@ -184,8 +186,10 @@ class Builder(datasets.ArrowBasedBuilder):
             )
         base = self.CONFIGS[name]
         recipes.check_names(fields, type(base).field_names(), self.METHOD)
-        self._made_config = dataclasses.replace(base, **fields)
+        self._made_config = dataclasses.replace(base, **{n: _plain(value) for n, value in fields.items()})
         self._made_config.check()
+        for name in ("strength", "guidance_scale", "eta"):  # 5 and 5.0 are one recipe
+            setattr(self._made_config, name, float(getattr(self._made_config, name)))
         self.config = self._made_config
         self.resolve()
         identity = recipes.digest(self.identity())
@@ -242,6 +246,10 @@ class Builder(datasets.ArrowBasedBuilder):
         """Steps of the denoiser that one image takes."""
         return self.config.steps
 
+    def summary(self) -> str:
+        """What is in the pictures and how they were made, for the card; Markdown."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what it makes")
+
     def plan_notes(self) -> list[str]:
         """Lines that `plan` adds: what a build would still need."""
         return []
@@ -271,7 +279,7 @@ class Builder(datasets.ArrowBasedBuilder):
         """The recipe as saved in `folder`: it says what was made, and rebuilds it."""
         names = self.config.field_names()
         values = {name: getattr(self.config, name) for name in names}
-        saved = {n: recipes.for_file(v, folder) if n in recipes.PATH_FIELDS else v for n, v in values.items()}
+        saved = {n: recipes.for_file(n, v, folder) for n, v in values.items()}
         return {
             "builder": self.METHOD,
             "config": self.config.name,
@@ -302,7 +310,9 @@ class Builder(datasets.ArrowBasedBuilder):
             raise RecipeError("table", "it plans no images.")
         planned = plan.shards()
         plan.spec(planned[0].split, 0)  # whatever the plan lacks is said now, not when the model is loaded
+        local_directory(self.config.checkpoint)
         self._open_directory(out)
+        self._check_formats(out)
         writer.clean_stale(out)
         if index.missing(out, [as_shard(s) for s in planned]):
             if self.config.workers > 1:
@@ -314,11 +324,12 @@ class Builder(datasets.ArrowBasedBuilder):
 
     def finish(self, out: Path) -> None:
         """Writes index and card; every shard must have its marker."""
+        recipe = self.recipe(out / PRIVATE)
         index.finish(
             out,
             [as_shard(s) for s in self.plan().shards()],
             self.columns(),
-            self.recipe(out / PRIVATE),
+            {**recipe, **recipe.pop("identity"), **recipe.pop("execution"), "content": None},
             self.facts(out),
             formats=tuple(self.config.formats),
             image_format=self.config.image_format,
@@ -330,11 +341,25 @@ class Builder(datasets.ArrowBasedBuilder):
         Several processes may work in one directory, on several machines where they share it. A shard that
         another process holds is waited for, and taken over if that process dies.
         """
+        with ExitStack() as stack:
+            with writer.lock(out / writer.STAGES_LOCK, wait=True):
+                checkpoint, sampling, numerics = self._open_checkpoint(out, rank)
+                self.prepare(out / PRIVATE / "stages", checkpoint)
+                stack.enter_context(writer.lock(out / writer.WORKING_LOCK, wait=True, shared=True))
+            self._render_shards(out, checkpoint, sampling, numerics, rank, of, show_progress)
+
+    def _render_shards(
+        self,
+        out: Path,
+        checkpoint: Checkpoint,
+        sampling: Sampling,
+        numerics: dict[str, Any],
+        rank: int,
+        of: int,
+        show_progress: bool,
+    ) -> None:
         from figureground.diffusion.render import Renderer
 
-        checkpoint, sampling, numerics = self._open_checkpoint(out, rank)
-        with writer.lock(out / PRIVATE / ".stages.lock", wait=True):
-            self.prepare(out / PRIVATE / "stages", checkpoint)
         plan, columns = self.plan(), self.columns()
         renderer = Renderer(checkpoint, sampling, self.load_guide)
         common = {
@@ -378,8 +403,9 @@ class Builder(datasets.ArrowBasedBuilder):
 
     def facts(self, out: Path) -> Facts:
         """What the card says beside recipe and counts."""
-        numerics = json.loads((out / PRIVATE / "numerics.json").read_text())
-        return Facts(self.TITLE, self.METHOD, self.SUMMARY, "\n\n".join(self.CITATIONS), numerics, self.LIMITS)
+        path = out / PRIVATE / "numerics.json"
+        numerics = json.loads(path.read_text()) if path.exists() else {}
+        return Facts(self.TITLE, self.METHOD, self.summary(), "\n\n".join(self.CITATIONS), numerics, self.LIMITS)
 
     def _open_checkpoint(self, out: Path, rank: int) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
         """Opens the model and settles the numerics: those of the first shard, or new ones."""
@@ -390,17 +416,22 @@ class Builder(datasets.ArrowBasedBuilder):
 
         config = self.config
         path = out / PRIVATE / "numerics.json"
-        settled = json.loads(path.read_text()) if path.exists() else None
+        started = bool(index.markers(out))
+        if not started:
+            with writer.lock(out / writer.WORKING_LOCK) as alone:
+                started = not alone
+        settled = json.loads(path.read_text()) if path.exists() and started else None
         name = config.device if config.device != "auto" or settled is None else settled["device"]
         device = choose_device(name)
         if device.type == "cuda" and device.index is None and config.workers > 1:
             device = torch.device("cuda", rank % torch.cuda.device_count())
         dtype = config.dtype if config.dtype != "auto" or settled is None else settled["dtype"]
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = config.threads or (settled["threads"] if settled else max(1, cores // config.workers))
+        threads = config.threads or (settled or {}).get("threads") or max(1, cores // config.workers)
         torch.set_num_threads(threads)
         checkpoint = open_checkpoint(
-            config.checkpoint, config.revision, device=device, dtype=choose_dtype(dtype, device),
+            config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
+            dtype=choose_dtype(dtype, device),
             scheduler=config.scheduler, safety=config.safety,
         )  # fmt: skip
         if config.size % checkpoint.factor:
@@ -412,7 +443,9 @@ class Builder(datasets.ArrowBasedBuilder):
             config.batch_size or (settled["batch_size"] if settled else 1), config.compile,
         )  # fmt: skip
         if not config.batch_size and not settled:
-            sampling = dataclasses.replace(sampling, batch_size=find_batch_size(checkpoint, sampling))
+            devices = torch.cuda.device_count() if device.type == "cuda" else 1
+            sharing = -(-config.workers // max(1, devices))
+            sampling = dataclasses.replace(sampling, batch_size=find_batch_size(checkpoint, sampling, sharing))
         mine = {
             "device": device.type,
             "dtype": str(choose_dtype(dtype, device)).removeprefix("torch."),
@@ -423,7 +456,7 @@ class Builder(datasets.ArrowBasedBuilder):
             "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
             "versions": library_versions(),
         }
-        settle_numerics(path, mine, config.allow_mixed_numerics)
+        settle_numerics(path, mine, config.allow_mixed_numerics, started)
         return checkpoint, sampling, mine
 
     def _open_directory(self, out: Path) -> None:
@@ -440,7 +473,8 @@ class Builder(datasets.ArrowBasedBuilder):
                     "Give a new directory."
                 )
             private.mkdir(parents=True, exist_ok=True)
-            create_once(saved, json.dumps(self.recipe(private), indent=2, ensure_ascii=False) + "\n")
+            with writer.lock(out / writer.STAGES_LOCK, wait=True):
+                create_once(saved, json.dumps(self.recipe(private), indent=2, ensure_ascii=False) + "\n")
         theirs = json.loads(saved.read_text())
         if theirs["sha256"] != recipes.digest(self.identity()):
             old = {**theirs["identity"], **theirs["content"], "builder": theirs["builder"]}
@@ -460,6 +494,19 @@ class Builder(datasets.ArrowBasedBuilder):
             + (f"; rejected: {rejects}" if rejects else "")
             + f". figureground show {out} draws it."
         )
+
+    def _check_formats(self, out: Path) -> None:
+        """Refuses to go on in other formats than the first shards have."""
+        for name, marker in index.markers(out).items():
+            folders = {path.split("/")[0] for path in marker["files"]} & {"data", "webdataset"}
+            there = sorted("parquet" if folder == "data" else folder for folder in folders)
+            if set(there) != set(self.config.formats):
+                raise RecipeError(
+                    "formats",
+                    f"{out} was begun as {' and '.join(there)} (shard {name}), not as "
+                    f"{' and '.join(self.config.formats)}. "
+                    f"Go on with --set 'formats=[{', '.join(there)}]', or give a new directory.",
+                )
 
     # --- the datasets way -----------------------------------------------------------------------
 
@@ -519,13 +566,18 @@ def create_once(path: Path, text: str) -> None:
         create_text(path, text)
 
 
-def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool) -> None:
+def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool, started: bool) -> None:
     """Records what pixels depend on beside the recipe, or compares it with what is recorded.
+
+    Args:
+        started: Whether a shard exists, or a process is rendering one; before that, anything may change.
 
     Raises:
         FiguregroundError: They differ, and mixing was not allowed.
     """
-    create_once(path, json.dumps({**mine, "mixed": []}, indent=2) + "\n")
+    if not started or not path.exists():
+        replace_text(path, json.dumps({**mine, "mixed": []}, indent=2) + "\n")
+        return
     settled = json.loads(path.read_text())
     mixed = settled.pop("mixed", [])
     changed = recipes.differences(settled, mine)
@@ -554,10 +606,19 @@ def builder_class(method: str) -> type[Builder]:
 
 
 def open_dataset(directory: Path) -> Builder | None:
-    """The builder that made a dataset, or None when its sources are gone or it wasn't made here."""
+    """The builder that made a dataset, or None when its sources are gone or are no longer what they were."""
     saved = directory / PRIVATE / "recipe.json"
     try:
         fields = recipes.read_recipe(saved)
-        return builder_class(fields["builder"]).from_recipe(fields)
+        builder = builder_class(fields["builder"]).from_recipe(fields)
     except (FiguregroundError, KeyError):
         return None
+    unchanged = recipes.digest(builder.identity()) == json.loads(saved.read_text())["sha256"]
+    return builder if unchanged else None
+
+
+def _plain(value: Any) -> Any:
+    """A setting as YAML would give it: paths as text."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

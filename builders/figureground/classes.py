@@ -118,7 +118,7 @@ def define(nouns: Sequence[Noun], path: Path) -> list[Noun]:
     """Gives classes their definitions from a CSV `name,definition`, where `name` may be a WordNet id.
 
     Raises:
-        RecipeError: A column is missing, or a name is in no class of the list.
+        RecipeError: A column is missing, or no name is that of a class; the CSV may define further classes.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)

@@ -1,6 +1,6 @@
 """The command `figureground`: plan, build, show.
 
-Exit codes: 0 done, 1 failed or found something, 2 wrong use.
+Exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -20,25 +20,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except RecipeError as error:
-        print(f"figureground: {error}", file=sys.stderr)
-        code = 2
-    except FiguregroundError as error:
-        print(f"figureground: {error}", file=sys.stderr)
-        code = 1
     except KeyboardInterrupt:
         print("\nfigureground: stopped. Finished shards are kept; the same command goes on from them.", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:
-        return 0
+        return 130
     except Exception as error:
         if options.debug:
             raise
+        if isinstance(error, FiguregroundError):
+            print(f"figureground: {error}", file=sys.stderr)
+            return 2 if isinstance(error, RecipeError) else 1
         print(f"figureground: {type(error).__name__}: {error}\n(--debug shows where)", file=sys.stderr)
-        code = 1
-    if options.debug and sys.exc_info()[0]:
-        raise
-    return code
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,6 +109,12 @@ def _show(options: argparse.Namespace) -> int:
         print(path)
     if builder:
         builder.finish(options.directory)  # the card shows the preview
+    else:
+        print(
+            "figureground: the recipe's cut-outs, lists or checkpoint are gone or have changed since the build, so the "
+            "report shows no guides and the card is left as it is.",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from figureground import recipe as recipes
 from figureground.builder import Builder, Config, check_choice
 from figureground.classes import Noun, define, find_list, read_nouns
 from figureground.errors import FiguregroundError, RecipeError, listed
-from figureground.guide import Bank, check_disjoint, compose, photograph, place, split_bank
+from figureground.guide import Bank, check_disjoint, compose, loosely, photograph, place, split_bank
 from figureground.images import UnreadableImage
 from figureground.plan import Plan, pick
 from figureground.prompts import fill, read_templates, shorten
@@ -94,6 +94,12 @@ class D3SConfig(Config):
         for name in ("allow_empty", "known_background"):
             if not isinstance(getattr(self, name), bool):
                 raise RecipeError(name, f"{getattr(self, name)!r} is not true or false.")
+        has = {"paste": ("guide", "mask"), "photograph": ("guide",), "none": ()}[self.guide]
+        for name in self.keep:
+            if name not in has:
+                raise RecipeError("keep", f"{name!r} can't be kept: with guide={self.guide} there is none.")
+        if self.definitions is not None and not isinstance(self.definitions, str):
+            raise RecipeError("definitions", f"{self.definitions!r} is not the path of a CSV.")
         low, high = self.scale_range()
         if not 0.05 <= low <= high <= 1:
             raise RecipeError(
@@ -130,6 +136,13 @@ class D3SConfig(Config):
         return float(both[0]), float(both[1])
 
 
+def _find_folder(root: Path, names: Sequence[str]) -> str | None:
+    """The folder in `root` that goes by one of the names, but for capitals and '_' for a space."""
+    wanted = [loosely(name) for name in names]
+    found = sorted(p.name for p in root.iterdir() if p.is_dir() and loosely(p.name) in wanted)
+    return next((name for name in names if name in found), found[0] if found else None)
+
+
 def _no_guide(split: str, f: int, b: int, i: int) -> None:
     """Text-to-image starts from noise alone."""
 
@@ -162,11 +175,15 @@ class D3S(Builder):
     CONFIGS = _configs()
     DEFAULT = POCKET
     TITLE = "D3S: foreground classes on backgrounds"
-    SUMMARY = (
-        "Each foreground class on each background, drawn by a diffusion model. A cut-out of the class was pasted on a "
-        "template of the background, and the composite guided image-to-image; `foreground` and `background` are "
-        "labelled separately. Validation uses no cut-out and no template of training."
-    )
+    SUMMARIES: ClassVar[dict[str, str]] = {
+        "paste": "Each foreground class on each background, drawn by a diffusion model. A cut-out of the class was "
+        "pasted on a template of the background, and the composite guided image-to-image; `foreground` and `background` are "
+        "labelled separately. Validation uses no cut-out and no template of training.",
+        "none": "Each foreground class on each background, drawn by a diffusion model from a prompt alone: the control "
+        "of a D3S set that starts from no guide. `foreground` and `background` are labelled separately.",
+        "photograph": "Photographs of each foreground class, redrawn by a diffusion model on the scene that they show: "
+        "a control of a D3S set. Validation uses no photograph of training.",
+    }
     CITATIONS = (CITATION,)
     LIMITS = (
         "Labels say what was asked of the diffusion model; nobody has looked at every picture.",
@@ -175,6 +192,9 @@ class D3S(Builder):
         "reconstruction and same-background.",
     )
     config: D3SConfig
+
+    def summary(self) -> str:
+        return self.SUMMARIES[self.config.guide]
 
     def resolve(self) -> None:
         config = self.config
@@ -187,20 +207,21 @@ class D3S(Builder):
         if config.definitions:
             self.classes = define(self.classes, find_list("definitions", config.definitions, "classes"))
         self.backgrounds = read_nouns("backgrounds", config.backgrounds, "backgrounds", "d3s")
-        if (
-            config.guide == "photograph"
-            and not config.known_background
-            and config.photographs is not None
-            and not self._backgrounds_known()
-        ):
+        photographs = config.guide == "photograph" and config.photographs is not None
+        if photographs and all(ground == UNKNOWN for _, ground in self._photograph_folders):
             self.backgrounds = [Noun(UNKNOWN, "")]
         self.templates = read_templates(config.prompt)
         names, grounds = self._names()
         self.counts, self.pairings = read_table(config.table, config.per_cell, names, grounds)
-        if config.guide == "photograph" and config.photographs is not None:
-            there = np.array(
-                [[self._photograph_folder(f, b) is not None for b in self.backgrounds] for f in self.classes]
-            )
+        if photographs:
+            there = np.array([[(f, b) in self._photograph_folders for b in grounds] for f in names])
+            bare = [name for name, row in zip(names, there, strict=True) if not row.any()]
+            if bare:
+                raise RecipeError(
+                    "photographs",
+                    f"{len(bare)} of {len(names)} classes have none on a known background: {listed(bare, 5)}. "
+                    "Lay photographs out as <class>/<background>/*, or, for reconstruction alone, as <class>/*.",
+                )
             self.counts = {split: counts * there for split, counts in self.counts.items()}
         self._refuse_empty(names, grounds)
 
@@ -260,7 +281,7 @@ class D3S(Builder):
         self, name: str, names: list[str], what: str, aliases: dict[str, tuple[str, ...]]
     ) -> dict[str, Bank]:
         """Banks by split; disjoint, so that validation shows nothing that training showed."""
-        shares = {split: n for split, n in self.config.per_cell.items() if n}
+        shares = {split: max(1, n) for split, n in self.config.per_cell.items() if self.counts[split].any()}
         directories = self._directories(name)
         try:
             if "" in directories:
@@ -283,29 +304,33 @@ class D3S(Builder):
 
     @cached_property
     def photographs(self) -> dict[str, Bank]:
-        cells = [self._cell(f, b) for f in self.classes for b in self.backgrounds if self._photograph_folder(f, b)]
-        return self._read_banks("photographs", cells, "photographs", {})
+        return self._read_banks("photographs", list(self._photograph_folders.values()), "photographs", {})
 
-    def _cell(self, f: Noun, b: Noun) -> str:
-        folder = self._photograph_folder(f, b) or f.name
-        return folder if b.name == UNKNOWN else f"{folder}/{b.name}"
+    @cached_property
+    def _photograph_folders(self) -> dict[tuple[str, str], str]:
+        """Class and background names to the folder that holds their photographs, below the directory given.
 
-    def _photograph_folder(self, f: Noun, b: Noun) -> str | None:
-        """The name of a class's folder that holds photographs on a background, or None."""
+        Where no class has a folder of a background, backgrounds are unknown, unless the recipe wants them known.
+        """
+        known, flat = {}, {}
         for root in self._directories("photographs").values():
-            for name in (f.name, *f.aliases):
-                if (root / name if b.name == UNKNOWN else root / name / b.name).is_dir():
-                    return name
-        return None
-
-    def _backgrounds_known(self) -> bool:
-        return any(self._photograph_folder(f, b) for f in self.classes for b in self.backgrounds)
+            for f in self.classes:
+                own = _find_folder(root, (f.name, *f.aliases))
+                if own is None:
+                    continue
+                flat[f.name, UNKNOWN] = own
+                for b in self.backgrounds:
+                    scene = _find_folder(root / own, (b.name,))
+                    if scene is not None:
+                        known[f.name, b.name] = f"{own}/{scene}"
+        return known if known or self.config.known_background else flat
 
     # --- the builder's parts --------------------------------------------------------------------
 
     def resolved(self) -> dict[str, Any]:
         content: dict[str, Any] = {
             **super().resolved(),
+            "cutout_scale": list(self.config.scale_range()),
             "classes": [[c.name, c.text, c.definition] for c in self.classes],
             "backgrounds": [[b.name, b.text] for b in self.backgrounds],
             "definitions": None,
@@ -353,7 +378,7 @@ class D3S(Builder):
         return Guide("paste", cutout.id, scene.id, box, bool(rng.random() < 0.5))
 
     def _photograph(self, split: str, f: int, b: int, i: int) -> Guide:
-        items = self.photographs[split].items[self._cell(self.classes[f], self.backgrounds[b])]
+        items = self.photographs[split].items[self._photograph_folders[self.classes[f].name, self.backgrounds[b].name]]
         item = items[pick(self.config.seed, ["photograph", split, str(f), str(b)], len(items), i)]
         return Guide("photograph", item.id)
 

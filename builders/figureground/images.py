@@ -66,8 +66,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with _QUIET, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                yield image
+            image = Image.open(path)
+        with image:
+            yield image
     except UnreadableImage:
         raise
     except UnidentifiedImageError:

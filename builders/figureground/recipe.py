@@ -31,63 +31,61 @@ def read_recipe(path: Path) -> Fields:
     except OSError as error:
         raise FiguregroundError(f"Recipe {path}: {error.strerror or error}.") from None
     try:
-        loaded = yaml.safe_load(text)
+        loaded = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise FiguregroundError(f"Recipe {path}{where}: {error.problem or 'not YAML'}.") from None
+    except json.JSONDecodeError as error:
+        where = f", line {error.lineno}, column {error.colno}"
+        raise FiguregroundError(f"Recipe {path}{where}: {error.msg}.") from None
+    except yaml.YAMLError as error:
+        raise FiguregroundError(f"Recipe {path}: {error}.") from None
     if not isinstance(loaded, dict):
         raise FiguregroundError(
             f"Recipe {path}: a recipe is a mapping of fields to values, not {type(loaded).__name__}."
         )
     if "identity" in loaded and "execution" in loaded:
-        loaded = {
-            "builder": loaded.get("builder"),
-            "config": loaded.get("config"),
-            **loaded["identity"],
-            **loaded["execution"],
-        }
-    return {name: _from_file(value, path.parent) if name in PATH_FIELDS else value for name, value in loaded.items()}
+        head = {"builder": loaded.get("builder"), "config": loaded.get("config")}
+        loaded = {**head, **loaded["identity"], **loaded["execution"]}
+    return {str(name): _from_file(str(name), value, path.parent) for name, value in loaded.items()}
 
 
-PATH_FIELDS = (
-    "checkpoint",
-    "cutouts",
-    "templates",
-    "photographs",
-    "classes",
-    "backgrounds",
-    "definitions",
-    "prompt",
-    "table",
-)
-"""Fields whose values may name files or directories."""
+DIRECTORIES = ("checkpoint", "cutouts", "templates", "photographs")
+"""Fields whose values name directories, or `pocket`, or a Hub id."""
+FILES = ("classes", "backgrounds", "definitions", "prompt", "table")
+"""Fields whose values may name files."""
 
 
-def _from_file(value: Any, folder: Path) -> Any:
-    """A value as found in a file in `folder`; what exists there as a path is made relative to here."""
+def _from_file(field: str, value: Any, folder: Path) -> Any:
+    """A field's value as found in a file in `folder`; what exists there is made relative to here."""
     if isinstance(value, Mapping):
-        return {k: _from_file(v, folder) for k, v in value.items()}
-    if isinstance(value, str) and _names_a_file(value) and not Path(value).is_absolute() and (folder / value).exists():
+        return {k: _from_file(field, v, folder) for k, v in value.items()}
+    if _names_a_file(field, value) and not Path(value).is_absolute() and _exists(field, folder / value):
         return os.path.relpath(folder / value)
     return value
 
 
-def for_file(value: Any, folder: Path) -> Any:
+def for_file(field: str, value: Any, folder: Path) -> Any:
     """The inverse of what `read_recipe` does: paths become relative to `folder`."""
     if isinstance(value, Mapping):
-        return {k: for_file(v, folder) for k, v in value.items()}
-    if isinstance(value, str) and _names_a_file(value) and Path(value).exists():
-        return os.path.relpath(value, folder)
-    if isinstance(value, str) and _names_a_file(f"./{value}") and Path(value).is_dir():
+        return {k: for_file(field, v, folder) for k, v in value.items()}
+    if _names_a_file(field, value) and _exists(field, Path(value)):
         return os.path.relpath(value, folder)
     return value
 
 
-def _names_a_file(value: str) -> bool:
-    """Whether a text can be a path: prompts and definitions are none, and some are too long to ask the disk."""
-    looks = "/" in value or value.startswith(".") or Path(value).suffix.lower() in (".csv", ".txt", ".yaml")
-    return looks and len(value.encode()) < 1000 and all(len(part.encode()) < 256 for part in value.split("/"))
+def _exists(field: str, path: Path) -> bool:
+    return path.is_dir() if field in DIRECTORIES else path.exists()
+
+
+def _names_a_file(field: str, value: Any) -> bool:
+    """Whether a field's value can be a path: prompts and definitions are none, and may be too long to ask the disk."""
+    if not isinstance(value, str) or field not in (*DIRECTORIES, *FILES) or value == "pocket":
+        return False
+    looks = "/" in value or value.startswith(".") or Path(value).suffix.lower() in (".csv", ".txt")
+    short = len(value.encode()) < 1000 and all(len(part.encode()) < 256 for part in value.split("/"))
+    return short and (looks or field in DIRECTORIES)
 
 
 def parse_setting(text: str) -> tuple[list[str], Any]:

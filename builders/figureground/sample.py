@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from PIL import Image
@@ -45,8 +45,6 @@ class Spec:
     seed: int
     """Seeds the image's own generator, 0 to 2**63 - 1."""
     guide: Guide | None = None
-    concept: str | None = None
-    """Name of a fine-tuned concept that the image needs."""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -63,7 +61,6 @@ class Sample:
     """RGB, what the generation started from; kept when a recipe asks for it."""
     mask: Image.Image | None = None
     """L, what of the guide is foreground."""
-    scores: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

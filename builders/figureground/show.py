@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from figureground.errors import FiguregroundError, listed
 from figureground.resources import resource
+from figureground.shards.card import public
 from figureground.shards.index import INDEX, markers
 from figureground.shards.writer import MARKERS
 
@@ -400,7 +401,7 @@ def _settings(path: Path, name: str = "recipe") -> list[tuple[str, list[tuple[st
     """What a JSON file says, in titled groups of names and values: one for it, one for each section that it has."""
     if not path.exists():
         return []
-    said = json.loads(path.read_text(encoding="utf-8"))
+    said = public(json.loads(path.read_text(encoding="utf-8")))
     sections = {part: said.pop(part) for part in ("identity", "execution") if isinstance(said.get(part), dict)}
     groups = [(name, said), *((f"{name}: {part}", section) for part, section in sections.items())]
     return [(title, list(_flat(group))) for title, group in groups if group]

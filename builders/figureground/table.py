@@ -77,6 +77,8 @@ def read_pairing(value: Any, foregrounds: Sequence[str], backgrounds: Sequence[s
     for name, grounds in value.items():
         if name not in foregrounds:
             raise RecipeError("table.pairing", f"there is no class {name!r}{nearest(name, foregrounds)}")
+        if not isinstance(grounds, str | Sequence):
+            raise RecipeError("table.pairing", f"{name}: {grounds!r} is neither a background nor a list of them.")
         for ground in [grounds] if isinstance(grounds, str) else grounds:
             if ground not in backgrounds:
                 raise RecipeError(

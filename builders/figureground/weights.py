@@ -46,10 +46,12 @@ def local_directory(checkpoint: str) -> Path | None:
 def fingerprint(checkpoint: str, revision: str | None) -> str:
     """Names a checkpoint's content: `sha256:…` over a local one's files, id and revision of one on the Hub.
 
-    Raises:
-        FiguregroundError: As `local_directory`.
+    One that isn't on this machine is named as the Hub's are, so that a plan needs no weights.
     """
-    folder = local_directory(checkpoint)
+    try:
+        folder = local_directory(checkpoint)
+    except FiguregroundError:
+        folder = None
     if folder is None:
         return f"{checkpoint}@{revision or 'main'}"
     total = hashlib.sha256()

@@ -40,7 +40,6 @@ FAMILIES = {
     "StableDiffusionPipeline": ("sd", StableDiffusionPipeline, StableDiffusionImg2ImgPipeline),
     "StableDiffusionImg2ImgPipeline": ("sd", StableDiffusionPipeline, StableDiffusionImg2ImgPipeline),
     "StableDiffusionXLPipeline": ("sdxl", StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline),
-    "StableDiffusionXLImg2ImgPipeline": ("sdxl", StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline),
 }
 """Pipelines, as `model_index.json` names them, that a checkpoint may be of."""
 
@@ -132,6 +131,8 @@ def open_checkpoint(
         options["variant"] = variant
     if family == "sd" and safety == "off":
         options.update(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    if family == "sdxl":
+        options["add_watermarker"] = False  # else pixels depend on whether a watermarking library is installed
     try:
         pipeline = text_class.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -149,7 +150,7 @@ def open_checkpoint(
     pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
-    from_pipe = image_class(**_accepted(image_class, pipeline))
+    from_pipe = image_class(**_accepted(pipeline))
     from_pipe.set_progress_bar_config(disable=True)
     facts = {
         "checkpoint": checkpoint if checkpoint == "pocket" or local_directory(checkpoint) is None else folder.name,
@@ -160,11 +161,14 @@ def open_checkpoint(
     return Checkpoint(family, pipeline, from_pipe, facts)
 
 
-def _accepted(kind: Any, pipeline: Any) -> dict[str, Any]:
-    """The components and settings of a pipeline that another kind of pipeline takes."""
+def _accepted(pipeline: Any) -> dict[str, Any]:
+    """The components and settings of a pipeline that its image-to-image sibling takes."""
     parts = dict(pipeline.components)
     if "requires_safety_checker" in pipeline.config:
         parts["requires_safety_checker"] = pipeline.config["requires_safety_checker"]
+    if "force_zeros_for_empty_prompt" in pipeline.config:
+        parts["force_zeros_for_empty_prompt"] = pipeline.config["force_zeros_for_empty_prompt"]
+        parts["add_watermarker"] = False
     return parts
 
 

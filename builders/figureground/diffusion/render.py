@@ -22,7 +22,7 @@ LoadGuide = Callable[[Spec], tuple[Image.Image, Image.Image | None]]
 
 FLAT_RANGE = 2
 """A picture whose every channel spans at most this many of 255 levels shows nothing."""
-EMBEDDINGS_KEPT = 2048
+EMBEDDINGS_KEPT = 512
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Renderer:
         self._checkpoint = checkpoint
         self._sampling = sampling
         self._load_guide = load_guide
-        self._embeddings: OrderedDict[str, list[torch.Tensor | None]] = OrderedDict()
+        self._embeddings: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
+        self._negative: dict[str, torch.Tensor] = {}
         if sampling.compile:
             unet = torch.compile(checkpoint.text_to_image.unet, dynamic=False)
             checkpoint.text_to_image.unet = unet
@@ -112,7 +113,7 @@ class Renderer:
         flags = getattr(out, "nsfw_content_detected", None) or [False] * len(padded)
         return out.images[:n], list(flags)[:n]
 
-    def _embed(self, prompts: Sequence[str]) -> dict[str, torch.Tensor | None]:
+    def _embed(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """The pipelines' prompt embeddings for a batch; each prompt is encoded once and kept a while."""
         for prompt in dict.fromkeys(prompts):
             if prompt in self._embeddings:
@@ -122,17 +123,22 @@ class Renderer:
         rows = [self._embeddings[prompt] for prompt in prompts]
         while len(self._embeddings) > EMBEDDINGS_KEPT:
             self._embeddings.popitem(last=False)
-        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-        columns = zip(names, zip(*rows, strict=True), strict=False)
-        return {name: torch.cat(column) for name, column in columns if column[0] is not None}
+        return {
+            **{name: torch.cat([row[name] for row in rows]) for name in rows[0]},
+            **{name: torch.cat([tensor] * len(rows)) for name, tensor in self._negative.items()},
+        }
 
-    def _encode(self, prompt: str) -> list[torch.Tensor | None]:
+    def _encode(self, prompt: str) -> dict[str, torch.Tensor]:
+        """A prompt's embeddings; those of the negative prompt are the same for all, and kept apart."""
         pipeline, sampling = self._checkpoint.text_to_image, self._sampling
         options = {
             "prompt": prompt, "device": pipeline.device, "num_images_per_prompt": 1,
             "do_classifier_free_guidance": sampling.guidance_scale > 1, "negative_prompt": sampling.negative_prompt,
         }  # fmt: skip
-        return list(pipeline.encode_prompt(**options))
+        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        found = {n: t for n, t in zip(names, pipeline.encode_prompt(**options), strict=False) if t is not None}
+        self._negative = {n: t for n, t in found.items() if n.startswith("negative")}
+        return {n: t for n, t in found.items() if not n.startswith("negative")}
 
 
 def in_batches(specs: Sequence[Spec], size: int) -> Iterator[list[Spec]]:
@@ -163,11 +169,17 @@ LARGEST_BATCH = 64
 MEMORY_SHARE = 0.8
 
 
-def find_batch_size(checkpoint: Checkpoint, sampling: Sampling) -> int:
+def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1) -> int:
     """A batch size that suits the device; the same for the same device and checkpoint.
 
     On a CPU it is 16 for small UNets and 1 for others, which gain nothing from batches there. On CUDA it is
     the largest power of two, 64 at most, whose memory, reckoned from batches of 1 and 2, fits.
+
+    Args:
+        sharing: How many processes share the device's memory.
+
+    Raises:
+        FiguregroundError: Not even one image fits.
     """
     unet = checkpoint.text_to_image.unet
     if checkpoint.text_to_image.device.type != "cuda":
@@ -179,11 +191,16 @@ def find_batch_size(checkpoint: Checkpoint, sampling: Sampling) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         probe = Renderer(checkpoint, replace(sampling, batch_size=batch, steps=2, compile=False), _no_guide)
         spec = Spec("probe", "probe", 0, 0, "", "", "a photo", 0)
-        list(probe.render([spec] * batch))
+        try:
+            list(probe.render([spec] * batch))
+        except FiguregroundError:
+            if batch == 1:
+                raise
+            return 1
         peaks.append(torch.cuda.max_memory_allocated(device))
     each = max(1, peaks[1] - peaks[0])
     free, _ = torch.cuda.mem_get_info(device)
-    room = MEMORY_SHARE * (free + torch.cuda.memory_reserved(device)) - (peaks[0] - each)
+    room = MEMORY_SHARE * (free + torch.cuda.memory_reserved(device)) / sharing - (peaks[0] - each)
     fits = max(1, min(LARGEST_BATCH, int(room // each)))
     return 1 << (fits.bit_length() - 1)
 

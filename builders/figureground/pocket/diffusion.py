@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +84,14 @@ def pool(vae: AutoencoderKL, tokenizer: CLIPTokenizer, path: Path, seed: int, co
     return made
 
 
+def fingerprint(vae: AutoencoderKL, tokenizer: CLIPTokenizer, seed: int) -> str:
+    """Names the pool that an autoencoder, a vocabulary and a seed give."""
+    named = hashlib.sha256(json.dumps([tokenizer.get_vocab(), seed, POOL], sort_keys=True).encode())
+    for tensor in vae.state_dict().values():
+        named.update(tensor.float().cpu().numpy().tobytes())
+    return named.hexdigest()[:12]
+
+
 def batches(
     data: dict[str, torch.Tensor], scale: float, tokenizer: CLIPTokenizer, seed: int, step: int, settings: Settings
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -116,7 +126,8 @@ def train(
     """
     torch.manual_seed(seed)
     vae.to(device)
-    data = pool(vae, tokenizer, work / "latents.pt", seed, POOL)
+    inputs = fingerprint(vae, tokenizer, seed)
+    data = pool(vae, tokenizer, work / f"latents-{inputs}.pt", seed, POOL)
     scale = round(1 / float(data["latents"][:8000].float().std()), 5)
     alphas = scheduler().alphas_cumprod.to(device)
     model = start or TextToLatent(tokenizer)
@@ -142,6 +153,6 @@ def train(
 
     fitted = fit(
         "diffusion", model, objective, lambda step: batches(data, scale, tokenizer, seed, step, settings),
-        settings, work, device, watch,
+        settings, work, device, watch, inputs,
     )  # fmt: skip
     return fitted, scale

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from figureground.errors import FiguregroundError
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -48,6 +50,7 @@ def fit(
     work: Path,
     device: str,
     watch: Callable[[Any], dict[str, float]],
+    inputs: str = "",
 ) -> Any:
     """Trains `model` and returns its exponential moving average.
 
@@ -56,8 +59,12 @@ def fit(
         objective: Takes the model and a batch; returns losses by name, of which `loss` is minimised.
         batches: Given the first step, an endless iterator of batches.
         watch: Measures the averaged model whenever a checkpoint is written.
+        inputs: Hash of what the batches are made from.
 
     A run that finds a checkpoint goes on from it.
+
+    Raises:
+        FiguregroundError: The checkpoint is of a run on other inputs.
     """
     work.mkdir(parents=True, exist_ok=True)
     saved, curves = work / f"{name}.pt", work / f"{name}.csv"
@@ -69,6 +76,10 @@ def fit(
     step = 0
     if saved.exists():
         state = torch.load(saved, map_location=device, weights_only=True)
+        if state["inputs"] != inputs:
+            raise FiguregroundError(
+                f"{saved} is of a run on other inputs. Remove it, or give another --work directory."
+            )
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -83,6 +94,7 @@ def fit(
             "average": average.state_dict(),
             "optimizer": optimizer.state_dict(),
             "step": step,
+            "inputs": inputs,
         }
         torch.save(state, saved.with_suffix(".part"))
         os.replace(saved.with_suffix(".part"), saved)

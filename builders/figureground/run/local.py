@@ -36,8 +36,11 @@ def work_in_processes(builder: Builder, out: Path, show_progress: bool = True) -
         worker.start()
     planned = [as_shard(s) for s in builder.plan().shards()]
     total = sum(s.count for s in planned)
+    done = total - sum(s.count for s in index.missing(out, planned))
     try:
-        with tqdm(total=total, unit="image", desc=str(out), disable=None if show_progress else True) as bar:
+        with tqdm(
+            total=total, initial=done, unit="image", desc=str(out), disable=None if show_progress else True
+        ) as bar:
             while any(worker.is_alive() for worker in workers):
                 next(worker for worker in workers if worker.is_alive()).join(1)
                 bar.update(total - sum(s.count for s in index.missing(out, planned)) - bar.n)
@@ -59,3 +62,5 @@ def _work(kind: type[Builder], config_name: str, fields: dict, out: Path, rank: 
     except FiguregroundError as error:
         print(f"figureground, worker {rank}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -26,7 +26,7 @@ TAGS = ("figureground", "spurious-correlations", "distribution-shift", "syntheti
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _HEADER = re.compile(r"\A---\n(?P<yaml>.*?)^---[ \t]*$\n?", re.DOTALL | re.MULTILINE)
-_ABSOLUTE = re.compile(r"(file:|[A-Za-z]:)?[\\/~].*", re.DOTALL)
+_ABSOLUTE = re.compile(r"((file:|[A-Za-z]:)?[\\/~]|\.\.[\\/]).*", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,15 @@ CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_l
 INDEX_LOCK = "_figureground/.index.lock"
 """Held while the index and the card are written."""
 
+STAGES_LOCK = "_figureground/.stages.lock"
+"""Held while recipe and numerics are settled and stages are run."""
+
+WORKING_LOCK = "_figureground/.working.lock"
+"""Shared by all processes that render."""
+
 _NAME = r"\w+-\d{5,}-of-\d{5,}"
 _TEMPORARY = re.compile(
-    rf"\.((?P<shard>{_NAME})\.(parquet|tar|jsonl|json)|index\.json|README\.md)\.\d+-[0-9a-f]{{16}}\.tmp"
+    rf"\.((?P<shard>{_NAME})\.(parquet|tar|jsonl|json)|index\.json|README\.md|(?P<settled>recipe\.json|numerics\.json|done\.json))\.\d+-[0-9a-f]{{16}}\.tmp"
 )
 _LOCK = re.compile(rf"\.{_NAME}\.lock")
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -252,7 +258,8 @@ def write_encoded(
                 line = {"key": reject.spec.key, "reason": reject.reason, "spec": reject.spec.to_json()}
                 drafts["rejects"].file.write(_json(line, reject.spec.key).encode() + b"\n")
         files = {shard.path(kind): draft.finish() for kind, draft in drafts.items()}
-        _refuse_done(directory, shard)
+        if (directory / shard.path("marker")).exists():
+            return _theirs(directory, shard, files)  # where nobody can lock, two may render one shard
         for draft in drafts.values():
             draft.publish()
         for kind in {*FORMATS, "rejects"} - set(drafts):
@@ -275,14 +282,19 @@ def write_encoded(
     try:
         create_text(directory / shard.path("marker"), to_text(marker))
     except FileExistsError:
-        done: dict[str, Any] = json.loads((directory / shard.path("marker")).read_text())
-        if done["files"] != files:
-            raise ShardError(
-                f"shard {shard.name}: another process wrote it at the same time, with other bytes. Delete its "
-                f"marker {shard.path('marker')} and build again, so that it is rendered anew."
-            ) from None
-        return done
+        return _theirs(directory, shard, files)
     return marker
+
+
+def _theirs(directory: Path, shard: Shard, files: Mapping[str, Any]) -> dict[str, Any]:
+    """The marker of a shard that another process finished meanwhile, which must be of the same bytes."""
+    done: dict[str, Any] = json.loads((directory / shard.path("marker")).read_text())
+    if done["files"] != files:
+        raise ShardError(
+            f"shard {shard.name}: another process wrote it at the same time, with other bytes. Delete its "
+            f"marker {shard.path('marker')} and build again, so that it is rendered anew."
+        )
+    return done
 
 
 def _refuse_done(directory: Path, shard: Shard) -> None:
@@ -630,13 +642,13 @@ def claim(directory: Path, shard: Shard) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Holds a lock file, which is created where there is none; yields whether it is held."""
+def lock(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[bool]:
+    """Holds a lock file, alone or shared, which is created where there is none; yields whether it is held."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            held = _flock(handle, wait=wait)
+            held = _flock(handle, wait=wait, shared=shared)
             # Whoever held it before may have removed it meanwhile: then this is a lock that nobody else sees.
             if held and not _same_file(handle, path):
                 continue
@@ -653,19 +665,26 @@ def clean_stale(directory: Path) -> list[Path]:
     locks nothing is removed, for nobody can tell.
     """
     removed = []
-    for folder in ("", "data", "webdataset", "_figureground", MARKERS, REJECTS):
-        for path in sorted((directory / folder).glob(".*.tmp")):
+    stages = sorted(p for p in (directory / "_figureground" / "stages").glob("*") if p.is_dir())
+    folders = [directory / f for f in ("", "data", "webdataset", "_figureground", MARKERS, REJECTS)]
+    for folder in [*folders, *stages]:
+        for path in sorted(folder.glob(".*.tmp")):
             match = _TEMPORARY.fullmatch(path.name)
             if not match:
                 continue
-            held_by = f"{MARKERS}/.{match['shard']}.lock" if match["shard"] else INDEX_LOCK
+            held_by = STAGES_LOCK if match["settled"] else INDEX_LOCK
+            if match["shard"]:
+                held_by = f"{MARKERS}/.{match['shard']}.lock"
             if _unlink_while_held(directory / held_by, path):
                 removed.append(path)
     return removed
 
 
 def remove_locks(directory: Path) -> None:
-    """Removes the lock files of shards that no process holds."""
+    """Removes the lock files that no process holds."""
+    for name in (STAGES_LOCK, WORKING_LOCK):
+        if (directory / name).exists():
+            _unlink_while_held(directory / name, directory / name)
     for path in (directory / MARKERS).glob(".*.lock"):
         if _LOCK.fullmatch(path.name):
             _unlink_while_held(path, path)
@@ -687,10 +706,11 @@ def _unlink_while_held(path: Path, target: Path) -> bool:
         os.close(handle)
 
 
-def _flock(handle: int, *, wait: bool) -> bool | None:
+def _flock(handle: int, *, wait: bool, shared: bool = False) -> bool | None:
     """Whether the lock was taken; None where the file system has none."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
