@@ -177,8 +177,8 @@ class D3S(Builder):
     TITLE = "D3S: foreground classes on backgrounds"
     SUMMARIES: ClassVar[dict[str, str]] = {
         "paste": "Each foreground class on each background, drawn by a diffusion model. A cut-out of the class was "
-        "pasted on a template of the background, and the composite guided image-to-image; `foreground` and `background` are "
-        "labelled separately. Validation uses no cut-out and no template of training.",
+        "pasted on a template of the background, and the composite guided image-to-image; `foreground` and "
+        "`background` are labelled separately. Validation uses no cut-out and no template of training.",
         "none": "Each foreground class on each background, drawn by a diffusion model from a prompt alone: the control "
         "of a D3S set that starts from no guide. `foreground` and `background` are labelled separately.",
         "photograph": "Photographs of each foreground class, redrawn by a diffusion model on the scene that they show: "

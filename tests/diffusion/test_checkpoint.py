@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_checkpoints import KINDS, make_checkpoint, set_class
 
-from figureground.diffusion.checkpoint import choose_device, open_checkpoint
+from figureground.diffusion.checkpoint import SCHEDULERS, choose_device, open_checkpoint
 from figureground.errors import FiguregroundError
 from figureground.weights import fingerprint
 
@@ -44,6 +44,7 @@ def test_the_fp16_variant_is_found(sd1):
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"])
 def test_every_scheduler_by_name_keeps_the_checkpoints_betas(sd1, name):
     scheduler = open_checkpoint(str(sd1), scheduler=name, **CPU).text_to_image.scheduler
+    assert type(scheduler) is SCHEDULERS[name]
     assert scheduler.config.beta_schedule == "scaled_linear"
 
 

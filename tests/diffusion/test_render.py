@@ -1,5 +1,7 @@
 """Rendering: from Specs to Samples or Rejects, the same picture whatever the batch."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -82,8 +84,7 @@ def test_strength_decides_how_much_of_the_guide_is_left(sd1):
         sampling = Sampling(32, 10, strength, 1.0, batch_size=1)
         return np.abs(pictures(Renderer(opened, sampling, guide).render([spec(0)]))[0] - guides).mean()
 
-    assert np.isfinite([distance(0.1), distance(1.0)]).all()
-    assert distance(0.1) != distance(1.0)
+    assert distance(0.1) < distance(1.0)
 
 
 def test_nan_weights_give_rejects_and_no_pictures(tmp_path):
@@ -129,6 +130,18 @@ def test_batches_keep_order_and_never_mix_guided_and_unguided():
     assert [[s.key[-1] for s in batch] for batch in in_batches(specs, 2)] == [["0", "1"], ["2"], ["3", "4"]]
 
 
-def test_the_batch_size_found_is_the_same_each_time(sd1):
+def test_the_batch_size_found_on_a_cpu_suits_the_network(sd1):
     opened = open_checkpoint(str(sd1), **CPU)
-    assert find_batch_size(opened, SAMPLING) == find_batch_size(opened, SAMPLING) >= 1
+    assert find_batch_size(opened, SAMPLING) == 16
+
+
+@pytest.mark.slow
+def test_a_compiled_network_draws_the_same_picture(sd1):
+    if shutil.which("cc") is None:
+        pytest.skip("torch.compile needs a C compiler")
+    specs = [spec(i) for i in range(3)]
+    plain = pictures(Renderer(open_checkpoint(str(sd1), **CPU), SAMPLING, guide).render(specs))
+    faster = Sampling(size=32, steps=4, strength=0.6, guidance_scale=3.0, batch_size=3, compile=True)
+    compiled = pictures(Renderer(open_checkpoint(str(sd1), **CPU), faster, guide).render(specs))
+    for one, other in zip(plain, compiled, strict=True):
+        assert np.abs(one - other).max() <= 2

@@ -1,0 +1,88 @@
+"""The command: what it prints, and how it ends."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from tiny_checkpoints import make_checkpoint
+
+from figureground.cli import main
+
+TINY = [
+    "--set", "classes=[bird, car]", "--set", "backgrounds=[grass, snow]", "--set", "per_cell={train: 2, validation: 1}",
+    "--set", "steps=2", "--set", "size=32", "--set", "threads=1", "--set", "device=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return str(make_checkpoint("sd1", tmp_path_factory.mktemp("checkpoint")))
+
+
+def test_plan_build_and_show_from_nothing(checkpoint, tmp_path, capsys):
+    recipe = ["d3s", *TINY, "--set", f"checkpoint={checkpoint}"]
+    assert main(["plan", *recipe]) == 0
+    assert "12 images of 32 px in 2 shards, 2 foregrounds × 2 backgrounds" in capsys.readouterr().out
+    out = tmp_path / "d3s"
+    assert main(["build", *recipe, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "12 samples" in said.out
+    assert said.err == ""  # quiet when not on a terminal
+    assert main(["show", str(out)]) == 0
+    assert {"preview.png", "report.html", "README.md"} <= {p.name for p in out.iterdir()}
+    assert "![preview](preview.png)" in (out / "README.md").read_text()
+    assert checkpoint.rsplit("/", 1)[0] not in (out / "report.html").read_text()
+
+
+def test_set_wins_over_the_recipe_and_the_recipe_over_the_config(tmp_path, capsys):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("config: pocket\nper_cell: {train: 3, validation: 1}\nsteps: 10\n")
+    assert main(["plan", "d3s", "--recipe", str(recipe), "--set", "per_cell.train=2", "--limit", "150"]) == 0
+    said = capsys.readouterr().out
+    assert "150 images" in said
+    assert "train: 100 images" in said
+    assert f"{150 * 7 * 2:,} denoiser evaluations" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["plan", "d4s"], 2, "METHOD: there is no builder 'd4s', did you mean 'd3s'?"),
+        (["plan", "d3s", "--config", "poket"], 2, "did you mean 'pocket'"),
+        (["plan", "d3s", "--set", "strenght=1"], 2, "did you mean 'strength'"),
+        (["plan", "d3s", "--set", "strength"], 1, "write it as key=value"),
+        (["plan", "d3s", "--recipe", "missing.yaml"], 1, "No such file"),
+        (["plan", "d3s", "--images-per-second", "0"], 2, "give a number above 0"),
+        (["build", "d3s", "--config", "imagenet", "--out", "nowhere"], 2, "cutouts: none are given"),
+        (["show", "nowhere"], 1, "nowhere"),
+    ],
+)
+def test_wrong_use_ends_with_one_line_and_no_traceback(arguments, code, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    said = capsys.readouterr()
+    assert message in said.err
+    assert "Traceback" not in said.err
+    assert said.out == ""
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ValueError, match="strength"):
+        main(["plan", "d3s", "--debug", "--set", "strength=7"])
+
+
+def test_no_command_and_unknown_options_are_wrong_use():
+    done = subprocess.run([sys.executable, "-m", "figureground.cli", "plan"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "METHOD" in done.stderr
+
+
+def test_a_dataset_whose_sources_are_gone_is_still_shown(checkpoint, tmp_path, capsys):
+    out = tmp_path / "d3s"
+    main(["build", "d3s", *TINY, "--set", f"checkpoint={checkpoint}", "--limit", "2", "--out", str(out)])
+    saved = out / "_figureground" / "recipe.json"
+    saved.write_text(json.dumps({**json.loads(saved.read_text()), "sha256": "another"}))
+    capsys.readouterr()
+    assert main(["show", str(out)]) == 0
+    assert "the report shows no guides" in capsys.readouterr().err.replace("\n", " ")
