@@ -114,6 +114,12 @@ def test_two_workers_give_the_bytes_of_one(built, checkpoint, tmp_path):
     assert hashes(out) == hashes(built)
 
 
+def test_a_worker_that_fails_says_why_and_ends_the_build(checkpoint, tmp_path, capfd):
+    with pytest.raises(FiguregroundError, match="worker 0, worker 1 stopped with an error"):
+        D3S("pocket", checkpoint=checkpoint, **{**TINY, "size": 30, "workers": 2}).build(tmp_path / "d3s")
+    assert "worker 0: size: 30 is no multiple of 4" in capfd.readouterr().err
+
+
 def test_a_finished_build_is_left_as_it_is(built, checkpoint):
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in built.rglob("*") if p.is_file()}
     D3S("pocket", checkpoint=checkpoint, keep=["guide", "mask"], **TINY).build(built)
