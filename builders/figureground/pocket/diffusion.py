@@ -18,7 +18,7 @@ from figureground.pocket import captions, world
 from figureground.pocket.loop import Settings, fit
 
 SETTINGS = Settings(
-    steps=5_200, batch=48, learning_rate=8e-4, warmup=150, ema=0.998, weight_decay=0.01, save_seconds=1200
+    steps=4_200, batch=48, learning_rate=8e-4, warmup=150, ema=0.998, weight_decay=0.01, save_seconds=1200
 )
 POOL = 40_000
 """Pictures drawn and encoded beforehand; each is seen several times, with other noise."""
