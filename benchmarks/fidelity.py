@@ -370,7 +370,7 @@ def main() -> None:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--seed", type=int, default=0, help="of the draws, the classifiers and the sampling")
     add("--steps", type=int, default=25, help="DDIM steps")
-    add("--guidance", type=float, default=4.0, help="guidance scale")
+    add("--guidance", type=float, default=5.0, help="guidance scale (that of D3S)")
     add("--per-cell", type=int, default=5, help="generated pictures a cell, and a prop's cell")
     add("--held-out", type=int, default=4000, help="drawings that the oracle is tested on")
     add("--quick", action="store_true", help="one picture a cell, few drawings: to see that it runs")
