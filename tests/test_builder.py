@@ -129,7 +129,7 @@ def test_a_finished_build_is_left_as_it_is(built, checkpoint):
 
 
 def test_another_recipe_in_the_same_directory_is_refused_naming_the_fields(built, checkpoint):
-    with pytest.raises(FiguregroundError, match=r"another recipe.*\n.*strength: 0\.7, now 0\.5") as refused:
+    with pytest.raises(FiguregroundError, match=r"another recipe.*\n.*strength: 0\.6, now 0\.5") as refused:
         D3S("pocket", checkpoint=checkpoint, keep=["guide", "mask"], strength=0.5, **TINY).build(built)
     assert "steps" not in str(refused.value)
 
@@ -184,7 +184,7 @@ def test_a_recipe_whose_sources_changed_opens_nothing(built, checkpoint, tmp_pat
 
 def test_the_card_shows_every_setting_and_no_path(built, checkpoint):
     card = (built / "README.md").read_text()
-    for setting in ("| strength | `0.7` |", "| steps | `3` |", "| cutouts | `pocket` |", "| checkpoint | `sd1` |"):
+    for setting in ("| strength | `0.6` |", "| steps | `3` |", "| cutouts | `pocket` |", "| checkpoint | `sd1` |"):
         assert setting in card
     assert str(Path(checkpoint).parent.parent) not in card
     assert "../" not in card
@@ -248,7 +248,7 @@ def test_the_forecast_counts_what_is_built(checkpoint):
     builder = D3S("pocket", checkpoint=checkpoint, **TINY)
     text = forecast(builder, images_per_second=10)
     assert "30 images of 32 px in 7 shards, 3 foregrounds × 2 backgrounds" in text
-    assert f"{30 * int(3 * 0.7) * 2:,} denoiser evaluations" in text
+    assert f"{30 * int(3 * 0.6) * 2:,} denoiser evaluations" in text
     assert "Cramér's V 0.000" in text
     table = {"strength": 0.5, "pairing": {"bird": "grass", "car": "grass", "mug": "snow"}}
     table = {"train": table, "validation": "uniform"}

@@ -42,7 +42,7 @@ def test_set_wins_over_the_recipe_and_the_recipe_over_the_config(tmp_path, capsy
     said = capsys.readouterr().out
     assert "150 images" in said
     assert "train: 100 images" in said
-    assert f"{150 * 7 * 2:,} denoiser evaluations" in said
+    assert f"{150 * 6 * 2:,} denoiser evaluations" in said
 
 
 @pytest.mark.parametrize(

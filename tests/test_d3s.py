@@ -87,7 +87,7 @@ def test_recipes_that_differ_in_strength_give_paired_images():
 
 def test_controls_start_from_nothing_or_from_photographs():
     assert all(s.guide is None for s in specs(D3S("pocket-text-only")))
-    for name, strength in (("reconstruction", 0.2), ("same-background", 0.7)):
+    for name, strength in (("reconstruction", 0.2), ("same-background", 0.6)):
         builder = D3S(f"pocket-{name}")
         assert builder.config.strength == strength
         made = specs(builder)

@@ -147,7 +147,9 @@ def open_checkpoint(
             part.to(dtype)
     pipeline.to(device)
     pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
-    pipeline.unet.to(memory_format=torch.channels_last)
+    # On a CPU in float32 a UNet of small pictures runs a quarter slower with channels last, an autoencoder faster.
+    if device.type != "cpu":
+        pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
     from_pipe = image_class(**_accepted(pipeline))
