@@ -78,13 +78,17 @@ def test_a_picture_depends_on_its_own_seed_guide_and_prompt_alone(sd1):
 
 def test_strength_decides_how_much_of_the_guide_is_left(sd1):
     opened = open_checkpoint(str(sd1), **CPU)
-    guides = np.asarray(guide(spec(0))[0], np.int16)
 
-    def distance(strength):
+    def difference(strength):
+        """Between pictures of the same noise from two guides."""
         sampling = Sampling(32, 10, strength, 1.0, batch_size=1)
-        return np.abs(pictures(Renderer(opened, sampling, guide).render([spec(0)]))[0] - guides).mean()
+        by_guide = [
+            pictures(Renderer(opened, sampling, lambda spec, other=other: guide(other)).render([spec(0)]))[0]
+            for other in (spec(1), spec(2))
+        ]
+        return np.abs(by_guide[0] - by_guide[1]).mean()
 
-    assert distance(0.1) < distance(1.0)
+    assert difference(0.1) > 2 * difference(1.0)
 
 
 def test_nan_weights_give_rejects_and_no_pictures(tmp_path):

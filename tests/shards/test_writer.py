@@ -424,10 +424,10 @@ def test_a_lock_that_was_removed_meanwhile_is_taken_again(tmp_path, monkeypatch)
     path = tmp_path / "lock"
     flock, waiting = writer._flock, [True]
 
-    def removed_before_it_was_ours(handle, *, wait):
+    def removed_before_it_was_ours(handle, **kind):
         if waiting and waiting.pop():
             path.unlink()
-        return flock(handle, wait=wait)
+        return flock(handle, **kind)
 
     monkeypatch.setattr(writer, "_flock", removed_before_it_was_ours)
     with writer.lock(path) as held, writer.lock(path) as second:

@@ -177,16 +177,17 @@ def _accepted(pipeline: Any) -> dict[str, Any]:
 def _download(checkpoint: str, revision: str | None) -> Path:
     """Brings a checkpoint from the Hub, or finds it in the cache; returns its snapshot."""
     from diffusers import DiffusionPipeline
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
         return Path(DiffusionPipeline.download(checkpoint, revision=revision, use_safetensors=True))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError):
-        raise FiguregroundError(
-            f"checkpoint {checkpoint!r} is not in this machine's cache and the Hub can't be reached. Download it where "
-            f"there is a network (hf download {checkpoint}), or give a local directory."
-        ) from None
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
+        unreached = isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError)
+        if unreached or "not fully cached locally" in str(error):
+            raise FiguregroundError(
+                f"checkpoint {checkpoint!r} is not in this machine's cache and the Hub can't be reached. Download it "
+                f"where there is a network (hf download {checkpoint}), or give a local directory."
+            ) from None
         raise FiguregroundError(f"checkpoint {checkpoint!r}: {str(error).splitlines()[0]}") from error
 
 
