@@ -188,6 +188,7 @@ def test_the_card_shows_every_setting_and_no_path(built, checkpoint):
         assert setting in card
     assert str(Path(checkpoint).parent.parent) not in card
     assert "../" not in card
+    assert "identity" not in card
 
 
 def test_batch_size_and_threads_are_taken_over_on_resume(checkpoint, tmp_path):

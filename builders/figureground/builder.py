@@ -325,11 +325,13 @@ class Builder(datasets.ArrowBasedBuilder):
     def finish(self, out: Path) -> None:
         """Writes index and card; every shard must have its marker."""
         recipe = self.recipe(out / PRIVATE)
+        settings = {**recipe.pop("identity"), **recipe.pop("execution")}
+        del recipe["content"]
         index.finish(
             out,
             [as_shard(s) for s in self.plan().shards()],
             self.columns(),
-            {**recipe, **recipe.pop("identity"), **recipe.pop("execution"), "content": None},
+            {**recipe, **settings},
             self.facts(out),
             formats=tuple(self.config.formats),
             image_format=self.config.image_format,
