@@ -27,6 +27,11 @@ def test_correlated_counts_are_between_uniform_and_paired_and_keep_each_class_to
     assert cramers_v(counts) == pytest.approx(strength, abs=0.05)
 
 
+def test_what_is_left_over_favours_no_background():
+    totals = correlated(np.eye(10, dtype=bool), 4, 0.93).sum(0)
+    assert totals.max() - totals.min() <= 1
+
+
 def test_paired_share_is_met():
     table = {"kind": "correlated", "paired_share": "95%", "pairing": {"bird": "grass", "car": "road", "mug": "sand"}}
     counts, pairings = read_table(table, {"train": 20}, F, B)

@@ -41,9 +41,11 @@ def correlated(paired: np.ndarray, per_cell: int, strength: float) -> Counts:
     """
     _, backgrounds = paired.shape
     rows = []
-    for row in paired:
+    for i, row in enumerate(paired):
         share = row / row.sum() if row.any() else np.full(backgrounds, 1 / backgrounds)
-        rows.append(largest_remainder((1 - strength) / backgrounds + strength * share, per_cell * backgrounds))
+        weights = (1 - strength) / backgrounds + strength * share
+        # Each class begins at another background, or what is left over would always go to the first ones.
+        rows.append(np.roll(largest_remainder(np.roll(weights, -i), per_cell * backgrounds), i))
     return np.stack(rows)
 
 
