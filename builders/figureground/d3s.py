@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from figureground import recipe as recipes
-from figureground.builder import Builder, Config, check_choice
+from figureground.builder import Builder
 from figureground.classes import Noun, define, find_list, read_nouns
+from figureground.config import Config, check_choice
 from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.guide import Bank, check_disjoint, compose, loosely, photograph, place, split_bank
 from figureground.images import UnreadableImage

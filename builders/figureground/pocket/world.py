@@ -113,11 +113,13 @@ def box(x0: float, y0: float, x1: float, y1: float) -> list[tuple[float, float]]
 
 
 def lighter(color: Color, amount: float = 0.35) -> Color:
-    return tuple(c + (1 - c) * amount for c in color)  # type: ignore[return-value]
+    r, g, b = (c + (1 - c) * amount for c in color)
+    return r, g, b
 
 
 def darker(color: Color, amount: float = 0.3) -> Color:
-    return tuple(c * (1 - amount) for c in color)  # type: ignore[return-value]
+    r, g, b = (c * (1 - amount) for c in color)
+    return r, g, b
 
 
 RED, ORANGE, YELLOW = (0.86, 0.18, 0.16), (0.95, 0.52, 0.12), (0.98, 0.82, 0.18)
@@ -130,7 +132,8 @@ CREAM = (0.96, 0.88, 0.72)
 def _pick(rng: np.random.Generator, *colors: Color) -> Color:
     """One of the colours, slightly varied."""
     color = colors[rng.integers(len(colors))]
-    return tuple(float(np.clip(c + d, 0, 1)) for c, d in zip(color, rng.uniform(-0.05, 0.05, 3), strict=True))  # type: ignore[return-value]
+    r, g, b = (float(np.clip(c + d, 0, 1)) for c, d in zip(color, rng.uniform(-0.05, 0.05, 3), strict=True))
+    return r, g, b
 
 
 # --- foreground objects -----------------------------------------------------------------------------
@@ -457,8 +460,8 @@ def _sky(pen: Pen, color: Color, low: Color, horizon: float) -> None:
     bands = 6
     for i in range(bands):
         t = i / (bands - 1)
-        mix: Color = tuple(a * (1 - t) + b * t for a, b in zip(color, low, strict=True))  # type: ignore[assignment]
-        pen.polygon(box(-0.05, horizon * i / bands - 0.06, 1.05, 1.05), mix)
+        red, green, blue = (a * (1 - t) + b * t for a, b in zip(color, low, strict=True))
+        pen.polygon(box(-0.05, horizon * i / bands - 0.06, 1.05, 1.05), (red, green, blue))
 
 
 def _cloud(pen: Pen, rng: np.random.Generator, color: Color, y: float) -> None:

@@ -1,0 +1,115 @@
+"""What every method's recipe has, checked once at the door."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import datasets
+
+from figureground.errors import RecipeError, listed, nearest
+from figureground.images import IMAGE_FORMATS
+
+SCHEDULER_NAMES = ("ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc")
+
+
+def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    """Raises RecipeError unless `value` is one of `known`."""
+    if value not in known:
+        raise RecipeError(name, f"{value!r} is not one of {', '.join(known)}{nearest(str(value), known)}")
+
+
+def _check_number(name: str, value: Any, least: float, most: float | None, whole: bool = False) -> None:
+    kinds = int if whole else int | float
+    good = (
+        isinstance(value, kinds) and not isinstance(value, bool) and value >= least and (most is None or value <= most)
+    )
+    if not good:
+        span = f"from {least} to {most}" if most is not None else f"of at least {least}"
+        raise RecipeError(name, f"{value!r} is not a {'whole ' if whole else ''}number {span}.")
+
+
+@dataclass
+class Config(datasets.BuilderConfig):
+    """What every method's recipe has. Fields are identity, unless `EXECUTION` names them."""
+
+    checkpoint: str = "pocket"
+    """`pocket`, a directory in diffusers' layout, or a Hub id."""
+    revision: str | None = None
+    size: int = 64
+    """Edge in pixels."""
+    steps: int = 50
+    strength: float = 0.9
+    """Share of the steps that are run on a guide, 0 to 1."""
+    guidance_scale: float = 5.0
+    negative_prompt: str = ""
+    scheduler: str = "ddim"
+    eta: float = 0.0
+    safety: str = "reject"
+    """`reject` what a checkpoint's safety checker flags, or `off`."""
+    seed: int = 0
+    shard_size: int = 1000
+    """Images a shard."""
+    limit: int | None = None
+    """Most images in all; None for the whole table."""
+    image_format: str = "jpg"
+    keep: list[str] = dataclasses.field(default_factory=list)
+    """Further image columns: `guide`, `mask`."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int | None = None
+    """Images a batch; None finds one that suits the device."""
+    threads: int | None = None
+    """CPU threads a worker; None shares the cores among the workers."""
+    compile: bool = False
+    workers: int = 1
+    """Processes that render, each with the model; on CUDA each takes a device in turn."""
+    formats: list[str] = dataclasses.field(default_factory=lambda: ["parquet", "webdataset"])
+    allow_mixed_numerics: bool = False
+
+    EXECUTION: ClassVar[tuple[str, ...]] = (
+        "device", "dtype", "batch_size", "threads", "compile", "workers", "formats", "allow_mixed_numerics",
+    )  # fmt: skip
+
+    @classmethod
+    def field_names(cls) -> list[str]:
+        """The fields that a recipe may set."""
+        theirs = {f.name for f in dataclasses.fields(datasets.BuilderConfig)}
+        return [f.name for f in dataclasses.fields(cls) if f.name not in theirs]
+
+    def check(self) -> None:
+        """Raises RecipeError for the first value that can't be used."""
+        whole = {"size": 8, "steps": 1, "shard_size": 1, "seed": 0, "workers": 1}
+        for name, least in whole.items():
+            _check_number(name, getattr(self, name), least, None, whole=True)
+        for name in ("limit", "batch_size", "threads"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), 1, None, whole=True)
+        _check_number("strength", self.strength, 0, 1)
+        _check_number("guidance_scale", self.guidance_scale, 0, None)
+        _check_number("eta", self.eta, 0, 1)
+        for name, known in (
+            ("image_format", IMAGE_FORMATS), ("safety", ("reject", "off")), ("scheduler", SCHEDULER_NAMES),
+            ("dtype", ("auto", "float32", "float16", "bfloat16")),
+        ):  # fmt: skip
+            check_choice(name, getattr(self, name), known)
+        for name, known in (("keep", ("guide", "mask")), ("formats", ("parquet", "webdataset"))):
+            values = getattr(self, name)
+            if not isinstance(values, list | tuple):
+                raise RecipeError(name, f"{values!r} is not a list; write it as [{', '.join(known)}].")
+            if len(set(map(str, values))) < len(values):
+                raise RecipeError(name, f"{listed(values)} names one twice.")
+            for value in values:
+                check_choice(name, value, known)
+        if not self.formats:
+            raise RecipeError("formats", "the list is empty; a dataset needs parquet, webdataset or both.")
+        for name in ("compile", "allow_mixed_numerics"):
+            if not isinstance(getattr(self, name), bool):
+                raise RecipeError(name, f"{getattr(self, name)!r} is not true or false.")
+        for name in ("checkpoint", "device", "negative_prompt"):
+            if not isinstance(getattr(self, name), str):
+                raise RecipeError(name, f"{getattr(self, name)!r} is not a text.")
+        if self.revision is not None and not isinstance(self.revision, str):
+            raise RecipeError("revision", f"{self.revision!r} is not a text; put it in quotes.")

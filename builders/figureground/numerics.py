@@ -1,0 +1,60 @@
+"""What a pixel depends on beside the recipe: device, dtype, batch size, versions; fixed with the first shard."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from figureground import recipe as recipes
+from figureground.errors import FiguregroundError
+from figureground.shards.writer import create_text, replace_text
+
+VERSIONED = ("figureground", "torch", "diffusers", "transformers", "pillow", "numpy", "pyarrow", "webdataset")
+"""Libraries whose versions can change a pixel, or a byte around it."""
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of `VERSIONED`."""
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def create_once(path: Path, text: str) -> None:
+    """Writes a file whole, unless another process was first."""
+    with suppress(FileExistsError):
+        create_text(path, text)
+
+
+def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool, started: bool) -> None:
+    """Records what pixels depend on beside the recipe, or compares it with what is recorded.
+
+    Args:
+        started: Whether a shard exists, or a process is rendering one; before that, anything may change.
+
+    Raises:
+        FiguregroundError: They differ, and mixing was not allowed.
+    """
+    if not started or not path.exists():
+        replace_text(path, json.dumps({**mine, "mixed": []}, indent=2) + "\n")
+        return
+    settled = json.loads(path.read_text())
+    mixed = settled.pop("mixed", [])
+    changed = recipes.differences(settled, mine)
+    if not changed:
+        return
+    if not allow_mixed:
+        raise FiguregroundError(
+            "The shards that are there were made with other numerics, so the rest would differ in the last bit:\n  "
+            + "\n  ".join(changed)
+            + "\nUse the same, or allow it with --set allow_mixed_numerics=true; the card will say so."
+        )
+    if mine not in mixed:
+        replace_text(path, json.dumps({**settled, "mixed": [*mixed, mine]}, indent=2) + "\n")
