@@ -156,6 +156,8 @@ def test_the_recipe_does_not_depend_on_where_the_pictures_lie(tmp_path):
         ({"steps": 10, "strength": 0.05}, "less than one step"),
         ({"steps": 0}, "steps: 0 is not a whole number of at least 1"),
         ({"guidance_scale": -1}, "guidance_scale: -1"),
+        ({"guidance_scale": float("inf")}, "guidance_scale: inf"),
+        ({"strength": float("nan")}, "strength: nan"),
         ({"scheduler": "dimm"}, "scheduler: 'dimm' is not one of .*did you mean 'ddim'"),
         ({"paste": "alpha"}, "paste: 'alpha' is not one of mask, square"),
         ({"position": "left"}, "position: 'left'"),

@@ -32,6 +32,11 @@ def test_a_placeholder_that_nothing_fills_is_an_error_with_file_and_line(tmp_pat
         read_templates(str(path))
 
 
+def test_a_brace_without_a_partner_is_an_error():
+    with pytest.raises(RecipeError, match="a brace has no partner"):
+        read_templates("a photo of a {class")
+
+
 def test_a_missing_file_names_the_nearest():
     with pytest.raises(RecipeError, match="did you mean 'd3s'"):
         read_templates("d3")

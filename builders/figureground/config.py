@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,7 +24,11 @@ def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
 def _check_number(name: str, value: Any, least: float, most: float | None, whole: bool = False) -> None:
     kinds = int if whole else int | float
     good = (
-        isinstance(value, kinds) and not isinstance(value, bool) and value >= least and (most is None or value <= most)
+        isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= least
+        and (most is None or value <= most)
     )
     if not good:
         span = f"from {least} to {most}" if most is not None else f"of at least {least}"

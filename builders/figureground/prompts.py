@@ -56,6 +56,8 @@ def read_templates(value: str) -> tuple[Template, ...]:
                     f"{template.where}: nothing fills the placeholder {{{name}}}{nearest(name, PLACEHOLDERS)} "
                     f"Known: {', '.join('{' + p + '}' for p in PLACEHOLDERS)}.",
                 )
+        if set("{}") & set(_PLACEHOLDER.sub("", template.text)):
+            raise RecipeError("prompt", f"{template.where}: a brace has no partner in {template.text!r}.")
     return made
 
 
