@@ -4,10 +4,11 @@ import csv
 import itertools
 from dataclasses import replace
 
+import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from figureground.pocket import captions, diffusion, train, vae
+from figureground.pocket import WEIGHTS, captions, diffusion, train, vae
 from figureground.pocket.loop import Settings, fit, rate
 
 
@@ -80,3 +81,29 @@ def test_batches_empty_and_disturb_some_captions_and_keep_the_rest(tmp_path):
     assert abs(kept - (1 - diffusion.EMPTY_SHARE - diffusion.STRAY_SHARE)) < 0.03
     assert (made[:, -1] == tokenizer.eos_token_id).all()
     assert torch.isin(latents, data["latents"].float() * 0.5).all()
+
+
+@pytest.mark.slow
+def test_a_warm_start_goes_on_from_the_bundled_weights_and_keeps_their_autoencoder(tmp_path):
+    train.main(
+        [
+            "--work",
+            str(tmp_path / "work"),
+            "--out",
+            str(tmp_path / "out"),
+            "--device",
+            "cpu",
+            "--warm-start",
+            "--seed",
+            "1",
+        ]
+        + ["--vae-steps", "0", "--diffusion-steps", "2", "--pictures", "200", "--sheet-steps", "2"]
+    )
+    bundled, made = (StableDiffusionPipeline.from_pretrained(folder) for folder in (WEIGHTS, tmp_path / "out"))
+    for name, weight in made.vae.state_dict().items():
+        assert torch.equal(weight, bundled.vae.state_dict()[name])
+    before, after = bundled.unet.state_dict(), made.unet.state_dict()
+    changed = torch.cat([(after[n] - before[n]).abs().flatten() for n in before])
+    assert 0 < changed.max() < 0.05
+    assert (tmp_path / "work" / "samples.png").exists()
+    assert (tmp_path / "work" / "diffusion.png").exists()

@@ -84,9 +84,9 @@ def pool(vae: AutoencoderKL, tokenizer: CLIPTokenizer, path: Path, seed: int, co
     return made
 
 
-def fingerprint(vae: AutoencoderKL, tokenizer: CLIPTokenizer, seed: int) -> str:
-    """Names the pool that an autoencoder, a vocabulary and a seed give."""
-    named = hashlib.sha256(json.dumps([tokenizer.get_vocab(), seed, POOL], sort_keys=True).encode())
+def fingerprint(vae: AutoencoderKL, tokenizer: CLIPTokenizer, seed: int, pictures: int) -> str:
+    """Names the pool that an autoencoder, a vocabulary, a seed and a number of pictures give."""
+    named = hashlib.sha256(json.dumps([tokenizer.get_vocab(), seed, pictures], sort_keys=True).encode())
     for tensor in vae.state_dict().values():
         named.update(tensor.float().cpu().numpy().tobytes())
     return named.hexdigest()[:12]
@@ -119,6 +119,7 @@ def train(
     seed: int,
     start: TextToLatent | None = None,
     settings: Settings = SETTINGS,
+    pictures: int = POOL,
 ) -> tuple[TextToLatent, float]:
     """Trains to the end, or goes on where an earlier run stopped.
 
@@ -126,8 +127,8 @@ def train(
     """
     torch.manual_seed(seed)
     vae.to(device)
-    inputs = fingerprint(vae, tokenizer, seed)
-    data = pool(vae, tokenizer, work / f"latents-{inputs}.pt", seed, POOL)
+    inputs = fingerprint(vae, tokenizer, seed, pictures)
+    data = pool(vae, tokenizer, work / f"latents-{inputs}.pt", seed, pictures)
     scale = round(1 / float(data["latents"][:8000].float().std()), 5)
     alphas = scheduler().alphas_cumprod.to(device)
     model = start or TextToLatent(tokenizer)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,7 +96,8 @@ def curves(work: Path) -> None:
         pyplot.close(figure)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m figureground.pocket.train", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("out/pocket"), help="checkpoints, curves, sample sheets")
     parser.add_argument(
@@ -106,7 +108,11 @@ def main() -> None:
     parser.add_argument("--warm-start", action="store_true", help="begin with the bundled weights")
     parser.add_argument("--vae-steps", type=int, default=vae.SETTINGS.steps)
     parser.add_argument("--diffusion-steps", type=int, default=diffusion.SETTINGS.steps)
-    args = parser.parse_args()
+    parser.add_argument(
+        "--pictures", type=int, default=diffusion.POOL, help="drawn and encoded for the diffusion model"
+    )
+    parser.add_argument("--sheet-steps", type=int, default=50, help="steps in which the last sample sheet is drawn")
+    args = parser.parse_args(arguments)
 
     args.work.mkdir(parents=True, exist_ok=True)
     tokenizer = captions.tokenizer(args.work / "tokenizer")
@@ -121,10 +127,10 @@ def main() -> None:
     autoencoder = vae.train(args.work, args.device, args.seed, first_vae, replace(vae.SETTINGS, steps=args.vae_steps))
     model, scale = diffusion.train(
         autoencoder, tokenizer, args.work, args.device, args.seed, first_model,
-        replace(diffusion.SETTINGS, steps=args.diffusion_steps),
+        replace(diffusion.SETTINGS, steps=args.diffusion_steps), args.pictures,
     )  # fmt: skip
     write(autoencoder, model, tokenizer, scale, args.work / "checkpoint")
-    sheet(args.work / "checkpoint", args.work / "samples.png", args.device, steps=50)
+    sheet(args.work / "checkpoint", args.work / "samples.png", args.device, steps=args.sheet_steps)
     curves(args.work)
     if args.out:
         shutil.copytree(args.work / "checkpoint", args.out, dirs_exist_ok=True)
