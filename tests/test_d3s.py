@@ -243,3 +243,10 @@ def test_a_plan_needs_no_checkpoint_and_a_build_says_that_it_is_missing(tmp_path
     with pytest.raises(FiguregroundError, match=r"there is no directory '\./not-here'"):
         builder.build(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_text_only_control_takes_its_classes_from_the_same_cutout_folders(tmp_path):
+    cutouts = make_pictures(tmp_path, {"tea_pot": 1, "cup": 1})
+    builder = D3S("text-only", classes="folders", cutouts=str(cutouts))
+    assert {s.foreground_name for s in specs(builder)} == {"tea_pot", "cup"}
+    assert {s.guide for s in specs(builder)} == {None}

@@ -55,7 +55,7 @@ class D3SConfig(Config):
     checkpoint: str = "CompVis/stable-diffusion-v1-4"
     classes: Any = "imagenet"
     """A file in `prompts/classes/`, a CSV's path, a list of its names, a mapping of names to definitions,
-    or `folders`: the names of the folders in `cutouts`."""
+    or `folders`: the names of the folders in `cutouts`, or in `photographs` where the recipe starts from those."""
     definitions: str | None = None
     """A CSV `name,definition`."""
     backgrounds: Any = "d3s"
@@ -248,9 +248,11 @@ class D3S(Builder):
     # --- source pictures ------------------------------------------------------------------------
 
     def _classes_from_folders(self) -> list[Noun]:
-        root = self._directories("cutouts" if self.config.guide == "paste" else "photographs")
+        needs_photographs = self.config.guide == "photograph"
+        either = self.config.guide == "none" and self.config.cutouts is None and self.config.photographs is not None
+        roots = self._directories("photographs" if needs_photographs or either else "cutouts")
         names = sorted(
-            {p.name for d in root.values() for p in d.iterdir() if p.is_dir() and not p.name.startswith(".")}
+            {p.name for d in roots.values() for p in d.iterdir() if p.is_dir() and not p.name.startswith(".")}
         )
         if not names:
             raise RecipeError("classes", "'folders' was asked for, and there is no folder of a class.")

@@ -41,8 +41,8 @@ def work_in_processes(builder: Builder, out: Path, show_progress: bool = True) -
         with tqdm(
             total=total, initial=done, unit="image", desc=str(out), disable=None if show_progress else True
         ) as bar:
-            while any(worker.is_alive() for worker in workers):
-                next(worker for worker in workers if worker.is_alive()).join(1)
+            while alive := [worker for worker in workers if worker.is_alive()]:
+                alive[0].join(1)
                 bar.update(total - sum(s.count for s in index.missing(out, planned)) - bar.n)
             bar.update(total - sum(s.count for s in index.missing(out, planned)) - bar.n)
     except BaseException:
