@@ -162,10 +162,13 @@ class Builder(datasets.ArrowBasedBuilder):
 
     def identity(self) -> dict[str, Any]:
         """All that decides the dataset, with the content of files instead of their places."""
-        fields = {
-            name: getattr(self.config, name) for name in self.config.field_names() if name not in self.config.EXECUTION
-        }
+        fields = {name: getattr(self.config, name) for name in self._identity_names()}
         return json.loads(json.dumps({"builder": self.METHOD, **fields, **self.resolved()}))
+
+    def _identity_names(self) -> list[str]:
+        """The fields that decide the dataset; `extended` only where it was."""
+        unset = () if self.config.extended else ("extended",)
+        return [n for n in self.config.field_names() if n not in (*self.config.EXECUTION, *unset)]
 
     def recipe(self, folder: Path) -> dict[str, Any]:
         """The recipe as saved in `folder`: it says what was made, and rebuilds it."""
@@ -176,11 +179,20 @@ class Builder(datasets.ArrowBasedBuilder):
             "builder": self.METHOD,
             "config": self.config.name,
             "figureground": library_versions()["figureground"],
-            "identity": {n: saved[n] for n in names if n not in self.config.EXECUTION},
+            "identity": {n: saved[n] for n in self._identity_names()},
             "execution": {n: saved[n] for n in names if n in self.config.EXECUTION},
             "content": self.resolved(),
             "sha256": recipes.digest(self.identity()),
+            **({"lineage": self.lineage()} if self.lineage() else {}),
         }
+
+    def lineage(self) -> list[dict[str, Any]]:
+        """What was done to the dataset since it was first built, a step each."""
+        images = [sum(int(c.sum()) for c in counts.values()) for counts in [*self.plan().earlier, self.plan().counts]]
+        return [
+            {"did": "extend", "per_cell": dict(per_cell), "planned_before": before, "planned": after}
+            for per_cell, before, after in zip(self.config.extended, images[:-1], images[1:], strict=True)
+        ]
 
     # --- building -------------------------------------------------------------------------------
 
@@ -434,7 +446,7 @@ class Builder(datasets.ArrowBasedBuilder):
 
 def as_shard(planned: PlannedShard) -> Shard:
     """A planned shard as the writer names it."""
-    return Shard(planned.split, planned.index, planned.of, planned.count)
+    return Shard(planned.split, planned.index, planned.of, planned.count, planned.part)
 
 
 def _counted(results: Iterator[Any], bar: tqdm) -> Iterator[Any]:

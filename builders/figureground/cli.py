@@ -1,4 +1,4 @@
-"""The command `figureground`: plan, build, show.
+"""The command `figureground`: plan, build, show, check, curate, extend, merge, push.
 
 Exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C.
 """
@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with C
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,6 +73,57 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", parents=[common], help="draw preview.png and report.html of a dataset")
     show.add_argument("directory", type=Path, metavar="DIR")
     show.set_defaults(run=_show)
+
+    check = commands.add_parser(
+        "check", parents=[common], help="look at every file, hash, label and picture of a dataset"
+    )
+    check.add_argument("directory", type=Path, metavar="DIR")
+    check.set_defaults(run=_check)
+
+    curate = commands.add_parser(
+        "curate", parents=[common], help="copy the samples for which a rule is true",
+        description="Copies a dataset without the samples for which RULE is false. Names in RULE: foreground, "
+        "background, split, key, prompt, seed, further columns, the provenance's fields (strength, guide.cutout), and "
+        "scores.NAME.COLUMN from _figureground/scores/NAME.csv or .parquet.",
+        epilog="example: figureground curate out/d3s --out out/day --keep \"background != 'night'\"",
+    )  # fmt: skip
+    curate.add_argument("directory", type=Path, metavar="IN")
+    curate.add_argument("--out", type=Path, required=True, metavar="OUT")
+    curate.add_argument("--keep", required=True, metavar="RULE")
+    curate.add_argument(
+        "--publish-rejects", action="store_true", help="also write what is dropped, as the config `rejects`"
+    )
+    curate.set_defaults(run=_curate)
+
+    extend = commands.add_parser("extend", parents=[common], help="more images a cell, by the recipe of a dataset")
+    extend.add_argument("directory", type=Path, metavar="DIR")
+    extend.add_argument(
+        "--per-cell", action="append", required=True, metavar="SPLIT=N", help="images a cell in all, as in train=20"
+    )
+    extend.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting that decides no pixel: workers=4"
+    )
+    extend.set_defaults(run=_extend)
+
+    merge = commands.add_parser("merge", parents=[common], help="join datasets; classes are unified by name")
+    merge.add_argument("directories", type=Path, nargs="+", metavar="DIR")
+    merge.add_argument("--out", type=Path, required=True, metavar="OUT")
+    merge.set_defaults(run=_merge)
+
+    push = commands.add_parser(
+        "push", parents=[common], help="publish a dataset on the Hugging Face Hub",
+        description="Checks a dataset and uploads what the Hub lacks of it: data first, the card last. Login, token "
+        "and endpoint are those of huggingface_hub (hf auth login).",
+    )  # fmt: skip
+    push.add_argument("directory", type=Path, metavar="DIR")
+    push.add_argument("repository", metavar="USER/NAME")
+    push.add_argument("--private", action="store_true", help="if the repository has to be made")
+    push.add_argument("--revision", metavar="BRANCH", help="a branch; made where there is none")
+    push.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    push.add_argument(
+        "--formats", metavar="FORMAT[,FORMAT]", help="parquet, webdataset; all that there are if left out"
+    )
+    push.set_defaults(run=_push)
     return parser
 
 
@@ -115,6 +167,61 @@ def _show(options: argparse.Namespace) -> int:
             "report shows no guides and the card is left as it is.",
             file=sys.stderr,
         )
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from figureground.shards.check import check
+
+    report = check(options.directory)
+    for line in [*report.findings, *report.notes]:
+        print(line)
+    return 1 if report.findings else 0
+
+
+def _curate(options: argparse.Namespace) -> int:
+    from figureground.trust.curate import curate
+
+    return _say_samples(curate(options.directory, options.out, options.keep, publish_rejects=options.publish_rejects))
+
+
+def _extend(options: argparse.Namespace) -> int:
+    from figureground.extend import extend
+    from figureground.recipe import parse_setting
+
+    per_cell = {}
+    for text in options.per_cell:
+        split, equals, number = text.partition("=")
+        if not equals:
+            raise RecipeError("--per-cell", f"{text!r}: write it as SPLIT=N, as in --per-cell train=20.")
+        per_cell[split.strip()] = parse_setting(f"n={number}")[1]
+    return _say_samples(extend(options.directory, per_cell, options.set))
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from figureground.trust.merge import merge
+
+    return _say_samples(merge(options.directories, options.out))
+
+
+def _push(options: argparse.Namespace) -> int:
+    from figureground.shards.hub import push
+
+    formats = None if options.formats is None else [name.strip() for name in options.formats.split(",")]
+    print(
+        push(
+            options.directory, options.repository, private=options.private, revision=options.revision,
+            create_pr=options.create_pr, formats=formats,
+        )
+    )  # fmt: skip
+    return 0
+
+
+def _say_samples(out: Path) -> int:
+    from figureground.shards.index import INDEX
+
+    counts = json.loads((out / INDEX).read_text(encoding="utf-8"))
+    print(f"{out}: {counts['samples']:,} samples. figureground show {out} draws it.")
     return 0
 
 

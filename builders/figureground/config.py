@@ -58,6 +58,8 @@ class Config(datasets.BuilderConfig):
     """Images a shard."""
     limit: int | None = None
     """Most images in all; None for the whole table."""
+    extended: list[dict[str, int]] = dataclasses.field(default_factory=list)
+    """What `per_cell` became with each `extend`."""
     image_format: str = "jpg"
     keep: list[str] = dataclasses.field(default_factory=list)
     """Further image columns: `guide`, `mask`."""

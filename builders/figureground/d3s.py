@@ -106,21 +106,17 @@ class D3SConfig(Config):
             raise RecipeError(
                 "cutout_scale", f"{self.cutout_scale!r} is not a share from 0.05 to 1, or a range [low, high] of it."
             )
-        if not isinstance(self.per_cell, Mapping) or not self.per_cell:
+        _check_per_cell("per_cell", self.per_cell)
+        if not isinstance(self.extended, list):
+            raise RecipeError("extended", f"{self.extended!r} is not a list of mappings such as per_cell.")
+        for per_cell in self.extended:
+            _check_per_cell("extended", per_cell)
+            if list(per_cell) != list(self.per_cell):
+                raise RecipeError("extended", f"it has to name the splits {listed(self.per_cell)}, as per_cell does.")
+        if self.extended and self.limit is not None:
             raise RecipeError(
-                "per_cell",
-                f"{self.per_cell!r} is not a mapping of splits to images a cell, such as {{train: 10, validation: 2}}.",
+                "limit", "a dataset that was built with a limit can't be extended: nobody knows which cells it cut."
             )
-        for split, n in self.per_cell.items():
-            if (
-                not isinstance(split, str)
-                or not split.replace("_", "").isalnum()
-                or not split.isascii()
-                or split != split.lower()
-            ):
-                raise RecipeError("per_cell", f"{split!r} is no name for a split: use small letters, digits and '_'.")
-            if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-                raise RecipeError(f"per_cell.{split}", f"{n!r} is not a whole number of images.")
         if self.guide != "none" and int(self.steps * self.strength) < 1:
             raise RecipeError(
                 "strength",
@@ -135,6 +131,25 @@ class D3SConfig(Config):
         if len(both) != 2 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in both):
             raise RecipeError("cutout_scale", f"{value!r} is not a number or a range [low, high].")
         return float(both[0]), float(both[1])
+
+
+def _check_per_cell(field: str, value: Any) -> None:
+    """Raises RecipeError unless `value` maps names of splits to numbers of images."""
+    if not isinstance(value, Mapping) or not value:
+        raise RecipeError(
+            field,
+            f"{value!r} is not a mapping of splits to images a cell, such as {{train: 10, validation: 2}}.",
+        )
+    for split, n in value.items():
+        if (
+            not isinstance(split, str)
+            or not split.replace("_", "").isalnum()
+            or not split.isascii()
+            or split != split.lower()
+        ):
+            raise RecipeError(field, f"{split!r} is no name for a split: use small letters, digits and '_'.")
+        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+            raise RecipeError(f"{field}.{split}", f"{n!r} is not a whole number of images.")
 
 
 def _find_folder(root: Path, names: Sequence[str]) -> str | None:
@@ -214,6 +229,8 @@ class D3S(Builder):
         self.templates = read_templates(config.prompt)
         names, grounds = self._names()
         self.counts, self.pairings = read_table(config.table, config.per_cell, names, grounds)
+        self.earlier: list[dict[str, np.ndarray]] = []
+        there = np.ones((len(names), len(grounds)), bool)
         if photographs:
             there = np.array([[(f, b) in self._photograph_folders for b in grounds] for f in names])
             bare = [name for name, row in zip(names, there, strict=True) if not row.any()]
@@ -223,8 +240,26 @@ class D3S(Builder):
                     f"{len(bare)} of {len(names)} classes have none on a known background: {listed(bare, 5)}. "
                     "Lay photographs out as <class>/<background>/*, or, for reconstruction alone, as <class>/*.",
                 )
-            self.counts = {split: counts * there for split, counts in self.counts.items()}
+        self.counts = {split: counts * there for split, counts in self.counts.items()}
         self._refuse_empty(names, grounds)
+        for per_cell in config.extended:
+            self.earlier.append(self.counts)
+            more, _ = read_table(config.table, per_cell, names, grounds)
+            self.counts = {split: counts * there for split, counts in more.items()}
+            self._refuse_fewer(self.earlier[-1], names, grounds)
+
+    def _refuse_fewer(self, before: dict[str, np.ndarray], names: list[str], grounds: list[str]) -> None:
+        """An extension adds to cells; it takes from none, and adds somewhere."""
+        for split, counts in self.counts.items():
+            fewer = [f"{names[f]} on {grounds[b]}" for f, b in np.argwhere(counts < before[split])]
+            if fewer:
+                raise RecipeError(
+                    f"extended.{split}",
+                    f"{len(fewer)} cells would have fewer images than they have: {listed(fewer, 3)}. Give a larger "
+                    "number of images a cell; what is built stays.",
+                )
+        if all((counts == before[split]).all() for split, counts in self.counts.items()):
+            raise RecipeError("extended", "it adds no image. A table from a CSV of counts can't grow by images a cell.")
 
     def _names(self) -> tuple[list[str], list[str]]:
         return [noun.name for noun in self.classes], [noun.name for noun in self.backgrounds]
@@ -338,7 +373,9 @@ class D3S(Builder):
             "backgrounds": [[b.name, b.text] for b in self.backgrounds],
             "definitions": None,
             "prompt": [t.text for t in self.templates],
-            "table": {split: recipes.digest(counts.tolist()) for split, counts in self.counts.items()},
+            "table": {
+                split: recipes.digest(counts.tolist()) for split, counts in (self.earlier or [self.counts])[0].items()
+            },
         }
         banks = {"paste": ("cutouts", "templates"), "photograph": ("photographs",), "none": ()}[self.config.guide]
         for name in ("cutouts", "templates", "photographs"):
@@ -360,7 +397,7 @@ class D3S(Builder):
         draw = {"paste": self._paste, "photograph": self._photograph, "none": _no_guide}[config.guide]
         return Plan(
             self.counts, names, grounds, config.seed, config.shard_size, config.limit, draw, self._prompt,
-            match_foreground=config.match == "foreground",
+            match_foreground=config.match == "foreground", earlier=self.earlier,
         )  # fmt: skip
 
     def _prompt(self, split: str, f: int, b: int, i: int) -> str:

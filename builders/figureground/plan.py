@@ -53,12 +53,10 @@ class PlannedShard:
     index: int
     of: int
     start: int
-    """Position of its first image in the split's order."""
+    """Position of its first image in the order of its split and part."""
     count: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.split}-{self.index:05d}-of-{self.of:05d}"
+    part: int = 0
+    """0 for what was planned first, n for what the n-th extension adds."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,10 @@ class Plan:
     """All images of a dataset, each computed when asked for.
 
     Attributes:
-        counts: Images a cell, by split, in the order of the splits.
-        limit: Most images in all, taken from the splits in proportion; None for no limit.
+        counts: Images a cell, by split, in the order of the splits; extensions included.
+        limit: Most images in all, taken from the splits in proportion; None for no limit. Not with extensions.
+        earlier: What `counts` was before each extension, the first first. Each extension adds images behind
+            those that a cell has, in shards of its own, so that earlier ones stay as they are.
     """
 
     counts: Mapping[str, Counts]
@@ -79,7 +79,8 @@ class Plan:
     draw_guide: DrawGuide
     write_prompt: WritePrompt
     match_foreground: bool = False
-    _orders: dict[str, tuple[Permutation, np.ndarray]] = field(default_factory=dict, repr=False)
+    earlier: Sequence[Mapping[str, Counts]] = ()
+    _orders: dict[tuple[str, int], tuple[Permutation, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def totals(self) -> dict[str, int]:
         """Images by split."""
@@ -90,27 +91,31 @@ class Plan:
         return dict(zip(full, shares.tolist(), strict=True))
 
     def shards(self) -> list[PlannedShard]:
-        """Every shard, split by split, of equal size but for the last of a split."""
+        """Every shard, split by split and part by part, of equal size but for the last of a part."""
         made = []
         for split, total in self.totals().items():
-            of = -(-total // self.shard_size)
-            for index in range(of):
-                start = index * self.shard_size
-                made.append(PlannedShard(split, index, of, start, min(self.shard_size, total - start)))
+            for part in range(len(self.earlier) + 1):
+                images = int(self._added(split, part).sum()) if self.earlier else total
+                of = -(-images // self.shard_size)
+                for index in range(of):
+                    start = index * self.shard_size
+                    made.append(PlannedShard(split, index, of, start, min(self.shard_size, images - start), part))
         return made
 
     def specs(self, shard: PlannedShard) -> Iterator[Spec]:
         """The images of one shard, in order."""
         for position in range(shard.start, shard.start + shard.count):
-            yield self.spec(shard.split, position)
+            yield self.spec(shard.split, position, shard.part)
 
-    def spec(self, split: str, position: int) -> Spec:
-        """The image at a position of a split's order."""
-        order, ends = self._order(split)
+    def spec(self, split: str, position: int, part: int = 0) -> Spec:
+        """The image at a position of the order of a split's part."""
+        order, ends = self._order(split, part)
         number = order[position]
         cell = int(np.searchsorted(ends, number, side="right"))
         f, b = divmod(cell, len(self.backgrounds))
         i = number - (int(ends[cell - 1]) if cell else 0)
+        if part:
+            i += int(self.earlier[part - 1][split][f, b])
         noise = f"{split}-{f:04d}-{i:05d}" if self.match_foreground else key(split, f, b, i)
         return Spec(
             key=key(split, f, b, i),
@@ -129,17 +134,23 @@ class Plan:
         total = self.totals()[split]
         if total == int(self.counts[split].sum()):
             return self.counts[split]
-        order, ends = self._order(split)
+        order, ends = self._order(split, 0)
         made = np.zeros(self.counts[split].size, np.int64)
         for position in range(total):
             made[np.searchsorted(ends, order[position], side="right")] += 1
         return made.reshape(self.counts[split].shape)
 
-    def _order(self, split: str) -> tuple[Permutation, np.ndarray]:
-        if split not in self._orders:
-            ends = np.cumsum(self.counts[split].ravel())
-            self._orders[split] = (Permutation(int(ends[-1]) if len(ends) else 0, self.seed, split), ends)
-        return self._orders[split]
+    def _added(self, split: str, part: int) -> Counts:
+        """Images a cell that a part adds."""
+        upto = [*self.earlier, self.counts][part][split]
+        return upto - self.earlier[part - 1][split] if part else upto
+
+    def _order(self, split: str, part: int) -> tuple[Permutation, np.ndarray]:
+        if (split, part) not in self._orders:
+            ends = np.cumsum(self._added(split, part).ravel())
+            name = f"{split}\x1f{part}" if part else split
+            self._orders[split, part] = (Permutation(int(ends[-1]) if len(ends) else 0, self.seed, name), ends)
+        return self._orders[split, part]
 
 
 def pick(seed: int, parts: Sequence[str], count: int, i: int) -> int:

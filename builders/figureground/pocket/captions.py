@@ -102,14 +102,14 @@ def _article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-_KINDS_OF_PICTURE = (
+KINDS_OF_PICTURE = (
     # foreground, background, prop, share
-    (True, True, False, 0.37),
-    (True, True, True, 0.21),
-    (True, False, False, 0.07),
-    (True, False, True, 0.05),
-    (False, True, False, 0.05),
-    (False, True, True, 0.15),
+    (True, True, False, 0.22),
+    (True, True, True, 0.35),
+    (True, False, False, 0.03),
+    (True, False, True, 0.07),
+    (False, True, False, 0.03),
+    (False, True, True, 0.20),
     (False, False, True, 0.10),
 )
 _SUPERORDINATE = 0.10
@@ -118,8 +118,8 @@ _SUPERORDINATE = 0.10
 
 def sample(rng: np.random.Generator) -> Picture:
     """What to draw next, and one of the ways to say it. A prop's look is never said."""
-    has_foreground, has_background, has_prop, _ = _KINDS_OF_PICTURE[
-        rng.choice(len(_KINDS_OF_PICTURE), p=[k[-1] for k in _KINDS_OF_PICTURE])
+    has_foreground, has_background, has_prop, _ = KINDS_OF_PICTURE[
+        rng.choice(len(KINDS_OF_PICTURE), p=[k[-1] for k in KINDS_OF_PICTURE])
     ]
     foreground = str(rng.choice(world.FOREGROUNDS)) if has_foreground else None
     background = str(rng.choice(world.BACKGROUNDS)) if has_background else None

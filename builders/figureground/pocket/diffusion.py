@@ -85,8 +85,9 @@ def pool(vae: AutoencoderKL, tokenizer: CLIPTokenizer, path: Path, seed: int, co
 
 
 def fingerprint(vae: AutoencoderKL, tokenizer: CLIPTokenizer, seed: int, pictures: int) -> str:
-    """Names the pool that an autoencoder, a vocabulary, a seed and a number of pictures give."""
-    named = hashlib.sha256(json.dumps([tokenizer.get_vocab(), seed, pictures], sort_keys=True).encode())
+    """Names the pool that an autoencoder, a vocabulary, a seed, a number and a mixture of pictures give."""
+    parts = [tokenizer.get_vocab(), seed, pictures, captions.KINDS_OF_PICTURE]
+    named = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for tensor in vae.state_dict().values():
         named.update(tensor.float().cpu().numpy().tobytes())
     return named.hexdigest()[:12]

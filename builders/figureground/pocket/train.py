@@ -108,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--warm-start", action="store_true", help="begin with the bundled weights")
     parser.add_argument("--vae-steps", type=int, default=vae.SETTINGS.steps)
     parser.add_argument("--diffusion-steps", type=int, default=diffusion.SETTINGS.steps)
+    parser.add_argument("--learning-rate", type=float, default=diffusion.SETTINGS.learning_rate, help="the largest")
     parser.add_argument(
         "--pictures", type=int, default=diffusion.POOL, help="drawn and encoded for the diffusion model"
     )
@@ -127,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     autoencoder = vae.train(args.work, args.device, args.seed, first_vae, replace(vae.SETTINGS, steps=args.vae_steps))
     model, scale = diffusion.train(
         autoencoder, tokenizer, args.work, args.device, args.seed, first_model,
-        replace(diffusion.SETTINGS, steps=args.diffusion_steps), args.pictures,
+        replace(diffusion.SETTINGS, steps=args.diffusion_steps, learning_rate=args.learning_rate), args.pictures,
     )  # fmt: skip
     write(autoencoder, model, tokenizer, scale, args.work / "checkpoint")
     sheet(args.work / "checkpoint", args.work / "samples.png", args.device, steps=args.sheet_steps)

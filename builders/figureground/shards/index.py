@@ -78,7 +78,12 @@ def finish(
     """
     if missing(directory, shards):
         return None
-    index = summarise(directory, shards, formats)
+    index = {
+        **summarise(directory, shards, formats),
+        "columns": columns.to_json(),
+        "formats": list(formats),
+        "image_format": image_format,
+    }
     clean_stale(directory)
     with lock(directory / INDEX_LOCK, wait=True):
         replace_text(directory / INDEX, to_text(index))
@@ -175,4 +180,4 @@ def _shardlist(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _path(marker: Mapping[str, Any], kind: str) -> str:
-    return Shard(marker["split"], marker["index"], marker["of"], marker["planned"]).path(kind)
+    return Shard.of_marker(marker).path(kind)

@@ -62,7 +62,7 @@ STAGES_LOCK = "_figureground/.stages.lock"
 WORKING_LOCK = "_figureground/.working.lock"
 """Shared by all processes that render."""
 
-_NAME = r"\w+-\d{5,}-of-\d{5,}"
+_NAME = r"\w+(-e\d+)?-\d{5,}-of-\d{5,}"
 _TEMPORARY = re.compile(
     rf"\.((?P<shard>{_NAME})\.(parquet|tar|jsonl|json)|index\.json|README\.md|(?P<settled>recipe\.json|numerics\.json|done\.json))\.\d+-[0-9a-f]{{16}}\.tmp"
 )
@@ -81,11 +81,13 @@ class Shard:
 
     split: str
     index: int
-    """Position within its split, from 0."""
+    """Position within its split and part, from 0."""
     of: int
-    """How many shards the split has."""
+    """How many shards the split has in this part."""
     count: int
     """Planned images; each becomes a sample or a reject."""
+    part: int = 0
+    """0 for what was built first, n for what the n-th extension added."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w+", self.split, re.ASCII):
@@ -93,9 +95,15 @@ class Shard:
         if not 0 <= self.index < self.of:
             raise ShardError(f"split {self.split!r}: there is no shard {self.index} of {self.of}.")
 
+    @classmethod
+    def of_marker(cls, marker: Mapping[str, Any]) -> Shard:
+        """The shard that a marker tells of."""
+        return cls(marker["split"], marker["index"], marker["of"], marker["planned"], marker.get("part", 0))
+
     @property
     def name(self) -> str:
-        return f"{self.split}-{self.index:05d}-of-{self.of:05d}"
+        part = f"-e{self.part}" if self.part else ""
+        return f"{self.split}{part}-{self.index:05d}-of-{self.of:05d}"
 
     def path(self, kind: str) -> str:
         """Where the shard's `parquet`, `webdataset`, `marker` or `rejects` lies in the dataset directory."""
@@ -124,6 +132,22 @@ class Columns:
     guide: bool = False
     """Whether the picture that generation started from is kept, as PNG."""
     mask: bool = False
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Columns:
+        """The columns that `to_json` told of."""
+        return cls(**saved)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, for the index."""
+        return {
+            "foregrounds": list(self.foregrounds),
+            "backgrounds": list(self.backgrounds),
+            "labels": {name: list(names) for name, names in self.labels.items()},
+            "texts": list(self.texts),
+            "guide": self.guide,
+            "mask": self.mask,
+        }
 
     def features(self) -> Features:
         """The columns of the Parquet files, as `load_dataset` shows them."""
@@ -271,6 +295,7 @@ def write_encoded(
         "split": shard.split,
         "index": shard.index,
         "of": shard.of,
+        "part": shard.part,
         "planned": shard.count,
         "samples": samples,
         "rejects": dict(sorted(Counter(reject.reason for reject in rejects).items())),

@@ -1,0 +1,85 @@
+"""Adds images to a finished dataset: the same recipe with more images a cell, in shards of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from figureground import recipe as recipes
+from figureground.builder import METHODS, PRIVATE, Builder, as_shard, builder_class
+from figureground.errors import FiguregroundError, RecipeError, listed
+from figureground.shards import index, writer
+
+
+def extend(
+    directory: Path, per_cell: Mapping[str, int], settings: Sequence[str] = (), show_progress: bool = True
+) -> Path:
+    """Builds what a larger number of images a cell adds; the shards that are there stay as they are.
+
+    Cut-outs and templates stay with the split that they were in, keys go on counting, and the numerics are those
+    of the first shards. Stopped, it goes on with the same call.
+
+    Args:
+        directory: A dataset that `build` finished, or that an earlier `extend` left unfinished.
+        per_cell: Images a cell in all, by split; splits that it doesn't name stay as they are.
+        settings: `KEY=VALUE` for fields that decide no pixel, such as `workers=4`.
+
+    Returns:
+        The directory.
+
+    Raises:
+        FiguregroundError: Nothing was built there, or by other means than `build`; the build isn't finished; or its
+            sources have changed.
+        RecipeError: A split that it doesn't have, fewer images than it has, or no more.
+    """
+    directory = Path(directory)
+    saved = directory / PRIVATE / "recipe.json"
+    if not saved.exists():
+        raise FiguregroundError(f"{directory} holds no dataset: there is no {PRIVATE}/recipe.json. Build one first.")
+    theirs = json.loads(saved.read_text(encoding="utf-8"))
+    if theirs["builder"] not in METHODS:
+        raise FiguregroundError(
+            f"{directory} was made by {theirs['builder']}, so there is no recipe that could make more. Extend the "
+            f"datasets that it was made from, and {theirs['builder']} again."
+        )
+    fields = recipes.read_recipe(saved)
+    now = {**fields, **recipes.apply_settings({}, settings, fields)}
+    kind = builder_class(theirs["builder"])
+    execution = kind.CONFIGS[kind.DEFAULT].EXECUTION
+    identity = [name for name in now if name not in execution and now[name] != fields.get(name)]
+    if identity:
+        raise RecipeError(
+            identity[0], f"extend keeps the recipe; only fields that decide no pixel can be set: {listed(execution)}."
+        )
+    builder = kind.from_recipe(now)
+    _refuse_changed(builder, theirs, directory)
+    steps = list(fields.get("extended", []))
+    reached: dict[str, int] = dict(steps[-1] if steps else fields["per_cell"])
+    recipes.check_names(per_cell, reached, f"{directory}")
+    wanted = {**reached, **per_cell}
+    if wanted != reached:
+        if index.missing(directory, [as_shard(s) for s in builder.plan().shards()]):
+            raise FiguregroundError(
+                f"{directory} isn't finished. Give the command that began it again, and extend it then."
+            )
+        now["extended"] = [*steps, wanted]
+        builder = kind.from_recipe(now)
+        with writer.lock(directory / writer.STAGES_LOCK, wait=True):
+            text = json.dumps(builder.recipe(directory / PRIVATE), indent=2, ensure_ascii=False) + "\n"
+            writer.replace_text(saved, text)
+    elif not steps:
+        raise RecipeError("--per-cell", f"{directory} has {listed(f'{s}={n}' for s, n in reached.items())} already.")
+    return builder.build(directory, show_progress)
+
+
+def _refuse_changed(builder: Builder, saved: Mapping[str, Any], directory: Path) -> None:
+    """Refuses to go on when what the recipe names is no longer what it was."""
+    if recipes.digest(builder.identity()) == saved["sha256"]:
+        return
+    old = {**saved["identity"], **saved["content"], "builder": saved["builder"]}
+    raise FiguregroundError(
+        f"{directory}: what its recipe names has changed since it was built, so that more images would be of another "
+        "kind:\n  " + "\n  ".join(recipes.differences(old, builder.identity())) + "\nBring it back, or build anew."
+    )
