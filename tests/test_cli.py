@@ -31,7 +31,7 @@ def test_plan_build_and_show_from_nothing(checkpoint, tmp_path, capsys):
     assert said.err == ""  # quiet when not on a terminal
     assert main(["show", str(out)]) == 0
     assert {"preview.png", "report.html", "README.md"} <= {p.name for p in out.iterdir()}
-    assert "![preview](preview.png)" in (out / "README.md").read_text()
+    assert "](preview.png)" in (out / "README.md").read_text()
     assert checkpoint.rsplit("/", 1)[0] not in (out / "report.html").read_text()
 
 

@@ -15,7 +15,7 @@ from figureground.pocket import world
 from figureground.sample import Reject, Sample, Spec, key
 from figureground.shards import card, index
 from figureground.shards.writer import Columns, Shard, write_shard
-from figureground.show import draw_preview, evenly, read_contents, show
+from figureground.show import draw_preview, evenly, license_note, read_contents, show
 
 FOREGROUNDS, BACKGROUNDS = ("bird", "cat", "mug"), ("grass", "night")
 COLUMNS = Columns(foregrounds=FOREGROUNDS, backgrounds=BACKGROUNDS)
@@ -179,3 +179,11 @@ def test_a_cell_is_between_96_and_128_pixels_wide(tmp_path: Path, size: int, edg
 def test_an_even_choice_keeps_first_and_last() -> None:
     assert evenly(range(1000), 20)[::19] == [0, 999]
     assert evenly([1, 2, 3], 20) == [1, 2, 3]
+
+
+def test_an_unknown_licence_is_told_until_a_person_sets_one(tmp_path):
+    assert license_note(build(tmp_path / "unfinished", SHARDS[:1])) is None
+    readme = build(tmp_path / "out") / "README.md"
+    assert "license unknown: set `license:` in the header of" in license_note(tmp_path / "out")
+    readme.write_text(readme.read_text().replace("license: unknown", "license: cc0-1.0"))
+    assert license_note(tmp_path / "out") is None

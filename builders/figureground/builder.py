@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -19,14 +20,17 @@ from tqdm import tqdm
 
 from figureground import recipe as recipes
 from figureground.config import Config
-from figureground.errors import FiguregroundError, RecipeError, listed, nearest_or_all
+from figureground.errors import FiguregroundError, OutOfMemory, RecipeError, listed, nearest_or_all
 from figureground.numerics import create_once, library_versions, settle_numerics
 from figureground.plan import Plan, PlannedShard
+from figureground.run import disk, signals
+from figureground.run.local import work_in_processes
 from figureground.sample import Guide, Sample, Spec
 from figureground.shards import index, writer
 from figureground.shards.card import Facts
-from figureground.shards.writer import Columns, Shard
-from figureground.weights import fingerprint, local_directory
+from figureground.shards.writer import Columns, Shard, replace_text
+from figureground.sources import Credit, Source, read_weights
+from figureground.weights import check_files, fingerprint, local_directory, pixels_a_latent
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,6 +72,18 @@ class Builder(datasets.ArrowBasedBuilder):
     """BibTeX of what the method comes from."""
     LIMITS: ClassVar[tuple[str, ...]] = ()
     """What the card warns of, a sentence each."""
+    USES: ClassVar[tuple[str, ...]] = (
+        "Measuring how far a classifier's answer hangs on the background instead of the object.",
+        "Training where foreground and background are independent, or depend on each other by a known amount.",
+        "Comparing methods that are meant to be robust against spurious correlations, on groups whose sizes are known.",
+    )
+    """What the card says that the dataset is for."""
+    MISUSES: ClassVar[tuple[str, ...]] = (
+        "The only evidence of how a model does on photographs: generated pictures differ from those.",
+        "Facts about the world: what is shown where, and how often, was chosen by whoever made the dataset.",
+        "Decisions about people.",
+    )
+    """What the card says that it is not for."""
 
     def __init__(self, config_name: str | None = None, *, cache_dir: str | None = None, **fields: Any):
         name = config_name or self.DEFAULT
@@ -129,6 +145,14 @@ class Builder(datasets.ArrowBasedBuilder):
     def resolved(self) -> dict[str, Any]:
         """By field, what stands for a value that names files: their content."""
         return {"checkpoint": fingerprint(self.config.checkpoint, self.config.revision)}
+
+    def sources(self) -> tuple[list[Source], list[Credit]]:
+        """The directories of pictures that images start from, and who made those."""
+        return [], []
+
+    def citations(self) -> tuple[str, ...]:
+        """BibTeX of all that the dataset was made with."""
+        return self.CITATIONS
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
         """What a method adds to a sample's provenance."""
@@ -199,32 +223,49 @@ class Builder(datasets.ArrowBasedBuilder):
     def build(self, out: str | os.PathLike[str], show_progress: bool = True) -> Path:
         """Builds the dataset in a directory, or goes on with what a stopped build left there.
 
+        A build that fails before it has rendered anything leaves the directory as it found it.
+
         Returns:
             The directory.
 
         Raises:
-            FiguregroundError: The directory holds something else or another recipe, the numerics differ
-                from those of its first shards, or something that the recipe names can't be used.
+            FiguregroundError: The directory holds something else or another recipe or can't be written, the
+                numerics differ from those of its first shards, or something that the recipe names can't be used.
         """
-        from figureground.run.local import work_in_processes
-
         out = Path(out)
         plan = self.plan()
         if not plan.shards():
             raise RecipeError("table", "it plans no images.")
         planned = plan.shards()
         plan.spec(planned[0].split, 0)  # whatever the plan lacks is said now, not when the model is loaded
-        local_directory(self.config.checkpoint)
-        self._open_directory(out)
-        self._check_formats(out)
-        writer.clean_stale(out)
-        if index.missing(out, [as_shard(s) for s in planned]):
-            if self.config.workers > 1:
-                work_in_processes(self, out, show_progress)
-            else:
-                self.work(out, show_progress=show_progress)
-        self.finish(out)
+        folder = local_directory(self.config.checkpoint)
+        if folder is not None:
+            check_files(folder, self.config.checkpoint)
+            self._check_size(pixels_a_latent(folder))
+        made = disk.first_missing(out)
+        try:
+            self._open_directory(out)
+            self._check_formats(out)
+            writer.clean_stale(out)
+            if index.missing(out, [as_shard(s) for s in planned]):
+                if self.config.workers > 1:
+                    work_in_processes(self, out, show_progress)
+                else:
+                    self.work(out, show_progress=show_progress)
+            self.finish(out)
+        except BaseException as error:
+            disk.withdraw(out, made)
+            if isinstance(error, KeyboardInterrupt):
+                error.add_note(f"{self._kept(out)} The same command goes on from there.")
+            elif isinstance(error, OSError) and (trouble := disk.explain(error, out)):
+                raise FiguregroundError(f"{trouble} {self._kept(out)}" if index.markers(out) else trouble) from error
+            raise
         return out
+
+    def _kept(self, out: Path) -> str:
+        """How far a build came that was stopped."""
+        shards = [as_shard(s) for s in self.plan().shards()]
+        return f"{len(shards) - len(index.missing(out, shards)):,} of {len(shards):,} shards are done and kept."
 
     def finish(self, out: Path) -> None:
         """Writes index and card; every shard must have its marker."""
@@ -247,12 +288,65 @@ class Builder(datasets.ArrowBasedBuilder):
         Several processes may work in one directory, on several machines where they share it. A shard that
         another process holds is waited for, and taken over if that process dies.
         """
-        with ExitStack() as stack:
-            with writer.lock(out / writer.STAGES_LOCK, wait=True):
-                checkpoint, sampling, numerics = self._open_checkpoint(out, rank)
-                self.prepare(out / PRIVATE / "stages", checkpoint)
-                stack.enter_context(writer.lock(out / writer.WORKING_LOCK, wait=True, shared=True))
-            self._render_shards(out, checkpoint, sampling, numerics, rank, of, show_progress)
+        from figureground.diffusion.render import release_memory
+
+        shards = [as_shard(s) for s in self.plan().shards()]
+        opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
+        too_much = ""
+        while opened is None or index.missing(out, shards):
+            with ExitStack() as stack:
+                with writer.lock(out / writer.STAGES_LOCK, wait=True):
+                    if opened is None:
+                        self._save_recipe(out)  # a build that failed at once may have removed it meanwhile
+                        opened = self._open_checkpoint(out, rank)
+                        self.prepare(out / PRIVATE / "stages", opened[0])
+                    elif smaller := self._smaller_batch(out, *opened[1:], too_much):
+                        opened, too_much = (opened[0], *smaller), ""
+                    stack.enter_context(writer.lock(out / writer.WORKING_LOCK, wait=True, shared=True))
+                try:
+                    if not too_much:
+                        return self._render_shards(out, *opened, rank, of, show_progress)
+                except OutOfMemory as error:
+                    too_much = str(error)  # the error itself would keep the batch in memory
+            signals.check()
+            release_memory()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _smaller_batch(
+        self, out: Path, sampling: Sampling, numerics: dict[str, Any], too_much: str
+    ) -> tuple[Sampling, dict[str, Any]] | None:
+        """Halves the batch and records that, while no shard of the set is done; called under the stages' lock.
+
+        Returns:
+            What to go on with, or None while others still try the same size.
+
+        Raises:
+            FiguregroundError: A shard is done, so that the size stays, or it is 1 already.
+        """
+        path = out / PRIVATE / "numerics.json"
+        settled = json.loads(path.read_text())
+        settled.pop("mixed", None)
+        size = sampling.batch_size
+        if settled["batch_size"] >= size:  # else another process was faster
+            if index.markers(out):
+                raise FiguregroundError(
+                    f"{too_much} This set keeps its batch size, for its first shards were made with it. Free some "
+                    "memory (other programs, fewer --set workers=…) and give the same command again, or build in a new "
+                    f"directory with a smaller --set batch_size=…. {self._kept(out)}"
+                )
+            if size == 1:
+                raise FiguregroundError(f"{too_much} Give a smaller --set size=…, or a device with more memory.")
+            with writer.lock(out / writer.WORKING_LOCK) as alone:
+                if not alone:
+                    return None
+                settled = {
+                    **numerics,
+                    "batch_size": size // 2,
+                    "batch_size_asked": settled.get("batch_size_asked", size),
+                }
+                replace_text(path, json.dumps({**settled, "mixed": []}, indent=2) + "\n")
+        tqdm.write(f"figureground: {too_much} Going on with batches of {settled['batch_size']}.", file=sys.stderr)
+        return dataclasses.replace(sampling, batch_size=settled["batch_size"]), settled
 
     def _render_shards(
         self,
@@ -267,7 +361,7 @@ class Builder(datasets.ArrowBasedBuilder):
         from figureground.diffusion.render import Renderer
 
         plan, columns = self.plan(), self.columns()
-        renderer = Renderer(checkpoint, sampling, self.load_guide)
+        renderer = Renderer(checkpoint, sampling, self.load_guide, signals.check)
         common = {
             **checkpoint.facts,
             **self.settings_shown(),
@@ -289,9 +383,10 @@ class Builder(datasets.ArrowBasedBuilder):
         total = sum(s.count for s in shards)
         done = total - sum(s.count for s in index.missing(out, shards))
         off = None if show_progress else True
-        with tqdm(total=total, initial=done, unit="image", desc=str(out), disable=off) as bar:
+        with signals.at_checks(), tqdm(total=total, initial=done, unit="image", desc=str(out), disable=off) as bar:
             while todo := index.missing(out, shards):
                 for shard in todo:
+                    signals.check()
                     with writer.claim(out, shard) as mine:
                         if mine and index.missing(out, [shard]):
                             results = _counted(renderer.render(list(plan.specs(planned[shard]))), bar)
@@ -300,6 +395,7 @@ class Builder(datasets.ArrowBasedBuilder):
                                 formats=tuple(self.config.formats), image_format=self.config.image_format,
                             )  # fmt: skip
                 if index.missing(out, todo):
+                    signals.check()
                     time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def settings_shown(self) -> dict[str, Any]:
@@ -311,7 +407,14 @@ class Builder(datasets.ArrowBasedBuilder):
         """What the card says beside recipe and counts."""
         path = out / PRIVATE / "numerics.json"
         numerics = json.loads(path.read_text()) if path.exists() else {}
-        return Facts(self.TITLE, self.METHOD, self.summary(), "\n\n".join(self.CITATIONS), numerics, self.LIMITS)
+        weights = read_weights(self.config.checkpoint, numerics.get("revision") or self.config.revision)
+        sources, credits = self.sources()
+        return Facts(
+            self.TITLE, self.METHOD, self.summary(), "\n\n".join(self.citations()), numerics, self.LIMITS,
+            self.USES, self.MISUSES, dataclasses.asdict(weights),
+            [dataclasses.asdict(source) for source in sources], [dataclasses.asdict(credit) for credit in credits],
+            self.lineage(),
+        )  # fmt: skip
 
     def _open_checkpoint(self, out: Path, rank: int) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
         """Opens the model and settles the numerics: those of the first shard, or new ones."""
@@ -340,13 +443,14 @@ class Builder(datasets.ArrowBasedBuilder):
             dtype=choose_dtype(dtype, device),
             scheduler=config.scheduler, safety=config.safety,
         )  # fmt: skip
-        if config.size % checkpoint.factor:
-            raise RecipeError(
-                "size", f"{config.size} is no multiple of {checkpoint.factor}, the checkpoint's pixels a latent pixel."
-            )
+        self._check_size(checkpoint.factor)
+        batch_size, halved = config.batch_size, {}
+        if settled and batch_size in (None, settled.get("batch_size_asked")):
+            batch_size = settled["batch_size"]
+            halved = {name: settled[name] for name in ("batch_size_asked",) if name in settled}
         sampling = Sampling(
             config.size, config.steps, config.strength, config.guidance_scale, config.negative_prompt, config.eta,
-            config.batch_size or (settled["batch_size"] if settled else 1), config.compile,
+            batch_size or 1, config.compile,
         )  # fmt: skip
         if not config.batch_size and not settled:
             devices = torch.cuda.device_count() if device.type == "cuda" else 1
@@ -356,6 +460,7 @@ class Builder(datasets.ArrowBasedBuilder):
             "device": device.type,
             "dtype": str(choose_dtype(dtype, device)).removeprefix("torch."),
             "batch_size": sampling.batch_size,
+            **halved,
             "threads": threads if device.type == "cpu" else None,
             "compile": config.compile,
             "revision": checkpoint.facts["revision"],
@@ -380,7 +485,7 @@ class Builder(datasets.ArrowBasedBuilder):
                 )
             private.mkdir(parents=True, exist_ok=True)
             with writer.lock(out / writer.STAGES_LOCK, wait=True):
-                create_once(saved, json.dumps(self.recipe(private), indent=2, ensure_ascii=False) + "\n")
+                self._save_recipe(out)
         theirs = json.loads(saved.read_text())
         if theirs["sha256"] != recipes.digest(self.identity()):
             old = {**theirs["identity"], **theirs["content"], "builder": theirs["builder"]}
@@ -390,6 +495,19 @@ class Builder(datasets.ArrowBasedBuilder):
                 f"--out {out} holds another recipe, and a directory holds one:\n  " + "\n  ".join(changed)
                 + "\nGive another directory, or the same recipe again."
             )  # fmt: skip
+
+    def _save_recipe(self, out: Path) -> None:
+        """Writes the recipe where there is none; called under the stages' lock."""
+        private = out / PRIVATE
+        create_once(private / "recipe.json", json.dumps(self.recipe(private), indent=2, ensure_ascii=False) + "\n")
+
+    def _check_size(self, factor: int) -> None:
+        if self.config.size % factor:
+            near = max(factor, round(self.config.size / factor) * factor)
+            raise RecipeError(
+                "size",
+                f"{self.config.size} is no multiple of {factor}, the checkpoint's pixels a latent pixel. Give {near}.",
+            )
 
     def done_message(self, out: Path) -> str:
         """What the command says when a dataset is finished."""

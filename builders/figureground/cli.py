@@ -1,43 +1,64 @@
 """The command `figureground`: plan, build, show, check, curate, extend, merge, push.
 
-Exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C.
+Exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from figureground import __version__
-from figureground.errors import FiguregroundError, RecipeError
+from figureground.errors import FiguregroundError, RecipeError, UsageError
+from figureground.run import signals
+
+EXIT_CODES = (
+    "exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
-    except KeyboardInterrupt:
-        print("\nfigureground: stopped. Finished shards are kept; the same command goes on from them.", file=sys.stderr)
-        return 130
+        with signals.handled():
+            return options.run(options)
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
     except Exception as error:
+        if signals.asked_to_stop() is not None:  # a library made something else of the interruption
+            return _stopped(error)
         if options.debug:
             raise
-        if isinstance(error, FiguregroundError):
-            print(f"figureground: {error}", file=sys.stderr)
-            return 2 if isinstance(error, RecipeError) else 1
-        print(f"figureground: {type(error).__name__}: {error}\n(--debug shows where)", file=sys.stderr)
-        return 1
+        print(f"figureground: {_explain(error, options)}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _stopped(error: BaseException) -> int:
+    print(" ".join(["figureground: stopped.", *getattr(error, "__notes__", [])]), file=sys.stderr)
+    return 128 + (signals.asked_to_stop() or signal.SIGINT)
+
+
+def _explain(error: Exception, options: argparse.Namespace) -> str:
+    from figureground.run import disk
+
+    if isinstance(error, FiguregroundError):
+        return str(error)
+    place = getattr(options, "out", None) or getattr(options, "directory", None)
+    trouble = disk.explain(error, place) if isinstance(error, OSError) and place else None
+    return trouble or f"{type(error).__name__}: {error}\n(--debug shows where)"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="figureground",
         description="Datasets whose foreground and background labels depend on each other as much as you choose.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -117,9 +138,15 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     push.add_argument("directory", type=Path, metavar="DIR")
     push.add_argument("repository", metavar="USER/NAME")
-    push.add_argument("--private", action="store_true", help="if the repository has to be made")
-    push.add_argument("--revision", metavar="BRANCH", help="a branch; made where there is none")
-    push.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    push.add_argument(
+        "--private", action="store_true", help="make the repository private; a public one that exists is refused"
+    )
+    push.add_argument(
+        "--revision", metavar="BRANCH", help="a branch (made where there is none) or a pull request, refs/pr/3"
+    )
+    push.add_argument(
+        "--create-pr", action="store_true", help="open a pull request instead, or go on with the one that is open"
+    )
     push.add_argument(
         "--formats", metavar="FORMAT[,FORMAT]", help="parquet, webdataset; all that there are if left out"
     )
@@ -154,17 +181,23 @@ def _build(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     from figureground.builder import open_dataset
-    from figureground.show import show
+    from figureground.shards.index import finish_again
+    from figureground.show import license_note, show
+    from figureground.trust.source import made_from_others
 
     builder = open_dataset(options.directory)
     for path in show(options.directory, draw_guide=builder.draw_guide if builder else None):
         print(path)
+    if note := license_note(options.directory):
+        print(note)
     if builder:
         builder.finish(options.directory)  # the card shows the preview
-    else:
+        return 0
+    finish_again(options.directory)
+    if not made_from_others(options.directory):
         print(
             "figureground: the recipe's cut-outs, lists or checkpoint are gone or have changed since the build, so the "
-            "report shows no guides and the card is left as it is.",
+            "report shows no guides.",
             file=sys.stderr,
         )
     return 0

@@ -27,6 +27,7 @@ from figureground.plan import Plan, pick
 from figureground.prompts import fill, read_templates, shorten
 from figureground.resources import resource
 from figureground.sample import Guide, Spec, derive_seed
+from figureground.sources import Credit, Source, read_source
 from figureground.stages import run_stage
 from figureground.table import read_table
 
@@ -39,6 +40,21 @@ if TYPE_CHECKING:
 POCKET = "pocket"
 UNKNOWN = "unknown"
 """The background label of a photograph whose scene nobody named."""
+
+DIFFUSION_CITATION = """@inproceedings{rombach2022latent,
+  title = {High-Resolution Image Synthesis with Latent Diffusion Models},
+  author = {Rombach, Robin and Blattmann, Andreas and Lorenz, Dominik and Esser, Patrick and Ommer, Bj{\\"o}rn},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2022}
+}"""
+
+IMAGE_TO_IMAGE_CITATION = """@inproceedings{meng2022sdedit,
+  title = {{SDEdit}: Guided Image Synthesis and Editing with Stochastic Differential Equations},
+  author = {Meng, Chenlin and He, Yutong and Song, Yang and Song, Jiaming and Wu, Jiajun and Zhu, Jun-Yan and
+            Ermon, Stefano},
+  booktitle = {International Conference on Learning Representations},
+  year = {2022}
+}"""
 
 CITATION = """@article{kattakinda2022d3s,
   title = {Invariant Learning via Diffusion Dreamed Distribution Shifts},
@@ -193,17 +209,16 @@ class D3S(Builder):
     TITLE = "D3S: foreground classes on backgrounds"
     SUMMARIES: ClassVar[dict[str, str]] = {
         "paste": "Each foreground class on each background, drawn by a diffusion model. A cut-out of the class was "
-        "pasted on a template of the background, and the composite guided image-to-image; `foreground` and "
-        "`background` are labelled separately. Validation uses no cut-out and no template of training.",
+        "pasted on a template of the background, and the composite guided image-to-image. Validation uses no "
+        "cut-out and no template of training.",
         "none": "Each foreground class on each background, drawn by a diffusion model from a prompt alone: the control "
-        "of a D3S set that starts from no guide. `foreground` and `background` are labelled separately.",
+        "of a D3S set that starts from no guide.",
         "photograph": "Photographs of each foreground class, redrawn by a diffusion model on the scene that they show: "
         "a control of a D3S set. Validation uses no photograph of training.",
     }
     CITATIONS = (CITATION,)
     LIMITS = (
-        "Labels say what was asked of the diffusion model; nobody has looked at every picture.",
-        "The pictures carry the biases and the licence terms of the checkpoint that drew them.",
+        "The pictures carry the biases of the checkpoint that drew them.",
         "A classifier's drop on them is not all due to backgrounds: compare it with the controls text-only, "
         "reconstruction and same-background.",
     )
@@ -444,6 +459,30 @@ class D3S(Builder):
 
         run_stage(stages, "sources", self.identity(), lambda folder: {"skipped": self.skipped()})
         self._shortened = run_stage(stages, "prompts", {"identity": self.identity(), "limit": limit}, work)["shortened"]
+
+    def citations(self) -> tuple[str, ...]:
+        guided = () if self.config.guide == "none" else (IMAGE_TO_IMAGE_CITATION,)
+        return (*super().citations(), DIFFUSION_CITATION, *guided)
+
+    def sources(self) -> tuple[list[Source], list[Credit]]:
+        read = {"paste": {"cutouts": "cutouts", "templates": "scenes"}, "photograph": {"photographs": "photographs"}}
+        sources, credits = [], []
+        for name, attribute in read.get(self.config.guide, {}).items():
+            shipped = getattr(self.config, name) == POCKET
+            banks: dict[str, Bank] = getattr(self, attribute)
+            for split, directory in self._directories(name).items():
+                used = [banks[split]] if split in banks else [] if split else list(banks.values())
+                if not used:
+                    continue
+                source, theirs = read_source(
+                    name, directory,
+                    [item.path for bank in used for items in bank.items.values() for item in items],
+                    name=POCKET if shipped else None, splits=[split] if split else [],
+                    skipped=len(used[0].skipped), license_in=resource("templates/pocket") if shipped else None,
+                )  # fmt: skip
+                sources.append(source)
+                credits += theirs
+        return sources, credits
 
     def skipped(self) -> list[list[str]]:
         """The source files that can't be read, as `folder/name`, and why."""

@@ -53,7 +53,7 @@ def read_templates(value: str) -> tuple[Template, ...]:
             if name not in PLACEHOLDERS:
                 raise RecipeError(
                     "prompt",
-                    f"{template.where}: nothing fills the placeholder {{{name}}}{nearest(name, PLACEHOLDERS)} "
+                    f"{template.where}: nothing fills the placeholder {{{name}}}{nearest(name, PLACEHOLDERS) or '.'} "
                     f"Known: {', '.join('{' + p + '}' for p in PLACEHOLDERS)}.",
                 )
         if set("{}") & set(_PLACEHOLDER.sub("", template.text)):

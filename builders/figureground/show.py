@@ -9,7 +9,6 @@ import base64
 import io
 import json
 import math
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,8 +19,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from figureground.errors import FiguregroundError, listed
 from figureground.resources import resource
-from figureground.shards.card import public
+from figureground.shards.card import CARD, license_of, public
 from figureground.shards.index import INDEX, markers
+from figureground.shards.reader import read_parquet, read_tar, tar_members
 from figureground.shards.writer import MARKERS
 
 MOST_DOWN = 20
@@ -118,6 +118,17 @@ def show(directory: Path, out: Path | None = None, draw_guide: DrawGuide | None 
     return [preview, report]
 
 
+def license_note(directory: Path) -> str | None:
+    """What to do about a licence that is unknown still; None when the card names one, or there is no card.
+
+    Raises:
+        ShardError: The card can't be read.
+    """
+    if not (directory / CARD).exists() or license_of(directory):
+        return None
+    return f"license unknown: set `license:` in the header of {directory / CARD} before you publish; it is kept."
+
+
 def evenly(items: Sequence[T], most: int) -> list[T]:
     """At most `most` of the items, evenly spaced, the first and the last among them."""
     if len(items) <= most:
@@ -168,7 +179,7 @@ def _names(shards: Sequence[Shard]) -> tuple[dict[int, str], dict[int, str]]:
     backgrounds: dict[int, str] = {}
     for shard in shards:
         new = {cell for cell in shard.cells if cell[0] not in foregrounds or cell[1] not in backgrounds}
-        for _, members in _tar_samples(shard.path, ["json"]) if new else ():
+        for _, members in tar_members(shard.path, ("json",)) if new else ():
             provenance = json.loads(members["json"])
             foregrounds[provenance["labels"]["foreground"]] = provenance["foreground"]
             backgrounds[provenance["labels"]["background"]] = provenance["background"]
@@ -192,54 +203,15 @@ def _labels(shard: Shard) -> list[Labels]:
 
         table = pq.read_table(shard.path, columns=["foreground", "background"])
         return list(zip(table["foreground"].to_pylist(), table["background"].to_pylist(), strict=True))
-    members = (members for _, members in _tar_samples(shard.path, ["foreground.cls", "background.cls"]))
+    members = (members for _, members in tar_members(shard.path, ("foreground.cls", "background.cls")))
     return [(int(some["foreground.cls"]), int(some["background.cls"])) for some in members]
 
 
 def _examples(shard: Shard, rows: Iterable[int]) -> Iterator[Example]:
     """The samples at `rows`, in the shard's order."""
-    read = _parquet_examples if shard.path.suffix == ".parquet" else _tar_examples
-    return read(shard.path, sorted(rows))
-
-
-def _parquet_examples(path: Path, rows: Sequence[int]) -> Iterator[Example]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        start = 0
-        for group in range(file.num_row_groups):
-            stop = start + file.metadata.row_group(group).num_rows
-            wanted = [row - start for row in rows if start <= row < stop]
-            # A row group holds a hundred pictures: those that nothing is wanted from stay unread.
-            if wanted:
-                table = file.read_row_group(group, columns=["image", "prompt", "key", "provenance"])
-                for some in table.take(wanted).to_pylist():
-                    yield Example(some["image"]["bytes"], some["prompt"], some["key"], json.loads(some["provenance"]))
-            start = stop
-
-
-def _tar_examples(path: Path, rows: Sequence[int]) -> Iterator[Example]:
-    for row, (key, some) in enumerate(_tar_samples(path, ["jpg", "webp", "png", "prompt.txt", "json"])):
-        if row in rows:
-            picture = next(some[end] for end in ("jpg", "webp", "png") if end in some)
-            yield Example(picture, some["prompt.txt"].decode(), key, json.loads(some["json"]))
-
-
-def _tar_samples(path: Path, ends: Sequence[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members of each sample of a tar, of the members only those that end so."""
-    key: str | None = None
-    members: dict[str, bytes] = {}
-    with tarfile.open(path) as tar:
-        for member in tar:
-            name, _, end = member.name.partition(".")
-            if key is not None and name != key:
-                yield key, members
-                members = {}
-            key = name
-            if end in ends and (data := tar.extractfile(member)) is not None:
-                members[end] = data.read()
-    if key is not None:
-        yield key, members
+    read = read_parquet if shard.path.suffix == ".parquet" else read_tar
+    for some in read(shard.path, sorted(rows)):
+        yield Example(some.image, some.prompt, some.key, json.loads(some.provenance))
 
 
 # The preview
@@ -251,8 +223,10 @@ _NAME_WIDTH = 160
 
 def draw_preview(contents: Contents) -> Image.Image:
     """One picture of each cell of the first split, foregrounds down, backgrounds across; RGB."""
-    split, shards = next(iter(contents.splits.items()))
-    down, across = evenly(list(contents.foregrounds), MOST_DOWN), evenly(list(contents.backgrounds), MOST_ACROSS)
+    filled = {split: some for split, some in contents.splits.items() if any(shard.samples for shard in some)}
+    split, shards = next(iter((filled or contents.splits).items()))
+    foregrounds, backgrounds = (_drawn(contents, shards, axis) for axis in (0, 1))
+    down, across = evenly(foregrounds, MOST_DOWN), evenly(backgrounds, MOST_ACROSS)
     pictures = {
         example.labels: _fit(_open(example.picture))
         for example in _first_of_each(shards, {(f, b) for f in down for b in across})
@@ -263,8 +237,13 @@ def draw_preview(contents: Contents) -> Image.Image:
     rows = [_wrap(contents.foregrounds[label], font, _NAME_WIDTH, lines=3) for label in down]
     columns = [_wrap(contents.backgrounds[label], font, edge, lines=2) for label in across]
     note = f"{split}, one picture a cell"
-    for shown, of, what in ((down, contents.foregrounds, "foregrounds"), (across, contents.backgrounds, "backgrounds")):
+    for shown, of, all_names, what in (
+        (down, foregrounds, contents.foregrounds, "foregrounds"),
+        (across, backgrounds, contents.backgrounds, "backgrounds"),
+    ):
         note += f"; {len(shown)} of {len(of)} {what}, evenly chosen" if len(shown) < len(of) else ""
+        missing = len(all_names) - len(of)
+        note += f"; {missing} of {len(all_names)} {what} without pictures" if missing else ""
     note += f"; unfinished: {contents.progress}" if contents.progress else ""
 
     step = edge + _GAP
@@ -290,6 +269,13 @@ def draw_preview(contents: Contents) -> Image.Image:
                 sheet.paste(picture, (x + (edge - picture.width) // 2, y + (edge - picture.height) // 2))
     draw.text((left, bottom + 6), note, _FAINT, small, anchor="lt")
     return sheet
+
+
+def _drawn(contents: Contents, shards: Sequence[Shard], axis: int) -> list[int]:
+    """The foregrounds (axis 0) or backgrounds that a sheet shows: once nothing more can come, those with samples."""
+    names = (contents.foregrounds, contents.backgrounds)[axis]
+    there = {cell[axis] for shard in shards for cell, count in shard.cells.items() if count}
+    return [label for label in names if label in there] if contents.finished and there else list(names)
 
 
 def _first_of_each(shards: Sequence[Shard], cells: set[Labels]) -> Iterator[Example]:
@@ -401,10 +387,21 @@ def _settings(path: Path, name: str = "recipe") -> list[tuple[str, list[tuple[st
     """What a JSON file says, in titled groups of names and values: one for it, one for each section that it has."""
     if not path.exists():
         return []
-    said = public(json.loads(path.read_text(encoding="utf-8")))
-    sections = {part: said.pop(part) for part in ("identity", "execution") if isinstance(said.get(part), dict)}
-    groups = [(name, said), *((f"{name}: {part}", section) for part, section in sections.items())]
+    groups = _groups(public(json.loads(path.read_text(encoding="utf-8"))), name)
     return [(title, list(_flat(group))) for title, group in groups if group]
+
+
+def _groups(said: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A file's own settings and its sections, each step of its lineage, and the recipes that it was made from."""
+    parts = {part: said.pop(part) for part in ("identity", "execution") if isinstance(said.get(part), dict)}
+    steps, sources = said.pop("lineage", []), said.pop("sources", [])
+    yield name, said
+    for part, section in parts.items():
+        yield f"{name}: {part}", section
+    for number, step in enumerate(steps, 1):
+        yield f"{name}: step {number}", step
+    for source in sources:
+        yield from _groups(source, f"{name} of {source.pop('name')}")
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

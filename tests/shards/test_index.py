@@ -1,6 +1,8 @@
 """Once all shards are done, the directory is a dataset that every reader opens."""
 
+import bisect
 import io
+import itertools
 import json
 import multiprocessing
 import tarfile
@@ -229,3 +231,17 @@ def test_the_card_counts_what_load_dataset_finds(tmp_path):
         ("train", 11),
         ("validation", 4),
     ]
+
+
+def test_the_index_leads_to_any_sample_without_reading_those_before(tmp_path):
+    index = build(tmp_path, {"train-00001-of-00002": [0, 3]})
+    for split, tars in index["shardlists"].items():
+        in_order = list(read(tmp_path, split))
+        ends = list(itertools.accumulate(tar["nsamples"] for tar in tars))
+        assert ends[-1] == len(in_order) == index["splits"][split]["samples"]
+        for i, name in enumerate(in_order):
+            which = bisect.bisect_right(ends, i)
+            assert tars[which]["filesize"] == (tmp_path / tars[which]["url"]).stat().st_size
+            with tarfile.open(tmp_path / tars[which]["url"]) as tar:
+                there = list(dict.fromkeys(member.name.partition(".")[0] for member in tar))
+            assert there[i - (ends[which] - tars[which]["nsamples"])] == name

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
+import numpy as np
 import yaml
 
 from figureground.resources import resource
 from figureground.shards.writer import FORMATS, Columns, Shard, ShardError, replace_text
+from figureground.sources import NOT_STATED, Credit, credits_csv
+from figureground.table import cramers_v
 
 BEGIN = "<!-- figureground: begin generated -->"
 END = "<!-- figureground: end generated -->"
+CARD = "README.md"
 PREVIEW = "preview.png"
+ATTRIBUTION = "_figureground/attribution.csv"
+"""Who made the pictures that images start from."""
+
+UNKNOWN_LICENSE = "unknown"
+REJECTS = "rejects"
+"""The config of published rejects."""
+
+OURS = ("configs", "dataset_info", "size_categories")
+"""What of the YAML is written anew each time; all else that is there is the user's."""
+
+MOST_CREDITS = 20
+"""More credits than this stand in `ATTRIBUTION` alone."""
 
 MOST_FOREGROUNDS = 40
 """With more foreground classes than this the card shows totals of each background only."""
@@ -25,8 +43,12 @@ MOST_FOREGROUNDS = 40
 TAGS = ("figureground", "spurious-correlations", "distribution-shift", "synthetic")
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-_HEADER = re.compile(r"\A---\n(?P<yaml>.*?)^---[ \t]*$\n?", re.DOTALL | re.MULTILINE)
+_HEADER = re.compile(r"\A\s*^---[ \t]*\n(?P<yaml>.*?)^---[ \t]*$\n?", re.DOTALL | re.MULTILINE)
 _ABSOLUTE = re.compile(r"((file:|[A-Za-z]:)?[\\/~]|\.\.[\\/]).*", re.DOTALL)
+_NUMBERED = re.compile(r"(?P<before>.*-)(?P<number>\d+)(?P<after>-of-\d+\.tar)")
+_SHARD_FILE = re.compile(r"(?P<before>.*?(?P<part>-e\d+)?)-\d+-of-\d+(?P<suffix>\.\w+)")
+_URL_SAFE = "/:?#@!$&'*+,;=%~._-"
+_LINK = re.compile(r"https?://[^\s<>\"]+")
 
 
 @dataclass(frozen=True)
@@ -43,7 +65,21 @@ class Facts:
     numerics: Mapping[str, Any] = field(default_factory=dict)
     """Device kind, dtype, batch size, versions of libraries."""
     limits: Sequence[str] = ()
-    """What the pictures shouldn't be used for, or what may be wrong with them; one sentence each."""
+    """What may be wrong with the pictures; one sentence each."""
+    uses: Sequence[str] = ()
+    """What the dataset is meant for."""
+    misuses: Sequence[str] = ()
+    """What it shouldn't be used for."""
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    """Whose weights drew the pictures: a `sources.Weights` as a mapping."""
+    sources: Sequence[Mapping[str, Any]] = ()
+    """The directories that images start from: each a `sources.Source` as a mapping."""
+    credits: Sequence[Mapping[str, str]] = ()
+    """Who made their pictures: each a `sources.Credit` as a mapping."""
+    lineage: Sequence[Mapping[str, Any]] = ()
+    """Of a dataset made from others, what was done, a mapping each step: `did` (`curate`, `extend` or `merge`),
+    `from` (a dataset or several: `name`, `sha256`, `samples`), and whatever else tells of the step, such as
+    `rule`, `kept`, `dropped`."""
 
 
 def write(
@@ -61,15 +97,42 @@ def write(
     Raises:
         ShardError: The README.md that is there can't be taken apart.
     """
-    path = directory / "README.md"
+    path = directory / CARD
     header = describe(columns, index, facts, formats=formats, image_format=image_format)
     preview = PREVIEW if (directory / PREVIEW).exists() else None
     body = render(columns, index, recipe, facts, formats=formats, image_format=image_format, preview=preview)
+    text = f"---\n{_dump(header)}---\n{body}"
     if path.exists():
-        header, body = merge(path.read_text(encoding="utf-8-sig"), header, body)
-    text = f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=120)}---\n{body}"
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        text = rewrite(_read(path), header, body)
+    if not path.exists() or path.read_bytes() != text.encode():
         replace_text(path, text)
+
+
+def write_attribution(directory: Path, facts: Facts) -> None:
+    """Writes the credits beside the data, or removes those of an earlier build."""
+    path = directory / ATTRIBUTION
+    if facts.credits:
+        replace_text(path, credits_csv(Credit(**_public_credit(credit)) for credit in facts.credits))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def license_of(directory: Path) -> str | None:
+    """The licence that the card's YAML names; None when there is no card, or none is set, or it is unknown.
+
+    Of several, all; of one that is called `other`, its `license_link`, or else its `license_name`.
+
+    Raises:
+        ShardError: As `write`.
+    """
+    path = directory / CARD
+    header = _header(_read(path))[0] if path.exists() else {}
+    license = header.get("license")
+    if not license or license == UNKNOWN_LICENSE:
+        return None
+    if license == "other":
+        license = header.get("license_link") or header.get("license_name") or license
+    return ", ".join(map(str, license)) if isinstance(license, list) else str(license)
 
 
 def describe(
@@ -78,39 +141,68 @@ def describe(
     """The card's YAML: where the files of each split lie, their columns with label names, and search tags.
 
     It points at Parquet, or at the tars where there is none. A split without any sample is left out, for
-    `load_dataset` refuses one.
+    `load_dataset` refuses one. Rejects that are published are a config of their own.
     """
     kind = "parquet" if "parquet" in formats else "webdataset"
     features = columns.features() if kind == "parquet" else columns.tar_features(image_format)
     splits = {name: split for name, split in index["splits"].items() if split["samples"]}
-    size = sum(split["bytes"][kind] for split in splits.values())
+    # What takes space once it is loaded is known of Parquet alone; a tar's size is a guess at it.
+    loaded = {name: split["bytes"][kind] for name, split in splits.items()}
+    if kind == "parquet":
+        loaded = {name: split.get("arrow_bytes", loaded[name]) for name, split in splits.items()}
+    configs: list[dict[str, Any]] = [
+        {
+            "config_name": "default",
+            "data_files": [{"split": name, "path": _one_or_all(globs(index, name, kind))} for name in splits],
+        }
+    ]
+    rejects = {name: some for name, some in index.get("published_rejects", {}).items() if some["samples"]}
+    if rejects:
+        configs[0]["default"] = True
+        files = [{"split": name, "path": _one_or_all(_globs(some["files"]))} for name, some in rejects.items()]
+        configs.append({"config_name": REJECTS, "data_files": files})
     return {
         "pretty_name": facts.title,
-        "license": "unknown",
+        "license": UNKNOWN_LICENSE,
         "task_categories": ["image-classification"],
         "tags": [*TAGS, facts.builder],
         "size_categories": [next((name for most, name in _SIZES if index["samples"] < most), "n>10M")],
-        "configs": [
-            {
-                "config_name": "default",
-                "data_files": [{"split": name, "path": _pattern(name, kind)} for name in splits],
-            }
-        ],
+        "configs": configs,
         "dataset_info": {
             "features": features._to_yaml_list(),
             "splits": [
-                {"name": name, "num_bytes": split["bytes"][kind], "num_examples": split["samples"]}
+                {"name": name, "num_bytes": loaded[name], "num_examples": split["samples"]}
                 for name, split in splits.items()
             ],
-            "download_size": size,
-            "dataset_size": size,
+            "download_size": sum(split["bytes"][kind] for split in splits.values()),
+            "dataset_size": sum(loaded.values()),
         },
     }
 
 
-def _pattern(split: str, kind: str) -> str:
-    path = PurePosixPath(Shard(split, 0, 1, 0).path(kind))
-    return f"{path.parent}/{split}-*{path.suffix}"
+def globs(index: Mapping[str, Any], split: str, kind: str) -> list[str]:
+    """What matches all files of a split in one format, and no others.
+
+    Each part has its own: an extension that isn't finished is not announced. Names of splits hold no `-`, so
+    that those of `train` never match `train_2`.
+    """
+    folder = PurePosixPath(Shard(split, 0, 1, 0).path(kind)).parent.as_posix()
+    shards = (shard for shard in index["shards"] if shard["split"] == split)
+    return _globs(path for shard in shards for path in shard["files"] if path.startswith(f"{folder}/"))
+
+
+def _globs(files: Iterable[str]) -> list[str]:
+    found: dict[str, None] = {}
+    for file in files:
+        name = _SHARD_FILE.fullmatch(file)
+        if name is None:
+            raise ShardError(f"{file} is not called like a shard's file.")
+        found[f"{name['before']}-{'*' if name['part'] else '[0-9]*'}{name['suffix']}"] = None
+    return list(found)
+
+
+def _one_or_all(patterns: list[str]) -> str | list[str]:
+    return patterns[0] if len(patterns) == 1 else patterns
 
 
 def render(
@@ -128,9 +220,10 @@ def render(
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters["cell"] = _cell
-    environment.filters["code"] = _code
+    environment.filters.update(cell=_cell, code=_code, url=_url, said=_said)
     kept = {name: split for name, split in index["splits"].items() if split["samples"]}
+    numerics = dict(public(facts.numerics))
+    credits = [_public_credit(credit) for credit in facts.credits]
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         begin=BEGIN,
         end=END,
@@ -138,31 +231,71 @@ def render(
         index=index,
         columns=columns,
         split=next(iter(kept), None),
+        held_out=next((name for name in kept if name != next(iter(kept))), next(iter(kept), None)),
         empty=[name for name in index["splits"] if name not in kept],
-        urls={name: _braced(name, split["shards"]) for name, split in kept.items()},
+        urls={name: _braced(tar["url"] for tar in index.get("shardlists", {}).get(name, ())) for name in kept},
         tables={name: _table(columns, split["cells"]) for name, split in kept.items()},
+        dependence={name: cramers_v(_counts(columns, split["cells"])) for name, split in kept.items()},
         most=MOST_FOREGROUNDS,
         formats=formats,
+        names=_names(columns, formats, image_format),
         image_format=image_format,
-        recipe=public(recipe),
-        numerics=public(facts.numerics),
+        recipe={name: value for name, value in public(recipe).items() if name != "lineage"},
+        mixed=numerics.pop("mixed", []),
+        versions=numerics.pop("versions", {}),
+        numerics=numerics,
         preview=preview,
+        rejects=index.get("published_rejects", {}),
+        not_stated=NOT_STATED,
+        sources=public(facts.sources),
+        lineage=public(facts.lineage),
+        credits=credits,
+        credited_under=sorted(Counter(credit["license"] or NOT_STATED for credit in credits).items()),
+        most_credits=MOST_CREDITS,
+        attribution=ATTRIBUTION,
     )
 
 
-def _braced(split: str, shards: int) -> str:
-    if shards == 1:
-        return Shard(split, 0, 1, 0).path("webdataset")
-    return f"webdataset/{split}-{{00000..{shards - 1:05d}}}-of-{shards:05d}.tar"
+def _names(columns: Columns, formats: Sequence[str], image_format: str) -> dict[str, str]:
+    """What `load_dataset` calls a column."""
+    if "parquet" in formats:
+        return {name: name for name in ("image", "foreground", "background")}
+    return {"image": image_format, "foreground": "foreground.cls", "background": "background.cls"}
+
+
+def _braced(urls: Iterable[str]) -> list[str]:
+    """The files of a split as `webdataset` is told of them: consecutive numbers in braces."""
+    runs: list[tuple[str, list[str], str]] = []
+    for url in urls:
+        found = _NUMBERED.fullmatch(url)
+        if found is None:
+            runs.append((url, [], ""))
+            continue
+        before, number, after = found["before"], found["number"], found["after"]
+        last = runs[-1] if runs else ("", [], "")
+        follows = last[1] and len(last[1][-1]) == len(number) and int(last[1][-1]) + 1 == int(number)
+        if follows and (last[0], last[2]) == (before, after):
+            last[1].append(number)
+        else:
+            runs.append((before, [number], after))
+    return [
+        f"{before}{{{numbers[0]}..{numbers[-1]}}}{after}" if len(numbers) > 1 else f"{before}{''.join(numbers)}{after}"
+        for before, numbers, after in runs
+    ]
+
+
+def _counts(columns: Columns, cells: Sequence[Sequence[int]]) -> np.ndarray:
+    counts = np.zeros((len(columns.foregrounds), len(columns.backgrounds)), np.int64)
+    for foreground, background, count in cells:
+        counts[foreground, background] = count
+    return counts
 
 
 def _table(columns: Columns, cells: Sequence[Sequence[int]]) -> list[tuple[str, list[int]]]:
     """Rows of foreground and counts by background, or the row of totals alone when there are too many."""
-    counts = {(foreground, background): count for foreground, background, count in cells}
-    grounds = range(len(columns.backgrounds))
-    rows = [(name, [counts.get((f, b), 0) for b in grounds]) for f, name in enumerate(columns.foregrounds)]
-    totals = [sum(row[b] for _, row in rows) for b in grounds]
-    return [*(rows if len(rows) <= MOST_FOREGROUNDS else []), ("all", totals)]
+    counts = _counts(columns, cells)
+    rows = list(zip(columns.foregrounds, counts.tolist(), strict=True))
+    return [*(rows if len(rows) <= MOST_FOREGROUNDS else []), ("all", counts.sum(0).tolist())]
 
 
 def _cell(text: object) -> str:
@@ -175,6 +308,30 @@ def _code(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = " ".join(text.split()).replace("`", "'").replace("|", "\\|")
     return f"`{text[:200]}{'…' if len(text) > 200 else ''}`" if text else ""
+
+
+def _url(value: str, text: str) -> str:
+    """A link, if the value is one that a browser opens; else the value as text."""
+    if not _LINK.fullmatch(value):
+        return _cell(value)
+    return f"[{_cell(text)}]({quote(value, safe=_URL_SAFE)})"
+
+
+def _said(value: Any) -> str:
+    """A value of a lineage's step in words: datasets with their names, numbers with commas, all else as code."""
+    if isinstance(value, Mapping) and "name" in value:
+        more = [f"recipe `{str(value['sha256'])[:12]}`"] if value.get("sha256") else []
+        more += [f"{value['samples']:,} samples"] if isinstance(value.get("samples"), int) else []
+        rest = {key: item for key, item in value.items() if key not in ("name", "sha256", "samples")}
+        more += [f"{key.replace('_', ' ')} {_said(item)}" for key, item in rest.items()]
+        return _code(value["name"]) + (f" ({', '.join(more)})" if more else "")
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        return "; ".join(map(_said, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _code(value)
+
+
+def _public_credit(credit: Mapping[str, str]) -> dict[str, str]:
+    return {**credit, "source": public(credit["source"])}
 
 
 def public(value: Any) -> Any:
@@ -203,16 +360,76 @@ def merge(existing: str, header: Mapping[str, Any], body: str) -> tuple[dict[str
     Raises:
         ShardError: YAML that can't be read, or one mark without the other.
     """
-    match = _HEADER.match(existing)
+    theirs, _, text = _header(existing)
+    return {**header, **theirs, **{key: header[key] for key in OURS}}, _merge_text(text, body)
+
+
+def rewrite(existing: str, header: Mapping[str, Any], body: str) -> str:
+    """A card that is there with what `merge` changes; all else in its YAML stays as it is written, comments too.
+
+    Raises:
+        ShardError: As `merge`.
+    """
+    wanted, text = merge(existing, header, body)
+    theirs, written, _ = _header(existing)
+    return f"---\n{_merge_yaml(written, theirs, wanted)}---\n{text}"
+
+
+def _read(path: Path) -> str:
     try:
-        theirs = (yaml.safe_load(match["yaml"]) or {}) if match else {}
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ShardError(f"{path.name} is not written in UTF-8: {error}. Save it as UTF-8, or delete it.") from error
+
+
+def _header(existing: str) -> tuple[dict[Any, Any], str, str]:
+    """A card's YAML, read and as it is written, and what follows it."""
+    match = _HEADER.match(existing)
+    if not match:
+        return {}, "", existing
+    try:
+        theirs = yaml.safe_load(match["yaml"]) or {}
     except yaml.YAMLError as error:
         raise ShardError(f"README.md: its YAML header can't be read: {error}. Mend it, or delete the file.") from error
     if not isinstance(theirs, dict):
         raise ShardError("README.md: its YAML header is no mapping of keys to values. Mend it, or delete the file.")
-    ours = {key: header[key] for key in ("configs", "dataset_info", "size_categories")}
-    text = existing[match.end() :] if match else existing
-    return {**header, **theirs, **ours}, _merge_text(text, body)
+    return theirs, match["yaml"], existing[match.end() :]
+
+
+def _dump(values: Mapping[Any, Any]) -> str:
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120) if values else ""
+
+
+def _merge_yaml(written: str, theirs: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> str:
+    """The lines of a header, of which only those are written anew that differ from what is wanted."""
+    changed = {key: value for key, value in wanted.items() if key not in theirs or theirs[key] != value}
+    text = _replace_keys(written, changed)
+    try:
+        if yaml.safe_load(text) == wanted:
+            return text
+    except yaml.YAMLError:
+        pass
+    return _dump(wanted)  # written in another style, such as {a: 1}: the values stay, comments don't
+
+
+def _replace_keys(written: str, changed: Mapping[Any, Any]) -> str:
+    """YAML whose top-level keys have new values; those that it lacks are appended."""
+    root = yaml.compose(written)
+    keys = root.value if isinstance(root, yaml.MappingNode) else []
+    starts = [key.start_mark.index for key, _ in keys]
+    ends = [*starts, len(written)][1:]
+    parts = [written[: starts[0]] if starts else written]
+    for (key, _), start, end in zip(keys, starts, ends, strict=True):
+        block = written[start:end]
+        if key.value in changed:
+            # Comments at the end of our lines and above the next key are the user's.
+            own = re.sub(r"(?:^(?:#.*)?\n)+\Z", "", block, flags=re.MULTILINE)
+            block = _dump({key.value: changed[key.value]}) + block[len(own) :]
+        parts.append(block)
+    there = {key.value for key, _ in keys}
+    text = "".join(parts)
+    text += "\n" if text and not text.endswith("\n") else ""
+    return text + _dump({key: value for key, value in changed.items() if key not in there})
 
 
 def _merge_text(text: str, body: str) -> str:

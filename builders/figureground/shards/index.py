@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.errors import listed
-from figureground.shards import card
+from figureground.shards import card, croissant
 from figureground.shards.writer import (
     FORMATS,
     INDEX_LOCK,
@@ -59,7 +60,7 @@ def finish(
     formats: Sequence[str] = FORMATS,
     image_format: str = "jpg",
 ) -> dict[str, Any] | None:
-    """Writes index and card once every shard is done; any number of processes may call it, at any time.
+    """Writes index, croissant.json and card once every shard is done; any process may call it, at any time.
 
     Args:
         directory: The dataset's directory.
@@ -83,10 +84,14 @@ def finish(
         "columns": columns.to_json(),
         "formats": list(formats),
         "image_format": image_format,
+        # With these the card can be written anew where nothing else of the build is at hand.
+        "card": {"recipe": card.public(recipe), "facts": card.public(dataclasses.asdict(facts))},
     }
     clean_stale(directory)
     with lock(directory / INDEX_LOCK, wait=True):
         replace_text(directory / INDEX, to_text(index))
+        card.write_attribution(directory, facts)
+        croissant.write(directory, columns, index, facts, formats=formats)
         # The card comes last, for it announces the dataset.
         card.write(directory, columns, index, recipe, facts, formats=formats, image_format=image_format)
         (directory / INDEX_LOCK).unlink(missing_ok=True)
@@ -94,13 +99,43 @@ def finish(
     return index
 
 
+def finish_again(directory: Path) -> dict[str, Any] | None:
+    """Writes the index and the card of a finished dataset anew, from what its index and its markers say.
+
+    Returns:
+        The index, or None where there was none, or one that an older release wrote.
+
+    Raises:
+        ShardError: As `finish`.
+    """
+    path = directory / INDEX
+    index = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if "card" not in index:
+        return None
+    done = markers(directory)
+    gone = [shard["shard"] for shard in index["shards"] if shard["shard"] not in done]
+    if gone:
+        raise ShardError(f"{MARKERS} lacks the markers of {listed(gone, 3)}. Bring them back, or build again.")
+    return finish(
+        directory,
+        [Shard.of_marker(done[shard["shard"]]) for shard in index["shards"]],
+        Columns.from_json(index["columns"]),
+        index["card"]["recipe"],
+        card.Facts(**index["card"]["facts"]),
+        formats=tuple(index["formats"]),
+        image_format=index["image_format"],
+    )
+
+
 def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) -> dict[str, Any]:
     """Adds up the markers of finished shards; the same for the same data, whenever and wherever it is done.
 
     Returns:
         `samples`, `planned` and `rejects` (by reason) in all; `splits`, by name: the same, and `cells`, a list
-        of (foreground, background, samples), and `bytes` by format; `shards`, in order; and `shardlists`, by
-        split, one url with nsamples and filesize a tar.
+        of (foreground, background, samples), `bytes` by format, and `arrow_bytes`, what the samples take once
+        they are loaded; `shards`, in order; `shardlists`, by split, one url with nsamples and filesize a tar, as
+        `wids.ShardListDataset` takes them; and, where rejects are published, `published_rejects`, by split:
+        `files`, `samples`, and `bytes`.
 
     Raises:
         ShardError: As `finish`.
@@ -121,10 +156,14 @@ def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) 
         **_totals(done.values()),
         "splits": {split: _split(found, formats) for split, found in by_split.items()},
         "shards": [
-            {key: done[shard.name][key] for key in ("shard", "split", "planned", "samples", "rejects", "files")}
+            {
+                "part": shard.part,
+                **{key: done[shard.name][key] for key in ("shard", "split", "planned", "samples", "rejects", "files")},
+            }
             for shard in shards
         ],
         "shardlists": {s: _shardlist(found) for s, found in by_split.items() if "webdataset" in formats},
+        **_published_rejects(by_split),
     }
 
 
@@ -170,8 +209,29 @@ def _split(found: Sequence[Mapping[str, Any]], formats: Sequence[str]) -> dict[s
             kind: sum(marker["files"][path]["bytes"] for marker, path in zip(found, paths[kind], strict=True))
             for kind in formats
         },
+        **_loaded(found),
         "cells": [[*cell, count] for cell, count in sorted(cells.items())],
     }
+
+
+def _loaded(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Bytes of a split's samples once `load_dataset` has them, where the shards are Parquet too."""
+    known = [marker["arrow_bytes"] for marker in found if "arrow_bytes" in marker]
+    return {"arrow_bytes": sum(known)} if len(known) == len(found) else {}
+
+
+def _published_rejects(by_split: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    splits = {}
+    for split, found in by_split.items():
+        files = {_path(marker, "published_rejects"): marker for marker in found}
+        files = {path: marker for path, marker in files.items() if path in marker["files"]}
+        if files:
+            splits[split] = {
+                "files": list(files),
+                "samples": sum(sum(marker["rejects"].values()) for marker in files.values()),
+                "bytes": sum(marker["files"][path]["bytes"] for path, marker in files.items()),
+            }
+    return {"published_rejects": splits} if splits else {}
 
 
 def _shardlist(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

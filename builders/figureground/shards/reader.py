@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from figureground.errors import FiguregroundError
 from figureground.images import IMAGE_FORMATS
@@ -97,11 +97,12 @@ def read_parquet(path: Path, rows: Sequence[int] | None = None) -> Iterator[Stor
             if wanted is None or wanted:
                 table = file.read_row_group(group)
                 for row in (table if wanted is None else table.take(wanted)).to_pylist():
-                    yield _from_row(row)
+                    yield from_row(row)
             start = stop
 
 
-def _from_row(row: dict[str, Any]) -> Stored:
+def from_row(row: dict[str, Any]) -> Stored:
+    """The sample in a row of a Parquet shard."""
     rest = {name: value for name, value in row.items() if name not in _OWN}
     return Stored(
         row["key"], row["image"]["bytes"], row["prompt"], row["provenance"],
@@ -117,14 +118,22 @@ def read_tar(path: Path, rows: Sequence[int] | None = None) -> Iterator[Stored]:
     wanted = None if rows is None else set(rows)
     for row, (key, members) in enumerate(tar_members(path)):
         if wanted is None or row in wanted:
-            yield _from_members(key, members)
+            yield from_members(key, members)
 
 
-def tar_members(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members of each sample: runs of members whose names are the same up to the first dot."""
+def tar_members(path: Path | BinaryIO, only: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key and members of each sample: runs of members whose names are the same up to the first dot.
+
+    Members go by the rest of their names, such as `foreground.cls`; others than `only` are passed over unread.
+
+    Raises:
+        FiguregroundError: A sample has two members of one name.
+        tarfile.TarError: The file is cut within a member, or no tar.
+    """
     key: str | None = None
     members: dict[str, bytes] = {}
-    with tarfile.open(path, "r:") as tar:
+    named, opened = (path, None) if isinstance(path, Path) else (None, path)
+    with tarfile.open(named, "r:", fileobj=opened) as tar:
         for member in tar:
             if not member.isfile():
                 continue
@@ -133,15 +142,26 @@ def tar_members(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                 yield key, members
                 members = {}
             key = name
-            data = tar.extractfile(member)
-            assert data is not None
-            members[end] = data.read()
+            if end in members:
+                raise FiguregroundError(f"the member {member.name} comes twice in one sample")
+            if only is None or end in only:
+                data = tar.extractfile(member)
+                assert data is not None
+                members[end] = data.read()
     if key is not None:
         yield key, members
 
 
-def _from_members(key: str, members: dict[str, bytes]) -> Stored:
-    image = next(members[name] for name in IMAGE_FORMATS if name in members)
+def from_members(key: str, members: dict[str, bytes]) -> Stored:
+    """The sample that members of a tar make up, by the names that `tar_members` gives them.
+
+    Raises:
+        FiguregroundError: One that every sample has is missing.
+    """
+    image = next((members[name] for name in IMAGE_FORMATS if name in members), None)
+    lacking = [name for name in (PROMPT, "json") if name not in members]
+    if image is None or lacking:
+        raise FiguregroundError(f"the sample {key} has no {lacking[0] if lacking else 'image'}")
     return Stored(
         key, image, members[PROMPT].decode(), members["json"].decode(),
         labels={name.removesuffix(".cls"): int(data) for name, data in members.items() if name.endswith(".cls")},

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import io
 import json
 import os
 import re
@@ -19,7 +18,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,6 +32,9 @@ from figureground.sample import Reject, Sample, Spec
 if TYPE_CHECKING:
     from datasets import Features
 
+REASON = "reason"
+"""The column of published rejects that says why."""
+
 FORMATS: tuple[str, ...] = ("parquet", "webdataset")
 """What a shard can be written as."""
 
@@ -40,6 +42,9 @@ MARKERS = "_figureground/shards"
 """Where markers lie, relative to the dataset directory."""
 
 REJECTS = "_figureground/rejects"
+
+PUBLISHED_REJECTS = "rejects"
+"""Where rejects lie as Parquet files, in datasets that publish them."""
 
 ROWS_PER_GROUP = 100
 BYTES_PER_GROUP = 32 * 2**20
@@ -56,6 +61,9 @@ CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_l
 INDEX_LOCK = "_figureground/.index.lock"
 """Held while the index and the card are written."""
 
+SCORES = "_figureground/scores"
+"""Where scores lie, a file each."""
+
 STAGES_LOCK = "_figureground/.stages.lock"
 """Held while recipe and numerics are settled and stages are run."""
 
@@ -64,7 +72,7 @@ WORKING_LOCK = "_figureground/.working.lock"
 
 _NAME = r"\w+(-e\d+)?-\d{5,}-of-\d{5,}"
 _TEMPORARY = re.compile(
-    rf"\.((?P<shard>{_NAME})\.(parquet|tar|jsonl|json)|index\.json|README\.md|(?P<settled>recipe\.json|numerics\.json|done\.json))\.\d+-[0-9a-f]{{16}}\.tmp"
+    rf"\.((?P<shard>{_NAME})\.(parquet|tar|jsonl|json)|index\.json|croissant\.json|attribution\.csv|README\.md|(?P<settled>recipe\.json|numerics\.json|done\.json|.+\.(csv|parquet)))\.\d+-[0-9a-f]{{16}}\.tmp"
 )
 _LOCK = re.compile(rf"\.{_NAME}\.lock")
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -106,12 +114,16 @@ class Shard:
         return f"{self.split}{part}-{self.index:05d}-of-{self.of:05d}"
 
     def path(self, kind: str) -> str:
-        """Where the shard's `parquet`, `webdataset`, `marker` or `rejects` lies in the dataset directory."""
+        """Where the shard's file of a kind lies in the dataset directory.
+
+        Kinds are `parquet`, `webdataset`, `marker`, `rejects`, and `published_rejects`.
+        """
         return {
             "parquet": f"data/{self.name}.parquet",
             "webdataset": f"webdataset/{self.name}.tar",
             "marker": f"{MARKERS}/{self.name}.json",
             "rejects": f"{REJECTS}/{self.name}.jsonl",
+            "published_rejects": f"{PUBLISHED_REJECTS}/{self.name}.parquet",
         }[kind]
 
 
@@ -185,6 +197,16 @@ class Columns:
         }
         return Features({dotted[name]: feature for name, feature in self.features().items() if name in dotted})
 
+    def of_rejects(self) -> Columns:
+        """The columns of published rejects: `reason` too.
+
+        Raises:
+            ShardError: The dataset has a column of that name.
+        """
+        if REASON in (*self.labels, *self.texts):
+            raise ShardError(f"rejects can't be published: the dataset has a column {REASON!r} of its own.")
+        return replace(self, texts=(*self.texts, REASON))
+
     @property
     def pictures(self) -> tuple[str, ...]:
         """The image columns beside `image`."""
@@ -203,6 +225,13 @@ class Encoded:
     texts: dict[str, str] = field(default_factory=dict)
     pictures: dict[str, bytes] = field(default_factory=dict)
     """PNG, by column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped(Reject):
+    """A reject that there is a picture of."""
+
+    encoded: Encoded
 
 
 def write_shard(
@@ -246,8 +275,12 @@ def write_encoded(
     *,
     formats: Sequence[str] = FORMATS,
     image_format: str = "jpg",
+    publish_rejects: bool = False,
 ) -> dict[str, Any]:
-    """Does what `write_shard` does from samples that are bytes already."""
+    """Does what `write_shard` does from samples that are bytes already.
+
+    With `publish_rejects`, rejects are written as a Parquet file too, with the pictures of those that are `Dropped`.
+    """
     unknown = set(formats) - set(FORMATS)
     if unknown or not formats:
         raise ShardError(f"formats: {listed(unknown) or 'none'} given; choose some of {listed(FORMATS)}.")
@@ -259,12 +292,19 @@ def write_encoded(
     with contextlib.ExitStack() as stack:
         drafts = {kind: stack.enter_context(_Draft(directory, shard, kind)) for kind in formats}
         writers = [stack.enter_context(_WRITERS[k](drafts[k], columns, image_format)) for k in formats]
+        published: _Parquet | None = None
         for result in encoded:
             if result.spec.key in keys:
                 raise ShardError(f"shard {shard.name}: two results have the key {result.spec.key!r}.")
             keys.add(result.spec.key)
             if isinstance(result, Reject):
-                rejects.append(result)
+                rejects.append(Reject(result.spec, result.reason))  # without the picture
+                if publish_rejects:
+                    if published is None:
+                        draft = stack.enter_context(_Draft(directory, shard, "published_rejects"))
+                        drafts["published_rejects"] = draft
+                        published = stack.enter_context(_Parquet(draft, columns.of_rejects(), image_format))
+                    published.add(_published(result))
                 continue
             for writer in writers:
                 writer.add(result)
@@ -274,22 +314,25 @@ def write_encoded(
                 f"shard {shard.name}: {shard.count} images were planned, but {len(keys) - len(rejects)} samples "
                 f"and {len(rejects)} rejects came; every planned image must end as one of them."
             )
-        for writer in writers:
+        for writer in [*writers, *([published] if published else [])]:
             writer.close()
         if rejects:
             drafts["rejects"] = stack.enter_context(_Draft(directory, shard, "rejects"))
             for reject in rejects:
                 line = {"key": reject.spec.key, "reason": reject.reason, "spec": reject.spec.to_json()}
                 drafts["rejects"].file.write(_json(line, reject.spec.key).encode() + b"\n")
-        files = {shard.path(kind): draft.finish() for kind, draft in drafts.items()}
+        with ThreadPoolExecutor(len(drafts), thread_name_prefix="finish") as pool:
+            finished = pool.map(_Draft.finish, drafts.values())
+            files = {shard.path(kind): facts for kind, facts in zip(drafts, finished, strict=True)}
         if (directory / shard.path("marker")).exists():
             return _theirs(directory, shard, files)  # where nobody can lock, two may render one shard
         for draft in drafts.values():
             draft.publish()
-        for kind in {*FORMATS, "rejects"} - set(drafts):
+        for kind in {*FORMATS, "rejects", "published_rejects"} - set(drafts):
             # A build that was killed may have written this shard otherwise: without a marker it is litter.
             (directory / shard.path(kind)).unlink(missing_ok=True)
     samples, seconds = len(keys) - len(rejects), time.perf_counter() - start
+    parquet = [writer for writer in writers if isinstance(writer, _Parquet)]
     marker = {
         "shard": shard.name,
         "split": shard.split,
@@ -301,6 +344,7 @@ def write_encoded(
         "rejects": dict(sorted(Counter(reject.reason for reject in rejects).items())),
         "cells": [[*cell, n] for cell, n in sorted(cells.items())],
         "files": files,
+        **({"arrow_bytes": parquet[0].arrow_bytes} if parquet else {}),
         "seconds": round(seconds, 3),
         "images_per_second": round(samples / seconds, 3) if seconds else 0.0,
     }
@@ -309,6 +353,13 @@ def write_encoded(
     except FileExistsError:
         return _theirs(directory, shard, files)
     return marker
+
+
+def _published(reject: Reject) -> Encoded:
+    """A reject as it is published; of one without a picture, what was planned."""
+    if isinstance(reject, Dropped):
+        return replace(reject.encoded, texts={**reject.encoded.texts, REASON: reject.reason})
+    return Encoded(reject.spec, b"", _json(reject.spec.to_json(), reject.spec.key), texts={REASON: reject.reason})
 
 
 def _theirs(directory: Path, shard: Shard, files: Mapping[str, Any]) -> dict[str, Any]:
@@ -477,14 +528,19 @@ class _Parquet:
     """Writes row groups in a thread of its own, one behind the samples that come in."""
 
     def __init__(self, draft: _Draft, columns: Columns, image_format: str) -> None:
+        self._columns = columns
         self._schema: pa.Schema = columns.features().arrow_schema
         self._image_format = image_format
         self._samples: list[Encoded] = []
         self._bytes = 0
+        self.arrow_bytes = 0
+        """Bytes of the samples once they are loaded."""
         pictures = ["image", *columns.pictures]
         short = ["foreground", "background", "prompt", "key", *columns.labels, *columns.texts]
+        # Not the draft's own file: each write to it would wait for the thread in which Python is at work.
+        self._file = pa.OSFile(str(draft.path), "wb")
         self._writer = pq.ParquetWriter(
-            draft.file,
+            self._file,
             self._schema,
             # Images are compressed already; statistics of long columns would only swell the footer.
             compression={name: "snappy" for name in [*short, "provenance", *(f"{p}.path" for p in pictures)]},
@@ -502,7 +558,8 @@ class _Parquet:
 
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown(cancel_futures=True)
-        self._writer.close()
+        with self._file:
+            self._writer.close()
 
     def add(self, sample: Encoded) -> None:
         self._samples.append(sample)
@@ -515,6 +572,7 @@ class _Parquet:
             self._flush()
         self._settle()
         self._writer.close()
+        self._file.close()
 
     def _flush(self) -> None:
         self._settle()
@@ -527,20 +585,27 @@ class _Parquet:
 
     def _write(self, samples: list[Encoded]) -> None:
         rows: dict[str, list[Any]] = {
-            "image": [{"bytes": s.image, "path": f"{s.spec.key}.{self._image_format}"} for s in samples],
+            "image": [_picture(s.image, f"{s.spec.key}.{self._image_format}") for s in samples],
             "foreground": [s.spec.foreground for s in samples],
             "background": [s.spec.background for s in samples],
             "prompt": [s.spec.prompt for s in samples],
             "key": [s.spec.key for s in samples],
             "provenance": [s.provenance for s in samples],
         }
-        for name in samples[0].labels:
-            rows[name] = [s.labels[name] for s in samples]
-        for name in samples[0].texts:
-            rows[name] = [s.texts[name] for s in samples]
-        for name in samples[0].pictures:
-            rows[name] = [{"bytes": s.pictures[name], "path": f"{s.spec.key}.{name}.png"} for s in samples]
-        self._writer.write_table(pa.Table.from_pydict(rows, schema=self._schema), row_group_size=len(samples))
+        # Only a published reject may lack something: it was planned and never made.
+        for name in self._columns.labels:
+            rows[name] = [s.labels.get(name) for s in samples]
+        for name in self._columns.texts:
+            rows[name] = [s.texts.get(name) for s in samples]
+        for name in self._columns.pictures:
+            rows[name] = [_picture(s.pictures.get(name), f"{s.spec.key}.{name}.png") for s in samples]
+        table = pa.Table.from_pydict(rows, schema=self._schema)
+        self.arrow_bytes += table.nbytes
+        self._writer.write_table(table, row_group_size=len(samples))
+
+
+def _picture(data: bytes | None, path: str) -> dict[str, Any] | None:
+    return {"bytes": data, "path": path} if data else None
 
 
 _WRITERS: dict[str, type[_Writer]] = {"parquet": _Parquet, "webdataset": _Tar}
@@ -549,28 +614,15 @@ _WRITERS: dict[str, type[_Writer]] = {"parquet": _Parquet, "webdataset": _Tar}
 # Files
 
 
-class _HashingFile(io.FileIO):
-    """A file that knows the SHA-256 of what was written to it."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "xb")
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        written = super().write(data)
-        self.sha256.update(memoryview(data)[:written])
-        return written
-
-
 class _Draft:
     """A file of a shard while nobody may see it; removed on exit, unless it was published."""
 
     def __init__(self, directory: Path, shard: Shard, kind: str) -> None:
         self._final = directory / shard.path(kind)
         self._final.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = _temporary(self._final)
-        self._raw = _HashingFile(self._temporary)
-        self.file = io.BufferedWriter(self._raw, 2**20)
+        self.path = _temporary(self._final)
+        """Where it lies until it is published."""
+        self.file = self.path.open("xb", buffering=2**20)
 
     def __enter__(self) -> _Draft:
         return self
@@ -579,16 +631,21 @@ class _Draft:
         # On a full disk closing fails too; what matters is the error that is under way.
         with contextlib.suppress(OSError):
             self.file.close()
-        self._temporary.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def finish(self) -> dict[str, Any]:
         """Makes the bytes durable; returns their number and SHA-256."""
         self.file.flush()
-        os.fsync(self._raw.fileno())
-        return {"bytes": self.file.tell(), "sha256": self._raw.sha256.hexdigest()}
+        with ThreadPoolExecutor(1, thread_name_prefix="sync") as pool:
+            synced = pool.submit(os.fsync, self.file.fileno())
+            # Read back, while the disk is at work: hashing what is being written would slow its writer.
+            with self.path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            synced.result()
+        return {"bytes": self.path.stat().st_size, "sha256": sha256}
 
     def publish(self) -> None:
-        os.replace(self._temporary, self._final)
+        os.replace(self.path, self._final)
         _sync_directory(self._final.parent)
 
 
@@ -606,13 +663,13 @@ def _sync_directory(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _written(path: Path, text: str) -> Iterator[Path]:
-    """A temporary file beside `path` that holds `text` durably; removed on exit, if it is still there."""
+def _written(path: Path, data: bytes) -> Iterator[Path]:
+    """A temporary file beside `path` that holds `data` durably; removed on exit, if it is still there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with open(temporary, "xb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         yield temporary
@@ -623,7 +680,7 @@ def _written(path: Path, text: str) -> Iterator[Path]:
 
 def replace_text(path: Path, text: str) -> None:
     """Writes a file so that readers see the old one or the new one, whole."""
-    with _written(path, text) as temporary:
+    with _written(path, text.encode()) as temporary:
         os.replace(temporary, path)
 
 
@@ -639,15 +696,20 @@ def create_text(path: Path, text: str) -> None:
     Raises:
         FileExistsError: Another process was faster.
     """
-    with _written(path, text) as temporary:
+    create_bytes(path, text.encode())
+
+
+def create_bytes(path: Path, data: bytes) -> None:
+    """Does what `create_text` does."""
+    with _written(path, data) as temporary:
         try:
             os.link(temporary, path)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
             # A file system without hard links: exclusive still, though a reader may see it half written.
-            with open(path, "x", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with open(path, "xb") as file:
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -691,7 +753,9 @@ def clean_stale(directory: Path) -> list[Path]:
     """
     removed = []
     stages = sorted(p for p in (directory / "_figureground" / "stages").glob("*") if p.is_dir())
-    folders = [directory / f for f in ("", "data", "webdataset", "_figureground", MARKERS, REJECTS)]
+    folders = [
+        directory / f for f in ("", "data", "webdataset", "_figureground", MARKERS, REJECTS, PUBLISHED_REJECTS, SCORES)
+    ]
     for folder in [*folders, *stages]:
         for path in sorted(folder.glob(".*.tmp")):
             match = _TEMPORARY.fullmatch(path.name)

@@ -1,0 +1,223 @@
+"""croissant.json: the dataset's files and records for the tools that read the Croissant format (version 1.0)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from figureground.shards import card
+from figureground.shards.card import Facts
+from figureground.shards.writer import FORMATS, Columns, replace_text
+
+CROISSANT = "croissant.json"
+
+_ENCODINGS = {"parquet": "application/x-parquet", "webdataset": "application/x-tar"}
+
+_SPDX = {
+    "apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-2-clause": "BSD-2-Clause", "bsd-3-clause": "BSD-3-Clause",
+    "cc0-1.0": "CC0-1.0", "cc-by-3.0": "CC-BY-3.0", "cc-by-4.0": "CC-BY-4.0", "cc-by-sa-3.0": "CC-BY-SA-3.0",
+    "cc-by-sa-4.0": "CC-BY-SA-4.0", "cc-by-nc-4.0": "CC-BY-NC-4.0", "cc-by-nc-sa-4.0": "CC-BY-NC-SA-4.0",
+    "cc-by-nd-4.0": "CC-BY-ND-4.0", "cc-by-nc-nd-4.0": "CC-BY-NC-ND-4.0", "odc-by": "ODC-By-1.0",
+    "odbl": "ODbL-1.0", "pddl": "PDDL-1.0", "gpl-3.0": "GPL-3.0-only",
+}  # fmt: skip
+"""The Hub's names of licences, and those of spdx.org, whose pages Croissant wants to be pointed at."""
+
+_CROISSANT_TERMS = (
+    "citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format",
+    "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex",
+    "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
+)  # fmt: skip
+_CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "sc": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/",
+    "conformsTo": "dct:conformsTo",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    **{term: f"cr:{term}" for term in _CROISSANT_TERMS},
+}
+
+
+def write(
+    directory: Path,
+    columns: Columns,
+    index: Mapping[str, Any],
+    facts: Facts,
+    *,
+    formats: Sequence[str] = FORMATS,
+) -> None:
+    """Writes croissant.json, with the licence that a person set in the card.
+
+    Raises:
+        ShardError: The README.md that is there can't be taken apart.
+    """
+    document = describe(columns, index, facts, formats=formats, license=card.license_of(directory))
+    path, text = directory / CROISSANT, json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    if not path.exists() or path.read_bytes() != text.encode():
+        replace_text(path, text)
+
+
+def describe(
+    columns: Columns,
+    index: Mapping[str, Any],
+    facts: Facts,
+    *,
+    formats: Sequence[str],
+    license: str | None = None,
+) -> dict[str, Any]:
+    """The dataset as JSON-LD: its files with sizes and SHA-256, and the records in its Parquet files.
+
+    All places are relative to the dataset's directory. Of a dataset that is in tars alone the files are listed
+    and the labels named, but there are no records: readers of Croissant unpack tars into a cache that
+    goes by their relative names, where those of another dataset may lie already.
+
+    Args:
+        columns: What each sample has.
+        index: As `index.summarise` gives it.
+        facts: As on the card.
+        formats: What the shards are written as.
+        license: As the card's YAML names it; None when it isn't known.
+    """
+    splits = [name for name, split in index["splits"].items() if split["samples"]]
+    files = [_file(path, file) for shard in index["shards"] for path, file in shard["files"].items()]
+    distribution = [file for file in files if file is not None]
+    records = [_splits(splits)] if splits else []
+    records += [_labels(name, names) for name, names in _label_columns(columns).items()]
+    if "parquet" in formats and splits:
+        distribution.insert(0, _parquet([glob for split in splits for glob in card.globs(index, split, "parquet")]))
+        records.append(_samples(columns, splits))
+    document = {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": facts.title,
+        "description": " ".join(facts.summary.split()),
+        # Each extension adds samples and changes none.
+        "version": f"1.{max((shard['part'] for shard in index['shards']), default=0)}.0",
+        "license": _license_url(license) if license else None,
+        "creator": {"@type": "sc:Organization", "name": "figureground"},
+        "keywords": [*card.TAGS, facts.builder],
+        "citeAs": facts.citation.strip(),
+        "rai:dataUseCases": list(facts.uses),
+        "rai:dataLimitations": [*facts.limits, *facts.misuses],
+        "distribution": distribution,
+        "recordSet": records,
+    }
+    return {name: value for name, value in document.items() if value}
+
+
+def _license_url(license: str) -> str:
+    name = _SPDX.get(license.lower())
+    return f"https://spdx.org/licenses/{name}.html" if name else license
+
+
+def _file(path: str, file: Mapping[str, Any]) -> dict[str, Any] | None:
+    kind = {"data": "parquet", "webdataset": "webdataset", "rejects": "parquet"}.get(path.split("/")[0])
+    if kind is None:
+        return None  # the list of rejects is the tool's own
+    return {
+        "@type": "cr:FileObject",
+        "@id": path,
+        "name": path.rpartition("/")[2],
+        "contentUrl": path,
+        "contentSize": f"{file['bytes']} B",
+        "encodingFormat": _ENCODINGS[kind],
+        "sha256": file["sha256"],
+    }
+
+
+def _parquet(globs: Sequence[str]) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileSet",
+        "@id": "parquet",
+        "name": "parquet",
+        "description": "The Parquet files of all splits; each is listed with its hash too.",
+        "includes": list(globs),
+        "encodingFormat": _ENCODINGS["parquet"],
+    }
+
+
+def _label_columns(columns: Columns) -> dict[str, Sequence[str]]:
+    return {"foreground": columns.foregrounds, "background": columns.backgrounds, **columns.labels}
+
+
+def _splits(splits: Sequence[str]) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "splits",
+        "name": "splits",
+        "description": "The splits of the dataset.",
+        "dataType": "cr:Split",
+        "key": {"@id": "splits/name"},
+        "field": [_field("splits", "name", "sc:Text")],
+        "data": [{"splits/name": split} for split in splits],
+    }
+
+
+def _labels(column: str, names: Sequence[str]) -> dict[str, Any]:
+    own = f"{column}_names"
+    return {
+        "@type": "cr:RecordSet",
+        "@id": own,
+        "name": own,
+        "description": f"What the labels in {column} mean.",
+        "dataType": "sc:Enumeration",
+        "key": {"@id": f"{own}/label"},
+        "field": [_field(own, "label", "sc:Integer"), _field(own, "name", "sc:Text")],
+        "data": [{f"{own}/label": label, f"{own}/name": name} for label, name in enumerate(names)],
+    }
+
+
+def _samples(columns: Columns, splits: Sequence[str]) -> dict[str, Any]:
+    described = {
+        "image": "The picture.",
+        **{name: f"A label; {name}_names says what it means." for name in _label_columns(columns)},
+        "prompt": "What the diffusion model was told.",
+        "key": "The image's name.",
+        "provenance": "JSON: how the image came to be.",
+        **{name: "Text." for name in columns.texts},
+        "guide": "The picture that generation started from.",
+        "mask": "Where in the guide the foreground is.",
+    }
+    kinds = {
+        **dict.fromkeys(("image", *columns.pictures), "sc:ImageObject"),
+        **dict.fromkeys(_label_columns(columns), "sc:Integer"),
+        **dict.fromkeys(("prompt", "key", "provenance", *columns.texts), "sc:Text"),
+    }
+    # What matches twice, a path and then the split itself, is what mlcroissant asks for when it joins.
+    split = {
+        "extract": {"fileProperty": "fullpath"},
+        "transform": {"regex": rf"^(?:data/)?({'|'.join(splits)})(?:-.+\.parquet)?$"},
+    }
+    fields = [
+        {
+            **_field("default", "split", "sc:Text", "The split that the sample belongs to."),
+            "source": {"fileSet": {"@id": "parquet"}, **split},
+            # Labels refer to their names in words alone: with a second join, mlcroissant can't filter by split.
+            "references": {"field": {"@id": "splits/name"}},
+        }
+    ]
+    for name, kind in kinds.items():
+        source: dict[str, Any] = {"fileSet": {"@id": "parquet"}, "extract": {"column": name}}
+        if kind == "sc:ImageObject":
+            source["transform"] = {"jsonPath": "bytes"}  # the column holds bytes and a file's name
+        fields.append({**_field("default", name, kind, described[name]), "source": source})
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "default",
+        "name": "default",
+        "description": "The samples of all splits.",
+        "key": {"@id": "default/key"},
+        "field": fields,
+    }
+
+
+def _field(records: str, name: str, kind: str, description: str = "") -> dict[str, Any]:
+    about = {"description": description} if description else {}
+    return {"@type": "cr:Field", "@id": f"{records}/{name}", "name": name, **about, "dataType": kind}

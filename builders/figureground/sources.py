@@ -1,0 +1,263 @@
+"""What the user's directories say of their pictures' rights: LICENSE files, ATTRIBUTION.csv, a checkpoint's licence."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "file": ("file", "filename", "file name", "path", "image", "picture", "name", "id"),
+    "author": ("author", "authors", "creator", "artist", "photographer", "credit", "attribution", "owner"),
+    "license": ("license", "licence", "license name", "licence name", "license id", "rights"),
+    "source": ("source", "url", "link", "source url", "original url", "page", "landing url"),
+    "title": ("title", "caption", "description"),
+}
+"""What is read of ATTRIBUTION.csv, and what each column may be called: capitals, `_` and `-` don't matter."""
+
+NOT_STATED = "not stated"
+
+_LICENSES = ("LICENSE", "LICENCE", "COPYING")
+_LONGEST = 120
+_KNOWN: tuple[tuple[str, str], ...] = (
+    (r"SPDX-License-Identifier:\s*(?P<name>[\w.+-]+)", ""),
+    (r"\bCC0[ -]1\.0\b|CC0 1\.0 Universal", "CC0-1.0"),
+    (r"\bCC[ -](?P<kind>BY(?:-NC)?(?:-SA|-ND)?)[ -](?P<version>\d\.\d)\b", ""),
+    (r"Apache License\s+Version 2\.0", "Apache-2.0"),
+    (r"\AMIT License\b|Permission is hereby granted, free of charge, to any person obtaining a copy", "MIT"),
+)
+_LONG_NAMES = {"Attribution": "BY", "NonCommercial": "NC", "ShareAlike": "SA", "NoDerivatives": "ND"}
+
+
+@dataclass(frozen=True)
+class Credit:
+    """Who made a picture that images start from, as an ATTRIBUTION.csv says; empty where it doesn't."""
+
+    file: str
+    """`folder/name` in the directory of the pictures."""
+    author: str = ""
+    license: str = ""
+    source: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A directory of pictures that images start from."""
+
+    what: str
+    """`cutouts`, `templates` or `photographs`."""
+    name: str
+    """The last part of the directory's path, or `pocket`."""
+    pictures: int
+    splits: Sequence[str] = ()
+    """The splits that it is for; none when all share it."""
+    skipped: int = 0
+    """Files that can't be read."""
+    license: str = NOT_STATED
+    license_file: str = ""
+    credited: int = 0
+    """How many of the pictures ATTRIBUTION.csv names."""
+    problem: str = ""
+    """Why ATTRIBUTION.csv wasn't read."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The checkpoint that drew a dataset, as others may know of it."""
+
+    name: str
+    revision: str = ""
+    license: str = NOT_STATED
+    link: str = ""
+    """Where the licence can be read, when the checkpoint says so."""
+
+
+def read_source(
+    what: str,
+    directory: Path,
+    pictures: Iterable[Path],
+    *,
+    name: str | None = None,
+    splits: Sequence[str] = (),
+    skipped: int = 0,
+    license_in: Path | None = None,
+) -> tuple[Source, list[Credit]]:
+    """Reads what a directory says of the pictures that are used of it. Nothing that it says can stop a build.
+
+    Args:
+        what: `cutouts`, `templates` or `photographs`.
+        directory: Holds the pictures, in folders.
+        pictures: The files that are used, all of them below the directory.
+        name: What the card calls the directory; the last part of its path unless said otherwise.
+        splits: The splits that it is for.
+        skipped: How many of its files can't be read.
+        license_in: Where its LICENSE lies, if not in itself.
+    """
+    used = sorted({path.relative_to(directory).as_posix() for path in pictures})
+    known, problem = read_credits(directory)
+    by_name = {key.rpartition("/")[2]: credit for key, credit in known.items() if "/" not in key}
+    credits = []
+    for file in used:
+        credit = known.get(_same(file)) or by_name.get(_same(file).rpartition("/")[2])
+        if credit is not None:
+            credits.append(Credit(file, *astuple(credit)[1:]))
+    license, license_file = read_license(license_in or directory)
+    name = name or directory.resolve().name
+    return (
+        Source(what, name, len(used), tuple(splits), skipped, license, license_file, len(credits), problem),
+        credits,
+    )
+
+
+# Licences
+
+
+def read_license(directory: Path) -> tuple[str, str]:
+    """A LICENSE, LICENCE or COPYING file's licence and the file's name; `not stated` and no name without one."""
+    try:
+        files = sorted(p for p in directory.iterdir() if p.is_file() and p.name.upper().startswith(_LICENSES))
+        for path in files:
+            name = license_name(_text(path)[:20_000])
+            if name:
+                return name, path.name
+    except OSError:
+        pass
+    return NOT_STATED, ""
+
+
+def license_name(text: str) -> str:
+    """What a licence's text is called: an SPDX name where it is a well-known one, else its first line."""
+    for pattern, name in _KNOWN:
+        found = re.search(pattern, text)
+        if found and (name or "kind" in found.groupdict()):
+            return name or f"CC-{found['kind']}-{found['version']}"
+        if found:
+            return found["name"]
+    long = re.search(r"(?P<kinds>Attribution[A-Za-z-]*)\s+(?P<version>\d\.\d)\s+(International|Unported|Generic)", text)
+    if long:
+        kinds = [_LONG_NAMES.get(kind, kind) for kind in long["kinds"].split("-")]
+        return f"CC-{'-'.join(kinds)}-{long['version']}"
+    first = next((" ".join(line.split()) for line in text.splitlines() if line.strip()), "")
+    return first if len(first) <= _LONGEST else f"{first[:_LONGEST].rstrip()}…"
+
+
+def weights_license(folder: Path) -> tuple[str, str]:
+    """A checkpoint's licence and a link to it, from its README.md's YAML or its LICENSE; `not stated` else."""
+    said: Any = None
+    try:
+        header = re.match(r"\s*---[ \t]*\n(.*?)^---", _text(folder / "README.md"), re.DOTALL | re.MULTILINE)
+        said = yaml.safe_load(header[1]) if header else None
+    except (OSError, yaml.YAMLError):
+        pass
+    if isinstance(said, Mapping) and said.get("license"):
+        license = said["license"]
+        name = ", ".join(map(str, license)) if isinstance(license, list) else str(license)
+        if name == "other" and said.get("license_name"):
+            name = str(said["license_name"])
+        link = str(said.get("license_link") or "")
+        return name, link if link.startswith(("https://", "http://")) else ""
+    return read_license(folder)[0], ""
+
+
+def read_weights(checkpoint: str, revision: str | None) -> Weights:
+    """What is known here of a checkpoint's licence; nothing is downloaded, and nothing is no error.
+
+    Args:
+        checkpoint: `pocket`, a directory in diffusers' layout, or a Hub id.
+        revision: What was loaded of it: a commit, or a hash of its content.
+    """
+    if checkpoint == "pocket":
+        return Weights("pocket (shipped with figureground)", revision or "", "Apache-2.0")
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        return Weights(folder.resolve().name, revision or "", *weights_license(folder))
+    if checkpoint.count("/") != 1 or checkpoint.startswith((".", "/", "~")):
+        return Weights(folder.name, revision or "")
+    snapshot = _cached_snapshot(checkpoint, revision)
+    return Weights(checkpoint, revision or "", *(weights_license(snapshot) if snapshot else ()))
+
+
+def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    # Which files a checkpoint brings along differs; all of them lie in one folder.
+    for name in ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "model_index.json"):
+        found = try_to_load_from_cache(repo, name, revision=revision)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
+# Attribution
+
+
+def read_credits(directory: Path) -> tuple[dict[str, Credit], str]:
+    """The credits in a directory's ATTRIBUTION.csv, by the picture's path in it, or by its bare name.
+
+    Of its columns those in `COLUMNS` are read, separated by commas, semicolons or tabs.
+
+    Returns:
+        The credits, and why there are none although there is a file; empty else.
+    """
+    try:
+        path = next((p for p in sorted(directory.iterdir()) if p.name.lower() == "attribution.csv"), None)
+        if path is None:
+            return {}, ""
+        header, rows = _read_table(_text(path))
+    except (OSError, csv.Error) as error:
+        return {}, f"ATTRIBUTION.csv can't be read: {error}"
+    places = {}
+    for name, spellings in COLUMNS.items():
+        order = [header.index(spelling) for spelling in spellings if spelling in header]
+        if order:
+            places[name] = order[0]
+    if "file" not in places:
+        shown = ", ".join(header) or "none"
+        return {}, f"ATTRIBUTION.csv has no column 'file' (its columns: {shown})"
+    found = {}
+    for row in rows:
+        values = {name: " ".join(row[i].split()) for name, i in places.items() if i < len(row)}
+        if values.get("file"):
+            found[_same(values["file"])] = Credit(**values)
+    return found, ""
+
+
+def _read_table(text: str) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns, brought to one spelling, and the rows."""
+    lines = text.lstrip("\r\n")
+    first = lines.partition("\n")[0]
+    separator = max(",;\t", key=first.count)
+    rows = [row for row in csv.reader(io.StringIO(lines, newline=""), delimiter=separator) if any(row)]
+    header = rows[0] if rows else []
+    return [re.sub(r"[\s_-]+", " ", name).strip().casefold() for name in header], rows[1:]
+
+
+def _same(file: str) -> str:
+    """A path as it can be compared: `/` between folders, one coding of accents, and nothing about `.`."""
+    return unicodedata.normalize("NFC", file.strip().replace("\\", "/")).removeprefix("./").strip("/")
+
+
+def credits_csv(credits: Iterable[Credit]) -> str:
+    """Credits as a CSV, in the columns that `read_credits` reads."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([column.name for column in fields(Credit)])
+    writer.writerows(astuple(credit) for credit in credits)
+    return text.getvalue()
+
+
+def _text(path: Path) -> str:
+    """A text file of whatever program: UTF-8 with or without a mark, else the Windows code page."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace").replace("\r\n", "\n")

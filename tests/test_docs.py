@@ -1,0 +1,75 @@
+"""The pages in docs/ are true: their commands print what the pages say, their Python runs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from figureground.resources import CHECKOUT, resource
+
+DOCS = CHECKOUT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+_BLOCK = re.compile(r"^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+_NAMED = re.compile(r"# (?P<name>[\w.-]+\.(yaml|csv))\n")
+
+
+def lay_out_pictures(folder: Path) -> None:
+    """What a user has: cut-outs and scenes of their own, under their own names."""
+    for there, here in (("cutouts/bird", "cutouts/red fox"), ("cutouts/car", "cutouts/tractor"),
+                        ("backgrounds/sand", "scenes/beach"), ("backgrounds/road", "scenes/car park")):  # fmt: skip
+        shutil.copytree(resource("templates/pocket") / there, folder / here)
+
+
+def commands(text: str):
+    """Each command of a console block, and what it is to print."""
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        command, _, printed = part.partition("\n")
+        yield command, printed
+
+
+def matches(expected: str, printed: str) -> bool:
+    """Whether a text is as expected, where `…` stands for anything."""
+    pattern = ".*".join(re.escape(piece.strip("\n")) for piece in expected.strip().split("…"))
+    return re.fullmatch(pattern, printed.strip(), re.DOTALL) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PAGES, reason="an installed wheel has no docs")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_does_what_it_says(page, tmp_path):
+    lay_out_pictures(tmp_path)
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    (bin / "figureground").write_text(f'#!/bin/sh\nexec {sys.executable} -m figureground.cli "$@"\n')
+    (bin / "figureground").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{bin}:{os.environ['PATH']}", "COLUMNS": "100"}
+    text = page.read_text(encoding="utf-8")
+    for block in _BLOCK.finditer(text):
+        where = f"{page.name}, line {text.count(chr(10), 0, block.start()) + 1}"
+        body = block["text"]
+        if named := _NAMED.match(body):
+            (tmp_path / named["name"]).write_text(body[named.end() :] if named["name"].endswith("csv") else body)
+        elif block["kind"] == "python":
+            ran = subprocess.run(
+                [sys.executable, "-c", body], cwd=tmp_path, env=environment, capture_output=True, text=True
+            )
+            assert ran.returncode == 0, f"{where}:\n{ran.stderr}"
+        elif block["kind"] == "console":
+            for command, expected in commands(body):
+                ran = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+                said = ran.stdout + ran.stderr
+                wanted = 0 if "figureground: " not in expected else None
+                assert ran.returncode == wanted or wanted is None, f"{where}: {command}\n\n{said}"
+                assert matches(expected, said), f"{where}: {command}\n\nexpected:\n{expected}\nprinted:\n{said}"
+
+
+@pytest.mark.skipif(not PAGES, reason="an installed wheel has no docs")
+def test_links_between_pages_and_from_the_readme_lead_somewhere():
+    for page in [*PAGES, CHECKOUT / "README.md", CHECKOUT / "benchmarks" / "README.md"]:
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page.name} links to {link}, which isn't there"

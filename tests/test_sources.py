@@ -1,0 +1,181 @@
+"""What directories of pictures and checkpoints say of their licences and authors, in the forms that people use."""
+
+import shutil
+
+import pytest
+from tiny_checkpoints import make_checkpoint
+
+from figureground import D3S
+from figureground.resources import resource
+from figureground.sources import (
+    NOT_STATED,
+    Credit,
+    Weights,
+    credits_csv,
+    license_name,
+    read_credits,
+    read_license,
+    read_source,
+    read_weights,
+    weights_license,
+)
+
+MIT = (
+    "MIT License\n\nCopyright (c) 2020 Ada\n\n"
+    "Permission is hereby granted, free of charge, to any person obtaining a copy"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (MIT, "MIT"),
+        (MIT.partition("\n\n")[2], "MIT"),
+        ("\n                 Apache License\n           Version 2.0, January 2004\n", "Apache-2.0"),
+        ("Creative Commons Attribution 4.0 International\n", "CC-BY-4.0"),
+        ("# Attribution-NonCommercial-ShareAlike 3.0 Unported", "CC-BY-NC-SA-3.0"),
+        ("All pictures: CC BY-SA 4.0.", "CC-BY-SA-4.0"),
+        ("CC0 1.0 Universal\n", "CC0-1.0"),
+        ("SPDX-License-Identifier: ODbL-1.0", "ODbL-1.0"),
+        ("\n\nAsk  Ada first.\nReally.\n", "Ask Ada first."),
+        ("x" * 300, "x" * 120 + "…"),
+        ("\n \n", ""),
+    ],
+)
+def test_a_licence_is_called_by_its_name_or_by_its_first_line(text, name):
+    assert license_name(text) == name
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "Licence.md", "COPYING", "license.txt"])
+def test_a_licence_file_may_have_any_of_its_names(tmp_path, name):
+    assert read_license(tmp_path) == (NOT_STATED, "")
+    (tmp_path / name).write_text("CC0-1.0")
+    assert read_license(tmp_path) == ("CC0-1.0", name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"file,author,license,source,title\nbird/a.jpg,Ad\xc3\xa9,CC-BY-4.0,https://example.org/a,A\n",
+        b"\xef\xbb\xbfFile_Name;Photographer;Licence;URL;Caption\r\nbird\\a.jpg;Ad\xc3\xa9;CC-BY-4.0;https://example.org/a;A\r\n",
+        b"title\tpath\tsource-url\tlicense\tcreator\tnotes\nA\t./bird/a.jpg\thttps://example.org/a\tCC-BY-4.0\tAd\xe9\t-\n",
+        b'\n"Filename","Author","License","Link","Title"\n\n"bird/a.jpg"," Ad\xc3\xa9 ","CC-BY-4.0","https://example.org/a","A"\n',
+    ],
+    ids=["plain", "semicolons from Windows", "tabs in another coding and order", "quotes and blank lines"],
+)
+def test_attribution_is_read_in_common_forms(tmp_path, content):
+    (tmp_path / "ATTRIBUTION.csv").write_bytes(content)
+    expected = Credit("bird/a.jpg", "Adé", "CC-BY-4.0", "https://example.org/a", "A")
+    found, problem = read_credits(tmp_path)
+    assert problem == ""
+    assert list(found) == ["bird/a.jpg"]
+    source, credits = read_source("cutouts", tmp_path, [tmp_path / "bird" / "a.jpg", tmp_path / "bird" / "b.jpg"])
+    assert credits == [expected]
+    assert (source.pictures, source.credited, source.name) == (2, 1, tmp_path.name)
+
+
+def test_a_bare_file_name_credits_it_in_any_folder_and_the_exact_path_wins(tmp_path):
+    (tmp_path / "attribution.csv").write_text("file,author\na.jpg,Ada\ncat/a.jpg,Bob\ncat/unused.jpg,Eve\n")
+    _, credits = read_source("cutouts", tmp_path, [tmp_path / "bird/a.jpg", tmp_path / "cat/a.jpg"])
+    assert [(credit.file, credit.author) for credit in credits] == [("bird/a.jpg", "Ada"), ("cat/a.jpg", "Bob")]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("author,license\nAda,MIT\n", "no column 'file' (its columns: author, license)"),
+        ("", "no column 'file' (its columns: none)"),
+    ],
+)
+def test_attribution_that_cannot_be_used_is_told_and_stops_nothing(tmp_path, content, problem):
+    (tmp_path / "ATTRIBUTION.csv").write_text(content)
+    source, credits = read_source("cutouts", tmp_path, [tmp_path / "bird/a.jpg"])
+    assert credits == []
+    assert problem in source.problem
+
+
+def test_credits_survive_being_written_and_read(tmp_path):
+    credits = [Credit("bird/a, b.jpg", 'Ada "A"', "MIT", "https://example.org/?a=1;b", "É\tx"), Credit("c.jpg")]
+    (tmp_path / "ATTRIBUTION.csv").write_text(credits_csv(credits))
+    found, _ = read_credits(tmp_path)
+    assert found["bird/a, b.jpg"].author == 'Ada "A"'
+    assert found["c.jpg"] == Credit("c.jpg")
+
+
+@pytest.mark.parametrize(
+    ("readme", "license", "told"),
+    [
+        ("---\nlicense: creativeml-openrail-m\n---\n# M", None, ("creativeml-openrail-m", "")),
+        (
+            "---\nlicense: other\nlicense_name: mine\nlicense_link: https://example.org/l\n---\n",
+            None,
+            ("mine", "https://example.org/l"),
+        ),
+        ("---\nlicense: other\nlicense_link: LICENSE.md\n---\n", None, ("other", "")),
+        ("---\nlicense: [mit, cc0-1.0]\n---\n", None, ("mit, cc0-1.0", "")),
+        ("---\ntags: [a\n---\n", "Apache License\nVersion 2.0", ("Apache-2.0", "")),
+        (None, MIT, ("MIT", "")),
+        ("# A model", None, (NOT_STATED, "")),
+        (None, None, (NOT_STATED, "")),
+    ],
+)
+def test_a_checkpoint_names_its_licence_in_its_readme_or_beside_it(tmp_path, readme, license, told):
+    if readme is not None:
+        (tmp_path / "README.md").write_text(readme)
+    if license is not None:
+        (tmp_path / "LICENSE").write_text(license)
+    assert weights_license(tmp_path) == told
+    assert read_weights(str(tmp_path), "sha256:ab") == Weights(tmp_path.name, "sha256:ab", *told)
+
+
+def test_a_checkpoint_of_the_hub_is_looked_up_in_the_cache(tmp_path, monkeypatch):
+    snapshot = tmp_path / "models--user--model" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "README.md").write_text("---\nlicense: mit\n---\n")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert read_weights("user/model", "abc") == Weights("user/model", "abc", "mit")
+    assert read_weights("user/other", None) == Weights("user/other", "", NOT_STATED)
+
+
+def test_the_pocket_weights_are_under_the_packages_licence():
+    assert read_weights("pocket", "sha256:ab").license == "Apache-2.0"
+
+
+def test_no_path_of_this_machine_is_in_the_name(tmp_path):
+    assert read_weights(str(tmp_path / "gone" / "model"), None).name == "model"
+
+
+def test_a_built_dataset_names_its_sources_and_keeps_their_credits(tmp_path):
+    pocket = resource("templates/pocket")
+    for split in ("train", "validation"):
+        for kind, folders in (("cutouts", ("bird", "mug")), ("backgrounds", ("grass", "snow"))):
+            for folder in folders:
+                there = tmp_path / kind / split / folder
+                there.mkdir(parents=True)
+                for picture in sorted((pocket / kind / folder).iterdir())[split == "validation" :: 2][:3]:
+                    shutil.copy(picture, there)
+    (tmp_path / "cutouts/train/LICENSE.txt").write_text("Creative Commons Attribution 4.0 International")
+    first = sorted((tmp_path / "cutouts/train/bird").iterdir())[0].name
+    (tmp_path / "cutouts/train/ATTRIBUTION.csv").write_text(f"file,author\nbird/{first},Ada\nbird/other.png,Bob\n")
+    (tmp_path / "cutouts/train/bird/broken.png").write_bytes(b"")
+    checkpoint = make_checkpoint("sd1", tmp_path / "tiny-model")
+    (checkpoint / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n")
+    folders = {
+        name: {split: str(tmp_path / kind / split) for split in ("train", "validation")}
+        for name, kind in (("cutouts", "cutouts"), ("templates", "backgrounds"))
+    }
+    out = D3S(
+        "pocket", checkpoint=str(checkpoint), classes=["bird", "mug"], backgrounds=["grass", "snow"], **folders,
+        per_cell={"train": 1, "validation": 1}, steps=2, strength=0.9, size=32, batch_size=4, device="cpu", threads=1,
+    ).build(tmp_path / "out", show_progress=False)  # fmt: skip
+    card = (out / "README.md").read_text()
+    assert "| cutouts | `train` | train | 6 | CC-BY-4.0 (LICENSE.txt) | 1 |" in card
+    assert "| cutouts | `validation` | validation | 6 | not stated | 0 |" in card
+    assert "1 of the files of the cutouts in `train` can't be read and was skipped." in card
+    assert f"- `bird/{first}` by Ada\n" in card
+    assert f"| checkpoint | `{checkpoint.name}` |" in card
+    assert "| its licence | creativeml-openrail-m |" in card
+    assert (out / "_figureground/attribution.csv").read_text().splitlines()[1:] == [f"bird/{first},Ada,,,"]
+    assert "rombach2022latent" in card
+    for name in ("README.md", "croissant.json", "_figureground/index.json"):
+        assert str(tmp_path) not in (out / name).read_text()
