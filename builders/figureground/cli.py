@@ -209,6 +209,7 @@ def _check(options: argparse.Namespace) -> int:
     report = check(options.directory)
     for line in [*report.findings, *report.notes]:
         print(line)
+    print(f"{options.directory}: {len(report.findings) or 'no'} finding{'' if len(report.findings) == 1 else 's'}.")
     return 1 if report.findings else 0
 
 

@@ -6,10 +6,12 @@ marker, created exclusively, say that the shard is done, with counts and the SHA
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -584,8 +586,8 @@ class _Parquet:
             self._writing.result()
 
     def _write(self, samples: list[Encoded]) -> None:
-        rows: dict[str, list[Any]] = {
-            "image": [_picture(s.image, f"{s.spec.key}.{self._image_format}") for s in samples],
+        rows: dict[str, Any] = {
+            "image": _pictures([(s.image, f"{s.spec.key}.{self._image_format}") for s in samples]),
             "foreground": [s.spec.foreground for s in samples],
             "background": [s.spec.background for s in samples],
             "prompt": [s.spec.prompt for s in samples],
@@ -598,14 +600,23 @@ class _Parquet:
         for name in self._columns.texts:
             rows[name] = [s.texts.get(name) for s in samples]
         for name in self._columns.pictures:
-            rows[name] = [_picture(s.pictures.get(name), f"{s.spec.key}.{name}.png") for s in samples]
+            rows[name] = _pictures([(s.pictures.get(name, b""), f"{s.spec.key}.{name}.png") for s in samples])
         table = pa.Table.from_pydict(rows, schema=self._schema)
         self.arrow_bytes += table.nbytes
         self._writer.write_table(table, row_group_size=len(samples))
 
 
-def _picture(data: bytes | None, path: str) -> dict[str, Any] | None:
-    return {"bytes": data, "path": path} if data else None
+def _pictures(rows: Sequence[tuple[bytes, str]]) -> pa.StructArray:
+    """A column of pictures, bytes and path; null where there are no bytes.
+
+    Their bytes are joined here: given them one by one, Arrow copies them more often, and longer holds up the thread
+    that writes the tar.
+    """
+    ends = array.array("i", itertools.accumulate((len(data) for data, _ in rows), initial=0))
+    joined = pa.py_buffer(b"".join(data for data, _ in rows))
+    data = pa.Array.from_buffers(pa.binary(), len(rows), [None, pa.py_buffer(ends), joined])
+    missing = pa.array([not data for data, _ in rows]) if not all(data for data, _ in rows) else None
+    return pa.StructArray.from_arrays([data, pa.array([path for _, path in rows])], ["bytes", "path"], mask=missing)
 
 
 _WRITERS: dict[str, type[_Writer]] = {"parquet": _Parquet, "webdataset": _Tar}

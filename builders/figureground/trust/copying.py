@@ -1,0 +1,167 @@
+"""Writes a dataset that is made from others: resumed after a kill, refused where something else is."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from figureground import recipe as recipes
+from figureground.errors import FiguregroundError, listed
+from figureground.numerics import create_once, library_versions
+from figureground.run import disk, signals
+from figureground.sample import Reject
+from figureground.shards import card, index, writer
+from figureground.shards.writer import Columns, Encoded, Shard
+from figureground.trust.source import RECIPE, Source
+
+SECONDS_BETWEEN_LOOKS = 0.5
+"""How often a process whose shards are all taken looks whether others have finished."""
+
+Results = Callable[[Shard], Iterator[Encoded | Reject]]
+"""What goes into a shard."""
+
+
+def recipe_of(did: str, identity: Mapping[str, Any], step: Mapping[str, Any], sources: Sequence[Source]) -> dict:
+    """The recipe that is saved with a dataset made from others: what was done, and the recipes of what it is made of.
+
+    Args:
+        did: `curate` or `merge`.
+        identity: What decides the result, beside the sources.
+        step: What the lineage says of it.
+    """
+    made_from = {source.name: source.identity() for source in sources}
+    decided = {"sources": made_from, "order": list(made_from), **identity}
+    return {
+        "builder": did,
+        "figureground": library_versions()["figureground"],
+        "identity": decided,
+        "execution": {},
+        "content": {},
+        "sha256": recipes.digest({"builder": did, **decided}),
+        "lineage": [*(past for source in sources for past in source.facts.lineage), dict(step)],
+        "sources": [{"name": source.name, **card.public(source.recipe)} for source in sources],
+    }
+
+
+@contextmanager
+def opened(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
+    """Makes a directory ours, or makes sure that it is, with this recipe; within, shards are written.
+
+    What fails before the first shard is done leaves the directory as it was.
+
+    Raises:
+        FiguregroundError: It holds something else or another recipe, or can't be written.
+    """
+    made, ours = disk.first_missing(out), False
+    try:
+        _open(out, recipe)
+        ours = True
+        writer.clean_stale(out)
+        yield
+    except BaseException as error:
+        if ours or isinstance(error, OSError):
+            disk.withdraw(out, made)
+        if ours and isinstance(error, KeyboardInterrupt):
+            error.add_note(
+                f"{len(index.markers(out)):,} shards are done and kept. The same command goes on from there."
+            )
+        if isinstance(error, OSError) and (trouble := disk.explain(error, out)):
+            raise FiguregroundError(trouble) from error
+        raise
+
+
+def _open(out: Path, recipe: Mapping[str, Any]) -> None:
+    saved = out / RECIPE
+    if not saved.exists():
+        if out.exists() and not out.is_dir():
+            raise FiguregroundError(f"--out {out} is a file; give a directory.")
+        strangers = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        if strangers - {saved.parent.name}:
+            raise FiguregroundError(
+                f"--out {out} holds something else ({listed(sorted(strangers), 3)}) and was left as it is. "
+                "Give a new directory."
+            )
+        saved.parent.mkdir(parents=True, exist_ok=True)
+        with writer.lock(out / writer.STAGES_LOCK, wait=True):
+            create_once(saved, json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
+    theirs = json.loads(saved.read_text(encoding="utf-8"))
+    if theirs["sha256"] != recipe["sha256"]:
+        old, new = ({"builder": each["builder"], **each["identity"]} for each in (theirs, recipe))
+        changed = recipes.differences(old, new)
+        raise FiguregroundError(
+            f"--out {out} holds another dataset, and a directory holds one:\n  " + "\n  ".join(changed[:12])
+            + "\nGive another directory, or the same command again."
+        )  # fmt: skip
+
+
+def write_shards(
+    out: Path,
+    shards: Sequence[Shard],
+    results: Results,
+    columns: Columns,
+    *,
+    formats: Sequence[str],
+    image_format: str,
+    publish_rejects: bool = False,
+    show_progress: bool = True,
+) -> None:
+    """Writes every shard that isn't done and that no other process holds, and returns when all are done."""
+    total = sum(shard.count for shard in shards)
+    done = total - sum(shard.count for shard in index.missing(out, shards))
+    off = None if show_progress else True
+    with (
+        writer.lock(out / writer.WORKING_LOCK, wait=True, shared=True),
+        signals.at_checks(),
+        tqdm(total=total, initial=done, unit="image", desc=str(out), disable=off) as bar,
+    ):
+        while todo := index.missing(out, shards):
+            for shard in todo:
+                signals.check()
+                with writer.claim(out, shard) as mine:
+                    if mine and index.missing(out, [shard]):
+                        writer.write_encoded(
+                            out, shard, columns, _counted(results(shard), bar), formats=formats,
+                            image_format=image_format, publish_rejects=publish_rejects,
+                        )  # fmt: skip
+            if index.missing(out, todo):
+                signals.check()
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _counted(results: Iterable[Encoded | Reject], bar: tqdm) -> Iterator[Encoded | Reject]:
+    for result in results:
+        signals.check()
+        yield result
+        bar.update()
+
+
+def read_all(source: Source, show_progress: bool) -> Iterator[Shard]:
+    """The shards of a dataset that is read through once, with progress."""
+    off = None if show_progress else True
+    with tqdm(total=source.samples, unit="image", desc=f"reading {source.directory}", disable=off) as bar:
+        for shard in source.shards:
+            signals.check()
+            yield shard
+            bar.update(source.marker(shard)["samples"])
+
+
+def say(note: str, show_progress: bool) -> None:
+    """Tells the person at the terminal, without disturbing a progress bar."""
+    if show_progress:
+        tqdm.write(f"figureground: {note}", file=sys.stderr)
+
+
+def carry_card(source: Source, out: Path) -> None:
+    """Takes over what people wrote into a card, before the copy's own is written around it."""
+    theirs, mine = source.directory / card.CARD, out / card.CARD
+    if theirs.exists() and not mine.exists():
+        nothing: dict[str, Any] = {name: [] for name in card.OURS}
+        text = card.rewrite(theirs.read_text(encoding="utf-8-sig"), nothing, f"{card.BEGIN}\n{card.END}\n")
+        create_once(mine, text)

@@ -1,0 +1,214 @@
+"""A finished dataset that another one is made from: read, compared with its markers, and never changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from figureground import recipe as recipes
+from figureground.errors import FiguregroundError, listed
+from figureground.images import content_hash
+from figureground.sample import Guide, Reject, Spec
+from figureground.shards.card import Facts
+from figureground.shards.index import markers
+from figureground.shards.reader import Stored, from_row, read_parquet, read_tar, saved_index, tar_members
+from figureground.shards.writer import REASON, Columns, Dropped, Shard
+
+RECIPE = "_figureground/recipe.json"
+
+
+class Source:
+    """A finished dataset.
+
+    Args:
+        directory: Where it lies.
+        name: What others are told that it is called; the directory's own name unless said otherwise.
+
+    Raises:
+        FiguregroundError: There is none, it isn't finished, or its index and its markers disagree.
+    """
+
+    def __init__(self, directory: Path, name: str | None = None):
+        if not directory.is_dir():
+            raise FiguregroundError(f"{directory}: there is no such directory; give that of a finished dataset.")
+        self.directory = directory
+        self.name = name or directory.resolve().name
+        self.index = saved_index(directory)
+        self.columns = Columns.from_json(self.index["columns"])
+        self.names: dict[str, Sequence[str]] = {
+            "foreground": self.columns.foregrounds, "background": self.columns.backgrounds, **self.columns.labels,
+        }  # fmt: skip
+        """Names of the classes of each label column."""
+        self.formats: tuple[str, ...] = tuple(self.index["formats"])
+        self.image_format: str = self.index["image_format"]
+        self.facts = Facts(**self.index["card"]["facts"])
+        self.recipe: dict[str, Any] = self._read_recipe()
+        self._markers = markers(directory)
+        listed_there = [shard["shard"] for shard in self.index["shards"]]
+        odd = sorted(set(listed_there) ^ set(self._markers))
+        if odd:
+            raise FiguregroundError(
+                f"{directory}: the index and the markers of shards disagree about {listed(odd, 3)}. "
+                f"figureground check {directory} says what is wrong."
+            )
+        self.shards: tuple[Shard, ...] = tuple(Shard.of_marker(self._markers[name]) for name in listed_there)
+
+    def _read_recipe(self) -> dict[str, Any]:
+        try:
+            recipe: dict[str, Any] = json.loads((self.directory / RECIPE).read_text(encoding="utf-8"))
+            recipe["sha256"]
+        except (OSError, ValueError, KeyError) as error:
+            raise FiguregroundError(f"{self.directory / RECIPE} can't be read: {error}.") from None
+        return recipe
+
+    @property
+    def samples(self) -> int:
+        return int(self.index["samples"])
+
+    def told(self) -> dict[str, Any]:
+        """What a lineage says of it."""
+        return {"name": self.name, "sha256": self.recipe["sha256"], "samples": self.samples}
+
+    def identity(self) -> dict[str, Any]:
+        """What a copy depends on: its recipe and the bytes of all its shards."""
+        files = {
+            name: file["sha256"] for marker in self._markers.values() for name, file in marker["files"].items()
+        }  # fmt: skip
+        return {"recipe": self.recipe["sha256"], "samples": self.samples, "shards": recipes.digest(files)}
+
+    def marker(self, shard: Shard) -> dict[str, Any]:
+        return self._markers[shard.name]
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def verify(self, shard: Shard) -> None:
+        """Compares a shard's files with what its marker says.
+
+        Raises:
+            FiguregroundError: One is gone or has other bytes.
+        """
+        for name, file in self.marker(shard)["files"].items():
+            path = self.directory / name
+            if not path.is_file():
+                trouble = "is gone"
+            elif path.stat().st_size != file["bytes"]:
+                trouble = f"has {path.stat().st_size:,} bytes, and had {file['bytes']:,} when it was built"
+            elif content_hash(path) != file["sha256"]:
+                trouble = "is damaged: its SHA-256 is not that of when it was built"
+            else:
+                continue
+            raise FiguregroundError(
+                f"{path} {trouble}. Nothing is taken from this shard. "
+                f"figureground check {self.directory} lists all that is wrong."
+            )
+
+    @contextmanager
+    def _explained(self, shard: Shard) -> Iterator[None]:
+        """Of a shard that can't be read, says which of its files is damaged."""
+        try:
+            yield
+        except FiguregroundError:
+            raise
+        except Exception:
+            self.verify(shard)
+            raise
+
+    def stored(self, shard: Shard) -> Iterator[Stored]:
+        """The samples of a shard, in order."""
+        read, kind = (read_parquet, "parquet") if "parquet" in self.formats else (read_tar, "webdataset")
+        samples = read(self.directory / shard.path(kind))
+        while True:
+            with self._explained(shard):
+                sample = next(samples, None)
+            if sample is None:
+                return
+            yield sample
+
+    def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
+        """What a shard says of its samples beside their pictures, by column, in order; labels as numbers."""
+        rows = self._parquet_rows(shard) if "parquet" in self.formats else self._tar_rows(shard)
+        while True:
+            with self._explained(shard):
+                row = next(rows, None)
+            if row is None:
+                return
+            yield row
+
+    def _parquet_rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
+        import pyarrow.parquet as pq
+
+        names = ["foreground", "background", "prompt", "key", "provenance"]
+        names += [*self.columns.labels, *self.columns.texts]
+        with pq.ParquetFile(self.directory / shard.path("parquet")) as file:
+            for batch in file.iter_batches(1000, columns=names):
+                yield from batch.to_pylist()
+
+    def _tar_rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
+        labels, texts = ("foreground", "background", *self.columns.labels), ("prompt", *self.columns.texts)
+        members = [*(f"{name}.cls" for name in labels), *(f"{name}.txt" for name in texts), "json"]
+        for key, found in tar_members(self.directory / shard.path("webdataset"), members):
+            yield {
+                "key": key,
+                "provenance": found["json"].decode(),
+                **{name: int(found[f"{name}.cls"]) for name in labels},
+                **{name: found[f"{name}.txt"].decode() for name in texts},
+            }
+
+    def rejects(self, shard: Shard, pictures: bool = False) -> Iterator[Reject]:
+        """The rejects of a shard, in order; with `pictures`, those of which a picture was published have it."""
+        path = shard.path("rejects")
+        if path not in self.marker(shard)["files"]:
+            return
+        published = self._published(shard) if pictures else {}
+        with self._explained(shard):
+            lines = (self.directory / path).read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            with self._explained(shard):
+                said = json.loads(line)
+                reject = Reject(_spec(said["spec"]), said["reason"])
+            yield published.get(reject.spec.key, reject)
+
+    def _published(self, shard: Shard) -> dict[str, Dropped]:
+        import pyarrow.parquet as pq
+
+        path, found = shard.path("published_rejects"), {}
+        if path in self.marker(shard)["files"]:
+            with self._explained(shard):
+                for row in pq.read_table(self.directory / path).to_pylist():
+                    reason = row.pop(REASON)
+                    if row["image"]:
+                        encoded = from_row(row).encoded()
+                        found[row["key"]] = Dropped(encoded.spec, reason, encoded)
+        return found
+
+
+def _spec(saved: dict[str, Any]) -> Spec:
+    """The Spec that `Spec.to_json` told of."""
+    guide = saved["guide"]
+    if guide:
+        guide = Guide(**{**guide, "box": tuple(guide["box"]) if guide["box"] else None})
+    return Spec(**{**saved, "guide": guide})
+
+
+def made_from_others(directory: Path) -> bool:
+    """Whether a dataset was made by `curate` or `merge`, so that no method can build it again."""
+    try:
+        return json.loads((directory / RECIPE).read_text(encoding="utf-8"))["builder"] in ("curate", "merge")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def refuse_overlap(out: Path, directories: Sequence[Path]) -> None:
+    """Refuses an output that lies in one of the datasets that it is made from, or the other way round.
+
+    Raises:
+        FiguregroundError: Naming both.
+    """
+    there = out.resolve()
+    for directory in directories:
+        source = directory.resolve()
+        if there == source or source in there.parents or there in source.parents:
+            raise FiguregroundError(f"--out {out} and {directory} lie in each other. Give a directory of its own.")
