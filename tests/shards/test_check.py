@@ -21,7 +21,7 @@ from figureground import D3S
 from figureground.builder import open_dataset
 from figureground.errors import FiguregroundError
 from figureground.extend import extend
-from figureground.shards import similar
+from figureground.shards import check_similar as similar
 from figureground.shards.check import check
 from figureground.shards.reader import dataset_columns, read_tar
 from figureground.shards.writer import FORMATS, Shard, write_encoded

@@ -22,9 +22,9 @@ from figureground.d3s import D3S
 from figureground.extend import extend
 from figureground.shards import reader
 from figureground.shards.check import check
+from figureground.shards.hub_card import join
 from figureground.shards.hub_errors import HubError, explained
 from figureground.shards.index import markers
-from figureground.shards.joint_card import join
 from figureground.trust.curate import curate
 
 NUMBERS = itertools.count(1)

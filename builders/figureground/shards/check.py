@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from figureground import recipe as recipes
 from figureground.errors import FiguregroundError, listed
-from figureground.shards import index, similar
+from figureground.shards import check_similar as similar
+from figureground.shards import index
 from figureground.shards.check_card import ANEW, check_card, check_croissant
 from figureground.shards.check_shard import Expected, Seen, check_shard
 from figureground.shards.writer import FORMATS, MARKERS, PUBLISHED_REJECTS, REJECTS, Columns, Shard, ShardError

@@ -18,13 +18,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image
 
 from figureground.errors import FiguregroundError, listed
-from figureground.shards import similar
+from figureground.shards import check_similar as similar
 from figureground.shards.index import INDEX
 from figureground.shards.reader import PROMPT, Stored, from_members, from_row, tar_members
 from figureground.shards.writer import REASON, Columns, Shard
@@ -147,7 +147,7 @@ class _Check:
             if "webdataset" in there:
                 file = _Hashing(stack.enter_context(open(self.expected.directory / self.paths["webdataset"], "rb")))
                 if columns is not None:
-                    streams["webdataset"] = self._tar(file, columns)
+                    streams["webdataset"] = self._tar(cast(BinaryIO, file), columns)
             if columns is not None:
                 self._read_samples(streams, columns)
             if "webdataset" in there and not self.stop.is_set():

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.errors import RecipeError, listed
-from figureground.shards import joint_card
+from figureground.shards import hub_card
 from figureground.shards.card import CARD as README
 from figureground.shards.hub_errors import AGAIN, HubError, explained, transient
-from figureground.shards.parcel import PRIVATE, RECIPE, Item, finished, pack
+from figureground.shards.hub_parcel import PRIVATE, RECIPE, Item, finished, pack
 from figureground.shards.writer import FORMATS, PUBLISHED_REJECTS
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ def _joint_card(
     text = _download(api, repo_id, revision, README, scratch)
     before = _download(api, repo_id, revision, CARD_HERE, scratch) if CARD_HERE in there else None
     joint = scratch / "parcel" / "joint.md"
-    joint.write_text(joint_card.join(here.file.read_text(encoding="utf-8"), text, before), encoding="utf-8")
+    joint.write_text(hub_card.join(here.file.read_text(encoding="utf-8"), text, before), encoding="utf-8")
     return [base, Item(README, joint)]
 
 
