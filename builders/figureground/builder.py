@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -144,7 +145,12 @@ class Builder(datasets.ArrowBasedBuilder):
 
     def resolved(self) -> dict[str, Any]:
         """By field, what stands for a value that names files: their content."""
-        return {"checkpoint": fingerprint(self.config.checkpoint, self.config.revision)}
+        return {"checkpoint": self._fingerprint}
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Read once a builder: what a build began with is what its recipe says."""
+        return fingerprint(self.config.checkpoint, self.config.revision)
 
     def sources(self) -> tuple[list[Source], list[Credit]]:
         """The directories of pictures that images start from, and who made those."""

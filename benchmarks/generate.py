@@ -1,0 +1,390 @@
+"""How fast a build makes images: `python benchmarks/generate.py`.
+
+Makes the same images three ways from one checkpoint: with one image-to-image call of diffusers an image, as
+a research script does it; with one such call a batch; and with a whole build, `Builder.build` into a new
+directory. The three take turns, and what is compared was measured in the same round. The simple ways make
+every so manieth of a build's images, and have all cores, as a build's workers have together.
+
+Counted are: guides drawn from cut-outs and templates, prompts encoded, diffusion, and for the simple ways
+JPEG files saved, for a build reading and hashing its cut-outs and templates, tokenising every prompt of the
+recipe, tar and Parquet shards, their SHA-256, syncs, markers, index and card. Loading the model counts for
+a build of several workers, as does starting their processes; for one of one worker, and for the simple
+ways, it doesn't.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from results import Row, arguments, median, median_ratio, number, report, scratch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from figureground.d3s import D3S
+from figureground.diffusion import checkpoint as checkpoints
+from figureground.sample import Spec
+from figureground.weights import local_directory
+
+SINGLE, BATCHED, BUILD = "one call an image", "one call a batch", "a build"
+
+TEXT = {
+    "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "projection_dim": 768,
+}  # fmt: skip
+TEXT_2 = {
+    **TEXT, "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
+    "hidden_act": "gelu", "projection_dim": 1280,
+}  # fmt: skip
+VAE = {
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+}  # fmt: skip
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "sd15": {
+        "unet": {
+            "sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2,
+            "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+            "cross_attention_dim": 768, "attention_head_dim": 8,
+        },
+        "vae": {**VAE, "sample_size": 512, "scaling_factor": 0.18215},
+        "text": [TEXT],
+    },
+    "sdxl": {
+        "unet": {
+            "sample_size": 128, "block_out_channels": (320, 640, 1280), "layers_per_block": 2,
+            "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 2),
+            "up_block_types": (*("CrossAttnUpBlock2D",) * 2, "UpBlock2D"),
+            "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20), "transformer_layers_per_block": (1, 2, 10),
+            "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+        "vae": {**VAE, "sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
+        "text": [TEXT, TEXT_2],
+    },
+}  # fmt: skip
+"""Dimensions of the models of Stable Diffusion 1.5 and XL; the values of weights don't change the time they take."""
+
+
+# --- checkpoints ------------------------------------------------------------------------------------
+
+
+def make_random_checkpoint(kind: str, device: torch.device, out: Path) -> Path:
+    """Saves a checkpoint of a real architecture with random weights, in float16, made on the device.
+
+    Its tokenizer is the pocket's, which knows few words; the text encoder still has CLIP's whole vocabulary,
+    and every prompt is 77 tokens long, so it does the same work.
+    """
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionPipeline,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(local_directory("pocket"), subfolder="tokenizer")
+    tokens = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    architecture = ARCHITECTURES[kind]
+    torch.manual_seed(0)
+    with torch.device(device), in_dtype(torch.float16):
+        unet = UNet2DConditionModel(**architecture["unet"])
+        vae = AutoencoderKL(**architecture["vae"])
+        classes = [CLIPTextModel, CLIPTextModelWithProjection]
+        texts = [
+            of(CLIPTextConfig(**dims, **tokens, pad_token_id=tokenizer.pad_token_id))
+            for of, dims in zip(classes, architecture["text"], strict=False)
+        ]
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1,
+    )  # fmt: skip
+    parts: dict[str, Any] = {
+        "unet": unet, "vae": vae, "text_encoder": texts[0], "tokenizer": tokenizer, "scheduler": scheduler,
+    }  # fmt: skip
+    if kind == "sdxl":
+        pipeline: Any = StableDiffusionXLPipeline(**parts, text_encoder_2=texts[1], tokenizer_2=tokenizer)
+    else:
+        pipeline = StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    pipeline.save_pretrained(out / kind)
+    return out / kind
+
+
+@contextlib.contextmanager
+def in_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Makes new weights of that type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def open_plainly(checkpoint: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """The image-to-image pipeline as a script opens it, with DDIM, as a build has it by default."""
+    from diffusers import AutoPipelineForImage2Image, DDIMScheduler
+
+    folder = local_directory(checkpoint)
+    if folder is None:
+        raise SystemExit(f"--checkpoint {checkpoint}: give a directory in diffusers' layout.")
+    variant = "fp16" if list(folder.glob("unet/*.fp16.safetensors")) else None
+    pipeline = AutoPipelineForImage2Image.from_pretrained(folder, dtype=dtype, variant=variant)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+# --- three ways to make the same images -------------------------------------------------------------
+
+
+class Ways:
+    """Makes the images of one recipe, in each of the three ways, into a folder.
+
+    The simple ways make at most `some` of them, spread over all.
+    """
+
+    def __init__(self, checkpoint: str, fields: dict[str, Any], device: torch.device, dtype: torch.dtype, some: int):
+        self._fields, self._device, self._threads = fields, device, torch.get_num_threads()
+        self._plain = open_plainly(checkpoint, device, dtype)
+        self._opened = checkpoints.open_checkpoint(checkpoint, device=device, dtype=dtype)
+        self._guides = self.builder()
+        plan = self._guides.plan()
+        specs = [spec for shard in plan.shards() for spec in plan.specs(shard)]
+        self.count = len(specs)
+        self.specs = specs[:: -(-len(specs) // some)]
+        """Those that the simple ways make."""
+
+    def builder(self) -> D3S:
+        return D3S("pocket", **self._fields)
+
+    def single(self, folder: Path) -> int:
+        """Returns how many it has made, as the other ways do."""
+        for spec in self.specs:
+            self._call([spec], folder)
+        return len(self.specs)
+
+    def batched(self, folder: Path) -> int:
+        size = self._fields["batch_size"]
+        for start in range(0, len(self.specs), size):
+            self._call(self.specs[start : start + size], folder)
+        return len(self.specs)
+
+    def build(self, folder: Path) -> int:
+        builder = self.builder()
+        # Opened before, as the plain pipeline is; everything else, and in other processes this too, is what
+        # `figureground build` does.
+        with patch.object(checkpoints, "open_checkpoint", return_value=self._opened):
+            builder.build(folder / "built", show_progress=False)
+        # A build sets it for its own process, which here is that of the simple ways.
+        torch.set_num_threads(self._threads)
+        return self.count
+
+    def _call(self, specs: list[Spec], folder: Path) -> None:
+        config = self._guides.config
+        pictures = self._plain(
+            prompt=[spec.prompt for spec in specs],
+            image=[self._guides.load_guide(spec)[0] for spec in specs],
+            strength=config.strength, num_inference_steps=config.steps, guidance_scale=config.guidance_scale,
+            negative_prompt=[config.negative_prompt] * len(specs),
+            generator=[torch.Generator("cpu").manual_seed(spec.seed) for spec in specs],
+        ).images  # fmt: skip
+        for spec, picture in zip(specs, pictures, strict=True):
+            picture.save(folder / f"{spec.key}.jpg", quality=95, subsampling=0)
+
+    def timed(self, make: Callable[[Path], int], folder: Path) -> float:
+        """Images per second."""
+        folder.mkdir()
+        os.sync()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        count = make(folder)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return count / (time.perf_counter() - start)
+
+    def flops(self) -> int:
+        """Floating-point operations of the denoiser and the autoencoder for one image.
+
+        Attention is counted as the two matrix products that it is, whatever computes it.
+        """
+        config, spec = self._guides.config, self.specs[0]
+        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        encoded = self._plain.encode_prompt(
+            prompt=spec.prompt, device=self._device, num_images_per_prompt=1,
+            do_classifier_free_guidance=config.guidance_scale > 1,
+        )  # fmt: skip
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            self._plain(
+                **dict(zip(names, encoded, strict=False)), image=self._guides.load_guide(spec)[0],
+                strength=config.strength, num_inference_steps=config.steps, guidance_scale=config.guidance_scale,
+            )  # fmt: skip
+        return counter.get_total_flops()
+
+
+def read_built(folder: Path) -> dict[str, np.ndarray]:
+    """The pictures of a built dataset by key, uint8 (height, width, 3)."""
+    found = {}
+    for path in sorted((folder / "built" / "data").glob("*.parquet")):
+        for row in pq.read_table(path, columns=["key", "image"]).to_pylist():
+            found[row["key"]] = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
+    return found
+
+
+def difference(built: dict[str, np.ndarray], folder: Path) -> float:
+    """How far the files in a folder are from the built pictures, in levels of 255, on average."""
+    apart = [
+        np.abs(built[path.stem] - np.asarray(Image.open(path), float)).mean()
+        for path in folder.glob("*.jpg")
+        if path.stem in built
+    ]
+    return float(np.mean(apart))
+
+
+def measure_ceiling(device: torch.device, dtype: torch.dtype, edge: int) -> float:
+    """The most floating-point operations a second of a large matrix product, in TFLOP/s; best of 20."""
+    one, other = (torch.randn(edge, edge, device=device, dtype=dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(20):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        one @ other
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * edge**3 / (time.perf_counter() - start) / 1e12)
+    return best
+
+
+# --- the benchmark ----------------------------------------------------------------------------------
+
+
+def parse() -> argparse.Namespace:
+    defaults = D3S.CONFIGS["pocket"]
+    parser = arguments(__doc__, "generate")
+    add = parser.add_argument
+    add("--checkpoint", default="pocket", help="a directory in diffusers' layout (default: the bundled one)")
+    add("--random-weights", choices=sorted(ARCHITECTURES), help="the architecture alone; needs twice its size on disk")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    add("--dtype", default="auto", choices=("auto", *checkpoints.DTYPES))
+    add("--images", type=int, help="that a build makes (default: 192 a worker)")
+    add("--simple-images", type=int, default=64, help="how many of them the simple ways make")
+    add("--workers", type=int, help="processes of a build (default: one a core on a CPU, else one)")
+    add("--rounds", type=int, default=3)
+    add("--batch-size", type=int, default=defaults.batch_size)
+    add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads in all")
+    add("--size", type=int, help="edge in pixels (default: what the checkpoint was made for)")
+    add("--steps", type=int, default=defaults.steps)
+    add("--strength", type=float, default=defaults.strength)
+    add("--guidance", type=float, default=defaults.guidance_scale)
+    args = parser.parse_args()
+    if args.quick:
+        args.images, args.rounds, args.batch_size, args.steps = 4, 1, 2, 2
+        args.workers = args.workers or 1
+    on_cpu = checkpoints.choose_device(args.device).type == "cpu"
+    args.workers = args.workers or (args.threads if on_cpu else 1)
+    args.images = args.images or 192 * args.workers
+    return args
+
+
+def main() -> None:
+    args = parse()
+    began = time.monotonic()
+    device = checkpoints.choose_device(args.device)
+    dtype = checkpoints.choose_dtype(args.dtype, device)
+    torch.set_num_threads(args.threads)
+    with scratch(args.work) as work:
+        checkpoint = args.checkpoint
+        if args.random_weights:
+            checkpoint = str(make_random_checkpoint(args.random_weights, device, work / "checkpoint"))
+        ways = open_ways(args, checkpoint, device, dtype)
+        config = ways.builder().config
+        rows = measure(args, ways, work)
+        flops = ways.flops()
+        ceiling = measure_ceiling(device, dtype, 8192 if device.type == "cuda" else 1024)
+    rows.append(Row("work of denoiser and autoencoder", flops / 1e9, "GFLOP/image"))
+    rows.append(Row("ceiling: a matrix product", ceiling, "TFLOP/s"))
+    for row in rows[:3]:
+        achieved = flops * row.value / 1e12
+        rows.append(Row(f"{row.name}, achieved", achieved, "TFLOP/s"))
+        print(f"{row.name}: {number(100 * achieved / ceiling)} % of a matrix product's TFLOP/s")
+    settings = {
+        "checkpoint": f"random weights, {args.random_weights}" if args.random_weights else Path(args.checkpoint).name,
+        "dtype": str(dtype).removeprefix("torch."), "images": ways.count, "simple_images": len(ways.specs),
+        "rounds": args.rounds, "workers": config.workers, "shard_size": config.shard_size,
+        "batch_size": config.batch_size, "size": config.size, "steps": config.steps, "strength": config.strength,
+        "guidance_scale": config.guidance_scale, "scheduler": config.scheduler,
+    }  # fmt: skip
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    report("generate", args, rows, settings, began, of_machine={"device": name, "threads": torch.get_num_threads()})
+
+
+def open_ways(args: argparse.Namespace, checkpoint: str, device: torch.device, dtype: torch.dtype) -> Ways:
+    """The three ways, for the recipe that the arguments ask for: the pocket's classes, scenes and cut-outs."""
+    cells = 100
+    fields: dict[str, Any] = {
+        "checkpoint": checkpoint, "per_cell": {"train": -(-args.images // cells)}, "limit": args.images,
+        "batch_size": args.batch_size, "steps": args.steps, "strength": args.strength,
+        "guidance_scale": args.guidance, "device": str(device), "dtype": str(dtype).removeprefix("torch."),
+        "size": args.size or made_for(checkpoint), "workers": args.workers,
+        "threads": max(1, args.threads // args.workers),
+        # Whole batches, and the same number of shards for every worker.
+        "shard_size": args.batch_size * max(1, min(6, args.images // args.workers // args.batch_size)),
+    }  # fmt: skip
+    return Ways(checkpoint, fields, device, dtype, args.simple_images)
+
+
+def made_for(checkpoint: str) -> int:
+    """The edge in pixels of the pictures that a checkpoint was made for."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    folder = local_directory(checkpoint)
+    unet, vae = (of.load_config(folder, subfolder=part) for of, part in
+                 ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")))  # fmt: skip
+    return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def measure(args: argparse.Namespace, ways: Ways, work: Path) -> list[Row]:
+    """Makes the images in all ways, in turn, round after round; the first round warms up and counts for nothing."""
+    makers = {SINGLE: ways.single, BATCHED: ways.batched, BUILD: ways.build}
+    speeds: dict[str, list[float]] = {name: [] for name in makers}
+    apart: dict[str, list[float]] = {SINGLE: [], BATCHED: []}
+    for round_ in range(args.rounds + 1):
+        order = list(makers)[round_ % 3 :] + list(makers)[: round_ % 3]
+        folders = {name: work / f"{round_}-{name.replace(' ', '-')}" for name in order}
+        found = {name: ways.timed(makers[name], folders[name]) for name in order}
+        built = read_built(folders[BUILD])
+        if len(built) < ways.count:
+            print(f"{ways.count - len(built)} of {ways.count} images were rejected, and not written")
+        print(f"round {round_}: " + ", ".join(f"{name} {found[name]:.3g} images/s" for name in makers), flush=True)
+        if round_:
+            for name, speed in found.items():
+                speeds[name].append(speed)
+            for name in apart:
+                apart[name].append(difference(built, folders[name]))
+    rows = [median(name, speeds[name], "images/s") for name in makers]
+    rows.append(median_ratio(f"{BUILD} / {SINGLE}", speeds[BUILD], speeds[SINGLE], at_least=3))
+    rows.append(median_ratio(f"{BUILD} / {BATCHED}", speeds[BUILD], speeds[BATCHED], at_least=1))
+    rows += [median(f"difference of pixels, {BUILD} and {name}", apart[name], "of 255") for name in apart]
+    return rows
+
+
+if __name__ == "__main__":
+    main()

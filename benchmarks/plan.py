@@ -1,0 +1,110 @@
+"""What a plan of ten million images costs: `python benchmarks/plan.py`.
+
+Plans D3S on ImageNet's 1000 classes and 10 backgrounds, 1000 images a cell, each in a new process: from
+prompts alone, and from guides, whose cut-outs and templates are tiny files made for the purpose. Measured
+are the seconds that the Specs of the shard in the middle take, from a builder that has planned nothing yet,
+and the most memory that the process has had resident. Reading the recipe stands apart: with guides it lists,
+hashes and decodes their files, and takes as long as there are many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from results import Row, arguments, median, peak_memory, report, scratch
+
+
+def make_pictures(folder: Path, names: list[str], each: int, channels: int) -> None:
+    """Small pictures, no two of them the same, in a folder for each name."""
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for i in range(each):
+            pixels = rng.integers(0, 256, (8, 8, channels), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+
+
+def measure_here(fields: dict[str, Any]) -> dict[str, float]:
+    """Plans in this process; prints nothing."""
+    began = time.perf_counter()
+    from figureground.d3s import D3S
+
+    imported = time.perf_counter()
+    builder = D3S("imagenet", **fields)
+    read = time.perf_counter()
+    plan = builder.plan()
+    shards = plan.shards()
+    specs = list(plan.specs(shards[len(shards) // 2]))
+    planned = time.perf_counter()
+    assert len({spec.key for spec in specs}) == len(specs)
+    if "torch" in sys.modules:
+        raise SystemExit("planning has loaded torch")
+    return {
+        "images": sum(plan.totals().values()), "shards": len(shards), "specs": len(specs),
+        "import": imported - began, "recipe": read - imported, "plan": planned - read, "memory": peak_memory(),
+    }  # fmt: skip
+
+
+def measure(fields: dict[str, Any]) -> dict[str, float]:
+    """Plans in a new process."""
+    command = [sys.executable, __file__, "--here", json.dumps(fields)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def main() -> None:
+    parser = arguments(__doc__, "plan")
+    parser.add_argument("--per-cell", type=int, default=1000, help="images a cell")
+    parser.add_argument("--cutouts", type=int, default=4, help="files a class")
+    parser.add_argument("--templates", type=int, default=20, help="files a background")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--here", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.here:
+        print(json.dumps(measure_here(json.loads(args.here))))
+        return
+    if args.quick:
+        args.per_cell, args.cutouts, args.templates, args.rounds = 2, 1, 1, 1
+    began = time.monotonic()
+    from figureground.d3s import D3S
+
+    with scratch(args.work) as work:
+        named = D3S("imagenet")
+        make_pictures(work / "cutouts", [noun.name for noun in named.classes], args.cutouts, 4)
+        make_pictures(work / "templates", [noun.name for noun in named.backgrounds], args.templates, 3)
+        common = {"per_cell": {"train": args.per_cell}}
+        ways = {
+            "prompts alone": {**common, "guide": "none"},
+            "guides": {
+                **common, "guide": "paste", "cutouts": str(work / "cutouts"), "templates": str(work / "templates"),
+            },
+        }  # fmt: skip
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+        for _ in range(args.rounds):
+            for name, fields in ways.items():
+                found[name].append(measure(fields))
+    rows: list[Row] = []
+    for name, runs in found.items():
+        print(f"{name}: {runs[0]['images']:,} images in {runs[0]['shards']:,} shards")
+        rows.append(median(f"{name}: Specs of one shard", [r["plan"] for r in runs], "s", at_most=1))
+        rows.append(median(f"{name}: peak memory", [r["memory"] for r in runs], "MB", at_most=300))
+        rows.append(median(f"{name}: recipe read", [r["recipe"] for r in runs], "s"))
+    rows.append(median("import of figureground.d3s", [r["import"] for runs in found.values() for r in runs], "s"))
+    settings = {
+        "images": found["guides"][0]["images"], "shards": found["guides"][0]["shards"],
+        "images_a_shard": found["guides"][0]["specs"], "classes": len(named.classes),
+        "backgrounds": len(named.backgrounds), "cutouts_a_class": args.cutouts,
+        "templates_a_background": args.templates, "rounds": args.rounds,
+    }  # fmt: skip
+    report("plan", args, rows, settings, began)
+
+
+if __name__ == "__main__":
+    main()

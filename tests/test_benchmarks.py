@@ -1,0 +1,75 @@
+"""Each benchmark runs in a tiny size, as its command, and leaves JSON of what it measured."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+def run(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
+    """Runs `benchmarks/{name}.py --quick` there; returns the JSON that it wrote."""
+    out = folder / f"{name}.json"
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", "--out", str(out), "--work", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    for row in found["rows"]:
+        assert row["name"] in done.stdout
+    assert not list(folder.glob("benchmark-*")), "a benchmark leaves nothing beside its results"
+    return found
+
+
+def rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in found["rows"]}
+
+
+def test_plan_measures_specs_and_memory_with_and_without_guides(tmp_path):
+    found = run("plan", tmp_path)
+    assert found["settings"]["images"] == 1000 * 10 * 2
+    for way in ("prompts alone", "guides"):
+        assert 0 < rows(found)[f"{way}: Specs of one shard"]["value"] < 60
+        assert 20 < rows(found)[f"{way}: peak memory"]["value"] < 1000
+
+
+def test_shards_are_written_both_ways_and_read_in_both_formats_and_no_host_is_named(tmp_path):
+    found = run("shards", tmp_path)
+    assert found["command"] == "python benchmarks/shards.py --quick"
+    assert found["machine"]["cores"] == os.cpu_count()
+    text = json.dumps(found)
+    assert str(tmp_path.parent) not in text
+    assert not re.search(rf"\b{re.escape(os.uname().nodename)}\b", text)
+    found = rows(found)
+    for size in ("64 px", "512 px"):
+        ours, theirs = (found[f"{size}: written {how}"] for how in ("as a build does", "with ShardWriter"))
+        assert found[f"{size}: a build / ShardWriter"]["value"] == pytest.approx(ours["value"] / theirs["value"])
+        assert found[f"{size}: bytes in the tars"]["value"] > found[f"{size}: bytes of a JPEG"]["value"]
+        for how in ("Parquet, load_dataset", "tar, load_dataset streaming", "tar, webdataset"):
+            assert found[f"{size}: read from {how}"]["value"] > 0
+
+
+@pytest.mark.slow
+def test_generate_makes_the_same_pictures_in_all_three_ways(tmp_path):
+    found = rows(run("generate", tmp_path))
+    for name in ("one call an image", "one call a batch"):
+        assert found[f"difference of pixels, a build and {name}"]["value"] < 1
+        ratio = found["a build"]["value"] / found[name]["value"]
+        assert found[f"a build / {name}"]["value"] == pytest.approx(ratio)
+    assert found["a build, achieved"]["value"] < found["ceiling: a matrix product"]["value"]
+
+
+@pytest.mark.slow
+def test_memory_is_read_after_every_shard_and_drawn(tmp_path):
+    found = run("memory", tmp_path)
+    shards = [shard for shard, _ in found["curve"]]
+    assert shards == sorted(set(shards))
+    assert shards[-1] == found["settings"]["shards"] == 12
+    assert all(100 < megabytes < 5000 for _, megabytes in found["curve"])
+    assert (tmp_path / "memory.png").stat().st_size > 5000
