@@ -114,10 +114,13 @@ def test_two_workers_give_the_bytes_of_one(built, checkpoint, tmp_path):
     assert hashes(out) == hashes(built)
 
 
-def test_a_worker_that_fails_says_why_and_ends_the_build(checkpoint, tmp_path, capfd):
-    with pytest.raises(FiguregroundError, match="worker 0, worker 1 stopped with an error"):
-        D3S("pocket", checkpoint=checkpoint, **{**TINY, "size": 30, "workers": 2}).build(tmp_path / "d3s")
-    assert "worker 0: size: 30 is no multiple of 4" in capfd.readouterr().err
+def test_what_all_workers_meet_is_said_once_and_ends_the_build(checkpoint, tmp_path, capfd):
+    with pytest.raises(FiguregroundError, match="device: 'cuda:99' was asked for") as failed:
+        D3S("pocket", checkpoint=checkpoint, **{**TINY, "device": "cuda:99", "workers": 2}).build(tmp_path / "d3s")
+    assert str(failed.value).count("cuda:99") == 1
+    assert "choose_device" in str(failed.value.__cause__)  # where it arose, for --debug
+    assert capfd.readouterr().err == ""
+    assert not (tmp_path / "d3s").exists()
 
 
 def test_a_finished_build_is_left_as_it_is(built, checkpoint):
@@ -203,20 +206,21 @@ def test_batch_size_and_threads_are_taken_over_on_resume(checkpoint, tmp_path):
 
 def test_rejects_are_counted_and_kept_apart(tmp_path):
     folder = make_checkpoint("sd1", tmp_path)
-    set_weights(folder, "unet", float("nan"))
+    set_weights(folder, "vae", 0.0)
     out = D3S("pocket", checkpoint=str(folder), **TINY).build(tmp_path / "d3s")
     index = json.loads((out / "_figureground" / "index.json").read_text())
-    assert (index["samples"], index["planned"], index["rejects"]) == (0, 30, {"non-finite": 30})
+    assert (index["samples"], index["planned"], index["rejects"]) == (0, 30, {"flat": 30})
     lines = [
         line for path in (out / "_figureground" / "rejects").glob("*.jsonl") for line in path.read_text().splitlines()
     ]
-    assert {json.loads(line)["reason"] for line in lines} == {"non-finite"}
+    assert {json.loads(line)["reason"] for line in lines} == {"flat"}
     assert len(lines) == 30
 
 
 def test_a_size_that_is_no_multiple_of_the_factor_is_refused(checkpoint, tmp_path):
-    with pytest.raises(FiguregroundError, match="size: 30 is no multiple of 4"):
+    with pytest.raises(FiguregroundError, match=r"size: 30 is no multiple of 4, .* Give 32\."):
         D3S("pocket", checkpoint=checkpoint, **{**TINY, "size": 30}).build(tmp_path / "d3s")
+    assert not (tmp_path / "d3s").exists()
 
 
 def test_a_prompt_too_long_for_the_text_encoder_loses_definition_and_keeps_background(checkpoint, tmp_path):

@@ -154,7 +154,7 @@ def test_the_recipe_does_not_depend_on_where_the_pictures_lie(tmp_path):
         ({"strength": 1.5}, r"strength: 1\.5 is not a number from 0 to 1"),
         ({"strength": "high"}, "strength: 'high' is not a number"),
         ({"steps": 10, "strength": 0.05}, "less than one step"),
-        ({"steps": 0}, "steps: 0 is not a whole number of at least 1"),
+        ({"steps": 0}, "steps: 0 is not a whole number from 1 to 1000"),
         ({"guidance_scale": -1}, "guidance_scale: -1"),
         ({"guidance_scale": float("inf")}, "guidance_scale: inf"),
         ({"strength": float("nan")}, "strength: nan"),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from figureground.errors import FiguregroundError, RecipeError
+from figureground.errors import FiguregroundError, RecipeError, UsageError
 from figureground.recipe import apply_settings, check_names, differences, for_file, parse_setting, read_recipe
 
 
@@ -109,3 +109,32 @@ def test_a_bare_directory_in_a_recipe_is_beside_it(tmp_path, monkeypatch):
     (tmp_path / "recipes" / "mine.yaml").write_text("cutouts: photos\n")
     monkeypatch.chdir(tmp_path)
     assert read_recipe(tmp_path / "recipes" / "mine.yaml") == {"cutouts": "recipes/photos"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.yaml", b"size: 64\n\tsteps: 3\n", "a.yaml, line 2, column 1: found character"),
+        ("a.yaml", b"size: 64\nsteps: 3\nsize: 32\n", "a.yaml, line 3, column 1: 'size' is given twice"),
+        ("a.yaml", b"per_cell: {train: 1, train: 2}\n", "a.yaml, line 1, column 22: 'train' is given twice"),
+        ("a.yaml", b"size: !!python/object:os.system 1\n", "a.yaml, line 1, column 7: could not determine"),
+        ("a.yaml", b"size: *nowhere\n", "a.yaml, line 1, column 7: found undefined alias"),
+        ("a.yaml", b"", "this one is empty"),
+        ("a.yaml", b"just words\n", "not str"),
+        ("a.yaml", b"\x89PNG\r\n\x1a\n\xff", "that is no text"),
+        ("a.yaml", b"size: 64\x00\n", "doesn't parse: unacceptable character"),
+        ("a.yaml", b"a: " + b"[" * 5000, "doesn't parse: maximum recursion depth|line 1"),
+        ("a.yaml", b"seed: 2024-99-99\n", "doesn't parse: month must be in 1..12"),
+        ("a.json", b'{"size": 64,,}', "a.json, line 1, column 13"),
+    ],
+)  # fmt: skip
+def test_what_is_no_recipe_is_wrong_use_and_says_where(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=words) as refused:
+        read_recipe(tmp_path / name)
+    assert "\n" not in str(refused.value)
+
+
+def test_yaml_may_still_merge_mappings(tmp_path):
+    (tmp_path / "a.yaml").write_text("per_cell: &n {train: 1}\ntable: {<<: *n, strength: 1}\n")
+    assert read_recipe(tmp_path / "a.yaml")["table"] == {"train": 1, "strength": 1}

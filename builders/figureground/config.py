@@ -15,6 +15,14 @@ from figureground.images import IMAGE_FORMATS
 SCHEDULER_NAMES = ("ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc")
 
 
+WHOLE: dict[str, tuple[int, int | None]] = {
+    "size": (8, 16384), "steps": (1, 1000), "shard_size": (1, None), "seed": (0, None), "workers": (1, 1024),
+    "limit": (1, None), "batch_size": (1, 4096), "threads": (1, 1024),
+}  # fmt: skip
+"""Fields that are whole numbers, with the least and the most that they may be. Checkpoints know 1000 noise levels."""
+MAY_BE_NONE = ("limit", "batch_size", "threads")
+
+
 def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
     """Raises RecipeError unless `value` is one of `known`."""
     if value not in known:
@@ -88,14 +96,11 @@ class Config(datasets.BuilderConfig):
 
     def check(self) -> None:
         """Raises RecipeError for the first value that can't be used."""
-        whole = {"size": 8, "steps": 1, "shard_size": 1, "seed": 0, "workers": 1}
-        for name, least in whole.items():
-            _check_number(name, getattr(self, name), least, None, whole=True)
-        for name in ("limit", "batch_size", "threads"):
-            if getattr(self, name) is not None:
-                _check_number(name, getattr(self, name), 1, None, whole=True)
+        for name, (least, most) in WHOLE.items():
+            if getattr(self, name) is not None or name not in MAY_BE_NONE:
+                _check_number(name, getattr(self, name), least, most, whole=True)
         _check_number("strength", self.strength, 0, 1)
-        _check_number("guidance_scale", self.guidance_scale, 0, None)
+        _check_number("guidance_scale", self.guidance_scale, 0, 1000)
         _check_number("eta", self.eta, 0, 1)
         for name, known in (
             ("image_format", IMAGE_FORMATS), ("safety", ("reject", "off")), ("scheduler", SCHEDULER_NAMES),
@@ -118,5 +123,7 @@ class Config(datasets.BuilderConfig):
         for name in ("checkpoint", "device", "negative_prompt"):
             if not isinstance(getattr(self, name), str):
                 raise RecipeError(name, f"{getattr(self, name)!r} is not a text.")
+        if not self.checkpoint.strip():
+            raise RecipeError("checkpoint", "the name is empty. Give 'pocket', a diffusers directory, or a Hub id.")
         if self.revision is not None and not isinstance(self.revision, str):
             raise RecipeError("revision", f"{self.revision!r} is not a text; put it in quotes.")

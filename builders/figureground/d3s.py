@@ -20,7 +20,7 @@ from figureground import recipe as recipes
 from figureground.builder import Builder
 from figureground.classes import Noun, define, find_list, read_nouns
 from figureground.config import Config, check_choice
-from figureground.errors import FiguregroundError, RecipeError, listed
+from figureground.errors import FiguregroundError, RecipeError, listed, printable
 from figureground.guide import Bank, check_disjoint, compose, loosely, photograph, place, split_bank
 from figureground.images import UnreadableImage
 from figureground.plan import Plan, pick
@@ -488,7 +488,7 @@ class D3S(Builder):
         """The source files that can't be read, as `folder/name`, and why."""
         banks = {"paste": ("cutouts", "scenes"), "photograph": ("photographs",), "none": ()}[self.config.guide]
         found = {
-            f"{path.parent.name}/{path.name}": reason
+            f"{printable(path.parent.name)}/{printable(path.name)}": reason
             for name in banks
             for bank in getattr(self, name).values()
             for path, reason in bank.skipped

@@ -10,12 +10,28 @@ class FiguregroundError(Exception):
     """What went wrong, where, and what to do; shown without a traceback."""
 
 
-class RecipeError(FiguregroundError, ValueError):
+class UsageError(FiguregroundError):
+    """A command or a recipe that can't be understood: wrong use, exit code 2."""
+
+
+class RecipeError(UsageError, ValueError):
     """A field of a recipe that can't be used."""
 
     def __init__(self, field: str, message: str):
         super().__init__(f"{field}: {message}")
         self.field = field
+
+
+class OutOfMemory(FiguregroundError):
+    """A batch that doesn't fit into the memory of its device."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked to stop: SIGINT, which Ctrl-C sends, or SIGTERM."""
+
+    def __init__(self, signal: int):
+        super().__init__(signal)
+        self.signal = signal
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -34,3 +50,8 @@ def listed(names: Iterable[object], most: int = 12) -> str:
     """Names for an error message, the first few of many."""
     texts = [str(name) for name in names]
     return ", ".join(texts[:most]) + (f", … ({len(texts)} in all)" if len(texts) > most else "")
+
+
+def printable(name: str) -> str:
+    """A file's name in one line of text: line breaks and bytes that are no text are written as codes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

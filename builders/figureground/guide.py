@@ -19,12 +19,14 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from figureground.errors import printable
 from figureground.images import (
     MASK_SUFFIX,
     UnreadableImage,
     center_square,
     content_hash,
     list_images,
+    list_odd,
     read_image,
 )
 from figureground.sample import Box
@@ -104,7 +106,9 @@ class Bank:
             listed = _first(f"{name!r} (in {folders[name].name}/)" for name in few)
             unread = ""
             if skipped:
-                unread = f" {len(skipped)} files can't be read, such as {skipped[0][0]}: {skipped[0][1]}."
+                unread = (
+                    f" {len(skipped)} files can't be read, such as {printable(str(skipped[0][0]))}: {skipped[0][1]}."
+                )
             raise ValueError(
                 f"{what}: {len(few)} of {len(names)} classes have no readable picture in {directory}: {listed}.{unread}"
             )
@@ -199,8 +203,11 @@ def _match_folders(
 def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[tuple[Path, str]]]:
     """A class's pictures, ordered by content, and the files that can't be read."""
     by_content: dict[str, Item] = {}
-    skipped: list[tuple[Path, str]] = []
+    skipped = list_odd(folder)
     for path in list_images(folder):
+        if not _is_text(path.name):
+            skipped.append((path, "its name is not UTF-8: rename it"))
+            continue
         try:
             sha256 = content_hash(path)
             mask = mask_beside(path)
@@ -215,6 +222,15 @@ def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[
         id = f"{path.relative_to(directory).as_posix()}@{sha256[:12]}"
         by_content.setdefault(sha256, Item(id, path, sha256, mask_sha256))
     return tuple(by_content[sha256] for sha256 in sorted(by_content)), skipped
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written down: file systems allow bytes that are no text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:

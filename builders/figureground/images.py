@@ -9,14 +9,22 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
-"""How the names of image files end, in lower case."""
+SUFFIXES = frozenset(
+    {
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
+        ".pgm", ".jp2", ".heic", ".heif", ".jxl", ".svg", ".psd", ".eps", ".pdf",
+    }
+)  # fmt: skip
+"""How the names of image files end, in lower case. Some can't be read: they are told of, instead of passed over."""
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "PSD", "ICO", "PCX")
+"""What files may hold, by Pillow's names: pictures of pixels. Others would start Ghostscript, or fit any bytes."""
 MASK_SUFFIX = ".mask.png"
 """`rex.mask.png` is the mask of `rex.jpg`, not a picture of its own."""
 IMAGE_FORMATS = ("jpg", "webp", "png")
@@ -40,6 +48,11 @@ _SAVE = {
     "png": ("PNG", {}),
 }
 _MODES = {"jpg": ("RGB", "L"), "webp": ("RGB", "RGBA", "L"), "png": ("RGB", "RGBA", "L")}
+
+_KNOWN = {
+    b"%PDF": "a PDF", b"%!PS": "a PostScript drawing", b"<svg": "an SVG drawing", b"<?xml": "XML or an SVG drawing",
+}  # fmt: skip
+"""What files are that Pillow doesn't read, by how they begin."""
 
 # `warnings` keeps its filters per process, so two threads that change them at once could leave them changed.
 _QUIET = threading.Lock()
@@ -66,7 +79,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with _QUIET, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(path)
+            image = Image.open(path, formats=_formats())
         with image:
             yield image
     except UnreadableImage:
@@ -84,6 +97,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise UnreadableImage(path, f"damaged: {type(error).__name__}: {error}") from error
 
 
+@cache
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def _what_else(path: Path) -> str:
     """Says what a file is that Pillow doesn't know as a picture."""
     with path.open("rb") as file:
@@ -94,7 +114,13 @@ def _what_else(path: Path) -> str:
         return "a Git LFS pointer instead of the picture: run `git lfs pull`"
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "a web page instead of a picture"
-    return "not a picture, or in a format that Pillow can't read"
+    for start, kind in _KNOWN.items():
+        if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
+            return f"{kind}, which can't be read: convert it to PNG or JPEG"
+    if head[4:8] == b"ftyp" or head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        kind = "a HEIC, AVIF or JPEG XL picture, or a film"
+        return f"{kind}, which can't be read by this Pillow: convert it to PNG or JPEG"
+    return "not a picture, or in a format that can't be read"
 
 
 def picture_size(path: Path | str) -> tuple[int, int]:
@@ -218,13 +244,28 @@ def list_images(directory: Path | str) -> list[Path]:
 
     Hidden files and masks (`*.mask.png`) are left out; directories, linked ones too, aren't entered.
     """
+    return [path for path in _named_as_images(directory) if path.is_file()]
 
+
+def list_odd(directory: Path | str) -> list[tuple[Path, str]]:
+    """What lies in a directory under the name of an image file and is no file, and what it is."""
+    return [(path, _what_kind(path)) for path in _named_as_images(directory) if not path.is_file()]
+
+
+def _named_as_images(directory: Path | str) -> list[Path]:
     def is_image(path: Path) -> bool:
         name = path.name.lower()
-        shown = not name.startswith(".") and not name.endswith(MASK_SUFFIX)
-        return shown and path.suffix.lower() in SUFFIXES and path.is_file()
+        return not name.startswith(".") and not name.endswith(MASK_SUFFIX) and path.suffix.lower() in SUFFIXES
 
     return sorted(filter(is_image, Path(directory).iterdir()), key=lambda path: path.name)
+
+
+def _what_kind(path: Path) -> str:
+    if path.is_dir():
+        return "a directory"
+    if path.is_symlink() and not path.exists():
+        return "a link that leads nowhere"
+    return "no file but a pipe, a socket or a device"
 
 
 def center_square(image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:

@@ -12,10 +12,23 @@ from typing import Any
 
 import yaml
 
-from figureground.errors import FiguregroundError, RecipeError, nearest_or_all
+from figureground.errors import RecipeError, UsageError, nearest_or_all
 
 Fields = dict[str, Any]
 """Settings by name, as YAML gives them."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a field that is given twice is an error, where one would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def read_recipe(path: Path) -> Fields:
@@ -24,27 +37,31 @@ def read_recipe(path: Path) -> Fields:
     Relative paths in it are relative to the file; they come back relative to the working directory.
 
     Raises:
-        FiguregroundError: The file is missing, or doesn't parse: with file, line and column.
+        UsageError: The file is missing, is no text, or doesn't parse: with file, line and column.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise FiguregroundError(f"Recipe {path}: {error.strerror or error}.") from None
+        raise UsageError(f"Recipe {path}: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"Recipe {path}: that is no text. Give a YAML file, or the recipe.json of a dataset."
+        ) from None
     try:
-        loaded = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        loaded = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise FiguregroundError(f"Recipe {path}{where}: {error.problem or 'not YAML'}.") from None
+        raise UsageError(f"Recipe {path}{where}: {error.problem or 'not YAML'}.") from None
     except json.JSONDecodeError as error:
         where = f", line {error.lineno}, column {error.colno}"
-        raise FiguregroundError(f"Recipe {path}{where}: {error.msg}.") from None
-    except yaml.YAMLError as error:
-        raise FiguregroundError(f"Recipe {path}: {error}.") from None
+        raise UsageError(f"Recipe {path}{where}: {error.msg}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"Recipe {path}: it doesn't parse: {what}.") from None
     if not isinstance(loaded, dict):
-        raise FiguregroundError(
-            f"Recipe {path}: a recipe is a mapping of fields to values, not {type(loaded).__name__}."
-        )
+        kind = "empty" if loaded is None else f"not {type(loaded).__name__}"
+        raise UsageError(f"Recipe {path}: a recipe is a mapping of fields to values; this one is {kind}.")
     if "identity" in loaded and "execution" in loaded:
         head = {"builder": loaded.get("builder"), "config": loaded.get("config")}
         loaded = {**head, **loaded["identity"], **loaded["execution"]}
@@ -92,16 +109,16 @@ def parse_setting(text: str) -> tuple[list[str], Any]:
     """Parses `key=value` or `a.b=value`, the value being YAML.
 
     Raises:
-        FiguregroundError: There is no `=`, or the value is not YAML.
+        UsageError: There is no `=`, or the value is not YAML.
     """
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise FiguregroundError(f"--set {text!r}: write it as key=value, as in --set per_cell.train=4.")
+        raise UsageError(f"--set {text!r}: write it as key=value, as in --set per_cell.train=4.")
     try:
         return name.strip().split("."), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = getattr(error, "problem", None) or "not YAML"
-        raise FiguregroundError(f"--set {text!r}: the value doesn't parse as YAML: {problem}.") from None
+        raise UsageError(f"--set {text!r}: the value doesn't parse as YAML: {problem}.") from None
 
 
 def apply_settings(fields: Fields, settings: Iterable[str], defaults: Fields) -> Fields:

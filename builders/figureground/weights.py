@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from pathlib import Path
+from typing import Any
 
-from figureground.errors import FiguregroundError
+from figureground.errors import FiguregroundError, listed
 from figureground.pocket import WEIGHTS
 
 POCKET = "pocket"
@@ -46,13 +49,13 @@ def local_directory(checkpoint: str) -> Path | None:
 def fingerprint(checkpoint: str, revision: str | None) -> str:
     """Names a checkpoint's content: `sha256:…` over a local one's files, id and revision of one on the Hub.
 
-    One that isn't on this machine is named as the Hub's are, so that a plan needs no weights.
+    One that isn't on this machine, or is no checkpoint, is named as the Hub's are, so that a plan needs no weights.
     """
     try:
         folder = local_directory(checkpoint)
     except FiguregroundError:
         folder = None
-    if folder is None:
+    if folder is None or not (folder / "model_index.json").is_file():
         return f"{checkpoint}@{revision or 'main'}"
     total = hashlib.sha256()
     for file in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors", ".txt") and p.is_file()):
@@ -72,3 +75,148 @@ def _content(path: Path) -> str:
             file.seek((size - SAMPLE) * i // (SAMPLES - 1))
             found.update(file.read(SAMPLE))
         return found.hexdigest()
+
+
+# What can be told of a checkpoint before it is opened as a model
+
+SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionXLPipeline")
+"""Pipelines, as `model_index.json` names them, that a checkpoint may be of."""
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+_WEIGHTS = re.compile(r"[^.]+?(\.(?P<variant>[^.]+?))?(-\d{5}-of-\d{5})?\.safetensors")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_LFS = b"version https://git-lfs"
+
+
+def check_files(folder: Path, checkpoint: str) -> str | None:
+    """Makes sure that a checkpoint is of a supported kind, whole, and free of pickles, as far as files tell.
+
+    Args:
+        folder: Where it lies, in diffusers' layout.
+        checkpoint: What the recipe calls it.
+
+    Returns:
+        `fp16` when the weights are there in that variant only.
+
+    Raises:
+        FiguregroundError: It isn't, naming the file.
+    """
+    index = read_index(folder, checkpoint)
+    parts = [part for part in PARTS if index.get(part, [None])[0] is not None]
+    variants = {part: _check_part(folder, part, checkpoint) for part in parts}
+    for part in (*parts, "tokenizer", "tokenizer_2", "scheduler"):
+        if index.get(part, [None])[0] is not None:
+            _check_settings(folder, part, checkpoint)
+    if all(None in found for found in variants.values()):
+        return None
+    if all("fp16" in found for found in variants.values()):
+        return "fp16"
+    half = [part for part, found in variants.items() if None not in found]
+    raise FiguregroundError(
+        f"checkpoint {checkpoint!r}: {listed(half)} is there only as fp16, and other parts aren't. Download it in "
+        "one variant."
+    )
+
+
+def read_index(folder: Path, checkpoint: str) -> dict[str, Any]:
+    """The `model_index.json` of a checkpoint.
+
+    Raises:
+        FiguregroundError: There is none, it doesn't parse, or it names a pipeline that isn't supported.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise FiguregroundError(f"checkpoint {checkpoint!r} is no diffusers checkpoint: it has no model_index.json.")
+    index = _read_json(folder / "model_index.json", folder, checkpoint)
+    if index.get("_class_name") not in SUPPORTED:
+        raise FiguregroundError(
+            f"checkpoint {checkpoint!r} is a {index.get('_class_name')}; supported are {listed(SUPPORTED)}."
+        )
+    lacking = [part for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler") if not index.get(part)]
+    if lacking:
+        raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: its model_index.json names no {lacking[0]}.")
+    return {name: value if isinstance(value, list) and value else [value] for name, value in index.items()}
+
+
+def pixels_a_latent(folder: Path) -> int:
+    """Pixels along an edge that one pixel of a latent stands for, by the autoencoder's config."""
+    blocks = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8")).get("block_out_channels", [0] * 4)
+    return 2 ** (len(blocks) - 1)
+
+
+def _read_json(path: Path, folder: Path, checkpoint: str) -> dict[str, Any]:
+    where = f"checkpoint {checkpoint!r}: its {path.relative_to(folder).as_posix()}"
+    try:
+        data = path.read_bytes()
+        loaded = json.loads(data.decode("utf-8"))
+    except FileNotFoundError:
+        raise FiguregroundError(
+            f"checkpoint {checkpoint!r} is incomplete: it has no {path.relative_to(folder).as_posix()}."
+        ) from None
+    except json.JSONDecodeError as error:
+        if data.startswith(_LFS):
+            raise FiguregroundError(f"{where} is a Git LFS pointer instead of the file: run `git lfs pull`.") from None
+        raise FiguregroundError(f"{where} doesn't parse (line {error.lineno}). Download it again.") from None
+    except UnicodeDecodeError:
+        raise FiguregroundError(f"{where} is no text. Download it again.") from None
+    if not isinstance(loaded, dict):
+        raise FiguregroundError(f"{where} holds no settings. Download it again.")
+    return loaded
+
+
+def _check_settings(folder: Path, part: str, checkpoint: str) -> None:
+    """Makes sure that a part's config, or a tokenizer's vocabulary, is there."""
+    if not part.startswith("tokenizer"):
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        _read_json(folder / part / name, folder, checkpoint)
+        return
+    vocabulary = [folder / part / name for name in ("tokenizer.json", "vocab.json")]
+    there = [path for path in vocabulary if path.is_file()]
+    if not there:
+        raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: {part}/ holds no vocabulary.")
+    _read_json(there[0], folder, checkpoint)
+
+
+def _check_part(folder: Path, part: str, checkpoint: str) -> set[str | None]:
+    """The variants in which a part's weights are there, whole; None for the plain one."""
+    found: set[str | None] = set()
+    for path in sorted((folder / part).glob("*.safetensors")):
+        match = _WEIGHTS.fullmatch(path.name)
+        if match and match["variant"] in (None, "fp16"):
+            _check_weights(path, folder, checkpoint)
+            found.add(match["variant"])
+    for path in sorted((folder / part).glob("*.safetensors.index*.json")):
+        named = set(_read_json(path, folder, checkpoint).get("weight_map", {}).values())
+        gone = sorted(name for name in named if not (folder / part / str(name)).is_file())
+        if gone:
+            raise FiguregroundError(
+                f"checkpoint {checkpoint!r} is incomplete: {part}/{gone[0]} is missing, which {path.name} names."
+            )
+    if found:
+        return found
+    pickles = sorted(p.name for p in (folder / part).glob("*") if p.suffix in _PICKLES)
+    if pickles:
+        raise FiguregroundError(
+            f"checkpoint {checkpoint!r}: {part} is there only as a pickle ({pickles[0]}), which can run code "
+            "when it is opened. Convert it where you trust it: "
+            "DiffusionPipeline.from_pretrained(…, use_safetensors=False).save_pretrained('converted')."
+        )
+    raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: {part}/ holds no .safetensors file.")
+
+
+def _check_weights(path: Path, folder: Path, checkpoint: str) -> None:
+    """Compares the length of a safetensors file with what its own header says."""
+    where = f"checkpoint {checkpoint!r}: its {path.relative_to(folder).as_posix()}"
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        if (head + file.read(len(_LFS) - 8)) == _LFS:
+            raise FiguregroundError(f"{where} is a Git LFS pointer instead of the weights: run `git lfs pull`.")
+        length = int.from_bytes(head, "little")
+        file.seek(8)
+        header = file.read(length) if 8 + length <= size else b""
+    try:
+        tensors = json.loads(header)
+        whole = 8 + length + max(t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise FiguregroundError(f"{where} is damaged or cut short ({size:,} bytes). Download it again.") from None
+    if whole != size:
+        raise FiguregroundError(f"{where} has {size:,} of {whole:,} bytes. Download it again.")

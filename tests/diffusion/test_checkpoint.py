@@ -1,14 +1,17 @@
 """Checkpoints of the supported kinds open; others are refused, saying why."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from tiny_checkpoints import KINDS, make_checkpoint, set_class
+from safetensors.torch import load_file, save_file
+from tiny_checkpoints import KINDS, make_checkpoint, set_class, set_weights
 
+from figureground.cli import main
 from figureground.diffusion.checkpoint import SCHEDULERS, choose_device, open_checkpoint
 from figureground.errors import FiguregroundError
-from figureground.weights import fingerprint
+from figureground.weights import check_files, fingerprint
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 
@@ -97,7 +100,7 @@ def test_incomplete_damaged_and_absent_checkpoints_say_what_is_missing(sd1, tmp_
 def test_truncated_weights_are_an_error_and_not_a_traceback(sd1):
     weights = next((sd1 / "unet").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(FiguregroundError, match="doesn't open"):
+    with pytest.raises(FiguregroundError, match=r"its unet/.*safetensors is damaged or cut short \(1,000 bytes\)"):
         open_checkpoint(str(sd1), **CPU)
 
 
@@ -122,3 +125,92 @@ def test_a_device_that_is_not_there_is_refused():
     if not torch.cuda.is_available():
         with pytest.raises(FiguregroundError, match="torch sees 0 CUDA devices"):
             choose_device("cuda")
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_that_a_file_lacks_are_not_filled_with_noise(sd1, part):
+    path = next((sd1 / part).glob("*.safetensors"))
+    weights = load_file(path)
+    lost = sorted(weights)[3]
+    save_file({name: w for name, w in weights.items() if name != lost}, path, {"format": "pt"})
+    with pytest.raises(FiguregroundError, match=f"incomplete: the weights of {part} lack {lost}"):
+        open_checkpoint(str(sd1), **CPU)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_no_numbers_are_refused_naming_the_part(sd1, part):
+    path = next((sd1 / part).glob("*.safetensors"))
+    weights = load_file(path)
+    weights[sorted(weights)[2]].view(-1)[0] = float("nan")
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(FiguregroundError, match=f"the weights of {part} hold NaN or infinity in float32"):
+        open_checkpoint(str(sd1), **CPU)
+
+
+def test_weights_that_overflow_in_half_precision_say_which_dtype_to_try(sd1):
+    set_weights(sd1, "vae", 1e6)
+    with pytest.raises(FiguregroundError, match=r"vae hold .* float16, .*: try --set dtype=float32"):
+        open_checkpoint(str(sd1), device=torch.device("cpu"), dtype=torch.float16)
+
+
+def cut(path, left=-1):
+    path.write_bytes(path.read_bytes()[:left])
+
+
+def forget(sd1, part):
+    index = sd1 / "model_index.json"
+    index.write_text(json.dumps({k: v for k, v in json.loads(index.read_text()).items() if k != part}))
+
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+DAMAGE = {
+    "weights cut by a byte": (lambda d: cut(d / UNET), r"its unet/.* has [\d,]+ of [\d,]+ bytes\. Download it again"),
+    "weights of nothing": (lambda d: cut(d / UNET, 0), r"unet/.* is damaged or cut short \(0 bytes\)"),
+    "a pointer of git": (
+        lambda d: (d / UNET).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n"),
+        "its unet/.* is a Git LFS pointer instead of the weights: run `git lfs pull`",
+    ),
+    "a web page": (lambda d: (d / UNET).write_text("<html>404</html>" * 10), "unet/.* is damaged or cut short"),
+    "no part": (lambda d: shutil.rmtree(d / "vae"), r"incomplete: vae/ holds no \.safetensors"),
+    "no config": (lambda d: (d / "vae/config.json").unlink(), r"incomplete: it has no vae/config\.json"),
+    "a config cut short": (lambda d: cut(d / "vae/config.json", 30), r"vae/config\.json doesn't parse \(line \d\)"),
+    "a config of another kind": (lambda d: (d / "unet/config.json").write_text("[]"), "unet/config.json holds no sett"),
+    "a config that is no text": (lambda d: (d / "unet/config.json").write_bytes(b"\xff\xfe"), "config.json is no text"),
+    "no tokenizer": (lambda d: shutil.rmtree(d / "tokenizer"), "incomplete: tokenizer/ holds no vocabulary"),
+    "no scheduler": (lambda d: shutil.rmtree(d / "scheduler"), "no scheduler/scheduler_config.json"),
+    "a part that is not named": (lambda d: forget(d, "text_encoder"), "model_index.json names no text_encoder"),
+    "a shard of the weights missing": (
+        lambda d: (d / "unet/x.safetensors.index.json").write_text('{"weight_map": {"a": "x-00001-of-00002.bin"}}'),
+        r"incomplete: unet/x-00001-of-00002\.bin is missing, which x\.safetensors\.index\.json names",
+    ),
+    "one part in half precision": (
+        lambda d: (d / UNET).rename(d / "unet/diffusion_pytorch_model.fp16.safetensors"),
+        "unet is there only as fp16, and other parts aren't",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_named_before_a_model_is_opened(sd1, kind):
+    damage, words = DAMAGE[kind]
+    damage(sd1)
+    with pytest.raises(FiguregroundError, match=words):
+        check_files(sd1, "mine")
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_build_with_a_damaged_checkpoint_leaves_no_directory(sd1, tmp_path, kind, capsys):
+    DAMAGE[kind][0](sd1)
+    out = tmp_path / "deep" / "d3s"
+    assert main(["build", "d3s", "--set", f"checkpoint={sd1}", "--limit", "2", "--out", str(out)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"figureground: checkpoint '{sd1}'")
+    assert said.err.count("\n") == 1
+    assert not out.parent.exists()
+
+
+def test_a_directory_that_is_no_checkpoint_is_not_searched_through(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "notes.txt").write_text("x")
+    assert fingerprint(str(tmp_path), None) == f"{tmp_path}@main"

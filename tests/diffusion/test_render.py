@@ -10,6 +10,7 @@ from tiny_checkpoints import KINDS, add_safety_checker, make_checkpoint, set_wei
 
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.render import Renderer, Sampling, find_batch_size, in_batches, why_reject
+from figureground.errors import FiguregroundError
 from figureground.sample import Guide, Reject, Sample, Spec
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
@@ -91,11 +92,33 @@ def test_strength_decides_how_much_of_the_guide_is_left(sd1):
     assert difference(0.1) > 2 * difference(1.0)
 
 
-def test_nan_weights_give_rejects_and_no_pictures(tmp_path):
+def test_numbers_that_overflow_give_rejects_and_no_pictures(tmp_path):
     folder = make_checkpoint("sd1", tmp_path)
-    set_weights(folder, "unet", float("nan"))
+    set_weights(folder, "unet", 1e30)
     results = list(Renderer(open_checkpoint(str(folder), **CPU), SAMPLING, guide).render([spec(0), spec(1)]))
     assert [(type(r), r.reason) for r in results] == [(Reject, "non-finite")] * 2
+
+
+def test_a_checkpoint_that_draws_nothing_finite_is_refused_after_its_first_pictures(tmp_path):
+    folder = make_checkpoint("sd1", tmp_path)
+    set_weights(folder, "unet", 1e30)
+    renderer = Renderer(open_checkpoint(str(folder), **CPU), SAMPLING, guide)
+    with pytest.raises(FiguregroundError, match="The first 8 pictures hold NaN or infinity, all of them, computed in"):
+        list(renderer.render([spec(i) for i in range(10)]))
+
+
+def test_work_can_be_stopped_between_two_steps(sd1):
+    steps = []
+
+    def between():
+        steps.append(1)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    sampling = Sampling(32, 10, 1.0, 3.0, batch_size=2)
+    with pytest.raises(KeyboardInterrupt):
+        list(Renderer(open_checkpoint(str(sd1), **CPU), sampling, guide, between).render([spec(0), spec(1)]))
+    assert len(steps) == 3
 
 
 def test_a_picture_that_shows_nothing_is_rejected_as_flat(tmp_path):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
@@ -19,11 +19,13 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
+    UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from figureground.errors import FiguregroundError, listed
-from figureground.weights import fingerprint, local_directory
+from figureground.errors import FiguregroundError, RecipeError, listed
+from figureground.weights import PARTS, check_files, fingerprint, local_directory, read_index
 
 SCHEDULERS = {
     "ddim": DDIMScheduler,
@@ -41,7 +43,15 @@ FAMILIES = {
     "StableDiffusionImg2ImgPipeline": ("sd", StableDiffusionPipeline, StableDiffusionImg2ImgPipeline),
     "StableDiffusionXLPipeline": ("sdxl", StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline),
 }
-"""Pipelines, as `model_index.json` names them, that a checkpoint may be of."""
+"""By the name in `model_index.json`: the family, and the pipelines that draw from text and from a picture."""
+
+NETWORKS = {
+    "UNet2DConditionModel": UNet2DConditionModel,
+    "AutoencoderKL": AutoencoderKL,
+    "CLIPTextModel": CLIPTextModel,
+    "CLIPTextModelWithProjection": CLIPTextModelWithProjection,
+}
+"""Classes of a checkpoint's parts, by the name in `model_index.json`."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -80,9 +90,11 @@ def choose_device(device: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise FiguregroundError(f"device: {device!r} is unknown; give auto, cpu, cuda, cuda:1 or mps.") from None
+        chosen: torch.device | None = torch.device(device)
+    except (RuntimeError, ValueError):
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda", "mps"):
+        raise RecipeError("device", f"{device!r} is unknown; give auto, cpu, cuda, cuda:1 or mps.")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise FiguregroundError(
             f"device: {device!r} was asked for, and torch sees {torch.cuda.device_count()} CUDA devices."
@@ -120,15 +132,16 @@ def open_checkpoint(
     folder = local_directory(checkpoint)
     if folder is None:
         folder = _download(checkpoint, revision)
-    index = _read_index(folder, checkpoint)
-    name = index.get("_class_name")
-    if name not in FAMILIES:
-        raise FiguregroundError(f"checkpoint {checkpoint!r} is a {name}; supported are {listed(sorted(FAMILIES))}.")
-    family, text_class, image_class = FAMILIES[name]
+    variant = check_files(folder, checkpoint)
+    index = read_index(folder, checkpoint)
+    family, text_class, image_class = FAMILIES[index["_class_name"][0]]
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
-    variant = _variant(folder, index, checkpoint)
     if variant:
         options["variant"] = variant
+    try:
+        options.update(_open_networks(folder, index, checkpoint, options))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _unopened(checkpoint, error, device) from error
     if family == "sd" and safety == "off":
         options.update(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     if family == "sdxl":
@@ -136,7 +149,7 @@ def open_checkpoint(
     try:
         pipeline = text_class.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise FiguregroundError(f"checkpoint {checkpoint!r} doesn't open: {str(error).splitlines()[0]}") from error
+        raise _unopened(checkpoint, error, device) from error
     if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
         raise FiguregroundError(
             f"checkpoint {checkpoint!r}: its UNet takes {pipeline.unet.config.in_channels} channels, not the "
@@ -145,7 +158,11 @@ def open_checkpoint(
     for part in pipeline.components.values():  # a checkpoint may hold its parts in several dtypes
         if isinstance(part, torch.nn.Module) and part.dtype != dtype:
             part.to(dtype)
-    pipeline.to(device)
+    _refuse_non_finite(pipeline, checkpoint, dtype)
+    try:
+        pipeline.to(device)
+    except RuntimeError as error:
+        raise _unopened(checkpoint, error, device) from error
     pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
     # On a CPU in float32 a UNet of small pictures runs a quarter slower with channels last, an autoencoder faster.
     if device.type != "cpu":
@@ -161,6 +178,57 @@ def open_checkpoint(
         "prediction_type": pipeline.scheduler.config.get("prediction_type", "epsilon"),
     }
     return Checkpoint(family, pipeline, from_pipe, facts)
+
+
+def _open_networks(
+    folder: Path, index: dict[str, Any], checkpoint: str, options: dict[str, Any]
+) -> dict[str, torch.nn.Module]:
+    """The networks of a checkpoint, opened one by one: a pipeline would fill what their files lack with noise."""
+    networks = {}
+    for part in PARTS:
+        kind = NETWORKS.get(str(index.get(part, [None])[-1]))
+        if kind is not None:
+            networks[part], info = kind.from_pretrained(folder / part, output_loading_info=True, **options)
+            if info["missing_keys"]:
+                raise FiguregroundError(
+                    f"checkpoint {checkpoint!r} is incomplete: the weights of {part} lack "
+                    f"{listed(sorted(info['missing_keys']), 2)}. Download it again, or mend what wrote it."
+                )
+    return networks
+
+
+def _refuse_non_finite(pipeline: Any, checkpoint: str, dtype: torch.dtype) -> None:
+    """Weights that are no numbers would spoil every picture; those that overflow a small dtype too."""
+    for part in PARTS:
+        network = getattr(pipeline, part, None)
+        for name, weight in network.named_parameters() if network is not None else ():
+            if not torch.isfinite(weight).all():
+                advice = "" if dtype == torch.float32 else ", or larger numbers than it holds: try --set dtype=float32"
+                raise FiguregroundError(
+                    f"checkpoint {checkpoint!r}: the weights of {part} hold NaN or infinity in "
+                    f"{str(dtype).removeprefix('torch.')}{advice} ({name}). Every picture would be spoiled."
+                )
+
+
+def _unopened(checkpoint: str, error: Exception, device: torch.device) -> FiguregroundError:
+    if is_out_of_memory(error):
+        return FiguregroundError(
+            f"checkpoint {checkpoint!r} doesn't fit into the memory of {device}. Free some, give fewer "
+            "--set workers=…, or another --set device=…."
+        )
+    return FiguregroundError(f"checkpoint {checkpoint!r} doesn't open: {(str(error).splitlines() or ['?'])[0]}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: torch says so in several ways."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or (isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY))
+    )  # fmt: skip
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "could not create a memory object")
 
 
 def _accepted(pipeline: Any) -> dict[str, Any]:
@@ -189,36 +257,3 @@ def _download(checkpoint: str, revision: str | None) -> Path:
                 f"where there is a network (hf download {checkpoint}), or give a local directory."
             ) from None
         raise FiguregroundError(f"checkpoint {checkpoint!r}: {str(error).splitlines()[0]}") from error
-
-
-def _read_index(folder: Path, checkpoint: str) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "model_index.json").read_text())
-    except FileNotFoundError:
-        raise FiguregroundError(
-            f"checkpoint {checkpoint!r} is no diffusers checkpoint: it has no model_index.json."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise FiguregroundError(
-            f"checkpoint {checkpoint!r}: its model_index.json doesn't parse (line {error.lineno})."
-        ) from None
-
-
-def _variant(folder: Path, index: dict[str, Any], checkpoint: str) -> str | None:
-    """`fp16` when the weights are there in that variant only; refuses parts without safetensors."""
-    variants = set()
-    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        if index.get(part, [None])[0] is None:
-            continue
-        weights = sorted((folder / part).glob("*.safetensors"))
-        if not weights:
-            pickles = [p.name for p in (folder / part).glob("*") if p.suffix in (".bin", ".pt", ".ckpt")]
-            if pickles:
-                raise FiguregroundError(
-                    f"checkpoint {checkpoint!r}: {part} is there only as a pickle ({pickles[0]}), which can run code "
-                    "when it is opened. Convert it where you trust it: "
-                    "DiffusionPipeline.from_pretrained(…, use_safetensors=False).save_pretrained('converted')."
-                )
-            raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: {part}/ holds no .safetensors file.")
-        variants.add("fp16" if all(".fp16." in w.name for w in weights) else None)
-    return "fp16" if variants == {"fp16"} else None

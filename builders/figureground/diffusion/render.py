@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from figureground.diffusion.checkpoint import Checkpoint
-from figureground.errors import FiguregroundError
+from figureground.diffusion.checkpoint import Checkpoint, is_out_of_memory
+from figureground.errors import FiguregroundError, OutOfMemory
 from figureground.sample import Reject, Sample, Spec
 
 LoadGuide = Callable[[Spec], tuple[Image.Image, Image.Image | None]]
@@ -23,6 +24,8 @@ LoadGuide = Callable[[Spec], tuple[Image.Image, Image.Image | None]]
 FLAT_RANGE = 2
 """A picture whose every channel spans at most this many of 255 levels shows nothing."""
 EMBEDDINGS_KEPT = 512
+HOPELESS = 8
+"""A checkpoint whose first pictures, this many, all hold no finite number will not draw a better one."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,38 @@ class Renderer:
 
     A Spec with a guide goes through image-to-image at `strength`, one without through text-to-image.
     Ragged batches are padded, so that every image is computed in a batch of the same size.
+
+    Args:
+        load_guide: Draws a Spec's guide.
+        between_steps: Called between two steps of the denoiser; it may raise, to stop.
     """
 
-    def __init__(self, checkpoint: Checkpoint, sampling: Sampling, load_guide: LoadGuide):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        sampling: Sampling,
+        load_guide: LoadGuide,
+        between_steps: Callable[[], None] = lambda: None,
+    ):
         self._checkpoint = checkpoint
         self._sampling = sampling
         self._load_guide = load_guide
         self._embeddings: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
         self._negative: dict[str, torch.Tensor] = {}
-        if sampling.compile:
+        self._between_steps = between_steps
+        self._spoiled: int | None = 0  # non-finite pictures so far, until there is one that isn't
+        if sampling.compile and not hasattr(checkpoint.text_to_image.unet, "_orig_mod"):
             unet = torch.compile(checkpoint.text_to_image.unet, dynamic=False)
             checkpoint.text_to_image.unet = unet
             checkpoint.image_to_image.unet = unet
 
     def render(self, specs: Sequence[Spec]) -> Iterator[Sample | Reject]:
-        """Renders Specs in order. While the device works, the next batch's guides are prepared."""
+        """Renders Specs in order. While the device works, the next batch's guides are prepared.
+
+        Raises:
+            OutOfMemory: A batch doesn't fit.
+            FiguregroundError: No picture so far holds finite numbers, or a guide can't be drawn.
+        """
         batches = list(in_batches(specs, self._sampling.batch_size))
         with ThreadPoolExecutor(2, "guides") as pool:
             ahead = [pool.submit(self._guide, spec) for spec in batches[0]] if batches else []
@@ -76,10 +96,24 @@ class Renderer:
         pictures, flagged = self._draw(specs, [guide for guide, _ in guides])
         for spec, (guide, mask), pixels, flag in zip(specs, guides, pictures, flagged, strict=True):
             reason = why_reject(pixels, flag)
+            self._refuse_hopeless(reason)
             if reason:
                 yield Reject(spec, reason)
             else:
                 yield Sample(spec, Image.fromarray(to_uint8(pixels)), guide, mask)
+
+    def _refuse_hopeless(self, reason: str | None) -> None:
+        if reason != "non-finite":
+            self._spoiled = None
+        elif self._spoiled is not None:
+            self._spoiled += 1
+            if self._spoiled >= HOPELESS:
+                dtype = str(self._checkpoint.text_to_image.dtype).removeprefix("torch.")
+                raise FiguregroundError(
+                    f"The first {HOPELESS} pictures hold NaN or infinity, all of them, computed in {dtype}. "
+                    + ("Its numbers overflow easily: try --set dtype=float32." if dtype == "float16" else
+                       "The checkpoint seems to be damaged.")
+                )  # fmt: skip
 
     @torch.inference_mode()
     def _draw(self, specs: Sequence[Spec], guides: Sequence[Image.Image | None]) -> tuple[np.ndarray, list[bool]]:
@@ -88,15 +122,16 @@ class Renderer:
         pad = sampling.batch_size - n
         padded = [*specs, *[specs[-1]] * pad]
         settings: dict[str, Any] = {
-            **self._embed([spec.prompt for spec in padded]),
             "guidance_scale": sampling.guidance_scale,
             "num_inference_steps": sampling.steps,
             "eta": sampling.eta,
             # On the CPU, so that noise is the same whatever the device.
             "generator": [torch.Generator("cpu").manual_seed(spec.seed) for spec in padded],
             "output_type": "np",
+            "callback_on_step_end": self._after_step,
         }
         try:
+            settings.update(self._embed([spec.prompt for spec in padded]))
             if guides[0] is None:
                 settings.update(height=sampling.size, width=sampling.size)
                 out = self._checkpoint.text_to_image(**settings)
@@ -105,13 +140,17 @@ class Renderer:
                 images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
                 images = torch.cat([images, images[-1:].expand(pad, -1, -1, -1)]) if pad else images
                 out = self._checkpoint.image_to_image(image=images, strength=sampling.strength, **settings)
-        except torch.OutOfMemoryError as error:
-            raise FiguregroundError(
-                f"Out of memory on {self._checkpoint.text_to_image.device} with batch_size {sampling.batch_size}, at "
-                f"{specs[0].key}. Give a smaller --set batch_size=… (a dataset that has shards already keeps its own)."
-            ) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            size = f"a batch of {sampling.batch_size} images" if sampling.batch_size > 1 else "one image"
+            raise OutOfMemory(f"{self._checkpoint.text_to_image.device}: not enough memory for {size}.") from error
         flags = getattr(out, "nsfw_content_detected", None) or [False] * len(padded)
         return out.images[:n], list(flags)[:n]
+
+    def _after_step(self, pipeline: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        self._between_steps()
+        return {}
 
     def _embed(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """The pipelines' prompt embeddings for a batch; each prompt is encoded once and kept a while."""
@@ -129,16 +168,24 @@ class Renderer:
         }
 
     def _encode(self, prompt: str) -> dict[str, torch.Tensor]:
-        """A prompt's embeddings; those of the negative prompt are the same for all, and kept apart."""
+        """A prompt's embeddings; those of the negative prompt are the same for all, and are made once, kept apart."""
         pipeline, sampling = self._checkpoint.text_to_image, self._sampling
         options = {
             "prompt": prompt, "device": pipeline.device, "num_images_per_prompt": 1,
             "do_classifier_free_guidance": sampling.guidance_scale > 1, "negative_prompt": sampling.negative_prompt,
+            **self._negative,
         }  # fmt: skip
         names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
         found = {n: t for n, t in zip(names, pipeline.encode_prompt(**options), strict=False) if t is not None}
         self._negative = {n: t for n, t in found.items() if n.startswith("negative")}
         return {n: t for n, t in found.items() if not n.startswith("negative")}
+
+
+def release_memory() -> None:
+    """Gives back what a batch that didn't fit has left."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def in_batches(specs: Sequence[Spec], size: int) -> Iterator[list[Spec]]:

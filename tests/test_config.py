@@ -1,0 +1,65 @@
+"""Every field of a recipe has its range, and a value outside is refused by name."""
+
+import datetime
+
+import pytest
+
+from figureground import D3S
+from figureground.d3s import D3SConfig
+from figureground.errors import RecipeError
+
+TEXTS = [3, None, ["a"], {"a": 1}]
+SWITCH = ["yes", 1, None]
+BAD = {
+    "checkpoint": [*TEXTS, "", " "], "revision": [3, ["a"]], "size": ["64", 7, 16385, 64.0, True, None],
+    "steps": ["3", 0, 1001, 2.5, None], "strength": ["0.5", -0.1, 1.1, float("nan"), None, True],
+    "guidance_scale": ["5", -1, 1001, float("inf"), None], "negative_prompt": TEXTS,
+    "scheduler": ["dimm", 3, None, ["ddim"]], "eta": ["0", -0.1, 1.1, None], "safety": ["on", 3, None, True],
+    "seed": ["0", -1, 0.5, None, datetime.date(2024, 1, 1)], "shard_size": ["9", 0, 1.5, None],
+    "limit": ["9", 0, 1.5], "image_format": ["jpeg", 3, None], "keep": ["guide", ["guides"], [["guide"]], None],
+    "device": TEXTS, "dtype": ["int8", 3, None], "batch_size": ["4", 0, 4097, 1.5], "threads": ["4", 0, 1025],
+    "compile": SWITCH, "workers": ["2", 0, 1025, None], "formats": ["parquet", [], ["arrow"], None, [["parquet"]]],
+    "allow_mixed_numerics": SWITCH, "classes": [3, None, [], {}, "poket", ["brid"], [None], ["bird", "bird"]],
+    "definitions": [3, ["a"], "missing.csv"], "backgrounds": [3, None, [], {}, "d4s", ["gras"]],
+    "prompt": [3, None, [], "", "a {clas}"], "cutouts": [3, "/nonexistent", ["a"], {"train": "a"}, {"x": "a"}],
+    "templates": [3, "/nonexistent", ["a"], {"train": "a"}], "guide": ["sketch", 3, None], "known_background": SWITCH,
+    "paste": ["alpha", 3, None], "cutout_scale": ["0.4", 0, 1.1, [0.1], [0.9, 0.2], [0.1, 0.2, 0.3], None, ["a", "b"]],
+    "position": ["left", 3, None], "match": ["background", 3, None],
+    "table": [3, "missing.csv", {"strength": 2}, {"strength": "a"}, ["a"]],
+    "per_cell": [3, None, {}, [], {"Train!": 1}, {"train": -1}, {"train": "3"}, {"train": 1.5}, {1: 1}],
+    "allow_empty": SWITCH, "extended": [3, {"train": 3}, [3], [{"train": -1}]],
+}  # fmt: skip
+
+
+def test_every_field_is_tried():
+    assert set(BAD) | {"photographs"} == set(D3SConfig.field_names())
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in BAD.items() for value in values])
+def test_a_value_of_another_type_or_outside_the_range_is_refused_by_name(field, value):
+    with pytest.raises(RecipeError) as refused:
+        D3S("pocket", **{field: value})
+    assert refused.value.field.split(".")[0] == field or field in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) > len(field) + 10
+
+
+@pytest.mark.parametrize("value", [3, "/nonexistent", ["a"], {"train": "a"}])
+def test_photographs_that_are_not_there_are_refused(value):
+    with pytest.raises(RecipeError, match="photographs"):
+        D3S("pocket-reconstruction", photographs=value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("size", 8), ("steps", 1000), ("strength", 1), ("guidance_scale", 0), ("eta", 1), ("seed", 2**70), ("limit", None),
+     ("batch_size", 4096), ("threads", 1024), ("workers", 1024), ("cutout_scale", [0.05, 1])],
+)  # fmt: skip
+def test_the_ends_of_a_range_belong_to_it(field, value):
+    assert getattr(D3S("pocket", **{field: value}).config, field) == value
+
+
+@pytest.mark.parametrize("field", D3SConfig.field_names())
+def test_a_misspelt_field_names_the_nearest(field):
+    with pytest.raises(RecipeError, match=f"d3s has no such field, did you mean '{field}'"):
+        D3S("pocket", **{field + "x": 1})
