@@ -46,7 +46,7 @@ def test_a_page_does_what_it_says(page, tmp_path):
     bin.mkdir()
     (bin / "figureground").write_text(f'#!/bin/sh\nexec {sys.executable} -m figureground.cli "$@"\n')
     (bin / "figureground").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{bin}:{os.environ['PATH']}", "COLUMNS": "100"}
+    environment = {**os.environ, "PATH": f"{bin}:{os.environ['PATH']}", "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
     text = page.read_text(encoding="utf-8")
     for block in _BLOCK.finditer(text):
         where = f"{page.name}, line {text.count(chr(10), 0, block.start()) + 1}"
@@ -60,8 +60,11 @@ def test_a_page_does_what_it_says(page, tmp_path):
             assert ran.returncode == 0, f"{where}:\n{ran.stderr}"
         elif block["kind"] == "console":
             for command, expected in commands(body):
-                ran = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
-                said = ran.stdout + ran.stderr
+                ran = subprocess.run(
+                    command, shell=True, cwd=tmp_path, env=environment, text=True,
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                )  # fmt: skip
+                said = ran.stdout
                 wanted = 0 if "figureground: " not in expected else None
                 assert ran.returncode == wanted or wanted is None, f"{where}: {command}\n\n{said}"
                 assert matches(expected, said), f"{where}: {command}\n\nexpected:\n{expected}\nprinted:\n{said}"
