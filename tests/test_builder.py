@@ -20,6 +20,7 @@ from tiny_checkpoints import make_checkpoint, set_weights
 from figureground import D3S
 from figureground.errors import FiguregroundError
 from figureground.forecast import forecast
+from figureground.run.directory import opened
 
 TINY = {
     "classes": ["bird", "car", "mug"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 4, "validation": 1},
@@ -157,8 +158,8 @@ def test_other_numerics_are_refused_unless_allowed_and_then_said(checkpoint, tmp
 def test_before_the_first_shard_numerics_may_still_change(checkpoint, tmp_path):
     out = tmp_path / "d3s"
     first = D3S("pocket", checkpoint=checkpoint, **TINY)
-    first._open_directory(out)
-    first._open_checkpoint(out, 0)
+    with opened(out, first.recipe(out / "_figureground"), lambda: ""):
+        first._open_checkpoint(out, 0)
     assert json.loads((out / "_figureground" / "numerics.json").read_text())["batch_size"] == 4
     D3S("pocket", checkpoint=checkpoint, **{**TINY, "batch_size": 2}).build(out)
     assert json.loads((out / "_figureground" / "numerics.json").read_text())["batch_size"] == 2

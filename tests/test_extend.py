@@ -1,4 +1,4 @@
-"""More images for a finished dataset: what is there stays, what comes is what a larger recipe would make."""
+"""More images for a finished dataset: what is there stays, what comes has keys and noise of a larger recipe."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def test_an_extension_adds_shards_and_leaves_the_others_as_they_are(checkpoint, 
     assert steps == [{"did": "extend", "per_cell": {"train": 4, "validation": 1}, "planned_before": 12, "planned": 20}]
 
 
-def test_what_it_adds_is_what_a_larger_recipe_makes_of_the_same_keys(checkpoint, tmp_path):
+def test_its_keys_and_their_noise_are_those_of_a_larger_recipe(checkpoint, tmp_path):
     out = D3S("pocket", checkpoint=checkpoint, **TINY).build(tmp_path / "d3s", show_progress=False)
     extend(out, {"train": 3}, show_progress=False)
     small = load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
@@ -127,6 +127,23 @@ def test_what_adds_nothing_is_refused_and_changes_nothing(per_cell, message, che
     with pytest.raises(RecipeError, match=message):
         extend(out, per_cell, show_progress=False)
     assert bytes_below(out) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("formats=[parquet]", "was begun as parquet and webdataset"),
+        ("device=cuda:99", "cuda:99"),
+        ("threads=2", "other numerics"),
+    ],
+)
+def test_an_extension_that_fails_at_once_leaves_the_dataset_finished(setting, message, checkpoint, tmp_path):
+    out = D3S("pocket", checkpoint=checkpoint, **TINY).build(tmp_path / "d3s", show_progress=False)
+    before = bytes_below(out)
+    with pytest.raises(FiguregroundError, match=message):
+        extend(out, {"train": 3}, [setting], show_progress=False)
+    assert bytes_below(out) == before
+    extend(out, {"train": 3}, show_progress=False)
 
 
 def test_what_cannot_be_extended_says_why(checkpoint, tmp_path):

@@ -125,6 +125,14 @@ def test_an_unfinished_build_shows_what_is_marked_as_done(tmp_path: Path) -> Non
     assert "6 images in 1 shard: train 6" in page
 
 
+def test_an_extension_that_is_under_way_is_shown_as_unfinished(tmp_path: Path) -> None:
+    build(tmp_path)
+    shard = Shard("train", 0, 3, 6, part=1)
+    write_shard(tmp_path, shard, COLUMNS, results(shard), lambda sample: {"seed": sample.spec.seed})
+    assert read_contents(tmp_path).progress == "4 of 6 shards"
+    assert "unfinished: 4 of 6 shards" in text(show(tmp_path)[1].read_text())
+
+
 def test_pages_go_where_they_are_asked_to(tmp_path: Path) -> None:
     build(tmp_path / "set")
     written = show(tmp_path / "set", out=tmp_path / "pages")

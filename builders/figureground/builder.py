@@ -21,15 +21,15 @@ from tqdm import tqdm
 
 from figureground import recipe as recipes
 from figureground.config import Config
-from figureground.errors import FiguregroundError, OutOfMemory, RecipeError, listed, nearest_or_all
-from figureground.numerics import create_once, library_versions, settle_numerics
+from figureground.errors import FiguregroundError, OutOfMemory, RecipeError, nearest_or_all
+from figureground.numerics import library_versions, settle_numerics, usable_cores
 from figureground.plan import Plan, PlannedShard
-from figureground.run import disk, signals
+from figureground.run import directory, signals
 from figureground.run.local import work_in_processes
 from figureground.sample import Guide, Sample, Spec
 from figureground.shards import index, writer
 from figureground.shards.card import Facts
-from figureground.shards.writer import Columns, Shard, replace_text
+from figureground.shards.writer import PRIVATE, Columns, Shard, replace_text
 from figureground.sources import Credit, Source, read_weights
 from figureground.weights import check_files, fingerprint, local_directory, pixels_a_latent
 
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
     from figureground.diffusion.checkpoint import Checkpoint
     from figureground.diffusion.render import Sampling
-
-PRIVATE = "_figureground"
-"""The directory of everything that is not the data; `datasets` passes over names that begin with `_`."""
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """How often a process that has nothing left to render looks whether others have finished."""
@@ -181,8 +178,7 @@ class Builder(datasets.ArrowBasedBuilder):
         guide = provenance.get("guide")
         if not guide:
             return None
-        box = tuple(guide["box"]) if guide["box"] else None
-        spec = Spec("", provenance["split"], 0, 0, "", "", "", 0, Guide(**{**guide, "box": box}))
+        spec = Spec("", provenance["split"], 0, 0, "", "", "", 0, Guide.from_json(guide))
         try:
             return self.load_guide(spec)[0]
         except (FiguregroundError, ValueError):
@@ -248,30 +244,16 @@ class Builder(datasets.ArrowBasedBuilder):
         if folder is not None:
             check_files(folder, self.config.checkpoint)
             self._check_size(pixels_a_latent(folder))
-        made = disk.first_missing(out)
-        try:
-            self._open_directory(out)
+        shards = [as_shard(s) for s in planned]
+        with directory.opened(out, self.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
             self._check_formats(out)
-            writer.clean_stale(out)
-            if index.missing(out, [as_shard(s) for s in planned]):
+            if index.missing(out, shards):
                 if self.config.workers > 1:
                     work_in_processes(self, out, show_progress)
                 else:
                     self.work(out, show_progress=show_progress)
             self.finish(out)
-        except BaseException as error:
-            disk.withdraw(out, made)
-            if isinstance(error, KeyboardInterrupt):
-                error.add_note(f"{self._kept(out)} The same command goes on from there.")
-            elif isinstance(error, OSError) and (trouble := disk.explain(error, out)):
-                raise FiguregroundError(f"{trouble} {self._kept(out)}" if index.markers(out) else trouble) from error
-            raise
         return out
-
-    def _kept(self, out: Path) -> str:
-        """How far a build came that was stopped."""
-        shards = [as_shard(s) for s in self.plan().shards()]
-        return f"{len(shards) - len(index.missing(out, shards)):,} of {len(shards):,} shards are done and kept."
 
     def finish(self, out: Path) -> None:
         """Writes index and card; every shard must have its marker."""
@@ -303,7 +285,8 @@ class Builder(datasets.ArrowBasedBuilder):
             with ExitStack() as stack:
                 with writer.lock(out / writer.STAGES_LOCK, wait=True):
                     if opened is None:
-                        self._save_recipe(out)  # a build that failed at once may have removed it meanwhile
+                        # A build that failed at once may have removed it meanwhile.
+                        directory.save_recipe(out, self.recipe(out / PRIVATE))
                         opened = self._open_checkpoint(out, rank)
                         self.prepare(out / PRIVATE / "stages", opened[0])
                     elif smaller := self._smaller_batch(out, *opened[1:], too_much):
@@ -335,10 +318,11 @@ class Builder(datasets.ArrowBasedBuilder):
         size = sampling.batch_size
         if settled["batch_size"] >= size:  # else another process was faster
             if index.markers(out):
+                shards = [as_shard(s) for s in self.plan().shards()]
                 raise FiguregroundError(
                     f"{too_much} This set keeps its batch size, for its first shards were made with it. Free some "
                     "memory (other programs, fewer --set workers=…) and give the same command again, or build in a new "
-                    f"directory with a smaller --set batch_size=…. {self._kept(out)}"
+                    f"directory with a smaller --set batch_size=…. {directory.shards_kept(out, shards)}"
                 )
             if size == 1:
                 raise FiguregroundError(f"{too_much} Give a smaller --set size=…, or a device with more memory.")
@@ -441,8 +425,7 @@ class Builder(datasets.ArrowBasedBuilder):
         if device.type == "cuda" and device.index is None and config.workers > 1:
             device = torch.device("cuda", rank % torch.cuda.device_count())
         dtype = config.dtype if config.dtype != "auto" or settled is None else settled["dtype"]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = config.threads or (settled or {}).get("threads") or max(1, cores // config.workers)
+        threads = config.threads or (settled or {}).get("threads") or max(1, usable_cores() // config.workers)
         torch.set_num_threads(threads)
         checkpoint = open_checkpoint(
             config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
@@ -475,37 +458,6 @@ class Builder(datasets.ArrowBasedBuilder):
         }
         settle_numerics(path, mine, config.allow_mixed_numerics, started)
         return checkpoint, sampling, mine
-
-    def _open_directory(self, out: Path) -> None:
-        """Makes the directory ours, or makes sure that it is, with this recipe."""
-        private = out / PRIVATE
-        saved = private / "recipe.json"
-        if not saved.exists():
-            strangers = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
-            if out.exists() and not out.is_dir():
-                raise FiguregroundError(f"--out {out} is a file; give a directory.")
-            if set(strangers) - {PRIVATE}:
-                raise FiguregroundError(
-                    f"--out {out} holds something else ({listed(strangers, 3)}) and was left as it is. "
-                    "Give a new directory."
-                )
-            private.mkdir(parents=True, exist_ok=True)
-            with writer.lock(out / writer.STAGES_LOCK, wait=True):
-                self._save_recipe(out)
-        theirs = json.loads(saved.read_text())
-        if theirs["sha256"] != recipes.digest(self.identity()):
-            old = {**theirs["identity"], **theirs["content"], "builder": theirs["builder"]}
-            new = {**self.identity()}
-            changed = recipes.differences(old, new) or ["(the version of the recipe's format)"]
-            raise FiguregroundError(
-                f"--out {out} holds another recipe, and a directory holds one:\n  " + "\n  ".join(changed)
-                + "\nGive another directory, or the same recipe again."
-            )  # fmt: skip
-
-    def _save_recipe(self, out: Path) -> None:
-        """Writes the recipe where there is none; called under the stages' lock."""
-        private = out / PRIVATE
-        create_once(private / "recipe.json", json.dumps(self.recipe(private), indent=2, ensure_ascii=False) + "\n")
 
     def _check_size(self, factor: int) -> None:
         if self.config.size % factor:

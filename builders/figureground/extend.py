@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from figureground import recipe as recipes
-from figureground.builder import METHODS, PRIVATE, Builder, as_shard, builder_class
+from figureground.builder import METHODS, Builder, as_shard, builder_class
 from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.shards import index, writer
+from figureground.shards.writer import PRIVATE
 
 
 def extend(
@@ -19,7 +21,8 @@ def extend(
     """Builds what a larger number of images a cell adds; the shards that are there stay as they are.
 
     Cut-outs and templates stay with the split that they were in, keys go on counting, and the numerics are those
-    of the first shards. Stopped, it goes on with the same call.
+    of the first shards. Stopped, it goes on with the same call; failed before it has added a shard, it leaves the
+    dataset as finished as it was.
 
     Args:
         directory: A dataset that `build` finished, or that an earlier `extend` left unfinished.
@@ -65,13 +68,40 @@ def extend(
                 f"{directory} isn't finished. Give the command that began it again, and extend it then."
             )
         now["extended"] = [*steps, wanted]
-        builder = kind.from_recipe(now)
-        with writer.lock(directory / writer.STAGES_LOCK, wait=True):
-            text = json.dumps(builder.recipe(directory / PRIVATE), indent=2, ensure_ascii=False) + "\n"
-            writer.replace_text(saved, text)
-    elif not steps:
+        return _build(kind.from_recipe(now), directory, show_progress)
+    if not steps:
         raise RecipeError("--per-cell", f"{directory} has {listed(f'{s}={n}' for s, n in reached.items())} already.")
     return builder.build(directory, show_progress)
+
+
+def _build(builder: Builder, directory: Path, show_progress: bool) -> Path:
+    """Saves the larger recipe and builds what it adds; one that fails before a shard is done is taken back."""
+    saved = directory / PRIVATE / "recipe.json"
+    before = saved.read_text(encoding="utf-8")
+    text = json.dumps(builder.recipe(saved.parent), indent=2, ensure_ascii=False) + "\n"
+    try:
+        with writer.lock(directory / writer.STAGES_LOCK, wait=True):
+            writer.replace_text(saved, text)
+        builder.build(directory, show_progress)
+    except BaseException:
+        _take_back(builder, saved, before, directory)
+        raise
+    if saved.read_text(encoding="utf-8") == before:  # taken back by a process that failed beside this one
+        writer.replace_text(saved, text)
+    return directory
+
+
+def _take_back(builder: Builder, saved: Path, before: str, directory: Path) -> None:
+    """Restores the recipe of a dataset to which nothing was added, unless another process is at work there."""
+    added = [shard for shard in map(as_shard, builder.plan().shards()) if shard.part == len(builder.config.extended)]
+    with (
+        suppress(OSError),
+        writer.lock(directory / writer.STAGES_LOCK) as alone,
+        writer.lock(directory / writer.WORKING_LOCK) as idle,
+    ):
+        if alone and idle and index.missing(directory, added) == added:
+            writer.replace_text(saved, before)
+    writer.remove_locks(directory)
 
 
 def _refuse_changed(builder: Builder, saved: Mapping[str, Any], directory: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from figureground.images import (
     list_odd,
     read_image,
 )
+from figureground.numerics import usable_cores
 from figureground.sample import Box
 
 CHECKED_EDGE = 64
@@ -95,7 +95,7 @@ class Bank:
         folders = _match_folders(directory, names, what, aliases or {})
         items: dict[str, tuple[Item, ...]] = {}
         skipped: list[tuple[Path, str]] = []
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(8, usable_cores())) as pool:
             read = pool.map(lambda name: _read_folder(folders[name], directory), names)
             bar = tqdm(read, f"reading {what}", len(names), unit="class", delay=3, disable=None, leave=False)
             for name, (found, unreadable) in zip(names, bar, strict=True):

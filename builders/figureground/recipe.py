@@ -68,6 +68,8 @@ def read_recipe(path: Path) -> Fields:
     return {str(name): _from_file(str(name), value, path.parent) for name, value in loaded.items()}
 
 
+COPIES = ("curate", "merge")
+"""What stands as `builder` in the recipes of datasets that were made from others."""
 DIRECTORIES = ("checkpoint", "cutouts", "templates", "photographs")
 """Fields whose values name directories, or `pocket`, or a Hub id."""
 FILES = ("classes", "backgrounds", "definitions", "prompt", "table")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +29,11 @@ class Guide:
     flip: bool = False
     """Whether the cut-out is mirrored."""
 
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Guide:
+        """The guide that provenance, or `Spec.to_json`, told of."""
+        return cls(**{**saved, "box": tuple(saved["box"]) if saved["box"] else None})
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:
@@ -45,6 +51,11 @@ class Spec:
     seed: int
     """Seeds the image's own generator, 0 to 2**63 - 1."""
     guide: Guide | None = None
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Spec:
+        """The Spec that `to_json` told of."""
+        return cls(**{**saved, "guide": Guide.from_json(saved["guide"]) if saved["guide"] else None})
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -46,8 +46,9 @@ class Shard(NamedTuple):
     path: Path
     """A Parquet file, or a tar where there is none."""
     split: str
+    part: int
     of: int
-    """How many shards the split is planned to have."""
+    """How many shards the split is planned to have in this part."""
     samples: int
     cells: dict[Labels, int]
     """Samples of each cell."""
@@ -78,6 +79,7 @@ class Contents(NamedTuple):
     """Name of each label; from tars, of the labels that occur."""
     backgrounds: dict[int, str]
     finished: bool
+    """Whether the index counts all shards that are there, and no others."""
 
     @property
     def shards(self) -> list[Shard]:
@@ -89,7 +91,8 @@ class Contents(NamedTuple):
         if self.finished:
             return None
         # A split of which no shard is done yet is not known here.
-        return f"{len(self.shards)} of {sum(some[0].of for some in self.splits.values())} shards"
+        planned = {(shard.split, shard.part): shard.of for shard in self.shards}
+        return f"{len(self.shards)} of {sum(planned.values())} shards"
 
 
 def show(directory: Path, out: Path | None = None, draw_guide: DrawGuide | None = None) -> list[Path]:
@@ -147,7 +150,8 @@ def read_contents(directory: Path) -> Contents:
     """
     if not directory.is_dir():
         raise FiguregroundError(f"{directory}: there is no such directory; build a dataset into it first.")
-    shards = [_shard(directory, name, marker) for name, marker in markers(directory).items()]
+    done = markers(directory)
+    shards = [_shard(directory, name, marker) for name, marker in done.items()]
     if not shards:
         raise FiguregroundError(
             f"{directory}: no shard in it is finished, for none has a marker in {MARKERS}/. "
@@ -157,14 +161,18 @@ def read_contents(directory: Path) -> Contents:
     for shard in sorted(shards, key=lambda shard: (shard.split != "train", shard.split)):
         splits.setdefault(shard.split, []).append(shard)
     foregrounds, backgrounds = _names(shards)
-    return Contents(splits, foregrounds, backgrounds, (directory / INDEX).exists())
+    path = directory / INDEX
+    counted = json.loads(path.read_text(encoding="utf-8"))["shards"] if path.exists() else []
+    return Contents(splits, foregrounds, backgrounds, {shard["shard"] for shard in counted} == set(done))
 
 
 def _shard(directory: Path, name: str, marker: Mapping[str, Any]) -> Shard:
     for path in (directory / "data" / f"{name}.parquet", directory / "webdataset" / f"{name}.tar"):
         if path.exists():
             cells = {(foreground, background): count for foreground, background, count in marker["cells"]}
-            return Shard(path, marker["split"], marker["of"], marker["samples"], cells, marker["rejects"])
+            return Shard(
+                path, marker["split"], marker.get("part", 0), marker["of"], marker["samples"], cells, marker["rejects"]
+            )
     raise FiguregroundError(
         f"{directory}: shard {name} is marked as done, but is neither in data/ nor in webdataset/. "
         f"Bring it back, or delete {MARKERS}/{name}.json and build again."

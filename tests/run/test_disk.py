@@ -14,6 +14,7 @@ from tiny_checkpoints import make_checkpoint
 from figureground import D3S
 from figureground.cli import main
 from figureground.run import disk
+from figureground.run.directory import opened
 from figureground.shards import writer
 
 
@@ -170,7 +171,8 @@ def test_errors_of_other_places_and_kinds_are_not(number, name):
 
 def begun(checkpoint, out: Path) -> D3S:
     builder = D3S("pocket", checkpoint=str(checkpoint), classes=["bird"], backgrounds=["grass"], size=32)
-    builder._open_directory(out)
+    with opened(out, builder.recipe(out / "_figureground"), lambda: ""):
+        pass
     return builder
 
 
@@ -191,7 +193,7 @@ def test_a_directory_that_was_there_stays(checkpoint, tmp_path):
     assert list(tmp_path.rglob("*")) == [out]
 
 
-@pytest.mark.parametrize("what", ["a shard", "a stage", "a neighbour"])
+@pytest.mark.parametrize("what", ["a shard", "a stage", "an index", "a neighbour"])
 def test_nothing_is_withdrawn_once_there_is(checkpoint, tmp_path, what):
     out = tmp_path / "b"
     begun(checkpoint, out)
@@ -199,6 +201,8 @@ def test_nothing_is_withdrawn_once_there_is(checkpoint, tmp_path, what):
         if what == "a shard":
             (out / writer.MARKERS).mkdir()
             (out / writer.MARKERS / "train-00000-of-00001.json").write_text("{}")
+        elif what == "an index":
+            (out / "_figureground" / "index.json").write_text("{}")
         elif what == "a stage":
             (out / "_figureground" / "stages").mkdir()
         else:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 from tiny_checkpoints import make_checkpoint
+from tiny_datasets import make_dataset
 
 from figureground import D3S
 from figureground.builder import open_dataset
@@ -199,6 +201,20 @@ def test_a_card_without_the_generated_text_is_a_note(out):
     assert any("no generated part" in note for note in report.notes)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_it_takes_no_more_threads_than_the_cores_that_it_may_use(tmp_path):
+    make_dataset(tmp_path, shards=tuple(Shard("train", i, 6, 8) for i in range(6)))
+    code = (
+        "import os, sys, threading; from pathlib import Path; from figureground.shards.check import check\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "names = set(); threading.setprofile(lambda *_: names.add(threading.current_thread().name))\n"
+        "check(Path(sys.argv[1]), show_progress=False)\n"
+        "print(len([name for name in names if name.startswith('check')]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
 def test_a_directory_that_is_no_dataset_is_refused(tmp_path):
     with pytest.raises(FiguregroundError, match="holds no dataset"):
         check(tmp_path)
@@ -324,6 +340,16 @@ def test_an_extension_that_was_stopped_is_found(out):
     for path in out.rglob("train-e1-*"):
         path.unlink()
     assert_finds(out, "1 of 5 shards have no marker: train-e1-00000-of-00001", "recipe.json tells of an extension")
+
+
+def test_shards_of_an_extension_that_the_recipe_does_not_tell_of_are_found(out):
+    recipe = out / "_figureground" / "recipe.json"
+    before = recipe.read_text()
+    extend(out, {"train": 5}, show_progress=False)
+    recipe.write_text(before)
+    assert_finds(out, r"^_figureground/recipe\.json tells of no extensions, and there are shards of extension 1\.")
+    extend(out, {"train": 5}, show_progress=False)
+    assert check(out, show_progress=False).findings == []
 
 
 @pytest.mark.parametrize("path", ["data/notes.csv", "webdataset/old/train-00000-of-00001.tar", "rejects/x.parquet"])

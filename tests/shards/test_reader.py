@@ -88,10 +88,10 @@ def test_columns_are_read_from_the_index(written):
     index.finish(directory, [SHARD], COLUMNS, {}, facts, image_format=image_format)
     assert dataset_columns(directory).features() == COLUMNS.features()
     saved = json.loads((directory / index.INDEX).read_text())
-    del saved["columns"]
-    (directory / index.INDEX).write_text(json.dumps(saved))
-    with pytest.raises(FiguregroundError, match="older release"):
-        dataset_columns(directory)
+    for name in ("columns", "formats", "image_format", "card"):
+        (directory / index.INDEX).write_text(json.dumps({key: said for key, said in saved.items() if key != name}))
+        with pytest.raises(FiguregroundError, match="older release"):
+            dataset_columns(directory)
     (directory / index.INDEX).write_text("{")
     with pytest.raises(FiguregroundError, match="can't be read"):
         dataset_columns(directory)

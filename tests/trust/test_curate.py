@@ -18,7 +18,7 @@ from datasets import load_dataset
 from tiny_checkpoints import make_checkpoint
 from tiny_datasets import COLUMNS, SHARDS, make_dataset
 
-from figureground.errors import FiguregroundError
+from figureground.errors import FiguregroundError, RecipeError
 from figureground.sample import key
 from figureground.shards.check import check
 from figureground.shards.index import markers
@@ -113,7 +113,7 @@ def test_the_same_command_changes_nothing_and_gives_the_same_bytes_elsewhere(sou
 def test_another_rule_in_the_same_directory_is_refused(source, tmp_path):
     out = curate(source, tmp_path / "out", RULE, show_progress=False)
     before = state(out)
-    with pytest.raises(FiguregroundError, match=r"holds another dataset.*\n  rule: .*'bird'\", now \"seed > 1\""):
+    with pytest.raises(FiguregroundError, match=r"holds another recipe.*\n  rule: .*'bird'\", now \"seed > 1\""):
         curate(source, out, "seed > 1", show_progress=False)
     with pytest.raises(FiguregroundError, match="publish_rejects: false, now true"):
         curate(source, out, RULE, publish_rejects=True, show_progress=False)
@@ -129,7 +129,7 @@ def test_a_copy_of_which_no_shard_is_done_is_not_touched_by_another_rule(source,
     for path in (out / "_figureground/shards").iterdir():
         path.unlink()
     before = state(out)
-    with pytest.raises(FiguregroundError, match="holds another dataset"):
+    with pytest.raises(FiguregroundError, match="holds another recipe"):
         curate(source, out, "seed > 1", show_progress=False)
     assert state(out) == before
 
@@ -354,6 +354,13 @@ def test_rejects_can_not_be_published_beside_a_column_of_their_reasons_name(tmp_
     curate(source, tmp_path / "out", "seed > 3", show_progress=False)
 
 
+def test_rejects_of_tars_alone_can_not_be_published_for_configs_share_a_format(tmp_path):
+    source = make_dataset(tmp_path / "in", formats=("webdataset",))
+    with pytest.raises(RecipeError, match=r"--publish-rejects: .* has tars alone"):
+        curate(source, tmp_path / "out", "seed > 3", publish_rejects=True, show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
 # Card and lineage
 
 
@@ -400,6 +407,15 @@ def test_what_people_wrote_into_the_card_is_carried_over(source, tmp_path):
     (out / "README.md").write_text(copied.replace("ada", "bob"))
     curate(source, out, RULE, show_progress=False)
     assert "bob" in (out / "README.md").read_text()
+
+
+def test_the_licence_that_lies_beside_the_data_is_carried_over(source, tmp_path):
+    (source / "LICENSE.md").write_text("Of Ada.")
+    out = curate(source, tmp_path / "out", RULE, show_progress=False)
+    assert (out / "LICENSE.md").read_text() == "Of Ada."
+    (out / "LICENSE.md").write_text("Of Ada and Bob.")
+    curate(source, out, RULE, show_progress=False)
+    assert (out / "LICENSE.md").read_text() == "Of Ada and Bob."
 
 
 def test_show_draws_the_copy_and_puts_the_picture_into_its_card(source, tmp_path):

@@ -121,7 +121,7 @@ def test_the_same_command_gives_the_same_bytes_and_leaves_the_sources_alone(sour
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == first
     assert hashes(merge(sources, tmp_path / "again", show_progress=False)) == hashes(out)
     assert [hashes(source) for source in sources] == before
-    with pytest.raises(FiguregroundError, match="holds another dataset"):
+    with pytest.raises(FiguregroundError, match="holds another recipe"):
         merge(sources[::-1], out, show_progress=False)
 
 

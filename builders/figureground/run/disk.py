@@ -53,10 +53,15 @@ def first_missing(path: Path) -> Path | None:
     return missing
 
 
+def has_shards(out: Path) -> bool:
+    """Whether a shard is marked as done, be its marker readable or not."""
+    return any((out / writer.MARKERS).glob("[!.]*.json"))
+
+
 def withdraw(out: Path, made: Path | None) -> None:
     """Removes what a build that failed at once has put into a directory, so that it can be given again.
 
-    Nothing is removed when there is a shard or a stage, or when another process is at work there.
+    Nothing is removed when there is a shard, a stage or an index, or when another process is at work there.
 
     Args:
         out: The dataset's directory.
@@ -64,7 +69,7 @@ def withdraw(out: Path, made: Path | None) -> None:
     """
     private = out / writer.MARKERS.split("/")[0]
     with contextlib.suppress(OSError):
-        if not private.is_dir() or index.markers(out) or (private / "stages").exists():
+        if not private.is_dir() or has_shards(out) or (private / "stages").exists() or (out / index.INDEX).exists():
             return
         with writer.lock(out / writer.STAGES_LOCK) as alone, writer.lock(out / writer.WORKING_LOCK) as idle:
             if not (alone and idle):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,17 +16,25 @@ from tqdm import tqdm
 
 from figureground import recipe as recipes
 from figureground.errors import FiguregroundError, listed
+from figureground.numerics import usable_cores
 from figureground.shards import check_similar as similar
 from figureground.shards import index
 from figureground.shards.check_card import ANEW, check_card, check_croissant
 from figureground.shards.check_shard import Expected, Seen, check_shard
-from figureground.shards.writer import FORMATS, MARKERS, PUBLISHED_REJECTS, REJECTS, Columns, Shard, ShardError
+from figureground.shards.writer import (
+    FORMATS,
+    MARKERS,
+    PRIVATE,
+    PUBLISHED_REJECTS,
+    RECIPE,
+    REJECTS,
+    Columns,
+    Shard,
+    ShardError,
+)
 
-RECIPE = "_figureground/recipe.json"
-NUMERICS = "_figureground/numerics.json"
+NUMERICS = f"{PRIVATE}/numerics.json"
 GO_ON = "give the command that made the dataset again"
-COPIES = ("curate", "merge")
-"""What stands as `builder` in the recipes of datasets that were made from others."""
 
 _FIELDS = {
     "shard": str, "split": str, "index": int, "of": int, "planned": int, "samples": int, "rejects": dict,
@@ -50,7 +57,7 @@ class Report:
 def check(directory: Path, show_progress: bool = True) -> Report:
     """Checks everything that can be checked about a dataset without the models and pictures it was made from.
 
-    Every file is read whole, every image decoded, by as many threads as there are processors. A dataset whose build
+    Every file is read whole, every image decoded, by as many threads as there are cores to use. A dataset whose build
     isn't finished is checked as far as it is there. In memory stay about 100 bytes an image.
 
     Args:
@@ -223,6 +230,12 @@ class _Check:
                 f"{len(missing)} of {len(names)} shards have no marker: {listed(missing, 3)}; "
                 f"{self._files_of(missing)}. {go_on}."
             )
+        untold = sorted({shard.part for shard in self.markers if shard.part > extensions})
+        if untold and self.recipe and self.made_by not in recipes.COPIES:
+            self.findings.append(
+                f"{RECIPE} tells of {extensions or 'no'} extensions, and there are shards of extension "
+                f"{listed(untold)}. Bring it back from a copy, or give the command that extended the dataset again."
+            )
         if unbuilt:
             self.findings.append(f"{RECIPE} tells of an extension of which no shard is there. {go_on}.")
         return not missing and not unbuilt and self.index is not None
@@ -262,7 +275,7 @@ class _Check:
             self.findings.append(
                 f"{RECIPE}: its settings don't have the SHA-256 that it records, so it was edited. Bring it back."
             )
-        if self.made_by not in COPIES and self.markers and not (self.directory / NUMERICS).exists():
+        if self.made_by not in recipes.COPIES and self.markers and not (self.directory / NUMERICS).exists():
             self.findings.append(f"{NUMERICS}: it is missing, so the shards can't be made again. Bring it back.")
         numerics = self._read_json(NUMERICS) or {}
         if numerics.get("mixed"):
@@ -282,7 +295,7 @@ class _Check:
         off = None if show_progress else True
         with (
             tqdm(total=total, unit="image", desc=f"checking {self.directory}", disable=off) as bar,
-            ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="check") as pool,
+            ThreadPoolExecutor(usable_cores(), thread_name_prefix="check") as pool,
         ):
 
             def progress(samples: int) -> None:

@@ -21,8 +21,8 @@ from figureground.errors import RecipeError, listed
 from figureground.shards import hub_card
 from figureground.shards.card import CARD as README
 from figureground.shards.hub_errors import AGAIN, HubError, explained, transient
-from figureground.shards.hub_parcel import PRIVATE, RECIPE, Item, finished, pack
-from figureground.shards.writer import FORMATS, PUBLISHED_REJECTS
+from figureground.shards.hub_parcel import Item, finished, pack
+from figureground.shards.writer import FORMATS, PRIVATE, PUBLISHED_REJECTS, RECIPE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -12,13 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from figureground import recipe as recipes
 from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.shards import card, croissant
 from figureground.shards.index import INDEX, finish_again, markers
-from figureground.shards.writer import FORMATS, MARKERS, REJECTS, Shard, to_text
-
-PRIVATE = "_figureground"
-RECIPE = f"{PRIVATE}/recipe.json"
+from figureground.shards.writer import FORMATS, MARKERS, PRIVATE, RECIPE, REJECTS, Shard, to_text
 
 AT_THE_TOP = (card.CARD, croissant.CROISSANT, card.PREVIEW)
 """Files at the top of the directory that are the dataset's."""
@@ -145,8 +143,9 @@ def _belonging(directory: Path) -> Iterator[Item]:
 def _public_recipe(directory: Path, formats: Sequence[str]) -> str:
     """The recipe as others may read it, without places on this machine, and with the formats that are published."""
     recipe = json.loads((directory / RECIPE).read_text(encoding="utf-8"))
-    for part in ("identity", "execution"):
-        recipe[part] = card.public(recipe.get(part, {}))
+    for name in (*recipes.DIRECTORIES, *recipes.FILES):
+        if name in recipe["identity"]:
+            recipe["identity"][name] = card.public(recipe["identity"][name])
     if "formats" in recipe["execution"]:
         recipe["execution"]["formats"] = list(formats)
     return json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
@@ -169,15 +168,11 @@ def _in_formats(directory: Path, formats: Sequence[str], out: Path) -> Path:
             _link(item.file, out / item.path)
     shutil.copy(directory / card.CARD, out / card.CARD)
     index = finished(directory)
-    told = dict(index.get("card", {}))
+    told = dict(index["card"])
     if "formats" in told.get("recipe", {}):
         told["recipe"] = {**told["recipe"], "formats": list(formats)}
     (out / INDEX).write_text(to_text({**index, "formats": list(formats), "card": told}), encoding="utf-8")
-    if not told or finish_again(out) is None:
-        raise FiguregroundError(
-            f"{directory / INDEX} was written by an older release. Give the build's command again (it is written "
-            "anew), or push without --formats."
-        )
+    finish_again(out)
     return out
 
 

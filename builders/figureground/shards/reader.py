@@ -38,13 +38,11 @@ class Stored:
     def spec(self) -> Spec:
         """The Spec that it was made from, as far as its provenance tells."""
         said: dict[str, Any] = json.loads(self.provenance)
-        guide = said.get("guide")
-        if guide:
-            guide = Guide(**{**guide, "box": tuple(guide["box"]) if guide["box"] else None})
+        guide = Guide.from_json(said["guide"]) if said.get("guide") else None
         return Spec(
             self.key, said["split"], self.labels["foreground"], self.labels["background"],
             said.get("foreground_name", said["foreground"]), said.get("background_name", said["background"]),
-            self.prompt, said.get("seed", 0), guide or None,
+            self.prompt, said.get("seed", 0), guide,
         )  # fmt: skip
 
     def encoded(self) -> Encoded:
@@ -57,7 +55,8 @@ def saved_index(directory: Path) -> dict[str, Any]:
     """What `_figureground/index.json` says.
 
     Raises:
-        FiguregroundError: There is none, so nothing was built here or a build isn't finished, or it can't be read.
+        FiguregroundError: There is none, so nothing was built here or a build isn't finished; or it can't be read, or
+            lacks what this release writes.
     """
     path = directory / INDEX
     try:
@@ -69,9 +68,9 @@ def saved_index(directory: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise FiguregroundError(f"{path} can't be read: {error}. Build again: it is written anew.") from None
-    if "columns" not in index:
+    if not {"columns", "formats", "image_format", "card"} <= set(index):
         raise FiguregroundError(
-            f"{path} was written by an older release. Give the build's command again: it is written anew."
+            f"{path} was written by an older release. Give the command that made the dataset again: it is written anew."
         )
     return index
 

@@ -40,7 +40,12 @@ REASON = "reason"
 FORMATS: tuple[str, ...] = ("parquet", "webdataset")
 """What a shard can be written as."""
 
-MARKERS = "_figureground/shards"
+PRIVATE = "_figureground"
+"""The directory of everything that is not the data; `datasets` passes over names that begin with `_`."""
+
+RECIPE = f"{PRIVATE}/recipe.json"
+
+MARKERS = f"{PRIVATE}/shards"
 """Where markers lie, relative to the dataset directory."""
 
 REJECTS = "_figureground/rejects"
@@ -74,7 +79,7 @@ WORKING_LOCK = "_figureground/.working.lock"
 
 _NAME = r"\w+(-e\d+)?-\d{5,}-of-\d{5,}"
 _TEMPORARY = re.compile(
-    rf"\.((?P<shard>{_NAME})\.(parquet|tar|jsonl|json)|index\.json|croissant\.json|attribution\.csv|README\.md|(?P<settled>recipe\.json|numerics\.json|done\.json|.+\.(csv|parquet)))\.\d+-[0-9a-f]{{16}}\.tmp"
+    rf"\.((?P<shard>{_NAME})\.(parquet|tar|jsonl|json)|index\.json|croissant\.json|attribution\.csv|README\.md|(?P<settled>recipe\.json|numerics\.json|done\.json|(?i:licen[cs]e|notice|attribution|citation).*|.+\.(csv|parquet)))\.\d+-[0-9a-f]{{16}}\.tmp"
 )
 _LOCK = re.compile(rf"\.{_NAME}\.lock")
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}

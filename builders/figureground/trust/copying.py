@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from figureground import recipe as recipes
-from figureground.errors import FiguregroundError, listed
 from figureground.numerics import create_once, library_versions
-from figureground.run import disk, signals
+from figureground.run import signals
 from figureground.sample import Reject
 from figureground.shards import card, index, writer
+from figureground.shards.hub_parcel import BESIDE
 from figureground.shards.writer import Columns, Encoded, Shard
-from figureground.trust.source import RECIPE, Source
+from figureground.trust.source import Source
 
 SECONDS_BETWEEN_LOOKS = 0.5
 """How often a process whose shards are all taken looks whether others have finished."""
@@ -48,57 +47,6 @@ def recipe_of(did: str, identity: Mapping[str, Any], step: Mapping[str, Any], so
         "lineage": [*(past for source in sources for past in source.facts.lineage), dict(step)],
         "sources": [{"name": source.name, **card.public(source.recipe)} for source in sources],
     }
-
-
-@contextmanager
-def opened(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
-    """Makes a directory ours, or makes sure that it is, with this recipe; within, shards are written.
-
-    What fails before the first shard is done leaves the directory as it was.
-
-    Raises:
-        FiguregroundError: It holds something else or another recipe, or can't be written.
-    """
-    made, ours = disk.first_missing(out), False
-    try:
-        _open(out, recipe)
-        ours = True
-        writer.clean_stale(out)
-        yield
-    except BaseException as error:
-        if ours or isinstance(error, OSError):
-            disk.withdraw(out, made)
-        if ours and isinstance(error, KeyboardInterrupt):
-            error.add_note(
-                f"{len(index.markers(out)):,} shards are done and kept. The same command goes on from there."
-            )
-        if isinstance(error, OSError) and (trouble := disk.explain(error, out)):
-            raise FiguregroundError(trouble) from error
-        raise
-
-
-def _open(out: Path, recipe: Mapping[str, Any]) -> None:
-    saved = out / RECIPE
-    if not saved.exists():
-        if out.exists() and not out.is_dir():
-            raise FiguregroundError(f"--out {out} is a file; give a directory.")
-        strangers = {path.name for path in out.iterdir()} if out.is_dir() else set()
-        if strangers - {saved.parent.name}:
-            raise FiguregroundError(
-                f"--out {out} holds something else ({listed(sorted(strangers), 3)}) and was left as it is. "
-                "Give a new directory."
-            )
-        saved.parent.mkdir(parents=True, exist_ok=True)
-        with writer.lock(out / writer.STAGES_LOCK, wait=True):
-            create_once(saved, json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
-    theirs = json.loads(saved.read_text(encoding="utf-8"))
-    if theirs["sha256"] != recipe["sha256"]:
-        old, new = ({"builder": each["builder"], **each["identity"]} for each in (theirs, recipe))
-        changed = recipes.differences(old, new)
-        raise FiguregroundError(
-            f"--out {out} holds another dataset, and a directory holds one:\n  " + "\n  ".join(changed[:12])
-            + "\nGive another directory, or the same command again."
-        )  # fmt: skip
 
 
 def write_shards(
@@ -158,8 +106,12 @@ def say(note: str, show_progress: bool) -> None:
         tqdm.write(f"figureground: {note}", file=sys.stderr)
 
 
-def carry_card(source: Source, out: Path) -> None:
-    """Takes over what people wrote into a card, before the copy's own is written around it."""
+def carry_words(source: Source, out: Path) -> None:
+    """Takes over what people wrote into a card, before the copy's own is written around it; LICENSE and such too."""
+    for path in source.directory.iterdir():
+        if path.name.upper().startswith(BESIDE) and path.is_file():
+            with suppress(FileExistsError):
+                writer.create_bytes(out / path.name, path.read_bytes())
     theirs, mine = source.directory / card.CARD, out / card.CARD
     if theirs.exists() and not mine.exists():
         nothing: dict[str, Any] = {name: [] for name in card.OURS}

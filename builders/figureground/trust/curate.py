@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from figureground.errors import FiguregroundError, listed
+from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.numerics import create_once
+from figureground.run.directory import opened, shards_kept
 from figureground.sample import Reject
 from figureground.shards import index, writer
 from figureground.shards.reader import Stored
@@ -40,7 +41,8 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
         keep: The rule, such as `background != 'night' and scores.clip.margin > 0.2`: see `trust.rule`. Names are
             `foreground`, `background`, `split`, `key`, `prompt`, further columns, fields of the provenance (`seed`,
             `strength`, `guide.cutout`, `guide.box[0]`), and `scores.NAME.COLUMN`: see `trust.scores`.
-        publish_rejects: Whether to write what is left out as a config `rejects`, with a column `reason`.
+        publish_rejects: Whether to write what is left out as a config `rejects`, with a column `reason`; not of a
+            dataset of tars alone.
         show_progress: Whether to show a bar, and notes.
 
     Returns:
@@ -48,6 +50,7 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
 
     Raises:
         RuleError: A rule that can't be used, lacks values of some samples, or keeps nothing.
+        RecipeError: Rejects can't be published.
         FiguregroundError: The dataset isn't finished or is damaged, scores can't be used, or `out` holds something
             else.
     """
@@ -56,6 +59,12 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
     source = Source(directory)
     if publish_rejects:
         source.columns.of_rejects()
+        if "parquet" not in source.formats:
+            raise RecipeError(
+                "--publish-rejects",
+                f"{directory} has tars alone. Rejects are published as Parquet, and `load_dataset` reads all configs "
+                "of a dataset in one format. Leave it out; what is dropped is counted all the same.",
+            )
     scores = read_scores(directory)
     known = _known(source, scores)
     rule = Rule(keep, known)
@@ -80,7 +89,7 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
             else:
                 yield Dropped(encoded.spec, DROPPED, encoded)
 
-    with copying.opened(out, recipe):
+    with opened(out, recipe, lambda: shards_kept(out, source.shards)):
         copying.write_shards(
             out, source.shards, results, source.columns, formats=source.formats, image_format=source.image_format,
             publish_rejects=publish_rejects, show_progress=show_progress,
@@ -91,7 +100,7 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
             numerics = directory / "_figureground" / "numerics.json"
             if numerics.exists():
                 create_once(out / "_figureground" / "numerics.json", numerics.read_text(encoding="utf-8"))
-            copying.carry_card(source, out)
+            copying.carry_words(source, out)
         index.finish(
             out, source.shards, source.columns, source.index["card"]["recipe"],
             dataclasses.replace(source.facts, lineage=recipe["lineage"]),

@@ -16,6 +16,7 @@ from PIL import Image
 from figureground import sample as samples
 from figureground.errors import FiguregroundError, UsageError, listed
 from figureground.guide import loosely
+from figureground.run.directory import opened, shards_kept
 from figureground.sample import Reject, Spec
 from figureground.shards import index
 from figureground.shards.card import Facts
@@ -98,7 +99,7 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
             yield dataclasses.replace(old, spec=spec, provenance=_provenance(old.provenance, spec, source))
 
     shards = list(parts)
-    with copying.opened(out, recipe):
+    with opened(out, recipe, lambda: shards_kept(out, shards)):
         copying.write_shards(
             out, shards, results, columns, formats=formats, image_format=sources[0].image_format,
             show_progress=show_progress,

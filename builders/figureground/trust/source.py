@@ -11,13 +11,11 @@ from typing import Any
 from figureground import recipe as recipes
 from figureground.errors import FiguregroundError, listed
 from figureground.images import content_hash
-from figureground.sample import Guide, Reject, Spec
+from figureground.sample import Reject, Spec
 from figureground.shards.card import Facts
 from figureground.shards.index import markers
 from figureground.shards.reader import Stored, from_row, read_parquet, read_tar, saved_index, tar_members
-from figureground.shards.writer import REASON, Columns, Dropped, Shard
-
-RECIPE = "_figureground/recipe.json"
+from figureground.shards.writer import REASON, RECIPE, Columns, Dropped, Shard
 
 
 class Source:
@@ -119,23 +117,13 @@ class Source:
     def stored(self, shard: Shard) -> Iterator[Stored]:
         """The samples of a shard, in order."""
         read, kind = (read_parquet, "parquet") if "parquet" in self.formats else (read_tar, "webdataset")
-        samples = read(self.directory / shard.path(kind))
-        while True:
-            with self._explained(shard):
-                sample = next(samples, None)
-            if sample is None:
-                return
-            yield sample
+        with self._explained(shard):
+            yield from read(self.directory / shard.path(kind))
 
     def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
         """What a shard says of its samples beside their pictures, by column, in order; labels as numbers."""
-        rows = self._parquet_rows(shard) if "parquet" in self.formats else self._tar_rows(shard)
-        while True:
-            with self._explained(shard):
-                row = next(rows, None)
-            if row is None:
-                return
-            yield row
+        with self._explained(shard):
+            yield from self._parquet_rows(shard) if "parquet" in self.formats else self._tar_rows(shard)
 
     def _parquet_rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
         import pyarrow.parquet as pq
@@ -168,7 +156,7 @@ class Source:
         for line in lines:
             with self._explained(shard):
                 said = json.loads(line)
-                reject = Reject(_spec(said["spec"]), said["reason"])
+                reject = Reject(Spec.from_json(said["spec"]), said["reason"])
             yield published.get(reject.spec.key, reject)
 
     def _published(self, shard: Shard) -> dict[str, Dropped]:
@@ -185,18 +173,10 @@ class Source:
         return found
 
 
-def _spec(saved: dict[str, Any]) -> Spec:
-    """The Spec that `Spec.to_json` told of."""
-    guide = saved["guide"]
-    if guide:
-        guide = Guide(**{**guide, "box": tuple(guide["box"]) if guide["box"] else None})
-    return Spec(**{**saved, "guide": guide})
-
-
 def made_from_others(directory: Path) -> bool:
     """Whether a dataset was made by `curate` or `merge`, so that no method can build it again."""
     try:
-        return json.loads((directory / RECIPE).read_text(encoding="utf-8"))["builder"] in ("curate", "merge")
+        return json.loads((directory / RECIPE).read_text(encoding="utf-8"))["builder"] in recipes.COPIES
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

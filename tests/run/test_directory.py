@@ -1,0 +1,62 @@
+"""A directory holds one recipe, and what fails there leaves it as it was found."""
+
+import json
+
+import pytest
+from commands import TINY, markers
+from tiny_checkpoints import make_checkpoint
+
+from figureground import D3S
+from figureground.errors import FiguregroundError
+from figureground.recipe import parse_setting
+from figureground.run.directory import RECIPE, opened, shards_kept
+from figureground.shards.writer import MARKERS
+
+SETTINGS = {name: parse_setting(f"{name}={value}")[1] for name, value in TINY.items()}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return str(make_checkpoint("sd1", tmp_path_factory.mktemp("checkpoint")))
+
+
+@pytest.fixture
+def built(checkpoint, tmp_path):
+    return D3S("pocket", checkpoint=checkpoint, **SETTINGS, limit=8).build(tmp_path / "d3s", show_progress=False)
+
+
+def test_another_recipe_is_refused_again_and_again_before_a_shard_is_done(checkpoint, tmp_path):
+    first = D3S("pocket", checkpoint=checkpoint, **SETTINGS)
+    other = D3S("pocket", checkpoint=checkpoint, **SETTINGS, strength=0.5)
+    out = tmp_path / "d3s"
+    with opened(out, first.recipe(out / "_figureground"), lambda: ""):
+        saved = (out / RECIPE).read_bytes()
+    for _ in range(2):
+        with pytest.raises(FiguregroundError, match="another recipe"):
+            other.build(out, show_progress=False)
+        assert (out / RECIPE).read_bytes() == saved
+
+
+def test_a_failing_run_in_a_finished_dataset_whose_markers_are_gone_takes_nothing_from_it(checkpoint, built):
+    for marker in (built / MARKERS).glob("*.json"):
+        marker.unlink()
+    before = sorted(p for p in built.rglob("*") if p.is_file() and p.suffix in (".json", ".md", ".parquet", ".tar"))
+    with pytest.raises(FiguregroundError):
+        D3S("pocket", checkpoint=checkpoint, **{**SETTINGS, "device": "cuda:7"}, limit=8).build(built, False)
+    assert all(path.exists() for path in before)
+    D3S("pocket", checkpoint=checkpoint, **SETTINGS, limit=8).build(built, show_progress=False)
+    assert len(markers(built)) == 3
+
+
+def test_a_marker_that_can_not_be_read_does_not_hide_what_went_wrong(checkpoint, built):
+    (next((built / MARKERS).glob("*.json"))).write_text("{")
+    with pytest.raises(FiguregroundError, match=r"another recipe"):
+        D3S("pocket", checkpoint=checkpoint, **SETTINGS, limit=8, strength=0.5).build(built, show_progress=False)
+    assert json.loads((built / RECIPE).read_text())["identity"]["strength"] == 0.6
+
+
+def test_how_far_a_build_came_is_counted(built):
+    from figureground.builder import as_shard, open_dataset
+
+    shards = [as_shard(s) for s in open_dataset(built).plan().shards()]
+    assert shards_kept(built, shards) == "3 of 3 shards are done and kept."
