@@ -92,3 +92,21 @@ def test_a_dataset_whose_sources_are_gone_is_still_shown(checkpoint, tmp_path, c
     capsys.readouterr()
     assert main(["show", str(out)]) == 0
     assert "the report shows no guides" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_settings_lists_every_field_with_its_default(capsys):
+    assert main(["settings", "d3s", "--config", "imagenet"]) == 0
+    said = capsys.readouterr().out
+    assert "strength: 0.9\n    Share of the steps that are run on a guide, 0 to 1.\n" in said
+    assert 'per_cell: {"train": 10, "validation": 2}\n' in said
+    assert main(["settings", "d3s", "--config", "imagnet"]) == 2
+    assert "did you mean 'imagenet'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "message"),
+    [("pocket", 65, "65 is no multiple of 4"), ("imagenet", 516, "516 is no multiple of 8")],
+)
+def test_plan_refuses_a_size_that_a_build_would_refuse(config, size, message, capsys):
+    assert main(["plan", "d3s", "--config", config, "--set", f"size={size}"]) == 2
+    assert message in capsys.readouterr().err

@@ -63,3 +63,8 @@ def test_the_ends_of_a_range_belong_to_it(field, value):
 def test_a_misspelt_field_names_the_nearest(field):
     with pytest.raises(RecipeError, match=f"d3s has no such field, did you mean '{field}'"):
         D3S("pocket", **{field + "x": 1})
+
+
+def test_every_field_says_what_it_is():
+    assert [name for name, text in D3SConfig.told().items() if not text] == []
+    assert D3SConfig.told()["shard_size"] == "Images a shard."

@@ -250,3 +250,45 @@ def test_the_text_only_control_takes_its_classes_from_the_same_cutout_folders(tm
     builder = D3S("text-only", classes="folders", cutouts=str(cutouts))
     assert {s.foreground_name for s in specs(builder)} == {"tea_pot", "cup"}
     assert {s.guide for s in specs(builder)} == {None}
+
+
+def test_backgrounds_can_be_the_folders_of_the_templates(tmp_path):
+    cutouts = make_pictures(tmp_path / "cutouts", {"red fox": 2, "owl": 2})
+    scenes = make_pictures(tmp_path / "scenes", {"beach": 2, "car_park": 2})
+    builder = D3S(cutouts=cutouts, templates=scenes, classes="folders", backgrounds="folders")
+    assert builder.plan().backgrounds == ["beach", "car_park"]
+    assert {s.prompt for s in specs(builder)} == {
+        f"a photo of a {noun}, {scene}"
+        for noun in ("red fox", "owl")
+        for scene in ("beach background", "car park background")
+    }
+
+
+def test_missing_scenes_are_called_backgrounds_and_the_way_out_is_named(tmp_path):
+    scenes = make_pictures(tmp_path / "scenes", {"beach": 2})
+    with pytest.raises(FiguregroundError, match=r"10 of 10 backgrounds have no folder .*--set backgrounds=folders"):
+        D3S(templates=scenes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        ({"prompt": "a photo of a {class}"}, "doesn't say {background}"),
+        ({"prompt": "a photo, {background}"}, "doesn't say {class}"),
+        ({"paste": "square"}, "150 of 150 cut-outs have transparency or a mask, and only their centre square"),
+        ({}, None),
+    ],
+)
+def test_what_may_be_a_mistake_is_said_by_plan(settings, note):
+    notes = D3S("pocket", **settings).plan_notes()
+    assert notes == [] if note is None else note in notes[0]
+
+
+def test_opaque_cut_outs_doubled_ones_and_unreadable_files_are_said_by_plan(tmp_path):
+    cutouts = make_pictures(tmp_path / "cutouts", {"red fox": 3, "owl": 3})
+    shutil.copy(cutouts / "owl" / "0.png", cutouts / "red fox" / "same.png")
+    (cutouts / "owl" / "broken.png").write_bytes(b"")
+    notes = "\n".join(D3S(cutouts=cutouts, classes="folders", paste="mask").plan_notes())
+    assert "1 pictures are in more than one class, such as owl, red fox." in notes
+    assert "6 of 6 cut-outs have neither transparency nor a mask" in notes
+    assert "1 source files can't be read, such as owl/broken.png: the file is empty" in notes

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from figureground import recipe as recipes
 from figureground.config import Config
-from figureground.errors import FiguregroundError, OutOfMemory, RecipeError, nearest_or_all
+from figureground.errors import FiguregroundError, OutOfMemory, RecipeError, counted, nearest_or_all
 from figureground.numerics import library_versions, settle_numerics, usable_cores
 from figureground.plan import Plan, PlannedShard
 from figureground.run import directory, signals
@@ -459,6 +459,20 @@ class Builder(datasets.ArrowBasedBuilder):
         settle_numerics(path, mine, config.allow_mixed_numerics, started)
         return checkpoint, sampling, mine
 
+    def check_size(self) -> None:
+        """Refuses a size that latents can't have; needs no weights, and passes where the checkpoint isn't known.
+
+        Raises:
+            RecipeError: The size is no multiple of the pixels that a latent pixel stands for: of checkpoints on the
+                Hub 8, as in every kind that is supported.
+        """
+        try:
+            folder = local_directory(self.config.checkpoint)
+            factor = pixels_a_latent(folder) if folder else 8
+        except (FiguregroundError, OSError, ValueError):
+            return
+        self._check_size(factor)
+
     def _check_size(self, factor: int) -> None:
         if self.config.size % factor:
             near = max(factor, round(self.config.size / factor) * factor)
@@ -472,7 +486,7 @@ class Builder(datasets.ArrowBasedBuilder):
         counts = json.loads((out / index.INDEX).read_text())
         rejects = ", ".join(f"{n} {reason}" for reason, n in counts["rejects"].items())
         return (
-            f"{out}: {counts['samples']:,} samples"
+            f"{out}: {counted(counts['samples'], 'sample')}"
             + (f"; rejected: {rejects}" if rejects else "")
             + f". figureground show {out} draws it."
         )

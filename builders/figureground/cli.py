@@ -9,12 +9,13 @@ import argparse
 import json
 import signal
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from figureground import __version__
-from figureground.errors import FiguregroundError, RecipeError, UsageError
+from figureground.errors import FiguregroundError, RecipeError, UsageError, counted
 from figureground.run import signals
 
 EXIT_CODES = (
@@ -64,8 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     recipe = argparse.ArgumentParser(add_help=False)
-    recipe.add_argument("method", metavar="METHOD", help="d3s")
-    recipe.add_argument("--config", help="a named recipe to begin with: pocket (the demo), imagenet, text-only, …")
+    methods = "how the dataset is made: d3s"
+    recipe.add_argument("method", metavar="METHOD", help=methods)
+    recipe.add_argument(
+        "--config",
+        help="a named recipe to begin with: pocket (the demo, and the default), imagenet, and the controls text-only, "
+        "reconstruction and same-background, with pocket- before them for the pocket model",
+    )
     recipe.add_argument(
         "--recipe", type=Path, metavar="FILE", help="a YAML file, or the _figureground/recipe.json of a dataset"
     )
@@ -86,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
         "--images-per-second", type=float, metavar="R", help="also print how long it would take at this speed"
     )
     plan.set_defaults(run=_plan)
+
+    settings = commands.add_parser("settings", parents=[common], help="list what a recipe can say, with defaults")
+    settings.add_argument("method", metavar="METHOD", help=methods)
+    settings.add_argument("--config", help="whose defaults to print")
+    settings.set_defaults(run=_settings)
 
     build = commands.add_parser("build", parents=[recipe, common], help="build a dataset, or go on with one")
     build.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -172,6 +183,23 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _settings(options: argparse.Namespace) -> int:
+    from figureground.builder import builder_class
+    from figureground.errors import nearest_or_all
+
+    kind = builder_class(options.method)
+    name = options.config or kind.DEFAULT
+    if name not in kind.CONFIGS:
+        raise RecipeError("config", f"{options.method} has no config {name!r}{nearest_or_all(name, kind.CONFIGS)}")
+    config = kind.CONFIGS[name]
+    for field, text in type(config).told().items():
+        value = json.dumps(getattr(config, field), ensure_ascii=False).strip('"')
+        told = textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
+        print(f"{field}: {value}\n{told}")
+    print("\nThese decide no picture: " + ", ".join(config.EXECUTION) + ".")
+    return 0
+
+
 def _build(options: argparse.Namespace) -> int:
     builder = _builder(options)
     out = builder.build(options.out)
@@ -209,14 +237,15 @@ def _check(options: argparse.Namespace) -> int:
     report = check(options.directory)
     for line in [*report.findings, *report.notes]:
         print(line)
-    print(f"{options.directory}: {len(report.findings) or 'no'} finding{'' if len(report.findings) == 1 else 's'}.")
+    print(f"{options.directory}: {counted(len(report.findings), 'finding') if report.findings else 'no findings'}.")
     return 1 if report.findings else 0
 
 
 def _curate(options: argparse.Namespace) -> int:
     from figureground.trust.curate import curate
 
-    return _say_samples(curate(options.directory, options.out, options.keep, publish_rejects=options.publish_rejects))
+    out = curate(options.directory, options.out, options.keep, publish_rejects=options.publish_rejects)
+    return _say_samples(out, table=True)
 
 
 def _extend(options: argparse.Namespace) -> int:
@@ -235,7 +264,7 @@ def _extend(options: argparse.Namespace) -> int:
 def _merge(options: argparse.Namespace) -> int:
     from figureground.trust.merge import merge
 
-    return _say_samples(merge(options.directories, options.out))
+    return _say_samples(merge(options.directories, options.out), table=True)
 
 
 def _push(options: argparse.Namespace) -> int:
@@ -251,11 +280,21 @@ def _push(options: argparse.Namespace) -> int:
     return 0
 
 
-def _say_samples(out: Path) -> int:
-    from figureground.shards.index import INDEX
+def _say_samples(out: Path, table: bool = False) -> int:
+    """Prints what a dataset now has; with `table` also how its labels depend on each other."""
+    import numpy as np
 
-    counts = json.loads((out / INDEX).read_text(encoding="utf-8"))
-    print(f"{out}: {counts['samples']:,} samples. figureground show {out} draws it.")
+    from figureground.shards.index import INDEX
+    from figureground.table import cramers_v
+
+    index = json.loads((out / INDEX).read_text(encoding="utf-8"))
+    print(f"{out}: {counted(index['samples'], 'sample')}. figureground show {out} draws it.")
+    for name, split in index["splits"].items() if table else ():
+        counts = np.zeros((len(index["columns"]["foregrounds"]), len(index["columns"]["backgrounds"])), np.int64)
+        for foreground, background, samples in split["cells"]:
+            counts[foreground, background] = samples
+        cells = f"{np.count_nonzero(counts):,} of {counts.size:,} cells"
+        print(f"  {name}: {counted(int(counts.sum()), 'image')} in {cells}, Cramér's V {cramers_v(counts):.3f}")
     return 0
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import math
+import textwrap
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,18 +54,25 @@ class Config(datasets.BuilderConfig):
     checkpoint: str = "pocket"
     """`pocket`, a directory in diffusers' layout, or a Hub id."""
     revision: str | None = None
+    """Branch, tag or commit of a checkpoint on the Hub."""
     size: int = 64
     """Edge in pixels."""
     steps: int = 50
+    """Steps of the scheduler; with a guide, `strength` of them are run."""
     strength: float = 0.9
     """Share of the steps that are run on a guide, 0 to 1."""
     guidance_scale: float = 5.0
+    """How literally the prompt is taken (classifier-free guidance); 1 or less is none."""
     negative_prompt: str = ""
+    """What guidance leads away from."""
     scheduler: str = "ddim"
+    """ddim, ddpm, dpm++, euler, euler-a, pndm or unipc."""
     eta: float = 0.0
+    """Share of fresh noise in each DDIM step, 0 to 1."""
     safety: str = "reject"
     """`reject` what a checkpoint's safety checker flags, or `off`."""
     seed: int = 0
+    """Everything random comes from it and from an image's key."""
     shard_size: int = 1000
     """Images a shard."""
     limit: int | None = None
@@ -69,20 +80,26 @@ class Config(datasets.BuilderConfig):
     extended: list[dict[str, int]] = dataclasses.field(default_factory=list)
     """What `per_cell` became with each `extend`."""
     image_format: str = "jpg"
+    """jpg (quality 95, 4:4:4), webp (quality 95) or png."""
     keep: list[str] = dataclasses.field(default_factory=list)
     """Further image columns: `guide`, `mask`."""
 
     device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
     dtype: str = "auto"
+    """float32, float16, bfloat16; auto is float16 on CUDA and float32 elsewhere."""
     batch_size: int | None = None
     """Images a batch; None finds one that suits the device."""
     threads: int | None = None
     """CPU threads a worker; None shares the cores among the workers."""
     compile: bool = False
+    """Whether the denoiser goes through torch.compile: slower to begin, faster on large sets."""
     workers: int = 1
     """Processes that render, each with the model; on CUDA each takes a device in turn."""
     formats: list[str] = dataclasses.field(default_factory=lambda: ["parquet", "webdataset"])
+    """What shards are written as: parquet, webdataset or both."""
     allow_mixed_numerics: bool = False
+    """Whether shards may be made on other devices, dtypes, batch sizes or versions than the first; the card says so."""
 
     EXECUTION: ClassVar[tuple[str, ...]] = (
         "device", "dtype", "batch_size", "threads", "compile", "workers", "formats", "allow_mixed_numerics",
@@ -93,6 +110,18 @@ class Config(datasets.BuilderConfig):
         """The fields that a recipe may set."""
         theirs = {f.name for f in dataclasses.fields(datasets.BuilderConfig)}
         return [f.name for f in dataclasses.fields(cls) if f.name not in theirs]
+
+    @classmethod
+    def told(cls) -> dict[str, str]:
+        """What each field is, by name: the texts that stand below the fields in the source."""
+        texts: dict[str, str] = {}
+        for kind in reversed(cls.__mro__):
+            if issubclass(kind, Config):
+                body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+                for field, text in itertools.pairwise(body):
+                    if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                        texts[field.target.id] = inspect.cleandoc(text.value.value)  # type: ignore[union-attr, attr-defined]
+        return {name: " ".join(texts.get(name, "").split()) for name in cls.field_names()}
 
     def check(self) -> None:
         """Raises RecipeError for the first value that can't be used."""

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from figureground.shards.writer import Columns
 
 POCKET = "pocket"
+NEEDED: dict[str, tuple[str, ...]] = {"paste": ("cutouts", "templates"), "photograph": ("photographs",), "none": ()}
+"""The directories of pictures that each kind of guide is made from."""
 UNKNOWN = "unknown"
 """The background label of a photograph whose scene nobody named."""
 
@@ -75,7 +77,8 @@ class D3SConfig(Config):
     definitions: str | None = None
     """A CSV `name,definition`."""
     backgrounds: Any = "d3s"
-    """A file in `prompts/backgrounds/`, a CSV's path, a list of its names, or a mapping of names to phrases."""
+    """A file in `prompts/backgrounds/`, a CSV's path, a list of its names, a mapping of names to phrases, or
+    `folders`: the names of the folders in `templates`, each said as `beach background`."""
     prompt: str = "d3s"
     """A template, or the name or path of a file of templates."""
     cutouts: Any = None
@@ -89,6 +92,7 @@ class D3SConfig(Config):
     known_background: bool = False
     """Whether photographs have to lie in folders of their background."""
     paste: Literal["mask", "square"] = "square"
+    """What of a cut-out is pasted: what its transparency or mask shows, or its centre `square`, as D3S did."""
     cutout_scale: Any = 0.4
     """Edge of the cut-out's box as a share of the canvas, or a range of it."""
     position: Literal["uniform", "ground"] = "uniform"
@@ -96,6 +100,8 @@ class D3SConfig(Config):
     match: str = "none"
     """`foreground`: the same cut-out, place and noise on every background."""
     table: Any = "uniform"
+    """How many images each foreground has on each background: `uniform`, `{paired_share: 95%}` or `{strength: 0.9}`
+    with a `pairing` for dependent labels, a CSV `foreground,background,count[,split]`, or any of these by split."""
     per_cell: Any = field(default_factory=lambda: {"train": 10, "validation": 2})
     """Images a cell, by split; of the uniform table, which the others share their totals with."""
     allow_empty: bool = False
@@ -237,7 +243,11 @@ class D3S(Builder):
             self.classes = read_nouns("classes", config.classes, "classes", default)
         if config.definitions:
             self.classes = define(self.classes, find_list("definitions", config.definitions, "classes"))
-        self.backgrounds = read_nouns("backgrounds", config.backgrounds, "backgrounds", "d3s")
+        if config.backgrounds == "folders":
+            names = self._folders("backgrounds", "templates")
+            self.backgrounds = [Noun(name, f"{name.replace('_', ' ')} background") for name in names]
+        else:
+            self.backgrounds = read_nouns("backgrounds", config.backgrounds, "backgrounds", "d3s")
         photographs = config.guide == "photograph" and config.photographs is not None
         if photographs and all(ground == UNKNOWN for _, ground in self._photograph_folders):
             self.backgrounds = [Noun(UNKNOWN, "")]
@@ -285,14 +295,15 @@ class D3S(Builder):
             if counts.sum() == 0:
                 raise RecipeError(
                     "table",
-                    f"{split} would have no image. Leave the split out, or see per_cell, table and photographs.",
+                    f"{split} would have no image. Leave it out of per_cell, as in --set 'per_cell={{train: 5}}', or "
+                    "see table and photographs.",
                 )
             if len(empty) and not self.config.allow_empty:
                 cells = [f"{names[f]} on {grounds[b]}" for f, b in empty]
                 raise RecipeError(
                     "table",
                     f"{split} has {len(empty)} groups without an image: {listed(cells, 3)}. Raise per_cell.{split}, "
-                    "lower the strength, or ask for them with allow_empty=true.",
+                    "lower table.strength or table.paired_share, or ask for them with allow_empty=true.",
                 )
 
     # --- source pictures ------------------------------------------------------------------------
@@ -300,13 +311,16 @@ class D3S(Builder):
     def _classes_from_folders(self) -> list[Noun]:
         needs_photographs = self.config.guide == "photograph"
         either = self.config.guide == "none" and self.config.cutouts is None and self.config.photographs is not None
-        roots = self._directories("photographs" if needs_photographs or either else "cutouts")
-        names = sorted(
-            {p.name for d in roots.values() for p in d.iterdir() if p.is_dir() and not p.name.startswith(".")}
-        )
-        if not names:
-            raise RecipeError("classes", "'folders' was asked for, and there is no folder of a class.")
+        names = self._folders("classes", "photographs" if needs_photographs or either else "cutouts")
         return [Noun(name, name.replace("_", " ")) for name in names]
+
+    def _folders(self, field: str, source: str) -> list[str]:
+        """The names of the folders in the directories that a field names."""
+        roots = self._directories(source).values()
+        names = sorted({p.name for d in roots for p in d.iterdir() if p.is_dir() and not p.name.startswith(".")})
+        if not names:
+            raise RecipeError(field, f"'folders' was asked for, and there is no folder in {source}.")
+        return names
 
     def _directories(self, name: str) -> dict[str, Path]:
         """The directory of `cutouts`, `templates` or `photographs` for each split, under `''` when they share one."""
@@ -392,7 +406,7 @@ class D3S(Builder):
                 split: recipes.digest(counts.tolist()) for split, counts in (self.earlier or [self.counts])[0].items()
             },
         }
-        banks = {"paste": ("cutouts", "templates"), "photograph": ("photographs",), "none": ()}[self.config.guide]
+        banks = NEEDED[self.config.guide]
         for name in ("cutouts", "templates", "photographs"):
             content[name] = None
             if name in banks and getattr(self.config, name) is not None:
@@ -500,9 +514,8 @@ class D3S(Builder):
         lines = [f"  {name}: {reason}" for name, reason in skipped[:5]]
         if len(skipped) > 5:
             lines.append(f"  … all in {out}/_figureground/stages/sources/done.json")
-        return super().done_message(out) + "".join(
-            f"\n{line}" for line in [f"{len(skipped)} source files were skipped:", *lines] if skipped
-        )
+        listing = [f"{len(skipped)} source files were skipped:", *lines] if skipped else []
+        return "\n".join([super().done_message(out), *self.notes(), *listing])
 
     def _prompt_grounds(self) -> list[Noun | None]:
         return [None if b.name == UNKNOWN else b for b in self.backgrounds]
@@ -512,8 +525,45 @@ class D3S(Builder):
         return config.steps if config.guide == "none" else int(config.steps * config.strength)
 
     def plan_notes(self) -> list[str]:
-        needed = {"paste": ("cutouts", "templates"), "photograph": ("photographs",), "none": ()}[self.config.guide]
-        return [f"To build it, give --set {name}=DIR." for name in needed if getattr(self.config, name) is None]
+        lacking = [name for name in NEEDED[self.config.guide] if getattr(self.config, name) is None]
+        if lacking:
+            return [f"To build it, give --set {name}=DIR." for name in lacking]
+        skipped = self.skipped()
+        first = ": ".join(skipped[0]) if skipped else ""
+        return [*self.notes(), *([f"{len(skipped)} source files can't be read, such as {first}."] if skipped else [])]
+
+    def notes(self) -> list[str]:
+        """What may be a mistake, and is no error."""
+        found = []
+        for name in ("class", "background"):
+            if silent := [t.text for t in self.templates if f"{{{name}}}" not in t.text]:
+                found.append(
+                    f"The prompt {silent[0]!r} doesn't say {{{name}}}: the model isn't told what labels claim."
+                )
+        if self.config.guide == "none":
+            return found
+        banks = self.cutouts if self.config.guide == "paste" else self.photographs
+        classes: dict[str, set[str]] = {}
+        for bank in banks.values():
+            for name, items in bank.items.items():
+                for item in items:
+                    classes.setdefault(item.sha256, set()).add(name.split("/")[0])
+        if doubled := [names for names in classes.values() if len(names) > 1]:
+            found.append(f"{len(doubled)} pictures are in more than one class, such as {listed(sorted(doubled[0]))}.")
+        if self.config.guide == "paste":
+            shaped = {i.sha256: i.shaped for bank in banks.values() for items in bank.items.values() for i in items}
+            cut = sum(shaped.values())
+            if self.config.paste == "mask" and cut < len(shaped):
+                found.append(
+                    f"{len(shaped) - cut} of {len(shaped)} cut-outs have neither transparency nor a mask: their centre "
+                    "square is pasted."
+                )
+            elif self.config.paste == "square" and cut:
+                found.append(
+                    f"{cut} of {len(shaped)} cut-outs have transparency or a mask, and only their centre square is "
+                    "pasted; --set paste=mask places them whole."
+                )
+        return found
 
     def load_guide(self, spec: Spec) -> tuple[Image.Image, Image.Image | None]:
         guide, size = spec.guide, self.config.size

@@ -46,6 +46,11 @@ def nearest_or_all(word: str, known: Iterable[str]) -> str:
     return nearest(word, known) or f"; there is {listed(known)}."
 
 
+def counted(n: int, noun: str) -> str:
+    """A number of things: `1 shard`, `1,200 shards`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def listed(names: Iterable[object], most: int = 12) -> str:
     """Names for an error message, the first few of many."""
     texts = [str(name) for name in names]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from figureground.errors import counted
 from figureground.table import Counts, cramers_v, paired_share
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ def forecast(builder: Builder, images_per_second: float | None = None) -> str:
     Args:
         images_per_second: Speed of the machine that will build, for the hours; None leaves them out.
     """
+    builder.check_size()
     config, plan = builder.config, builder.plan()
     shards, totals = plan.shards(), plan.totals()
     images = sum(totals.values())
     lines = [
-        f"{builder.METHOD}, config {config.name}: {images:,} images of {config.size} px in {len(shards):,} shards, "
-        f"{len(plan.foregrounds)} foregrounds × {len(plan.backgrounds)} backgrounds"
+        f"{builder.METHOD}, config {config.name}: {images:,} images of {config.size} px in "
+        f"{counted(len(shards), 'shard')}, {len(plan.foregrounds)} foregrounds × {len(plan.backgrounds)} backgrounds"
     ]
     for split in totals:
         counts = plan.cells(split)

@@ -40,6 +40,13 @@ FAINT = 8
 GROUND = (0.78, 0.98)
 """Where, as shares of the canvas's height, the bottom of what stands on the ground lies."""
 
+_KINDS = {"templates": "backgrounds"}
+_REMEDIES = {
+    "cutouts": "--set classes=folders takes the classes from them.",
+    "templates": "--set backgrounds=folders takes the backgrounds from them, and --set 'backgrounds={beach: on the "
+    "beach}' says how a prompt names each.",
+}
+
 # Pillow resizes RGBA with colours premultiplied, so what lies under transparent pixels doesn't bleed in. A filter
 # with negative lobes, such as Lanczos, would still leave bright rims where colour overshoots and alpha is cut at 255.
 _FILTER = Image.Resampling.HAMMING
@@ -56,6 +63,8 @@ class Item:
     """Of the picture file's bytes."""
     mask_sha256: str | None = None
     """Of the mask file beside it, where there is one."""
+    shaped: bool = False
+    """Whether transparency or a mask says which part is the object."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,8 @@ class Bank:
                     f" {len(skipped)} files can't be read, such as {printable(str(skipped[0][0]))}: {skipped[0][1]}."
                 )
             raise ValueError(
-                f"{what}: {len(few)} of {len(names)} classes have no readable picture in {directory}: {listed}.{unread}"
+                f"{what}: {len(few)} of {len(names)} {_KINDS.get(what, 'classes')} have no readable picture in "
+                f"{directory}: {listed}.{unread}"
             )
         return cls(what, items, skipped)
 
@@ -193,9 +203,9 @@ def _match_folders(
         looked = [missing[0], *aliases.get(missing[0], ())]
         there = _first(path.name for path in folders) if folders else "none at all"
         raise ValueError(
-            f"{what}: {len(missing)} of {len(names)} classes have no folder in {directory}: "
+            f"{what}: {len(missing)} of {len(names)} {_KINDS.get(what, 'classes')} have no folder in {directory}: "
             f"{_first(map(repr, missing))}. Looked for, as an example: {' or '.join(f'{each}/' for each in looked)} "
-            f"(capitals and '_' for a space don't matter). Folders found: {there}."
+            f"(capitals and '_' for a space don't matter). Folders found: {there}. {_REMEDIES.get(what, '')}".rstrip()
         )
     return found
 
@@ -211,7 +221,7 @@ def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[
         try:
             sha256 = content_hash(path)
             mask = mask_beside(path)
-            _cut(read_image(path, "RGBA", max_edge=CHECKED_EDGE), path, mask)
+            shaped = _cut(read_image(path, "RGBA", max_edge=CHECKED_EDGE), path, mask) is not None
             mask_sha256 = content_hash(mask) if mask else None
         except UnreadableImage as error:
             skipped.append((path, error.reason))
@@ -220,7 +230,7 @@ def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[
             skipped.append((path, error.strerror or str(error)))
             continue
         id = f"{path.relative_to(directory).as_posix()}@{sha256[:12]}"
-        by_content.setdefault(sha256, Item(id, path, sha256, mask_sha256))
+        by_content.setdefault(sha256, Item(id, path, sha256, mask_sha256, shaped))
     return tuple(by_content[sha256] for sha256 in sorted(by_content)), skipped
 
 

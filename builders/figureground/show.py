@@ -6,9 +6,11 @@ Both are read from the dataset directory alone, finished or not: from the shards
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -241,9 +243,12 @@ def draw_preview(contents: Contents) -> Image.Image:
     }
     edge = max((max(picture.size) for picture in pictures.values()), default=SMALLEST_CELL)
 
-    font, small = ImageFont.load_default(size=16), ImageFont.load_default(size=13)
-    rows = [_wrap(contents.foregrounds[label], font, _NAME_WIDTH, lines=3) for label in down]
-    columns = [_wrap(contents.backgrounds[label], font, edge, lines=2) for label in across]
+    names = [contents.foregrounds[label] for label in down], [contents.backgrounds[label] for label in across]
+    font, all_letters = _font(16, "".join([*names[0], *names[1]]))
+    small = ImageFont.load_default(size=13)
+    drawn = names if all_letters else [[_to_ascii(name) for name in some] for some in names]
+    rows = [_wrap(name, font, _NAME_WIDTH, lines=3) for name in drawn[0]]
+    columns = [_wrap(name, font, edge, lines=2) for name in drawn[1]]
     note = f"{split}, one picture a cell"
     for shown, of, all_names, what in (
         (down, foregrounds, contents.foregrounds, "foregrounds"),
@@ -316,6 +321,22 @@ def _fit(picture: Image.Image) -> Image.Image:
 
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf")
+"""Tried in turn for names that Pillow's own font lacks letters of."""
+
+
+def _font(size: int, text: str) -> tuple[_Font, bool]:
+    """A font, and whether it has more letters than ASCII: Pillow's own has not, so a text may need the system's."""
+    for name in () if text.isascii() else _SYSTEM_FONTS:
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(name, size), True
+    return ImageFont.load_default(size=size), False
+
+
+def _to_ascii(text: str) -> str:
+    """A text without its accents; other letters become question marks."""
+    letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    return "".join(letter if letter.isascii() else "?" for letter in letters)
 
 
 def _wrap(text: str, font: _Font, width: float, lines: int) -> list[str]:

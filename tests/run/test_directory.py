@@ -8,6 +8,7 @@ from tiny_checkpoints import make_checkpoint
 
 from figureground import D3S
 from figureground.errors import FiguregroundError
+from figureground.extend import extend
 from figureground.recipe import parse_setting
 from figureground.run.directory import RECIPE, opened, shards_kept
 from figureground.shards.writer import MARKERS
@@ -60,3 +61,12 @@ def test_how_far_a_build_came_is_counted(built):
 
     shards = [as_shard(s) for s in open_dataset(built).plan().shards()]
     assert shards_kept(built, shards) == "3 of 3 shards are done and kept."
+
+
+def test_the_first_command_is_sent_on_to_extend_where_that_was_used(checkpoint, tmp_path):
+    settings = {**SETTINGS, "per_cell": {"train": 1, "validation": 1}}
+    first = D3S("pocket", checkpoint=checkpoint, **settings)
+    out = first.build(tmp_path / "d3s", show_progress=False)
+    extend(out, {"train": 2}, show_progress=False)
+    with pytest.raises(FiguregroundError, match=r"was extended since.*--per-cell train=2 --per-cell validation=1"):
+        first.build(out, show_progress=False)

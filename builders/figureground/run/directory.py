@@ -61,8 +61,12 @@ def _open(out: Path, recipe: Mapping[str, Any]) -> None:
             save_recipe(out, recipe)
     theirs = json.loads(saved.read_text(encoding="utf-8"))
     if theirs["sha256"] != recipe["sha256"]:
-        old, new = ({"builder": each["builder"], **each["identity"], **each["content"]} for each in (theirs, recipe))
-        changed = recipes.differences(old, json.loads(json.dumps(new))) or ["(the version of the recipe's format)"]
+        both = (theirs, json.loads(json.dumps(recipe)))
+        old, new = ({"builder": each["builder"], **each["identity"], **each["content"]} for each in both)
+        if "extended" in old and recipes.differences({**old, "extended": None}, {**new, "extended": None}) == []:
+            per_cell = " ".join(f"--per-cell {split}={n}" for split, n in old["extended"][-1].items())
+            raise FiguregroundError(f"--out {out} was extended since. Go on with: figureground extend {out} {per_cell}")
+        changed = recipes.differences(old, new) or ["(the version of the recipe's format)"]
         raise FiguregroundError(
             f"--out {out} holds another recipe, and a directory holds one:\n  " + "\n  ".join(changed[:12])
             + "\nGive another directory, or the same recipe again."

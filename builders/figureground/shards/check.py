@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from figureground import recipe as recipes
-from figureground.errors import FiguregroundError, listed
+from figureground.errors import FiguregroundError, counted, listed
 from figureground.numerics import usable_cores
 from figureground.shards import check_similar as similar
 from figureground.shards import index
@@ -219,12 +219,10 @@ class _Check:
             splits = self.identity.get("per_cell")
             begun = {shard.split for shard in self.markers}
             absent = [s for s in splits if s not in begun] if isinstance(splits, dict) else []
-            more = f", and all of {listed(absent)}" if absent else ""
-            which = f" ({listed(missing, 3)})" if missing else ""
-            self.findings.append(
-                f"The dataset isn't finished: there is no {index.INDEX}, and of {len(names)} shards {len(missing)} are "
-                f"missing{which}{more}. {go_on}."
-            )
+            parts = [f"{len(names) - len(missing)} of {counted(len(names), 'shard')} of the splits begun are done"]
+            parts += [f"missing are {listed(missing, 3)}"] if missing else []
+            parts += [f"{listed(absent)} isn't begun"] if absent else []
+            self.findings.append(f"The dataset isn't finished: {'; '.join(parts)}. {go_on}.")
         elif missing:
             self.findings.append(
                 f"{len(missing)} of {len(names)} shards have no marker: {listed(missing, 3)}; "
