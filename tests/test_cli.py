@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from commands import start
 from tiny_checkpoints import make_checkpoint
 
 from figureground.cli import main
@@ -110,3 +111,11 @@ def test_settings_lists_every_field_with_its_default(capsys):
 def test_plan_refuses_a_size_that_a_build_would_refuse(config, size, message, capsys):
     assert main(["plan", "d3s", "--config", config, "--set", f"size={size}"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_reader_who_has_enough_is_no_error():
+    process = start("settings", "d3s")
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr.read() == ""

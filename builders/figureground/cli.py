@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import textwrap
@@ -28,9 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with signals.handled():
-            return options.run(options)
+            code = options.run(options)
+            sys.stdout.flush()
+            return code
     except KeyboardInterrupt as stop:
         return _stopped(stop)
+    except BrokenPipeError:  # whoever read the output, `head` say, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if signals.asked_to_stop() is not None:  # a library made something else of the interruption
             return _stopped(error)
