@@ -4,3 +4,6 @@ from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
 """The bundled checkpoint directory, in diffusers' layout."""
+
+ROBUST = Path(__file__).parent / "robust"
+"""The bundled adversarially robust classifier of the world's classes, a transformers directory."""

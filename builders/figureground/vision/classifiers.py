@@ -1,0 +1,433 @@
+"""Opens classifiers, to judge pictures and as networks whose features are compared.
+
+One path for both: pixels in 0..1 go in, logits and the features before the last linear layer come out, and what the
+classifier does to a picture first (resize, crop, normalise) is inside and has gradients.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
+
+from figureground.classes import read_csv
+from figureground.errors import FiguregroundError, listed
+from figureground.images import content_hash
+from figureground.pocket import ROBUST
+from figureground.resources import resource
+from figureground.vision import robust_weights
+from figureground.vision.preprocessing import Preprocessing, imagenet, read_preprocessing, read_timm, to_pixels
+
+# Its bars and warnings speak of files and of parts that are not used, not of pictures.
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+POCKET = "pocket"
+TIMM = "timm:"
+IMAGENET_CLASSES = 1000
+_LFS = b"version https://git-lfs"
+
+
+class Reading(NamedTuple):
+    """What a classifier says of n pictures."""
+
+    logits: Tensor
+    """(n, classes), float32."""
+    features: Tensor
+    """(n, d), float32: what the last linear layer is given; d is 0 where no such layer was found."""
+
+
+class Classifier(nn.Module):
+    """A frozen classifier, in evaluation mode for good: its weights get no gradients, its pixels do.
+
+    Args:
+        network: Takes preprocessed pixels, returns logits, or an object that has them as `logits`.
+        edge: The edge of a square picture with which it is tried out once.
+
+    Raises:
+        FiguregroundError: A weight is no finite number, the network doesn't take the pictures that its
+            preprocessing gives, or it has not one logit a label.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        labels: Sequence[str],
+        name: str,
+        facts: Mapping[str, Any],
+        *,
+        edge: int = 224,
+    ):
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+        self.preprocessing = preprocessing
+        self.name = name
+        self.labels = tuple(labels)
+        self._refuse_non_finite()
+        self._last_name = self._find_last(edge)
+        self.facts: dict[str, Any] = {**facts, "name": name, "classes": len(self.labels)}
+        """What provenance says of it; JSON-able, no paths."""
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Stays in evaluation mode, whatever a model around it is put into."""
+        super().train(False)
+        return self
+
+    @property
+    def _last(self) -> nn.Linear | None:
+        last = None if self._last_name is None else self.network.get_submodule(self._last_name)
+        return last if isinstance(last, nn.Linear) else None
+
+    @property
+    def weight(self) -> Tensor:
+        """Of the last linear layer, (classes, d), so that logits = features @ weight.T + bias."""
+        last = self._last
+        return torch.empty(len(self.labels), 0) if last is None else last.weight.detach()
+
+    @property
+    def bias(self) -> Tensor:
+        """Of the last linear layer, (classes,); zeros where it has none."""
+        last = self._last
+        if last is None or last.bias is None:
+            return self.weight.new_zeros(len(self.labels))
+        return last.bias.detach()
+
+    def forward(self, pixels: Tensor) -> Reading:
+        """Reads pictures.
+
+        Args:
+            pixels: (n, 3, h, w), red, green, blue in 0..1, of any height and width.
+        """
+        return self._read(self._prepare(pixels))
+
+    def read(self, pictures: Sequence[Image.Image]) -> Reading:
+        """Reads pictures (RGB) of any sizes, each resized for itself."""
+        prepared = [self._prepare(to_pixels(picture)[None]) for picture in pictures]
+        if len({p.shape for p in prepared}) == 1:
+            return self._read(torch.cat(prepared))
+        logits, features = zip(*map(self._read, prepared), strict=True)
+        return Reading(torch.cat(logits), torch.cat(features))
+
+    def _prepare(self, pixels: Tensor) -> Tensor:
+        weight = next(self.network.parameters())
+        with torch.autocast(weight.device.type, enabled=False):
+            return self.preprocessing(pixels.to(weight.device, weight.dtype))
+
+    def _read(self, prepared: Tensor) -> Reading:
+        kept: list[Tensor] = []
+        last = self._last
+        hook = None if last is None else last.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+        try:
+            # In full precision whatever is around it: features are compared with those that were read elsewhere.
+            with torch.autocast(prepared.device.type, enabled=False):
+                out = self.network(prepared)
+        finally:
+            if hook is not None:
+                hook.remove()
+        logits = out if isinstance(out, Tensor) else out.logits
+        return Reading(logits, kept[-1] if kept else logits.new_empty(len(logits), 0))
+
+    def need_features(self) -> None:
+        """Makes sure that features mean something.
+
+        Raises:
+            FiguregroundError: Its logits are not one linear layer's.
+        """
+        if self._last is None:
+            raise FiguregroundError(
+                f"classifier {self.name!r} can judge pictures, but not be a feature network: its logits aren't the "
+                "output of one linear layer on one vector a picture. Choose another, such as a ResNet or a ViT."
+            )
+
+    def index(self, label: str) -> int:
+        """The position of a class in the logits.
+
+        Args:
+            label: Its name, in any case, with spaces, `_` or `-` between words; any one of the comma-separated
+                synonyms that ImageNet's labels list; for an ImageNet classifier a WordNet id too.
+
+        Raises:
+            FiguregroundError: There is no such class, naming near ones, or there are several.
+        """
+        wanted = _plain(label)
+        for names in self._names:
+            found = names.get(wanted, [])
+            if len(found) == 1:
+                return found[0]
+            if found:
+                known = listed(f"{self.labels[i]!r} (logit {i})" for i in found)
+                more = " Give the WordNet id." if self._names[2] else ""
+                raise FiguregroundError(f"classifier {self.name!r}: {label!r} may be any of {known}.{more}")
+        raise FiguregroundError(f"classifier {self.name!r} has no class {label!r}{self._near(wanted)}")
+
+    def index_or_none(self, label: str) -> int | None:
+        """The position of a class as `index` finds it, or None where it finds none or several."""
+        try:
+            return self.index(label)
+        except FiguregroundError:
+            return None
+
+    @functools.cached_property
+    def _names(self) -> tuple[dict[str, list[int]], ...]:
+        """Positions by whole label, by synonym, and by what else ImageNet calls a class, plainly written."""
+        whole, synonyms, known = (defaultdict[str, list[int]](list) for _ in range(3))
+        for i, label in enumerate(self.labels):
+            whole[_plain(label)].append(i)
+            for synonym in {_plain(part) for part in label.split(",")}:
+                synonyms[synonym].append(i)
+        if len(self.labels) == IMAGENET_CLASSES:
+            nouns = imagenet_nouns()
+            alike = sum(i in synonyms.get(_plain(aliases[-1]), ()) for i, (_, aliases) in enumerate(nouns))
+            if alike > 0.8 * IMAGENET_CLASSES:  # the same classes in the same order
+                for i, (name, aliases) in enumerate(nouns):
+                    for alias in {_plain(text) for text in (name, *aliases)}:
+                        known[alias].append(i)
+        return dict(whole), dict(synonyms), dict(known)
+
+    def _near(self, wanted: str) -> str:
+        known = self._names[1]
+        holding = [name for name in known if set(wanted.split()) & set(name.split())]
+        near = dict.fromkeys([*difflib.get_close_matches(wanted, known, n=3, cutoff=0.6), *holding])
+        if near:
+            return f"; near are {listed([repr(name) for name in near], 5)}."
+        return f"; it has {listed(self.labels)}."
+
+    def _refuse_non_finite(self) -> None:
+        for name, tensor in self.network.state_dict().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise FiguregroundError(
+                    f"classifier {self.name!r}: its weights hold NaN or infinity ({name}), so it would say nothing."
+                )
+
+    @torch.no_grad()
+    def _find_last(self, edge: int) -> str | None:
+        """The name of the linear layer whose output the logits are, found by trying the network out; None if there
+        is none."""
+        calls: list[tuple[nn.Linear, Tensor, Tensor]] = []
+        layers = {module: name for name, module in self.network.named_modules() if isinstance(module, nn.Linear)}
+        hooks = [
+            layer.register_forward_hook(lambda _, given, out, layer=layer: calls.append((layer, given[0], out)))
+            for layer in layers
+        ]
+        weight = next(self.network.parameters())
+        probe = torch.rand(2, 3, edge, edge, generator=torch.Generator().manual_seed(0)).to(weight)
+        try:
+            out = self.network(self.preprocessing(probe))
+            logits = out if isinstance(out, Tensor) else out.logits
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            first = (str(error).splitlines() or ["?"])[0]
+            raise FiguregroundError(
+                f"classifier {self.name!r} can't read the pictures that its preprocessing gives: {first}"
+            ) from error
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if logits.ndim != 2 or logits.shape[1] != len(self.labels):
+            raise FiguregroundError(
+                f"classifier {self.name!r} gives {'×'.join(map(str, logits.shape[1:]))} numbers a picture and has "
+                f"{len(self.labels)} labels."
+            )
+        for layer, given, out in reversed(calls):
+            if given.ndim == 2 and out.shape == logits.shape and torch.allclose(out, logits):
+                product = nn.functional.linear(given, layer.weight, layer.bias)  # what features will be taken for
+                if torch.allclose(product, logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
+                    return layers[layer]
+        return None
+
+
+def _plain(text: str) -> str:
+    """A label as it is compared: lower case, one space for all that is no letter or digit."""
+    return re.sub(r"[\W_]+", " ", text.casefold()).strip() or text.strip()
+
+
+@functools.cache
+def imagenet_nouns() -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """ImageNet's 1,000 classes in the order of its logits: a name that is unique, and others (WordNet id, name)."""
+    path = resource("prompts/classes/imagenet.csv")
+    return tuple((noun.name, (*noun.aliases, noun.text)) for noun in read_csv(path, "classes"))
+
+
+def open_classifier(name: str, *, revision: str | None = None, device: str | torch.device = "cpu") -> Classifier:
+    """Opens a classifier, in float32.
+
+    Args:
+        name: `pocket`, the robust network that comes with this package; a directory or a Hub id of a transformers
+            image-classification model; `timm:NAME`; or a `.safetensors`, `.pt` or `.pth` file with the weights of an
+            ImageNet ResNet, such as a robust one (see `robust_weights`).
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        FiguregroundError: Absent, out of reach, no classifier, pickle-only, damaged, or with weights that are no
+            numbers.
+    """
+    path = Path(name).expanduser()
+    if revision is not None and (name == POCKET or name.startswith(TIMM) or path.exists()):
+        raise FiguregroundError(f"classifier {name!r}: a revision ({revision}) is for Hub ids.")
+    if name == POCKET:
+        if not (ROBUST / "config.json").is_file():
+            raise FiguregroundError(
+                "classifier: the pocket's robust network is missing from this install. Reinstall figureground."
+            )
+        opened = _open_directory(ROBUST, POCKET, {"robust": True})
+    elif name.startswith(TIMM):
+        opened = _open_timm(name)
+    elif path.is_dir():
+        opened = _open_directory(path, path.resolve().name, {})
+    elif path.is_file():
+        opened = _open_weights(path)
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1 or path.suffix in robust_weights.SUFFIXES:
+        raise FiguregroundError(
+            f"classifier: there is no file or directory {name!r}. Give 'pocket', a transformers directory, a Hub id "
+            "'user/name', 'timm:NAME', or a .safetensors, .pt or .pth file of ResNet weights."
+        )
+    else:
+        folder = _download(name, revision)
+        opened = _open_directory(folder, name, {"revision": folder.name})
+    return opened.to(device)
+
+
+def _open_directory(folder: Path, name: str, facts: dict[str, Any]) -> Classifier:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageClassification
+
+    _check_files(folder, name)
+    try:
+        network, info = AutoModelForImageClassification.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False,
+            output_loading_info=True,
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        text = str(error)
+        if "Unrecognized configuration class" in text or "for this kind of AutoModel" in text:
+            raise FiguregroundError(f"classifier {name!r} is no image classifier that transformers knows.") from error
+        first = (text.splitlines() or [type(error).__name__])[0]
+        raise FiguregroundError(f"classifier {name!r} doesn't open: {first}") from error
+    if info["missing_keys"]:
+        raise FiguregroundError(
+            f"classifier {name!r} is no whole image classifier: its weights lack "
+            f"{listed(sorted(info['missing_keys']), 2)}."
+        )
+    config = network.config
+    size = getattr(config, "image_size", None) or 224
+    return Classifier(
+        network,
+        read_preprocessing(folder, name),
+        [str(config.id2label[i]) for i in range(config.num_labels)],
+        name,
+        {
+            "architecture": type(network).__name__,
+            "robust": getattr(config, "robust", None),
+            "sha256": _hash_directory(folder),
+            **facts,
+        },
+        edge=int(size if isinstance(size, int) else max(size)),
+    )
+
+
+def _check_files(folder: Path, name: str) -> None:
+    """Makes sure that a directory has a config and whole weights that are no pickle, as far as names tell."""
+    if not (folder / "config.json").is_file():
+        raise FiguregroundError(f"classifier {name!r} is no transformers directory: it has no config.json.")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", *robust_weights.SUFFIXES[1:]))
+        there = f"only as a pickle ({pickles[0]}), which can run code when it is opened" if pickles else "missing"
+        raise FiguregroundError(
+            f"classifier {name!r}: its weights (model.safetensors) are {there}. Convert them where you trust them: "
+            "AutoModelForImageClassification.from_pretrained(…, use_safetensors=False).save_pretrained('converted')."
+        )
+    for path in (folder / "config.json", *weights):
+        with path.open("rb") as file:
+            if file.read(len(_LFS)) == _LFS:
+                raise FiguregroundError(
+                    f"classifier {name!r}: its {path.name} is a Git LFS pointer, not the file: run `git lfs pull`."
+                )
+
+
+def _hash_directory(folder: Path) -> str:
+    """SHA-256 over what decides a classifier's readings: its weights and settings."""
+    total = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json", folder / "preprocessor_config.json"]):
+        if path.is_file():
+            total.update(f"{path.name}\0{content_hash(path)}\n".encode())
+    return total.hexdigest()
+
+
+def _open_weights(path: Path) -> Classifier:
+    if path.suffix not in robust_weights.SUFFIXES:
+        raise FiguregroundError(
+            f"classifier: {path.name} is one file, and none of {listed(robust_weights.SUFFIXES)} with ResNet weights."
+        )
+    with path.open("rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise FiguregroundError(f"{path.name} is a Git LFS pointer instead of the weights: run `git lfs pull`.")
+    network, classes, architecture, mean, std = robust_weights.read_weights(path)
+    facts = {"architecture": architecture, "robust": None, "sha256": content_hash(path)}
+    return Classifier(network, imagenet(mean, std), _labels_of(classes), path.name, facts)
+
+
+def _labels_of(classes: int) -> list[str]:
+    """ImageNet's names for 1,000 logits, else numbers."""
+    if classes == IMAGENET_CLASSES:
+        return [name for name, _ in imagenet_nouns()]
+    return [str(i) for i in range(classes)]
+
+
+def _open_timm(name: str) -> Classifier:
+    try:
+        import timm
+        import timm.data
+    except ImportError as error:
+        raise FiguregroundError(
+            f"classifier {name!r} needs timm: pip install 'figureground[timm]' ({str(error).splitlines()[0]})."
+        ) from error
+    try:
+        network = timm.create_model(name.removeprefix(TIMM), pretrained=True)
+    except Exception as error:  # timm raises what its many sources raise
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FiguregroundError(f"classifier {name!r} doesn't open: {first}") from error
+    settings = timm.data.resolve_model_data_config(network)
+    try:
+        preprocessing = read_timm(settings)
+    except FiguregroundError as error:
+        raise FiguregroundError(f"classifier {name!r}: {error}") from None
+    about = getattr(network, "pretrained_cfg", None) or {}
+    labels = about.get("label_names") or _labels_of(network.num_classes)
+    digest = hashlib.sha256()
+    for key, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{key}\0".encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    facts = {
+        "architecture": about.get("architecture") or type(network).__name__,
+        "robust": None,
+        "sha256": digest.hexdigest(),
+    }
+    return Classifier(network.float(), preprocessing, [str(label) for label in labels], name, facts)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """Brings a classifier from the Hub, or finds it in the cache; returns its snapshot."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+        raise FiguregroundError(
+            f"classifier {name!r} is not in this machine's cache and the Hub can't be reached. Download it where there "
+            f"is a network (hf download {name}), or give a local directory."
+        ) from error
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise FiguregroundError(f"classifier {name!r}: {(str(error).splitlines() or ['?'])[0]}") from error

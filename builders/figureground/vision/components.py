@@ -1,0 +1,247 @@
+"""Which images activate a class's neural principal components: a sheet on which a person sees what is spurious."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from figureground.errors import FiguregroundError, RecipeError, counted, listed, printable
+from figureground.images import UnreadableImage, list_images, list_odd, read_image
+from figureground.run import signals
+from figureground.shards.writer import replace_bytes
+from figureground.vision.classifiers import Classifier, Reading
+from figureground.vision.neural_pca import Components, fit, weigh, write_components
+
+SHEET, TABLE, TENSORS = "components.png", "components.json", "components.safetensors"
+"""What the command writes."""
+MADE_BY = "figureground components"
+BATCH = 32
+MOST_DOWN, MOST_ACROSS = 128, 32
+"""Most components and most images of each on a sheet."""
+EDGE, GAP, CAPTION, HEAD = 128, 6, 30, 170
+"""Pixels: an image, the space between two, the text below one, the text before a row."""
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """The images of a class, as a classifier reads them."""
+
+    paths: tuple[Path, ...]
+    reading: Reading
+    """On the CPU, in the order of `paths`."""
+    unreadable: Mapping[str, str]
+    """Files that are no picture, and why."""
+
+
+def read_class_images(classifier: Classifier, directory: Path, *, show_progress: bool = True) -> ClassImages:
+    """Shows a classifier all images that lie in a directory itself.
+
+    Raises:
+        FiguregroundError: No such directory, fewer than two images in it, or a classifier that is no feature network.
+    """
+    classifier.need_features()
+    if not directory.is_dir():
+        raise FiguregroundError(f"there is no directory {str(directory)!r} with images of the class.")
+    unreadable = {printable(path.name): reason for path, reason in list_odd(directory)}
+    paths: list[Path] = []
+    readings: list[Reading] = []
+    files = list_images(directory)
+    with tqdm(total=len(files), unit="image", desc="reading", disable=None if show_progress else True) as bar:
+        for batch in _batches(files, unreadable):
+            with torch.inference_mode():
+                reading = classifier.read([picture for _, picture in batch])
+            readings.append(Reading(reading.logits.cpu(), reading.features.cpu()))
+            paths += [path for path, _ in batch]
+            bar.update(len(batch))
+    if len(paths) < 2:
+        said = listed([f"{name}: {reason}" for name, reason in unreadable.items()], 3)
+        raise FiguregroundError(
+            f"{str(directory)!r} has {counted(len(paths), 'image')} that can be read; components need at least 2 of "
+            f"the class, better 50 or more, in the directory itself{f' ({said})' if said else ''}."
+        )
+    logits, features = (torch.cat(parts).clone() for parts in zip(*readings, strict=True))
+    return ClassImages(tuple(paths), Reading(logits, features), unreadable)
+
+
+def _batches(files: Sequence[Path], unreadable: dict[str, str]) -> Iterator[list[tuple[Path, Image.Image]]]:
+    batch: list[tuple[Path, Image.Image]] = []
+    for path in files:
+        signals.check()
+        try:
+            batch.append((path, read_image(path)))
+        except UnreadableImage as error:
+            unreadable[printable(path.name)] = error.reason
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def fit_images(classifier: Classifier, label: int, directory: Path, count: int | None = None) -> Components:
+    """The components of a class, from a directory with images of it.
+
+    Args:
+        label: The class's position in the logits.
+        count: How many; None for all.
+
+    Raises:
+        FiguregroundError: As `read_class_images` and `fit` say.
+    """
+    images = read_class_images(classifier, directory)
+    return fit(weigh(images.reading.features, classifier.weight[label].cpu()), label, count)
+
+
+def analyse(
+    classifier: Classifier,
+    name: str,
+    directory: Path,
+    out: Path,
+    *,
+    count: int = 10,
+    top: int = 8,
+    show_progress: bool = True,
+) -> str:
+    """Finds a class's components and writes `components.png`, `components.json` and `components.safetensors`.
+
+    Args:
+        name: The class, as `Classifier.index` finds it.
+        directory: Images of the class, best those that the classifier was trained on.
+        out: Made where it isn't there. The three files of an earlier run are replaced.
+        count: How many components, those with the largest eigenvalues.
+        top: How many images are drawn of each.
+
+    Returns:
+        A few lines that say what was found.
+
+    Raises:
+        FiguregroundError: An unknown class, too few images, or other files in the way.
+        RecipeError: `count` or `top` is out of range.
+    """
+    label = classifier.index(name)
+    classifier.need_features()
+    width = classifier.weight.shape[1]
+    for field, value, most in (("--count", count, min(MOST_DOWN, width)), ("--top", top, MOST_ACROSS)):
+        if not 1 <= value <= most:
+            raise RecipeError(field, f"give a number in 1 to {most}, not {value}.")
+    _refuse_others_files(out)
+    images = read_class_images(classifier, directory, show_progress=show_progress)
+    weighted = weigh(images.reading.features, classifier.weight[label].cpu())
+    components = fit(weighted, label, count)
+    alpha = components.activations(weighted)
+    probability = images.reading.logits.softmax(1)[:, label]
+    share = float((images.reading.logits.argmax(1) == label).float().mean())
+    order = alpha.argsort(dim=0, descending=True, stable=True)[:top].T
+    facts = {
+        "classifier": classifier.facts,
+        "class": classifier.labels[label],
+        "images": len(images.paths),
+        "predicted": share,
+    }
+    table = {
+        "made_by": MADE_BY,
+        **facts,
+        "label": label,
+        "unreadable": dict(images.unreadable),
+        # alpha's mean over all images is 0 by construction, so it is given over those that are drawn
+        "components": [
+            {
+                "component": i,
+                "eigenvalue": float(components.values[i]),
+                "share_of_variance": float(components.values[i] / (weighted - components.mean).square().sum(1).mean()),
+                "mean_alpha": float(alpha[rows, i].mean()),
+                "deviation_of_alpha": float(alpha[:, i].std(correction=0)),
+                "images": [
+                    {"file": images.paths[row].name, "alpha": float(alpha[row, i]), "p": float(probability[row])}
+                    for row in rows.tolist()
+                ],
+            }
+            for i, rows in enumerate(order)
+        ],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    sheet = io.BytesIO()
+    draw(table, images.paths, order).save(sheet, "PNG", optimize=True)
+    replace_bytes(out / SHEET, sheet.getvalue())
+    write_components(components, out / TENSORS, facts)
+    replace_bytes(out / TABLE, (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode())
+    told = [
+        f"{out}: {counted(count, 'component')} of {classifier.labels[label]!r} from "
+        f"{counted(len(images.paths), 'image')}, {share:.0%} of them predicted as such. Look at {SHEET}: "
+        "a row that shows something else than the class is spurious."
+    ]
+    if images.unreadable:
+        told.append(f"{counted(len(images.unreadable), 'file')} left out: {listed(sorted(images.unreadable), 5)}.")
+    return "\n".join(told)
+
+
+def _refuse_others_files(out: Path) -> None:
+    """An earlier result may be replaced, nothing else."""
+    there = [name for name in (SHEET, TABLE, TENSORS) if (out / name).exists()]
+    try:
+        ours = not there or json.loads((out / TABLE).read_text(encoding="utf-8")).get("made_by") == MADE_BY
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if not ours:
+        raise FiguregroundError(f"{out} has a {there[0]} that isn't an earlier result. Give another --out.")
+
+
+def draw(table: Mapping[str, Any], paths: Sequence[Path], order: Tensor) -> Image.Image:
+    """Draws a row a component: its most activating images, each with its α and its file's name.
+
+    Args:
+        table: What `components.json` says.
+        paths: The images.
+        order: Rows of `paths`, (components, images), the most activating first.
+    """
+    across = order.shape[1]
+    title = 44
+    sheet = Image.new(
+        "RGB", (HEAD + across * (EDGE + GAP) + GAP, title + len(order) * (EDGE + CAPTION + GAP) + GAP), "white"
+    )
+    pen = ImageDraw.Draw(sheet)
+    large, small = _font(18), _font(12)
+    heading = f"{table['class']}: what activates its neural principal components ({table['classifier']['name']})"
+    pen.text((GAP, 12), _cut(heading, large, sheet.width - 2 * GAP), "black", large)
+    for i, (said, rows) in enumerate(zip(table["components"], order.tolist(), strict=True)):
+        top = title + i * (EDGE + CAPTION + GAP)
+        lines = [
+            f"component {said['component']}", f"{said['share_of_variance']:.1%} of the variance",
+            f"α of these: {said['mean_alpha']:.3g}", f"deviation of α: {said['deviation_of_alpha']:.3g}",
+        ]  # fmt: skip
+        pen.multiline_text((GAP, top + 4), "\n".join(lines), "black", small, spacing=6)
+        for j, (row, image) in enumerate(zip(rows, said["images"], strict=True)):
+            left = HEAD + j * (EDGE + GAP)
+            picture = ImageOps.contain(read_image(paths[row]), (EDGE, EDGE), Image.Resampling.LANCZOS)
+            sheet.paste(picture, (left + (EDGE - picture.width) // 2, top + (EDGE - picture.height) // 2))
+            pen.text((left, top + EDGE + 1), f"α {image['alpha']:.3g}   p {image['p']:.2f}", "black", small)
+            pen.text((left, top + EDGE + 15), _cut(printable(image["file"]), small, EDGE), "dimgrey", small)
+    return sheet
+
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def _font(size: int) -> Font:
+    try:
+        return ImageFont.truetype("DejaVuSans.ttf", size)  # has more letters than Pillow's own
+    except OSError:
+        return ImageFont.load_default(size=size)
+
+
+def _cut(text: str, font: Font, width: float) -> str:
+    """A text in one line that fits, its end kept: files differ there."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"…{text}") > width:
+        text = text[1:]
+    return f"…{text}"

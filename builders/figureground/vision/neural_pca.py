@@ -1,0 +1,130 @@
+"""Class-wise neural PCA (Neuhaus, Augustin, Boreiko, Hein 2023, arXiv 2212.04871): what makes a classifier say k.
+
+The logit of class k is ⟨w_k, φ(x)⟩ + b_k. On images of class k, the weighted features ψ_k(x) = w_k ⊙ φ(x) are analysed
+into principal components v_l. As the entries of ψ_k sum to the logit less its bias, each component has a share
+α_l(x) = ⟨v_l, ψ_k(x) − μ⟩ · ⟨1, v_l⟩ in it, and all shares sum to the logit less its mean over the class. A component
+whose most activating images show something other than the class is a spurious feature.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from figureground.errors import FiguregroundError
+from figureground.shards.writer import replace_bytes
+
+if TYPE_CHECKING:
+    from figureground.vision.classifiers import Classifier
+
+
+@dataclass(frozen=True)
+class Components:
+    """Principal components of a class, by eigenvalue, the largest first."""
+
+    label: int
+    """The class's position in the logits."""
+    mean: Tensor
+    """μ, the mean of ψ_k over images of the class, float32 (d,)."""
+    vectors: Tensor
+    """Orthonormal rows v_l, float32 (L, d). Their sign is such that ⟨1, v_l⟩ ≥ 0."""
+    values: Tensor
+    """Eigenvalues of the covariance of ψ_k (divided by the number of images), float32 (L,)."""
+
+    def activations(self, weighted: Tensor) -> Tensor:
+        """α, (n, L), of weighted features ψ_k, (n, d): shares in the logit; differentiable."""
+        mean, vectors = self.mean.to(weighted), self.vectors.to(weighted)
+        return (weighted - mean) @ vectors.T * vectors.sum(1)
+
+    def select(self, which: Sequence[int]) -> Components:
+        """Some of the components, such as those that a person found to be spurious.
+
+        Raises:
+            FiguregroundError: A number that is none of a component.
+        """
+        for i in which:
+            if not 0 <= i < len(self.values):
+                raise FiguregroundError(f"component {i}: there are {len(self.values)}, counted from 0.")
+        chosen = list(which)
+        return replace(self, vectors=self.vectors[chosen], values=self.values[chosen])
+
+
+def weigh(features: Tensor, weight: Tensor) -> Tensor:
+    """ψ_k = w_k ⊙ φ: features (n, d) and the class's row of the last layer's weight (d,) to (n, d)."""
+    return features * weight.to(features)
+
+
+def fit(weighted: Tensor, label: int, count: int | None = None) -> Components:
+    """Analyses weighted features of images of a class.
+
+    Args:
+        weighted: ψ_k, (n, d).
+        label: The class's position in the logits.
+        count: How many components; None for all d, which span everything, so that their α sum to the logit less
+            its mean even for images that aren't among these.
+
+    Raises:
+        FiguregroundError: Fewer than two images, features that are no numbers or all alike, or `count` isn't in 1..d.
+    """
+    n, d = weighted.shape
+    if n < 2:
+        raise FiguregroundError(f"neural PCA needs at least 2 images of the class, better 50 or more; there is {n}.")
+    if count is not None and not 1 <= count <= d:
+        raise FiguregroundError(f"components: {count} were asked for; features of {d} numbers have 1 to {d}.")
+    exact = weighted.detach().double().cpu()
+    if not torch.isfinite(exact).all():
+        raise FiguregroundError("neural PCA: features hold NaN or infinity.")
+    mean = exact.mean(0)
+    centered = exact - mean
+    if float(centered.abs().max()) <= 1e-9 * float(exact.abs().max()):
+        raise FiguregroundError("neural PCA: the images' features are all alike, so nothing varies among them.")
+    values, vectors = torch.linalg.eigh(centered.T @ centered / n)
+    values, vectors = values.flip(0).clamp(min=0)[:count], vectors.flip(1).T[:count]
+    vectors = torch.where(vectors.sum(1, keepdim=True) < 0, -vectors, vectors)
+    return Components(label, mean.float(), vectors.float().contiguous(), values.float())
+
+
+def write_components(components: Components, path: Path, facts: Mapping[str, Any]) -> None:
+    """Writes components as safetensors, whole or not at all.
+
+    Args:
+        facts: Whose they are, JSON-able: `classifier`, its facts, and what else is worth knowing.
+    """
+    tensors = {name: getattr(components, name).cpu().contiguous() for name in _TENSORS}
+    replace_bytes(path, save(tensors, {"label": str(components.label), "facts": json.dumps(facts, sort_keys=True)}))
+
+
+def read_components(path: Path, classifier: Classifier) -> Components:
+    """Reads what `write_components` wrote.
+
+    Raises:
+        FiguregroundError: The file is absent, damaged or something else, or was made with another classifier.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            told = file.metadata() or {}
+            components = Components(int(told["label"]), **{name: file.get_tensor(name) for name in _TENSORS})
+        made_with = json.loads(told["facts"])["classifier"]
+    except FileNotFoundError:
+        raise FiguregroundError(f"components: there is no file {str(path)!r}.") from None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise FiguregroundError(
+            f"components: {path.name} isn't what `figureground components` writes ({error})."
+        ) from error
+    if made_with["sha256"] != classifier.facts["sha256"]:
+        raise FiguregroundError(
+            f"components: {path.name} was made with the classifier {made_with['name']!r}, whose weights or settings "
+            f"aren't those of {classifier.name!r}. Make it again with `figureground components`."
+        )
+    return components
+
+
+_TENSORS = ("mean", "vectors", "values")

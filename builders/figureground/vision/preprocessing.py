@@ -1,0 +1,266 @@
+"""What a classifier does to a picture before its first layer, on tensors: resize, crop, normalise, with gradients."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from figureground.errors import FiguregroundError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of ImageNet's pixels in 0..1, by channel: red, green, blue."""
+
+
+def _cubic(x: Tensor) -> Tensor:
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, far)
+
+
+FILTERS: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {
+    "box": (0.5, torch.ones_like),
+    "bilinear": (1.0, lambda x: 1 - x),
+    "hamming": (1.0, lambda x: torch.sinc(x) * (0.54 + 0.46 * torch.cos(math.pi * x))),
+    "bicubic": (2.0, _cubic),
+    "lanczos": (3.0, lambda x: torch.sinc(x) * torch.sinc(x / 3)),
+}
+"""Pillow's filters: how far each reaches, in source pixels, and its weight at a distance x ≥ 0 within that."""
+OVERSHOOTING = ("bicubic", "lanczos")
+"""Filters with negative weights, whose results may leave 0..1; 8-bit pictures can't."""
+_BY_NUMBER = {1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+"""Pillow's numbers, as `preprocessor_config.json` has them."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resizes, crops around the centre and normalises, as an image processor of transformers or timm does.
+
+    Computed as Pillow computes it, but on floats: each row of the result is a weighted sum of rows, so the whole is
+    two matrix products, with gradients, deterministic on every device, and the same for training and judging. Against
+    a processor's result from the same 8-bit picture it differs by the rounding to 8 bits that Pillow does in between.
+    (Of pictures that aren't square, newer Pillows resize the columns first in some cases; that shows in noise alone.)
+    """
+
+    size: tuple[int, int] | int | None
+    """Height and width that a picture is resized to, or its shorter edge; None leaves it as it is."""
+    longest: int | None
+    """What the longer edge may be at most, where `size` is the shorter one's."""
+    filter: str
+    """A name from `FILTERS`."""
+    crop: tuple[int, int] | None
+    """Height and width that are cut out around the centre; a smaller picture is padded with black."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """In units of pixels in 0..1, by channel, in the order that the network takes them."""
+    flip_channels: bool = False
+    """Whether the network takes blue, green, red."""
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels (n, 3, h, w), float in 0..1, to what the network takes, (n, 3, h', w')."""
+        height, width = pixels.shape[-2:]
+        to_height, to_width = self._resized(height, width)
+        if (to_height, to_width) != (height, width):
+            rows = resize_matrix(height, to_height, self.filter).to(pixels)
+            columns = resize_matrix(width, to_width, self.filter).to(pixels)
+            if self.crop:  # what will be cut away needn't be computed
+                rows, columns = _center(rows, self.crop[0]), _center(columns, self.crop[1])
+            pixels = self._in_range(pixels @ columns.T)
+            pixels = self._in_range(rows @ pixels)
+        if self.crop:
+            pixels = _center_crop(pixels, self.crop)
+        if self.flip_channels:
+            pixels = pixels.flip(1)
+        return (pixels - pixels.new_tensor(self.mean)[:, None, None]) / pixels.new_tensor(self.std)[:, None, None]
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if not isinstance(self.size, int):
+            return self.size or (height, width)
+        short, long = min(height, width), max(height, width)
+        to: float = self.size
+        if self.longest is not None and long / short * to > self.longest:
+            to = self.longest * short / long
+        edges = (round(to), int(to * long / short))
+        return edges if height <= width else edges[::-1]
+
+    def _in_range(self, pixels: Tensor) -> Tensor:
+        return pixels.clamp(0, 1) if self.filter in OVERSHOOTING else pixels
+
+
+@functools.lru_cache(maxsize=256)
+@torch.inference_mode(False)  # a tensor made in inference mode could not be used in training later
+def resize_matrix(size: int, to: int, filter: str) -> Tensor:
+    """The weights with which `size` pixels in a line become `to` pixels: float32 (to, size), rows sum to 1.
+
+    As Pillow's resize: when shrinking, the filter is stretched by the factor, which is what antialiases.
+    """
+    scale = size / to
+    centers = (torch.arange(to, dtype=torch.float64) + 0.5) * scale
+    reach, weigh = FILTERS[filter]
+    stretch = max(scale, 1.0)
+    first = (centers - reach * stretch + 0.5).long().clamp(min=0)[:, None]
+    last = (centers + reach * stretch + 0.5).long().clamp(max=size)[:, None]
+    pixels = torch.arange(size)
+    distances = ((pixels + 0.5 - centers[:, None]) / stretch).abs()
+    inside = (pixels >= first) & (pixels < last) & (distances <= reach)
+    weights = torch.where(inside, weigh(distances), 0.0)
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
+def _center(rows: Tensor, count: int) -> Tensor:
+    """The `count` rows around the centre, or all where there are no more."""
+    first = max(0, (len(rows) - count) // 2)
+    return rows[first : first + count]
+
+
+def _center_crop(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cuts around the centre; what is missing on either side is black, the odd pixel before."""
+    height, width = pixels.shape[-2:]
+    lacking = [max(0, size[0] - height), max(0, size[1] - width)]
+    if any(lacking):
+        top, left = (-(-n // 2) for n in lacking)
+        pixels = F.pad(pixels, (left, lacking[1] - left, top, lacking[0] - top))
+        height, width = pixels.shape[-2:]
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return pixels[..., top : top + size[0], left : left + size[1]]
+
+
+def to_pixels(picture: Image.Image) -> Tensor:
+    """A picture as a tensor, float32 (3, h, w) in 0..1."""
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+
+def imagenet(mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Preprocessing:
+    """What ImageNet classifiers are judged with: the shorter edge to 256, bilinear, and the middle 224 × 224."""
+    return Preprocessing(256, None, "bilinear", (224, 224), mean, std)
+
+
+def read_preprocessing(folder: Path, name: str) -> Preprocessing:
+    """Reads a transformers directory's `preprocessor_config.json`; what it leaves out is its processor's default.
+
+    Args:
+        name: What the user calls the classifier, for errors.
+
+    Raises:
+        FiguregroundError: The file is missing, damaged, or asks for what isn't supported.
+    """
+    from transformers import AutoImageProcessor
+
+    if not (folder / "preprocessor_config.json").is_file():
+        raise FiguregroundError(
+            f"classifier {name!r} has no preprocessor_config.json, which says how pictures are resized and normalised. "
+            "Write the one that it was trained with: "
+            "ViTImageProcessorPil(size=…, image_mean=…, image_std=…).save_pretrained(folder)."
+        )
+    try:
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+        return _of_processor(processor)
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FiguregroundError(f"classifier {name!r}: its preprocessor_config.json can't be used: {first}") from error
+
+
+def _of_processor(processor: Any) -> Preprocessing:
+    kind = type(processor).__name__.removesuffix("Pil").removesuffix("Fast").removesuffix("ImageProcessor")
+
+    def setting(name: str, default: Any = None) -> Any:
+        value = getattr(processor, name, None)
+        return default if value is None else value
+
+    if setting("do_pad", False):
+        raise ValueError("it pads pictures (do_pad), which no classifier here does")
+    size, longest, crop = None, None, None
+    if setting("do_center_crop", False):
+        edges = _edges(setting("crop_size"))
+        crop = (edges["height"], edges["width"])
+    if setting("do_resize", False):
+        edges = _edges(setting("size"))
+        size, crop = _size_of(kind, edges, setting("crop_pct"), crop)
+        longest = edges.get("longest_edge")
+    # Pixels come in 0..1, and processors begin with 0..255: (255 × factor × pixel − offset − mean) / std.
+    scale = 255 * float(setting("rescale_factor", 1 / 255)) if setting("do_rescale", False) else 255.0
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    if setting("do_normalize", False) and kind != "MobileViT":  # whose processor has the setting and passes it over
+        mean, std = _channels(setting("image_mean")), _channels(setting("image_std"))
+    offset = 0.0
+    if kind == "EfficientNet":
+        offset = float(bool(setting("rescale_offset", False)))
+        if setting("include_top", False):  # it divides by the deviation once more
+            std = tuple(s * t for s, t in zip(std, _channels(setting("image_std")), strict=True))
+    filter = _BY_NUMBER.get(int(setting("resample", 2)))
+    if filter is None:
+        raise ValueError("it resizes to the nearest pixel (resample 0), which has no gradients")
+    return Preprocessing(
+        size,
+        longest,
+        filter,
+        crop,
+        tuple((m + offset) / scale for m in mean),
+        tuple(s / scale for s in std),
+        kind == "MobileViT" and bool(setting("do_flip_channel_order", False)),
+    )
+
+
+def _size_of(
+    kind: str, edges: dict[str, int], crop_pct: float | None, crop: tuple[int, int] | None
+) -> tuple[tuple[int, int] | int, tuple[int, int] | None]:
+    """What a processor resizes to, and what it crops: a few take the size for that of the crop."""
+    edge = edges.get("shortest_edge")
+    both = (edges["height"], edges["width"]) if "height" in edges and "width" in edges else None
+    if edge is not None:
+        if kind == "ConvNext":
+            return ((edge, edge), crop) if edge >= 384 else (int(edge / (crop_pct or 224 / 256)), crop or (edge, edge))
+        if kind == "PoolFormer":
+            return int(edge / (crop_pct or 1)), crop
+        return int(256 / 224 * edge) if kind == "Levit" else edge, crop
+    if both is None or kind == "ConvNext":
+        raise ValueError(f"its size is {json.dumps(edges)}, without shortest_edge, or height and width")
+    if kind == "PoolFormer" and crop_pct:
+        larger = (int(both[0] / crop_pct), int(both[1] / crop_pct))
+        return larger[0] if both[0] == both[1] else larger, crop
+    return both, crop
+
+
+def _edges(size: Any) -> dict[str, int]:
+    """A processor's size as a mapping, without what it leaves open."""
+    if size is None:
+        raise ValueError("it resizes or crops and says no size")
+    return {name: int(value) for name, value in dict(size).items() if value is not None}
+
+
+def _channels(value: Any) -> tuple[float, ...]:
+    values = (float(value),) * 3 if isinstance(value, int | float) else tuple(float(v) for v in value)
+    if len(values) != 3 or not all(map(math.isfinite, values)):
+        raise ValueError(f"image_mean and image_std are for three channels, not {value!r}")
+    return values
+
+
+def read_timm(settings: dict[str, Any]) -> Preprocessing:
+    """What timm's `resolve_model_data_config` says of a model.
+
+    Raises:
+        FiguregroundError: It crops in a way that isn't supported.
+    """
+    _, height, width = settings["input_size"]
+    share = float(settings.get("crop_pct") or 0.875)
+    mode = settings.get("crop_mode") or "center"
+    to = (math.floor(height / share), math.floor(width / share))
+    if mode not in ("center", "squash"):
+        raise FiguregroundError(f"its crop_mode is {mode!r}; supported are 'center' and 'squash'.")
+    filter = settings.get("interpolation", "bilinear")
+    if filter not in FILTERS:
+        raise FiguregroundError(f"its interpolation is {filter!r}; supported are {', '.join(FILTERS)}.")
+    size = to if mode == "squash" or height != width else to[0]
+    return Preprocessing(size, None, filter, (height, width), tuple(settings["mean"]), tuple(settings["std"]))

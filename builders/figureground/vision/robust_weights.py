@@ -1,0 +1,204 @@
+"""ImageNet ResNets from weights files, robust ones first of all: their key names mapped to those of transformers.
+
+Adversarially robust ResNets are published as bare weights: in torchvision's names, or wrapped as the `robustness`
+library of Madry's lab saves them (`module.model.…` with a normaliser beside, the same again under `module.attacker.…`).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from figureground.errors import FiguregroundError, listed
+from figureground.vision.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+
+SUFFIXES = (".safetensors", ".pt", ".pth")
+NESTED = ("state_dict", "model", "model_state_dict", "net")
+"""Where files keep the weights beside other things, such as the epoch."""
+NAMES: dict[tuple[str, tuple[int, ...]], str] = {
+    ("basic", (2, 2, 2, 2)): "resnet18",
+    ("basic", (3, 4, 6, 3)): "resnet34",
+    ("bottleneck", (3, 4, 6, 3)): "resnet50",
+    ("bottleneck", (3, 4, 23, 3)): "resnet101",
+    ("bottleneck", (3, 8, 36, 3)): "resnet152",
+}
+"""torchvision's names by kind of block and blocks a stage."""
+_BLOCK = re.compile(r"layer(?P<stage>[1-4])\.(?P<block>\d+)\.(?P<rest>.+)")
+_CONVOLUTION = re.compile(r"(?P<kind>conv|bn)(?P<number>[123])\.(?P<rest>.+)")
+_STATISTIC = re.compile(r"(?:.*\.)?(?:new_)?(?P<which>mean|std)")
+
+
+class Weights(NamedTuple):
+    """A ResNet read from a file."""
+
+    network: nn.Module
+    """transformers' ResNetForImageClassification."""
+    classes: int
+    architecture: str
+    """torchvision's name for it."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """The normaliser in the file, else ImageNet's."""
+
+
+def read_weights(path: Path) -> Weights:
+    """Reads a ResNet (18 to 152, or wide) from a `.safetensors` file or a tensor-only `.pt` or `.pth`.
+
+    Raises:
+        FiguregroundError: The file is damaged or a pickle of more than tensors, or holds something else.
+    """
+    tensors = _read_tensors(path)
+    prefix = _find_prefix(tensors, path)
+    own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    mean, std = _normaliser(tensors)
+    network, architecture = _build(own, path)
+    return Weights(network, len(own["fc.weight"]), architecture, mean, std)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, by name."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise FiguregroundError(f"{path.name} doesn't open as safetensors: {error}. Get it again.") from error
+    import pickle
+
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise FiguregroundError(
+            f"{path.name} is a pickle of more than tensors, which can run code when it is opened. Where you trust it, "
+            "convert it:\n"
+            "    import torch\n"
+            "    from safetensors.torch import save_file\n"
+            f"    found = torch.load({path.name!r}, map_location='cpu', weights_only=False)\n"
+            f"    found = next((found[k] for k in {NESTED!r} if k in found), found)\n"
+            "    save_file({k: v.clone() for k, v in found.items() if isinstance(v, torch.Tensor)}, "
+            f"{path.with_suffix('.safetensors').name!r})\n"
+            "(a checkpoint of the robustness library also needs `pip install dill` for that)."
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FiguregroundError(f"{path.name} doesn't open as weights of torch: {first}") from error
+    return _flatten(found, path)
+
+
+def _flatten(found: Any, path: Path) -> dict[str, Tensor]:
+    """The weights in what a file holds, which may keep them beside other things, and those so again."""
+    while isinstance(found, dict):
+        inner = [found[name] for name in NESTED if isinstance(found.get(name), dict)]
+        if not inner:
+            break
+        found = inner[0]
+    tensors = {n: t for n, t in found.items() if isinstance(t, Tensor)} if isinstance(found, dict) else {}
+    if not tensors:
+        raise FiguregroundError(f"{path.name} holds no weights by name, but a {type(found).__name__}.")
+    return tensors
+
+
+def _find_prefix(tensors: dict[str, Tensor], path: Path) -> str:
+    """What stands before the names of the ResNet: the shortest, as attackers hold the same network once more."""
+    ends = "fc.weight"
+    prefixes = [name.removesuffix(ends) for name in tensors if name.endswith(ends)]
+    prefixes = [p for p in prefixes if f"{p}conv1.weight" in tensors and f"{p}layer1.0.conv1.weight" in tensors]
+    if prefixes:
+        return min(prefixes, key=len)
+    hint = ""
+    if any(name.startswith("resnet.embedder.") for name in tensors):
+        hint = " These are transformers' names: give the directory that has the config.json too."
+    elif any("layer1.0.shortcut" in name or name.endswith("linear.weight") for name in tensors):
+        hint = " It looks like a ResNet for CIFAR, which is built otherwise."
+    raise FiguregroundError(
+        f"{path.name} holds no ResNet in torchvision's names (conv1.weight, layer1.0.conv1.weight, fc.weight); it has "
+        f"{listed(sorted(tensors), 3)}.{hint} Other networks open as transformers directories."
+    )
+
+
+def _normaliser(tensors: dict[str, Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation by channel, where a file has both; `running_mean` of a batch norm is something else."""
+    found: dict[str, tuple[float, ...]] = {}
+    for name in sorted(tensors, key=len):
+        match = _STATISTIC.fullmatch(name)
+        if match and tensors[name].numel() == 3:
+            found.setdefault(match["which"], tuple(tensors[name].flatten().double().tolist()))
+    if set(found) == {"mean", "std"}:
+        return found["mean"], found["std"]
+    return IMAGENET_MEAN, IMAGENET_STD
+
+
+def _build(own: dict[str, Tensor], path: Path) -> tuple[nn.Module, str]:
+    """The network whose shape the weights have, with the weights in it."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+    from transformers.models.resnet.modeling_resnet import ResNetBottleNeckLayer
+
+    bottleneck = "layer1.0.conv3.weight" in own
+    depths = [len({m["block"] for m in map(_BLOCK.fullmatch, own) if m and int(m["stage"]) == i}) for i in (1, 2, 3, 4)]
+    last = "conv3" if bottleneck else "conv2"
+    try:
+        stem = own["conv1.weight"]
+        sizes = [len(own[f"layer{stage}.0.{last}.weight"]) for stage in (1, 2, 3, 4)]
+        inner = own["layer1.0.conv2.weight"]
+        config = ResNetConfig(
+            num_channels=stem.shape[1], embedding_size=len(stem), hidden_sizes=sizes, depths=depths,
+            layer_type="bottleneck" if bottleneck else "basic", num_labels=len(own["fc.weight"]),
+            downsample_in_bottleneck=False,  # torchvision strides in the 3 × 3 convolution
+        )  # fmt: skip
+    except KeyError as error:
+        raise FiguregroundError(f"{path.name} is no whole ResNet: it lacks {error.args[0]}.") from None
+    if stem.shape[2:] != (7, 7):
+        raise FiguregroundError(
+            f"{path.name}: its first convolution is {stem.shape[2]} × {stem.shape[3]}; ImageNet's ResNets have 7 × 7. "
+            "Other networks open as transformers directories."
+        )
+    if inner.shape[1] != inner.shape[0]:
+        raise FiguregroundError(f"{path.name} is a ResNeXt: grouped convolutions aren't supported.")
+    network = ResNetForImageClassification(config)
+    widening = sizes[0] // len(inner) if bottleneck else 4
+    if bottleneck and widening != 4:  # a wide ResNet: transformers' config can't say it, its layers can
+        for stage, size in zip(network.resnet.encoder.stages, sizes, strict=True):
+            for i, layer in enumerate(stage.layers):
+                before = layer.layer[0].convolution.in_channels
+                stride = layer.layer[1].convolution.stride[0]
+                stage.layers[i] = ResNetBottleNeckLayer(before, size, stride, reduction=widening)
+    names = {name: new for name in own if (new := transformers_name(name, bottleneck))}
+    expected = network.state_dict()
+    weights = {names[name]: own[name].float() for name in names}
+    weights.update({n: t for n, t in expected.items() if n.endswith("num_batches_tracked") and n not in weights})
+    wrong = sorted(set(expected) ^ set(weights)) or [n for n in expected if expected[n].shape != weights[n].shape]
+    if wrong:
+        raise FiguregroundError(f"{path.name} is no ResNet that transformers can build: {listed(wrong, 3)} differ.")
+    network.load_state_dict(weights)
+    kind = ("bottleneck" if bottleneck else "basic", tuple(depths))
+    name = NAMES.get(kind, f"resnet of {'-'.join(map(str, depths))} blocks")
+    return network, name if widening == 4 else f"wide_{name}_{4 // widening}"
+
+
+def transformers_name(name: str, bottleneck: bool) -> str | None:
+    """What transformers calls a tensor of torchvision's ResNet, or None for one that isn't a ResNet's.
+
+    >>> transformers_name("layer1.0.conv2.weight", bottleneck=True)
+    'resnet.encoder.stages.0.layers.0.layer.1.convolution.weight'
+    """
+    if name.startswith("fc."):
+        return f"classifier.1.{name.removeprefix('fc.')}"
+    parts = {"conv": "convolution", "bn": "normalization", "0": "convolution", "1": "normalization"}
+    if match := _CONVOLUTION.fullmatch(name):
+        return f"resnet.embedder.embedder.{parts[match['kind']]}.{match['rest']}" if match["number"] == "1" else None
+    block = _BLOCK.fullmatch(name)
+    if block is None:
+        return None
+    where = f"resnet.encoder.stages.{int(block['stage']) - 1}.layers.{block['block']}"
+    if match := re.fullmatch(r"downsample\.(?P<number>[01])\.(?P<rest>.+)", block["rest"]):
+        return f"{where}.shortcut.{parts[match['number']]}.{match['rest']}"
+    match = _CONVOLUTION.fullmatch(block["rest"])
+    if match is None or (match["number"] == "3" and not bottleneck):
+        return None
+    return f"{where}.layer.{int(match['number']) - 1}.{parts[match['kind']]}.{match['rest']}"

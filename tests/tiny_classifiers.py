@@ -1,0 +1,41 @@
+"""Tiny random classifiers of many families, saved as transformers directories."""
+
+from pathlib import Path
+
+import torch
+import transformers as t
+
+LABELS = {0: "hen", 1: "hummingbird", 2: "great white shark, white shark, man-eater", 3: "crane"}
+VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+PATCHED = {**VISION, "image_size": 32, "patch_size": 8}
+STAGED = {"depths": [1, 1], "hidden_sizes": [8, 16]}
+FAMILIES = {
+    "resnet": lambda: t.ResNetConfig(embedding_size=8, layer_type="basic", **STAGED),
+    "regnet": lambda: t.RegNetConfig(embedding_size=8, groups_width=8, **STAGED),
+    "mobilenet_v2": lambda: t.MobileNetV2Config(depth_multiplier=0.25, image_size=32),
+    "vit": lambda: t.ViTConfig(**PATCHED),
+    "deit": lambda: t.DeiTConfig(architectures=["DeiTForImageClassification"], **PATCHED),
+    "deit with teacher": lambda: t.DeiTConfig(architectures=["DeiTForImageClassificationWithTeacher"], **PATCHED),
+    "beit": lambda: t.BeitConfig(**PATCHED),
+    "dinov2": lambda: t.Dinov2Config(**PATCHED),
+    "convnext": lambda: t.ConvNextConfig(depths=[1, 1], hidden_sizes=[8, 16], num_stages=2),
+    "convnextv2": lambda: t.ConvNextV2Config(depths=[1, 1], hidden_sizes=[8, 16], num_stages=2),
+    "swin": lambda: t.SwinConfig(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4),
+    "poolformer": lambda: t.PoolFormerConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16]),
+}
+
+
+def make_classifier(out: Path, family: str = "resnet", processor: object = None, labels: dict | None = None) -> Path:
+    """Writes a classifier of 4 classes, with random weights and batch statistics, for pictures of 32 pixels."""
+    torch.manual_seed(0)
+    config = FAMILIES[family]()
+    config.id2label = LABELS if labels is None else labels
+    config.label2id = {name: i for i, name in config.id2label.items()}
+    network = t.AutoModelForImageClassification.from_config(config)
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.3, 0.6)
+    network.save_pretrained(out)
+    processor = processor or t.ViTImageProcessorPil(size={"height": 32, "width": 32})
+    processor.save_pretrained(out)
+    return out
