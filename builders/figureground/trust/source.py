@@ -114,11 +114,11 @@ class Source:
             self.verify(shard)
             raise
 
-    def stored(self, shard: Shard) -> Iterator[Stored]:
-        """The samples of a shard, in order."""
+    def stored(self, shard: Shard, rows: Sequence[int] | None = None) -> Iterator[Stored]:
+        """The samples of a shard in order, or those in certain rows."""
         read, kind = (read_parquet, "parquet") if "parquet" in self.formats else (read_tar, "webdataset")
         with self._explained(shard):
-            yield from read(self.directory / shard.path(kind))
+            yield from read(self.directory / shard.path(kind), rows)
 
     def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
         """What a shard says of its samples beside their pictures, by column, in order; labels as numbers."""

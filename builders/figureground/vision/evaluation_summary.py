@@ -1,0 +1,155 @@
+"""An evaluation in words: what the command prints, and what a reader has to know of the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from figureground.errors import counted, listed
+from figureground.vision.spuriousness import METRICS
+
+MOST_GROUPS = 12
+"""Groups of one kind that the command prints; of more, those with the least accuracy."""
+
+Told = Mapping[str, Any]
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def spread(told: Told) -> str:
+    """`71.2% (60.0 to 81.0)`."""
+    return f"{percent(told['value'])} ({100 * told['low']:.1f} to {100 * told['high']:.1f})"
+
+
+def points(told: Told) -> str:
+    """A difference of shares: `24.1 points (10.0 to 31.4)`."""
+    return f"{100 * told['value']:.1f} points ({100 * told['low']:.1f} to {100 * told['high']:.1f})"
+
+
+def notes(report: Told) -> list[str]:
+    """What was left out, and what numbers don't say; a sentence or two each."""
+    lines = []
+    for name, told in report["classifiers"].items():
+        if lacking := told["without_counterpart"]:
+            lines.append(
+                f"{name} has no class for {counted(len(lacking), 'label')}: {listed(lacking, 8)}. "
+                f"{counted(told['left_out'], 'sample')} left out."
+            )
+    for kind, told in _beside(report):
+        if unreadable := told["unreadable"]:
+            first = f"{unreadable[0]['file']}: {unreadable[0]['reason']}"
+            lines.append(f"{kind}: {counted(len(unreadable), 'file')} can't be read, such as {first}.")
+        if lacking := told["without_pictures"]:
+            lines.append(f"{kind}: no picture of {_classes_of(len(lacking))}: {listed(lacking, 8)}.")
+        if others := told["other_classes"]:
+            lines.append(f"{kind}: passed over are {listed(others, 5)}, which the dataset doesn't have.")
+    if report["kind"] == "spurious" and report["validation"]:
+        lines.append(
+            "Average precision and ROC-AUC are of p_k: real pictures of class k against these. Spurious ImageNet's "
+            "code computes average precision where its README says AUC; here are both. Lower is more spurious."
+        )
+    return lines
+
+
+def _classes_of(n: int) -> str:
+    return f"{n:,} class" if n == 1 else f"{n:,} classes"
+
+
+def _beside(report: Told) -> Iterator[tuple[str, Told]]:
+    yield from report["beside"].items()
+    if report["validation"]:
+        yield "validation", report["validation"]
+
+
+def summarise(report: Told) -> str:
+    """What an evaluation came to, for a terminal."""
+    about = report["dataset"]
+    splits = ", ".join(f"{split} {n:,}" for split, n in about["splits"].items())
+    lines = [
+        f"{about['name']}: {counted(about['samples'], 'image')}" + (f" ({splits})" if len(about["splits"]) < 6 else "")
+    ]
+    tell = _spurious if report["kind"] == "spurious" else _foreground
+    return "\n".join([*lines, *tell(report), *(["", *notes(report)] if notes(report) else [])])
+
+
+def _foreground(report: Told) -> Iterator[str]:
+    for name, told in report["classifiers"].items():
+        yield f"\n{name}: accuracy {spread(told['accuracy'])}, {counted(told['samples'], 'image')}"
+        worst = told["worst_group"]
+        yield f"  worst group: {_cell(worst)} {spread(worst)}, {counted(worst['samples'], 'image')}"
+        if told.get("matched"):
+            matched = told["matched"]
+            yield (
+                f"  {counted(matched['objects'], 'object')} on several backgrounds: classified alike on all "
+                f"{spread(matched['alike'])}, right on all {spread(matched['right'])}"
+            )
+        for kind, compared in told.get("compared", {}).items():
+            yield f"  {_compared('this set' if kind == 'generated' else kind, compared)}"
+        for axis in ("split", "foreground", "background"):
+            groups = told[f"by_{axis}"]
+            if axis != "split" or len(groups) > 1:
+                yield from _groups(f"by {axis}", dict(groups))
+        yield from _groups("by cell", {_cell(cell): cell for cell in told["by_cell"]})
+
+
+def _cell(cell: Told) -> str:
+    return f"{cell['foreground']} on {cell['background']}"
+
+
+def _compared(kind: str, told: Told) -> str:
+    if not told["classes"]:
+        return f"{kind}: no class in common with the references"
+    text = f"{kind}: accuracy {spread(told['accuracy'])}, mean of {_classes_of(told['classes'])}"
+    if "drop" in told:
+        text += f"; references {spread(told['references'])}; drop {points(told['drop'])}"
+    return text
+
+
+def _groups(title: str, groups: Mapping[str, Told]) -> Iterator[str]:
+    shown = dict(groups)
+    if len(groups) > MOST_GROUPS:
+        least = sorted(groups, key=lambda name: (groups[name]["value"], -groups[name]["samples"]))[:MOST_GROUPS]
+        shown, title = {name: groups[name] for name in least}, f"{title}, the least {MOST_GROUPS} of {len(groups):,}"
+    yield f"  {title}:"
+    width = max(map(len, shown))
+    for name, told in shown.items():
+        yield f"    {name:{width}}  {spread(told):24} {told['samples']:7,}"
+
+
+def _spurious(report: Told) -> Iterator[str]:
+    columns = {**report["classifiers"], **({"mean": report["mean"]} if len(report["classifiers"]) > 1 else {})}
+    kinds = list(report["mean"]["mean"])
+    measured = [metric for metric in METRICS if any(metric in told["mean"].get(kind, {})
+                for told in columns.values() for kind in kinds)]  # fmt: skip
+    width = max(map(len, kinds))
+    for name, told in columns.items():
+        yield f"\n{name}: mean of {_classes_of(told['mean'][kinds[0]]['classes'])}"
+        for kind in kinds:
+            if kind in told["mean"]:
+                numbers = [f"{METRICS[metric]} {_number(metric, told['mean'][kind])}" for metric in measured]
+                yield f"  {kind:{width}}  " + "; ".join(numbers)
+        if name == next(reversed(columns)):
+            yield from _classes(told["classes"], kinds[0], report["dataset"].get("features", {}))
+
+
+def _number(metric: str, told: Told) -> str:
+    if metric not in told:
+        return "–"
+    value = told[metric]
+    if metric == "predicted":
+        return spread(value)
+    return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})" if metric == "p" else f"{value:.3f}"
+
+
+def _classes(classes: Told, kind: str, features: Mapping[str, str]) -> Iterator[str]:
+    names = sorted(classes, key=lambda name: -classes[name][kind]["predicted"]["value"])
+    yield "  by class, the share predicted:"
+    width = max(map(len, names))
+    for name in names[:MOST_GROUPS]:
+        told = classes[name][kind]
+        numbers = f"{spread(told['predicted']):24} {told['images']:7,}"
+        yield f"    {name:{width}}  {numbers}  {features.get(name, '')}".rstrip()
+    if len(names) > MOST_GROUPS:
+        yield f"    … and {len(names) - MOST_GROUPS} more"

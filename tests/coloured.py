@@ -1,0 +1,102 @@
+"""Pictures of one colour, datasets of them, and classifiers that know colours: what these answer is known for sure."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tiny_classifiers import make_classifier
+from transformers import AutoModelForImageClassification
+
+from figureground import recipe as recipes
+from figureground.sample import Sample, Spec, key
+from figureground.shards.card import Facts
+from figureground.shards.index import finish
+from figureground.shards.writer import FORMATS, Columns, Shard, write_shard
+from figureground.vision.classifiers import open_classifier
+
+COLOURS = {"bird": (200, 40, 40), "cat": (40, 60, 200), "mug": (60, 190, 60)}
+"""What a classifier takes for which class."""
+
+
+def picture(name: str, seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:
+    """A picture in the colour of a class, a little lighter or darker."""
+    shade = np.random.default_rng([seed, len(name)]).integers(-15, 16)
+    return Image.new("RGB", size, tuple(int(c + shade) for c in COLOURS[name]))
+
+
+def make_coloured_classifier(out: Path, labels: dict[str, str] | None = None) -> Path:
+    """A ResNet that is sure of colours: its last layer is fitted to the colours of all classes.
+
+    Args:
+        labels: What it calls the classes, by colour; their own names unless said otherwise.
+    """
+    colours = labels or {name: name for name in COLOURS}
+    folder = make_classifier(out, labels=dict(enumerate(colours.values())))
+    pictures = [(i, picture(name, seed)) for i, name in enumerate(colours) for seed in range(12)]
+    with torch.no_grad():
+        features = open_classifier(str(folder)).read([shown for _, shown in pictures]).features.double()
+    wanted = 12 * torch.nn.functional.one_hot(torch.tensor([i for i, _ in pictures])).double()
+    solved = torch.linalg.lstsq(torch.cat([features, torch.ones(len(features), 1)], 1), wanted, driver="gelsd").solution
+    network = AutoModelForImageClassification.from_pretrained(folder)
+    with torch.no_grad():
+        network.classifier[1].weight.copy_(solved[:-1].T)
+        network.classifier[1].bias.copy_(solved[-1])
+    network.save_pretrained(folder)
+    return folder
+
+
+Drawn = tuple[str, str, str, int, str]
+"""Split, foreground, background, number in its cell, and the class whose colour is drawn."""
+
+
+def make_coloured(
+    directory: Path,
+    drawn: list[Drawn],
+    *,
+    formats: tuple[str, ...] = FORMATS,
+    labels: dict[str, list[str]] | None = None,
+    provenance=lambda sample: {},
+    texts: tuple[str, ...] = (),
+    builder: str = "d3s",
+    config: str = "pocket",
+    **identity: object,
+) -> Path:
+    """Writes a finished dataset, two samples a shard."""
+    foregrounds, backgrounds = (tuple(dict.fromkeys(some[axis] for some in drawn)) for axis in (1, 2))
+    columns = Columns(foregrounds, backgrounds, labels or {}, texts)
+    shards = []
+    for split in dict.fromkeys(some[0] for some in drawn):
+        ours = [some for some in drawn if some[0] == split]
+        for index in range(-(-len(ours) // 2)):
+            part = ours[2 * index : 2 * index + 2]
+            shard = Shard(split, index, -(-len(ours) // 2), len(part))
+            write_shard(
+                directory, shard, columns, _samples(part, columns),
+                lambda sample: {"seed": sample.spec.seed, **provenance(sample)}, formats=formats, image_format="png",
+            )  # fmt: skip
+            shards.append(shard)
+    recipe = {
+        "builder": builder, "config": config, "identity": identity, "execution": {}, "content": {},
+        "sha256": recipes.digest({"builder": builder, **identity}),
+    }  # fmt: skip
+    (directory / "_figureground" / "recipe.json").write_text(json.dumps(recipe))
+    facts = Facts("Colours", builder, "Colours.", "@misc{colours}")
+    finish(directory, shards, columns, identity, facts, formats=formats, image_format="png")
+    return directory
+
+
+def _samples(drawn: list[Drawn], columns: Columns):
+    for split, foreground, background, i, colour in drawn:
+        f, b = columns.foregrounds.index(foreground), columns.backgrounds.index(background)
+        yield Sample(Spec(key(split, f, b, i), split, f, b, foreground, background, "", i), picture(colour, i))
+
+
+def make_folders(directory: Path, counts: dict[str, int], colours: dict[str, str] | None = None) -> Path:
+    """Photographs in one folder a class, in the colour of the class or another's."""
+    for name, count in counts.items():
+        (directory / name).mkdir(parents=True)
+        for i in range(count):
+            picture((colours or {}).get(name, name), i, (40, 30 + i)).save(directory / name / f"{i}.png")
+    return directory

@@ -1,0 +1,93 @@
+"""Accuracies by group are those that were drawn, and gaps weigh classes alike."""
+
+import numpy as np
+import pytest
+from coloured import make_coloured
+
+from figureground.vision.accuracy import alike, by_group, compare, settings
+from figureground.vision.pictures import DatasetPictures
+from figureground.vision.predict import Predictions
+
+RIGHT = {
+    ("bird", "grass"): [1, 1, 1, 1], ("bird", "snow"): [1, 0],
+    ("cat", "grass"): [1, 1, 0, 0], ("cat", "snow"): [0, 0, 0],
+}  # fmt: skip
+
+
+def answers(label, correct, judged=None):
+    label, correct = np.array(label), np.array(correct, bool)
+    judged = np.ones(len(label), bool) if judged is None else np.array(judged, bool)
+    return Predictions(label, judged, np.where(correct, label, 9), correct * 1.0, correct)
+
+
+def groups(tmp_path):
+    drawn = [("train", f, b, i, f) for (f, b), right in RIGHT.items() for i in range(len(right))]
+    pictures = DatasetPictures(make_coloured(tmp_path, drawn))
+    return pictures, [bool(r) for right in RIGHT.values() for r in right]
+
+
+def test_accuracy_by_foreground_background_cell_and_the_worst_group(tmp_path):
+    pictures, right = groups(tmp_path)
+    report = by_group(pictures, answers(pictures.label, right))
+    assert report["accuracy"]["value"] == pytest.approx(7 / 13)
+    assert report["accuracy"]["samples"] == 13
+    values = {axis: {n: (some["value"], some["samples"]) for n, some in report[f"by_{axis}"].items()}
+              for axis in ("split", "foreground", "background")}  # fmt: skip
+    assert values == {
+        "split": {"train": (pytest.approx(7 / 13), 13)},
+        "foreground": {"bird": (pytest.approx(5 / 6), 6), "cat": (pytest.approx(2 / 7), 7)},
+        "background": {"grass": (0.75, 8), "snow": (0.2, 5)},
+    }
+    assert [(cell["foreground"], cell["background"], cell["value"], cell["samples"]) for cell in report["by_cell"]] == [
+        ("bird", "grass", 1, 4), ("bird", "snow", 0.5, 2), ("cat", "grass", 0.5, 4), ("cat", "snow", 0, 3),
+    ]  # fmt: skip
+    assert report["worst_group"] == report["by_cell"][3]
+    for told in (report["accuracy"], *report["by_foreground"].values(), *report["by_background"].values()):
+        assert told["low"] < told["value"] < told["high"]
+    assert report == by_group(pictures, answers(pictures.label, right))
+
+
+def test_samples_that_were_not_judged_count_for_nothing(tmp_path):
+    pictures, right = groups(tmp_path)
+    report = by_group(pictures, answers(pictures.label, right, pictures.foreground == 0))
+    assert list(report["by_foreground"]) == ["bird"]
+    assert report["accuracy"]["samples"] == 6
+    assert len(report["by_cell"]) == 2
+
+
+def test_a_drop_counts_each_shared_class_alike():
+    here = answers([0] * 10 + [1] * 2 + [2] * 4, [1] * 5 + [0] * 5 + [1, 1] + [0] * 4)
+    there = answers([0] * 4 + [1] * 40, [1, 1, 1, 0] + [1] * 40)
+    told = compare(here, there)
+    assert told["classes"] == 2
+    assert told["accuracy"]["value"] == pytest.approx((0.5 + 1) / 2)
+    assert told["references"]["value"] == pytest.approx((0.75 + 1) / 2)
+    assert told["drop"]["value"] == pytest.approx(0.125)
+    assert told["drop"]["low"] < 0 < 0.125 < told["drop"]["high"]
+
+
+def test_without_references_there_is_an_accuracy_and_no_drop():
+    told = compare(answers([0, 0, 1], [1, 0, 1]))
+    assert (told["classes"], told["accuracy"]["value"]) == (2, 0.75)
+    assert "drop" not in told
+    assert compare(answers([0], [1]), answers([1], [1])) == {"classes": 0}
+
+
+def test_objects_are_followed_over_their_backgrounds():
+    keys = [f"train-{f:04d}-{b:02d}-{i:05d}" for f in (0, 1) for i in (0, 1) for b in (0, 1, 2)]
+    # Objects: always right; right on two of three; always the same wrong class; judged on one background alone.
+    right = [1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1]
+    judged = [1] * 9 + [1, 0, 0]
+    outcomes = np.array([-1, -1, -1, -1, -1, 7, 4, 4, 4, -1, -1, -1])
+    told = alike(keys, outcomes, answers([0] * 6 + [1] * 6, right, judged))
+    assert told["objects"] == 3
+    assert told["alike"]["value"] == pytest.approx(2 / 3)
+    assert told["right"]["value"] == pytest.approx(1 / 3)
+    assert alike(keys[:1], outcomes[:1], answers([0], [1])) is None
+
+
+def test_settings_of_a_copy_are_those_of_what_it_was_made_from():
+    source = {"builder": "d3s", "config": "pocket", "identity": {"match": "foreground"}}
+    assert list(settings(source)) == [("pocket", {"match": "foreground"})]
+    copy = {"builder": "curate", "identity": {}, "sources": [source, {"builder": "merge", "sources": [source]}]}
+    assert list(settings(copy)) == [("pocket", {"match": "foreground"})] * 2

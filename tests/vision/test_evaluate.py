@@ -1,0 +1,281 @@
+"""An evaluation says what classifiers that know colours make of datasets in known colours, as JSON and as a page."""
+
+import base64
+import io
+import json
+import re
+
+import pytest
+from coloured import COLOURS, make_coloured, make_coloured_classifier, make_folders, picture
+from datasets import load_dataset
+from PIL import Image
+
+from figureground.cli import main
+from figureground.errors import FiguregroundError, UsageError
+from figureground.shards.check import check
+from figureground.shards.hub_parcel import pack
+from figureground.trust.curate import curate
+from figureground.vision import evaluation_page
+from figureground.vision.evaluate import evaluate
+from figureground.vision.evaluation_summary import summarise
+
+GROUNDS = ("grass", "snow")
+# Birds on snow are drawn in the colour of cats; all else in its own.
+DRAWN = [
+    (split, name, ground, i, "cat" if (name, ground) == ("bird", "snow") else name)
+    for split, n in (("train", 2), ("validation", 1)) for i in range(n)
+    for name in ("bird", "cat") for ground in GROUNDS
+]  # fmt: skip
+SPURIOUS = [("bird", "flower", ground, i, "bird" if i else "mug") for ground in GROUNDS for i in range(3)]
+SPURIOUS += [("cat", "ball", ground, i, "cat") for ground in GROUNDS for i in range(2)]
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    return str(make_coloured_classifier(tmp_path_factory.mktemp("classifiers") / "colours"))
+
+
+@pytest.fixture(scope="module")
+def lopsided(tmp_path_factory):
+    """A classifier that takes what is red for a cat, and knows no bird."""
+    names = {"bird": "tabby <cat>", "cat": "cat", "mug": "cup"}
+    return str(make_coloured_classifier(tmp_path_factory.mktemp("classifiers") / "lopsided", names))
+
+
+def make_spurious(directory, drawn=SPURIOUS, **settings):
+    return make_coloured(
+        directory, drawn, labels={"spurious_for": list(COLOURS)}, texts=("feature",), builder="spurious",
+        provenance=lambda sample: {"spurious_for": sample.spec.split, "feature": f"a {sample.spec.foreground_name}"},
+        **settings,
+    )  # fmt: skip
+
+
+def pictures(page):
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([^\"]+)", page)]
+
+
+def text(page):
+    return re.sub(r"\s+", " ", re.sub(r"<(style).*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL))
+
+
+def test_accuracy_by_group_is_written_and_the_dataset_stays_as_it_was(tmp_path, classifier):
+    directory = make_coloured(tmp_path / "set", DRAWN)
+    before = check(directory, show_progress=False)
+    done = evaluate(directory, [classifier], show_progress=False)
+    report = json.loads((directory / "_evaluation" / "evaluation.json").read_text())
+    assert report == done.report
+    told = report["classifiers"]["colours"]
+    assert told["accuracy"]["value"] == 0.75
+    assert told["by_foreground"]["bird"]["value"] == 0.5
+    assert told["by_background"]["snow"]["value"] == 0.5
+    assert {name: some["samples"] for name, some in told["by_split"].items()} == {"train": 8, "validation": 4}
+    assert (told["worst_group"]["foreground"], told["worst_group"]["background"]) == ("bird", "snow")
+    assert (told["worst_group"]["value"], told["worst_group"]["samples"]) == (0, 3)
+    assert told["facts"]["sha256"]
+    assert str(tmp_path) not in json.dumps(report)
+    assert check(directory, show_progress=False) == before
+    published = [item.path for item in pack(directory, None, tmp_path)]
+    assert "_figureground/index.json" in published
+    assert not [path for path in published if "evaluation" in path]
+    assert {name: len(rows) for name, rows in load_dataset(str(directory)).items()} == {"train": 8, "validation": 4}
+
+
+def test_the_same_command_writes_the_same_files(tmp_path, classifier):
+    directory = make_coloured(tmp_path / "set", DRAWN)
+    for name in ("a", "b"):
+        evaluate(directory, [classifier], out=tmp_path / name, show_progress=False)
+    for name in ("evaluation.json", "evaluation.html"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert not (directory / "_evaluation").exists()
+
+
+def test_a_drop_from_references_stands_beside_that_of_a_control(tmp_path, classifier):
+    directory = make_coloured(tmp_path / "set", DRAWN)
+    control = [("train", name, "grass", i, "mug" if i == 3 else name) for name in ("bird", "cat") for i in range(4)]
+    make_coloured(tmp_path / "control", control, config="text-only")
+    references = make_folders(tmp_path / "photos", {"bird": 5, "cat": 2, "sofa": 1}, {"sofa": "mug"})
+    (references / "bird" / "4.png").write_bytes(b"no picture")
+    report = evaluate(
+        directory, [classifier], references=references, controls=[tmp_path / "control"], show_progress=False
+    ).report
+    compared = report["classifiers"]["colours"]["compared"]
+    values = {
+        kind: [told[name]["value"] for name in ("accuracy", "references", "drop")] for kind, told in compared.items()
+    }
+    assert values == {"generated": [0.75, 1, 0.25], "text-only": [0.75, 1, 0.25]}
+    assert report["beside"]["references"]["images"] == 6
+    assert report["beside"]["references"]["other_classes"] == ["sofa"]
+    assert [some["file"] for some in report["beside"]["references"]["unreadable"]] == ["bird/4.png"]
+    said = summarise(report)
+    assert "text-only: accuracy 75.0%" in said
+    assert "references: 1 file can't be read, such as bird/4.png" in said
+
+
+def test_of_matched_sets_objects_are_followed_over_backgrounds(tmp_path, classifier):
+    matched = make_coloured(tmp_path / "set", DRAWN, match="foreground")
+    told = evaluate(matched, [classifier], show_progress=False).report["classifiers"]["colours"]["matched"]
+    assert (told["objects"], told["alike"]["value"], told["right"]["value"]) == (6, 0.5, 0.5)
+    kept = curate(matched, tmp_path / "cats", "foreground == 'cat'", show_progress=False)
+    told = evaluate(kept, [classifier], show_progress=False).report["classifiers"]["colours"]["matched"]
+    assert (told["objects"], told["alike"]["value"]) == (3, 1)
+    plain = make_coloured(tmp_path / "plain", DRAWN)
+    assert "matched" not in evaluate(plain, [classifier], show_progress=False).report["classifiers"]["colours"]
+
+
+def test_one_split_and_tars_alone(tmp_path, classifier):
+    directory = make_coloured(tmp_path / "set", DRAWN, formats=("webdataset",))
+    report = evaluate(directory, [classifier], splits=["validation"], show_progress=False).report
+    assert report["dataset"]["splits"] == {"validation": 4}
+    assert report["classifiers"]["colours"]["samples"] == 4
+
+
+def test_labels_without_a_counterpart_are_named_and_their_samples_left_out(tmp_path, lopsided):
+    directory = make_coloured(tmp_path / "set", DRAWN)
+    done = evaluate(directory, [lopsided], show_progress=False)
+    told = done.report["classifiers"]["lopsided"]
+    assert (told["without_counterpart"], told["samples"], told["left_out"]) == (["bird"], 6, 6)
+    assert told["counterparts"] == {"cat": ["cat"]}
+    said = "lopsided has no class for 1 label: bird. 6 samples left out."
+    assert said in summarise(done.report)
+    assert said in text((directory / "_evaluation" / "evaluation.html").read_text())
+
+
+def test_a_table_says_which_classes_a_label_stands_for(tmp_path, lopsided):
+    directory = make_coloured(tmp_path / "set", DRAWN)
+    (tmp_path / "labels.csv").write_text("label,classifier_label\nbird,tabby <cat>\nbird,cat\n")
+    report = evaluate(directory, [lopsided], labels=tmp_path / "labels.csv", show_progress=False).report
+    assert report["classifiers"]["lopsided"]["by_foreground"]["bird"]["value"] == 1
+    assert report["label_table"]["name"] == "labels.csv"
+
+
+def test_of_spurious_sets_each_class_is_measured_beside_its_references(tmp_path, classifier, lopsided):
+    directory = make_spurious(tmp_path / "set")
+    references = make_folders(tmp_path / "references", {"bird": 3, "cat": 3}, {"cat": "mug"})
+    validation = make_folders(tmp_path / "validation", {"bird": 4, "cat": 4, "mug": 1}, {"bird": "cat"})
+    done = evaluate(
+        directory, [classifier, lopsided], references=references, validation=validation, show_progress=False
+    )
+    report = done.report
+    assert report["kind"] == "spurious"
+    assert report["dataset"]["features"] == {"bird": "a flower", "cat": "a ball"}
+    told = report["classifiers"]["colours"]["classes"]
+    assert told["bird"]["generated"]["predicted"]["value"] == pytest.approx(4 / 6)
+    assert told["bird"]["generated"]["images"] == 6
+    assert told["bird"]["references"]["predicted"]["value"] == 1
+    assert told["cat"]["references"]["predicted"]["value"] == 0
+    # Real birds look like cats here, so that generated ones are taken for birds before them.
+    assert told["bird"]["references"]["roc_auc"] == 0
+    assert told["cat"]["references"]["roc_auc"] == 1
+    assert told["cat"]["references"]["average_precision"] == 1
+    assert told["bird"]["generated"]["positives"] == 4
+    # The other classifier knows no bird, and takes cats for cats.
+    assert list(report["classifiers"]["lopsided"]["classes"]) == ["cat"]
+    assert report["mean"]["classes"]["bird"]["generated"]["predicted"]["value"] == pytest.approx(4 / 6)
+    assert report["mean"]["mean"]["generated"]["predicted"]["value"] == pytest.approx((4 / 6 + 1) / 2)
+    page = text((directory / "_evaluation" / "evaluation.html").read_text())
+    for said in ("share predicted k", "average precision", "ROC-AUC", "its README says AUC", "a flower"):
+        assert said in page
+        assert said in summarise(report) or said == "a flower"
+
+
+def test_other_spurious_sets_are_measured_alike(tmp_path, classifier):
+    directory = make_spurious(tmp_path / "set")
+    make_spurious(tmp_path / "untouched", [(k, f, b, i, "mug") for k, f, b, i, _ in SPURIOUS], config="untouched")
+    mean = evaluate(directory, [classifier], controls=[tmp_path / "untouched"], show_progress=False).report["mean"][
+        "mean"
+    ]
+    assert mean["untouched"]["predicted"]["value"] == 0
+    assert mean["generated"]["predicted"]["value"] == pytest.approx((4 / 6 + 1) / 2)
+
+
+def test_the_page_needs_no_other_file_escapes_what_it_quotes_and_sorts_pictures_by_p(tmp_path, classifier):
+    directory = make_spurious(tmp_path / "a <b> set")
+    evaluate(directory, [classifier], show_progress=False)
+    page = (directory / "_evaluation" / "evaluation.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert len(pictures(page)) == len(SPURIOUS)
+    shown = [float(p) for p in re.findall(r"<figcaption>([\d.]+)<br>", page)]
+    cats, birds = shown[:4], shown[4:]
+    assert cats == sorted(cats, reverse=True)
+    assert birds == sorted(birds, reverse=True)
+    drawn = {picture("mug", 0).tobytes()}
+    assert {some.convert("RGB").tobytes() for some in pictures(page)[-2:]} == drawn  # the two that aren't red
+    assert "a &lt;b&gt; set" in page
+    assert "<b>" not in page
+
+
+def test_of_many_classes_the_page_shows_those_that_matter_most_and_says_so(tmp_path, classifier, monkeypatch):
+    monkeypatch.setattr(evaluation_page, "MOST_CLASSES", 1)
+    for directory, first in (
+        (make_coloured(tmp_path / "d3s", DRAWN), "bird"),
+        (make_spurious(tmp_path / "spurious"), "cat"),
+    ):
+        evaluate(directory, [classifier], show_progress=False)
+        page = (directory / "_evaluation" / "evaluation.html").read_text()
+        assert "Shown are the 1 of 2 classes" in text(page)
+        assert re.findall(r"<h3>(\w+) <span class=\"faint\">[^<]*(?:right|taken for it)", page) == [first]
+        assert ("the 1 of 2 foregrounds with the least accuracy" in text(page)) == (first == "bird")
+
+
+def test_scores_are_written_where_curate_reads_them(tmp_path, classifier):
+    directory = make_coloured(tmp_path / "set", DRAWN)
+    for _ in range(2):  # its own it writes anew
+        done = evaluate(directory, [classifier], save_scores=True, show_progress=False)
+    assert [path.name for path in done.scores] == ["colours.parquet"]
+    rule = "scores.colours.correct and scores.colours.p > 0.5 and scores.colours.predicted == foreground"
+    kept = curate(directory, tmp_path / "right", rule, show_progress=False)
+    assert sum(len(rows) for rows in load_dataset(str(kept)).values()) == 9
+
+
+def test_scores_of_somebody_else_are_not_overwritten(tmp_path, classifier):
+    directory = make_coloured(tmp_path / "set", DRAWN)
+    theirs = directory / "_figureground" / "scores" / "colours.csv"
+    theirs.parent.mkdir()
+    theirs.write_text("key,x\n")
+    with pytest.raises(FiguregroundError, match=r"scores/colours\.csv is there, and not of this command"):
+        evaluate(directory, [classifier], save_scores=True, show_progress=False)
+    assert not (directory / "_evaluation").exists()
+
+
+def test_classifiers_of_one_name_are_told_apart(tmp_path, classifier):
+    directory = make_coloured(tmp_path / "set", DRAWN)
+    done = evaluate(directory, [classifier, classifier], save_scores=True, show_progress=False)
+    assert list(done.report["classifiers"]) == ["colours", "colours (2)"]
+    assert sorted(path.name for path in done.scores) == ["colours.parquet", "colours_2.parquet"]
+
+
+def test_what_does_not_go_together_is_refused_before_any_work(tmp_path, classifier):
+    d3s, spurious = make_coloured(tmp_path / "d3s", DRAWN), make_spurious(tmp_path / "spurious")
+    photos = make_folders(tmp_path / "photos", {"sofa": 1}, {"sofa": "mug"})
+    (tmp_path / "file").write_text("")
+    for settings, kind, reason in (
+        ({"validation": photos}, UsageError, "--validation goes with class-wise spurious sets"),
+        ({"controls": [spurious]}, UsageError, "labels of the column spurious_for, and d3s of foreground"),
+        ({"references": photos}, FiguregroundError, "no folder that is named as a class of the dataset"),
+        ({"out": tmp_path / "file"}, FiguregroundError, "is a file; give a directory"),
+        ({"batch_size": 0}, UsageError, "--batch-size"),
+        ({"device": "tpu"}, UsageError, "device: 'tpu' is unknown"),
+    ):
+        with pytest.raises(kind, match=reason):
+            evaluate(d3s, [classifier], show_progress=False, **settings)
+    with pytest.raises(UsageError, match="name at least one"):
+        evaluate(d3s, [], show_progress=False)
+    assert not (d3s / "_evaluation").exists()
+
+
+def test_the_command_prints_the_numbers_and_names_its_files(tmp_path, classifier, capsys):
+    directory = make_coloured(tmp_path / "set", DRAWN)
+    assert main(["evaluate", str(directory), "--classifier", classifier, "--device", "cpu", "--save-scores"]) == 0
+    out = capsys.readouterr().out
+    assert "colours: accuracy 75.0%" in out
+    assert "worst group: bird on snow 0.0% (0.0 to 0.0), 3 images" in out
+    assert re.search(r"bird on grass +100\.0% \(100\.0 to 100\.0\) +3\n", out)
+    assert [line.rpartition("/")[2] for line in out.splitlines()[-3:]] == [
+        "evaluation.json", "evaluation.html", "colours.parquet",
+    ]  # fmt: skip
+    assert main(["evaluate", str(tmp_path), "--classifier", classifier]) == 1
+    assert "holds no finished dataset" in capsys.readouterr().err
+    assert main(["evaluate", str(directory), "--classifier", classifier, "--validation", str(tmp_path)]) == 2
+    assert "--validation goes with class-wise spurious sets" in capsys.readouterr().err
+    assert main(["evaluate", str(directory), "--classifier", str(tmp_path / "nothing")]) == 1
+    assert "nothing" in capsys.readouterr().err
