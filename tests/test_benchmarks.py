@@ -73,3 +73,48 @@ def test_memory_is_read_after_every_shard_and_drawn(tmp_path):
     assert shards[-1] == found["settings"]["shards"] == 12
     assert all(100 < megabytes < 5000 for _, megabytes in found["curve"])
     assert (tmp_path / "memory.png").stat().st_size > 5000
+
+
+SCRIPT = """
+import argparse
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision import transforms
+
+parser = argparse.ArgumentParser()
+for name in ("instance_data_dir", "class_data_dir", "resolution", "max_train_steps"):
+    parser.add_argument(f"--{name}", required=True)
+args, _ = parser.parse_known_args()
+size = int(args.resolution)
+prepare = transforms.Compose(
+    [
+        transforms.Resize(size, interpolation=transforms.InterpolationMode.BILINEAR), transforms.CenterCrop(size),
+        transforms.RandomCrop(size), transforms.ToTensor(), transforms.Normalize([0.5], [0.5]),
+    ]
+)
+folders = [Path(args.instance_data_dir), Path(args.class_data_dir)]
+pixels = torch.stack([prepare(Image.open(path)) for folder in folders for path in folder.iterdir()])
+assert pixels.shape[1:] == (3, size, size) and pixels.min() >= -1 and pixels.max() <= 1 and pixels.std() > 0.1
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.AdamW(model.parameters())
+for _ in range(int(args.max_train_steps)):
+    model(pixels.mean((2, 3))).square().mean().backward()
+    optimizer.step()
+"""
+"""Takes what `finetune.py` says to diffusers' script, imports what that imports, and trains as many steps."""
+
+
+@pytest.mark.slow
+def test_finetune_measures_a_script_that_imports_torchvision_beside_figureground(tmp_path):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    found = run("finetune", tmp_path, "--script", str(tmp_path / "train.py"))
+    assert found["settings"]["steps"] == 5
+    found = rows(found)
+    ours, theirs, slower = (
+        found[name]["value"] for name in ("figureground", "train_dreambooth.py", "figureground with SFSL")
+    )
+    assert found["figureground / train_dreambooth.py"]["value"] == pytest.approx(ours / theirs)
+    assert found["a step with SFSL / one without"]["value"] == pytest.approx(ours / slower)
+    assert 200 < found["memory, figureground"]["value"] < 5000

@@ -66,6 +66,8 @@ class Checkpoint:
     image_to_image: Any
     facts: dict[str, Any]
     """What provenance says of it; no paths."""
+    folder: Path
+    """Where its files lie on this machine."""
 
     @property
     def factor(self) -> int:
@@ -131,7 +133,7 @@ def open_checkpoint(
     """
     folder = local_directory(checkpoint)
     if folder is None:
-        folder = _download(checkpoint, revision)
+        folder = download(checkpoint, revision)
     variant = check_files(folder, checkpoint)
     index = read_index(folder, checkpoint)
     family, text_class, image_class = FAMILIES[index["_class_name"][0]]
@@ -177,7 +179,7 @@ def open_checkpoint(
         "family": family,
         "prediction_type": pipeline.scheduler.config.get("prediction_type", "epsilon"),
     }
-    return Checkpoint(family, pipeline, from_pipe, facts)
+    return Checkpoint(family, pipeline, from_pipe, facts, folder)
 
 
 def _open_networks(
@@ -242,7 +244,7 @@ def _accepted(pipeline: Any) -> dict[str, Any]:
     return parts
 
 
-def _download(checkpoint: str, revision: str | None) -> Path:
+def download(checkpoint: str, revision: str | None) -> Path:
     """Brings a checkpoint from the Hub, or finds it in the cache; returns its snapshot."""
     from diffusers import DiffusionPipeline
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled

@@ -1,0 +1,108 @@
+"""What a concept is made from, as its directory remembers it: other inputs are refused, naming what differs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from figureground.concepts import read_concept
+from figureground.diffusion import priors
+from figureground.diffusion.checkpoint import download
+from figureground.diffusion.references import References
+from figureground.errors import FiguregroundError, RecipeError, listed
+from figureground.finetuning import Finetuning, fingerprint_network
+from figureground.images import content_hash
+from figureground.recipe import differences
+from figureground.shards.writer import replace_text
+from figureground.weights import fingerprint, local_directory, pixels_a_latent
+
+INPUTS = "finetuning.json"
+LOCK = ".finetune.lock"
+"""Held by the process that fine-tunes in a directory."""
+PLACES = ("checkpoint", "feature_model", "tiny_autoencoder")
+"""Settings that may name a file or a directory."""
+
+
+def identify(
+    noun: str, label: str, settings: Finetuning, found: References, prior: Path | None, components: Path | None
+) -> dict[str, Any]:
+    """All that decides a concept, as JSON: contents instead of places."""
+    said = {name: value for name, value in settings.to_json().items() if name not in Finetuning.EXECUTION}
+    identity = {
+        "noun": noun, "label": label, **said, **{name: _without_place(said[name]) for name in PLACES},
+        "checkpoint_content": fingerprint(settings.checkpoint, settings.revision),
+        "feature_model_content": fingerprint_network(settings),
+        "references": found.to_json()["used"],
+    }  # fmt: skip
+    if prior is not None and priors.own_images(prior):
+        identity["prior"] = priors.hash_own(prior)["sha256"]
+    if components is not None and fingerprint_network(settings) is not None:
+        identity["components_content"] = content_hash(components) if components.is_file() else None
+    return json.loads(json.dumps(identity))
+
+
+def _without_place(name: str | None) -> str | None:
+    """A name as it is kept: of a file or directory on this machine, its own name alone."""
+    return Path(name).expanduser().resolve().name if name and Path(name).expanduser().exists() else name
+
+
+def refuse_strangers(out: Path) -> None:
+    """Raises FiguregroundError if a directory holds something else than a concept."""
+    if out.exists() and not out.is_dir():
+        raise FiguregroundError(f"--out {out} is a file; give a directory.")
+    names = sorted(path.name for path in out.iterdir() if path.name != LOCK) if out.is_dir() else []
+    if names and INPUTS not in names:
+        raise FiguregroundError(
+            f"--out {out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
+        )
+
+
+def compare(out: Path, identity: dict[str, Any]) -> None:
+    """Raises FiguregroundError if a directory's concept is made from other inputs."""
+    try:
+        theirs = json.loads((out / INPUTS).read_text(encoding="utf-8"))
+        changed = differences(_by_file(theirs), _by_file(identity))
+    except (ValueError, KeyError, TypeError) as error:
+        raise FiguregroundError(f"{out / INPUTS} is damaged ({error}). Give another directory.") from None
+    if changed:
+        raise FiguregroundError(
+            f"--out {out} holds a concept from other inputs:\n  " + "\n  ".join(changed[:12])
+            + "\nGive another directory, or the same inputs again."
+        )  # fmt: skip
+
+
+def _by_file(identity: dict[str, Any]) -> dict[str, Any]:
+    """With references by their files' names, so that what differs is told by file."""
+    return {**identity, "references": {each["file"]: each for each in identity["references"]}}
+
+
+def remember(out: Path, identity: dict[str, Any]) -> None:
+    """Writes what a directory's concept is made from."""
+    replace_text(out / INPUTS, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
+
+
+def choose_size(settings: Finetuning, out: Path, finished: bool) -> int:
+    """Edge in pixels: as set, or the checkpoint's own.
+
+    Raises:
+        RecipeError: The checkpoint doesn't say its own.
+        FiguregroundError: There is no such checkpoint.
+    """
+    if settings.size is not None:
+        return settings.size
+    if finished:  # so that nothing is downloaded
+        return int(read_concept(out).facts["size"])
+    folder = local_directory(settings.checkpoint) or download(settings.checkpoint, settings.revision)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        return int(config["sample_size"]) * pixels_a_latent(folder)
+    raise RecipeError("size", f"the checkpoint {settings.checkpoint!r} doesn't say its own; give --size.")
+
+
+def check_size(size: int, factor: int) -> None:
+    """Raises RecipeError for a size that latents can't have."""
+    if size % factor:
+        near = max(1, round(size / factor)) * factor
+        raise RecipeError("size", f"{size} is no multiple of {factor}, the pixels a latent pixel. Give {near}.")

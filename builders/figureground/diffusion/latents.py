@@ -1,0 +1,75 @@
+"""Pictures as an autoencoder's posteriors: encoded once, sampled anew at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """Normal distributions of latents, unscaled: for each picture one, or two with the mirrored picture's."""
+
+    mean: Tensor
+    """(pictures, 1 or 2, channels, height, width)."""
+    deviation: Tensor
+    """Of the same shape."""
+    scale: Tensor
+    """What a UNet's latents are multiplied by, (1 or channels, 1, 1)."""
+    shift: Tensor
+    """What is subtracted before, of the same shape."""
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def sample(self, rows: Tensor, mirrored: Tensor, noise: Tensor) -> Tensor:
+        """Latents as a UNet has them, (n, channels, height, width).
+
+        Args:
+            rows: (n,) which pictures.
+            mirrored: (n,) bool; read only where mirrored pictures were encoded.
+            noise: (n, channels, height, width), standard normal.
+        """
+        which = mirrored.long() if self.mean.shape[1] == 2 else torch.zeros_like(rows)
+        drawn = self.mean[rows, which] + self.deviation[rows, which] * noise
+        return (drawn - self.shift) * self.scale
+
+
+@torch.no_grad()
+def encode(
+    vae: Any, images: Sequence[Image.Image], flip: bool, between: Callable[[], None] = lambda: None
+) -> Posteriors:
+    """Encodes pictures one by one, in the autoencoder's dtype; the posteriors are float32 on its device.
+
+    Args:
+        images: RGB, all of one size, both edges multiples of the autoencoder's factor.
+        flip: Whether mirrored pictures are encoded too.
+        between: Called between two pictures; it may raise, to stop.
+    """
+    means, deviations = [], []
+    for image in images:
+        between()
+        ways = torch.cat([to_pixels(each) for each in ((image, ImageOps.mirror(image)) if flip else (image,))])
+        posterior = vae.encode(ways.to(vae.device, vae.dtype) * 2 - 1).latent_dist
+        means.append(posterior.mean.float().contiguous())
+        deviations.append(posterior.std.float().contiguous())
+    config = vae.config
+
+    def setting(name: str, without: float) -> Tensor:
+        value = config.get(name)
+        return means[0].new_tensor(without if value is None else value).view(-1, 1, 1)
+
+    scale = setting("scaling_factor", 1.0) / setting("latents_std", 1.0)
+    shift = setting("latents_mean", 0.0) + setting("shift_factor", 0.0)
+    return Posteriors(torch.stack(means), torch.stack(deviations), scale, shift)
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """A picture as (1, 3, height, width), float32 in 0..1."""
+    return torch.from_numpy(np.array(image, np.float32) / 255).permute(2, 0, 1)[None].contiguous()

@@ -1,0 +1,113 @@
+"""Reference images: what lies in a folder, with captions beside the images, each picture once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from figureground.errors import FiguregroundError, counted, listed, printable
+from figureground.images import UnreadableImage, center_square, content_hash, list_images, list_odd, read_image
+from figureground.references import CAPTION, LEAST
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One picture of what is to be learned."""
+
+    name: str
+    """Of its file."""
+    sha256: str
+    """Of its file."""
+    caption: str | None
+    """What `name.txt` beside it says, where there is one: it takes the place of the prompt."""
+    image: Image.Image
+    """RGB, the largest square around the centre, size × size."""
+
+
+@dataclass(frozen=True)
+class References:
+    """The pictures of a folder that can be used, and those that can't."""
+
+    used: tuple[Reference, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    """Files with the names of images that can't be read, and why."""
+    repeated: tuple[tuple[str, str], ...]
+    """Files that hold the same picture as another one, and that one."""
+
+    def notes(self) -> list[str]:
+        """What a person should know of the files that are left out, a sentence each."""
+        lines = []
+        if self.unreadable:
+            what = listed((f"{printable(name)} ({reason})" for name, reason in self.unreadable), 6)
+            lines.append(f"{counted(len(self.unreadable), 'reference')} can't be read and count for nothing: {what}.")
+        if self.repeated:
+            what = listed((f"{printable(name)} is {printable(of)}" for name, of in self.repeated), 6)
+            lines.append(f"{counted(len(self.repeated), 'reference')} given twice, counted once: {what}.")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """File names, hashes and captions; no pixels and no places."""
+        return {
+            "used": [{"file": r.name, "sha256": r.sha256, "caption": r.caption} for r in self.used],
+            "unreadable": [{"file": name, "reason": reason} for name, reason in self.unreadable],
+            "repeated": [{"file": name, "same_as": of} for name, of in self.repeated],
+        }
+
+
+def read_references(folder: Path, size: int) -> References:
+    """Reads the image files that lie in a folder itself; whatever else lies there is passed over.
+
+    Args:
+        size: Edge in pixels.
+
+    Raises:
+        FiguregroundError: There is no such folder, it holds fewer than three different pictures that can be read, or
+            a caption is no text.
+    """
+    if not folder.is_dir():
+        raise FiguregroundError(f"--references {folder}: there is no such directory.")
+    used: list[Reference] = []
+    seen: dict[str, str] = {}
+    repeated: list[tuple[str, str]] = []
+    unreadable = [(path.name, reason) for path, reason in list_odd(folder)]
+    for path in list_images(folder):
+        try:
+            picture = read_image(path)
+        except UnreadableImage as error:
+            unreadable.append((path.name, error.reason))
+            continue
+        pixels = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+        if pixels in seen:
+            repeated.append((path.name, seen[pixels]))
+            continue
+        seen[pixels] = path.name
+        used.append(Reference(path.name, content_hash(path), _read_caption(path), center_square(picture, size)))
+    found = References(tuple(used), tuple(unreadable), tuple(repeated))
+    if len(used) < LEAST:
+        raise FiguregroundError(f"--references {folder}: {_too_few(found)}")
+    return found
+
+
+def _too_few(found: References) -> str:
+    if len(found.used) == 1 and len(found.repeated) + 1 >= LEAST:
+        files = [found.used[0].name, *(name for name, _ in found.repeated)]
+        return (
+            f"all {len(files)} images show the same picture ({listed(map(printable, files), 4)}). A concept needs at "
+            f"least {LEAST} different ones."
+        )
+    have = counted(len(found.used), "image") if found.used else "no image"
+    return " ".join([f"it holds {have} that can be used, and a concept needs at least {LEAST}.", *found.notes()])
+
+
+def _read_caption(image: Path) -> str | None:
+    path = image.with_suffix(CAPTION)
+    if not path.is_file():
+        return None
+    try:
+        return " ".join(path.read_text(encoding="utf-8-sig").split()) or None
+    except UnicodeDecodeError:
+        raise FiguregroundError(f"--references: the caption {printable(path.name)} is no text (UTF-8).") from None

@@ -1,0 +1,92 @@
+"""The settings of a fine-tuning are checked at the door, and the command line has a flag for each."""
+
+import argparse
+import dataclasses
+
+import pytest
+
+from figureground import config
+from figureground.diffusion import similarity
+from figureground.errors import RecipeError
+from figureground.finetuning import (
+    DISTANCES,
+    FEATURES,
+    POCKET,
+    SCHEDULERS,
+    WEIGHTINGS,
+    Finetuning,
+    add_arguments,
+    fill,
+    from_arguments,
+    settings_for,
+)
+
+
+def parse(*flags):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return from_arguments(vars(parser.parse_args(flags)))
+
+
+def test_every_setting_has_a_text_and_a_flag():
+    told = Finetuning.told()
+    assert list(told) == [field.name for field in dataclasses.fields(Finetuning)]
+    assert all(text.endswith(".") for text in told.values())
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert set(told) <= {action.dest for action in parser._actions}
+
+
+def test_without_flags_the_pocket_preset_counts_and_with_another_checkpoint_the_usual():
+    assert parse() == POCKET
+    with pytest.raises(RecipeError, match=r"feature_model: SFSL compares .* --sfsl-weight 0"):
+        parse("--checkpoint", "user/name")
+    assert parse("--checkpoint", "user/name", "--sfsl-weight", "0") == Finetuning("user/name", sfsl_weight=0.0)
+
+
+def test_flags_of_every_kind_are_understood():
+    settings = parse(
+        "--steps", "7", "--learning-rate", "1e-5", "--flip", "--min-snr-gamma", "none", "--distance", "l2",
+        "--preview-prompt", "a {V}", "--preview-prompt", "the {noun}", "--no-gradient-checkpointing",
+    )  # fmt: skip
+    changes = {"steps": 7, "learning_rate": 1e-5, "flip": True, "min_snr_gamma": None, "distance": "l2"}
+    assert settings == dataclasses.replace(POCKET, **changes, preview_prompts=("a {V}", "the {noun}"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0), ("steps", 2.5), ("batch_size", True), ("ema", 1.5), ("learning_rate", float("nan")),
+        ("min_snr_gamma", 0), ("lora_rank", 0), ("flip", "yes"), ("features", "all"), ("dtype", "float16"),
+        ("prompt", "a photo of a {noun}"), ("prompt", "a {V} {thing}"), ("prior_prompt", "a {V} {noun}"),
+        ("identifier", ""), ("preview_prompts", ["a {V}"]),
+    ],
+)  # fmt: skip
+def test_a_value_that_can_not_be_used_is_refused_naming_its_field(field, value):
+    with pytest.raises(RecipeError, match=f"^{field}: "):
+        settings_for("pocket", **{field: value})
+
+
+def test_names_are_those_that_the_parts_use():
+    assert (FEATURES, DISTANCES, WEIGHTINGS) == (similarity.FEATURES, similarity.DISTANCES, similarity.WEIGHTINGS)
+    assert SCHEDULERS == config.SCHEDULER_NAMES
+
+
+@pytest.mark.parametrize(
+    ("template", "noun", "filled"),
+    [
+        ("a photo of a {V} {noun}", "umbrella", "a photo of a sks umbrella"),
+        ("a photo of a {noun}", "umbrella", "a photo of an umbrella"),
+        ("A {noun},  at night", "flower", "A flower, at night"),
+        ("a {noun} and a {noun}", "owl", "an owl and an owl"),
+        ("schema {noun}", "owl", "schema owl"),
+    ],
+)
+def test_prompts_are_filled_with_the_right_article(template, noun, filled):
+    assert fill(template, noun, "sks") == filled
+
+
+def test_rates_fall_back_to_what_is_usual():
+    assert Finetuning("x", sfsl_weight=0).rate("text_encoder") == 2e-6
+    assert Finetuning("x", sfsl_weight=0, lora_rank=8).rate("unet") == 1e-4
+    assert Finetuning("x", sfsl_weight=0, text_encoder_learning_rate=0.0).rate("text_encoder") == 0
