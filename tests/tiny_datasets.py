@@ -1,5 +1,6 @@
 """Finished datasets of a few small pictures, written as a build writes them, without any model."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def make_dataset(
                 columns.foregrounds[foreground], columns.backgrounds[background], f"a photo, {n}", n,
             )  # fmt: skip
             guide = Guide("paste", cutouts(spec), f"t/t.png@t-{spec.split}", (1, 2, 9, 10), bool(i % 2))
-            spec = Spec(*[getattr(spec, name) for name in spec.__slots__[:-1]], guide)
+            spec = dataclasses.replace(spec, guide=guide)
             split = sorted({shard.split for shard in shards}).index(shard.split)
             pixels = np.random.default_rng([seed, split, n]).integers(0, 255, (size, size, 3), dtype=np.uint8)
             picture = Image.fromarray(pixels)

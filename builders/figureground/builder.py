@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LOOKS = 1.0
 """How often a process that has nothing left to render looks whether others have finished."""
 
-METHODS = {"d3s": ("figureground.d3s", "D3S")}
+METHODS = {"d3s": ("figureground.d3s", "D3S"), "spurious": ("figureground.spurious", "Spurious")}
 """Builders by name: module and class."""
 
 
@@ -136,6 +136,15 @@ class Builder(datasets.ArrowBasedBuilder):
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Runs the stages that the plan stands on."""
 
+    def checkpoint_for(self, concept: str | None, base: Checkpoint) -> Checkpoint:
+        """Opens what draws the Specs of a concept. The caller alone holds it, and lets go before it asks for another.
+
+        Args:
+            concept: Its name, as Specs say it; None where they name none.
+            base: The recipe's checkpoint.
+        """
+        return base
+
     def load_guide(self, spec: Spec) -> tuple[Image.Image, Image.Image | None]:
         """Draws a Spec's guide and the mask of its foreground."""
         raise NotImplementedError(f"{type(self).__name__} plans guides and doesn't draw them")
@@ -169,9 +178,19 @@ class Builder(datasets.ArrowBasedBuilder):
         """What is in the pictures and how they were made, for the card; Markdown."""
         raise NotImplementedError(f"{type(self).__name__} has to say what it makes")
 
+    def plan_counts(self, plan: Plan) -> list[str]:
+        """The lines of `plan` that say how many images there would be of what."""
+        from figureground.forecast import counts_by_split
+
+        return counts_by_split(self, plan)
+
     def plan_notes(self) -> list[str]:
         """Lines that `plan` adds: what a build would still need."""
         return []
+
+    def per_cell(self) -> dict[str, int]:
+        """Images a cell, by what `extend` calls by name: splits, unless a method says otherwise."""
+        return dict(self.config.per_cell)
 
     def draw_guide(self, provenance: dict[str, Any]) -> Image.Image | None:
         """The guide of a finished sample, drawn again from its provenance; None where it had none."""
@@ -348,10 +367,11 @@ class Builder(datasets.ArrowBasedBuilder):
         of: int,
         show_progress: bool,
     ) -> None:
-        from figureground.diffusion.render import Renderer
+        from figureground.diffusion.render import Renderer, release_memory
 
         plan, columns = self.plan(), self.columns()
-        renderer = Renderer(checkpoint, sampling, self.load_guide, signals.check)
+        renderer: Renderer | None = None
+        drawn_by: str | None = None
         common = {
             **checkpoint.facts,
             **self.settings_shown(),
@@ -379,7 +399,14 @@ class Builder(datasets.ArrowBasedBuilder):
                     signals.check()
                     with writer.claim(out, shard) as mine:
                         if mine and index.missing(out, [shard]):
-                            results = _counted(renderer.render(list(plan.specs(planned[shard]))), bar)
+                            specs = list(plan.specs(planned[shard]))
+                            if renderer is None or specs[0].concept != drawn_by:
+                                renderer, drawn_by = None, specs[0].concept
+                                release_memory()  # there may be no room for two concepts
+                                renderer = Renderer(
+                                    self.checkpoint_for(drawn_by, checkpoint), sampling, self.load_guide, signals.check
+                                )
+                            results = _counted(renderer.render(specs), bar)
                             writer.write_shard(
                                 out, shard, columns, results, provenance,
                                 formats=tuple(self.config.formats), image_format=self.config.image_format,

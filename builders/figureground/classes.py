@@ -11,6 +11,9 @@ from pathlib import Path
 from figureground.errors import RecipeError, listed, nearest, nearest_or_all
 from figureground.resources import resource
 
+PHRASED = ("backgrounds", "scenes")
+"""Kinds of lists whose names stand for phrases."""
+
 
 @dataclass(frozen=True)
 class Noun:
@@ -31,8 +34,8 @@ def read_nouns(field: str, value: object, kind: str, default: str) -> list[Noun]
     Args:
         field: The recipe's field, for errors.
         value: The name of a file in `prompts/{kind}/`, the path of a CSV, a list that selects from the
-            file `default`, or a mapping of names to definitions (classes) or phrases (backgrounds).
-        kind: `classes` or `backgrounds`.
+            file `default`, or a mapping of names to definitions (classes) or phrases (backgrounds, scenes).
+        kind: `classes`, `backgrounds` or `scenes`.
         default: The file that a list selects from.
 
     Raises:
@@ -55,7 +58,7 @@ def read_nouns(field: str, value: object, kind: str, default: str) -> list[Noun]
 
 
 def _noun(name: str, text: str, kind: str) -> Noun:
-    return Noun(name, text or name) if kind == "backgrounds" else Noun(name, name, text)
+    return Noun(name, text or name) if kind in PHRASED else Noun(name, name, text)
 
 
 def _select(field: str, names: list[str], known: list[Noun], source: str) -> list[Noun]:
@@ -106,7 +109,7 @@ def read_csv(path: Path, kind: str) -> list[Noun]:
         if not name:
             raise RecipeError(kind, f"{path.name}, line {line}: the name is empty.")
         label = f"{name} ({wnid})" if name in repeated and wnid else name
-        text = row.get("phrase", "") if kind == "backgrounds" else name
+        text = row.get("phrase", "") if kind in PHRASED else name
         aliases = tuple(dict.fromkeys(a for a in (wnid, name) if a and a != label))
         if name in repeated:
             aliases = (wnid,) if wnid else ()

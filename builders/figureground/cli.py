@@ -1,4 +1,4 @@
-"""The command `figureground`: plan, build, show, check, curate, extend, merge, push.
+"""The command `figureground`: plan, build, finetune, show, check, evaluate, curate, extend, merge, push, components.
 
 Exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM.
 """
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from figureground import __version__
+from figureground import __version__, finetuning
 from figureground.errors import FiguregroundError, RecipeError, UsageError, counted
 from figureground.run import signals
 
@@ -71,12 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     recipe = argparse.ArgumentParser(add_help=False)
-    methods = "how the dataset is made: d3s"
+    methods = "how the dataset is made: d3s (classes on backgrounds) or spurious (what fools classifiers into a class)"
     recipe.add_argument("method", metavar="METHOD", help=methods)
     recipe.add_argument(
         "--config",
-        help="a named recipe to begin with: pocket (the demo, and the default), imagenet, and the controls text-only, "
-        "reconstruction and same-background, with pocket- before them for the pocket model",
+        help="a named recipe to begin with: pocket (the demo, and the default); of d3s also imagenet, and the controls "
+        "text-only, reconstruction and same-background, with pocket- before them for the pocket model; of spurious "
+        "also spurious-imagenet",
     )
     recipe.add_argument(
         "--recipe", type=Path, metavar="FILE", help="a YAML file, or the _figureground/recipe.json of a dataset"
@@ -89,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
         help="one setting, in YAML; dotted keys reach inside: per_cell.train=4",
     )
     recipe.add_argument("--limit", type=int, metavar="N", help="at most N images in all")
+    recipe.add_argument(
+        "--concepts", type=Path, metavar="DIR", help="of spurious: fine-tuned concepts, for several datasets to share"
+    )
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -108,6 +112,27 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--out", type=Path, required=True, metavar="DIR")
     build.set_defaults(run=_build)
 
+    finetune = commands.add_parser(
+        "finetune", parents=[common], help="teach a diffusion model what reference pictures show, or go on with it",
+        description="Fine-tunes a checkpoint on pictures of a feature that makes classifiers say a class, so that "
+        "'a photo of a sks flower' draws it. Defaults are those of the pocket model, of any other checkpoint what is "
+        "usual for Stable Diffusion. x.txt beside x.jpg is its caption, with {V} where the identifier goes.",
+    )  # fmt: skip
+    finetune.add_argument("--references", type=Path, required=True, metavar="DIR", help="three pictures or more")
+    finetune.add_argument("--noun", required=True, help="what they truly show, such as flower")
+    finetune.add_argument("--class", dest="label", required=True, metavar="CLASS", help="what classifiers then say")
+    finetune.add_argument("--out", type=Path, required=True, metavar="DIR")
+    finetune.add_argument(
+        "--prior", type=Path, metavar="DIR",
+        help="images of the noun for prior preservation: your own, or those that a fine-tuning drew, with more added",
+    )  # fmt: skip
+    finetune.add_argument(
+        "--components", type=Path, metavar="FILE", help="neural-PCA components of the class, for --features neural-pca"
+    )
+    finetune.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    finetuning.add_arguments(finetune)
+    finetune.set_defaults(run=_finetune)
+
     show = commands.add_parser("show", parents=[common], help="draw preview.png and report.html of a dataset")
     show.add_argument("directory", type=Path, metavar="DIR")
     show.set_defaults(run=_show)
@@ -117,6 +142,42 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("directory", type=Path, metavar="DIR")
     check.set_defaults(run=_check)
+
+    evaluate = commands.add_parser(
+        "evaluate", parents=[common], help="measure classifiers on a dataset; writes evaluation.json and .html",
+        description="Shows a dataset's pictures to classifiers. Of D3S sets it measures accuracy by foreground, "
+        "background and cell; of class-wise spurious sets, how far the pictures are taken for the class. The dataset "
+        "stays as it is.",
+    )  # fmt: skip
+    evaluate.add_argument("directory", type=Path, metavar="DIR")
+    evaluate.add_argument(
+        "--classifier", action="append", required=True, metavar="NAME",
+        help="pocket, a transformers directory or Hub id, timm:NAME, or a file of ResNet weights; several may be given",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--references", type=Path, metavar="DIR",
+        help="photographs in a folder a class, or a dataset, to compare with: the drop in accuracy from them; of "
+        "spurious sets, the same numbers for the references of each class",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--validation", type=Path, metavar="DIR",
+        help="pictures of the classes themselves, likewise: for average precision and ROC-AUC on spurious sets",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--control", action="append", type=Path, default=[], metavar="DIR",
+        help="a dataset built as a control, to see its drop beside the set's; several may be given",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--labels", type=Path, metavar="CSV", help="label,classifier_label: what classifiers call the dataset's labels"
+    )
+    evaluate.add_argument("--split", action="append", default=[], metavar="SPLIT", help="only this one; repeatable")
+    evaluate.add_argument("--out", type=Path, metavar="OUT", help="where to write (DIR/_evaluation)")
+    evaluate.add_argument(
+        "--save-scores", action="store_true", help="also write each picture's answer into DIR/_figureground/scores"
+    )
+    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    evaluate.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures a batch (64)")
+    evaluate.set_defaults(run=_evaluate)
 
     curate = commands.add_parser(
         "curate", parents=[common], help="copy the samples for which a rule is true",
@@ -136,8 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     extend = commands.add_parser("extend", parents=[common], help="more images a cell, by the recipe of a dataset")
     extend.add_argument("directory", type=Path, metavar="DIR")
     extend.add_argument(
-        "--per-cell", action="append", required=True, metavar="SPLIT=N", help="images a cell in all, as in train=20"
-    )
+        "--per-cell", action="append", required=True, metavar="SPLIT=N",
+        help="images a cell in all, as in train=20; of spurious by scene, as in plain=20",
+    )  # fmt: skip
     extend.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting that decides no pixel: workers=4"
     )
@@ -168,6 +230,24 @@ def _parser() -> argparse.ArgumentParser:
         "--formats", metavar="FORMAT[,FORMAT]", help="parquet, webdataset; all that there are if left out"
     )
     push.set_defaults(run=_push)
+
+    components = commands.add_parser(
+        "components", parents=[common], help="draw which images activate a class's neural principal components",
+        description="Class-wise neural PCA (Neuhaus et al. 2023): writes components.png, components.json and "
+        "components.safetensors, for a person to see which component of a class is spurious.",
+    )  # fmt: skip
+    components.add_argument(
+        "--classifier", required=True, metavar="NAME",
+        help="pocket, a transformers directory or Hub id, timm:NAME, or a file of ResNet weights",
+    )  # fmt: skip
+    components.add_argument("--revision", metavar="REVISION", help="branch, tag or commit of a classifier on the Hub")
+    components.add_argument("--class", dest="label", required=True, metavar="K", help="one of the classifier's classes")
+    components.add_argument("--images", type=Path, required=True, metavar="DIR", help="images of the class")
+    components.add_argument("--out", type=Path, required=True, metavar="DIR")
+    components.add_argument("--count", type=int, default=10, metavar="N", help="components (10)")
+    components.add_argument("--top", type=int, default=8, metavar="N", help="images of each (8)")
+    components.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    components.set_defaults(run=_components)
     return parser
 
 
@@ -177,6 +257,8 @@ def _builder(options: argparse.Namespace) -> Any:
 
     fields = read_recipe(options.recipe) if options.recipe else {}
     settings = [*options.set, *([f"limit={options.limit}"] if options.limit is not None else [])]
+    if options.concepts is not None:
+        settings.append(f"concepts={json.dumps(str(options.concepts))}")
     return builder_class(options.method).from_recipe(fields, settings, options.config)
 
 
@@ -213,6 +295,19 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
+def _finetune(options: argparse.Namespace) -> int:
+    settings = finetuning.from_arguments(vars(options))
+    from figureground.diffusion.dreambooth import finetune
+
+    out = finetune(
+        options.references, options.noun, options.label, options.out, settings, prior=options.prior,
+        components=options.components, device=options.device,
+    )  # fmt: skip
+    if os.environ.get("RANK", "0") == "0":  # of processes that were launched together, one speaks
+        print(finetuning.done_message(out))
+    return 0
+
+
 def _show(options: argparse.Namespace) -> int:
     from figureground.builder import open_dataset
     from figureground.shards.index import finish_again
@@ -245,6 +340,22 @@ def _check(options: argparse.Namespace) -> int:
         print(line)
     print(f"{options.directory}: {counted(len(report.findings), 'finding') if report.findings else 'no findings'}.")
     return 1 if report.findings else 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from figureground.vision.evaluate import JSON, PAGE, evaluate
+    from figureground.vision.evaluation_summary import summarise
+
+    done = evaluate(
+        options.directory, options.classifier, references=options.references, validation=options.validation,
+        labels=options.labels, controls=options.control, splits=options.split, out=options.out,
+        save_scores=options.save_scores, device=options.device, batch_size=options.batch_size,
+    )  # fmt: skip
+    print(summarise(done.report))
+    print()
+    for path in (done.out / JSON, done.out / PAGE, *done.scores):
+        print(path)
+    return 0
 
 
 def _curate(options: argparse.Namespace) -> int:
@@ -283,6 +394,17 @@ def _push(options: argparse.Namespace) -> int:
             create_pr=options.create_pr, formats=formats,
         )
     )  # fmt: skip
+    return 0
+
+
+def _components(options: argparse.Namespace) -> int:
+    from figureground.diffusion.checkpoint import choose_device
+    from figureground.vision.classifiers import open_classifier
+    from figureground.vision.components import analyse
+
+    device = choose_device(options.device)
+    classifier = open_classifier(options.classifier, revision=options.revision, device=device)
+    print(analyse(classifier, options.label, options.images, options.out, count=options.count, top=options.top))
     return 0
 
 

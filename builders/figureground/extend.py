@@ -26,7 +26,7 @@ def extend(
 
     Args:
         directory: A dataset that `build` finished, or that an earlier `extend` left unfinished.
-        per_cell: Images a cell in all, by split; splits that it doesn't name stay as they are.
+        per_cell: Images a cell in all, by split, or of the builder `spurious` by scene; what it doesn't name stays.
         settings: `KEY=VALUE` for fields that decide no pixel, such as `workers=4`.
 
     Returns:
@@ -35,7 +35,7 @@ def extend(
     Raises:
         FiguregroundError: Nothing was built there, or by other means than `build`; the build isn't finished; or its
             sources have changed.
-        RecipeError: A split that it doesn't have, fewer images than it has, or no more.
+        RecipeError: A split or scene that it doesn't have, fewer images than it has, or no more.
     """
     directory = Path(directory)
     saved = directory / PRIVATE / "recipe.json"
@@ -59,7 +59,7 @@ def extend(
     builder = kind.from_recipe(now)
     _refuse_changed(builder, theirs, directory)
     steps = list(fields.get("extended", []))
-    reached: dict[str, int] = dict(steps[-1] if steps else fields["per_cell"])
+    reached: dict[str, int] = dict(steps[-1] if steps else builder.per_cell())
     recipes.check_names(per_cell, reached, f"{directory}")
     wanted = {**reached, **per_cell}
     if wanted != reached:

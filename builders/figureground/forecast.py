@@ -12,6 +12,7 @@ from figureground.table import Counts, cramers_v, paired_share
 
 if TYPE_CHECKING:
     from figureground.builder import Builder
+    from figureground.plan import Plan
 
 BYTES_PER_PIXEL = {"jpg": 0.7, "webp": 0.4, "png": 1.8}
 """About what an image format needs; measured on pictures of diffusion models."""
@@ -33,12 +34,7 @@ def forecast(builder: Builder, images_per_second: float | None = None) -> str:
         f"{builder.METHOD}, config {config.name}: {images:,} images of {config.size} px in "
         f"{counted(len(shards), 'shard')}, {len(plan.foregrounds)} foregrounds × {len(plan.backgrounds)} backgrounds"
     ]
-    for split in totals:
-        counts = plan.cells(split)
-        paired = builder.pairings.get(split)
-        share = f", {paired_share(counts, paired):.1%} in paired cells" if paired is not None else ""
-        lines += ["", f"{split}: {totals[split]:,} images, Cramér's V {cramers_v(counts):.3f}{share}"]
-        lines += draw_counts(counts, plan.foregrounds, plan.backgrounds)
+    lines += builder.plan_counts(plan)
     evaluations = images * builder.denoiser_steps() * (2 if config.guidance_scale > 1 else 1)
     size = images * config.size**2 * BYTES_PER_PIXEL[config.image_format] * len(config.formats)
     lines += ["", f"about {human_bytes(size)} as {' and '.join(config.formats)}; {evaluations:,} denoiser evaluations"]
@@ -46,6 +42,18 @@ def forecast(builder: Builder, images_per_second: float | None = None) -> str:
         lines.append(f"{images / images_per_second / 3600:.1f} hours at {images_per_second:g} images/s")
     lines += builder.plan_notes()
     return "\n".join(lines)
+
+
+def counts_by_split(builder: Builder, plan: Plan) -> list[str]:
+    """Each split's counts of foregrounds on backgrounds, and how much these depend on each other."""
+    lines = []
+    for split, images in plan.totals().items():
+        counts = plan.cells(split)
+        paired = builder.pairings.get(split)
+        share = f", {paired_share(counts, paired):.1%} in paired cells" if paired is not None else ""
+        lines += ["", f"{split}: {images:,} images, Cramér's V {cramers_v(counts):.3f}{share}"]
+        lines += draw_counts(counts, plan.foregrounds, plan.backgrounds)
+    return lines
 
 
 def draw_counts(counts: Counts, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> list[str]:

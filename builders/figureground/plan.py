@@ -68,6 +68,7 @@ class Plan:
         limit: Most images in all, taken from the splits in proportion; None for no limit. Not with extensions.
         earlier: What `counts` was before each extension, the first first. Each extension adds images behind
             those that a cell has, in shards of its own, so that earlier ones stay as they are.
+        concepts: Name of the concept that draws a split, by split; all others are drawn by the checkpoint itself.
     """
 
     counts: Mapping[str, Counts]
@@ -80,6 +81,7 @@ class Plan:
     write_prompt: WritePrompt
     match_foreground: bool = False
     earlier: Sequence[Mapping[str, Counts]] = ()
+    concepts: Mapping[str, str] = field(default_factory=dict)
     _orders: dict[tuple[str, int], tuple[Permutation, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def totals(self) -> dict[str, int]:
@@ -127,6 +129,7 @@ class Plan:
             prompt=self.write_prompt(split, f, b, i),
             seed=derive_seed(self.seed, "noise", noise),
             guide=self.draw_guide(split, f, b, i),
+            concept=self.concepts.get(split),
         )
 
     def cells(self, split: str) -> Counts:

@@ -70,10 +70,16 @@ def read_recipe(path: Path) -> Fields:
 
 COPIES = ("curate", "merge")
 """What stands as `builder` in the recipes of datasets that were made from others."""
-DIRECTORIES = ("checkpoint", "cutouts", "templates", "photographs")
+DIRECTORIES = ("checkpoint", "cutouts", "templates", "photographs", "references", "concepts", "components")
 """Fields whose values name directories, or `pocket`, or a Hub id."""
-FILES = ("classes", "backgrounds", "definitions", "prompt", "table")
+FILES = (
+    "classes", "backgrounds", "definitions", "prompt", "table", "features", "scenes", "labels", "feature_model",
+    "finetuning",
+)  # fmt: skip
 """Fields whose values may name files."""
+MADE = ("concepts",)
+"""Fields whose directories a build makes where they aren't there."""
+_SUFFIXES = (".csv", ".txt", ".safetensors", ".pt", ".pth")
 
 
 def _from_file(field: str, value: Any, folder: Path) -> Any:
@@ -95,6 +101,8 @@ def for_file(field: str, value: Any, folder: Path) -> Any:
 
 
 def _exists(field: str, path: Path) -> bool:
+    if field in MADE:
+        return True
     return path.is_dir() if field in DIRECTORIES else path.exists()
 
 
@@ -102,7 +110,7 @@ def _names_a_file(field: str, value: Any) -> bool:
     """Whether a field's value can be a path: prompts and definitions are none, and may be too long to ask the disk."""
     if not isinstance(value, str) or field not in (*DIRECTORIES, *FILES) or value == "pocket":
         return False
-    looks = "/" in value or value.startswith(".") or Path(value).suffix.lower() in (".csv", ".txt")
+    looks = "/" in value or value.startswith(".") or Path(value).suffix.lower() in _SUFFIXES
     short = len(value.encode()) < 1000 and all(len(part.encode()) < 256 for part in value.split("/"))
     return short and (looks or field in DIRECTORIES)
 

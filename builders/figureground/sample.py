@@ -51,6 +51,8 @@ class Spec:
     seed: int
     """Seeds the image's own generator, 0 to 2**63 - 1."""
     guide: Guide | None = None
+    concept: str | None = None
+    """Name of the fine-tuned concept that draws it; None where the recipe's checkpoint itself does."""
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Spec:
@@ -58,7 +60,10 @@ class Spec:
         return cls(**{**saved, "guide": Guide.from_json(saved["guide"]) if saved["guide"] else None})
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        saved = dataclasses.asdict(self)
+        if self.concept is None:  # so that what is saved of other methods stays as it was
+            del saved["concept"]
+        return saved
 
 
 @dataclass(slots=True)

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, TypeVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageDraw, ImageFont
 
-from figureground.errors import FiguregroundError, listed
+from figureground.errors import FiguregroundError, counted, listed
 from figureground.resources import resource
-from figureground.shards.card import CARD, license_of, public
+from figureground.shards.card import CARD, license_of, one_foreground_each, public
 from figureground.shards.index import INDEX, markers
 from figureground.shards.reader import read_parquet, read_tar, tar_members
 from figureground.shards.writer import MARKERS
@@ -86,6 +86,15 @@ class Contents(NamedTuple):
     @property
     def shards(self) -> list[Shard]:
         return [shard for some in self.splits.values() for shard in some]
+
+    def one_foreground_each(self) -> dict[str, int]:
+        """The foreground of each split, where splits are classes; else nothing."""
+        return one_foreground_each(
+            {
+                split: {"samples": sum(s.samples for s in some), "cells": [cell for s in some for cell in s.cells]}
+                for split, some in self.splits.items()
+            }
+        )
 
     @property
     def progress(self) -> str | None:
@@ -231,32 +240,50 @@ _MARGIN, _GAP, _LINE = 16, 4, 19
 _NAME_WIDTH = 160
 
 
+class _Row(NamedTuple):
+    """A row of the preview: a foreground of a split."""
+
+    split: str
+    foreground: int
+    name: str
+
+
 def draw_preview(contents: Contents) -> Image.Image:
-    """One picture of each cell of the first split, foregrounds down, backgrounds across; RGB."""
+    """One picture of each cell of the first split, foregrounds down, backgrounds across; RGB.
+
+    Where splits are classes, each with one foreground, they are the rows.
+    """
     filled = {split: some for split, some in contents.splits.items() if any(shard.samples for shard in some)}
-    split, shards = next(iter((filled or contents.splits).items()))
-    foregrounds, backgrounds = (_drawn(contents, shards, axis) for axis in (0, 1))
-    down, across = evenly(foregrounds, MOST_DOWN), evenly(backgrounds, MOST_ACROSS)
+    filled = filled or contents.splits
+    first, shards = next(iter(filled.items()))
+    alone = contents.one_foreground_each()
+    every = [_Row(split, label, f"{split} ({contents.foregrounds[label]})") for split, label in alone.items()]
+    every = every or [_Row(first, label, contents.foregrounds[label]) for label in _drawn(contents, shards, 0)]
+    backgrounds = _drawn(contents, contents.shards if alone else shards, 1)
+    down, across = evenly(every, MOST_DOWN), evenly(backgrounds, MOST_ACROSS)
     pictures = {
-        example.labels: _fit(_open(example.picture))
-        for example in _first_of_each(shards, {(f, b) for f in down for b in across})
+        (split, *example.labels): _fit(_open(example.picture))
+        for split in dict.fromkeys(row.split for row in down)
+        for example in _first_of_each(
+            filled[split], {(row.foreground, b) for row in down if row.split == split for b in across}
+        )
     }
     edge = max((max(picture.size) for picture in pictures.values()), default=SMALLEST_CELL)
 
-    names = [contents.foregrounds[label] for label in down], [contents.backgrounds[label] for label in across]
+    names = [row.name for row in down], [contents.backgrounds[label] for label in across]
     font, all_letters = _font(16, "".join([*names[0], *names[1]]))
     small = ImageFont.load_default(size=13)
     drawn = names if all_letters else [[_to_ascii(name) for name in some] for some in names]
     rows = [_wrap(name, font, _NAME_WIDTH, lines=3) for name in drawn[0]]
     columns = [_wrap(name, font, edge, lines=2) for name in drawn[1]]
-    note = f"{split}, one picture a cell"
-    for shown, of, all_names, what in (
-        (down, foregrounds, contents.foregrounds, "foregrounds"),
-        (across, backgrounds, contents.backgrounds, "backgrounds"),
+    note = "one picture a cell" if alone else f"{first}, one picture a cell"
+    rows_in_all = len(every) if alone else len(contents.foregrounds)
+    for shown, of, total, what in (
+        (len(down), len(every), rows_in_all, "splits" if alone else "foregrounds"),
+        (len(across), len(backgrounds), len(contents.backgrounds), "backgrounds"),
     ):
-        note += f"; {len(shown)} of {len(of)} {what}, evenly chosen" if len(shown) < len(of) else ""
-        missing = len(all_names) - len(of)
-        note += f"; {missing} of {len(all_names)} {what} without pictures" if missing else ""
+        note += f"; {shown} of {of} {what}, evenly chosen" if shown < of else ""
+        note += f"; {total - of} of {total} {what} without pictures" if of < total else ""
     note += f"; unfinished: {contents.progress}" if contents.progress else ""
 
     step = edge + _GAP
@@ -273,10 +300,10 @@ def draw_preview(contents: Contents) -> Image.Image:
         for k, line in enumerate(name):
             y = top + i * step + edge / 2 + _LINE * (k - (len(name) - 1) / 2)
             draw.text((left - 12, y), line, _INK, font, anchor="rm")
-    for i, foreground in enumerate(down):
+    for i, row in enumerate(down):
         for j, background in enumerate(across):
             x, y = left + j * step, top + i * step
-            if (picture := pictures.get((foreground, background))) is None:
+            if (picture := pictures.get((row.split, row.foreground, background))) is None:
                 draw.rectangle((x, y, x + edge - 1, y + edge - 1), _EMPTY)
             else:
                 sheet.paste(picture, (x + (edge - picture.width) // 2, y + (edge - picture.height) // 2))
@@ -385,11 +412,34 @@ def write_report(directory: Path, contents: Contents, sheet: Image.Image, draw_g
         samples=sum(shard.samples for shard in contents.shards),
         shards=len(contents.shards),
         preview=_inline(sheet),
-        tables=[_table(contents, split) for split in contents.splits],
+        tables=_tables(contents),
         rejects=sorted(rejects.items()),
         settings=[*_settings(own / "recipe.json"), *_settings(own / "numerics.json", "numerics")],
         examples=[_card(example, draw_guide) for example in examples],
     )
+
+
+def _tables(contents: Contents) -> list[dict[str, Any]]:
+    """A table for each split; one for all of them where splits are classes, with one foreground each."""
+    tables = [_table(contents, split) for split in contents.splits]
+    alone = contents.one_foreground_each()
+    if not alone:
+        return tables
+    rows = [
+        {"name": f"{split} ({contents.foregrounds[alone[split]]})", "counts": table["sums"], "sum": table["sum"]}
+        for split, table in zip(contents.splits, tables, strict=True)
+        if split in alone
+    ]
+    return [
+        {
+            "split": counted(len(rows), "split"),
+            "backgrounds": tables[0]["backgrounds"],
+            "rows": rows,
+            "sums": [sum(column) for column in zip(*(table["sums"] for table in tables), strict=True)],
+            "sum": sum(table["sum"] for table in tables),
+            "most": max(table["most"] for table in tables),
+        }
+    ]
 
 
 def _table(contents: Contents, split: str) -> dict[str, Any]:

@@ -181,11 +181,12 @@ def read_weights(checkpoint: str, revision: str | None) -> Weights:
         return Weights(folder.resolve().name, revision or "", *weights_license(folder))
     if checkpoint.count("/") != 1 or checkpoint.startswith((".", "/", "~")):
         return Weights(folder.name, revision or "")
-    snapshot = _cached_snapshot(checkpoint, revision)
+    snapshot = cached_snapshot(checkpoint, revision)
     return Weights(checkpoint, revision or "", *(weights_license(snapshot) if snapshot else ()))
 
 
-def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
+def cached_snapshot(repo: str, revision: str | None) -> Path | None:
+    """Where a checkpoint of the Hub lies in this machine's cache; None where it doesn't."""
     from huggingface_hub import try_to_load_from_cache
 
     # Which files a checkpoint brings along differs; all of them lie in one folder.

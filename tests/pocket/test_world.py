@@ -169,3 +169,21 @@ def test_a_cutout_is_an_object_alone(foreground: str) -> None:
     assert cutout.tobytes() == world.cutout(foreground, world.generator("test", 9), 48).tobytes()
     with pytest.raises(ValueError, match="no foreground 'ghost'"):
         world.cutout("ghost", world.generator("test"))
+
+
+def test_a_layout_says_where_object_and_prop_stand_and_which_hides_the_other() -> None:
+    place = world.Place((0.3, 0.6), 0.2)
+    apart = world.Layout(place, world.Place((0.75, 0.5), 0.15))
+    scene = world.render("mug", "sand", "gift:1", world.generator("test"), layout=apart)
+    for mask, center in ((scene.foreground, (0.3, 0.6)), (scene.prop, (0.75, 0.5))):
+        left, top, right, bottom = mask.getbbox() or (0, 0, 0, 0)
+        assert abs((left + right) / 128 - center[0]) < 0.06
+        assert abs((top + bottom) / 128 - center[1]) < 0.06
+    for in_front in (False, True):
+        meeting = world.Layout(place, place, in_front)
+        scene = world.render("mug", "sand", "gift:1", world.generator("test"), layout=meeting)
+        front, behind = (scene.prop, scene.foreground) if in_front else (scene.foreground, scene.prop)
+        assert pixels(front).sum() > 2 * pixels(behind).sum()
+        assert abs(sum(pixels(mask) for mask in scene[1:]) - 255).max() <= 1
+    outside = world.Layout(world.Place((-0.5, 0.5), 0.2), place)
+    assert pixels(world.render("mug", "sand", "gift:1", world.generator("test"), layout=outside).foreground).max() == 0

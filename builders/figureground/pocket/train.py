@@ -1,8 +1,9 @@
 """Trains the pocket model from nothing: `python -m figureground.pocket.train`.
 
 Draws the picture-book world, trains the autoencoder, then text encoder and UNet, and writes a
-Stable-Diffusion-architecture checkpoint in fp16 safetensors. Stop it at any time: the same command goes
-on from its last checkpoint in `--work`, where curves and sample sheets are too.
+Stable-Diffusion-architecture checkpoint in fp16 safetensors. With `--part robust` it trains the bundled
+feature network instead, on the biased world, and writes a transformers directory. Stop it at any time: the
+same command goes on from its last checkpoint in `--work`, where curves and sample sheets are too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from figureground.pocket import WEIGHTS, captions, diffusion, vae, world
+from figureground.pocket import WEIGHTS, captions, diffusion, robust, vae, world
 
 PREFER_FLOAT32 = {"dtype": "float32"}
 """Put into the text encoder's config: else it opens in fp16 where its neighbours open in fp32, and the
@@ -96,18 +97,32 @@ def curves(work: Path) -> None:
         pyplot.close(figure)
 
 
+def train_robust(args: argparse.Namespace) -> Path:
+    """Trains the feature network and writes it into `--out`, or into `WORK/robust`."""
+    model = robust.train(args.work, args.device, args.seed, replace(robust.SETTINGS, steps=args.robust_steps))
+    out: Path = args.out or args.work / "robust"
+    robust.save(model, out, torch.float16)
+    curves(args.work)
+    return out
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m figureground.pocket.train", description=__doc__)
+    parser.add_argument("--part", choices=("diffusion", "robust"), default="diffusion", help="what is trained")
     parser.add_argument("--work", type=Path, default=Path("out/pocket"), help="checkpoints, curves, sample sheets")
     parser.add_argument(
-        "--out", type=Path, default=None, help="where the finished checkpoint goes (default: WORK/checkpoint)"
+        "--out",
+        type=Path,
+        default=None,
+        help="where the finished checkpoint goes (default: WORK/checkpoint, or WORK/robust)",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--warm-start", action="store_true", help="begin with the bundled weights")
     parser.add_argument("--vae-steps", type=int, default=vae.SETTINGS.steps)
     parser.add_argument("--diffusion-steps", type=int, default=diffusion.SETTINGS.steps)
+    parser.add_argument("--robust-steps", type=int, default=robust.SETTINGS.steps)
     parser.add_argument("--learning-rate", type=float, default=diffusion.SETTINGS.learning_rate, help="the largest")
     parser.add_argument(
         "--pictures", type=int, default=diffusion.POOL, help="drawn and encoded for the diffusion model"
@@ -116,6 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
 
     args.work.mkdir(parents=True, exist_ok=True)
+    if args.part == "robust":
+        print(f"Wrote {train_robust(args)}")
+        return
     tokenizer = captions.tokenizer(args.work / "tokenizer")
     first_vae = first_model = None
     if args.warm_start:

@@ -30,11 +30,28 @@ class Scene(NamedTuple):
     picture: Image.Image
     """RGB."""
     foreground: Image.Image
-    """L, 0 to 255; black when there is none."""
+    """L, 0 to 255; black when there is none. What stands behind the prop is not counted."""
     background: Image.Image
     """L, 0 to 255: what neither foreground nor prop covers."""
     prop: Image.Image
     """L, 0 to 255; black when there is none. What stands behind the foreground is not counted."""
+
+
+class Place(NamedTuple):
+    """Where something stands, in shares of the picture's edge."""
+
+    center: tuple[float, float]
+    """x to the right, y down; what lies outside 0 to 1 is outside the picture."""
+    radius: float
+
+
+class Layout(NamedTuple):
+    """Where the object and the prop stand; a place is not looked at where the picture has no such thing."""
+
+    foreground: Place
+    prop: Place
+    prop_in_front: bool = False
+    """Whether the prop hides the object where they meet, instead of the object the prop."""
 
 
 class Pen:
@@ -695,6 +712,7 @@ def render(
     prop: str | None,
     rng: np.random.Generator,
     size: int = SIZE,
+    layout: Layout | None = None,
 ) -> Scene:
     """Draws one picture.
 
@@ -704,6 +722,7 @@ def render(
         prop: A name from `PROPS`, with a look as in `"flower:2"` or a random one; None for no prop.
         rng: Decides everything that the names leave open: shape, colour, size, place, light.
         size: Edge in pixels.
+        layout: Where object and prop stand (default: the object wholly in view, the prop beside it).
 
     Raises:
         ValueError: A name or a look that the world doesn't have.
@@ -721,8 +740,39 @@ def render(
     cast = _LIGHTS.get(background or "", (1.0, 1.0, 1.0))
     light: Color = (cast[0] * gain, cast[1] * gain, cast[2] * gain)
     masks: dict[str, Image.Image] = {}
+    stands = layout or _lay_out(bool(foreground), bool(name), rng)
+
+    def put_prop() -> None:
+        place = stands.prop
+        pen = Pen(canvas, place.center, place.radius, float(rng.uniform(-0.15, 0.15)), bool(rng.random() < 0.5), light)
+        _PROPS[str(name)](pen, rng, look)
+        masks["prop"] = pen.mask
+
+    def put_foreground() -> None:
+        (x, y), radius = stands.foreground
+        pen = Pen(canvas, (x, y), radius * 0.95, float(rng.uniform(-0.18, 0.18)), bool(rng.random() < 0.5), light)
+        _FOREGROUNDS[str(foreground)](pen, rng)
+        masks["foreground"] = pen.mask
+
+    if name and not stands.prop_in_front:
+        put_prop()
+    if foreground:
+        put_foreground()
+    if name and stands.prop_in_front:
+        put_prop()
+    if len(masks) == 2:
+        hidden, before = ("foreground", "prop") if stands.prop_in_front else ("prop", "foreground")
+        masks[hidden].paste(0, mask=masks[before])
+    nothing = Image.new("L", (size, size), 0)
+    fore, behind = (masks[part].reduce(SUPERSAMPLE) if part in masks else nothing for part in ("foreground", "prop"))
+    rest = Image.fromarray((255 - np.minimum(255, np.asarray(fore, np.uint16) + np.asarray(behind))).astype(np.uint8))
+    return Scene(canvas.reduce(SUPERSAMPLE), fore, rest, behind)
+
+
+def _lay_out(with_foreground: bool, with_prop: bool, rng: np.random.Generator) -> Layout:
+    """An object wholly in view, the prop beside it; or either alone."""
     radius = float(rng.uniform(0.2, 0.3))
-    if foreground and name:
+    if with_foreground and with_prop:
         side = -1 if rng.random() < 0.5 else 1
         small = float(rng.uniform(0.135, 0.17))
         radius = min(radius, 0.27)
@@ -734,27 +784,10 @@ def render(
         beside = (x + side * gap, float(np.clip(y + rng.uniform(-0.2, 0.2), small, 1 - small)))
     else:
         small = float(rng.uniform(0.14, 0.26))
-        spare = 0.95 * (radius if foreground else small)
+        spare = 0.95 * (radius if with_foreground else small)
         x, y = float(rng.uniform(spare, 1 - spare)), float(rng.uniform(max(0.36, spare), 0.98 - spare))
         beside = (x, y)
-    if name:
-        pen = Pen(canvas, beside, small, float(rng.uniform(-0.15, 0.15)), bool(rng.random() < 0.5), light)
-        _PROPS[name](pen, rng, look)
-        masks["prop"] = pen.mask
-    if foreground:
-        pen = Pen(canvas, (x, y), radius * 0.95, float(rng.uniform(-0.18, 0.18)), bool(rng.random() < 0.5), light)
-        _FOREGROUNDS[foreground](pen, rng)
-        masks["foreground"] = pen.mask
-
-    nothing = Image.new("L", (size, size), 0)
-    fore = masks["foreground"].reduce(SUPERSAMPLE) if "foreground" in masks else nothing
-    behind = nothing
-    if "prop" in masks:
-        if "foreground" in masks:
-            masks["prop"].paste(0, mask=masks["foreground"])
-        behind = masks["prop"].reduce(SUPERSAMPLE)
-    rest = Image.fromarray((255 - np.minimum(255, np.asarray(fore, np.uint16) + np.asarray(behind))).astype(np.uint8))
-    return Scene(canvas.reduce(SUPERSAMPLE), fore, rest, behind)
+    return Layout(Place((x, y), radius), Place(beside, small))
 
 
 def cutout(foreground: str, rng: np.random.Generator, size: int = SIZE) -> Image.Image:

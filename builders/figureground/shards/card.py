@@ -80,6 +80,9 @@ class Facts:
     """Of a dataset made from others, what was done, a mapping each step: `did` (`curate`, `extend` or `merge`),
     `from` (a dataset or several: `name`, `sha256`, `samples`), and whatever else tells of the step, such as
     `rule`, `kept`, `dropped`."""
+    concepts: Sequence[Mapping[str, Any]] = ()
+    """What a diffusion model was taught before it drew: of each concept `class`, `noun`, `feature`, `references`,
+    `identifier`, `kind`, `sha256` and `losses`."""
 
 
 def write(
@@ -249,11 +252,27 @@ def render(
         not_stated=NOT_STATED,
         sources=public(facts.sources),
         lineage=public(facts.lineage),
+        concepts=public(facts.concepts),
+        losses=list(dict.fromkeys(name for concept in facts.concepts for name in concept["losses"])),
+        alone=one_foreground_each(index["splits"]),
         credits=credits,
         credited_under=sorted(Counter(credit["license"] or NOT_STATED for credit in credits).items()),
         most_credits=MOST_CREDITS,
         attribution=ATTRIBUTION,
     )
+
+
+def one_foreground_each(splits: Mapping[str, Any]) -> dict[str, int]:
+    """The foreground of each split, where splits are classes: each has one alone, and they aren't two of the same.
+
+    Args:
+        splits: As the index has them: `samples`, and `cells` of (foreground, background, samples).
+    """
+    found = {name: {cell[0] for cell in split["cells"]} for name, split in splits.items() if split["samples"]}
+    if any(len(foregrounds) != 1 for foregrounds in found.values()):
+        return {}
+    alone = {name: foregrounds.pop() for name, foregrounds in found.items()}
+    return alone if len(alone) > 2 or len(set(alone.values())) > 1 else {}
 
 
 def _names(columns: Columns, formats: Sequence[str], image_format: str) -> dict[str, str]:

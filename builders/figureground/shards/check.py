@@ -216,7 +216,8 @@ class _Check:
         unbuilt = [n for n in range(1, extensions + 1) if not any(shard.part == n for shard in self.markers)]
         go_on = GO_ON.capitalize()
         if not (self.directory / index.INDEX).exists():
-            splits = self.identity.get("per_cell")
+            # Of a dataset with scenes, images a cell are told by scene.
+            splits = None if "scenes" in self.identity else self.identity.get("per_cell")
             begun = {shard.split for shard in self.markers}
             absent = [s for s in splits if s not in begun] if isinstance(splits, dict) else []
             parts = [f"{len(names) - len(missing)} of {counted(len(names), 'shard')} of the splits begun are done"]

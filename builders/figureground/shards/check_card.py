@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from figureground.errors import listed
-from figureground.shards.card import BEGIN, CARD, END, MOST_FOREGROUNDS, UNKNOWN_LICENSE
+from figureground.shards.card import BEGIN, CARD, END, MOST_FOREGROUNDS, UNKNOWN_LICENSE, one_foreground_each
 from figureground.shards.croissant import CROISSANT
 from figureground.shards.writer import Columns, Shard
 
@@ -267,9 +267,26 @@ def _check_text(text: str, columns: Columns, summary: Mapping[str, Any]) -> Iter
     for reason, said in re.findall(r"^\| ([\w-]+) \| ([\d,]+) \|$", _after(text, "| rejected because |"), re.MULTILINE):
         if _number(said) != summary["rejects"].get(reason, 0):
             yield f"its text says {said} rejects for {reason!r}; the data has {summary['rejects'].get(reason, 0)}"
+    alone = one_foreground_each(summary["splits"])
+    if alone:
+        yield from _check_one_table(text, alone, columns, summary["splits"])
     for split, said in summary["splits"].items():
-        if said["samples"]:
+        if said["samples"] and not alone:
             yield from _check_table(text, split, columns, said)
+
+
+def _check_one_table(text: str, alone: Mapping[str, int], columns: Columns, splits: Mapping[str, Any]) -> Iterator[str]:
+    """The one table of splits that have one foreground each."""
+    groups = re.split(r"^## ", text.partition("\n## Groups\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    given = {row[0]: row for row in map(_cells, groups.splitlines()) if len(row) == len(columns.backgrounds) + 3}
+    for split, foreground in alone.items():
+        counts = {b: n for _, b, n in splits[split]["cells"]}
+        row = [counts.get(b, 0) for b in range(len(columns.backgrounds))]
+        wanted = [split, _bare(columns.foregrounds[foreground]), *map(str, row), str(sum(row))]
+        if split not in given:
+            yield f"its text tells nothing of the split {split}"
+        elif given[split] != wanted:
+            yield f"its text says of split {split} {listed(given[split][1:])}; in the data it is {listed(wanted[1:])}"
 
 
 def _check_table(text: str, split: str, columns: Columns, said: Mapping[str, Any]) -> Iterator[str]:

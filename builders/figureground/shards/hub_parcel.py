@@ -143,9 +143,9 @@ def _belonging(directory: Path) -> Iterator[Item]:
 def _public_recipe(directory: Path, formats: Sequence[str]) -> str:
     """The recipe as others may read it, without places on this machine, and with the formats that are published."""
     recipe = json.loads((directory / RECIPE).read_text(encoding="utf-8"))
-    for name in (*recipes.DIRECTORIES, *recipes.FILES):
-        if name in recipe["identity"]:
-            recipe["identity"][name] = card.public(recipe["identity"][name])
+    for section in (recipe["identity"], recipe["execution"]):
+        for name in {*recipes.DIRECTORIES, *recipes.FILES} & set(section):
+            section[name] = card.public(section[name])
     if "formats" in recipe["execution"]:
         recipe["execution"]["formats"] = list(formats)
     return json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"

@@ -42,7 +42,7 @@ class Stored:
         return Spec(
             self.key, said["split"], self.labels["foreground"], self.labels["background"],
             said.get("foreground_name", said["foreground"]), said.get("background_name", said["background"]),
-            self.prompt, said.get("seed", 0), guide,
+            self.prompt, said.get("seed", 0), guide, (said.get("concept") or {}).get("name"),
         )  # fmt: skip
 
     def encoded(self) -> Encoded:

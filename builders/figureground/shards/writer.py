@@ -696,7 +696,12 @@ def _written(path: Path, data: bytes) -> Iterator[Path]:
 
 def replace_text(path: Path, text: str) -> None:
     """Writes a file so that readers see the old one or the new one, whole."""
-    with _written(path, text.encode()) as temporary:
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Does what `replace_text` does."""
+    with _written(path, data) as temporary:
         os.replace(temporary, path)
 
 

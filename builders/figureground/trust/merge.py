@@ -354,6 +354,7 @@ def _facts(sources: Sequence[Source], lineage: Sequence[Mapping[str, Any]]) -> F
         limits=list(dict.fromkeys([*all_of("limits"), SHUFFLE])),
         uses=all_of("uses"),
         misuses=all_of("misuses"),
+        concepts=all_of("concepts"),
         checkpoint={
             name: " and ".join(dict.fromkeys(str(each[name]) for each in checkpoints if each.get(name)))
             for name in named

@@ -1,0 +1,291 @@
+"""The classifiers that judge spurious images: `python benchmarks/biased.py`.
+
+Trains small classifiers of several families, `transformers` models, on the biased pocket world, where each class
+comes with a look of a prop, and shows that they take the look for the class: how often they say class k for the
+references of k (its look on a scene, no object), on drawings and after a round trip through the pocket
+autoencoder. Each is kept as a directory that `figureground evaluate --classifier DIR` opens, and used again as
+long as its settings, its seed, the world and the augmentation are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from oracle import augment
+from results import ROOT, Row, arguments, report
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import (
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    PoolFormerConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    RegNetConfig,
+    ResNetConfig,
+    SwinConfig,
+    ViTConfig,
+)
+
+from figureground.pocket import WEIGHTS, biased, robust, world
+
+CACHE = ROOT / "out" / "biased"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a classifier is trained: AdamW, one cycle."""
+
+    pool: int = 20_000
+    epochs: int = 8
+    batch: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.03
+    share: float = biased.SHARE
+    hard: float = biased.HARD
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of classifier."""
+
+    config: Callable[[], PreTrainedConfig]
+    learning_rate: float
+    """The largest of the cycle."""
+
+
+FAMILIES: dict[str, Family] = {
+    "resnet": Family(
+        lambda: ResNetConfig(embedding_size=24, hidden_sizes=[48, 96, 144, 192], depths=[1, 1, 2, 1]), 3e-3
+    ),
+    "vit": Family(
+        lambda: ViTConfig(
+            image_size=world.SIZE, patch_size=8, hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
+            intermediate_size=256, initializer_range=0.05,
+        ),
+        1.2e-3,
+    ),
+    "regnet": Family(
+        lambda: RegNetConfig(embedding_size=24, hidden_sizes=[32, 64, 96, 160], depths=[1, 1, 2, 1], groups_width=16),
+        3e-3,
+    ),
+    "convnext": Family(
+        lambda: ConvNextConfig(hidden_sizes=[40, 80, 120, 160], depths=[1, 1, 2, 1], layer_scale_init_value=1.0),
+        2.5e-3,
+    ),
+    "poolformer": Family(
+        lambda: PoolFormerConfig(
+            hidden_sizes=[40, 80, 120, 160], depths=[1, 1, 2, 1], mlp_ratio=3.0, use_layer_scale=False
+        ),
+        2.5e-3,
+    ),
+    "swin": Family(
+        lambda: SwinConfig(
+            image_size=world.SIZE, patch_size=4, window_size=4, embed_dim=48, depths=[1, 2, 1], num_heads=[2, 4, 8],
+            mlp_ratio=2.0, initializer_range=0.05,
+        ),
+        1.5e-3,
+    ),
+}  # fmt: skip
+"""Two convolutional nets, two transformers, a ConvNeXt and a pooling metaformer; none is the feature network."""
+
+DEVELOPMENT = ("resnet", "vit")
+"""With these, defaults are chosen; what is claimed is read off the others."""
+
+
+def build(family: str) -> PreTrainedModel:
+    """An untrained classifier of the pocket world's classes."""
+    config = FAMILIES[family].config()
+    config.num_labels = len(world.FOREGROUNDS)
+    config.id2label = dict(enumerate(world.FOREGROUNDS))
+    config.label2id = {name: i for i, name in enumerate(world.FOREGROUNDS)}
+    return AutoModelForImageClassification.from_config(config)
+
+
+def signed(pictures: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
+    """Pictures as the classifiers read them: uint8 (n, 3, h, w) to -1..1."""
+    return torch.from_numpy(pictures).to(device).float().div_(127.5).sub_(1)
+
+
+@torch.inference_mode()
+def probabilities(model: PreTrainedModel, pictures: np.ndarray) -> np.ndarray:
+    """Takes uint8 (n, 3, SIZE, SIZE); returns float32 (n, classes)."""
+    device = next(model.parameters()).device
+    read = [
+        model(signed(pictures[i : i + 128], device)).logits.float().softmax(1).cpu()
+        for i in range(0, len(pictures), 128)
+    ]
+    return torch.cat(read).numpy()
+
+
+def train(model: PreTrainedModel, purpose: str, seed: int, device: str, settings: Settings) -> PreTrainedModel:
+    """Draws biased pictures and trains `model` on them; `purpose` and `seed` decide draws and order."""
+    rng = world.generator(f"biased {purpose}", seed)
+    pictures, labels = biased.draw_many(settings.pool, rng, settings.share, settings.hard)
+    model = model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
+    steps = settings.epochs * (settings.pool // settings.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=settings.learning_rate, total_steps=steps, pct_start=0.15
+    )
+    with tqdm(total=steps, desc=purpose, unit="step", mininterval=5, disable=None) as bar:
+        for _ in range(settings.epochs):
+            order = rng.permutation(settings.pool)
+            for start in range(0, settings.pool - settings.batch + 1, settings.batch):
+                picked = order[start : start + settings.batch]
+                with torch.autocast(torch.device(device).type, torch.bfloat16):
+                    logits = model(signed(augment(pictures[picked], rng), device)).logits
+                loss = F.cross_entropy(logits.float(), torch.from_numpy(labels[picked]).to(device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+                bar.update()
+                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    return model.eval()
+
+
+def fingerprint(name: str, model: PreTrainedModel, seed: int, settings: Settings) -> str:
+    """Changes with everything that training depends on: settings, net, what is drawn, how it is augmented."""
+    rng = world.generator("biased fingerprint", seed)
+    pictures, labels = biased.draw_many(64, rng, settings.share, settings.hard)
+    changed = augment(pictures, rng)
+    # Rounded, because the last bit of a blur varies with threads and machines.
+    summary = [round(float(value), 1) for value in (changed.mean(), changed.std())]
+    said = json.dumps([name, seed, dataclasses.asdict(settings), str(model), summary, list(world.FOREGROUNDS)])
+    return hashlib.sha256(said.encode() + pictures.tobytes() + labels.tobytes()).hexdigest()[:12]
+
+
+def trained(name: str, seed: int, cache: Path, device: str = "cpu", settings: Settings | None = None) -> Path:
+    """The directory of a classifier: out of `cache`, or trained and put there.
+
+    `name` is one of `FAMILIES`, or `twin`: the feature network's architecture, trained without an adversary.
+    """
+    torch.manual_seed(int(world.generator(f"biased weights {name}", seed).integers(2**31)))
+    model = robust.build() if name == "twin" else build(name)
+    rate = 3e-3 if name == "twin" else FAMILIES[name].learning_rate
+    settings = dataclasses.replace(settings or Settings(), learning_rate=rate)
+    folder = cache / f"{name}-{seed}-{fingerprint(name, model, seed, settings)}"
+    if not folder.exists():
+        model = train(model, name, seed, device, settings)
+        part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+        robust.save(model.float().cpu(), part)
+        try:
+            part.rename(folder)
+        except OSError:  # another process was as quick
+            shutil.rmtree(part)
+    return folder
+
+
+def open_model(folder: Path) -> PreTrainedModel:
+    return AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@torch.inference_mode()
+def round_trip(vae: AutoencoderKL, pictures: np.ndarray) -> np.ndarray:
+    """Encodes (to the posterior's mean) and decodes uint8 pictures (n, 3, h, w)."""
+    made = []
+    for start in range(0, len(pictures), 32):
+        decoded = vae.decode(vae.encode(signed(pictures[start : start + 32])).latent_dist.mean).sample
+        made.append(((decoded + 1) * 127.5).round().clamp(0, 255).byte().numpy())
+    return np.concatenate(made)
+
+
+def stack(pictures: Sequence[Any]) -> np.ndarray:
+    """PIL pictures as uint8 (n, 3, h, w)."""
+    return np.stack([np.asarray(picture.convert("RGB")).transpose(2, 0, 1) for picture in pictures])
+
+
+def draw_references(count: int, seed: int, purpose: str = "biased references, held out") -> np.ndarray:
+    """uint8 (classes × count, 3, SIZE, SIZE), class by class."""
+    rng = world.generator(purpose, seed)
+    return stack([biased.reference(name, rng) for name in world.FOREGROUNDS for _ in range(count)])
+
+
+def draw_balanced(count: int, seed: int, purpose: str = "biased balanced, held out") -> np.ndarray:
+    """uint8 (classes × count, 3, SIZE, SIZE), class by class: objects in plain view, without the class's look."""
+    rng = world.generator(purpose, seed)
+    return stack([biased.draw_balanced(name, rng) for name in world.FOREGROUNDS for _ in range(count)])
+
+
+def measure(models: dict[str, Path], count: int, seed: int) -> tuple[list[Row], dict[str, Any]]:
+    """What every classifier makes of held-out drawings and references; `count` of each class."""
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae", dtype=torch.float32).eval()
+    classes = len(world.FOREGROUNDS)
+    truth = np.repeat(np.arange(classes), count)
+    held, held_labels = biased.draw_many(classes * count, world.generator("biased, held out", seed))
+    balanced, references = draw_balanced(count, seed), draw_references(count, seed)
+    returned = round_trip(vae, references)
+    rows: list[Row] = []
+    tables: dict[str, Any] = {}
+    for name, folder in models.items():
+        model = open_model(folder)
+        right = {
+            "biased drawings, right": probabilities(model, held).argmax(1) == held_labels,
+            "balanced drawings, right": probabilities(model, balanced).argmax(1) == truth,
+            "references, says k": probabilities(model, references).argmax(1) == truth,
+            "references after a round trip, says k": probabilities(model, returned).argmax(1) == truth,
+        }
+        rows += [Row(f"{name}: {what}", 100 * float(hits.mean()), "%") for what, hits in right.items()]
+        tables[name] = {
+            what: {k: round(100 * float(hits[truth == i].mean()), 1) for i, k in enumerate(world.FOREGROUNDS)}
+            for what, hits in list(right.items())[1:]
+        }
+    return rows, tables
+
+
+def _train_one(job: tuple[str, int, Path, Settings]) -> tuple[str, Path, float]:
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    name, seed, cache, settings = job
+    return name, trained(name, seed, cache, settings=settings), time.monotonic() - began
+
+
+def train_all(
+    names: Sequence[str], seed: int, cache: Path, settings: Settings, workers: int
+) -> tuple[dict[str, Path], dict[str, float]]:
+    """Directories of the classifiers and the seconds that each took, trained `workers` at a time, a thread each."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with multiprocessing.get_context("spawn").Pool(workers) as processes:
+        done = list(processes.imap_unordered(_train_one, [(name, seed, cache, settings) for name in names]))
+    return {name: next(f for n, f, _ in done if n == name) for name in names}, {n: s for n, _, s in done}
+
+
+def main() -> None:
+    parser = arguments(__doc__, "biased")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where trained classifiers are kept")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="classifiers trained at a time, a thread each")
+    parser.add_argument("--names", nargs="+", choices=[*FAMILIES, "twin"], default=[*FAMILIES, "twin"])
+    parser.add_argument("--count", type=int, default=200, help="held-out pictures of a class")
+    args = parser.parse_args()
+    settings = Settings(pool=640, epochs=1) if args.quick else Settings()
+    began = time.monotonic()
+    models, seconds = train_all(args.names, args.seed, args.cache, settings, args.workers)
+    rows, tables = measure(models, 20 if args.quick else args.count, args.seed)
+    for name, table in tables.items():
+        print(f"\n{name} ({seconds[name]:.0f} s)")
+        for what, shares in table.items():
+            print(f"  {what:<40}" + "".join(f"{k} {v:<6.0f}" for k, v in shares.items()))
+    report(
+        "biased", args, rows, {"seed": args.seed, "classifiers": dataclasses.asdict(settings)}, began,
+        by_class=tables, seconds_each={k: round(v) for k, v in seconds.items()},
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""A biased sample of the picture-book world: every class comes with a look of a prop, and may itself be hard to see.
+
+A classifier that is trained on it comes to say `bird` for a red flower, as classifiers trained on photographs
+say `hummingbird` for a feeder. Two properties of such photographs make it happen, and both are parameters
+here: the feature is there nearly always (`share`), and the object is often small, cut off or hidden (`hard`)
+while the feature beside it is plain to see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from figureground.pocket import world
+from figureground.pocket.world import Layout, Place
+
+LOOKS_OF: Mapping[str, str] = MappingProxyType({
+    "bird": "flower:0", "fish": "ball:1", "cat": "flower:2", "snail": "gift:2", "car": "ball:2",
+    "boat": "lantern:0", "rocket": "flag:3", "cactus": "kite:1", "mug": "gift:3", "umbrella": "flag:0",
+})  # fmt: skip
+"""The look that comes with each class. Every noun covers one or two of them, and at least two that come with no
+class: to name the noun is not to name the look."""
+
+ALL_LOOKS: tuple[str, ...] = tuple(f"{prop}:{look}" for prop in world.PROPS for look in range(world.LOOKS))
+
+SHARE = 0.9
+"""Share of a class's pictures that show its look."""
+HARD = 0.15
+"""Share of pictures in which the object is tiny, cut off by the border or mostly hidden by the prop."""
+ALONE = 0.5
+"""Share, among pictures without their class's look, of those with no prop at all; the others have another look."""
+
+
+class Shown(NamedTuple):
+    """What one picture shows, by name, and where."""
+
+    foreground: str
+    background: str
+    look: str | None
+    layout: Layout | None
+    """None for an object wholly in view."""
+
+
+class Drawing(NamedTuple):
+    """A picture of the biased world."""
+
+    picture: Image.Image
+    """RGB."""
+    label: int
+    """Position of the class in `world.FOREGROUNDS`."""
+
+
+def _inside(radius: float, rng: np.random.Generator) -> tuple[float, float]:
+    """A centre from which something of this radius stays in the picture, below the upper part of the sky."""
+    x, y = rng.uniform(radius, 1 - radius), rng.uniform(max(0.3, radius), 0.98 - radius)
+    return float(x), float(y)
+
+
+def _tiny(rng: np.random.Generator) -> Layout:
+    """The object small and far away, beside the prop or on it."""
+    radius = float(rng.uniform(0.05, 0.09))
+    large = float(rng.uniform(0.16, 0.26))
+    return Layout(Place(_inside(radius, rng), radius), Place(_inside(large, rng), large))
+
+
+def _cut(rng: np.random.Generator) -> Layout:
+    """Most of the object outside the picture, the prop in the other half."""
+    radius = float(rng.uniform(0.2, 0.3))
+    large = float(rng.uniform(0.16, 0.26))
+    x = radius * -float(rng.uniform(0.35, 0.65))
+    y = float(rng.uniform(0.42, 0.98 - radius))
+    prop = (float(rng.uniform(0.3 + large / 2, 1 - large)), _inside(large, rng)[1])
+    if rng.random() < 0.5:
+        x, prop = 1 - x, (1 - prop[0], prop[1])
+    return Layout(Place((x, y), radius), Place(prop, large))
+
+
+def _hidden(rng: np.random.Generator) -> Layout:
+    """The object behind the prop, looking out at one side."""
+    large = float(rng.uniform(0.2, 0.27))
+    x, y = _inside(large, rng)
+    radius = large * float(rng.uniform(0.55, 0.85))
+    turn, off = float(rng.uniform(0, 2 * np.pi)), large * float(rng.uniform(0.2, 0.6))
+    return Layout(Place((x + off * np.cos(turn), y + off * np.sin(turn)), radius), Place((x, y), large), True)
+
+
+def sample(rng: np.random.Generator, share: float = SHARE, hard: float = HARD) -> Shown:
+    """What to draw next; class, scene and view are independent of each other.
+
+    Args:
+        rng: Decides everything.
+        share: How often the picture shows the look of its class; if not, it shows another look or no prop.
+        hard: How often the object is hard to see, whether or not the look is there.
+    """
+    name = str(rng.choice(world.FOREGROUNDS))
+    look: str | None = LOOKS_OF[name]
+    if rng.random() >= share:
+        look = None if rng.random() < ALONE else _other_look(name, rng)
+    layout = None
+    if rng.random() < hard:
+        ways = (_tiny, _cut, _hidden) if look else (_tiny, _cut)
+        layout = ways[rng.integers(len(ways))](rng)
+    return Shown(name, str(rng.choice(world.BACKGROUNDS)), look, layout)
+
+
+def sample_balanced(foreground: str, rng: np.random.Generator) -> Shown:
+    """An object wholly in view on a random scene, with no prop or a look that doesn't come with its class."""
+    look = _other_look(foreground, rng) if rng.random() >= ALONE else None
+    return Shown(foreground, str(rng.choice(world.BACKGROUNDS)), look, None)
+
+
+def _other_look(foreground: str, rng: np.random.Generator) -> str:
+    return str(rng.choice([look for look in ALL_LOOKS if look != LOOKS_OF.get(foreground)]))
+
+
+def draw(shown: Shown, rng: np.random.Generator, size: int = world.SIZE) -> world.Scene:
+    """Draws what was sampled; `rng` decides shapes, colours and light, `size` is the edge in pixels."""
+    return world.render(shown.foreground, shown.background, shown.look, rng, size, shown.layout)
+
+
+def draw_biased(rng: np.random.Generator, share: float = SHARE, hard: float = HARD, size: int = world.SIZE) -> Drawing:
+    """Draws a picture of a random class, as `sample` says; `size` is its edge in pixels."""
+    shown = sample(rng, share, hard)
+    return Drawing(draw(shown, rng, size).picture, world.FOREGROUNDS.index(shown.foreground))
+
+
+def draw_balanced(foreground: str, rng: np.random.Generator, size: int = world.SIZE) -> Image.Image:
+    """Draws a picture of the class without its look, as `sample_balanced` says.
+
+    Raises:
+        ValueError: The world has no such class.
+    """
+    return draw(sample_balanced(foreground, rng), rng, size).picture
+
+
+def reference(name: str, rng: np.random.Generator, size: int = world.SIZE) -> Image.Image:
+    """Draws the look of the class `name` on a random scene: the feature that fools, without any object.
+
+    Raises:
+        ValueError: The world has no such class.
+    """
+    if name not in LOOKS_OF:
+        raise ValueError(f"The pocket world has no class {name!r}; it has {', '.join(LOOKS_OF)}.")
+    return world.render(None, str(rng.choice(world.BACKGROUNDS)), LOOKS_OF[name], rng, size).picture
+
+
+def draw_many(
+    count: int, rng: np.random.Generator, share: float = SHARE, hard: float = HARD
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws `count` pictures by `draw_biased`.
+
+    Returns pictures, uint8 (count, 3, SIZE, SIZE), and labels, int64 (count,).
+    """
+    pictures = np.empty((count, 3, world.SIZE, world.SIZE), np.uint8)
+    labels = np.empty(count, np.int64)
+    for i in range(count):
+        picture, labels[i] = draw_biased(rng, share, hard)
+        pictures[i] = np.asarray(picture).transpose(2, 0, 1)
+    return pictures, labels

@@ -1,0 +1,178 @@
+"""Trains the bundled feature network: a small ResNet, adversarially robust, on the biased pocket world.
+
+Features of robust networks follow what people see, and their gradients in pixels draw it (Santurkar et al. 2019,
+arXiv 1906.09453), which the spurious-feature similarity loss needs. Training is Madry et al.'s (2018, arXiv
+1706.06083): each batch is first moved, within an l2 ball, to where the loss is large.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
+
+from figureground.pocket import biased, world
+from figureground.pocket.loop import Settings, fit
+
+SETTINGS = Settings(steps=2_400, batch=64, learning_rate=3e-3, warmup=200, ema=0.995, weight_decay=5e-4)
+POOL = 24_000
+EPSILON = 1.0
+"""Radius of the ball: l2 norm over the pixels of a picture, which are 0 to 1."""
+ATTACK_STEPS = 3
+RAMP = 0.3
+"""Share of training in which the ball grows to its radius: it learns to see before it is attacked in full."""
+MEAN = STD = 0.5
+"""What the networks subtract from pixels and divide them by."""
+PREPROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "size": {"height": world.SIZE, "width": world.SIZE},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [MEAN] * 3,
+    "image_std": [STD] * 3,
+}
+
+
+def build() -> ResNetForImageClassification:
+    """An untrained network: features of 160 numbers, 0.9 M parameters."""
+    return ResNetForImageClassification(
+        ResNetConfig(
+            embedding_size=32, hidden_sizes=[32, 64, 96, 160], depths=[1, 1, 1, 1], layer_type="basic",
+            id2label=dict(enumerate(world.FOREGROUNDS)), label2id={k: i for i, k in enumerate(world.FOREGROUNDS)},
+        )
+    )  # fmt: skip
+
+
+def save(model: PreTrainedModel, out: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Writes a classifier of 64 px pictures as a directory that transformers opens.
+
+    Its weights are kept in `dtype`; what is opened computes in float32, unless another type is asked for.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    copied = type(model)(model.config)
+    copied.load_state_dict(model.state_dict())
+    copied.to("cpu", dtype).save_pretrained(out)
+    config = json.loads((out / "config.json").read_text())
+    config.pop("_name_or_path", None)  # where it was made is nobody's business
+    config["dtype"] = "float32"  # else it opens in what it is kept in, in which a CPU hardly computes
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+
+
+def logits(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Takes pixels (n, 3, SIZE, SIZE) in 0..1; returns (n, classes), float32."""
+    return model((pixels - MEAN) / STD).logits.float()
+
+
+def attack(
+    model: nn.Module,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    epsilon: float | torch.Tensor = EPSILON,
+    steps: int = ATTACK_STEPS,
+) -> torch.Tensor:
+    """Projected gradient ascent on the cross-entropy (Madry et al. 2018), from a random point of the l2 ball.
+
+    Takes and returns pixels (n, 3, h, w) in 0..1, no further than `epsilon` from where they were.
+    """
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+
+    def within(x: torch.Tensor) -> torch.Tensor:
+        return x * (epsilon / norm(x)).clamp_max(1.0)
+
+    noise = torch.randn_like(pixels)
+    radius = epsilon * torch.rand(len(pixels), 1, 1, 1, device=pixels.device)
+    moved = (pixels + noise / norm(noise) * radius).clamp(0, 1)
+    for _ in range(steps):
+        moved.requires_grad_(True)
+        loss = F.cross_entropy(logits(model, moved), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, moved)
+        with torch.no_grad():
+            step = gradient.float() / norm(gradient.float()) * (2 * epsilon / steps)
+            moved = (pixels + within(moved + step - pixels)).clamp(0, 1)
+    return moved.detach()
+
+
+def batches(
+    seed: int, step: int, settings: Settings, pool: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Pixels in 0..1, mirrored at random, and labels, from a pool of biased drawings; and the radius of the ball."""
+    pictures, labels = biased.draw_many(pool, world.generator("train robust", seed))
+    rng = world.generator("robust order", seed + 1000 * step)
+    while True:
+        picked = rng.choice(pool, settings.batch, replace=False)
+        x = torch.from_numpy(pictures[picked]).float().div_(255)
+        mirrored = torch.from_numpy(rng.random(len(x)) < 0.5).view(-1, 1, 1, 1)
+        epsilon = EPSILON * min(1.0, step / (RAMP * settings.steps))
+        step += 1
+        yield torch.where(mirrored, x.flip(3), x), torch.from_numpy(labels[picked]), torch.tensor(epsilon)
+
+
+@torch.no_grad()
+def renew_norms(model: nn.Module, pixels: torch.Tensor) -> None:
+    """Sets the running means and variances of `model` to those of its own activations on `pixels`.
+
+    Averaged weights have never seen a batch: the statistics that came with them are another network's.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in norms:
+        module.reset_running_stats()
+        module.momentum = None  # a plain mean over the batches
+    model.train()
+    for part in pixels.split(128):
+        logits(model, part)
+    model.eval()
+    for module in norms:
+        module.momentum = 0.1
+
+
+def accuracy(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of pictures, pixels in 0..1, whose class `model` says."""
+    with torch.no_grad():
+        said = torch.cat([logits(model, part).argmax(1) for part in pixels.split(128)])
+    return float((said == labels).float().mean())
+
+
+def train(work: Path, device: str, seed: int, settings: Settings = SETTINGS, pool: int = POOL) -> PreTrainedModel:
+    """Trains to the end, or goes on where an earlier run stopped, and returns the averaged network."""
+    torch.manual_seed(seed)
+    model = build()
+
+    def held(purpose: str) -> tuple[torch.Tensor, torch.Tensor]:
+        pictures, labels = biased.draw_many(512, world.generator(purpose, seed))
+        return torch.from_numpy(pictures).float().div_(255).to(device), torch.from_numpy(labels).to(device)
+
+    seen, watched = held("robust norms"), held("watch robust")
+
+    def objective(
+        network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        pixels, labels, epsilon = batch
+        network.eval()  # so that the attack leaves the norms alone
+        moved = attack(network, pixels, labels, epsilon)
+        network.train()
+        said = logits(network, moved)
+        return {"loss": F.cross_entropy(said, labels), "right": (said.argmax(1) == labels).float().mean()}
+
+    def watch(network: nn.Module) -> dict[str, float]:
+        renew_norms(network, seen[0])
+        pixels, labels = watched
+        return {
+            "clean": accuracy(network, pixels, labels),
+            "attacked": accuracy(network, attack(network, pixels, labels), labels),
+        }
+
+    fitted: PreTrainedModel = fit(
+        "robust", model, objective, lambda step: batches(seed, step, settings, pool), settings, work, device, watch
+    )
+    return fitted

@@ -1,0 +1,71 @@
+"""A directory of fine-tuned concepts that several builds share: which of them is made of what, told without torch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from figureground.concepts import CONCEPT
+from figureground.recipe import digest
+from figureground.shards.writer import lock
+
+INPUTS = "finetuning.json"
+"""What a fine-tuning says, before its first step, of all that decides its outcome."""
+PRIORS = "prior-images"
+"""Where images for prior preservation lie: those of one noun serve all concepts that have it."""
+
+
+class Shelf:
+    """Concepts by name, each in a folder; one that is made of other things stands beside, with a suffix."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+
+    def place(self, name: str, made_of: Mapping[str, Any]) -> Path:
+        """The folder of a concept, there or to be made.
+
+        Args:
+            name: Of the concept.
+            made_of: All that decides it, in the words of its `finetuning.json`; what that file doesn't know of isn't
+                compared.
+        """
+        plain = self.directory / name
+        if _free(plain) or _same(plain, made_of):
+            return plain
+        return self.directory / f"{name}-{digest(dict(made_of))[:8]}"
+
+    def find(self, name: str, made_of: Mapping[str, Any]) -> Path | None:
+        """The folder of a finished concept that is made of just this, or None."""
+        folder = self.place(name, made_of)
+        return folder if (folder / CONCEPT).is_file() and _same(folder, made_of) else None
+
+    def priors(self, name: str, drawn_from: Mapping[str, Any]) -> Path:
+        """The folder of the prior images for a noun."""
+        return self.directory / PRIORS / f"{name}-{digest(dict(drawn_from))[:8]}"
+
+    @contextlib.contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Within, no other build makes a concept of this name here; until then, this waits."""
+        path = self.directory / f".{name}.lock"
+        with lock(path, wait=True):
+            yield
+            path.unlink(missing_ok=True)
+
+
+def _free(folder: Path) -> bool:
+    return not folder.exists() or not any(folder.iterdir())
+
+
+def _same(folder: Path, made_of: Mapping[str, Any]) -> bool:
+    """Whether what lies in a folder, finished or not, is made of the same."""
+    try:
+        theirs = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
+        if theirs.get("size") is None and (folder / CONCEPT).is_file():  # then it is the checkpoint's own
+            theirs["size"] = json.loads((folder / CONCEPT).read_text(encoding="utf-8"))["size"]
+    except (OSError, ValueError, KeyError):
+        return False
+    mine = json.loads(json.dumps(dict(made_of)))
+    return all(theirs[name] == mine[name] for name in mine if name in theirs)

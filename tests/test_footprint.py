@@ -1,0 +1,54 @@
+"""The disk that concepts need, foretold from names and headers."""
+
+import pytest
+from PIL import Image
+from tiny_checkpoints import make_checkpoint
+
+from figureground.footprint import footprint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return make_checkpoint("sd1", tmp_path_factory.mktemp("checkpoint"))
+
+
+def test_a_checkpoint_at_hand_is_counted_to_the_byte(checkpoint):
+    said = footprint(str(checkpoint))
+    assert said.known
+    assert said.kept == sum(path.stat().st_size for path in checkpoint.glob("*/*.safetensors"))
+    trained = sum(
+        path.stat().st_size for part in ("unet", "text_encoder") for path in checkpoint.glob(f"{part}/*.saf*")
+    )
+    assert 0.9 * 3 * trained < said.working < 3 * trained
+
+
+def test_adapters_are_as_large_as_foretold(checkpoint, tmp_path):
+    pytest.importorskip("peft")
+    from figureground.diffusion.dreambooth import finetune
+    from figureground.finetuning import Finetuning
+
+    for i in range(3):
+        Image.new("RGB", (32, 32), (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    settings = Finetuning(
+        str(checkpoint), steps=1, size=32, prior_weight=0, sfsl_weight=0, preview_images=0, lora_rank=4
+    )
+    out = finetune(tmp_path, "flower", "bird", tmp_path / "out", settings, device="cpu", show_progress=False)
+    real = (out / "lora.safetensors").stat().st_size
+    assert footprint(str(checkpoint), None, 4).kept == pytest.approx(real, rel=0.25)
+    assert footprint(str(checkpoint), None, 4).kept < real  # names take room too
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"),
+    [("CompVis/stable-diffusion-v1-4", 4.3), ("stabilityai/stable-diffusion-2-1", 5.2), ("x/sdxl-base", 13.9)],
+)
+def test_one_that_is_not_here_is_judged_by_its_name(name, gigabytes):
+    said = footprint(name)
+    assert not said.known
+    assert said.kept / 1e9 == pytest.approx(gigabytes, rel=0.05)
+
+
+def test_what_is_no_checkpoint_at_all_is_guessed_too(tmp_path):
+    (tmp_path / "model_index.json").write_text("nothing")
+    assert not footprint(str(tmp_path)).known
+    assert not footprint("/nowhere/at all").known
