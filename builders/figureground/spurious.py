@@ -575,11 +575,14 @@ class Spurious(Builder):
         settings = {n: v for n, v in self.settings.to_json().items() if n not in Finetuning.EXECUTION}
         for name in ("checkpoint", "feature_model", "tiny_autoencoder"):
             del settings[name]  # what they hold counts, not where they lie
-        return {
+        made_of = {
             "noun": feature.noun, "label": feature.name, **settings, "checkpoint_content": self._fingerprint,
             "references": self.references[feature.slug].told(),
             "feature_model_content": self._network_fingerprint,
         }  # fmt: skip
+        if feature.slug in self.components:
+            made_of["components_content"] = content_hash(self.components[feature.slug])
+        return made_of
 
     def _refuse_long(self, checkpoint: Checkpoint) -> None:
         """A text encoder drops what it can't read, and the scene stands last."""

@@ -135,7 +135,7 @@ def test_a_second_ctrl_c_ends_all_at_once(building, checkpoint, undisturbed):
     _, err = process.communicate(timeout=60)
     assert time.monotonic() - sent_at < 5
     assert process.returncode == 130
-    assert "stopped at once. Finished shards are kept; the same command goes on from them." in err
+    assert "stopped at once. What was saved is kept; the same command goes on from there." in err
     assert "Traceback" not in err
     wait_for(lambda: not any(map(alive, workers)), seconds=10)
     finish(checkpoint, out, undisturbed)

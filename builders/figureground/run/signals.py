@@ -156,7 +156,7 @@ def _leave(number: int) -> None:
     if _State.before_leaving is not None:
         with contextlib.suppress(Exception):
             _State.before_leaving()
-    _say("figureground: stopped at once. Finished shards are kept; the same command goes on from them.")
+    _say("figureground: stopped at once. What was saved is kept; the same command goes on from there.")
     os._exit(128 + number)
 
 
