@@ -1,6 +1,7 @@
 """Tests reach no network, and leave nothing in the caches of who runs them."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -10,6 +11,10 @@ _CACHE = tempfile.TemporaryDirectory(prefix="figureground-tests-", ignore_cleanu
 
 # Set before anything imports the libraries, which read these once.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_CACHE=_CACHE.name, HF_HUB_DISABLE_TELEMETRY="1")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every command that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
