@@ -118,3 +118,17 @@ def test_finetune_measures_a_script_that_imports_torchvision_beside_figureground
     assert found["figureground / train_dreambooth.py"]["value"] == pytest.approx(ours / theirs)
     assert found["a step with SFSL / one without"]["value"] == pytest.approx(ours / slower)
     assert 200 < found["memory, figureground"]["value"] < 5000
+
+
+@pytest.mark.slow
+def test_judges_are_trained_once_and_measured_on_drawings_and_references(tmp_path):
+    arguments = ["--cache", str(tmp_path / "judges"), "--names", "regnet", "twin", "--workers", "1"]
+    found = run("biased", tmp_path, *arguments)
+    assert set(found["by_class"]) == {"regnet", "twin"}
+    for what in ("biased drawings, right", "references, says k", "references after a round trip, says k"):
+        assert 0 <= rows(found)[f"regnet: {what}"]["value"] <= 100
+    folders = {path: path.stat().st_mtime_ns for path in (tmp_path / "judges").glob("*/model.safetensors")}
+    assert len(folders) == 2
+    again = run("biased", tmp_path, *arguments)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "judges").glob("*/model.safetensors")} == folders
+    assert again["rows"] == found["rows"]

@@ -30,7 +30,7 @@ CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 QUIET = {"device": "cpu", "show_progress": False}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def as_many_threads_as_a_command_has():
     """Bits depend on it, and other tests may have asked for more."""
     before = torch.get_num_threads()
