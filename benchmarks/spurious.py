@@ -44,31 +44,30 @@ VARIED_CLASSES = ("bird", "mug")
 HELD_OUT_CLASSES = ("fish", "cat", "snail", "car", "rocket", "cactus")
 """On these, claims are measured."""
 SEEDS = (0, 1, 2)
-SFSL = dataclasses.replace(POCKET, sfsl_weight=POCKET.sfsl_weight or 0.1, preview_images=0)
-"""The default with SFSL: that of the pocket model, if it has SFSL."""
+SHIPPED = dataclasses.replace(POCKET, preview_images=0)
+"""The default, about which claims are made."""
+VARIED_FROM = dataclasses.replace(
+    SHIPPED, sfsl_weight=0.5, features="class-weighted", distance="cosine", weighting="alpha-bar"
+)
+"""From here one factor at a time is varied; the default was chosen among what came out."""
 TWIN = "twin"
 """Stands for the path of the feature network's twin, which was trained without an adversary."""
 REFERENCES, UNTOUCHED, PLAIN = "references", "untouched model, same prompts", "DreamBooth with prior preservation"
-DEFAULT = "DreamBooth with SFSL, the default"
-NOT_ROBUST = "SFSL on a non-robust network"
+DEFAULT = "the default"
+START = "+ SFSL: weight 0.5, class-weighted, cosine, alpha-bar"
+NOT_ROBUST = "+ SFSL on a non-robust network"
 WAYS: dict[str, dict[str, Any]] = {
-    PLAIN: {"sfsl_weight": 0.0},
-    DEFAULT: {},
+    START: {},
+    "+ SFSL, features penultimate": {"features": "penultimate"},
+    "+ SFSL, features neural-pca": {"features": "neural-pca"},
+    "+ SFSL, distance l2": {"distance": "l2"},
+    "+ SFSL, weighting threshold": {"weighting": "threshold"},
+    "+ SFSL, weighting none": {"weighting": "none"},
+    "+ SFSL, weight 0.17": {"sfsl_weight": 0.5 / 3},
+    "+ SFSL, weight 1.5": {"sfsl_weight": 1.5},
     NOT_ROBUST: {"feature_model": TWIN},
-    "SFSL, features penultimate": {"features": "penultimate"},
-    "SFSL, features class-weighted": {"features": "class-weighted"},
-    "SFSL, features neural-pca": {"features": "neural-pca"},
-    "SFSL, distance cosine": {"distance": "cosine"},
-    "SFSL, distance l2": {"distance": "l2"},
-    "SFSL, weighting alpha-bar": {"weighting": "alpha-bar"},
-    "SFSL, weighting threshold": {"weighting": "threshold"},
-    "SFSL, weighting none": {"weighting": "none"},
-    "SFSL, a third of the weight": {"sfsl_weight": SFSL.sfsl_weight / 3},
-    "SFSL, three times the weight": {"sfsl_weight": SFSL.sfsl_weight * 3},
 }
-"""What differs from the default. Of those after the second, each differs in one factor; the ones that are the
-default itself are left out."""
-VARIED = [way for way in list(WAYS)[2:] if any(getattr(SFSL, name) != value for name, value in WAYS[way].items())]
+"""Where the variants start, and what each changes there."""
 COMPONENT_IMAGES = 300
 """Drawings of a class, look and all, in which neural-PCA components are found."""
 
@@ -93,34 +92,38 @@ class Plan:
     seeds: tuple[int, ...]
     per_scene: int
     twin: Path
-    ways: Sequence[str] = tuple(VARIED)
-    """What is varied."""
+    ways: Sequence[str] = tuple(WAYS)
+    """The variants."""
     steps: int | None = None
     """Steps of a fine-tuning, if not the default's."""
 
     def jobs(self) -> list[Job]:
-        """The default and plain DreamBooth on all classes with all seeds; the others with one seed on the varied."""
+        """The variants with one seed on their classes; plain DreamBooth and the default with all seeds on all."""
         some = [Job(way, name, self.seeds[0]) for way in self.ways for name in self.varied]
         every = [Job(way, name, seed) for seed in self.seeds for name in self.classes for way in (PLAIN, DEFAULT)]
-        return every + some
+        return some + every
 
     def settings(self, job: Job) -> Finetuning:
-        changes = {**WAYS[job.way], "seed": job.seed}
+        base = SHIPPED if job.way in (PLAIN, DEFAULT) else VARIED_FROM
+        changes = {**WAYS.get(job.way, {}), "seed": job.seed}
+        if job.way == PLAIN:
+            changes["sfsl_weight"] = 0.0
         if changes.get("feature_model") == TWIN:
             changes["feature_model"] = str(self.twin)
         if self.steps:
             changes |= {"steps": self.steps, "prior_images": 4, "sampling_steps": 2}
-        return dataclasses.replace(SFSL, **changes)
+        return dataclasses.replace(base, **changes)
 
     def folder(self, job: Job) -> Path:
         """Named after everything that decides its content."""
         settings = {n: v for n, v in self.settings(job).to_json().items() if n not in Finetuning.EXECUTION}
-        network = self.twin if WAYS[job.way].get("feature_model") == TWIN else ROBUST
+        network = self.twin if job.way == NOT_ROBUST else ROBUST
         del settings["feature_model"]
+        if not settings["sfsl_weight"]:
+            settings = {n: v for n, v in settings.items() if n not in ("features", "distance", "weighting", "leading")}
         decided = [settings, biased.LOOKS_OF[job.name], _content(network) if settings["sfsl_weight"] else ""]
         digest = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:10]
-        way = "plain" if job.way == PLAIN else "sfsl"
-        return self.work / "concepts" / f"{job.name}-{way}-{job.seed}-{digest}"
+        return self.work / "concepts" / f"{job.name}-{job.seed}-{digest}"
 
 
 def _content(folder: Path) -> str:
@@ -395,6 +398,9 @@ def _parse() -> argparse.Namespace:
     parser.set_defaults(work=ROOT / "out" / "spurious-benchmark")
     parser.add_argument("--cache", type=Path, default=judges.CACHE, help="where trained classifiers are kept")
     parser.add_argument("--workers", type=int, default=2, help="processes, a thread each")
+    parser.add_argument(
+        "--variants", action="store_true", help="only those, from which the default is chosen: printed, not kept"
+    )
     parser.add_argument("--sheet", type=Path, help="a PNG of some pictures of each row (default: beside the JSON)")
     return parser.parse_args()
 
@@ -419,11 +425,13 @@ def main() -> None:
         (0, 1) if quick else SEEDS,
         2 if quick else 12,
         folders["twin"],
-        (NOT_ROBUST, "SFSL, features neural-pca") if quick else tuple(VARIED),
+        (START, NOT_ROBUST, "+ SFSL, features neural-pca") if quick else tuple(WAYS),
         2 if quick else None,
     )
+    if args.variants:
+        plan = dataclasses.replace(plan, classes=plan.varied, seeds=plan.seeds[:1])
     seconds: dict[str, list[dict[str, float]]] = {}
-    tasks = [(plan, job) for job in plan.jobs()]
+    tasks = [(plan, job) for job in {plan.folder(job): job for job in plan.jobs()}.values()]
     with multiprocessing.get_context("spawn").Pool(args.workers) as processes:
         for job, took in tqdm(processes.imap_unordered(make, tasks), total=len(tasks), unit="concept", disable=None):
             seconds.setdefault(job.way, []).append(took)
@@ -439,7 +447,7 @@ def main() -> None:
             readings, [c for c in plan.classes if c not in DEVELOPMENT_CLASSES], held_out
         ),
         "development classes, development classifiers": summarise(
-            [r for r in readings if r["row"] not in VARIED],
+            [r for r in readings if r["row"] not in WAYS],
             [c for c in plan.classes if c in DEVELOPMENT_CLASSES],
             judges.DEVELOPMENT,
         ),
@@ -450,8 +458,13 @@ def main() -> None:
     text = "\n".join(
         markdown(title, table, held_out if i == 0 else judges.DEVELOPMENT)
         for i, (title, table) in enumerate(tables.items())
+        if table
     )
     print("\n" + text)
+    if args.variants:
+        if args.sheet:
+            save_sheet(pictures, args.sheet)
+        return
     out = args.out or ROOT / "benchmarks" / "results" / "spurious.json"
     if not quick or args.out:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -460,10 +473,10 @@ def main() -> None:
     report(
         "spurious", args, verdicts(tables["held-out classes, held-out classifiers"]),
         {
-            "finetuning": SFSL.to_json(), "ways": WAYS, "varied": VARIED, "development_classes": DEVELOPMENT_CLASSES,
-            "development_classifiers": judges.DEVELOPMENT, "seeds": plan.seeds,
-            "images_a_concept": plan.per_scene * len(builder.scenes), "classifiers": dataclasses.asdict(settings),
-            "workers": args.workers,
+            "default": SHIPPED.to_json(), "varied_from": VARIED_FROM.to_json(), "variants": WAYS,
+            "development_classes": DEVELOPMENT_CLASSES, "development_classifiers": judges.DEVELOPMENT,
+            "seeds": plan.seeds, "images_a_concept": plan.per_scene * len(builder.scenes),
+            "classifiers": dataclasses.asdict(settings), "workers": args.workers,
         },
         began, tables=tables, readings=readings,
         seconds_each={

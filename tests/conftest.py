@@ -12,6 +12,11 @@ _CACHE = tempfile.TemporaryDirectory(prefix="figureground-tests-", ignore_cleanu
 # Set before anything imports the libraries, which read these once.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_CACHE=_CACHE.name, HF_HUB_DISABLE_TELEMETRY="1")
 
+# Tests that run side by side share the cores out; threads of several that wait for each other's would take longer.
+if (worker := os.environ.get("PYTEST_XDIST_WORKER", "")) and hasattr(os, "sched_setaffinity"):
+    cores, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) % len(cores) :: workers])
+
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every command that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

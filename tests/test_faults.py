@@ -90,11 +90,15 @@ MEMORY = {"size": 128, "steps": 1, "per_cell": "{train: 1}", "classes": "[bird]"
 
 
 def starved(room, checkpoint, out, batch_size, **settings):
-    """A build with so many megabytes beside what the libraries take."""
+    """A build with so many megabytes beside what the libraries take.
+
+    What is freed goes back to the system at once, or what fits would depend on how the freed pieces lie.
+    """
     arguments = recipe(checkpoint, **{**MEMORY, "batch_size": batch_size, **settings})
     done = subprocess.run(
         [sys.executable, "-c", STARVED, str(room), "build", *arguments, "--out", str(out)],
-        env={**ENVIRONMENT, "MALLOC_ARENA_MAX": "1"}, capture_output=True, text=True, timeout=300,
+        env={**ENVIRONMENT, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**17)},
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr
@@ -104,9 +108,9 @@ def starved(room, checkpoint, out, batch_size, **settings):
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited by what Linux says of it")
 def test_a_batch_that_does_not_fit_is_halved_and_the_same_command_keeps_the_half(checkpoint, tmp_path):
     out = tmp_path / "d3s"
-    _, err = starved(400, checkpoint, out, 256)  # later shards may meet a memory in pieces, and then it ends with 1
+    code, err = starved(400, checkpoint, out, 256)
+    assert code == 0
     assert "cpu: not enough memory for a batch of 256 images. Going on with batches of 128." in err
-    assert len(markers(out)) >= 1
     numerics = json.loads((out / "_figureground" / "numerics.json").read_text())
     assert numerics["batch_size"] <= 128
     assert numerics["batch_size_asked"] == 256
