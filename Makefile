@@ -13,7 +13,7 @@ demo: install
 	$(BIN)/figureground show out/d3s
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -55,12 +55,6 @@ def test_a_folder_of_something_else_is_left_alone(shelf, tmp_path):
     assert shelf.place("bee", MADE_OF).name.startswith("bee-")
 
 
-def test_a_size_that_was_left_to_the_checkpoint_is_the_one_that_it_had(shelf, tmp_path):
-    put(tmp_path / "bee", {**MADE_OF, "size": None})
-    assert shelf.find("bee", MADE_OF) == tmp_path / "bee"
-    assert shelf.find("bee", {**MADE_OF, "size": 32}) is None
-
-
 def test_two_builds_make_a_concept_one_after_the_other(shelf, tmp_path):
     order = []
 

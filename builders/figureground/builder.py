@@ -26,6 +26,7 @@ from figureground.numerics import library_versions, settle_numerics, usable_core
 from figureground.plan import Plan, PlannedShard
 from figureground.run import directory, signals
 from figureground.run.local import work_in_processes
+from figureground.run.progress import Progress
 from figureground.sample import Guide, Sample, Spec
 from figureground.shards import index, writer
 from figureground.shards.card import Facts
@@ -392,8 +393,8 @@ class Builder(datasets.ArrowBasedBuilder):
         shards = shards[rank * len(shards) // of :] + shards[: rank * len(shards) // of]
         total = sum(s.count for s in shards)
         done = total - sum(s.count for s in index.missing(out, shards))
-        off = None if show_progress else True
-        with signals.at_checks(), tqdm(total=total, initial=done, unit="image", desc=str(out), disable=off) as bar:
+        bar = Progress(total, initial=done, unit="image", desc=str(out), show=show_progress)
+        with signals.at_checks(), bar:
             while todo := index.missing(out, shards):
                 for shard in todo:
                     signals.check()

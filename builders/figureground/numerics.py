@@ -29,8 +29,13 @@ def library_versions() -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use: a batch system often grants fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores that this process may use: a batch system often grants fewer than the machine has.
+
+    `OMP_NUM_THREADS` counts too, where somebody has set it to fewer.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(asked)) if asked.isdigit() and int(asked) else cores
 
 
 def create_once(path: Path, text: str) -> None:

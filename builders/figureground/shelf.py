@@ -63,9 +63,7 @@ def _same(folder: Path, made_of: Mapping[str, Any]) -> bool:
     """Whether what lies in a folder, finished or not, is made of the same."""
     try:
         theirs = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
-        if theirs.get("size") is None and (folder / CONCEPT).is_file():  # then it is the checkpoint's own
-            theirs["size"] = json.loads((folder / CONCEPT).read_text(encoding="utf-8"))["size"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return False
     mine = json.loads(json.dumps(dict(made_of)))
     return all(theirs[name] == mine[name] for name in mine if name in theirs)

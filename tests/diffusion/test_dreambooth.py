@@ -111,6 +111,13 @@ def test_a_finished_concept_is_returned_at_once_and_left_alone(sd1, references, 
     assert {path: path.stat().st_mtime_ns for path in concept.rglob("*")} == before
 
 
+def test_a_size_that_is_left_to_the_checkpoint_is_the_same_as_naming_it(sd1, references, concept):
+    assert tiny(sd1).size is None
+    assert finetune(references, "flower", "hummingbird", concept, tiny(sd1, size=64), **QUIET) == concept
+    with pytest.raises(FiguregroundError, match="size: 64, now 32"):
+        finetune(references, "flower", "hummingbird", concept, tiny(sd1, size=32), **QUIET)
+
+
 def test_other_inputs_in_its_directory_are_refused_naming_what_differs(sd1, references, concept, tmp_path):
     with pytest.raises(
         FiguregroundError, match=r"holds a concept from other inputs:\n  noun: \"flower\", now \"ball\""
@@ -526,7 +533,9 @@ def test_an_unfinished_run_refuses_other_inputs_and_other_means(sd1, references,
     with pytest.raises(FiguregroundError, match=r"begun by other means.*\n  prior\.sha256: "):
         finetune(references, "flower", "x", out, settings, **QUIET)
     unfinished()
+    torch.set_num_threads(2)  # what was begun with one goes on with one
     finetune(references, "flower", "x", out, settings, **QUIET)
+    assert torch.get_num_threads() == 1
     again = weights(out / "checkpoint")
     assert all(torch.equal(again[name], whole[name]) for name in whole)
 

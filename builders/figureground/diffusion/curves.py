@@ -17,6 +17,8 @@ from figureground.shards.writer import replace_text
 GRADIENT = "gradient"
 """The curve of the gradient's norm."""
 CSV, PNG = "curves.csv", "curves.png"
+MOST_ACROSS = 4
+"""Curves side by side in the drawing."""
 SETTLED_EVERY = 10
 """Steps whose losses stay on the device, so that it doesn't wait for each."""
 
@@ -89,12 +91,19 @@ class Curves:
 
         rows = self.state()
         window = max(1, len(rows) // 25)
-        figure, axes = plt.subplots(1, len(self.names), figsize=(3.2 * len(self.names), 2.8), layout="constrained")
-        for axis, name, values in zip(axes, self.names, rows.T, strict=True):
+        across = min(MOST_ACROSS, len(self.names))
+        down = -(-len(self.names) // across)
+        figure, axes = plt.subplots(
+            down, across, figsize=(3.2 * across, 2.6 * down), squeeze=False, layout="constrained"
+        )
+        for axis in axes.flat[len(self.names) :]:
+            axis.remove()
+        for axis, name, values in zip(axes.flat, self.names, rows.T, strict=False):
             axis.plot(range(1, len(rows) + 1), values, linewidth=0.5, alpha=0.4)
             if len(rows) > window:
                 smooth = values.unfold(0, window, 1).mean(1)
-                axis.plot([i + window / 2 for i in range(1, len(smooth) + 1)], smooth, linewidth=1.4)
+                middle = (window + 1) / 2
+                axis.plot([i + middle for i in range(len(smooth))], smooth, linewidth=1.4)
             axis.set_title(name.replace("_", " "), fontsize=9)
             axis.spines[["top", "right"]].set_visible(False)
         figure.supxlabel("step", fontsize=9)

@@ -7,6 +7,7 @@ spurious-feature similarity loss of `figureground.diffusion.similarity`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import platform
@@ -32,12 +33,13 @@ from figureground.diffusion.previews import PREVIEWS, draw_preview
 from figureground.diffusion.processes import Processes, join
 from figureground.diffusion.references import References, read_references
 from figureground.diffusion.render import Sampling
-from figureground.diffusion.state import STATE, read_state, save_state
+from figureground.diffusion.state import STATE, read_state, save_state, saved_threads
 from figureground.diffusion.training import Material, Similarity, Training, require_bitsandbytes
 from figureground.errors import FiguregroundError, RecipeError, Stopped
 from figureground.finetuning import POCKET, Finetuning, fill, settings_for
 from figureground.numerics import library_versions
 from figureground.run import disk, signals
+from figureground.run.progress import Progress
 from figureground.shards.writer import lock, replace_text
 from figureground.weights import local_directory
 
@@ -183,7 +185,8 @@ def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
     finished = (out / CONCEPT).is_file()
     size = inputs.choose_size(settings, out, finished)
     found = read_references(asked.references, size)
-    identity = inputs.identify(asked.noun, asked.label, settings, found, asked.prior, asked.components)
+    sized = dataclasses.replace(settings, size=size)
+    identity = inputs.identify(asked.noun, asked.label, sized, found, asked.prior, asked.components)
     if finished:
         inputs.compare(out, identity)
         read_concept(out)
@@ -192,6 +195,8 @@ def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
         inputs.compare(out, identity)
     identifier.check_captions(((r.name, r.caption) for r in found.used), settings.identifier)
     processes = join(device)
+    if processes.device.type == "cpu" and (threads := saved_threads(out / STATE)):
+        torch.set_num_threads(threads)  # sums are split up by threads, and round as they are split
     dtype = choose_dtype(settings.dtype, processes.device)
     checkpoint = _open(settings, processes, dtype)
     inputs.check_size(size, checkpoint.factor)
@@ -427,14 +432,14 @@ class _Session:
 
     @contextlib.contextmanager
     def _bar(self, step: int) -> Iterator[tqdm]:
-        quiet = None if self.asked.show_progress and self.processes.main else True
-        with tqdm(total=self.settings.steps, initial=step, unit="step", desc=str(self.out), disable=quiet) as bar:
+        show = self.asked.show_progress and self.processes.main
+        with Progress(self.settings.steps, initial=step, unit="step", desc=str(self.out), show=show) as bar:
             yield bar
 
     def _save(self, step: int, seconds: float) -> None:
         state = {
             **self.training.state(), "step": step, "seconds": seconds, "made_with": json.dumps(self.made_with),
-            "curves": self.curves.state(),
+            "threads": torch.get_num_threads(), "curves": self.curves.state(),
         }  # fmt: skip
         save_state(self.out / STATE, state)
         self.kept.step = step

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.previews import no_guide
@@ -18,6 +17,7 @@ from figureground.diffusion.render import Renderer, Sampling, find_batch_size
 from figureground.errors import FiguregroundError, listed, printable
 from figureground.images import UnreadableImage, center_square, content_hash, encode, list_images, read_image
 from figureground.recipe import differences
+from figureground.run.progress import Progress
 from figureground.sample import Sample, Spec, derive_seed
 from figureground.shards.writer import lock, replace_bytes, replace_text
 
@@ -93,8 +93,8 @@ def draw_missing(
         if missing:
             sampling = replace(sampling, batch_size=find_batch_size(untouched, sampling))
         renderer = Renderer(untouched, sampling, no_guide, between_steps)
-        off = None if show_progress and missing else True
-        with tqdm(total=count, initial=count - len(missing), unit="image", desc="prior images", disable=off) as bar:
+        show = show_progress and bool(missing)
+        with Progress(count, initial=count - len(missing), unit="image", desc="prior images", show=show) as bar:
             while missing:
                 for i, drawn in zip(missing, renderer.render([_spec(i, recipe) for i in missing]), strict=True):
                     if isinstance(drawn, Sample):

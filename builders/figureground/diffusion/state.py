@@ -39,6 +39,13 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
             draft.unlink()
 
 
+def saved_threads(path: Path) -> int | None:
+    """With how many threads the state on disk was computed; None where there is none, or it can't be read."""
+    with contextlib.suppress(Exception):  # what is wrong with it, `read_state` says
+        return int(torch.load(path, weights_only=True, mmap=True)["threads"])
+    return None
+
+
 def read_state(path: Path, made_with: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
     """The state on disk, its tensors on a device; None where there is none.
 

@@ -17,10 +17,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from figureground.errors import FiguregroundError, UsageError, listed
 from figureground.run import signals
+from figureground.run.progress import Progress
 from figureground.shards import index
 
 if TYPE_CHECKING:
@@ -68,7 +67,6 @@ def work_in_processes(builder: Builder, out: Path, show_progress: bool = True) -
     resource_tracker.ensure_running()  # started later, it would let through the Ctrl-C that is held back
     workers: list[BaseProcess] = []
     reports: list[Connection] = []
-    off = None if show_progress else True
     try:
         with signals.before_leaving(lambda: _kill(workers)), signals.at_checks():
             with signals.held_back():
@@ -82,7 +80,7 @@ def work_in_processes(builder: Builder, out: Path, show_progress: bool = True) -
                     workers.append(worker)
                     reports.append(receive)
                     send.close()
-            with tqdm(total=total, initial=done(), unit="image", desc=str(out), disable=off) as bar:
+            with Progress(total, initial=done(), unit="image", desc=str(out), show=show_progress) as bar:
                 while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
                     signals.check()
                     wait(alive, SECONDS_BETWEEN_LOOKS)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from figureground import recipe as recipes
 from figureground.errors import FiguregroundError, counted, listed
 from figureground.numerics import usable_cores
+from figureground.run.progress import Progress
 from figureground.shards import check_similar as similar
 from figureground.shards import index
 from figureground.shards.check_card import ANEW, check_card, check_croissant
@@ -291,9 +291,8 @@ class _Check:
         stop, lock = threading.Event(), threading.Lock()
         total = sum(marker["samples"] for marker in self.markers.values())
         seen = []
-        off = None if show_progress else True
         with (
-            tqdm(total=total, unit="image", desc=f"checking {self.directory}", disable=off) as bar,
+            Progress(total, unit="image", desc=f"checking {self.directory}", show=show_progress) as bar,
             ThreadPoolExecutor(usable_cores(), thread_name_prefix="check") as pool,
         ):
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from figureground import recipe as recipes
 from figureground.numerics import create_once, library_versions
 from figureground.run import signals
+from figureground.run.progress import Progress
 from figureground.sample import Reject
 from figureground.shards import card, index, writer
 from figureground.shards.hub_parcel import BESIDE
@@ -63,11 +64,10 @@ def write_shards(
     """Writes every shard that isn't done and that no other process holds, and returns when all are done."""
     total = sum(shard.count for shard in shards)
     done = total - sum(shard.count for shard in index.missing(out, shards))
-    off = None if show_progress else True
     with (
         writer.lock(out / writer.WORKING_LOCK, wait=True, shared=True),
         signals.at_checks(),
-        tqdm(total=total, initial=done, unit="image", desc=str(out), disable=off) as bar,
+        Progress(total, initial=done, unit="image", desc=str(out), show=show_progress) as bar,
     ):
         while todo := index.missing(out, shards):
             for shard in todo:
@@ -92,8 +92,7 @@ def _counted(results: Iterable[Encoded | Reject], bar: tqdm) -> Iterator[Encoded
 
 def read_all(source: Source, show_progress: bool) -> Iterator[Shard]:
     """The shards of a dataset that is read through once, with progress."""
-    off = None if show_progress else True
-    with tqdm(total=source.samples, unit="image", desc=f"reading {source.directory}", disable=off) as bar:
+    with Progress(source.samples, unit="image", desc=f"reading {source.directory}", show=show_progress) as bar:
         for shard in source.shards:
             signals.check()
             yield shard

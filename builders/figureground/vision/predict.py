@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from figureground.errors import FiguregroundError, OutOfMemory, counted
 from figureground.images import UnreadableImage
 from figureground.numerics import usable_cores
 from figureground.run import signals
+from figureground.run.progress import Progress
 from figureground.vision.classifiers import Classifier
 from figureground.vision.counterparts import Counterparts
 from figureground.vision.pictures import Draw, FolderPictures, Pictures
@@ -79,11 +79,8 @@ def predict(
     members = counterparts.members()
     known = members.sum(axis=1) > 0
     rows = np.flatnonzero((pictures.label >= 0) & known[pictures.label])
-    off = None if show_progress else True
-    with (
-        signals.at_checks(),
-        tqdm(total=len(rows), unit="image", desc=f"{classifier.name} on {pictures.name}", disable=off) as bar,
-    ):
+    bar = Progress(len(rows), unit="image", desc=f"{classifier.name} on {pictures.name}", show=show_progress)
+    with signals.at_checks(), bar:
         for batch in _batches(_readable(_decoded(pictures.read(rows)), pictures), batch_size):
             at = np.array([row for row, _ in batch])
             logits = _in_halves(classifier, [picture for _, picture in batch])
