@@ -98,10 +98,17 @@ class Plan:
     """Steps of a fine-tuning, if not the default's."""
 
     def jobs(self) -> list[Job]:
-        """The variants with one seed on their classes; plain DreamBooth and the default with all seeds on all."""
+        """The variants with one seed on their classes; plain DreamBooth and the default with all seeds on all.
+
+        What claims are made of comes before the rest of what defaults were chosen with.
+        """
         some = [Job(way, name, self.seeds[0]) for way in self.ways for name in self.varied]
         every = [Job(way, name, seed) for seed in self.seeds for name in self.classes for way in (PLAIN, DEFAULT)]
-        return some + every
+        return some + sorted(every, key=lambda job: job.name in DEVELOPMENT_CLASSES)
+
+    def pictures(self, job: Job) -> Path:
+        """Where what a concept drew is kept: the last thing of a job."""
+        return self.folder(job) / f"pictures-{self.per_scene}.npy"
 
     def settings(self, job: Job) -> Finetuning:
         base = SHIPPED if job.way in (PLAIN, DEFAULT) else VARIED_FROM
@@ -187,14 +194,14 @@ def draw_untouched(plan: Plan, builder: Spurious, name: str, seed: int) -> np.nd
     return _save(path, render(checkpoint, specs(builder, name, "", plan.per_scene, seed), builder))
 
 
-def draw_concept(plan: Plan, builder: Spurious, job: Job, concept: Path) -> np.ndarray:
+def draw_concept(plan: Plan, builder: Spurious, job: Job) -> np.ndarray:
     """What a finished concept makes of the prompts."""
     from figureground.diffusion.concept import open_concept, read_concept
 
-    path = concept / f"pictures-{plan.per_scene}.npy"
+    path = plan.pictures(job)
     if path.exists():
         return np.load(path)
-    found = read_concept(concept)
+    found = read_concept(path.parent)
     checkpoint = open_concept(found, device=torch.device("cpu"), dtype=torch.float32, safety="off")
     wanted = specs(builder, job.name, found.identifier, plan.per_scene, job.seed)
     return _save(path, render(checkpoint, wanted, builder))
@@ -241,7 +248,9 @@ def make(task: tuple[Plan, Job]) -> tuple[Job, dict[str, float]]:
         show_progress=False,
     )  # fmt: skip
     learned = time.monotonic()
-    draw_concept(plan, builder, job, folder)
+    draw_concept(plan, builder, job)
+    if job.way == PLAIN:  # once for each class and seed
+        draw_untouched(plan, builder, job.name, job.seed)
     return job, {"learning": learned - began, "drawing": time.monotonic() - learned}
 
 
@@ -260,16 +269,22 @@ class Pictures:
 
 
 def gather_pictures(plan: Plan, builder: Spurious) -> Iterator[Pictures]:
-    """All that the table is about; references are fresh drawings, none of those that were learned from."""
+    """All that the table is about; references are fresh drawings, none of those that were learned from.
+
+    Of a run that isn't finished, classes and seeds that have both plain DreamBooth and the default, so that rows are
+    about the same.
+    """
     count = plan.per_scene * len(builder.scenes)
-    for name in plan.classes:
-        for seed in plan.seeds:
-            rng = world.generator(f"spurious benchmark references {name}", seed)
-            drawn = [biased.reference(name, rng) for _ in range(count)]
-            yield Pictures(REFERENCES, name, seed, judges.stack(drawn))
-            yield Pictures(UNTOUCHED, name, seed, draw_untouched(plan, builder, name, seed))
+    pairs = [(name, seed) for name in plan.classes for seed in plan.seeds]
+    there = {p for p in pairs if all(plan.pictures(Job(way, *p)).exists() for way in (PLAIN, DEFAULT))}
+    for name, seed in (pair for pair in pairs if pair in there):
+        rng = world.generator(f"spurious benchmark references {name}", seed)
+        drawn = [biased.reference(name, rng) for _ in range(count)]
+        yield Pictures(REFERENCES, name, seed, judges.stack(drawn))
+        yield Pictures(UNTOUCHED, name, seed, draw_untouched(plan, builder, name, seed))
     for job in plan.jobs():
-        yield Pictures(job.way, job.name, job.seed, draw_concept(plan, builder, job, plan.folder(job)))
+        if (job.name, job.seed) in there and plan.pictures(job).exists():
+            yield Pictures(job.way, job.name, job.seed, draw_concept(plan, builder, job))
 
 
 def real(name: str, seed: int, count: int) -> np.ndarray:
@@ -401,6 +416,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--variants", action="store_true", help="only those, from which the default is chosen: printed, not kept"
     )
+    parser.add_argument("--report", action="store_true", help="make no further concept; tables of those that are there")
     parser.add_argument("--sheet", type=Path, help="a PNG of some pictures of each row (default: beside the JSON)")
     return parser.parse_args()
 
@@ -431,7 +447,7 @@ def main() -> None:
     if args.variants:
         plan = dataclasses.replace(plan, classes=plan.varied, seeds=plan.seeds[:1])
     seconds: dict[str, list[dict[str, float]]] = {}
-    tasks = [(plan, job) for job in {plan.folder(job): job for job in plan.jobs()}.values()]
+    tasks = [(plan, job) for job in {plan.folder(job): job for job in plan.jobs()}.values() if not args.report]
     with multiprocessing.get_context("spawn").Pool(args.workers) as processes:
         for job, took in tqdm(processes.imap_unordered(make, tasks), total=len(tasks), unit="concept", disable=None):
             seconds.setdefault(job.way, []).append(took)
