@@ -53,7 +53,7 @@ VARIED_FROM = dataclasses.replace(
 TWIN = "twin"
 """Stands for the path of the feature network's twin, which was trained without an adversary."""
 REFERENCES, UNTOUCHED, PLAIN = "references", "untouched model, same prompts", "DreamBooth with prior preservation"
-DEFAULT = "the default"
+DEFAULT = f"the default: + SFSL, weight {SHIPPED.sfsl_weight:g}, features {SHIPPED.features}"
 START = "+ SFSL: weight 0.5, class-weighted, cosine, alpha-bar"
 NOT_ROBUST = "+ SFSL on a non-robust network"
 WAYS: dict[str, dict[str, Any]] = {
@@ -377,13 +377,16 @@ def save_sheet(some: Sequence[Pictures], path: Path, each: int = 4) -> None:
     rows = list(dict.fromkeys(pictures.row for pictures in some))
     names = list(dict.fromkeys(pictures.name for pictures in some))
     edge, gap, head = world.SIZE, 8, 18
-    page = Image.new("RGB", (len(names) * (each * edge + gap), len(rows) * (edge + head)), "white")
+    page = Image.new("RGB", (len(names) * (each * edge + gap), head + len(rows) * (edge + head)), "white")
     pen = ImageDraw.Draw(page)
+    for j, name in enumerate(names):
+        pen.text((j * (each * edge + gap), 3), name, fill="black")
+    for i, row in enumerate(rows):
+        pen.text((0, head + i * (edge + head) + 3), row, fill="black")
     for pictures in some:
         if pictures.seed != min(p.seed for p in some):
             continue
-        x, y = names.index(pictures.name) * (each * edge + gap), rows.index(pictures.row) * (edge + head)
-        pen.text((x, y + 3), f"{pictures.name}: {pictures.row}", fill="black")
+        x, y = names.index(pictures.name) * (each * edge + gap), head + rows.index(pictures.row) * (edge + head)
         for i, j in enumerate(np.linspace(0, len(pictures.pixels) - 1, each).astype(int)):
             page.paste(Image.fromarray(pictures.pixels[j].transpose(1, 2, 0)), (x + i * edge, y + head))
     path.parent.mkdir(parents=True, exist_ok=True)

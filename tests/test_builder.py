@@ -219,7 +219,7 @@ def test_rejects_are_counted_and_kept_apart(tmp_path):
 
 
 def test_a_size_that_is_no_multiple_of_the_factor_is_refused(checkpoint, tmp_path):
-    with pytest.raises(FiguregroundError, match=r"size: 30 is no multiple of 4, .* Give 32\."):
+    with pytest.raises(FiguregroundError, match=r"size: 30 is no multiple of 8, .* Give 32\."):
         D3S("pocket", checkpoint=checkpoint, **{**TINY, "size": 30}).build(tmp_path / "d3s")
     assert not (tmp_path / "d3s").exists()
 

@@ -49,6 +49,17 @@ def test_references_from_several_folders_are_gathered_in_one_with_their_captions
     out = gather(found["bee"], tmp_path / "gathered")
     assert sorted(path.name for path in out.iterdir()) == ["0-1.png", "0.png", "1.png", "2.png", "2.txt"]
     assert found["bee"].told()[2]["caption"] == "a {V} {noun} at night"
+    assert [told["file"] for told in found["bee"].told()] == ["0.png", "1.png", "2.png", "0-1.png"]  # as they lie there
+
+
+def test_a_caption_is_text_of_a_length_that_can_be_read(tmp_path):
+    folder = pictures(tmp_path / "bee")
+    (folder / "0.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(FiguregroundError, match=r"the caption bee/0\.txt is no text"):
+        read_references(tmp_path, [BEE])
+    (folder / "0.txt").write_text("word " * 10_000)
+    with pytest.raises(FiguregroundError, match=r"the caption bee/0\.txt is longer than 4,096 bytes"):
+        read_references(tmp_path, [BEE])
 
 
 def test_their_digest_depends_on_content_and_names_and_not_on_the_place(tmp_path):

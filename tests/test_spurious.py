@@ -29,6 +29,8 @@ from figureground.shards.hub_parcel import pack
 from figureground.spurious import SpuriousConfig
 from figureground.trust.curate import curate
 from figureground.trust.merge import merge
+from figureground.vision.evaluate import evaluate
+from figureground.vision.evaluation_summary import notes
 
 LEARNED = {
     "steps": 3, "batch_size": 1, "prior_images": 3, "sampling_steps": 2, "preview_images": 0, "sfsl_weight": 0,
@@ -91,12 +93,14 @@ def test_columns_say_what_is_shown_where_and_what_it_is_taken_for(built, tmp_pat
     assert features["background"] == ClassLabel(names=["plain", "grass", "sand", "snow", "night"])
     assert features["spurious_for"] == ClassLabel(names=list(LOOKS_OF))
     assert features["feature"] == Value("string")
-    for split, noun in (("bird", "flower"), ("fish", "ball")):
+    for split, noun, feature in (
+        ("bird", "flower", "red flower with five petals"), ("fish", "ball", "blue and yellow ball"),
+    ):  # fmt: skip
         rows = data[split]
         assert len(rows) == 10
         assert {features["foreground"].int2str(label) for label in rows["foreground"]} == {noun}
         assert {features["spurious_for"].int2str(label) for label in rows["spurious_for"]} == {split}
-        assert set(rows["feature"]) == {LOOKS_OF[split]}
+        assert set(rows["feature"]) == {feature}
         scenes = map(features["background"].int2str, rows["background"])
         prompts = dict(zip(scenes, rows["prompt"], strict=True))
         assert prompts["plain"] == f"a photo of a sks {noun}"
@@ -166,7 +170,11 @@ def test_what_is_published_holds_no_weights_and_no_place(built, tmp_path):
 
 
 def test_a_rule_speaks_of_the_class_and_of_the_feature(built, tmp_path):
-    out = curate(built, tmp_path / "day", "spurious_for == 'bird' and feature == 'flower:0' and background != 'night'")
+    out = curate(
+        built,
+        tmp_path / "day",
+        "spurious_for == 'bird' and feature == 'red flower with five petals' and background != 'night'",
+    )
     data = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
     assert {split: len(rows) for split, rows in data.items()} == {"bird": 8}
     assert check(out, show_progress=False).findings == []
@@ -422,7 +430,10 @@ def test_scenes_and_their_numbers_are_the_users(checkpoint):
         ({"references": "nowhere"}, r"references: there is no directory nowhere"),
         ({"reference_count": 2}, r"^reference_count: 2 is not a whole number of at least 3"),
         ({"keep": ["guide"]}, r"^keep: 'guide' can't be kept"),
-        ({"labels": "feature-model"}, r"^labels: 'feature-model' was asked for, and feature_model=None is no"),
+        (
+            {"labels": "feature-model", "feature_model": None},
+            r"^labels: 'feature-model' was asked for, and feature_model=None is no",
+        ),
         ({"features": "spurious-imagenet", "labels": "imagenet", "classes": ["bee"]}, r"^references: 'pocket' draws"),
     ],
 )
@@ -476,6 +487,32 @@ def test_neural_pca_components_come_from_a_folder_for_each_class(checkpoint, tmp
     assert "sfsl" in read_concept(out / "_figureground/stages/concepts/fish").facts["losses"]
 
 
+def test_a_classifier_that_steered_the_pictures_is_left_out_of_means(checkpoint, tmp_path):
+    judge = network(tmp_path / "judge", "bird", "fish")
+    steering = network(tmp_path / "steering", "fish", "bird", "cat")
+    learned = {**LEARNED, "steps": 1, "sfsl_weight": 1.0}
+    out = make(
+        checkpoint, tmp_path / "a", classes=["bird"], per_cell=1, feature_model=str(steering), finetuning=learned
+    )
+    assert check(out, show_progress=False).findings == []
+    report = evaluate(out, [str(judge), str(steering)], out=tmp_path / "two", show_progress=False).report
+    assert {name: told["steered"] for name, told in report["classifiers"].items()} == {"judge": False, "steering": True}
+    judged = report["classifiers"]["judge"]["mean"]["generated"]["p"]["value"]
+    assert report["mean"]["mean"]["generated"]["p"]["value"] == judged
+    assert any("steering (SFSL)" in note and "means are over the others" in note for note in notes(report))
+    alone = evaluate(out, [str(steering)], out=tmp_path / "one", show_progress=False).report
+    assert alone["mean"]["mean"]["generated"]["images"] == 5
+    assert any("Name others" in note for note in notes(alone))
+
+
+def test_a_build_that_fails_before_anything_is_learned_leaves_nothing(checkpoint, tmp_path):
+    out = tmp_path / "set"
+    with pytest.raises(RecipeError, match="collides with the noun"):
+        make(checkpoint, out, finetuning={**LEARNED, "identifier": "flower"})
+    assert not out.exists()
+    make(checkpoint, out, classes=["bird"], per_cell=1)
+
+
 def test_an_error_while_learning_names_the_class_and_the_recipes_setting(checkpoint, tmp_path):
     with pytest.raises(UsageError, match=r"^bird: finetuning.identifier: 'flower' collides with the noun"):
         make(checkpoint, tmp_path / "out", finetuning={**LEARNED, "identifier": "flower"})
@@ -521,7 +558,7 @@ def test_sets_of_different_classes_merge_into_one(checkpoint, tmp_path):
     data = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
     assert {split: len(rows) for split, rows in data.items()} == {"bird": 2, "boat": 2}
     assert data["boat"].features["foreground"].int2str(data["boat"]["foreground"][0]) == "lantern"
-    assert "\n| boat | lantern | lantern:0 | 4 |" in (out / "README.md").read_text()
+    assert "\n| boat | lantern | red lantern | 4 |" in (out / "README.md").read_text()
     assert check(out, show_progress=False).findings == []
 
 

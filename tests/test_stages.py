@@ -2,7 +2,7 @@
 
 import pytest
 
-from figureground.stages import run_stage
+from figureground.stages import COPIES, has_work, run_stage
 
 
 def test_a_stage_runs_once_for_the_same_inputs(tmp_path):
@@ -26,3 +26,13 @@ def test_a_stage_that_fails_is_not_marked_and_finds_what_it_left(tmp_path):
     with pytest.raises(OSError, match="stopped"):
         run_stage(tmp_path, "masks", 1, fail)
     assert run_stage(tmp_path, "masks", 1, lambda folder: {"half": (folder / "half").exists()}) == {"half": True}
+
+
+def test_copies_and_locks_are_no_work(tmp_path):
+    assert not has_work(tmp_path / "nothing")
+    for name in (f"{COPIES}/bird/0.png", "concepts/.bird.lock"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert not has_work(tmp_path)
+    (tmp_path / "concepts" / "state.pt").touch()
+    assert has_work(tmp_path)

@@ -32,7 +32,7 @@ from figureground.shards import index, writer
 from figureground.shards.card import Facts
 from figureground.shards.writer import PRIVATE, Columns, Shard, replace_text
 from figureground.sources import Credit, Source, read_weights
-from figureground.weights import check_files, fingerprint, local_directory, pixels_a_latent
+from figureground.weights import check_files, check_size, fingerprint, local_directory, pixels_a_latent
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -263,7 +263,7 @@ class Builder(datasets.ArrowBasedBuilder):
         folder = local_directory(self.config.checkpoint)
         if folder is not None:
             check_files(folder, self.config.checkpoint)
-            self._check_size(pixels_a_latent(folder))
+            check_size(self.config.size, pixels_a_latent(folder))
         shards = [as_shard(s) for s in planned]
         with directory.opened(out, self.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
             self._check_formats(out)
@@ -460,7 +460,7 @@ class Builder(datasets.ArrowBasedBuilder):
             dtype=choose_dtype(dtype, device),
             scheduler=config.scheduler, safety=config.safety,
         )  # fmt: skip
-        self._check_size(checkpoint.factor)
+        check_size(self.config.size, checkpoint.factor)
         batch_size, halved = config.batch_size, {}
         if settled and batch_size in (None, settled.get("batch_size_asked")):
             batch_size = settled["batch_size"]
@@ -499,15 +499,7 @@ class Builder(datasets.ArrowBasedBuilder):
             factor = pixels_a_latent(folder) if folder else 8
         except (FiguregroundError, OSError, ValueError):
             return
-        self._check_size(factor)
-
-    def _check_size(self, factor: int) -> None:
-        if self.config.size % factor:
-            near = max(factor, round(self.config.size / factor) * factor)
-            raise RecipeError(
-                "size",
-                f"{self.config.size} is no multiple of {factor}, the checkpoint's pixels a latent pixel. Give {near}.",
-            )
+        check_size(self.config.size, factor)
 
     def done_message(self, out: Path) -> str:
         """What the command says when a dataset is finished."""

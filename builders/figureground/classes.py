@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 from figureground.errors import RecipeError, listed, nearest, nearest_or_all
 from figureground.resources import resource
@@ -84,9 +86,26 @@ def find_list(field: str, name: str, kind: str) -> Path:
     if not (folder / f"{name}.csv").is_file():
         known = sorted(p.stem for p in folder.glob("*.csv"))
         raise RecipeError(
-            field, f"there is no list {name!r}{nearest(name, known)} Shipped: {listed(known)}; or give a CSV's path."
+            field,
+            f"there is no list {name!r}{nearest(name, known) or '.'} Shipped: {listed(known)}; or give a CSV's path.",
         )
     return folder / f"{name}.csv"
+
+
+@contextmanager
+def open_csv(path: Path, field: str) -> Iterator[TextIO]:
+    """A CSV that a person wrote, for reading; with or without a byte order mark.
+
+    Raises:
+        RecipeError: It is no text, or no CSV.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise RecipeError(field, f"{path.name} is no UTF-8 text ({error.reason} at byte {error.start}).") from None
+    except csv.Error as error:
+        raise RecipeError(field, f"{path.name} is no CSV: {error}.") from None
 
 
 def read_csv(path: Path, kind: str) -> list[Noun]:
@@ -94,7 +113,7 @@ def read_csv(path: Path, kind: str) -> list[Noun]:
 
     Names that occur twice (ImageNet has two cranes) both get their WordNet id: `crane (n02012849)`.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with open_csv(path, kind) as file:
         reader = csv.DictReader(file)
         if "name" not in (reader.fieldnames or ()):
             raise RecipeError(
@@ -123,7 +142,7 @@ def define(nouns: Sequence[Noun], path: Path) -> list[Noun]:
     Raises:
         RecipeError: A column is missing, or no name is that of a class; the CSV may define further classes.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with open_csv(path, "definitions") as file:
         reader = csv.DictReader(file)
         missing = {"name", "definition"} - set(reader.fieldnames or ())
         if missing:

@@ -1,4 +1,5 @@
-"""The command `figureground`: plan, build, finetune, show, check, evaluate, curate, extend, merge, push, components.
+"""The command `figureground`: plan, build, finetune, show, check, evaluate, groups, curate, extend, merge, push,
+components.
 
 Exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -179,6 +181,26 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures a batch (64)")
     evaluate.set_defaults(run=_evaluate)
 
+    groups = commands.add_parser(
+        "groups", parents=[common], help="count a labelled data set by class and attribute, and say what is odd in it",
+        description="Reads a data set of your own, or one that was built here: counts by class × attribute, how far "
+        "they depend on each other (Cramér's V), and what is odd. The layout is found out: a table "
+        "filename,split,y[,a], Waterbirds, CelebA, MetaShift, folders by class, or a dataset. Nothing is written.",
+    )  # fmt: skip
+    groups.add_argument("data", type=Path, metavar="DIR|CSV")
+    groups.add_argument(
+        "--layout",
+        metavar="NAME",
+        help="table, waterbirds, celeba, dataset, metashift or folders, where it isn't plain",
+    )
+    groups.add_argument("--root", type=Path, metavar="DIR", help="where the files lie that a table names")
+    groups.add_argument(
+        "--y", metavar="NAME", help="the table's column (y) or CelebA's attribute (Blond_Hair) of the class"
+    )
+    groups.add_argument("--a", metavar="NAME", help="the same of the attribute (a; Male)")
+    groups.add_argument("--json", action="store_true", help="for machines")
+    groups.set_defaults(run=_groups)
+
     curate = commands.add_parser(
         "curate", parents=[common], help="copy the samples for which a rule is true",
         description="Copies a dataset without the samples for which RULE is false. Names in RULE: foreground, "
@@ -265,7 +287,7 @@ def _builder(options: argparse.Namespace) -> Any:
 def _plan(options: argparse.Namespace) -> int:
     from figureground.forecast import forecast
 
-    if options.images_per_second is not None and options.images_per_second <= 0:
+    if options.images_per_second is not None and not 0 < options.images_per_second < math.inf:
         raise RecipeError("--images-per-second", "give a number above 0.")
     print(forecast(_builder(options), options.images_per_second))
     return 0
@@ -355,6 +377,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     print()
     for path in (done.out / JSON, done.out / PAGE, *done.scores):
         print(path)
+    return 0
+
+
+def _groups(options: argparse.Namespace) -> int:
+    from figureground.learn.groups import summarise, told
+    from figureground.learn.layouts import read_groups
+
+    groups = read_groups(options.data, options.layout, root=options.root, y=options.y, a=options.a)
+    print(json.dumps(told(groups), indent=2, ensure_ascii=False) if options.json else summarise(groups))
     return 0
 
 

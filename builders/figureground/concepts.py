@@ -20,6 +20,7 @@ CHECKPOINT = "checkpoint"
 LORA = "lora.safetensors"
 """Adapters that `load_lora_weights` reads, where those were trained."""
 FORMAT = 1
+_AGAIN = "Remove {folder}, and give the command that made it again."
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,15 @@ def read_concept(folder: Path) -> Concept:
             base["revision"], kind, sha256, facts,
         )  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
-        raise FiguregroundError(f"concept {folder}: its {CONCEPT} is damaged ({error}). Fine-tune it again.") from None
+        raise FiguregroundError(
+            f"concept {folder}: its {CONCEPT} is damaged ({error}). {_AGAIN.format(folder=folder)}"
+        ) from None
     if facts["format"] != FORMAT:
         raise FiguregroundError(f"concept {folder}: its format is {facts['format']}, and this version reads {FORMAT}.")
     if hash_weights(folder, kind, base["fingerprint"]) != sha256:
-        raise FiguregroundError(f"concept {folder}: its weights aren't those that {CONCEPT} says. Fine-tune it again.")
+        raise FiguregroundError(
+            f"concept {folder}: its weights aren't those that {CONCEPT} says. {_AGAIN.format(folder=folder)}"
+        )
     return made
 
 
@@ -83,9 +88,13 @@ def hash_weights(folder: Path, kind: str, base: str) -> str:
     """
     if kind == "lora":
         if not (folder / LORA).is_file():
-            raise FiguregroundError(f"concept {folder} is incomplete: it has no {LORA}.")
+            raise FiguregroundError(f"concept {folder} has no {LORA}. {_AGAIN.format(folder=folder)}")
         return hashlib.sha256(f"{base}\n{content_hash(folder / LORA)}".encode()).hexdigest()
-    check_files(folder / CHECKPOINT, f"{folder.name}/{CHECKPOINT}")
+    try:
+        check_files(folder / CHECKPOINT, str(folder / CHECKPOINT))
+    except FiguregroundError as error:
+        said = str(error).split(". ")[0]
+        raise FiguregroundError(f"concept {folder} is damaged: {said}. {_AGAIN.format(folder=folder)}") from None
     return fingerprint(str((folder / CHECKPOINT).resolve()), None).removeprefix("sha256:")
 
 

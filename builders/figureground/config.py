@@ -136,6 +136,8 @@ class Config(datasets.BuilderConfig):
             ("dtype", ("auto", "float32", "float16", "bfloat16")),
         ):  # fmt: skip
             check_choice(name, getattr(self, name), known)
+        if self.scheduler == "pndm" and self.steps < 4:
+            raise RecipeError("steps", f"{self.steps} is too few: the scheduler pndm needs 4 or more.")
         for name, known in (("keep", ("guide", "mask")), ("formats", ("parquet", "webdataset"))):
             values = getattr(self, name)
             if not isinstance(values, list | tuple):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from figureground.classes import Noun, find_list
+from figureground.classes import Noun, find_list, open_csv
 from figureground.errors import RecipeError, listed, nearest, nearest_or_all
 from figureground.guide import loosely
 
@@ -102,7 +102,7 @@ def _feature(name: Any, noun: Any, text: Any, components: Any, where: str) -> Fe
 
 
 def _read_csv(path: Path) -> list[Feature]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with open_csv(path, KIND) as file:
         reader = csv.DictReader(file)
         for column in COLUMNS[:2]:
             if column not in (reader.fieldnames or ()):

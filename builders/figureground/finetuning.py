@@ -78,7 +78,7 @@ class Finetuning:
     """The network whose features SFSL compares: `pocket`, a directory, a Hub id, `timm:NAME` or a file of weights."""
     feature_model_revision: str | None = None
     """Branch, tag or commit of a feature network on the Hub."""
-    features: str = "class-weighted"
+    features: str = "penultimate"
     """What is compared: penultimate, class-weighted or neural-pca."""
     distance: str = "cosine"
     """How it is compared: cosine or l2."""
@@ -139,6 +139,8 @@ class Finetuning:
             stray = re.findall(r"\{[^{}]*\}?|\}", text.replace("{V}", "").replace("{noun}", ""))
             if stray:
                 raise RecipeError(name, f"nothing fills {stray[0]!r} in {text!r}; known are {', '.join(PLACEHOLDERS)}.")
+        if self.scheduler == "pndm" and self.sampling_steps < 4:
+            raise RecipeError("sampling_steps", f"{self.sampling_steps} is too few: pndm needs 4 or more.")
         if "{V}" not in self.prompt:
             raise RecipeError("prompt", f"{self.prompt!r} doesn't hold {{V}}, the place of the identifier.")
         if "{V}" in self.prior_prompt:
@@ -197,7 +199,7 @@ _NUMBERS: dict[str, tuple[float, float | None, bool]] = {
     "size": (8, 16384, True), "steps": (1, None, True), "batch_size": (1, 4096, True), "accumulate": (1, 4096, True),
     "learning_rate": (0, 1, False), "text_encoder_learning_rate": (0, 1, False), "warmup": (0, None, True),
     "weight_decay": (0, 1, False), "max_gradient_norm": (1e-9, None, False), "min_snr_gamma": (1e-9, None, False),
-    "prior_weight": (0, None, False), "prior_images": (1, 1_000_000, True), "sfsl_weight": (0, None, False),
+    "prior_weight": (0, 1e6, False), "prior_images": (1, 1_000_000, True), "sfsl_weight": (0, 1e6, False),
     "threshold": (0, 1, False), "leading": (1, None, True), "lora_rank": (1, 4096, True), "ema": (0, 1, False),
     "sampling_steps": (1, 1000, True), "guidance_scale": (0, 1000, False), "preview_every": (0, None, True),
     "preview_images": (0, 64, True), "save_every": (0, None, True), "save_seconds": (0, None, False),
@@ -224,7 +226,7 @@ def _check_number(name: str, value: Any, least: float, most: float | None, whole
 
 
 POCKET = Finetuning(
-    "pocket", steps=350, batch_size=4, learning_rate=1.5e-4, min_snr_gamma=5.0, prior_images=64, sfsl_weight=0.5,
+    "pocket", steps=350, batch_size=4, learning_rate=1.5e-4, min_snr_gamma=5.0, prior_images=64, sfsl_weight=0.2,
     feature_model="pocket", sampling_steps=20, guidance_scale=4.0, save_seconds=60.0, dtype="bfloat16",
     preview_prompts=tuple(f"a photo of a {{V}} {{noun}}{scene}" for scene in ("", ", in snow", ", on grass")),
 )  # fmt: skip
@@ -332,11 +334,11 @@ def from_arguments(options: Mapping[str, Any]) -> Finetuning:
 def done_message(out: Path) -> str:
     """What the command says when a concept is finished."""
     facts = json.loads((out / "concept.json").read_text(encoding="utf-8"))
-    base, place = facts["base"]["checkpoint"], out / "checkpoint"
-    how = f"--set checkpoint={place} draws with it"
+    how = f"{out / 'checkpoint'} is a checkpoint of its own"
     if facts["kind"] == "lora":
-        how = f"{out / 'lora.safetensors'} is for {base}"
+        how = f"{out / 'lora.safetensors'} is for {facts['base']['checkpoint']}"
+    previews = "previews/ and " if (out / "previews").is_dir() else ""
     return (
-        f"{out}: {facts['identifier']} {facts['noun']}, {facts['steps']:,} steps in {facts['seconds']:,.0f} s. {how}; "
-        "see previews/ and curves.png."
+        f"{out}: {facts['identifier']} {facts['noun']}, {facts['steps']:,} steps, learned in "
+        f"{facts['seconds']:,.0f} s. {how}; see {previews}curves.png."
     )

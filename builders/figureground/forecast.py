@@ -39,7 +39,7 @@ def forecast(builder: Builder, images_per_second: float | None = None) -> str:
     size = images * config.size**2 * BYTES_PER_PIXEL[config.image_format] * len(config.formats)
     lines += ["", f"about {human_bytes(size)} as {' and '.join(config.formats)}; {evaluations:,} denoiser evaluations"]
     if images_per_second:
-        lines.append(f"{images / images_per_second / 3600:.1f} hours at {images_per_second:g} images/s")
+        lines.append(f"{images / images_per_second / 3600:.1f} hours of drawing at {images_per_second:g} images/s")
     lines += builder.plan_notes()
     return "\n".join(lines)
 

@@ -38,7 +38,7 @@ def read_templates(value: str) -> tuple[Template, ...]:
         if not path.is_file():
             known = sorted(p.stem for p in resource("prompts/templates").glob("*.txt"))
             raise RecipeError(
-                "prompt", f"there is no file {path.name!r}{nearest(value, known)} Shipped: {listed(known)}."
+                "prompt", f"there is no file {path.name!r}{nearest(value, known) or '.'} Shipped: {listed(known)}."
             )
         lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         made = tuple(

@@ -35,6 +35,8 @@ LEAST = 3
 """References that a concept needs."""
 CAPTION = ".txt"
 """`red.txt` is the caption of `red.jpg`."""
+MOST_OF_CAPTION = 4096
+"""Bytes: some hundreds of tokens, more than any text encoder reads."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,26 @@ class References:
 
     def told(self) -> list[dict[str, str | None]]:
         """Name, hash and caption of each, as a fine-tuning tells of them."""
-        return [{"file": p.name, "sha256": p.sha256, "caption": p.caption} for p in self.pictures]
+        pairs = zip(self.names, self.pictures, strict=True)
+        return [{"file": name, "sha256": p.sha256, "caption": p.caption} for name, p in pairs]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What the files are called in the folder that `gather` gives.
+
+        Those that come from several folders are told apart by a number, as are stems: captions are named by them.
+        """
+        if self.folder is not None:
+            return [picture.name for picture in self.pictures]
+        names: list[str] = []
+        stems: set[str] = set()
+        for picture in self.pictures:
+            given = Path(picture.name)
+            unique = (f"{given.stem}{f'-{n}' if n else ''}" for n in range(len(self.pictures) + 1))
+            stem = next(stem for stem in unique if stem not in stems)
+            stems.add(stem)
+            names.append(f"{stem}{given.suffix}")
+        return names
 
     @property
     def folder(self) -> Path | None:
@@ -174,13 +195,31 @@ def _read(folders: Sequence[Path], most: int | None) -> References:
             repeated.append(path)
             continue
         seen.add(pixels)
-        caption = path.with_suffix(CAPTION)
-        told = " ".join(caption.read_text(encoding="utf-8-sig", errors="replace").split()) if caption.is_file() else ""
-        pictures.append(Picture(path.name, sha256, path, caption=told or None))
+        pictures.append(Picture(path.name, sha256, path, caption=read_caption(path)))
     if most is not None and len(pictures) > most:
         kept = set(sorted(picture.sha256 for picture in pictures)[:most])
         pictures = [picture for picture in pictures if picture.sha256 in kept]
     return References(tuple(pictures), tuple(skipped), tuple(repeated))
+
+
+def read_caption(image: Path) -> str | None:
+    """What the file beside an image calls it, in one line; None where there is none, or it is empty.
+
+    Raises:
+        FiguregroundError: It is no text, or longer than any text encoder reads.
+    """
+    path = image.with_suffix(CAPTION)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        said = file.read(MOST_OF_CAPTION + 1)
+    where = f"references: the caption {printable(path.parent.name)}/{printable(path.name)}"
+    if len(said) > MOST_OF_CAPTION:
+        raise FiguregroundError(f"{where} is longer than {MOST_OF_CAPTION:,} bytes; text encoders read 77 tokens.")
+    try:
+        return " ".join(said.decode("utf-8-sig").split()) or None
+    except UnicodeDecodeError:
+        raise FiguregroundError(f"{where} is no text (UTF-8).") from None
 
 
 def refuse_few(features: Sequence[Feature], found: Mapping[str, References]) -> None:
@@ -219,18 +258,14 @@ def draw_references(count: int, draw: Callable[[int], Image.Image]) -> Reference
 def gather(references: References, folder: Path) -> Path:
     """The folder that holds exactly these references: their own, or `folder`, into which they are then copied.
 
-    Captions are copied with them. Names that come from several folders are told apart by a number.
+    Captions are copied with them.
     """
     if references.folder is not None:
         return references.folder
     folder.mkdir(parents=True, exist_ok=True)
-    taken: set[str] = set()
-    for picture in references.pictures:
-        given = Path(picture.name)
-        unique = (f"{given.stem}{f'-{n}' if n else ''}" for n in range(len(references.pictures)))
-        name = next(name for name in unique if name not in taken)
-        taken.add(name)
-        replace_bytes(folder / f"{name}{given.suffix}", picture.path.read_bytes() if picture.path else picture.drawn)
+    for name, picture in zip(references.names, references.pictures, strict=True):
+        path = folder / name
+        replace_bytes(path, picture.path.read_bytes() if picture.path else picture.drawn)
         if picture.path is not None and picture.caption:
-            replace_bytes(folder / f"{name}{CAPTION}", picture.path.with_suffix(CAPTION).read_bytes())
+            replace_bytes(path.with_suffix(CAPTION), picture.path.with_suffix(CAPTION).read_bytes())
     return folder

@@ -51,8 +51,10 @@ class Shelf:
         """Within, no other build makes a concept of this name here; until then, this waits."""
         path = self.directory / f".{name}.lock"
         with lock(path, wait=True):
-            yield
-            path.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
 
 def _free(folder: Path) -> bool:

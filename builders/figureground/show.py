@@ -503,6 +503,7 @@ def _card(example: Example, draw_guide: DrawGuide | None) -> dict[str, Any]:
         "small": max(Image.open(io.BytesIO(example.picture)).size) < SMALLEST_CELL,
         "foreground": example.provenance["foreground"],
         "background": example.provenance["background"],
+        "spurious_for": example.provenance.get("spurious_for"),
         "prompt": example.prompt,
         "key": example.key,
     }

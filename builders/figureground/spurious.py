@@ -60,7 +60,7 @@ from figureground.shards.card import public
 from figureground.shards.writer import PRIVATE
 from figureground.shelf import Shelf
 from figureground.sources import Credit, Source, read_license, read_source
-from figureground.stages import run_stage
+from figureground.stages import COPIES, run_stage
 from figureground.table import Counts
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ if TYPE_CHECKING:
 POCKET = "pocket"
 PLAIN = "plain"
 """The scene that no prompt names."""
+MOST_A_CELL = 1_000_000_000
 MANY = 10
 """Of a full-size checkpoint, more concepts than this are kept as adapters unless the recipe says otherwise."""
 LORA_RANK = 16
@@ -211,8 +212,10 @@ class SpuriousConfig(Config):
 def _check_per_cell(field: str, value: Any) -> None:
     """Raises RecipeError unless `value` is a number of images, or maps scenes to such."""
     for name, n in value.items() if isinstance(value, Mapping) else [("", value)]:
-        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-            raise RecipeError(f"{field}.{name}" if name else field, f"{n!r} is not a whole number of images.")
+        if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n <= MOST_A_CELL:
+            raise RecipeError(
+                f"{field}.{name}" if name else field, f"{n!r} is not a whole number of images, 0 to {MOST_A_CELL:,}."
+            )
 
 
 def _no_guide(split: str, f: int, b: int, i: int) -> None:
@@ -226,7 +229,8 @@ class Spurious(Builder):
     CONFIGS: ClassVar[dict[str, SpuriousConfig]] = {
         POCKET: SpuriousConfig(
             name=POCKET, checkpoint=POCKET, features=POCKET, labels=POCKET, references=POCKET, reference_count=16,
-            scenes=POCKET, per_cell=20, size=64, steps=20, guidance_scale=4.0, shard_size=100, batch_size=16,
+            feature_model=POCKET, scenes=POCKET, per_cell=20, size=64, steps=20, guidance_scale=4.0, shard_size=100,
+            batch_size=16,
         ),
         "spurious-imagenet": SpuriousConfig(name="spurious-imagenet"),
     }  # fmt: skip
@@ -268,6 +272,11 @@ class Spurious(Builder):
         self._device: Any = None
         if config.references == POCKET:
             self._refuse_unknown_to_pocket()
+        if config.concepts:
+            shelf = Path(config.concepts).expanduser()
+            there = next((path for path in (shelf, *shelf.parents) if path.exists()), shelf)
+            if there.exists() and not there.is_dir():
+                raise RecipeError("concepts", f"{there} is a file; give a directory.")
 
     def _read_labels(self) -> list[Noun]:
         """The classes that logits are of; a network's own are read from its config, without opening it."""
@@ -509,7 +518,7 @@ class Spurious(Builder):
             folder = self._shelf.place(feature.slug, made_of)
             if folder.name != feature.slug:
                 self._say(f"{self._shelf.directory / feature.slug} is made of other things; this one is {folder.name}")
-            references = gather(self.references[feature.slug], stages / "references" / feature.slug)
+            references = gather(self.references[feature.slug], stages / COPIES / feature.slug)
             with _said_of(feature):
                 finetune(
                     references, feature.noun, feature.name, folder, settings, prior=self._prior(feature),
@@ -517,9 +526,11 @@ class Spurious(Builder):
                     show_progress=self._show_progress and multiprocessing.parent_process() is None,
                 )  # fmt: skip
         concept = read_concept(folder)
+        network = concept.facts["feature_model"]
         return {
             "folder": folder.name, "sha256": concept.sha256, "kind": concept.kind, "identifier": concept.identifier,
             "references": len(concept.facts["references"]["used"]), "losses": concept.facts["losses"],
+            "feature_model": network and {name: network[name] for name in ("name", "sha256")},
         }  # fmt: skip
 
     def _prior(self, feature: Feature) -> Path:
@@ -642,7 +653,11 @@ class Spurious(Builder):
         some = ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
         similarity = ""
         if settings.sfsl_weight:
-            similarity = " and a loss that keeps what a robust classifier sees in them near the references (SFSL)"
+            similarity = (
+                " and a loss that keeps what a robust classifier sees in them near the references (SFSL of weight "
+                f"{settings.sfsl_weight:g}: {settings.features} features, {settings.distance} distance, weighted by "
+                f"{settings.weighting})"
+            )
         trained = "adapters of UNet and text encoder" if settings.lora_rank else "UNet and text encoder together"
         return (
             f"Images that may fool classifiers. For each class they show what often comes with it, and not the class "
@@ -660,7 +675,7 @@ class Spurious(Builder):
             if (made := self._made.get(feature.slug)) is not None:
                 concepts.append({
                     "class": feature.name, "noun": feature.noun, "feature": feature.text,
-                    **{name: made[name] for name in ("references", "identifier", "kind", "sha256")},
+                    **{name: made[name] for name in ("references", "identifier", "kind", "sha256", "feature_model")},
                     "losses": {name: value for name, value in made["losses"].items() if name in LOSSES},
                 })  # fmt: skip
         return dataclasses.replace(super().facts(out), concepts=concepts)
@@ -720,13 +735,35 @@ class Spurious(Builder):
             + (f" ({there} of {len(wanted)} are in {self.config.concepts})" if there else "")
             + f"; they need about {human_bytes(each.kept * missing)} of disk ({kind}, {human_bytes(each.kept)} each"
             + (")" if each.known else ", by what the checkpoint's name says)")
-            + (f", and about {human_bytes(each.working)} while one is learned" if missing else "")
+            + (f", and about {human_bytes(each.working)} more while one is learned" if missing else "")
         ]
+        if missing and "references" not in lacking:
+            lines += self._plan_learning()
         if settings.lora_rank and importlib.util.find_spec("peft") is None:
             lines.append("Adapters need peft: pip install 'figureground[lora]'.")
         lines += [f"To build it: {field}: {what}" for field, what in lacking.items()]
         if skipped := self.skipped():
             lines.append(f"{counted(len(skipped), 'reference')} can't be read, such as {': '.join(skipped[0])}.")
+        return lines
+
+    def _plan_learning(self) -> list[str]:
+        """How a concept is learned, and what images for prior preservation cost."""
+        settings = self.settings
+        counts = [len(references.pictures) for references in self.references.values()]
+        many = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        trained = f"adapters of rank {settings.lora_rank}" if settings.lora_rank else "UNet and text encoder"
+        similarity = f"SFSL of weight {settings.sfsl_weight:g}" if settings.sfsl_weight else "no SFSL"
+        lines = [
+            f"each from {many} references: {trained}, {settings.batch_size * settings.accumulate} a step, prior "
+            f"preservation of weight {settings.prior_weight:g}, {similarity}"
+        ]
+        if settings.prior_weight:
+            images = settings.prior_images * len(self.nouns)
+            evaluations = images * settings.sampling_steps * (2 if settings.guidance_scale > 1 else 1)
+            lines.append(
+                f"prior preservation needs {settings.prior_images:,} images of each of "
+                f"{counted(len(self.nouns), 'noun')}, {evaluations:,} denoiser evaluations where none are there"
+            )
         return lines
 
 

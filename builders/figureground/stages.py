@@ -10,6 +10,15 @@ from typing import Any
 from figureground.recipe import digest
 from figureground.shards.writer import replace_text
 
+COPIES = "references"
+"""Folder among the stages with copies of what the recipe names, which cost nothing to make again."""
+
+
+def has_work(root: Path) -> bool:
+    """Whether stages hold anything that would have to be worked for again: files but for copies and locks."""
+    files = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    return any(path.parts[0] != COPIES and not path.name.startswith(".") for path in files)
+
 
 def run_stage(root: Path, name: str, inputs: Any, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """Runs a stage unless it is finished, and returns its facts.

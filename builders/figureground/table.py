@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from figureground.classes import open_csv
 from figureground.errors import RecipeError, listed, nearest
 
 Counts = np.ndarray
@@ -105,7 +106,7 @@ def read_counts_csv(
         raise RecipeError("table", f"{path.name!r} is neither 'uniform', 'correlated' nor the path of a CSV.")
     tables = {s: np.zeros((len(foregrounds), len(backgrounds)), np.int64) for s in splits}
     seen: dict[tuple[str, int, int], int] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with open_csv(path, "table") as file:
         reader = csv.DictReader(file)
         missing = [c for c in ("foreground", "background", "count") if c not in (reader.fieldnames or ())]
         if missing:
@@ -165,7 +166,7 @@ def read_table(
         if name not in accepted:
             raise RecipeError(
                 "table",
-                f"there is no setting {name!r}{nearest(name, [*accepted, *splits])} "
+                f"there is no setting {name!r}{nearest(name, [*accepted, *splits]) or '.'} "
                 f"Known: {listed(accepted)}, or splits.",
             )
     kind = value.get("kind", "correlated")

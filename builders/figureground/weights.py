@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
-from figureground.errors import FiguregroundError, listed
+from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.pocket import WEIGHTS
 
 POCKET = "pocket"
@@ -140,6 +141,18 @@ def pixels_a_latent(folder: Path) -> int:
     """Pixels along an edge that one pixel of a latent stands for, by the autoencoder's config."""
     blocks = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8")).get("block_out_channels", [0] * 4)
     return 2 ** (len(blocks) - 1)
+
+
+def check_size(size: int, factor: int) -> None:
+    """Refuses an edge, in pixels, that can't be drawn; `factor` is the pixels that a latent pixel stands for.
+
+    Raises:
+        RecipeError: It is no multiple of the factor, or of the 8 that diffusers' pipelines ask for.
+    """
+    step = math.lcm(factor, 8)
+    if size % step:
+        near = max(step, round(size / step) * step)
+        raise RecipeError("size", f"{size} is no multiple of {step}, as this checkpoint's pictures are. Give {near}.")
 
 
 def _read_json(path: Path, folder: Path, checkpoint: str) -> dict[str, Any]:

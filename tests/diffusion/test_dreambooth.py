@@ -20,9 +20,9 @@ from tiny_classifiers import make_classifier
 from tiny_references import flags, make_references, tiny
 
 from figureground.concepts import read_concept
-from figureground.diffusion import training
+from figureground.diffusion import dreambooth, training
 from figureground.diffusion.checkpoint import open_checkpoint
-from figureground.diffusion.dreambooth import finetune
+from figureground.diffusion.dreambooth import _Session, finetune
 from figureground.errors import FiguregroundError, RecipeError
 from figureground.weights import fingerprint
 
@@ -111,11 +111,32 @@ def test_a_finished_concept_is_returned_at_once_and_left_alone(sd1, references, 
     assert {path: path.stat().st_mtime_ns for path in concept.rglob("*")} == before
 
 
-def test_a_size_that_is_left_to_the_checkpoint_is_the_same_as_naming_it(sd1, references, concept):
-    assert tiny(sd1).size is None
-    assert finetune(references, "flower", "hummingbird", concept, tiny(sd1, size=64), **QUIET) == concept
-    with pytest.raises(FiguregroundError, match="size: 64, now 32"):
-        finetune(references, "flower", "hummingbird", concept, tiny(sd1, size=32), **QUIET)
+def test_what_another_process_did_meanwhile_is_seen_before_anything_is_written(sd1, references, tmp_path, monkeypatch):
+    out, opened = tmp_path / "c", dreambooth._open
+
+    def meanwhile(settings, *more):
+        """Another process fine-tunes there while this one still opens its checkpoint."""
+        monkeypatch.setattr(dreambooth, "_open", opened)
+        finetune(references, "flower", "x", out, settings, **QUIET)
+        return opened(settings, *more)
+
+    monkeypatch.setattr(dreambooth, "_open", meanwhile)
+    with pytest.raises(FiguregroundError, match='noun: "flower", now "ball"'):
+        finetune(references, "ball", "x", out, tiny(sd1), **QUIET)
+    assert read_concept(out).noun == "flower"
+    shutil.rmtree(out)
+    monkeypatch.setattr(dreambooth, "_open", meanwhile)
+    times = {}
+    monkeypatch.setattr(dreambooth, "_clean", lambda out: times.update(made=len(times)))
+    assert finetune(references, "flower", "x", out, tiny(sd1), **QUIET) == out
+    assert times == {"made": 0}  # learned once
+
+
+def test_a_size_that_is_left_to_the_checkpoint_is_the_same_as_naming_it(sd1, references, tmp_path):
+    own = json.loads((sd1 / "unet" / "config.json").read_text())["sample_size"] * 4  # pixels a latent pixel
+    out = finetune(references, "flower", "x", tmp_path / "own", tiny(sd1, size=None, steps=1), **QUIET)
+    assert finetune(references, "flower", "x", out, tiny(sd1, size=own, steps=1), **QUIET) == out
+    assert json.loads((out / "finetuning.json").read_text())["size"] == own
 
 
 def test_other_inputs_in_its_directory_are_refused_naming_what_differs(sd1, references, concept, tmp_path):
@@ -310,7 +331,7 @@ def test_a_directory_that_holds_something_else_is_left_as_it_is(sd1, references,
     [
         ({"identifier": "snow"}, "identifier: 'snow' is a word that the checkpoint knows"),
         ({"identifier": "flower"}, "identifier: 'flower' collides with the noun"),
-        ({"size": 33}, "size: 33 is no multiple of 4, .* Give 32"),
+        ({"size": 33}, "size: 33 is no multiple of 8, .* Give 32"),
         ({"prompt": "a {V} " + "very " * 80 + "{noun}"}, "prompt has .* tokens, and the text encoder reads 77"),
         ({"features": "neural-pca", "sfsl_weight": 1.0, "feature_model": "x"}, "components: features neural-pca need"),
     ],
@@ -512,12 +533,14 @@ def test_an_unfinished_run_refuses_other_inputs_and_other_means(sd1, references,
     settings = tiny(sd1, steps=4, save_every=2)
     finetune(references, "flower", "x", out, settings, **QUIET)
     whole = weights(out / "checkpoint")
+    save = _Session._save
 
     def unfinished(**changes):
         """As a run that was killed after its second step left it."""
         shutil.rmtree(out, ignore_errors=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("figureground.diffusion.dreambooth._Session._finish", lambda self, seconds: None)
+            patch.setattr(_Session, "_finish", lambda self, seconds: None)
+            patch.setattr(_Session, "_save", lambda self, step, *more: save(self, step, *more) if step < 4 else None)
             finetune(references, "flower", "x", out, dataclasses.replace(settings, **changes), **QUIET)
         assert saved_step(out) == 2
 
@@ -525,9 +548,12 @@ def test_an_unfinished_run_refuses_other_inputs_and_other_means(sd1, references,
     with pytest.raises(FiguregroundError, match=r"learning_rate: 0\.001, now 0\.01"):
         finetune(references, "flower", "x", out, dataclasses.replace(settings, learning_rate=0.01), **QUIET)
     state = (out / "state.pt").read_bytes()
-    (out / "state.pt").write_bytes(state[: len(state) // 2])
-    with pytest.raises(FiguregroundError, match=r"state\.pt is damaged .* Remove it to begin anew"):
-        finetune(references, "flower", "x", out, settings, **QUIET)
+    flipped = bytearray(state)
+    flipped[len(state) // 2] ^= 1
+    for damaged in (state[: len(state) // 2], bytes(flipped)):
+        (out / "state.pt").write_bytes(damaged)
+        with pytest.raises(FiguregroundError, match=r"state\.pt is damaged .* Remove it to begin anew"):
+            finetune(references, "flower", "x", out, settings, **QUIET)
     (out / "state.pt").write_bytes(state)
     (out / "prior" / "00001.png").write_bytes((out / "prior" / "00000.png").read_bytes())
     with pytest.raises(FiguregroundError, match=r"begun by other means.*\n  prior\.sha256: "):

@@ -219,8 +219,8 @@ def test_of_many_classes_the_page_shows_those_that_matter_most_and_says_so(tmp_p
 
 def test_scores_are_written_where_curate_reads_them(tmp_path, classifier):
     directory = make_coloured(tmp_path / "set", DRAWN)
-    for _ in range(2):  # its own it writes anew
-        done = evaluate(directory, [classifier], save_scores=True, show_progress=False)
+    for splits in ((), (), ("validation",)):  # its own it writes anew, and those of other splits stay
+        done = evaluate(directory, [classifier], save_scores=True, splits=splits, show_progress=False)
     assert [path.name for path in done.scores] == ["colours.parquet"]
     rule = "scores.colours.correct and scores.colours.p > 0.5 and scores.colours.predicted == foreground"
     kept = curate(directory, tmp_path / "right", rule, show_progress=False)
@@ -235,6 +235,22 @@ def test_scores_of_somebody_else_are_not_overwritten(tmp_path, classifier):
     with pytest.raises(FiguregroundError, match=r"scores/colours\.csv is there, and not of this command"):
         evaluate(directory, [classifier], save_scores=True, show_progress=False)
     assert not (directory / "_evaluation").exists()
+
+
+def test_files_of_somebody_else_and_folders_of_the_dataset_are_no_place_for_results(tmp_path, classifier):
+    directory = make_coloured(tmp_path / "set", DRAWN)
+    for name in ("evaluation.json", "evaluation.html"):
+        mine = tmp_path / f"mine {name}"
+        mine.mkdir()
+        (mine / name).write_text("mine")
+        with pytest.raises(FiguregroundError, match=rf"has a {name} that isn't an earlier result"):
+            evaluate(directory, [classifier], out=mine, show_progress=False)
+        assert (mine / name).read_text() == "mine"
+    for inside in (directory, directory / "data", directory / "_figureground"):
+        with pytest.raises(FiguregroundError, match="belongs to the dataset"):
+            evaluate(directory, [classifier], out=inside, show_progress=False)
+    again = evaluate(directory, [classifier], out=tmp_path / "out", show_progress=False).out
+    assert evaluate(directory, [classifier], out=again, show_progress=False).out == again
 
 
 def test_classifiers_of_one_name_are_told_apart(tmp_path, classifier):

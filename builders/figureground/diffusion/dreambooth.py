@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from figureground.concepts import CHECKPOINT, CONCEPT, FORMAT, LORA, hash_weights, read_concept
@@ -41,7 +43,7 @@ from figureground.numerics import library_versions
 from figureground.run import disk, signals
 from figureground.run.progress import Progress
 from figureground.shards.writer import lock, replace_text
-from figureground.weights import local_directory
+from figureground.weights import check_size, local_directory
 
 __all__ = ["POCKET", "Finetuning", "finetune", "settings_for"]
 
@@ -97,8 +99,8 @@ def finetune(
         raise
     except NotFinite as error:
         raise FiguregroundError(" ".join(filter(None, [str(error), kept.said(), ADVICE_NOT_FINITE]))) from error
-    except OSError as error:
-        if trouble := disk.explain(error, asked.out):
+    except (OSError, SafetensorError) as error:
+        if trouble := disk.explain(_as_os_error(error), asked.out):
             raise FiguregroundError(f"{trouble} {kept.said()}".strip()) from error
         raise
     except (RuntimeError, MemoryError) as error:
@@ -106,6 +108,14 @@ def finetune(
             raise FiguregroundError(f"{_advise_memory(settings)} {kept.said()}".strip()) from error
         raise
     return asked.out
+
+
+def _as_os_error(error: OSError | SafetensorError) -> OSError:
+    """What safetensors says of a disk in words alone, with its number."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]) if number else 0, str(error))
 
 
 @dataclass(frozen=True)
@@ -181,25 +191,25 @@ def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
         require_bitsandbytes()
     if settings.features == "neural-pca" and settings.sfsl_weight and asked.components is None:
         raise RecipeError("components", "features neural-pca need those of the class: --components FILE.")
+    if asked.components is not None and not asked.components.is_file():
+        raise RecipeError("components", f"there is no file {asked.components}.")
+    if asked.prior is not None and asked.prior.exists() and not asked.prior.is_dir():
+        raise RecipeError("prior", f"{asked.prior} is a file; give a directory.")
     inputs.refuse_strangers(out)
     finished = (out / CONCEPT).is_file()
     size = inputs.choose_size(settings, out, finished)
     found = read_references(asked.references, size)
     sized = dataclasses.replace(settings, size=size)
     identity = inputs.identify(asked.noun, asked.label, sized, found, asked.prior, asked.components)
-    if finished:
-        inputs.compare(out, identity)
-        read_concept(out)
+    if _is_finished(out, identity):
         return
-    if (out / STATE).exists():
-        inputs.compare(out, identity)
     identifier.check_captions(((r.name, r.caption) for r in found.used), settings.identifier)
     processes = join(device)
     if processes.device.type == "cpu" and (threads := saved_threads(out / STATE)):
         torch.set_num_threads(threads)  # sums are split up by threads, and round as they are split
     dtype = choose_dtype(settings.dtype, processes.device)
     checkpoint = _open(settings, processes, dtype)
-    inputs.check_size(size, checkpoint.factor)
+    check_size(size, checkpoint.factor)
     _check_words(asked, checkpoint, found)
     similarity = _compare_with(asked, checkpoint, found, processes)
     with contextlib.ExitStack() as stack:
@@ -207,6 +217,11 @@ def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
             if not stack.enter_context(lock(out / inputs.LOCK)):
                 raise FiguregroundError(f"{out}: another process fine-tunes there.")
             stack.callback((out / inputs.LOCK).unlink, missing_ok=True)
+            inputs.refuse_strangers(out)  # another process may have been here while the checkpoint was opened
+            if _is_finished(out, identity):
+                if processes.count > 1:
+                    raise FiguregroundError(f"{out}: another process finished it meanwhile.")
+                return
             _clean(out)
             inputs.remember(out, identity)
             for note in found.notes():
@@ -214,6 +229,16 @@ def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
         processes.wait()
         with signals.at_checks():
             _Session(asked, found, identity, checkpoint, similarity, processes, size, dtype, kept).run()
+
+
+def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
+    """Whether a finished concept lies there; raises FiguregroundError where it, or a begun one, is of other inputs."""
+    finished = (out / CONCEPT).is_file()
+    if finished or (out / STATE).exists():
+        inputs.compare(out, identity)
+    if finished:
+        read_concept(out)
+    return finished
 
 
 def _open(settings: Finetuning, processes: Processes, dtype: torch.dtype) -> Checkpoint:
@@ -342,6 +367,7 @@ class _Session:
                 self._write_usable()
             raise
         if self.processes.main:
+            self._save(settings.steps, seconds)  # a full disk must not cost what was learned since the last time
             self._finish(seconds)
         self.processes.wait()
 

@@ -30,6 +30,8 @@ def check_words(tokenizers: Sequence[Any], identifier: str, named: Mapping[str, 
     for field, text in (("noun", noun), ("class", named["the class"])):
         if not text.strip() or text != " ".join(text.split()):
             raise RecipeError(field, f"{text!r} is empty or has stray spaces; give a word or a few.")
+        if set(text) & set("{}"):
+            raise RecipeError(field, f"{text!r} has braces, which mark places in prompts; give plain words.")
     if not identifier.isalnum():
         raise RecipeError("identifier", f"{identifier!r} is not one word of letters and digits, such as 'sks'.")
     for tokenizer in tokenizers:
@@ -39,7 +41,9 @@ def check_words(tokenizers: Sequence[Any], identifier: str, named: Mapping[str, 
         for where, text in told.items():
             count, most = len(tokenizer(text).input_ids), int(tokenizer.model_max_length)
             if count > most:
-                raise FiguregroundError(f"{where} has {count} tokens, and the text encoder reads {most}: {text!r}")
+                raise FiguregroundError(
+                    f"{where} has {count} tokens, and the text encoder reads {most}: {text[:200]!r}"
+                )
 
 
 def _check_free(tokenizer: Any, identifier: str, named: Mapping[str, str]) -> None:
@@ -74,7 +78,16 @@ def says(text: str, identifier: str) -> bool:
 
 
 def check_captions(captions: Iterable[tuple[str, str | None]], identifier: str) -> None:
-    """Raises FiguregroundError for captions (file, text) by which nothing would tie the picture to the identifier."""
+    """Raises FiguregroundError for captions (file, text) by which nothing would tie the picture to the identifier.
+
+    And for those with a place that nothing fills.
+    """
+    captions = list(captions)
+    for name, text in captions:
+        if stray := re.findall(r"[{}]", (text or "").replace("{V}", "").replace("{noun}", "")):
+            raise FiguregroundError(
+                f"the caption of {name} has a {stray[0]!r} that nothing fills; known are {{V}} and {{noun}}."
+            )
     without = [name for name, text in captions if text is not None and not says(text, identifier)]
     if without:
         raise FiguregroundError(

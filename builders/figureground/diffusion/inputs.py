@@ -16,7 +16,7 @@ from figureground.finetuning import Finetuning, fingerprint_network
 from figureground.images import content_hash
 from figureground.recipe import differences
 from figureground.shards.writer import replace_text
-from figureground.weights import fingerprint, local_directory, pixels_a_latent
+from figureground.weights import check_files, fingerprint, local_directory, pixels_a_latent
 
 INPUTS = "finetuning.json"
 LOCK = ".finetune.lock"
@@ -52,7 +52,8 @@ def refuse_strangers(out: Path) -> None:
     """Raises FiguregroundError if a directory holds something else than a concept."""
     if out.exists() and not out.is_dir():
         raise FiguregroundError(f"--out {out} is a file; give a directory.")
-    names = sorted(path.name for path in out.iterdir() if path.name != LOCK) if out.is_dir() else []
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    names = [name for name in names if name != LOCK and not (name.startswith(".") and name.endswith((".part", ".tmp")))]
     if names and INPUTS not in names:
         raise FiguregroundError(
             f"--out {out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
@@ -95,14 +96,8 @@ def choose_size(settings: Finetuning, out: Path, finished: bool) -> int:
     if finished:  # so that nothing is downloaded
         return int(read_concept(out).facts["size"])
     folder = local_directory(settings.checkpoint) or download(settings.checkpoint, settings.revision)
+    check_files(folder, settings.checkpoint)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
         return int(config["sample_size"]) * pixels_a_latent(folder)
     raise RecipeError("size", f"the checkpoint {settings.checkpoint!r} doesn't say its own; give --size.")
-
-
-def check_size(size: int, factor: int) -> None:
-    """Raises RecipeError for a size that latents can't have."""
-    if size % factor:
-        near = max(1, round(size / factor)) * factor
-        raise RecipeError("size", f"{size} is no multiple of {factor}, the pixels a latent pixel. Give {near}.")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from figureground.errors import FiguregroundError, counted, listed, printable
 from figureground.images import UnreadableImage, center_square, content_hash, list_images, list_odd, read_image
-from figureground.references import CAPTION, LEAST
+from figureground.references import LEAST, read_caption
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def read_references(folder: Path, size: int) -> References:
             repeated.append((path.name, seen[pixels]))
             continue
         seen[pixels] = path.name
-        used.append(Reference(path.name, content_hash(path), _read_caption(path), center_square(picture, size)))
+        used.append(Reference(path.name, content_hash(path), read_caption(path), center_square(picture, size)))
     found = References(tuple(used), tuple(unreadable), tuple(repeated))
     if len(used) < LEAST:
         raise FiguregroundError(f"--references {folder}: {_too_few(found)}")
@@ -101,13 +101,3 @@ def _too_few(found: References) -> str:
         )
     have = counted(len(found.used), "image") if found.used else "no image"
     return " ".join([f"it holds {have} that can be used, and a concept needs at least {LEAST}.", *found.notes()])
-
-
-def _read_caption(image: Path) -> str | None:
-    path = image.with_suffix(CAPTION)
-    if not path.is_file():
-        return None
-    try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split()) or None
-    except UnicodeDecodeError:
-        raise FiguregroundError(f"--references: the caption {printable(path.name)} is no text (UTF-8).") from None

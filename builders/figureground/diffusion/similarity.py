@@ -137,7 +137,7 @@ class SimilarityLoss:
         label: int,
         references: Tensor,
         *,
-        features: str = "class-weighted",
+        features: str = "penultimate",
         distance: str = "cosine",
         weighting: str = "alpha-bar",
         threshold: float = 0.5,

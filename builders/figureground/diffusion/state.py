@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ def read_state(path: Path, made_with: dict[str, Any], device: torch.device) -> d
     if not path.exists():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums, and doesn't read them
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} is wrong")
         state = torch.load(path, map_location=device, weights_only=True)
         theirs = json.loads(state["made_with"])
     except Exception as error:  # torch raises whatever damage leads to

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shutil
 from pathlib import Path
 
 from figureground.shards import index, writer
+from figureground.stages import has_work
 
 AGAIN = "give the same command again"
 
@@ -61,7 +63,7 @@ def has_shards(out: Path) -> bool:
 def withdraw(out: Path, made: Path | None) -> None:
     """Removes what a build that failed at once has put into a directory, so that it can be given again.
 
-    Nothing is removed when there is a shard, a stage or an index, or when another process is at work there.
+    Nothing is removed when there is a shard, an index or work done in a stage, or another process is at work there.
 
     Args:
         out: The dataset's directory.
@@ -69,11 +71,14 @@ def withdraw(out: Path, made: Path | None) -> None:
     """
     private = out / writer.MARKERS.split("/")[0]
     with contextlib.suppress(OSError):
-        if not private.is_dir() or has_shards(out) or (private / "stages").exists() or (out / index.INDEX).exists():
+        stages = private / "stages"
+        if not private.is_dir() or has_shards(out) or has_work(stages) or (out / index.INDEX).exists():
             return
         with writer.lock(out / writer.STAGES_LOCK) as alone, writer.lock(out / writer.WORKING_LOCK) as idle:
             if not (alone and idle):
                 return
+            if stages.is_dir():
+                shutil.rmtree(stages)
             for name in ("numerics.json", "recipe.json"):
                 (private / name).unlink(missing_ok=True)
             writer.clean_stale(out)

@@ -58,7 +58,7 @@ class Source:
         try:
             recipe: dict[str, Any] = json.loads((self.directory / RECIPE).read_text(encoding="utf-8"))
             recipe["sha256"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise FiguregroundError(f"{self.directory / RECIPE} can't be read: {error}.") from None
         return recipe
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from torch import Tensor
 from tqdm import tqdm
 
 from figureground.errors import FiguregroundError, RecipeError, counted, listed, printable
@@ -136,11 +135,14 @@ def analyse(
     _refuse_others_files(out)
     images = read_class_images(classifier, directory, show_progress=show_progress)
     weighted = weigh(images.reading.features, classifier.weight[label].cpu())
+    count = min(count, len(images.paths) - 1)  # further ones would be rounding errors
     components = fit(weighted, label, count)
     alpha = components.activations(weighted)
     probability = images.reading.logits.softmax(1)[:, label]
     share = float((images.reading.logits.argmax(1) == label).float().mean())
-    order = alpha.argsort(dim=0, descending=True, stable=True)[:top].T
+    ranked = alpha.argsort(dim=0, descending=True, stable=True)[:top].T.tolist()
+    # An image in which a component counts against the class is none of those that activate it.
+    order = [[row for row in rows if alpha[row, i] > 0] or rows[:1] for i, rows in enumerate(ranked)]
     facts = {
         "classifier": classifier.facts,
         "class": classifier.labels[label],
@@ -162,7 +164,7 @@ def analyse(
                 "deviation_of_alpha": float(alpha[:, i].std(correction=0)),
                 "images": [
                     {"file": images.paths[row].name, "alpha": float(alpha[row, i]), "p": float(probability[row])}
-                    for row in rows.tolist()
+                    for row in rows
                 ],
             }
             for i, rows in enumerate(order)
@@ -195,15 +197,15 @@ def _refuse_others_files(out: Path) -> None:
         raise FiguregroundError(f"{out} has a {there[0]} that isn't an earlier result. Give another --out.")
 
 
-def draw(table: Mapping[str, Any], paths: Sequence[Path], order: Tensor) -> Image.Image:
+def draw(table: Mapping[str, Any], paths: Sequence[Path], order: Sequence[Sequence[int]]) -> Image.Image:
     """Draws a row a component: its most activating images, each with its α and its file's name.
 
     Args:
         table: What `components.json` says.
         paths: The images.
-        order: Rows of `paths`, (components, images), the most activating first.
+        order: Of each component, rows of `paths`, the most activating first.
     """
-    across = order.shape[1]
+    across = max(map(len, order))
     title = 44
     sheet = Image.new(
         "RGB", (HEAD + across * (EDGE + GAP) + GAP, title + len(order) * (EDGE + CAPTION + GAP) + GAP), "white"
@@ -212,7 +214,7 @@ def draw(table: Mapping[str, Any], paths: Sequence[Path], order: Tensor) -> Imag
     large, small = _font(18), _font(12)
     heading = f"{table['class']}: what activates its neural principal components ({table['classifier']['name']})"
     pen.text((GAP, 12), _cut(heading, large, sheet.width - 2 * GAP), "black", large)
-    for i, (said, rows) in enumerate(zip(table["components"], order.tolist(), strict=True)):
+    for i, (said, rows) in enumerate(zip(table["components"], order, strict=True)):
         top = title + i * (EDGE + CAPTION + GAP)
         lines = [
             f"component {said['component']}", f"{said['share_of_variance']:.1%} of the variance",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class Evaluation:
     classifiers: dict[str, Classifier]
     predictions: dict[str, Predictions]
     """By classifier, of the dataset's own pictures."""
+    independent: list[str]
+    """The classifiers that means are over: those that steered no fine-tuning of these pictures, if there are any."""
     out: Path
     """Where the files are."""
     scores: tuple[Path, ...] = ()
@@ -112,9 +115,13 @@ def evaluate(
     counterparts = find_counterparts(list(opened.values()), pictures.labels, occurring, table)
     scores = _score_files(directory, list(opened)) if save_scores else {}
     out = directory / FOLDER if out is None else Path(out)
-    if out.exists() and not out.is_dir():
-        raise FiguregroundError(f"--out {out} is a file; give a directory.")
-    out.mkdir(parents=True, exist_ok=True)
+    _refuse_strangers(out, directory)
+    for folder in (out, *[path.parent for path in scores.values()]):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise FiguregroundError(
+                f"{folder} can't be written. Give --out, and no --save-scores, where it may not be."
+            )
 
     answers: dict[str, dict[str, Predictions]] = {}
     positives: dict[str, Predictions] = {}
@@ -135,7 +142,9 @@ def evaluate(
         else _accuracies(pictures, own, answers[name])
         for name, own in zip(opened, counterparts, strict=True)
     }
+    steered = _steered(pictures, opened)
     report = {
+        "made_by": _MADE_BY.decode(),
         "dataset": _about(pictures),
         "kind": "spurious" if spurious else "foreground",
         "intervals": {"method": "percentile bootstrap", "draws": DRAWS, "level": LEVEL},
@@ -145,22 +154,43 @@ def evaluate(
         "classifiers": {
             name: {
                 "facts": public(classifier.facts),
+                **({"steered": name in steered} if spurious else {}),
                 **_coverage(classifier, own, pictures, answers[name][GENERATED]),
                 **measured[name],
             }
             for (name, classifier), own in zip(opened.items(), counterparts, strict=True)
         },
     }
+    independent = [name for name in opened if name not in steered] or list(opened)
     if spurious:
-        report["mean"] = spuriousness.measure_mean(list(answers.values()), list(measured.values()), pictures.labels)
+        report["mean"] = spuriousness.measure_mean(
+            [answers[name] for name in independent], [measured[name] for name in independent], pictures.labels
+        )
     evaluation = Evaluation(
-        pictures, report, opened, {name: some[GENERATED] for name, some in answers.items()}, out, tuple(scores.values())
-    )
+        pictures, report, opened, {name: some[GENERATED] for name, some in answers.items()}, independent, out,
+        tuple(scores.values()),
+    )  # fmt: skip
     for name, path in scores.items():
         _write_scores(path, pictures, opened[name], evaluation.predictions[name])
     replace_text(out / PAGE, write_page(evaluation))
     replace_text(out / JSON, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return evaluation
+
+
+def _refuse_strangers(out: Path, dataset: Path) -> None:
+    """An earlier result may be replaced, nothing else; and the dataset's own folders stay as they are."""
+    if out.exists() and not out.is_dir():
+        raise FiguregroundError(f"--out {out} is a file; give a directory.")
+    inside, own = out.resolve(), dataset.resolve()
+    if inside == own or (own in inside.parents and inside.relative_to(own).parts[0] != FOLDER):
+        raise FiguregroundError(f"--out {out} belongs to the dataset. Leave --out away, or give a place of its own.")
+    there = [name for name in (JSON, PAGE) if (out / name).exists()]
+    try:
+        ours = not there or json.loads((out / JSON).read_text(encoding="utf-8")).get("made_by") == _MADE_BY.decode()
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if not ours:
+        raise FiguregroundError(f"--out {out} has a {there[0]} that isn't an earlier result. Give another directory.")
 
 
 def _open_all(classifiers: Sequence[str | Classifier]) -> dict[str, Classifier]:
@@ -170,6 +200,13 @@ def _open_all(classifiers: Sequence[str | Classifier]) -> dict[str, Classifier]:
         classifier = open_classifier(given) if isinstance(given, str) else given
         opened[_unused(classifier.name, opened)] = classifier
     return opened
+
+
+def _steered(pictures: DatasetPictures, classifiers: Mapping[str, Classifier]) -> set[str]:
+    """Those whose features the pictures' concepts were drawn towards (SFSL): what they say proves nothing."""
+    concepts = pictures.source.facts.concepts or []
+    networks = {concept["feature_model"]["sha256"] for concept in concepts if concept.get("feature_model")}
+    return {name for name, classifier in classifiers.items() if classifier.facts.get("sha256") in networks}
 
 
 def _unused(name: str, taken: Container[str]) -> str:
@@ -309,8 +346,12 @@ def _unused_stem(plain: str, paths: Mapping[str, Path]) -> str:
 
 
 def _write_scores(path: Path, pictures: DatasetPictures, classifier: Classifier, predictions: Predictions) -> None:
-    """Key, predicted class, probability of the label, and whether it was predicted, of each judged sample."""
+    """Key, predicted class, probability of the label, and whether it was predicted, of each judged sample.
+
+    What the same classifier said of other splits before is kept.
+    """
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     rows = np.flatnonzero(predictions.judged)
@@ -321,7 +362,12 @@ def _write_scores(path: Path, pictures: DatasetPictures, classifier: Classifier,
             "p": predictions.p[rows],
             "correct": predictions.correct[rows],
         }
-    ).replace_schema_metadata({_MADE_BY: json.dumps(public(classifier.facts)).encode()})
+    )
+    made_by = {_MADE_BY: json.dumps(public(classifier.facts)).encode()}
+    if path.exists() and (earlier := pq.read_table(path)).schema.metadata[_MADE_BY] == made_by[_MADE_BY]:
+        others = pc.invert(pc.is_in(earlier["key"], pa.array(pictures.keys)))
+        table = pa.concat_tables([earlier.filter(others).cast(table.schema), table])
+    table = table.replace_schema_metadata(made_by)
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     replace_bytes(path, buffer.getvalue())

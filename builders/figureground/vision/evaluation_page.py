@@ -39,8 +39,7 @@ def write_page(evaluation: Evaluation) -> str:
     )  # fmt: skip
     environment.filters.update(percent=percent, spread=spread, points=points)
     spurious = report["kind"] == "spurious"
-    predictions = list(evaluation.predictions.values())
-    mean = mean_of(predictions)
+    mean = mean_of([evaluation.predictions[name] for name in evaluation.independent])
     return environment.get_template("evaluation.html.jinja").render(
         report=report,
         spurious=spurious,

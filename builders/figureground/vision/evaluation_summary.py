@@ -37,6 +37,12 @@ def notes(report: Told) -> list[str]:
                 f"{name} has no class for {counted(len(lacking), 'label')}: {listed(lacking, 8)}. "
                 f"{counted(told['left_out'], 'sample')} left out."
             )
+    if steered := [name for name, told in report["classifiers"].items() if told.get("steered")]:
+        alone = len(steered) == len(report["classifiers"])
+        lines.append(
+            f"These pictures were drawn towards the features of {listed(steered)} (SFSL), so what it says of them "
+            + ("proves nothing. Name others." if alone else "proves nothing, and means are over the others.")
+        )
     for kind, told in _beside(report):
         if unreadable := told["unreadable"]:
             first = f"{unreadable[0]['file']}: {unreadable[0]['reason']}"

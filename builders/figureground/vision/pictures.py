@@ -19,6 +19,7 @@ from figureground.features import slug
 from figureground.guide import loosely
 from figureground.images import UnreadableImage, list_images, list_odd, read_image
 from figureground.shards.index import INDEX
+from figureground.shards.writer import RECIPE
 from figureground.trust.source import Source
 
 MOST_PIXELS = 1024
@@ -208,6 +209,8 @@ def open_pictures(
         FiguregroundError: As `DatasetPictures` and `FolderPictures`; or a dataset that shows none of `wanted`.
     """
     if not (directory / INDEX).exists():
+        if (directory / RECIPE).exists():
+            raise FiguregroundError(f"{directory} isn't finished: give the command that builds it again.")
         return FolderPictures(directory, labels, wanted)
     pictures = DatasetPictures(directory, labels, wanted, column=column)
     if not (pictures.label >= 0).any():

@@ -1,0 +1,274 @@
+"""Labelled pictures in groups: counts, parts, pictures, masks, accuracies, and what people are told."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_layouts import TABLE, make_celeba, make_folders, make_mask, make_picture, make_table, make_waterbirds
+
+from figureground.cli import main
+from figureground.errors import FiguregroundError
+from figureground.learn.groups import (
+    accuracy_by_group,
+    reweighted_accuracy,
+    summarise,
+    told,
+    worst_class_accuracy,
+    worst_group_accuracy,
+)
+from figureground.learn.layouts import read_groups
+
+HEAVY = """
+import sys
+from figureground.learn.groups import told
+from figureground.learn.layouts import read_groups
+told(read_groups(sys.argv[1]))
+print(*sorted({"torch", "datasets", "transformers", "pyarrow"} & set(sys.modules)))
+"""
+
+
+# The record
+
+
+def test_a_group_is_the_number_of_attributes_times_y_plus_a(tmp_path):
+    rows = [(f"{y}{a}.png", "train", y, a) for y in range(2) for a in range(3)]
+    make_table(tmp_path, rows)
+    groups = read_groups(tmp_path)
+    assert groups.group.tolist() == [0, 1, 2, 3, 4, 5]
+    assert (groups.group == 3 * groups.y + groups.a).all()
+    assert groups.group_names[4] == "1 × 1"
+    assert groups.label is groups.y
+    assert {array.dtype for array in (groups.split, groups.y, groups.a, groups.group)} == {np.dtype(np.int64)}
+
+
+def test_counts_are_a_table_of_classes_and_attributes_by_split(tmp_path):
+    make_table(tmp_path)
+    groups = read_groups(tmp_path)
+    assert groups.counts(0).tolist() == [[4, 1], [1, 4]]
+    assert groups.counts(2).tolist() == [[1, 1], [1, 1]]
+    assert groups.counts(0).dtype == np.int64
+    assert sum(groups.counts(n).sum() for n in range(3)) == len(groups)
+
+
+def test_without_an_attribute_there_are_classes_and_no_groups(tmp_path):
+    make_table(tmp_path, [row[:3] for row in TABLE], "filename,split,y")
+    groups = read_groups(tmp_path)
+    assert groups.a is None
+    assert groups.attributes is None
+    assert groups.counts(0).tolist() == [[5], [5]]
+    with pytest.raises(FiguregroundError, match=r"says no attribute, so there are no groups"):
+        _ = groups.group
+    assert told(groups)["splits"]["train"]["cramers_v"] is None
+    assert "Cramér" not in summarise(groups)
+    assert "smallest class: 0 (5)" in summarise(groups)
+
+
+def test_a_part_is_the_same_kind_of_record(tmp_path):
+    make_table(tmp_path)
+    groups = read_groups(tmp_path)
+    part = groups.of_split(2)
+    assert part.keys == ("test/000.png", "test/010.png", "test/100.png", "test/110.png")
+    assert (part.split == 2).all()
+    assert (part.classes, part.attributes, part.name) == (groups.classes, groups.attributes, groups.name)
+    few = part.select([3, 0])
+    assert few.keys == ("test/000.png", "test/110.png")
+    assert (few.y.tolist(), few.a.tolist(), few.group.tolist()) == ([0, 1], [0, 1], [0, 3])
+    for row, draw in few.read([1, 0]):
+        assert draw().tobytes() == Image.open(tmp_path / few.keys[row]).tobytes()
+    assert few.keys == part.select(np.array([True, False, False, True])).keys
+    with pytest.raises(FiguregroundError, match="no picture in the split train"):
+        part.of_split(0)
+
+
+def test_a_classifier_can_be_shown_them(tmp_path):
+    from coloured import make_coloured_classifier, picture
+
+    from figureground.vision.classifiers import open_classifier
+    from figureground.vision.counterparts import Counterparts
+    from figureground.vision.predict import predict
+
+    rows = [(f"{i}.png", "test", name) for i, name in enumerate(["bird", "cat", "bird", "mug"])]
+    for file, _, name in rows:
+        picture(name).save(tmp_path / file)
+    make_table(tmp_path, rows, "filename,split,y", pictures=False)
+    groups = read_groups(tmp_path)
+    classifier = open_classifier(str(make_coloured_classifier(tmp_path / "classifier")))
+    found = predict(classifier, groups, Counterparts(groups.classes, ((0,), (1,), (2,)), 3), show_progress=False)
+    assert found.judged.all()
+    assert found.correct.all()
+
+
+def test_pictures_are_decoded_only_when_they_are_asked_for_and_a_damaged_one_is_named(tmp_path):
+    make_table(tmp_path)
+    path = tmp_path / TABLE[2][0]
+    path.write_bytes(path.read_bytes()[:150] + b"\0" * 300)
+    draws = dict(read_groups(tmp_path).read([1, 2]))
+    assert draws[1]().mode == "RGB"
+    with pytest.raises(FiguregroundError, match=r"train/002\.png: .*Replace the file, or take it out"):
+        draws[2]()
+
+
+def test_masks_beside_pictures_are_read_as_bool(tmp_path):
+    make_table(tmp_path)
+    for row in TABLE[:2]:
+        make_mask(tmp_path / row[0], value=1)  # many hold 0 and 1
+    groups = read_groups(tmp_path)
+    assert groups.masked.tolist() == [True] * 2 + [False] * (len(TABLE) - 2)
+    for row, draw in groups.read_masks([0, 1]):
+        mask = draw()
+        assert mask.dtype == bool
+        assert mask.shape == (8, 10)
+        assert mask[:, :5].all()
+        assert not mask[:, 5:].any()
+        assert groups.keys[row] == TABLE[row][0]
+    with pytest.raises(FiguregroundError, match=r"1 picture of 2 have no mask, such as train/002\.png"):
+        list(groups.read_masks([0, 2]))
+
+
+def test_a_mask_is_as_large_as_its_picture_or_refused(tmp_path):
+    make_table(tmp_path)
+    first, second = (tmp_path / row[0] for row in TABLE[:2])
+    make_mask(first, (20, 16))
+    make_mask(second, (8, 10))
+    masks = dict(read_groups(tmp_path).read_masks([0, 1]))
+    assert masks[0]().shape == (8, 10)
+    with pytest.raises(
+        FiguregroundError, match=r"001\.mask\.png: the mask is 8 by 10 pixels and its picture, upright, 10"
+    ):
+        masks[1]()
+
+
+def test_a_picture_with_a_mask_is_read_whole_and_others_no_larger_than_needed(tmp_path):
+    make_table(tmp_path, [("a.jpg", 0, 0), ("b.jpg", 0, 1)], "filename,split,y", pictures=False)
+    for name in ("a", "b"):
+        make_picture(tmp_path / f"{name}.jpg", (4200, 2100))
+    make_mask(tmp_path / "a.jpg", (4200, 2100))
+    sizes = [draw().size for _, draw in read_groups(tmp_path).read([0, 1])]
+    assert sizes[0] == (4200, 2100)
+    assert 1024 <= sizes[1][1] < 2100
+
+
+def test_the_fingerprint_is_of_labels_and_files_and_of_no_path(tmp_path):
+    make_table(tmp_path / "one")
+    first = read_groups(tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "two")
+    moved = read_groups(tmp_path / "two")
+    assert moved.fingerprint == first.fingerprint
+    assert moved.of_split(0).fingerprint != first.fingerprint
+    assert moved.of_split(0).fingerprint == moved.select(moved.split == 0).fingerprint
+    make_mask(tmp_path / "two" / TABLE[0][0])
+    masked = read_groups(tmp_path / "two")
+    assert masked.fingerprint != first.fingerprint
+    make_picture(tmp_path / "two" / TABLE[0][0], (20, 16))
+    changed = read_groups(tmp_path / "two")
+    assert changed.fingerprint != masked.fingerprint
+    assert changed.of_split(2).fingerprint == first.of_split(2).fingerprint
+    rows = [(*TABLE[0][:3], 1 - TABLE[0][3]), *TABLE[1:]]
+    make_table(tmp_path / "two", rows, pictures=False)
+    assert read_groups(tmp_path / "two").fingerprint != changed.fingerprint
+
+
+# Accuracy
+
+
+def test_accuracy_by_group_is_unknown_where_there_is_no_picture():
+    found = accuracy_by_group(np.array([1, 0, 1, 1], bool), np.array([0, 0, 3, 3]), 4)
+    assert found[[0, 3]].tolist() == [0.5, 1.0]
+    assert np.isnan(found[1:3]).all()
+
+
+def test_the_worst_group_is_one_that_has_pictures():
+    assert worst_group_accuracy(np.array([0.9, np.nan, 0.2, 1.0])) == 0.2
+    with pytest.raises(ValueError, match="No group has a picture"):
+        worst_group_accuracy(np.array([np.nan, np.nan]))
+
+
+def test_the_worst_class_needs_no_attribute():
+    assert worst_class_accuracy(np.array([1, 1, 0, 1], bool), np.array([0, 0, 2, 2]), 4) == 0.5
+
+
+def test_average_accuracy_is_reweighted_by_training_counts():
+    accuracy, counts = np.array([0.99, 0.8, 0.6, 0.95]), np.array([[3498, 184], [56, 1057]])
+    expected = (3498 * 0.99 + 184 * 0.8 + 56 * 0.6 + 1057 * 0.95) / 4795
+    assert reweighted_accuracy(accuracy, counts) == pytest.approx(expected)
+    assert reweighted_accuracy(np.array([0.99, np.nan, 0.6, 0.95]), counts) == pytest.approx(
+        (3498 * 0.99 + 56 * 0.6 + 1057 * 0.95) / (4795 - 184)
+    )
+    assert reweighted_accuracy(np.array([0.4, 0.6]), np.array([7, 7])) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="3 accuracies and 4 counts"):
+        reweighted_accuracy(np.array([1.0, 1.0, 1.0]), counts)
+    with pytest.raises(ValueError, match="both in training and to be judged"):
+        reweighted_accuracy(np.array([1.0, np.nan]), np.array([0, 5]))
+
+
+# What people are told
+
+
+def test_the_summary_has_a_table_with_totals_for_each_split(tmp_path):
+    make_waterbirds(tmp_path / "birds")
+    assert summarise(read_groups(tmp_path / "birds")).split("\n\n")[:2] == [
+        "birds (waterbirds): 19 pictures, 2 classes, 2 attributes",
+        "train: 11 pictures, Cramér's V 0.449\n"
+        "             land  water  total\n"
+        "  landbird      5      2      7\n"
+        "  waterbird     1      3      4\n"
+        "  total         6      5     11\n"
+        "  smallest group: waterbird × land (1)",
+    ]
+
+
+def test_of_many_classes_a_line_is_enough(tmp_path):
+    make_folders(tmp_path / "many", {f"class{i:02d}": 1 + i % 2 for i in range(61)})
+    said = summarise(read_groups(tmp_path / "many"))
+    assert "61 classes, no attribute" in said
+    assert "61 groups of 61, of 1 to 2 pictures" in said
+    assert "class07  " not in said
+
+
+def test_no_torch_is_loaded_and_pyarrow_only_for_datasets(tmp_path):
+    make_table(tmp_path)
+    done = subprocess.run([sys.executable, "-c", HEAVY, tmp_path], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+# The command
+
+
+def test_the_command_prints_the_summary_or_json(tmp_path, capsys):
+    make_celeba(tmp_path)
+    assert main(["groups", str(tmp_path), "--y", "Male", "--a", "Young"]) == 0
+    said = capsys.readouterr().out
+    assert "(celeba): 24 pictures, 2 classes, 2 attributes" in said
+    assert "not Male" in said
+    assert (
+        "note: train has no picture of not Male × not Young, Male × not Young: its worst group is over the 2 groups"
+        in said
+    )
+    assert main(["groups", str(tmp_path), "--y", "Male", "--a", "Young", "--json"]) == 0
+    told_ = json.loads(capsys.readouterr().out)
+    assert told_["layout"] == "celeba"
+    assert told_["splits"]["train"]["counts"] == [[0, 4], [0, 4]]
+    assert told_["splits"]["train"]["smallest_group"] == {"group": 1, "name": "not Male × Young", "pictures": 4}
+    assert len(told_["fingerprint"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nowhere"], 1, "nowhere: there is no such file or directory"),
+        (["."], 1, "isn't laid out in a way that is known. In it: nothing."),
+        ([".", "--layout", "waterbird"], 2, "layout: there is no 'waterbird', did you mean 'waterbirds'?"),
+        ([".", "--layout", "celeba"], 1, "isn't laid out as celeba: that is list_attr_celeba"),
+        ([".", "--root", "elsewhere"], 2, "root: there is no directory elsewhere"),
+    ],
+)
+def test_what_cannot_be_read_ends_with_a_sentence(arguments, code, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["groups", *arguments]) == code
+    said = capsys.readouterr()
+    assert message in said.err
+    assert "Traceback" not in said.err
+    assert said.out == ""
