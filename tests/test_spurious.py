@@ -507,7 +507,7 @@ def test_a_classifier_that_steered_the_pictures_is_left_out_of_means(checkpoint,
 
 def test_a_build_that_fails_before_anything_is_learned_leaves_nothing(checkpoint, tmp_path):
     out = tmp_path / "set"
-    with pytest.raises(RecipeError, match="collides with the noun"):
+    with pytest.raises(UsageError, match=r"bird: finetuning\.identifier: .* collides with the noun"):
         make(checkpoint, out, finetuning={**LEARNED, "identifier": "flower"})
     assert not out.exists()
     make(checkpoint, out, classes=["bird"], per_cell=1)

@@ -180,7 +180,8 @@ def test_the_distance_to_the_mean_stands_for_that_to_all_references(classifier, 
     """Up to one factor and one constant, whatever the picture."""
     references, pictures = random(4, seed=1), random(6, seed=2)
     with torch.no_grad():
-        ours = SimilarityLoss(classifier, LABEL, references, distance=distance).distance(pictures)
+        loss = SimilarityLoss(classifier, LABEL, references, features="class-weighted", distance=distance)
+        ours = loss.distance(pictures)
         read = [weigh(classifier(x).features, classifier.weight[LABEL]) for x in (pictures, references)]
         if distance == "cosine":
             unit = [torch.nn.functional.normalize(x, dim=1) for x in read]
@@ -193,17 +194,20 @@ def test_the_distance_to_the_mean_stands_for_that_to_all_references(classifier, 
     assert fitted[0] > 0
 
 
-def test_l2_does_not_depend_on_the_networks_scale_nor_cosine(classifier, tmp_path):
+def test_l2_does_not_depend_on_the_networks_scale_nor_cosine(tmp_path):
     references, pictures = random(4, seed=1), random(3, seed=2)
-    larger = open_classifier(str(make_classifier(tmp_path / "convnext", "convnext")))
+    network = open_classifier(str(make_classifier(tmp_path / "convnext", "convnext")))
+
+    def measure(distance):
+        loss = SimilarityLoss(network, LABEL, references, features="class-weighted", distance=distance)
+        return loss.distance(pictures)
+
     with torch.no_grad():
-        for loss in (SimilarityLoss(n, LABEL, references, distance="l2") for n in (classifier, larger)):
-            expected = loss.distance(pictures)
-        larger._last.weight *= 50
-        for distance in DISTANCES:
-            pair = [SimilarityLoss(n, LABEL, references, distance=distance) for n in (classifier, larger)]
-            assert torch.allclose(pair[0].distance(pictures), pair[1].distance(pictures), rtol=1e-3)
-    assert (expected > 0).all()
+        before = {distance: measure(distance) for distance in DISTANCES}
+        network._last.weight *= 50
+        for distance, expected in before.items():
+            assert (expected > 0).all()
+            assert torch.allclose(measure(distance), expected, rtol=1e-3)
 
 
 def test_timesteps_count_as_the_weighting_says(classifier, components):
@@ -231,7 +235,10 @@ def test_each_picture_has_its_own_loss_whatever_stands_beside_it(classifier):
 def test_the_class_decides_what_is_compared(classifier):
     references, picture = random(3), random(1, seed=4)
     with torch.no_grad():
-        losses = [SimilarityLoss(classifier, k, references)(picture, torch.ones(1)) for k in range(4)]
+        losses = [
+            SimilarityLoss(classifier, k, references, features="class-weighted")(picture, torch.ones(1))
+            for k in range(4)
+        ]
         plain = [SimilarityLoss(classifier, k, references, features="penultimate") for k in range(2)]
         assert len({round(float(loss), 9) for loss in losses}) == 4
         assert torch.equal(plain[0].distance(picture), plain[1].distance(picture))
@@ -285,7 +292,7 @@ def test_features_that_are_all_zero_are_refused(tmp_path):
     dead = open_classifier(str(make_classifier(tmp_path / "it", "resnet")))
     dead._last.weight[LABEL] = 0
     with pytest.raises(FiguregroundError, match="class-weighted features are all 0"):
-        SimilarityLoss(dead, LABEL, random(3))
+        SimilarityLoss(dead, LABEL, random(3), features="class-weighted")
 
 
 # All of it together

@@ -16,6 +16,7 @@ from figureground.cli import main
 from figureground.run import disk
 from figureground.run.directory import opened
 from figureground.shards import writer
+from figureground.stages import run_stage
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,7 @@ def test_nothing_is_withdrawn_once_there_is(checkpoint, tmp_path, what):
         elif what == "an index":
             (out / "_figureground" / "index.json").write_text("{}")
         elif what == "a stage":
-            (out / "_figureground" / "stages").mkdir()
+            run_stage(out / "_figureground" / "stages", "clusters", {}, lambda folder: {})
         else:
             stack.enter_context(writer.lock(out / writer.WORKING_LOCK, shared=True))
         disk.withdraw(out, out)
