@@ -230,12 +230,19 @@ def components_of(plan: Plan, name: str) -> Path:
 
 
 def make(task: tuple[Plan, Job]) -> tuple[Job, dict[str, float]]:
-    """Learns a concept and draws with it, as far as that isn't done; returns the seconds that it took."""
+    """Learns a concept and draws with it, as far as that isn't done; returns the seconds that it took.
+
+    Of what is drawn the concept is needed no more, and may have been removed.
+    """
     from figureground.diffusion.dreambooth import finetune
 
     torch.set_num_threads(1)
     plan, job = task
     builder = recipe()
+    if job.way == PLAIN:  # once for each class and seed
+        draw_untouched(plan, builder, job.name, job.seed)
+    if plan.pictures(job).exists():
+        return job, {}
     feature = next(feature for feature in builder.features if feature.name == job.name)
     references = gather(builder.references[feature.slug], plan.work / "references" / job.name)
     settings = plan.settings(job)
@@ -249,8 +256,6 @@ def make(task: tuple[Plan, Job]) -> tuple[Job, dict[str, float]]:
     )  # fmt: skip
     learned = time.monotonic()
     draw_concept(plan, builder, job)
-    if job.way == PLAIN:  # once for each class and seed
-        draw_untouched(plan, builder, job.name, job.seed)
     return job, {"learning": learned - began, "drawing": time.monotonic() - learned}
 
 
@@ -453,7 +458,8 @@ def main() -> None:
     tasks = [(plan, job) for job in {plan.folder(job): job for job in plan.jobs()}.values() if not args.report]
     with multiprocessing.get_context("spawn").Pool(args.workers) as processes:
         for job, took in tqdm(processes.imap_unordered(make, tasks), total=len(tasks), unit="concept", disable=None):
-            seconds.setdefault(job.way, []).append(took)
+            if took:
+                seconds.setdefault(job.way, []).append(took)
     print(f"concepts ready after {time.monotonic() - began:.0f} s", flush=True)
 
     builder = recipe()

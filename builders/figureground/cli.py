@@ -1,4 +1,4 @@
-"""The command `figureground`: plan, build, finetune, show, check, evaluate, groups, curate, extend, merge, push,
+"""The command `figureground`: plan, build, finetune, show, check, evaluate, groups, train, curate, extend, merge, push,
 components.
 
 Exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM.
@@ -19,6 +19,7 @@ from typing import Any
 
 from figureground import __version__, finetuning
 from figureground.errors import FiguregroundError, RecipeError, UsageError, counted
+from figureground.learn import settings as settings_of_training
 from figureground.run import signals
 
 EXIT_CODES = (
@@ -200,6 +201,31 @@ def _parser() -> argparse.ArgumentParser:
     groups.add_argument("--a", metavar="NAME", help="the same of the attribute (a; Male)")
     groups.add_argument("--json", action="store_true", help="for machines")
     groups.set_defaults(run=_groups)
+
+    train = commands.add_parser(
+        "train", parents=[common], help="train classifiers on a labelled data set; tells the worst group's accuracy",
+        description="Trains a classifier a seed on the training split, chooses epochs by the worst group of validation "
+        "(the worst class where there are no attributes), and looks at the test split once, at the end. The same "
+        "command goes on with what was stopped.",
+    )  # fmt: skip
+    settings_of_training.add_arguments(train)
+    train.add_argument("--data", type=Path, required=True, metavar="DIR|CSV", help="as figureground groups reads it")
+    train.add_argument(
+        "--add", action="append", type=Path, default=[], metavar="DIR",
+        help="a data set whose training pictures are added, classes matched by name; several may be given",
+    )  # fmt: skip
+    train.add_argument("--out", type=Path, required=True, metavar="DIR")
+    train.add_argument("--seeds", type=int, default=3, metavar="N", help="classifiers, from seed 0 on (3)")
+    for flag, text in (
+        ("--layout", "of --data, where it isn't plain: as for figureground groups"),
+        ("--root", "where the files lie that a table names"),
+        ("--y", "the column or attribute of the class"),
+        ("--a", "the same of the attribute"),
+    ):
+        train.add_argument(flag, metavar="DIR" if flag == "--root" else "NAME", help=text)
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    train.add_argument("--workers", type=int, metavar="N", help="threads that decode pictures; they change no result")
+    train.set_defaults(run=_train)
 
     curate = commands.add_parser(
         "curate", parents=[common], help="copy the samples for which a rule is true",
@@ -386,6 +412,19 @@ def _groups(options: argparse.Namespace) -> int:
 
     groups = read_groups(options.data, options.layout, root=options.root, y=options.y, a=options.a)
     print(json.dumps(told(groups), indent=2, ensure_ascii=False) if options.json else summarise(groups))
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    settings = settings_of_training.from_arguments(vars(options))
+    from figureground.learn.trained import TABLE, tabulate
+    from figureground.learn.training import train
+
+    report = train(
+        settings, options.data, options.out, add=options.add, seeds=options.seeds, layout=options.layout,
+        root=options.root, y=options.y, a=options.a, device=options.device, workers=options.workers,
+    )  # fmt: skip
+    print(f"{tabulate(report)}\n\n{options.out / TABLE}")
     return 0
 
 

@@ -1,0 +1,36 @@
+"""Random crops and mirror images of training pictures."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+AREA = (0.7, 1.0)
+"""Share of the picture's area that a crop keeps, from and to: mild, so that objects stay in view."""
+ASPECT = (0.8, 1.25)
+"""By what factor a crop's aspect ratio may differ from the picture's."""
+
+
+def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """A box of random size, shape and place inside a picture: left, upper, right, lower, in pixels."""
+    area = rng.uniform(*AREA)
+    aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
+    across, down = min(1.0, math.sqrt(area * aspect)), min(1.0, math.sqrt(area / aspect))
+    left, upper = rng.uniform(0, 1 - across), rng.uniform(0, 1 - down)
+    return left * width, upper * height, (left + across) * width, (upper + down) * height
+
+
+def crop_and_mirror(picture: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """A random crop of a picture, resized, and mirrored half of the time.
+
+    Args:
+        picture: RGB.
+        size: Height and width of the result.
+        rng: Decides all of it.
+    """
+    box = random_box(*picture.size, rng)
+    mirrored = rng.random() < 0.5
+    cropped = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    return cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else cropped

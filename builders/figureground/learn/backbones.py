@@ -1,0 +1,260 @@
+"""The networks that are trained: opened or made anew, with a head of as many classes as the data have; saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from figureground.errors import FiguregroundError, RecipeError
+from figureground.learn.settings import POCKET, Training
+from figureground.sample import derive_seed
+from figureground.vision.classifiers import TIMM, open_classifier
+from figureground.vision.preprocessing import Preprocessing, read_preprocessing, read_timm
+
+POCKET_EDGE = 64
+"""Pixels that the pocket backbone looks at, at most."""
+MOST_POCKET = 96
+"""Edge of the largest pictures for which the pocket backbone is chosen unasked."""
+
+STATE = "state.safetensors"
+"""Weights of a timm network; beside it `timm.json` says which."""
+
+_PILLOW = {"lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+
+
+@dataclass(eq=False)
+class Backbone:
+    """A network to be trained, and what it does to a picture first."""
+
+    network: nn.Module
+    preprocessing: Preprocessing
+    size: tuple[int, int]
+    """Height and width that the network is given."""
+    classes: tuple[str, ...]
+    name: str
+    """What the user calls it; of a directory its own name alone."""
+    pretrained: bool
+    facts: dict[str, Any]
+    """What decides it; JSON-able, no paths."""
+    notes: tuple[str, ...] = ()
+
+    def prepare(self, pixels: Tensor, device: torch.device) -> Tensor:
+        """Pixels (n, 3, h, w), uint8, to what the network takes."""
+        return self.preprocessing(pixels.to(device).float() / 255)
+
+    def normalise(self, pixels: Tensor, device: torch.device) -> Tensor:
+        """As `prepare`, of pixels that have the network's size already."""
+        alone = dataclasses.replace(self.preprocessing, size=None, longest=None, crop=None)
+        return alone(pixels.to(device).float() / 255)
+
+    def logits(self, prepared: Tensor) -> Tensor:
+        """(n, classes), float32."""
+        out = self.network(prepared)
+        return (out if isinstance(out, Tensor) else out.logits).float()
+
+
+def choose_backbone(settings: Training, edge: int) -> str:
+    """The backbone's name: as asked for, or `pocket` for small pictures.
+
+    Args:
+        edge: The longer one of a picture, in pixels.
+
+    Raises:
+        RecipeError: None is named, and the pictures are large.
+    """
+    if settings.backbone is not None:
+        return settings.backbone
+    if edge <= MOST_POCKET:
+        return POCKET
+    raise RecipeError(
+        "backbone",
+        f"name one, since the pictures have {edge} px, and the pocket backbone is for at most {MOST_POCKET}: "
+        "--backbone with a transformers directory, a Hub id such as microsoft/resnet-50, or timm:NAME.",
+    )
+
+
+def open_backbone(settings: Training, classes: Sequence[str], edge: int, seed: int) -> Backbone:
+    """Opens a backbone; what in it is random depends on the seed alone.
+
+    Args:
+        classes: Names of the classes, in the order of the logits.
+        edge: The longer one of a picture, in pixels: for the choice, and for what the pocket backbone looks at.
+
+    Raises:
+        FiguregroundError: It doesn't open, or its head can't be replaced.
+    """
+    name = choose_backbone(settings, edge)
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, "weights") % 2**63)
+        if name == POCKET:
+            return _pocket(settings, classes, min(edge, POCKET_EDGE))
+        if name.startswith(TIMM) and settings.from_scratch:
+            return _new_timm(name, classes)
+        return _opened(settings, name, classes)
+
+
+def _pocket(settings: Training, classes: Sequence[str], edge: int) -> Backbone:
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    if settings.revision is not None:
+        raise RecipeError("revision", "it is for backbones on the Hub.")
+    config = ResNetConfig(
+        embedding_size=32, hidden_sizes=[32, 64, 96, 160], depths=[1, 1, 1, 1], layer_type="basic", **_labels(classes)
+    )
+    preprocessing = Preprocessing((edge, edge), None, "bilinear", None, (0.5,) * 3, (0.5,) * 3)
+    facts = {"name": POCKET, "architecture": "ResNetForImageClassification", "size": [edge, edge]}
+    return Backbone(
+        ResNetForImageClassification(config), preprocessing, (edge, edge), tuple(classes), POCKET, False, facts
+    )
+
+
+def _labels(classes: Sequence[str]) -> dict[str, Any]:
+    return {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+
+
+def _opened(settings: Training, name: str, classes: Sequence[str]) -> Backbone:
+    if Path(name).expanduser().is_file():
+        raise RecipeError("backbone", f"{name} is one file; give a transformers directory, a Hub id or timm:NAME.")
+    classifier = open_classifier(name, revision=settings.revision)
+    network, notes = classifier.network, []
+    config = getattr(network, "config", None)
+    if settings.from_scratch:
+        from transformers import AutoModelForImageClassification
+
+        network = AutoModelForImageClassification.from_config(_relabelled(config, classes), dtype=torch.float32)
+    elif len(classifier.labels) != len(classes):
+        classifier.need_features()
+        _replace_head(network, classifier.weight, len(classes))
+        notes.append(
+            f"The backbone {classifier.name} has {len(classifier.labels):,} classes and the data {len(classes):,}: its "
+            "last layer was replaced."
+        )
+    if config is not None:
+        _relabelled(network.config, classes)
+    preprocessing, size = _fixed(classifier.preprocessing, config)
+    facts = {"name": classifier.name, "sha256": classifier.facts["sha256"], "size": list(size)}
+    return Backbone(
+        network.requires_grad_(True), preprocessing, size, tuple(classes), classifier.name, not settings.from_scratch,
+        facts, tuple(notes),
+    )  # fmt: skip
+
+
+def _relabelled(config: Any, classes: Sequence[str]) -> Any:
+    for key, value in _labels(classes).items():
+        setattr(config, key, value)
+    config.problem_type = None
+    return config
+
+
+def find_last(network: nn.Module, weight: Tensor) -> tuple[nn.Module, str]:
+    """The module that holds the linear layer of these weights, and that layer's name in it.
+
+    Args:
+        weight: As `Classifier.weight` gives it; it shares the layer's memory.
+    """
+    for module in network.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear) and child.weight.data_ptr() == weight.data_ptr():
+                return module, name
+    raise ValueError("No linear layer has these weights.")
+
+
+def _replace_head(network: Any, weight: Tensor, classes: int) -> None:
+    parent, name = find_last(network, weight)
+    setattr(parent, name, nn.Linear(weight.shape[1], classes))
+    if hasattr(network, "num_labels"):
+        network.num_labels = classes
+
+
+def _new_timm(name: str, classes: Sequence[str]) -> Backbone:
+    try:
+        import timm
+        import timm.data
+    except ImportError as error:
+        raise FiguregroundError(
+            f"backbone {name!r} needs timm: pip install 'figureground[timm]' ({str(error).splitlines()[0]})."
+        ) from error
+    try:
+        network = timm.create_model(name.removeprefix(TIMM), pretrained=False, num_classes=len(classes))
+    except Exception as error:  # timm raises what its many sources raise
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FiguregroundError(f"backbone {name!r} doesn't open: {first}") from error
+    preprocessing, size = _fixed(read_timm(timm.data.resolve_model_data_config(network)), None)
+    return Backbone(network, preprocessing, size, tuple(classes), name, False, {"name": name, "size": list(size)})
+
+
+def _fixed(preprocessing: Preprocessing, config: Any) -> tuple[Preprocessing, tuple[int, int]]:
+    """Preprocessing that gives pictures of one size, as batches need it, and that size."""
+    if preprocessing.crop is not None:
+        return preprocessing, preprocessing.crop
+    if isinstance(preprocessing.size, tuple):
+        return preprocessing, preprocessing.size
+    edge = preprocessing.size or getattr(config, "image_size", None) or 224
+    size = (edge, edge) if isinstance(edge, int) else (edge[0], edge[1])
+    return dataclasses.replace(preprocessing, size=size, longest=None), size
+
+
+# Saving
+
+
+def save(backbone: Backbone, folder: Path) -> None:
+    """Writes a trained network into a new directory, whole or not at all.
+
+    One of transformers is what `from_pretrained` and `figureground evaluate --classifier` open. One of timm is its
+    state, `state.safetensors`, with `timm.json`, which says whose.
+    """
+    draft = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    network: Any = backbone.network
+    if hasattr(network, "save_pretrained"):
+        network.save_pretrained(draft)
+        config = json.loads((draft / "config.json").read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # where it lay is nobody's business
+        (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        _save_preprocessing(backbone.preprocessing, draft, backbone.name)
+    else:
+        from safetensors.torch import save_file
+
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        save_file(state, draft / STATE)
+        facts: Mapping[str, Any] = {"name": backbone.name, "classes": list(backbone.classes)}
+        (draft / "timm.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)  # what a run wrote that was killed before it noted this
+    draft.rename(folder)
+
+
+def _save_preprocessing(preprocessing: Preprocessing, folder: Path, name: str) -> None:
+    """Writes `preprocessor_config.json` for the same preprocessing."""
+    from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
+
+    said: dict[str, Any] = {
+        "resample": _PILLOW[preprocessing.filter], "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std), "do_resize": preprocessing.size is not None,
+    }  # fmt: skip
+    size, crop = preprocessing.size, preprocessing.crop
+    if isinstance(size, int):
+        said["size"] = {"shortest_edge": size}
+        said |= (
+            {} if preprocessing.longest is None else {"size": {**said["size"], "longest_edge": preprocessing.longest}}
+        )
+    elif size is not None:
+        said["size"] = {"height": size[0], "width": size[1]}
+    if crop is None:
+        ViTImageProcessorPil(**said).save_pretrained(folder)
+    else:
+        crops = {"crop_size": {"height": crop[0], "width": crop[1]}, "do_center_crop": True}
+        CLIPImageProcessorPil(**said, **crops, do_convert_rgb=True).save_pretrained(folder)
+    if read_preprocessing(folder, name) != preprocessing:
+        raise FiguregroundError(
+            f"backbone {name!r}: what it does to pictures first can't be written as a preprocessor_config.json, so the "
+            "trained classifier couldn't be opened. Choose another backbone."
+        )

@@ -1,0 +1,288 @@
+"""The loop in which all methods train: epochs over weighed pictures, of which validation chooses one."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from figureground.diffusion.state import read_state, save_state, saved_threads
+from figureground.errors import FiguregroundError
+from figureground.learn.augmentation import crop_and_mirror
+from figureground.learn.backbones import Backbone
+from figureground.learn.groups import accuracy_by_group, worst_group_accuracy
+from figureground.learn.material import Material, Part
+from figureground.learn.settings import Training
+from figureground.run import signals
+from figureground.run.progress import Progress
+from figureground.sample import derive_seed
+
+WARMUP = 0.05
+"""Share of the steps in which the learning rate rises; then it falls along a cosine to 0."""
+MAX_GRADIENT_NORM = 1.0
+"""Gradients are shortened to this norm, so that a heavy picture doesn't throw the network off."""
+JUDGED = 64
+"""Pictures a batch when none is trained on."""
+
+
+class Objective(Protocol):
+    """Makes one loss of a batch's."""
+
+    def __call__(self, losses: Tensor, rows: Tensor) -> Tensor:
+        """Losses (b,) of the pictures at certain rows of the training split, to a scalar."""
+
+    def state(self) -> Any:
+        """What it has learnt, JSON-able."""
+
+    def restore(self, state: Any) -> None:
+        """Takes up such a state."""
+
+
+class WeightedMean:
+    """Empirical risk: the mean of the losses, each times its weight.
+
+    Args:
+        weights: float64 (n,), of the training split.
+    """
+
+    def __init__(self, weights: np.ndarray, device: torch.device):
+        self._weights = torch.from_numpy(weights).to(device, torch.float32)
+
+    def __call__(self, losses: Tensor, rows: Tensor) -> Tensor:
+        return (losses * self._weights[rows]).mean()
+
+    def state(self) -> Any:
+        return None
+
+    def restore(self, state: Any) -> None:
+        """There is nothing to take up."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known after an epoch."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Mean over the training steps, of what the method minimises."""
+    average: float
+    """Accuracy on validation, 0 to 1."""
+    worst: float
+    """Of the worst group of validation; of the worst class where there are no groups."""
+
+
+@dataclass(eq=False)
+class Fit:
+    """One training of one network.
+
+    Args:
+        purpose: Names it; with the seed it decides what is random.
+        objective: Of the method.
+        chances: float64 (n,), how often each picture is drawn, with replacement; None: each once an epoch.
+        epochs: After how many it stops; the learning rate falls as if it went on to the settings' epochs.
+        choose: Whether the epoch that does best on validation is kept, or the last.
+        state: Where the state is kept after each epoch.
+        made_with: What a state must have been made with.
+    """
+
+    backbone: Backbone
+    material: Material
+    settings: Training
+    seed: int
+    purpose: str
+    objective: Objective
+    epochs: int
+    choose: bool
+    device: torch.device
+    workers: int
+    state: Path
+    made_with: dict[str, Any]
+    chances: np.ndarray | None = None
+    show_progress: bool = True
+    curve: list[Epoch] = field(default_factory=list)
+    _best: tuple[float, float] = (-1.0, -1.0)
+    _best_epoch: int = 0
+    _best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def run(self) -> int:
+        """Trains to the end, or goes on; the network is then that of the chosen epoch, which is returned, from 1.
+
+        Raises:
+            FiguregroundError: A loss is no finite number, or the state is damaged.
+            Stopped: A signal asked for it. What was done up to the last epoch is kept.
+        """
+        network = self.backbone.network.to(self.device)
+        rate = self.settings.learning_rate or (1e-4 if self.backbone.pretrained else 1e-3)
+        self._optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=self.settings.weight_decay)
+        self._rate = rate
+        self._restore()
+        batches = math.ceil(len(self.material.train) / self.settings.batch_size)
+        total, done = batches * self.epochs, batches * len(self.curve)
+        what = f"{self.settings.method} seed {self.seed}" + (f", {self.purpose}" if self.purpose != "main" else "")
+        with Progress(total, initial=done, unit="step", desc=what, show=self.show_progress) as bar:
+            while len(self.curve) < self.epochs:
+                self._epoch(len(self.curve), batches, bar)
+                self._save()
+        if self.choose:
+            network.load_state_dict(self._best_weights)
+        network.eval()
+        return self._best_epoch if self.choose else self.epochs
+
+    def _epoch(self, epoch: int, batches: int, bar: Progress) -> None:
+        material, train = self.material, self.material.train
+        torch.manual_seed(self._random("dropout", epoch))
+        order = np.random.default_rng(self._random("order", epoch))
+        n = len(train)
+        rows = order.permutation(n) if self.chances is None else order.choice(n, n, p=self.chances)
+        parts = np.array_split(rows, batches)  # of nearly one size: a picture alone can't be normalised
+        prepare = functools.partial(self._augmented, epoch) if self.settings.augment else as_array
+        self.backbone.network.train()
+        losses = []
+        for step, (part, pictures) in enumerate(
+            zip(parts, train.album.batches(parts, prepare, self.workers), strict=True), epoch * batches
+        ):
+            signals.check()
+            losses.append(self._step(part, pictures, step, batches * self.settings.epochs))
+            if not math.isfinite(losses[-1]):
+                raise FiguregroundError(
+                    f"The loss is {losses[-1]} in epoch {epoch + 1} of seed {self.seed}. Lower --learning-rate "
+                    f"({self._rate:g}), or look for a damaged backbone."
+                )
+            bar.update()
+        predicted = predict(self.backbone, material.validation, self.device, self.workers)
+        average, worst = judge(predicted, material.validation, len(material.group_names))
+        self.curve.append(Epoch(epoch + 1, float(np.mean(losses)), average, worst))
+        if self.choose and (worst, average) > self._best:
+            self._best, self._best_epoch = (worst, average), epoch + 1
+            self._best_weights = {
+                name: tensor.detach().cpu().clone() for name, tensor in self.backbone.network.state_dict().items()
+            }
+        bar.set_postfix(loss=f"{self.curve[-1].loss:.3f}", worst=f"{100 * worst:.1f}%", refresh=False)
+
+    def _step(self, rows: np.ndarray, pictures: Sequence[np.ndarray], step: int, total: int) -> float:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate * schedule(step, total)
+        if self.settings.augment:  # a crop is as large as the network takes it
+            prepared = self.backbone.normalise(torch.from_numpy(np.stack(pictures)), self.device)
+        else:
+            prepared = _prepared(self.backbone, pictures, self.device)
+        logits = self.backbone.logits(prepared)
+        y = torch.from_numpy(self.material.train.y[rows]).to(self.device)
+        losses = F.cross_entropy(logits, y, reduction="none")
+        loss = self.objective(losses, torch.from_numpy(rows).to(self.device))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.backbone.network.parameters(), MAX_GRADIENT_NORM)
+        self._optimizer.step()
+        return float(loss.detach())
+
+    def _augmented(self, epoch: int, picture: Image.Image, place: int) -> np.ndarray:
+        rng = np.random.default_rng(derive_seed(self.seed, self.purpose, "augment", str(epoch), str(place)))
+        return as_array(crop_and_mirror(picture, self.backbone.size, rng), place)
+
+    def _random(self, what: str, epoch: int) -> int:
+        return derive_seed(self.seed, self.purpose, what, str(epoch))
+
+    # Going on
+
+    def _save(self) -> None:
+        save_state(self.state, {
+            "network": self.backbone.network.state_dict(), "optimizer": self._optimizer.state_dict(),
+            "best": list(self._best), "best_epoch": self._best_epoch, "best_weights": self._best_weights,
+            "curve": [[each.epoch, each.loss, each.average, each.worst] for each in self.curve],
+            "objective": json.dumps(self.objective.state()), "made_with": json.dumps(self.made_with),
+            "threads": torch.get_num_threads(),
+        })  # fmt: skip
+
+    def _restore(self) -> None:
+        threads = saved_threads(self.state) if self.device.type == "cpu" else None
+        if threads:
+            torch.set_num_threads(threads)  # sums are split up by threads, and round as they are split
+        state = read_state(self.state, self.made_with, self.device)
+        if state is None:
+            return
+        self.backbone.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._best, self._best_epoch = (state["best"][0], state["best"][1]), state["best_epoch"]
+        self._best_weights = {name: tensor.cpu() for name, tensor in state["best_weights"].items()}
+        self.curve[:] = [Epoch(int(row[0]), *row[1:]) for row in state["curve"]]
+        self.objective.restore(json.loads(state["objective"]))
+
+
+def schedule(step: int, total: int) -> float:
+    """The learning rate's share of its largest: it rises for `WARMUP` of the steps, and falls along a cosine.
+
+    Args:
+        step: From 0 to total − 1.
+    """
+    warmup = max(1, round(WARMUP * total))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def as_array(picture: Image.Image, place: int) -> np.ndarray:
+    """A picture as uint8 (3, h, w)."""
+    return np.ascontiguousarray(np.asarray(picture.convert("RGB")).transpose(2, 0, 1))
+
+
+def _prepared(backbone: Backbone, pictures: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """What the network takes, from pictures that may differ in size."""
+    if len({picture.shape for picture in pictures}) == 1:
+        return backbone.prepare(torch.from_numpy(np.stack(pictures)), device)
+    return torch.cat([backbone.prepare(torch.from_numpy(picture)[None], device) for picture in pictures])
+
+
+Reader = Callable[[Tensor], Tensor]
+"""Takes what the network takes, (n, 3, h, w), and returns (n, d)."""
+
+
+@torch.inference_mode()
+def read(
+    backbone: Backbone, part: Part, device: torch.device, workers: int, reader: Reader | None = None
+) -> np.ndarray:
+    """Shows pictures to a network as they are, in evaluation mode; the network stays in it.
+
+    Args:
+        reader: What is read; the logits unless said otherwise.
+
+    Returns:
+        float32 (n, classes), or what `reader` gives.
+
+    Raises:
+        FiguregroundError: An answer is no finite number, or a picture can't be decoded.
+    """
+    backbone.network.to(device).eval()
+    chosen = [np.arange(i, min(i + JUDGED, len(part))) for i in range(0, len(part), JUDGED)]
+    found = []
+    for pictures in part.album.batches(chosen, as_array, workers):
+        signals.check()
+        prepared = _prepared(backbone, pictures, device)
+        found.append((reader or backbone.logits)(prepared).float().cpu().numpy())
+    answers = np.concatenate(found)
+    if not np.isfinite(answers).all():
+        raise FiguregroundError("The network's answers are no finite numbers any more. Lower --learning-rate.")
+    return answers
+
+
+def predict(backbone: Backbone, part: Part, device: torch.device, workers: int) -> np.ndarray:
+    """The likeliest class of each picture, int64 (n,)."""
+    return read(backbone, part, device, workers).argmax(axis=1)
+
+
+def judge(predicted: np.ndarray, part: Part, groups: int) -> tuple[float, float]:
+    """Accuracy on average, and of the worst group, or class where there are no groups."""
+    correct = predicted == part.y
+    by = part.y if part.group is None else part.group
+    return float(correct.mean()), worst_group_accuracy(accuracy_by_group(correct, by, groups))

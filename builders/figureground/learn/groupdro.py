@@ -1,0 +1,81 @@
+"""GroupDRO: the groups on which the loss is large come to count more (Sagawa et al. 2020, arXiv 1911.08731)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def raise_weights(q: Tensor, losses: Tensor, there: Tensor, step_size: float) -> Tensor:
+    """One step of exponentiated gradient ascent: q_g ∝ q_g · exp(η · loss_g), Algorithm 1.
+
+    Args:
+        q: float64 (groups,), 0 or more; they add up to 1.
+        losses: float64 (groups,).
+        there: bool (groups,): groups that the batch has pictures of; the others' losses count as 0.
+        step_size: η.
+    """
+    raised = q * torch.exp(step_size * torch.where(there, losses - losses[there].max(), -losses[there].max()))
+    return raised / raised.sum()
+
+
+def group_losses(losses: Tensor, group: Tensor, weights: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Weighted mean loss of each group, (groups,), 0 where there is none; and bool (groups,), where there is one.
+
+    Args:
+        losses: (n,).
+        group: int64 (n,).
+        weights: (n,), 0 or more.
+    """
+    total = weights.new_zeros(groups).index_add(0, group, weights)
+    summed = losses.new_zeros(groups).index_add(0, group, losses * weights)
+    there = total > 0
+    return torch.where(there, summed / torch.where(there, total, 1), 0), there
+
+
+class GroupDRO:
+    """The loss of GroupDRO, with the groups' weights q as its state.
+
+    Args:
+        group: int64 (n,): of each training picture.
+        weights: float64 (n,): how much each counts within its group.
+        counts: int64 (groups,): training pictures of each; groups without any are left out.
+        step_size: η.
+        adjustment: C: C/√n is added to a group's loss where q is concerned (Section 3.3).
+    """
+
+    def __init__(
+        self, group: np.ndarray, weights: np.ndarray, counts: np.ndarray, step_size: float, adjustment: float,
+        device: torch.device | None = None,
+    ):  # fmt: skip
+        self._group = torch.from_numpy(group).to(device)
+        self._weights = torch.from_numpy(weights).to(device, torch.float32)
+        there = torch.from_numpy(counts > 0)
+        self.q = there.double() / there.sum()
+        """float64 (groups,), on the CPU: how much each group counts."""
+        bonus = adjustment / np.sqrt(np.maximum(counts, 1))
+        self._bonus = torch.from_numpy(np.where(counts > 0, bonus, 0.0))
+        self._step_size = step_size
+
+    def __call__(self, losses: Tensor, rows: Tensor) -> Tensor:
+        """The loss of a batch, Σ q_g · loss_g over its groups, after q was raised.
+
+        Args:
+            losses: (b,), of the pictures at `rows` of the training split.
+        """
+        means, there = group_losses(losses, self._group[rows], self._weights[rows], len(self.q))
+        if not there.any():  # all in the batch were given the weight 0
+            return losses.sum() * 0
+        with torch.no_grad():
+            adjusted = means.double().cpu() + self._bonus
+            self.q = raise_weights(self.q, adjusted, there.cpu(), self._step_size)
+        return (self.q.to(means) * means).sum()
+
+    def state(self) -> Any:
+        return self.q.tolist()
+
+    def restore(self, state: Any) -> None:
+        self.q = torch.tensor(state, dtype=torch.float64)

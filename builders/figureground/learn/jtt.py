@@ -1,0 +1,57 @@
+"""JTT, just train twice: what a first model gets wrong counts more (Liu et al. 2021, arXiv 2107.09044)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def weigh_errors(errors: np.ndarray, upweight: float) -> np.ndarray:
+    """Weights, float64 (n,): λ for the errors and 1 for the others.
+
+    Args:
+        errors: bool (n,): which training pictures the first model got wrong.
+        upweight: λ, 1 or more.
+    """
+    return np.where(errors, float(upweight), 1.0)
+
+
+def minority_groups(counts: np.ndarray) -> np.ndarray:
+    """Which groups go against the correlation, bool (classes, attributes): those with fewer pictures than if class and
+    attribute were independent.
+
+    Args:
+        counts: int (classes, attributes): training pictures.
+    """
+    counts = np.asarray(counts, np.float64)
+    expected = counts.sum(1, keepdims=True) * counts.sum(0, keepdims=True) / max(1.0, counts.sum())
+    return (counts > 0) & (counts < expected * (1 - 1e-9))
+
+
+def tell_errors(errors: np.ndarray, added: np.ndarray, group: np.ndarray | None, counts: np.ndarray) -> dict[str, Any]:
+    """How many errors there are and, where groups are known, how well they stand for the minority groups.
+
+    Args:
+        errors: bool (n,).
+        added: bool (n,): pictures that were added, which are counted apart.
+        group: int64 (n,), or None.
+        counts: int64 (classes, attributes): real training pictures.
+
+    Returns:
+        `errors` and `pictures`, of real pictures, and `added_errors`; with groups also `minority`, the numbers of the
+        minority groups, `precision`, the share of errors that are in them, and `recall`, the share of them that are
+        errors, each None where there is nothing to divide by.
+    """
+    real = errors[~added]
+    told: dict[str, Any] = {
+        "errors": int(real.sum()), "pictures": len(real), "added_errors": int(errors[added].sum()),
+    }  # fmt: skip
+    if group is not None:
+        minority = minority_groups(counts).ravel()
+        inside = minority[group[~added]]
+        both = int((real & inside).sum())
+        told["minority"] = np.flatnonzero(minority).tolist()
+        told["precision"] = both / int(real.sum()) if real.any() else None
+        told["recall"] = both / int(inside.sum()) if inside.any() else None
+    return told

@@ -1,0 +1,221 @@
+"""What classifiers are trained and judged on: a data set's splits, with the pictures of others added to training."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from figureground.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
+from figureground.guide import loosely
+from figureground.learn.groups import GroupedPictures
+from figureground.vision.pictures import Draw
+
+UNKNOWN = -1
+"""The attribute of an added picture that says none, or one that the data set doesn't have."""
+
+KEPT_BYTES = 256 * 2**20
+"""Decoded pictures up to this size in all are kept in memory; others are decoded each time that they are seen."""
+AHEAD = 2
+"""Batches that are decoded ahead."""
+
+
+@dataclass(eq=False)
+class Album:
+    """Pictures that can be drawn in any order, by several threads."""
+
+    parts: Sequence[GroupedPictures]
+    """Their rows follow one another."""
+    _kept: dict[int, Image.Image] = field(default_factory=dict)
+    _bytes: int = 0
+    _lock: Any = field(default_factory=threading.Lock)
+
+    @cached_property
+    def _draws(self) -> list[Draw]:
+        # Those of files hold a path, those of a dataset the encoded picture: its shards are read once, in order.
+        return [draw for part in self.parts for _, draw in part.read(np.arange(len(part)))]
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(key for part in self.parts for key in part.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def draw(self, row: int) -> Image.Image:
+        """A picture, RGB."""
+        picture = self._kept.get(row)
+        if picture is None:
+            picture = self._draws[row]()
+            with self._lock:
+                size = 3 * picture.width * picture.height
+                if self._bytes + size <= KEPT_BYTES and row not in self._kept:
+                    self._kept[row] = picture
+                    self._bytes += size
+        return picture
+
+    def batches(
+        self, batches: Sequence[np.ndarray], prepare: Callable[[Image.Image, int], np.ndarray], workers: int
+    ) -> Iterator[list[np.ndarray]]:
+        """Batches of rows as prepared pictures, uint8 (3, h, w), made ahead by a few threads.
+
+        Args:
+            batches: Rows of each.
+            prepare: Takes a picture and its place among all that are asked for.
+            workers: Threads. They change nothing but the time that it takes.
+
+        Raises:
+            FiguregroundError: A picture can't be decoded.
+        """
+        place = 0
+        with ThreadPoolExecutor(workers) as pool:
+            ahead: deque[list[Future[np.ndarray]]] = deque()
+            try:
+                for rows in batches:
+                    jobs = [pool.submit(self._prepared, row, prepare, place + i) for i, row in enumerate(rows.tolist())]
+                    ahead.append(jobs)
+                    place += len(rows)
+                    if len(ahead) > AHEAD:
+                        yield [job.result() for job in ahead.popleft()]
+                while ahead:
+                    yield [job.result() for job in ahead.popleft()]
+            finally:
+                for jobs in ahead:
+                    for job in jobs:
+                        job.cancel()
+
+    def _prepared(self, row: int, prepare: Callable[[Image.Image, int], np.ndarray], place: int) -> np.ndarray:
+        return prepare(self.draw(row), place)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A split, by row."""
+
+    album: Album
+    y: np.ndarray
+    """int64 (n,): the class."""
+    group: np.ndarray | None
+    """int64 (n,): number of attributes · y + a; -1 where the attribute isn't known; None where the data say none."""
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """A data set, made ready for training."""
+
+    name: str
+    classes: tuple[str, ...]
+    attributes: tuple[str, ...] | None
+    group_names: tuple[str, ...]
+    """As `GroupedPictures` has them: the classes alone where the data say no attribute."""
+    train: Part
+    """Real pictures first, then those that are added."""
+    added: np.ndarray
+    """bool (n,): which training pictures were added."""
+    validation: Part
+    test: Part
+    train_counts: np.ndarray
+    """int64 (groups,): real training pictures of each group, or of each class."""
+    content: dict[str, Any]
+    """Names the pictures and labels, without paths."""
+    notes: tuple[str, ...]
+
+
+def gather(data: GroupedPictures, add: Sequence[GroupedPictures] = ()) -> Material:
+    """Joins a data set with what is added to its training split.
+
+    Classes and attributes are matched by name, but for case and `_`. Of what is added only the training split is taken.
+    An attribute that the data set doesn't have is unknown.
+
+    Raises:
+        FiguregroundError: A split is missing, training has one class only, or what is added has a class that the data
+            set doesn't have, two that go by one name, or is the data set itself.
+    """
+    train, validation, test = (data.of_split(split) for split in range(3))
+    there = np.unique(train.y)
+    if len(there) < 2:
+        raise FiguregroundError(
+            f"{data.name}: all its training pictures are of one class, {data.classes[there[0]]!r}. It takes two to "
+            "learn to tell them apart."
+        )
+    parts, labels, attributes, notes = [train], [train.y], [train.a], []
+    for each in add:
+        if each.fingerprint == data.fingerprint:
+            raise RecipeError("add", f"{each.name} is the data set itself.")
+        part = each.of_split(0)
+        if len(part) < len(each):
+            notes.append(
+                f"Of {each.name}, {counted(len(part), 'training picture')} are added; "
+                f"{counted(len(each) - len(part), 'picture')} of other splits are left out."
+            )
+        parts.append(part)
+        labels.append(_match_classes(part, data))
+        attributes.append(_match_attributes(part, data))
+    y = np.concatenate(labels)
+    real = np.arange(len(y)) < len(train)
+    group = None
+    if data.attributes is not None:
+        a = np.concatenate([np.full(len(each), UNKNOWN) if a is None else a for each, a in zip(parts, attributes,
+                                                                                             strict=True)])  # fmt: skip
+        group = np.where(a == UNKNOWN, UNKNOWN, len(data.attributes) * y + a)
+    return Material(
+        data.name, data.classes, data.attributes, data.group_names, Part(Album(parts), y, group), ~real,
+        _part(validation), _part(test), data.counts(0).ravel(),
+        {"data": data.fingerprint, "add": [each.fingerprint for each in add]}, tuple(notes),
+    )  # fmt: skip
+
+
+def _part(part: GroupedPictures) -> Part:
+    return Part(Album([part]), part.y, None if part.attributes is None else part.group)
+
+
+def _match_classes(part: GroupedPictures, data: GroupedPictures) -> np.ndarray:
+    """The data set's label of each added picture, int64 (n,)."""
+    known = {loosely(name): label for label, name in enumerate(data.classes)}
+    table = np.full(len(part.classes), UNKNOWN)
+    taken: dict[int, str] = {}
+    for label in np.unique(part.y).tolist():
+        name = part.classes[label]
+        if loosely(name) not in known:
+            raise RecipeError(
+                "add",
+                f"{part.name} has pictures of {name!r}, and {data.name} has no such class"
+                f"{nearest_or_all(name, data.classes)} Name its classes as those of {data.name}.",
+            )
+        table[label] = known[loosely(name)]
+        if table[label] in taken:
+            raise RecipeError(
+                "add", f"{part.name} has two classes that go by one name, {taken[table[label]]!r} and {name!r}."
+            )
+        taken[int(table[label])] = name
+    return table[part.y]
+
+
+def _match_attributes(part: GroupedPictures, data: GroupedPictures) -> np.ndarray | None:
+    if part.attributes is None or part.a is None or data.attributes is None:
+        return None
+    known = {loosely(name): a for a, name in enumerate(data.attributes)}
+    return np.array([known.get(loosely(name), UNKNOWN) for name in part.attributes], np.int64)[part.a]
+
+
+def refuse_unknown_groups(material: Material, method: str) -> None:
+    """Raises FiguregroundError where added pictures have no group, for a method that counts by groups."""
+    group = material.train.group
+    if group is None or not (group == UNKNOWN).any():
+        return
+    lacking = np.flatnonzero(group == UNKNOWN)
+    names = listed((material.train.album.keys[row] for row in lacking), 2)
+    raise FiguregroundError(
+        f"{method} counts by groups, and {counted(len(lacking), 'added picture')} have none, such as {names}: their "
+        f"attribute is none of {listed(material.attributes or ())}. Add pictures that say theirs, or choose erm or jtt."
+    )

@@ -1,0 +1,170 @@
+"""How classifiers are trained: the settings, which of them belong to which method, and their flags."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from figureground.errors import RecipeError, listed, nearest_or_all
+
+METHODS = {
+    "erm": "plain training: every picture counts alike",
+    "reweight": "every group counts alike, or every class where there are no attributes",
+    "jtt": "what a first, early-stopped model gets wrong counts more (Liu et al. 2021)",
+    "groupdro": "the groups with the largest losses come to count more (Sagawa et al. 2020)",
+    "dfr": "ERM whose last layer is fitted again to group-balanced validation data (Kirichenko et al. 2023)",
+}
+"""The methods, and what each does."""
+
+NEED_ATTRIBUTES = ("groupdro", "dfr")
+"""Methods that can't do without the attribute."""
+
+POCKET = "pocket"
+"""The backbone that is trained from nothing, for small pictures."""
+
+
+class _Own(NamedTuple):
+    """A setting that one method alone has a use for."""
+
+    method: str
+    default: float | None
+
+
+_OWN = {
+    "first_epochs": _Own("jtt", 2), "upweight": _Own("jtt", 20.0), "step_size": _Own("groupdro", 0.01),
+    "adjustment": _Own("groupdro", 0.0), "draws": _Own("dfr", 10), "inverse_strength": _Own("dfr", None),
+}  # fmt: skip
+
+_NUMBERS: dict[str, tuple[float, float, bool]] = {
+    "epochs": (1, 1e6, True), "batch_size": (2, 65536, True), "learning_rate": (1e-9, 10, False),
+    "weight_decay": (0, 100, False), "add_weight": (0, 1e6, False), "first_epochs": (1, 1e6, True),
+    "upweight": (1, 1e6, False), "step_size": (0, 100, False), "adjustment": (0, 1e6, False), "draws": (1, 10000, True),
+    "inverse_strength": (1e-6, 1e6, False),
+}  # fmt: skip
+"""Numeric fields: the least, the most, and whether they are whole."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What decides a trained classifier, beside its data and its seed.
+
+    Raises:
+        RecipeError: A value that can't be used, or one that the method has no use for.
+    """
+
+    method: str
+    """One of `METHODS`."""
+    backbone: str | None = None
+    """`pocket`, a transformers directory or Hub id, or `timm:NAME`; none is `pocket` for small pictures."""
+    revision: str | None = None
+    """Branch, tag or commit of a backbone on the Hub."""
+    from_scratch: bool = False
+    """Whether the backbone begins with random weights instead of its own."""
+    augment: bool = True
+    """Whether training pictures are cropped and mirrored at random."""
+    epochs: int = 20
+    """Times that all training pictures are seen."""
+    batch_size: int = 32
+    """Pictures a step, at most."""
+    learning_rate: float | None = None
+    """The largest, of AdamW; none is 1e-3 for random weights and 1e-4 for others."""
+    weight_decay: float = 0.01
+    """Of AdamW. Sagawa et al. (2020) need a strong one for GroupDRO: try 1."""
+    add_weight: float = 1.0
+    """How much the loss of an added picture counts against that of a real one."""
+    first_epochs: int | None = None
+    """Of jtt: epochs of the model whose errors are taken."""
+    upweight: float | None = None
+    """Of jtt: how many times an error counts."""
+    step_size: float | None = None
+    """Of groupdro: η, how fast the groups' weights change."""
+    adjustment: float | None = None
+    """Of groupdro: C, where C/√n is added to the loss of a group of n training pictures."""
+    draws: int | None = None
+    """Of dfr: group-balanced draws over which the last layer is averaged."""
+    inverse_strength: float | None = None
+    """Of dfr: C, the inverse of the strength of the ℓ1 penalty; none chooses it on a part of validation."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise RecipeError("method", f"there is no {self.method!r}{nearest_or_all(self.method, METHODS)}")
+        for name, own in _OWN.items():
+            if own.method == self.method and getattr(self, name) is None:
+                object.__setattr__(self, name, own.default)
+            elif own.method != self.method and getattr(self, name) is not None:
+                raise RecipeError(name, f"{self.method} has no use for it: it is of {own.method}.")
+        for name, (least, most, whole) in _NUMBERS.items():
+            _check_number(name, getattr(self, name), least, most, whole)
+        if self.first_epochs is not None and self.first_epochs > self.epochs:
+            raise RecipeError("first_epochs", f"{self.first_epochs} are more than the {self.epochs} epochs in all.")
+
+    @property
+    def needs_attributes(self) -> bool:
+        return self.method in NEED_ATTRIBUTES
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields that the method has a use for."""
+        said = dataclasses.asdict(self)
+        return {name: v for name, v in said.items() if name not in _OWN or _OWN[name].method == self.method}
+
+
+def _check_number(name: str, value: Any, least: float, most: float, whole: bool) -> None:
+    if value is None:
+        return
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not least <= value <= most:
+        raise RecipeError(name, f"{value!r} is not a {'whole ' if whole else ''}number from {least:g} to {most:g}.")
+
+
+# The command line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Gives a parser the method and one flag for each setting; what isn't given is absent from what it parses."""
+    told = "; ".join(f"{name}: {text}" for name, text in METHODS.items())
+    parser.add_argument("method", metavar="|".join(METHODS), help=told)
+
+    def add(flag: str, text: str, **options: Any) -> None:
+        parser.add_argument(flag, default=argparse.SUPPRESS, help=text, **options)
+
+    add("--backbone", "pocket (for pictures up to 96 px, the default for them), a transformers directory or Hub id, or "
+        "timm:NAME", metavar="NAME")  # fmt: skip
+    add("--revision", "branch, tag or commit of a backbone on the Hub", metavar="REVISION")
+    add("--from-scratch", "begin with random weights", action="store_true")
+    add("--no-augment", "don't crop and mirror training pictures", dest="augment", action="store_false")
+    add("--epochs", "times that all training pictures are seen (20)", type=int, metavar="N")
+    add("--batch-size", "pictures a step, at most (32)", type=int, metavar="N")
+    add("--learning-rate", "of AdamW (1e-3 for random weights, 1e-4 for others)", type=float, metavar="X")
+    add("--weight-decay", "of AdamW (0.01); groupdro may need a strong one, such as 1", type=float, metavar="X")
+    add("--add-weight", "how much the loss of an added picture counts against a real one's (1)", type=float,
+        metavar="W")  # fmt: skip
+    add("--first-epochs", "jtt: epochs of the model whose errors are taken (2)", type=int, metavar="N")
+    add("--upweight", "jtt: λ, how many times an error counts (20)", type=float, metavar="X")
+    add("--step-size", "groupdro: η, how fast the groups' weights change (0.01)", type=float, metavar="X")
+    add("--adjustment", "groupdro: C, where C/√n is added to a group's loss (0)", type=float, metavar="X")
+    add("--draws", "dfr: group-balanced draws that are averaged (10)", type=int, metavar="N")
+    add("--inverse-strength", "dfr: C, the inverse strength of the ℓ1 penalty (chosen on a part of validation)",
+        type=float, metavar="X")  # fmt: skip
+
+
+def from_arguments(options: Mapping[str, Any]) -> Training:
+    """The settings that a command line gave.
+
+    Raises:
+        RecipeError: A value that can't be used.
+    """
+    names = {field.name for field in dataclasses.fields(Training)}
+    return Training(**{name: value for name, value in options.items() if name in names})
+
+
+def why_no_attributes(settings: Training, name: str) -> str:
+    """What to say where a method needs the attribute and the data don't have it."""
+    others = listed(method for method in METHODS if method not in NEED_ATTRIBUTES)
+    return (
+        f"{settings.method} needs the attribute of each picture, and {name} says none. Give a table filename,split,y,a "
+        f"(--a NAME takes another column), or a method that does without: {others}."
+    )

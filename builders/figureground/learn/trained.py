@@ -1,0 +1,192 @@
+"""What training came to: scores of each seed on test, their mean and spread, tables and curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from figureground.errors import counted
+from figureground.learn.groups import accuracy_by_group, reweighted_accuracy, worst_group_accuracy
+from figureground.shards.writer import replace_text
+
+REPORT, TABLE, CONFUSION = "report.json", "report.txt", "confusion.json"
+CSV, PNG = "curves.csv", "curves.png"
+
+Result = Mapping[str, Any]
+"""What is kept of a finished seed."""
+
+
+def score(
+    predicted: np.ndarray, y: np.ndarray, group: np.ndarray | None, names: Sequence[str], train_counts: np.ndarray
+) -> dict[str, Any]:
+    """Accuracies of one classifier, each 0 to 1, JSON-able.
+
+    Args:
+        predicted: int (n,): the likeliest class of each picture.
+        y: int (n,).
+        group: int (n,); None where the data say no attribute: then y takes its place.
+        names: Of the groups.
+        train_counts: int (groups,).
+
+    Returns:
+        `average`; `reweighted`, by training group counts, None without groups or where no group of training was
+        judged; `worst` and `worst_name`; `groups`, a list of `name`, `correct`, `pictures`, `accuracy` (None where
+        there is no picture) and `train`, the real training pictures.
+    """
+    correct, by = predicted == y, y if group is None else group
+    accuracy = accuracy_by_group(correct, by, len(names))
+    there = ~np.isnan(accuracy)
+    judged = group is not None and train_counts[there].sum() > 0
+    pictures = np.bincount(by, minlength=len(names))
+    hits = np.bincount(by[correct], minlength=len(names))
+    return {
+        "average": float(correct.mean()),
+        "reweighted": reweighted_accuracy(accuracy, train_counts) if judged else None,
+        "worst": worst_group_accuracy(accuracy),
+        "worst_name": names[int(np.nanargmin(accuracy))],
+        "groups": [
+            {"name": name, "correct": int(hits[i]), "pictures": int(pictures[i]),
+             "accuracy": float(accuracy[i]) if there[i] else None, "train": int(train_counts[i])}
+            for i, name in enumerate(names)
+        ],
+    }  # fmt: skip
+
+
+def confuse(predicted: np.ndarray, by: np.ndarray, groups: int, classes: int) -> list[list[int]]:
+    """Test pictures by group and by the class that was said."""
+    cells = np.bincount(by * classes + predicted, minlength=groups * classes)
+    return cells.reshape(groups, classes).tolist()
+
+
+def spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean and sample standard deviation; None where a value is missing, or, of the deviation, where there is one."""
+    if not values or any(value is None for value in values):
+        return {"mean": None, "std": None}
+    numbers = np.array(values, np.float64)
+    return {"mean": float(numbers.mean()), "std": float(numbers.std(ddof=1)) if len(numbers) > 1 else None}
+
+
+def summarise(about: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any]:
+    """The report: what it is about, means and deviations over the seeds, and the seeds.
+
+    Args:
+        about: `method`, `data`, `selection` (what epochs were chosen by), `classes`, `groups` and more.
+        results: Of each seed, in order.
+    """
+    tests = [result["test"] for result in results]
+    over = {name: spread([test[name] for test in tests]) for name in ("average", "reweighted", "worst")}
+    groups = [
+        {**{key: each[key] for key in ("name", "pictures", "train")},
+         **spread([test["groups"][i]["accuracy"] for test in tests])}
+        for i, each in enumerate(tests[0]["groups"])
+    ]  # fmt: skip
+    seeds = [{k: v for k, v in result.items() if k not in ("curve", "confusion")} for result in results]
+    return {**about, "over_seeds": {"seeds": len(results), **over, "groups": groups}, "seeds": seeds}
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _with_spread(each: Mapping[str, float | None]) -> str:
+    return _percent(each["mean"]) + ("" if each["std"] is None else f" ± {_percent(each['std'])}")
+
+
+def tabulate(report: Mapping[str, Any]) -> str:
+    """The report as text: accuracies on test in %, a column a seed."""
+    over, seeds = report["over_seeds"], report["seeds"]
+    kind = "group" if report["attributes"] is not None else "class"
+
+    def row(name: str, mean: Mapping[str, float | None], values: Sequence[float | None]) -> list[str]:
+        return [name, _with_spread(mean), *map(_percent, values)]
+
+    rows = [["test accuracy, %", "mean ± std" if len(seeds) > 1 else "mean", *(f"seed {s['seed']}" for s in seeds)]]
+    rows.append(row("average", over["average"], [s["test"]["average"] for s in seeds]))
+    if over["reweighted"]["mean"] is not None:
+        rows.append(row("re-weighted average", over["reweighted"], [s["test"]["reweighted"] for s in seeds]))
+    rows.append(row(f"worst {kind}", over["worst"], [s["test"]["worst"] for s in seeds]))
+    for i, each in enumerate(over["groups"]):
+        name = f"  {each['name']} ({each['pictures']:,})"
+        rows.append(row(name, each, [s["test"]["groups"][i]["accuracy"] for s in seeds]))
+    rows.append(["epoch", "", *(str(s["epoch"]) for s in seeds)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in rows
+    ]
+    head = (
+        f"{report['method']} on {report['data']}, {report['backbone']}, {counted(len(seeds), 'seed')}; epochs chosen "
+        f"by the {report['selection']} of validation"
+    )
+    return "\n".join([head, "", *lines, *_tell_errors(seeds), *(f"note: {note}" for note in report["notes"])])
+
+
+def _tell_errors(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for each in seeds:
+        if (errors := each.get("jtt")) is None:
+            continue
+        said = f"seed {each['seed']}: the first model got {errors['errors']:,} of {errors['pictures']:,} wrong"
+        if "precision" in errors:
+            said += (
+                f"; of minority groups: precision {_percent(errors['precision'])} %, recall "
+                f"{_percent(errors['recall'])} %"
+            )
+        lines.append(said)
+    return ["", *lines] if lines else []
+
+
+def write(out: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
+    """Writes the report, its table, the curves, and a confusion by group, each whole."""
+    replace_text(out / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    replace_text(out / TABLE, tabulate(report) + "\n")
+    confusion = {
+        "rows": report["groups"], "columns": report["classes"],
+        "seeds": {str(result["seed"]): result["confusion"] for result in results},
+    }  # fmt: skip
+    replace_text(out / CONFUSION, json.dumps(confusion, indent=2, ensure_ascii=False) + "\n")
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["seed", "epoch", "training_loss", "validation_average", f"validation_{_worst(report)}"])
+    lines.writerows(
+        [result["seed"], each["epoch"], *(f"{each[name]:.6g}" for name in ("loss", "average", "worst"))]
+        for result in results for each in result["curve"]
+    )  # fmt: skip
+    replace_text(out / CSV, text.getvalue())
+    _draw(out, report, results)
+
+
+def _worst(report: Mapping[str, Any]) -> str:
+    return report["selection"].replace(" ", "_")
+
+
+def _draw(out: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
+    """Draws `curves.png`, a line a seed; where matplotlib is installed."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        return
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    titles = {"loss": "training loss", "average": "validation, average", "worst": f"validation, {report['selection']}"}
+    figure, axes = plt.subplots(1, 3, figsize=(9.6, 2.8), layout="constrained")
+    for axis, (name, title) in zip(axes, titles.items(), strict=True):
+        for result in results:
+            epochs = [each["epoch"] for each in result["curve"]]
+            values = [each[name] * (1 if name == "loss" else 100) for each in result["curve"]]
+            axis.plot(epochs, values, linewidth=1.2, marker="." if len(epochs) < 3 else None)
+            if name != "loss":
+                axis.axvline(result["epoch"], linewidth=0.5, alpha=0.5)
+        axis.set_title(title + ("" if name == "loss" else ", %"), fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("epoch", fontsize=9)
+    draft = out / f".{PNG}.part"
+    figure.savefig(draft, dpi=110, format="png")
+    plt.close(figure)
+    draft.replace(out / PNG)

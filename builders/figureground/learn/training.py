@@ -1,0 +1,360 @@
+"""`figureground train`: a method, a data set, some seeds, and a directory that says what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from figureground.diffusion.checkpoint import choose_device, is_out_of_memory
+from figureground.errors import FiguregroundError, OutOfMemory, RecipeError, counted, listed
+from figureground.learn import dfr, erm, jtt, trained
+from figureground.learn.backbones import Backbone, find_last, open_backbone, save
+from figureground.learn.groupdro import GroupDRO
+from figureground.learn.groups import GroupedPictures
+from figureground.learn.layouts import read_groups
+from figureground.learn.material import Material, gather, refuse_unknown_groups
+from figureground.learn.settings import Training, why_no_attributes
+from figureground.learn.weights import balance, normalise, weigh_added
+from figureground.numerics import library_versions, usable_cores
+from figureground.recipe import differences
+from figureground.run import disk
+from figureground.shards.writer import lock, replace_text
+from figureground.vision.classifiers import Classifier
+
+INPUTS = "training.json"
+"""What a directory's classifiers are trained from: it makes the directory ours."""
+LOCK = ".train.lock"
+MOST_SEEDS = 1000
+MOST_WORKERS = 8
+"""Threads that decode pictures, unless said otherwise."""
+
+
+def train(
+    settings: Training,
+    data: Path | str,
+    out: Path | str,
+    *,
+    add: Sequence[Path | str] = (),
+    seeds: int = 3,
+    layout: str | None = None,
+    root: Path | str | None = None,
+    y: str | None = None,
+    a: str | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    show_progress: bool = True,
+) -> dict[str, Any]:
+    """Trains classifiers, or goes on with it, and judges them on the test split.
+
+    A finished seed is not trained again: more seeds can be asked for later. A run that was stopped goes on after the
+    last epoch that it finished, and on a CPU ends with the same weights, bit for bit.
+
+    Args:
+        settings: Method, backbone and numbers.
+        data: As `read_groups` takes it, and so are `layout`, `root`, `y` and `a`.
+        out: A directory that is new, empty, or holds the same training.
+        add: Data sets whose training pictures are added, matched to the classes by name.
+        seeds: How many, from 0 on.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        workers: Threads that decode pictures; they change no result.
+
+    Returns:
+        The report, as `report.json` holds it.
+
+    Raises:
+        FiguregroundError: Data, backbone or directory can't be used, or a loss is no finite number.
+        RecipeError: A setting that can't be used.
+        Stopped: A signal asked for it.
+    """
+    out = Path(out)
+    for name, value, most in (("seeds", seeds, MOST_SEEDS), ("workers", workers or 1, 256)):
+        if not isinstance(value, int) or not 1 <= value <= most:
+            raise RecipeError(name, f"{value} is not a whole number from 1 to {most:,}.")
+    if workers == 0:
+        raise RecipeError("workers", "0 is not a whole number from 1 to 256.")
+    groups = read_groups(data, layout, root=root, y=y, a=a)
+    material = gather(groups, [read_groups(each) for each in add])
+    _refuse(settings, groups, material)
+    edge = max(material.train.album.draw(0).size)
+    where = choose_device(device)
+    session = _Session(
+        settings, material, out, edge, where, workers or min(MOST_WORKERS, usable_cores()), show_progress
+    )
+    made, kept = disk.first_missing(out), _Kept()
+    try:
+        with _held(out):
+            return session.run(seeds, kept)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"{kept.said()} The same command goes on from there.")
+        raise
+    except OSError as error:
+        if trouble := disk.explain(error, out):
+            raise FiguregroundError(trouble) from error
+        raise
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                f"{counted(settings.batch_size, 'picture')} a step don't fit into the memory of {where}. Lower "
+                "--batch-size in a new --out, or choose a smaller backbone."
+            ) from None
+        raise
+    finally:
+        if made is not None and out.is_dir() and not any(out.iterdir()):
+            with contextlib.suppress(OSError):
+                out.rmdir()
+
+
+def _refuse(settings: Training, groups: GroupedPictures, material: Material) -> None:
+    """Makes sure that the method can work with the data."""
+    if settings.needs_attributes and material.attributes is None:
+        raise FiguregroundError(why_no_attributes(settings, groups.name))
+    if settings.method in ("groupdro", "reweight"):
+        refuse_unknown_groups(material, settings.method)
+    if settings.method == "dfr":
+        missing = sorted(set(range(len(groups.classes))) - set(material.validation.y.tolist()))
+        if missing:
+            raise FiguregroundError(
+                f"dfr fits the last layer to validation pictures, and {groups.name} has none of "
+                f"{listed(groups.classes[label] for label in missing)} there."
+            )
+
+
+@contextlib.contextmanager
+def _held(out: Path) -> Any:
+    """Holds a directory for this process alone, after making sure that it is nobody else's."""
+    _refuse_strangers(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with lock(out / LOCK) as held:
+        if not held:
+            raise FiguregroundError(f"{out}: another process trains there.")
+        try:
+            yield
+        finally:
+            (out / LOCK).unlink(missing_ok=True)
+
+
+def _refuse_strangers(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise FiguregroundError(f"--out {out} is a file; give a directory.")
+    names = sorted(path.name for path in out.iterdir() if path.name != LOCK) if out.is_dir() else []
+    if names and INPUTS not in names:
+        raise FiguregroundError(
+            f"--out {out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
+        )
+
+
+@dataclass
+class _Kept:
+    """How far it came, for who stops it."""
+
+    seed: int = 0
+    curve: Sequence[erm.Epoch] = ()
+    first: bool = False
+
+    def said(self) -> str:
+        which = "the first model of " if self.first else ""
+        epochs = counted(len(self.curve), "epoch")
+        return f"{counted(self.seed, 'seed')} and {epochs} of {which}seed {self.seed} are done and kept."
+
+
+@dataclass(eq=False)
+class _Session:
+    """The work in one directory."""
+
+    settings: Training
+    material: Material
+    out: Path
+    edge: int
+    device: torch.device
+    workers: int
+    show_progress: bool
+
+    def run(self, seeds: int, kept: _Kept) -> dict[str, Any]:
+        backbone = open_backbone(self.settings, self.material.classes, self.edge, 0)
+        identity = {**self.settings.to_json(), "backbone": backbone.facts, "content": self.material.content}
+        identity = json.loads(json.dumps(identity))
+        self._open(identity)
+        self.made_with = {"inputs": identity, "device": self.device.type, "versions": _versions()}
+        self.notes = [*self.material.notes, *backbone.notes]
+        if not hasattr(backbone.network, "save_pretrained"):
+            self.notes.append("The classifiers are kept as timm's states, which figureground evaluate doesn't open.")
+        for note in self.notes:
+            tqdm.write(f"figureground: {note}", file=sys.stderr)
+        results = []
+        for seed in range(seeds):
+            kept.seed, kept.curve, kept.first = seed, (), False
+            results.append(self._seed(seed, kept))
+        report = trained.summarise(self._about(backbone), results)
+        trained.write(self.out, report, results)
+        return report
+
+    def _open(self, identity: dict[str, Any]) -> None:
+        path = self.out / INPUTS
+        if not path.exists():
+            replace_text(path, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
+            return
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise FiguregroundError(f"{path} is damaged ({error}). Give another directory.") from None
+        if changed := differences(theirs, identity):
+            raise FiguregroundError(
+                f"--out {self.out} holds another training:\n  " + "\n  ".join(changed[:12])
+                + "\nGive another directory, or the same settings and data again."
+            )  # fmt: skip
+        for path in self.out.glob(".*.part"):  # what a killed run was writing
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in self.out.glob(".*.tmp"):
+            path.unlink()
+
+    def _about(self, backbone: Backbone) -> dict[str, Any]:
+        material = self.material
+        return {
+            "method": self.settings.method, "data": material.name, "backbone": backbone.name,
+            "selection": "worst class" if material.attributes is None else "worst group",
+            "settings": self.settings.to_json(), "classes": list(material.classes),
+            "attributes": None if material.attributes is None else list(material.attributes),
+            "groups": list(material.group_names), "content": material.content,
+            "pictures": {
+                "train": int((~material.added).sum()), "added": int(material.added.sum()),
+                "validation": len(material.validation), "test": len(material.test),
+            },
+            "notes": self.notes,
+        }  # fmt: skip
+
+    # One seed
+
+    def _seed(self, seed: int, kept: _Kept) -> dict[str, Any]:
+        marker, state = self.out / f"seed-{seed}.json", self.out / f"seed-{seed}.pt"
+        if marker.exists():
+            state.unlink(missing_ok=True)
+            return json.loads(marker.read_text(encoding="utf-8"))
+        began = time.monotonic()
+        backbone = open_backbone(self.settings, self.material.classes, self.edge, seed)
+        more: dict[str, Any] = {}
+        weights = weigh_added(self.material.added, self.settings.add_weight)
+        if self.settings.method == "jtt":
+            errors = self._errors(seed, kept)
+            weights = weights * jtt.weigh_errors(errors, self.settings.upweight or 1.0)
+            train = self.material.train
+            more["jtt"] = jtt.tell_errors(errors, self.material.added, train.group, self._counts())
+        objective, chances = self._objective(weights)
+        fit = self._fit(backbone, objective, "main", seed, state, self.settings.epochs, True, chances)
+        kept.curve, kept.first = fit.curve, False
+        epoch = self._watched(fit)
+        chosen = fit.curve[epoch - 1]
+        if isinstance(objective, GroupDRO):
+            more["groupdro"] = {"group_weights": objective.state()}
+        if self.settings.method == "dfr":
+            more["dfr"] = self._refit(backbone, seed)
+        predicted = erm.predict(backbone, self.material.test, self.device, self.workers)
+        folder = self.out / f"{self.settings.method}-seed-{seed}"
+        save(backbone, folder)
+        test, names = self.material.test, self.material.group_names
+        by = test.y if test.group is None else test.group
+        result = {
+            "seed": seed, "epoch": epoch, "model": folder.name,
+            "validation": {"average": chosen.average, "worst": chosen.worst}, **more,
+            "test": trained.score(predicted, test.y, test.group, names, self.material.train_counts),
+            "seconds": round(time.monotonic() - began, 1),
+            "curve": [dataclasses.asdict(each) for each in fit.curve],
+            "confusion": trained.confuse(predicted, by, len(names), len(self.material.classes)),
+        }  # fmt: skip
+        replace_text(marker, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        for path in (state, *self.out.glob(f"seed-{seed}-*")):
+            path.unlink(missing_ok=True)
+        return result
+
+    def _counts(self) -> np.ndarray:
+        return self.material.train_counts.reshape(len(self.material.classes), -1)
+
+    def _fit(
+        self, backbone: Backbone, objective: erm.Objective, purpose: str, seed: int, state: Path, epochs: int,
+        choose: bool, chances: np.ndarray | None = None,
+    ) -> erm.Fit:  # fmt: skip
+        return erm.Fit(
+            backbone, self.material, self.settings, seed, purpose, objective, epochs, choose, self.device, self.workers,
+            state, {**self.made_with, "seed": seed, "purpose": purpose}, chances, self.show_progress,
+        )  # fmt: skip
+
+    @staticmethod
+    def _watched(fit: erm.Fit) -> int:
+        """Runs a fit; a signal takes effect between two steps, and torch's random state stays the caller's."""
+        from figureground.run import signals
+
+        with signals.at_checks(), torch.random.fork_rng():
+            return fit.run()
+
+    def _objective(self, weights: np.ndarray) -> tuple[erm.Objective, np.ndarray | None]:
+        """What is minimised, and how often each training picture is drawn."""
+        train, settings = self.material.train, self.settings
+        if settings.method == "groupdro":
+            if train.group is None or settings.step_size is None or settings.adjustment is None:
+                raise ValueError("GroupDRO needs groups, a step size and an adjustment.")
+            # Batches hold all groups, as Algorithm 1 draws them: else those of few pictures are seldom heard.
+            chances = balance(np.ones(len(train)), train.group)
+            counts = np.bincount(train.group, minlength=len(self.material.group_names))
+            loss = GroupDRO(train.group, weights, counts, settings.step_size, settings.adjustment, self.device)
+            return loss, chances / chances.sum()
+        if settings.method == "reweight":
+            weights = balance(weights, train.y if train.group is None else train.group)
+        return erm.WeightedMean(normalise(weights), self.device), None
+
+    def _errors(self, seed: int, kept: _Kept) -> np.ndarray:
+        """Which training pictures a first model gets wrong, bool (n,); it is trained once."""
+        path = self.out / f"seed-{seed}-errors.json"
+        if path.exists():
+            return np.array(json.loads(path.read_text(encoding="utf-8")), bool)
+        backbone = open_backbone(self.settings, self.material.classes, self.edge, seed)
+        weights = normalise(weigh_added(self.material.added, self.settings.add_weight))
+        objective = erm.WeightedMean(weights, self.device)
+        state = self.out / f"seed-{seed}-first.pt"
+        fit = self._fit(backbone, objective, "first", seed, state, self.settings.first_epochs or 1, False)
+        kept.curve, kept.first = fit.curve, True
+        self._watched(fit)
+        errors = erm.predict(backbone, self.material.train, self.device, self.workers) != self.material.train.y
+        replace_text(path, json.dumps(errors.astype(int).tolist()) + "\n")
+        return errors
+
+    def _refit(self, backbone: Backbone, seed: int) -> dict[str, Any]:
+        """Fits the last layer again; returns what is to be told of it."""
+        validation = self.material.validation
+        if validation.group is None:
+            raise ValueError("DFR needs groups.")
+        classifier = Classifier(
+            backbone.network, backbone.preprocessing, self.material.classes, backbone.name, {}, edge=backbone.size[0]
+        )
+        classifier.need_features()
+        kept: list[torch.Tensor] = []
+        parent, name = find_last(backbone.network, classifier.weight)
+        last = getattr(parent, name)
+        with last.register_forward_pre_hook(lambda _, given: kept.append(given[0])):
+            erm.read(backbone, validation, self.device, self.workers)
+        features = torch.cat([each.float().cpu() for each in kept]).numpy()
+        layer, told = dfr.refit(
+            features, validation.y, validation.group, len(self.material.classes),
+            draws=self.settings.draws or 1, inverse_strength=self.settings.inverse_strength, seed=seed,
+        )  # fmt: skip
+        if last.bias is None:
+            raise FiguregroundError(f"backbone {backbone.name!r} has a last layer without a bias, which dfr sets.")
+        with torch.no_grad():
+            last.weight.copy_(layer.weight)
+            last.bias.copy_(layer.bias)
+        return told
+
+
+def _versions() -> dict[str, str]:
+    known = library_versions()
+    return {name: known[name] for name in ("torch", "transformers", "pillow", "numpy")}

@@ -1,0 +1,224 @@
+"""Training on small pocketbirds: every method, what is written, going on after a kill, and what is refused."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from commands import run, start, wait_for
+from safetensors.numpy import load_file
+from tiny_classifiers import make_classifier
+from tiny_layouts import TABLE, make_folders, make_table
+
+from figureground.cli import main
+from figureground.errors import FiguregroundError, RecipeError
+from figureground.learn.layouts import read_groups
+from figureground.learn.material import gather
+from figureground.learn.settings import METHODS, Training
+from figureground.learn.training import train
+from figureground.pocket import birds
+from figureground.vision.classifiers import open_classifier
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return birds.write(tmp_path_factory.mktemp("data") / "birds", 40, 8, 8, size=16, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def bare(pictures, tmp_path_factory):
+    """The same without attributes."""
+    out = tmp_path_factory.mktemp("bare") / "birds"
+    shutil.copytree(pictures, out)
+    lines = (out / "metadata.csv").read_text().splitlines()
+    (out / "metadata.csv").write_text("".join(line.rsplit(",", 1)[0] + "\n" for line in lines))
+    return out
+
+
+def tiny(method="erm", **changes):
+    return Training(method, **{"epochs": 1, **({"first_epochs": 1} if method == "jtt" else {}), **changes})
+
+
+def fit(settings, data, out, **options):
+    return train(settings, data, out, **{"seeds": 1, "device": "cpu", "show_progress": False, **options})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_reports_and_leaves_a_classifier_that_opens(method, pictures, tmp_path):
+    report = fit(tiny(method), pictures, tmp_path / "out")
+    assert report == json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["selection"] == "worst group"
+    assert report["pictures"] == {"train": 40, "added": 0, "validation": 8, "test": 8}
+    said = report["seeds"][0]["test"]
+    assert [each["pictures"] for each in said["groups"]] == [2, 2, 2, 2]
+    assert [each["train"] for each in said["groups"]] == [19, 1, 1, 19]
+    assert said["average"] == sum(each["correct"] for each in said["groups"]) / 8
+    assert said["worst"] == min(each["accuracy"] for each in said["groups"])
+    classifier = open_classifier(str(tmp_path / "out" / f"{method}-seed-0"))
+    assert classifier.labels == ("mug", "umbrella")
+    confusion = json.loads((tmp_path / "out" / "confusion.json").read_text())
+    assert np.sum(confusion["seeds"]["0"]) == 8
+    test = read_groups(pictures).of_split(2)
+    drawn = [draw() for _, draw in test.read(np.arange(8))]
+    assert (classifier.read(drawn).logits.argmax(1).numpy() == test.y).mean() == said["average"]
+    assert not list((tmp_path / "out").glob("*.pt"))
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize("method", ["erm", "reweight", "jtt"])
+def test_without_attributes_the_worst_class_chooses_and_is_reported(method, bare, tmp_path):
+    report = fit(tiny(method), bare, tmp_path / "out")
+    assert report["selection"] == "worst class"
+    assert report["over_seeds"]["reweighted"] == {"mean": None, "std": None}
+    assert [each["name"] for each in report["seeds"][0]["test"]["groups"]] == ["mug", "umbrella"]
+    assert "worst class" in (tmp_path / "out" / "report.txt").read_text()
+    assert "precision" not in report["seeds"][0].get("jtt", {})
+
+
+@pytest.mark.parametrize("method", ["groupdro", "dfr"])
+def test_methods_that_need_attributes_say_so(method, bare, tmp_path):
+    with pytest.raises(FiguregroundError, match=f"{method} needs the attribute.*birds says none.*erm, reweight, jtt"):
+        fit(tiny(method), bare, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_seed_gives_the_same_bits_and_workers_change_none(pictures, tmp_path):
+    for name, workers in (("one", 1), ("two", 3)):
+        fit(tiny(), pictures, tmp_path / name, workers=workers)
+    one, two = (load_file(tmp_path / name / "erm-seed-0" / "model.safetensors") for name in ("one", "two"))
+    assert all((one[key] == two[key]).all() for key in one)
+
+
+def test_more_seeds_are_added_without_training_the_finished_ones_again(pictures, tmp_path):
+    fit(tiny(), pictures, tmp_path / "out")
+    model = tmp_path / "out" / "erm-seed-0" / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    report = fit(tiny(), pictures, tmp_path / "out", seeds=2)
+    assert model.stat().st_mtime_ns == before
+    assert [each["seed"] for each in report["seeds"]] == [0, 1]
+    assert report["over_seeds"]["worst"]["std"] is not None
+    rows = list(csv.DictReader((tmp_path / "out" / "curves.csv").open()))
+    assert [(row["seed"], row["epoch"]) for row in rows] == [("0", "1"), ("1", "1")]
+    with pytest.raises(FiguregroundError, match=r"holds another training:\n  epochs: 1, now 2\n"):
+        fit(tiny(epochs=2), pictures, tmp_path / "out")
+
+
+def test_a_backbone_of_other_classes_gets_a_new_head(pictures, tmp_path):
+    directory = make_classifier(tmp_path / "four")
+    report = fit(tiny(backbone=str(directory), augment=False), pictures, tmp_path / "out")
+    assert report["notes"] == ["The backbone four has 4 classes and the data 2: its last layer was replaced."]
+    assert open_classifier(str(tmp_path / "out" / "erm-seed-0")).labels == ("mug", "umbrella")
+    assert str(tmp_path) not in (tmp_path / "out" / "training.json").read_text()
+    report = fit(tiny(backbone=str(directory), from_scratch=True), pictures, tmp_path / "scratch")
+    assert report["notes"] == []
+
+
+def test_added_pictures_join_training_by_the_names_of_their_classes(pictures, tmp_path):
+    make_folders(tmp_path / "more", {"train/Umbrella": 2, "train/mug": 1, "val/mug": 1, "test/mug": 1})
+    material = gather(read_groups(pictures), [read_groups(tmp_path / "more")])
+    assert material.train.y[-3:].tolist() in ([1, 1, 0], [0, 1, 1])
+    assert material.added.sum() == 3
+    assert material.train.group is not None
+    assert (material.train.group[-3:] == -1).all()
+    assert "3 training pictures are added; 2 pictures of other splits are left out" in material.notes[0]
+    report = fit(tiny(add_weight=0.5), pictures, tmp_path / "out", add=[tmp_path / "more"])
+    assert report["pictures"]["added"] == 3
+    with pytest.raises(FiguregroundError, match="groupdro counts by groups, and 3 added pictures have none"):
+        fit(tiny("groupdro"), pictures, tmp_path / "dro", add=[tmp_path / "more"])
+
+
+def test_added_classes_that_the_data_lack_are_refused(pictures, tmp_path):
+    make_folders(tmp_path / "more", {"train/umbrela": 2, "train/mug": 1})
+    with pytest.raises(RecipeError, match="'umbrela', and birds has no such class, did you mean 'umbrella'"):
+        gather(read_groups(pictures), [read_groups(tmp_path / "more")])
+    with pytest.raises(RecipeError, match="birds is the data set itself"):
+        gather(read_groups(pictures), [read_groups(pictures)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "ermm"}, "did you mean 'erm'"),
+        ({"upweight": 5.0}, "upweight: erm has no use for it: it is of jtt"),
+        ({"epochs": 0}, "epochs: 0 is not a whole number"),
+        ({"learning_rate": -1.0}, "learning_rate: -1.0 is not a number"),
+        ({"learning_rate": float("nan")}, "learning_rate: nan is not a number"),
+        ({"add_weight": -1.0}, "add_weight: -1.0"),
+        ({"method": "jtt", "first_epochs": 3, "epochs": 2}, "3 are more than the 2 epochs"),
+    ],
+)
+def test_settings_that_cant_be_used_are_named(changes, said):
+    with pytest.raises(RecipeError, match=said):
+        Training(**{"method": "erm", **changes})
+
+
+def test_data_that_cant_be_trained_on_are_refused(tmp_path):
+    make_table(tmp_path / "unvalidated", [row for row in TABLE if row[1] != 1])
+    with pytest.raises(FiguregroundError, match="no picture in the split validation"):
+        gather(read_groups(tmp_path / "unvalidated"))
+    make_table(tmp_path / "one", [row for row in TABLE if row[1] or not row[2]])
+    with pytest.raises(FiguregroundError, match="all its training pictures are of one class, '0'"):
+        gather(read_groups(tmp_path / "one"))
+
+
+def test_a_directory_of_something_else_is_left_as_it_is(pictures, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(FiguregroundError, match=r"holds something else \(thesis.txt\)"):
+        fit(tiny(), pictures, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_large_pictures_need_a_backbone_to_be_named(tmp_path):
+    make_table(tmp_path / "data")
+    from tiny_layouts import make_picture
+
+    for row in TABLE:
+        make_picture(tmp_path / "data" / row[0], (120, 100))
+    with pytest.raises(RecipeError, match="backbone: name one, since the pictures have 120 px"):
+        fit(tiny(), tmp_path / "data", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_losses_that_are_no_numbers_stop_it_and_the_epoch_is_named(pictures, tmp_path):
+    with pytest.raises(FiguregroundError, match=r"in epoch 1 of seed 0\. Lower --learning-rate|no finite numbers"):
+        fit(tiny(learning_rate=10.0, weight_decay=100.0, epochs=30), pictures, tmp_path / "out")
+
+
+def test_the_command_ends_with_2_for_wrong_use(pictures, tmp_path, capsys):
+    common = ["--data", str(pictures), "--out", str(tmp_path / "out")]
+    assert main(["train", "erm", *common, "--seeds", "0"]) == 2
+    assert main(["train", "arm", *common]) == 2
+    assert main(["train", "erm", *common, "--step-size", "0.1"]) == 2
+    err = capsys.readouterr().err
+    assert "seeds: 0 is not a whole number" in err
+    assert "did you mean 'erm'" in err
+    assert "step_size: erm has no use for it" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(sent, pictures, tmp_path):
+    asked = ["train", "groupdro", "--data", str(pictures), "--seeds", "1", "--epochs", "12", "--device", "cpu"]
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    assert run(*asked, "--out", str(whole))[0] == 0
+    process = start(*asked, "--out", str(out))
+    try:
+        wait_for(lambda: (out / "seed-0.pt").exists(), process)
+        process.send_signal(sent)
+        _, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert not (out / "seed-0.json").exists()
+    if sent == signal.SIGTERM:
+        assert process.returncode == 143
+        assert "of seed 0 are done and kept. The same command goes on from there." in err
+        assert "Traceback" not in err
+    assert run(*asked, "--out", str(out))[0] == 0
+    one, two = (load_file(each / "groupdro-seed-0" / "model.safetensors") for each in (whole, out))
+    assert all((one[key] == two[key]).all() for key in one)
+    assert (whole / "curves.csv").read_text() == (out / "curves.csv").read_text()
