@@ -12,7 +12,7 @@ TINY = {
     "steps": 6, "size": 32, "batch_size": 4, "threads": 1, "device": "cpu",
 }  # fmt: skip
 """60 images in 15 shards: a few seconds."""
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}
 
 
 def recipe(checkpoint: str | Path, **settings: object) -> list[str]:

@@ -47,6 +47,8 @@ def test_a_page_does_what_it_says(page, tmp_path):
     (bin / "figureground").write_text(f'#!/bin/sh\nexec {sys.executable} -m figureground.cli "$@"\n')
     (bin / "figureground").chmod(0o755)
     environment = {**os.environ, "PATH": f"{bin}:{os.environ['PATH']}", "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
+    environment["TQDM_DISABLE"] = "1"  # what a slow machine would say after a minute is on no page
+
     text = page.read_text(encoding="utf-8")
     for block in _BLOCK.finditer(text):
         where = f"{page.name}, line {text.count(chr(10), 0, block.start()) + 1}"

@@ -13,7 +13,7 @@ SECONDS_BETWEEN_LINES = 60.0
 class Progress(tqdm):
     """A bar as tqdm has it. Where stderr is no terminal, what it would show is written as a line now and then.
 
-    Work that ends within `SECONDS_BETWEEN_LINES` writes none.
+    Work that ends within `SECONDS_BETWEEN_LINES` writes none, nor does any where `TQDM_DISABLE=1` is set.
 
     Args:
         total: How much there is to do.
@@ -25,7 +25,9 @@ class Progress(tqdm):
         self._lines = not sys.stderr.isatty()
         if self._lines:
             more |= {"mininterval": SECONDS_BETWEEN_LINES, "delay": SECONDS_BETWEEN_LINES, "leave": False, "ncols": 100}
-        super().__init__(total=total, disable=not show, file=sys.stderr, **more)
+        if not show:
+            more["disable"] = True  # left to tqdm otherwise, which heeds TQDM_DISABLE
+        super().__init__(total=total, file=sys.stderr, **more)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if not self._lines:
