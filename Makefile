@@ -1,5 +1,5 @@
 # make demo    builds a D3S dataset with the pocket model into out/d3s and draws its preview
-# make test    lint, types, all tests
+# make test    lint, types, all tests; those that count seconds after the others, alone
 # The first run makes .venv and installs the pinned versions. PYTHON chooses the interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
@@ -13,7 +13,8 @@ demo: install
 	$(BIN)/figureground show out/d3s
 
 test: lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --ignore tests/run/test_signals.py
+	$(BIN)/python -m pytest tests/run/test_signals.py
 
 lint: install
 	$(BIN)/ruff check .
