@@ -226,7 +226,7 @@ def _check_number(name: str, value: Any, least: float, most: float | None, whole
 
 
 POCKET = Finetuning(
-    "pocket", steps=350, batch_size=4, learning_rate=1.5e-4, min_snr_gamma=5.0, prior_images=64, sfsl_weight=0.2,
+    "pocket", steps=350, batch_size=4, learning_rate=1.5e-4, min_snr_gamma=5.0, prior_images=64, sfsl_weight=0.5,
     feature_model="pocket", sampling_steps=20, guidance_scale=4.0, save_seconds=60.0, dtype="bfloat16",
     preview_prompts=tuple(f"a photo of a {{V}} {{noun}}{scene}" for scene in ("", ", in snow", ", on grass")),
 )  # fmt: skip
