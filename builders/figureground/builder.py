@@ -43,7 +43,12 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LOOKS = 1.0
 """How often a process that has nothing left to render looks whether others have finished."""
 
-METHODS = {"d3s": ("figureground.d3s", "D3S"), "spurious": ("figureground.spurious", "Spurious")}
+METHODS = {
+    "d3s": ("figureground.d3s", "D3S"),
+    "spurious": ("figureground.spurious", "Spurious"),
+    "scgs": ("figureground.scgs", "SCGS"),
+    "ddb": ("figureground.ddb", "DDB"),
+}
 """Builders by name: module and class."""
 
 
@@ -69,6 +74,8 @@ class Builder(datasets.ArrowBasedBuilder):
     TITLE: ClassVar[str]
     CITATIONS: ClassVar[tuple[str, ...]] = ()
     """BibTeX of what the method comes from."""
+    INPAINTS: ClassVar[bool] = False
+    """Whether pictures are made by repainting a part of others."""
     LIMITS: ClassVar[tuple[str, ...]] = ()
     """What the card warns of, a sentence each."""
     USES: ClassVar[tuple[str, ...]] = (
@@ -134,8 +141,17 @@ class Builder(datasets.ArrowBasedBuilder):
         """The images to make."""
         raise NotImplementedError(f"{type(self).__name__} has to say its plan")
 
+    def find(self, out: Path, show_progress: bool) -> None:
+        """Runs the stages that the plan stands on, in the dataset's directory; called before it is planned."""
+
+    def read_stages(self, stages: Path) -> None:
+        """Reads what such stages found, where they are done: from here on the plan is that of this dataset."""
+
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
-        """Runs the stages that the plan stands on."""
+        """Runs the stages that the pictures need."""
+
+    def judge(self, out: Path, show_progress: bool) -> None:
+        """Scores the pictures of a finished dataset, as far as that isn't done."""
 
     def checkpoint_for(self, concept: str | None, base: Checkpoint) -> Checkpoint:
         """Opens what draws the Specs of a concept. The caller alone holds it, and lets go before it asks for another.
@@ -255,15 +271,16 @@ class Builder(datasets.ArrowBasedBuilder):
                 numerics differ from those of its first shards, or something that the recipe names can't be used.
         """
         out = Path(out)
+        folder = local_directory(self.config.checkpoint)
+        if folder is not None:
+            check_files(folder, self.config.checkpoint)
+            check_size(self.config.size, pixels_a_latent(folder))
+        self.find(out, show_progress)
         plan = self.plan()
         if not plan.shards():
             raise RecipeError("table", "it plans no images.")
         planned = plan.shards()
         plan.spec(planned[0].split, 0)  # whatever the plan lacks is said now, not when the model is loaded
-        folder = local_directory(self.config.checkpoint)
-        if folder is not None:
-            check_files(folder, self.config.checkpoint)
-            check_size(self.config.size, pixels_a_latent(folder))
         shards = [as_shard(s) for s in planned]
         with directory.opened(out, self.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
             self._check_formats(out)
@@ -273,6 +290,7 @@ class Builder(datasets.ArrowBasedBuilder):
                 else:
                     self.work(out, show_progress=show_progress)
             self.finish(out)
+            self.judge(out, show_progress)
         return out
 
     def finish(self, out: Path) -> None:
@@ -298,6 +316,7 @@ class Builder(datasets.ArrowBasedBuilder):
         """
         from figureground.diffusion.render import release_memory
 
+        self.read_stages(out / PRIVATE / "stages")
         shards = [as_shard(s) for s in self.plan().shards()]
         opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
         too_much = ""
@@ -416,6 +435,10 @@ class Builder(datasets.ArrowBasedBuilder):
                     signals.check()
                     time.sleep(SECONDS_BETWEEN_LOOKS)
 
+    def sampling(self) -> dict[str, Any]:
+        """What a method sets of `Sampling` beside what all recipes say."""
+        return {}
+
     def settings_shown(self) -> dict[str, Any]:
         """What every sample's provenance says of the recipe."""
         names = ("scheduler", "steps", "strength", "guidance_scale", "negative_prompt", "eta", "size")
@@ -457,8 +480,7 @@ class Builder(datasets.ArrowBasedBuilder):
         torch.set_num_threads(threads)
         checkpoint = open_checkpoint(
             config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
-            dtype=choose_dtype(dtype, device),
-            scheduler=config.scheduler, safety=config.safety,
+            dtype=choose_dtype(dtype, device), scheduler=config.scheduler, safety=config.safety, inpaint=self.INPAINTS,
         )  # fmt: skip
         check_size(self.config.size, checkpoint.factor)
         batch_size, halved = config.batch_size, {}
@@ -467,7 +489,7 @@ class Builder(datasets.ArrowBasedBuilder):
             halved = {name: settled[name] for name in ("batch_size_asked",) if name in settled}
         sampling = Sampling(
             config.size, config.steps, config.strength, config.guidance_scale, config.negative_prompt, config.eta,
-            batch_size or 1, config.compile,
+            batch_size or 1, config.compile, **self.sampling(),
         )  # fmt: skip
         if not config.batch_size and not settled:
             devices = torch.cuda.device_count() if device.type == "cuda" else 1
@@ -586,6 +608,7 @@ def open_dataset(directory: Path) -> Builder | None:
     except (FiguregroundError, KeyError):
         return None
     unchanged = recipes.digest(builder.identity()) == json.loads(saved.read_text())["sha256"]
+    builder.read_stages(directory / PRIVATE / "stages")
     return builder if unchanged else None
 
 

@@ -74,13 +74,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     recipe = argparse.ArgumentParser(add_help=False)
-    methods = "how the dataset is made: d3s (classes on backgrounds) or spurious (what fools classifiers into a class)"
+    methods = (
+        "how the dataset is made: d3s (classes on backgrounds), spurious (what fools classifiers into a class), or, "
+        "from a biased training set, scgs (what misled a classifier is repainted) or ddb (another class's object is "
+        "painted in)"
+    )
     recipe.add_argument("method", metavar="METHOD", help=methods)
     recipe.add_argument(
         "--config",
         help="a named recipe to begin with: pocket (the demo, and the default); of d3s also imagenet, and the controls "
         "text-only, reconstruction and same-background, with pocket- before them for the pocket model; of spurious "
-        "also spurious-imagenet",
+        "also spurious-imagenet; of scgs and ddb also photographs",
     )
     recipe.add_argument(
         "--recipe", type=Path, metavar="FILE", help="a YAML file, or the _figureground/recipe.json of a dataset"
@@ -96,6 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     recipe.add_argument(
         "--concepts", type=Path, metavar="DIR", help="of spurious: fine-tuned concepts, for several datasets to share"
     )
+
+    recipe.add_argument(
+        "--data", metavar="DIR|CSV", help="of scgs and ddb: the training set, as figureground groups reads it"
+    )
+    recipe.add_argument(
+        "--classifier", metavar="NAME",
+        help="of scgs and ddb: whose errors count; train (the default), or one that was trained on the data",
+    )  # fmt: skip
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -307,6 +319,7 @@ def _builder(options: argparse.Namespace) -> Any:
     settings = [*options.set, *([f"limit={options.limit}"] if options.limit is not None else [])]
     if options.concepts is not None:
         settings.append(f"concepts={json.dumps(str(options.concepts))}")
+    settings += [f"{n}={json.dumps(v)}" for n in ("data", "classifier") if (v := getattr(options, n)) is not None]
     return builder_class(options.method).from_recipe(fields, settings, options.config)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
-import hashlib
 import inspect
 import itertools
 import json
@@ -20,6 +19,7 @@ from typing import Any, ClassVar
 
 from figureground.errors import RecipeError, nearest
 from figureground.pocket import ROBUST
+from figureground.weights import fingerprint_files
 
 SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc")
 FEATURES = ("penultimate", "class-weighted", "neural-pca")
@@ -269,12 +269,7 @@ def fingerprint_network(settings: Finetuning) -> str | None:
     path = ROBUST if name == POCKET.checkpoint else Path(name).expanduser()
     if not path.exists():
         return f"{name}@{settings.feature_model_revision or 'main'}"
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".json", ".safetensors"))
-    total = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as opened:
-            total.update(f"{file.name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{total.hexdigest()}"
+    return fingerprint_files(path)
 
 
 # The command line

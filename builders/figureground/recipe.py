@@ -74,7 +74,7 @@ DIRECTORIES = ("checkpoint", "cutouts", "templates", "photographs", "references"
 """Fields whose values name directories, or `pocket`, or a Hub id."""
 FILES = (
     "classes", "backgrounds", "definitions", "prompt", "table", "features", "scenes", "labels", "feature_model",
-    "finetuning",
+    "finetuning", "data", "root", "classifier", "segmenter", "training", "inversion",
 )  # fmt: skip
 """Fields whose values may name files."""
 MADE = ("concepts",)

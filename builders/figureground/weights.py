@@ -66,6 +66,16 @@ def fingerprint(checkpoint: str, revision: str | None) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
+def fingerprint_files(path: Path) -> str:
+    """`sha256:…` over a file, or over the JSON and safetensors files of a directory."""
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".json", ".safetensors"))
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            total.update(f"{file.name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
 def _content(path: Path) -> str:
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -82,18 +92,21 @@ def _content(path: Path) -> str:
 
 SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionXLPipeline")
 """Pipelines, as `model_index.json` names them, that a checkpoint may be of."""
+INPAINTING = ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
+"""Those that it may be of as well where regions of pictures are repainted."""
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _WEIGHTS = re.compile(r"[^.]+?(\.(?P<variant>[^.]+?))?(-\d{5}-of-\d{5})?\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _LFS = b"version https://git-lfs"
 
 
-def check_files(folder: Path, checkpoint: str) -> str | None:
+def check_files(folder: Path, checkpoint: str, inpaint: bool = False) -> str | None:
     """Makes sure that a checkpoint is of a supported kind, whole, and free of pickles, as far as files tell.
 
     Args:
         folder: Where it lies, in diffusers' layout.
         checkpoint: What the recipe calls it.
+        inpaint: Whether one made for inpainting will do too.
 
     Returns:
         `fp16` when the weights are there in that variant only.
@@ -101,7 +114,7 @@ def check_files(folder: Path, checkpoint: str) -> str | None:
     Raises:
         FiguregroundError: It isn't, naming the file.
     """
-    index = read_index(folder, checkpoint)
+    index = read_index(folder, checkpoint, inpaint)
     parts = [part for part in PARTS if index.get(part, [None])[0] is not None]
     variants = {part: _check_part(folder, part, checkpoint) for part in parts}
     for part in (*parts, "tokenizer", "tokenizer_2", "scheduler"):
@@ -118,8 +131,8 @@ def check_files(folder: Path, checkpoint: str) -> str | None:
     )
 
 
-def read_index(folder: Path, checkpoint: str) -> dict[str, Any]:
-    """The `model_index.json` of a checkpoint.
+def read_index(folder: Path, checkpoint: str, inpaint: bool = False) -> dict[str, Any]:
+    """The `model_index.json` of a checkpoint, which may be one made for inpainting only with `inpaint`.
 
     Raises:
         FiguregroundError: There is none, it doesn't parse, or it names a pipeline that isn't supported.
@@ -127,9 +140,10 @@ def read_index(folder: Path, checkpoint: str) -> dict[str, Any]:
     if not (folder / "model_index.json").is_file():
         raise FiguregroundError(f"checkpoint {checkpoint!r} is no diffusers checkpoint: it has no model_index.json.")
     index = _read_json(folder / "model_index.json", folder, checkpoint)
-    if index.get("_class_name") not in SUPPORTED:
+    supported = (*SUPPORTED, *INPAINTING) if inpaint else SUPPORTED
+    if index.get("_class_name") not in supported:
         raise FiguregroundError(
-            f"checkpoint {checkpoint!r} is a {index.get('_class_name')}; supported are {listed(SUPPORTED)}."
+            f"checkpoint {checkpoint!r} is a {index.get('_class_name')}; supported are {listed(supported)}."
         )
     lacking = [part for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler") if not index.get(part)]
     if lacking:

@@ -33,9 +33,9 @@ def test_the_table_reads_as_a_biased_training_split_and_balanced_others(director
 
 
 def test_the_usual_sizes_have_19_of_20_pictures_in_their_own_scene():
-    assert birds.counts(birds.TRAIN, birds.PAIRED_SHARE).tolist() == [[950, 50], [50, 950]]
+    assert birds.counts(birds.TRAIN, birds.PAIRED_SHARE).tolist() == [[285, 15], [15, 285]]
     assert birds.counts(birds.TEST, 0.5).tolist() == [[200, 200], [200, 200]]
-    assert (birds.TRAIN, birds.VALIDATION, birds.TEST, birds.PAIRED_SHARE) == (2000, 400, 800, 0.95)
+    assert (birds.TRAIN, birds.VALIDATION, birds.TEST, birds.PAIRED_SHARE) == (600, 400, 800, 0.95)
     for total in range(9):
         assert birds.counts(total, 0.9).sum() == total
 

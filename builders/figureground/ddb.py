@@ -1,0 +1,461 @@
+"""DDB, Diffusion Driven Balancing: another class's object is painted into a scene (Parast et al. 2025).
+
+arXiv 2503.17226; not to be taken for *Diffusing DeBias*. The pictures that an ERM classifier finds easiest carry the
+bias most. In each of them the object is found by language and repainted as the object of another class, which a word
+stands for that was learned from the training set (textual inversion): the scene stays, and the picture gets the other
+class's label. Scores of ERM and of Integrated Gradients tell which pictures to keep.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from tqdm import tqdm
+
+from figureground import recipe as recipes
+from figureground.config import check_choice
+from figureground.d3s import DIFFUSION_CITATION
+from figureground.errors import FiguregroundError, RecipeError, counted
+from figureground.features import slug
+from figureground.inverting import Inversion, settings_for
+from figureground.repaint import (
+    MASKS,
+    TRAIN,
+    TRUE,
+    UNKNOWN,
+    Job,
+    Repaint,
+    RepaintConfig,
+    check_share,
+    check_text,
+    check_whole,
+    drop,
+)
+from figureground.run import signals
+from figureground.sample import Spec
+from figureground.shards.writer import SCORES, replace_text
+from figureground.table import Counts
+from figureground.weights import fingerprint_files
+
+if TYPE_CHECKING:
+    from figureground.diffusion.checkpoint import Checkpoint
+    from figureground.learn.errors import Errors
+
+POCKET = "pocket"
+SCORE = "ddb"
+"""Name of the file of scores that pruning reads."""
+TOKENS = "tokens"
+EMBEDDINGS = "learned_embeds.safetensors"
+GIVEN_ELSEWHERE = ("checkpoint", "revision", "size", "seed")
+"""Settings of textual inversion that are fields of the recipe itself."""
+SCORED = 64
+"""Pictures that are scored at a time."""
+
+CITATION = """@inproceedings{parast2025ddb,
+  title = {{DDB}: Diffusion Driven Balancing to Address Spurious Correlations},
+  author = {Yazdan Parast, Aryan and Azam, Basim and Akhtar, Naveed},
+  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  year = {2025}
+}"""
+
+INVERSION_CITATION = """@article{gal2022image,
+  title = {An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion},
+  author = {Gal, Rinon and Alaluf, Yuval and Atzmon, Yuval and Patashnik, Or and Bermano, Amit H. and
+            Chechik, Gal and Cohen-Or, Daniel},
+  journal = {arXiv preprint arXiv:2208.01618},
+  year = {2022}
+}"""
+
+
+@dataclass
+class DDBConfig(RepaintConfig):
+    """A recipe of what paints other classes' objects into scenes."""
+
+    prompt: str = "a photo of a {V}"
+    """What is painted: `{V}` is the word that was learned for the class, `{noun}` its noun."""
+    sources: int = 100
+    """k: pictures of each class whose object is repainted, those of the lowest loss."""
+    per_source: int = 2
+    """Pictures that are made of each, with the other classes' objects in turn."""
+    segmenter: str = "CIDAS/clipseg-rd64-refined"
+    """What finds the object: `pocket`, a CLIPSeg directory or Hub id, `grounding-dino:ID+sam:ID`, or `true` for the
+    data's own masks."""
+    phrases: dict[str, str] = field(default_factory=dict)
+    """What the segmenter is asked for, by class, where it isn't the noun."""
+    least_found: float = 0.5
+    """From what probability on a pixel belongs to the object."""
+    grow: float = 0.03
+    """By what share of the edge the object's region is widened, so that no rim of it stays."""
+    token_images: int = 30
+    """Sources of each class from which its word is learned, 20 to 40 in the paper."""
+    masked: bool = True
+    """Whether a word is learned from the object's region alone, so that it doesn't stand for the scene too."""
+    inversion: dict[str, Any] = field(default_factory=dict)
+    """Settings of textual inversion that differ from the checkpoint's usual ones, such as `{steps: 1000}`."""
+    attribution_steps: int = 32
+    """Of Integrated Gradients."""
+    least_probability: Any = 0.1
+    """Of pruning: the least probability of the class by the classifier, one number or one by class."""
+    least_attribution: Any = 0.1
+    """Of pruning: the least share of attribution within the repainted region, likewise."""
+
+    EXECUTION: ClassVar[tuple[str, ...]] = (*RepaintConfig.EXECUTION, "least_probability", "least_attribution")
+
+    def check(self) -> None:
+        super().check()
+        check_whole("sources", self.sources, 3)
+        check_whole("per_source", self.per_source, 1)
+        check_whole("token_images", self.token_images, 3)
+        check_whole("attribution_steps", self.attribution_steps, 1, 10_000)
+        check_text("segmenter", self.segmenter)
+        check_share("least_found", self.least_found)
+        check_share("grow", self.grow)
+        check_choice("masked", self.masked, (True, False))  # type: ignore[arg-type]
+        for name in ("phrases", "inversion"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise RecipeError(name, f"{getattr(self, name)!r} is not a mapping.")
+        for name, phrase in self.phrases.items():
+            check_text(f"phrases.{name}", phrase)
+        for name in ("least_probability", "least_attribution"):
+            value = getattr(self, name)
+            for label, each in value.items() if isinstance(value, Mapping) else [("", value)]:
+                check_share(f"{name}.{label}" if label else name, each)
+        self.inversion_settings()
+
+    def inversion_settings(self) -> Inversion:
+        """How words are learned.
+
+        Raises:
+            RecipeError: A value that can't be used.
+        """
+        for name in self.inversion:
+            if name in GIVEN_ELSEWHERE:
+                raise RecipeError(f"inversion.{name}", f"{name} is a setting of the recipe itself: --set {name}=….")
+        given = {name: tuple(v) if isinstance(v, list) else v for name, v in self.inversion.items()}
+        try:
+            return settings_for(self.checkpoint, revision=self.revision, size=self.size, seed=self.seed, **given)
+        except RecipeError as error:
+            raise RecipeError(f"inversion.{error.field}", str(error).partition(": ")[2]) from None
+        except TypeError as error:
+            raise RecipeError("inversion", f"{dict(self.inversion)!r} can't be used: {error}.") from None
+
+
+class DDB(Repaint):
+    """Builds pictures with other classes' objects: `DDB("pocket", data="birds").build("out/ddb")`. See `DDBConfig`."""
+
+    METHOD = "ddb"
+    CONFIGS: ClassVar[dict[str, DDBConfig]] = {
+        POCKET: DDBConfig(
+            name=POCKET, checkpoint=POCKET, size=64, steps=20, guidance_scale=4.0, shard_size=100, batch_size=16,
+            segmenter=POCKET, training={"epochs": 10},
+        ),
+        "photographs": DDBConfig(
+            name="photographs", checkpoint="stable-diffusion-v1-5/stable-diffusion-inpainting", size=512,
+            guidance_scale=7.5,
+        ),
+    }  # fmt: skip
+    DEFAULT = POCKET
+    TITLE = "Other classes' objects in the scenes of a training set"
+    CITATIONS = (CITATION, INVERSION_CITATION, DIFFUSION_CITATION)
+    config: DDBConfig
+
+    def resolve(self) -> None:
+        super().resolve()
+        self.inversion = self.config.inversion_settings()
+        if self.groups is None:
+            return
+        for name in ("phrases", "least_probability", "least_attribution"):
+            value = getattr(self.config, name)
+            if isinstance(value, Mapping):
+                recipes.check_names(value, self.groups.classes, name)
+
+    def backgrounds(self) -> Sequence[str]:
+        return list(self.data.attributes) if self.data.attributes is not None else [UNKNOWN]
+
+    def planned(self) -> Counts:
+        classes = np.unique(self.train.y)
+        table = np.zeros(len(self.data.classes), np.int64)
+        for label in classes.tolist():
+            for target in self._targets(label, self.config.sources * self.config.per_source):
+                table[target] += 1
+        return table
+
+    def _targets(self, label: int, count: int) -> list[int]:
+        """The classes that pictures of a class become, in turn."""
+        others = [f for f in np.unique(self.train.y).tolist() if f != label]
+        return [others[i % len(others)] for i in range(count)]
+
+    def check_settings(self) -> None:
+        super().check_settings()
+        if self.config.segmenter == TRUE and not self.train.masked.all():
+            raise RecipeError(
+                "segmenter", f"'true' was asked for, and not every picture of {self.data.name} has a mask."
+            )
+
+    def resolved(self) -> dict[str, Any]:
+        config = self.config
+        learned = {
+            n: v for n, v in self.inversion.to_json().items() if n not in (*GIVEN_ELSEWHERE, *Inversion.EXECUTION)
+        }
+        given = Path(config.segmenter).expanduser()
+        return {
+            **super().resolved(), "inversion": learned,
+            "phrases": None if self.groups is None else [self.phrase(f) for f in range(len(self.data.classes))],
+            "segmenter": fingerprint_files(given) if given.is_dir() else config.segmenter,
+        }  # fmt: skip
+
+    def phrase(self, label: int) -> str:
+        """What the segmenter is asked for."""
+        return self.config.phrases.get(self.data.classes[label], self.noun(label))
+
+    def word(self, label: int) -> str:
+        """The word of a class."""
+        return f"<{slug(self.data.classes[label]).replace('_', '-') or f'class-{label}'}>"
+
+    def prompt_of(self, label: int, token: str = "") -> str:
+        return super().prompt_of(label, token or self.word(label))
+
+    # --- stages ---------------------------------------------------------------------------------
+
+    def jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
+        config, train = self.config, self.train
+        sources = self._sources(stages)
+        masks, dropped = self._masks(stages, sources)
+        if "{V}" in config.prompt:
+            self._tokens(stages, sources, masks)
+        jobs = []
+        for label, rows in sources.items():
+            usable = [row for row in rows if row in masks]
+            targets = self._targets(label, len(usable) * config.per_source)
+            for i, target in enumerate(targets):  # all sources once before any twice
+                row = usable[i % len(usable)]
+                background = 0 if train.a is None else int(train.a[row])
+                jobs.append(Job(target, background, train.keys[row]))
+        told = {"sources": {self.data.classes[f]: len(rows) for f, rows in sources.items()}, "dropped": dropped}
+        return jobs, {train.keys[row]: name for row, name in masks.items()}, told
+
+    def _errors(self, stages: Path) -> Errors:
+        """What the classifier makes of each training picture."""
+        from figureground.learn import errors as learned
+
+        config = self.config
+
+        def work(folder: Path) -> dict[str, Any]:
+            if config.classifier != TRAIN:
+                from figureground.vision.classifiers import open_classifier
+
+                classifier = open_classifier(config.classifier, device=self.device)
+                found = learned.of_classifier(self.unlabelled, classifier, self.data.classes)
+                learned.save_errors(found, self.data.classes, folder)
+            else:
+                training = config.training_settings()
+                self.say(f"ERM on {self.data.name}, {counted(training.epochs, 'epoch')}")
+                found = learned.early_stopped(
+                    self.unlabelled, training, training.epochs, config.seed, folder, device=config.device,
+                    show_progress=self._show_progress,
+                )  # fmt: skip
+            return {"pictures": len(found.y), "wrong": int(found.wrong.sum())}
+
+        self.stage(stages, "classifier", work)
+        return learned.read_errors(stages / "classifier")
+
+    def _sources(self, stages: Path) -> dict[int, list[int]]:
+        """By class, rows of the pictures of lowest loss."""
+        errors = self._errors(stages)
+
+        def work(folder: Path) -> dict[str, Any]:
+            from figureground.learn.errors import lowest_loss
+
+            found = {}
+            for label in np.unique(errors.y).tolist():
+                rows = lowest_loss(errors, label, self.config.sources).tolist()
+                if not rows:
+                    raise FiguregroundError(
+                        f"the classifier gets no picture of {self.data.classes[label]!r} right, so none can be chosen "
+                        "by its loss. Train it longer: --set training.epochs=…."
+                    )
+                found[str(label)] = rows
+            return {"rows": found, "losses": {f: errors.loss[rows].tolist() for f, rows in found.items()}}
+
+        return {int(label): rows for label, rows in self.stage(stages, "sources", work)["rows"].items()}
+
+    def _masks(
+        self, stages: Path, sources: Mapping[int, Sequence[int]]
+    ) -> tuple[dict[int, str], dict[str, dict[str, int]]]:
+        def work(folder: Path) -> dict[str, Any]:
+            kept, dropped = drop(
+                "masks", self._regions(sources), self.train.y, self.data.classes,
+                "Ask the segmenter for something that it knows: --set phrases.CLASS='…', or change least_found.",
+            )  # fmt: skip
+            files = {str(row): self.save_mask(folder, row, mask) for row, mask in kept.items()}
+            return {"files": files, "dropped": dropped}
+
+        facts = self.stage(stages, MASKS, work)
+        return {int(row): name for row, name in facts["files"].items()}, facts["dropped"]
+
+    def _regions(self, sources: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray | str]:
+        """The object's region in each source, bool, or why there is none."""
+        from figureground.vision.segment import decide_mask, open_segmenter
+
+        config = self.config
+        segmenter = None if config.segmenter == TRUE else open_segmenter(config.segmenter, device=self.device)
+        found: dict[int, np.ndarray | str] = {}
+        total = sum(map(len, sources.values()))
+        bar = tqdm(total=total, desc="masks", unit="picture", disable=None if self._show_progress else True)
+        with signals.at_checks(), bar:
+            for label, rows in sources.items():
+                for start in range(0, len(rows), 16):
+                    signals.check()
+                    part = rows[start : start + 16]
+                    if segmenter is None:
+                        seen = [self.true_mask(row).astype(np.float32) for row in part]
+                    else:
+                        seen = segmenter([self.picture(row) for row in part], [self.phrase(label)] * len(part))
+                    for row, probability in zip(part, seen, strict=True):
+                        grow = round(config.grow * max(probability.shape))
+                        found[row] = decide_mask(probability, config.least_found, grow=grow)
+                    bar.update(len(part))
+        return found
+
+    def _tokens(self, stages: Path, sources: Mapping[int, Sequence[int]], masks: Mapping[int, str]) -> None:
+        """Learns a word for each class from its sources."""
+        from figureground.diffusion.inversion import invert
+
+        config = self.config
+        for label, rows in sources.items():
+
+            def work(folder: Path, label: int = label, rows: Sequence[int] = rows) -> dict[str, Any]:
+                shown = [row for row in rows if row in masks][: config.token_images]
+                self.say(f"a word for {self.data.classes[label]}, from {counted(len(shown), 'picture')}")
+                pictures = folder / "pictures"
+                pictures.mkdir(exist_ok=True)
+                files = [pictures / f"{row:06d}.png" for row in shown]
+                for row, file in zip(shown, files, strict=True):
+                    self.picture(row, config.size).save(file)
+                regions = [stages / masks[row] for row in shown] if config.masked else None
+                invert(
+                    files, self.noun(label), self.word(label), folder / "learned", self.inversion, masks=regions,
+                    device=config.device, show_progress=self._show_progress,
+                )  # fmt: skip
+                return {"pictures": len(shown), "embeddings": fingerprint_files(folder / "learned" / EMBEDDINGS)}
+
+            self.stage(stages, f"{TOKENS}-{label}", work)
+
+    def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
+        """Teaches the checkpoint the words."""
+        if "{V}" not in self.config.prompt:
+            return
+        from figureground.diffusion.inversion import load_tokens
+
+        labels = np.unique(self.train.y).tolist()
+        load_tokens(checkpoint, [stages / f"{TOKENS}-{label}" / "learned" / EMBEDDINGS for label in labels])
+
+    def provenance(self, spec: Spec) -> dict[str, Any]:
+        return {**super().provenance(spec), "token": self.word(spec.foreground), "segmenter": self.config.segmenter}
+
+    # --- pruning --------------------------------------------------------------------------------
+
+    def judge(self, out: Path, show_progress: bool) -> None:
+        """Writes each picture's scores, for `curate`: `key`, `probability`, `attribution`, `area`, `predicted`."""
+        path = out / SCORES / f"{SCORE}.csv"
+        if path.exists():
+            return
+        import torch
+
+        from figureground.vision.attribution import share_inside
+        from figureground.vision.pictures import DatasetPictures
+
+        assert self._stages is not None
+        classifier = self.open_classifier(self._errors(self._stages))
+        targets = [classifier.index(name) for name in self.data.classes]
+        made = DatasetPictures(out)
+        sources = {s.key: s.guide.cutout for shard in self.plan().shards() for s in self.plan().specs(shard) if s.guide}
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["key", "probability", "attribution", "area", "predicted"])
+        bar = tqdm(total=len(made.keys), desc="scores", unit="image", disable=None if show_progress else True)
+        with signals.at_checks(), bar:
+            for start in range(0, len(made.keys), SCORED):
+                signals.check()
+                rows = np.arange(start, min(start + SCORED, len(made.keys)))
+                pictures = [draw() for _, draw in made.read(rows)]
+                keys = [made.keys[row] for row in rows]
+                masks = [np.asarray(self.read_mask(sources[key])) >= 128 for key in keys]
+                wanted = [targets[int(f)] for f in made.foreground[rows]]
+                with torch.inference_mode():
+                    said = classifier.read(pictures).logits.float().softmax(1).cpu().numpy()
+                shares = share_inside(classifier, pictures, masks, wanted, steps=self.config.attribution_steps)
+                for i, key in enumerate(keys):
+                    table.writerow([
+                        key, f"{float(said[i, wanted[i]]):.6f}", f"{float(shares.attribution[i]):.6f}",
+                        f"{float(shares.area[i]):.6f}", classifier.labels[int(said[i].argmax())],
+                    ])  # fmt: skip
+                bar.update(len(keys))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, text.getvalue())
+
+    def pruning_rule(self) -> str:
+        """What `curate` is told, to keep the pictures whose scores reach the recipe's thresholds."""
+        parts = []
+        for score, least in (
+            ("probability", self.config.least_probability), ("attribution", self.config.least_attribution)
+        ):  # fmt: skip
+            name = f"scores.{SCORE}.{score}"
+            if not isinstance(least, Mapping):
+                parts.append(f"{name} >= {least:g}")
+            else:
+                parts += [f"(foreground != {label!r} or {name} >= {each:g})" for label, each in least.items()]
+        return " and ".join(parts) or "True"
+
+    # --- what it says of itself -----------------------------------------------------------------
+
+    def plan_notes(self) -> list[str]:
+        config, notes = self.config, super().plan_notes()
+        if "{V}" in config.prompt:
+            words = len(np.unique(self.train.y))
+            notes.append(
+                f"{counted(words, 'word')} to learn, {self.inversion.steps:,} steps each, from {config.token_images} "
+                "pictures at most"
+            )
+        notes.append(f"objects are found by {config.segmenter}, asked for {self.phrase(0)!r} and the like")
+        return notes
+
+    def summary(self) -> str:
+        config = self.config
+        judge = "an ERM classifier that was trained on it" if config.classifier == TRAIN else "a given classifier"
+        word = (
+            f"a word that was learned for the class from {config.token_images} of them (textual inversion)"
+            if "{V}" in config.prompt
+            else "the class's noun"
+        )
+        masks = (
+            "their true masks"
+            if config.segmenter == TRUE
+            else f"segmentation by language ({Path(config.segmenter).name})"
+        )
+        return (
+            f"Pictures that were made from the training split of {self.data.name}, to break what its classes come "
+            f"with. Sources are the {config.sources:,} pictures of each class to which {judge} gives the lowest loss. "
+            f"Their object was found by {masks} and repainted as another class's, with {word}; the scene stayed. "
+            "`foreground` is the class that was painted, `background` the attribute of the source"
+            + (", where the data say it" if self.data.attributes is None else "")
+            + ", `source` its name. `_figureground/scores/ddb.csv` holds the classifier's probability of the class and "
+            "the share of Integrated Gradients within the repainted region, for pruning with `figureground curate`."
+        )
+
+    def done_message(self, out: Path) -> str:
+        lines = [super().done_message(out)]
+        lines += [
+            f"{name}: {counted(n, 'source')} left out ({reason})"
+            for name, reasons in self.told["dropped"].items()
+            for reason, n in reasons.items()
+        ]
+        rule = self.pruning_rule()
+        lines.append(f'To prune: figureground curate {out} --out {out}-pruned --keep "{rule}"')
+        return "\n".join(lines)

@@ -1,0 +1,494 @@
+"""What SCGS and DDB share: a region of training pictures is repainted, by stages that choose pictures and regions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from figureground import recipe as recipes
+from figureground.builder import Builder
+from figureground.config import Config, check_choice
+from figureground.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
+from figureground.finetuning import fill
+from figureground.forecast import draw_counts
+from figureground.images import center_square
+from figureground.learn.groups import Files, GroupedPictures
+from figureground.learn.layouts import read_groups
+from figureground.learn.settings import Training
+from figureground.plan import Plan
+from figureground.run import directory
+from figureground.sample import Guide, Spec
+from figureground.shards import writer
+from figureground.shards.writer import PRIVATE, Columns
+from figureground.sources import Credit, Source, read_source
+from figureground.stages import run_stage
+from figureground.table import Counts
+from figureground.weights import fingerprint_files
+
+if TYPE_CHECKING:
+    from figureground.learn.errors import Errors
+    from figureground.vision.classifiers import Classifier
+
+TRAIN = "train"
+"""The split that is read and made; also stands for a classifier that is trained on the data."""
+UNKNOWN = "unknown"
+"""The attribute of a picture whose background nobody can know."""
+TRUE = "true"
+"""Stands for the data's own masks."""
+JOBS, MASKS = "jobs", "masks"
+"""Stages of both methods: what is made of what, and where is repainted."""
+MOST_DROPPED = 0.5
+"""If of a class more than this share of its pictures have no usable mask, something is wrong with the whole."""
+
+
+@dataclass
+class RepaintConfig(Config):
+    """A recipe of pictures that are made from a labelled training set."""
+
+    data: str | None = None
+    """The training set, as `figureground groups` reads it: a directory or a CSV."""
+    layout: str | None = None
+    """How it lies on the disk, where that isn't plain: table, waterbirds, celeba, dataset, metashift or folders."""
+    root: str | None = None
+    """Where the files lie that a table names."""
+    y: str | None = None
+    """The column or attribute of the class."""
+    a: str | None = None
+    """The same of the attribute. It labels what is made, and takes no part in how it is made."""
+    classifier: str = TRAIN
+    """The classifier whose errors or losses count: `train` trains one on the data, else a transformers directory, a
+    Hub id or `timm:NAME` that was trained on them."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Settings of that training, such as `{epochs: 10, backbone: microsoft/resnet-50}`; `figureground train --help`
+    tells of all."""
+    nouns: dict[str, str] = field(default_factory=dict)
+    """What prompts call a class, where it isn't its name: `{landbird: bird of the forest}`."""
+    prompt: str = "a photo of a {noun}"
+    """What is painted; `{noun}` is the class's noun."""
+    strength: float = 1.0
+    outside: str = "source"
+    """What stands where nothing is repainted: the `source` picture itself, or what the autoencoder makes of it
+    (`decoded`)."""
+
+    def check(self) -> None:
+        super().check()
+        if self.extended:
+            raise RecipeError("extended", f"such a set can't be extended: {self.extended!r}.")
+        for name in ("data", "layout", "root", "y", "a"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value.strip()):
+                raise RecipeError(name, f"{value!r} is not a text.")
+        if not isinstance(self.classifier, str) or not self.classifier.strip():
+            raise RecipeError("classifier", f"{self.classifier!r} is not a text.")
+        for name in ("training", "nouns"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise RecipeError(name, f"{getattr(self, name)!r} is not a mapping.")
+        for name, noun in self.nouns.items():
+            check_text(f"nouns.{name}", noun)
+        check_text("prompt", self.prompt)
+        check_choice("outside", self.outside, ("source", "decoded"))
+        if int(self.steps * self.strength) < 1:
+            raise RecipeError(
+                "strength", f"{self.strength} of {self.steps} steps is not one step: nothing would change."
+            )
+        self.training_settings()
+
+    def training_settings(self) -> Training:
+        """How the classifier is trained.
+
+        Raises:
+            RecipeError: A value that can't be used.
+        """
+        known = {each.name for each in dataclasses.fields(Training)} - {"method"}
+        for name in self.training:
+            if name not in known:
+                raise RecipeError(f"training.{name}", f"there is no such setting{nearest_or_all(str(name), known)}")
+        try:
+            return Training("erm", **self.training)
+        except RecipeError as error:
+            raise RecipeError(f"training.{error.field}", str(error).partition(": ")[2]) from None
+
+
+def check_text(name: str, value: Any) -> None:
+    """Raises RecipeError unless `value` is a text that says something."""
+    if not isinstance(value, str) or not value.strip():
+        raise RecipeError(name, f"{value!r} is not a text.")
+
+
+def check_whole(name: str, value: Any, least: int, most: int = 10**9, optional: bool = False) -> None:
+    """Raises RecipeError unless `value` is a whole number in that range."""
+    if value is None and optional:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise RecipeError(name, f"{value!r} is not a whole number from {least:,} to {most:,}.")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Raises RecipeError unless `value` is a number from 0 to 1."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise RecipeError(name, f"{value!r} is not a number from 0 to 1.")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture to make: of which source, with which label."""
+
+    foreground: int
+    background: int
+    source: str
+    """Key of the training picture that a region is repainted of."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """What its provenance adds."""
+
+
+class Repaint(Builder):
+    """Builds what is made by repainting a region of training pictures. A method overrides `jobs`, and says the rest."""
+
+    INPAINTS = True
+    USES = (
+        "Training beside the set that it was made from, to break a correlation between class and background there.",
+        "Comparing methods that are meant to be robust against spurious correlations.",
+    )
+    LIMITS = (
+        "A label says what was asked for. That the repainted region shows it was not checked by a person.",
+        "The pictures carry the biases of the checkpoint that drew them and of the training set that they were made "
+        "from.",
+    )
+    config: RepaintConfig
+    _jobs: dict[tuple[int, int], list[Job]] | None = None
+    _masks: Mapping[str, str] = {}
+    _stages: Path | None = None
+    _show_progress = True
+
+    def resolve(self) -> None:
+        config = self.config
+        self.groups: GroupedPictures | None = None
+        self.pairings = {}
+        if config.data is None:
+            return
+        self.groups = read_groups(config.data, config.layout, root=config.root, y=config.y, a=config.a)
+        self.train = self.groups.of_split(0)
+        unknown = [name for name in config.nouns if name not in self.groups.classes]
+        if unknown:
+            raise RecipeError(
+                f"nouns.{unknown[0]}",
+                f"{self.groups.name} has no class {unknown[0]!r}{nearest_or_all(unknown[0], self.groups.classes)}",
+            )
+        there = np.unique(self.train.y)
+        if len(there) < 2:
+            raise FiguregroundError(
+                f"{self.groups.name}: all its training pictures are of one class, "
+                f"{self.groups.classes[int(there[0])]!r}. It takes two for a classifier to be wrong."
+            )
+
+    # --- what a method says ---------------------------------------------------------------------
+
+    def backgrounds(self) -> Sequence[str]:
+        """Names of the backgrounds, in label order."""
+        raise NotImplementedError(f"{type(self).__name__} has to say its backgrounds")
+
+    def jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
+        """Runs the stages that choose sources and regions; those that are done are read.
+
+        Returns:
+            What is made; by a source's key, the file of its mask below `stages`; and what is to be told.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to say what it makes of what")
+
+    def planned(self) -> Counts:
+        """About how many pictures of each class there will be, int64 (classes,), as far as the recipe says it."""
+        raise NotImplementedError(f"{type(self).__name__} has to say how many pictures it makes")
+
+    def spec_prompt(self, job: Job) -> str:
+        """What is painted."""
+        return self.prompt_of(job.foreground)
+
+    # --- what it plans --------------------------------------------------------------------------
+
+    @property
+    def data(self) -> GroupedPictures:
+        """The training set, every split.
+
+        Raises:
+            RecipeError: None is given.
+        """
+        if self.groups is None:
+            raise RecipeError(
+                "data",
+                "none is given. Give a labelled training set, as figureground groups reads it: --data DIR (or CSV).",
+            )
+        return self.groups
+
+    @property
+    def unlabelled(self) -> GroupedPictures:
+        """The training set without its attribute, which takes no part in how pictures are made."""
+        return dataclasses.replace(self.data, attributes=None, a=None)
+
+    def noun(self, label: int) -> str:
+        name = self.data.classes[label]
+        return self.config.nouns.get(name, name.replace("_", " "))
+
+    def prompt_of(self, label: int, token: str = "") -> str:
+        return fill(self.config.prompt, self.noun(label), token)
+
+    def columns(self) -> Columns:
+        keep = self.config.keep
+        return Columns(
+            list(self.data.classes), list(self.backgrounds()), texts=("source",), guide="guide" in keep,
+            mask="mask" in keep,
+        )  # fmt: skip
+
+    def plan(self) -> Plan:
+        """Of a dataset whose stages are done, what they say; else about as many pictures, of unknown background."""
+        config, jobs = self.config, self._jobs
+        if jobs is None:
+            table = self.planned()[:, None]
+            return Plan(
+                {TRAIN: table}, self.data.classes, [UNKNOWN], config.seed, config.shard_size, config.limit,
+                lambda split, f, b, i: None, lambda split, f, b, i: self.prompt_of(f),
+            )  # fmt: skip
+        grounds = list(self.backgrounds())
+        table = np.zeros((len(self.data.classes), len(grounds)), np.int64)
+        for (f, b), some in jobs.items():
+            table[f, b] = len(some)
+        return Plan(
+            {TRAIN: table}, self.data.classes, grounds, config.seed, config.shard_size, config.limit,
+            lambda split, f, b, i: Guide("inpaint", jobs[f, b][i].source),
+            lambda split, f, b, i: self.spec_prompt(jobs[f, b][i]),
+        )  # fmt: skip
+
+    def per_cell(self) -> dict[str, int]:
+        raise FiguregroundError(
+            f"a set made by {self.METHOD} can't be extended: what it is made of was chosen for its size. Build a "
+            "larger one elsewhere, or one of another seed, and merge them."
+        )
+
+    def _job(self, spec: Spec) -> Job:
+        assert self._jobs is not None
+        return self._jobs[spec.foreground, spec.background][int(spec.key.rpartition("-")[2])]
+
+    # --- what decides it ------------------------------------------------------------------------
+
+    def resolved(self) -> dict[str, Any]:
+        config = self.config
+        known = self.groups
+        nouns = {} if known is None else {name: self.noun(i) for i, name in enumerate(known.classes)}
+        return {
+            **super().resolved(), "data": None if known is None else known.fingerprint, "layout": None, "root": None,
+            "y": None, "a": None, "nouns": nouns, "classifier": self._classifier_content,
+            "training": config.training_settings().to_json() if config.classifier == TRAIN else None,
+        }  # fmt: skip
+
+    @cached_property
+    def _classifier_content(self) -> str:
+        given = Path(self.config.classifier).expanduser()
+        if self.config.classifier == TRAIN or not given.is_dir():
+            return self.config.classifier
+        return fingerprint_files(given)
+
+    # --- stages ---------------------------------------------------------------------------------
+
+    def find(self, out: Path, show_progress: bool) -> None:
+        self._show_progress = show_progress
+        stages = out / PRIVATE / "stages"
+        self.check_settings()
+        with (
+            directory.opened(out, self.recipe(out / PRIVATE), lambda: "What stages have found so far is kept."),
+            writer.lock(out / writer.STAGES_LOCK, wait=True),
+        ):
+            if self._read_jobs(stages) is None:
+                jobs, masks, told = self.jobs(stages)
+                if not jobs:
+                    raise FiguregroundError(f"{self.METHOD} finds nothing to repaint in {self.data.name}.")
+                facts = {"jobs": [dataclasses.asdict(job) for job in jobs], "masks": masks, "told": told}
+                self.stage(stages, JOBS, lambda folder: facts)
+        self.read_stages(stages)
+
+    def check_settings(self) -> None:
+        """Raises RecipeError for what the data can't do, before any work is done."""
+        _ = self.data
+        if self.config.prompt.count("{") and not {"{noun}", "{V}"} & set(_places(self.config.prompt)):
+            raise RecipeError("prompt", f"{self.config.prompt!r} has a place that isn't {{noun}}.")
+
+    def stage(self, stages: Path, name: str, work: Any) -> dict[str, Any]:
+        """Runs a stage of this recipe unless it is done, and returns its facts."""
+        return run_stage(stages, name, self.identity(), work)
+
+    def read_stages(self, stages: Path) -> None:
+        facts = self._read_jobs(stages)
+        if facts is None:
+            return
+        self._stages, self._masks = stages, facts["masks"]
+        cells: dict[tuple[int, int], list[Job]] = {}
+        for each in facts["jobs"]:
+            job = Job(each["foreground"], each["background"], each["source"], each["told"])
+            cells.setdefault((job.foreground, job.background), []).append(job)
+        self._jobs, self.told = cells, facts["told"]
+
+    def _read_jobs(self, stages: Path) -> dict[str, Any] | None:
+        marker = stages / JOBS / "done.json"
+        if not marker.exists():
+            return None
+        done = json.loads(marker.read_text(encoding="utf-8"))
+        return done["facts"] if done["inputs"] == recipes.digest(self.identity()) else None
+
+    def say(self, text: str) -> None:
+        if self._show_progress:
+            tqdm.write(f"figureground: {text}", file=sys.stderr)
+
+    # --- pictures -------------------------------------------------------------------------------
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Rows of the training split by key."""
+        return {key: row for row, key in enumerate(self.train.keys)}
+
+    def picture(self, row: int, size: int | None = None) -> Image.Image:
+        """The centre square of a training picture, RGB; as large as it is, unless a size is given."""
+        ((_, draw),) = self.train.read([row])
+        whole = draw().convert("RGB")
+        return center_square(whole, size or min(whole.size))
+
+    def true_mask(self, row: int) -> np.ndarray:
+        """The data's own mask of the same square, bool."""
+        ((_, draw),) = self.train.read_masks([row])
+        mask = Image.fromarray(draw().astype(np.uint8) * 255)
+        return np.asarray(center_square(mask, min(mask.size), Image.Resampling.NEAREST)) >= 128
+
+    def save_mask(self, folder: Path, row: int, mask: np.ndarray) -> str:
+        """Writes a mask, bool (h, w), as large as the pictures that are made; returns its name below the stages."""
+        size = self.config.size
+        image = Image.fromarray(mask.astype(np.uint8) * 255).resize((size, size), Image.Resampling.BOX)
+        name = f"{row:06d}.png"
+        image.point(lambda value: 255 if value >= 128 else 0).save(folder / name)
+        return f"{folder.name}/{name}"
+
+    def read_mask(self, source: str) -> Image.Image:
+        """Where a source is repainted: L, size × size, 255 there."""
+        assert self._stages is not None
+        path = self._stages / self._masks[source]
+        try:
+            with Image.open(path) as image:
+                return image.convert("L")
+        except OSError as error:
+            raise FiguregroundError(f"{path} can't be read ({error}). Remove {path.parent}, and build again.") from None
+
+    def load_guide(self, spec: Spec) -> tuple[Image.Image, Image.Image | None]:
+        assert spec.guide is not None
+        key = spec.guide.cutout
+        return self.picture(self.rows[key], self.config.size), self.read_mask(key)
+
+    def sampling(self) -> dict[str, Any]:
+        return {"outside": self.config.outside}
+
+    def settings_shown(self) -> dict[str, Any]:
+        return {**super().settings_shown(), "outside": self.config.outside}
+
+    def provenance(self, spec: Spec) -> dict[str, Any]:
+        job = self._job(spec)
+        row = self.rows[job.source]
+        train = self.train
+        attribute = None if train.a is None or train.attributes is None else train.attributes[int(train.a[row])]
+        return {
+            "source": job.source, "source_class": train.classes[int(train.y[row])], "source_attribute": attribute,
+            **job.told,
+        }  # fmt: skip
+
+    # --- the classifier -------------------------------------------------------------------------
+
+    def open_classifier(self, errors: Errors, fold: int = 0) -> Classifier:
+        """The classifier that made the errors of a fold."""
+        from figureground.vision.classifiers import open_classifier
+
+        name = str(errors.models[fold]) if errors.models else self.config.classifier
+        return open_classifier(name, device=self.device)
+
+    @cached_property
+    def device(self) -> Any:
+        from figureground.diffusion.checkpoint import choose_device
+
+        return choose_device(self.config.device)
+
+    # --- what it says of itself -----------------------------------------------------------------
+
+    def denoiser_steps(self) -> int:
+        return int(self.config.steps * self.config.strength)
+
+    def sources(self) -> tuple[list[Source], list[Credit]]:
+        what, store = "training pictures", self.train.store
+        used = sorted({self.rows[job.source] for jobs in (self._jobs or {}).values() for job in jobs})
+        if not isinstance(store, Files):
+            return [Source(what, self.data.name, len(used))], []
+        paths = [store.root / store.names[int(self.train.rows[row])] for row in used]
+        source, credits = read_source(what, store.root, paths, name=self.data.name)
+        return [source], credits
+
+    def plan_counts(self, plan: Plan) -> list[str]:
+        data = self.data
+        counts = plan.cells(TRAIN)
+        lines = ["", f"made from the training split of {data.name}:"]
+        lines += draw_counts(data.counts(0), data.classes, data.attributes or ["pictures"])
+        lines += [
+            "",
+            "pictures to make" + ("" if self._jobs else ", about as many, once stages have found sources") + ":",
+        ]
+        return [*lines, *draw_counts(counts, plan.foregrounds, plan.backgrounds)]
+
+    def plan_notes(self) -> list[str]:
+        notes = [f"prompts such as {self.prompt_of(0)!r}"]
+        if self.config.classifier == TRAIN:
+            training = self.config.training_settings()
+            notes.append(f"a classifier is trained first, {counted(training.epochs, 'epoch')}")
+        return notes
+
+
+def _places(prompt: str) -> Iterable[str]:
+    import re
+
+    return re.findall(r"\{[^{}]*\}", prompt)
+
+
+def drop(
+    method: str, found: Mapping[int, np.ndarray | str], y: np.ndarray, classes: Sequence[str], advice: str
+) -> tuple[dict[int, np.ndarray], dict[str, dict[str, int]]]:
+    """Leaves out pictures without a usable mask, so that pictures and masks stay in step.
+
+    Args:
+        method: The step, for the error.
+        found: By row, bool mask or the reason why there is none.
+        y: int64: the class of each row of the split.
+        classes: Their names.
+        advice: What to do where most pictures of a class are left out.
+
+    Returns:
+        Masks by row, and how many were left out, by class and reason.
+
+    Raises:
+        FiguregroundError: Most pictures of a class have no usable mask.
+    """
+    masks = {row: each for row, each in found.items() if not isinstance(each, str)}
+    dropped: dict[str, Counter[str]] = {}
+    total = Counter(int(y[row]) for row in found)
+    for row, each in found.items():
+        if isinstance(each, str):
+            dropped.setdefault(classes[int(y[row])], Counter())[each] += 1
+    for name, reasons in dropped.items():
+        all_of = total[list(classes).index(name)]
+        if reasons.total() > MOST_DROPPED * all_of:
+            said = listed(f"{n:,} × {reason}" for reason, n in reasons.items())
+            raise FiguregroundError(
+                f"{method}: {reasons.total():,} of {counted(all_of, 'picture')} of {name!r} have no usable mask "
+                f"({said}). {advice}"
+            )
+    return masks, {name: dict(reasons) for name, reasons in dropped.items()}

@@ -1,0 +1,381 @@
+"""SCGS: what ERM gets wrong is clustered, and where it looked is repainted (Li et al. 2024, arXiv 2412.19457).
+
+In a biased training set an ERM classifier errs on pictures that go against the bias. Clusters of its errors show what
+it mistakes for what; Grad-CAM++ of the wrong answer shows what misled it. A diffusion model repaints that region, or
+all but that region, and keeps the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from tqdm import tqdm
+
+from figureground import recipe as recipes
+from figureground.classes import read_nouns
+from figureground.config import check_choice
+from figureground.d3s import DIFFUSION_CITATION
+from figureground.errors import RecipeError, counted, listed
+from figureground.features import slug
+from figureground.repaint import (
+    MASKS,
+    TRAIN,
+    TRUE,
+    UNKNOWN,
+    Job,
+    Repaint,
+    RepaintConfig,
+    check_share,
+    check_whole,
+    drop,
+)
+from figureground.run import signals
+from figureground.sample import derive_seed
+from figureground.table import Counts
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from figureground.learn.errors import Errors
+
+POCKET = "pocket"
+CROSS_FITTED, EARLY_STOPPED = "cross-fitted", "early-stopped"
+ATTENTION, RANDOM, WHOLE = "attention", "random", "whole"
+QUANTILE, KNEE = "quantile", "knee"
+ATTENDED, COMPLEMENT = "attended", "complement"
+LEAST, MOST = 0.01, 0.98
+"""Shares of a picture between which a region must be, to be repainted: else it covers nothing or everything."""
+BOX = (0.3, 0.7)
+"""Edges of a random box, in shares of the picture's."""
+PLAIN = "plain"
+"""The scene that no prompt names."""
+SHOWN = 12
+"""Pictures of a cluster on its sheet."""
+
+CITATION = """@article{li2024focusing,
+  title = {Focusing Image Generation to Mitigate Spurious Correlations},
+  author = {Li, Xuewei and Nie, Zhenzhen and Yu, Mei and Zhang, Zijian and Gao, Jie and Xu, Tianyi and Liu, Zhiqiang},
+  journal = {arXiv preprint arXiv:2412.19457},
+  year = {2024}
+}"""
+
+GRAD_CAM_CITATION = """@inproceedings{chattopadhay2018gradcampp,
+  title = {{Grad-CAM++}: Generalized Gradient-Based Visual Explanations for Deep Convolutional Networks},
+  author = {Chattopadhay, Aditya and Sarkar, Anirban and Howlader, Prantik and Balasubramanian, Vineeth N.},
+  booktitle = {IEEE Winter Conference on Applications of Computer Vision},
+  year = {2018}
+}"""
+
+
+@dataclass
+class SCGSConfig(RepaintConfig):
+    """A recipe of what repaints the regions that mislead a classifier."""
+
+    errors: str = CROSS_FITTED
+    """Which answers count, of a classifier that is trained here: `cross-fitted`, on pictures that it hasn't seen, or
+    `early-stopped`, of one that was stopped before it fits everything (as JTT does)."""
+    folds: int = 5
+    """Of cross-fitted errors: parts of the training split, each answered by a classifier of the others."""
+    first_epochs: int = 2
+    """Of early-stopped errors: epochs."""
+    clustering: str = "k-means"
+    """k-means or gaussian-mixture."""
+    clusters: int | None = None
+    """Clusters of each class's errors; none chooses by silhouette."""
+    most_clusters: int = 6
+    """The most that are tried."""
+    mask: str = ATTENTION
+    """What region counts as attended: `attention` (Grad-CAM++ of the wrong answer), or, to compare with, a `random`
+    box, the `whole` picture, or all but the data's own mask of the object (`true`)."""
+    threshold: str = QUANTILE
+    """How a region is cut out of attention: by `quantile`, or at the `knee` of the loss as more of it is hidden."""
+    quantile: float = 0.7
+    """The share of pixels that are attended less."""
+    repaint: str = ATTENDED
+    """`attended`: the region itself; `complement`: all but the region."""
+    scenes: Any = None
+    """Where prompts place the class, in turn: a file in `prompts/scenes/`, a CSV `name,phrase`, a list of its names, or
+    a mapping of names to phrases; none says nothing of it."""
+    per_class: Any = 500
+    """Pictures of each class, one number or one by class; its clusters get as many each. A class without errors gets
+    none."""
+
+    def check(self) -> None:
+        super().check()
+        for name, known in (
+            ("errors", (CROSS_FITTED, EARLY_STOPPED)), ("clustering", ("k-means", "gaussian-mixture")),
+            ("mask", (ATTENTION, RANDOM, WHOLE, TRUE)), ("threshold", (QUANTILE, KNEE)),
+            ("repaint", (ATTENDED, COMPLEMENT)),
+        ):  # fmt: skip
+            check_choice(name, getattr(self, name), known)
+        check_whole("folds", self.folds, 2, 100)
+        check_whole("first_epochs", self.first_epochs, 1, 10_000)
+        check_whole("clusters", self.clusters, 1, 100, optional=True)
+        check_whole("most_clusters", self.most_clusters, 2, 100)
+        check_share("quantile", self.quantile)
+        for name, n in self.per_class.items() if isinstance(self.per_class, Mapping) else [("", self.per_class)]:
+            check_whole(f"per_class.{name}" if name else "per_class", n, 0)
+        if self.mask == WHOLE and self.repaint == COMPLEMENT:
+            raise RecipeError("repaint", "the complement of the whole picture is nothing.")
+
+
+class SCGS(Repaint):
+    """Builds pictures from what a classifier gets wrong: `SCGS("pocket", data="birds").build("out/scgs")`."""
+
+    METHOD = "scgs"
+    CONFIGS: ClassVar[dict[str, SCGSConfig]] = {
+        POCKET: SCGSConfig(
+            name=POCKET, checkpoint=POCKET, size=64, steps=20, guidance_scale=4.0, per_class=200, shard_size=100,
+            batch_size=16, folds=3, training={"epochs": 10}, scenes=POCKET,
+        ),
+        "photographs": SCGSConfig(
+            name="photographs", checkpoint="stable-diffusion-v1-5/stable-diffusion-inpainting", size=512,
+            guidance_scale=7.5,
+        ),
+    }  # fmt: skip
+    DEFAULT = POCKET
+    TITLE = "Pictures in which what misled a classifier is repainted"
+    CITATIONS = (CITATION, GRAD_CAM_CITATION, DIFFUSION_CITATION)
+    config: SCGSConfig
+
+    def resolve(self) -> None:
+        super().resolve()
+        scenes = self.config.scenes
+        self.scenes = [] if scenes is None else read_nouns("scenes", scenes, "scenes", POCKET)
+        if self.groups is not None and isinstance(self.config.per_class, Mapping):
+            recipes.check_names(self.config.per_class, self.groups.classes, "per_class")
+
+    def backgrounds(self) -> Sequence[str]:
+        return [UNKNOWN]
+
+    def planned(self) -> Counts:
+        per_class = self.config.per_class
+        given = per_class if isinstance(per_class, Mapping) else dict.fromkeys(self.data.classes, per_class)
+        return np.array([int(given.get(name, 0)) for name in self.data.classes], np.int64)
+
+    def check_settings(self) -> None:
+        super().check_settings()
+        if self.config.mask == TRUE and not self.train.masked.all():
+            raise RecipeError("mask", f"'true' was asked for, and not every picture of {self.data.name} has a mask.")
+
+    def resolved(self) -> dict[str, Any]:
+        counts = dict(zip(self.groups.classes, self.planned().tolist(), strict=True)) if self.groups else None
+        scenes = [[scene.name, scene.text] for scene in self.scenes]
+        return {**super().resolved(), "per_class": counts, "scenes": scenes or None}
+
+    def spec_prompt(self, job: Job) -> str:
+        plain = super().spec_prompt(job)
+        text = {scene.name: scene.text for scene in self.scenes}.get(job.told.get("scene", PLAIN), "")
+        return plain if job.told.get("scene", PLAIN) == PLAIN else f"{plain} {text}"
+
+    # --- stages ---------------------------------------------------------------------------------
+
+    def jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
+        errors = self._errors(stages)
+        clusters = self._clusters(stages, errors)
+        members = {f: self._used(some) for f, some in clusters.items()}
+        masks, dropped = self._masks(
+            stages, errors, sorted({r for some in members.values() for part in some for r in part})
+        )
+        jobs = []
+        for f, count in enumerate(self.planned().tolist()):
+            usable = [[row for row in part if row in masks] for part in members.get(f, [])]
+            usable = [part for part in usable if part]
+            for i in range(count if usable else 0):
+                part = usable[i % len(usable)]
+                row = part[i // len(usable) % len(part)]
+                cluster = next(c for c, rows in enumerate(members[f]) if row in rows)
+                said = self.data.classes[int(errors.predicted[row])]
+                told = {"cluster": cluster, "predicted": said, "mask": self.config.mask, "repaint": self.config.repaint}
+                if self.scenes:  # each cluster gets all
+                    told["scene"] = self.scenes[i // len(usable) % len(self.scenes)].name
+                jobs.append(Job(f, 0, self.train.keys[row], told))
+        used = {job.source for job in jobs}
+        wrong = errors.wrong
+        told = {
+            "errors": {name: int((wrong & (errors.y == f)).sum()) for f, name in enumerate(self.data.classes)},
+            "clusters": {self.data.classes[f]: [len(part) for part in parts] for f, parts in members.items()},
+            "dropped": dropped,
+        }  # fmt: skip
+        return jobs, {self.train.keys[row]: name for row, name in masks.items() if self.train.keys[row] in used}, told
+
+    def _errors(self, stages: Path) -> Errors:
+        from figureground.learn import errors as learned
+
+        config = self.config
+
+        def work(folder: Path) -> dict[str, Any]:
+            self.say(
+                f"errors of {self.data.name}: {config.classifier if config.classifier != TRAIN else config.errors}"
+            )
+            if config.classifier != TRAIN:
+                from figureground.vision.classifiers import open_classifier
+
+                classifier = open_classifier(config.classifier, device=self.device)
+                found = learned.of_classifier(self.unlabelled, classifier, self.data.classes)
+                learned.save_errors(found, self.data.classes, folder)
+            else:
+                training = config.training_settings()
+                options = {"device": config.device, "show_progress": self._show_progress}
+                if config.errors == CROSS_FITTED:
+                    found = learned.cross_fit(self.unlabelled, training, config.folds, config.seed, folder, **options)
+                else:
+                    found = learned.early_stopped(
+                        self.unlabelled, training, config.first_epochs, config.seed, folder, **options
+                    )
+            wrong = int(found.wrong.sum())
+            return {"pictures": len(found.y), "wrong": wrong}
+
+        self.stage(stages, "errors", work)
+        return learned.read_errors(stages / "errors")
+
+    def _clusters(self, stages: Path, errors: Errors) -> dict[int, list[list[int]]]:
+        """By class, rows of the errors in each cluster, the nearest to its centre first."""
+        config, data = self.config, self.data
+
+        def work(folder: Path) -> dict[str, Any]:
+            from figureground.learn.clusters import cluster_errors, features_of
+
+            # Folds' classifiers have features of their own; those of one must do for all, to be compared.
+            wrong = self.train.select(np.flatnonzero(errors.wrong))
+            features = features_of(self.open_classifier(errors), wrong, show_progress=self._show_progress)
+            found = cluster_errors(
+                errors, features, data.classes, method=config.clustering, k=config.clusters, most=config.most_clusters,
+                seed=derive_seed(config.seed, "clusters"),
+            )  # fmt: skip
+            facts = {}
+            for each in found:
+                if (clusters := each.clusters) is not None:
+                    parts = [each.rows[clusters.members(c)].tolist() for c in range(clusters.k)]
+                    silhouettes = {str(k): value for k, value in clusters.silhouettes.items()}
+                    facts[str(each.y)] = {"rows": parts, "silhouettes": silhouettes}
+                    self._draw_sheet(folder, each.y, parts, errors)
+            return facts
+
+        facts = self.stage(stages, "clusters", work)
+        return {int(f): each["rows"] for f, each in facts.items()}
+
+    def _draw_sheet(self, folder: Path, label: int, clusters: Sequence[Sequence[int]], errors: Errors) -> None:
+        from figureground.learn.sheets import save_cluster_sheet
+
+        name = self.data.classes[label]
+        rows: list[tuple[str, Sequence[Image.Image]]] = []
+        for c, part in enumerate(clusters):
+            said = np.bincount(errors.predicted[list(part)], minlength=len(self.data.classes))
+            texts = [f"{self.data.classes[k]} {said[k]}" for k in np.argsort(-said, kind="stable") if said[k]]
+            pictures = [self.picture(row) for row in part[:SHOWN]]
+            rows.append((f"cluster {c}: {counted(len(part), 'picture')}, called {listed(texts, 3)}", pictures))
+        save_cluster_sheet(folder / f"{slug(name) or label}.png", f"errors of the class {name}", rows)
+
+    def _used(self, clusters: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The members of each cluster that are repainted: as many as there are pictures to make, at most."""
+        most = -(-int(self.planned().max()) // len(clusters))
+        return [list(part[:most]) for part in clusters]
+
+    def _masks(
+        self, stages: Path, errors: Errors, rows: Sequence[int]
+    ) -> tuple[dict[int, str], dict[str, dict[str, int]]]:
+        """By row, the file of what is repainted; and what was left out."""
+
+        def work(folder: Path) -> dict[str, Any]:
+            found = self._regions(errors, rows)
+            kept, dropped = drop(
+                "masks", found, errors.y, self.data.classes, "Choose another --set quantile=…, threshold=knee, or mask."
+            )
+            files = {str(row): self.save_mask(folder, row, mask) for row, mask in kept.items()}
+            return {"files": files, "dropped": dropped}
+
+        facts = self.stage(stages, MASKS, work)
+        return {int(row): name for row, name in facts["files"].items()}, facts["dropped"]
+
+    def _regions(self, errors: Errors, rows: Sequence[int]) -> dict[int, np.ndarray | str]:
+        """What is repainted of each picture, bool, or why nothing is."""
+        config = self.config
+        if config.mask == ATTENTION:
+            attended = self._attended(errors, rows)
+        elif config.mask == TRUE:
+            attended = {row: ~self.true_mask(row) for row in rows}
+        elif config.mask == RANDOM:
+            attended = {row: self._box(row) for row in rows}
+        else:
+            attended = {row: np.ones(self.picture(row).size[::-1], bool) for row in rows}
+        return {row: self._usable(~mask if config.repaint == COMPLEMENT else mask) for row, mask in attended.items()}
+
+    def _usable(self, mask: np.ndarray) -> np.ndarray | str:
+        share = float(mask.mean())
+        if share < LEAST:
+            return "covers nothing"
+        return "covers everything" if share > MOST and self.config.mask != WHOLE else mask
+
+    def _attended(self, errors: Errors, rows: Sequence[int]) -> dict[int, np.ndarray]:
+        from figureground.vision.attention import attend, mask_by_knee, mask_by_quantile
+
+        config, found = self.config, {}
+        bar = tqdm(total=len(rows), desc="attention", unit="picture", disable=None if self._show_progress else True)
+        with signals.at_checks(), bar:
+            for fold in np.unique(errors.fold[list(rows)]).tolist():
+                classifier = self.open_classifier(errors, fold)
+                mine = [row for row in rows if errors.fold[row] == fold]
+                for start in range(0, len(mine), 32):
+                    signals.check()
+                    part = mine[start : start + 32]
+                    pictures = [self.picture(row) for row in part]
+                    targets = [classifier.index(self.data.classes[int(errors.predicted[row])]) for row in part]
+                    for row, picture, target, seen in zip(
+                        part, pictures, targets, attend(classifier, pictures, targets), strict=True
+                    ):
+                        if config.threshold == KNEE:
+                            found[row] = mask_by_knee(classifier, picture, target, seen)[0]
+                        else:
+                            found[row] = mask_by_quantile(seen, config.quantile)
+                        bar.update()
+        return found
+
+    def _box(self, row: int) -> np.ndarray:
+        width, height = self.picture(row).size
+        rng = np.random.default_rng(derive_seed(self.config.seed, "box", self.train.keys[row]))
+        across, down = rng.uniform(*BOX), rng.uniform(*BOX)
+        left, top = rng.uniform(0, 1 - across) * width, rng.uniform(0, 1 - down) * height
+        mask = np.zeros((height, width), bool)
+        mask[int(top) : int(top + down * height) + 1, int(left) : int(left + across * width) + 1] = True
+        return mask
+
+    # --- what it says of itself -----------------------------------------------------------------
+
+    def summary(self) -> str:
+        config = self.config
+        told = getattr(self, "told", {})
+        wrong = ", ".join(f"{n:,} of {name}" for name, n in told.get("errors", {}).items())
+        where = {
+            ATTENTION: "the region that Grad-CAM++ shows for the wrong answer", RANDOM: "a random box",
+            WHOLE: "the whole picture", TRUE: "all but the true mask of the object",
+        }[config.mask]  # fmt: skip
+        part = where if config.repaint == ATTENDED else f"all but {where}"
+        judge = (
+            f"{config.errors} errors of an ERM classifier" if config.classifier == TRAIN else "a classifier's errors"
+        )
+        placed = f", in {counted(len(self.scenes), 'scene')} in turn" if self.scenes else ""
+        return (
+            f"Pictures that were made from the training split of {self.data.name}, to break what its classes come "
+            f"with. Sources are {judge}{f' ({wrong})' if wrong else ''}, clustered by class; of each, {part} was "
+            f"repainted with the prompt {self.prompt_of(0)!r}, or that of its class{placed}. `foreground` is the "
+            "class of the source, which is kept. `background` is unknown: what was repainted may be the scene. `source` is the "
+            "training picture's name."
+        )
+
+    def done_message(self, out: Path) -> str:
+        lines = [super().done_message(out)]
+        none = [name for name, n in self.told["errors"].items() if not n]
+        if none:
+            lines.append(f"No errors, so nothing was made, of {listed(none)}.")
+        lines += [
+            f"{name}: {counted(n, 'picture')} left out ({reason})"
+            for name, reasons in self.told["dropped"].items()
+            for reason, n in reasons.items()
+        ]
+        lines.append(f"{out}/_figureground/stages/clusters holds a sheet of each class's errors.")
+        return "\n".join(lines)
