@@ -8,7 +8,9 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     EulerDiscreteScheduler,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -19,8 +21,11 @@ from figureground.pocket import captions
 KINDS = ("sd1", "sd2", "sdxl")
 
 
-def make_checkpoint(kind: str, out: Path) -> Path:
-    """Writes a checkpoint that draws noise but has all its parts: SD 1.x, SD 2.x (v-prediction), SDXL."""
+def make_checkpoint(kind: str, out: Path, inpaint: bool = False) -> Path:
+    """Writes a checkpoint that draws noise but has all its parts: SD 1.x, SD 2.x (v-prediction), SDXL.
+
+    With `inpaint` it is one made for inpainting: its UNet takes 9 channels.
+    """
     torch.manual_seed(0)
     tokenizer = captions.tokenizer(out / "vocabulary")
     xl = kind == "sdxl"
@@ -38,7 +43,7 @@ def make_checkpoint(kind: str, out: Path) -> Path:
     }
     unet = UNet2DConditionModel(
         sample_size=16,
-        in_channels=4,
+        in_channels=9 if inpaint else 4,
         out_channels=4,
         block_out_channels=(16, 32),
         layers_per_block=1,
@@ -68,7 +73,7 @@ def make_checkpoint(kind: str, out: Path) -> Path:
         mid_block_add_attention=False,
     )
     if xl:
-        pipeline = StableDiffusionXLPipeline(
+        pipeline = (StableDiffusionXLInpaintPipeline if inpaint else StableDiffusionXLPipeline)(
             vae=vae,
             unet=unet,
             text_encoder=CLIPTextModel(CLIPTextConfig(**text)),
@@ -85,7 +90,7 @@ def make_checkpoint(kind: str, out: Path) -> Path:
             steps_offset=1,
             prediction_type="v_prediction" if kind == "sd2" else "epsilon",
         )
-        pipeline = StableDiffusionPipeline(
+        pipeline = (StableDiffusionInpaintPipeline if inpaint else StableDiffusionPipeline)(
             vae=vae,
             unet=unet,
             text_encoder=CLIPTextModel(CLIPTextConfig(**text)),
@@ -95,8 +100,9 @@ def make_checkpoint(kind: str, out: Path) -> Path:
             feature_extractor=None,
             requires_safety_checker=False,
         )
-    pipeline.save_pretrained(out / kind)
-    return out / kind
+    folder = out / (f"{kind}-inpaint" if inpaint else kind)
+    pipeline.save_pretrained(folder)
+    return folder
 
 
 def set_weights(folder: Path, part: str, value: float) -> None:

@@ -273,7 +273,7 @@ class Builder(datasets.ArrowBasedBuilder):
         out = Path(out)
         folder = local_directory(self.config.checkpoint)
         if folder is not None:
-            check_files(folder, self.config.checkpoint)
+            check_files(folder, self.config.checkpoint, inpaint=self.INPAINTS)
             check_size(self.config.size, pixels_a_latent(folder))
         self.find(out, show_progress)
         plan = self.plan()

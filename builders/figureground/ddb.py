@@ -19,7 +19,6 @@ import numpy as np
 from tqdm import tqdm
 
 from figureground import recipe as recipes
-from figureground.config import check_choice
 from figureground.d3s import DIFFUSION_CITATION
 from figureground.errors import FiguregroundError, RecipeError, counted
 from figureground.features import slug
@@ -84,7 +83,7 @@ class DDBConfig(RepaintConfig):
     per_source: int = 2
     """Pictures that are made of each, with the other classes' objects in turn."""
     segmenter: str = "CIDAS/clipseg-rd64-refined"
-    """What finds the object: `pocket`, a CLIPSeg directory or Hub id, `grounding-dino:ID+sam:ID`, or `true` for the
+    """What finds the object: `pocket`, a CLIPSeg directory or Hub id, `grounding-dino:ID+sam:ID`, or `true-masks` for the
     data's own masks."""
     phrases: dict[str, str] = field(default_factory=dict)
     """What the segmenter is asked for, by class, where it isn't the noun."""
@@ -94,10 +93,9 @@ class DDBConfig(RepaintConfig):
     """By what share of the edge the object's region is widened, so that no rim of it stays."""
     token_images: int = 30
     """Sources of each class from which its word is learned, 20 to 40 in the paper."""
-    masked: bool = True
-    """Whether a word is learned from the object's region alone, so that it doesn't stand for the scene too."""
     inversion: dict[str, Any] = field(default_factory=dict)
-    """Settings of textual inversion that differ from the checkpoint's usual ones, such as `{steps: 1000}`."""
+    """Settings of textual inversion that differ from the checkpoint's usual ones, such as `{steps: 1000}`. A word is
+    learned from the object's region alone, so that it doesn't stand for the scene too, unless `{masked: false}`."""
     attribution_steps: int = 32
     """Of Integrated Gradients."""
     least_probability: Any = 0.1
@@ -116,7 +114,6 @@ class DDBConfig(RepaintConfig):
         check_text("segmenter", self.segmenter)
         check_share("least_found", self.least_found)
         check_share("grow", self.grow)
-        check_choice("masked", self.masked, (True, False))  # type: ignore[arg-type]
         for name in ("phrases", "inversion"):
             if not isinstance(getattr(self, name), Mapping):
                 raise RecipeError(name, f"{getattr(self, name)!r} is not a mapping.")
@@ -138,6 +135,7 @@ class DDBConfig(RepaintConfig):
             if name in GIVEN_ELSEWHERE:
                 raise RecipeError(f"inversion.{name}", f"{name} is a setting of the recipe itself: --set {name}=….")
         given = {name: tuple(v) if isinstance(v, list) else v for name, v in self.inversion.items()}
+        given.setdefault("masked", True)
         try:
             return settings_for(self.checkpoint, revision=self.revision, size=self.size, seed=self.seed, **given)
         except RecipeError as error:
@@ -153,7 +151,7 @@ class DDB(Repaint):
     CONFIGS: ClassVar[dict[str, DDBConfig]] = {
         POCKET: DDBConfig(
             name=POCKET, checkpoint=POCKET, size=64, steps=20, guidance_scale=4.0, shard_size=100, batch_size=16,
-            segmenter=POCKET, training={"epochs": 10},
+            segmenter=POCKET, training={"epochs": 10}, strength=0.9, grow=0.06,
         ),
         "photographs": DDBConfig(
             name="photographs", checkpoint="stable-diffusion-v1-5/stable-diffusion-inpainting", size=512,
@@ -195,7 +193,7 @@ class DDB(Repaint):
         super().check_settings()
         if self.config.segmenter == TRUE and not self.train.masked.all():
             raise RecipeError(
-                "segmenter", f"'true' was asked for, and not every picture of {self.data.name} has a mask."
+                "segmenter", f"'true-masks' was asked for, and not every picture of {self.data.name} has a mask."
             )
 
     def resolved(self) -> dict[str, Any]:
@@ -338,7 +336,7 @@ class DDB(Repaint):
                 files = [pictures / f"{row:06d}.png" for row in shown]
                 for row, file in zip(shown, files, strict=True):
                     self.picture(row, config.size).save(file)
-                regions = [stages / masks[row] for row in shown] if config.masked else None
+                regions = [stages / masks[row] for row in shown] if self.inversion.masked else None
                 invert(
                     files, self.noun(label), self.word(label), folder / "learned", self.inversion, masks=regions,
                     device=config.device, show_progress=self._show_progress,

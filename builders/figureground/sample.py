@@ -18,10 +18,12 @@ Box = tuple[int, int, int, int]
 class Guide:
     """The picture that generation starts from, as ids and numbers; no pixels."""
 
-    kind: Literal["paste", "photograph"]
-    """`paste`: a cut-out on a template. `photograph`: the source picture itself, whole."""
+    kind: Literal["paste", "photograph", "inpaint"]
+    """`paste`: a cut-out on a template. `photograph`: the source picture itself, whole. `inpaint`: the source picture,
+    of which the region of a mask is repainted."""
     cutout: str
-    """Id of the cut-out, or of the photograph: `{class folder}/{file name}@{content hash}`."""
+    """Id of the cut-out, or of the photograph: `{class folder}/{file name}@{content hash}`; of `inpaint`, the key of
+    the source picture."""
     template: str | None = None
     """Id of the background template, in the same form."""
     box: Box | None = None
@@ -76,7 +78,7 @@ class Sample:
     guide: Image.Image | None = None
     """RGB, what the generation started from; kept when a recipe asks for it."""
     mask: Image.Image | None = None
-    """L, what of the guide is foreground."""
+    """L, what of the guide is foreground; of an inpainted sample, what was repainted: whole latent pixels."""
 
 
 @dataclass(frozen=True, slots=True)

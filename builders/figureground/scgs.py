@@ -90,7 +90,7 @@ class SCGSConfig(RepaintConfig):
     """The most that are tried."""
     mask: str = ATTENTION
     """What region counts as attended: `attention` (Grad-CAM++ of the wrong answer), or, to compare with, a `random`
-    box, the `whole` picture, or all but the data's own mask of the object (`true`)."""
+    box, the `whole` picture, or all but the data's own mask of the object (`true-masks`)."""
     threshold: str = QUANTILE
     """How a region is cut out of attention: by `quantile`, or at the `knee` of the loss as more of it is hidden."""
     quantile: float = 0.7
@@ -160,7 +160,7 @@ class SCGS(Repaint):
     def check_settings(self) -> None:
         super().check_settings()
         if self.config.mask == TRUE and not self.train.masked.all():
-            raise RecipeError("mask", f"'true' was asked for, and not every picture of {self.data.name} has a mask.")
+            raise RecipeError("mask", f"'true-masks' was asked for, and not every picture of {self.data.name} has a mask.")
 
     def resolved(self) -> dict[str, Any]:
         counts = dict(zip(self.groups.classes, self.planned().tolist(), strict=True)) if self.groups else None

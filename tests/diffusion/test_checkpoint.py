@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import KINDS, make_checkpoint, set_class, set_weights
 
@@ -30,6 +31,7 @@ def test_every_supported_kind_opens_with_its_noise_schedule(tmp_path, kind):
     assert opened.factor == 4
     assert len(opened.tokenizers) == (2 if kind == "sdxl" else 1)
     assert opened.image_to_image.unet is opened.text_to_image.unet
+    assert opened.inpaint is None
 
 
 def test_a_checkpoint_stored_in_half_precision_opens_in_the_dtype_asked_for(sd1):
@@ -109,14 +111,33 @@ def test_offline_a_hub_id_says_what_to_do():
         open_checkpoint("nobody/nothing", **CPU)
 
 
-def test_an_inpainting_unet_is_refused(sd1):
-    config = sd1 / "unet" / "config.json"
-    from diffusers import UNet2DConditionModel
+def test_a_checkpoint_made_for_inpainting_is_refused_where_nothing_is_repainted(tmp_path):
+    folder = make_checkpoint("sd1", tmp_path, inpaint=True)
+    with pytest.raises(FiguregroundError, match="is a StableDiffusionInpaintPipeline; supported are"):
+        open_checkpoint(str(folder), **CPU)
+    set_class(folder, "StableDiffusionPipeline")
+    with pytest.raises(
+        FiguregroundError, match="takes 9 channels, not the 4 of a latent; an inpainting checkpoint can't"
+    ):
+        open_checkpoint(str(folder), **CPU)
+    assert open_checkpoint(str(folder), inpaint=True, **CPU).needs_mask
 
-    settings = {**json.loads(config.read_text()), "in_channels": 9}
-    UNet2DConditionModel.from_config(settings).save_pretrained(sd1 / "unet")
-    with pytest.raises(FiguregroundError, match="takes 9 channels"):
-        open_checkpoint(str(sd1), **CPU)
+
+@pytest.mark.parametrize("made_for_it", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_supported_kind_opens_for_inpainting_with_weights_shared(tmp_path, kind, made_for_it):
+    opened = open_checkpoint(str(make_checkpoint(kind, tmp_path, made_for_it)), inpaint=True, **CPU)
+    assert opened.family == ("sdxl" if kind == "sdxl" else "sd")
+    assert opened.needs_mask == made_for_it
+    for part in ("unet", "vae", "text_encoder", "scheduler"):
+        assert getattr(opened.inpaint, part) is getattr(opened.text_to_image, part)
+
+
+def test_a_unet_of_other_channels_is_refused_for_inpainting_too(sd1):
+    config = sd1 / "unet" / "config.json"
+    UNet2DConditionModel.from_config({**json.loads(config.read_text()), "in_channels": 5}).save_pretrained(sd1 / "unet")
+    with pytest.raises(FiguregroundError, match="takes 5 channels, not the 4 of a latent or the 9 of inpainting"):
+        open_checkpoint(str(sd1), inpaint=True, **CPU)
 
 
 def test_a_device_that_is_not_there_is_refused():

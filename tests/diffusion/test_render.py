@@ -1,6 +1,7 @@
 """Rendering: from Specs to Samples or Rejects, the same picture whatever the batch."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from tiny_checkpoints import KINDS, add_safety_checker, make_checkpoint, set_weights
 
 from figureground.diffusion.checkpoint import open_checkpoint
-from figureground.diffusion.render import Renderer, Sampling, find_batch_size, in_batches, why_reject
+from figureground.diffusion.render import FEATHER, Renderer, Sampling, find_batch_size, in_batches, why_reject
 from figureground.errors import FiguregroundError
 from figureground.sample import Guide, Reject, Sample, Spec
 
@@ -44,6 +45,24 @@ def checkpoint(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def sd1(tmp_path_factory):
     return make_checkpoint("sd1", tmp_path_factory.mktemp("sd1"))
+
+
+@pytest.fixture(scope="module", params=[(kind, made) for kind in KINDS for made in (False, True)], ids=str)
+def painter(request, tmp_path_factory):
+    kind, made_for_it = request.param
+    folder = make_checkpoint(kind, tmp_path_factory.mktemp(kind), made_for_it)
+    return open_checkpoint(str(folder), inpaint=True, **CPU)
+
+
+def repaint(i, prompt="a photo of a bird, on grass"):
+    return replace(spec(i, prompt=prompt), guide=Guide("inpaint", f"source-{i}"))
+
+
+def region(spec, left=13, top=9, right=18, bottom=15):
+    """The guide and a mask of few pixels that isn't aligned with latent pixels."""
+    mask = np.zeros((32, 32), np.uint8)
+    mask[top:bottom, left:right] = 255
+    return guide(spec)[0], Image.fromarray(mask)
 
 
 def pictures(results):
@@ -155,6 +174,101 @@ def test_reasons(pixels, flagged, reason):
 def test_batches_keep_order_and_never_mix_guided_and_unguided():
     specs = [spec(0), spec(1), spec(2, False), spec(3), spec(4)]
     assert [[s.key[-1] for s in batch] for batch in in_batches(specs, 2)] == [["0", "1"], ["2"], ["3", "4"]]
+    specs = [repaint(0), repaint(1), spec(2), spec(3, False)]
+    assert [[s.key[-1] for s in batch] for batch in in_batches(specs, 4)] == [["0", "1"], ["2"], ["3"]]
+
+
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_outside_the_mask_an_inpainted_picture_is_its_source_bit_for_bit(painter, strength):
+    sampling = replace(SAMPLING, strength=strength)
+    for sample in Renderer(painter, sampling, region).render([repaint(i) for i in range(4)]):
+        source, asked = (np.asarray(picture) for picture in region(sample.spec))
+        drawn, repainted = np.asarray(sample.image), np.asarray(sample.mask)
+        assert sample.guide.tobytes() == source.tobytes()
+        assert set(np.unique(repainted)) == {0, 255}
+        assert repainted[asked > 0].all()
+        assert (
+            len(np.unique(repainted.reshape(8, 4, 8, 4).swapaxes(1, 2).reshape(64, 16), axis=1).T) == 1
+        )  # whole latents
+        near = 3 * int(FEATHER * painter.factor)
+        apart = np.ones((32, 32), bool)
+        ys, xs = np.nonzero(repainted)
+        apart[max(0, ys.min() - near) : ys.max() + 1 + near, max(0, xs.min() - near) : xs.max() + 1 + near] = False
+        assert apart.mean() > 0.2
+        assert (drawn[apart] == source[apart]).all()
+        assert np.abs(drawn[repainted > 0].astype(int) - source[repainted > 0]).mean() > 5
+
+
+def test_the_autoencoder_may_draw_what_lies_outside(painter):
+    decoded = pictures(Renderer(painter, replace(SAMPLING, outside="decoded"), region).render([repaint(0)]))[0]
+    kept = next(Renderer(painter, SAMPLING, region).render([repaint(0)]))
+    inside = np.asarray(kept.mask) > 0
+    assert (decoded[inside] == np.asarray(kept.image)[inside]).all()
+    assert (decoded[0, 0] != np.asarray(kept.image)[0, 0]).any()
+
+
+def test_batches_of_1_and_of_8_repaint_alike_to_within_one_level(painter):
+    specs = [repaint(i, f"a photo of a {n}, in snow") for i, n in enumerate(["bird", "car", "mug", "fish", "cat"])]
+    by_size = [pictures(Renderer(painter, replace(SAMPLING, batch_size=n), region).render(specs)) for n in (1, 8)]
+    for one, eight in zip(*by_size, strict=True):
+        assert np.abs(one - eight).max() <= 1
+
+
+def test_at_full_strength_what_was_in_the_mask_leaves_no_trace(painter):
+    def inside(colour, strength):
+        def load(spec):
+            picture, mask = region(spec)
+            return Image.composite(Image.new("RGB", (32, 32), colour), picture, mask), mask
+
+        sample = next(Renderer(painter, replace(SAMPLING, strength=strength), load).render([repaint(0)]))
+        return np.asarray(sample.image, int)[np.asarray(sample.mask) > 0]
+
+    trace = {strength: np.abs(inside("black", strength) - inside("white", strength)).mean() for strength in (0.25, 1.0)}
+    assert trace[1.0] < trace[0.25] / 3
+    assert trace[1.0] == 0 or not painter.needs_mask  # made for inpainting, it never sees what is in the mask
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_full_mask_repaints_all_and_an_empty_one_is_an_error_that_names_the_key(painter, whole):
+    mask = Image.new("L", (32, 32), 255 if whole else 0)
+    renderer = Renderer(painter, SAMPLING, lambda spec: (guide(spec)[0], mask))
+    if whole:
+        assert np.asarray(next(renderer.render([repaint(0)])).mask).min() == 255
+    else:
+        with pytest.raises(FiguregroundError, match="train-0000-00-00000: its mask covers nothing"):
+            list(renderer.render([repaint(0)]))
+
+
+def test_routes_follow_each_other_in_one_run(sd1):
+    opened = open_checkpoint(str(sd1), inpaint=True, **CPU)
+    specs = [repaint(0), spec(1), spec(2, False), repaint(3)]
+    results = list(Renderer(opened, SAMPLING, region).render(specs))
+    assert [r.spec for r in results] == specs
+    assert [r.mask is None for r in results] == [False, False, True, False]
+
+
+def test_a_checkpoint_made_for_inpainting_says_that_it_needs_a_mask(tmp_path):
+    opened = open_checkpoint(str(make_checkpoint("sd1", tmp_path, inpaint=True)), inpaint=True, **CPU)
+    for asked in (spec(0), spec(0, False)):
+        with pytest.raises(
+            FiguregroundError, match="made for inpainting and draws nothing without a picture and a mask"
+        ):
+            list(Renderer(opened, SAMPLING, guide).render([asked]))
+
+
+def test_an_inpainted_picture_that_can_not_be_used_is_a_reject_though_its_source_is_fine(tmp_path):
+    folder = make_checkpoint("sd1", tmp_path)
+    set_weights(folder, "unet", 1e30)
+    opened = open_checkpoint(str(folder), inpaint=True, **CPU)
+    assert [r.reason for r in Renderer(opened, SAMPLING, region).render([repaint(0)])] == ["non-finite"]
+    folder = make_checkpoint("sd1", tmp_path / "flat")
+    set_weights(folder, "vae", 0.0)
+    opened = open_checkpoint(str(folder), inpaint=True, **CPU)
+    assert [r.reason for r in Renderer(opened, SAMPLING, region).render([repaint(0)])] == ["flat"]
+    folder = make_checkpoint("sd1", tmp_path / "flagged")
+    add_safety_checker(folder)
+    opened = open_checkpoint(str(folder), inpaint=True, **CPU)
+    assert [r.reason for r in Renderer(opened, SAMPLING, region).render([repaint(0)])] == ["safety-flagged"]
 
 
 def test_the_batch_size_found_on_a_cpu_suits_the_network(sd1):

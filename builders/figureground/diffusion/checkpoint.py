@@ -16,8 +16,10 @@ from diffusers import (
     EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UniPCMultistepScheduler,
@@ -39,11 +41,19 @@ SCHEDULERS = {
 """Samplers by the names that recipes use."""
 
 FAMILIES = {
-    "StableDiffusionPipeline": ("sd", StableDiffusionPipeline, StableDiffusionImg2ImgPipeline),
-    "StableDiffusionImg2ImgPipeline": ("sd", StableDiffusionPipeline, StableDiffusionImg2ImgPipeline),
-    "StableDiffusionXLPipeline": ("sdxl", StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline),
+    "StableDiffusionPipeline": "sd",
+    "StableDiffusionImg2ImgPipeline": "sd",
+    "StableDiffusionInpaintPipeline": "sd",
+    "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusionXLInpaintPipeline": "sdxl",
 }
-"""By the name in `model_index.json`: the family, and the pipelines that draw from text and from a picture."""
+"""Families by the name in `model_index.json`."""
+
+PIPELINES = {
+    "sd": (StableDiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline),
+    "sdxl": (StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline),
+}
+"""By family, the pipelines that draw from text, from a picture, and in the region of a mask."""
 
 NETWORKS = {
     "UNet2DConditionModel": UNet2DConditionModel,
@@ -68,11 +78,18 @@ class Checkpoint:
     """What provenance says of it; no paths."""
     folder: Path
     """Where its files lie on this machine."""
+    inpaint: Any | None = None
+    """The pipeline that repaints the region of a mask; None where it wasn't asked for."""
 
     @property
     def factor(self) -> int:
         """Pixels a latent pixel: an image's edge is a multiple of it."""
         return int(self.text_to_image.vae_scale_factor)
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether it was made for inpainting, so that `inpaint` alone can draw: its UNet reads a picture and a mask."""
+        return bool(self.text_to_image.unet.config.in_channels != self.text_to_image.vae.config.latent_channels)
 
     @property
     def tokenizers(self) -> list[Any]:
@@ -119,14 +136,17 @@ def open_checkpoint(
     dtype: torch.dtype,
     scheduler: str = "ddim",
     safety: str = "reject",
+    inpaint: bool = False,
 ) -> Checkpoint:
-    """Opens a checkpoint for text-to-image and image-to-image, weights shared.
+    """Opens a checkpoint for text-to-image, image-to-image and, when asked, inpainting, weights shared.
 
     Args:
         checkpoint: `pocket`, a directory in diffusers' layout, or a Hub id.
         revision: Branch, tag or commit on the Hub.
         scheduler: A name from `SCHEDULERS`; the checkpoint's noise schedule and prediction type are kept.
         safety: `off` leaves the safety checker away, `reject` keeps it where the checkpoint has one.
+        inpaint: Whether regions of pictures will be repainted. An ordinary checkpoint does it by masked latents; one
+            made for it (a UNet of 9 channels: latents, mask, masked picture) is opened for nothing else.
 
     Raises:
         FiguregroundError: Absent, incomplete, pickle-only, of an unsupported kind, or out of reach.
@@ -134,9 +154,10 @@ def open_checkpoint(
     folder = local_directory(checkpoint)
     if folder is None:
         folder = download(checkpoint, revision)
-    variant = check_files(folder, checkpoint)
-    index = read_index(folder, checkpoint)
-    family, text_class, image_class = FAMILIES[index["_class_name"][0]]
+    variant = check_files(folder, checkpoint, inpaint)
+    index = read_index(folder, checkpoint, inpaint)
+    family = FAMILIES[index["_class_name"][0]]
+    text_class, image_class, inpaint_class = PIPELINES[family]
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     if variant:
         options["variant"] = variant
@@ -152,11 +173,7 @@ def open_checkpoint(
         pipeline = text_class.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unopened(checkpoint, error, device) from error
-    if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
-        raise FiguregroundError(
-            f"checkpoint {checkpoint!r}: its UNet takes {pipeline.unet.config.in_channels} channels, not the "
-            f"{pipeline.vae.config.latent_channels} of a latent; an inpainting checkpoint can't do image-to-image."
-        )
+    _refuse_channels(pipeline, checkpoint, inpaint)
     for part in pipeline.components.values():  # a checkpoint may hold its parts in several dtypes
         if isinstance(part, torch.nn.Module) and part.dtype != dtype:
             part.to(dtype)
@@ -171,15 +188,16 @@ def open_checkpoint(
         pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
-    from_pipe = image_class(**_accepted(pipeline))
-    from_pipe.set_progress_bar_config(disable=True)
+    siblings = [kind(**_accepted(pipeline)) for kind in ((image_class, inpaint_class) if inpaint else (image_class,))]
+    for sibling in siblings:
+        sibling.set_progress_bar_config(disable=True)
     facts = {
         "checkpoint": checkpoint if checkpoint == "pocket" or local_directory(checkpoint) is None else folder.name,
         "revision": folder.name if local_directory(checkpoint) is None else fingerprint(checkpoint, None)[:19],
         "family": family,
         "prediction_type": pipeline.scheduler.config.get("prediction_type", "epsilon"),
     }
-    return Checkpoint(family, pipeline, from_pipe, facts, folder)
+    return Checkpoint(family, pipeline, siblings[0], facts, folder, siblings[1] if inpaint else None)
 
 
 def _open_networks(
@@ -197,6 +215,18 @@ def _open_networks(
                     f"{listed(sorted(info['missing_keys']), 2)}. Download it again, or mend what wrote it."
                 )
     return networks
+
+
+def _refuse_channels(pipeline: Any, checkpoint: str, inpaint: bool) -> None:
+    """A UNet reads a latent; one made for inpainting a mask and the masked picture's latent as well."""
+    channels, latent = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
+    if channels == latent or (inpaint and channels == 2 * latent + 1):
+        return
+    raise FiguregroundError(
+        f"checkpoint {checkpoint!r}: its UNet takes {channels} channels, not the {latent} of a latent"
+        + (f" or the {2 * latent + 1} of inpainting." if inpaint else
+           "; an inpainting checkpoint can't do image-to-image.")
+    )  # fmt: skip
 
 
 def _refuse_non_finite(pipeline: Any, checkpoint: str, dtype: torch.dtype) -> None:
@@ -234,7 +264,7 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "could 
 
 
 def _accepted(pipeline: Any) -> dict[str, Any]:
-    """The components and settings of a pipeline that its image-to-image sibling takes."""
+    """The components and settings of a pipeline that its siblings take."""
     parts = dict(pipeline.components)
     if "requires_safety_checker" in pipeline.config:
         parts["requires_safety_checker"] = pipeline.config["requires_safety_checker"]

@@ -8,18 +8,29 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
 from figureground.diffusion.checkpoint import Checkpoint, is_out_of_memory
+from figureground.diffusion.composite import composite, whole_latents
 from figureground.errors import FiguregroundError, OutOfMemory
-from figureground.sample import Reject, Sample, Spec
+from figureground.sample import Guide, Reject, Sample, Spec
 
 LoadGuide = Callable[[Spec], tuple[Image.Image, Image.Image | None]]
-"""Draws a Spec's guide (RGB, size × size) and the mask (L) of its foreground, or None where it has none."""
+"""Draws a Spec's guide (RGB, size × size) and the mask (L) of its foreground, or None where it has none.
+
+For inpainting: the source picture and the mask, size × size, 255 where it is to be repainted.
+"""
+Route = Literal["text", "image", "inpaint"]
+"""What a picture is drawn from: noise, a guide, or a guide of which the region of a mask is repainted."""
+
+MARGIN = 1
+"""Latent pixels around a mask that are repainted with it."""
+FEATHER = 0.5
+"""Latent pixels around what was repainted in which it fades into the source."""
 
 FLAT_RANGE = 2
 """A picture whose every channel spans at most this many of 255 levels shows nothing."""
@@ -40,12 +51,17 @@ class Sampling:
     eta: float = 0.0
     batch_size: int = 1
     compile: bool = False
+    outside: Literal["source", "decoded"] = "source"
+    """What an inpainted picture shows around what was repainted: the source, bit for bit, or what the autoencoder makes
+    of it, which blurs a little but has no seam."""
 
 
 class Renderer:
     """Renders Specs with one opened checkpoint.
 
-    A Spec with a guide goes through image-to-image at `strength`, one without through text-to-image.
+    A Spec with a guide goes through image-to-image at `strength`, one without through text-to-image. With a guide of
+    kind `inpaint` the region of a mask is repainted, from pure noise at strength 1, widened to whole latent pixels and
+    `MARGIN` more.
     Ragged batches are padded, so that every image is computed in a batch of the same size.
 
     Args:
@@ -71,13 +87,16 @@ class Renderer:
             unet = torch.compile(checkpoint.text_to_image.unet, dynamic=False)
             checkpoint.text_to_image.unet = unet
             checkpoint.image_to_image.unet = unet
+            if checkpoint.inpaint is not None:
+                checkpoint.inpaint.unet = unet
 
     def render(self, specs: Sequence[Spec]) -> Iterator[Sample | Reject]:
         """Renders Specs in order. While the device works, the next batch's guides are prepared.
 
         Raises:
             OutOfMemory: A batch doesn't fit.
-            FiguregroundError: No picture so far holds finite numbers, or a guide can't be drawn.
+            FiguregroundError: No picture so far holds finite numbers, a guide can't be drawn, a mask covers nothing, or
+                the checkpoint was made for inpainting and a Spec asks for something else.
         """
         batches = list(in_batches(specs, self._sampling.batch_size))
         with ThreadPoolExecutor(2, "guides") as pool:
@@ -88,19 +107,31 @@ class Renderer:
                 yield from self._render_batch(batch, guides)
 
     def _guide(self, spec: Spec) -> tuple[Image.Image | None, Image.Image | None]:
-        return self._load_guide(spec) if spec.guide is not None else (None, None)
+        if spec.guide is None:
+            return None, None
+        guide, mask = self._load_guide(spec)
+        if route(spec) != "inpaint":
+            return guide, mask
+        region = np.asarray(mask) >= 128 if mask is not None else np.zeros(1, bool)
+        if not region.any():
+            raise FiguregroundError(f"{spec.key}: its mask covers nothing: there is nothing to repaint. Leave it out.")
+        region = whole_latents(region, self._checkpoint.factor, MARGIN)
+        return guide, Image.fromarray(region.astype(np.uint8) * 255)
 
     def _render_batch(
         self, specs: Sequence[Spec], guides: Sequence[tuple[Image.Image | None, Image.Image | None]]
     ) -> Iterator[Sample | Reject]:
-        pictures, flagged = self._draw(specs, [guide for guide, _ in guides])
+        pictures, flagged = self._draw(specs, guides)
         for spec, (guide, mask), pixels, flag in zip(specs, guides, pictures, flagged, strict=True):
             reason = why_reject(pixels, flag)
             self._refuse_hopeless(reason)
             if reason:
                 yield Reject(spec, reason)
-            else:
-                yield Sample(spec, Image.fromarray(to_uint8(pixels)), guide, mask)
+                continue
+            if route(spec) == "inpaint" and self._sampling.outside == "source":
+                source, feather = np.asarray(guide, np.float32) / 255, FEATHER * self._checkpoint.factor
+                pixels = composite(source, pixels, np.asarray(mask) > 0, feather)
+            yield Sample(spec, Image.fromarray(to_uint8(pixels)), guide, mask)
 
     def _refuse_hopeless(self, reason: str | None) -> None:
         if reason != "non-finite":
@@ -116,9 +147,16 @@ class Renderer:
                 )  # fmt: skip
 
     @torch.inference_mode()
-    def _draw(self, specs: Sequence[Spec], guides: Sequence[Image.Image | None]) -> tuple[np.ndarray, list[bool]]:
+    def _draw(
+        self, specs: Sequence[Spec], guides: Sequence[tuple[Image.Image | None, Image.Image | None]]
+    ) -> tuple[np.ndarray, list[bool]]:
         """Pictures, float (n, height, width, 3) in 0..1, and whether the safety checker flagged each."""
-        sampling, n = self._sampling, len(specs)
+        sampling, n, by = self._sampling, len(specs), route(specs[0])
+        if self._checkpoint.needs_mask and by != "inpaint":
+            raise FiguregroundError(
+                f"{specs[0].key}: the checkpoint was made for inpainting and draws nothing without a picture and a "
+                "mask. Give an ordinary checkpoint."
+            )
         pad = sampling.batch_size - n
         padded = [*specs, *[specs[-1]] * pad]
         settings: dict[str, Any] = {
@@ -132,14 +170,17 @@ class Renderer:
         }
         try:
             settings.update(self._embed([spec.prompt for spec in padded]))
-            if guides[0] is None:
+            if by == "text":
                 settings.update(height=sampling.size, width=sampling.size)
                 out = self._checkpoint.text_to_image(**settings)
             else:
-                pixels = np.stack([np.asarray(guide, np.float32) / 255 for guide in guides if guide is not None])
-                images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-                images = torch.cat([images, images[-1:].expand(pad, -1, -1, -1)]) if pad else images
-                out = self._checkpoint.image_to_image(image=images, strength=sampling.strength, **settings)
+                settings.update(image=_stack([guide for guide, _ in guides], pad), strength=sampling.strength)
+                if by == "image":
+                    out = self._checkpoint.image_to_image(**settings)
+                else:
+                    assert self._checkpoint.inpaint is not None, "the checkpoint was opened without inpaint=True"
+                    settings.update(height=sampling.size, width=sampling.size)
+                    out = self._checkpoint.inpaint(mask_image=_stack([mask for _, mask in guides], pad), **settings)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -188,12 +229,26 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def route(spec: Spec) -> Route:
+    """What a Spec's picture is drawn from."""
+    if spec.guide is None:
+        return "text"
+    return "inpaint" if spec.guide.kind == "inpaint" else "image"
+
+
 def in_batches(specs: Sequence[Spec], size: int) -> Iterator[list[Spec]]:
-    """Runs of at most `size` Specs, in order, that all have a guide or all have none."""
-    for _, alike in itertools.groupby(specs, key=lambda spec: spec.guide is None):
+    """Runs of at most `size` Specs, in order, that all go the same route."""
+    for _, alike in itertools.groupby(specs, key=route):
         run = list(alike)
         for start in range(0, len(run), size):
             yield run[start : start + size]
+
+
+def _stack(pictures: Sequence[Image.Image | None], pad: int) -> torch.Tensor:
+    """Pictures (RGB or L) as float32 (n + pad, channels, height, width) in 0..1, the last one repeated `pad` times."""
+    pixels = np.stack([np.atleast_3d(np.asarray(picture, np.float32)) / 255 for picture in pictures])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    return torch.cat([images, images[-1:].expand(pad, -1, -1, -1)]) if pad else images
 
 
 def why_reject(pixels: np.ndarray, flagged: bool = False) -> str | None:
@@ -232,12 +287,16 @@ def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1
     if checkpoint.text_to_image.device.type != "cuda":
         return CPU_BATCH if sum(p.numel() for p in unet.parameters()) <= SMALL_UNET else 1
     device = checkpoint.text_to_image.device
+    spec = Spec("probe", "probe", 0, 0, "", "", "a photo", 0, Guide("inpaint", "probe") if checkpoint.inpaint else None)
+    size = (sampling.size, sampling.size)
     peaks = []
     for batch in (1, 2):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-        probe = Renderer(checkpoint, replace(sampling, batch_size=batch, steps=2, compile=False), _no_guide)
-        spec = Spec("probe", "probe", 0, 0, "", "", "a photo", 0)
+        probe = Renderer(
+            checkpoint, replace(sampling, batch_size=batch, steps=2, strength=1.0, compile=False),
+            lambda spec: (Image.new("RGB", size), Image.new("L", size, 255)),
+        )  # fmt: skip
         try:
             list(probe.render([spec] * batch))
         except FiguregroundError:
@@ -250,7 +309,3 @@ def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1
     room = MEMORY_SHARE * (free + torch.cuda.memory_reserved(device)) / sharing - (peaks[0] - each)
     fits = max(1, min(LARGEST_BATCH, int(room // each)))
     return 1 << (fits.bit_length() - 1)
-
-
-def _no_guide(spec: Spec) -> tuple[Image.Image, None]:
-    raise AssertionError(f"{spec.key} has no guide")

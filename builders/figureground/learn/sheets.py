@@ -1,0 +1,64 @@
+"""Sheets by which a person sees what is in a cluster: a caption and a row of pictures each."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from figureground.images import encode
+from figureground.shards.writer import replace_bytes
+
+MARGIN, GAP, LINE = 16, 4, 28
+"""Around the sheet, between pictures, and for a line of text, in pixels."""
+PAPER, INK = "#ffffff", "#1a1a1a"
+
+_SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf")
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def save_cluster_sheet(
+    path: Path, title: str, rows: Sequence[tuple[str, Sequence[Image.Image]]], edge: int = 96
+) -> None:
+    """Writes a PNG: a title, and for each row a caption with its pictures below it.
+
+    Args:
+        rows: Captions and pictures of any sizes. A row without a caption follows the one above it closely, such as
+            overlays on the same pictures.
+        edge: Of a picture's cell, which it fills in height or width, in pixels.
+    """
+    texts = [_written(title, 18), *(_written(caption, 14) for caption, _ in rows)]
+    columns = max((len(pictures) for _, pictures in rows), default=0)
+    width = max(columns * (edge + GAP) - GAP, *(math.ceil(font.getlength(text)) for text, font in texts))
+    height = LINE + sum(LINE * bool(caption) + (edge + GAP) * bool(pictures) for caption, pictures in rows)
+    sheet = Image.new("RGB", (width + 2 * MARGIN, height + 2 * MARGIN), PAPER)
+    draw, y = ImageDraw.Draw(sheet), MARGIN
+    for (text, font), pictures in zip(texts, [(), *(pictures for _, pictures in rows)], strict=True):
+        if text:
+            draw.text((MARGIN, y + LINE / 2), text, INK, font, anchor="lm")
+            y += LINE
+        for column, picture in enumerate(pictures):
+            fitted = _fit(picture, edge)
+            x = MARGIN + column * (edge + GAP)
+            sheet.paste(fitted, (x + (edge - fitted.width) // 2, y + (edge - fitted.height) // 2))
+        y += (edge + GAP) * bool(pictures)
+    replace_bytes(path, encode(sheet, "png"))
+
+
+def _fit(picture: Image.Image, edge: int) -> Image.Image:
+    """A picture, RGB, whose longer edge is the cell's."""
+    share, whole = edge / max(picture.size), edge % max(picture.size) == 0
+    size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
+    return picture.convert("RGB").resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
+
+
+def _written(text: str, size: int) -> tuple[str, _Font]:
+    """A text, and a font that has its letters: Pillow's own, which has ASCII alone, or one of the system's."""
+    for name in () if text.isascii() else _SYSTEM_FONTS:
+        with contextlib.suppress(OSError):
+            return text, ImageFont.truetype(name, size)
+    return text.encode("ascii", "replace").decode(), ImageFont.load_default(size=size)

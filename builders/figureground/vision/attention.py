@@ -1,0 +1,451 @@
+"""Where a classifier looks: Grad-CAM++ (Chattopadhay et al. 2018, arXiv 1710.11063), and masks of what is attended.
+
+The paper takes Y = exp(S) for the score of a class with logit S, so that second and third derivatives in the features A
+are powers of the first, g = ∂S/∂A. Then α = g² / (2g² + ΣA·g³) for every position and channel, a channel weighs
+w = Σ α · ReLU(∂Y/∂A), and the map is ReLU(Σ w·A). The factor exp(S), common to a picture, goes when maps are scaled.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from figureground.errors import FiguregroundError, listed, nearest_or_all
+from figureground.vision.classifiers import Classifier
+from figureground.vision.preprocessing import Preprocessing, to_pixels
+
+SHARES = tuple(round(0.05 * i, 2) for i in range(1, 13))
+"""Shares of a picture that `mask_by_knee` tries."""
+MOST_PREFIX = 8
+"""Most tokens, such as the class token and registers, that may stand before those of patches."""
+LEAST_EDGE = 6
+"""Fewest cells along an edge of a map that is taken unasked; ImageNet's networks have 7 or more."""
+TINT = 0.65
+"""Opacity of the colour where attention is 1."""
+_COLORS = np.array([[255, 225, 60], [255, 140, 0], [215, 0, 30]], np.float64)
+"""Of attention 0, a half and 1."""
+_WITHIN = re.compile("attn|attention", re.IGNORECASE)
+
+
+class Layer(NamedTuple):
+    """A module whose output has positions in the picture."""
+
+    name: str
+    """Its dotted name in the network."""
+    layout: str
+    """`channels first`, (n, c, h, w); `channels last`, (n, h, w, c); or `tokens`, (n, t + h·w, c)."""
+    grid: tuple[int, int]
+    """h and w."""
+
+    def positions(self, output: Tensor) -> Tensor:
+        """The module's output as (n, c, h, w), without tokens that stand for no patch."""
+        if self.layout == "channels first":
+            return output
+        if self.layout == "channels last":
+            return output.permute(0, 3, 1, 2)
+        height, width = self.grid
+        return output[:, -height * width :].transpose(1, 2).unflatten(2, self.grid)
+
+
+def find_layer(network: nn.Module, size: tuple[int, int], name: str | None = None) -> Layer:
+    """The layer at which attention is read: in the order of execution, the last whose output has more than one position
+    and decides the logits at them.
+
+    That is the last feature map before pooling, and, of networks that read a class token alone, the `layernorm_before`
+    (`norm1`) of the last block: what comes later at patches decides nothing. Modules within attention are passed over,
+    as their rows are heads and windows. Where that map has fewer than `LEAST_EDGE` cells along an edge, as networks
+    for small pictures have, it can't say where: then it is the last that has as many and that everything goes through
+    on its way to the logits, if there is one.
+
+    Args:
+        network: Takes pixels (n, 3, h, w), returns logits, or an object that has them as `logits`.
+        size: Height and width of what it is given.
+        name: A module's dotted name, to choose another; any module whose output has positions.
+
+    Raises:
+        FiguregroundError: There is no such layer.
+    """
+    known = [each for each, _ in network.named_modules() if each]
+    if name is not None and name not in known:
+        raise FiguregroundError(f"attention: the network has no layer {name!r}{nearest_or_all(name, known)}")
+    trace = _trace(network, size)
+    if name is not None:
+        for layer, _ in reversed(trace.outputs):
+            if layer.name == name:
+                return layer
+        raise FiguregroundError(
+            f"attention: the output of layer {name!r} has no positions in the picture; name one that gives a feature "
+            "map (n, c, h, w) or tokens (n, t, c)."
+        )
+    found = [each for each in trace.outputs if each[1].requires_grad and not _WITHIN.search(each[0].name)]
+    gradients = trace.gradients([output for _, output in found]) if found else ()
+    deciding = [
+        each
+        for each, gradient in zip(found, gradients, strict=True)
+        if gradient is not None and each[0].positions(gradient).any()
+    ]
+    if not deciding:
+        raise FiguregroundError(
+            "attention: the network has no layer whose output is a feature map or tokens of patches and decides the "
+            "logits; name one with `layer`."
+        )
+    last = deciding[-1][0]
+    if min(last.grid) < LEAST_EDGE:
+        for layer, output in reversed(deciding):
+            if min(layer.grid) >= LEAST_EDGE and trace.all_through(output):
+                return layer
+    return last
+
+
+class _Trace(NamedTuple):
+    """What a network does with two pictures of noise."""
+
+    noise: Tensor
+    outputs: list[tuple[Layer, Tensor]]
+    """Every output with positions, in the order of execution."""
+    total: Tensor
+    """Of the logits, with random weights, as those of some networks always have the same sum."""
+
+    def gradients(self, of: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(self.total, of, allow_unused=True, retain_graph=True)
+
+    def all_through(self, output: Tensor) -> bool:
+        """Whether the logits know of the pictures through this output alone."""
+        hook = output.register_hook(torch.zeros_like)
+        try:
+            (rest,) = self.gradients([self.noise])
+        finally:
+            hook.remove()
+        return rest is None or not rest.any()
+
+
+@torch.enable_grad()
+def _trace(network: nn.Module, size: tuple[int, int]) -> _Trace:
+    found: list[tuple[Layer, Tensor]] = []
+    patches: list[tuple[int, int]] = []
+
+    def keep(name: str, module: nn.Module, output: Tensor | None) -> None:
+        layer = None if output is None or len(output) != 2 else _read_layout(name, module, output, patches)
+        if layer is not None and output is not None:
+            if layer.layout != "tokens" and not _WITHIN.search(name):
+                patches.append(layer.grid)
+            found.append((layer, output))
+
+    hooks = [
+        module.register_forward_hook(lambda m, _, out, name=name: keep(name, m, _first(out)))
+        for name, module in network.named_modules()
+    ]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 3, *size, generator=generator).to(next(network.parameters())).requires_grad_()
+    try:
+        out = network(noise)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    logits = out if isinstance(out, Tensor) else out.logits
+    return _Trace(noise, found, (logits * torch.rand(logits.shape, generator=generator).to(logits)).sum())
+
+
+def _first(output: object) -> Tensor | None:
+    if isinstance(output, tuple) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
+
+
+def _read_layout(name: str, module: nn.Module, output: Tensor, patches: Sequence[tuple[int, int]]) -> Layer | None:
+    """How an output's positions lie; None where it has none or one. `patches`: grids of feature maps before it."""
+    if output.ndim == 4:
+        # These two work on the last axis; their subclasses may not.
+        last = type(module) in (nn.LayerNorm, nn.Linear)
+        height, width = output.shape[1:3] if last else output.shape[2:]
+        if height * width > 1:
+            return Layer(name, "channels last" if last else "channels first", (height, width))
+    if output.ndim == 3 and patches and output.shape[2] > 1:
+        height, width = patches[-1]
+        while height * width > output.shape[1]:  # tokens are merged two by two
+            height, width = -(-height // 2), -(-width // 2)
+        if 1 < height * width >= output.shape[1] - MOST_PREFIX:
+            return Layer(name, "tokens", (height, width))
+    return None
+
+
+@torch.inference_mode(False)
+def attend(
+    classifier: Classifier,
+    pictures: Sequence[Image.Image],
+    targets: Sequence[int],
+    batch_size: int = 32,
+    *,
+    layer: str | None = None,
+) -> list[np.ndarray]:
+    """How much each region of a picture speaks for a class, by Grad-CAM++.
+
+    The paper's features are rectified, so that ΣA ≥ 0. Where those of a channel sum to less, as a layer norm's may, the
+    sum is taken for 0: else α would have poles.
+
+    Args:
+        pictures: RGB, of any sizes, n of them.
+        targets: For each the class's position in the logits.
+        batch_size: Pictures that go through the network together, where preprocessing makes them alike in size.
+        layer: The dotted name of the module whose output is looked at; None for what `find_layer` finds.
+
+    Returns:
+        For each picture float32 (height, width) of its own size, 0 to 1: scaled by its maximum; 0 where the classifier
+        crops it away, and everywhere where nothing speaks for the class.
+
+    Raises:
+        FiguregroundError: A target is none of a class, there is no such layer, or a map isn't finite.
+    """
+    check_targets(classifier, pictures, targets)
+    if batch_size < 1:
+        raise FiguregroundError(f"attention: batch_size is {batch_size}; it must be 1 or more.")
+    maps: list[np.ndarray] = []
+    layers: dict[tuple[int, int], Layer] = {}
+    for start in range(0, len(pictures), batch_size):
+        batch = pictures[start : start + batch_size]
+        prepared = [classifier._prepare(to_pixels(picture)[None]) for picture in batch]
+        groups = [torch.cat(prepared)] if len({each.shape for each in prepared}) == 1 else prepared
+        for given in groups:
+            size = (given.shape[2], given.shape[3])
+            if size not in layers:
+                layers[size] = _find_layer_of(classifier, size, layer)
+            wanted = torch.tensor([int(target) for target in targets[len(maps) : len(maps) + len(given)]])
+            for each in _attend_prepared(classifier, given, wanted, layers[size]):
+                i = len(maps)
+                if not torch.isfinite(each).all():
+                    raise FiguregroundError(
+                        f"attention: classifier {classifier.name!r}, picture {i}, class "
+                        f"{classifier.labels[targets[i]]!r}: the map at layer {layers[size].name!r} holds NaN or "
+                        "infinity. Name another layer, or look at the classifier's weights."
+                    )
+                maps.append(_scaled(_back(each, size, pictures[i], classifier.preprocessing)))
+    return maps
+
+
+def _find_layer_of(classifier: Classifier, size: tuple[int, int], name: str | None) -> Layer:
+    try:
+        return find_layer(classifier.network, size, name)
+    except FiguregroundError as error:
+        raise FiguregroundError(f"classifier {classifier.name!r}: {error}") from None
+
+
+def check_targets(classifier: Classifier, pictures: Sequence[Image.Image], targets: Sequence[int]) -> None:
+    """Makes sure that there is one class a picture.
+
+    Raises:
+        FiguregroundError: There are more or fewer targets than pictures, or one is none of a class.
+    """
+    if len(pictures) != len(targets):
+        raise FiguregroundError(f"targets: there are {len(targets)} for {len(pictures)} pictures; give one for each.")
+    for i, target in enumerate(targets):
+        if not 0 <= target < len(classifier.labels):
+            raise FiguregroundError(
+                f"targets: {target} (picture {i}) is no class of classifier {classifier.name!r}, which has "
+                f"{len(classifier.labels)}, counted from 0."
+            )
+
+
+@torch.enable_grad()
+def _attend_prepared(classifier: Classifier, prepared: Tensor, targets: Tensor, layer: Layer) -> Tensor:
+    """Maps of preprocessed pixels, float64 (n, h, w) on the layer's grid, on the CPU; not scaled."""
+    kept: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, output: object) -> None:
+        tensor = _first(output)
+        if tensor is not None:
+            kept.append(tensor)
+
+    hook = classifier.network.get_submodule(layer.name).register_forward_hook(keep)
+    try:
+        logits = classifier._read(prepared.detach().requires_grad_()).logits
+    finally:
+        hook.remove()
+    scores = logits.gather(1, targets.to(logits.device)[:, None])
+    (gradient,) = torch.autograd.grad(scores.sum(), kept[-1], allow_unused=True)
+    if gradient is None:
+        raise FiguregroundError(f"attention: the output of layer {layer.name!r} doesn't decide the logits.")
+    return _weigh(layer.positions(kept[-1].detach()).double(), layer.positions(gradient).double()).cpu()
+
+
+def _weigh(features: Tensor, gradient: Tensor) -> Tensor:
+    """Grad-CAM++'s map (n, h, w) of features A and g = ∂S/∂A, (n, c, h, w) both, without the factor exp(S)."""
+    positive = F.relu(gradient)
+    sums = features.sum((2, 3), keepdim=True).clamp(min=0)
+    alpha = 1 / (2 + sums * positive)  # the paper's, divided by g²; where g ≤ 0, what it weighs is 0
+    weights = (alpha * positive).sum((2, 3), keepdim=True)
+    return F.relu((weights * features).sum(1))
+
+
+def _back(seen: Tensor, size: tuple[int, int], picture: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """A map over what the network saw, (h, w), brought to the picture's own pixels, float64.
+
+    Args:
+        size: Height and width of what the network saw, in its pixels.
+    """
+    resized = preprocessing._resized(picture.height, picture.width)
+    down = _spread(seen.shape[0], size[0], resized[0], picture.height)
+    across = _spread(seen.shape[1], size[1], resized[1], picture.width)
+    return down @ seen.numpy() @ across.T
+
+
+def _spread(cells: int, seen: int, resized: int, pixels: int) -> np.ndarray:
+    """Weights with which a line of cells that cover the `seen` pixels of the network become the picture's pixels,
+    float64 (pixels, cells): linear between the centres of cells, and 0 where the picture was cropped away.
+
+    Args:
+        resized: Pixels of the line after resizing, from which `seen` were cut out around the centre.
+    """
+    centers = (np.arange(pixels) + 0.5) * resized / pixels - (resized - seen) // 2
+    at = np.clip(centers * cells / seen - 0.5, 0, cells - 1)
+    low = np.minimum(at.astype(int), max(cells - 2, 0))
+    weights = np.zeros((pixels, cells))
+    rows = np.arange(pixels)
+    weights[rows, low] = 1 - (at - low)
+    weights[rows, np.minimum(low + 1, cells - 1)] += at - low
+    weights[(centers <= 0) | (centers >= seen)] = 0
+    return weights
+
+
+def _scaled(attention: np.ndarray) -> np.ndarray:
+    most = attention.max()
+    return (attention / most if most > 0 else np.zeros_like(attention)).astype(np.float32)
+
+
+# Masks
+
+
+def mask_by_quantile(attention: np.ndarray, quantile: float) -> np.ndarray:
+    """What is attended more than a quantile of the map.
+
+    Pixels that equal the quantile aren't in the mask. So it never holds everything, and of n pixels at most
+    (1 - quantile) · n, rounded up; it is empty where more than that are attended most, and equally.
+
+    Args:
+        attention: (h, w), finite.
+        quantile: From 0 to below 1.
+
+    Returns:
+        bool (h, w).
+
+    Raises:
+        FiguregroundError: The map is no map, or the quantile is out of range.
+    """
+    _check_map(attention)
+    if not 0 <= quantile < 1:
+        raise FiguregroundError(f"quantile: {quantile} is out of range; it is from 0 to below 1, such as 0.8.")
+    # One between two pixels' values could be rounded to the upper one, which then would not be above it.
+    return attention > np.quantile(attention, quantile, method="lower")
+
+
+def mask_by_knee(
+    classifier: Classifier,
+    picture: Image.Image,
+    target: int,
+    attention: np.ndarray,
+    shares: Sequence[float] = SHARES,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The most attended share of a picture, up to where hiding more of it hardly makes the classifier lose the class.
+
+    For each share the most attended pixels get the picture's mean colour, and the cross-entropy of the class is
+    measured. Of that curve, made monotone (its running maximum) and scaled to 0..1 on both axes, the knee is the point
+    furthest above the chord from its first to its last (Kneedle, Satopää et al. 2011). Where none is above, the loss
+    still rises faster at the end, and the largest share is taken. Of pixels attended equally the upper left come first;
+    those that aren't attended are never hidden.
+
+    Args:
+        picture: RGB.
+        target: The class's position in the logits.
+        attention: Of the picture's own size (height, width), finite, as `attend` gives it.
+        shares: Ascending, above 0 and at most 1.
+
+    Returns:
+        The mask, bool (height, width), empty where hiding doesn't raise the loss; and the curve, float64
+        (1 + shares, 2), with the share that is hidden and the loss, before it is made monotone, in nats; its first row
+        is that of the whole picture.
+
+    Raises:
+        FiguregroundError: The map isn't the picture's, the target is none of a class, or the shares aren't ascending.
+    """
+    check_targets(classifier, [picture], [target])
+    _check_map(attention)
+    if attention.shape != (picture.height, picture.width):
+        raise FiguregroundError(
+            f"attention: the map is {attention.shape[0]}×{attention.shape[1]}, and the picture "
+            f"{picture.height}×{picture.width} (height×width)."
+        )
+    if not shares or shares[-1] > 1 or not all(a < b for a, b in pairwise((0.0, *shares))):
+        raise FiguregroundError(f"shares: {listed(shares)}; give ascending numbers above 0 and at most 1.")
+    pixels = to_pixels(picture)
+    mean = pixels.mean((1, 2), keepdim=True)
+    order = np.argsort(-attention, axis=None, kind="stable")
+    order = order[: np.count_nonzero(attention > 0)]
+    masks = [np.zeros(attention.shape, bool)]
+    for share in shares:
+        mask = np.zeros(attention.size, bool)
+        mask[order[: max(1, round(share * attention.size))]] = True
+        masks.append(mask.reshape(attention.shape))
+    with torch.no_grad():
+        hidden = [classifier._prepare(torch.where(torch.from_numpy(mask), mean, pixels)[None]) for mask in masks]
+        logits = classifier._read(torch.cat(hidden)).logits.double().cpu()
+    loss = F.cross_entropy(logits, torch.full((len(masks),), target), reduction="none").numpy()
+    curve = np.stack([np.array([0.0, *shares]), loss], 1)
+    return masks[find_knee(curve)], curve
+
+
+def find_knee(curve: np.ndarray) -> int:
+    """The row of a curve's knee as `mask_by_knee` describes it; 0 where the curve never rises.
+
+    Args:
+        curve: float64 (m, 2), the first column ascending.
+
+    Raises:
+        FiguregroundError: A loss isn't finite.
+    """
+    if not np.isfinite(curve).all():
+        raise FiguregroundError("attention: the masked-loss curve holds NaN or infinity; look at the classifier.")
+    share, loss = curve[:, 0], np.maximum.accumulate(curve[:, 1])
+    if loss[-1] <= loss[0]:
+        return 0
+    above = (loss - loss[0]) / (loss[-1] - loss[0]) - (share - share[0]) / (share[-1] - share[0])
+    return int(above.argmax()) if above.max() > 1e-9 else len(curve) - 1
+
+
+def _check_map(attention: np.ndarray) -> None:
+    if attention.ndim != 2 or not attention.size or not np.isfinite(attention).all():
+        raise FiguregroundError(
+            f"attention: a map is (height, width) of finite numbers; this one has shape {attention.shape}"
+            f"{'' if np.isfinite(attention).all() else ' and holds NaN or infinity'}."
+        )
+
+
+def overlay(picture: Image.Image, attention: np.ndarray) -> Image.Image:
+    """A picture tinted where it is attended, from yellow (little) to red (most), or red where a mask is true.
+
+    Args:
+        attention: A map, 0 to 1, or a mask, bool; of the picture's own size (height, width).
+
+    Returns:
+        RGB.
+
+    Raises:
+        FiguregroundError: The map isn't the picture's.
+    """
+    values = np.clip(attention.astype(np.float64), 0, 1)
+    _check_map(values)
+    if values.shape != (picture.height, picture.width):
+        raise FiguregroundError(
+            f"attention: the map is {values.shape[0]}×{values.shape[1]}, and the picture "
+            f"{picture.height}×{picture.width} (height×width)."
+        )
+    color = np.stack([np.interp(values, (0, 0.5, 1), channel) for channel in _COLORS.T], -1)
+    opacity = TINT * values[..., None]
+    mixed = np.asarray(picture.convert("RGB")) * (1 - opacity) + color * opacity
+    return Image.fromarray(np.rint(mixed).astype(np.uint8))

@@ -1,0 +1,205 @@
+"""SCGS: errors are clustered, and what misled is repainted; on pocketbirds, with the pocket model."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from commands import ENVIRONMENT
+from datasets import load_dataset
+from PIL import Image
+
+from figureground.errors import FiguregroundError, RecipeError
+from figureground.learn.errors import read_errors
+from figureground.learn.layouts import read_groups
+from figureground.pocket import birds
+from figureground.scgs import SCGS
+
+KEPT = {"image_format": "png", "keep": ["mask"]}
+SMALL = {"folds": 2, "training": {"epochs": 1}, "per_class": 4, "steps": 2, "shard_size": 4, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return birds.write(tmp_path_factory.mktemp("data") / "birds", 40, 8, 8, size=32, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def built(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("built") / "scgs"
+    return SCGS("pocket", data=str(data), **KEPT, **SMALL).build(out, show_progress=False)
+
+
+def rows(out):
+    return [row for path in sorted((out / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def opened(picture):
+    return np.asarray(Image.open(io.BytesIO(picture["bytes"])).convert("RGB"), np.int64)
+
+
+def test_each_class_with_errors_gets_its_pictures_from_errors_of_its_own(data, built):
+    errors = read_errors(built / "_figureground" / "stages" / "errors")
+    train = read_groups(data).of_split(0)
+    wrong = {train.keys[row]: int(errors.y[row]) for row in np.flatnonzero(errors.wrong)}
+    found = load_dataset(str(built), split="train")
+    names = found.features["foreground"].names
+    assert names == list(birds.OBJECTS)
+    assert found.features["background"].names == ["unknown"]
+    with_errors = sorted({label for label in wrong.values()})
+    assert sorted(found["foreground"]) == sorted(with_errors * 4)
+    for row in found:
+        told = json.loads(row["provenance"])
+        assert wrong[row["source"]] == row["foreground"]
+        assert told["source_class"] == names[row["foreground"]] != told["predicted"]
+        assert told["source_attribute"] in birds.SCENES
+        assert row["prompt"].startswith(("a photo of a mug", "a photo of an umbrella"))
+
+
+def test_outside_the_mask_the_source_stays_and_inside_it_changes(data, built):
+    builder = SCGS("pocket", data=str(data), **KEPT, **SMALL)
+    builder.read_stages(built / "_figureground" / "stages")
+    for row in rows(built):
+        source = np.asarray(builder.picture(builder.rows[row["source"]], 64), np.int64)
+        mask = np.asarray(builder.read_mask(row["source"])) > 0
+        changed = np.abs(opened(row["image"]) - source).max(-1)
+        far = np.asarray(Image.fromarray(mask).resize((8, 8), Image.Resampling.BOX).resize((64, 64))) == 0
+        assert (changed[far & ~mask] == 0).mean() > 0.5
+        assert changed[mask].mean() > 2
+
+
+def test_a_finished_set_is_left_as_it_is_and_its_stages_too(data, built):
+    before = {path: path.stat().st_mtime_ns for path in built.rglob("*") if path.is_file() and path.name != "README.md"}
+    SCGS("pocket", data=str(data), **KEPT, **SMALL).build(built, show_progress=False)
+    stages = [path for path in before if "stages" in path.parts or "data" in path.parts]
+    assert len(stages) > 5
+    assert {path: path.stat().st_mtime_ns for path in stages} == {path: before[path] for path in stages}
+
+
+def test_the_attribute_labels_and_decides_nothing(data, built, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    lines = [line.rpartition(",")[0] for line in (data / birds.TABLE).read_text().splitlines()]
+    (bare / "table.csv").write_text("\n".join(lines) + "\n")
+    builder = SCGS("pocket", data=str(bare / "table.csv"), root=str(data), **KEPT, **SMALL)
+    out = builder.build(tmp_path / "out", show_progress=False)
+    with_attribute, without = ({r["key"]: r for r in rows(each)} for each in (built, out))
+    assert {k: r["source"] for k, r in with_attribute.items()} == {k: r["source"] for k, r in without.items()}
+    assert {k: r["image"] for k, r in with_attribute.items()} == {k: r["image"] for k, r in without.items()}
+    assert {json.loads(r["provenance"])["source_attribute"] for r in without.values()} == {None}
+
+
+@pytest.mark.parametrize(
+    ("mask", "repaint"), [("random", "attended"), ("true-masks", "attended"), ("attention", "complement")]
+)
+def test_other_regions(data, built, tmp_path, mask, repaint):
+    settings = {**SMALL, "mask": mask, "repaint": repaint, "per_class": 1}
+    out = SCGS("pocket", data=str(data), **settings).build(tmp_path / "out", show_progress=False)
+    builder = SCGS("pocket", data=str(data), **settings)
+    builder.read_stages(out / "_figureground" / "stages")
+    for row in rows(out):
+        found = np.asarray(builder.read_mask(row["source"])) > 0
+        if mask == "true-masks":
+            true = Image.fromarray(builder.true_mask(builder.rows[row["source"]])).resize((64, 64), 0)
+            assert (found == ~np.asarray(true)).mean() > 0.97
+        elif mask == "random":
+            columns, lines = np.flatnonzero(found.any(0)), np.flatnonzero(found.any(1))
+            assert found[lines[0] : lines[-1] + 1, columns[0] : columns[-1] + 1].all()
+        else:
+            assert 0.6 < found.mean() < 0.8
+
+
+def test_only_the_classes_that_are_asked_for_are_made(data, built, tmp_path):
+    names = load_dataset(str(built), split="train").features["foreground"].names
+    label = rows(built)[0]["foreground"]
+    builder = SCGS("pocket", data=str(data), **{**SMALL, "per_class": {names[label]: 2}})
+    out = builder.build(tmp_path / "out", show_progress=False)
+    assert [row["foreground"] for row in rows(out)] == [label, label]
+    assert "2 samples" in builder.done_message(out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"per_class": {"cat": 1}}, "per_class has no such field|cat"),
+        ({"per_class": -1}, "per_class: -1"),
+        ({"mask": "whole", "repaint": "complement"}, "complement of the whole picture"),
+        ({"errors": "some"}, "errors: 'some' is not one of"),
+        ({"training": {"epoch": 3}}, "training.epoch: there is no such setting"),
+        ({"training": {"epochs": 0}}, "training.epochs: 0"),
+        ({"nouns": {"cat": "kitten"}}, "nouns.cat"),
+        ({"strength": 0.1, "steps": 4}, "strength"),
+        ({"quantile": 2}, "quantile"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(data, settings, said):
+    with pytest.raises(RecipeError, match=said):
+        SCGS("pocket", data=str(data), **settings)
+
+
+def test_without_data_a_build_says_what_to_give(tmp_path):
+    with pytest.raises(RecipeError, match="--data"):
+        SCGS("pocket").build(tmp_path / "out", show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_without_masks_has_no_true_ones(data, tmp_path):
+    bare = tmp_path / "bare"
+    for label in ("a", "b"):
+        (bare / label).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (32, 32), (20 * i, 90, 40)).save(bare / label / f"{i}.png")
+    with pytest.raises(RecipeError, match="not every picture of bare has a mask"):
+        SCGS("pocket", data=str(bare), **SMALL, mask="true-masks").build(tmp_path / "out", show_progress=False)
+
+
+def test_one_class_is_too_few(tmp_path):
+    (tmp_path / "a").mkdir()
+    lines = ["filename,split,y"]
+    for i, split in enumerate((0, 0, 1, 2)):
+        Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(tmp_path / "a" / f"{i}.png")
+        lines.append(f"a/{i}.png,{split},cat")
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(FiguregroundError, match="one class"):
+        SCGS("pocket", data=str(tmp_path / "table.csv"))
+
+
+@pytest.mark.slow
+def test_a_build_that_is_killed_in_a_stage_goes_on_there_and_ends_alike(data, built, tmp_path):
+    out = tmp_path / "out"
+    settings = [f"--set={name}={json.dumps(value)}" for name, value in SMALL.items()]
+    command = [sys.executable, "-m", "figureground.cli", "build", "scgs", "--data", str(data), "--out", str(out),
+               "--set=image_format=png", "--set=keep=[mask]", *settings]  # fmt: skip
+    environment = {**os.environ, **ENVIRONMENT}
+    marker = out / "_figureground" / "stages" / "errors" / "fold-0"
+    for wanted in (marker, out / "_figureground" / "stages" / "clusters" / "done.json"):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+        while not wanted.exists() and process.poll() is None:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = out / "_figureground" / "stages" / "errors" / "done.json"
+    before = done.stat().st_mtime_ns
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert done.stat().st_mtime_ns == before
+    hashes = [
+        {name: file["sha256"] for path in sorted((each / "_figureground" / "shards").glob("*.json"))
+         for name, file in json.loads(path.read_text())["files"].items()}
+        for each in (built, out)
+    ]  # fmt: skip
+    assert hashes[0] == hashes[1]
+
+
+def test_the_folder_of_a_failed_build_is_left_as_it_was_found(data, tmp_path):
+    out = tmp_path / "new" / "out"
+    with pytest.raises(FiguregroundError):
+        SCGS("pocket", data=str(data), **SMALL, classifier=str(tmp_path / "none")).build(out, show_progress=False)
+    assert not Path(tmp_path / "new").exists()

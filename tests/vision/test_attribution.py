@@ -1,0 +1,222 @@
+"""Integrated Gradients add up, know what is cropped, and lie on the object; shares compare with areas."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from figureground.errors import FiguregroundError
+from figureground.pocket import world
+from figureground.vision.attribution import BASELINES, Shares, attribute, integrate, share_inside
+from figureground.vision.classifiers import Classifier, open_classifier
+from figureground.vision.preprocessing import Preprocessing, to_pixels
+
+AS_IT_IS = Preprocessing(None, None, "bilinear", None, (0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return open_classifier("pocket")
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Pictures without props, their classes and the true masks of their objects, 0 to 1."""
+    rng = world.generator("test attribution")
+    drawn = [world.render(world.FOREGROUNDS[i], world.BACKGROUNDS[int(rng.integers(10))], None, rng) for i in range(10)]
+    return [s.picture for s in drawn], list(range(10)), [np.asarray(s.foreground) / 255 for s in drawn]
+
+
+@pytest.fixture(scope="module")
+def shares(pocket, scenes):
+    pictures, targets, masks = scenes
+    return share_inside(pocket, pictures, masks, targets, steps=8)
+
+
+def seen_by(pocket, **changes) -> Classifier:
+    """The pocket classifier with another geometry."""
+    fields = {"size": None, "longest": None, "filter": "bilinear", "crop": None, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    return Classifier(pocket.network, Preprocessing(**{**fields, **changes}), pocket.labels, "it", {}, edge=64)
+
+
+def linear(weights: torch.Tensor) -> Classifier:
+    """One logit that is linear in pixels, with weights (3, h, w); and another that is always 0."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(weights.numel(), 2))
+    network[1].weight.data = torch.stack([weights.flatten(), torch.zeros(weights.numel())])
+    network[1].bias.data.zero_()
+    return Classifier(network, AS_IT_IS, ("a", "b"), "it", {}, edge=weights.shape[1])
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_attributions_sum_to_the_difference_of_the_logits(pocket, scenes, baseline):
+    pictures, targets = scenes[0][:4], scenes[1][:4]
+    pixels = torch.stack([to_pixels(picture) for picture in pictures])
+    begin = torch.stack([BASELINES[baseline](each) for each in pixels])
+    signed = integrate(pocket, lambda given: pocket(given).logits, pixels, begin, targets, 64, 32)
+    with torch.no_grad():
+        difference = (pocket(pixels).logits - pocket(begin).logits)[range(4), targets].double()
+    assert (difference.abs() > 1).all()
+    assert torch.allclose(signed.sum((1, 2, 3)), difference, rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_of_a_linear_logit_they_are_weights_times_the_way_from_the_baseline(baseline):
+    weights = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    picture = noise(8, 8)
+    pixels = to_pixels(picture)
+    (attribution,) = attribute(linear(weights), [picture], [0], steps=3, baseline=baseline)
+    expected = (weights * (pixels - BASELINES[baseline](pixels))).abs().sum(0)
+    assert attribution.dtype == np.float32
+    assert np.allclose(attribution, expected, atol=1e-5)
+
+
+def test_baselines_are_black_the_mean_colour_and_large_patches():
+    pixels = to_pixels(noise(30, 20))
+    black, mean, blur = (BASELINES[name](pixels) for name in ("black", "mean", "blur"))
+    assert black.shape == mean.shape == blur.shape == pixels.shape
+    assert not black.any()
+    assert torch.allclose(mean, pixels.mean((1, 2))[:, None, None].expand(3, 20, 30))
+    assert 0 < blur.std() < 0.3 * pixels.std()
+    assert torch.allclose(blur.mean((1, 2)), pixels.mean((1, 2)), atol=0.02)
+    assert BASELINES["blur"](pixels[:, :2, :3]).shape == (3, 2, 3)
+
+
+def test_attributions_have_the_pictures_size_and_are_0_where_it_is_cropped(pocket):
+    pictures = [noise(128, 64), noise(40, 90)]
+    wide, tall = attribute(seen_by(pocket, size=64, crop=(64, 64)), pictures, [0, 1], steps=4)
+    assert wide.shape == (64, 128)
+    assert not wide[:, :32].any()
+    assert not wide[:, 96:].any()
+    assert (wide[:, 32:96] > 0).mean() > 0.9
+    assert tall.shape == (90, 40)
+    assert not tall[:20].any()
+    assert tall[30:60].any()
+
+
+def test_batches_of_any_size_give_the_same(pocket, scenes, shares):
+    pictures, targets, masks = scenes
+    again = share_inside(pocket, pictures[:3], masks[:3], targets[:3], steps=8, batch_size=2)
+    assert np.allclose(again.attribution, shares.attribution[:3], atol=1e-4)
+    one, other = (attribute(pocket, pictures[:1], targets[:1], steps=8, batch_size=size)[0] for size in (3, 32))
+    assert np.allclose(one, other, atol=1e-4)
+
+
+def test_they_are_taken_where_gradients_are_off(pocket, scenes, shares):
+    with torch.inference_mode():
+        again = share_inside(pocket, scenes[0][:1], scenes[2][:1], scenes[1][:1], steps=8)
+    assert np.allclose(again.attribution, shares.attribution[:1], atol=1e-5)
+
+
+# Shares
+
+
+def test_most_of_the_true_class_lies_in_the_object(shares):
+    assert isinstance(shares, Shares)
+    assert shares.attribution.dtype == shares.area.dtype == np.float64
+    assert (shares.attribution > 2 * shares.area).all()
+    assert shares.attribution.mean() > 0.5
+
+
+def test_a_mask_and_the_rest_share_everything(pocket, scenes, shares):
+    pictures, targets, masks = scenes
+    rest = share_inside(pocket, pictures[:3], [1 - mask for mask in masks[:3]], targets[:3], steps=8)
+    assert np.allclose(shares.attribution[:3] + rest.attribution, 1, atol=1e-5)
+    assert np.allclose(shares.area[:3] + rest.area, 1, atol=1e-6)
+    everything = [np.ones((64, 64), bool), np.zeros((64, 64), bool)]
+    whole = share_inside(pocket, pictures[:2], everything, targets[:2], steps=2)
+    assert np.allclose(whole.attribution, [1, 0])
+    assert np.allclose(whole.area, [1, 0])
+
+
+def test_the_share_is_what_the_formula_says():
+    weights = torch.zeros(3, 8, 8)
+    weights[:, :, :4], weights[:, :, 4:] = 1.0, -3.0
+    weights[1, :, :4] = -1.0  # what channels say against each other counts as well
+    picture = Image.new("RGB", (8, 8), "white")
+    mask = np.zeros((8, 8))
+    mask[:, :4] = 1
+    mask[:, 4:] = 0.5
+    told = share_inside(linear(weights), [picture], [mask], [0], steps=2, baseline="black")
+    assert np.allclose(told.attribution, (1 + 0.5 * 3) / 4)
+    assert np.allclose(told.area, 0.75)
+
+
+def test_where_nothing_is_attributed_the_share_is_0():
+    classifier = linear(torch.ones(3, 8, 8))
+    told = share_inside(classifier, [noise(8, 8), Image.new("RGB", (8, 8), "red")], [np.ones((8, 8))] * 2, [1, 0])
+    assert told.attribution.tolist() == [0, 0]
+    assert told.area.tolist() == [1, 1]
+
+
+def test_picture_and_mask_are_resized_and_cropped_alike(pocket, scenes, shares):
+    pictures, targets, masks = scenes
+    classifier = seen_by(pocket, size=64, crop=(64, 64))
+    wide, beside = [], []
+    for picture, mask in zip(pictures[:3], masks[:3], strict=True):
+        page, inside = Image.new("RGB", (256, 128)), np.ones((128, 256))  # what is cropped away would count
+        page.paste(picture.resize((128, 128), Image.Resampling.NEAREST), (64, 0))
+        inside[:, 64:192] = np.kron(mask, np.ones((2, 2)))
+        wide.append(page)
+        beside.append(inside)
+    told = share_inside(classifier, wide, beside, targets[:3], steps=8, baseline="black")
+    expected = share_inside(pocket, pictures[:3], masks[:3], targets[:3], steps=8, baseline="black")
+    assert np.allclose(told.area, expected.area, atol=0.02)
+    assert np.allclose(told.attribution, expected.attribution, atol=0.05)
+
+
+def test_pictures_of_different_sizes_are_seen_in_their_own(pocket):
+    classifier = seen_by(pocket)
+    pictures = [noise(64, 64), noise(96, 64)]
+    masks = [np.ones((64, 64)), np.eye(64, 96)]
+    told = share_inside(classifier, pictures, masks, [0, 1], steps=2)
+    alone = share_inside(classifier, pictures[1:], masks[1:], [1], steps=2)
+    assert told.attribution[1] == pytest.approx(alone.attribution[0], abs=1e-5)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps: 0"),
+        ({"baseline": "grey"}, "baseline: 'grey' is unknown; it can be black, mean, blur"),
+        ({"batch_size": 0}, "batch_size: 0"),
+        ({"targets": [2]}, "2 .picture 0. is no class"),
+        ({"masks": []}, "masks: there are 0 for 1 pictures"),
+        ({"masks": [np.ones((8, 9))]}, r"mask 0 has shape \(8, 9\), and its picture 8×8"),
+        ({"masks": [np.full((8, 8), 255)]}, "mask 0 has values outside 0 to 1"),
+        ({"masks": [np.full((8, 8), np.nan)]}, "mask 0 has values outside 0 to 1"),
+    ],
+)
+def test_wrong_settings_are_named(changes, message):
+    given = {"pictures": [noise(8, 8)], "masks": [np.ones((8, 8))], "targets": [0], **changes}
+    with pytest.raises(FiguregroundError, match=message):
+        share_inside(linear(torch.ones(3, 8, 8)), **given)
+
+
+def test_attributions_that_are_not_finite_are_refused():
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3, 1)
+
+        def forward(self, pixels):
+            return self.head(pixels.mean((2, 3))) + (pixels - pixels).sqrt().mean((1, 2, 3), keepdim=False)[:, None]
+
+    classifier = Classifier(Broken(), AS_IT_IS, ("only",), "it", {}, edge=8)
+    with pytest.raises(FiguregroundError, match="'it', picture 0, class 'only': attributions hold NaN"):
+        attribute(classifier, [noise(8, 8)], [0])
+
+
+def test_without_captum_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(FiguregroundError, match=r"pip install 'figureground\[mitigate\]'"):
+        attribute(linear(torch.ones(3, 8, 8)), [noise(8, 8)], [0])
