@@ -23,7 +23,7 @@ def recipe(checkpoint: str | Path, **settings: object) -> list[str]:
 
 def start(*arguments: str, **options: object) -> subprocess.Popen:
     """Starts `figureground` as the leader of a group, as a shell does."""
-    command = [sys.executable, "-m", "figureground.cli", *arguments]
+    command = [sys.executable, "-m", "figureground", *arguments]
     pipe = subprocess.PIPE
     settings: dict = {"stdout": pipe, "stderr": pipe, "text": True, "start_new_session": True, "env": ENVIRONMENT}
     return subprocess.Popen(command, **{**settings, **options})

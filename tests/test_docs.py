@@ -44,7 +44,7 @@ def test_a_page_does_what_it_says(page, tmp_path):
     lay_out_pictures(tmp_path)
     bin = tmp_path / "bin"
     bin.mkdir()
-    (bin / "figureground").write_text(f'#!/bin/sh\nexec {sys.executable} -m figureground.cli "$@"\n')
+    (bin / "figureground").write_text(f'#!/bin/sh\nexec {sys.executable} -m figureground "$@"\n')
     (bin / "figureground").chmod(0o755)
     environment = {**os.environ, "PATH": f"{bin}:{os.environ['PATH']}", "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
     environment["TQDM_DISABLE"] = "1"  # what a slow machine would say after a minute is on no page

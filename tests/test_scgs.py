@@ -175,7 +175,7 @@ def test_one_class_is_too_few(tmp_path):
 def test_a_build_that_is_killed_in_a_stage_goes_on_there_and_ends_alike(data, built, tmp_path):
     out = tmp_path / "out"
     settings = [f"--set={name}={json.dumps(value)}" for name, value in SMALL.items()]
-    command = [sys.executable, "-m", "figureground.cli", "build", "scgs", "--data", str(data), "--out", str(out),
+    command = [sys.executable, "-m", "figureground", "build", "scgs", "--data", str(data), "--out", str(out),
                "--set=image_format=png", "--set=keep=[mask]", *settings]  # fmt: skip
     environment = {**os.environ, **ENVIRONMENT}
     marker = out / "_figureground" / "stages" / "errors" / "fold-0"

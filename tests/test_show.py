@@ -89,6 +89,40 @@ def test_a_report_counts_every_cell_of_every_split(tmp_path: Path) -> None:
     assert "grass night sum bird 1 1 2 cat 1 1 2 mug 1 1 2 sum 3 3 6" in page
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_splits_come_in_the_order_in_which_they_are_planned(tmp_path: Path, finished: bool) -> None:
+    shards = [Shard(split, 0, 1, 6) for split in ("zebra", "train", "ant")]
+    for shard in shards:
+        write_shard(tmp_path, shard, COLUMNS, results(shard), lambda sample: {})
+    if finished:
+        index.finish(tmp_path, shards, COLUMNS, {}, card.Facts("Drawings", "d3s", "Drawings.", "@misc{x}"))
+        written = show(tmp_path)
+    else:
+        written = show(tmp_path, splits=["zebra", "bee", "train", "ant"])
+    assert "zebra 6, train 6, ant 6" in text(written[1].read_text())
+    assert list(read_contents(tmp_path).splits) == (
+        ["zebra", "train", "ant"] if finished else ["train", "ant", "zebra"]
+    )
+
+
+def test_copies_of_references_stand_beside_what_was_drawn_of_their_class(tmp_path: Path) -> None:
+    build(tmp_path)
+    assert "References" not in text(show(tmp_path)[1].read_text())
+    copies = tmp_path / "_figureground/stages/references/validation"
+    copies.mkdir(parents=True)
+    for i in range(9):
+        Image.new("RGB", (300, 200), (10 * i, 0, 200)).save(copies / f"{i}.png")
+    (copies / "0.txt").write_text("a caption")
+    (copies / "8.png").write_bytes(b"damaged")
+    page = show(tmp_path)[1].read_text()
+    assert "References and results" in text(page)
+    assert page.count('alt="reference of validation"') == 3
+    assert page.count('alt="result for validation"') == 4
+    shown = [picture.convert("RGB") for picture in pictures(page)]
+    first = next(picture for picture in shown if picture.getpixel((0, 0)) == (0, 0, 200))
+    assert first.size == (128, 85)
+
+
 def test_a_report_tells_settings_numerics_and_rejects(tmp_path: Path) -> None:
     page = text(show(build(tmp_path))[1].read_text())
     for said in ("builder d3s", "strength 0.9", "per_cell.train 4", "workers 2", "dtype float32", "flat 1"):

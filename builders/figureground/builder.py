@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LOOKS = 1.0
 """How often a process that has nothing left to render looks whether others have finished."""
 
+SAMPLING = ("scheduler", "steps", "strength", "guidance_scale", "negative_prompt", "eta", "size")
+"""Fields that say how pictures are drawn."""
+
 METHODS = {
     "d3s": ("figureground.d3s", "D3S"),
     "spurious": ("figureground.spurious", "Spurious"),
@@ -295,8 +298,9 @@ class Builder(datasets.ArrowBasedBuilder):
 
     def finish(self, out: Path) -> None:
         """Writes index and card; every shard must have its marker."""
-        recipe = self.recipe(out / PRIVATE)
-        settings = {**recipe.pop("identity"), **recipe.pop("execution")}
+        recipe, shown = self.recipe(out / PRIVATE), self.settings_shown()
+        identity = {n: v for n, v in recipe.pop("identity").items() if n not in SAMPLING or n in shown}
+        settings = {**identity, **recipe.pop("execution")}
         del recipe["content"]
         index.finish(
             out,
@@ -441,8 +445,7 @@ class Builder(datasets.ArrowBasedBuilder):
 
     def settings_shown(self) -> dict[str, Any]:
         """What every sample's provenance says of the recipe."""
-        names = ("scheduler", "steps", "strength", "guidance_scale", "negative_prompt", "eta", "size")
-        return {name: getattr(self.config, name) for name in names}
+        return {name: getattr(self.config, name) for name in SAMPLING}
 
     def facts(self, out: Path) -> Facts:
         """What the card says beside recipe and counts."""

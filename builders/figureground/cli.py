@@ -1,4 +1,5 @@
-"""The command `figureground`: plan, build, finetune, show, check, evaluate, groups, train, curate, extend, merge, push,
+"""The command `figureground`: plan, build, finetune, show, check, evaluate, groups, train, compare,
+curate, extend, merge, push,
 components.
 
 Exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM.
@@ -228,16 +229,36 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument("--out", type=Path, required=True, metavar="DIR")
     train.add_argument("--seeds", type=int, default=3, metavar="N", help="classifiers, from seed 0 on (3)")
-    for flag, text in (
-        ("--layout", "of --data, where it isn't plain: as for figureground groups"),
-        ("--root", "where the files lie that a table names"),
-        ("--y", "the column or attribute of the class"),
-        ("--a", "the same of the attribute"),
-    ):
-        train.add_argument(flag, metavar="DIR" if flag == "--root" else "NAME", help=text)
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    train.add_argument("--workers", type=int, metavar="N", help="threads that decode pictures; they change no result")
+    _add_layout(train, "of --data")
     train.set_defaults(run=_train)
+
+    compare = commands.add_parser(
+        "compare", parents=[common], help="train by several methods on a labelled data set; one table of all",
+        description="Trains classifiers by several methods on one data set, some on pictures that are made for it, and "
+        "tells the average and the worst group's accuracy of each. The same command goes on with what was stopped; "
+        "methods and seeds may be added later.",
+    )  # fmt: skip
+    compare.add_argument("data", type=Path, metavar="DIR|CSV", help="as figureground groups reads it")
+    compare.add_argument(
+        "--methods", required=True, metavar="A,B,…",
+        help="of erm, reweight, jtt, groupdro, dfr; paste, scgs, ddb, which add pictures that they make to training; "
+        "and one of those with another training than ERM, such as scgs+jtt",
+    )  # fmt: skip
+    compare.add_argument("--out", type=Path, required=True, metavar="DIR")
+    compare.add_argument(
+        "--seeds", type=int, default=3, metavar="N",
+        help="from seed 0 on (3); where pictures are added, a seed makes those too",
+    )  # fmt: skip
+    settings_of_training.add_shared_arguments(compare)
+    compare.add_argument(
+        "--set", action="append", default=[], metavar="NAME.KEY=VALUE",
+        help="a setting of one method or builder, in YAML: jtt.upweight=50, ddb.strength=0.9, paste.quantile=0.8",
+    )  # fmt: skip
+    compare.add_argument(
+        "--config", metavar="NAME", help="recipe of scgs and ddb: pocket (for pictures up to 96 px), or photographs"
+    )
+    _add_layout(compare, "of the data")
+    compare.set_defaults(run=_compare)
 
     curate = commands.add_parser(
         "curate", parents=[common], help="copy the samples for which a rule is true",
@@ -311,6 +332,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_layout(parser: argparse.ArgumentParser, what: str) -> None:
+    """Flags that say how a labelled data set lies, and where classifiers are trained."""
+    for flag, text in (
+        ("--layout", f"{what}, where it isn't plain: as for figureground groups"),
+        ("--root", "where the files lie that a table names"),
+        ("--y", "the column or attribute of the class"),
+        ("--a", "the same of the attribute"),
+    ):
+        parser.add_argument(flag, metavar="DIR" if flag == "--root" else "NAME", help=text)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that decode pictures; they change no result")
+
+
 def _builder(options: argparse.Namespace) -> Any:
     from figureground.builder import builder_class
     from figureground.recipe import read_recipe
@@ -376,7 +410,8 @@ def _show(options: argparse.Namespace) -> int:
     from figureground.trust.source import made_from_others
 
     builder = open_dataset(options.directory)
-    for path in show(options.directory, draw_guide=builder.draw_guide if builder else None):
+    draw, splits = (builder.draw_guide, list(builder.plan().totals())) if builder else (None, [])
+    for path in show(options.directory, draw_guide=draw, splits=splits):
         print(path)
     if note := license_note(options.directory):
         print(note)
@@ -438,6 +473,20 @@ def _train(options: argparse.Namespace) -> int:
         root=options.root, y=options.y, a=options.a, device=options.device, workers=options.workers,
     )  # fmt: skip
     print(f"{tabulate(report)}\n\n{options.out / TABLE}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from figureground.learn.compare import SHARED, TABLE, compare, parse_overrides, tabulate
+
+    comparison = compare(
+        options.data, [name.strip() for name in options.methods.split(",") if name.strip()], options.seeds, options.out,
+        training={name: value for name, value in vars(options).items() if name in SHARED},
+        overrides=parse_overrides(options.set),
+        config=options.config, layout=options.layout, root=options.root, y=options.y, a=options.a,
+        device=options.device, workers=options.workers,
+    )  # fmt: skip
+    print(f"{tabulate(comparison)}\n\n{options.out / TABLE}")
     return 0
 
 

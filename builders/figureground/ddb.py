@@ -83,8 +83,8 @@ class DDBConfig(RepaintConfig):
     per_source: int = 2
     """Pictures that are made of each, with the other classes' objects in turn."""
     segmenter: str = "CIDAS/clipseg-rd64-refined"
-    """What finds the object: `pocket`, a CLIPSeg directory or Hub id, `grounding-dino:ID+sam:ID`, or `true-masks` for the
-    data's own masks."""
+    """What finds the object: `pocket`, a CLIPSeg directory or Hub id, `grounding-dino:ID+sam:ID`, or `true-masks` for
+    the data's own masks."""
     phrases: dict[str, str] = field(default_factory=dict)
     """What the segmenter is asked for, by class, where it isn't the noun."""
     least_found: float = 0.5

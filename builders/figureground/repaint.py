@@ -167,7 +167,7 @@ class Repaint(Builder):
     )
     config: RepaintConfig
     _jobs: dict[tuple[int, int], list[Job]] | None = None
-    _masks: Mapping[str, str] = {}
+    _mask_files: Mapping[str, str] = {}
     _stages: Path | None = None
     _show_progress = True
 
@@ -329,7 +329,7 @@ class Repaint(Builder):
         facts = self._read_jobs(stages)
         if facts is None:
             return
-        self._stages, self._masks = stages, facts["masks"]
+        self._stages, self._mask_files = stages, facts["masks"]
         cells: dict[tuple[int, int], list[Job]] = {}
         for each in facts["jobs"]:
             job = Job(each["foreground"], each["background"], each["source"], each["told"])
@@ -377,7 +377,7 @@ class Repaint(Builder):
     def read_mask(self, source: str) -> Image.Image:
         """Where a source is repainted: L, size × size, 255 there."""
         assert self._stages is not None
-        path = self._stages / self._masks[source]
+        path = self._stages / self._mask_files[source]
         try:
             with Image.open(path) as image:
                 return image.convert("L")

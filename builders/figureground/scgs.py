@@ -130,7 +130,7 @@ class SCGS(Repaint):
     CONFIGS: ClassVar[dict[str, SCGSConfig]] = {
         POCKET: SCGSConfig(
             name=POCKET, checkpoint=POCKET, size=64, steps=20, guidance_scale=4.0, per_class=200, shard_size=100,
-            batch_size=16, folds=3, training={"epochs": 10}, scenes=POCKET,
+            batch_size=16, folds=3, training={"epochs": 3}, scenes=POCKET,
         ),
         "photographs": SCGSConfig(
             name="photographs", checkpoint="stable-diffusion-v1-5/stable-diffusion-inpainting", size=512,
@@ -160,7 +160,9 @@ class SCGS(Repaint):
     def check_settings(self) -> None:
         super().check_settings()
         if self.config.mask == TRUE and not self.train.masked.all():
-            raise RecipeError("mask", f"'true-masks' was asked for, and not every picture of {self.data.name} has a mask.")
+            raise RecipeError(
+                "mask", f"'true-masks' was asked for, and not every picture of {self.data.name} has a mask."
+            )
 
     def resolved(self) -> dict[str, Any]:
         counts = dict(zip(self.groups.classes, self.planned().tolist(), strict=True)) if self.groups else None
@@ -220,7 +222,7 @@ class SCGS(Repaint):
                 learned.save_errors(found, self.data.classes, folder)
             else:
                 training = config.training_settings()
-                options = {"device": config.device, "show_progress": self._show_progress}
+                options: dict[str, Any] = {"device": config.device, "show_progress": self._show_progress}
                 if config.errors == CROSS_FITTED:
                     found = learned.cross_fit(self.unlabelled, training, config.folds, config.seed, folder, **options)
                 else:
@@ -363,8 +365,8 @@ class SCGS(Repaint):
             f"Pictures that were made from the training split of {self.data.name}, to break what its classes come "
             f"with. Sources are {judge}{f' ({wrong})' if wrong else ''}, clustered by class; of each, {part} was "
             f"repainted with the prompt {self.prompt_of(0)!r}, or that of its class{placed}. `foreground` is the "
-            "class of the source, which is kept. `background` is unknown: what was repainted may be the scene. `source` is the "
-            "training picture's name."
+            "class of the source, which is kept. `background` is unknown: what was repainted may be the scene. "
+            "`source` is the training picture's name."
         )
 
     def done_message(self, out: Path) -> str:

@@ -20,17 +20,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageDraw, ImageFont
 
 from figureground.errors import FiguregroundError, counted, listed
+from figureground.images import UnreadableImage, list_images, read_image
 from figureground.resources import resource
 from figureground.shards.card import CARD, license_of, one_foreground_each, public
 from figureground.shards.index import INDEX, markers
 from figureground.shards.reader import read_parquet, read_tar, tar_members
-from figureground.shards.writer import MARKERS
+from figureground.shards.writer import MARKERS, PRIVATE
+from figureground.stages import COPIES
 
 MOST_DOWN = 20
 """Most foregrounds in a preview; of more classes, an even choice is drawn."""
 MOST_ACROSS = 20
 EXAMPLES = 24
 """How many pictures a report shows beside their guide."""
+REFERENCES = 4
+"""How many references of a class a report shows, and how many results beside them."""
 SMALLEST_CELL, LARGEST_CELL = 96, 128
 """Edge of a picture in the preview, in pixels."""
 
@@ -76,7 +80,7 @@ class Contents(NamedTuple):
     """What a dataset directory holds, without its pictures."""
 
     splits: dict[str, list[Shard]]
-    """Finished shards in order, the training split first."""
+    """Finished shards in order; splits as they were planned, as far as that is known, then training and the others."""
     foregrounds: dict[int, str]
     """Name of each label; from tars, of the labels that occur."""
     backgrounds: dict[int, str]
@@ -106,13 +110,16 @@ class Contents(NamedTuple):
         return f"{len(self.shards)} of {sum(planned.values())} shards"
 
 
-def show(directory: Path, out: Path | None = None, draw_guide: DrawGuide | None = None) -> list[Path]:
+def show(
+    directory: Path, out: Path | None = None, draw_guide: DrawGuide | None = None, splits: Sequence[str] = ()
+) -> list[Path]:
     """Writes `preview.png` (foregrounds down, backgrounds across) and `report.html`.
 
     Args:
         directory: A dataset directory, finished or not.
         out: Where the two files go; into `directory` itself unless said otherwise.
         draw_guide: Draws what a sample's generation started from; without it the report shows results alone.
+        splits: Their names in the order in which they are planned; of a finished dataset the index tells it.
 
     Returns:
         The two files.
@@ -121,7 +128,7 @@ def show(directory: Path, out: Path | None = None, draw_guide: DrawGuide | None 
         FiguregroundError: There is no such directory, or no finished shard in it.
     """
     directory = Path(directory)
-    contents = read_contents(directory)
+    contents = read_contents(directory, splits)
     out = directory if out is None else Path(out)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -153,8 +160,11 @@ def evenly(items: Sequence[T], most: int) -> list[T]:
 # Reading
 
 
-def read_contents(directory: Path) -> Contents:
+def read_contents(directory: Path, planned: Sequence[str] = ()) -> Contents:
     """Reads markers and names of classes, and no picture.
+
+    Args:
+        planned: Names of splits in their order, for a dataset that has no index yet.
 
     Raises:
         FiguregroundError: There is no such directory, or no finished shard in it.
@@ -168,13 +178,16 @@ def read_contents(directory: Path) -> Contents:
             f"{directory}: no shard in it is finished, for none has a marker in {MARKERS}/. "
             "Give the --out of a build, or wait until its first shard is done."
         )
+    path = directory / INDEX
+    index: dict[str, Any] = {"shards": [], "splits": planned}
+    if path.exists():
+        index = json.loads(path.read_text(encoding="utf-8"))
+    order = {split: place for place, split in enumerate(index["splits"])}
     splits: dict[str, list[Shard]] = {}
-    for shard in sorted(shards, key=lambda shard: (shard.split != "train", shard.split)):
+    for shard in sorted(shards, key=lambda s: (order.get(s.split, len(order)), s.split != "train", s.split)):
         splits.setdefault(shard.split, []).append(shard)
     foregrounds, backgrounds = _names(shards)
-    path = directory / INDEX
-    counted = json.loads(path.read_text(encoding="utf-8"))["shards"] if path.exists() else []
-    return Contents(splits, foregrounds, backgrounds, {shard["shard"] for shard in counted} == set(done))
+    return Contents(splits, foregrounds, backgrounds, {shard["shard"] for shard in index["shards"]} == set(done))
 
 
 def _shard(directory: Path, name: str, marker: Mapping[str, Any]) -> Shard:
@@ -394,11 +407,6 @@ def write_report(directory: Path, contents: Contents, sheet: Image.Image, draw_g
     rejects: Counter[str] = Counter()
     for shard in contents.shards:
         rejects.update(shard.rejects)
-    samples = [(shard, row) for shard in contents.shards for row in range(shard.samples)]
-    rows: dict[Path, list[int]] = {}
-    for shard, row in evenly(samples, EXAMPLES):
-        rows.setdefault(shard.path, []).append(row)
-    examples = [some for shard in contents.shards if shard.path in rows for some in _examples(shard, rows[shard.path])]
     environment = Environment(
         loader=FileSystemLoader(resource("templates")),
         autoescape=True,
@@ -415,8 +423,33 @@ def write_report(directory: Path, contents: Contents, sheet: Image.Image, draw_g
         tables=_tables(contents),
         rejects=sorted(rejects.items()),
         settings=[*_settings(own / "recipe.json"), *_settings(own / "numerics.json", "numerics")],
-        examples=[_card(example, draw_guide) for example in examples],
+        examples=[_card(example, draw_guide) for example in _choose(contents.shards, EXAMPLES)],
+        references=list(_beside_references(directory, contents)),
     )
+
+
+def _choose(shards: Sequence[Shard], most: int) -> list[Example]:
+    """At most so many samples of shards, evenly spaced."""
+    samples = [(shard, row) for shard in shards for row in range(shard.samples)]
+    rows: dict[Path, list[int]] = {}
+    for shard, row in evenly(samples, most):
+        rows.setdefault(shard.path, []).append(row)
+    return [some for shard in shards if shard.path in rows for some in _examples(shard, rows[shard.path])]
+
+
+def _beside_references(directory: Path, contents: Contents) -> Iterator[dict[str, Any]]:
+    """For each class with copies of what it was learned from: some of these, and some results, for the template."""
+    copies = directory / PRIVATE / "stages" / COPIES
+    alone = contents.one_foreground_each()
+    for split in evenly([split for split in contents.splits if (copies / split).is_dir()], MOST_DOWN):
+        references = []
+        for path in evenly(list_images(copies / split), REFERENCES):
+            with contextlib.suppress(UnreadableImage):
+                references.append(_inline(_fit(read_image(path, max_edge=LARGEST_CELL))))
+        results = [_inline(_fit(_open(example.picture))) for example in _choose(contents.splits[split], REFERENCES)]
+        if references:
+            noun = contents.foregrounds[alone[split]] if split in alone else None
+            yield {"split": split, "noun": noun, "references": references, "results": results}
 
 
 def _tables(contents: Contents) -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ from tiny_layouts import (
 )
 
 from figureground.errors import FiguregroundError, RecipeError, UsageError
-from figureground.learn.layouts import LAYOUTS, read_groups, split_off
+from figureground.learn.layouts import LAYOUTS, read_groups
+from figureground.learn.record import split_off
 from figureground.shards.writer import Columns, Shard
 
 

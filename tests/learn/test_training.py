@@ -8,9 +8,11 @@ import signal
 
 import numpy as np
 import pytest
+import transformers
 from commands import run, start, wait_for
 from safetensors.numpy import load_file
 from tiny_classifiers import make_classifier
+from tiny_datasets import make_dataset
 from tiny_layouts import TABLE, make_folders, make_table
 
 from figureground.cli import main
@@ -20,6 +22,7 @@ from figureground.learn.material import gather
 from figureground.learn.settings import METHODS, Training
 from figureground.learn.training import train
 from figureground.pocket import birds
+from figureground.shards.writer import Shard
 from figureground.vision.classifiers import open_classifier
 
 
@@ -104,6 +107,56 @@ def test_more_seeds_are_added_without_training_the_finished_ones_again(pictures,
     assert [(row["seed"], row["epoch"]) for row in rows] == [("0", "1"), ("1", "1")]
     with pytest.raises(FiguregroundError, match=r"holds another training:\n  epochs: 1, now 2\n"):
         fit(tiny(epochs=2), pictures, tmp_path / "out")
+
+
+def test_seeds_may_be_named_and_give_what_they_give_among_others(pictures, tmp_path):
+    report = fit(tiny(), pictures, tmp_path / "named", seeds=[3, 1])
+    assert [each["seed"] for each in report["seeds"]] == [3, 1]
+    assert report["over_seeds"]["seeds"] == 2
+    assert sorted(path.name for path in (tmp_path / "named").glob("erm-*")) == ["erm-seed-1", "erm-seed-3"]
+    counted = fit(tiny(), pictures, tmp_path / "counted", seeds=2)
+    one, two = (load_file(tmp_path / name / "erm-seed-1" / "model.safetensors") for name in ("named", "counted"))
+    assert all((one[key] == two[key]).all() for key in one)
+    assert report["seeds"][1]["test"] == counted["seeds"][1]["test"]
+    assert [each["seed"] for each in fit(tiny(), pictures, tmp_path / "named", seeds=2)["seeds"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ([0, -1], "seeds: -1 is not a whole number from 0 on"), ([2, 2], "seeds: 2 is named twice"),
+        ([], "seeds: 0 is not"), ([1.0], "seeds: 1.0 is not"), (True, "seeds: True is not"), (0, "seeds: 0 is not"),
+    ],
+)  # fmt: skip
+def test_seeds_that_cant_be_used_are_named(seeds, said, pictures, tmp_path):
+    with pytest.raises(RecipeError, match=said):
+        fit(tiny(), pictures, tmp_path / "out", seeds=seeds)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_preprocessing_that_cant_be_saved_is_refused_before_training(pictures, tmp_path):
+    flipped = transformers.MobileViTImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_flip_channel_order=True
+    )
+    directory = make_classifier(tmp_path / "flipped", processor=flipped)
+    with pytest.raises(FiguregroundError, match="backbone 'flipped': what it does to pictures first can't be written"):
+        fit(tiny(backbone=str(directory)), pictures, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_datasets_of_this_package_are_trained_on_and_what_comes_of_it_evaluates(tmp_path, capsys):
+    shards = (Shard("train", 0, 1, 12), Shard("validation", 0, 1, 6), Shard("test", 0, 1, 6))
+    data, more = (make_dataset(tmp_path / n, shards=shards, seed=s) for n, s in (("data", 0), ("more", 1)))
+    report = fit(tiny(), data, tmp_path / "out", add=[more])
+    assert report["classes"] == ["bird", "cat"]
+    assert report["attributes"] == ["grass", "night", "snow"]
+    assert report["pictures"] == {"train": 12, "added": 12, "validation": 6, "test": 6}
+    model = tmp_path / "out" / "erm-seed-0"
+    evaluated = ["evaluate", str(data), "--classifier", str(model), "--split", "test", "--device", "cpu"]
+    assert main([*evaluated, "--out", str(tmp_path / "evaluated")]) == 0
+    said = json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())
+    (classifier,) = said["classifiers"].values()
+    assert classifier["accuracy"]["value"] == report["seeds"][0]["test"]["average"]
 
 
 def test_a_backbone_of_other_classes_gets_a_new_head(pictures, tmp_path):

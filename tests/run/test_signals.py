@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and kills, sent to real builds: what is on disk stays good, and the same command ends the work."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -41,9 +42,9 @@ def building(checkpoint, tmp_path):
 
     yield begin
     for process in started:
-        if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):  # workers too, which may have outlived the command
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+        process.communicate()
 
 
 def finish(checkpoint, out, undisturbed):
@@ -122,14 +123,15 @@ def threads_of(process):
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_ends_all_at_once(building, checkpoint, undisturbed):
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "while workers are waited for"])
+def test_a_second_ctrl_c_ends_all_at_once(building, checkpoint, undisturbed, late):
     process, out = building(workers=2)
-    workers = children(process.pid)
-    process.send_signal(signal.SIGSTOP)  # so that both arrive before it can have stopped
-    os.kill(workers[-1], signal.SIGSTOP)  # a worker that doesn't answer
-    process.send_signal(signal.SIGCONT)
+    answering, stuck = workers_of(process)
+    os.kill(stuck, signal.SIGSTOP)  # a worker that doesn't answer, so that the first Ctrl-C can't end all
     process.send_signal(signal.SIGINT)
     assert "stopping. Ctrl-C again stops at once." in process.stderr.readline()
+    if late:
+        wait_for(lambda: not alive(answering), process)
     process.send_signal(signal.SIGINT)
     sent_at = time.monotonic()
     _, err = process.communicate(timeout=60)
@@ -137,7 +139,7 @@ def test_a_second_ctrl_c_ends_all_at_once(building, checkpoint, undisturbed):
     assert process.returncode == 130
     assert "stopped at once. What was saved is kept; the same command goes on from there." in err
     assert "Traceback" not in err
-    wait_for(lambda: not any(map(alive, workers)), seconds=10)
+    wait_for(lambda: not any(map(alive, [answering, stuck])), seconds=10)
     finish(checkpoint, out, undisturbed)
 
 
@@ -156,8 +158,7 @@ def test_workers_whose_parent_was_killed_stop_by_themselves(building, checkpoint
 def test_a_worker_that_is_killed_loses_its_shard_only_and_others_take_over(building, undisturbed):
     process, out = building(workers=2)
     time.sleep(0.3)
-    spawned = [pid for pid in children(process.pid) if "spawn_main" in command_line(pid)]
-    os.kill(spawned[0], signal.SIGKILL)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
     said, err = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "60 samples" in said
@@ -169,9 +170,8 @@ def test_a_worker_that_is_killed_loses_its_shard_only_and_others_take_over(build
 @pytest.mark.slow
 def test_when_all_workers_are_killed_the_command_says_so_and_goes_on_the_next_time(building, checkpoint, undisturbed):
     process, out = building(workers=2)
-    for pid in children(process.pid):
-        if "spawn_main" in command_line(pid):
-            os.kill(pid, signal.SIGKILL)
+    for pid in workers_of(process):
+        os.kill(pid, signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "most likely the machine ran out of memory: give fewer --set workers=…" in err
@@ -179,10 +179,11 @@ def test_when_all_workers_are_killed_the_command_says_so_and_goes_on_the_next_ti
     finish(checkpoint, out, undisturbed)
 
 
-def command_line(pid):
+def workers_of(process):
+    """The processes that draw, the first rank first; not multiprocessing's own, nor what a library starts."""
     import psutil
 
-    return " ".join(psutil.Process(pid).cmdline())
+    return [child.pid for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
 
 
 IN_PYTHON = """
@@ -256,3 +257,19 @@ def test_a_process_that_does_not_come_to_a_check_ends_after_a_while():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 143
     assert "stopped at once" in done.stderr
+
+
+def test_ctrl_c_that_is_held_back_comes_afterwards():
+    code = (
+        "import os, signal, time\n"
+        "from figureground.run import signals\n"
+        "with signals.handled(), signals.at_checks():\n"
+        "    with signals.held_back():\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(0.2)\n"  # for another thread to take it
+        "        print(signals.asked_to_stop())\n"
+        "    print(signals.asked_to_stop())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "None\n2\n"
+    assert "stopping" in done.stderr

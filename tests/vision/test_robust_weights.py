@@ -206,6 +206,20 @@ def test_other_weights_are_refused(tmp_path, change, words):
     assert "odd.pt" in str(refused.value)
 
 
+@pytest.mark.parametrize("held", [bytes(range(256)) * 4, b"<!doctype html>", b""], ids=["noise", "a page", "nothing"])
+def test_what_is_no_file_of_weights_is_not_called_a_pickle(tmp_path, held):
+    (tmp_path / "junk.pt").write_bytes(held)
+    with pytest.raises(FiguregroundError, match=r"junk\.pt is no file of weights: it (begins|is empty)") as refused:
+        open_classifier(str(tmp_path / "junk.pt"))
+    assert "pickle" not in str(refused.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["as torch saves today", "as it did long ago"])
+def test_both_kinds_of_files_that_torch_has_saved_open(tmp_path, zipped):
+    torch.save(make().state_dict(), tmp_path / "it.pt", _use_new_zipfile_serialization=zipped)
+    assert read_weights(tmp_path / "it.pt").classes == 10
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_damaged_files_are_refused(tmp_path, suffix):
     path = tmp_path / f"cut{suffix}"

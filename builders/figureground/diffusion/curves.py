@@ -7,10 +7,12 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from figureground.charts import draw_charts
 from figureground.errors import FiguregroundError
 from figureground.shards.writer import replace_text
 
@@ -82,35 +84,24 @@ class Curves:
 
     def draw(self, folder: Path) -> None:
         """Draws `curves.png`: each curve, and its mean over neighbouring steps; where matplotlib is installed."""
-        try:
-            import matplotlib as mpl
-        except ImportError:
-            return
-        mpl.use("Agg")
-        from matplotlib import pyplot as plt
-
         rows = self.state()
         window = max(1, len(rows) // 25)
         across = min(MOST_ACROSS, len(self.names))
         down = -(-len(self.names) // across)
-        figure, axes = plt.subplots(
-            down, across, figsize=(3.2 * across, 2.6 * down), squeeze=False, layout="constrained"
-        )
-        for axis in axes.flat[len(self.names) :]:
-            axis.remove()
-        for axis, name, values in zip(axes.flat, self.names, rows.T, strict=False):
-            axis.plot(range(1, len(rows) + 1), values, linewidth=0.5, alpha=0.4)
-            if len(rows) > window:
-                smooth = values.unfold(0, window, 1).mean(1)
-                middle = (window + 1) / 2
-                axis.plot([i + middle for i in range(len(smooth))], smooth, linewidth=1.4)
-            axis.set_title(name.replace("_", " "), fontsize=9)
-            axis.spines[["top", "right"]].set_visible(False)
-        figure.supxlabel("step", fontsize=9)
-        draft = folder / f".{PNG}.part"
-        figure.savefig(draft, dpi=110, format="png")
-        plt.close(figure)
-        draft.replace(folder / PNG)
+
+        def plot(figure: Any, axes: Any) -> None:
+            for axis in axes.flat[len(self.names) :]:
+                axis.remove()
+            for axis, name, values in zip(axes.flat, self.names, rows.T, strict=False):
+                axis.plot(range(1, len(rows) + 1), values, linewidth=0.5, alpha=0.4)
+                if len(rows) > window:
+                    smooth = values.unfold(0, window, 1).mean(1)
+                    middle = (window + 1) / 2
+                    axis.plot([i + middle for i in range(len(smooth))], smooth, linewidth=1.4)
+                axis.set_title(name.replace("_", " "), fontsize=9)
+            figure.supxlabel("step", fontsize=9)
+
+        draw_charts(folder / PNG, (3.2 * across, 2.6 * down), plot, down=down, across=across)
 
 
 class NotFinite(FiguregroundError):

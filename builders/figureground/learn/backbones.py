@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,6 +231,17 @@ def save(backbone: Backbone, folder: Path) -> None:
         (draft / "timm.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)  # what a run wrote that was killed before it noted this
     draft.rename(folder)
+
+
+def check_saving(backbone: Backbone) -> None:
+    """Makes sure, before any training, that what a network does to pictures first can be saved with it.
+
+    Raises:
+        FiguregroundError: It can't.
+    """
+    if hasattr(backbone.network, "save_pretrained"):
+        with tempfile.TemporaryDirectory(prefix="figureground-") as folder:
+            _save_preprocessing(backbone.preprocessing, Path(folder), backbone.name)
 
 
 def _save_preprocessing(preprocessing: Preprocessing, folder: Path, name: str) -> None:

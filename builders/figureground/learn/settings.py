@@ -128,6 +128,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     told = "; ".join(f"{name}: {text}" for name, text in METHODS.items())
     parser.add_argument("method", metavar="|".join(METHODS), help=told)
 
+    add_shared_arguments(parser)
+
+    def add(flag: str, text: str, **options: Any) -> None:
+        parser.add_argument(flag, default=argparse.SUPPRESS, help=text, **options)
+
+    add("--first-epochs", "jtt: epochs of the model whose errors are taken (2)", type=int, metavar="N")
+    add("--upweight", "jtt: λ, how many times an error counts (20)", type=float, metavar="X")
+    add("--step-size", "groupdro: η, how fast the groups' weights change (0.01)", type=float, metavar="X")
+    add("--adjustment", "groupdro: C, where C/√n is added to a group's loss (0)", type=float, metavar="X")
+    add("--draws", "dfr: group-balanced draws that are averaged (10)", type=int, metavar="N")
+    add("--inverse-strength", "dfr: C, the inverse strength of the ℓ1 penalty (chosen on a part of validation)",
+        type=float, metavar="X")  # fmt: skip
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """Gives a parser one flag for each setting that all methods share."""
+
     def add(flag: str, text: str, **options: Any) -> None:
         parser.add_argument(flag, default=argparse.SUPPRESS, help=text, **options)
 
@@ -142,13 +159,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weight-decay", "of AdamW (0.01); groupdro may need a strong one, such as 1", type=float, metavar="X")
     add("--add-weight", "how much the loss of an added picture counts against a real one's (1)", type=float,
         metavar="W")  # fmt: skip
-    add("--first-epochs", "jtt: epochs of the model whose errors are taken (2)", type=int, metavar="N")
-    add("--upweight", "jtt: λ, how many times an error counts (20)", type=float, metavar="X")
-    add("--step-size", "groupdro: η, how fast the groups' weights change (0.01)", type=float, metavar="X")
-    add("--adjustment", "groupdro: C, where C/√n is added to a group's loss (0)", type=float, metavar="X")
-    add("--draws", "dfr: group-balanced draws that are averaged (10)", type=int, metavar="N")
-    add("--inverse-strength", "dfr: C, the inverse strength of the ℓ1 penalty (chosen on a part of validation)",
-        type=float, metavar="X")  # fmt: skip
 
 
 def from_arguments(options: Mapping[str, Any]) -> Training:

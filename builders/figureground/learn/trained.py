@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from figureground.charts import draw_charts
 from figureground.errors import counted
 from figureground.learn.groups import accuracy_by_group, reweighted_accuracy, worst_group_accuracy
 from figureground.shards.writer import replace_text
@@ -166,27 +167,18 @@ def _worst(report: Mapping[str, Any]) -> str:
 
 
 def _draw(out: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
-    """Draws `curves.png`, a line a seed; where matplotlib is installed."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        return
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    """Draws `curves.png`, a line a seed."""
     titles = {"loss": "training loss", "average": "validation, average", "worst": f"validation, {report['selection']}"}
-    figure, axes = plt.subplots(1, 3, figsize=(9.6, 2.8), layout="constrained")
-    for axis, (name, title) in zip(axes, titles.items(), strict=True):
-        for result in results:
-            epochs = [each["epoch"] for each in result["curve"]]
-            values = [each[name] * (1 if name == "loss" else 100) for each in result["curve"]]
-            axis.plot(epochs, values, linewidth=1.2, marker="." if len(epochs) < 3 else None)
-            if name != "loss":
-                axis.axvline(result["epoch"], linewidth=0.5, alpha=0.5)
-        axis.set_title(title + ("" if name == "loss" else ", %"), fontsize=9)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("epoch", fontsize=9)
-    draft = out / f".{PNG}.part"
-    figure.savefig(draft, dpi=110, format="png")
-    plt.close(figure)
-    draft.replace(out / PNG)
+
+    def plot(figure: Any, axes: Any) -> None:
+        for axis, (name, title) in zip(axes.flat, titles.items(), strict=True):
+            for result in results:
+                epochs = [each["epoch"] for each in result["curve"]]
+                values = [each[name] * (1 if name == "loss" else 100) for each in result["curve"]]
+                axis.plot(epochs, values, linewidth=1.2, marker="." if len(epochs) < 3 else None)
+                if name != "loss":
+                    axis.axvline(result["epoch"], linewidth=0.5, alpha=0.5)
+            axis.set_title(title + ("" if name == "loss" else ", %"), fontsize=9)
+        figure.supxlabel("epoch", fontsize=9)
+
+    draw_charts(out / PNG, (9.6, 2.8), plot, across=len(titles))

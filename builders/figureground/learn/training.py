@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from figureground.diffusion.checkpoint import choose_device, is_out_of_memory
 from figureground.errors import FiguregroundError, OutOfMemory, RecipeError, counted, listed
 from figureground.learn import dfr, erm, jtt, trained
-from figureground.learn.backbones import Backbone, find_last, open_backbone, save
+from figureground.learn.backbones import Backbone, check_saving, find_last, open_backbone, save
 from figureground.learn.groupdro import GroupDRO
 from figureground.learn.groups import GroupedPictures
 from figureground.learn.layouts import read_groups
@@ -39,6 +39,8 @@ LOCK = ".train.lock"
 MOST_SEEDS = 1000
 MOST_WORKERS = 8
 """Threads that decode pictures, unless said otherwise."""
+MOST_DECODERS = 256
+"""Threads that may be asked for."""
 
 
 def train(
@@ -47,7 +49,7 @@ def train(
     out: Path | str,
     *,
     add: Sequence[Path | str] = (),
-    seeds: int = 3,
+    seeds: int | Sequence[int] = 3,
     layout: str | None = None,
     root: Path | str | None = None,
     y: str | None = None,
@@ -66,7 +68,7 @@ def train(
         data: As `read_groups` takes it, and so are `layout`, `root`, `y` and `a`.
         out: A directory that is new, empty, or holds the same training.
         add: Data sets whose training pictures are added, matched to the classes by name.
-        seeds: How many, from 0 on.
+        seeds: How many, from 0 on; or the seeds themselves.
         device: auto, cpu, cuda, cuda:1 or mps.
         workers: Threads that decode pictures; they change no result.
 
@@ -79,14 +81,12 @@ def train(
         Stopped: A signal asked for it.
     """
     out = Path(out)
-    for name, value, most in (("seeds", seeds, MOST_SEEDS), ("workers", workers or 1, 256)):
-        if not isinstance(value, int) or not 1 <= value <= most:
-            raise RecipeError(name, f"{value} is not a whole number from 1 to {most:,}.")
-    if workers == 0:
-        raise RecipeError("workers", "0 is not a whole number from 1 to 256.")
+    chosen = list_seeds(seeds)
+    if workers is not None and not 1 <= workers <= MOST_DECODERS:
+        raise RecipeError("workers", f"{workers} is not a whole number from 1 to {MOST_DECODERS}.")
     groups = read_groups(data, layout, root=root, y=y, a=a)
     material = gather(groups, [read_groups(each) for each in add])
-    _refuse(settings, groups, material)
+    refuse_unfit(settings, groups, material)
     edge = max(material.train.album.draw(0).size)
     where = choose_device(device)
     session = _Session(
@@ -94,21 +94,10 @@ def train(
     )
     made, kept = disk.first_missing(out), _Kept()
     try:
-        with _held(out):
-            return session.run(seeds, kept)
+        with explained(settings, out, where), held(out):
+            return session.run(chosen, kept)
     except KeyboardInterrupt as stop:
         stop.add_note(f"{kept.said()} The same command goes on from there.")
-        raise
-    except OSError as error:
-        if trouble := disk.explain(error, out):
-            raise FiguregroundError(trouble) from error
-        raise
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise OutOfMemory(
-                f"{counted(settings.batch_size, 'picture')} a step don't fit into the memory of {where}. Lower "
-                "--batch-size in a new --out, or choose a smaller backbone."
-            ) from None
         raise
     finally:
         if made is not None and out.is_dir() and not any(out.iterdir()):
@@ -116,8 +105,34 @@ def train(
                 out.rmdir()
 
 
-def _refuse(settings: Training, groups: GroupedPictures, material: Material) -> None:
-    """Makes sure that the method can work with the data."""
+def list_seeds(seeds: int | Sequence[int]) -> list[int]:
+    """The seeds that are asked for.
+
+    Args:
+        seeds: How many, from 0 on; or the seeds themselves.
+
+    Raises:
+        RecipeError: None, too many, one below 0, or one twice.
+    """
+    if isinstance(seeds, Sequence):
+        for seed in seeds:
+            if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+                raise RecipeError("seeds", f"{seed!r} is not a whole number from 0 on.")
+            if list(seeds).count(seed) > 1:
+                raise RecipeError("seeds", f"{seed} is named twice.")
+    count = len(seeds) if isinstance(seeds, Sequence) else seeds
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_SEEDS:
+        raise RecipeError("seeds", f"{count} is not a whole number from 1 to {MOST_SEEDS:,}.")
+    return list(seeds) if isinstance(seeds, Sequence) else list(range(seeds))
+
+
+def refuse_unfit(settings: Training, groups: GroupedPictures, material: Material) -> None:
+    """Makes sure that a method can work with the data.
+
+    Raises:
+        FiguregroundError: It needs attributes, of added pictures too, or validation pictures of each class, and there
+            are none.
+    """
     if settings.needs_attributes and material.attributes is None:
         raise FiguregroundError(why_no_attributes(settings, groups.name))
     if settings.method in ("groupdro", "reweight"):
@@ -132,12 +147,39 @@ def _refuse(settings: Training, groups: GroupedPictures, material: Material) -> 
 
 
 @contextlib.contextmanager
-def _held(out: Path) -> Any:
-    """Holds a directory for this process alone, after making sure that it is nobody else's."""
+def explained(settings: Training, out: Path, device: torch.device) -> Iterator[None]:
+    """Says what to do where a disk or a memory doesn't suffice for training.
+
+    Raises:
+        FiguregroundError: The disk is full, or can't be written.
+        OutOfMemory: A batch doesn't fit.
+    """
+    try:
+        yield
+    except OSError as error:
+        if trouble := disk.explain(error, out):
+            raise FiguregroundError(trouble) from error
+        raise
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                f"{counted(settings.batch_size, 'picture')} a step don't fit into the memory of {device}. Lower "
+                "--batch-size in a new --out, or choose a smaller backbone."
+            ) from None
+        raise
+
+
+@contextlib.contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Holds a directory for this process alone, after making sure that it is nobody else's.
+
+    Raises:
+        FiguregroundError: It is a file, holds something else than what is trained, or another process holds it.
+    """
     _refuse_strangers(out)
     out.mkdir(parents=True, exist_ok=True)
-    with lock(out / LOCK) as held:
-        if not held:
+    with lock(out / LOCK) as mine:
+        if not mine:
             raise FiguregroundError(f"{out}: another process trains there.")
         try:
             yield
@@ -155,18 +197,64 @@ def _refuse_strangers(out: Path) -> None:
         )
 
 
+def take_up(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Writes down what a directory's classifiers are trained from, or makes sure that it is the same as before.
+
+    What a killed run was writing is removed.
+
+    Args:
+        out: Held.
+        identity: JSON-able.
+
+    Returns:
+        The identity as JSON gives it back.
+
+    Raises:
+        FiguregroundError: The directory holds another training, naming what differs, or is damaged.
+    """
+    path, identity = out / INPUTS, json.loads(json.dumps(identity))
+    if not path.exists():
+        replace_text(path, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
+        return identity
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FiguregroundError(f"{path} is damaged ({error}). Give another directory.") from None
+    if changed := differences(theirs, identity):
+        raise FiguregroundError(
+            f"--out {out} holds another training:\n  " + "\n  ".join(changed[:12])
+            + "\nGive another directory, or the same settings and data again."
+        )  # fmt: skip
+    for path in out.glob(".*.part"):  # what a killed run was writing
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in out.glob(".*.tmp"):
+        path.unlink()
+    return identity
+
+
+def watched(fit: erm.Fit) -> int:
+    """Runs a fit; a signal takes effect between two steps, and torch's random state stays the caller's."""
+    from figureground.run import signals
+
+    with signals.at_checks(), torch.random.fork_rng():
+        return fit.run()
+
+
 @dataclass
 class _Kept:
     """How far it came, for who stops it."""
 
+    seeds: int = 0
+    """How many are done."""
     seed: int = 0
+    """The one in work."""
     curve: Sequence[erm.Epoch] = ()
     first: bool = False
 
     def said(self) -> str:
         which = "the first model of " if self.first else ""
         epochs = counted(len(self.curve), "epoch")
-        return f"{counted(self.seed, 'seed')} and {epochs} of {which}seed {self.seed} are done and kept."
+        return f"{counted(self.seeds, 'seed')} and {epochs} of {which}seed {self.seed} are done and kept."
 
 
 @dataclass(eq=False)
@@ -181,43 +269,24 @@ class _Session:
     workers: int
     show_progress: bool
 
-    def run(self, seeds: int, kept: _Kept) -> dict[str, Any]:
+    def run(self, seeds: Sequence[int], kept: _Kept) -> dict[str, Any]:
         backbone = open_backbone(self.settings, self.material.classes, self.edge, 0)
+        check_saving(backbone)
         identity = {**self.settings.to_json(), "backbone": backbone.facts, "content": self.material.content}
-        identity = json.loads(json.dumps(identity))
-        self._open(identity)
-        self.made_with = {"inputs": identity, "device": self.device.type, "versions": _versions()}
+        identity = take_up(self.out, identity)
+        self.made_with = {"inputs": identity, "device": self.device.type, "versions": versions()}
         self.notes = [*self.material.notes, *backbone.notes]
         if not hasattr(backbone.network, "save_pretrained"):
             self.notes.append("The classifiers are kept as timm's states, which figureground evaluate doesn't open.")
         for note in self.notes:
             tqdm.write(f"figureground: {note}", file=sys.stderr)
         results = []
-        for seed in range(seeds):
-            kept.seed, kept.curve, kept.first = seed, (), False
+        for done, seed in enumerate(seeds):
+            kept.seeds, kept.seed, kept.curve, kept.first = done, seed, (), False
             results.append(self._seed(seed, kept))
         report = trained.summarise(self._about(backbone), results)
         trained.write(self.out, report, results)
         return report
-
-    def _open(self, identity: dict[str, Any]) -> None:
-        path = self.out / INPUTS
-        if not path.exists():
-            replace_text(path, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
-            return
-        try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise FiguregroundError(f"{path} is damaged ({error}). Give another directory.") from None
-        if changed := differences(theirs, identity):
-            raise FiguregroundError(
-                f"--out {self.out} holds another training:\n  " + "\n  ".join(changed[:12])
-                + "\nGive another directory, or the same settings and data again."
-            )  # fmt: skip
-        for path in self.out.glob(".*.part"):  # what a killed run was writing
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for path in self.out.glob(".*.tmp"):
-            path.unlink()
 
     def _about(self, backbone: Backbone) -> dict[str, Any]:
         material = self.material
@@ -253,7 +322,7 @@ class _Session:
         objective, chances = self._objective(weights)
         fit = self._fit(backbone, objective, "main", seed, state, self.settings.epochs, True, chances)
         kept.curve, kept.first = fit.curve, False
-        epoch = self._watched(fit)
+        epoch = watched(fit)
         chosen = fit.curve[epoch - 1]
         if isinstance(objective, GroupDRO):
             more["groupdro"] = {"group_weights": objective.state()}
@@ -289,14 +358,6 @@ class _Session:
             state, {**self.made_with, "seed": seed, "purpose": purpose}, chances, self.show_progress,
         )  # fmt: skip
 
-    @staticmethod
-    def _watched(fit: erm.Fit) -> int:
-        """Runs a fit; a signal takes effect between two steps, and torch's random state stays the caller's."""
-        from figureground.run import signals
-
-        with signals.at_checks(), torch.random.fork_rng():
-            return fit.run()
-
     def _objective(self, weights: np.ndarray) -> tuple[erm.Objective, np.ndarray | None]:
         """What is minimised, and how often each training picture is drawn."""
         train, settings = self.material.train, self.settings
@@ -323,7 +384,7 @@ class _Session:
         state = self.out / f"seed-{seed}-first.pt"
         fit = self._fit(backbone, objective, "first", seed, state, self.settings.first_epochs or 1, False)
         kept.curve, kept.first = fit.curve, True
-        self._watched(fit)
+        watched(fit)
         errors = erm.predict(backbone, self.material.train, self.device, self.workers) != self.material.train.y
         replace_text(path, json.dumps(errors.astype(int).tolist()) + "\n")
         return errors
@@ -355,6 +416,7 @@ class _Session:
         return told
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what a training goes on exactly with."""
     known = library_versions()
     return {name: known[name] for name in ("torch", "transformers", "pillow", "numpy")}

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_FOR_WORKERS = 12.0
 """How long workers that were asked to stop may take; then they are killed."""
+SECONDS_FOR_KILLED = 3.0
+"""How long killed workers are waited for. One that hangs in a driver or on a lost disk ends when that lets go."""
 
 
 @dataclass(frozen=True)
@@ -67,28 +69,29 @@ def work_in_processes(builder: Builder, out: Path, show_progress: bool = True) -
     resource_tracker.ensure_running()  # started later, it would let through the Ctrl-C that is held back
     workers: list[BaseProcess] = []
     reports: list[Connection] = []
-    try:
-        with signals.before_leaving(lambda: _kill(workers)), signals.at_checks():
-            with signals.held_back():
-                for rank in range(builder.config.workers):
-                    receive, send = context.Pipe(duplex=False)
-                    worker = context.Process(
-                        target=_work, name=f"worker {rank}",
-                        args=(type(builder), builder.config.name, fields, out, rank, send),
-                    )  # fmt: skip
-                    worker.start()
-                    workers.append(worker)
-                    reports.append(receive)
-                    send.close()
-            with Progress(total, initial=done(), unit="image", desc=str(out), show=show_progress) as bar:
-                while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
-                    signals.check()
-                    wait(alive, SECONDS_BETWEEN_LOOKS)
-                    bar.update(done() - bar.n)
-            signals.check()
-    except BaseException:
-        _stop(workers)
-        raise
+    with signals.before_leaving(lambda: _kill(workers)):  # until they have stopped: see `_stop`
+        try:
+            with signals.at_checks():
+                with signals.held_back():
+                    for rank in range(builder.config.workers):
+                        receive, send = context.Pipe(duplex=False)
+                        worker = context.Process(
+                            target=_work, name=f"worker {rank}",
+                            args=(type(builder), builder.config.name, fields, out, rank, send),
+                        )  # fmt: skip
+                        worker.start()
+                        workers.append(worker)
+                        reports.append(receive)
+                        send.close()
+                with Progress(total, initial=done(), unit="image", desc=str(out), show=show_progress) as bar:
+                    while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
+                        signals.check()
+                        wait(alive, SECONDS_BETWEEN_LOOKS)
+                        bar.update(done() - bar.n)
+                signals.check()
+        except BaseException:
+            _stop(workers)
+            raise
     failures = {worker.name: _read(report) for worker, report in zip(workers, reports, strict=True)}
     _raise_failure(
         {name: failure for name, failure in failures.items() if failure},
@@ -150,8 +153,9 @@ def _stop(workers: list[BaseProcess]) -> None:
 def _kill(workers: list[BaseProcess]) -> None:
     for worker in workers:
         worker.kill()
+    latest = time.monotonic() + SECONDS_FOR_KILLED
     for worker in workers:
-        worker.join()
+        worker.join(max(0.0, latest - time.monotonic()))
 
 
 # In the worker

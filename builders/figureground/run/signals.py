@@ -26,6 +26,9 @@ class _State:
     postponed = False
     """Whether the signal came where an exception would be lost, and hasn't taken effect yet."""
     reminded = False
+    holding_back = False
+    held_back = False
+    """Whether Ctrl-C came meanwhile."""
     worker = False
     watched = False
     before_leaving: Callable[[], None] | None = None
@@ -108,13 +111,21 @@ def before_leaving(action: Callable[[], None]) -> Iterator[None]:
 def held_back() -> Iterator[None]:
     """Within, Ctrl-C waits. A process started here holds it back too, until `handled` is ready for it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    _State.holding_back = True  # the mask is this thread's; what another one takes is handled here all the same
     try:
         yield
     finally:
+        _State.holding_back = False
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if _State.held_back:
+            _State.held_back = False
+            signal.raise_signal(signal.SIGINT)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGINT and _State.holding_back:
+        _State.held_back = True
+        return
     first, reminder = _State.asked is None, _State.reminded
     _State.reminded = False
     if first:

@@ -29,6 +29,8 @@ NAMES: dict[tuple[str, tuple[int, ...]], str] = {
 """torchvision's names by kind of block and blocks a stage."""
 _BLOCK = re.compile(r"layer(?P<stage>[1-4])\.(?P<block>\d+)\.(?P<rest>.+)")
 _CONVOLUTION = re.compile(r"(?P<kind>conv|bn)(?P<number>[123])\.(?P<rest>.+)")
+_PROTOCOLS = {bytes([number]) for number in range(2, 6)}
+"""Of pickles, as their second byte tells them."""
 _STATISTIC = re.compile(r"(?:.*\.)?(?:new_)?(?P<which>mean|std)")
 
 
@@ -49,7 +51,8 @@ def read_weights(path: Path) -> Weights:
     """Reads a ResNet (18 to 152, or wide) from a `.safetensors` file or a tensor-only `.pt` or `.pth`.
 
     Raises:
-        FiguregroundError: The file is damaged or a pickle of more than tensors, or holds something else.
+        FiguregroundError: The file is none of weights, damaged, or a pickle of more than tensors, or holds something
+            else.
     """
     tensors = _read_tensors(path)
     prefix = _find_prefix(tensors, path)
@@ -71,6 +74,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             raise FiguregroundError(f"{path.name} doesn't open as safetensors: {error}. Get it again.") from error
     import pickle
 
+    _refuse_others(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -89,6 +93,16 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"{path.name} doesn't open as weights of torch: {first}") from error
     return _flatten(found, path)
+
+
+def _refuse_others(path: Path) -> None:
+    """Tells of what torch can't have saved: it writes a ZIP archive or, long ago, a pickle that says its protocol."""
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head.startswith(b"PK") or (head[:1] == b"\x80" and head[1:2] in _PROTOCOLS):
+        return
+    what = "begins otherwise than what torch saves" if head else "is empty"
+    raise FiguregroundError(f"{path.name} is no file of weights: it {what}. Get it again.")
 
 
 def _flatten(found: Any, path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,25 @@
+"""Where the command `figureground` begins: Ctrl-C is answered from its first instruction on, also while it imports."""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+
+def main() -> int:
+    """Runs the command, `figureground.cli.main`, and returns its exit code."""
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # what `nohup` ignores stays ignored
+        signal.signal(signal.SIGINT, _stop)
+    from figureground import cli
+
+    return cli.main()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Ends the process: nothing is begun yet, and an exception within an import would show where."""
+    os.write(2, b"figureground: stopped.\n")
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

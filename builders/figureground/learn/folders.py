@@ -1,0 +1,170 @@
+"""Data sets that folders label: `[SPLIT/]CLASS`, and MetaShift's `SPLIT/CLASS/CLASS(CONTEXT)`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from figureground.errors import FiguregroundError, counted, listed, printable
+from figureground.images import list_images, list_odd
+from figureground.learn.groups import SPLITS, GroupedPictures
+from figureground.learn.record import Asked, Labels, make_record, split_off
+from figureground.learn.tables import FIRST, SPLIT_NAMES, Column, Problems, find_files
+
+SHARES = (0.70, 0.15, 0.15)
+"""Of each group, what becomes train, validation and test where folders say no splits. Where only validation is missing,
+training gives up as much."""
+
+_IN_CONTEXT = re.compile(r"(?P<name>.+?)\s*\((?P<context>[^()]+)\)")
+
+
+def _subfolders(path: Path) -> list[Path]:
+    """Visible folders, by name; those that begin with `_` are private, as `__MACOSX` is."""
+    return sorted(each for each in path.iterdir() if each.name[0] not in "._" and each.is_dir())
+
+
+def _split_folders(path: Path) -> list[Path]:
+    """Folders that are named as splits and hold folders, which that of a class called `train` doesn't.
+
+    Raises:
+        FiguregroundError: Two of them are the same split.
+    """
+    folders = [each for each in _subfolders(path) if each.name.lower() in SPLIT_NAMES and _subfolders(each)]
+    for number, split in enumerate(SPLITS):
+        same = [f"{folder.name}/" for folder in folders if SPLIT_NAMES[folder.name.lower()] == number]
+        if len(same) > 1:
+            raise FiguregroundError(
+                f"{path}: {listed(same)} would all be the split {split}. Take all but one out of the directory, or "
+                "write a table filename,split,y[,a]."
+            )
+    return folders
+
+
+@dataclass
+class Gathered:
+    """Pictures that folders label."""
+
+    path: Path
+    names: list[str] = field(default_factory=list)
+    split: list[int] = field(default_factory=list)
+    y: list[str] = field(default_factory=list)
+    a: list[str] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)
+    """What is passed over, in a few words each."""
+
+    def take(self, folder: Path, split: int, y: str, a: str = "") -> None:
+        """Takes the images of a folder, all with the same labels."""
+        images, shown = list_images(folder), self.shown(folder)
+        self.names += [path.relative_to(self.path).as_posix() for path in images]
+        self.split += [split] * len(images)
+        self.y += [y] * len(images)
+        self.a += [a] * len(images)
+        self.odd += [f"{shown}{printable(path.name)}, {kind}" for path, kind in list_odd(folder)]
+        if not images:
+            self.odd.append(f"{shown}, which holds no image")
+
+    def pass_over(self, folder: Path) -> None:
+        """Takes note of images that lie in a folder of folders."""
+        if loose := len(list_images(folder)):
+            self.odd.append(f"{counted(loose, 'image')} in {self.shown(folder)} itself")
+
+    def shown(self, folder: Path) -> str:
+        """A folder for a message, below the directory."""
+        return f"{printable((self.path.name / folder.relative_to(self.path)).as_posix())}/"
+
+    def record(self, asked: Asked, layout: str, has_splits: bool) -> GroupedPictures:
+        """The record. Where validation is missing, or all splits are, it comes from training, and a note says so."""
+        problems = Problems(str(self.path))
+        split = np.array(self.split, np.int64)
+        files, keys, _ = find_files(self.path, Column("file", self.names, [0] * len(self.names)), split, problems)
+        problems.refuse()
+        y, a = _number(self.y), _number(self.a) if any(self.a) else None
+        cells, kind = (y[0], "class") if a is None else (len(a[1]) * y[0] + a[0], "group")
+        notes = []
+        if not has_splits:
+            split = split_off(keys, cells, split, SHARES, asked.seed)
+            told = ", ".join(f"{share:.0%} {name}" for share, name in zip(SHARES, SPLITS, strict=True))
+            notes.append(f"There are no folders of splits: of each {kind}, {told}, chosen with the seed {asked.seed}.")
+        elif (split == 0).any() and not (split == 1).any():
+            split = split_off(keys, cells, split, (1 - SHARES[1], SHARES[1]), asked.seed)
+            notes.append(
+                f"There is no folder of validation: {SHARES[1]:.0%} of each {kind} of train is taken for it, chosen "
+                f"with the seed {asked.seed}."
+            )
+        if self.odd:
+            notes.append(f"Passed over: {'; '.join(self.odd[:FIRST])}{'; …' if len(self.odd) > FIRST else ''}.")
+        return make_record(asked, layout, keys, split, y, a, files, notes)
+
+
+def _number(values: Sequence[str]) -> Labels:
+    """Labels of names, in alphabetical order; capitals and `_` for a space make no other name."""
+    from figureground.guide import loosely  # loads pyarrow
+
+    spelled: dict[str, str] = {}
+    for value in sorted(set(values)):
+        spelled.setdefault(loosely(value), value)
+    names = sorted(spelled.values())
+    place = {value: names.index(spelled[loosely(value)]) for value in set(values)}
+    return np.array([place[value] for value in values], np.int64), names
+
+
+def find_metashift(path: Path, y: str) -> list[Path]:
+    if not path.is_dir():
+        return []
+    inner = (each for split in _split_folders(path) for folder in _subfolders(split) for each in _subfolders(folder))
+    return [path] if any(_IN_CONTEXT.fullmatch(each.name) for each in inner) else []
+
+
+def read_metashift(asked: Asked) -> GroupedPictures:
+    """`SPLIT/CLASS/CLASS(CONTEXT)/*` (Liang and Zou 2022, arXiv 2202.06523)."""
+    from figureground.guide import loosely  # loads pyarrow
+
+    path, gathered, problems = asked.at, Gathered(asked.at), Problems(str(asked.at))
+    splits = _split_folders(path)
+    gathered.odd += [gathered.shown(each) for each in _subfolders(path) if each not in splits]
+    for split in splits:
+        for folder in _subfolders(split):
+            gathered.pass_over(folder)
+            for each in _subfolders(folder):
+                named = _IN_CONTEXT.fullmatch(each.name)
+                if named is None:
+                    gathered.odd.append(gathered.shown(each))
+                elif loosely(named["name"]) != loosely(folder.name):
+                    shown, own = gathered.shown(each), folder.name
+                    problems.add(f"{shown} is named as {named['name']!r} and lies in the folder of {own!r}.")
+                else:
+                    gathered.take(each, SPLIT_NAMES[split.name.lower()], folder.name, named["context"].strip())
+    problems.refuse()
+    if not gathered.names:
+        raise FiguregroundError(f"{path}: there is no image in its folders SPLIT/CLASS/CLASS(CONTEXT).")
+    return gathered.record(asked, "metashift", True)
+
+
+def find_folders(path: Path, y: str) -> list[Path]:
+    if not path.is_dir():
+        return []
+    tops = _split_folders(path) or [path]
+    return [path] if any(list_images(folder) for top in tops for folder in _subfolders(top)) else []
+
+
+def read_folders(asked: Asked) -> GroupedPictures:
+    """`[SPLIT/]CLASS/*`."""
+    path, gathered = asked.at, Gathered(asked.at)
+    splits = _split_folders(path)
+    others = [each for each in _subfolders(path) if splits and each not in splits]
+    classes = [f"{each.name}/" for each in others if list_images(each)]
+    if classes:
+        raise FiguregroundError(
+            f"{path} holds the splits {listed(f'{each.name}/' for each in splits)} and beside them folders of images, "
+            f"{listed(classes, FIRST)}. Take one kind out of the directory, or write a table filename,split,y[,a]."
+        )
+    gathered.odd += [gathered.shown(each) for each in others]
+    for top in splits or [path]:
+        gathered.pass_over(top)
+        for folder in _subfolders(top):
+            gathered.take(folder, SPLIT_NAMES[top.name.lower()] if splits else 0, folder.name)
+    return gathered.record(asked, "folders", bool(splits))

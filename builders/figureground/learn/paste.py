@@ -1,0 +1,341 @@
+"""The paste baseline: an object cut out of a training picture, on a training picture of another class; no diffusion.
+
+What diffusion has to beat. The object keeps its place, and the scene becomes that of another class, so that the two
+come apart. Its known weakness: nothing is painted away, so the other picture's own object stays in view where the
+pasted one doesn't cover it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from figureground import recipe as recipes
+from figureground.errors import FiguregroundError, RecipeError, counted, listed
+from figureground.images import encode
+from figureground.learn.groups import GroupedPictures
+from figureground.run import disk, signals
+from figureground.run.progress import Progress
+from figureground.sample import derive_seed
+from figureground.shards.writer import lock, replace_bytes, replace_text
+
+if TYPE_CHECKING:
+    from figureground.vision.classifiers import Classifier
+
+MARKER = "paste.json"
+"""What the pictures are made from, and at the end that all are there: it makes the directory ours."""
+TABLE = "metadata.csv"
+FOLDER = "train"
+LOCK = ".paste.lock"
+
+QUANTILE = 0.8
+"""The share of a picture that is not attended, unless said otherwise."""
+FEATHER = 1
+"""Pixels over which the edge of a pasted object fades, to either side."""
+ATTENDED = 64
+"""Pictures whose attention is computed at once."""
+MOST = {"count_per_class": (1, 1_000_000), "seed": (0, 2**63 - 1)}
+"""The least and the most that these may be."""
+
+
+class Masks(Protocol):
+    """Says where the object is."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What decides the masks, JSON-able, without paths."""
+
+    def __call__(self, groups: GroupedPictures, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Masks of certain rows, which ascend: bool (height, width), as large as the picture that `groups` reads."""
+
+
+class TrueMasks:
+    """The masks that come with the data."""
+
+    facts: Mapping[str, Any] = {"masks": "true"}
+
+    def __call__(self, groups: GroupedPictures, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        for row, draw in groups.read_masks(rows):
+            yield row, draw()
+
+
+@dataclass(frozen=True, eq=False)
+class AttendedMasks:
+    """What a trained classifier attends to for the true class, by Grad-CAM++ (Chattopadhay et al. 2018)."""
+
+    classifier: Classifier
+    quantile: float = QUANTILE
+    """The share of each picture that is left out, 0 to 1."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return {"masks": "attended", "classifier": self.classifier.facts.get("sha256"), "quantile": self.quantile}
+
+    def __call__(self, groups: GroupedPictures, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """As `Masks` has it.
+
+        Raises:
+            FiguregroundError: The classifier doesn't know a class.
+        """
+        from figureground.vision.attention import attend, mask_by_quantile
+
+        known = {name: label for label, name in enumerate(self.classifier.labels)}
+        if missing := [name for name in groups.classes if name not in known]:
+            raise FiguregroundError(
+                f"classifier {self.classifier.name!r} has no class {missing[0]!r}: it knows "
+                f"{listed(self.classifier.labels, 5)}. Give one that was trained on {groups.name}."
+            )
+        for start in range(0, len(rows), ATTENDED):
+            batch = list(groups.read(rows[start : start + ATTENDED]))
+            pictures = [draw() for _, draw in batch]
+            targets = [known[groups.classes[groups.y[row]]] for row, _ in batch]
+            for (row, _), attention in zip(batch, attend(self.classifier, pictures, targets), strict=True):
+                yield row, mask_by_quantile(attention, self.quantile)
+
+
+def paste(
+    groups: GroupedPictures,
+    masks: Masks,
+    count_per_class: int,
+    seed: int,
+    out: Path | str,
+    *,
+    show_progress: bool = True,
+) -> Path:
+    """Writes pictures of each class on scenes of others, or goes on with it; `read_groups` reads what it writes.
+
+    Objects are taken in turn from a class's training pictures in random order, scenes at random from the training
+    pictures of all other classes. A scene is scaled and cropped about its centre to the size of the object's picture.
+    Each result carries the class of its object and, where the data say attributes, the attribute of its scene. A
+    picture whose mask covers nothing or everything is passed over.
+
+    All depends on the seed and each result's name alone, so a run that was stopped writes what is missing.
+
+    Args:
+        groups: The data set; its training split is used.
+        masks: Where the objects are.
+        count_per_class: Pictures to make of each class that has training pictures.
+        seed: From 0.
+        out: A directory that is new, empty, or holds the same pictures: PNGs, and the table `filename,split,y[,a]`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        FiguregroundError: Training has one class only, no mask of a class can be used, or the directory holds
+            something else or can't be written.
+        RecipeError: A count or a seed that can't be used.
+    """
+    out = Path(out)
+    for name, value in (("count_per_class", count_per_class), ("seed", seed)):
+        least, most = MOST[name]
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise RecipeError(name, f"{value!r} is not a whole number from {least} to {most:,}.")
+    train = groups.of_split(0)
+    if len(np.unique(train.y)) < 2:
+        raise FiguregroundError(
+            f"{groups.name}: all its training pictures are of one class: there is no other's scene."
+        )
+    inputs = json.loads(json.dumps({
+        "data": groups.fingerprint, **masks.facts, "count_per_class": count_per_class, "seed": seed,
+    }))  # fmt: skip
+    made = disk.first_missing(out)
+    try:
+        with _held(out, inputs):
+            if not _read_marker(out / MARKER)["done"]:
+                _write(*_plan(train, count_per_class, seed), train, masks, out, inputs, show_progress)
+    except OSError as error:
+        if trouble := disk.explain(error, out):
+            raise FiguregroundError(trouble) from error
+        raise
+    finally:
+        if made is not None and out.is_dir() and not any(out.iterdir()):
+            with contextlib.suppress(OSError):
+                out.rmdir()
+    return out
+
+
+# The plan
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture, before any pixel: what it shows where."""
+
+    file: str
+    """Below the directory."""
+    y: int
+    turn: int
+    """Where in the order of the class's training pictures one is first looked for that gives the object."""
+    scene: int
+    """Row of the picture that it is pasted on."""
+
+
+Orders = Mapping[int, Sequence[int]]
+"""By class, the rows of its training pictures in the order in which they give objects."""
+
+
+def _plan(train: GroupedPictures, count_per_class: int, seed: int) -> tuple[list[Job], Orders]:
+    jobs, orders = [], {}
+    for y in np.unique(train.y).tolist():
+        own, others = np.flatnonzero(train.y == y), np.flatnonzero(train.y != y)
+        rng = np.random.default_rng(derive_seed(seed, "figures", train.classes[y]))
+        orders[y] = rng.permutation(own).tolist()
+        for i in range(count_per_class):
+            file = f"{FOLDER}/{y:04d}-{i:05d}.png"
+            scene = np.random.default_rng(derive_seed(seed, "scene", file)).choice(others)
+            jobs.append(Job(file, y, i % len(own), int(scene)))
+    return jobs, orders
+
+
+# The work
+
+
+@contextlib.contextmanager
+def _held(out: Path, inputs: Mapping[str, Any]) -> Iterator[None]:
+    """Holds the directory for this process alone, after making sure that it is nobody else's."""
+    if out.exists() and not out.is_dir():
+        raise FiguregroundError(f"{out} is a file; give a directory.")
+    names = sorted(path.name for path in out.iterdir() if path.name != LOCK) if out.is_dir() else []
+    marker = out / MARKER
+    if names and MARKER not in names:
+        raise FiguregroundError(
+            f"{out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
+        )
+    with lock(out / LOCK) as alone:
+        if not alone:
+            raise FiguregroundError(f"{out}: another process pastes there.")
+        try:
+            if not marker.exists():
+                _mark(out, inputs, {"done": False, "passed_over": {}})
+            elif changed := recipes.differences(_read_marker(marker)["inputs"], inputs):
+                raise FiguregroundError(
+                    f"{out} holds other pasted pictures:\n  " + "\n  ".join(changed)
+                    + "\nGive another directory, or the same data and settings again."
+                )  # fmt: skip
+            yield
+        finally:
+            (out / LOCK).unlink(missing_ok=True)
+
+
+def _mark(out: Path, inputs: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    said = {"inputs": inputs, "sha256": recipes.digest(inputs), **told}
+    replace_text(out / MARKER, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+
+
+def _read_marker(path: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return {name: said[name] for name in ("inputs", "done", "passed_over")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise FiguregroundError(f"{path} is damaged ({error}). Give another directory.") from None
+
+
+def _write(
+    jobs: Sequence[Job], orders: Orders, train: GroupedPictures, masks: Masks, out: Path, inputs: Mapping[str, Any],
+    show_progress: bool,
+) -> None:  # fmt: skip
+    (out / FOLDER).mkdir(exist_ok=True)
+    for path in (*out.glob(".*.tmp"), *(out / FOLDER).glob(".*.tmp")):  # what a killed run was writing
+        path.unlink()
+    there = {f"{FOLDER}/{path.name}" for path in (out / FOLDER).iterdir()}
+    waiting = [job for job in jobs if job.file not in there]
+    draws = dict(train.read(np.arange(len(train))))
+    passed_over = _read_marker(out / MARKER)["passed_over"]
+    with Progress(len(jobs), initial=len(jobs) - len(waiting), unit="image", desc="pasting", show=show_progress) as bar:
+        while waiting:
+            by_figure = _first_usable(waiting, orders, passed_over, train)
+            rows = np.array(sorted(by_figure), np.int64)
+            waiting = []
+            for row, mask in masks(train, rows):
+                if not mask.any() or mask.all():
+                    passed_over[train.keys[row]] = "everything" if mask.any() else "nothing"
+                    _mark(out, inputs, {"done": False, "passed_over": passed_over})
+                    waiting += by_figure[row]
+                    continue
+                for job in by_figure[row]:
+                    signals.check()
+                    picture = compose(draws[row](), draws[job.scene](), mask, train.keys[row])
+                    replace_bytes(out / job.file, encode(picture, "png"))
+                    bar.update()
+    replace_text(out / TABLE, _table(jobs, train))
+    _mark(out, inputs, {"done": True, "pictures": len(jobs), "passed_over": passed_over})
+
+
+def _first_usable(
+    jobs: Sequence[Job], orders: Orders, passed_over: Mapping[str, str], train: GroupedPictures
+) -> dict[int, list[Job]]:
+    """Jobs by the picture that gives their object."""
+    found: dict[int, list[Job]] = defaultdict(list)
+    for job in jobs:
+        order = orders[job.y]
+        tried = (order[(job.turn + i) % len(order)] for i in range(len(order)))
+        row = next((row for row in tried if train.keys[row] not in passed_over), None)
+        if row is None:
+            first = train.keys[order[0]]
+            raise FiguregroundError(
+                f"{train.name}: of {counted(len(order), 'training picture')} of {train.classes[job.y]!r} no mask can "
+                f"be used: that of {first} covers {passed_over[first]}. Look at the masks, or choose another quantile."
+            )
+        found[row].append(job)
+    return found
+
+
+def compose(figure: Image.Image, scene: Image.Image, mask: np.ndarray, key: str = "picture") -> Image.Image:
+    """The object of a picture on another picture, at the same place.
+
+    Args:
+        figure: RGB.
+        scene: RGB; it is scaled and cropped about its centre to the size of `figure`.
+        mask: bool (height, width) of `figure`: the object. Its edge is feathered by `FEATHER` pixel.
+        key: Names `figure`, for errors.
+
+    Returns:
+        RGB, of the size of `figure`.
+
+    Raises:
+        FiguregroundError: The mask has another size than the picture.
+    """
+    if mask.shape != (figure.height, figure.width):
+        raise FiguregroundError(
+            f"{key}: its mask has {mask.shape[1]} by {mask.shape[0]} pixels and the picture {figure.width} by "
+            f"{figure.height}."
+        )
+    fitted = scene if scene.size == figure.size else ImageOps.fit(scene, figure.size, Image.Resampling.BILINEAR)
+    alpha = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).filter(ImageFilter.BoxBlur(FEATHER))
+    return Image.composite(figure.convert("RGB"), fitted.convert("RGB"), alpha)
+
+
+# The table
+
+
+def _table(jobs: Sequence[Job], train: GroupedPictures) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    classes = _spelled(train.classes, {job.y for job in jobs})
+    if train.a is None or train.attributes is None:
+        rows.writerow(("filename", "split", "y"))
+        rows.writerows((job.file, 0, classes[job.y]) for job in jobs)
+    else:
+        of_scene = train.a[[job.scene for job in jobs]].tolist()
+        attributes = _spelled(train.attributes, set(of_scene))
+        rows.writerow(("filename", "split", "y", "a"))
+        rows.writerows((job.file, 0, classes[job.y], attributes[a]) for job, a in zip(jobs, of_scene, strict=True))
+    return text.getvalue()
+
+
+def _spelled(names: Sequence[str], used: set[int]) -> Sequence[str]:
+    """Names as the table says them: numbers with gaps would be refused there, so they become names, which match too."""
+    plain = all(re.fullmatch(r"\d+", name) for name in names)
+    return [f"_{name}" for name in names] if plain and used != set(range(len(used))) else names

@@ -1,0 +1,311 @@
+"""The comparison on small pocketbirds: its rows and tables, going on after a kill, and what is refused at the door."""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+
+import pytest
+from commands import ENVIRONMENT, wait_for
+from tiny_layouts import make_folders
+
+from figureground.errors import FiguregroundError, RecipeError, UsageError
+from figureground.learn.compare import (
+    Row,
+    compare,
+    parse_methods,
+    parse_overrides,
+    summarise,
+    summarise_row,
+    tabulate,
+    to_markdown,
+    write,
+)
+from figureground.learn.layouts import read_groups
+from figureground.pocket import birds
+
+TRUE = {"paste": {"masks": "true", "count_per_class": 6}, "jtt": {"first_epochs": 1}}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return birds.write(tmp_path_factory.mktemp("data") / "birds", 40, 8, 8, size=16, show_progress=False)
+
+
+def run(data, methods, out, seeds=2, overrides=TRUE, **options):
+    names = methods.split(",")
+    used = {part for name in names for part in name.split("+")}
+    own = {name: fields for name, fields in overrides.items() if name in used}
+    settings = {"epochs": 1, **options.pop("training", {})}
+    return compare(
+        data, names, seeds, out, training=settings, overrides=own, device="cpu", show_progress=False, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def compared(pictures, tmp_path_factory):
+    out = tmp_path_factory.mktemp("compared") / "out"
+    return run(pictures, "erm,jtt,paste+reweight", out), out
+
+
+def times(out):
+    """When each classifier and each made picture was written."""
+    made = [*out.glob("train/*/*/model.safetensors"), *out.glob("*/train/*.png")]
+    return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in made}
+
+
+def test_a_row_a_method_with_mean_and_deviation_over_the_seeds(compared):
+    report, out = compared
+    assert report == json.loads((out / "comparison.json").read_text())
+    assert [row["method"] for row in report["rows"]] == ["erm", "jtt", "paste+reweight"]
+    assert report["selection"] == "worst group"
+    assert report["seeds"] == [0, 1]
+    for row in report["rows"]:
+        for name in ("average", "reweighted", "worst"):
+            values = [seed[name] for seed in row["seeds"]]
+            assert row[name]["mean"] == pytest.approx(statistics.mean(values))
+            assert row[name]["std"] == pytest.approx(statistics.stdev(values))
+        assert [each["name"] for each in row["groups"]] == [f"{y} × {a}" for y in birds.OBJECTS for a in birds.SCENES]
+        assert [each["train"] for each in row["groups"]] == [19, 1, 1, 19]
+    erm, jtt, paste = report["rows"]
+    assert (erm["added"]["mean"], erm["precision"]["mean"], erm["generator"]) == (None, None, None)
+    assert jtt["recall"]["mean"] is not None
+    assert (paste["added"]["mean"], paste["generator"], paste["training"]) == (12, "paste", "reweight")
+    assert not list(out.glob(".*"))
+
+
+def test_it_reports_what_training_found(compared, pictures):
+    report, out = compared
+    trained = json.loads((out / "train" / "erm" / "report.json").read_text())
+    assert [seed["worst"] for seed in report["rows"][0]["seeds"]] == [s["test"]["worst"] for s in trained["seeds"]]
+    assert report["rows"][0]["worst"] == trained["over_seeds"]["worst"]
+
+
+def test_where_pictures_are_added_each_seed_makes_its_own(compared):
+    _, out = compared
+    for seed in (0, 1):
+        made = json.loads((out / f"paste-seed-{seed}" / "paste.json").read_text())
+        assert made["inputs"]["seed"] == seed
+        report = json.loads((out / "train" / f"paste+reweight-seed-{seed}" / "report.json").read_text())
+        assert [each["seed"] for each in report["seeds"]] == [seed]
+        assert report["content"]["add"] == [read_groups(out / f"paste-seed-{seed}").fingerprint]
+
+
+def test_what_is_finished_is_never_done_again_and_methods_and_seeds_are_added(compared, pictures):
+    first, out = compared
+    before = times(out)
+    assert run(pictures, "erm,jtt,paste+reweight", out) == first
+    assert times(out) == before
+    more = run(pictures, "erm,paste,reweight,jtt,paste+reweight", out, seeds=[0, 1, 2])
+    assert before.items() <= times(out).items()
+    assert [row["method"] for row in more["rows"]] == ["erm", "paste", "reweight", "jtt", "paste+reweight"]
+    assert [seed["seed"] for seed in more["rows"][1]["seeds"]] == [0, 1, 2]
+    assert more["rows"][0]["seeds"][:2] == first["rows"][0]["seeds"]
+
+
+def test_paste_looks_at_what_erm_of_the_same_seed_attends_to(pictures, tmp_path):
+    report = run(pictures, "paste", tmp_path / "out", seeds=[3], overrides={"paste": {"count_per_class": 3}})
+    assert (tmp_path / "out" / "train" / "erm" / "erm-seed-3").is_dir()
+    inputs = json.loads((tmp_path / "out" / "paste-seed-3" / "paste.json").read_text())["inputs"]
+    assert inputs["masks"] == "attended"
+    assert "what ERM attends to, 20%" in report["notes"][1]
+    assert "One seed tells no spread." in report["notes"]
+    assert report["rows"][0]["worst"]["std"] is None
+
+
+def test_without_attributes_the_worst_class_stands_for_the_worst_group(tmp_path):
+    data = make_folders(
+        tmp_path / "data", {f"{split}/{name}": 4 for split in ("train", "val", "test") for name in "ab"}
+    )
+    report = run(data, "erm,reweight", tmp_path / "out")
+    assert report["selection"] == "worst class"
+    text = (tmp_path / "out" / "comparison.txt").read_text()
+    assert "worst class" in text
+    assert "group" not in text
+    assert "re-weighted" not in text
+    with pytest.raises(FiguregroundError, match="dfr needs the attribute of each picture"):
+        run(data, "erm,dfr", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        (["jtt"], [Row("jtt", None, "jtt")]),
+        (["paste", "scgs+jtt"], [Row("paste", "paste", "erm"), Row("scgs+jtt", "scgs", "jtt")]),
+        (["ddb+erm"], [Row("ddb", "ddb", "erm")]),
+    ],
+)
+def test_a_generator_is_with_erm_unless_said(names, rows):
+    assert parse_methods(names) == rows
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["groupdor"], "there is no 'groupdor', did you mean 'groupdro'"),
+        (["scgs+jt"], "there is no 'scgs\\+jt', did you mean 'scgs\\+jtt'"),
+        (["erm+jtt"], "there is no 'erm\\+jtt'"),
+        (["zzz"], "there is erm, reweight, jtt, groupdro, dfr, paste, scgs, ddb, and a generator with a training"),
+        (["ddb", "ddb+erm"], "'ddb' is named twice"),
+        ([], "name some"),
+    ],
+)
+def test_methods_that_there_are_not_are_named(names, said):
+    with pytest.raises(RecipeError, match=said):
+        parse_methods(names)
+
+
+@pytest.mark.parametrize(
+    ("methods", "options", "said"),
+    [
+        ("erm", {"seeds": 0}, "seeds: 0 is not a whole number"),
+        ("erm", {"seeds": [1, 1]}, "seeds: 1 is named twice"),
+        ("erm", {"training": {"epoch": 3}}, "epoch: no setting that all .*, did you mean 'epochs'"),
+        ("erm", {"training": {"upweight": 3.0}}, "upweight: no setting .* is set for it, as jtt.upweight is"),
+        ("jtt", {"overrides": {}}, "first_epochs: 2 are more than the 1 epochs"),
+        ("jtt", {"overrides": {"jtt": {"upwait": 3}}}, "upwait: jtt has no such field, did you mean 'upweight'"),
+        ("paste", {"overrides": {"paste": {"masks": "tru"}}}, "paste.masks: there is no 'tru', did you mean 'true'"),
+        ("paste", {"overrides": {"paste": {"quantile": 1}}}, "paste.quantile: 1 is not a number between 0 and 1"),
+        ("paste", {"overrides": {"paste": {"count_per_class": 0}}}, "paste.count_per_class: 0"),
+        ("paste", {"overrides": {"paste": {"masks": "true", "quantile": 0.5}}}, "true masks have no use for it"),
+        ("erm", {"layout": "celeba"}, "isn't laid out as celeba"),
+    ],
+)
+def test_what_cant_be_used_is_said_before_anything_is_done(methods, options, said, pictures, tmp_path):
+    with pytest.raises(FiguregroundError, match=said):
+        run(pictures, methods, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_overrides_of_what_is_not_compared_are_refused(pictures, tmp_path):
+    with pytest.raises(
+        RecipeError, match="jt: no method that is compared has settings of that name, did you mean 'jtt'"
+    ):
+        compare(pictures, ["jtt"], 1, tmp_path / "out", overrides={"jt": {"upweight": 5}})
+    assert parse_overrides(["jtt.upweight=5", "paste.masks=true"]) == {"jtt": {"upweight": 5}, "paste": {"masks": True}}
+    with pytest.raises(UsageError, match=r"write it as jtt.upweight=20"):
+        parse_overrides(["upweight=5"])
+
+
+@pytest.mark.parametrize("training", ["groupdro", "reweight"])
+def test_pictures_of_unknown_attribute_cant_be_counted_by_groups(training, pictures, tmp_path):
+    with pytest.raises(RecipeError, match=rf"scgs\+{training} can't be done: {training} counts by groups, .*scgs\+jtt"):
+        run(pictures, f"erm,scgs+{training}", tmp_path / "out", overrides={})
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_settings_or_data_in_the_same_directory_are_refused(pictures, tmp_path):
+    out = tmp_path / "out"
+    run(pictures, "erm", out, seeds=1)
+    with pytest.raises(FiguregroundError, match=r"holds another comparison:\n  erm.epochs: 1, now 2\n"):
+        run(pictures, "erm,jtt", out, seeds=1, training={"epochs": 2})
+    with pytest.raises(FiguregroundError, match="epochs"):
+        run(pictures, "reweight,erm", out, seeds=1, training={"epochs": 2})
+    other = birds.write(tmp_path / "other", 40, 8, 8, size=16, seed=1, show_progress=False)
+    with pytest.raises(FiguregroundError, match=r"holds another comparison:\n  data: "):
+        run(other, "erm", out, seeds=1)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(FiguregroundError, match=r"holds something else \(thesis.txt\)"):
+        run(pictures, "erm", tmp_path / "mine")
+    assert str(tmp_path) not in (out / "compare.json").read_text()
+
+
+def result(seed, accuracies, **more):
+    groups = [
+        {"name": name, "accuracy": accuracy, "pictures": 1200, "train": n}
+        for name, accuracy, n in zip(("cat × bed", "cat × sofa"), accuracies, (90, 10), strict=True)
+    ]
+    test = {"average": sum(accuracies) / 2, "reweighted": 0.9 * accuracies[0] + 0.1 * accuracies[1],
+            "worst": min(accuracies), "worst_name": "cat × sofa", "groups": groups}  # fmt: skip
+    return {"seed": seed, "epoch": 3, "model": f"erm-seed-{seed}", "seconds": 1.0, "test": test,
+            "validation": {"average": 0.5, "worst": 0.5}, **more}  # fmt: skip
+
+
+@pytest.fixture
+def small():
+    made = [{"directory": f"ddb-seed-{seed}-pruned", "pictures": 1600, "kept": kept, "rule": "True", "seconds": 5.0}
+            for seed, kept in ((0, 0.75), (1, 0.85))]  # fmt: skip
+    rows = [
+        summarise_row(Row("erm", None, "erm"), [result(0, (0.99, 0.50)), result(1, (0.99, 0.60))]),
+        summarise_row(Row("jtt", None, "jtt"), [result(0, (0.95, 0.70), jtt={"precision": 0.5, "recall": 1.0}),
+                                                result(1, (0.95, 0.70), jtt={"precision": 0.6, "recall": 0.5})]),
+        summarise_row(Row("ddb", "ddb", "erm"), [result(0, (0.97, 0.80), added=1200, made=made[0]),
+                                                 result(1, (0.97, 0.84), added=1360, made=made[1])]),
+    ]  # fmt: skip
+    about = {"data": "birds", "backbone": "pocket", "selection": "worst group", "classes": ["cat"],
+             "attributes": ["bed", "sofa"], "pictures": {"train": 100, "validation": 2400, "test": 2400}}  # fmt: skip
+    return summarise(about, [0, 1], rows, ["Not done yet: scgs."])
+
+
+def test_the_table_reads_so(small):
+    assert (
+        tabulate(small)
+        == """\
+birds, pocket, 2 seeds, mean ± sample standard deviation; epochs chosen by the worst group of validation
+
+test accuracy, %     average  re-weighted average  worst group  added        kept  JTT precision   JTT recall
+erm               77.0 ± 3.5           94.6 ± 0.7   55.0 ± 7.1      –           –              –            –
+jtt               82.5 ± 0.0           92.5 ± 0.0   70.0 ± 0.0      –           –     55.0 ± 7.1  75.0 ± 35.4
+ddb               89.5 ± 1.4           95.5 ± 0.3   82.0 ± 2.8  1,280  80.0 ± 7.1              –            –
+
+by group, %  cat × bed (1,200)  cat × sofa (1,200)
+erm                 99.0 ± 0.0          55.0 ± 7.1
+jtt                 95.0 ± 0.0          70.0 ± 0.0
+ddb                 97.0 ± 0.0          82.0 ± 2.8
+
+note: Not done yet: scgs."""
+    )
+
+
+def test_the_same_as_markdown_and_as_a_drawing(small, tmp_path):
+    lines = to_markdown(small).splitlines()
+    assert lines[2].endswith("| worst group | added | kept | JTT precision | JTT recall |")
+    assert lines[3] == f"| --- {'| ---: ' * 7}|"
+    assert lines[6].startswith("| ddb | 89.5 ± 1.4 | 95.5 ± 0.3 | 82.0 ± 2.8 | 1,280 | 80.0 ± 7.1 |")
+    assert lines[-1] == "- Not done yet: scgs."
+    write(tmp_path, small)
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    assert Image.open(tmp_path / "comparison.png").width > 400
+    assert not list(tmp_path.glob(".*"))
+
+
+PROGRAM = """
+import sys
+from figureground.learn.compare import compare
+compare(sys.argv[1], ["jtt", "paste"], 2, sys.argv[2], training={"epochs": 2}, device="cpu", show_progress=False,
+        overrides={"paste": {"masks": "true", "count_per_class": 30}})
+"""
+
+
+def without_seconds(out):
+    report = json.loads((out / "comparison.json").read_text())
+    for seed in (seed for row in report["rows"] for seed in row["seeds"]):
+        for told in (seed, seed["made"] or {}):
+            told.pop("seconds", None)
+    return report
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on_and_ends_the_same(pictures, tmp_path):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    command = [sys.executable, "-c", PROGRAM, str(pictures)]
+    subprocess.run([*command, str(whole)], env=ENVIRONMENT, check=True)
+    for at in ("train/jtt/seed-0.json", "paste-seed-0/train/0000-00005.png"):
+        process = subprocess.Popen([*command, str(out)], env=ENVIRONMENT, start_new_session=True)
+        try:
+            wait_for(lambda at=at: (out / at).exists(), process)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert len(json.loads((out / "comparison.json").read_text())["rows"]) == 1
+    before = times(out)
+    subprocess.run([*command, str(out)], env=ENVIRONMENT, check=True)
+    assert before.items() <= times(out).items()
+    assert without_seconds(out) == without_seconds(whole)
+    assert not list(out.glob(".*"))
