@@ -130,7 +130,7 @@ class SCGS(Repaint):
     CONFIGS: ClassVar[dict[str, SCGSConfig]] = {
         POCKET: SCGSConfig(
             name=POCKET, checkpoint=POCKET, size=64, steps=20, guidance_scale=4.0, per_class=200, shard_size=100,
-            batch_size=16, folds=3, training={"epochs": 3}, scenes=POCKET,
+            batch_size=16, folds=3, training={"epochs": 3}, strength=0.9, scenes=POCKET,
         ),
         "photographs": SCGSConfig(
             name="photographs", checkpoint="stable-diffusion-v1-5/stable-diffusion-inpainting", size=512,
