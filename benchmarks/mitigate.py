@@ -37,10 +37,10 @@ TRAINING: dict[str, Any] = {"epochs": 10}
 CHOSEN: dict[str, dict[str, Any]] = {"jtt": {"first_epochs": 1}}
 """What differs from the defaults, chosen on validation."""
 TRIED: dict[str, Sequence[dict[str, Any]]] = {
+    "scgs": ({}, {"repaint": "complement"}),
+    "erm": ({},),
     "jtt": ({}, {"first_epochs": 1}, {"first_epochs": 1, "upweight": 5}),
     "groupdro": ({}, {"weight_decay": 1.0}, {"step_size": 0.1}),
-    "scgs": ({}, {"repaint": "complement"}, {"strength": 0.9}, {"threshold": "knee"}),
-    "ddb": ({}, {"strength": 1.0}),
 }
 """What was tried, each a change of the default."""
 PLAIN = ("erm", "reweight", "jtt", "groupdro", "dfr", "paste")
@@ -339,8 +339,12 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(args.workers, maxtasksperchild=1) as processes:
         if args.tune:
             tasks = [(plan, name, dict(change)) for name, changes in TRIED.items() for change in changes]
-            for told in processes.imap_unordered(_tune, tasks):
-                print(json.dumps(told), flush=True)
+            found = list(tqdm(processes.imap_unordered(_tune, tasks), total=len(tasks), disable=None))
+            found.sort(key=lambda each: (each["method"], -each["worst"]))
+            for told in found:
+                print(f"{told['method']:<10} {100 * told['worst']:5.1f} {100 * told['average']:5.1f}  {told['change']}")
+            if args.out:
+                args.out.write_text(json.dumps({"seed": TUNED_WITH, "tried": found}, indent=2) + "\n")
             return
         work = [(plan, item) for item in items(plan)]
         done = processes.imap_unordered(do, work)

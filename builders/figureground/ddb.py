@@ -151,7 +151,7 @@ class DDB(Repaint):
     CONFIGS: ClassVar[dict[str, DDBConfig]] = {
         POCKET: DDBConfig(
             name=POCKET, checkpoint=POCKET, size=64, steps=20, guidance_scale=4.0, shard_size=100, batch_size=16,
-            segmenter=POCKET, training={"epochs": 10}, strength=0.9, grow=0.06,
+            segmenter=POCKET, sources=75, training={"epochs": 10}, strength=0.9, grow=0.06,
         ),
         "photographs": DDBConfig(
             name="photographs", checkpoint="stable-diffusion-v1-5/stable-diffusion-inpainting", size=512,

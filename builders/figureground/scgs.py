@@ -129,7 +129,7 @@ class SCGS(Repaint):
     METHOD = "scgs"
     CONFIGS: ClassVar[dict[str, SCGSConfig]] = {
         POCKET: SCGSConfig(
-            name=POCKET, checkpoint=POCKET, size=64, steps=20, guidance_scale=4.0, per_class=200, shard_size=100,
+            name=POCKET, checkpoint=POCKET, size=64, steps=20, guidance_scale=4.0, per_class=150, shard_size=100,
             batch_size=16, folds=3, training={"epochs": 3}, strength=0.9, scenes=POCKET,
         ),
         "photographs": SCGSConfig(

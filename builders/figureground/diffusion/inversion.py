@@ -2,8 +2,8 @@
 
 Textual inversion (Gal et al. 2022, arXiv 2208.01618). The loss may be taken inside masks, so that the object is learned
 and not what is behind it. Vectors keep the length that the noun's have: after each step they are put back on that
-sphere, so there is no weight decay. Left free on the pocket model, one grew to five times the length of its noun's, which
-no ordinary embedding has, and drew its object no better.
+sphere, so there is no weight decay. Left free on the pocket model, one grew to five times the length of its noun's,
+which no ordinary embedding has; of two seeds one then drew a little better, the other a little worse.
 """
 
 from __future__ import annotations

@@ -1,0 +1,571 @@
+"""Textual inversion from a few pictures to a token: what changes, who can load it, what is refused, how it goes on."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from commands import ENVIRONMENT, litter, wait_for
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_checkpoints import KINDS, make_checkpoint, set_weights
+from tiny_references import make_references
+
+from figureground.diffusion.checkpoint import open_checkpoint
+from figureground.diffusion.inversion import Inverting, _to_grid, invert, load_tokens
+from figureground.diffusion.latents import encode
+from figureground.diffusion.render import Renderer, Sampling
+from figureground.errors import FiguregroundError, RecipeError
+from figureground.images import content_hash, read_image
+from figureground.inverting import Inversion
+from figureground.sample import Spec
+
+CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
+QUIET = {"device": "cpu", "show_progress": False}
+TEMPLATES = ("a photo of a {token}", "a {token}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_many_threads_as_a_command_has():
+    """Bits depend on it, and other tests may have asked for more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """One of every kind, by name."""
+    return {kind: make_checkpoint(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def sd1(checkpoints):
+    return checkpoints["sd1"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_references(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def mug(sd1, pictures, tmp_path_factory):
+    """A finished token."""
+    return learn(sd1, pictures, tmp_path_factory.mktemp("tokens") / "mug")
+
+
+def tiny(checkpoint, **changes):
+    values = {"steps": 4, "batch_size": 2, "size": 32, "learning_rate": 0.02, "templates": TEMPLATES, **changes}
+    return Inversion(str(checkpoint), **values)
+
+
+def learn(checkpoint, pictures, out, noun="mug", token="<mug>", masks=None, **changes):
+    return invert(pictures, noun, token, out, tiny(checkpoint, **changes), masks=masks, **QUIET)
+
+
+def vectors(out):
+    return load_file(out / "learned_embeds.safetensors")
+
+
+def draw(checkpoint, prompt):
+    """A picture by the path that datasets are drawn by, as an array."""
+    renderer = Renderer(checkpoint, Sampling(32, 2, 1.0, 4.0), lambda spec: (None, None))
+    return np.asarray(next(renderer.render([Spec("a", "a", 0, 0, "", "", prompt, 0)])).image)
+
+
+# What it makes
+
+
+def test_a_token_is_its_vectors_curves_and_what_made_it(sd1, pictures, mug):
+    assert sorted(path.name for path in mug.iterdir()) == [
+        "curves.csv", "curves.png", "inversion.json", "learned_embeds.safetensors",
+    ]  # fmt: skip
+    assert litter(mug) == []
+    assert [row["step"] for row in csv.DictReader((mug / "curves.csv").open())] == ["1", "2", "3", "4"]
+    facts = json.loads((mug / "inversion.json").read_text())
+    assert facts["sha256"] == content_hash(mug / "learned_embeds.safetensors")
+    assert (facts["token"], facts["noun"], facts["vectors"], facts["steps"]) == ("<mug>", "mug", 1, 4)
+    assert facts["base"]["checkpoint"] == "sd1"
+    assert list(facts["inputs"]["pictures"]) == ["00.png", "01.png", "02.png", "03.png"]
+    said = (mug / "inversion.json").read_text()
+    assert str(pictures.parent) not in said
+    assert str(sd1.parent) not in said
+    assert str(mug.parent) not in said
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_but_the_tokens_rows_changes_and_they_keep_their_length(checkpoints, pictures, kind):
+    checkpoint = open_checkpoint(str(checkpoints[kind]), **CPU)
+    pipeline = checkpoint.text_to_image
+    parts = {n: p for n, p in pipeline.components.items() if isinstance(p, torch.nn.Module)}
+    for network in parts.values():
+        network.requires_grad_(False)
+    before = {f"{n}.{k}": v.clone() for n, p in parts.items() for k, v in p.state_dict().items()}
+    images = [read_image(path).resize((32, 32)) for path in sorted(pictures.iterdir())]
+    posteriors = encode(pipeline.vae, images, flip=False)
+    inverting = Inverting(
+        checkpoint, tiny(checkpoints[kind], vectors=2), "mug", "<mug>", posteriors, None, 32, torch.float32
+    )
+    starts = inverting.rows()
+    assert len(starts) == (2 if kind == "sdxl" else 1)
+    for step in range(4):
+        assert torch.isfinite(inverting.step(step)).all()
+    for start, rows in zip(starts, inverting.rows(), strict=True):
+        assert (rows != start).all()
+        torch.testing.assert_close(rows.norm(dim=1), start.norm(dim=1))
+    after = {f"{n}.{k}": v for n, p in parts.items() for k, v in p.state_dict().items()}
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.equal(after[name][: len(value)], value), name
+        assert after[name].shape == value.shape or name.endswith("token_embedding.weight")
+    assert [p.shape for network in parts.values() for p in network.parameters() if p.grad is not None] == []
+
+
+def test_vectors_begin_as_the_mean_of_the_nouns_pieces_with_their_length(sd1, pictures):
+    checkpoint = open_checkpoint(str(sd1), **CPU)
+    posteriors = encode(checkpoint.text_to_image.vae, [Image.new("RGB", (32, 32))] * 3, flip=False)
+    pieces = checkpoint.tokenizers[0].convert_tokens_to_ids(checkpoint.tokenizers[0].tokenize("red mug"))
+    own = checkpoint.text_to_image.text_encoder.get_input_embeddings().weight[pieces].detach()
+    assert len(own) == 2
+    made = Inverting(checkpoint, tiny(sd1), "red mug", "<mug>", posteriors, None, 32, torch.float32).rows()[0][0]
+    torch.testing.assert_close(torch.cosine_similarity(made, own.mean(0), dim=0), torch.tensor(1.0))
+    torch.testing.assert_close(made.norm(), own.norm(dim=1).mean())
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others(sd1, pictures, mug, tmp_path):
+    files = sorted(pictures.iterdir(), reverse=True)  # however they are given
+    again = learn(sd1, files, tmp_path / "again")
+    assert content_hash(again / "learned_embeds.safetensors") == content_hash(mug / "learned_embeds.safetensors")
+    other = learn(sd1, pictures, tmp_path / "other", seed=1)
+    assert not torch.equal(vectors(other)["<mug>"], vectors(mug)["<mug>"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_bfloat16_with_checkpointed_gradients_and_mirrored_pictures_vectors_are_finite(
+    checkpoints, pictures, tmp_path, kind
+):
+    changes = {"dtype": "bfloat16", "gradient_checkpointing": True, "flip": True, "min_snr_gamma": 5.0}
+    found = vectors(learn(checkpoints[kind], pictures, tmp_path / "c", **changes))
+    assert all(torch.isfinite(rows).all() and rows.dtype == torch.float32 for rows in found.values())
+
+
+# Loading
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_diffusers_own_loader_opens_it_and_draws_what_load_tokens_draws(checkpoints, pictures, tmp_path, kind):
+    out = learn(checkpoints[kind], pictures, tmp_path / "c", vectors=3)
+    plain, ours, theirs = (open_checkpoint(str(checkpoints[kind]), **CPU) for _ in range(3))
+    load_tokens(ours, [out])
+    if kind == "sdxl":
+        found, pipeline = vectors(out), theirs.text_to_image
+        assert sorted(found) == ["clip_g", "clip_l"]
+        pipeline.load_textual_inversion(found["clip_l"], "<mug>", pipeline.tokenizer, pipeline.text_encoder)
+        pipeline.load_textual_inversion(found["clip_g"], "<mug>", pipeline.tokenizer_2, pipeline.text_encoder_2)
+    else:
+        theirs.text_to_image.load_textual_inversion(out)
+    prompt = "a photo of a <mug>, in water"
+    drawn = draw(ours, prompt)
+    assert np.array_equal(drawn, draw(theirs, prompt))
+    assert not np.array_equal(drawn, draw(plain, prompt))
+    assert ours.image_to_image.tokenizer is ours.text_to_image.tokenizer
+    for tokenizer in ours.tokenizers:  # all of its vectors stand in the prompt
+        said = tokenizer.tokenize(ours.image_to_image.maybe_convert_prompt(prompt, tokenizer))
+        assert said[4:8] == ["<mug>", "<mug>_1", "<mug>_2", ",</w>"]
+    assert np.array_equal(draw(ours, "a photo of a mug"), draw(plain, "a photo of a mug"))
+
+
+def test_a_token_is_loaded_once_however_often_it_is_given(sd1, mug, tmp_path):
+    checkpoint = open_checkpoint(str(sd1), **CPU)
+    load_tokens(checkpoint, [mug, mug / "learned_embeds.safetensors"])
+    size = len(checkpoint.tokenizers[0])
+    weights = checkpoint.text_to_image.text_encoder.get_input_embeddings().weight.clone()
+    load_tokens(checkpoint, [shutil.copytree(mug, tmp_path / "copy")])
+    assert len(checkpoint.tokenizers[0]) == size
+    assert torch.equal(checkpoint.text_to_image.text_encoder.get_input_embeddings().weight, weights)
+
+
+def test_several_tokens_go_together(sd1, pictures, mug, tmp_path):
+    bird = learn(sd1, pictures, tmp_path / "bird", noun="bird", token="<bird>", vectors=2)
+    checkpoint = open_checkpoint(str(sd1), **CPU)
+    load_tokens(checkpoint, [mug, bird])
+    table, tokenizer = checkpoint.text_to_image.text_encoder.get_input_embeddings().weight, checkpoint.tokenizers[0]
+    for out, names in ((mug, ["<mug>"]), (bird, ["<bird>", "<bird>_1"])):
+        assert torch.equal(table[tokenizer.convert_tokens_to_ids(names)], vectors(out)[names[0]])
+
+
+def test_texts_end_at_their_end_in_encoders_with_the_old_number_of_it(checkpoints, pictures, tmp_path):
+    out = learn(checkpoints["sdxl"], pictures, tmp_path / "c")
+    told = []
+    for number in (2, None):
+        checkpoint = open_checkpoint(str(checkpoints["sdxl"]), **CPU)
+        for module in checkpoint.text_to_image.text_encoder_2.modules():
+            if hasattr(module, "eos_token_id") and number:
+                module.eos_token_id = number
+        load_tokens(checkpoint, [out])
+        told.append(checkpoint.text_to_image.encode_prompt("a <mug>, in water", do_classifier_free_guidance=False)[2])
+    assert torch.equal(*told)
+
+
+def test_a_file_that_can_not_be_loaded_says_why_and_nothing_is_loaded(checkpoints, sd1, pictures, mug, tmp_path):
+    def refuses(said, *files, kind="sd1"):
+        checkpoint = open_checkpoint(str(checkpoints[kind]), **CPU)
+        size = len(checkpoint.tokenizers[0])
+        with pytest.raises(FiguregroundError, match=said):
+            load_tokens(checkpoint, files)
+        assert len(checkpoint.tokenizers[0]) == size
+
+    def made(name, rows, **metadata):
+        save_file(rows, tmp_path / name, metadata)
+        return tmp_path / name
+
+    refuses(r"no such file; is the token learned to its end", mug, tmp_path / "nowhere.safetensors")
+    refuses(r"holds <mug>, learned with sd1; sdxl has 2 text encoders", mug, kind="sdxl")
+    told = json.dumps({"token": "<big>", "checkpoint": "big"})
+    big = made("big", {"<big>": torch.ones(1, 48)}, figureground=told)
+    refuses(r"<big> has vectors of 48 numbers, learned with big, and sd1 needs 32", mug, big)
+    refuses(r"'mug' is a word that the checkpoint's tokenizer knows", made("word", {"mug": torch.ones(32)}))
+    refuses(r"hold NaN or infinity", made("nan", {"<nan>": torch.full((1, 32), float("nan"))}))
+    refuses(r"other vectors", mug, made("twin", {"<mug>": torch.ones(1, 32)}))
+    (tmp_path / "cut").write_bytes((mug / "learned_embeds.safetensors").read_bytes()[:-9])
+    refuses(r"cut doesn't open as learned embeddings", tmp_path / "cut")
+    checkpoint = open_checkpoint(str(sd1), **CPU)
+    load_tokens(checkpoint, [mug])
+    for rows in (torch.ones(1, 32), vectors(mug)["<mug>"].repeat(2, 1)):
+        with pytest.raises(FiguregroundError, match=r"<mug> is known to the checkpoint already, with other vectors"):
+            load_tokens(checkpoint, [made("later", {"<mug>": rows})])
+
+
+# Masks
+
+
+@pytest.fixture(scope="module")
+def halves(pictures, tmp_path_factory):
+    """Masks of the left and the right half of each picture, and of the whole."""
+    folder = tmp_path_factory.mktemp("masks")
+    for name, box in (("left", (0, 0, 20, 40)), ("right", (20, 0, 40, 40)), ("whole", (0, 0, 40, 40))):
+        mask = Image.new("L", (40, 40))
+        mask.paste(1 if name == "left" else 255, box)  # many masks hold 0 and 1
+        mask.save(folder / f"{name}.png")
+    return {path.stem: [path] * len(list(pictures.iterdir())) for path in folder.iterdir()}
+
+
+def test_the_loss_is_the_mean_inside_the_mask(sd1, pictures, halves, tmp_path):
+    def first(name, **changes):
+        out = learn(sd1, pictures, tmp_path / name, steps=1, batch_size=4, **changes)
+        return float(next(csv.DictReader((out / "curves.csv").open()))["denoising"])
+
+    loss = {name: first(name, masked=True, masks=masks) for name, masks in halves.items()}
+    assert loss["whole"] == pytest.approx(first("none"), rel=1e-5)
+    assert loss["left"] + loss["right"] == pytest.approx(2 * loss["whole"], rel=1e-4)
+    assert loss["left"] != pytest.approx(loss["right"], rel=1e-3)
+
+
+def test_a_mask_on_the_latent_grid_is_shares_of_area_mirrored_with_its_picture():
+    mask = Image.new("L", (40, 40))
+    mask.paste(255, (0, 0, 15, 40))
+    plain, mirrored = _to_grid(mask, 8, flip=True)[:, 0]
+    assert torch.equal(plain[0], torch.tensor([1, 1, 1, 0, 0, 0, 0, 0.0]))
+    assert torch.equal(mirrored, plain.flip(1))
+    assert 0 < _to_grid(Image.fromarray(np.pad([[255]], 999).astype(np.uint8)), 8, flip=False).sum() < 1e-2
+
+
+def test_masks_beside_the_pictures_are_found(sd1, pictures, halves, tmp_path):
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    with pytest.raises(FiguregroundError, match=r"4 of 4 pictures have no mask, x\.mask\.png beside x\.jpg: 00\.png"):
+        learn(sd1, folder, tmp_path / "c", masked=True)
+    for path in list(folder.iterdir()):
+        shutil.copy(halves["left"][0], path.with_name(f"{path.stem}.mask.png"))
+    beside = learn(sd1, folder, tmp_path / "beside", masked=True)
+    given = learn(sd1, pictures, tmp_path / "given", masked=True, masks=halves["left"])
+    assert torch.equal(vectors(beside)["<mug>"], vectors(given)["<mug>"])
+    facts = json.loads((beside / "inversion.json").read_text())
+    assert facts["inputs"]["pictures"]["00.png"]["mask_sha256"] == content_hash(halves["left"][0])
+
+
+def test_masks_of_no_use_are_refused_naming_the_file(sd1, pictures, halves, tmp_path):
+    def refuses(said, masks, **changes):
+        with pytest.raises(FiguregroundError, match=said):
+            learn(sd1, pictures, tmp_path / "c", masks=masks, **{"masked": True, **changes})
+        assert not (tmp_path / "c").exists()
+
+    def mask(name, image):
+        image.save(tmp_path / name)
+        return [*halves["left"][:3], tmp_path / name]
+
+    refuses(r"there are 3 of them and 4 pictures", halves["left"][:3])
+    refuses(r"^masked: masks were given, and it is off", halves["left"], masked=False)
+    refuses(r"black\.png covers nothing", mask("black.png", Image.new("L", (40, 40))))
+    refuses(
+        r"wide\.png is 80 by 40 pixels and its picture, upright, 40 by 40",
+        mask("wide.png", Image.new("L", (80, 40), 255)),
+    )
+    (tmp_path / "empty.png").write_bytes(b"")
+    refuses(r"empty\.png can't be read: the file is empty", [*halves["left"][:3], tmp_path / "empty.png"])
+
+
+# The door
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"token": "mug"}, "token: 'mug' is not of the form '<mug>'"),
+        ({"noun": " "}, "noun: ' ' is not a word"),
+        ({"noun": "{V}"}, "noun: '{V}' is not a word"),
+        ({"vectors": 75}, "vectors: with 75 of them 'a photo of a {token}' has 81 tokens, and .* reads 77"),
+        ({"size": 30}, "size: 30 is no multiple of 8"),
+    ],
+)
+def test_what_can_not_be_learned_is_refused_before_anything_is_written(sd1, pictures, tmp_path, changes, said):
+    with pytest.raises(RecipeError, match=said):
+        learn(sd1, pictures, tmp_path / "c", **changes)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_token_that_the_tokenizer_knows_is_refused(sd1, pictures, mug, tmp_path):
+    known = open_checkpoint(str(sd1), **CPU)
+    load_tokens(known, [mug])
+    known.text_to_image.save_pretrained(tmp_path / "known")
+    with pytest.raises(RecipeError, match=r"^token: '<mug>' is a word that the checkpoint's tokenizer knows"):
+        learn(tmp_path / "known", pictures, tmp_path / "c")
+
+
+def test_fewer_than_three_different_pictures_are_refused_and_the_rest_told(sd1, pictures, tmp_path, capsys):
+    messy = shutil.copytree(pictures, tmp_path / "pictures")
+    (messy / "00.png").write_bytes(b"")
+    shutil.copy(messy / "01.png", messy / "twin.png")
+    learn(sd1, messy, tmp_path / "c", steps=1)
+    told = capsys.readouterr().err
+    assert "00.png (the file is empty (0 bytes))" in told
+    assert "twin.png is 01.png" in told
+    (messy / "02.png").unlink()
+    with pytest.raises(FiguregroundError, match=r"holds 2 pictures .* at least 3 different ones\. .*00\.png"):
+        learn(sd1, messy, tmp_path / "d")
+    with pytest.raises(FiguregroundError, match=r"of 1 file there is 1 picture that can be used"):
+        learn(sd1, [messy / "01.png"], tmp_path / "d")
+    with pytest.raises(FiguregroundError, match="there is no directory"):
+        learn(sd1, tmp_path / "nowhere", tmp_path / "d")
+
+
+def test_files_of_one_name_are_told_apart(sd1, pictures, tmp_path):
+    files = []
+    for i, path in enumerate(sorted(pictures.iterdir())):
+        (tmp_path / f"{i}").mkdir()
+        files.append(shutil.copy(path, tmp_path / f"{i}" / "mug.png"))
+    out = learn(sd1, files, tmp_path / "c", steps=1)
+    assert list(json.loads((out / "inversion.json").read_text())["inputs"]["pictures"]) == [
+        "mug.png", "mug.png (2)", "mug.png (3)", "mug.png (4)",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "learned_embeds.safetensors"])
+def test_a_directory_that_holds_something_else_is_left_as_it_is(sd1, pictures, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FiguregroundError, match=r"holds something else .* and was left as it is"):
+        learn(sd1, pictures, tmp_path)
+    with pytest.raises(FiguregroundError, match="is a file; give a directory"):
+        learn(sd1, pictures, tmp_path / name)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_finished_token_is_left_alone_and_other_inputs_are_refused(sd1, pictures, mug, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in mug.iterdir()}
+    assert learn(sd1, pictures, mug, save_seconds=7.0) == mug  # what decides nothing may differ
+    with pytest.raises(FiguregroundError, match=r"holds a token from other inputs:\n  noun: \"mug\", now \"bird\""):
+        learn(sd1, pictures, mug, noun="bird")
+    with pytest.raises(FiguregroundError, match=r"learning_rate: 0\.02, now 0\.01"):
+        learn(sd1, pictures, mug, learning_rate=0.01)
+    other = shutil.copytree(pictures, tmp_path / "pictures")
+    Image.new("RGB", (40, 40), "red").save(other / "02.png")
+    with pytest.raises(FiguregroundError, match=r"pictures\.02\.png\.sha256: "):
+        learn(sd1, other, mug)
+    assert {path: path.stat().st_mtime_ns for path in mug.iterdir()} == before
+    spoiled = shutil.copytree(mug, tmp_path / "spoiled")
+    save_file({"<mug>": torch.ones(1, 32)}, spoiled / "learned_embeds.safetensors")
+    with pytest.raises(FiguregroundError, match=r"isn't what inversion\.json says"):
+        learn(sd1, pictures, spoiled)
+
+
+def test_two_processes_do_not_learn_in_one_directory(sd1, pictures, tmp_path):
+    from figureground.shards.writer import lock
+
+    with lock(tmp_path / "c" / ".invert.lock") as held:
+        assert held
+        with pytest.raises(FiguregroundError, match="another process learns a token there"):
+            learn(sd1, pictures, tmp_path / "c")
+
+
+# Going on, and what goes wrong
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
+    checkpoints, pictures, tmp_path, monkeypatch, kind
+):
+    settings = {"steps": 6, "vectors": 2, "flip": True, "save_seconds": 0.0}
+    whole = learn(checkpoints[kind], pictures, tmp_path / "whole", **settings)
+    honest = Inverting.step
+
+    def stops(self, number):
+        if number == 3:
+            raise KeyboardInterrupt
+        return honest(self, number)
+
+    monkeypatch.setattr(Inverting, "step", stops)
+    out = tmp_path / "c"
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        learn(checkpoints[kind], pictures, out, **settings)
+    assert stopped.value.__notes__ == [f"Step 3 of 6 is saved in {out}, and the same command goes on from there."]
+    monkeypatch.setattr(Inverting, "step", honest)
+    with pytest.raises(FiguregroundError, match=r"begun by other means.*\n  seed: 0, now 1"):
+        learn(checkpoints[kind], pictures, out, **settings, seed=1)
+    torch.set_num_threads(2)  # what was begun with one goes on with one
+    learn(checkpoints[kind], pictures, out, **settings)
+    assert torch.get_num_threads() == 1
+    for name in ("learned_embeds.safetensors", "curves.csv"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert not (out / "state.pt").exists()
+    assert litter(out) == []
+
+
+def test_a_damaged_state_is_refused(sd1, pictures, tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"x")
+    with pytest.raises(FiguregroundError, match=r"state\.pt is damaged .* Remove it to begin anew"):
+        learn(sd1, pictures, tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_naming_it_and_keeps_what_was_good(sd1, pictures, tmp_path, monkeypatch):
+    honest = Inverting.step
+
+    def spoiled(self, number):
+        if number == 3:
+            with torch.no_grad():
+                self._denoiser.unet.conv_out.weight.fill_(float("nan"))
+        return honest(self, number)
+
+    monkeypatch.setattr(Inverting, "step", spoiled)
+    out, settings = tmp_path / "c", {"steps": 6, "save_seconds": 0.0}
+    with pytest.raises(FiguregroundError) as error:
+        learn(sd1, pictures, out, **settings)
+    said = str(error.value)
+    assert "the denoising loss is nan at step 4" in said
+    assert f"Step 3 of 6 is saved in {out}" in said
+    assert f"{out / 'learned_embeds.safetensors'} holds what was learned by then" in said
+    assert "lower learning_rate" in said
+    assert torch.isfinite(vectors(out)["<mug>"]).all()
+    monkeypatch.undo()
+    whole = learn(sd1, pictures, tmp_path / "whole", **settings)
+    assert torch.equal(vectors(learn(sd1, pictures, out, **settings))["<mug>"], vectors(whole)["<mug>"])
+
+
+def test_numbers_that_overflow_from_the_start_say_so(pictures, tmp_path):
+    base = make_checkpoint("sd1", tmp_path)
+    set_weights(base, "unet", 1e30)
+    with pytest.raises(FiguregroundError, match=r"at step 1\. Most likely the learning rate"):
+        learn(base, pictures, tmp_path / "c")
+
+
+@contextlib.contextmanager
+def limited(which, most):
+    """Lowers a limit of this process for a while."""
+    before = resource.getrlimit(which)
+    resource.setrlimit(which, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(which, before)
+
+
+def test_a_disk_that_takes_no_more_is_one_sentence_and_leaves_no_litter(sd1, pictures, tmp_path):
+    with limited(resource.RLIMIT_FSIZE, 2000), pytest.raises(FiguregroundError) as error:
+        learn(sd1, pictures, tmp_path / "c")
+    assert f"A file in {tmp_path / 'c'} would be larger than this system allows" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert litter(tmp_path / "c") == []
+    assert learn(sd1, pictures, tmp_path / "c") == tmp_path / "c"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is limited by what Linux says of it")
+def test_full_memory_says_what_to_lower(sd1, pictures, tmp_path):
+    learn(sd1, pictures, tmp_path / "warm", steps=1)
+    with open("/proc/self/statm") as said:
+        used = int(said.read().split()[0]) * resource.getpagesize()
+    with limited(resource.RLIMIT_AS, used + 400 * 2**20), pytest.raises(FiguregroundError) as error:
+        learn(sd1, pictures, tmp_path / "c", batch_size=4096, size=64)
+    assert "memory is full. Give a smaller batch_size, or gradient_checkpointing, or a smaller size." in str(
+        error.value
+    )
+
+
+LEARN = """
+import sys
+from pathlib import Path
+from figureground.diffusion.inversion import invert
+from figureground.inverting import Inversion
+from figureground.run import signals
+checkpoint, pictures, out, steps = sys.argv[1:]
+settings = Inversion(checkpoint, steps=int(steps), batch_size=2, size=32, templates=("a {token}",), save_seconds=0)
+try:
+    with signals.handled():
+        invert(Path(pictures), "mug", "<mug>", Path(out), settings, device="cpu", show_progress=False)
+except KeyboardInterrupt as error:
+    sys.exit(f"stopped: {error.__notes__}")
+"""
+
+
+def start(*arguments):
+    command = [sys.executable, "-c", LEARN, *map(str, arguments)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_and_ends_with_the_same_bytes(sd1, pictures, tmp_path):
+    process = start(sd1, pictures, tmp_path / "c", 60)
+    wait_for(lambda: saved_step(tmp_path / "c") > 0, process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert 0 < saved_step(tmp_path / "c") < 60
+    for out in ("c", "whole"):
+        process = start(sd1, pictures, tmp_path / out, 60)
+        assert process.communicate(timeout=300)[1] == ""
+    for name in ("learned_embeds.safetensors", "curves.csv"):
+        assert (tmp_path / "c" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert litter(tmp_path / "c") == []
+
+
+@pytest.mark.slow
+def test_a_process_that_is_asked_to_stop_keeps_what_was_learned(sd1, pictures, tmp_path):
+    out = tmp_path / "c"
+    process = start(sd1, pictures, out, 100_000)
+    wait_for(lambda: saved_step(out) > 0, process)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert f"Step {saved_step(out):,} of 100,000 is saved in {out}" in said
+    assert f"{out / 'learned_embeds.safetensors'} holds what was learned by then" in said
+    assert "Traceback" not in said
+    assert torch.isfinite(vectors(out)["<mug>"]).all()
+
+
+def saved_step(out):
+    path = out / "state.pt"
+    return torch.load(path, weights_only=True)["step"] if path.exists() else 0
+
+
+def test_all_settings_but_those_that_decide_nothing_are_inputs(sd1, mug):
+    said = json.loads((mug / "inversion.json").read_text())["inputs"]
+    fields = {field.name for field in dataclasses.fields(Inversion)} - {*Inversion.EXECUTION}
+    assert fields <= set(said)
+    assert not set(Inversion.EXECUTION) & set(said)
