@@ -111,6 +111,12 @@ def test_without_a_word_nothing_is_learned(data, tmp_path):
     assert not list((out / "_figureground" / "stages").glob("tokens*"))
 
 
+def test_a_prompt_that_the_text_encoder_would_cut_off_is_refused(data, tmp_path):
+    settings = {**SMALL, "prompt": "a {noun} " + "very " * 80, "sources": 3}
+    with pytest.raises(RecipeError, match=r"prompt: 'a mug very.* tokens, and the text encoder reads 77"):
+        DDB("pocket", data=str(data), **settings).build(tmp_path / "out", show_progress=False)
+
+
 def test_a_phrase_that_is_found_in_hardly_any_picture_is_named(data, tmp_path):
     settings = {**SMALL, "segmenter": "pocket", "phrases": {"mug": "rocket"}}
     with pytest.raises(FiguregroundError, match=r"of 'mug' have no usable mask.*nothing found.*phrases"):

@@ -347,12 +347,12 @@ class DDB(Repaint):
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Teaches the checkpoint the words."""
-        if "{V}" not in self.config.prompt:
-            return
-        from figureground.diffusion.inversion import load_tokens
+        if "{V}" in self.config.prompt:
+            from figureground.diffusion.inversion import load_tokens
 
-        labels = np.unique(self.train.y).tolist()
-        load_tokens(checkpoint, [stages / f"{TOKENS}-{label}" / "learned" / EMBEDDINGS for label in labels])
+            labels = np.unique(self.train.y).tolist()
+            load_tokens(checkpoint, [stages / f"{TOKENS}-{label}" / "learned" / EMBEDDINGS for label in labels])
+        super().prepare(stages, checkpoint)
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
         return {**super().provenance(spec), "token": self.word(spec.foreground), "segmenter": self.config.segmenter}

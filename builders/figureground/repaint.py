@@ -37,6 +37,7 @@ from figureground.table import Counts
 from figureground.weights import fingerprint_files
 
 if TYPE_CHECKING:
+    from figureground.diffusion.checkpoint import Checkpoint
     from figureground.learn.errors import Errors
     from figureground.vision.classifiers import Classifier
 
@@ -346,6 +347,19 @@ class Repaint(Builder):
     def say(self, text: str) -> None:
         if self._show_progress:
             tqdm.write(f"figureground: {text}", file=sys.stderr)
+
+    def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
+        """Refuses prompts that a text encoder would cut off without a word."""
+        prompts = {self.spec_prompt(job) for jobs in (self._jobs or {}).values() for job in jobs}
+        for prompt in sorted(prompts):
+            for tokenizer in checkpoint.tokenizers:
+                # A learned word may be several tokens.
+                whole = checkpoint.text_to_image.maybe_convert_prompt(prompt, tokenizer)
+                count, most = len(tokenizer(whole).input_ids), int(tokenizer.model_max_length)
+                if count > most:
+                    raise RecipeError(
+                        "prompt", f"{prompt!r} has {count} tokens, and the text encoder reads {most}. Shorten it."
+                    )
 
     # --- pictures -------------------------------------------------------------------------------
 
