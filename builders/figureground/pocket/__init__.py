@@ -7,3 +7,6 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 ROBUST = Path(__file__).parent / "robust"
 """The bundled adversarially robust classifier of the world's classes, a transformers directory."""
+
+SEGMENTER = Path(__file__).parent / "segmenter_weights"
+"""The bundled segmenter of the world's nouns, a transformers directory."""

@@ -1,0 +1,370 @@
+"""Trains the bundled segmenter: a small CLIPSeg that finds what a phrase names in pictures of the drawn world.
+
+CLIPSeg (Lüddecke and Ecker 2022, arXiv 2112.10003) decodes a mask from what a vision transformer saw, conditioned on
+the embedding of a text. As its authors keep CLIP's text tower, this keeps the pocket checkpoint's. There is no CLIP of
+the drawn world whose eyes could be kept too: vision and decoder are trained together on the masks that come with every
+drawing, and the vision tower is taught, besides, to name what each patch shows.
+
+Run it with `python -m figureground.pocket.segmenter --work DIR --out DIR`. Stop it at any time: the same command goes
+on from its last checkpoint in `--work`, where the curves are too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoTokenizer, CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTextModel, CLIPTokenizer
+
+from figureground.pocket import WEIGHTS, robust, world
+from figureground.pocket.loop import Settings, fit
+from figureground.pocket.world import Layout, Place
+
+COARSE = Settings(steps=6_000, batch=24, learning_rate=1.5e-3, warmup=300, ema=0.995, weight_decay=1e-3)
+FINE = Settings(steps=1_200, batch=16, learning_rate=6e-4, warmup=100, ema=0.995, weight_decay=1e-3)
+"""It learns to recognise at a picture's own size, where a step costs a quarter, and then at EDGE to find outlines."""
+EDGE = 2 * world.SIZE
+"""What it resizes pictures to in the end, so that a patch is half as wide. Positions are interpolated."""
+POOL = 8_000
+ROUND_TRIP = 0.35
+"""Share of drawings that the pocket's autoencoder has encoded and decoded: generated pictures look like that."""
+RENEWED = 3
+"""Drawings that are replaced by new ones after each step."""
+FREE = 0.5
+"""Share of drawings whose object and prop stand anywhere, in sizes that the world's own layout doesn't have."""
+BLURRED, MIRRORED = 0.3, 0.5
+"""Shares of the pictures in a batch."""
+
+NOUNS: tuple[str, ...] = (*world.FOREGROUNDS, *world.PROPS, *world.BACKGROUNDS)
+"""What a phrase may name; a background is what neither object nor prop covers."""
+THINGS = len(world.FOREGROUNDS) + len(world.PROPS)
+"""How many of `NOUNS` stand in a scene; they come first."""
+QUERIES = 3
+"""Phrases asked of a picture in training."""
+THING_WEIGHT = 4.0
+"""Of what stands in a scene, in the naming of patches: most of them show the scene alone, which is easily learnt."""
+PATCH = 8
+"""Edge in pixels of what the vision tower takes for one token."""
+NOTHING = 0.005
+"""Share of pixels up to which a mask counts as empty."""
+
+
+class Pool(NamedTuple):
+    """n drawings to learn from."""
+
+    pictures: np.ndarray
+    """uint8 (n, 3, SIZE, SIZE)."""
+    masks: np.ndarray
+    """uint8 (n, 3, SIZE, SIZE), 0 to 255: share of a pixel that shows the foreground, the prop, the background."""
+    nouns: np.ndarray
+    """int64 (n, 3): positions in `NOUNS` of the same three, -1 where the picture has no such thing."""
+
+
+def phrases(noun: str) -> list[str]:
+    """The ways to name something: `mug`, `a mug`, `the mug`, `a photo of a mug` and the like."""
+    articles = ["a", "an"] if noun[0] in "aeiou" else ["a"]
+    named = [f"{article} {noun}" for article in articles]
+    return [noun, f"the {noun}", *named, *(f"a {kind} of {name}" for kind in ("photo", "picture") for name in named)]
+
+
+def build(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
+    """A segmenter of pictures of SIZE pixels, 1.1 M parameters, with the pocket checkpoint's text tower, frozen.
+
+    Its logits have a picture's size.
+    """
+    encoder = CLIPTextModel.from_pretrained(WEIGHTS / "text_encoder", dtype=torch.float32)
+    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
+            "layer_norm_eps", "max_position_embeddings")  # fmt: skip
+    text = {
+        **{name: getattr(encoder.config, name) for name in kept}, "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "image_size": world.SIZE, "patch_size": PATCH,
+    }  # fmt: skip
+    model = CLIPSegForImageSegmentation(
+        CLIPSegConfig(
+            text_config=text, vision_config=vision, projection_dim=64, extract_layers=[1, 3], reduce_dim=64,
+            decoder_intermediate_size=128, decoder_num_attention_heads=4,
+        )
+    )  # fmt: skip
+    model.clip.text_model.load_state_dict({k.removeprefix("text_model."): v for k, v in encoder.state_dict().items()})
+    model.clip.text_model.requires_grad_(False)
+    return model
+
+
+class Taught(nn.Module):
+    """A segmenter, and the head that is taught beside it to name what each patch shows."""
+
+    def __init__(self, segmenter: CLIPSegForImageSegmentation):
+        super().__init__()
+        self.segmenter = segmenter
+        self.namer = nn.Linear(segmenter.config.vision_config.hidden_size, len(NOUNS) + 1)
+
+
+def see(model: CLIPSegForImageSegmentation, pixels: Tensor, edge: int = EDGE) -> tuple[Tensor, ...]:
+    """The vision tower's tokens after each layer, (n, 1 + (edge / PATCH)², d); the first is the class's.
+
+    Args:
+        pixels: (n, 3, SIZE, SIZE) in 0..1.
+        edge: What they are resized to.
+    """
+    prepared = (_resize(pixels, edge) - robust.MEAN) / robust.STD
+    layers: tuple[Tensor, ...] = model.clip.vision_model(prepared, output_hidden_states=True).hidden_states
+    return layers[1:]
+
+
+def logits(model: CLIPSegForImageSegmentation, seen: Sequence[Tensor], ids: Tensor) -> Tensor:
+    """Asks each picture several phrases, with gradients in both towers (transformers' own gives the decoder alone).
+
+    Args:
+        seen: What `see` returns of n pictures.
+        ids: Tokens, int64 (n, k, length), padded with the end token.
+
+    Returns:
+        float32 (n, k, edge, edge).
+    """
+    n, k, length = ids.shape
+    activations = [seen[i].repeat_interleave(k, 0) for i in model.config.extract_layers]
+    conditions = model.clip.get_text_features(ids.view(n * k, length)).pooler_output
+    found: Tensor = model.decoder(activations, conditions).logits
+    return found.float().view(n, k, *found.shape[-2:])
+
+
+def _resize(images: Tensor, edge: int) -> Tensor:
+    return F.interpolate(images, (edge, edge), mode="bilinear", antialias=True)
+
+
+def draw(rng: np.random.Generator) -> tuple[world.Scene, list[str | None]]:
+    """A picture of anything in the world, and the names of its foreground, prop and background."""
+    foreground = str(rng.choice(world.FOREGROUNDS)) if rng.random() < 0.88 else None
+    background = str(rng.choice(world.BACKGROUNDS)) if rng.random() < 0.92 else None
+    prop = str(rng.choice(world.PROPS)) if rng.random() < 0.65 else None
+    layout = _lay_out(rng) if rng.random() < FREE else None
+    return world.render(foreground, background, prop, rng, layout=layout), [foreground, prop, background]
+
+
+def _lay_out(rng: np.random.Generator) -> Layout:
+    """Object and prop wholly in view, anywhere, side by side or one partly before the other."""
+    radius, small = float(rng.uniform(0.14, 0.3)), float(rng.uniform(0.12, 0.24))
+    x, y = rng.uniform(radius, 1 - radius, 2)
+    turn, gap = rng.uniform(0, 2 * np.pi), (radius + small) * rng.uniform(0.75, 1.5)
+    beside = np.clip((x + gap * np.cos(turn), y + gap * np.sin(turn)), small, 1 - small)
+    places = Place((float(x), float(y)), radius), Place((float(beside[0]), float(beside[1])), small)
+    return Layout(*places, prop_in_front=bool(rng.random() < 0.3))
+
+
+def draw_many(count: int, rng: np.random.Generator) -> Pool:
+    """Draws `count` pictures by `draw`."""
+    pool = Pool(
+        np.empty((count, 3, world.SIZE, world.SIZE), np.uint8),
+        np.empty((count, 3, world.SIZE, world.SIZE), np.uint8),
+        np.empty((count, 3), np.int64),
+    )
+    for i in range(count):
+        _draw_into(pool, i, rng)
+    return pool
+
+
+def _draw_into(pool: Pool, i: int, rng: np.random.Generator) -> None:
+    scene, names = draw(rng)
+    pool.pictures[i] = np.asarray(scene.picture).transpose(2, 0, 1)
+    pool.masks[i] = [np.asarray(mask) for mask in (scene.foreground, scene.prop, scene.background)]
+    pool.nouns[i] = [-1 if name is None else NOUNS.index(name) for name in names]
+
+
+@torch.inference_mode()
+def round_trip(pictures: np.ndarray) -> np.ndarray:
+    """Pictures, uint8 (n, 3, SIZE, SIZE), as the pocket's autoencoder gives them back."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae", dtype=torch.float32).eval()
+    back = np.empty_like(pictures)
+    for start in range(0, len(pictures), 32):
+        x = torch.from_numpy(pictures[start : start + 32]).float() / 127.5 - 1
+        y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+        back[start : start + 32] = ((y + 1) * 127.5).round().to(torch.uint8).numpy()
+    return back
+
+
+def ask(nouns: np.ndarray, rng: np.random.Generator) -> list[int]:
+    """What is asked of a picture, as positions in `NOUNS`: what it shows, a thing that it doesn't, and anything.
+
+    Args:
+        nouns: int64 (3,), a row of `Pool.nouns`.
+    """
+    shown = [int(noun) for noun in nouns if noun >= 0]
+    absent = int(rng.choice([noun for noun in range(THINGS) if noun not in shown]))
+    first = int(nouns[0]) if nouns[0] >= 0 else shown[0] if shown else int(rng.integers(THINGS))
+    rest = shown[1:] if shown and rng.random() < 0.7 else []
+    return [first, absent, int(rng.choice(rest)) if rest else int(rng.integers(len(NOUNS)))]
+
+
+class Phrasebook:
+    """The tokens of all `phrases` of all `NOUNS`."""
+
+    def __init__(self, tokenizer: CLIPTokenizer):
+        texts = [phrases(noun) for noun in NOUNS]
+        ids = tokenizer([text for several in texts for text in several], padding=True, return_tensors="pt").input_ids
+        self._of = ids.split([len(several) for several in texts])
+
+    def pick(self, noun: int, rng: np.random.Generator) -> Tensor:
+        """One way to say a noun, int64 (length,)."""
+        return self._of[noun][rng.integers(len(self._of[noun]))]
+
+
+class Batch(NamedTuple):
+    """What one step learns from: n pictures, k = QUERIES phrases each."""
+
+    pixels: Tensor
+    """float32 (n, 3, SIZE, SIZE), in 0..1."""
+    ids: Tensor
+    """Tokens, int64 (n, k, length)."""
+    masks: Tensor
+    """float32 (n, k, SIZE, SIZE), in 0..1: share of a pixel that shows what the phrase names."""
+    patches: Tensor
+    """float32 (n, len(NOUNS) + 1, edge / PATCH, edge / PATCH): share of a patch that shows each noun, or none."""
+
+
+def batches(seed: int, step: int, settings: Settings, book: Phrasebook, size: int, edge: int) -> Iterator[Batch]:
+    """Pictures, mirrored or blurred at random, and questions, from a pool of `size` that is renewed as it is used."""
+    rng = world.generator(f"train segmenter {edge}", seed + 1000 * step)
+    pool = draw_many(size, rng)
+    kept = round(ROUND_TRIP * size)
+    pool.pictures[:kept] = round_trip(pool.pictures[:kept])
+    while True:
+        picked = rng.choice(size, settings.batch, replace=False)
+        x = torch.from_numpy(pool.pictures[picked]).float().div_(255)
+        blurred = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+        blur = torch.from_numpy(rng.random(len(x)) * (rng.random(len(x)) < BLURRED)).float().view(-1, 1, 1, 1)
+        whole = torch.zeros(len(x), len(NOUNS) + 1, world.SIZE, world.SIZE)
+        asked = torch.empty(len(x), QUERIES, dtype=torch.int64)
+        for i, j in enumerate(picked):
+            for noun, mask in zip(pool.nouns[j], pool.masks[j], strict=True):
+                whole[i, noun] = torch.from_numpy(mask).float().div_(255)  # -1, for none, is the last
+            asked[i] = torch.tensor(ask(pool.nouns[j], rng))
+        mirrored = torch.from_numpy(rng.random(len(x)) < MIRRORED).view(-1, 1, 1, 1)
+        x, whole = (torch.where(mirrored, each.flip(3), each) for each in (torch.lerp(x, blurred, blur), whole))
+        ids = torch.stack([torch.stack([book.pick(int(noun), rng) for noun in several]) for several in asked])
+        masks = whole.gather(1, asked[..., None, None].expand(-1, -1, *whole.shape[2:]))
+        yield Batch(x, ids, masks, F.avg_pool2d(whole, PATCH * world.SIZE // edge))
+        for j in rng.integers(kept, size, RENEWED if size > kept else 0):
+            _draw_into(pool, int(j), rng)
+
+
+def loss(model: Taught, batch: Batch, edge: int) -> dict[str, Tensor]:
+    """Binary cross-entropy a pixel, the Dice loss (Milletari et al. 2016, arXiv 1606.04797) a mask, and cross-entropy
+    of the nouns a patch, of pictures that are resized to `edge`."""
+    seen = see(model.segmenter, batch.pixels, edge)
+    found, masks = logits(model.segmenter, seen, batch.ids), _resize(batch.masks, edge)
+    entropy = F.binary_cross_entropy_with_logits(found, masks)
+    p, true = found.sigmoid().flatten(2), masks.flatten(2)
+    smooth = edge**2 / 256  # pixels, so that a few wrong ones in an empty mask weigh little
+    dice = 1 - ((2 * (p * true).sum(2) + smooth) / (p.sum(2) + true.sum(2) + smooth)).mean()
+    named = model.namer(seen[-1][:, 1:]).float().transpose(1, 2)
+    weights = torch.ones(len(NOUNS) + 1, device=named.device)
+    weights[:THINGS] = THING_WEIGHT
+    naming = F.cross_entropy(named, batch.patches.flatten(2), weights)
+    return {"loss": entropy + 0.5 * dice + 0.5 * naming, "entropy": entropy, "dice": dice, "naming": naming}
+
+
+class Measured(NamedTuple):
+    """How well a segmenter does on pictures with a foreground."""
+
+    iou: float
+    """Mean over pictures: intersection over union, at probability 0.5, of what the foreground's noun finds."""
+    false_alarms: float
+    """Share of pictures in which a noun of something absent finds more than `NOTHING` of the pixels."""
+
+
+@torch.no_grad()
+def measure(model: CLIPSegForImageSegmentation, pool: Pool, tokenizer: CLIPTokenizer, edge: int = EDGE) -> Measured:
+    """Asks pictures `a photo of a …` for their foreground, and for a foreground that they don't show."""
+    device = next(model.parameters()).device
+    rng = world.generator("measure segmenter")
+    with_object = np.flatnonzero(pool.nouns[:, 0] >= 0)
+    pairs = []
+    for j in with_object:
+        others = [noun for noun in range(len(world.FOREGROUNDS)) if noun != pool.nouns[j, 0]]
+        pairs.append((int(pool.nouns[j, 0]), int(rng.choice(others))))
+    texts = [f"a photo of a {NOUNS[noun]}" for pair in pairs for noun in pair]
+    ids = tokenizer(texts, padding=True, return_tensors="pt").input_ids.view(len(pairs), 2, -1)
+    ious, alarms = [], []
+    for picked, asked in zip(torch.from_numpy(with_object).split(64), ids.split(64), strict=True):
+        x = torch.from_numpy(pool.pictures[picked]).float().div(255).to(device)
+        found = (_resize(logits(model, see(model, x, edge), asked.to(device)), world.SIZE) > 0).cpu().numpy()
+        true = pool.masks[picked, 0] >= 128
+        both, either = (found[:, 0] & true).sum((1, 2)), (found[:, 0] | true).sum((1, 2))
+        ious.append(both / np.maximum(either, 1))
+        alarms.append(found[:, 1].mean((1, 2)) > NOTHING)
+    return Measured(float(np.concatenate(ious).mean()), float(np.concatenate(alarms).mean()))
+
+
+def train(
+    work: Path, device: str, seed: int, coarse: Settings = COARSE, fine: Settings = FINE, pool: int = POOL
+) -> CLIPSegForImageSegmentation:
+    """Trains to the end, or goes on where an earlier run stopped, and returns the averaged network.
+
+    Raises:
+        FiguregroundError: `work` holds a fine part that began after another number of coarse steps.
+    """
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / "tokenizer")
+    held, book = draw_many(256, world.generator("watch segmenter", seed)), Phrasebook(tokenizer)
+    model = Taught(build(tokenizer))
+    parts = ("coarse", coarse, world.SIZE, ""), ("fine", fine, EDGE, f"after {coarse.steps} coarse steps")
+    for name, settings, edge, inputs in parts:
+
+        def objective(network: Taught, batch: Sequence[Tensor], edge: int = edge) -> dict[str, Tensor]:
+            pixels = batch[0]
+            # bf16 makes these narrow layers slower on a CPU, not faster.
+            with torch.autocast(pixels.device.type, enabled=pixels.device.type != "cpu"):
+                return loss(network, Batch(*batch), edge)
+
+        def source(step: int, settings: Settings = settings, edge: int = edge) -> Iterator[Batch]:
+            return batches(seed, step, settings, book, pool, edge)
+
+        def watch(network: Taught, edge: int = edge) -> dict[str, float]:
+            return measure(network.segmenter, held, tokenizer, edge)._asdict()
+
+        model = fit(f"segmenter-{name}", model, objective, source, settings, work, device, watch, inputs)
+        model.requires_grad_(True).segmenter.clip.text_model.requires_grad_(False)
+    return model.segmenter
+
+
+def save(model: nn.Module, out: Path) -> None:
+    """Writes a segmenter in fp16, with its tokenizer, as a directory that transformers opens in float32."""
+    robust.save(model, out, torch.float16)
+    preprocessor = {**robust.PREPROCESSOR, "size": {"height": EDGE, "width": EDGE}}
+    (out / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+    AutoTokenizer.from_pretrained(WEIGHTS / "tokenizer").save_pretrained(out)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m figureground.pocket.segmenter", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("out/segmenter"), help="checkpoint and curves (%(default)s)")
+    parser.add_argument("--out", type=Path, default=None, help="where the finished one goes (default: WORK/segmenter)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=COARSE.steps, help="at the pictures' own size (%(default)s)")
+    parser.add_argument("--fine-steps", type=int, default=FINE.steps, help="at twice that size (%(default)s)")
+    parser.add_argument("--pictures", type=int, default=POOL, help="drawn at first (%(default)s)")
+    args = parser.parse_args(arguments)
+    out = args.out or args.work / "segmenter"
+    coarse, fine = replace(COARSE, steps=args.steps), replace(FINE, steps=args.fine_steps)
+    save(train(args.work, args.device, args.seed, coarse, fine, args.pictures), out)
+    print(f"Wrote {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,390 @@
+"""Finds what a phrase names in a picture: segmentation by language.
+
+Two kinds of models: CLIPSeg (Lüddecke and Ecker 2022, arXiv 2112.10003) gives a probability for every pixel at once;
+Grounding DINO (Liu et al. 2023, arXiv 2303.05499) proposes boxes, and SAM (Kirillov et al. 2023, arXiv 2304.02643)
+cuts out what is in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from figureground.errors import FiguregroundError, RecipeError
+from figureground.images import content_hash
+from figureground.pocket import SEGMENTER
+from figureground.vision.preprocessing import Preprocessing, read_preprocessing, to_pixels
+
+# Its bars and warnings speak of files, not of pictures.
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+POCKET = "pocket"
+DEFAULT = "CIDAS/clipseg-rd64-refined"
+"""A segmenter for photographs: the CLIPSeg of its authors, on the Hub."""
+BOXES, MASKS = "grounding-dino:", "+sam:"
+"""What stands before either name in `grounding-dino:ID_OR_DIR+sam:ID_OR_DIR`."""
+NOTHING, EVERYTHING = "nothing found", "covers everything"
+"""Why there is no mask."""
+
+LEAST_SCORE = 0.25
+"""Boxes with lower scores are passed over, as Grounding DINO's processor does."""
+MOST_BOXES = 32
+"""Boxes of a picture that are cut out, the best first."""
+
+_LFS = b"version https://git-lfs"
+_PICKLES = (".bin", ".pt", ".pth")
+
+
+class Segmenter(Protocol):
+    """Says where in a picture something is that a phrase names."""
+
+    name: str
+    """What the user called it; of a local directory, its last part."""
+    facts: dict[str, Any]
+    """What provenance says of it; JSON-able, no paths."""
+
+    def __call__(self, pictures: Sequence[Image.Image], phrases: Sequence[str]) -> list[np.ndarray]:
+        """Looks for one phrase in each picture, in each picture by itself.
+
+        Args:
+            pictures: n of any sizes.
+            phrases: n, such as `a mug`; the one at a picture's position is looked for in it.
+
+        Returns:
+            n arrays, float32 (height, width) of each picture's own size, in 0..1: the probability that a pixel
+            shows what the phrase names.
+
+        Raises:
+            FiguregroundError: A phrase is empty or too long, or the weights give no finite numbers.
+            ValueError: There are more or fewer phrases than pictures.
+        """
+        ...
+
+
+class Clipseg:
+    """A CLIPSeg. The whole picture, whatever its shape, is resized to the square that the model reads.
+
+    Args:
+        network: A `CLIPSegForImageSegmentation`.
+        tokenizer: Its tokenizer.
+        preprocessing: Resizes to a square and normalises.
+    """
+
+    def __init__(
+        self, network: PreTrainedModel, tokenizer: Any, preprocessing: Preprocessing, name: str, facts: dict[str, Any]
+    ):
+        self.name, self.facts = name, facts
+        self._network, self._tokenizer, self._preprocessing = network, tokenizer, preprocessing
+        self._longest = int(network.config.text_config.max_position_embeddings)
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Sequence[Image.Image], phrases: Sequence[str]) -> list[np.ndarray]:
+        return [self._look(picture, phrase) for picture, phrase in zip(pictures, phrases, strict=True)]
+
+    def _look(self, picture: Image.Image, phrase: str) -> np.ndarray:
+        ids = _tokens(self._tokenizer, phrase, phrase, self._longest, self.name)
+        weight = next(self._network.parameters())
+        pixels = self._preprocessing(to_pixels(picture)[None].to(weight.device))
+        logits = self._network(pixel_values=pixels, input_ids=ids.to(weight.device)).logits.float()
+        _refuse_non_finite(logits, self.name)
+        logits = logits.view(1, 1, *logits.shape[-2:])
+        fitted = F.interpolate(logits, (picture.height, picture.width), mode="bilinear", antialias=True)
+        return fitted[0, 0].sigmoid().cpu().numpy()
+
+
+class GroundedSam:
+    """Grounding DINO and SAM. A pixel's probability is the best score of a box whose mask covers it.
+
+    Scores of good boxes begin at about 0.3, so masks are decided with a lower threshold than CLIPSeg's.
+
+    Args:
+        detector: A `GroundingDinoForObjectDetection`, and its tokenizer and image processor.
+        masker: A `SamModel`, and its image processor.
+    """
+
+    def __init__(
+        self,
+        detector: tuple[PreTrainedModel, Any, Any],
+        masker: tuple[PreTrainedModel, Any],
+        name: str,
+        facts: dict[str, Any],
+    ):
+        from transformers import SamProcessor
+
+        self.name, self.facts = name, facts
+        self._detector, self._tokenizer, self._detector_processor = detector
+        self._masker, self._masker_processor = masker[0], SamProcessor(masker[1])
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Sequence[Image.Image], phrases: Sequence[str]) -> list[np.ndarray]:
+        found = []
+        for picture, phrase in zip(pictures, phrases, strict=True):
+            picture = picture.convert("RGB")
+            boxes, scores = self._find(picture, phrase)
+            found.append(self._cut_out(picture, boxes, scores))
+        return found
+
+    def _find(self, picture: Image.Image, phrase: str) -> tuple[Tensor, Tensor]:
+        """Boxes, (n, 4): left, top, right, bottom in pixels; and scores, (n,), in 0..1; the best first."""
+        said = phrase.strip().lower().rstrip(".") + "."  # what it was trained with: each phrase ends in a full stop
+        ids = _tokens(self._tokenizer, phrase, said, int(self._detector.config.max_text_len), self.name)
+        device = next(self._detector.parameters()).device
+        seen = self._detector_processor(picture, return_tensors="pt").to(device)
+        out = self._detector(**seen, input_ids=ids.to(device), token_type_ids=torch.zeros_like(ids).to(device))
+        scores = out.logits[0].float().sigmoid().amax(1)
+        _refuse_non_finite(scores, self.name)
+        scores, order = scores.sort(descending=True, stable=True)
+        order = order[scores >= LEAST_SCORE][:MOST_BOXES]
+        x, y, width, height = out.pred_boxes[0, order].float().unbind(1)
+        corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1).clamp(0, 1)
+        edges = torch.tensor([picture.width, picture.height] * 2, device=device)
+        return (corners * edges).cpu(), scores[: len(order)].cpu()
+
+    def _cut_out(self, picture: Image.Image, boxes: Tensor, scores: Tensor) -> np.ndarray:
+        best = np.zeros((picture.height, picture.width), np.float32)
+        if not len(boxes):
+            return best
+        device = next(self._masker.parameters()).device
+        seen = self._masker_processor(picture, input_boxes=[boxes.tolist()], return_tensors="pt")
+        out = self._masker(
+            pixel_values=seen["pixel_values"].to(device),
+            input_boxes=seen["input_boxes"].float().to(device),
+            multimask_output=False,
+        )
+        _refuse_non_finite(out.pred_masks, self.name)
+        (masks,) = self._masker_processor.image_processor.post_process_masks(
+            [out.pred_masks[0].float().cpu()], seen["original_sizes"], seen["reshaped_input_sizes"]
+        )
+        for mask, score in zip(masks[:, 0].numpy(), scores.tolist(), strict=True):
+            best = np.maximum(best, mask * np.float32(score))
+        return best
+
+
+def open_segmenter(name: str, *, revision: str | None = None, device: str | torch.device = "cpu") -> Segmenter:
+    """Opens a segmenter, in float32.
+
+    Args:
+        name: `pocket`, the small CLIPSeg that comes with this package and knows the drawn world's nouns; a directory
+            or a Hub id of a transformers CLIPSeg, such as `DEFAULT`; or `grounding-dino:ID_OR_DIR+sam:ID_OR_DIR`.
+        revision: Branch, tag or commit on the Hub, of a CLIPSeg.
+
+    Raises:
+        FiguregroundError: Absent, out of reach, another kind of model, pickle-only or damaged.
+    """
+    if name.startswith(BOXES):
+        detector, _, masker = name.removeprefix(BOXES).partition(MASKS)
+        if not detector or not masker:
+            raise FiguregroundError(
+                f"segmenter {name!r}: give both models, as in '{BOXES}ID_OR_DIRECTORY{MASKS}ID_OR_DIRECTORY'."
+            )
+        if revision is not None:
+            raise FiguregroundError(f"segmenter {name!r}: a revision ({revision}) is for the Hub id of a CLIPSeg.")
+        return _open_grounded(detector, masker, device)
+    if name == POCKET:
+        if revision is not None:
+            raise FiguregroundError(f"segmenter {name!r}: a revision ({revision}) is for Hub ids.")
+        if not (SEGMENTER / "config.json").is_file():
+            raise FiguregroundError(
+                "segmenter: the pocket's segmenter is missing from this install. Reinstall figureground, or train it: "
+                "python -m figureground.pocket.segmenter --out builders/figureground/pocket/segmenter_weights"
+            )
+        return _open_clipseg(SEGMENTER, POCKET, {}, device)
+    folder, called, facts = _find_folder(name, revision)
+    return _open_clipseg(folder, called, facts, device)
+
+
+def decide_mask(
+    probability: np.ndarray, threshold: float = 0.5, least: float = 0.005, most: float = 0.9, grow: int = 0
+) -> np.ndarray | str:
+    """The pixels that show something, or why there is no mask.
+
+    Args:
+        probability: (height, width), in 0..1, as a `Segmenter` gives it.
+        threshold: A pixel whose probability is above it belongs to the mask.
+        least: Share of the picture that the mask has to cover before it grows; with less, `nothing found`.
+        most: Share that it may cover after it has grown; with more, `covers everything`.
+        grow: Pixels that are added on all sides, diagonals included, 0 or more.
+
+    Returns:
+        bool (height, width), or the reason.
+
+    Raises:
+        RecipeError: `grow` is negative.
+    """
+    if grow < 0:
+        raise RecipeError("grow", f"{grow} is below 0.")
+    mask = probability > threshold
+    if not mask.any() or mask.mean() < least:
+        return NOTHING
+    if grow:
+        rows = F.max_pool2d(torch.from_numpy(mask)[None].float(), (2 * grow + 1, 1), 1, (grow, 0))
+        mask = F.max_pool2d(rows, (1, 2 * grow + 1), 1, (0, grow))[0].bool().numpy()
+    return EVERYTHING if mask.mean() > most else mask
+
+
+def _tokens(tokenizer: Any, phrase: str, said: str, most: int, name: str) -> Tensor:
+    """The tokens of what is `said` for a phrase, int64 (1, length)."""
+    if not phrase.strip(" ."):
+        raise FiguregroundError(f"segmenter {name!r}: the phrase {phrase!r} names nothing to look for.")
+    ids: Tensor = tokenizer(said, return_tensors="pt").input_ids
+    most = min(most, int(tokenizer.model_max_length))
+    if ids.shape[1] > most:
+        raise FiguregroundError(
+            f"segmenter {name!r} reads {most} tokens, and the phrase {phrase!r} has {ids.shape[1]}. Shorten it."
+        )
+    return ids
+
+
+def _refuse_non_finite(numbers: Tensor, name: str) -> None:
+    if not torch.isfinite(numbers).all():
+        raise FiguregroundError(f"segmenter {name!r} gives NaN or infinity: its weights are damaged. Fetch it again.")
+
+
+# Opening
+
+
+def _open_clipseg(folder: Path, name: str, facts: dict[str, Any], device: str | torch.device) -> Clipseg:
+    from transformers import CLIPSegForImageSegmentation
+
+    network = _open_network(folder, name, CLIPSegForImageSegmentation, "clipseg", device)
+    tokenizer = _open_part(folder, name, "tokenizer")
+    preprocessing = read_preprocessing(folder, name)
+    size = preprocessing.crop or preprocessing.size or network.config.vision_config.image_size
+    square = (size, size) if isinstance(size, int) else (size[0], size[0])
+    preprocessing = replace(preprocessing, size=square, longest=None, crop=None)
+    return Clipseg(network, tokenizer, preprocessing, name, {"name": name, **_facts(folder, network), **facts})
+
+
+def _open_grounded(detector: str, masker: str, device: str | torch.device) -> GroundedSam:
+    from transformers import GroundingDinoForObjectDetection, SamModel
+
+    folder, called, facts = _find_folder(detector, None)
+    network = _open_network(folder, called, GroundingDinoForObjectDetection, "grounding-dino", device)
+    parts = network, _open_part(folder, called, "tokenizer"), _open_part(folder, called, "image processor")
+    facts = {"name": called, **_facts(folder, network), **facts}
+    folder, called, more = _find_folder(masker, None)
+    network = _open_network(folder, called, SamModel, "sam", device)
+    more = {"name": called, **_facts(folder, network), **more}
+    name = f"{BOXES}{facts['name']}{MASKS}{more['name']}"
+    return GroundedSam(
+        parts, (network, _open_part(folder, called, "image processor")), name,
+        {"name": name, "detector": facts, "masker": more, "least_score": LEAST_SCORE, "most_boxes": MOST_BOXES},
+    )  # fmt: skip
+
+
+def _find_folder(name: str, revision: str | None) -> tuple[Path, str, dict[str, Any]]:
+    """Where a model lies on this machine, what it is called, and its revision; one on the Hub is brought here."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise FiguregroundError(f"segmenter {name!r}: a revision ({revision}) is for Hub ids.")
+        return path, path.resolve().name, {}
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise FiguregroundError(
+            f"segmenter: there is no directory {name!r}. Give 'pocket', the directory or the Hub id 'user/name' of a "
+            f"CLIPSeg, or '{BOXES}ID_OR_DIRECTORY{MASKS}ID_OR_DIRECTORY'."
+        )
+    folder = _download(name, revision)
+    return folder, name, {"revision": folder.name}
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """Brings a model from the Hub, or finds it in the cache; returns its snapshot."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+        raise FiguregroundError(
+            f"segmenter {name!r} is not in this machine's cache and the Hub can't be reached. Download it where there "
+            f"is a network (hf download {name}), or give a local directory."
+        ) from error
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise FiguregroundError(f"segmenter {name!r}: {(str(error).splitlines() or ['?'])[0]}") from error
+
+
+def _open_network(folder: Path, name: str, kind: Any, model_type: str, device: str | torch.device) -> Any:
+    """Opens the weights of a directory, which have to be whole, finite and no pickle, in float32."""
+    from safetensors import SafetensorError
+
+    _check_files(folder, name, kind.__name__, model_type)
+    try:
+        network, info = kind.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FiguregroundError(f"segmenter {name!r} doesn't open: {first}") from error
+    if info["missing_keys"]:
+        raise FiguregroundError(
+            f"segmenter {name!r} is no whole {kind.__name__}: its weights lack {sorted(info['missing_keys'])[0]}."
+        )
+    return network.requires_grad_(False).eval().to(device)
+
+
+def _check_files(folder: Path, name: str, kind: str, model_type: str) -> None:
+    """Makes sure that a directory is of the right kind, with weights that are no pickle, as far as files tell."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = config.get("model_type")
+    except FileNotFoundError:
+        raise FiguregroundError(f"segmenter {name!r} is no transformers directory: it has no config.json.") from None
+    except (ValueError, AttributeError):
+        raise FiguregroundError(f"segmenter {name!r}: its config.json doesn't parse. Fetch it again.") from None
+    if found != model_type:
+        raise FiguregroundError(
+            f"segmenter {name!r} is a {found!r} model, where a {model_type!r} one ({kind}) belongs."
+        )
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        there = f"only as a pickle ({pickles[0]}), which can run code when it is opened" if pickles else "missing"
+        raise FiguregroundError(
+            f"segmenter {name!r}: its weights (model.safetensors) are {there}. Convert them where you trust them: "
+            f"{kind}.from_pretrained(…, use_safetensors=False).save_pretrained('converted')."
+        )
+    for path in weights:
+        with path.open("rb") as file:
+            if file.read(len(_LFS)) == _LFS:
+                raise FiguregroundError(
+                    f"segmenter {name!r}: its {path.name} is a Git LFS pointer, not the file: run `git lfs pull`."
+                )
+    if not (folder / "preprocessor_config.json").is_file():
+        raise FiguregroundError(
+            f"segmenter {name!r} has no preprocessor_config.json, which says how pictures are resized and normalised."
+        )
+
+
+def _open_part(folder: Path, name: str, part: str) -> Any:
+    """Opens the tokenizer or the image processor of a directory; the latter on Pillow, without torchvision."""
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    try:
+        if part == "tokenizer":
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FiguregroundError(f"segmenter {name!r}: its {part} doesn't open: {first}") from error
+
+
+def _facts(folder: Path, network: PreTrainedModel) -> dict[str, Any]:
+    """The architecture, and SHA-256 over what decides what is found: weights, settings, vocabulary."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".txt") and p.is_file()):
+        total.update(f"{path.name}\0{content_hash(path)}\n".encode())
+    return {"architecture": type(network).__name__, "sha256": total.hexdigest()}
