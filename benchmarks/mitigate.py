@@ -346,7 +346,7 @@ def main() -> None:
             if args.out:
                 args.out.write_text(json.dumps({"seed": TUNED_WITH, "tried": found}, indent=2) + "\n")
             return
-        work = [(plan, item) for item in items(plan)]
+        work = [(plan, item) for item in items(plan) if not (args.no_masks and item.what in MASKS)]
         done = processes.imap_unordered(do, work)
         results = [each for _, found in tqdm(done, total=len(work), unit="part", disable=None) for each in found]
     order = {name: i for i, name in enumerate(ROWS)}
