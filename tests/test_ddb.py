@@ -15,10 +15,12 @@ from commands import ENVIRONMENT
 from datasets import load_dataset
 from tiny_classifiers import make_classifier
 
+from figureground.builder import open_dataset
 from figureground.ddb import DDB
 from figureground.errors import FiguregroundError, RecipeError
 from figureground.learn.errors import read_errors
 from figureground.learn.layouts import read_groups
+from figureground.learn.material import gather
 from figureground.pocket import birds
 from figureground.trust.curate import curate
 
@@ -169,3 +171,19 @@ def test_a_build_that_is_killed_in_each_stage_goes_on_there_and_ends_alike(data,
     assert (stages / "classifier" / "done.json").stat().st_mtime_ns == before
     assert scores(out) == scores(built)
     assert [row["image"] for row in rows(out)] == [row["image"] for row in rows(built)]
+
+
+def test_what_is_left_of_one_class_can_be_added_to_training(data, built, tmp_path):
+    curate(built, tmp_path / "mugs", "foreground == 'mug'")
+    groups = read_groups(tmp_path / "mugs")
+    assert set(groups.y) == {0}
+    assert groups.classes == birds.OBJECTS
+    both = gather(read_groups(data), [groups])
+    assert both.added.sum() == 8
+
+
+def test_a_dataset_is_opened_again_from_anywhere(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    DDB("pocket", data=data.name, **{**SMALL, "sources": 3, "prompt": "a {noun}"}).build("out", show_progress=False)
+    monkeypatch.chdir(tmp_path)
+    assert open_dataset(data.parent / "out") is not None

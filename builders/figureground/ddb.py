@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +25,7 @@ from figureground.d3s import DIFFUSION_CITATION
 from figureground.errors import FiguregroundError, RecipeError, counted
 from figureground.features import slug
 from figureground.inverting import Inversion, settings_for
+from figureground.references import LEAST
 from figureground.repaint import (
     MASKS,
     TRAIN,
@@ -31,10 +34,13 @@ from figureground.repaint import (
     Job,
     Repaint,
     RepaintConfig,
+    again,
     check_share,
     check_text,
     check_whole,
     drop,
+    open_mask,
+    read_marker,
 )
 from figureground.run import signals
 from figureground.sample import Spec
@@ -104,6 +110,7 @@ class DDBConfig(RepaintConfig):
     """Of pruning: the least share of attribution within the repainted region, likewise."""
 
     EXECUTION: ClassVar[tuple[str, ...]] = (*RepaintConfig.EXECUTION, "least_probability", "least_attribution")
+    PLACES: ClassVar[tuple[str, ...]] = ("{V}", "{noun}")
 
     def check(self) -> None:
         super().check()
@@ -119,6 +126,8 @@ class DDBConfig(RepaintConfig):
                 raise RecipeError(name, f"{getattr(self, name)!r} is not a mapping.")
         for name, phrase in self.phrases.items():
             check_text(f"phrases.{name}", phrase)
+            if not phrase.strip(" ."):
+                raise RecipeError(f"phrases.{name}", f"{phrase!r} names nothing to look for.")
         for name in ("least_probability", "least_attribution"):
             value = getattr(self, name)
             for label, each in value.items() if isinstance(value, Mapping) else [("", value)]:
@@ -151,7 +160,7 @@ class DDB(Repaint):
     CONFIGS: ClassVar[dict[str, DDBConfig]] = {
         POCKET: DDBConfig(
             name=POCKET, checkpoint=POCKET, size=64, steps=20, guidance_scale=4.0, shard_size=100, batch_size=16,
-            segmenter=POCKET, sources=75, training={"epochs": 10}, strength=0.9, grow=0.06,
+            segmenter=POCKET, sources=75, training={"epochs": 10}, strength=0.9, grow=0.1,
         ),
         "photographs": DDBConfig(
             name="photographs", checkpoint="stable-diffusion-v1-5/stable-diffusion-inpainting", size=512,
@@ -191,6 +200,19 @@ class DDB(Repaint):
 
     def check_settings(self) -> None:
         super().check_settings()
+        painted: dict[str, int] = {}
+        learned = "{V}" in self.config.prompt
+        for label in np.unique(self.train.y).tolist():
+            name, noun, prompt = self.data.classes[label], self.noun(label), self.prompt_of(label)
+            if learned and (noun != " ".join(noun.split()) or set(noun) & set("{}<>")):
+                raise RecipeError(
+                    f"nouns.{name}", f"{noun!r} is not a word or a few. Give what prompts call the class."
+                )
+            if (other := painted.setdefault(prompt.casefold(), label)) != label:
+                raise RecipeError(
+                    "prompt", f"{prompt!r} would be painted for {self.data.classes[other]!r} and for {name!r} alike. "
+                    "Put {V} or {noun} in it, and give classes nouns that differ."
+                )  # fmt: skip
         if self.config.segmenter == TRUE and not self.train.masked.all():
             raise RecipeError(
                 "segmenter", f"'true-masks' was asked for, and not every picture of {self.data.name} has a mask."
@@ -208,13 +230,27 @@ class DDB(Repaint):
             "segmenter": fingerprint_files(given) if given.is_dir() else config.segmenter,
         }  # fmt: skip
 
+    def prompts(self) -> set[str]:
+        """With a word of one letter for each vector of a class's own."""
+        word = " ".join(["x"] * self.inversion.vectors)
+        return {self.prompt_of(label, word) for label in np.unique(self.train.y).tolist()}
+
     def phrase(self, label: int) -> str:
         """What the segmenter is asked for."""
         return self.config.phrases.get(self.data.classes[label], self.noun(label))
 
     def word(self, label: int) -> str:
-        """The word of a class."""
-        return f"<{slug(self.data.classes[label]).replace('_', '-') or f'class-{label}'}>"
+        """The word of a class; no two classes have the same."""
+        return self._words[label]
+
+    @cached_property
+    def _words(self) -> list[str]:
+        names = [slug(name).replace("_", "-") or f"class-{i}" for i, name in enumerate(self.data.classes)]
+        several = {name for name, n in Counter(names).items() if n > 1}
+        apart = [f"{name}-class-{i}" if name in several else name for i, name in enumerate(names)]
+        if len(set(apart)) < len(apart):
+            apart = [f"class-{i}" for i in range(len(names))]
+        return [f"<{name}>" for name in apart]
 
     def prompt_of(self, label: int, token: str = "") -> str:
         return super().prompt_of(label, token or self.word(label))
@@ -223,6 +259,8 @@ class DDB(Repaint):
 
     def jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
         config, train = self.config, self.train
+        if read_marker(stages / MASKS) is None:
+            self._try_segmenter()
         sources = self._sources(stages)
         masks, dropped = self._masks(stages, sources)
         if "{V}" in config.prompt:
@@ -237,6 +275,27 @@ class DDB(Repaint):
                 jobs.append(Job(target, background, train.keys[row]))
         told = {"sources": {self.data.classes[f]: len(rows) for f, rows in sources.items()}, "dropped": dropped}
         return jobs, {train.keys[row]: name for row, name in masks.items()}, told
+
+    def needed(self, stages: Path, facts: Mapping[str, Any]) -> list[Path]:
+        labels = np.unique(self.train.y).tolist() if "{V}" in self.config.prompt else []
+        return [*super().needed(stages, facts), *(self._embeddings(stages, label) for label in labels)]
+
+    @staticmethod
+    def _embeddings(stages: Path, label: int) -> Path:
+        """The file of a class's word."""
+        return stages / f"{TOKENS}-{label}" / "learned" / EMBEDDINGS
+
+    def _try_segmenter(self) -> None:
+        """Finds out before any training that the segmenter opens, and reads the longest phrase."""
+        if self.config.segmenter == TRUE:
+            return
+        from PIL import Image
+
+        from figureground.vision.segment import open_segmenter
+
+        phrases = [self.phrase(label) for label in np.unique(self.train.y).tolist()]
+        segmenter = open_segmenter(self.config.segmenter)
+        segmenter([Image.new("RGB", (64, 64), "gray")], [max(phrases, key=len)])
 
     def _errors(self, stages: Path) -> Errors:
         """What the classifier makes of each training picture."""
@@ -274,9 +333,14 @@ class DDB(Repaint):
             for label in np.unique(errors.y).tolist():
                 rows = lowest_loss(errors, label, self.config.sources).tolist()
                 if not rows:
+                    advice = (
+                        "Train it longer: --set training.epochs=…."
+                        if self.config.classifier == TRAIN
+                        else "Give a better one, or train one on the data: --classifier train."
+                    )
                     raise FiguregroundError(
                         f"the classifier gets no picture of {self.data.classes[label]!r} right, so none can be chosen "
-                        "by its loss. Train it longer: --set training.epochs=…."
+                        f"by its loss. {advice}"
                     )
                 found[str(label)] = rows
             return {"rows": found, "losses": {f: errors.loss[rows].tolist() for f, rows in found.items()}}
@@ -326,10 +390,19 @@ class DDB(Repaint):
         from figureground.diffusion.inversion import invert
 
         config = self.config
-        for label, rows in sources.items():
+        waiting = [label for label in sources if read_marker(stages / f"{TOKENS}-{label}") is None]
+        chosen = {label: self._distinct([row for row in sources[label] if row in masks]) for label in waiting}
+        for label, shown in chosen.items():  # of all classes, before the first is learned
+            if len(shown) < LEAST:
+                named, right = self.data.classes[label], counted(len(sources[label]), "source")
+                raise FiguregroundError(
+                    f"{named!r} has {right} that the classifier gets right, of which {len(shown)} differ and have a "
+                    f"mask: a word is learned from {LEAST} or more. Raise --set sources=…, take a better classifier, "
+                    "or do without words: --set 'prompt=a photo of a {noun}'."
+                )
+        for label, shown in chosen.items():
 
-            def work(folder: Path, label: int = label, rows: Sequence[int] = rows) -> dict[str, Any]:
-                shown = [row for row in rows if row in masks][: config.token_images]
+            def work(folder: Path, label: int = label, shown: Sequence[int] = shown) -> dict[str, Any]:
                 self.say(f"a word for {self.data.classes[label]}, from {counted(len(shown), 'picture')}")
                 pictures = folder / "pictures"
                 pictures.mkdir(exist_ok=True)
@@ -337,21 +410,40 @@ class DDB(Repaint):
                 for row, file in zip(shown, files, strict=True):
                     self.picture(row, config.size).save(file)
                 regions = [stages / masks[row] for row in shown] if self.inversion.masked else None
-                invert(
-                    files, self.noun(label), self.word(label), folder / "learned", self.inversion, masks=regions,
-                    device=config.device, show_progress=self._show_progress,
-                )  # fmt: skip
-                return {"pictures": len(shown), "embeddings": fingerprint_files(folder / "learned" / EMBEDDINGS)}
+                for region in regions or []:
+                    open_mask(region)
+                try:
+                    invert(
+                        files, self.noun(label), self.word(label), folder / "learned", self.inversion, masks=regions,
+                        device=config.device, show_progress=self._show_progress,
+                    )  # fmt: skip
+                except FiguregroundError as error:
+                    error.args = (f"a word for {self.data.classes[label]!r}: {error}",)
+                    raise
+                return {"pictures": len(shown), "embeddings": fingerprint_files(self._embeddings(stages, label))}
 
             self.stage(stages, f"{TOKENS}-{label}", work)
+
+    def _distinct(self, rows: Sequence[int]) -> list[int]:
+        """The first rows whose pictures differ, as many as a word is learned from."""
+        found: dict[bytes, int] = {}
+        for row in rows:
+            if len(found) == self.config.token_images:
+                break
+            found.setdefault(self.picture(row, self.config.size).tobytes(), row)
+        return list(found.values())
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Teaches the checkpoint the words."""
         if "{V}" in self.config.prompt:
             from figureground.diffusion.inversion import load_tokens
 
-            labels = np.unique(self.train.y).tolist()
-            load_tokens(checkpoint, [stages / f"{TOKENS}-{label}" / "learned" / EMBEDDINGS for label in labels])
+            files = {label: self._embeddings(stages, label) for label in np.unique(self.train.y).tolist()}
+            for label, path in files.items():
+                done = read_marker(stages / f"{TOKENS}-{label}")
+                if done is None or not path.is_file() or fingerprint_files(path) != done["facts"]["embeddings"]:
+                    raise FiguregroundError(f"{path} isn't what was learned. {again(stages / f'{TOKENS}-{label}')}")
+            load_tokens(checkpoint, list(files.values()))
         super().prepare(stages, checkpoint)
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
@@ -362,17 +454,19 @@ class DDB(Repaint):
     def judge(self, out: Path, show_progress: bool) -> None:
         """Writes each picture's scores, for `curate`: `key`, `probability`, `attribution`, `area`, `predicted`."""
         path = out / SCORES / f"{SCORE}.csv"
-        if path.exists():
+        from figureground.vision.pictures import DatasetPictures
+
+        made = DatasetPictures(out)
+        if _scored(path) == list(made.keys):
             return
         import torch
 
+        from figureground.learn.errors import match_classes
         from figureground.vision.attribution import share_inside
-        from figureground.vision.pictures import DatasetPictures
 
         assert self._stages is not None
         classifier = self.open_classifier(self._errors(self._stages))
-        targets = [classifier.index(name) for name in self.data.classes]
-        made = DatasetPictures(out)
+        targets = match_classes(classifier, self.data.classes)
         sources = {s.key: s.guide.cutout for shard in self.plan().shards() for s in self.plan().specs(shard) if s.guide}
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
@@ -428,7 +522,7 @@ class DDB(Repaint):
         config = self.config
         judge = "an ERM classifier that was trained on it" if config.classifier == TRAIN else "a given classifier"
         word = (
-            f"a word that was learned for the class from {config.token_images} of them (textual inversion)"
+            f"a word that was learned for the class from up to {config.token_images} of them (textual inversion)"
             if "{V}" in config.prompt
             else "the class's noun"
         )
@@ -439,8 +533,9 @@ class DDB(Repaint):
         )
         return (
             f"Pictures that were made from the training split of {self.data.name}, to break what its classes come "
-            f"with. Sources are the {config.sources:,} pictures of each class to which {judge} gives the lowest loss. "
-            f"Their object was found by {masks} and repainted as another class's, with {word}; the scene stayed. "
+            f"with. Sources are the {config.sources:,} pictures of each class to which {judge} gives the lowest loss, "
+            f"or fewer where it gets fewer right. Their object was found by {masks} and repainted as another class's, "
+            f"with {word}; the scene stayed. "
             "`foreground` is the class that was painted, `background` the attribute of the source"
             + (", where the data say it" if self.data.attributes is None else "")
             + ", `source` its name. `_figureground/scores/ddb.csv` holds the classifier's probability of the class and "
@@ -457,3 +552,12 @@ class DDB(Repaint):
         rule = self.pruning_rule()
         lines.append(f'To prune: figureground curate {out} --out {out}-pruned --keep "{rule}"')
         return "\n".join(lines)
+
+
+def _scored(path: Path) -> list[str] | None:
+    """The keys in a file of scores, None where there is no whole one."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [row["key"] for row in csv.DictReader(file) if row["predicted"]]
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error):
+        return None

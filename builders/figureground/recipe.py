@@ -74,9 +74,11 @@ DIRECTORIES = ("checkpoint", "cutouts", "templates", "photographs", "references"
 """Fields whose values name directories, or `pocket`, or a Hub id."""
 FILES = (
     "classes", "backgrounds", "definitions", "prompt", "table", "features", "scenes", "labels", "feature_model",
-    "finetuning", "data", "root", "classifier", "segmenter", "training", "inversion",
+    "finetuning", "classifier", "segmenter", "training", "inversion",
 )  # fmt: skip
 """Fields whose values may name files."""
+PLACES = ("data", "root")
+"""Fields whose values are always paths, of directories or files."""
 MADE = ("concepts",)
 """Fields whose directories a build makes where they aren't there."""
 _SUFFIXES = (".csv", ".txt", ".safetensors", ".pt", ".pth")
@@ -108,11 +110,11 @@ def _exists(field: str, path: Path) -> bool:
 
 def _names_a_file(field: str, value: Any) -> bool:
     """Whether a field's value can be a path: prompts and definitions are none, and may be too long to ask the disk."""
-    if not isinstance(value, str) or field not in (*DIRECTORIES, *FILES) or value == "pocket":
+    if not isinstance(value, str) or field not in (*DIRECTORIES, *FILES, *PLACES) or value == "pocket":
         return False
     looks = "/" in value or value.startswith(".") or Path(value).suffix.lower() in _SUFFIXES
     short = len(value.encode()) < 1000 and all(len(part.encode()) < 256 for part in value.split("/"))
-    return short and (looks or field in DIRECTORIES)
+    return short and (looks or field in (*DIRECTORIES, *PLACES))
 
 
 def parse_setting(text: str) -> tuple[list[str], Any]:

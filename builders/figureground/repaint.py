@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -34,7 +35,7 @@ from figureground.shards.writer import PRIVATE, Columns
 from figureground.sources import Credit, Source, read_source
 from figureground.stages import run_stage
 from figureground.table import Counts
-from figureground.weights import fingerprint_files
+from figureground.weights import fingerprint_files, local_directory
 
 if TYPE_CHECKING:
     from figureground.diffusion.checkpoint import Checkpoint
@@ -43,12 +44,16 @@ if TYPE_CHECKING:
 
 TRAIN = "train"
 """The split that is read and made; also stands for a classifier that is trained on the data."""
+VALIDATION = 1
+"""Number of the split that a classifier's epoch is chosen by."""
 UNKNOWN = "unknown"
 """The attribute of a picture whose background nobody can know."""
 TRUE = "true-masks"
 """Stands for the data's own masks."""
 JOBS, MASKS = "jobs", "masks"
 """Stages of both methods: what is made of what, and where is repainted."""
+DONE = "done.json"
+"""The marker of a finished stage, in its folder."""
 MOST_DROPPED = 0.5
 """If of a class more than this share of its pictures have no usable mask, something is wrong with the whole."""
 
@@ -82,6 +87,9 @@ class RepaintConfig(Config):
     """What stands where nothing is repainted: the `source` picture itself, or what the autoencoder makes of it
     (`decoded`)."""
 
+    PLACES: ClassVar[tuple[str, ...]] = ("{noun}",)
+    """What is filled in a prompt."""
+
     def check(self) -> None:
         super().check()
         if self.extended:
@@ -98,6 +106,9 @@ class RepaintConfig(Config):
         for name, noun in self.nouns.items():
             check_text(f"nouns.{name}", noun)
         check_text("prompt", self.prompt)
+        if stray := [place for place in _STRAY.findall(self.prompt) if place not in self.PLACES]:
+            known = " and ".join(self.PLACES)
+            raise RecipeError("prompt", f"nothing fills {stray[0]!r} in {self.prompt!r}; known: {known}.")
         check_choice("outside", self.outside, ("source", "decoded"))
         if int(self.steps * self.strength) < 1:
             raise RecipeError(
@@ -119,6 +130,10 @@ class RepaintConfig(Config):
             return Training("erm", **self.training)
         except RecipeError as error:
             raise RecipeError(f"training.{error.field}", str(error).partition(": ")[2]) from None
+
+
+_STRAY = re.compile(r"\{[^{}]*\}?|\}")
+"""Places of a prompt, and braces that make none."""
 
 
 def check_text(name: str, value: Any) -> None:
@@ -308,22 +323,60 @@ class Repaint(Builder):
             directory.opened(out, self.recipe(out / PRIVATE), lambda: "What stages have found so far is kept."),
             writer.lock(out / writer.STAGES_LOCK, wait=True),
         ):
-            if self._read_jobs(stages) is None:
-                jobs, masks, told = self.jobs(stages)
+            # A build that failed while this one waited may have removed it.
+            directory.save_recipe(out, self.recipe(out / PRIVATE))
+            known = self._read_jobs(stages)
+            if known is None or not all(path.is_file() for path in self.needed(stages, known)):
+                try:
+                    jobs, masks, told = self.jobs(stages)
+                except RecipeError as error:
+                    raise _as_field_of_recipe(error) from None
                 if not jobs:
-                    raise FiguregroundError(f"{self.METHOD} finds nothing to repaint in {self.data.name}.")
+                    raise FiguregroundError(self.nothing(told))
                 facts = {"jobs": [dataclasses.asdict(job) for job in jobs], "masks": masks, "told": told}
                 self.stage(stages, JOBS, lambda folder: facts)
         self.read_stages(stages)
 
+    def needed(self, stages: Path, facts: Mapping[str, Any]) -> list[Path]:
+        """The files of other stages that pictures are made from. Where one is missing its stage is done again.
+
+        Args:
+            facts: What the stage `jobs` says.
+        """
+        return [stages / name for name in facts["masks"].values()]
+
+    def nothing(self, told: Mapping[str, Any]) -> str:
+        """Why there is nothing to make, for an error."""
+        return f"{self.METHOD} finds nothing to repaint in {self.data.name}."
+
     def check_settings(self) -> None:
-        """Raises RecipeError for what the data can't do, before any work is done."""
-        _ = self.data
-        if self.config.prompt.count("{") and not {"{noun}", "{V}"} & set(_places(self.config.prompt)):
-            raise RecipeError("prompt", f"{self.config.prompt!r} has a place that isn't {{noun}}.")
+        """Raises FiguregroundError for what the data can't do, before any work is done."""
+        data = self.data
+        if self.config.classifier == TRAIN and not (data.split == VALIDATION).any():
+            raise FiguregroundError(
+                f"{data.name} has no validation split, and the classifier that is trained on it needs one. Mark some "
+                "rows as validation (split 1), or give a trained classifier: --classifier DIR."
+            )
+        folder = local_directory(self.config.checkpoint)
+        if folder is not None:
+            from transformers import CLIPTokenizer
+
+            tokenizers = [CLIPTokenizer.from_pretrained(path) for path in sorted(folder.glob("tokenizer*/"))]
+            for prompt in sorted(self.prompts()):
+                for tokenizer in tokenizers:
+                    _refuse_long(prompt, prompt, tokenizer)
+
+    def prompts(self) -> set[str]:
+        """What may be painted, to be read before there are stages."""
+        return {self.prompt_of(label) for label in np.unique(self.train.y).tolist()}
 
     def stage(self, stages: Path, name: str, work: Any) -> dict[str, Any]:
-        """Runs a stage of this recipe unless it is done, and returns its facts."""
+        """Runs a stage of this recipe unless it is done, and returns its facts.
+
+        Raises:
+            FiguregroundError: Its marker is damaged.
+        """
+        read_marker(stages / name)
         return run_stage(stages, name, self.identity(), work)
 
     def read_stages(self, stages: Path) -> None:
@@ -338,11 +391,8 @@ class Repaint(Builder):
         self._jobs, self.told = cells, facts["told"]
 
     def _read_jobs(self, stages: Path) -> dict[str, Any] | None:
-        marker = stages / JOBS / "done.json"
-        if not marker.exists():
-            return None
-        done = json.loads(marker.read_text(encoding="utf-8"))
-        return done["facts"] if done["inputs"] == recipes.digest(self.identity()) else None
+        done = read_marker(stages / JOBS)
+        return done["facts"] if done and done["inputs"] == recipes.digest(self.identity()) else None
 
     def say(self, text: str) -> None:
         if self._show_progress:
@@ -354,12 +404,7 @@ class Repaint(Builder):
         for prompt in sorted(prompts):
             for tokenizer in checkpoint.tokenizers:
                 # A learned word may be several tokens.
-                whole = checkpoint.text_to_image.maybe_convert_prompt(prompt, tokenizer)
-                count, most = len(tokenizer(whole).input_ids), int(tokenizer.model_max_length)
-                if count > most:
-                    raise RecipeError(
-                        "prompt", f"{prompt!r} has {count} tokens, and the text encoder reads {most}. Shorten it."
-                    )
+                _refuse_long(prompt, checkpoint.text_to_image.maybe_convert_prompt(prompt, tokenizer), tokenizer)
 
     # --- pictures -------------------------------------------------------------------------------
 
@@ -391,12 +436,7 @@ class Repaint(Builder):
     def read_mask(self, source: str) -> Image.Image:
         """Where a source is repainted: L, size × size, 255 there."""
         assert self._stages is not None
-        path = self._stages / self._mask_files[source]
-        try:
-            with Image.open(path) as image:
-                return image.convert("L")
-        except OSError as error:
-            raise FiguregroundError(f"{path} can't be read ({error}). Remove {path.parent}, and build again.") from None
+        return open_mask(self._stages / self._mask_files[source])
 
     def load_guide(self, spec: Spec) -> tuple[Image.Image, Image.Image | None]:
         assert spec.guide is not None
@@ -467,10 +507,53 @@ class Repaint(Builder):
         return notes
 
 
-def _places(prompt: str) -> Iterable[str]:
-    import re
+def read_marker(folder: Path) -> dict[str, Any] | None:
+    """What the marker of a stage says, `inputs` and `facts`; None where the stage isn't done.
 
-    return re.findall(r"\{[^{}]*\}", prompt)
+    Raises:
+        FiguregroundError: It is damaged.
+    """
+    path = folder / DONE
+    if not path.exists():
+        return None
+    try:
+        done = json.loads(path.read_text(encoding="utf-8"))
+        return {"inputs": done["inputs"], "facts": done["facts"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise FiguregroundError(f"{path} is damaged ({error}). {again(folder)}") from None
+
+
+def again(folder: Path) -> str:
+    """What to do where a file of a finished stage is damaged."""
+    return f"Remove {folder} and give the same command again: that stage alone is done anew."
+
+
+def open_mask(path: Path) -> Image.Image:
+    """The mask that a stage left there, L.
+
+    Raises:
+        FiguregroundError: It is missing or damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("L")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise FiguregroundError(f"{path} can't be read ({error}). {again(path.parent)}") from None
+
+
+def _refuse_long(prompt: str, whole: str, tokenizer: Any) -> None:
+    """Raises RecipeError for a prompt that a text encoder would cut off, `whole` being all of its tokens."""
+    count, most = len(tokenizer(whole).input_ids), int(tokenizer.model_max_length)
+    if count > most:
+        raise RecipeError("prompt", f"{prompt!r} has {count} tokens, and the text encoder reads {most}. Shorten it.")
+
+
+def _as_field_of_recipe(error: RecipeError) -> RecipeError:
+    """The same error of the classifier's training, which the recipe calls by another name than the command `train`."""
+    if error.field not in {each.name for each in dataclasses.fields(Training)}:
+        return error
+    text = str(error).partition(": ")[2].replace("--backbone with", "--set training.backbone=…, with")
+    return RecipeError(f"training.{error.field}", text)
 
 
 def drop(

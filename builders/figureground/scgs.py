@@ -85,7 +85,7 @@ class SCGSConfig(RepaintConfig):
     clustering: str = "k-means"
     """k-means or gaussian-mixture."""
     clusters: int | None = None
-    """Clusters of each class's errors; none chooses by silhouette."""
+    """Clusters of each class's errors, at most as many as these; none chooses by silhouette."""
     most_clusters: int = 6
     """The most that are tried."""
     mask: str = ATTENTION
@@ -117,8 +117,12 @@ class SCGSConfig(RepaintConfig):
         check_whole("clusters", self.clusters, 1, 100, optional=True)
         check_whole("most_clusters", self.most_clusters, 2, 100)
         check_share("quantile", self.quantile)
+        if self.quantile == 1:
+            raise RecipeError("quantile", "1 leaves nothing of any picture; give less, such as 0.7.")
         for name, n in self.per_class.items() if isinstance(self.per_class, Mapping) else [("", self.per_class)]:
             check_whole(f"per_class.{name}" if name else "per_class", n, 0)
+        if not any(self.per_class.values() if isinstance(self.per_class, Mapping) else [self.per_class]):
+            raise RecipeError("per_class", f"{self.per_class!r} plans no picture.")
         if self.mask == WHOLE and self.repaint == COMPLEMENT:
             raise RecipeError("repaint", "the complement of the whole picture is nothing.")
 
@@ -179,7 +183,7 @@ class SCGS(Repaint):
     def jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
         errors = self._errors(stages)
         clusters = self._clusters(stages, errors)
-        members = {f: self._used(some) for f, some in clusters.items()}
+        members = {f: self._used(f, some) for f, some in clusters.items()}
         masks, dropped = self._masks(
             stages, errors, sorted({r for some in members.values() for part in some for r in part})
         )
@@ -218,6 +222,7 @@ class SCGS(Repaint):
                 from figureground.vision.classifiers import open_classifier
 
                 classifier = open_classifier(config.classifier, device=self.device)
+                classifier.need_features()  # they are clustered
                 found = learned.of_classifier(self.unlabelled, classifier, self.data.classes)
                 learned.save_errors(found, self.data.classes, folder)
             else:
@@ -273,9 +278,9 @@ class SCGS(Repaint):
             rows.append((f"cluster {c}: {counted(len(part), 'picture')}, called {listed(texts, 3)}", pictures))
         save_cluster_sheet(folder / f"{slug(name) or label}.png", f"errors of the class {name}", rows)
 
-    def _used(self, clusters: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The members of each cluster that are repainted: as many as there are pictures to make, at most."""
-        most = -(-int(self.planned().max()) // len(clusters))
+    def _used(self, label: int, clusters: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The members of each cluster of a class that are repainted: as many as there are pictures to make, at most."""
+        most = -(-int(self.planned()[label]) // len(clusters))
         return [list(part[:most]) for part in clusters]
 
     def _masks(
@@ -314,6 +319,7 @@ class SCGS(Repaint):
         return "covers everything" if share > MOST and self.config.mask != WHOLE else mask
 
     def _attended(self, errors: Errors, rows: Sequence[int]) -> dict[int, np.ndarray]:
+        from figureground.learn.errors import match_classes
         from figureground.vision.attention import attend, mask_by_knee, mask_by_quantile
 
         config, found = self.config, {}
@@ -321,12 +327,13 @@ class SCGS(Repaint):
         with signals.at_checks(), bar:
             for fold in np.unique(errors.fold[list(rows)]).tolist():
                 classifier = self.open_classifier(errors, fold)
+                position = match_classes(classifier, self.data.classes)
                 mine = [row for row in rows if errors.fold[row] == fold]
                 for start in range(0, len(mine), 32):
                     signals.check()
                     part = mine[start : start + 32]
                     pictures = [self.picture(row) for row in part]
-                    targets = [classifier.index(self.data.classes[int(errors.predicted[row])]) for row in part]
+                    targets = [position[int(errors.predicted[row])] for row in part]
                     for row, picture, target, seen in zip(
                         part, pictures, targets, attend(classifier, pictures, targets), strict=True
                     ):
@@ -347,6 +354,17 @@ class SCGS(Repaint):
         return mask
 
     # --- what it says of itself -----------------------------------------------------------------
+
+    def nothing(self, told: Mapping[str, Any]) -> str:
+        asked = [name for name, n in zip(self.data.classes, self.planned().tolist(), strict=True) if n]
+        return (
+            f"{super().nothing(told)} No training picture of {listed(asked)} is predicted wrong, and per_class asks "
+            "for no other class."
+        )
+
+    def prompts(self) -> set[str]:
+        plain = super().prompts()
+        return plain | {f"{prompt} {scene.text}" for prompt in plain for scene in self.scenes if scene.name != PLAIN}
 
     def summary(self) -> str:
         config = self.config

@@ -156,7 +156,14 @@ def test_no_errors_to_cluster_is_said_with_what_to_do():
         cluster_errors(errors, np.empty((0, 4)), ("mug", "kite", "hat"), seed=0)
 
 
-def test_a_class_with_too_few_errors_is_named():
-    errors = errors_of([0, 0, 1], [1, 1, 0])
-    with pytest.raises(FiguregroundError, match="errors of the class kite: 1 picture can't make 2 clusters"):
-        cluster_errors(errors, np.eye(3), ("mug", "kite", "hat"), k=2, seed=0)
+def test_a_class_with_few_errors_that_differ_gets_fewer_clusters_and_holds_up_no_other():
+    errors = errors_of([0, 0, 0, 1, 1, 2], [1, 1, 1, 0, 0, 0])
+    features = np.array([[0.0, 0], [9, 9], [0, 0.1], [5, 5], [5, 5], [1, 2]])
+    found = cluster_errors(errors, features, ("mug", "kite", "hat"), k=2, seed=0)
+    assert [each.clusters.sizes.tolist() for each in found] == [[2, 1], [2], [1]]
+
+
+def test_the_class_whose_errors_can_t_be_clustered_is_named():
+    errors = errors_of([0, 1], [1, 0])
+    with pytest.raises(FiguregroundError, match=r"errors of the class kite: Features .* NaN"):
+        cluster_errors(errors, np.array([[1.0], [np.nan]]), ("mug", "kite", "hat"), seed=0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -9,6 +10,7 @@ import sys
 
 import pytest
 from commands import ENVIRONMENT, wait_for
+from tiny_classifiers import make_classifier
 from tiny_layouts import make_folders
 
 from figureground.errors import FiguregroundError, RecipeError, UsageError
@@ -309,3 +311,43 @@ def test_a_killed_comparison_goes_on_and_ends_the_same(pictures, tmp_path):
     assert before.items() <= times(out).items()
     assert without_seconds(out) == without_seconds(whole)
     assert not list(out.glob(".*"))
+
+
+def test_the_training_of_a_builder_s_classifier_is_a_mapping(pictures, tmp_path):
+    with pytest.raises(RecipeError, match=r"scgs.training: 5 is not a mapping; write scgs.training.epochs=5"):
+        run(pictures, "scgs", tmp_path / "out", overrides={"scgs": {"training": 5}})
+    assert not (tmp_path / "out").exists()
+
+
+DDB = {"training": {"epochs": 1}, "sources": 3, "per_source": 1, "steps": 2, "segmenter": "true-masks", "size": 16,
+       "prompt": "a {noun}", "attribution_steps": 2, "threads": 1, "least_attribution": 0}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    """A classifier that is as sure of one class as of the other."""
+    return str(make_classifier(tmp_path_factory.mktemp("judge") / "judge", labels={0: "mug", 1: "umbrella"}))
+
+
+def test_pictures_that_were_pruned_by_other_thresholds_are_neither_taken_nor_lost(pictures, judge, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "compare.json").write_text(json.dumps({"data": read_groups(pictures).fingerprint, "methods": {},
+                                                  "generators": {}}))  # fmt: skip
+    told = {"directory": "ddb-seed-0-pruned", "pictures": 6, "kept": 0.5,
+            "rule": "scores.ddb.probability >= 0.3 and scores.ddb.attribution >= 0"}  # fmt: skip
+    (out / "ddb-seed-0.json").write_text(json.dumps(told))
+    settings = {**DDB, "classifier": judge}
+    with pytest.raises(FiguregroundError, match=r"pruned by\n.*0.3.*\nand not by\n.*0.6"):
+        run(pictures, "ddb", out, 1, {"ddb": {**settings, "least_probability": 0.6}})
+    (out / "ddb-seed-0.json").write_text(json.dumps(told)[:20])
+    with pytest.raises(FiguregroundError, match=r"ddb-seed-0.json is damaged .* Remove it"):
+        run(pictures, "ddb", out, 1, {"ddb": {**settings, "least_probability": 0.3}})
+
+
+def test_a_marker_of_pictures_that_were_taken_away_is_not_believed(compared, pictures, tmp_path):
+    out = shutil.copytree(compared[1], tmp_path / "out")
+    shutil.rmtree(out / "paste-seed-0")
+    report = run(pictures, "paste+jtt", out, 1)
+    assert report["rows"][0]["added"]["mean"] == 12
+    assert len(list((out / "paste-seed-0" / "train").glob("*.png"))) == 12

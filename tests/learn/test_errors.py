@@ -22,6 +22,7 @@ from figureground.learn.errors import (
     early_stopped,
     lowest_loss,
     make_folds,
+    match_classes,
     of_classifier,
     read_errors,
     save_errors,
@@ -206,6 +207,11 @@ def test_a_given_classifier_s_classes_are_matched_by_name(pictures, tmp_path):
     assert errors.keys == train.keys
     renamed = of_classifier(groups, classifier, ("umbrella", "mug"), show_progress=False)
     assert (renamed.probability == errors.probability[:, ::-1]).all()
+
+
+def test_the_very_same_names_are_told_apart_where_matching_would_be_loose(tmp_path):
+    classifier = open_classifier(str(make_classifier(tmp_path / "alike", labels={0: "a_b", 1: "A b"})))
+    assert match_classes(classifier, ("A b", "a_b")) == [1, 0]
 
 
 def test_a_classifier_of_other_classes_is_refused_with_both_named(pictures, tmp_path):

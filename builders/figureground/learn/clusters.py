@@ -202,7 +202,8 @@ def cluster_errors(
         features: float (m, d), of the pictures that are got wrong, in their order, from one classifier: those of each
             fold's own would fall into clusters by fold.
         classes: Names of the classes.
-        method, k, most, dimensions, seed: As `cluster` takes them.
+        method, k, most, dimensions, seed: As `cluster` takes them; of a class with fewer errors that differ than k, as
+            many clusters are made as there are of these.
 
     Raises:
         FiguregroundError: Nothing is got wrong, or what `cluster` raises; the class is named.
@@ -223,8 +224,10 @@ def cluster_errors(
             if not own.any():
                 yield ClassErrors(y, name, rows[own], None)
                 continue
+            # Of some class there may be few errors; those of others need not wait for that.
+            most_own = None if k is None else min(k, len(np.unique(features[own], axis=0)))
             try:
-                found = cluster(features[own], method=method, k=k, most=most, dimensions=dimensions, seed=seed)
+                found = cluster(features[own], method=method, k=most_own, most=most, dimensions=dimensions, seed=seed)
             except RecipeError:
                 raise
             except FiguregroundError as error:

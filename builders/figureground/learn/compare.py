@@ -245,6 +245,8 @@ class _Door:
                 found[name] = self._check_paste(work)
                 continue
             builder = work.builder(name, work.seeds[0])
+            if name in PRUNED:
+                work.refuse_other_pruning(name, builder.pruning_rule())
             found[name] = {key: value for key, value in builder.identity().items() if key != "seed"}
             unknown = set(builder.columns().backgrounds) - set(self.groups.attributes or ())
             for row in rows:
@@ -435,8 +437,11 @@ class _Work:
         recipes.check_names(own, set(type(kind.CONFIGS[kind.DEFAULT]).field_names()) - {"data", "seed"}, name)
         shared = {key: value for key, value in self.training.items() if key not in UNSHARED}
         theirs = getattr(kind.CONFIGS.get(self.config), "training", {})
+        given = own.get("training", {})
+        if not isinstance(given, Mapping):
+            raise RecipeError(f"{name}.training", f"{given!r} is not a mapping; write {name}.training.epochs=5.")
         fields: dict[str, Any] = {key: str(value) for key, value in self.where.items() if value is not None}
-        fields |= {**own, "training": {**theirs, **shared, **own.get("training", {})}}
+        fields |= {**own, "training": {**theirs, **shared, **given}}
         if self.device != "auto":
             fields.setdefault("device", self.device)
         return kind(self.config, data=str(self.data), seed=seed, **fields)
@@ -445,8 +450,9 @@ class _Work:
         """Makes pictures unless they are there, and tells of them: `directory`, `pictures`, `kept`, `seconds`."""
         name = f"{generator}-seed-{seed}"
         marker = self.out / f"{name}.json"
-        if marker.exists():
-            return json.loads(marker.read_text(encoding="utf-8"))
+        done = _read_told(marker)
+        if done is not None and (self.out / done["directory"]).is_dir():
+            return done
         self._say(f"making {name}")
         began = time.monotonic()
         with _told_of(f"seed {seed}"):
@@ -454,6 +460,21 @@ class _Work:
         told["seconds"] = round(time.monotonic() - began, 1)
         replace_text(marker, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
         return told
+
+    def refuse_other_pruning(self, generator: str, rule: str) -> None:
+        """The rule decides no picture that is made, so it isn't part of what `INPUTS` says.
+
+        Raises:
+            FiguregroundError: Pictures that are there were pruned by another rule.
+        """
+        for marker in sorted(self.out.glob(f"{generator}-seed-*.json")):
+            told = _read_told(marker)
+            if told is not None and told.get("rule") != rule:
+                raise FiguregroundError(
+                    f"--out {self.out} holds pictures of {generator} that were pruned by\n  {told.get('rule')}\n"
+                    f"and not by\n  {rule}\n"
+                    "Give another directory, or the same least_probability and least_attribution again."
+                )
 
     def _paste(self, name: str, seed: int) -> dict[str, Any]:
         own = self.overrides.get("paste", {})
@@ -482,7 +503,13 @@ class _Work:
         told: dict[str, Any] = {"directory": name, "pictures": _count(built)}
         if generator in PRUNED:
             rule = builder.pruning_rule()
-            pruned = curate(built, self.out / f"{name}-pruned", rule, show_progress=self.show_progress)
+            try:
+                pruned = curate(built, self.out / f"{name}-pruned", rule, show_progress=self.show_progress)
+            except RecipeError as error:
+                raise FiguregroundError(
+                    f"{error} What was made is kept: choose lower --set {generator}.least_probability=… and "
+                    f"{generator}.least_attribution=…, and give the same command again."
+                ) from None
             told |= {"directory": pruned.name, "rule": rule, "kept": _count(pruned) / told["pictures"]}
         del builder
         release_memory()
@@ -505,6 +532,19 @@ class _Work:
             yield "One seed tells no spread."
         if waiting:
             yield f"Not done yet: {listed(waiting)}."
+
+
+def _read_told(marker: Path) -> dict[str, Any] | None:
+    """What is told of pictures that were made; None where they aren't finished."""
+    try:
+        told = json.loads(marker.read_text(encoding="utf-8"))
+        return {**told, "directory": str(told["directory"])}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise FiguregroundError(
+            f"{marker} is damaged ({error}). Remove it and give the same command again: the pictures are kept."
+        ) from None
 
 
 @contextlib.contextmanager

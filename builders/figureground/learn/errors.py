@@ -120,7 +120,10 @@ def read_errors(folder: Path) -> Errors:
         FiguregroundError: There is nothing, or it is damaged.
     """
     if not (folder / ARRAYS).is_file():
-        raise FiguregroundError(f"{folder} holds no {ARRAYS}: the errors weren't determined, or not to the end.")
+        raise FiguregroundError(
+            f"{folder} holds no {ARRAYS}: the errors weren't determined, or not to the end. Remove {folder} to begin "
+            "anew."
+        )
     found = _read_arrays(folder / ARRAYS, ("keys", "y", "predicted", "probability", "fold", "models"))
     models = tuple(folder / name for name in found["models"].tolist())
     return Errors(tuple(found["keys"].tolist()), found["y"], found["predicted"], found["probability"], found["fold"],
@@ -391,7 +394,7 @@ def of_classifier(
             f"{groups.name} has {len(groups.classes):,} classes ({listed(groups.classes, 5)}), and {len(classes):,} "
             f"names are given for them ({listed(classes, 5)})."
         )
-    order = _match(classifier, classes)
+    order = match_classes(classifier, classes)
     train = groups.of_split(0)
     logits, _ = read_pictures(classifier, train, workers=workers, show_progress=show_progress)
     probability = _softmax(logits.numpy())[:, order]
@@ -399,8 +402,15 @@ def of_classifier(
     return Errors(train.keys, train.y, probability.argmax(axis=1), probability, fold, ())
 
 
-def _match(classifier: Classifier, classes: Sequence[str]) -> list[int]:
-    """The position of each class in the logits."""
+def match_classes(classifier: Classifier, classes: Sequence[str]) -> list[int]:
+    """The position of each class in the logits. Where all have the very same names, nothing else is asked.
+
+    Raises:
+        FiguregroundError: The classifier has another number of classes, or others.
+    """
+    labels = list(classifier.labels)
+    if len(set(labels)) == len(labels) and sorted(labels) == sorted(classes):  # else `a b` may be any of `a b`, `a_b`
+        return [labels.index(name) for name in classes]
     found = [classifier.index_or_none(name) for name in classes]
     order = [position for position in found if position is not None]
     if len(classifier.labels) != len(classes) or len(set(order)) != len(classes):

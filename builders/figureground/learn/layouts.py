@@ -13,7 +13,7 @@ from figureground.learn.celeba import find_celeba, read_celeba
 from figureground.learn.folders import find_folders, find_metashift, read_folders, read_metashift
 from figureground.learn.groups import GroupedPictures, Shards
 from figureground.learn.metadata import TABLE, WATERBIRDS, find_tables, read_table, read_waterbirds
-from figureground.learn.record import METADATA, Asked, make_record
+from figureground.learn.record import DATASET, METADATA, Asked, make_record
 from figureground.learn.tables import SPLIT_NAMES, read_header, show_header
 
 UNKNOWN = "unknown"
@@ -134,7 +134,7 @@ def _read_dataset(asked: Asked) -> GroupedPictures:
     backgrounds = tuple(pictures.source.columns.backgrounds)
     said = {backgrounds[label] for label in np.unique(pictures.background[rows])}
     return make_record(
-        asked, "dataset", [pictures.keys[row] for row in rows.tolist()], split[rows],
+        asked, DATASET, [pictures.keys[row] for row in rows.tolist()], split[rows],
         (pictures.foreground[rows], tuple(pictures.source.columns.foregrounds)),
         None if said == {UNKNOWN} else (pictures.background[rows], backgrounds), Shards(pictures), notes, rows,
     )  # fmt: skip
@@ -149,7 +149,7 @@ LAYOUTS: dict[str, Layout] = {
         find_celeba, read_celeba, ("root", "y", "a"),
         "list_attr_celeba and list_eval_partition, .csv or .txt, with img_align_celeba/",
     ),
-    "dataset": Layout(_find_dataset, _read_dataset, (), "a finished dataset of this package"),
+    DATASET: Layout(_find_dataset, _read_dataset, (), "a finished dataset of this package"),
     "metashift": Layout(find_metashift, read_metashift, (), "folders SPLIT/CLASS/CLASS(CONTEXT)"),
     "folders": Layout(find_folders, read_folders, (), "folders [SPLIT/]CLASS"),
 }  # fmt: skip

@@ -47,6 +47,9 @@ class Asked:
         return self.at.resolve().parent.name if self.at.name in (METADATA, *CELEBA) else self.at.stem
 
 
+DATASET = "dataset"
+"""The layout of what was built here."""
+
 Labels = tuple[np.ndarray, Sequence[str]]
 """Labels, int64 (n,), and the names of their values."""
 
@@ -70,10 +73,10 @@ def make_record(
         rows: Where in the store they lie, ascending; in this order unless said otherwise.
 
     Raises:
-        FiguregroundError: There is one class only, or two pictures have one key.
+        FiguregroundError: There is one class only, in data that aren't a dataset of ours, or two pictures have one key.
     """
     there = np.unique(y[0])
-    if len(there) < 2:
+    if len(there) < 2 and layout != DATASET:  # pictures of one class may be made, to be added to others
         raise FiguregroundError(
             f"{asked.path}: it has one class only, {y[1][there[0]]!r}, in all {counted(len(keys), 'picture')}. It "
             "takes two to learn to tell them apart."

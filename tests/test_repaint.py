@@ -1,0 +1,266 @@
+"""What SCGS and DDB share: what is refused before any work, and stages whose files were damaged or taken away."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from tiny_classifiers import make_classifier
+
+from figureground.ddb import DDB
+from figureground.errors import FiguregroundError, RecipeError
+from figureground.pocket import birds
+from figureground.scgs import SCGS
+
+SIZES = {"size": 32, "steps": 2, "threads": 1, "image_format": "png"}
+EASY = {"training": {"epochs": 2}, "sources": 3, "per_source": 1, "segmenter": "true-masks", "token_images": 3,
+        "inversion": {"steps": 2}, "attribution_steps": 2, **SIZES}  # fmt: skip
+WRONG = {"per_class": 2, **SIZES}
+STAGES = "_figureground/stages"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return birds.write(tmp_path_factory.mktemp("data") / "birds", 40, 8, 8, size=32, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def ddb(data, tmp_path_factory):
+    return DDB("pocket", data=str(data), **EASY).build(tmp_path_factory.mktemp("built") / "ddb", show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def classifier(ddb):
+    return str(ddb / STAGES / "classifier" / "early-stopped")
+
+
+def draw(folder, y, n, attributes=True, validation=2, shade=lambda i: 40 + 6 * i):
+    """A table of pictures of certain classes, n of each in training."""
+    lines = ["filename,split,y" + (",a" if attributes else "")]
+    for label, name in enumerate(y):
+        for i in range(n + validation):
+            file = f"{label}-{i}.png"
+            folder.mkdir(exist_ok=True)
+            array = np.full((32, 32, 3), shade(i) if i < n else i, np.uint8)
+            array[8:24, 8:24] = (255, 40 * label, 0)
+            Image.fromarray(array).save(folder / file)
+            mask = np.zeros((32, 32), np.uint8)
+            mask[8:24, 8:24] = 255
+            Image.fromarray(mask).save(folder / f"{label}-{i}.mask.png")
+            lines.append(f"{file},{int(i >= n)},{name}" + (f",{'xy'[i % 2]}" if attributes else ""))
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return str(folder)
+
+
+def sure(folder, labels, bias):
+    """A random classifier that leans to some of its classes."""
+    from safetensors.torch import load_file, save_file
+
+    path = make_classifier(folder, labels=dict(enumerate(labels)))
+    weights = load_file(path / "model.safetensors")
+    weights["classifier.1.bias"][:] = weights["classifier.1.bias"].new_tensor(bias)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    return str(path)
+
+
+def rows(out):
+    return [row for path in sorted((out / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def unrendered(built, folder, *stages):
+    """A copy of a dataset as it was before its pictures were made, and before certain stages were done."""
+    out = shutil.copytree(built, folder)
+    for name in ("data", "webdataset", "_figureground/shards", "_figureground/scores"):
+        shutil.rmtree(out / name)
+    for name in ("README.md", "croissant.json", "_figureground/index.json", "_figureground/numerics.json"):
+        (out / name).unlink()
+    for name in stages:
+        (out / STAGES / name / "done.json").unlink()
+    return out
+
+
+# At the door
+
+
+@pytest.mark.parametrize(
+    ("builder", "settings", "said"),
+    [
+        (SCGS, {"prompt": "a {class} {noun}"}, r"prompt: nothing fills '\{class\}'"),
+        (SCGS, {"prompt": "a {V} {noun}"}, r"prompt: nothing fills '\{V\}'"),
+        (SCGS, {"prompt": "a {noun"}, "prompt: nothing fills '{noun'"),
+        (SCGS, {"quantile": 1}, "quantile: 1 leaves nothing"),
+        (SCGS, {"per_class": 0}, "per_class: 0 plans no picture"),
+        (SCGS, {"per_class": {"mug": 0}}, "per_class: .* plans no picture"),
+        (SCGS, {"prompt": "a {noun} " + "very " * 80}, "tokens, and the text encoder reads 77"),
+        (DDB, {"prompt": "a thing"}, "prompt: 'a thing' would be painted for 'mug' and for 'umbrella' alike"),
+        (DDB, {"prompt": "a {noun}", "nouns": {"mug": "umbrella"}}, "painted for 'mug' and for 'umbrella' alike"),
+        (DDB, {"nouns": {"mug": "a <b>"}}, "nouns.mug: 'a <b>' is not a word or a few"),
+        (DDB, {"phrases": {"mug": " . "}}, r"phrases.mug: ' . ' names nothing"),
+        (DDB, {"inversion": {"vectors": 70}, "prompt": "a photo of a {V} and a {V}"}, "tokens, and the text encoder"),
+    ],
+)
+def test_a_setting_that_no_stage_could_use_is_refused_before_any(data, tmp_path, builder, settings, said):
+    base = WRONG if builder is SCGS else EASY
+    with pytest.raises(RecipeError, match=said):
+        builder("pocket", data=str(data), **{**base, **settings}).build(tmp_path / "out", show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("builder", [SCGS, DDB])
+def test_data_without_a_validation_split_train_no_classifier_and_do_with_a_given_one(tmp_path, builder):
+    data = draw(tmp_path / "data", ("cat", "dog"), 8, validation=0)
+    base = WRONG if builder is SCGS else {**EASY, "prompt": "a {noun}"}
+    with pytest.raises(FiguregroundError, match=r"data has no validation split.*split 1.*--classifier"):
+        builder("pocket", data=data, **base).build(tmp_path / "out", show_progress=False)
+    assert not (tmp_path / "out").exists()
+    builder("pocket", data=data, **base, classifier="given").check_settings()
+
+
+def test_a_segmenter_that_is_not_there_is_refused_before_a_classifier_is_trained(data, tmp_path):
+    with pytest.raises(FiguregroundError, match="segmenter: there is no directory"):
+        DDB("pocket", data=str(data), **{**EASY, "segmenter": "nowhere"}).build(tmp_path / "out", show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_classifier_whose_features_can_t_be_clustered_is_refused_before_it_judges(data, tmp_path):
+    given = make_classifier(tmp_path / "c", "deit with teacher", labels={0: "mug", 1: "umbrella"})
+    with pytest.raises(FiguregroundError, match="aren't the output of one linear layer"):
+        SCGS("pocket", data=str(data), **WRONG, classifier=str(given)).build(tmp_path / "out", show_progress=False)
+    assert not (tmp_path / "out" / STAGES / "errors" / "done.json").exists()
+
+
+def test_large_pictures_are_told_which_setting_of_the_recipe_names_a_backbone(tmp_path):
+    (tmp_path / "data").mkdir()
+    lines = ["filename,split,y"]
+    for i in range(8):
+        Image.new("RGB", (120, 100), (20 * i, 0, 0)).save(tmp_path / "data" / f"{i}.png")
+        lines.append(f"{i}.png,{i // 4},{'ab'[i % 2]}")
+    (tmp_path / "data" / "metadata.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(RecipeError, match=r"training.backbone: name one.*--set training.backbone"):
+        SCGS("pocket", data=str(tmp_path / "data"), **WRONG, folds=2).build(tmp_path / "out", show_progress=False)
+
+
+# Classes
+
+
+def test_two_classes_of_nearly_one_name_have_words_of_their_own_and_their_own_answers(tmp_path):
+    data = draw(tmp_path / "data", ("A b", "a_b"), 6)
+    builder = DDB("pocket", data=data, **EASY)
+    words = [builder.word(label) for label in range(2)]
+    assert words == ["<a-b-class-0>", "<a-b-class-1>"]
+    assert builder.prompt_of(0) != builder.prompt_of(1)
+    given = sure(tmp_path / "c", ("A b", "a_b"), (-100, 100))
+    out = SCGS("pocket", data=data, **WRONG, classifier=given).build(tmp_path / "scgs", show_progress=False)
+    assert {json.loads(row["provenance"])["predicted"] for row in rows(out)} == {"a_b"}
+
+
+def test_words_differ_whatever_the_classes_are_called(tmp_path):
+    data = draw(tmp_path / "data", ("a b", "a_b", "a b class 0", "猫", "犬"), 3)
+    words = [DDB("pocket", data=data, **EASY).word(label) for label in range(5)]
+    assert len(set(words)) == 5
+
+
+def test_a_class_that_is_not_asked_for_takes_no_part(data, classifier, tmp_path):
+    settings = {**WRONG, "per_class": {"umbrella": 2}, "classifier": classifier}
+    out = SCGS("pocket", data=str(data), **settings).build(tmp_path / "out", show_progress=False)
+    done = json.loads((out / STAGES / "masks" / "done.json").read_text())
+    clusters = json.loads((out / STAGES / "clusters" / "done.json").read_text())["facts"]
+    of_mug = {str(row) for part in clusters.get("0", {"rows": []})["rows"] for row in part}
+    assert len(of_mug) > 0
+    assert not of_mug & set(done["facts"]["files"])
+    assert len(rows(out)) == 2
+
+
+def test_nothing_to_repaint_is_said_with_the_classes_that_were_asked_for(data, tmp_path):
+    given = sure(tmp_path / "c", ("mug", "umbrella"), (100, -100))
+    settings = {**WRONG, "per_class": {"mug": 2}, "classifier": given}
+    with pytest.raises(FiguregroundError, match=r"nothing to repaint in birds. No training picture of mug is pred"):
+        SCGS("pocket", data=str(data), **settings).build(tmp_path / "out", show_progress=False)
+
+
+def test_a_class_that_a_given_classifier_never_gets_right_is_named_with_what_helps(data, tmp_path):
+    given = sure(tmp_path / "c", ("mug", "umbrella"), (100, -100))
+    with pytest.raises(FiguregroundError, match=r"no picture of 'umbrella' right.*--classifier train"):
+        DDB("pocket", data=str(data), **EASY, classifier=given).build(tmp_path / "out", show_progress=False)
+
+
+def test_words_are_learned_from_pictures_that_differ_and_all_classes_are_looked_at_first(
+    data, ddb, tmp_path, classifier
+):
+    twice = tmp_path / "twice"
+    shutil.copytree(data, twice)
+    keys = [row["source"] for row in rows(ddb)]
+    first, second, *_ = sorted(key for key in keys if "umbrella" in key)
+    shutil.copyfile(twice / first, twice / second)
+    settings = {**EASY, "classifier": classifier}
+    with pytest.raises(FiguregroundError, match=r"'umbrella' has 3 sources .* of which 2 differ"):
+        DDB("pocket", data=str(twice), **settings).build(tmp_path / "out", show_progress=False)
+    assert not (tmp_path / "out" / STAGES / "tokens-0").exists()
+    more = DDB("pocket", data=str(twice), **{**settings, "sources": 5}).build(tmp_path / "more", show_progress=False)
+    assert len(rows(more)) == 10
+
+
+# Stages
+
+
+@pytest.mark.parametrize(
+    ("damaged", "stage", "undone"),
+    [
+        ("jobs/done.json", "jobs", []),
+        ("classifier/done.json", "classifier", ["jobs"]),
+        ("classifier/errors.npz", "classifier", ["jobs"]),
+        ("masks/0*.png", "masks", []),
+        ("masks/0*.png", "masks", ["jobs", "tokens-0"]),
+        ("tokens-0/learned/learned_embeds.safetensors", "tokens-0", []),
+    ],
+)
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_damaged_file_of_a_stage_is_named_and_its_stage_alone_done_again(
+    data, ddb, tmp_path, damaged, stage, undone, gone
+):
+    out = unrendered(ddb, tmp_path / "out", *undone)
+    path = next((out / STAGES).glob(damaged))
+    if gone and path.name == "done.json":
+        pytest.skip("that is a stage which isn't done")
+    path.unlink() if gone else path.write_bytes(path.read_bytes()[:20])
+    builder = DDB("pocket", data=str(data), **EASY)
+    with pytest.raises(FiguregroundError) as error:
+        builder.build(out, show_progress=False)
+    said = str(error.value)
+    assert path.name in said
+    assert f"Remove {out / STAGES / stage} " in said
+    shutil.rmtree(out / STAGES / stage)
+    others = {each: each.stat().st_mtime_ns for each in (out / STAGES).glob("*/done.json")}
+    DDB("pocket", data=str(data), **EASY).build(out, show_progress=False)
+    assert {each: each.stat().st_mtime_ns for each in others} == others
+    assert [row["image"] for row in rows(out)] == [row["image"] for row in rows(ddb)]
+
+
+def test_words_that_are_not_those_that_were_learned_are_refused(data, ddb, tmp_path):
+    out = unrendered(ddb, tmp_path / "out")
+    one, other = (out / STAGES / f"tokens-{label}" / "learned" / "learned_embeds.safetensors" for label in (0, 1))
+    shutil.copyfile(other, one)
+    with pytest.raises(FiguregroundError, match=r"tokens-0.* isn't what was learned. Remove .*tokens-0 "):
+        DDB("pocket", data=str(data), **EASY).build(out, show_progress=False)
+
+
+def test_scores_that_are_not_whole_are_taken_again(data, ddb, tmp_path):
+    out = shutil.copytree(ddb, tmp_path / "out")
+    path = out / "_figureground" / "scores" / "ddb.csv"
+    whole = path.read_text()
+    path.write_text(whole[: len(whole) // 2])
+    DDB("pocket", data=str(data), **EASY).build(out, show_progress=False)
+    assert path.read_text() == whole
+    with path.open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(rows(out))
+
+
+def test_nothing_that_is_published_names_a_place_on_the_machine(data, ddb):
+    place = str(data.parent).encode()
+    for path in (*(ddb / "data").glob("*"), *(ddb / "webdataset").glob("*"), ddb / "README.md", ddb / "croissant.json",
+                 *(ddb / STAGES).rglob("*.json"), *(ddb / "_figureground").glob("*.json")):  # fmt: skip
+        if path.name != "recipe.json":  # it rebuilds the set, by a relative path
+            assert place not in path.read_bytes(), path
