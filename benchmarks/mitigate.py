@@ -314,6 +314,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--tune", action="store_true", help="print what validation says of the settings that were tried"
     )
+    parser.add_argument("--no-masks", action="store_true", help="leave out the rows of other masks")
     return parser.parse_args()
 
 
