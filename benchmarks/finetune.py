@@ -31,8 +31,9 @@ import torch
 from results import Row, arguments, median, median_ratio, peak_memory, report, scratch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from figureground.diffusion.base import choose_dtype
 from figureground.diffusion.checkpoint import choose_device, open_checkpoint
-from figureground.diffusion.dreambooth import choose_dtype, finetune
+from figureground.diffusion.dreambooth import finetune
 from figureground.finetuning import POCKET, Finetuning
 from figureground.weights import local_directory
 

@@ -1,7 +1,7 @@
 """Do pictures that are made for it break a correlation? `python benchmarks/mitigate.py`.
 
 On pocketbirds, where objects come with scenes in training and not in validation and test: five ways to train, and
-training pictures that are pasted, or made by SCGS and DDB, added. Settings were chosen on validation with another seed
+training pictures that are pasted, or made by SCGS and DDB, added. Settings were chosen on validation with other seeds
 (`--tune` prints that); the table is of the test split. In the main rows a seed is the whole pipeline; the rows of other
 masks share what was made with the first seed, and vary the classifier's.
 
@@ -28,16 +28,17 @@ from tqdm import tqdm
 from figureground.learn.trained import spread
 from figureground.pocket import birds
 from figureground.sample import Sample, Spec, derive_seed
+from figureground.shards.index import INDEX
 
 SEEDS = (0, 1, 2)
-TUNED_WITH = 100
-"""The seed with which settings were chosen; none of the table's."""
+TUNED_WITH = (100, 101)
+"""Seeds with which settings were chosen; none of the table's."""
 TRAINING: dict[str, Any] = {"epochs": 10}
 """What all classifiers share."""
 CHOSEN: dict[str, dict[str, Any]] = {"jtt": {"first_epochs": 1, "upweight": 5}}
 """What differs from the defaults, chosen on validation."""
 TRIED: dict[str, Sequence[dict[str, Any]]] = {
-    "scgs": ({}, {"repaint": "complement"}),
+    "scgs": ({}, {"repaint": "complement"}, {"per_class": 300}, {"quantile": 0.85}),
     "erm": ({},),
     "jtt": ({}, {"first_epochs": 1}, {"first_epochs": 1, "upweight": 5}),
     "groupdro": ({}, {"weight_decay": 1.0}, {"step_size": 0.1}),
@@ -46,8 +47,10 @@ TRIED: dict[str, Sequence[dict[str, Any]]] = {
 PLAIN = ("erm", "reweight", "jtt", "groupdro", "dfr", "paste")
 MASKS = ("random", "whole", "true-masks")
 """In place of attention: what SCGS repaints."""
-CONTROL, UNPRUNED = "control: as many by the untouched model, plain prompts", "ddb, not pruned"
+CONTROL, UNPRUNED = "control: as many as ddb keeps, by the untouched model with plain prompts", "ddb, not pruned"
 ROWS = (*PLAIN, CONTROL, "scgs", "scgs+jtt", "ddb", UNPRUNED)
+SECONDS = "seconds.json"
+"""Beside what an item makes: how long it worked on it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Item(NamedTuple):
     """A piece of work for one process."""
 
     what: str
-    """`plain`, `scgs`, `ddb`, `control`, or one of `MASKS`."""
+    """`plain`, `scgs`, `ddb` with its control, or one of `MASKS`."""
     seed: int
 
 
@@ -88,7 +91,7 @@ class Result(NamedTuple):
 
 def items(plan: Plan) -> list[Item]:
     """All that is to be done."""
-    main = [Item(what, seed) for what in ("scgs", "plain", "ddb", "control") for seed in plan.seeds]
+    main = [Item(what, seed) for what in ("ddb", "scgs", "plain") for seed in plan.seeds]
     return [*main, *(Item(mask, plan.seeds[0]) for mask in MASKS)]
 
 
@@ -99,8 +102,12 @@ def do(task: tuple[Plan, Item]) -> tuple[Item, list[Result]]:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # what builders count as cores
     plan, item = task
-    kind = {"plain": plain, "scgs": scgs, "ddb": ddb, "control": control}.get(item.what, masked)
-    return item, kind(plan, item)
+    began = time.monotonic()
+    found = {"plain": plain, "scgs": scgs, "ddb": ddb}.get(item.what, masked)(plan, item)
+    spent = folder(plan, item) / SECONDS
+    before = json.loads(spent.read_text()) if spent.exists() else 0.0
+    spent.write_text(json.dumps(round(before + time.monotonic() - began, 1)))
+    return item, found
 
 
 def plain(plan: Plan, item: Item) -> list[Result]:
@@ -112,17 +119,22 @@ def scgs(plan: Plan, item: Item) -> list[Result]:
 
 
 def ddb(plan: Plan, item: Item) -> list[Result]:
+    """DDB with pruning and without, and as many pictures of each class as it keeps, by the checkpoint alone."""
     found = compared(plan, item, ("ddb",), ("ddb",))
-    whole = train(plan, item, "unpruned", [item.seed], folder(plan, item) / f"ddb-seed-{item.seed}")
-    return [*found, *(Result(UNPRUNED, *each) for each in whole)]
-
-
-def control(plan: Plan, item: Item) -> list[Result]:
-    """As many pictures of each class as DDB makes, by the checkpoint alone."""
-    made = folder(plan, item) / "pictures"
-    if not (made / birds.TABLE).exists():
-        draw_control(plan, made, item.seed)
-    return [Result(CONTROL, *each) for each in train(plan, item, "control", [item.seed], made)]
+    whole = folder(plan, item) / f"ddb-seed-{item.seed}"
+    (made,) = (result.told["made"] for result in found)
+    counts = dict.fromkeys(birds.OBJECTS, 0)
+    index = json.loads((folder(plan, item) / made["directory"] / INDEX).read_text())
+    for label, _, n in index["splits"]["train"]["cells"]:
+        counts[birds.OBJECTS[label]] += n
+    plain = folder(plan, item) / "control"
+    if not (plain / birds.TABLE).exists():
+        draw_control(plan, plain, item.seed, counts)
+    return [
+        *found,
+        *(Result(UNPRUNED, *each) for each in train(plan, item, "unpruned", [item.seed], whole)),
+        *(Result(CONTROL, *each) for each in train(plan, item, "control", [item.seed], plain)),
+    ]
 
 
 def masked(plan: Plan, item: Item) -> list[Result]:
@@ -176,8 +188,8 @@ def train(plan: Plan, item: Item, name: str, seeds: Sequence[int], add: Path) ->
     return [(each["seed"], {**each, "added": told["pictures"]["added"]}) for each in told["seeds"]]
 
 
-def draw_control(plan: Plan, out: Path, seed: int) -> None:
-    """Pictures of both classes as plain prompts give them, in folders, and their table."""
+def draw_control(plan: Plan, out: Path, seed: int, counts: Mapping[str, int]) -> None:
+    """Pictures of both classes as plain prompts give them, in folders, and their table; `counts` of each class."""
     import torch
 
     from figureground.ddb import DDB
@@ -186,15 +198,13 @@ def draw_control(plan: Plan, out: Path, seed: int) -> None:
     from figureground.finetuning import fill
 
     config = DDB.CONFIGS["pocket"]
-    sizes = {"sources": config.sources, "per_source": config.per_source, "steps": config.steps}
-    sizes |= {name: value for name, value in plan.settings("ddb")["ddb"].items() if name in sizes}
-    count = sizes["sources"] * sizes["per_source"]
+    steps = plan.settings("ddb")["ddb"].get("steps", config.steps)
     checkpoint = open_checkpoint("pocket", device=torch.device("cpu"), dtype=torch.float32, safety="off")
-    sampling = Sampling(config.size, sizes["steps"], 1.0, config.guidance_scale, batch_size=config.batch_size or 1)
+    sampling = Sampling(config.size, steps, 1.0, config.guidance_scale, batch_size=config.batch_size or 1)
     specs = [
         Spec(f"{label}-{i:05d}", "train", label, 0, name, "unknown", fill("a photo of a {noun}", name, ""),
              derive_seed(seed, "control", name, str(i)))
-        for label, name in enumerate(birds.OBJECTS) for i in range(count)
+        for label, name in enumerate(birds.OBJECTS) for i in range(counts[name])
     ]  # fmt: skip
     shutil.rmtree(out, ignore_errors=True)
     (out / "train").mkdir(parents=True)
@@ -283,11 +293,10 @@ def tune(plan: Plan, name: str, change: Mapping[str, Any]) -> dict[str, Any]:
     """The worst group of validation with a changed setting; the test split's numbers are not looked at."""
     from figureground.learn.compare import compare
 
-    builder = name in ("scgs", "ddb")
-    settings = {**change, **plan.smaller.get(name, {}), **({"threads": 1} if builder else {})}
+    settings = {**change, **plan.smaller.get(name, {}), **({"threads": 1} if name in ("scgs", "ddb") else {})}
     label = "-".join(f"{key}-{value}" for key, value in change.items()) or "default"
     told = compare(
-        plan.data, [name], [TUNED_WITH, TUNED_WITH + 1] if not builder else [TUNED_WITH],
+        plan.data, [name], list(TUNED_WITH),
         plan.work / "tuning" / f"{name}-{label}", training=plan.training,
         overrides={name: settings} if settings else {}, workers=1, show_progress=False,
     )  # fmt: skip
@@ -345,7 +354,7 @@ def main() -> None:
             for told in found:
                 print(f"{told['method']:<10} {100 * told['worst']:5.1f} {100 * told['average']:5.1f}  {told['change']}")
             if args.out:
-                args.out.write_text(json.dumps({"seed": TUNED_WITH, "tried": found}, indent=2) + "\n")
+                args.out.write_text(json.dumps({"seeds": TUNED_WITH, "tried": found}, indent=2) + "\n")
             return
         work = [(plan, item) for item in items(plan) if not (args.no_masks and item.what in MASKS)]
         done = processes.imap_unordered(do, work)
@@ -363,7 +372,10 @@ def main() -> None:
         "mitigate", args, verdicts(table),
         {
             "training": dict(plan.training), "chosen": CHOSEN, "tried": TRIED,
-            "tuned_with_seed": TUNED_WITH, "seeds": plan.seeds, "workers": args.workers,
+            "tuned_with_seeds": TUNED_WITH, "seeds": plan.seeds, "workers": args.workers,
+            "worked_s": {
+                f"{each.what}-{each.seed}": json.loads((folder(plan, each) / SECONDS).read_text()) for _, each in work
+            },
         },
         began, table=table,
     )  # fmt: skip
