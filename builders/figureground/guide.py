@@ -19,15 +19,8 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from figureground.errors import printable
-from figureground.images import (
-    MASK_SUFFIX,
-    UnreadableImage,
-    center_square,
-    content_hash,
-    list_images,
-    list_odd,
-    read_image,
-)
+from figureground.images import UnreadableImage, center_square, content_hash, list_images, list_odd, read_image
+from figureground.mask import mask_beside, read_mask, to_shares
 from figureground.numerics import usable_cores
 from figureground.sample import Box
 
@@ -377,12 +370,6 @@ def place(
     return left, top, left + side, top + side
 
 
-def mask_beside(path: Path) -> Path | None:
-    """The mask file of a picture: `rex.mask.png` beside `rex.jpg`, where there is one."""
-    mask = path.with_name(path.stem + MASK_SUFFIX)
-    return mask if mask.is_file() else None
-
-
 def photograph(path: Path, size: int) -> Image.Image:
     """The centre square of a photograph, RGB, its edge `size` pixels.
 
@@ -455,7 +442,7 @@ def _cut(picture: Image.Image, path: Path, beside: Path | None) -> Image.Image |
     if picture.getchannel("A").getextrema() != (255, 255):
         source = "alpha channel"
     elif beside is not None:
-        picture.putalpha(_read_mask(beside, picture.size))
+        picture.putalpha(to_shares(read_mask(beside, picture.size)).resize(picture.size, _FILTER))
         source = f"mask {beside.name}"
     else:
         return None
@@ -463,18 +450,3 @@ def _cut(picture: Image.Image, path: Path, beside: Path | None) -> Image.Image |
     if extent is None:
         raise UnreadableImage(path, f"its {source} is empty: there is nothing to paste")
     return picture.crop(extent)
-
-
-def _read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
-    """A mask file as L, in its picture's size, its highest value made 255, since many masks hold 0 and 1."""
-    picture = read_image(path, "RGBA")
-    if abs(math.log(picture.width * size[1] / (picture.height * size[0]))) > 0.05:
-        raise UnreadableImage(
-            path,
-            f"the mask is {picture.width} by {picture.height} pixels and its picture, upright, {size[0]} by {size[1]}: "
-            f"they must have the same shape",
-        )
-    black = Image.new("RGBA", picture.size, "black")
-    values = np.asarray(Image.alpha_composite(black, picture).convert("RGB")).max(axis=2).astype(np.float64)
-    values = np.rint(values * (255 / max(1.0, values.max()))).astype(np.uint8)
-    return Image.fromarray(values).resize(size, _FILTER)

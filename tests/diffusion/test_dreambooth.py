@@ -29,19 +29,7 @@ from figureground.weights import fingerprint
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 QUIET = {"device": "cpu", "show_progress": False}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def as_many_threads_as_a_command_has():
-    """Bits depend on it, and other tests may have asked for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def sd1(tmp_path_factory):
-    return make_checkpoint("sd1", tmp_path_factory.mktemp("checkpoint"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Textual inversion from a few pictures to a token: what changes, who can load it, what is refused, how it goes on."""
+"""Textual inversion from a few pictures to a token: what changes, what is refused, how it goes on."""
 
 import contextlib
 import csv
@@ -11,77 +11,25 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from commands import ENVIRONMENT, litter, wait_for
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tiny_checkpoints import KINDS, make_checkpoint, set_weights
-from tiny_references import make_references
+from tiny_tokens import learn, tiny, vectors
 
 from figureground.diffusion.checkpoint import open_checkpoint
-from figureground.diffusion.inversion import Inverting, _to_grid, invert, load_tokens
+from figureground.diffusion.embedding import Hidden, Inverting
 from figureground.diffusion.latents import encode
-from figureground.diffusion.render import Renderer, Sampling
+from figureground.diffusion.tokens import load_tokens
 from figureground.errors import FiguregroundError, RecipeError
 from figureground.images import content_hash, read_image
 from figureground.inverting import Inversion
-from figureground.sample import Spec
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
-QUIET = {"device": "cpu", "show_progress": False}
-TEMPLATES = ("a photo of a {token}", "a {token}")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def as_many_threads_as_a_command_has():
-    """Bits depend on it, and other tests may have asked for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    """One of every kind, by name."""
-    return {kind: make_checkpoint(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
-
-
-@pytest.fixture(scope="module")
-def sd1(checkpoints):
-    return checkpoints["sd1"]
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return make_references(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
-def mug(sd1, pictures, tmp_path_factory):
-    """A finished token."""
-    return learn(sd1, pictures, tmp_path_factory.mktemp("tokens") / "mug")
-
-
-def tiny(checkpoint, **changes):
-    values = {"steps": 4, "batch_size": 2, "size": 32, "learning_rate": 0.02, "templates": TEMPLATES, **changes}
-    return Inversion(str(checkpoint), **values)
-
-
-def learn(checkpoint, pictures, out, noun="mug", token="<mug>", masks=None, **changes):
-    return invert(pictures, noun, token, out, tiny(checkpoint, **changes), masks=masks, **QUIET)
-
-
-def vectors(out):
-    return load_file(out / "learned_embeds.safetensors")
-
-
-def draw(checkpoint, prompt):
-    """A picture by the path that datasets are drawn by, as an array."""
-    renderer = Renderer(checkpoint, Sampling(32, 2, 1.0, 4.0), lambda spec: (None, None))
-    return np.asarray(next(renderer.render([Spec("a", "a", 0, 0, "", "", prompt, 0)])).image)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # What it makes
@@ -160,93 +108,6 @@ def test_in_bfloat16_with_checkpointed_gradients_and_mirrored_pictures_vectors_a
     assert all(torch.isfinite(rows).all() and rows.dtype == torch.float32 for rows in found.values())
 
 
-# Loading
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_diffusers_own_loader_opens_it_and_draws_what_load_tokens_draws(checkpoints, pictures, tmp_path, kind):
-    out = learn(checkpoints[kind], pictures, tmp_path / "c", vectors=3)
-    plain, ours, theirs = (open_checkpoint(str(checkpoints[kind]), **CPU) for _ in range(3))
-    load_tokens(ours, [out])
-    if kind == "sdxl":
-        found, pipeline = vectors(out), theirs.text_to_image
-        assert sorted(found) == ["clip_g", "clip_l"]
-        pipeline.load_textual_inversion(found["clip_l"], "<mug>", pipeline.tokenizer, pipeline.text_encoder)
-        pipeline.load_textual_inversion(found["clip_g"], "<mug>", pipeline.tokenizer_2, pipeline.text_encoder_2)
-    else:
-        theirs.text_to_image.load_textual_inversion(out)
-    prompt = "a photo of a <mug>, in water"
-    drawn = draw(ours, prompt)
-    assert np.array_equal(drawn, draw(theirs, prompt))
-    assert not np.array_equal(drawn, draw(plain, prompt))
-    assert ours.image_to_image.tokenizer is ours.text_to_image.tokenizer
-    for tokenizer in ours.tokenizers:  # all of its vectors stand in the prompt
-        said = tokenizer.tokenize(ours.image_to_image.maybe_convert_prompt(prompt, tokenizer))
-        assert said[4:8] == ["<mug>", "<mug>_1", "<mug>_2", ",</w>"]
-    assert np.array_equal(draw(ours, "a photo of a mug"), draw(plain, "a photo of a mug"))
-
-
-def test_a_token_is_loaded_once_however_often_it_is_given(sd1, mug, tmp_path):
-    checkpoint = open_checkpoint(str(sd1), **CPU)
-    load_tokens(checkpoint, [mug, mug / "learned_embeds.safetensors"])
-    size = len(checkpoint.tokenizers[0])
-    weights = checkpoint.text_to_image.text_encoder.get_input_embeddings().weight.clone()
-    load_tokens(checkpoint, [shutil.copytree(mug, tmp_path / "copy")])
-    assert len(checkpoint.tokenizers[0]) == size
-    assert torch.equal(checkpoint.text_to_image.text_encoder.get_input_embeddings().weight, weights)
-
-
-def test_several_tokens_go_together(sd1, pictures, mug, tmp_path):
-    bird = learn(sd1, pictures, tmp_path / "bird", noun="bird", token="<bird>", vectors=2)
-    checkpoint = open_checkpoint(str(sd1), **CPU)
-    load_tokens(checkpoint, [mug, bird])
-    table, tokenizer = checkpoint.text_to_image.text_encoder.get_input_embeddings().weight, checkpoint.tokenizers[0]
-    for out, names in ((mug, ["<mug>"]), (bird, ["<bird>", "<bird>_1"])):
-        assert torch.equal(table[tokenizer.convert_tokens_to_ids(names)], vectors(out)[names[0]])
-
-
-def test_texts_end_at_their_end_in_encoders_with_the_old_number_of_it(checkpoints, pictures, tmp_path):
-    out = learn(checkpoints["sdxl"], pictures, tmp_path / "c")
-    told = []
-    for number in (2, None):
-        checkpoint = open_checkpoint(str(checkpoints["sdxl"]), **CPU)
-        for module in checkpoint.text_to_image.text_encoder_2.modules():
-            if hasattr(module, "eos_token_id") and number:
-                module.eos_token_id = number
-        load_tokens(checkpoint, [out])
-        told.append(checkpoint.text_to_image.encode_prompt("a <mug>, in water", do_classifier_free_guidance=False)[2])
-    assert torch.equal(*told)
-
-
-def test_a_file_that_can_not_be_loaded_says_why_and_nothing_is_loaded(checkpoints, sd1, pictures, mug, tmp_path):
-    def refuses(said, *files, kind="sd1"):
-        checkpoint = open_checkpoint(str(checkpoints[kind]), **CPU)
-        size = len(checkpoint.tokenizers[0])
-        with pytest.raises(FiguregroundError, match=said):
-            load_tokens(checkpoint, files)
-        assert len(checkpoint.tokenizers[0]) == size
-
-    def made(name, rows, **metadata):
-        save_file(rows, tmp_path / name, metadata)
-        return tmp_path / name
-
-    refuses(r"no such file; is the token learned to its end", mug, tmp_path / "nowhere.safetensors")
-    refuses(r"holds <mug>, learned with sd1; sdxl has 2 text encoders", mug, kind="sdxl")
-    told = json.dumps({"token": "<big>", "checkpoint": "big"})
-    big = made("big", {"<big>": torch.ones(1, 48)}, figureground=told)
-    refuses(r"<big> has vectors of 48 numbers, learned with big, and sd1 needs 32", mug, big)
-    refuses(r"'mug' is a word that the checkpoint's tokenizer knows", made("word", {"mug": torch.ones(32)}))
-    refuses(r"hold NaN or infinity", made("nan", {"<nan>": torch.full((1, 32), float("nan"))}))
-    refuses(r"other vectors", mug, made("twin", {"<mug>": torch.ones(1, 32)}))
-    (tmp_path / "cut").write_bytes((mug / "learned_embeds.safetensors").read_bytes()[:-9])
-    refuses(r"cut doesn't open as learned embeddings", tmp_path / "cut")
-    checkpoint = open_checkpoint(str(sd1), **CPU)
-    load_tokens(checkpoint, [mug])
-    for rows in (torch.ones(1, 32), vectors(mug)["<mug>"].repeat(2, 1)):
-        with pytest.raises(FiguregroundError, match=r"<mug> is known to the checkpoint already, with other vectors"):
-            load_tokens(checkpoint, [made("later", {"<mug>": rows})])
-
-
 # Masks
 
 
@@ -272,13 +133,28 @@ def test_the_loss_is_the_mean_inside_the_mask(sd1, pictures, halves, tmp_path):
     assert loss["left"] != pytest.approx(loss["right"], rel=1e-3)
 
 
-def test_a_mask_on_the_latent_grid_is_shares_of_area_mirrored_with_its_picture():
-    mask = Image.new("L", (40, 40))
-    mask.paste(255, (0, 0, 15, 40))
-    plain, mirrored = _to_grid(mask, 8, flip=True)[:, 0]
-    assert torch.equal(plain[0], torch.tensor([1, 1, 1, 0, 0, 0, 0, 0.0]))
-    assert torch.equal(mirrored, plain.flip(1))
-    assert 0 < _to_grid(Image.fromarray(np.pad([[255]], 999).astype(np.uint8)), 8, flip=False).sum() < 1e-2
+def test_a_checkpoint_made_for_inpainting_learns_from_what_is_around_the_mask(pictures, halves, tmp_path):
+    painter = make_checkpoint("sd1", tmp_path, inpaint=True)
+    images = [read_image(path).resize((32, 32)) for path in sorted(pictures.iterdir())]
+
+    def loss(around):
+        checkpoint = open_checkpoint(str(painter), **CPU, inpaint=True)
+        vae = checkpoint.text_to_image.vae
+        where = torch.zeros(4, 1, 1, *encode(vae, images, flip=False).mean.shape[-2:])
+        where[..., : where.shape[-1] // 2] = 1
+        hidden = Hidden(where, encode(vae, around, flip=False))
+        posteriors = encode(vae, images, flip=False)
+        settings = tiny(painter, batch_size=4)
+        inverting = Inverting(checkpoint, settings, "mug", "<mug>", posteriors, where, 32, torch.float32, hidden)
+        return inverting.step(0)[0].item()
+
+    assert loss(images) == loss(images)
+    assert loss(images) != loss([Image.new("RGB", (32, 32), "red")] * 4)
+    learned = [
+        learn(painter, pictures, tmp_path / f"masked-{flip}", masked=True, masks=halves["left"], flip=flip)
+        for flip in (False, True)
+    ]
+    assert all(torch.isfinite(vectors(out)["<mug>"]).all() for out in learned)
 
 
 def test_masks_beside_the_pictures_are_found(sd1, pictures, halves, tmp_path):
@@ -306,13 +182,16 @@ def test_masks_of_no_use_are_refused_naming_the_file(sd1, pictures, halves, tmp_
 
     refuses(r"there are 3 of them and 4 pictures", halves["left"][:3])
     refuses(r"^masked: masks were given, and it is off", halves["left"], masked=False)
-    refuses(r"black\.png covers nothing", mask("black.png", Image.new("L", (40, 40))))
+    refuses(r"black\.png: the mask covers nothing", mask("black.png", Image.new("L", (40, 40))))
     refuses(
-        r"wide\.png is 80 by 40 pixels and its picture, upright, 40 by 40",
+        r"wide\.png: the mask is 80 by 40 pixels and its picture, upright, 40 by 40",
         mask("wide.png", Image.new("L", (80, 40), 255)),
     )
     (tmp_path / "empty.png").write_bytes(b"")
-    refuses(r"empty\.png can't be read: the file is empty", [*halves["left"][:3], tmp_path / "empty.png"])
+    refuses(
+        r"empty\.png: the file is empty .* Mend the mask, or leave the picture out",
+        [*halves["left"][:3], tmp_path / "empty.png"],
+    )
 
 
 # The door
@@ -357,17 +236,6 @@ def test_fewer_than_three_different_pictures_are_refused_and_the_rest_told(sd1, 
         learn(sd1, [messy / "01.png"], tmp_path / "d")
     with pytest.raises(FiguregroundError, match="there is no directory"):
         learn(sd1, tmp_path / "nowhere", tmp_path / "d")
-
-
-def test_files_of_one_name_are_told_apart(sd1, pictures, tmp_path):
-    files = []
-    for i, path in enumerate(sorted(pictures.iterdir())):
-        (tmp_path / f"{i}").mkdir()
-        files.append(shutil.copy(path, tmp_path / f"{i}" / "mug.png"))
-    out = learn(sd1, files, tmp_path / "c", steps=1)
-    assert list(json.loads((out / "inversion.json").read_text())["inputs"]["pictures"]) == [
-        "mug.png", "mug.png (2)", "mug.png (3)", "mug.png (4)",
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["mine.txt", "learned_embeds.safetensors"])

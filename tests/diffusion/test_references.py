@@ -24,7 +24,7 @@ def test_only_image_files_count_whatever_else_lies_there(folder):
     found = read_references(folder, 32)
     assert [r.name for r in found.used] == ["00.png", "01.png", "02.png", "03.png"]
     assert {r.image.size for r in found.used} == {(32, 32)}
-    assert found.notes() == []
+    assert found.left_out.notes() == []
 
 
 def test_a_wide_picture_becomes_the_square_around_its_centre(folder):
@@ -41,12 +41,12 @@ def test_files_that_can_not_be_read_are_listed_with_reasons(folder):
     (folder / "directory.png").mkdir()
     found = read_references(folder, 32)
     assert len(found.used) == 4
-    assert dict(found.unreadable) == {
+    assert dict(found.left_out.unreadable) == {
         "broken.jpg": "not a picture, or in a format that can't be read",
         "directory.png": "a directory",
         "empty.png": "the file is empty (0 bytes)",
     }
-    assert found.notes()[0].startswith("3 references can't be read and count for nothing: ")
+    assert found.left_out.notes()[0].startswith("3 references can't be read and count for nothing: ")
 
 
 def test_a_picture_given_twice_counts_once_and_is_named(folder):
@@ -54,8 +54,8 @@ def test_a_picture_given_twice_counts_once_and_is_named(folder):
     Image.open(folder / "02.png").save(folder / "other.bmp")  # other bytes, the same pixels
     found = read_references(folder, 32)
     assert len(found.used) == 4
-    assert found.repeated == (("again.png", "01.png"), ("other.bmp", "02.png"))
-    assert "again.png is 01.png, other.bmp is 02.png" in found.notes()[0]
+    assert found.left_out.repeated == [("again.png", "01.png"), ("other.bmp", "02.png")]
+    assert "again.png is 01.png, other.bmp is 02.png" in found.left_out.notes()[0]
 
 
 def test_three_are_enough_and_two_are_not(tmp_path):

@@ -5,9 +5,10 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_checkpoints import KINDS, make_checkpoint
+from tiny_checkpoints import KINDS
 from tiny_references import make_references, tiny
 
+from figureground.diffusion.base import open_base
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.denoiser import Denoiser, tokenize
 from figureground.diffusion.latents import encode
@@ -18,11 +19,6 @@ from figureground.errors import FiguregroundError
 
 CPU = torch.device("cpu")
 SIZE = 32
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    return {kind: make_checkpoint(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +34,7 @@ def opened(checkpoint):
 def prepare(checkpoint, images, captions=None, **changes):
     """A training and the checkpoint that it changes."""
     settings = tiny(checkpoint, **changes)
-    model = opened(checkpoint)
-    for part in model.text_to_image.components.values():
-        if isinstance(part, torch.nn.Module):
-            part.requires_grad_(False)
+    model = open_base(str(checkpoint), None, device=CPU, dtype=torch.float32)
     vae = model.text_to_image.vae
     material = Material(
         encode(vae, images[:3], settings.flip), captions or ("a photo of a sks flower",) * 3,

@@ -72,6 +72,7 @@ def stored_dtype(part: Path) -> torch.dtype:
 
 
 def _write_part(part: nn.Module, dtype: torch.dtype, out: Path, variant: str | None) -> None:
+    # To mypy what a module has no field for is a Tensor or a Module.
     part.to("cpu", dtype).save_pretrained(out, safe_serialization=True, variant=variant)  # type: ignore[operator]
     config = out / "config.json"
     content = json.loads(config.read_text(encoding="utf-8"))

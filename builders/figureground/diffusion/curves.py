@@ -23,6 +23,8 @@ MOST_ACROSS = 4
 """Curves side by side in the drawing."""
 SETTLED_EVERY = 10
 """Steps whose losses stay on the device, so that it doesn't wait for each."""
+SECONDS_BETWEEN_LOOKS = 5.0
+"""How often the curves on disk are renewed while something is learned."""
 
 
 class Curves:
@@ -65,6 +67,11 @@ class Curves:
         """The means over the last so many settled steps."""
         rows = self._settled[-steps:]
         return {n: sum(r[i] for r in rows) / len(rows) for i, n in enumerate(self.names)} if rows else {}
+
+    def at_end(self, steps: int) -> dict[str, float]:
+        """What provenance tells of a run of so many steps: the means over its last tenth, 100 steps at most."""
+        last = max(1, min(100, steps // 10))
+        return {"steps": last, **{name: round(value, 6) for name, value in self.latest(last).items()}}
 
     def state(self) -> Tensor:
         """All values, float64 (steps, names); `restore` takes it."""

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import platform
-import re
 import resource
 import shutil
 import sys
@@ -23,24 +22,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tqdm import tqdm
 
 from figureground.concepts import CHECKPOINT, CONCEPT, FORMAT, LORA, hash_weights, read_concept
-from figureground.diffusion import concept, identifier, inputs, objective, priors
-from figureground.diffusion.checkpoint import Checkpoint, is_out_of_memory, open_checkpoint
-from figureground.diffusion.curves import Curves, NotFinite
+from figureground.diffusion import concept, identifier, inputs, priors
+from figureground.diffusion.base import choose_dtype, open_base
+from figureground.diffusion.checkpoint import Checkpoint
+from figureground.diffusion.curves import SECONDS_BETWEEN_LOOKS, Curves, NotFinite
 from figureground.diffusion.latents import encode, to_pixels
 from figureground.diffusion.previews import PREVIEWS, draw_preview
 from figureground.diffusion.processes import Processes, join
 from figureground.diffusion.references import References, read_references
 from figureground.diffusion.render import Sampling
-from figureground.diffusion.state import STATE, read_state, save_state, saved_threads
+from figureground.diffusion.state import STATE, saved_threads
 from figureground.diffusion.training import Material, Similarity, Training, require_bitsandbytes
+from figureground.diffusion.unfinished import Unfinished
 from figureground.errors import FiguregroundError, RecipeError, Stopped
 from figureground.finetuning import POCKET, Finetuning, fill, settings_for
 from figureground.numerics import library_versions
-from figureground.run import disk, signals
+from figureground.run import signals
 from figureground.run.progress import Progress
 from figureground.shards.writer import lock, replace_text
 from figureground.weights import check_size, local_directory
@@ -49,8 +49,6 @@ __all__ = ["POCKET", "Finetuning", "finetune", "settings_for"]
 
 PRIOR = "prior"
 """Where prior images lie in a concept's directory, if no other is named."""
-SECONDS_BETWEEN_LOOKS = 5.0
-"""How often the curves on disk are renewed."""
 
 
 def finetune(
@@ -90,32 +88,10 @@ def finetune(
             memory or disk is full; or a loss is no number.
     """
     asked = _Asked(Path(references), noun, label, Path(out), settings, prior, components, show_progress)
-    kept = _Kept(asked)
-    try:
+    kept = _Kept(asked.out, settings.steps)
+    with kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
         _finetune(asked, device, kept)
-    except KeyboardInterrupt as error:
-        if kept.said():
-            error.add_note(kept.said())
-        raise
-    except NotFinite as error:
-        raise FiguregroundError(" ".join(filter(None, [str(error), kept.said(), ADVICE_NOT_FINITE]))) from error
-    except (OSError, SafetensorError) as error:
-        if trouble := disk.explain(_as_os_error(error), asked.out):
-            raise FiguregroundError(f"{trouble} {kept.said()}".strip()) from error
-        raise
-    except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise FiguregroundError(f"{_advise_memory(settings)} {kept.said()}".strip()) from error
-        raise
     return asked.out
-
-
-def _as_os_error(error: OSError | SafetensorError) -> OSError:
-    """What safetensors says of a disk in words alone, with its number."""
-    if isinstance(error, OSError):
-        return error
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number[1]) if number else 0, str(error))
 
 
 @dataclass(frozen=True)
@@ -139,24 +115,16 @@ class _Asked:
 
 
 @dataclass
-class _Kept:
-    """What is on disk of an unfinished run."""
+class _Kept(Unfinished):
+    """What is on disk of an unfinished concept."""
 
-    asked: _Asked
-    step: int = 0
-    usable: Path | None = None
-    """What was written of the weights by then."""
     prior: Path | None = None
     """Where prior images were drawn."""
 
     def said(self) -> str:
-        """A sentence or two, or nothing."""
-        if not self.step:
-            kept = "No step is saved yet, but prior images are, and the same command goes on from there."
-            return kept if self.prior and any(self.prior.glob("*.png")) else ""
-        out, steps = self.asked.out, self.asked.settings.steps
-        said = f"Step {self.step:,} of {steps:,} is saved in {out}, and the same command goes on from there."
-        return f"{said} {self.usable} holds what was learned by then." if self.usable else said
+        if not self.step and self.prior and any(self.prior.glob("*.png")):
+            return "No step is saved yet, but prior images are, and the same command goes on from there."
+        return super().said()
 
 
 ADVICE_NOT_FINITE = (
@@ -224,7 +192,7 @@ def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
                 return
             _clean(out)
             inputs.remember(out, identity)
-            for note in found.notes():
+            for note in found.left_out.notes():
                 tqdm.write(f"figureground: {note}", file=sys.stderr)
         processes.wait()
         with signals.at_checks():
@@ -244,24 +212,9 @@ def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
 def _open(settings: Finetuning, processes: Processes, dtype: torch.dtype) -> Checkpoint:
     # A frozen base may be as small as what is computed in; what is trained is float32.
     held = dtype if settings.lora_rank is not None else torch.float32
-    checkpoint = open_checkpoint(
-        settings.checkpoint, settings.revision, device=processes.device, dtype=held, scheduler=settings.scheduler,
-        safety="off",
-    )  # fmt: skip
-    objective.check_prediction(checkpoint.facts["prediction_type"])
-    for network in checkpoint.text_to_image.components.values():
-        if isinstance(network, torch.nn.Module):
-            network.requires_grad_(False)
-    checkpoint.text_to_image.vae.to(torch.float32)
-    return checkpoint
-
-
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """What is computed in: `auto` is bfloat16 where CUDA has it, else float32."""
-    if dtype == "auto":
-        has = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has else torch.float32
-    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    return open_base(
+        settings.checkpoint, settings.revision, device=processes.device, dtype=held, scheduler=settings.scheduler
+    )
 
 
 def _check_words(asked: _Asked, checkpoint: Checkpoint, found: References) -> None:
@@ -463,23 +416,10 @@ class _Session:
             yield bar
 
     def _save(self, step: int, seconds: float) -> None:
-        state = {
-            **self.training.state(), "step": step, "seconds": seconds, "made_with": json.dumps(self.made_with),
-            "threads": torch.get_num_threads(), "curves": self.curves.state(),
-        }  # fmt: skip
-        save_state(self.out / STATE, state)
-        self.kept.step = step
-        self.curves.write(self.out)
+        self.kept.save(self.training, self.curves, self.made_with, step, seconds)
 
     def _restore(self) -> tuple[int, float]:
-        """Takes up the state on disk, where there is one; returns its step and seconds."""
-        state = read_state(self.out / STATE, self.made_with, self.device)
-        if state is None:
-            return 0, 0.0
-        self.training.restore(state)
-        self.curves.restore(state["curves"])
-        self.kept.step = state["step"]
-        return state["step"], state["seconds"]
+        return self.kept.restore(self.training, self.curves, self.made_with, self.device)
 
     # What is written
 
@@ -516,7 +456,6 @@ class _Session:
         curves.draw(self.out)
         kind = "lora" if self._write().name == LORA else "checkpoint"
         base = self._base()
-        last = max(1, min(100, settings.steps // 10))
         facts = {
             "format": FORMAT, "kind": kind, "sha256": hash_weights(self.out, kind, base["fingerprint"]),
             "noun": self.asked.noun, "label": self.asked.label, "identifier": settings.identifier, "size": self.size,
@@ -525,7 +464,7 @@ class _Session:
             "processor": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
             "threads": torch.get_num_threads(), "versions": _versions(), "steps": settings.steps,
             "seconds": round(seconds, 1), "peak_memory_mb": round(_peak_memory(self.device)),
-            "losses": {"steps": last, **{name: round(value, 6) for name, value in curves.latest(last).items()}},
+            "losses": curves.at_end(settings.steps),
         }  # fmt: skip
         replace_text(self.out / CONCEPT, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
         (self.out / STATE).unlink(missing_ok=True)

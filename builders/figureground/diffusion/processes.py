@@ -70,6 +70,7 @@ class Processes:
 def gather_alone(model: nn.Module, alone: bool) -> Any:
     """Within, gradients stay in this process: more passes follow before the step."""
     several = isinstance(model, nn.parallel.DistributedDataParallel)
+    # To mypy what a module has no field for is a Tensor or a Module.
     return model.no_sync() if alone and several else contextlib.nullcontext()  # type: ignore[operator]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,17 @@ class Reference:
     """RGB, the largest square around the centre, size × size."""
 
 
-@dataclass(frozen=True)
-class References:
-    """The pictures of a folder that can be used, and those that can't."""
+@dataclass
+class LeftOut:
+    """Files that aren't used."""
 
-    used: tuple[Reference, ...]
-    unreadable: tuple[tuple[str, str], ...]
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
     """Files with the names of images that can't be read, and why."""
-    repeated: tuple[tuple[str, str], ...]
+    repeated: list[tuple[str, str]] = field(default_factory=list)
     """Files that hold the same picture as another one, and that one."""
 
     def notes(self) -> list[str]:
-        """What a person should know of the files that are left out, a sentence each."""
+        """What a person should know of them, a sentence each."""
         lines = []
         if self.unreadable:
             what = listed((f"{printable(name)} ({reason})" for name, reason in self.unreadable), 6)
@@ -49,12 +49,20 @@ class References:
             lines.append(f"{counted(len(self.repeated), 'reference')} given twice, counted once: {what}.")
         return lines
 
+
+@dataclass(frozen=True)
+class References:
+    """The pictures of a folder that can be used, and those that can't."""
+
+    used: tuple[Reference, ...]
+    left_out: LeftOut
+
     def to_json(self) -> dict[str, Any]:
         """File names, hashes and captions; no pixels and no places."""
         return {
             "used": [{"file": r.name, "sha256": r.sha256, "caption": r.caption} for r in self.used],
-            "unreadable": [{"file": name, "reason": reason} for name, reason in self.unreadable],
-            "repeated": [{"file": name, "same_as": of} for name, of in self.repeated],
+            "unreadable": [{"file": name, "reason": reason} for name, reason in self.left_out.unreadable],
+            "repeated": [{"file": name, "same_as": of} for name, of in self.left_out.repeated],
         }
 
 
@@ -70,34 +78,42 @@ def read_references(folder: Path, size: int) -> References:
     """
     if not folder.is_dir():
         raise FiguregroundError(f"--references {folder}: there is no such directory.")
-    used: list[Reference] = []
-    seen: dict[str, str] = {}
-    repeated: list[tuple[str, str]] = []
-    unreadable = [(path.name, reason) for path, reason in list_odd(folder)]
-    for path in list_images(folder):
-        try:
-            picture = read_image(path)
-        except UnreadableImage as error:
-            unreadable.append((path.name, error.reason))
-            continue
-        pixels = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
-        if pixels in seen:
-            repeated.append((path.name, seen[pixels]))
-            continue
-        seen[pixels] = path.name
-        used.append(Reference(path.name, content_hash(path), read_caption(path), center_square(picture, size)))
-    found = References(tuple(used), tuple(unreadable), tuple(repeated))
+    left_out = LeftOut([(path.name, reason) for path, reason in list_odd(folder)])
+    used = tuple(
+        Reference(path.name, content_hash(path), read_caption(path), center_square(picture, size))
+        for path, picture in read_different(list_images(folder), left_out)
+    )
+    found = References(used, left_out)
     if len(used) < LEAST:
         raise FiguregroundError(f"--references {folder}: {_too_few(found)}")
     return found
 
 
+def read_different(files: Iterable[Path], left_out: LeftOut) -> Iterator[tuple[Path, Image.Image]]:
+    """The pictures of files, RGB, as large as they are; each once. What is left out is added to `left_out`."""
+    seen: dict[str, str] = {}
+    for path in files:
+        try:
+            picture = read_image(path)
+        except UnreadableImage as error:
+            left_out.unreadable.append((path.name, error.reason))
+            continue
+        pixels = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+        if pixels in seen:
+            left_out.repeated.append((path.name, seen[pixels]))
+            continue
+        seen[pixels] = path.name
+        yield path, picture
+
+
 def _too_few(found: References) -> str:
-    if len(found.used) == 1 and len(found.repeated) + 1 >= LEAST:
-        files = [found.used[0].name, *(name for name, _ in found.repeated)]
+    if len(found.used) == 1 and len(found.left_out.repeated) + 1 >= LEAST:
+        files = [found.used[0].name, *(name for name, _ in found.left_out.repeated)]
         return (
             f"all {len(files)} images show the same picture ({listed(map(printable, files), 4)}). A concept needs at "
             f"least {LEAST} different ones."
         )
     have = counted(len(found.used), "image") if found.used else "no image"
-    return " ".join([f"it holds {have} that can be used, and a concept needs at least {LEAST}.", *found.notes()])
+    return " ".join(
+        [f"it holds {have} that can be used, and a concept needs at least {LEAST}.", *found.left_out.notes()]
+    )

@@ -16,6 +16,7 @@ from PIL import Image
 from figureground import recipe as recipes
 from figureground.errors import FiguregroundError, counted, listed, printable
 from figureground.images import MASK_SUFFIX, UnreadableImage, read_image
+from figureground.mask import mask_path, mask_values, read_mask, where_bright
 from figureground.table import Counts, cramers_v
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ SPLITS = ("train", "validation", "test")
 
 MOST_CLASSES, MOST_ATTRIBUTES = 60, 12
 """Classes and attributes of a table that is still printed; of larger ones a line tells."""
-
-SHAPE = 0.05
-"""By what share the aspect ratio of a mask may differ from its picture's; it is then resized."""
 
 DrawMask = Callable[[], np.ndarray]
 """Decodes a mask, bool (height, width): True where the object is. Raises FiguregroundError."""
@@ -228,24 +226,11 @@ def _unusable(path: Path, reason: str) -> FiguregroundError:
 
 
 def _read_mask(path: Path) -> np.ndarray:
-    beside = path.with_name(path.stem + MASK_SUFFIX)
+    beside, size = mask_path(path), _read_picture(path, None).size
     try:
-        mask = read_image(beside, "RGBA")
+        bright = Image.fromarray(where_bright(read_mask(beside, size)))
     except UnreadableImage as error:
         raise _unusable(beside, error.reason) from error
-    width, height = _read_picture(path, None).size
-    if abs(mask.width * height / (mask.height * width) - 1) > SHAPE:
-        raise _unusable(
-            beside, f"the mask is {mask.width} by {mask.height} pixels and its picture, upright, {width} by {height}"
-        )
-    return _where_bright(mask, (width, height))
-
-
-def _where_bright(mask: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """Where a mask is at least half as bright as at its brightest, since many hold 0 and 1; nowhere if it is black."""
-    black = Image.new("RGBA", mask.size, "black")
-    values = np.asarray(Image.alpha_composite(black, mask.convert("RGBA")).convert("RGB"), np.int64).max(axis=2)
-    bright = Image.fromarray(values * 2 >= max(1, int(values.max())))
     return np.asarray(bright if bright.size == size else bright.resize(size, Image.Resampling.NEAREST))
 
 
@@ -279,8 +264,7 @@ class Shards:
 
 def _decode_mask(data: bytes, key: str) -> np.ndarray:
     try:
-        mask = Image.open(io.BytesIO(data))
-        return _where_bright(mask, mask.size)
+        return where_bright(mask_values(Image.open(io.BytesIO(data))))
     except Exception as error:  # Pillow's decoders let through whatever damage leads to
         raise FiguregroundError(
             f"{key}: its mask can't be decoded ({type(error).__name__}: {error}). figureground check says more."

@@ -1,0 +1,61 @@
+"""Pictures that a token is learned from, and their masks."""
+
+import shutil
+
+import numpy as np
+import torch
+from PIL import Image
+
+from figureground.diffusion.pictures import hide, read_pictures, to_grid
+from figureground.images import content_hash
+
+
+def test_files_of_one_name_are_told_apart(pictures, tmp_path):
+    files = []
+    for i, path in enumerate(sorted(pictures.iterdir())):
+        (tmp_path / f"{i}").mkdir()
+        files.append(shutil.copy(path, tmp_path / f"{i}" / "mug.png"))
+    found, left_out = read_pictures(files, 32, False, None)
+    assert [picture.name for picture in found] == ["mug.png", "mug.png (2)", "mug.png (3)", "mug.png (4)"]
+    assert left_out.notes() == []
+
+
+def test_each_picture_keeps_its_own_mask_in_whatever_order_they_are_given(pictures, tmp_path):
+    masks = []
+    for i, _ in enumerate(pictures.iterdir()):
+        mask = Image.new("L", (40, 40))
+        mask.paste(200, (0, 0, 10 * (i + 1), 40))
+        mask.save(tmp_path / f"{i}.png")
+        masks.append(tmp_path / f"{i}.png")
+    files = sorted(pictures.iterdir())
+    again = shutil.copy(files[0], tmp_path / "again.png")  # the same picture under a later name
+    found, left_out = read_pictures([again, *files[::-1]], 32, True, [masks[3], *masks[::-1]])
+    assert left_out.repeated == [("again.png", "00.png")]
+    assert [picture.mask.getbbox() for picture in found] == [(0, 0, 10 * (i + 1), 40) for i in range(4)]
+    assert [picture.mask_sha256 for picture in found] == [content_hash(mask) for mask in masks]
+
+
+def test_a_mask_on_the_latent_grid_is_shares_of_area_mirrored_with_its_picture():
+    mask = Image.new("L", (40, 40))
+    mask.paste(255, (0, 0, 15, 40))
+    plain, mirrored = to_grid(mask, 8, flip=True)[:, 0]
+    assert torch.equal(plain[0], torch.tensor([1, 1, 1, 0, 0, 0, 0, 0.0]))
+    assert torch.equal(mirrored, plain.flip(1))
+    assert 0 < to_grid(Image.fromarray(np.pad([[255]], 999).astype(np.uint8)), 8, flip=False).sum() < 1e-2
+
+
+def test_what_an_inpainting_checkpoint_is_to_paint_is_grey_with_a_margin_and_all_else_stays(pictures, tmp_path):
+    mask = Image.new("L", (40, 40))
+    mask.paste(255, (0, 0, 10, 40))
+    mask.save(tmp_path / "left.png")
+    files = sorted(pictures.iterdir())
+    (first, *_), _ = read_pictures(files, 32, True, [tmp_path / "left.png"] * len(files))
+    seen, where = hide(first, 8, 1)
+    seen, where, image = np.asarray(seen), np.asarray(where) > 0, np.asarray(first.image)
+    assert where[:, :16].all()  # a quarter of 32 pixels, and a latent pixel around
+    assert not where[:, 16:].any()
+    assert (seen[where] == 128).all()
+    assert (seen[~where] == image[~where]).all()
+    whole, everywhere = hide(first._replace(mask=None), 8, 1)
+    assert np.asarray(everywhere).min() == 255
+    assert (np.asarray(whole) == 128).all()
