@@ -229,11 +229,3 @@ def test_an_unknown_licence_is_told_until_a_person_sets_one(tmp_path):
     assert "license unknown: set `license:` in the header of" in license_note(tmp_path / "out")
     readme.write_text(readme.read_text().replace("license: unknown", "license: cc0-1.0"))
     assert license_note(tmp_path / "out") is None
-
-
-def test_names_that_are_not_ascii_are_drawn_with_a_font_that_has_them_or_without_accents(monkeypatch):
-    from figureground import show
-
-    monkeypatch.setattr(show, "_SYSTEM_FONTS", ("no such font.ttf",))
-    assert not show._font(16, "forêt")[1]
-    assert show._to_ascii("forêt, café, 森") == "foret, cafe, ?"

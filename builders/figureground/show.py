@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageDraw, ImageFont
 
 from figureground.errors import FiguregroundError, counted, listed
+from figureground.fonts import Font, font_for, to_ascii
 from figureground.images import UnreadableImage, list_images, read_image
 from figureground.resources import resource
 from figureground.shards.card import CARD, license_of, one_foreground_each, public
@@ -284,9 +284,9 @@ def draw_preview(contents: Contents) -> Image.Image:
     edge = max((max(picture.size) for picture in pictures.values()), default=SMALLEST_CELL)
 
     names = [row.name for row in down], [contents.backgrounds[label] for label in across]
-    font, all_letters = _font(16, "".join([*names[0], *names[1]]))
+    font, all_letters = font_for("".join([*names[0], *names[1]]), 16)
     small = ImageFont.load_default(size=13)
-    drawn = names if all_letters else [[_to_ascii(name) for name in some] for some in names]
+    drawn = names if all_letters else [[to_ascii(name) for name in some] for some in names]
     rows = [_wrap(name, font, _NAME_WIDTH, lines=3) for name in drawn[0]]
     columns = [_wrap(name, font, edge, lines=2) for name in drawn[1]]
     note = "one picture a cell" if alone else f"{first}, one picture a cell"
@@ -360,26 +360,7 @@ def _fit(picture: Image.Image) -> Image.Image:
     return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
 
 
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-_SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf")
-"""Tried in turn for names that Pillow's own font lacks letters of."""
-
-
-def _font(size: int, text: str) -> tuple[_Font, bool]:
-    """A font, and whether it has more letters than ASCII: Pillow's own has not, so a text may need the system's."""
-    for name in () if text.isascii() else _SYSTEM_FONTS:
-        with contextlib.suppress(OSError):
-            return ImageFont.truetype(name, size), True
-    return ImageFont.load_default(size=size), False
-
-
-def _to_ascii(text: str) -> str:
-    """A text without its accents; other letters become question marks."""
-    letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
-    return "".join(letter if letter.isascii() else "?" for letter in letters)
-
-
-def _wrap(text: str, font: _Font, width: float, lines: int) -> list[str]:
+def _wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
     """Breaks a name between words into lines that fit; what still doesn't is cut short with an ellipsis."""
     broken: list[str] = []
     for word in text.split():
@@ -390,7 +371,7 @@ def _wrap(text: str, font: _Font, width: float, lines: int) -> list[str]:
     return [_cut(line, font, width) for line in broken or [""]]
 
 
-def _cut(text: str, font: _Font, width: float) -> str:
+def _cut(text: str, font: Font, width: float) -> str:
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:

@@ -1,4 +1,4 @@
-"""The comparison on small pocketbirds: its rows and tables, going on after a kill, and what is refused at the door."""
+"""The comparison on small pocketbirds: what it reports, going on after a kill, and what is refused at the door."""
 
 import json
 import os
@@ -14,26 +14,11 @@ from tiny_classifiers import make_classifier
 from tiny_layouts import make_folders
 
 from figureground.errors import FiguregroundError, RecipeError, UsageError
-from figureground.learn.compare import (
-    Row,
-    compare,
-    parse_methods,
-    parse_overrides,
-    summarise,
-    summarise_row,
-    tabulate,
-    to_markdown,
-    write,
-)
+from figureground.learn.compare import compare, parse_overrides
 from figureground.learn.layouts import read_groups
 from figureground.pocket import birds
 
 TRUE = {"paste": {"masks": "true", "count_per_class": 6}, "jtt": {"first_epochs": 1}}
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return birds.write(tmp_path_factory.mktemp("data") / "birds", 40, 8, 8, size=16, show_progress=False)
 
 
 def run(data, methods, out, seeds=2, overrides=TRUE, **options):
@@ -133,34 +118,6 @@ def test_without_attributes_the_worst_class_stands_for_the_worst_group(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("names", "rows"),
-    [
-        (["jtt"], [Row("jtt", None, "jtt")]),
-        (["paste", "scgs+jtt"], [Row("paste", "paste", "erm"), Row("scgs+jtt", "scgs", "jtt")]),
-        (["ddb+erm"], [Row("ddb", "ddb", "erm")]),
-    ],
-)
-def test_a_generator_is_with_erm_unless_said(names, rows):
-    assert parse_methods(names) == rows
-
-
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        (["groupdor"], "there is no 'groupdor', did you mean 'groupdro'"),
-        (["scgs+jt"], "there is no 'scgs\\+jt', did you mean 'scgs\\+jtt'"),
-        (["erm+jtt"], "there is no 'erm\\+jtt'"),
-        (["zzz"], "there is erm, reweight, jtt, groupdro, dfr, paste, scgs, ddb, and a generator with a training"),
-        (["ddb", "ddb+erm"], "'ddb' is named twice"),
-        ([], "name some"),
-    ],
-)
-def test_methods_that_there_are_not_are_named(names, said):
-    with pytest.raises(RecipeError, match=said):
-        parse_methods(names)
-
-
-@pytest.mark.parametrize(
     ("methods", "options", "said"),
     [
         ("erm", {"seeds": 0}, "seeds: 0 is not a whole number"),
@@ -214,67 +171,6 @@ def test_other_settings_or_data_in_the_same_directory_are_refused(pictures, tmp_
     with pytest.raises(FiguregroundError, match=r"holds something else \(thesis.txt\)"):
         run(pictures, "erm", tmp_path / "mine")
     assert str(tmp_path) not in (out / "compare.json").read_text()
-
-
-def result(seed, accuracies, **more):
-    groups = [
-        {"name": name, "accuracy": accuracy, "pictures": 1200, "train": n}
-        for name, accuracy, n in zip(("cat × bed", "cat × sofa"), accuracies, (90, 10), strict=True)
-    ]
-    test = {"average": sum(accuracies) / 2, "reweighted": 0.9 * accuracies[0] + 0.1 * accuracies[1],
-            "worst": min(accuracies), "worst_name": "cat × sofa", "groups": groups}  # fmt: skip
-    return {"seed": seed, "epoch": 3, "model": f"erm-seed-{seed}", "seconds": 1.0, "test": test,
-            "validation": {"average": 0.5, "worst": 0.5}, **more}  # fmt: skip
-
-
-@pytest.fixture
-def small():
-    made = [{"directory": f"ddb-seed-{seed}-pruned", "pictures": 1600, "kept": kept, "rule": "True", "seconds": 5.0}
-            for seed, kept in ((0, 0.75), (1, 0.85))]  # fmt: skip
-    rows = [
-        summarise_row(Row("erm", None, "erm"), [result(0, (0.99, 0.50)), result(1, (0.99, 0.60))]),
-        summarise_row(Row("jtt", None, "jtt"), [result(0, (0.95, 0.70), jtt={"precision": 0.5, "recall": 1.0}),
-                                                result(1, (0.95, 0.70), jtt={"precision": 0.6, "recall": 0.5})]),
-        summarise_row(Row("ddb", "ddb", "erm"), [result(0, (0.97, 0.80), added=1200, made=made[0]),
-                                                 result(1, (0.97, 0.84), added=1360, made=made[1])]),
-    ]  # fmt: skip
-    about = {"data": "birds", "backbone": "pocket", "selection": "worst group", "classes": ["cat"],
-             "attributes": ["bed", "sofa"], "pictures": {"train": 100, "validation": 2400, "test": 2400}}  # fmt: skip
-    return summarise(about, [0, 1], rows, ["Not done yet: scgs."])
-
-
-def test_the_table_reads_so(small):
-    assert (
-        tabulate(small)
-        == """\
-birds, pocket, 2 seeds, mean ± sample standard deviation; epochs chosen by the worst group of validation
-
-test accuracy, %     average  re-weighted average  worst group  added        kept  JTT precision   JTT recall
-erm               77.0 ± 3.5           94.6 ± 0.7   55.0 ± 7.1      –           –              –            –
-jtt               82.5 ± 0.0           92.5 ± 0.0   70.0 ± 0.0      –           –     55.0 ± 7.1  75.0 ± 35.4
-ddb               89.5 ± 1.4           95.5 ± 0.3   82.0 ± 2.8  1,280  80.0 ± 7.1              –            –
-
-by group, %  cat × bed (1,200)  cat × sofa (1,200)
-erm                 99.0 ± 0.0          55.0 ± 7.1
-jtt                 95.0 ± 0.0          70.0 ± 0.0
-ddb                 97.0 ± 0.0          82.0 ± 2.8
-
-note: Not done yet: scgs."""
-    )
-
-
-def test_the_same_as_markdown_and_as_a_drawing(small, tmp_path):
-    lines = to_markdown(small).splitlines()
-    assert lines[2].endswith("| worst group | added | kept | JTT precision | JTT recall |")
-    assert lines[3] == f"| --- {'| ---: ' * 7}|"
-    assert lines[6].startswith("| ddb | 89.5 ± 1.4 | 95.5 ± 0.3 | 82.0 ± 2.8 | 1,280 | 80.0 ± 7.1 |")
-    assert lines[-1] == "- Not done yet: scgs."
-    write(tmp_path, small)
-    pytest.importorskip("matplotlib")
-    from PIL import Image
-
-    assert Image.open(tmp_path / "comparison.png").width > 400
-    assert not list(tmp_path.glob(".*"))
 
 
 PROGRAM = """

@@ -30,14 +30,8 @@ from figureground.learn.errors import (
 from figureground.learn.groups import accuracy_by_group
 from figureground.learn.layouts import read_groups
 from figureground.learn.settings import Training
-from figureground.pocket import birds
 from figureground.recipe import digest
 from figureground.vision.classifiers import open_classifier
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return birds.write(tmp_path_factory.mktemp("data") / "birds", 40, 8, 8, size=16, show_progress=False)
 
 
 @pytest.fixture(scope="module")

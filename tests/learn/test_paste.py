@@ -14,7 +14,6 @@ from tiny_layouts import make_table, write_csv
 from figureground.errors import FiguregroundError, RecipeError
 from figureground.learn.layouts import read_groups
 from figureground.learn.paste import AttendedMasks, TrueMasks, compose, paste
-from figureground.pocket import birds
 from figureground.vision.classifiers import open_classifier
 
 RED, BLUE = (200, 30, 30), (20, 40, 220)
@@ -37,8 +36,8 @@ def make_flat(folder, attributes=("grass", "water"), masked=slice(0, 5), sizes=(
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return read_groups(birds.write(tmp_path_factory.mktemp("data") / "birds", 40, 8, 8, size=16, show_progress=False))
+def pictures(pictures):
+    return read_groups(pictures)
 
 
 def make(groups, out, count=4, seed=0, masks=None):

@@ -21,14 +21,8 @@ from figureground.learn.layouts import read_groups
 from figureground.learn.material import gather
 from figureground.learn.settings import METHODS, Training
 from figureground.learn.training import train
-from figureground.pocket import birds
 from figureground.shards.writer import Shard
 from figureground.vision.classifiers import open_classifier
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return birds.write(tmp_path_factory.mktemp("data") / "birds", 40, 8, 8, size=16, show_progress=False)
 
 
 @pytest.fixture(scope="module")

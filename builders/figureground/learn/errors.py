@@ -27,10 +27,11 @@ from figureground.diffusion.checkpoint import choose_device
 from figureground.errors import FiguregroundError, RecipeError, counted, listed
 from figureground.learn import erm
 from figureground.learn.backbones import open_backbone, save
+from figureground.learn.directory import held
 from figureground.learn.groups import GroupedPictures
 from figureground.learn.material import Album, Material, Part
 from figureground.learn.settings import Training
-from figureground.learn.training import MOST_WORKERS, explained, held, take_up, versions, watched
+from figureground.learn.training import INPUTS, MOST_WORKERS, explained, take_up, versions, watched
 from figureground.numerics import usable_cores
 from figureground.recipe import digest
 from figureground.run import signals
@@ -284,7 +285,7 @@ def _judge(
     for note in backbone.notes:
         tqdm.write(f"figureground: {note}", file=sys.stderr)
     probability = np.empty((len(train), len(groups.classes)))
-    with explained(settings, out, where), held(out):
+    with explained(settings, where), held(out, INPUTS, "train"):
         content = hidden.select(hidden.split != 2).fingerprint
         identity = take_up(out, {**settings.to_json(), "backbone": backbone.facts, "content": content, **how})
         made_with = {"inputs": identity, "device": where.type, "versions": versions(), "seed": how["seed"]}

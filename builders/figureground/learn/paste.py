@@ -7,7 +7,6 @@ pasted one doesn't cover it.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -24,11 +23,12 @@ from PIL import Image, ImageFilter, ImageOps
 from figureground import recipe as recipes
 from figureground.errors import FiguregroundError, RecipeError, counted, listed
 from figureground.images import encode
+from figureground.learn.directory import held
 from figureground.learn.groups import GroupedPictures
-from figureground.run import disk, signals
+from figureground.run import signals
 from figureground.run.progress import Progress
 from figureground.sample import derive_seed
-from figureground.shards.writer import lock, replace_bytes, replace_text
+from figureground.shards.writer import replace_bytes, replace_text
 
 if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier
@@ -37,7 +37,6 @@ MARKER = "paste.json"
 """What the pictures are made from, and at the end that all are there: it makes the directory ours."""
 TABLE = "metadata.csv"
 FOLDER = "train"
-LOCK = ".paste.lock"
 
 QUANTILE = 0.8
 """The share of a picture that is not attended, unless said otherwise."""
@@ -150,19 +149,10 @@ def paste(
     inputs = json.loads(json.dumps({
         "data": groups.fingerprint, **masks.facts, "count_per_class": count_per_class, "seed": seed,
     }))  # fmt: skip
-    made = disk.first_missing(out)
-    try:
-        with _held(out, inputs):
-            if not _read_marker(out / MARKER)["done"]:
-                _write(*_plan(train, count_per_class, seed), train, masks, out, inputs, show_progress)
-    except OSError as error:
-        if trouble := disk.explain(error, out):
-            raise FiguregroundError(trouble) from error
-        raise
-    finally:
-        if made is not None and out.is_dir() and not any(out.iterdir()):
-            with contextlib.suppress(OSError):
-                out.rmdir()
+    with held(out, MARKER, "paste", option=""):
+        _take_up(out / MARKER, inputs)
+        if not _read_marker(out / MARKER)["done"]:
+            _write(*_plan(train, count_per_class, seed), train, masks, out, inputs, show_progress)
     return out
 
 
@@ -202,36 +192,20 @@ def _plan(train: GroupedPictures, count_per_class: int, seed: int) -> tuple[list
 # The work
 
 
-@contextlib.contextmanager
-def _held(out: Path, inputs: Mapping[str, Any]) -> Iterator[None]:
-    """Holds the directory for this process alone, after making sure that it is nobody else's."""
-    if out.exists() and not out.is_dir():
-        raise FiguregroundError(f"{out} is a file; give a directory.")
-    names = sorted(path.name for path in out.iterdir() if path.name != LOCK) if out.is_dir() else []
-    marker = out / MARKER
-    if names and MARKER not in names:
+def _take_up(marker: Path, inputs: Mapping[str, Any]) -> None:
+    """Writes down what the pictures are made from, or makes sure that it is the same as before."""
+    if not marker.exists():
+        _mark(marker, inputs, {"done": False, "passed_over": {}})
+    elif changed := recipes.differences(_read_marker(marker)["inputs"], inputs):
         raise FiguregroundError(
-            f"{out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
-        )
-    with lock(out / LOCK) as alone:
-        if not alone:
-            raise FiguregroundError(f"{out}: another process pastes there.")
-        try:
-            if not marker.exists():
-                _mark(out, inputs, {"done": False, "passed_over": {}})
-            elif changed := recipes.differences(_read_marker(marker)["inputs"], inputs):
-                raise FiguregroundError(
-                    f"{out} holds other pasted pictures:\n  " + "\n  ".join(changed)
-                    + "\nGive another directory, or the same data and settings again."
-                )  # fmt: skip
-            yield
-        finally:
-            (out / LOCK).unlink(missing_ok=True)
+            f"{marker.parent} holds other pasted pictures:\n  " + "\n  ".join(changed)
+            + "\nGive another directory, or the same data and settings again."
+        )  # fmt: skip
 
 
-def _mark(out: Path, inputs: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+def _mark(marker: Path, inputs: Mapping[str, Any], told: Mapping[str, Any]) -> None:
     said = {"inputs": inputs, "sha256": recipes.digest(inputs), **told}
-    replace_text(out / MARKER, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+    replace_text(marker, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read_marker(path: Path) -> dict[str, Any]:
@@ -261,7 +235,7 @@ def _write(
             for row, mask in masks(train, rows):
                 if not mask.any() or mask.all():
                     passed_over[train.keys[row]] = "everything" if mask.any() else "nothing"
-                    _mark(out, inputs, {"done": False, "passed_over": passed_over})
+                    _mark(out / MARKER, inputs, {"done": False, "passed_over": passed_over})
                     waiting += by_figure[row]
                     continue
                 for job in by_figure[row]:
@@ -270,7 +244,7 @@ def _write(
                     replace_bytes(out / job.file, encode(picture, "png"))
                     bar.update()
     replace_text(out / TABLE, _table(jobs, train))
-    _mark(out, inputs, {"done": True, "pictures": len(jobs), "passed_over": passed_over})
+    _mark(out / MARKER, inputs, {"done": True, "pictures": len(jobs), "passed_over": passed_over})
 
 
 def _first_usable(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from figureground.errors import RecipeError, listed, nearest_or_all
+from figureground.fields import check_number
 
 METHODS = {
     "erm": "plain training: every picture counts alike",
@@ -98,7 +98,7 @@ class Training:
             elif own.method != self.method and getattr(self, name) is not None:
                 raise RecipeError(name, f"{self.method} has no use for it: it is of {own.method}.")
         for name, (least, most, whole) in _NUMBERS.items():
-            _check_number(name, getattr(self, name), least, most, whole)
+            check_number(name, getattr(self, name), least, most, whole, optional=True)
         if self.first_epochs is not None and self.first_epochs > self.epochs:
             raise RecipeError("first_epochs", f"{self.first_epochs} are more than the {self.epochs} epochs in all.")
 
@@ -110,14 +110,6 @@ class Training:
         """All fields that the method has a use for."""
         said = dataclasses.asdict(self)
         return {name: v for name, v in said.items() if name not in _OWN or _OWN[name].method == self.method}
-
-
-def _check_number(name: str, value: Any, least: float, most: float, whole: bool) -> None:
-    if value is None:
-        return
-    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not least <= value <= most:
-        raise RecipeError(name, f"{value!r} is not a {'whole ' if whole else ''}number from {least:g} to {most:g}.")
 
 
 # The command line

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from figureground.fonts import Font, font_for, to_ascii
 from figureground.images import encode
 from figureground.shards.writer import replace_bytes
 
 MARGIN, GAP, LINE = 16, 4, 28
 """Around the sheet, between pictures, and for a line of text, in pixels."""
 PAPER, INK = "#ffffff", "#1a1a1a"
-
-_SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf")
-
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def save_cluster_sheet(
@@ -56,9 +52,7 @@ def _fit(picture: Image.Image, edge: int) -> Image.Image:
     return picture.convert("RGB").resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
 
 
-def _written(text: str, size: int) -> tuple[str, _Font]:
-    """A text, and a font that has its letters: Pillow's own, which has ASCII alone, or one of the system's."""
-    for name in () if text.isascii() else _SYSTEM_FONTS:
-        with contextlib.suppress(OSError):
-            return text, ImageFont.truetype(name, size)
-    return text.encode("ascii", "replace").decode(), ImageFont.load_default(size=size)
+def _written(text: str, size: int) -> tuple[str, Font]:
+    """A text, and a font that has its letters; without one, the text in ASCII."""
+    font, all_letters = font_for(text, size)
+    return text if all_letters else to_ascii(text), font

@@ -71,7 +71,7 @@ def _first(texts: Sequence[str]) -> str:
 
 
 def _rows(n: int) -> str:
-    return f"{n:,} row{'' if n == 1 else 's'}"
+    return counted(n, "row")
 
 
 def read_header(path: Path) -> list[str]:

@@ -73,6 +73,24 @@ def spread(values: Sequence[float | None]) -> dict[str, float | None]:
     return {"mean": float(numbers.mean()), "std": float(numbers.std(ddof=1)) if len(numbers) > 1 else None}
 
 
+def over_seeds(tests: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Mean and deviation over the seeds, as `spread` gives them.
+
+    Args:
+        tests: Of each seed, what `score` gives.
+
+    Returns:
+        Of `average`, `reweighted` and `worst`; of each group, with its `name`, `pictures` and `train`.
+    """
+    over = {name: spread([test[name] for test in tests]) for name in ("average", "reweighted", "worst")}
+    groups = [
+        {**{key: each[key] for key in ("name", "pictures", "train")},
+         **spread([test["groups"][i]["accuracy"] for test in tests])}
+        for i, each in enumerate(tests[0]["groups"])
+    ]  # fmt: skip
+    return over, groups
+
+
 def summarise(about: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any]:
     """The report: what it is about, means and deviations over the seeds, and the seeds.
 
@@ -80,23 +98,27 @@ def summarise(about: Mapping[str, Any], results: Sequence[Result]) -> dict[str, 
         about: `method`, `data`, `selection` (what epochs were chosen by), `classes`, `groups` and more.
         results: Of each seed, in order.
     """
-    tests = [result["test"] for result in results]
-    over = {name: spread([test[name] for test in tests]) for name in ("average", "reweighted", "worst")}
-    groups = [
-        {**{key: each[key] for key in ("name", "pictures", "train")},
-         **spread([test["groups"][i]["accuracy"] for test in tests])}
-        for i, each in enumerate(tests[0]["groups"])
-    ]  # fmt: skip
+    over, groups = over_seeds([result["test"] for result in results])
     seeds = [{k: v for k, v in result.items() if k not in ("curve", "confusion")} for result in results]
     return {**about, "over_seeds": {"seeds": len(results), **over, "groups": groups}, "seeds": seeds}
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share, 0 to 1, in % without the sign; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def _with_spread(each: Mapping[str, float | None]) -> str:
-    return _percent(each["mean"]) + ("" if each["std"] is None else f" ± {_percent(each['std'])}")
+def percent_with_spread(each: Mapping[str, float | None]) -> str:
+    """What `spread` gives, in %."""
+    return percent(each["mean"]) + ("" if each["std"] is None else f" ± {percent(each['std'])}")
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells in columns, the first flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in rows
+    ]
 
 
 def tabulate(report: Mapping[str, Any]) -> str:
@@ -105,7 +127,7 @@ def tabulate(report: Mapping[str, Any]) -> str:
     kind = "group" if report["attributes"] is not None else "class"
 
     def row(name: str, mean: Mapping[str, float | None], values: Sequence[float | None]) -> list[str]:
-        return [name, _with_spread(mean), *map(_percent, values)]
+        return [name, percent_with_spread(mean), *map(percent, values)]
 
     rows = [["test accuracy, %", "mean ± std" if len(seeds) > 1 else "mean", *(f"seed {s['seed']}" for s in seeds)]]
     rows.append(row("average", over["average"], [s["test"]["average"] for s in seeds]))
@@ -116,15 +138,11 @@ def tabulate(report: Mapping[str, Any]) -> str:
         name = f"  {each['name']} ({each['pictures']:,})"
         rows.append(row(name, each, [s["test"]["groups"][i]["accuracy"] for s in seeds]))
     rows.append(["epoch", "", *(str(s["epoch"]) for s in seeds)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in rows
-    ]
     head = (
         f"{report['method']} on {report['data']}, {report['backbone']}, {counted(len(seeds), 'seed')}; epochs chosen "
         f"by the {report['selection']} of validation"
     )
-    return "\n".join([head, "", *lines, *_tell_errors(seeds), *(f"note: {note}" for note in report["notes"])])
+    return "\n".join([head, "", *align(rows), *_tell_errors(seeds), *(f"note: {note}" for note in report["notes"])])
 
 
 def _tell_errors(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -135,8 +153,8 @@ def _tell_errors(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
         said = f"seed {each['seed']}: the first model got {errors['errors']:,} of {errors['pictures']:,} wrong"
         if "precision" in errors:
             said += (
-                f"; of minority groups: precision {_percent(errors['precision'])} %, recall "
-                f"{_percent(errors['recall'])} %"
+                f"; of minority groups: precision {percent(errors['precision'])} %, recall "
+                f"{percent(errors['recall'])} %"
             )
         lines.append(said)
     return ["", *lines] if lines else []

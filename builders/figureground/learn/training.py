@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from figureground.diffusion.checkpoint import choose_device, is_out_of_memory
 from figureground.errors import FiguregroundError, OutOfMemory, RecipeError, counted, listed
 from figureground.learn import dfr, erm, jtt, trained
 from figureground.learn.backbones import Backbone, check_saving, find_last, open_backbone, save
+from figureground.learn.directory import held, read_inputs, refuse_other, remove_drafts
 from figureground.learn.groupdro import GroupDRO
 from figureground.learn.groups import GroupedPictures
 from figureground.learn.layouts import read_groups
@@ -29,13 +29,11 @@ from figureground.learn.settings import Training, why_no_attributes
 from figureground.learn.weights import balance, normalise, weigh_added
 from figureground.numerics import library_versions, usable_cores
 from figureground.recipe import differences
-from figureground.run import disk
-from figureground.shards.writer import lock, replace_text
+from figureground.shards.writer import replace_text
 from figureground.vision.classifiers import Classifier
 
 INPUTS = "training.json"
 """What a directory's classifiers are trained from: it makes the directory ours."""
-LOCK = ".train.lock"
 MOST_SEEDS = 1000
 MOST_WORKERS = 8
 """Threads that decode pictures, unless said otherwise."""
@@ -92,17 +90,13 @@ def train(
     session = _Session(
         settings, material, out, edge, where, workers or min(MOST_WORKERS, usable_cores()), show_progress
     )
-    made, kept = disk.first_missing(out), _Kept()
+    kept = _Kept()
     try:
-        with explained(settings, out, where), held(out):
+        with explained(settings, where), held(out, INPUTS, "train"):
             return session.run(chosen, kept)
     except KeyboardInterrupt as stop:
         stop.add_note(f"{kept.said()} The same command goes on from there.")
         raise
-    finally:
-        if made is not None and out.is_dir() and not any(out.iterdir()):
-            with contextlib.suppress(OSError):
-                out.rmdir()
 
 
 def list_seeds(seeds: int | Sequence[int]) -> list[int]:
@@ -147,19 +141,14 @@ def refuse_unfit(settings: Training, groups: GroupedPictures, material: Material
 
 
 @contextlib.contextmanager
-def explained(settings: Training, out: Path, device: torch.device) -> Iterator[None]:
-    """Says what to do where a disk or a memory doesn't suffice for training.
+def explained(settings: Training, device: torch.device) -> Iterator[None]:
+    """Says what to do where the memory doesn't suffice for training.
 
     Raises:
-        FiguregroundError: The disk is full, or can't be written.
         OutOfMemory: A batch doesn't fit.
     """
     try:
         yield
-    except OSError as error:
-        if trouble := disk.explain(error, out):
-            raise FiguregroundError(trouble) from error
-        raise
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise OutOfMemory(
@@ -167,34 +156,6 @@ def explained(settings: Training, out: Path, device: torch.device) -> Iterator[N
                 "--batch-size in a new --out, or choose a smaller backbone."
             ) from None
         raise
-
-
-@contextlib.contextmanager
-def held(out: Path) -> Iterator[None]:
-    """Holds a directory for this process alone, after making sure that it is nobody else's.
-
-    Raises:
-        FiguregroundError: It is a file, holds something else than what is trained, or another process holds it.
-    """
-    _refuse_strangers(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with lock(out / LOCK) as mine:
-        if not mine:
-            raise FiguregroundError(f"{out}: another process trains there.")
-        try:
-            yield
-        finally:
-            (out / LOCK).unlink(missing_ok=True)
-
-
-def _refuse_strangers(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise FiguregroundError(f"--out {out} is a file; give a directory.")
-    names = sorted(path.name for path in out.iterdir() if path.name != LOCK) if out.is_dir() else []
-    if names and INPUTS not in names:
-        raise FiguregroundError(
-            f"--out {out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
-        )
 
 
 def take_up(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
@@ -216,19 +177,8 @@ def take_up(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     if not path.exists():
         replace_text(path, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
         return identity
-    try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FiguregroundError(f"{path} is damaged ({error}). Give another directory.") from None
-    if changed := differences(theirs, identity):
-        raise FiguregroundError(
-            f"--out {out} holds another training:\n  " + "\n  ".join(changed[:12])
-            + "\nGive another directory, or the same settings and data again."
-        )  # fmt: skip
-    for path in out.glob(".*.part"):  # what a killed run was writing
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for path in out.glob(".*.tmp"):
-        path.unlink()
+    refuse_other(out, "training", differences(read_inputs(path), identity))
+    remove_drafts(out)
     return identity
 
 

@@ -1,0 +1,85 @@
+"""The directory that training, comparing or pasting works in: known by a marker, held alone, left as it was found."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from figureground.errors import FiguregroundError, listed
+from figureground.run import disk
+from figureground.shards.writer import lock
+
+
+@contextlib.contextmanager
+def held(out: Path, marker: str, work: str, option: str = "--out ") -> Iterator[None]:
+    """Holds a directory for this process alone, after making sure that it is nobody else's.
+
+    One that was made for it and stays empty is removed again.
+
+    Args:
+        marker: Name of the file by which a directory that isn't empty is ours.
+        work: What is done there, as a verb: train.
+        option: What stands before the directory in errors.
+
+    Raises:
+        FiguregroundError: It is a file, holds something else, can't be written, or another process holds it.
+    """
+    own, there = out / f".{work}.lock", out.is_dir()
+    try:
+        if out.exists() and not there:
+            raise FiguregroundError(f"{option}{out} is a file; give a directory.")
+        names = sorted(path.name for path in out.iterdir() if path != own) if there else []
+        if names and marker not in names:
+            raise FiguregroundError(
+                f"{option}{out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
+            )
+        with lock(own) as alone:
+            if not alone:
+                raise FiguregroundError(f"{out}: another process {work}s there.")
+            try:
+                yield
+            finally:
+                own.unlink(missing_ok=True)
+    except OSError as error:
+        if trouble := disk.explain(error, out):
+            raise FiguregroundError(trouble) from error
+        raise
+    finally:
+        if not there and out.is_dir() and not any(out.iterdir()):
+            with contextlib.suppress(OSError):
+                out.rmdir()
+
+
+def read_inputs(path: Path) -> Any:
+    """What a directory's marker says, JSON.
+
+    Raises:
+        FiguregroundError: It is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FiguregroundError(f"{path} is damaged ({error}). Give another directory.") from None
+
+
+def refuse_other(out: Path, kind: str, changed: Sequence[str]) -> None:
+    """Raises FiguregroundError if what a directory holds, such as a training, differs from what is asked for.
+
+    Args:
+        changed: What `recipe.differences` says.
+    """
+    if changed:
+        raise FiguregroundError(
+            f"--out {out} holds another {kind}:\n  " + "\n  ".join(changed[:12])
+            + "\nGive another directory, or the same settings and data again."
+        )  # fmt: skip
+
+
+def remove_drafts(out: Path) -> None:
+    """Removes what a killed run was writing."""
+    for path in [*out.glob(".*.part"), *out.glob(".*.tmp")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

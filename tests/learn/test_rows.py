@@ -1,0 +1,34 @@
+"""The rows that names of methods and generators ask for."""
+
+import pytest
+
+from figureground.errors import RecipeError
+from figureground.learn.rows import Row, parse_methods
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        (["jtt"], [Row("jtt", None, "jtt")]),
+        (["paste", "scgs+jtt"], [Row("paste", "paste", "erm"), Row("scgs+jtt", "scgs", "jtt")]),
+        (["ddb+erm"], [Row("ddb", "ddb", "erm")]),
+    ],
+)
+def test_a_generator_is_with_erm_unless_said(names, rows):
+    assert parse_methods(names) == rows
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["groupdor"], "there is no 'groupdor', did you mean 'groupdro'"),
+        (["scgs+jt"], "there is no 'scgs\\+jt', did you mean 'scgs\\+jtt'"),
+        (["erm+jtt"], "there is no 'erm\\+jtt'"),
+        (["zzz"], "there is erm, reweight, jtt, groupdro, dfr, paste, scgs, ddb, and a generator with a training"),
+        (["ddb", "ddb+erm"], "'ddb' is named twice"),
+        ([], "name some"),
+    ],
+)
+def test_methods_that_there_are_not_are_named(names, said):
+    with pytest.raises(RecipeError, match=said):
+        parse_methods(names)
