@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from figureground import D3S
 from figureground.errors import FiguregroundError
 from figureground.forecast import forecast
 from figureground.run.directory import opened
+from figureground.worker import open_model
 
 TINY = {
     "classes": ["bird", "car", "mug"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 4, "validation": 1},
@@ -159,7 +161,7 @@ def test_before_the_first_shard_numerics_may_still_change(checkpoint, tmp_path):
     out = tmp_path / "d3s"
     first = D3S("pocket", checkpoint=checkpoint, **TINY)
     with opened(out, first.recipe(out / "_figureground"), lambda: ""):
-        first._open_checkpoint(out, 0)
+        open_model(first, out, 0)
     assert json.loads((out / "_figureground" / "numerics.json").read_text())["batch_size"] == 4
     D3S("pocket", checkpoint=checkpoint, **{**TINY, "batch_size": 2}).build(out)
     assert json.loads((out / "_figureground" / "numerics.json").read_text())["batch_size"] == 2
@@ -216,6 +218,20 @@ def test_rejects_are_counted_and_kept_apart(tmp_path):
     ]
     assert {json.loads(line)["reason"] for line in lines} == {"flat"}
     assert len(lines) == 30
+
+
+@pytest.mark.parametrize("stage", ["sources", "prompts"])
+def test_a_stage_whose_marker_is_damaged_is_named_and_done_again_when_it_is_gone(built, checkpoint, tmp_path, stage):
+    out = shutil.copytree(built, tmp_path / "out")
+    for path in [*out.glob("*/train-00000-*"), *out.glob("_figureground/*/train-00000*")]:
+        path.unlink()
+    folder = out / "_figureground" / "stages" / stage
+    (folder / "done.json").write_bytes((folder / "done.json").read_bytes()[:20])
+    builder = D3S("pocket", checkpoint=checkpoint, keep=["guide", "mask"], **TINY)
+    with pytest.raises(FiguregroundError, match=rf"{stage}/done.json is damaged .*Remove {folder} and give"):
+        builder.build(out)
+    shutil.rmtree(folder)
+    assert hashes(builder.build(out)) == hashes(built)
 
 
 def test_a_size_that_is_no_multiple_of_the_factor_is_refused(checkpoint, tmp_path):

@@ -2,17 +2,11 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from commands import ENVIRONMENT
 from datasets import load_dataset
+from repainted import build_with_kills, rows
 from tiny_classifiers import make_classifier
 
 from figureground.builder import open_dataset
@@ -40,10 +34,6 @@ def data(tmp_path_factory):
 def built(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("built") / "ddb"
     return DDB("pocket", data=str(data), **SMALL).build(out, show_progress=False)
-
-
-def rows(out):
-    return [row for path in sorted((out / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
 def scores(out):
@@ -155,20 +145,8 @@ def test_a_value_that_cannot_be_used_is_named(data, settings, said):
 @pytest.mark.slow
 def test_a_build_that_is_killed_in_each_stage_goes_on_there_and_ends_alike(data, built, tmp_path):
     out = tmp_path / "out"
-    settings = [f"--set={name}={json.dumps(value)}" for name, value in SMALL.items()]
-    command = [sys.executable, "-m", "figureground", "build", "ddb", "--data", str(data), "--out", str(out), *settings]
-    stages = out / "_figureground" / "stages"
-    environment = {**os.environ, **ENVIRONMENT}
-    for wanted in ("stages/sources/done.json", "stages/tokens-0/learned/inversion.json", "shards/train-00000*.json"):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
-        while not list((out / "_figureground").glob(wanted)) and process.poll() is None:
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    before = (stages / "classifier" / "done.json").stat().st_mtime_ns
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert (stages / "classifier" / "done.json").stat().st_mtime_ns == before
+    kills = ["stages/sources/done.json", "stages/tokens-0/learned/inversion.json", "shards/train-00000*.json"]
+    build_with_kills("ddb", data, out, SMALL, kills, once="classifier")
     assert scores(out) == scores(built)
     assert [row["image"] for row in rows(out)] == [row["image"] for row in rows(built)]
 

@@ -5,9 +5,9 @@ import json
 import shutil
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from repainted import rows
 from tiny_classifiers import make_classifier
 
 from figureground.ddb import DDB
@@ -64,10 +64,6 @@ def sure(folder, labels, bias):
     weights["classifier.1.bias"][:] = weights["classifier.1.bias"].new_tensor(bias)
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     return str(path)
-
-
-def rows(out):
-    return [row for path in sorted((out / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
 def unrendered(built, folder, *stages):

@@ -2,19 +2,14 @@
 
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from commands import ENVIRONMENT
+from commands import hashes
 from datasets import load_dataset
 from PIL import Image
+from repainted import build_with_kills, rows
 
 from figureground.errors import FiguregroundError, RecipeError
 from figureground.learn.errors import read_errors
@@ -35,10 +30,6 @@ def data(tmp_path_factory):
 def built(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("built") / "scgs"
     return SCGS("pocket", data=str(data), **KEPT, **SMALL).build(out, show_progress=False)
-
-
-def rows(out):
-    return [row for path in sorted((out / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
 def opened(picture):
@@ -174,28 +165,9 @@ def test_one_class_is_too_few(tmp_path):
 @pytest.mark.slow
 def test_a_build_that_is_killed_in_a_stage_goes_on_there_and_ends_alike(data, built, tmp_path):
     out = tmp_path / "out"
-    settings = [f"--set={name}={json.dumps(value)}" for name, value in SMALL.items()]
-    command = [sys.executable, "-m", "figureground", "build", "scgs", "--data", str(data), "--out", str(out),
-               "--set=image_format=png", "--set=keep=[mask]", *settings]  # fmt: skip
-    environment = {**os.environ, **ENVIRONMENT}
-    marker = out / "_figureground" / "stages" / "errors" / "fold-0"
-    for wanted in (marker, out / "_figureground" / "stages" / "clusters" / "done.json"):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
-        while not wanted.exists() and process.poll() is None:
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    done = out / "_figureground" / "stages" / "errors" / "done.json"
-    before = done.stat().st_mtime_ns
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert done.stat().st_mtime_ns == before
-    hashes = [
-        {name: file["sha256"] for path in sorted((each / "_figureground" / "shards").glob("*.json"))
-         for name, file in json.loads(path.read_text())["files"].items()}
-        for each in (built, out)
-    ]  # fmt: skip
-    assert hashes[0] == hashes[1]
+    kills = ["stages/errors/fold-0", "stages/clusters/done.json"]
+    build_with_kills("scgs", data, out, {**KEPT, **SMALL}, kills, once="errors")
+    assert hashes(out) == hashes(built)
 
 
 def test_the_folder_of_a_failed_build_is_left_as_it_was_found(data, tmp_path):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from figureground.stages import COPIES, has_work, run_stage
+from figureground.errors import FiguregroundError
+from figureground.stages import COPIES, DONE, has_work, run_stage
 
 
 def test_a_stage_runs_once_for_the_same_inputs(tmp_path):
@@ -26,6 +27,22 @@ def test_a_stage_that_fails_is_not_marked_and_finds_what_it_left(tmp_path):
     with pytest.raises(OSError, match="stopped"):
         run_stage(tmp_path, "masks", 1, fail)
     assert run_stage(tmp_path, "masks", 1, lambda folder: {"half": (folder / "half").exists()}) == {"half": True}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"\xff" + whole, lambda whole: b"[]",
+     lambda whole: whole.replace(b'"facts"', b'"fact"')],
+    ids=["cut short", "empty", "no text", "no mapping", "no facts"],
+)  # fmt: skip
+def test_a_damaged_marker_is_named_with_what_to_do_and_nothing_is_done(tmp_path, damage):
+    run_stage(tmp_path, "masks", 1, lambda folder: {"files": 3})
+    marker = tmp_path / "masks" / DONE
+    marker.write_bytes(damage(marker.read_bytes()))
+    with pytest.raises(
+        FiguregroundError, match=rf"{marker} is damaged \(.*\). Remove {marker.parent} and give the same"
+    ):
+        run_stage(tmp_path, "masks", 1, lambda folder: pytest.fail("it was done again"))
 
 
 def test_copies_and_locks_are_no_work(tmp_path):

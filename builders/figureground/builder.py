@@ -6,31 +6,25 @@ import dataclasses
 import importlib
 import json
 import os
-import platform
-import sys
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import datasets
 import numpy as np
-from tqdm import tqdm
 
 from figureground import recipe as recipes
 from figureground.config import Config
-from figureground.errors import FiguregroundError, OutOfMemory, RecipeError, counted, nearest_or_all
-from figureground.numerics import library_versions, settle_numerics, usable_cores
+from figureground.errors import FiguregroundError, RecipeError, counted, nearest_or_all
+from figureground.numerics import library_versions
 from figureground.plan import Plan, PlannedShard
-from figureground.run import directory, signals
+from figureground.run import directory
 from figureground.run.local import work_in_processes
-from figureground.run.progress import Progress
-from figureground.sample import Guide, Sample, Spec
-from figureground.shards import index, writer
+from figureground.sample import Guide, Spec
+from figureground.shards import index
 from figureground.shards.card import Facts
-from figureground.shards.writer import PRIVATE, Columns, Shard, replace_text
+from figureground.shards.writer import PRIVATE, Columns, Shard
 from figureground.sources import Credit, Source, read_weights
 from figureground.weights import check_files, check_size, fingerprint, local_directory, pixels_a_latent
 
@@ -38,10 +32,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from figureground.diffusion.checkpoint import Checkpoint
-    from figureground.diffusion.render import Sampling
-
-SECONDS_BETWEEN_LOOKS = 1.0
-"""How often a process that has nothing left to render looks whether others have finished."""
 
 SAMPLING = ("scheduler", "steps", "strength", "guidance_scale", "negative_prompt", "eta", "size")
 """Fields that say how pictures are drawn."""
@@ -56,7 +46,7 @@ METHODS = {
 
 
 class Builder(datasets.ArrowBasedBuilder):
-    """Builds a dataset by one method. A method overrides `columns`, `plan` and what it needs of the rest.
+    """Builds a dataset by one method. A method overrides `columns`, `plan`, `summary` and what it needs of the rest.
 
     `build(out)` writes shards, card and index into a directory, and resumes there. The datasets way,
     `download_and_prepare()` and `as_dataset()`, builds the same shards in the cache directory.
@@ -313,131 +303,10 @@ class Builder(datasets.ArrowBasedBuilder):
         )
 
     def work(self, out: Path, rank: int = 0, of: int = 1, show_progress: bool = True) -> None:
-        """Renders every shard that no other process holds, and returns when all are done.
+        """Renders every shard that no other process holds, and returns when all are done. See `worker.work`."""
+        from figureground import worker
 
-        Several processes may work in one directory, on several machines where they share it. A shard that
-        another process holds is waited for, and taken over if that process dies.
-        """
-        from figureground.diffusion.render import release_memory
-
-        self.read_stages(out / PRIVATE / "stages")
-        shards = [as_shard(s) for s in self.plan().shards()]
-        opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
-        too_much = ""
-        while opened is None or index.missing(out, shards):
-            with ExitStack() as stack:
-                with writer.lock(out / writer.STAGES_LOCK, wait=True):
-                    if opened is None:
-                        # A build that failed at once may have removed it meanwhile.
-                        directory.save_recipe(out, self.recipe(out / PRIVATE))
-                        opened = self._open_checkpoint(out, rank)
-                        self.prepare(out / PRIVATE / "stages", opened[0])
-                    elif smaller := self._smaller_batch(out, *opened[1:], too_much):
-                        opened, too_much = (opened[0], *smaller), ""
-                    stack.enter_context(writer.lock(out / writer.WORKING_LOCK, wait=True, shared=True))
-                try:
-                    if not too_much:
-                        return self._render_shards(out, *opened, rank, of, show_progress)
-                except OutOfMemory as error:
-                    too_much = str(error)  # the error itself would keep the batch in memory
-            signals.check()
-            release_memory()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-
-    def _smaller_batch(
-        self, out: Path, sampling: Sampling, numerics: dict[str, Any], too_much: str
-    ) -> tuple[Sampling, dict[str, Any]] | None:
-        """Halves the batch and records that, while no shard of the set is done; called under the stages' lock.
-
-        Returns:
-            What to go on with, or None while others still try the same size.
-
-        Raises:
-            FiguregroundError: A shard is done, so that the size stays, or it is 1 already.
-        """
-        path = out / PRIVATE / "numerics.json"
-        settled = json.loads(path.read_text())
-        settled.pop("mixed", None)
-        size = sampling.batch_size
-        if settled["batch_size"] >= size:  # else another process was faster
-            if index.markers(out):
-                shards = [as_shard(s) for s in self.plan().shards()]
-                raise FiguregroundError(
-                    f"{too_much} This set keeps its batch size, for its first shards were made with it. Free some "
-                    "memory (other programs, fewer --set workers=…) and give the same command again, or build in a new "
-                    f"directory with a smaller --set batch_size=…. {directory.shards_kept(out, shards)}"
-                )
-            if size == 1:
-                raise FiguregroundError(f"{too_much} Give a smaller --set size=…, or a device with more memory.")
-            with writer.lock(out / writer.WORKING_LOCK) as alone:
-                if not alone:
-                    return None
-                settled = {
-                    **numerics,
-                    "batch_size": size // 2,
-                    "batch_size_asked": settled.get("batch_size_asked", size),
-                }
-                replace_text(path, json.dumps({**settled, "mixed": []}, indent=2) + "\n")
-        tqdm.write(f"figureground: {too_much} Going on with batches of {settled['batch_size']}.", file=sys.stderr)
-        return dataclasses.replace(sampling, batch_size=settled["batch_size"]), settled
-
-    def _render_shards(
-        self,
-        out: Path,
-        checkpoint: Checkpoint,
-        sampling: Sampling,
-        numerics: dict[str, Any],
-        rank: int,
-        of: int,
-        show_progress: bool,
-    ) -> None:
-        from figureground.diffusion.render import Renderer, release_memory
-
-        plan, columns = self.plan(), self.columns()
-        renderer: Renderer | None = None
-        drawn_by: str | None = None
-        common = {
-            **checkpoint.facts,
-            **self.settings_shown(),
-            "device": numerics["device"],
-            "dtype": numerics["dtype"],
-            "versions": library_versions(),
-        }
-
-        def provenance(sample: Sample) -> dict[str, Any]:
-            spec = sample.spec
-            return {
-                "foreground_name": spec.foreground_name, "background_name": spec.background_name, "seed": spec.seed,
-                "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **self.provenance(spec),
-            }  # fmt: skip
-
-        planned = {as_shard(s): s for s in plan.shards()}
-        shards = list(planned)
-        shards = shards[rank * len(shards) // of :] + shards[: rank * len(shards) // of]
-        total = sum(s.count for s in shards)
-        done = total - sum(s.count for s in index.missing(out, shards))
-        bar = Progress(total, initial=done, unit="image", desc=str(out), show=show_progress)
-        with signals.at_checks(), bar:
-            while todo := index.missing(out, shards):
-                for shard in todo:
-                    signals.check()
-                    with writer.claim(out, shard) as mine:
-                        if mine and index.missing(out, [shard]):
-                            specs = list(plan.specs(planned[shard]))
-                            if renderer is None or specs[0].concept != drawn_by:
-                                renderer, drawn_by = None, specs[0].concept
-                                release_memory()  # there may be no room for two concepts
-                                renderer = Renderer(
-                                    self.checkpoint_for(drawn_by, checkpoint), sampling, self.load_guide, signals.check
-                                )
-                            results = _counted(renderer.render(specs), bar)
-                            writer.write_shard(
-                                out, shard, columns, results, provenance,
-                                formats=tuple(self.config.formats), image_format=self.config.image_format,
-                            )  # fmt: skip
-                if index.missing(out, todo):
-                    signals.check()
-                    time.sleep(SECONDS_BETWEEN_LOOKS)
+        worker.work(self, out, rank, of, show_progress)
 
     def sampling(self) -> dict[str, Any]:
         """What a method sets of `Sampling` beside what all recipes say."""
@@ -459,58 +328,6 @@ class Builder(datasets.ArrowBasedBuilder):
             [dataclasses.asdict(source) for source in sources], [dataclasses.asdict(credit) for credit in credits],
             self.lineage(),
         )  # fmt: skip
-
-    def _open_checkpoint(self, out: Path, rank: int) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
-        """Opens the model and settles the numerics: those of the first shard, or new ones."""
-        import torch
-
-        from figureground.diffusion.checkpoint import choose_device, choose_dtype, open_checkpoint
-        from figureground.diffusion.render import Sampling, find_batch_size
-
-        config = self.config
-        path = out / PRIVATE / "numerics.json"
-        started = bool(index.markers(out))
-        if not started:
-            with writer.lock(out / writer.WORKING_LOCK) as alone:
-                started = not alone
-        settled = json.loads(path.read_text()) if path.exists() and started else None
-        name = config.device if config.device != "auto" or settled is None else settled["device"]
-        device = choose_device(name)
-        if device.type == "cuda" and device.index is None and config.workers > 1:
-            device = torch.device("cuda", rank % torch.cuda.device_count())
-        dtype = config.dtype if config.dtype != "auto" or settled is None else settled["dtype"]
-        threads = config.threads or (settled or {}).get("threads") or max(1, usable_cores() // config.workers)
-        torch.set_num_threads(threads)
-        checkpoint = open_checkpoint(
-            config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
-            dtype=choose_dtype(dtype, device), scheduler=config.scheduler, safety=config.safety, inpaint=self.INPAINTS,
-        )  # fmt: skip
-        check_size(self.config.size, checkpoint.factor)
-        batch_size, halved = config.batch_size, {}
-        if settled and batch_size in (None, settled.get("batch_size_asked")):
-            batch_size = settled["batch_size"]
-            halved = {name: settled[name] for name in ("batch_size_asked",) if name in settled}
-        sampling = Sampling(
-            config.size, config.steps, config.strength, config.guidance_scale, config.negative_prompt, config.eta,
-            batch_size or 1, config.compile, **self.sampling(),
-        )  # fmt: skip
-        if not config.batch_size and not settled:
-            devices = torch.cuda.device_count() if device.type == "cuda" else 1
-            sharing = -(-config.workers // max(1, devices))
-            sampling = dataclasses.replace(sampling, batch_size=find_batch_size(checkpoint, sampling, sharing))
-        mine = {
-            "device": device.type,
-            "dtype": str(choose_dtype(dtype, device)).removeprefix("torch."),
-            "batch_size": sampling.batch_size,
-            **halved,
-            "threads": threads if device.type == "cpu" else None,
-            "compile": config.compile,
-            "revision": checkpoint.facts["revision"],
-            "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-            "versions": library_versions(),
-        }
-        settle_numerics(path, mine, config.allow_mixed_numerics, started)
-        return checkpoint, sampling, mine
 
     def check_size(self) -> None:
         """Refuses a size that latents can't have; needs no weights, and passes where the checkpoint isn't known.
@@ -582,12 +399,6 @@ class Builder(datasets.ArrowBasedBuilder):
 def as_shard(planned: PlannedShard) -> Shard:
     """A planned shard as the writer names it."""
     return Shard(planned.split, planned.index, planned.of, planned.count, planned.part)
-
-
-def _counted(results: Iterator[Any], bar: tqdm) -> Iterator[Any]:
-    for result in results:
-        yield result
-        bar.update()
 
 
 def builder_class(method: str) -> type[Builder]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import itertools
 import math
-import textwrap
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import datasets
 
 from figureground.errors import RecipeError, listed, nearest
+from figureground.fields import texts_below
 from figureground.images import IMAGE_FORMATS
 
 SCHEDULER_NAMES = ("ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc")
@@ -117,11 +114,8 @@ class Config(datasets.BuilderConfig):
         texts: dict[str, str] = {}
         for kind in reversed(cls.__mro__):
             if issubclass(kind, Config):
-                body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
-                for field, text in itertools.pairwise(body):
-                    if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                        texts[field.target.id] = inspect.cleandoc(text.value.value)  # type: ignore[union-attr, attr-defined]
-        return {name: " ".join(texts.get(name, "").split()) for name in cls.field_names()}
+                texts |= texts_below(kind)
+        return {name: texts.get(name, "") for name in cls.field_names()}
 
     def check(self) -> None:
         """Raises RecipeError for the first value that can't be used."""

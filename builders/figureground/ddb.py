@@ -26,26 +26,22 @@ from figureground.errors import FiguregroundError, RecipeError, counted
 from figureground.features import slug
 from figureground.inverting import Inversion, settings_for
 from figureground.references import LEAST
-from figureground.repaint import (
-    MASKS,
+from figureground.repaint import MASKS, TRUE, UNKNOWN, Job, Repaint, open_mask
+from figureground.repainting import (
+    ON_PHOTOGRAPHS,
+    ON_POCKET,
     TRAIN,
-    TRUE,
-    UNKNOWN,
-    Job,
-    Repaint,
     RepaintConfig,
-    again,
     check_share,
     check_text,
     check_whole,
-    drop,
-    open_mask,
-    read_marker,
 )
 from figureground.run import signals
 from figureground.sample import Spec
 from figureground.shards.writer import SCORES, replace_text
+from figureground.stages import again, read_marker
 from figureground.table import Counts
+from figureground.vision.segmenters import called, contents_of
 from figureground.weights import fingerprint_files
 
 if TYPE_CHECKING:
@@ -107,7 +103,7 @@ class DDBConfig(RepaintConfig):
     least_probability: Any = 0.1
     """Of pruning: the least probability of the class by the classifier, one number or one by class."""
     least_attribution: Any = 0.1
-    """Of pruning: the least share of attribution within the repainted region, likewise."""
+    """Of pruning: the least share of attribution within the region of the object, likewise."""
 
     EXECUTION: ClassVar[tuple[str, ...]] = (*RepaintConfig.EXECUTION, "least_probability", "least_attribution")
     PLACES: ClassVar[tuple[str, ...]] = ("{V}", "{noun}")
@@ -158,15 +154,9 @@ class DDB(Repaint):
 
     METHOD = "ddb"
     CONFIGS: ClassVar[dict[str, DDBConfig]] = {
-        POCKET: DDBConfig(
-            name=POCKET, checkpoint=POCKET, size=64, steps=20, guidance_scale=4.0, shard_size=100, batch_size=16,
-            segmenter=POCKET, sources=75, training={"epochs": 10}, strength=0.9, grow=0.1,
-        ),
-        "photographs": DDBConfig(
-            name="photographs", checkpoint="stable-diffusion-v1-5/stable-diffusion-inpainting", size=512,
-            guidance_scale=7.5,
-        ),
-    }  # fmt: skip
+        POCKET: DDBConfig(**ON_POCKET, segmenter=POCKET, sources=75, training={"epochs": 10}, grow=0.1),
+        "photographs": DDBConfig(**ON_PHOTOGRAPHS),
+    }
     DEFAULT = POCKET
     TITLE = "Other classes' objects in the scenes of a training set"
     CITATIONS = (CITATION, INVERSION_CITATION, DIFFUSION_CITATION)
@@ -189,14 +179,14 @@ class DDB(Repaint):
         classes = np.unique(self.train.y)
         table = np.zeros(len(self.data.classes), np.int64)
         for label in classes.tolist():
-            for target in self._targets(label, self.config.sources * self.config.per_source):
+            for target in self._targets(label, self.config.sources):
                 table[target] += 1
         return table
 
-    def _targets(self, label: int, count: int) -> list[int]:
-        """The classes that pictures of a class become, in turn."""
+    def _targets(self, label: int, sources: int) -> list[int]:
+        """What a class's sources become, all once before any twice: classes in turn, the next one each time round."""
         others = [f for f in np.unique(self.train.y).tolist() if f != label]
-        return [others[i % len(others)] for i in range(count)]
+        return [others[(i + i // sources) % len(others)] for i in range(sources * self.config.per_source)]
 
     def check_settings(self) -> None:
         super().check_settings()
@@ -213,21 +203,18 @@ class DDB(Repaint):
                     "prompt", f"{prompt!r} would be painted for {self.data.classes[other]!r} and for {name!r} alike. "
                     "Put {V} or {noun} in it, and give classes nouns that differ."
                 )  # fmt: skip
-        if self.config.segmenter == TRUE and not self.train.masked.all():
-            raise RecipeError(
-                "segmenter", f"'true-masks' was asked for, and not every picture of {self.data.name} has a mask."
-            )
+        if self.config.segmenter == TRUE:
+            self.need_true_masks("segmenter")
 
     def resolved(self) -> dict[str, Any]:
         config = self.config
         learned = {
             n: v for n, v in self.inversion.to_json().items() if n not in (*GIVEN_ELSEWHERE, *Inversion.EXECUTION)
         }
-        given = Path(config.segmenter).expanduser()
         return {
             **super().resolved(), "inversion": learned,
             "phrases": None if self.groups is None else [self.phrase(f) for f in range(len(self.data.classes))],
-            "segmenter": fingerprint_files(given) if given.is_dir() else config.segmenter,
+            "segmenter": config.segmenter if config.segmenter == TRUE else contents_of(config.segmenter),
         }  # fmt: skip
 
     def prompts(self) -> set[str]:
@@ -262,14 +249,16 @@ class DDB(Repaint):
         if read_marker(stages / MASKS) is None:
             self._try_segmenter()
         sources = self._sources(stages)
-        masks, dropped = self._masks(stages, sources)
+        masks, dropped = self.find_masks(
+            stages, lambda: self._regions(sources),
+            "Ask the segmenter for something that it knows: --set phrases.CLASS='…', or change least_found.",
+        )  # fmt: skip
         if "{V}" in config.prompt:
             self._tokens(stages, sources, masks)
         jobs = []
         for label, rows in sources.items():
             usable = [row for row in rows if row in masks]
-            targets = self._targets(label, len(usable) * config.per_source)
-            for i, target in enumerate(targets):  # all sources once before any twice
+            for i, target in enumerate(self._targets(label, len(usable))):
                 row = usable[i % len(usable)]
                 background = 0 if train.a is None else int(train.a[row])
                 jobs.append(Job(target, background, train.keys[row]))
@@ -286,7 +275,7 @@ class DDB(Repaint):
         return stages / f"{TOKENS}-{label}" / "learned" / EMBEDDINGS
 
     def _try_segmenter(self) -> None:
-        """Finds out before any training that the segmenter opens, and reads the longest phrase."""
+        """Finds out before any training that the segmenter opens, and reads all phrases."""
         if self.config.segmenter == TRUE:
             return
         from PIL import Image
@@ -295,32 +284,24 @@ class DDB(Repaint):
 
         phrases = [self.phrase(label) for label in np.unique(self.train.y).tolist()]
         segmenter = open_segmenter(self.config.segmenter)
-        segmenter([Image.new("RGB", (64, 64), "gray")], [max(phrases, key=len)])
+        segmenter([Image.new("RGB", (64, 64), "gray")] * len(phrases), phrases)
 
     def _errors(self, stages: Path) -> Errors:
-        """What the classifier makes of each training picture."""
-        from figureground.learn import errors as learned
+        from figureground.learn.errors import early_stopped
 
         config = self.config
 
-        def work(folder: Path) -> dict[str, Any]:
+        def judge(folder: Path) -> Errors:
             if config.classifier != TRAIN:
-                from figureground.vision.classifiers import open_classifier
+                return self.judge_by_given(folder)
+            training = config.training_settings()
+            self.say(f"ERM on {self.data.name}, {counted(training.epochs, 'epoch')}")
+            return early_stopped(
+                self.unlabelled, training, training.epochs, config.seed, folder, device=config.device,
+                show_progress=self._show_progress,
+            )  # fmt: skip
 
-                classifier = open_classifier(config.classifier, device=self.device)
-                found = learned.of_classifier(self.unlabelled, classifier, self.data.classes)
-                learned.save_errors(found, self.data.classes, folder)
-            else:
-                training = config.training_settings()
-                self.say(f"ERM on {self.data.name}, {counted(training.epochs, 'epoch')}")
-                found = learned.early_stopped(
-                    self.unlabelled, training, training.epochs, config.seed, folder, device=config.device,
-                    show_progress=self._show_progress,
-                )  # fmt: skip
-            return {"pictures": len(found.y), "wrong": int(found.wrong.sum())}
-
-        self.stage(stages, "classifier", work)
-        return learned.read_errors(stages / "classifier")
+        return self.find_errors(stages, "classifier", judge)
 
     def _sources(self, stages: Path) -> dict[int, list[int]]:
         """By class, rows of the pictures of lowest loss."""
@@ -346,20 +327,6 @@ class DDB(Repaint):
             return {"rows": found, "losses": {f: errors.loss[rows].tolist() for f, rows in found.items()}}
 
         return {int(label): rows for label, rows in self.stage(stages, "sources", work)["rows"].items()}
-
-    def _masks(
-        self, stages: Path, sources: Mapping[int, Sequence[int]]
-    ) -> tuple[dict[int, str], dict[str, dict[str, int]]]:
-        def work(folder: Path) -> dict[str, Any]:
-            kept, dropped = drop(
-                "masks", self._regions(sources), self.train.y, self.data.classes,
-                "Ask the segmenter for something that it knows: --set phrases.CLASS='…', or change least_found.",
-            )  # fmt: skip
-            files = {str(row): self.save_mask(folder, row, mask) for row, mask in kept.items()}
-            return {"files": files, "dropped": dropped}
-
-        facts = self.stage(stages, MASKS, work)
-        return {int(row): name for row, name in facts["files"].items()}, facts["dropped"]
 
     def _regions(self, sources: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray | str]:
         """The object's region in each source, bool, or why there is none."""
@@ -436,7 +403,7 @@ class DDB(Repaint):
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Teaches the checkpoint the words."""
         if "{V}" in self.config.prompt:
-            from figureground.diffusion.inversion import load_tokens
+            from figureground.diffusion.tokens import load_tokens
 
             files = {label: self._embeddings(stages, label) for label in np.unique(self.train.y).tolist()}
             for label, path in files.items():
@@ -447,7 +414,8 @@ class DDB(Repaint):
         super().prepare(stages, checkpoint)
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
-        return {**super().provenance(spec), "token": self.word(spec.foreground), "segmenter": self.config.segmenter}
+        word = {"token": self.word(spec.foreground)} if "{V}" in self.config.prompt else {}
+        return {**super().provenance(spec), **word, "segmenter": called(self.config.segmenter)}
 
     # --- pruning --------------------------------------------------------------------------------
 
@@ -515,7 +483,7 @@ class DDB(Repaint):
                 f"{counted(words, 'word')} to learn, {self.inversion.steps:,} steps each, from {config.token_images} "
                 "pictures at most"
             )
-        notes.append(f"objects are found by {config.segmenter}, asked for {self.phrase(0)!r} and the like")
+        notes.append(f"objects are found by {called(config.segmenter)}, asked for {self.phrase(0)!r} and the like")
         return notes
 
     def summary(self) -> str:
@@ -527,9 +495,7 @@ class DDB(Repaint):
             else "the class's noun"
         )
         masks = (
-            "their true masks"
-            if config.segmenter == TRUE
-            else f"segmentation by language ({Path(config.segmenter).name})"
+            "their true masks" if config.segmenter == TRUE else f"segmentation by language ({called(config.segmenter)})"
         )
         return (
             f"Pictures that were made from the training split of {self.data.name}, to break what its classes come "
@@ -539,19 +505,12 @@ class DDB(Repaint):
             "`foreground` is the class that was painted, `background` the attribute of the source"
             + (", where the data say it" if self.data.attributes is None else "")
             + ", `source` its name. `_figureground/scores/ddb.csv` holds the classifier's probability of the class and "
-            "the share of Integrated Gradients within the repainted region, for pruning with `figureground curate`."
+            "the share of Integrated Gradients within the object's region, for pruning with `figureground curate`."
         )
 
     def done_message(self, out: Path) -> str:
-        lines = [super().done_message(out)]
-        lines += [
-            f"{name}: {counted(n, 'source')} left out ({reason})"
-            for name, reasons in self.told["dropped"].items()
-            for reason, n in reasons.items()
-        ]
-        rule = self.pruning_rule()
-        lines.append(f'To prune: figureground curate {out} --out {out}-pruned --keep "{rule}"')
-        return "\n".join(lines)
+        pruning = f'To prune: figureground curate {out} --out {out}-pruned --keep "{self.pruning_rule()}"'
+        return "\n".join([super().done_message(out), *self.left_out("source"), pruning])
 
 
 def _scored(path: Path) -> list[str] | None:

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
-import inspect
-import itertools
 import json
-import math
 import re
-import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from figureground.errors import RecipeError, nearest
-from figureground.pocket import ROBUST
-from figureground.weights import fingerprint_files
+from figureground.fields import check_number, texts_below
+from figureground.weights import fingerprint_classifier
 
 SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc")
 FEATURES = ("penultimate", "class-weighted", "neural-pca")
@@ -129,16 +123,15 @@ class Finetuning:
     def __post_init__(self) -> None:
         """Raises RecipeError for the first value that can't be used."""
         for name, (least, most, whole) in _NUMBERS.items():
-            _check_number(name, getattr(self, name), least, most, whole, "None" in _annotation(name))
+            check_number(name, getattr(self, name), least, most, whole, "None" in _annotation(name))
         for name, known in _CHOICES.items():
             value = getattr(self, name)
             if value not in known:
                 raise RecipeError(name, f"{value!r} is not one of {', '.join(known)}{nearest(str(value), known)}")
         self._check_kinds()
         for name, text in self.prompts().items():
-            stray = re.findall(r"\{[^{}]*\}?|\}", text.replace("{V}", "").replace("{noun}", ""))
-            if stray:
-                raise RecipeError(name, f"nothing fills {stray[0]!r} in {text!r}; known are {', '.join(PLACEHOLDERS)}.")
+            if stray := unfilled(text, PLACEHOLDERS):
+                raise RecipeError(name, f"nothing fills {stray!r} in {text!r}; known are {', '.join(PLACEHOLDERS)}.")
         if self.scheduler == "pndm" and self.sampling_steps < 4:
             raise RecipeError("sampling_steps", f"{self.sampling_steps} is too few: pndm needs 4 or more.")
         if "{V}" not in self.prompt:
@@ -181,18 +174,7 @@ class Finetuning:
     @classmethod
     def told(cls) -> dict[str, str]:
         """What each field is, by name: the texts that stand below the fields in the source."""
-        return dict(_told())
-
-
-@cache
-def _told() -> tuple[tuple[str, str], ...]:
-    body = ast.parse(textwrap.dedent(inspect.getsource(Finetuning))).body[0].body  # type: ignore[attr-defined]
-    known = {field.name for field in dataclasses.fields(Finetuning)}
-    texts = []
-    for field, text in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and field.target.id in known:  # type: ignore[union-attr]
-            texts.append((field.target.id, " ".join(text.value.value.split())))  # type: ignore[union-attr, attr-defined]
-    return tuple(texts)
+        return texts_below(cls)
 
 
 _NUMBERS: dict[str, tuple[float, float | None, bool]] = {
@@ -215,14 +197,12 @@ def _annotation(name: str) -> str:
     return str(Finetuning.__dataclass_fields__[name].type)
 
 
-def _check_number(name: str, value: Any, least: float, most: float | None, whole: bool, optional: bool) -> None:
-    if value is None and optional:
-        return
-    kinds = int if whole else int | float
-    good = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value) and value >= least
-    if not good or (most is not None and value > most):
-        span = f"from {least:g} to {most:g}" if most is not None else f"of at least {least:g}"
-        raise RecipeError(name, f"{value!r} is not a {'whole ' if whole else ''}number {span}.")
+def unfilled(template: str, places: Iterable[str]) -> str | None:
+    """The first place, or stray brace, of a prompt template that is none of `places`; None where there is none."""
+    for place in places:
+        template = template.replace(place, "")
+    stray = re.search(r"\{[^{}]*\}?|\}", template)
+    return stray and stray[0]
 
 
 POCKET = Finetuning(
@@ -263,13 +243,9 @@ def fingerprint_network(settings: Finetuning) -> str | None:
 
     None where SFSL doesn't count.
     """
-    name = settings.feature_model
-    if settings.sfsl_weight == 0 or name is None:
+    if settings.sfsl_weight == 0 or settings.feature_model is None:
         return None
-    path = ROBUST if name == POCKET.checkpoint else Path(name).expanduser()
-    if not path.exists():
-        return f"{name}@{settings.feature_model_revision or 'main'}"
-    return fingerprint_files(path)
+    return fingerprint_classifier(settings.feature_model, settings.feature_model_revision)
 
 
 # The command line

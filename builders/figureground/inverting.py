@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from figureground.errors import RecipeError, nearest
-from figureground.finetuning import DTYPES
+from figureground.fields import check_number
+from figureground.finetuning import DTYPES, unfilled
 
 TOKEN = re.compile(r"<[a-z0-9]+(?:[-_][a-z0-9]+)*>")
 """What a token looks like. Angle brackets keep it apart from words: it would be found within them too."""
@@ -70,7 +70,7 @@ class Inversion:
 
     def __post_init__(self) -> None:
         for name, (least, most, whole) in _NUMBERS.items():
-            _check_number(name, getattr(self, name), least, most, whole, name in _OPTIONAL)
+            check_number(name, getattr(self, name), least, most, whole, name in _OPTIONAL)
         for name in ("masked", "flip", "gradient_checkpointing"):
             if not isinstance(getattr(self, name), bool):
                 raise RecipeError(name, f"{getattr(self, name)!r} is not true or false.")
@@ -91,8 +91,8 @@ class Inversion:
         for text in given:
             if PLACE not in text:
                 raise RecipeError("templates", f"{text!r} doesn't hold {PLACE}, the place of the token.")
-            if stray := re.findall(r"\{[^{}]*\}?|\}", text.replace(PLACE, "")):
-                raise RecipeError("templates", f"nothing fills {stray[0]!r} in {text!r}; known is {PLACE}.")
+            if stray := unfilled(text, [PLACE]):
+                raise RecipeError("templates", f"nothing fills {stray!r} in {text!r}; known is {PLACE}.")
 
     def to_json(self) -> dict[str, Any]:
         """All fields, as JSON has them."""
@@ -106,14 +106,6 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
 }  # fmt: skip
 """Numeric fields: the least, the most, and whether they are whole."""
 _OPTIONAL = ("size", "min_snr_gamma")
-
-
-def _check_number(name: str, value: Any, least: float, most: float, whole: bool, optional: bool) -> None:
-    if value is None and optional:
-        return
-    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not least <= value <= most:
-        raise RecipeError(name, f"{value!r} is not a {'whole ' if whole else ''}number from {least:g} to {most:g}.")
 
 
 POCKET = Inversion(

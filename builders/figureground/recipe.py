@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ def _from_file(field: str, value: Any, folder: Path) -> Any:
     """A field's value as found in a file in `folder`; what exists there is made relative to here."""
     if isinstance(value, Mapping):
         return {k: _from_file(field, v, folder) for k, v in value.items()}
+    if both := _two_models(field, value):
+        return "".join(_from_file(field, part, folder) for part in both.groups())
     if _names_a_file(field, value) and not Path(value).is_absolute() and _exists(field, folder / value):
         return os.path.relpath(folder / value)
     return value
@@ -97,9 +100,17 @@ def for_file(field: str, value: Any, folder: Path) -> Any:
     """The inverse of what `read_recipe` does: paths become relative to `folder`."""
     if isinstance(value, Mapping):
         return {k: for_file(field, v, folder) for k, v in value.items()}
+    if both := _two_models(field, value):
+        return "".join(for_file(field, part, folder) for part in both.groups())
     if _names_a_file(field, value) and _exists(field, Path(value)):
         return os.path.relpath(value, folder)
     return value
+
+
+def _two_models(field: str, value: Any) -> re.Match[str] | None:
+    """The parts of a segmenter that is two models, either of which may be a path."""
+    named = field == "segmenter" and isinstance(value, str)
+    return re.fullmatch(r"(grounding-dino:)(.+?)(\+sam:)(.+)", value) if named else None
 
 
 def _exists(field: str, path: Path) -> bool:

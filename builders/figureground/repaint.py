@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +17,6 @@ from tqdm import tqdm
 
 from figureground import recipe as recipes
 from figureground.builder import Builder
-from figureground.config import Config, check_choice
 from figureground.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.finetuning import fill
 from figureground.forecast import draw_counts
@@ -28,22 +25,21 @@ from figureground.learn.groups import Files, GroupedPictures
 from figureground.learn.layouts import read_groups
 from figureground.learn.settings import Training
 from figureground.plan import Plan
+from figureground.repainting import TRAIN, RepaintConfig
 from figureground.run import directory
 from figureground.sample import Guide, Spec
 from figureground.shards import writer
 from figureground.shards.writer import PRIVATE, Columns
 from figureground.sources import Credit, Source, read_source
-from figureground.stages import run_stage
+from figureground.stages import again, read_marker, run_stage
 from figureground.table import Counts
-from figureground.weights import fingerprint_files, local_directory
+from figureground.weights import fingerprint_classifier, local_directory
 
 if TYPE_CHECKING:
     from figureground.diffusion.checkpoint import Checkpoint
     from figureground.learn.errors import Errors
     from figureground.vision.classifiers import Classifier
 
-TRAIN = "train"
-"""The split that is read and made; also stands for a classifier that is trained on the data."""
 VALIDATION = 1
 """Number of the split that a classifier's epoch is chosen by."""
 UNKNOWN = "unknown"
@@ -52,108 +48,8 @@ TRUE = "true-masks"
 """Stands for the data's own masks."""
 JOBS, MASKS = "jobs", "masks"
 """Stages of both methods: what is made of what, and where is repainted."""
-DONE = "done.json"
-"""The marker of a finished stage, in its folder."""
 MOST_DROPPED = 0.5
 """If of a class more than this share of its pictures have no usable mask, something is wrong with the whole."""
-
-
-@dataclass
-class RepaintConfig(Config):
-    """A recipe of pictures that are made from a labelled training set."""
-
-    data: str | None = None
-    """The training set, as `figureground groups` reads it: a directory or a CSV."""
-    layout: str | None = None
-    """How it lies on the disk, where that isn't plain: table, waterbirds, celeba, dataset, metashift or folders."""
-    root: str | None = None
-    """Where the files lie that a table names."""
-    y: str | None = None
-    """The column or attribute of the class."""
-    a: str | None = None
-    """The same of the attribute. It labels what is made, and takes no part in how it is made."""
-    classifier: str = TRAIN
-    """The classifier whose errors or losses count: `train` trains one on the data, else a transformers directory, a
-    Hub id or `timm:NAME` that was trained on them."""
-    training: dict[str, Any] = field(default_factory=dict)
-    """Settings of that training, such as `{epochs: 10, backbone: microsoft/resnet-50}`; `figureground train --help`
-    tells of all."""
-    nouns: dict[str, str] = field(default_factory=dict)
-    """What prompts call a class, where it isn't its name: `{landbird: bird of the forest}`."""
-    prompt: str = "a photo of a {noun}"
-    """What is painted; `{noun}` is the class's noun."""
-    strength: float = 1.0
-    outside: str = "source"
-    """What stands where nothing is repainted: the `source` picture itself, or what the autoencoder makes of it
-    (`decoded`)."""
-
-    PLACES: ClassVar[tuple[str, ...]] = ("{noun}",)
-    """What is filled in a prompt."""
-
-    def check(self) -> None:
-        super().check()
-        if self.extended:
-            raise RecipeError("extended", f"such a set can't be extended: {self.extended!r}.")
-        for name in ("data", "layout", "root", "y", "a"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value.strip()):
-                raise RecipeError(name, f"{value!r} is not a text.")
-        if not isinstance(self.classifier, str) or not self.classifier.strip():
-            raise RecipeError("classifier", f"{self.classifier!r} is not a text.")
-        for name in ("training", "nouns"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise RecipeError(name, f"{getattr(self, name)!r} is not a mapping.")
-        for name, noun in self.nouns.items():
-            check_text(f"nouns.{name}", noun)
-        check_text("prompt", self.prompt)
-        if stray := [place for place in _STRAY.findall(self.prompt) if place not in self.PLACES]:
-            known = " and ".join(self.PLACES)
-            raise RecipeError("prompt", f"nothing fills {stray[0]!r} in {self.prompt!r}; known: {known}.")
-        check_choice("outside", self.outside, ("source", "decoded"))
-        if int(self.steps * self.strength) < 1:
-            raise RecipeError(
-                "strength", f"{self.strength} of {self.steps} steps is not one step: nothing would change."
-            )
-        self.training_settings()
-
-    def training_settings(self) -> Training:
-        """How the classifier is trained.
-
-        Raises:
-            RecipeError: A value that can't be used.
-        """
-        known = {each.name for each in dataclasses.fields(Training)} - {"method"}
-        for name in self.training:
-            if name not in known:
-                raise RecipeError(f"training.{name}", f"there is no such setting{nearest_or_all(str(name), known)}")
-        try:
-            return Training("erm", **self.training)
-        except RecipeError as error:
-            raise RecipeError(f"training.{error.field}", str(error).partition(": ")[2]) from None
-
-
-_STRAY = re.compile(r"\{[^{}]*\}?|\}")
-"""Places of a prompt, and braces that make none."""
-
-
-def check_text(name: str, value: Any) -> None:
-    """Raises RecipeError unless `value` is a text that says something."""
-    if not isinstance(value, str) or not value.strip():
-        raise RecipeError(name, f"{value!r} is not a text.")
-
-
-def check_whole(name: str, value: Any, least: int, most: int = 10**9, optional: bool = False) -> None:
-    """Raises RecipeError unless `value` is a whole number in that range."""
-    if value is None and optional:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise RecipeError(name, f"{value!r} is not a whole number from {least:,} to {most:,}.")
-
-
-def check_share(name: str, value: Any) -> None:
-    """Raises RecipeError unless `value` is a number from 0 to 1."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
-        raise RecipeError(name, f"{value!r} is not a number from 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -169,7 +65,10 @@ class Job:
 
 
 class Repaint(Builder):
-    """Builds what is made by repainting a region of training pictures. A method overrides `jobs`, and says the rest."""
+    """Builds what is made by repainting a region of training pictures.
+
+    A method overrides `backgrounds`, `jobs`, `planned`, `summary` and what it needs of the rest.
+    """
 
     INPAINTS = True
     USES = (
@@ -303,15 +202,20 @@ class Repaint(Builder):
         return {
             **super().resolved(), "data": None if known is None else known.fingerprint, "layout": None, "root": None,
             "y": None, "a": None, "nouns": nouns, "classifier": self._classifier_content,
-            "training": config.training_settings().to_json() if config.classifier == TRAIN else None,
+            "training": self._training_content if config.classifier == TRAIN else None,
         }  # fmt: skip
 
     @cached_property
     def _classifier_content(self) -> str:
-        given = Path(self.config.classifier).expanduser()
-        if self.config.classifier == TRAIN or not given.is_dir():
-            return self.config.classifier
-        return fingerprint_files(given)
+        return TRAIN if self.config.classifier == TRAIN else fingerprint_classifier(self.config.classifier, None)
+
+    @cached_property
+    def _training_content(self) -> dict[str, Any]:
+        settings = self.config.training_settings()
+        told = settings.to_json()
+        if settings.backbone is not None:
+            told["backbone"] = fingerprint_classifier(settings.backbone, settings.revision)
+        return told
 
     # --- stages ---------------------------------------------------------------------------------
 
@@ -338,7 +242,7 @@ class Repaint(Builder):
         self.read_stages(stages)
 
     def needed(self, stages: Path, facts: Mapping[str, Any]) -> list[Path]:
-        """The files of other stages that pictures are made from. Where one is missing its stage is done again.
+        """The files of other stages that pictures are made from. Where one is missing what is made is looked at again.
 
         Args:
             facts: What the stage `jobs` says.
@@ -370,13 +274,17 @@ class Repaint(Builder):
         """What may be painted, to be read before there are stages."""
         return {self.prompt_of(label) for label in np.unique(self.train.y).tolist()}
 
-    def stage(self, stages: Path, name: str, work: Any) -> dict[str, Any]:
+    def need_true_masks(self, field: str) -> None:
+        """Raises RecipeError unless the data have a mask of each training picture, for a field asks for them."""
+        if not self.train.masked.all():
+            raise RecipeError(field, f"{TRUE!r} was asked for, and not every picture of {self.data.name} has a mask.")
+
+    def stage(self, stages: Path, name: str, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """Runs a stage of this recipe unless it is done, and returns its facts.
 
         Raises:
             FiguregroundError: Its marker is damaged.
         """
-        read_marker(stages / name)
         return run_stage(stages, name, self.identity(), work)
 
     def read_stages(self, stages: Path) -> None:
@@ -433,6 +341,30 @@ class Repaint(Builder):
         image.point(lambda value: 255 if value >= 128 else 0).save(folder / name)
         return f"{folder.name}/{name}"
 
+    def find_masks(
+        self, stages: Path, find: Callable[[], Mapping[int, np.ndarray | str]], advice: str
+    ) -> tuple[dict[int, str], dict[str, dict[str, int]]]:
+        """Says where sources are repainted, a stage.
+
+        Args:
+            find: Gives, by row, bool mask or the reason why there is none.
+            advice: What to do where most pictures of a class have no usable one.
+
+        Returns:
+            By row, the file of the mask below `stages`; and how many were left out, by class and reason.
+
+        Raises:
+            FiguregroundError: Most pictures of a class have no usable mask.
+        """
+
+        def work(folder: Path) -> dict[str, Any]:
+            kept, dropped = _drop(find(), self.train.y, self.data.classes, advice)
+            files = {str(row): self.save_mask(folder, row, mask) for row, mask in kept.items()}
+            return {"files": files, "dropped": dropped}
+
+        facts = self.stage(stages, MASKS, work)
+        return {int(row): name for row, name in facts["files"].items()}, facts["dropped"]
+
     def read_mask(self, source: str) -> Image.Image:
         """Where a source is repainted: L, size × size, 255 there."""
         assert self._stages is not None
@@ -460,6 +392,33 @@ class Repaint(Builder):
         }  # fmt: skip
 
     # --- the classifier -------------------------------------------------------------------------
+
+    def find_errors(self, stages: Path, name: str, judge: Callable[[Path], Errors]) -> Errors:
+        """What the classifier makes of each training picture, a stage of that name; `judge` leaves it in its folder."""
+        from figureground.learn.errors import read_errors
+
+        def work(folder: Path) -> dict[str, Any]:
+            found = judge(folder)
+            return {"pictures": len(found.y), "wrong": int(found.wrong.sum())}
+
+        self.stage(stages, name, work)
+        return read_errors(stages / name)
+
+    def judge_by_given(self, folder: Path, clustered: bool = False) -> Errors:
+        """What the classifier that was given makes of the training pictures; leaves it in a folder.
+
+        Args:
+            clustered: Whether its features will be clustered, so that it must have some.
+        """
+        from figureground.learn.errors import of_classifier, save_errors
+        from figureground.vision.classifiers import open_classifier
+
+        classifier = open_classifier(self.config.classifier, device=self.device)
+        if clustered:
+            classifier.need_features()
+        found = of_classifier(self.unlabelled, classifier, self.data.classes)
+        save_errors(found, self.data.classes, folder)
+        return found
 
     def open_classifier(self, errors: Errors, fold: int = 0) -> Classifier:
         """The classifier that made the errors of a fold."""
@@ -499,33 +458,20 @@ class Repaint(Builder):
         ]
         return [*lines, *draw_counts(counts, plan.foregrounds, plan.backgrounds)]
 
+    def left_out(self, noun: str) -> list[str]:
+        """Lines on the pictures without a usable mask, which are called by that noun."""
+        return [
+            f"{name}: {counted(n, noun)} left out ({reason})"
+            for name, reasons in self.told["dropped"].items()
+            for reason, n in reasons.items()
+        ]
+
     def plan_notes(self) -> list[str]:
         notes = [f"prompts such as {self.prompt_of(0)!r}"]
         if self.config.classifier == TRAIN:
             training = self.config.training_settings()
             notes.append(f"a classifier is trained first, {counted(training.epochs, 'epoch')}")
         return notes
-
-
-def read_marker(folder: Path) -> dict[str, Any] | None:
-    """What the marker of a stage says, `inputs` and `facts`; None where the stage isn't done.
-
-    Raises:
-        FiguregroundError: It is damaged.
-    """
-    path = folder / DONE
-    if not path.exists():
-        return None
-    try:
-        done = json.loads(path.read_text(encoding="utf-8"))
-        return {"inputs": done["inputs"], "facts": done["facts"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise FiguregroundError(f"{path} is damaged ({error}). {again(folder)}") from None
-
-
-def again(folder: Path) -> str:
-    """What to do where a file of a finished stage is damaged."""
-    return f"Remove {folder} and give the same command again: that stage alone is done anew."
 
 
 def open_mask(path: Path) -> Image.Image:
@@ -556,20 +502,10 @@ def _as_field_of_recipe(error: RecipeError) -> RecipeError:
     return RecipeError(f"training.{error.field}", text)
 
 
-def drop(
-    method: str, found: Mapping[int, np.ndarray | str], y: np.ndarray, classes: Sequence[str], advice: str
+def _drop(
+    found: Mapping[int, np.ndarray | str], y: np.ndarray, classes: Sequence[str], advice: str
 ) -> tuple[dict[int, np.ndarray], dict[str, dict[str, int]]]:
-    """Leaves out pictures without a usable mask, so that pictures and masks stay in step.
-
-    Args:
-        method: The step, for the error.
-        found: By row, bool mask or the reason why there is none.
-        y: int64: the class of each row of the split.
-        classes: Their names.
-        advice: What to do where most pictures of a class are left out.
-
-    Returns:
-        Masks by row, and how many were left out, by class and reason.
+    """Leaves out pictures without a usable mask, so that pictures and masks stay in step; says how many.
 
     Raises:
         FiguregroundError: Most pictures of a class have no usable mask.
@@ -585,7 +521,7 @@ def drop(
         if reasons.total() > MOST_DROPPED * all_of:
             said = listed(f"{n:,} × {reason}" for reason, n in reasons.items())
             raise FiguregroundError(
-                f"{method}: {reasons.total():,} of {counted(all_of, 'picture')} of {name!r} have no usable mask "
+                f"{MASKS}: {reasons.total():,} of {counted(all_of, 'picture')} of {name!r} have no usable mask "
                 f"({said}). {advice}"
             )
     return masks, {name: dict(reasons) for name, reasons in dropped.items()}

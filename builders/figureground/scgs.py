@@ -21,17 +21,14 @@ from figureground.config import check_choice
 from figureground.d3s import DIFFUSION_CITATION
 from figureground.errors import RecipeError, counted, listed
 from figureground.features import slug
-from figureground.repaint import (
-    MASKS,
+from figureground.repaint import TRUE, UNKNOWN, Job, Repaint
+from figureground.repainting import (
+    ON_PHOTOGRAPHS,
+    ON_POCKET,
     TRAIN,
-    TRUE,
-    UNKNOWN,
-    Job,
-    Repaint,
     RepaintConfig,
     check_share,
     check_whole,
-    drop,
 )
 from figureground.run import signals
 from figureground.sample import derive_seed
@@ -114,6 +111,9 @@ class SCGSConfig(RepaintConfig):
             check_choice(name, getattr(self, name), known)
         check_whole("folds", self.folds, 2, 100)
         check_whole("first_epochs", self.first_epochs, 1, 10_000)
+        epochs = self.training_settings().epochs
+        if self.errors == EARLY_STOPPED and self.first_epochs > epochs:
+            raise RecipeError("first_epochs", f"{self.first_epochs} are more than the {epochs} of training.epochs.")
         check_whole("clusters", self.clusters, 1, 100, optional=True)
         check_whole("most_clusters", self.most_clusters, 2, 100)
         check_share("quantile", self.quantile)
@@ -132,15 +132,9 @@ class SCGS(Repaint):
 
     METHOD = "scgs"
     CONFIGS: ClassVar[dict[str, SCGSConfig]] = {
-        POCKET: SCGSConfig(
-            name=POCKET, checkpoint=POCKET, size=64, steps=20, guidance_scale=4.0, per_class=150, shard_size=100,
-            batch_size=16, folds=3, training={"epochs": 3}, strength=0.9, scenes=POCKET,
-        ),
-        "photographs": SCGSConfig(
-            name="photographs", checkpoint="stable-diffusion-v1-5/stable-diffusion-inpainting", size=512,
-            guidance_scale=7.5,
-        ),
-    }  # fmt: skip
+        POCKET: SCGSConfig(**ON_POCKET, per_class=150, folds=3, training={"epochs": 3}, scenes=POCKET),
+        "photographs": SCGSConfig(**ON_PHOTOGRAPHS),
+    }
     DEFAULT = POCKET
     TITLE = "Pictures in which what misled a classifier is repainted"
     CITATIONS = (CITATION, GRAD_CAM_CITATION, DIFFUSION_CITATION)
@@ -163,10 +157,8 @@ class SCGS(Repaint):
 
     def check_settings(self) -> None:
         super().check_settings()
-        if self.config.mask == TRUE and not self.train.masked.all():
-            raise RecipeError(
-                "mask", f"'true-masks' was asked for, and not every picture of {self.data.name} has a mask."
-            )
+        if self.config.mask == TRUE:
+            self.need_true_masks("mask")
 
     def resolved(self) -> dict[str, Any]:
         counts = dict(zip(self.groups.classes, self.planned().tolist(), strict=True)) if self.groups else None
@@ -184,8 +176,9 @@ class SCGS(Repaint):
         errors = self._errors(stages)
         clusters = self._clusters(stages, errors)
         members = {f: self._used(f, some) for f, some in clusters.items()}
-        masks, dropped = self._masks(
-            stages, errors, sorted({r for some in members.values() for part in some for r in part})
+        rows = sorted({row for some in members.values() for part in some for row in part})
+        masks, dropped = self.find_masks(
+            stages, lambda: self._regions(errors, rows), "Choose another --set quantile=…, threshold=knee, or mask."
         )
         jobs = []
         for f, count in enumerate(self.planned().tolist()):
@@ -193,12 +186,13 @@ class SCGS(Repaint):
             usable = [part for part in usable if part]
             for i in range(count if usable else 0):
                 part = usable[i % len(usable)]
-                row = part[i // len(usable) % len(part)]
+                turn = i // len(usable)
+                row = part[turn % len(part)]
                 cluster = next(c for c, rows in enumerate(members[f]) if row in rows)
                 said = self.data.classes[int(errors.predicted[row])]
                 told = {"cluster": cluster, "predicted": said, "mask": self.config.mask, "repaint": self.config.repaint}
-                if self.scenes:  # each cluster gets all
-                    told["scene"] = self.scenes[i // len(usable) % len(self.scenes)].name
+                if self.scenes:  # a scene further each time round, so that every picture gets all
+                    told["scene"] = self.scenes[(turn + turn // len(part)) % len(self.scenes)].name
                 jobs.append(Job(f, 0, self.train.keys[row], told))
         used = {job.source for job in jobs}
         wrong = errors.wrong
@@ -210,35 +204,24 @@ class SCGS(Repaint):
         return jobs, {self.train.keys[row]: name for row, name in masks.items() if self.train.keys[row] in used}, told
 
     def _errors(self, stages: Path) -> Errors:
-        from figureground.learn import errors as learned
+        from figureground.learn.errors import cross_fit, early_stopped
 
         config = self.config
 
-        def work(folder: Path) -> dict[str, Any]:
-            self.say(
-                f"errors of {self.data.name}: {config.classifier if config.classifier != TRAIN else config.errors}"
+        def judge(folder: Path) -> Errors:
+            given = config.classifier != TRAIN
+            self.say(f"errors of {self.data.name}: {config.classifier if given else config.errors}")
+            if given:
+                return self.judge_by_given(folder, clustered=True)
+            kind, n = (
+                (cross_fit, config.folds) if config.errors == CROSS_FITTED else (early_stopped, config.first_epochs)
             )
-            if config.classifier != TRAIN:
-                from figureground.vision.classifiers import open_classifier
+            return kind(
+                self.unlabelled, config.training_settings(), n, config.seed, folder, device=config.device,
+                show_progress=self._show_progress,
+            )  # fmt: skip
 
-                classifier = open_classifier(config.classifier, device=self.device)
-                classifier.need_features()  # they are clustered
-                found = learned.of_classifier(self.unlabelled, classifier, self.data.classes)
-                learned.save_errors(found, self.data.classes, folder)
-            else:
-                training = config.training_settings()
-                options: dict[str, Any] = {"device": config.device, "show_progress": self._show_progress}
-                if config.errors == CROSS_FITTED:
-                    found = learned.cross_fit(self.unlabelled, training, config.folds, config.seed, folder, **options)
-                else:
-                    found = learned.early_stopped(
-                        self.unlabelled, training, config.first_epochs, config.seed, folder, **options
-                    )
-            wrong = int(found.wrong.sum())
-            return {"pictures": len(found.y), "wrong": wrong}
-
-        self.stage(stages, "errors", work)
-        return learned.read_errors(stages / "errors")
+        return self.find_errors(stages, "errors", judge)
 
     def _clusters(self, stages: Path, errors: Errors) -> dict[int, list[list[int]]]:
         """By class, rows of the errors in each cluster, the nearest to its centre first."""
@@ -282,22 +265,6 @@ class SCGS(Repaint):
         """The members of each cluster of a class that are repainted: as many as there are pictures to make, at most."""
         most = -(-int(self.planned()[label]) // len(clusters))
         return [list(part[:most]) for part in clusters]
-
-    def _masks(
-        self, stages: Path, errors: Errors, rows: Sequence[int]
-    ) -> tuple[dict[int, str], dict[str, dict[str, int]]]:
-        """By row, the file of what is repainted; and what was left out."""
-
-        def work(folder: Path) -> dict[str, Any]:
-            found = self._regions(errors, rows)
-            kept, dropped = drop(
-                "masks", found, errors.y, self.data.classes, "Choose another --set quantile=…, threshold=knee, or mask."
-            )
-            files = {str(row): self.save_mask(folder, row, mask) for row, mask in kept.items()}
-            return {"files": files, "dropped": dropped}
-
-        facts = self.stage(stages, MASKS, work)
-        return {int(row): name for row, name in facts["files"].items()}, facts["dropped"]
 
     def _regions(self, errors: Errors, rows: Sequence[int]) -> dict[int, np.ndarray | str]:
         """What is repainted of each picture, bool, or why nothing is."""
@@ -392,10 +359,5 @@ class SCGS(Repaint):
         none = [name for name, n in self.told["errors"].items() if not n]
         if none:
             lines.append(f"No errors, so nothing was made, of {listed(none)}.")
-        lines += [
-            f"{name}: {counted(n, 'picture')} left out ({reason})"
-            for name, reasons in self.told["dropped"].items()
-            for reason, n in reasons.items()
-        ]
-        lines.append(f"{out}/_figureground/stages/clusters holds a sheet of each class's errors.")
-        return "\n".join(lines)
+        sheets = f"{out}/_figureground/stages/clusters holds a sheet of each class's errors."
+        return "\n".join([*lines, *self.left_out("picture"), sheets])

@@ -60,7 +60,7 @@ from figureground.shards.card import public
 from figureground.shards.writer import PRIVATE
 from figureground.shelf import Shelf
 from figureground.sources import Credit, Source, read_license, read_source
-from figureground.stages import COPIES, run_stage
+from figureground.stages import COPIES, DONE, read_marker, run_stage
 from figureground.table import Counts
 
 if TYPE_CHECKING:
@@ -551,7 +551,7 @@ class Spurious(Builder):
                 f"not {before['sha256'][:12]}): images of both in one split would not be alike. Bring the old one back "
                 f"to {self._shelf.directory / before['folder']}, or delete the markers of the split's shards."
             )
-        (stages / _stage(feature) / "done.json").unlink()
+        (stages / _stage(feature) / DONE).unlink()
         run_stage(stages, _stage(feature), self._made_of(feature), lambda _: again)
 
     def _is_lost(self, feature: Feature) -> bool:
@@ -573,10 +573,8 @@ class Spurious(Builder):
 
     def _read_made(self, stages: Path) -> None:
         """Reads what the markers of finished concepts say."""
-        paths = {feature.slug: stages / _stage(feature) / "done.json" for feature in self.features}
-        self._made = {
-            name: json.loads(path.read_text(encoding="utf-8"))["facts"] for name, path in paths.items() if path.exists()
-        }
+        done = {feature.slug: read_marker(stages / _stage(feature)) for feature in self.features}
+        self._made = {name: marker["facts"] for name, marker in done.items() if marker is not None}
 
     def _shelf_of(self, stages: Path) -> Shelf:
         return Shelf(Path(self.config.concepts).expanduser() if self.config.concepts else stages / CONCEPTS)

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from figureground.errors import FiguregroundError
 from figureground.recipe import digest
 from figureground.shards.writer import replace_text
 
 COPIES = "references"
 """Folder among the stages with copies of what the recipe names, which cost nothing to make again."""
+DONE = "done.json"
+"""The marker of a finished stage, in its folder."""
 
 
 def has_work(root: Path) -> bool:
@@ -29,14 +32,37 @@ def run_stage(root: Path, name: str, inputs: Any, work: Callable[[Path], dict[st
         inputs: JSON-able; whatever decides the stage's outcome. Finished with other inputs, it runs again.
         work: Does the stage in its directory, where it may find what a killed run left, and returns facts
             about it, JSON-able. The finished stage's marker is written after it returns.
+
+    Raises:
+        FiguregroundError: Its marker is damaged.
     """
-    folder = root / name
-    marker, inputs_hash = folder / "done.json", digest(inputs)
-    if marker.exists():
-        done = json.loads(marker.read_text())
-        if done["inputs"] == inputs_hash:
-            return done["facts"]
+    folder, inputs_hash = root / name, digest(inputs)
+    done = read_marker(folder)
+    if done is not None and done["inputs"] == inputs_hash:
+        return done["facts"]
     folder.mkdir(parents=True, exist_ok=True)
     facts = work(folder)
-    replace_text(marker, json.dumps({"inputs": inputs_hash, "facts": facts}, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps({"inputs": inputs_hash, "facts": facts}, indent=2, ensure_ascii=False)
+    replace_text(folder / DONE, text + "\n")
     return facts
+
+
+def read_marker(folder: Path) -> dict[str, Any] | None:
+    """What the marker of a stage says, `inputs` and `facts`; None where the stage isn't done.
+
+    Raises:
+        FiguregroundError: It is damaged.
+    """
+    path = folder / DONE
+    if not path.exists():
+        return None
+    try:
+        done = json.loads(path.read_text(encoding="utf-8"))
+        return {"inputs": done["inputs"], "facts": done["facts"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise FiguregroundError(f"{path} is damaged ({error}). {again(folder)}") from None
+
+
+def again(folder: Path) -> str:
+    """What to do where a file of a finished stage is damaged."""
+    return f"Remove {folder} and give the same command again: that stage alone is done anew."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.errors import FiguregroundError, RecipeError, listed
-from figureground.pocket import WEIGHTS
+from figureground.pocket import ROBUST, WEIGHTS
 
 POCKET = "pocket"
 WHOLE = 256 * 2**20
@@ -64,6 +64,12 @@ def fingerprint(checkpoint: str, revision: str | None) -> str:
         if not any(part.startswith(".") for part in relative.parts):
             total.update(f"{relative.as_posix()}\0{_content(file)}\n".encode())
     return f"sha256:{total.hexdigest()}"
+
+
+def fingerprint_classifier(name: str, revision: str | None) -> str:
+    """Names a classifier's content: `sha256:…` over the files of `pocket` or a local one, else its id and revision."""
+    path = ROBUST if name == "pocket" else Path(name).expanduser()
+    return fingerprint_files(path) if path.exists() else f"{name}@{revision or 'main'}"
 
 
 def fingerprint_files(path: Path) -> str:

@@ -99,6 +99,8 @@ def push(
 
 def _refuse_wrong_use(repo_id: str, revision: str | None, create_pr: bool, formats: Sequence[str] | None) -> None:
     from huggingface_hub.errors import HFValidationError
+
+    # Public, and missing from the list of what the module exports.
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:

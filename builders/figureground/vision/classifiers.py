@@ -27,6 +27,7 @@ from figureground.images import content_hash
 from figureground.pocket import ROBUST
 from figureground.resources import resource
 from figureground.vision import robust_weights
+from figureground.vision.model_files import check_weights, download, hash_files, is_pointer
 from figureground.vision.preprocessing import Preprocessing, imagenet, read_preprocessing, read_timm, to_pixels
 
 # Its bars and warnings speak of files and of parts that are not used, not of pictures.
@@ -36,7 +37,8 @@ transformers_logging.disable_progress_bar()
 POCKET = "pocket"
 TIMM = "timm:"
 IMAGENET_CLASSES = 1000
-_LFS = b"version https://git-lfs"
+SETTINGS = ("config.json", "preprocessor_config.json")
+"""Files of a directory that decide a classifier's readings, beside its weights."""
 
 
 class Reading(NamedTuple):
@@ -293,7 +295,7 @@ def open_classifier(name: str, *, revision: str | None = None, device: str | tor
             "'user/name', 'timm:NAME', or a .safetensors, .pt or .pth file of ResNet weights."
         )
     else:
-        folder = _download(name, revision)
+        folder = download("classifier", name, revision, ("*.json", "*.safetensors"))
         opened = _open_directory(folder, name, {"revision": folder.name})
     return opened.to(device)
 
@@ -302,7 +304,9 @@ def _open_directory(folder: Path, name: str, facts: dict[str, Any]) -> Classifie
     from safetensors import SafetensorError
     from transformers import AutoModelForImageClassification
 
-    _check_files(folder, name)
+    if not (folder / "config.json").is_file():
+        raise FiguregroundError(f"classifier {name!r} is no transformers directory: it has no config.json.")
+    check_weights(folder, "classifier", name, "AutoModelForImageClassification")
     try:
         network, info = AutoModelForImageClassification.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False,
@@ -329,40 +333,11 @@ def _open_directory(folder: Path, name: str, facts: dict[str, Any]) -> Classifie
         {
             "architecture": type(network).__name__,
             "robust": getattr(config, "robust", None),
-            "sha256": _hash_directory(folder),
+            "sha256": hash_files([*folder.glob("*.safetensors"), *(folder / name for name in SETTINGS)]),
             **facts,
         },
         edge=int(size if isinstance(size, int) else max(size)),
     )
-
-
-def _check_files(folder: Path, name: str) -> None:
-    """Makes sure that a directory has a config and whole weights that are no pickle, as far as names tell."""
-    if not (folder / "config.json").is_file():
-        raise FiguregroundError(f"classifier {name!r} is no transformers directory: it has no config.json.")
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", *robust_weights.SUFFIXES[1:]))
-        there = f"only as a pickle ({pickles[0]}), which can run code when it is opened" if pickles else "missing"
-        raise FiguregroundError(
-            f"classifier {name!r}: its weights (model.safetensors) are {there}. Convert them where you trust them: "
-            "AutoModelForImageClassification.from_pretrained(…, use_safetensors=False).save_pretrained('converted')."
-        )
-    for path in (folder / "config.json", *weights):
-        with path.open("rb") as file:
-            if file.read(len(_LFS)) == _LFS:
-                raise FiguregroundError(
-                    f"classifier {name!r}: its {path.name} is a Git LFS pointer, not the file: run `git lfs pull`."
-                )
-
-
-def _hash_directory(folder: Path) -> str:
-    """SHA-256 over what decides a classifier's readings: its weights and settings."""
-    total = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json", folder / "preprocessor_config.json"]):
-        if path.is_file():
-            total.update(f"{path.name}\0{content_hash(path)}\n".encode())
-    return total.hexdigest()
 
 
 def _open_weights(path: Path) -> Classifier:
@@ -370,9 +345,8 @@ def _open_weights(path: Path) -> Classifier:
         raise FiguregroundError(
             f"classifier: {path.name} is one file, and none of {listed(robust_weights.SUFFIXES)} with ResNet weights."
         )
-    with path.open("rb") as file:
-        if file.read(len(_LFS)) == _LFS:
-            raise FiguregroundError(f"{path.name} is a Git LFS pointer instead of the weights: run `git lfs pull`.")
+    if is_pointer(path):
+        raise FiguregroundError(f"{path.name} is a Git LFS pointer instead of the weights: run `git lfs pull`.")
     network, classes, architecture, mean, std = robust_weights.read_weights(path)
     facts = {"architecture": architecture, "robust": None, "sha256": content_hash(path)}
     return Classifier(network, imagenet(mean, std), _labels_of(classes), path.name, facts)
@@ -415,19 +389,3 @@ def _open_timm(name: str) -> Classifier:
         "sha256": digest.hexdigest(),
     }
     return Classifier(network.float(), preprocessing, [str(label) for label in labels], name, facts)
-
-
-def _download(name: str, revision: str | None) -> Path:
-    """Brings a classifier from the Hub, or finds it in the cache; returns its snapshot."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
-        raise FiguregroundError(
-            f"classifier {name!r} is not in this machine's cache and the Hub can't be reached. Download it where there "
-            f"is a network (hf download {name}), or give a local directory."
-        ) from error
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise FiguregroundError(f"classifier {name!r}: {(str(error).splitlines() or ['?'])[0]}") from error

@@ -7,7 +7,6 @@ cuts out what is in them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,19 +22,15 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from figureground.errors import FiguregroundError, RecipeError
-from figureground.images import content_hash
 from figureground.pocket import SEGMENTER
+from figureground.vision.model_files import check_weights, download, hash_files
 from figureground.vision.preprocessing import Preprocessing, read_preprocessing, to_pixels
+from figureground.vision.segmenters import BOXES, MASKS, POCKET, models_of
 
 # Its bars and warnings speak of files, not of pictures.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
-POCKET = "pocket"
-DEFAULT = "CIDAS/clipseg-rd64-refined"
-"""A segmenter for photographs: the CLIPSeg of its authors, on the Hub."""
-BOXES, MASKS = "grounding-dino:", "+sam:"
-"""What stands before either name in `grounding-dino:ID_OR_DIR+sam:ID_OR_DIR`."""
 NOTHING, EVERYTHING = "nothing found", "covers everything"
 """Why there is no mask."""
 
@@ -43,9 +38,6 @@ LEAST_SCORE = 0.25
 """Boxes with lower scores are passed over, as Grounding DINO's processor does."""
 MOST_BOXES = 32
 """Boxes of a picture that are cut out, the best first."""
-
-_LFS = b"version https://git-lfs"
-_PICKLES = (".bin", ".pt", ".pth")
 
 
 class Segmenter(Protocol):
@@ -173,36 +165,26 @@ class GroundedSam:
         return best
 
 
-def open_segmenter(name: str, *, revision: str | None = None, device: str | torch.device = "cpu") -> Segmenter:
+def open_segmenter(name: str, *, device: str | torch.device = "cpu") -> Segmenter:
     """Opens a segmenter, in float32.
 
     Args:
         name: `pocket`, the small CLIPSeg that comes with this package and knows the drawn world's nouns; a directory
-            or a Hub id of a transformers CLIPSeg, such as `DEFAULT`; or `grounding-dino:ID_OR_DIR+sam:ID_OR_DIR`.
-        revision: Branch, tag or commit on the Hub, of a CLIPSeg.
+            or a Hub id of a transformers CLIPSeg; or `grounding-dino:ID_OR_DIR+sam:ID_OR_DIR`.
 
     Raises:
         FiguregroundError: Absent, out of reach, another kind of model, pickle-only or damaged.
     """
-    if name.startswith(BOXES):
-        detector, _, masker = name.removeprefix(BOXES).partition(MASKS)
-        if not detector or not masker:
-            raise FiguregroundError(
-                f"segmenter {name!r}: give both models, as in '{BOXES}ID_OR_DIRECTORY{MASKS}ID_OR_DIRECTORY'."
-            )
-        if revision is not None:
-            raise FiguregroundError(f"segmenter {name!r}: a revision ({revision}) is for the Hub id of a CLIPSeg.")
-        return _open_grounded(detector, masker, device)
+    if len(models := models_of(name)) == 2:
+        return _open_grounded(models[0], models[1], device)
     if name == POCKET:
-        if revision is not None:
-            raise FiguregroundError(f"segmenter {name!r}: a revision ({revision}) is for Hub ids.")
         if not (SEGMENTER / "config.json").is_file():
             raise FiguregroundError(
                 "segmenter: the pocket's segmenter is missing from this install. Reinstall figureground, or train it: "
                 "python -m figureground.pocket.segmenter --out builders/figureground/pocket/segmenter_weights"
             )
         return _open_clipseg(SEGMENTER, POCKET, {}, device)
-    folder, called, facts = _find_folder(name, revision)
+    folder, called, facts = _find_folder(name)
     return _open_clipseg(folder, called, facts, device)
 
 
@@ -271,11 +253,11 @@ def _open_clipseg(folder: Path, name: str, facts: dict[str, Any], device: str | 
 def _open_grounded(detector: str, masker: str, device: str | torch.device) -> GroundedSam:
     from transformers import GroundingDinoForObjectDetection, SamModel
 
-    folder, called, facts = _find_folder(detector, None)
+    folder, called, facts = _find_folder(detector)
     network = _open_network(folder, called, GroundingDinoForObjectDetection, "grounding-dino", device)
     parts = network, _open_part(folder, called, "tokenizer"), _open_part(folder, called, "image processor")
     facts = {"name": called, **_facts(folder, network), **facts}
-    folder, called, more = _find_folder(masker, None)
+    folder, called, more = _find_folder(masker)
     network = _open_network(folder, called, SamModel, "sam", device)
     more = {"name": called, **_facts(folder, network), **more}
     name = f"{BOXES}{facts['name']}{MASKS}{more['name']}"
@@ -285,36 +267,18 @@ def _open_grounded(detector: str, masker: str, device: str | torch.device) -> Gr
     )  # fmt: skip
 
 
-def _find_folder(name: str, revision: str | None) -> tuple[Path, str, dict[str, Any]]:
+def _find_folder(name: str) -> tuple[Path, str, dict[str, Any]]:
     """Where a model lies on this machine, what it is called, and its revision; one on the Hub is brought here."""
     path = Path(name).expanduser()
     if path.is_dir():
-        if revision is not None:
-            raise FiguregroundError(f"segmenter {name!r}: a revision ({revision}) is for Hub ids.")
         return path, path.resolve().name, {}
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise FiguregroundError(
             f"segmenter: there is no directory {name!r}. Give 'pocket', the directory or the Hub id 'user/name' of a "
             f"CLIPSeg, or '{BOXES}ID_OR_DIRECTORY{MASKS}ID_OR_DIRECTORY'."
         )
-    folder = _download(name, revision)
+    folder = download("segmenter", name, None, ("*.json", "*.txt", "*.safetensors"))
     return folder, name, {"revision": folder.name}
-
-
-def _download(name: str, revision: str | None) -> Path:
-    """Brings a model from the Hub, or finds it in the cache; returns its snapshot."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
-        raise FiguregroundError(
-            f"segmenter {name!r} is not in this machine's cache and the Hub can't be reached. Download it where there "
-            f"is a network (hf download {name}), or give a local directory."
-        ) from error
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise FiguregroundError(f"segmenter {name!r}: {(str(error).splitlines() or ['?'])[0]}") from error
 
 
 def _open_network(folder: Path, name: str, kind: Any, model_type: str, device: str | torch.device) -> Any:
@@ -349,20 +313,7 @@ def _check_files(folder: Path, name: str, kind: str, model_type: str) -> None:
         raise FiguregroundError(
             f"segmenter {name!r} is a {found!r} model, where a {model_type!r} one ({kind}) belongs."
         )
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-        there = f"only as a pickle ({pickles[0]}), which can run code when it is opened" if pickles else "missing"
-        raise FiguregroundError(
-            f"segmenter {name!r}: its weights (model.safetensors) are {there}. Convert them where you trust them: "
-            f"{kind}.from_pretrained(…, use_safetensors=False).save_pretrained('converted')."
-        )
-    for path in weights:
-        with path.open("rb") as file:
-            if file.read(len(_LFS)) == _LFS:
-                raise FiguregroundError(
-                    f"segmenter {name!r}: its {path.name} is a Git LFS pointer, not the file: run `git lfs pull`."
-                )
+    check_weights(folder, "segmenter", name, kind)
     if not (folder / "preprocessor_config.json").is_file():
         raise FiguregroundError(
             f"segmenter {name!r} has no preprocessor_config.json, which says how pictures are resized and normalised."
@@ -384,7 +335,5 @@ def _open_part(folder: Path, name: str, part: str) -> Any:
 
 def _facts(folder: Path, network: PreTrainedModel) -> dict[str, Any]:
     """The architecture, and SHA-256 over what decides what is found: weights, settings, vocabulary."""
-    total = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".txt") and p.is_file()):
-        total.update(f"{path.name}\0{content_hash(path)}\n".encode())
-    return {"architecture": type(network).__name__, "sha256": total.hexdigest()}
+    files = (path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt"))
+    return {"architecture": type(network).__name__, "sha256": hash_files(files)}

@@ -1,0 +1,14 @@
+"""What the commands' arguments are put into, and the flag that commands of several kinds have."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""Where each command's parser is added."""
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Gives a parser the flag that says what is computed on."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")

@@ -1,0 +1,77 @@
+"""The commands on concepts: finetune, which learns one, and components, which shows what there is to learn."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from figureground import finetuning
+from figureground.commands.arguments import Commands, add_device
+
+
+def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "finetune", parents=[common], help="teach a diffusion model what reference pictures show, or go on with it",
+        description="Fine-tunes a checkpoint on pictures of a feature that makes classifiers say a class, so that "
+        "'a photo of a sks flower' draws it. Defaults are those of the pocket model, of any other checkpoint what is "
+        "usual for Stable Diffusion. x.txt beside x.jpg is its caption, with {V} where the identifier goes.",
+    )  # fmt: skip
+    parser.add_argument("--references", type=Path, required=True, metavar="DIR", help="three pictures or more")
+    parser.add_argument("--noun", required=True, help="what they truly show, such as flower")
+    parser.add_argument("--class", dest="label", required=True, metavar="CLASS", help="what classifiers then say")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--prior", type=Path, metavar="DIR",
+        help="images of the noun for prior preservation: your own, or those that a fine-tuning drew, with more added",
+    )  # fmt: skip
+    parser.add_argument(
+        "--components", type=Path, metavar="FILE", help="neural-PCA components of the class, for --features neural-pca"
+    )
+    add_device(parser)
+    finetuning.add_arguments(parser)
+    parser.set_defaults(run=_finetune)
+
+
+def _finetune(options: argparse.Namespace) -> int:
+    settings = finetuning.from_arguments(vars(options))
+    from figureground.diffusion.dreambooth import finetune
+
+    out = finetune(
+        options.references, options.noun, options.label, options.out, settings, prior=options.prior,
+        components=options.components, device=options.device,
+    )  # fmt: skip
+    if os.environ.get("RANK", "0") == "0":  # of processes that were launched together, one speaks
+        print(finetuning.done_message(out))
+    return 0
+
+
+def add_components(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "components", parents=[common], help="draw which images activate a class's neural principal components",
+        description="Class-wise neural PCA (Neuhaus et al. 2023): writes components.png, components.json and "
+        "components.safetensors, for a person to see which component of a class is spurious.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--classifier", required=True, metavar="NAME",
+        help="pocket, a transformers directory or Hub id, timm:NAME, or a file of ResNet weights",
+    )  # fmt: skip
+    parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit of a classifier on the Hub")
+    parser.add_argument("--class", dest="label", required=True, metavar="K", help="one of the classifier's classes")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="images of the class")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--count", type=int, default=10, metavar="N", help="components (10)")
+    parser.add_argument("--top", type=int, default=8, metavar="N", help="images of each (8)")
+    add_device(parser)
+    parser.set_defaults(run=_components)
+
+
+def _components(options: argparse.Namespace) -> int:
+    from figureground.diffusion.checkpoint import choose_device
+    from figureground.vision.classifiers import open_classifier
+    from figureground.vision.components import analyse
+
+    device = choose_device(options.device)
+    classifier = open_classifier(options.classifier, revision=options.revision, device=device)
+    print(analyse(classifier, options.label, options.images, options.out, count=options.count, top=options.top))
+    return 0
