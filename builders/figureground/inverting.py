@@ -112,11 +112,7 @@ POCKET = Inversion(
     "pocket", templates=("a photo of a {token}", "a picture of a {token}", "a {token}"), masked=True, steps=200,
     batch_size=4, learning_rate=0.01, min_snr_gamma=5.0, save_seconds=30.0, dtype="float32",
 )  # fmt: skip
-"""For the pocket model: under a minute on one core.
-
-From 24 mugs on grass and the noun `thing`, which the pocket model draws as a mug as often as not, the token draws mugs.
-Learned inside masks it draws them in every scene; from whole pictures it learns the grass too, and draws that in snow.
-"""
+"""For the pocket model. Masked, for from whole pictures of one scene a word learns that scene too."""
 
 
 def settings_for(checkpoint: str, **changes: Any) -> Inversion:
