@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -148,7 +149,7 @@ class Repaint(Builder):
     @property
     def unlabelled(self) -> GroupedPictures:
         """The training set without its attribute, which takes no part in how pictures are made."""
-        return dataclasses.replace(self.data, attributes=None, a=None)
+        return self.data.without_attribute()
 
     def noun(self, label: int) -> str:
         name = self.data.classes[label]
@@ -238,6 +239,11 @@ class Repaint(Builder):
                 if not jobs:
                     raise FiguregroundError(self.nothing(told))
                 facts = {"jobs": [dataclasses.asdict(job) for job in jobs], "masks": masks, "told": told}
+                if known is not None and json.loads(json.dumps(facts)) != known:
+                    raise FiguregroundError(
+                        f"{out}: a stage that was done again found other sources or regions than before, from which "
+                        "pictures may have been made. Build into another directory."
+                    )
                 self.stage(stages, JOBS, lambda folder: facts)
         self.read_stages(stages)
 

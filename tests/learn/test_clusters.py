@@ -101,7 +101,6 @@ def test_points_that_cant_be_clustered_are_refused(features, k, said):
         ({"method": "kmeans"}, "method: there is no 'kmeans', did you mean 'k-means'"),
         ({"k": 0}, "k: 0 is not a whole number"),
         ({"most": 2.5}, "most: 2.5"),
-        ({"dimensions": -1}, "dimensions: -1"),
     ],
 )
 def test_settings_that_cant_be_used_are_named(settings, said):
@@ -119,7 +118,7 @@ def test_features_are_what_the_last_layer_is_given(tmp_path):
     make_table(tmp_path / "data")
     train = read_groups(tmp_path / "data").of_split(0)
     classifier = open_classifier(str(make_classifier(tmp_path / "classifier")))
-    features = features_of(classifier, train, workers=2, show_progress=False)
+    features = features_of(classifier, train, show_progress=False)
     assert features.dtype == np.float32
     reading = classifier.read([draw() for _, draw in train.read(np.arange(len(train)))])
     assert np.allclose(features, reading.features, atol=1e-5)

@@ -43,7 +43,7 @@ def crossed(pictures, tmp_path_factory):
 
 def fit(data, out, folds=3, **changes):
     settings = Training(**{"method": "erm", "epochs": 1, **changes})
-    return cross_fit(read_groups(data), settings, folds, 0, out, device="cpu", workers=1, show_progress=False)
+    return cross_fit(read_groups(data), settings, folds, 0, out, device="cpu", show_progress=False)
 
 
 def bits(folder):
@@ -178,7 +178,7 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(pictures, tmp_path):
 
 def test_an_early_stopped_classifier_judges_what_it_was_trained_on(pictures, tmp_path):
     groups, settings = read_groups(pictures), Training("erm", epochs=4)
-    errors = early_stopped(groups, settings, 2, 0, tmp_path, device="cpu", workers=1, show_progress=False)
+    errors = early_stopped(groups, settings, 2, 0, tmp_path, device="cpu", show_progress=False)
     marker = json.loads((tmp_path / "early-stopped.json").read_text())
     assert [each["epoch"] for each in marker["curve"]] == [1, 2]
     assert marker["epoch"] == 2
@@ -193,7 +193,7 @@ def test_an_early_stopped_classifier_judges_what_it_was_trained_on(pictures, tmp
 def test_a_given_classifier_s_classes_are_matched_by_name(pictures, tmp_path):
     groups = read_groups(pictures)
     classifier = open_classifier(str(make_classifier(tmp_path / "other", labels={0: "Umbrella", 1: "mug"})))
-    errors = of_classifier(groups, classifier, groups.classes, workers=1, show_progress=False)
+    errors = of_classifier(groups, classifier, groups.classes, show_progress=False)
     train = groups.of_split(0)
     logits = classifier.read([draw() for _, draw in train.read(np.arange(len(train)))]).logits
     assert np.allclose(errors.probability, logits.double().softmax(1).flip(1), atol=1e-5)

@@ -11,15 +11,7 @@ from torch.nn import functional as F
 
 from figureground.errors import FiguregroundError
 from figureground.pocket import world
-from figureground.vision.attention import (
-    Layer,
-    attend,
-    find_knee,
-    find_layer,
-    mask_by_knee,
-    mask_by_quantile,
-    overlay,
-)
+from figureground.vision.attention import Layer, attend, find_knee, find_layer, mask_by_knee, mask_by_quantile
 from figureground.vision.classifiers import Classifier, open_classifier
 from figureground.vision.preprocessing import Preprocessing
 
@@ -180,43 +172,54 @@ def test_a_larger_picture_is_attended_at_the_same_place(pocket, attended, scenes
 # Layers
 
 
+# Of 32 pixels the last maps of most of these have 4 × 4 cells or fewer: then it is the last before the step to those.
 LAYERS = {
-    "resnet": "resnet.encoder.stages.0", "regnet": "regnet.encoder.stages.0", "vit": "vit.layers.0.layernorm_before",
-    "deit": "deit.layers.0.layernorm_before", "deit with teacher": "deit.layers.0.layernorm_before",
-    "beit": "beit.layernorm", "dinov2": "dinov2.layernorm",
-}  # fmt: skip
+    "resnet": Layer("resnet.encoder.stages.0", "channels first", (8, 8)),
+    "regnet": Layer("regnet.encoder.stages.0", "channels first", (8, 8)),
+    "mobilenet_v2": Layer("mobilenet_v2.layer.2.expand_1x1", "channels first", (8, 8)),
+    "vit": Layer("vit.layers.0.layernorm_before", "tokens", (4, 4)),
+    "deit": Layer("deit.layers.0.layernorm_before", "tokens", (4, 4)),
+    "deit with teacher": Layer("deit.layers.0.layernorm_before", "tokens", (4, 4)),
+    "beit": Layer("beit.layernorm", "tokens", (4, 4)),
+    "dinov2": Layer("dinov2.layernorm", "tokens", (4, 4)),
+    "convnext": Layer("convnext.encoder.stages.1.downsampling_layer.0", "channels first", (8, 8)),
+    "convnextv2": Layer("convnextv2.encoder.stages.1.downsampling_layer.0", "channels first", (8, 8)),
+    "swin": Layer("swin.encoder.layers.0.blocks.0", "tokens", (8, 8)),
+    "poolformer": Layer("poolformer.encoder.block.0.0", "channels first", (8, 8)),
+}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_attended(family, tmp_path):
     classifier = open_classifier(str(make_classifier(tmp_path, family)))
-    layer = find_layer(classifier.network, (32, 32))
-    assert layer.name == LAYERS.get(family, layer.name)
-    assert layer.grid == ((4, 4) if layer.name.endswith(("layernorm_before", "layernorm")) else (8, 8))
+    assert find_layer(classifier.network, (32, 32)) == LAYERS[family]
     maps = attend(classifier, [noise(40, 50, i) for i in range(4)], [0, 1, 2, 3])
     assert all(a.shape == (50, 40) for a in maps)
     assert sum(a.max() == 1 for a in maps) >= 3
 
 
 @pytest.mark.parametrize(
-    ("config", "last"),
+    ("config", "last", "layout"),
     [
-        (t.ResNetConfig(embedding_size=8, depths=[1, 1], hidden_sizes=[8, 16]), "resnet.encoder.stages.1"),
+        (t.ResNetConfig(embedding_size=8, depths=[1, 1], hidden_sizes=[8, 16]), "resnet.encoder.stages.1",
+         "channels first"),
         (t.RegNetConfig(embedding_size=8, groups_width=8, depths=[1, 1], hidden_sizes=[8, 16]),
-         "regnet.encoder.stages.1"),
-        (t.ConvNextConfig(depths=[1, 1], hidden_sizes=[8, 16], num_stages=2), "convnext.encoder.stages.1"),
-        (t.SwinConfig(image_size=64, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4), "swin.layernorm"),
+         "regnet.encoder.stages.1", "channels first"),
+        (t.ConvNextConfig(depths=[1, 1], hidden_sizes=[8, 16], num_stages=2), "convnext.encoder.stages.1",
+         "channels first"),
+        (t.SwinConfig(image_size=64, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4), "swin.layernorm",
+         "tokens"),
         (t.PoolFormerConfig(depths=[1, 1], hidden_sizes=[8, 16], patch_sizes=[7, 3], strides=[4, 2], padding=[2, 1],
-                            num_encoder_blocks=2), "norm"),
+                            num_encoder_blocks=2), "norm", "channels first"),
         (t.ViTConfig(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, image_size=64,
-                     patch_size=8), "vit.layers.2.layernorm_before"),
+                     patch_size=8), "vit.layers.2.layernorm_before", "tokens"),
     ],
     ids=lambda value: value.model_type if isinstance(value, t.PreTrainedConfig) else "",
 )  # fmt: skip
-def test_the_layer_is_the_last_that_decides_at_positions(config, last):
+def test_the_layer_is_the_last_that_decides_at_positions(config, last, layout):
     torch.manual_seed(0)
     network = t.AutoModelForImageClassification.from_config(config).eval()
-    assert find_layer(network, (64, 64)) == Layer(last, find_layer(network, (64, 64), last).layout, (8, 8))
+    assert find_layer(network, (64, 64)) == Layer(last, layout, (8, 8))
 
 
 def test_a_map_too_coarse_to_say_where_gives_way_to_the_last_finer_one_that_all_goes_through(pocket):
@@ -247,25 +250,11 @@ def test_a_vits_map_has_one_value_a_patch_and_is_linear_between(vit):
     assert np.abs(rebuilt.numpy() - attention).max() < 0.1
 
 
-def test_a_vits_patches_decide_nothing_after_the_last_attention(vit):
-    (attention,) = attend(vit, [noise(32, 32)], [2], layer="vit.layernorm")
-    assert not attention.any()
-
-
-def test_another_layer_can_be_named(pocket, scenes, attended):
-    (finer,) = attend(pocket, scenes[0][:1], scenes[1][:1], layer="resnet.encoder.stages.0")
-    assert np.abs(finer - attended[0]).max() > 0.1
-
-
 # Errors
 
 
-def test_what_cannot_be_attended_is_said(pocket, vit):
+def test_what_cannot_be_attended_is_said(pocket):
     picture = noise(64, 64)
-    with pytest.raises(FiguregroundError, match=r"'pocket'.*no layer 'resnet.encoder.stage.1', did you mean 'resnet"):
-        attend(pocket, [picture], [0], layer="resnet.encoder.stage.1")
-    with pytest.raises(FiguregroundError, match=r"'resnet.pooler' has no positions"):
-        attend(pocket, [picture], [0], layer="resnet.pooler")
     with pytest.raises(FiguregroundError, match=r"10 \(picture 1\) is no class of classifier 'pocket', which has 10"):
         attend(pocket, [picture] * 2, [0, 10])
     with pytest.raises(FiguregroundError, match="there are 2 for 1 pictures"):
@@ -275,9 +264,9 @@ def test_what_cannot_be_attended_is_said(pocket, vit):
 
 
 def test_a_network_without_positions_is_refused():
-    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
-    with pytest.raises(FiguregroundError, match="no layer whose output is a feature map"):
-        find_layer(network, (2, 2))
+    classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), AS_IT_IS, ("a", "b"), "it", {}, edge=2)
+    with pytest.raises(FiguregroundError, match=r"classifier 'it': .* no layer whose output is a feature map"):
+        attend(classifier, [noise(2, 2)], [0])
 
 
 # Masks
@@ -372,20 +361,3 @@ def test_wrong_shares_and_maps_are_refused(pocket):
             mask_by_knee(pocket, picture, 0, attention, shares)
     with pytest.raises(FiguregroundError, match="30×20, and the picture 20×30"):
         mask_by_knee(pocket, picture, 0, attention.T)
-
-
-# Sheets
-
-
-def test_an_overlay_tints_what_is_attended_and_nothing_else():
-    picture = noise(30, 20)
-    attention = np.zeros((20, 30), np.float32)
-    attention[5:10, 5:10] = np.linspace(0.2, 1, 5)
-    for shown in (attention, attention > 0):
-        tinted = overlay(picture, shown)
-        assert tinted.size == picture.size
-        assert tinted.mode == "RGB"
-        changed = (np.asarray(tinted) != np.asarray(picture)).any(-1)
-        assert np.array_equal(changed, attention > 0)
-    with pytest.raises(FiguregroundError, match="10×30, and the picture 20×30"):
-        overlay(picture, attention[:10])

@@ -10,7 +10,7 @@ from torch import nn
 
 from figureground.errors import FiguregroundError
 from figureground.pocket import world
-from figureground.vision.attribution import BASELINES, Shares, attribute, integrate, share_inside
+from figureground.vision.attribution import Shares, integrate, share_inside
 from figureground.vision.classifiers import Classifier, open_classifier
 from figureground.vision.preprocessing import Preprocessing, to_pixels
 
@@ -54,58 +54,30 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
 
-@pytest.mark.parametrize("baseline", BASELINES)
-def test_attributions_sum_to_the_difference_of_the_logits(pocket, scenes, baseline):
+def test_attributions_sum_to_the_difference_of_the_logits(pocket, scenes):
     pictures, targets = scenes[0][:4], scenes[1][:4]
     pixels = torch.stack([to_pixels(picture) for picture in pictures])
-    begin = torch.stack([BASELINES[baseline](each) for each in pixels])
-    signed = integrate(pocket, lambda given: pocket(given).logits, pixels, begin, targets, 64, 32)
+    begin = pixels.mean((2, 3), keepdim=True).expand_as(pixels)
+    seen = ((each - 0.5) / 0.5 for each in (pixels, begin))  # the pocket's preprocessing
+    signed = integrate(pocket, *seen, targets, 64, 32)
     with torch.no_grad():
         difference = (pocket(pixels).logits - pocket(begin).logits)[range(4), targets].double()
     assert (difference.abs() > 1).all()
     assert torch.allclose(signed.sum((1, 2, 3)), difference, rtol=0.05, atol=0.1)
 
 
-@pytest.mark.parametrize("baseline", BASELINES)
-def test_of_a_linear_logit_they_are_weights_times_the_way_from_the_baseline(baseline):
-    weights = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
-    picture = noise(8, 8)
-    pixels = to_pixels(picture)
-    (attribution,) = attribute(linear(weights), [picture], [0], steps=3, baseline=baseline)
-    expected = (weights * (pixels - BASELINES[baseline](pixels))).abs().sum(0)
-    assert attribution.dtype == np.float32
-    assert np.allclose(attribution, expected, atol=1e-5)
-
-
-def test_baselines_are_black_the_mean_colour_and_large_patches():
-    pixels = to_pixels(noise(30, 20))
-    black, mean, blur = (BASELINES[name](pixels) for name in ("black", "mean", "blur"))
-    assert black.shape == mean.shape == blur.shape == pixels.shape
-    assert not black.any()
-    assert torch.allclose(mean, pixels.mean((1, 2))[:, None, None].expand(3, 20, 30))
-    assert 0 < blur.std() < 0.3 * pixels.std()
-    assert torch.allclose(blur.mean((1, 2)), pixels.mean((1, 2)), atol=0.02)
-    assert BASELINES["blur"](pixels[:, :2, :3]).shape == (3, 2, 3)
-
-
-def test_attributions_have_the_pictures_size_and_are_0_where_it_is_cropped(pocket):
-    pictures = [noise(128, 64), noise(40, 90)]
-    wide, tall = attribute(seen_by(pocket, size=64, crop=(64, 64)), pictures, [0, 1], steps=4)
-    assert wide.shape == (64, 128)
-    assert not wide[:, :32].any()
-    assert not wide[:, 96:].any()
-    assert (wide[:, 32:96] > 0).mean() > 0.9
-    assert tall.shape == (90, 40)
-    assert not tall[:20].any()
-    assert tall[30:60].any()
+def test_of_a_linear_logit_they_are_weights_times_the_way_from_the_baseline():
+    generator = torch.Generator().manual_seed(0)
+    weights, (pixels, begin) = torch.randn(3, 8, 8, generator=generator), torch.rand(2, 3, 8, 8, generator=generator)
+    (signed,) = integrate(linear(weights), pixels[None], begin[None], [0], 3, 32)
+    assert signed.dtype == torch.float64
+    assert torch.allclose(signed, (weights * (pixels - begin)).double(), atol=1e-5)
 
 
 def test_batches_of_any_size_give_the_same(pocket, scenes, shares):
     pictures, targets, masks = scenes
     again = share_inside(pocket, pictures[:3], masks[:3], targets[:3], steps=8, batch_size=2)
     assert np.allclose(again.attribution, shares.attribution[:3], atol=1e-4)
-    one, other = (attribute(pocket, pictures[:1], targets[:1], steps=8, batch_size=size)[0] for size in (3, 32))
-    assert np.allclose(one, other, atol=1e-4)
 
 
 def test_they_are_taken_where_gradients_are_off(pocket, scenes, shares):
@@ -139,11 +111,12 @@ def test_the_share_is_what_the_formula_says():
     weights = torch.zeros(3, 8, 8)
     weights[:, :, :4], weights[:, :, 4:] = 1.0, -3.0
     weights[1, :, :4] = -1.0  # what channels say against each other counts as well
-    picture = Image.new("RGB", (8, 8), "white")
+    # Half black, half white on either side, so that each pixel is as far from the mean colour.
+    picture = Image.fromarray(np.indices((8, 8)).sum(0).astype(np.uint8) % 2 * 255).convert("RGB")
     mask = np.zeros((8, 8))
     mask[:, :4] = 1
     mask[:, 4:] = 0.5
-    told = share_inside(linear(weights), [picture], [mask], [0], steps=2, baseline="black")
+    told = share_inside(linear(weights), [picture], [mask], [0], steps=2)
     assert np.allclose(told.attribution, (1 + 0.5 * 3) / 4)
     assert np.allclose(told.area, 0.75)
 
@@ -160,15 +133,16 @@ def test_picture_and_mask_are_resized_and_cropped_alike(pocket, scenes, shares):
     classifier = seen_by(pocket, size=64, crop=(64, 64))
     wide, beside = [], []
     for picture, mask in zip(pictures[:3], masks[:3], strict=True):
-        page, inside = Image.new("RGB", (256, 128)), np.ones((128, 256))  # what is cropped away would count
+        # What is cropped away would count, and has the mean colour so that the baseline stays.
+        mean = tuple(round(float(value)) for value in np.asarray(picture).mean((0, 1)))
+        page, inside = Image.new("RGB", (256, 128), mean), np.ones((128, 256))
         page.paste(picture.resize((128, 128), Image.Resampling.NEAREST), (64, 0))
         inside[:, 64:192] = np.kron(mask, np.ones((2, 2)))
         wide.append(page)
         beside.append(inside)
-    told = share_inside(classifier, wide, beside, targets[:3], steps=8, baseline="black")
-    expected = share_inside(pocket, pictures[:3], masks[:3], targets[:3], steps=8, baseline="black")
-    assert np.allclose(told.area, expected.area, atol=0.02)
-    assert np.allclose(told.attribution, expected.attribution, atol=0.05)
+    told = share_inside(classifier, wide, beside, targets[:3], steps=8)
+    assert np.allclose(told.area, shares.area[:3], atol=0.02)
+    assert np.allclose(told.attribution, shares.attribution[:3], atol=0.05)
 
 
 def test_pictures_of_different_sizes_are_seen_in_their_own(pocket):
@@ -187,7 +161,6 @@ def test_pictures_of_different_sizes_are_seen_in_their_own(pocket):
     ("changes", "message"),
     [
         ({"steps": 0}, "steps: 0"),
-        ({"baseline": "grey"}, "baseline: 'grey' is unknown; it can be black, mean, blur"),
         ({"batch_size": 0}, "batch_size: 0"),
         ({"targets": [2]}, "2 .picture 0. is no class"),
         ({"masks": []}, "masks: there are 0 for 1 pictures"),
@@ -213,10 +186,10 @@ def test_attributions_that_are_not_finite_are_refused():
 
     classifier = Classifier(Broken(), AS_IT_IS, ("only",), "it", {}, edge=8)
     with pytest.raises(FiguregroundError, match="'it', picture 0, class 'only': attributions hold NaN"):
-        attribute(classifier, [noise(8, 8)], [0])
+        share_inside(classifier, [noise(8, 8)], [np.ones((8, 8))], [0])
 
 
 def test_without_captum_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(FiguregroundError, match=r"pip install 'figureground\[mitigate\]'"):
-        attribute(linear(torch.ones(3, 8, 8)), [noise(8, 8)], [0])
+        share_inside(linear(torch.ones(3, 8, 8)), [noise(8, 8)], [np.ones((8, 8))], [0])

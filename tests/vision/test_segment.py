@@ -237,19 +237,13 @@ def test_an_unknown_name_is_an_error_that_says_what_there_is(name):
 
 def test_a_model_that_is_on_neither_machine_nor_hub_is_an_error():
     with pytest.raises(FiguregroundError, match="'nobody/nothing' is not in this machine's cache"):
-        open_segmenter("nobody/nothing", revision="main")
+        open_segmenter("nobody/nothing")
 
 
 @pytest.mark.parametrize("name", ["grounding-dino:x", "grounding-dino:+sam:y", "grounding-dino:x+sam:"])
 def test_half_a_pair_is_an_error(name):
     with pytest.raises(FiguregroundError, match="give both models, as in 'grounding-dino:"):
         open_segmenter(name)
-
-
-def test_a_revision_is_for_hub_ids(clipseg, grounded):
-    for name in ("pocket", str(clipseg), grounded):
-        with pytest.raises(FiguregroundError, match=r"a revision \(v1\) is for"):
-            open_segmenter(name, revision="v1")
 
 
 def test_pickles_are_refused(tmp_path):

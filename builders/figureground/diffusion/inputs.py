@@ -85,19 +85,24 @@ def remember(out: Path, identity: dict[str, Any]) -> None:
 
 
 def choose_size(settings: Finetuning, out: Path, finished: bool) -> int:
-    """Edge in pixels: as set, or the checkpoint's own.
+    """Edge in pixels of a concept's images: of a finished one its own, else as `choose_edge` gives it."""
+    if finished and settings.size is None:  # so that nothing is downloaded
+        return int(read_concept(out).facts["size"])
+    return choose_edge(settings.checkpoint, settings.revision, settings.size)
+
+
+def choose_edge(checkpoint: str, revision: str | None, size: int | None, inpaint: bool = False) -> int:
+    """Edge in pixels: as set, or the checkpoint's own, which with `inpaint` may be one made for inpainting.
 
     Raises:
         RecipeError: The checkpoint doesn't say its own.
         FiguregroundError: There is no such checkpoint.
     """
-    if settings.size is not None:
-        return settings.size
-    if finished:  # so that nothing is downloaded
-        return int(read_concept(out).facts["size"])
-    folder = local_directory(settings.checkpoint) or download(settings.checkpoint, settings.revision)
-    check_files(folder, settings.checkpoint)
+    if size is not None:
+        return size
+    folder = local_directory(checkpoint) or download(checkpoint, revision)
+    check_files(folder, checkpoint, inpaint)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
         return int(config["sample_size"]) * pixels_a_latent(folder)
-    raise RecipeError("size", f"the checkpoint {settings.checkpoint!r} doesn't say its own; give --size.")
+    raise RecipeError("size", f"the checkpoint {checkpoint!r} doesn't say its own; give --size.")

@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from figureground.diffusion import inputs
 from figureground.diffusion.base import choose_dtype, open_base
 from figureground.diffusion.checkpoint import Checkpoint, choose_device
 from figureground.diffusion.curves import CSV, PNG, SECONDS_BETWEEN_LOOKS, Curves, NotFinite
 from figureground.diffusion.embedding import Hidden, Inverting
+from figureground.diffusion.inputs import choose_edge
 from figureground.diffusion.latents import Posteriors, encode
 from figureground.diffusion.pictures import Picture, hide, read_pictures, to_grid
 from figureground.diffusion.render import MARGIN
@@ -34,7 +34,6 @@ from figureground.diffusion.state import STATE, read_state, saved_threads
 from figureground.diffusion.tokens import EMBEDDINGS, check_free, token_names, write_token
 from figureground.diffusion.unfinished import Unfinished
 from figureground.errors import FiguregroundError, RecipeError, listed
-from figureground.finetuning import Finetuning
 from figureground.images import content_hash
 from figureground.inverting import PLACE, POCKET, Inversion, check_token, settings_for
 from figureground.numerics import library_versions
@@ -130,7 +129,10 @@ def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
         raise RecipeError("noun", f"{asked.noun!r} is not a word or a few.")
     _refuse_strangers(out)
     finished = _read_facts(out)
-    size = int(finished["inputs"]["size"]) if finished and settings.size is None else _choose_size(settings)
+    if finished and settings.size is None:  # so that nothing is downloaded
+        size = int(finished["inputs"]["size"])
+    else:
+        size = choose_edge(settings.checkpoint, settings.revision, settings.size, inpaint=True)
     pictures, left_out = read_pictures(asked.pictures, size, settings.masked, asked.masks)
     identity = _identify(asked, size, pictures)
     if _is_finished(out, identity):
@@ -158,13 +160,6 @@ def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
             tqdm.write(f"figureground: {note}", file=sys.stderr)
         with signals.at_checks():
             _Session(asked, pictures, identity, made_with, checkpoint, size, dtype, device, kept).run()
-
-
-def _choose_size(settings: Inversion) -> int:
-    """Edge in pixels: as set, or the checkpoint's own."""
-    return inputs.choose_size(
-        Finetuning(settings.checkpoint, settings.revision, size=settings.size, sfsl_weight=0.0), Path(), finished=False
-    )
 
 
 def _identify(asked: _Asked, size: int, pictures: Sequence[Picture]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ LEAST_SILHOUETTE = 0.05
 """Below it, no way to divide the pictures is better than to leave them together."""
 STARTS = 10
 """Of k-means or of the mixture, from other centres; the best is kept."""
+DIMENSIONS = 16
+"""To which features are reduced, at most."""
 LEAST_VARIANCE = 1e-3
 """Of a component of the mixture in each dimension, so that none shrinks to one point."""
 
@@ -69,7 +71,6 @@ def cluster(
     method: str = "k-means",
     k: int | None = None,
     most: int = 6,
-    dimensions: int = 16,
     seed: int,
 ) -> Clusters:
     """Standardises features, reduces them by PCA, and finds clusters; the same on any number of threads.
@@ -80,7 +81,6 @@ def cluster(
         k: How many; None takes the one of the largest silhouette from 2 to `most`, of equal ones the smallest, with two
             points a cluster at least on average. It takes 1 where no silhouette is above `LEAST_SILHOUETTE`.
         most: The largest k that is tried.
-        dimensions: To which features are reduced, at most.
 
     Raises:
         FiguregroundError: scikit-learn is missing; there is no point, fewer that differ than k, or features that are no
@@ -89,7 +89,7 @@ def cluster(
     """
     if method not in METHODS:
         raise RecipeError("method", f"there is no {method!r}{nearest_or_all(method, METHODS)}")
-    for name, value in (("k", 1 if k is None else k), ("most", most), ("dimensions", dimensions)):
+    for name, value in (("k", 1 if k is None else k), ("most", most)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise RecipeError(name, f"{value!r} is not a whole number from 1.")
     features = np.asarray(features, np.float64)
@@ -106,7 +106,7 @@ def cluster(
         raise FiguregroundError(f"{counted(n, 'picture')}{alike} can't make {k} clusters. Lower k, or leave it out.")
     with _one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a warning could say of too many clusters, the silhouette says
-        points = _reduce(features, dimensions, derive_seed(seed, "pca") % 2**32)
+        points = _reduce(features, derive_seed(seed, "pca") % 2**32)
         if k is not None:
             return _ordered(_fit(points, method, k, seed), {}, points)
         from sklearn.metrics import silhouette_score
@@ -132,13 +132,13 @@ def _one_thread() -> Any:
     return threadpool_limits(1)
 
 
-def _reduce(features: np.ndarray, dimensions: int, seed: int) -> np.ndarray:
-    """Standardised features in the directions in which they vary most, float64 (n, at most `dimensions`)."""
+def _reduce(features: np.ndarray, seed: int) -> np.ndarray:
+    """Standardised features in the directions in which they vary most, float64 (n, at most `DIMENSIONS`)."""
     from sklearn.decomposition import PCA
 
     std = features.std(axis=0)
     scaled = (features - features.mean(axis=0)) / np.where(std > 1e-8, std, 1.0)
-    return PCA(min(dimensions, *scaled.shape), random_state=seed).fit_transform(scaled)
+    return PCA(min(DIMENSIONS, *scaled.shape), random_state=seed).fit_transform(scaled)
 
 
 def _fit(points: np.ndarray, method: str, k: int, seed: int) -> np.ndarray:
@@ -166,9 +166,7 @@ def _ordered(labels: np.ndarray, silhouettes: dict[int, float], points: np.ndarr
 # Of a classifier
 
 
-def features_of(
-    classifier: Classifier, pictures: GroupedPictures, *, workers: int | None = None, show_progress: bool = True
-) -> np.ndarray:
+def features_of(classifier: Classifier, pictures: GroupedPictures, *, show_progress: bool = True) -> np.ndarray:
     """Features of pictures before the last linear layer, float32 (n, d), in their order.
 
     Args:
@@ -182,7 +180,7 @@ def features_of(
     from figureground.learn.errors import read_pictures
 
     classifier.need_features()
-    return read_pictures(classifier, pictures, workers=workers, show_progress=show_progress).features.numpy()
+    return read_pictures(classifier, pictures, show_progress=show_progress).features.numpy()
 
 
 def cluster_errors(
@@ -193,7 +191,6 @@ def cluster_errors(
     method: str = "k-means",
     k: int | None = None,
     most: int = 6,
-    dimensions: int = 16,
     seed: int,
 ) -> tuple[ClassErrors, ...]:
     """Clusters what is got wrong, class by class: one entry a class, also of those of which nothing is.
@@ -202,7 +199,7 @@ def cluster_errors(
         features: float (m, d), of the pictures that are got wrong, in their order, from one classifier: those of each
             fold's own would fall into clusters by fold.
         classes: Names of the classes.
-        method, k, most, dimensions, seed: As `cluster` takes them; of a class with fewer errors that differ than k, as
+        method, k, most, seed: As `cluster` takes them; of a class with fewer errors that differ than k, as
             many clusters are made as there are of these.
 
     Raises:
@@ -227,7 +224,7 @@ def cluster_errors(
             # Of some class there may be few errors; those of others need not wait for that.
             most_own = None if k is None else min(k, len(np.unique(features[own], axis=0)))
             try:
-                found = cluster(features[own], method=method, k=most_own, most=most, dimensions=dimensions, seed=seed)
+                found = cluster(features[own], method=method, k=most_own, most=most, seed=seed)
             except RecipeError:
                 raise
             except FiguregroundError as error:

@@ -11,8 +11,9 @@ import numpy as np
 
 from figureground.charts import draw_charts
 from figureground.errors import counted
+from figureground.learn.groups import align
 from figureground.learn.rows import Row
-from figureground.learn.trained import align, over_seeds, percent_with_spread, spread
+from figureground.learn.trained import over_seeds, percent_with_spread, spread
 from figureground.shards.writer import replace_text
 
 REPORT, TABLE, PAGE, PNG = "comparison.json", "comparison.txt", "comparison.md", "comparison.png"

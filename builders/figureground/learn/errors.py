@@ -162,11 +162,6 @@ class _Job(NamedTuple):
     """Whether validation chooses the epoch, or it is the last."""
 
 
-def hide_attributes(groups: GroupedPictures) -> GroupedPictures:
-    """The same pictures and classes, as if nobody had said an attribute."""
-    return dataclasses.replace(groups, attributes=None, a=None)
-
-
 def make_folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """Draws folds, int64 (n,), each from 0 on. In number of pictures, and of those of each class, no two differ by
     more than 1.
@@ -192,7 +187,6 @@ def cross_fit(
     out: Path,
     *,
     device: str = "auto",
-    workers: int | None = None,
     show_progress: bool = True,
 ) -> Errors:
     """Judges each training picture by a classifier that was trained on the other folds, or goes on with it.
@@ -208,7 +202,6 @@ def cross_fit(
         out: A directory that is new, empty, or holds the same. It comes to hold `fold-I`, a classifier each, and what
             `save_errors` writes.
         device: auto, cpu, cuda, cuda:1 or mps.
-        workers: Threads that decode pictures; they change no result.
 
     Raises:
         FiguregroundError: Data, backbone or directory can't be used, or a loss is no finite number.
@@ -226,7 +219,7 @@ def cross_fit(
     fold = make_folds(y, folds, seed)
     jobs = [_Job(f"fold-{i}", fold != i, fold == i, settings.epochs, True) for i in range(folds)]
     how = {"errors": "cross-fit", "folds": folds, "seed": seed}
-    return _judge(groups, settings, jobs, fold, how, Path(out), device, workers, show_progress)
+    return _judge(groups, settings, jobs, fold, how, Path(out), device, show_progress)
 
 
 def early_stopped(
@@ -237,7 +230,6 @@ def early_stopped(
     out: Path,
     *,
     device: str = "auto",
-    workers: int | None = None,
     show_progress: bool = True,
 ) -> Errors:
     """Judges all training pictures by one classifier that was trained on them for a few epochs, as JTT does.
@@ -246,7 +238,7 @@ def early_stopped(
         groups: The test split is not looked at.
         settings: Of erm; the learning rate falls as if it went on to their epochs.
         epochs: After how many it stops.
-        seed, out, device, workers, show_progress: As `cross_fit` takes them; the classifier's folder is
+        seed, out, device, show_progress: As `cross_fit` takes them; the classifier's folder is
             `early-stopped`.
 
     Raises:
@@ -258,17 +250,17 @@ def early_stopped(
     how = {"errors": EARLY, "first_epochs": epochs, "seed": seed}
     jobs = [_Job(EARLY, every, every, epochs, False)]
     fold = np.zeros(len(every), np.int64)
-    return _judge(groups, settings, jobs, fold, how, Path(out), device, workers, show_progress)
+    return _judge(groups, settings, jobs, fold, how, Path(out), device, show_progress)
 
 
 def _judge(
     groups: GroupedPictures, settings: Training, jobs: Sequence[_Job], fold: np.ndarray, how: dict[str, Any], out: Path,
-    device: str, workers: int | None, show_progress: bool,
+    device: str, show_progress: bool,
 ) -> Errors:  # fmt: skip
     """Does the jobs that aren't done yet, and puts together what they say."""
     if settings.method != "erm":
         raise RecipeError("method", f"errors are those of erm, not of {settings.method}.")
-    hidden = hide_attributes(groups)
+    hidden = groups.without_attribute()
     train, validation = hidden.of_split(0), hidden.of_split(1)
     if len(there := np.unique(train.y)) < 2:
         raise FiguregroundError(
@@ -290,8 +282,7 @@ def _judge(
         identity = take_up(out, {**settings.to_json(), "backbone": backbone.facts, "content": content, **how})
         made_with = {"inputs": identity, "device": where.type, "versions": versions(), "seed": how["seed"]}
         session = _Session(
-            settings, train, _part(validation), how["seed"], out, edge, where,
-            workers or min(MOST_WORKERS, usable_cores()), show_progress, made_with,
+            settings, train, _part(validation), how["seed"], out, edge, where, show_progress, made_with,
         )  # fmt: skip
         for done, job in enumerate(jobs):
             try:
@@ -316,7 +307,6 @@ class _Session:
     out: Path
     edge: int
     device: torch.device
-    workers: int
     show_progress: bool
     made_with: dict[str, Any]
 
@@ -332,11 +322,11 @@ class _Session:
         fit = erm.Fit(
             backbone, material, self.settings, self.seed, job.name,
             erm.WeightedMean(np.ones(len(material.train)), self.device), job.epochs, job.choose, self.device,
-            self.workers, state, {**self.made_with, "purpose": job.name}, None, self.show_progress,
+            _workers(), state, {**self.made_with, "purpose": job.name}, None, self.show_progress,
         )  # fmt: skip
         epoch = watched(fit)
         judged = material.train if job.judged is job.trained else _part(self.train.select(job.judged))
-        probability = _softmax(erm.read(backbone, judged, self.device, self.workers))
+        probability = _softmax(erm.read(backbone, judged, self.device, _workers()))
         save(backbone, self.out / job.name)
         _write_arrays(arrays, probability=probability)
         chosen = fit.curve[epoch - 1]
@@ -363,6 +353,11 @@ def _part(part: GroupedPictures) -> Part:
     return Part(Album([part]), part.y, None)
 
 
+def _workers() -> int:
+    """Threads that decode pictures; they change no result."""
+    return min(MOST_WORKERS, usable_cores())
+
+
 def _softmax(logits: np.ndarray) -> np.ndarray:
     """In float64, so that probabilities close to 1 stay apart."""
     return torch.from_numpy(logits).double().softmax(1).numpy()
@@ -376,7 +371,6 @@ def of_classifier(
     classifier: Classifier,
     classes: Sequence[str],
     *,
-    workers: int | None = None,
     show_progress: bool = True,
 ) -> Errors:
     """Judges all training pictures by a classifier.
@@ -397,7 +391,7 @@ def of_classifier(
         )
     order = match_classes(classifier, classes)
     train = groups.of_split(0)
-    logits, _ = read_pictures(classifier, train, workers=workers, show_progress=show_progress)
+    logits, _ = read_pictures(classifier, train, show_progress=show_progress)
     probability = _softmax(logits.numpy())[:, order]
     fold = np.zeros(len(train), np.int64)
     return Errors(train.keys, train.y, probability.argmax(axis=1), probability, fold, ())
@@ -425,9 +419,7 @@ def match_classes(classifier: Classifier, classes: Sequence[str]) -> list[int]:
 
 
 @torch.inference_mode()
-def read_pictures(
-    classifier: Classifier, pictures: GroupedPictures, *, workers: int | None = None, show_progress: bool = True
-) -> Reading:
+def read_pictures(classifier: Classifier, pictures: GroupedPictures, *, show_progress: bool = True) -> Reading:
     """What a classifier says of pictures, in their order, on the CPU: logits and features, float32.
 
     Raises:
@@ -439,7 +431,7 @@ def read_pictures(
     chosen = [np.arange(i, min(i + erm.JUDGED, n)) for i in range(0, n, erm.JUDGED)]
     logits = [torch.empty(0, len(classifier.labels))]
     features = [torch.empty(0, classifier.weight.shape[1])]
-    batches = album.batches(chosen, erm.as_array, workers or min(MOST_WORKERS, usable_cores()))
+    batches = album.batches(chosen, erm.as_array, _workers())
     bar = Progress(n, unit="image", desc=f"{classifier.name} on {pictures.name}", show=show_progress)
     with signals.at_checks(), bar:
         for rows, batch in zip(chosen, batches, strict=True):

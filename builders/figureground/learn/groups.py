@@ -133,6 +133,10 @@ class GroupedPictures:
             a=None if self.a is None else self.a[at], rows=self.rows[at], notes=(),
         )  # fmt: skip
 
+    def without_attribute(self) -> GroupedPictures:
+        """The same pictures and classes, as if nobody had said an attribute."""
+        return replace(self, attributes=None, a=None)
+
     def of_split(self, split: int) -> GroupedPictures:
         """The pictures of a split: 0 train, 1 validation, 2 test.
 
@@ -407,10 +411,14 @@ def _table(groups: GroupedPictures, counts: Counts) -> list[str]:
     rows = [[*head, "total"], *([*row, f"{n:,}"] for row, n in zip(body, counts.sum(1).tolist(), strict=True))]
     columns = counts.sum(0).tolist() if groups.attributes is not None else []
     rows.append(["total", *(f"{n:,}" for n in columns), f"{int(counts.sum()):,}"])
+    return [f"  {line}" for line in align(rows)]
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells in columns, the first flush left, the others flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  " + "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
+        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in rows
     ]
 
 

@@ -12,42 +12,37 @@ from figureground.fonts import Font, font_for, to_ascii
 from figureground.images import encode
 from figureground.shards.writer import replace_bytes
 
-MARGIN, GAP, LINE = 16, 4, 28
-"""Around the sheet, between pictures, and for a line of text, in pixels."""
+MARGIN, GAP, LINE, EDGE = 16, 4, 28, 96
+"""Around the sheet, between pictures, for a line of text, and of a picture's cell, in pixels."""
 PAPER, INK = "#ffffff", "#1a1a1a"
 
 
-def save_cluster_sheet(
-    path: Path, title: str, rows: Sequence[tuple[str, Sequence[Image.Image]]], edge: int = 96
-) -> None:
+def save_cluster_sheet(path: Path, title: str, rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
     """Writes a PNG: a title, and for each row a caption with its pictures below it.
 
     Args:
-        rows: Captions and pictures of any sizes. A row without a caption follows the one above it closely, such as
-            overlays on the same pictures.
-        edge: Of a picture's cell, which it fills in height or width, in pixels.
+        rows: Captions and pictures of any sizes, each of which fills its cell in height or width.
     """
     texts = [_written(title, 18), *(_written(caption, 14) for caption, _ in rows)]
     columns = max((len(pictures) for _, pictures in rows), default=0)
-    width = max(columns * (edge + GAP) - GAP, *(math.ceil(font.getlength(text)) for text, font in texts))
-    height = LINE + sum(LINE * bool(caption) + (edge + GAP) * bool(pictures) for caption, pictures in rows)
+    width = max(columns * (EDGE + GAP) - GAP, *(math.ceil(font.getlength(text)) for text, font in texts))
+    height = LINE + sum(LINE + (EDGE + GAP) * bool(pictures) for _, pictures in rows)
     sheet = Image.new("RGB", (width + 2 * MARGIN, height + 2 * MARGIN), PAPER)
     draw, y = ImageDraw.Draw(sheet), MARGIN
     for (text, font), pictures in zip(texts, [(), *(pictures for _, pictures in rows)], strict=True):
-        if text:
-            draw.text((MARGIN, y + LINE / 2), text, INK, font, anchor="lm")
-            y += LINE
+        draw.text((MARGIN, y + LINE / 2), text, INK, font, anchor="lm")
+        y += LINE
         for column, picture in enumerate(pictures):
-            fitted = _fit(picture, edge)
-            x = MARGIN + column * (edge + GAP)
-            sheet.paste(fitted, (x + (edge - fitted.width) // 2, y + (edge - fitted.height) // 2))
-        y += (edge + GAP) * bool(pictures)
+            fitted = _fit(picture)
+            x = MARGIN + column * (EDGE + GAP)
+            sheet.paste(fitted, (x + (EDGE - fitted.width) // 2, y + (EDGE - fitted.height) // 2))
+        y += (EDGE + GAP) * bool(pictures)
     replace_bytes(path, encode(sheet, "png"))
 
 
-def _fit(picture: Image.Image, edge: int) -> Image.Image:
+def _fit(picture: Image.Image) -> Image.Image:
     """A picture, RGB, whose longer edge is the cell's."""
-    share, whole = edge / max(picture.size), edge % max(picture.size) == 0
+    share, whole = EDGE / max(picture.size), EDGE % max(picture.size) == 0
     size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
     return picture.convert("RGB").resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from figureground.charts import draw_charts
 from figureground.errors import counted
-from figureground.learn.groups import accuracy_by_group, reweighted_accuracy, worst_group_accuracy
+from figureground.learn.groups import accuracy_by_group, align, reweighted_accuracy, worst_group_accuracy
 from figureground.shards.writer import replace_text
 
 REPORT, TABLE, CONFUSION = "report.json", "report.txt", "confusion.json"
@@ -111,14 +111,6 @@ def percent(value: float | None) -> str:
 def percent_with_spread(each: Mapping[str, float | None]) -> str:
     """What `spread` gives, in %."""
     return percent(each["mean"]) + ("" if each["std"] is None else f" ± {percent(each['std'])}")
-
-
-def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of cells in columns, the first flush left, the others flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in rows
-    ]
 
 
 def tabulate(report: Mapping[str, Any]) -> str:

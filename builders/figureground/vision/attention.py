@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from figureground.errors import FiguregroundError, listed, nearest_or_all
+from figureground.errors import FiguregroundError, listed
 from figureground.vision.classifiers import Classifier
 from figureground.vision.preprocessing import Preprocessing, to_pixels
 
@@ -27,11 +27,7 @@ SHARES = tuple(round(0.05 * i, 2) for i in range(1, 13))
 MOST_PREFIX = 8
 """Most tokens, such as the class token and registers, that may stand before those of patches."""
 LEAST_EDGE = 6
-"""Fewest cells along an edge of a map that is taken unasked; ImageNet's networks have 7 or more."""
-TINT = 0.65
-"""Opacity of the colour where attention is 1."""
-_COLORS = np.array([[255, 225, 60], [255, 140, 0], [215, 0, 30]], np.float64)
-"""Of attention 0, a half and 1."""
+"""Fewest cells along an edge of a map that is taken where there is a choice; ImageNet's networks have 7 or more."""
 _WITHIN = re.compile("attn|attention", re.IGNORECASE)
 
 
@@ -55,7 +51,7 @@ class Layer(NamedTuple):
         return output[:, -height * width :].transpose(1, 2).unflatten(2, self.grid)
 
 
-def find_layer(network: nn.Module, size: tuple[int, int], name: str | None = None) -> Layer:
+def find_layer(network: nn.Module, size: tuple[int, int]) -> Layer:
     """The layer at which attention is read: in the order of execution, the last whose output has more than one position
     and decides the logits at them.
 
@@ -68,23 +64,11 @@ def find_layer(network: nn.Module, size: tuple[int, int], name: str | None = Non
     Args:
         network: Takes pixels (n, 3, h, w), returns logits, or an object that has them as `logits`.
         size: Height and width of what it is given.
-        name: A module's dotted name, to choose another; any module whose output has positions.
 
     Raises:
         FiguregroundError: There is no such layer.
     """
-    known = [each for each, _ in network.named_modules() if each]
-    if name is not None and name not in known:
-        raise FiguregroundError(f"attention: the network has no layer {name!r}{nearest_or_all(name, known)}")
     trace = _trace(network, size)
-    if name is not None:
-        for layer, _ in reversed(trace.outputs):
-            if layer.name == name:
-                return layer
-        raise FiguregroundError(
-            f"attention: the output of layer {name!r} has no positions in the picture; name one that gives a feature "
-            "map (n, c, h, w) or tokens (n, t, c)."
-        )
     found = [each for each in trace.outputs if each[1].requires_grad and not _WITHIN.search(each[0].name)]
     gradients = trace.gradients([output for _, output in found]) if found else ()
     deciding = [
@@ -95,7 +79,7 @@ def find_layer(network: nn.Module, size: tuple[int, int], name: str | None = Non
     if not deciding:
         raise FiguregroundError(
             "attention: the network has no layer whose output is a feature map or tokens of patches and decides the "
-            "logits; name one with `layer`."
+            "logits; give a classifier that has one."
         )
     last = deciding[-1][0]
     if min(last.grid) < LEAST_EDGE:
@@ -183,8 +167,6 @@ def attend(
     pictures: Sequence[Image.Image],
     targets: Sequence[int],
     batch_size: int = 32,
-    *,
-    layer: str | None = None,
 ) -> list[np.ndarray]:
     """How much each region of a picture speaks for a class, by Grad-CAM++.
 
@@ -195,7 +177,6 @@ def attend(
         pictures: RGB, of any sizes, n of them.
         targets: For each the class's position in the logits.
         batch_size: Pictures that go through the network together, where preprocessing makes them alike in size.
-        layer: The dotted name of the module whose output is looked at; None for what `find_layer` finds.
 
     Returns:
         For each picture float32 (height, width) of its own size, 0 to 1: scaled by its maximum; 0 where the classifier
@@ -216,7 +197,7 @@ def attend(
         for given in groups:
             size = (given.shape[2], given.shape[3])
             if size not in layers:
-                layers[size] = _find_layer_of(classifier, size, layer)
+                layers[size] = _find_layer_of(classifier, size)
             wanted = torch.tensor([int(target) for target in targets[len(maps) : len(maps) + len(given)]])
             for each in _attend_prepared(classifier, given, wanted, layers[size]):
                 i = len(maps)
@@ -224,15 +205,15 @@ def attend(
                     raise FiguregroundError(
                         f"attention: classifier {classifier.name!r}, picture {i}, class "
                         f"{classifier.labels[targets[i]]!r}: the map at layer {layers[size].name!r} holds NaN or "
-                        "infinity. Name another layer, or look at the classifier's weights."
+                        "infinity. Look at the classifier's weights."
                     )
                 maps.append(_scaled(_back(each, size, pictures[i], classifier.preprocessing)))
     return maps
 
 
-def _find_layer_of(classifier: Classifier, size: tuple[int, int], name: str | None) -> Layer:
+def _find_layer_of(classifier: Classifier, size: tuple[int, int]) -> Layer:
     try:
-        return find_layer(classifier.network, size, name)
+        return find_layer(classifier.network, size)
     except FiguregroundError as error:
         raise FiguregroundError(f"classifier {classifier.name!r}: {error}") from None
 
@@ -424,28 +405,3 @@ def _check_map(attention: np.ndarray) -> None:
             f"attention: a map is (height, width) of finite numbers; this one has shape {attention.shape}"
             f"{'' if np.isfinite(attention).all() else ' and holds NaN or infinity'}."
         )
-
-
-def overlay(picture: Image.Image, attention: np.ndarray) -> Image.Image:
-    """A picture tinted where it is attended, from yellow (little) to red (most), or red where a mask is true.
-
-    Args:
-        attention: A map, 0 to 1, or a mask, bool; of the picture's own size (height, width).
-
-    Returns:
-        RGB.
-
-    Raises:
-        FiguregroundError: The map isn't the picture's.
-    """
-    values = np.clip(attention.astype(np.float64), 0, 1)
-    _check_map(values)
-    if values.shape != (picture.height, picture.width):
-        raise FiguregroundError(
-            f"attention: the map is {values.shape[0]}×{values.shape[1]}, and the picture "
-            f"{picture.height}×{picture.width} (height×width)."
-        )
-    color = np.stack([np.interp(values, (0, 0.5, 1), channel) for channel in _COLORS.T], -1)
-    opacity = TINT * values[..., None]
-    mixed = np.asarray(picture.convert("RGB")) * (1 - opacity) + color * opacity
-    return Image.fromarray(np.rint(mixed).astype(np.uint8))

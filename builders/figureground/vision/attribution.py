@@ -2,12 +2,16 @@
 
 On the straight way from a baseline, a picture that says nothing, to the picture, the gradients of a class's logit are
 integrated; times what has changed, they are attributions, which sum to the difference of the two logits.
+
+The baseline is the picture's own mean colour. It has the picture's brightness, so that the way from it stays near to
+what the classifier knows, and is blind to no colour beforehand: to black pixels a black one would attribute nothing,
+whatever they show, be it a bird's shadow side or the night; and to large patches of colour a blurred picture nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,41 +19,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from figureground.errors import FiguregroundError, listed
+from figureground.errors import FiguregroundError
 from figureground.vision.attention import check_targets
 from figureground.vision.classifiers import Classifier
-from figureground.vision.preprocessing import Preprocessing, resize_matrix, to_pixels
+from figureground.vision.preprocessing import Preprocessing, to_pixels
 
 STEPS = 32
-BLUR_EDGE = 4
-"""Cells along an edge of a picture to which the baseline `blur` is reduced."""
-
-
-def _black(pixels: Tensor) -> Tensor:
-    return torch.zeros_like(pixels)
-
-
-def _mean(pixels: Tensor) -> Tensor:
-    return pixels.mean((1, 2), keepdim=True).expand_as(pixels)
-
-
-def _blur(pixels: Tensor) -> Tensor:
-    down, across = (_blurring(size).to(pixels) for size in pixels.shape[1:])
-    return down @ pixels @ across.T
-
-
-def _blurring(size: int) -> Tensor:
-    edge = min(BLUR_EDGE, size)
-    return resize_matrix(edge, size, "bilinear") @ resize_matrix(size, edge, "bilinear")
-
-
-BASELINES: dict[str, Callable[[Tensor], Tensor]] = {"black": _black, "mean": _mean, "blur": _blur}
-"""What is taken for a picture that says nothing, made of pixels (3, h, w).
-
-`black` attributes nothing to black pixels, whatever they show: a bird's shadow side, or the night. `blur` keeps the
-large patches of colour, and attributes nothing to them. `mean`, the picture's own mean colour, is blind to no colour
-beforehand, and has the picture's brightness, so that the way to it stays near to what the classifier knows.
-"""
 
 
 class Shares(NamedTuple):
@@ -63,52 +38,6 @@ class Shares(NamedTuple):
 
 
 @torch.inference_mode(False)
-def attribute(
-    classifier: Classifier,
-    pictures: Sequence[Image.Image],
-    targets: Sequence[int],
-    *,
-    steps: int = STEPS,
-    baseline: str = "mean",
-    batch_size: int = 32,
-) -> list[np.ndarray]:
-    """How much each pixel decides about a class, by Integrated Gradients through the classifier's preprocessing.
-
-    Args:
-        pictures: RGB, of any sizes, n of them.
-        targets: For each the class's position in the logits.
-        steps: Gradients that are taken on the way (Gauss-Legendre quadrature).
-        baseline: A name from `BASELINES`, where the way begins.
-        batch_size: Pictures on the way that go through the network together.
-
-    Returns:
-        For each picture float32 (height, width) of its own size: absolute attributions in logits, summed over channels;
-        0 where the classifier crops it away.
-
-    Raises:
-        FiguregroundError: A target is none of a class, a setting is out of range, an attribution isn't finite, or
-            captum isn't installed.
-    """
-    check_targets(classifier, pictures, targets)
-    _check_settings(steps, baseline, batch_size)
-    maps = []
-    for i, picture in enumerate(pictures):
-        pixels = to_pixels(picture)
-        signed = integrate(
-            classifier,
-            lambda given: classifier(given).logits,
-            pixels[None],
-            BASELINES[baseline](pixels)[None],
-            targets[i : i + 1],
-            steps,
-            batch_size,
-            first=i,
-        )
-        maps.append(signed[0].abs().sum(0).float().numpy())
-    return maps
-
-
-@torch.inference_mode(False)
 def share_inside(
     classifier: Classifier,
     pictures: Sequence[Image.Image],
@@ -116,22 +45,26 @@ def share_inside(
     targets: Sequence[int],
     *,
     steps: int = STEPS,
-    baseline: str = "mean",
     batch_size: int = 32,
 ) -> Shares:
-    """The share of what decides about a class that lies inside a mask.
+    """The share of what decides about a class that lies inside a mask, by Integrated Gradients.
 
-    Picture, baseline and mask are resized and cropped alike, and attributions are taken of what the network sees.
+    Picture, baseline and mask are resized and cropped alike, and attributions are taken of what the network sees:
+    absolute, in logits, and summed over channels.
 
     Args:
+        pictures: RGB, of any sizes, n of them.
         masks: For each picture (height, width) of its own size, bool, or 0 to 1 for how much of a pixel is inside.
-        pictures, targets, steps, baseline, batch_size: As for `attribute`.
+        targets: For each the class's position in the logits.
+        steps: Gradients that are taken on the way (Gauss-Legendre quadrature).
+        batch_size: Pictures on the way that go through the network together.
 
     Raises:
-        FiguregroundError: As `attribute`; or a mask isn't its picture's, or has values outside 0 to 1.
+        FiguregroundError: A target is none of a class, a setting is out of range, a mask isn't its picture's or has
+            values outside 0 to 1, an attribution isn't finite, or captum isn't installed.
     """
     check_targets(classifier, pictures, targets)
-    _check_settings(steps, baseline, batch_size)
+    _check_settings(steps, batch_size)
     _check_masks(pictures, masks)
     attribution, area = np.zeros(len(pictures)), np.zeros(len(pictures))
     geometry = mask_geometry(classifier.preprocessing)
@@ -139,13 +72,12 @@ def share_inside(
         rows = range(start, min(start + batch_size, len(pictures)))
         pixels = [to_pixels(pictures[i]) for i in rows]
         seen = [classifier._prepare(each[None]) for each in pixels]
-        begin = [classifier._prepare(BASELINES[baseline](each)[None]) for each in pixels]
+        begin = [classifier._prepare(_mean_color(each)[None]) for each in pixels]
         alike = len({each.shape for each in seen}) == 1
         for group in [rows] if alike else [range(i, i + 1) for i in rows]:
             part = slice(group.start - start, group.stop - start)
             signed = integrate(
                 classifier,
-                lambda given: classifier._read(given).logits,
                 torch.cat(seen[part]),
                 torch.cat(begin[part]),
                 targets[group.start : group.stop],
@@ -172,15 +104,18 @@ def mask_geometry(preprocessing: Preprocessing) -> Preprocessing:
     return dataclasses.replace(preprocessing, filter="box", mean=(0.0,), std=(1.0,), flip_channels=False)
 
 
+def _mean_color(pixels: Tensor) -> Tensor:
+    return pixels.mean((1, 2), keepdim=True).expand_as(pixels)
+
+
 def integrate(
-    classifier: Classifier, forward: Callable[[Tensor], Tensor], given: Tensor, begin: Tensor, targets: Sequence[int],
-    steps: int, batch_size: int, *, first: int = 0,
+    classifier: Classifier, given: Tensor, begin: Tensor, targets: Sequence[int], steps: int, batch_size: int, *,
+    first: int = 0,
 ) -> Tensor:  # fmt: skip
-    """Attributions, with their signs, of what is given to a function.
+    """Attributions, with their signs, of what is given to the classifier's network.
 
     Args:
-        forward: Takes (n, 3, h, w), returns logits.
-        given: (n, 3, h, w), at most `batch_size` of them.
+        given: (n, 3, h, w), preprocessed, at most `batch_size` of them.
         begin: The baselines, of the same shape.
         targets: n positions in the logits.
         first: The number of the first picture, for errors.
@@ -200,7 +135,7 @@ def integrate(
         ) from error
     wanted = torch.tensor([int(target) for target in targets], device=given.device)
     with torch.enable_grad():
-        signed = IntegratedGradients(forward).attribute(
+        signed = IntegratedGradients(lambda pixels: classifier._read(pixels).logits).attribute(
             given, begin, target=wanted, n_steps=steps, internal_batch_size=batch_size
         )
     signed = signed.detach().double().cpu()
@@ -214,11 +149,9 @@ def integrate(
     return signed
 
 
-def _check_settings(steps: int, baseline: str, batch_size: int) -> None:
+def _check_settings(steps: int, batch_size: int) -> None:
     if steps < 1:
         raise FiguregroundError(f"steps: {steps} is out of range; it is 1 or more, such as {STEPS}.")
-    if baseline not in BASELINES:
-        raise FiguregroundError(f"baseline: {baseline!r} is unknown; it can be {listed(BASELINES)}.")
     if batch_size < 1:
         raise FiguregroundError(f"batch_size: {batch_size} is out of range; it is 1 or more.")
 
