@@ -38,7 +38,7 @@ TRAINING: dict[str, Any] = {"epochs": 10}
 CHOSEN: dict[str, dict[str, Any]] = {"jtt": {"first_epochs": 1, "upweight": 5}}
 """What differs from the defaults, chosen on validation."""
 TRIED: dict[str, Sequence[dict[str, Any]]] = {
-    "scgs": ({}, {"repaint": "complement"}, {"per_class": 300}, {"quantile": 0.85}),
+    "scgs": ({}, {"repaint": "complement"}, {"per_class": 300}),
     "erm": ({},),
     "jtt": ({}, {"first_epochs": 1}, {"first_epochs": 1, "upweight": 5}),
     "groupdro": ({}, {"weight_decay": 1.0}, {"step_size": 0.1}),

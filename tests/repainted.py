@@ -1,15 +1,27 @@
-"""Datasets that SCGS and DDB made: what is in them, and builds that are killed on the way."""
+"""Datasets that SCGS and DDB made: what they are made from, what is in them, and a build that is killed on the way."""
 
 import json
 import os
 import signal
 import subprocess
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
-from commands import run, start
+from commands import run, start, wait_for
+from PIL import Image
+from tiny_classifiers import make_classifier
+
+SIZES: dict[str, Any] = {"size": 32, "steps": 2, "threads": 1, "image_format": "png"}
+EASY: dict[str, Any] = {
+    "training": {"epochs": 2}, "sources": 3, "per_source": 1, "segmenter": "true-masks", "token_images": 3,
+    "inversion": {"steps": 2}, "attribution_steps": 2, **SIZES,
+}  # fmt: skip
+"""DDB on a few dozen pocketbirds of 32 pixels, in seconds."""
+STAGES = "_figureground/stages"
+COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -17,23 +29,65 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return [row for path in sorted((out / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
-def build_with_kills(method: str, data: Path, out: Path, settings: dict[str, Any], kills: list[str], once: str) -> None:
-    """Builds with the command, which is killed as soon as a file of each pattern is there, and then goes on to the end.
+def draw(
+    folder: Path, y: Sequence[str], n: int, attributes: bool = True, validation: int = 2,
+    shade: Callable[[int], int] = lambda i: 40 + 6 * i,
+) -> str:  # fmt: skip
+    """A table of pictures of certain classes, n of each in training: a square of the class's colour on grey."""
+    lines = ["filename,split,y" + (",a" if attributes else "")]
+    for label, name in enumerate(y):
+        for i in range(n + validation):
+            file = f"{label}-{i}.png"
+            folder.mkdir(exist_ok=True)
+            array = np.full((32, 32, 3), shade(i) if i < n else i, np.uint8)
+            array[8:24, 8:24] = COLOURS[label % len(COLOURS)]
+            Image.fromarray(array).save(folder / file)
+            mask = np.zeros((32, 32), np.uint8)
+            mask[8:24, 8:24] = 255
+            Image.fromarray(mask).save(folder / f"{label}-{i}.mask.png")
+            lines.append(f"{file},{int(i >= n)},{name}" + (f",{'xy'[i % 2]}" if attributes else ""))
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return str(folder)
+
+
+def sure(folder: Path, labels: Sequence[str], bias: Sequence[float]) -> str:
+    """A random classifier that leans to some of its classes."""
+    from safetensors.torch import load_file, save_file
+
+    path = make_classifier(folder, labels=dict(enumerate(labels)))
+    weights = load_file(path / "model.safetensors")
+    weights["classifier.1.bias"][:] = weights["classifier.1.bias"].new_tensor(bias)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    return str(path)
+
+
+def told(builder: Any, out: Path) -> list[dict[str, Any]]:
+    """What a builder will make once its stages are done, which they are here: `foreground`, and the provenance."""
+    builder.find(out, show_progress=False)
+    plan = builder.plan()
+    specs = [spec for shard in plan.shards() for spec in plan.specs(shard)]
+    return [{"foreground": spec.foreground, **builder.provenance(spec)} for spec in specs]
+
+
+def build_with_a_kill(method: str, data: Path, out: Path, settings: dict[str, Any], at: str) -> set[str]:
+    """Builds with the command, which is killed as soon as a file is there, and then goes on to the end.
 
     Args:
-        kills: Patterns of files below `_figureground`.
-        once: A stage that is done by the last kill, and must not be done again.
+        at: The file, below `_figureground/stages`.
+
+    Returns:
+        The stages that were done by the kill. None was done again.
     """
     values = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
     arguments = ["build", method, "--data", str(data), "--out", str(out), *values]
-    for pattern in kills:
-        process = start(*arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not list((out / "_figureground").glob(pattern)) and process.poll() is None:
-            time.sleep(0.02)
+    process = start(*arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for((out / STAGES / at).exists, process)
+    finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    marker = out / "_figureground" / "stages" / once / "done.json"
-    before = marker.stat().st_mtime_ns
+    before = {path: path.stat().st_mtime_ns for path in (out / STAGES).glob("*/done.json")}
     code, _, errors = run(*arguments)
     assert code == 0, errors
-    assert marker.stat().st_mtime_ns == before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    return {path.parent.name for path in before}

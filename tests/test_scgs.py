@@ -2,15 +2,19 @@
 
 import io
 import json
+import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import hashes
 from datasets import load_dataset
-from PIL import Image
-from repainted import build_with_kills, rows
+from PIL import Image, ImageFilter
+from repainted import SIZES, STAGES, build_with_a_kill, draw, rows, sure, told
 
+from figureground.diffusion.composite import whole_latents
+from figureground.diffusion.render import FEATHER, MARGIN
 from figureground.errors import FiguregroundError, RecipeError
 from figureground.learn.errors import read_errors
 from figureground.learn.layouts import read_groups
@@ -19,6 +23,10 @@ from figureground.scgs import SCGS
 
 KEPT = {"image_format": "png", "keep": ["mask"]}
 SMALL = {"folds": 2, "training": {"epochs": 1}, "per_class": 4, "steps": 2, "shard_size": 4, "threads": 1}
+SCENES = {"plain", "grass", "sand", "snow", "night"}
+"""Of the pocket config."""
+LATENT = 4
+"""Pixels along an edge that a latent of the pocket model stands for."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,7 @@ def opened(picture):
 
 
 def test_each_class_with_errors_gets_its_pictures_from_errors_of_its_own(data, built):
-    errors = read_errors(built / "_figureground" / "stages" / "errors")
+    errors = read_errors(built / STAGES / "errors")
     train = read_groups(data).of_split(0)
     wrong = {train.keys[row]: int(errors.y[row]) for row in np.flatnonzero(errors.wrong)}
     found = load_dataset(str(built), split="train")
@@ -56,13 +64,17 @@ def test_each_class_with_errors_gets_its_pictures_from_errors_of_its_own(data, b
 
 def test_outside_the_mask_the_source_stays_and_inside_it_changes(data, built):
     builder = SCGS("pocket", data=str(data), **KEPT, **SMALL)
-    builder.read_stages(built / "_figureground" / "stages")
+    builder.read_stages(built / STAGES)
     for row in rows(built):
         source = np.asarray(builder.picture(builder.rows[row["source"]], 64), np.int64)
         mask = np.asarray(builder.read_mask(row["source"])) > 0
+        widened = whole_latents(mask, LATENT, MARGIN)
+        assert ((opened(row["mask"])[..., 0] > 0) == widened).all()
+        soft = 2 * math.ceil(FEATHER * LATENT) + 1
+        near = np.asarray(Image.fromarray(widened).convert("L").filter(ImageFilter.MaxFilter(soft))) > 0
         changed = np.abs(opened(row["image"]) - source).max(-1)
-        far = np.asarray(Image.fromarray(mask).resize((8, 8), Image.Resampling.BOX).resize((64, 64))) == 0
-        assert (changed[far & ~mask] == 0).mean() > 0.5
+        assert not near.all()
+        assert (changed[~near] == 0).all()
         assert changed[mask].mean() > 2
 
 
@@ -91,14 +103,15 @@ def test_the_attribute_labels_and_decides_nothing(data, built, tmp_path):
     ("mask", "repaint"), [("random", "attended"), ("true-masks", "attended"), ("attention", "complement")]
 )
 def test_other_regions(data, built, tmp_path, mask, repaint):
-    settings = {**SMALL, "mask": mask, "repaint": repaint, "per_class": 1}
-    out = SCGS("pocket", data=str(data), **settings).build(tmp_path / "out", show_progress=False)
+    judge = str(built / STAGES / "errors" / "fold-0")
+    settings = {**SMALL, "classifier": judge, "mask": mask, "repaint": repaint, "per_class": 1}
     builder = SCGS("pocket", data=str(data), **settings)
-    builder.read_stages(out / "_figureground" / "stages")
-    for row in rows(out):
-        found = np.asarray(builder.read_mask(row["source"])) > 0
+    sources = [each["source"] for each in told(builder, tmp_path / "out")]
+    assert sources
+    for source in sources:
+        found = np.asarray(builder.read_mask(source)) > 0
         if mask == "true-masks":
-            true = Image.fromarray(builder.true_mask(builder.rows[row["source"]])).resize((64, 64), 0)
+            true = Image.fromarray(builder.true_mask(builder.rows[source])).resize((64, 64), 0)
             assert (found == ~np.asarray(true)).mean() > 0.97
         elif mask == "random":
             columns, lines = np.flatnonzero(found.any(0)), np.flatnonzero(found.any(1))
@@ -119,15 +132,19 @@ def test_only_the_classes_that_are_asked_for_are_made(data, built, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"per_class": {"cat": 1}}, "per_class has no such field|cat"),
+        ({"per_class": {"cat": 1}}, "cat: per_class has no such field; there is mug, umbrella"),
         ({"per_class": -1}, "per_class: -1"),
         ({"mask": "whole", "repaint": "complement"}, "complement of the whole picture"),
         ({"errors": "some"}, "errors: 'some' is not one of"),
         ({"training": {"epoch": 3}}, "training.epoch: there is no such setting"),
         ({"training": {"epochs": 0}}, "training.epochs: 0"),
-        ({"nouns": {"cat": "kitten"}}, "nouns.cat"),
-        ({"strength": 0.1, "steps": 4}, "strength"),
-        ({"quantile": 2}, "quantile"),
+        ({"nouns": {"cat": "kitten"}}, "nouns.cat: birds has no class 'cat'"),
+        ({"strength": 0.1, "steps": 4}, "strength: 0.1 of 4 steps is not one step"),
+        ({"quantile": 2}, "quantile: 2 is not a number from 0 to 1"),
+        (
+            {"errors": "early-stopped", "first_epochs": 3, "training": {"epochs": 1}},
+            "first_epochs: 3 are more than the 1 of training.epochs",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(data, settings, said):
@@ -164,10 +181,22 @@ def test_one_class_is_too_few(tmp_path):
 
 @pytest.mark.slow
 def test_a_build_that_is_killed_in_a_stage_goes_on_there_and_ends_alike(data, built, tmp_path):
-    out = tmp_path / "out"
-    kills = ["stages/errors/fold-0", "stages/clusters/done.json"]
-    build_with_kills("scgs", data, out, {**KEPT, **SMALL}, kills, once="errors")
-    assert hashes(out) == hashes(built)
+    done = build_with_a_kill("scgs", data, tmp_path / "out", {**KEPT, **SMALL}, "clusters/done.json")
+    assert done == {"errors", "clusters"}
+    assert hashes(tmp_path / "out") == hashes(built)
+
+
+@pytest.mark.parametrize("sources", [2, 3, 4, 5])
+def test_each_source_meets_every_scene_and_scenes_come_equally_often(tmp_path, sources):
+    data = draw(tmp_path / "data", ("mug", "umbrella"), sources)
+    given = sure(tmp_path / "c", ("mug", "umbrella"), (-100, 100))
+    settings = {**SIZES, "classifier": given, "clusters": 1, "mask": "random", "per_class": {"mug": 5 * sources + 2}}
+    made = told(SCGS("pocket", data=data, **settings), tmp_path / "out")
+    met = Counter((each["source"], each["scene"]) for each in made)
+    assert len(met) == sources * len(SCENES)
+    scenes = Counter(each["scene"] for each in made)
+    assert set(scenes) == SCENES
+    assert max(scenes.values()) - min(scenes.values()) <= 1
 
 
 def test_the_folder_of_a_failed_build_is_left_as_it_was_found(data, tmp_path):

@@ -186,7 +186,7 @@ class DDB(Repaint):
     def _targets(self, label: int, sources: int) -> list[int]:
         """What a class's sources become, all once before any twice: classes in turn, the next one each time round."""
         others = [f for f in np.unique(self.train.y).tolist() if f != label]
-        return [others[(i + i // sources) % len(others)] for i in range(sources * self.config.per_source)]
+        return [others[(i % sources + i // sources) % len(others)] for i in range(sources * self.config.per_source)]
 
     def check_settings(self) -> None:
         super().check_settings()

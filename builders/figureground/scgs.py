@@ -186,13 +186,13 @@ class SCGS(Repaint):
             usable = [part for part in usable if part]
             for i in range(count if usable else 0):
                 part = usable[i % len(usable)]
-                turn = i // len(usable)
-                row = part[turn % len(part)]
+                times, place = divmod(i // len(usable), len(part))
+                row = part[place]
                 cluster = next(c for c, rows in enumerate(members[f]) if row in rows)
                 said = self.data.classes[int(errors.predicted[row])]
                 told = {"cluster": cluster, "predicted": said, "mask": self.config.mask, "repaint": self.config.repaint}
                 if self.scenes:  # a scene further each time round, so that every picture gets all
-                    told["scene"] = self.scenes[(turn + turn // len(part)) % len(self.scenes)].name
+                    told["scene"] = self.scenes[(place + times) % len(self.scenes)].name
                 jobs.append(Job(f, 0, self.train.keys[row], told))
         used = {job.source for job in jobs}
         wrong = errors.wrong

@@ -1,5 +1,6 @@
 """The comparison on small pocketbirds: what it reports, going on after a kill, and what is refused at the door."""
 
+import csv
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import sys
 
 import pytest
 from commands import ENVIRONMENT, wait_for
-from tiny_classifiers import make_classifier
+from repainted import EASY, SIZES, rows
 from tiny_layouts import make_folders
 
 from figureground.errors import FiguregroundError, RecipeError, UsageError
@@ -85,11 +86,11 @@ def test_what_is_finished_is_never_done_again_and_methods_and_seeds_are_added(co
     before = times(out)
     assert run(pictures, "erm,jtt,paste+reweight", out) == first
     assert times(out) == before
-    more = run(pictures, "erm,paste,reweight,jtt,paste+reweight", out, seeds=[0, 1, 2])
+    more = run(pictures, "reweight,erm", out, seeds=[0, 1, 2])
     assert before.items() <= times(out).items()
-    assert [row["method"] for row in more["rows"]] == ["erm", "paste", "reweight", "jtt", "paste+reweight"]
-    assert [seed["seed"] for seed in more["rows"][1]["seeds"]] == [0, 1, 2]
-    assert more["rows"][0]["seeds"][:2] == first["rows"][0]["seeds"]
+    assert [row["method"] for row in more["rows"]] == ["reweight", "erm"]
+    assert [[seed["seed"] for seed in row["seeds"]] for row in more["rows"]] == [[0, 1, 2], [0, 1, 2]]
+    assert more["rows"][1]["seeds"][:2] == first["rows"][0]["seeds"]
 
 
 def test_paste_looks_at_what_erm_of_the_same_seed_attends_to(pictures, tmp_path):
@@ -176,8 +177,8 @@ def test_other_settings_or_data_in_the_same_directory_are_refused(pictures, tmp_
 PROGRAM = """
 import sys
 from figureground.learn.compare import compare
-compare(sys.argv[1], ["jtt", "paste"], 2, sys.argv[2], training={"epochs": 2}, device="cpu", show_progress=False,
-        overrides={"paste": {"masks": "true", "count_per_class": 30}})
+compare(sys.argv[1], ["erm", "paste"], 1, sys.argv[2], training={"epochs": 1}, device="cpu", show_progress=False,
+        overrides={"paste": {"masks": "true", "count_per_class": 100}})
 """
 
 
@@ -192,18 +193,19 @@ def without_seconds(out):
 @pytest.mark.slow
 def test_a_killed_comparison_goes_on_and_ends_the_same(pictures, tmp_path):
     out, whole = tmp_path / "out", tmp_path / "whole"
-    command = [sys.executable, "-c", PROGRAM, str(pictures)]
-    subprocess.run([*command, str(whole)], env=ENVIRONMENT, check=True)
-    for at in ("train/jtt/seed-0.json", "paste-seed-0/train/0000-00005.png"):
-        process = subprocess.Popen([*command, str(out)], env=ENVIRONMENT, start_new_session=True)
-        try:
-            wait_for(lambda at=at: (out / at).exists(), process)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    assert len(json.loads((out / "comparison.json").read_text())["rows"]) == 1
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(pictures), str(out)], env=ENVIRONMENT, start_new_session=True
+    )
+    try:
+        wait_for((out / "paste-seed-0" / "train" / "0000-00005.png").exists, process)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (out / "paste-seed-0.json").exists()
+    assert [row["method"] for row in json.loads((out / "comparison.json").read_text())["rows"]] == ["erm"]
     before = times(out)
-    subprocess.run([*command, str(out)], env=ENVIRONMENT, check=True)
+    for folder in (out, whole):
+        run(pictures, "erm,paste", folder, 1, {"paste": {"masks": "true", "count_per_class": 100}})
     assert before.items() <= times(out).items()
     assert without_seconds(out) == without_seconds(whole)
     assert not list(out.glob(".*"))
@@ -215,30 +217,48 @@ def test_the_training_of_a_builder_s_classifier_is_a_mapping(pictures, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-DDB = {"training": {"epochs": 1}, "sources": 3, "per_source": 1, "steps": 2, "segmenter": "true-masks", "size": 16,
-       "prompt": "a {noun}", "attribution_steps": 2, "threads": 1, "least_attribution": 0}  # fmt: skip
+MADE = {
+    "ddb": {**EASY, "prompt": "a {noun}", "least_probability": 0.5, "least_attribution": 0},
+    "scgs": {**SIZES, "folds": 2, "training": {"epochs": 1}, "per_class": 2},
+}
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory):
-    """A classifier that is as sure of one class as of the other."""
-    return str(make_classifier(tmp_path_factory.mktemp("judge") / "judge", labels={0: "mug", 1: "umbrella"}))
+def generated(pictures, tmp_path_factory):
+    out = tmp_path_factory.mktemp("generated") / "out"
+    return run(pictures, "ddb,scgs", out, 1, MADE), out
 
 
-def test_pictures_that_were_pruned_by_other_thresholds_are_neither_taken_nor_lost(pictures, judge, tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "compare.json").write_text(json.dumps({"data": read_groups(pictures).fingerprint, "methods": {},
-                                                  "generators": {}}))  # fmt: skip
-    told = {"directory": "ddb-seed-0-pruned", "pictures": 6, "kept": 0.5,
-            "rule": "scores.ddb.probability >= 0.3 and scores.ddb.attribution >= 0"}  # fmt: skip
-    (out / "ddb-seed-0.json").write_text(json.dumps(told))
-    settings = {**DDB, "classifier": judge}
-    with pytest.raises(FiguregroundError, match=r"pruned by\n.*0.3.*\nand not by\n.*0.6"):
-        run(pictures, "ddb", out, 1, {"ddb": {**settings, "least_probability": 0.6}})
-    (out / "ddb-seed-0.json").write_text(json.dumps(told)[:20])
+def test_pictures_are_made_pruned_and_added(generated):
+    report, out = generated
+    ddb, scgs = report["rows"]
+    with (out / "ddb-seed-0" / "_figureground" / "scores" / "ddb.csv").open(newline="") as file:
+        scores = {row["key"]: float(row["probability"]) for row in csv.DictReader(file)}
+    kept = {key for key, probability in scores.items() if probability >= 0.5}
+    assert {row["key"] for row in rows(out / "ddb-seed-0-pruned")} == kept
+    made = ddb["seeds"][0]["made"]
+    assert made["rule"] == "scores.ddb.probability >= 0.5 and scores.ddb.attribution >= 0"
+    assert (made["pictures"], made["kept"]) == (len(scores), len(kept) / len(scores))
+    assert (ddb["added"]["mean"], ddb["kept"]["mean"]) == (len(kept), made["kept"])
+    assert scgs["added"]["mean"] == scgs["seeds"][0]["made"]["pictures"] == len(rows(out / "scgs-seed-0")) > 0
+    assert scgs["kept"]["mean"] is None
+    assert json.loads((out / "compare.json").read_text())["generators"].keys() == {"ddb", "scgs"}
+
+
+def test_pictures_that_were_pruned_by_other_thresholds_are_neither_taken_nor_lost(generated, pictures):
+    report, out = generated
+    files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    other = {**MADE, "ddb": {**MADE["ddb"], "least_probability": 0.6}}
+    with pytest.raises(FiguregroundError, match=r"pruned by\n.*0.5.*\nand not by\n.*0.6"):
+        run(pictures, "ddb", out, 1, other)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == files
+    assert run(pictures, "ddb,scgs", out, 1, MADE) == report
+    marker = out / "ddb-seed-0.json"
+    whole = marker.read_text()
+    marker.write_text(whole[:20])
     with pytest.raises(FiguregroundError, match=r"ddb-seed-0.json is damaged .* Remove it"):
-        run(pictures, "ddb", out, 1, {"ddb": {**settings, "least_probability": 0.3}})
+        run(pictures, "ddb", out, 1, MADE)
+    marker.write_text(whole)
 
 
 def test_a_marker_of_pictures_that_were_taken_away_is_not_believed(compared, pictures, tmp_path):
