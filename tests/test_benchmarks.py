@@ -1,4 +1,4 @@
-"""Each benchmark runs in a tiny size, as its command, and leaves JSON of what it measured."""
+"""Benchmarks run in a tiny size, as their commands, and leave JSON of what they measured; those of minutes do not."""
 
 import json
 import os
@@ -132,3 +132,22 @@ def test_judges_are_trained_once_and_measured_on_drawings_and_references(tmp_pat
     again = run("biased", tmp_path, *arguments)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "judges").glob("*/model.safetensors")} == folders
     assert again["rows"] == found["rows"]
+
+
+def test_the_segmenter_is_measured_on_what_each_drawing_shows(tmp_path):
+    found = run("segment", tmp_path)
+    assert len(found["settings"]["sha256"]) == 64
+    overlaps = [row["value"] for row in found["rows"] if "IoU" in row["name"]]
+    assert len(overlaps) == 4
+    assert all(0 < value < 1 for value in overlaps)
+
+
+@pytest.mark.slow
+def test_mitigation_has_a_row_for_every_method_and_as_many_control_pictures_as_ddb_keeps(tmp_path):
+    found = run("mitigate", tmp_path, "--no-masks", "--workers", "1")
+    table = found["table"]
+    assert {"erm", "jtt", "groupdro", "dfr", "paste", "scgs", "scgs+jtt", "ddb", "ddb, not pruned"} < set(table)
+    (control,) = (row for name, row in table.items() if name.startswith("control"))
+    assert control["added"] == table["ddb"]["added"] > 0
+    assert table["ddb"]["kept"] == 1  # at thresholds of 0
+    assert all(seconds > 0 for seconds in found["settings"]["worked_s"].values())

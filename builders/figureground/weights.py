@@ -73,8 +73,9 @@ def fingerprint_classifier(name: str, revision: str | None) -> str:
 
 
 def fingerprint_files(path: Path) -> str:
-    """`sha256:…` over a file, or over the JSON and safetensors files of a directory."""
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".json", ".safetensors"))
+    """`sha256:…` over a file, or over the JSON, safetensors and text files (vocabularies) of a directory."""
+    kinds = (".json", ".safetensors", ".txt")
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in kinds and p.is_file())
     total = hashlib.sha256()
     for file in files:
         with file.open("rb") as opened:
