@@ -13,7 +13,7 @@ demo: install
 	$(BIN)/figureground show out/d3s
 
 test: lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --ignore tests/run/test_signals.py
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder --ignore tests/run/test_signals.py
 	$(BIN)/python -m pytest tests/run/test_signals.py
 
 lint: install

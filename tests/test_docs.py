@@ -13,6 +13,8 @@ from figureground.resources import CHECKOUT, resource
 
 DOCS = CHECKOUT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+EACH_ALONE = [pytest.param(page, marks=pytest.mark.xdist_group(page.name), id=page.stem) for page in PAGES]
+"""Pages take a minute or more each, so they are shared out one by one."""
 _BLOCK = re.compile(r"^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 _NAMED = re.compile(r"# (?P<name>[\w.-]+\.(yaml|csv))\n")
 
@@ -39,7 +41,7 @@ def matches(expected: str, printed: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PAGES, reason="an installed wheel has no docs")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", EACH_ALONE)
 def test_a_page_does_what_it_says(page, tmp_path):
     lay_out_pictures(tmp_path)
     bin = tmp_path / "bin"
