@@ -330,18 +330,17 @@ def test_an_extension_adds_images_by_scene_and_keeps_what_is_there(checkpoint, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
-def test_a_build_that_is_stopped_while_it_learns_or_draws_ends_with_the_same_bytes(checkpoint, tmp_path, sent):
+def test_a_build_that_is_killed_and_stopped_while_it_learns_or_draws_ends_with_the_same_bytes(checkpoint, tmp_path):
     longer = {"finetuning": {**LEARNED, "steps": 120, "save_every": 5}, "per_cell": 4}
     whole = make(checkpoint, tmp_path / "whole", **longer)
     out = tmp_path / "out"
     concepts = out / "_figureground" / "stages" / "concepts"
     begun = (
-        lambda: (concepts / "bird" / "state.pt").exists(),
-        lambda: (concepts / "fish" / "state.pt").exists(),
-        lambda: commands.markers(out),
+        (lambda: (concepts / "bird" / "state.pt").exists(), signal.SIGTERM),
+        (lambda: (concepts / "fish" / "state.pt").exists(), signal.SIGKILL),
+        (lambda: commands.markers(out), signal.SIGTERM),
     )
-    for stage in begun:
+    for stage, sent in begun:
         process = commands.start("build", *arguments(checkpoint, **longer), "--out", str(out))
         commands.wait_for(stage, process)
         process.send_signal(sent)
