@@ -144,6 +144,7 @@ def _read_learned(path: Path, checkpoint: Checkpoint) -> _Learned:
     try:
         with safetensors.safe_open(path, "pt") as file:
             told = json.loads((file.metadata() or {}).get(TOLD, "{}"))
+            # The opened file has keys, and can't be iterated over.
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise FiguregroundError(f"{path}: there is no such file; is the token learned to its end?") from None

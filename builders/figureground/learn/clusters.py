@@ -125,7 +125,7 @@ def cluster(
 def _one_thread() -> Any:
     """Sums are split up by threads, and round as they are split."""
     try:
-        import sklearn  # noqa: F401
+        import sklearn  # noqa: F401  # asked for here, once, before any work
         from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise FiguregroundError("Clusters need scikit-learn: pip install 'figureground[mitigate]'.") from error
