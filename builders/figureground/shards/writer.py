@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import re
-import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -27,12 +26,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from figureground.core.files import create_bytes, create_text, replace_bytes, replace_text, sync_directory, temporary
 from figureground.errors import FiguregroundError, listed
 from figureground.images import encode
 from figureground.sample import Reject, Sample, Spec
 
 if TYPE_CHECKING:
     from datasets import Features
+
+__all__ = ["create_bytes", "create_text", "replace_bytes", "replace_text"]
+"""What other modules take from here, beside what is defined here; it lies in `core.files`."""
 
 REASON = "reason"
 """The column of published rejects that says why."""
@@ -83,7 +86,6 @@ _TEMPORARY = re.compile(
 )
 _LOCK = re.compile(rf"\.{_NAME}\.lock")
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
-_NO_LINKS = {errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 
 
 class ShardError(FiguregroundError, ValueError):
@@ -636,7 +638,7 @@ class _Draft:
     def __init__(self, directory: Path, shard: Shard, kind: str) -> None:
         self._final = directory / shard.path(kind)
         self._final.parent.mkdir(parents=True, exist_ok=True)
-        self.path = _temporary(self._final)
+        self.path = temporary(self._final)
         """Where it lies until it is published."""
         self.file = self.path.open("xb", buffering=2**20)
 
@@ -662,77 +664,13 @@ class _Draft:
 
     def publish(self) -> None:
         os.replace(self.path, self._final)
-        _sync_directory(self._final.parent)
-
-
-def _temporary(final: Path) -> Path:
-    """A name beside `final` that no other process has, and that `datasets` doesn't read."""
-    return final.with_name(f".{final.name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _written(path: Path, data: bytes) -> Iterator[Path]:
-    """A temporary file beside `path` that holds `data` durably; removed on exit, if it is still there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-        _sync_directory(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file so that readers see the old one or the new one, whole."""
-    replace_bytes(path, text.encode())
-
-
-def replace_bytes(path: Path, data: bytes) -> None:
-    """Does what `replace_text` does."""
-    with _written(path, data) as temporary:
-        os.replace(temporary, path)
+        sync_directory(self._final.parent)
 
 
 def to_text(document: Mapping[str, Any]) -> str:
     """JSON for machines that people can look into: one line a key."""
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in document.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def create_text(path: Path, text: str) -> None:
-    """Writes a file that mustn't exist yet, so that readers see all of it or none.
-
-    Raises:
-        FileExistsError: Another process was faster.
-    """
-    create_bytes(path, text.encode())
-
-
-def create_bytes(path: Path, data: bytes) -> None:
-    """Does what `create_text` does."""
-    with _written(path, data) as temporary:
-        try:
-            os.link(temporary, path)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            # A file system without hard links: exclusive still, though a reader may see it half written.
-            with open(path, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
 
 
 # Locks
