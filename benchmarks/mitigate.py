@@ -1,4 +1,7 @@
-"""Do pictures that are made for it break a correlation? `python benchmarks/mitigate.py`.
+"""Do images that are made for it break a correlation? `python benchmarks/mitigate.py`.
+
+All classifiers take equally many optimiser steps, whatever was added to their training. Only jtt takes more: its first
+model has an epoch of its own. The table tells the steps.
 
 On pocketbirds, where objects come with scenes in training and not in validation and test: five ways to train, and
 training pictures that are pasted, or made by SCGS and DDB, added. Settings were chosen on validation with other seeds
@@ -25,6 +28,7 @@ import numpy as np
 from results import ROOT, Row, arguments, report
 from tqdm import tqdm
 
+from figureground.learn.compared import say_mean_steps
 from figureground.learn.trained import spread
 from figureground.pocket import birds
 from figureground.sample import Sample, Spec, derive_seed
@@ -172,7 +176,7 @@ def _result(row: Mapping[str, Any]) -> Result:
     test = {name: seed[name] for name in ("average", "reweighted", "worst")}
     test["groups"] = [{"name": group["name"], "accuracy": group["mean"]} for group in row["groups"]]
     jtt = {name: seed[name] for name in ("precision", "recall")}
-    told = {name: seed[name] for name in ("validation", "added", "made")}
+    told = {name: seed[name] for name in ("validation", "added", "made", "steps")}
     return Result(row["method"], seed["seed"], {**told, "test": test, **({"jtt": jtt} if jtt["recall"] else {})})
 
 
@@ -237,6 +241,7 @@ def summarise(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
             "groups": {
                 group: spread([t["groups"][i]["accuracy"] for t in tests]) for i, group in enumerate(groups)
             },
+            "steps": {stage: spread([r.told["steps"][stage] for r in mine]) for stage in mine[0].told["steps"]},
             "added": float(np.mean([r.told.get("added") or 0 for r in mine])),
             "kept": float(np.mean(kept)) if kept else None,
             **({"jtt": [r.told["jtt"] for r in mine]} if all("jtt" in r.told for r in mine) else {}),
@@ -253,12 +258,16 @@ def markdown(table: Mapping[str, Mapping[str, Any]]) -> str:
         return f"{100 * each['mean']:.1f}" + (f" ± {100 * each['std']:.1f}" if each["std"] is not None else "")
 
     groups = list(next(iter(table.values()))["groups"])
-    head = ["training", "worst group", "average", "re-weighted", *groups, "added", "kept"]
+    head = ["training", "worst group", "average", "re-weighted", *groups, "steps", "added", "kept"]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for name, each in table.items():
         cells = [name, cell(each["worst"]), cell(each["average"]), cell(each["reweighted"])]
         cells += [cell(each["groups"][group]) for group in groups]
-        cells += [f"{each['added']:.0f}", "" if each["kept"] is None else f"{100 * each['kept']:.0f} %"]
+        cells += [
+            say_mean_steps(each["steps"]),
+            f"{each['added']:.0f}",
+            "" if each["kept"] is None else f"{100 * each['kept']:.0f} %",
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

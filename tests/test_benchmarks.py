@@ -149,5 +149,6 @@ def test_mitigation_has_a_row_for_every_method_and_as_many_control_pictures_as_d
     assert {"erm", "jtt", "groupdro", "dfr", "paste", "scgs", "scgs+jtt", "ddb", "ddb, not pruned"} < set(table)
     (control,) = (row for name, row in table.items() if name.startswith("control"))
     assert control["added"] == table["ddb"]["added"] > 0
+    assert {each["steps"]["main"]["mean"] for each in table.values()} == {2}  # 60 images, 32 a batch, one epoch
     assert table["ddb"]["kept"] == 1  # at thresholds of 0
     assert all(seconds > 0 for seconds in found["settings"]["worked_s"].values())

@@ -64,6 +64,22 @@ def test_a_row_a_method_with_mean_and_deviation_over_the_seeds(compared):
     assert not list(out.glob(".*"))
 
 
+def test_rows_take_equally_many_steps_and_the_tables_tell_them(compared):
+    report, out = compared
+    assert [row["steps"]["main"] for row in report["rows"]] == [{"mean": 2, "std": 0}] * 3  # 40 images, 32 a batch
+    assert report["rows"][1]["steps"]["first"]["mean"] == 2
+    text = (out / "comparison.txt").read_text()
+    assert "2 + 2" in text.split("by group")[0]
+    assert not any("different numbers of optimiser steps" in note for note in report["notes"])
+
+
+def test_rows_of_unequal_steps_are_named(pictures, tmp_path):
+    report = run(pictures, "erm,paste", tmp_path / "out", seeds=1, training={"add_steps": True},
+                 overrides={"paste": {"masks": "true", "count_per_class": 20}})  # fmt: skip
+    assert [row["steps"]["main"]["mean"] for row in report["rows"]] == [2, 3]
+    assert any("steps (erm 2, paste 3)" in note for note in report["notes"])
+
+
 def test_it_reports_what_training_found(compared, pictures):
     report, out = compared
     trained = json.loads((out / "train" / "erm" / "report.json").read_text())

@@ -177,6 +177,31 @@ def test_added_pictures_join_training_by_the_names_of_their_classes(pictures, tm
         fit(tiny("groupdro"), pictures, tmp_path / "dro", add=[tmp_path / "more"])
 
 
+def test_added_images_add_no_steps_unless_that_is_asked_for(pictures, tmp_path):
+    make_folders(tmp_path / "more", {"train/umbrella": 30, "train/mug": 30, "val/mug": 1, "test/mug": 1})
+    alone = fit(tiny(epochs=2), pictures, tmp_path / "alone")
+    added = fit(tiny(epochs=2), pictures, tmp_path / "added", add=[tmp_path / "more"])
+    longer = fit(tiny(epochs=2, add_steps=True), pictures, tmp_path / "longer", add=[tmp_path / "more"])
+    assert [report["seeds"][0]["steps"] for report in (alone, added, longer)] == [{"main": 4}, {"main": 4}, {"main": 8}]
+    assert not any("add_steps" in note for note in added["notes"])
+    assert "add_steps" in longer["notes"][-1]
+    curve = list(csv.DictReader((tmp_path / "longer" / "curves.csv").open()))
+    assert [(row["epoch"], row["steps"]) for row in curve] == [("1", "4"), ("2", "8")]
+    with pytest.raises(FiguregroundError, match="add_steps: false, now true"):
+        fit(tiny(epochs=2, add_steps=True), pictures, tmp_path / "added", add=[tmp_path / "more"])
+
+
+def test_reports_tell_the_steps_of_both_stages(pictures, tmp_path):
+    jtt = fit(tiny("jtt", epochs=3), pictures, tmp_path / "jtt")["seeds"][0]
+    assert jtt["steps"] == {"first": 2, "main": 6}
+    table = (tmp_path / "jtt" / "report.txt").read_text()
+    (line,) = (line for line in table.splitlines() if line.startswith("steps"))
+    assert line.split() == ["steps:", "first", "model", "+", "training", "2", "+", "6"]
+    dfr = fit(tiny("dfr", draws=2, inverse_strength=1.0), pictures, tmp_path / "dfr")["seeds"][0]
+    assert dfr["steps"]["main"] == 2
+    assert dfr["steps"]["refit"] == dfr["dfr"]["steps"] > 0
+
+
 def test_added_classes_that_the_data_lack_are_refused(pictures, tmp_path):
     make_folders(tmp_path / "more", {"train/umbrela": 2, "train/mug": 1})
     with pytest.raises(RecipeError, match="'umbrela', and birds has no such class, did you mean 'umbrella'"):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from figureground.learn.augmentation import crop_and_mirror, random_box
 from figureground.learn.dfr import draw_balanced, fit_logistic, halves, refit, unstandardised
-from figureground.learn.erm import schedule
+from figureground.learn.erm import in_passes, schedule
 from figureground.learn.groupdro import GroupDRO, group_losses, raise_weights
 from figureground.learn.jtt import minority_groups, tell_errors, weigh_errors
 from figureground.learn.trained import score, spread
@@ -148,6 +148,17 @@ def test_the_learning_rate_rises_and_falls_to_nothing():
     assert max(rates) == rates[4] == 1
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[-1] < 1e-3
+
+
+def test_rows_come_in_passes_whatever_the_length_of_an_epoch():
+    def rng(i):
+        return np.random.default_rng(i)
+
+    stream = np.concatenate([in_passes(7, start, 3, rng) for start in range(0, 27, 3)])
+    assert [sorted(stream[i : i + 7]) for i in (0, 7, 14)] == [list(range(7))] * 3
+    assert np.ptp(np.bincount(stream)) == 1
+    assert in_passes(7, 7, 7, rng).tolist() == rng(1).permutation(7).tolist()  # a pass is an epoch
+    assert in_passes(3, 2, 8, rng).tolist() == np.concatenate([rng(i).permutation(3) for i in range(4)])[2:10].tolist()
 
 
 def test_crops_are_inside_the_picture_and_mild():

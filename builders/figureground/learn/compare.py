@@ -34,7 +34,7 @@ TRAINED = "train"
 
 SHARED = (
     "backbone", "revision", "from_scratch", "augment", "epochs", "batch_size", "learning_rate", "weight_decay",
-    "add_weight",
+    "add_weight", "add_steps",
 )  # fmt: skip
 """Settings of training that all methods may share; the others belong to one method."""
 
@@ -307,6 +307,7 @@ class _Work:
             )
         if any(row["generator"] == "paste" for row in done):
             yield self.generators.paste_note()
+        yield from compared.notes_on_steps(done)
         if len(self.seeds) == 1:
             yield "One seed tells no spread."
         if waiting:

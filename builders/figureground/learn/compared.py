@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from figureground.charts import draw_charts
-from figureground.errors import counted
+from figureground.errors import counted, listed
 from figureground.learn.groups import align
 from figureground.learn.rows import Row
-from figureground.learn.trained import over_seeds, percent_with_spread, spread
+from figureground.learn.trained import STAGES, over_seeds, percent_with_spread, spread
 from figureground.shards.writer import replace_text
 
 REPORT, TABLE, PAGE, PNG = "comparison.json", "comparison.txt", "comparison.md", "comparison.png"
@@ -29,12 +29,13 @@ def summarise_row(row: Row, results: Sequence[Mapping[str, Any]]) -> dict[str, A
             `made`, what is told of those.
 
     Returns:
-        `method`, `generator`, `training`; of `average`, `reweighted`, `worst`, `added`, `kept`, and `precision` and
-        `recall` of JTT's errors: `mean` and `std`, None where there is none; `groups`, the same of each; `seeds`.
+        `method`, `generator`, `training`; `steps`, by stage (`first`, `main`, `refit`) the optimiser steps; `average`,
+        `reweighted`, `worst`, `added`, `kept`, and `precision` and `recall` of JTT's errors. Each is `mean` and `std`
+        over the seeds, None where there is none. `groups`, the same of each; `seeds`.
     """
     over, groups = over_seeds([result["test"] for result in results])
     seeds = [
-        {"seed": result["seed"], "epoch": result["epoch"], "model": result["model"],
+        {"seed": result["seed"], "epoch": result["epoch"], "steps": result["steps"], "model": result["model"],
          **{name: result["test"][name] for name in ("average", "reweighted", "worst", "worst_name")},
          "validation": result["validation"], "added": result.get("added"),
          **{name: result.get("jtt", {}).get(name) for name in ("precision", "recall")},
@@ -42,7 +43,8 @@ def summarise_row(row: Row, results: Sequence[Mapping[str, Any]]) -> dict[str, A
         for result in results
     ]  # fmt: skip
     more = {name: spread([seed[name] for seed in seeds]) for name in ("added", "kept", "precision", "recall")}
-    return {"method": row.name, "generator": row.generator, "training": row.training, **over, **more,
+    steps = {stage: spread([seed["steps"][stage] for seed in seeds]) for stage in seeds[0]["steps"]}
+    return {"method": row.name, "generator": row.generator, "training": row.training, "steps": steps, **over, **more,
             "groups": groups, "seeds": seeds}  # fmt: skip
 
 
@@ -62,6 +64,29 @@ def _number(each: Mapping[str, float | None]) -> str:
     return "–" if each["mean"] is None else f"{each['mean']:,.0f}"
 
 
+def say_mean_steps(steps: Mapping[str, Mapping[str, float | None]]) -> str:
+    """`38 + 190`: optimiser steps of each stage, their mean over the seeds."""
+    return " + ".join(_number(steps[stage]) for stage in STAGES if stage in steps)
+
+
+def notes_on_steps(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader has to know of the optimiser steps of rows."""
+    notes = []
+    main = {row["method"]: row["steps"]["main"]["mean"] for row in rows}
+    if len(set(main.values())) > 1:
+        each = listed([f"{name} {steps:,.0f}" for name, steps in main.items()], len(main))
+        notes.append(
+            f"The rows were trained for different numbers of optimiser steps ({each}). Longer training changes "
+            "accuracy by itself, so they can't be compared as they stand."
+        )
+    stages = {stage for row in rows for stage in row["steps"]} - {"main"}
+    said = {
+        "first": "Before the + are the steps of jtt's first model.",
+        "refit": "After the + are the steps in which dfr fits the last layer to features of validation.",
+    }
+    return [*notes, *(text for stage, text in said.items() if stage in stages)]
+
+
 _COLUMNS = {"added": "added", "kept": "kept", "precision": "JTT precision", "recall": "JTT recall"}
 """Columns that are shown where a row has something to say there."""
 
@@ -72,9 +97,9 @@ def _tables(comparison: Mapping[str, Any]) -> list[list[list[str]]]:
     names = {"average": "average", "reweighted": "re-weighted average", "worst": comparison["selection"]}
     shown = {n: text for n, text in names.items() if any(row[n]["mean"] is not None for row in rows)}
     more = {n: text for n, text in _COLUMNS.items() if any(row[n]["mean"] is not None for row in rows)}
-    first = [["test accuracy, %", *shown.values(), *more.values()]]
+    first = [["test accuracy, %", *shown.values(), "steps", *more.values()]]
     for row in rows:
-        cells = [percent_with_spread(row[name]) for name in shown]
+        cells = [*(percent_with_spread(row[name]) for name in shown), say_mean_steps(row["steps"])]
         cells += [(_number if name == "added" else percent_with_spread)(row[name]) for name in more]
         first.append([row["method"], *cells])
     groups = rows[0]["groups"]

@@ -31,6 +31,8 @@ class Layer(NamedTuple):
     """float64 (classes, d)."""
     bias: Tensor
     """float64 (classes,)."""
+    steps: int = 0
+    """Proximal gradient steps that fitting it took, of all draws together."""
 
 
 def fit_logistic(features: Tensor, y: Tensor, classes: int, inverse_strength: float) -> Layer:
@@ -53,7 +55,9 @@ def fit_logistic(features: Tensor, y: Tensor, classes: int, inverse_strength: fl
     step = 2 * n / max(float(torch.linalg.matrix_norm(design, 2)) ** 2, 1e-12)
     now = design.new_zeros(classes, d + 1)
     ahead, t = now, 1.0
-    for _ in range(MOST_STEPS):
+    taken = 0
+    while taken < MOST_STEPS:
+        taken += 1
         gradient = (torch.softmax(design @ ahead.T, dim=1) - target).T @ design / n
         new = ahead - step * gradient
         new[:, :d] = F.softshrink(new[:, :d], step * penalty)
@@ -66,7 +70,7 @@ def fit_logistic(features: Tensor, y: Tensor, classes: int, inverse_strength: fl
         ahead, now = new + ahead_of * (new - now), new
         if moved <= TOLERANCE * max(1.0, float(now.abs().max())):
             break
-    return Layer(now[:, :d], now[:, d])
+    return Layer(now[:, :d], now[:, d], taken)
 
 
 def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +82,7 @@ def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
 def unstandardised(layer: Layer, mean: Tensor, std: Tensor) -> Layer:
     """The same layer for features as they were before mean and deviation were taken off."""
     weight = layer.weight / std
-    return Layer(weight, layer.bias - weight @ mean)
+    return Layer(weight, layer.bias - weight @ mean, layer.steps)
 
 
 def draw_balanced(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -114,8 +118,8 @@ def average_draws(
             mean, std = standardise(features[rows])
         drawn = (features[rows] - mean) / std
         layers.append(fit_logistic(drawn, torch.from_numpy(y[rows]), classes, inverse_strength))
-    weight, bias = (torch.stack(parts).mean(0) for parts in zip(*layers, strict=True))
-    return unstandardised(Layer(weight, bias), mean, std)
+    weight, bias = (torch.stack([layer[i] for layer in layers]).mean(0) for i in range(2))
+    return unstandardised(Layer(weight, bias, sum(layer.steps for layer in layers)), mean, std)
 
 
 def refit(
@@ -134,7 +138,7 @@ def refit(
     Returns:
         The layer, and what is to be told of it.
     """
-    given = torch.from_numpy(np.asarray(features, np.float64))
+    given, spent = torch.from_numpy(np.asarray(features, np.float64)), 0
     told: dict[str, Any] = {"draws": draws, "pictures_a_group": int(np.unique(group, return_counts=True)[1].min())}
     if inverse_strength is None:
         first = halves(group, np.random.default_rng(derive_seed(seed, "dfr", "halves")))
@@ -142,6 +146,7 @@ def refit(
         tried = {}
         for strength in STRENGTHS:
             layer = average_draws(given[first], y[first], group[first], classes, strength, 1, seed)
+            spent += layer.steps
             said = (given[other] @ layer.weight.T + layer.bias).argmax(1).numpy()
             by_group = accuracy_by_group(said == y[other], group[other], int(group.max()) + 1)
             tried[strength] = worst_group_accuracy(by_group)
@@ -149,5 +154,6 @@ def refit(
         told["tried"] = [{"inverse_strength": strength, "worst_group": worst} for strength, worst in tried.items()]
     told["inverse_strength"] = inverse_strength
     layer = average_draws(given, y, group, classes, inverse_strength, draws, seed)
+    told["steps"] = spent + layer.steps
     told["features"] = {"used": int((layer.weight.abs().sum(0) > 0).sum()), "of": given.shape[1]}
     return layer, told

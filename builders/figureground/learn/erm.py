@@ -1,4 +1,9 @@
-"""The loop in which all methods train: epochs over weighed pictures, of which validation chooses one."""
+"""The loop in which all methods train: epochs over weighed images, of which validation chooses one.
+
+Added images add no optimiser steps unless that is asked for. Otherwise what they are worth could not be told from what
+longer training is worth. An epoch has as many steps as a pass over the real images takes, and real and added images are
+drawn from one stream, in which every image comes up equally often.
+"""
 
 from __future__ import annotations
 
@@ -74,6 +79,8 @@ class Epoch:
 
     epoch: int
     """From 1."""
+    steps: int
+    """Optimiser steps since training began."""
     loss: float
     """Mean over the training steps, of what the method minimises."""
     average: float
@@ -89,7 +96,7 @@ class Fit:
     Args:
         purpose: Names it; with the seed it decides what is random.
         objective: Of the method.
-        chances: float64 (n,), how often each picture is drawn, with replacement; None: each once an epoch.
+        chances: float64 (n,), how often each image is drawn, with replacement; None: all equally often, in passes.
         epochs: After how many it stops; the learning rate falls as if it went on to the settings' epochs.
         choose: Whether the epoch that does best on validation is kept, or the last.
         state: Where the state is kept after each epoch.
@@ -115,6 +122,17 @@ class Fit:
     _best_epoch: int = 0
     _best_weights: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def images_per_epoch(self) -> int:
+        """Images that an epoch sees: as many as there are real ones, or, with `add_steps`, as many as there are."""
+        added = 0 if self.settings.add_steps else int(self.material.added.sum())
+        return len(self.material.train) - added
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
+        return math.ceil(self.images_per_epoch / self.settings.batch_size)
+
     def run(self) -> int:
         """Trains to the end, or goes on; the network is then that of the chosen epoch, which is returned, from 1.
 
@@ -127,7 +145,7 @@ class Fit:
         self._optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=self.settings.weight_decay)
         self._rate = rate
         self._restore()
-        batches = math.ceil(len(self.material.train) / self.settings.batch_size)
+        batches = self.steps_per_epoch
         total, done = batches * self.epochs, batches * len(self.curve)
         what = f"{self.settings.method} seed {self.seed}" + (f", {self.purpose}" if self.purpose != "main" else "")
         with Progress(total, initial=done, unit="step", desc=what, show=self.show_progress) as bar:
@@ -142,10 +160,7 @@ class Fit:
     def _epoch(self, epoch: int, batches: int, bar: Progress) -> None:
         material, train = self.material, self.material.train
         torch.manual_seed(self._random("dropout", epoch))
-        order = np.random.default_rng(self._random("order", epoch))
-        n = len(train)
-        rows = order.permutation(n) if self.chances is None else order.choice(n, n, p=self.chances)
-        parts = np.array_split(rows, batches)  # of nearly one size: a picture alone can't be normalised
+        parts = np.array_split(self._rows(epoch), batches)  # of nearly one size: an image alone can't be normalised
         prepare = functools.partial(self._augmented, epoch) if self.settings.augment else as_array
         self.backbone.network.train()
         losses = []
@@ -162,13 +177,20 @@ class Fit:
             bar.update()
         predicted = predict(self.backbone, material.validation, self.device, self.workers)
         average, worst = judge(predicted, material.validation, len(material.group_names))
-        self.curve.append(Epoch(epoch + 1, float(np.mean(losses)), average, worst))
+        self.curve.append(Epoch(epoch + 1, batches * (epoch + 1), float(np.mean(losses)), average, worst))
         if self.choose and (worst, average) > self._best:
             self._best, self._best_epoch = (worst, average), epoch + 1
             self._best_weights = {
                 name: tensor.detach().cpu().clone() for name, tensor in self.backbone.network.state_dict().items()
             }
         bar.set_postfix(loss=f"{self.curve[-1].loss:.3f}", worst=f"{100 * worst:.1f}%", refresh=False)
+
+    def _rows(self, epoch: int) -> np.ndarray:
+        """Training images of an epoch, int64 (images_per_epoch,), in the order in which they are seen."""
+        n, size = len(self.material.train), self.images_per_epoch
+        if self.chances is not None:
+            return np.random.default_rng(self._random("order", epoch)).choice(n, size, p=self.chances)
+        return in_passes(n, epoch * size, size, lambda i: np.random.default_rng(self._random("order", i)))
 
     def _step(self, rows: np.ndarray, pictures: Sequence[np.ndarray], step: int, total: int) -> float:
         for group in self._optimizer.param_groups:
@@ -200,7 +222,7 @@ class Fit:
         save_state(self.state, {
             "network": self.backbone.network.state_dict(), "optimizer": self._optimizer.state_dict(),
             "best": list(self._best), "best_epoch": self._best_epoch, "best_weights": self._best_weights,
-            "curve": [[each.epoch, each.loss, each.average, each.worst] for each in self.curve],
+            "curve": [[each.epoch, each.steps, each.loss, each.average, each.worst] for each in self.curve],
             "objective": json.dumps(self.objective.state()), "made_with": json.dumps(self.made_with),
             "threads": torch.get_num_threads(),
         })  # fmt: skip
@@ -216,8 +238,23 @@ class Fit:
         self._optimizer.load_state_dict(state["optimizer"])
         self._best, self._best_epoch = (state["best"][0], state["best"][1]), state["best_epoch"]
         self._best_weights = {name: tensor.cpu() for name, tensor in state["best_weights"].items()}
-        self.curve[:] = [Epoch(int(row[0]), *row[1:]) for row in state["curve"]]
+        self.curve[:] = [Epoch(int(row[0]), int(row[1]), *row[2:]) for row in state["curve"]]
         self.objective.restore(json.loads(state["objective"]))
+
+
+def in_passes(n: int, start: int, count: int, rng: Callable[[int], np.random.Generator]) -> np.ndarray:
+    """A part of an endless stream of rows, int64 (count,). The stream is one permutation of 0 to n − 1 after another,
+    so that after any number of draws all rows came up equally often, give or take one.
+
+    Args:
+        n: Rows, 1 or more.
+        start: Place in the stream where the part begins, from 0.
+        count: Its length, 1 or more.
+        rng: Gives the generator of the i-th pass, from 0.
+    """
+    first, last = start // n, (start + count - 1) // n
+    rows = np.concatenate([rng(i).permutation(n) for i in range(first, last + 1)])
+    return rows[start - first * n :][:count]
 
 
 def schedule(step: int, total: int) -> float:

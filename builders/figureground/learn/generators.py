@@ -22,7 +22,7 @@ from figureground.shards.writer import replace_text
 
 PRUNED = ("ddb",)
 """Generators whose pictures are pruned by a rule of theirs before they are added."""
-UNSHARED = ("epochs", "add_weight")
+UNSHARED = ("epochs", "add_weight", "add_steps")
 """Settings of training that the classifiers which generators train have of their own."""
 
 ATTENDED, TRUE = "attended", "true"

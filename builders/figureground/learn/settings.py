@@ -67,7 +67,8 @@ class Training:
     augment: bool = True
     """Whether training pictures are cropped and mirrored at random."""
     epochs: int = 20
-    """Times that all training pictures are seen."""
+    """Passes over the real training images: the optimiser takes epochs × ceil(real images / batch size) steps, whatever
+    was added."""
     batch_size: int = 32
     """Pictures a step, at most."""
     learning_rate: float | None = None
@@ -76,6 +77,8 @@ class Training:
     """Of AdamW. Sagawa et al. (2020) need a strong one for GroupDRO: try 1."""
     add_weight: float = 1.0
     """How much the loss of an added picture counts against that of a real one."""
+    add_steps: bool = False
+    """Whether added images lengthen an epoch, and so add optimiser steps: an epoch is then a pass over all images."""
     first_epochs: int | None = None
     """Of jtt: epochs of the model whose errors are taken."""
     upweight: float | None = None
@@ -145,12 +148,13 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     add("--revision", "branch, tag or commit of a backbone on the Hub", metavar="REVISION")
     add("--from-scratch", "begin with random weights", action="store_true")
     add("--no-augment", "don't crop and mirror training pictures", dest="augment", action="store_false")
-    add("--epochs", "times that all training pictures are seen (20)", type=int, metavar="N")
+    add("--epochs", "passes over the real training images (20); added images add no steps", type=int, metavar="N")
     add("--batch-size", "pictures a step, at most (32)", type=int, metavar="N")
     add("--learning-rate", "of AdamW (1e-3 for random weights, 1e-4 for others)", type=float, metavar="X")
     add("--weight-decay", "of AdamW (0.01); groupdro may need a strong one, such as 1", type=float, metavar="X")
     add("--add-weight", "how much the loss of an added picture counts against a real one's (1)", type=float,
         metavar="W")  # fmt: skip
+    add("--add-steps", "let added images lengthen an epoch, and so add optimiser steps", action="store_true")
 
 
 def from_arguments(options: Mapping[str, Any]) -> Training:

@@ -103,6 +103,20 @@ def summarise(about: Mapping[str, Any], results: Sequence[Result]) -> dict[str, 
     return {**about, "over_seeds": {"seeds": len(results), **over, "groups": groups}, "seeds": seeds}
 
 
+STAGES = {"first": "first model", "main": "training", "refit": "last layer"}
+"""Stages of training that take optimiser steps, in order: the first model of jtt, all networks, and the fit of dfr."""
+
+
+def say_steps(steps: Mapping[str, int]) -> str:
+    """Optimiser steps, stage by stage: `38 + 190`."""
+    return " + ".join(f"{steps[stage]:,}" for stage in STAGES if stage in steps)
+
+
+def steps_title(steps: Mapping[str, int]) -> str:
+    """What `say_steps` gives, as a table calls it."""
+    return "steps" if len(steps) == 1 else f"steps: {' + '.join(STAGES[stage] for stage in STAGES if stage in steps)}"
+
+
 def percent(value: float | None) -> str:
     """A share, 0 to 1, in % without the sign; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f}"
@@ -130,6 +144,7 @@ def tabulate(report: Mapping[str, Any]) -> str:
         name = f"  {each['name']} ({each['pictures']:,})"
         rows.append(row(name, each, [s["test"]["groups"][i]["accuracy"] for s in seeds]))
     rows.append(["epoch", "", *(str(s["epoch"]) for s in seeds)])
+    rows.append([steps_title(seeds[0]["steps"]), "", *(say_steps(s["steps"]) for s in seeds)])
     head = (
         f"{report['method']} on {report['data']}, {report['backbone']}, {counted(len(seeds), 'seed')}; epochs chosen "
         f"by the {report['selection']} of validation"
@@ -163,9 +178,9 @@ def write(out: Path, report: Mapping[str, Any], results: Sequence[Result]) -> No
     replace_text(out / CONFUSION, json.dumps(confusion, indent=2, ensure_ascii=False) + "\n")
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["seed", "epoch", "training_loss", "validation_average", f"validation_{_worst(report)}"])
+    lines.writerow(["seed", "epoch", "steps", "training_loss", "validation_average", f"validation_{_worst(report)}"])
     lines.writerows(
-        [result["seed"], each["epoch"], *(f"{each[name]:.6g}" for name in ("loss", "average", "worst"))]
+        [result["seed"], each["epoch"], each["steps"], *(f"{each[name]:.6g}" for name in ("loss", "average", "worst"))]
         for result in results for each in result["curve"]
     )  # fmt: skip
     replace_text(out / CSV, text.getvalue())

@@ -226,6 +226,11 @@ class _Session:
         identity = take_up(self.out, identity)
         self.made_with = {"inputs": identity, "device": self.device.type, "versions": versions()}
         self.notes = [*self.material.notes, *backbone.notes]
+        if self.settings.add_steps and self.material.added.any():
+            self.notes.append(
+                "Added images also add optimiser steps (add_steps). Compare with a training of the real images alone "
+                "that takes as many."
+            )
         if not hasattr(backbone.network, "save_pretrained"):
             self.notes.append("The classifiers are kept as timm's states, which figureground evaluate doesn't open.")
         for note in self.notes:
@@ -263,9 +268,10 @@ class _Session:
         began = time.monotonic()
         backbone = open_backbone(self.settings, self.material.classes, self.edge, seed)
         more: dict[str, Any] = {}
+        steps: dict[str, int] = {}
         weights = weigh_added(self.material.added, self.settings.add_weight)
         if self.settings.method == "jtt":
-            errors = self._errors(seed, kept)
+            errors, steps["first"] = self._errors(seed, kept)
             weights = weights * jtt.weigh_errors(errors, self.settings.upweight or 1.0)
             train = self.material.train
             more["jtt"] = jtt.tell_errors(errors, self.material.added, train.group, self._counts())
@@ -273,18 +279,19 @@ class _Session:
         fit = self._fit(backbone, objective, "main", seed, state, self.settings.epochs, True, chances)
         kept.curve, kept.first = fit.curve, False
         epoch = watched(fit)
-        chosen = fit.curve[epoch - 1]
+        chosen, steps["main"] = fit.curve[epoch - 1], fit.curve[-1].steps
         if isinstance(objective, GroupDRO):
             more["groupdro"] = {"group_weights": objective.state()}
         if self.settings.method == "dfr":
             more["dfr"] = self._refit(backbone, seed)
+            steps["refit"] = more["dfr"]["steps"]
         predicted = erm.predict(backbone, self.material.test, self.device, self.workers)
         folder = self.out / f"{self.settings.method}-seed-{seed}"
         save(backbone, folder)
         test, names = self.material.test, self.material.group_names
         by = test.y if test.group is None else test.group
         result = {
-            "seed": seed, "epoch": epoch, "model": folder.name,
+            "seed": seed, "epoch": epoch, "steps": steps, "model": folder.name,
             "validation": {"average": chosen.average, "worst": chosen.worst}, **more,
             "test": trained.score(predicted, test.y, test.group, names, self.material.train_counts),
             "seconds": round(time.monotonic() - began, 1),
@@ -323,11 +330,12 @@ class _Session:
             weights = balance(weights, train.y if train.group is None else train.group)
         return erm.WeightedMean(normalise(weights), self.device), None
 
-    def _errors(self, seed: int, kept: _Kept) -> np.ndarray:
-        """Which training pictures a first model gets wrong, bool (n,); it is trained once."""
+    def _errors(self, seed: int, kept: _Kept) -> tuple[np.ndarray, int]:
+        """Which training images a first model gets wrong, bool (n,), and its optimiser steps; it is trained once."""
         path = self.out / f"seed-{seed}-errors.json"
         if path.exists():
-            return np.array(json.loads(path.read_text(encoding="utf-8")), bool)
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return np.array(found["errors"], bool), int(found["steps"])
         backbone = open_backbone(self.settings, self.material.classes, self.edge, seed)
         weights = normalise(weigh_added(self.material.added, self.settings.add_weight))
         objective = erm.WeightedMean(weights, self.device)
@@ -336,8 +344,9 @@ class _Session:
         kept.curve, kept.first = fit.curve, True
         watched(fit)
         errors = erm.predict(backbone, self.material.train, self.device, self.workers) != self.material.train.y
-        replace_text(path, json.dumps(errors.astype(int).tolist()) + "\n")
-        return errors
+        steps = fit.curve[-1].steps
+        replace_text(path, json.dumps({"steps": steps, "errors": errors.astype(int).tolist()}) + "\n")
+        return errors, steps
 
     def _refit(self, backbone: Backbone, seed: int) -> dict[str, Any]:
         """Fits the last layer again; returns what is to be told of it."""
