@@ -40,6 +40,7 @@ from transformers import (
     ViTConfig,
 )
 
+from figureground.models.opening import make_network, open_network
 from figureground.pocket import WEIGHTS, biased, robust, world
 
 CACHE = ROOT / "out" / "biased"
@@ -113,7 +114,7 @@ def build(family: str) -> PreTrainedModel:
     config.num_labels = len(world.FOREGROUNDS)
     config.id2label = dict(enumerate(world.FOREGROUNDS))
     config.label2id = {name: i for i, name in enumerate(world.FOREGROUNDS)}
-    return AutoModelForImageClassification.from_config(config)
+    return make_network(AutoModelForImageClassification, config)
 
 
 def signed(pictures: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
@@ -193,7 +194,7 @@ def trained(name: str, seed: int, cache: Path, device: str = "cpu", settings: Se
 
 
 def open_model(folder: Path) -> PreTrainedModel:
-    return AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    return open_network(AutoModelForImageClassification, folder, str(folder), dtype=torch.float32).eval()
 
 
 @torch.inference_mode()
@@ -225,7 +226,7 @@ def draw_balanced(count: int, seed: int, purpose: str = "biased balanced, held o
 
 def measure(models: dict[str, Path], count: int, seed: int) -> tuple[list[Row], dict[str, Any]]:
     """What every classifier makes of held-out drawings and references; `count` of each class."""
-    vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae", dtype=torch.float32).eval()
+    vae = open_network(AutoencoderKL, WEIGHTS / "vae", "pocket", dtype=torch.float32).eval()
     classes = len(world.FOREGROUNDS)
     truth = np.repeat(np.arange(classes), count)
     held, held_labels = biased.draw_many(classes * count, world.generator("biased, held out", seed))

@@ -29,6 +29,8 @@ from oracle import HEADS, NOTHING, Answers, Classifier, Settings, blurred, draw_
 from PIL import Image
 from tqdm import tqdm
 
+from figureground.models.opening import make_network
+from figureground.models.opening import open_pipeline as open_safely
 from figureground.pocket import WEIGHTS, captions, world
 from figureground.sample import derive_seed
 
@@ -216,8 +218,8 @@ def open_pipeline(checkpoint: Path, device: str) -> StableDiffusionPipeline:
             f"{checkpoint} holds no checkpoint (no model_index.json). Name one with --checkpoint, "
             "or train one: python -m figureground.pocket.train"
         )
-    pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, dtype=torch.float32).to(device)
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline = open_safely(StableDiffusionPipeline, checkpoint, str(checkpoint), dtype=torch.float32).to(device)
+    pipeline.scheduler = make_network(DDIMScheduler, pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -34,6 +34,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from figureground.d3s import D3S
 from figureground.diffusion import checkpoint as checkpoints
+from figureground.models.opening import make_network, open_part, open_pipeline
+from figureground.pocket import WEIGHTS
 from figureground.sample import Spec
 from figureground.weights import local_directory
 
@@ -96,7 +98,7 @@ def make_random_checkpoint(kind: str, device: torch.device, out: Path) -> Path:
     )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    tokenizer = CLIPTokenizer.from_pretrained(local_directory("pocket"), subfolder="tokenizer")
+    tokenizer = open_part(CLIPTokenizer, WEIGHTS / "tokenizer", "pocket")
     tokens = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     architecture = ARCHITECTURES[kind]
     torch.manual_seed(0)
@@ -144,8 +146,8 @@ def open_plainly(checkpoint: str, device: torch.device, dtype: torch.dtype) -> A
     if folder is None:
         raise SystemExit(f"--checkpoint {checkpoint}: give a directory in diffusers' layout.")
     variant = "fp16" if list(folder.glob("unet/*.fp16.safetensors")) else None
-    pipeline = AutoPipelineForImage2Image.from_pretrained(folder, dtype=dtype, variant=variant)
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline = open_pipeline(AutoPipelineForImage2Image, folder, checkpoint, dtype=dtype, variant=variant)
+    pipeline.scheduler = make_network(DDIMScheduler, pipeline.scheduler.config)
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -25,6 +25,7 @@ from figureground.images import center_square
 from figureground.learn.groups import Files, GroupedPictures
 from figureground.learn.layouts import read_groups
 from figureground.learn.settings import Training
+from figureground.models.opening import open_part
 from figureground.plan import Plan
 from figureground.repainting import TRAIN, RepaintConfig
 from figureground.run import directory
@@ -271,7 +272,10 @@ class Repaint(Builder):
         if folder is not None:
             from transformers import CLIPTokenizer
 
-            tokenizers = [CLIPTokenizer.from_pretrained(path) for path in sorted(folder.glob("tokenizer*/"))]
+            tokenizers = [
+                open_part(CLIPTokenizer, path, f"checkpoint {self.config.checkpoint!r}: {path.name}")
+                for path in sorted(folder.glob("tokenizer*/"))
+            ]
             for prompt in sorted(self.prompts()):
                 for tokenizer in tokenizers:
                     _refuse_long(prompt, prompt, tokenizer)

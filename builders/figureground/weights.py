@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.errors import FiguregroundError, RecipeError, listed
+from figureground.models.opening import refuse_code
 from figureground.pocket import ROBUST, WEIGHTS
 
 POCKET = "pocket"
@@ -121,6 +122,7 @@ def check_files(folder: Path, checkpoint: str, inpaint: bool = False) -> str | N
     Raises:
         FiguregroundError: It isn't, naming the file.
     """
+    refuse_code(folder, f"checkpoint {checkpoint!r}")
     index = read_index(folder, checkpoint, inpaint)
     parts = [part for part in PARTS if index.get(part, [None])[0] is not None]
     variants = {part: _check_part(folder, part, checkpoint) for part in parts}

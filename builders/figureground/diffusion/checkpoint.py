@@ -27,6 +27,7 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from figureground.errors import FiguregroundError, RecipeError, listed
+from figureground.models.opening import download_pipeline, make_network, open_network, open_pipeline
 from figureground.weights import PARTS, check_files, fingerprint, local_directory, read_index
 
 SCHEDULERS = {
@@ -158,7 +159,8 @@ def open_checkpoint(
     index = read_index(folder, checkpoint, inpaint)
     family = FAMILIES[index["_class_name"][0]]
     text_class, image_class, inpaint_class = PIPELINES[family]
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
+    what = f"checkpoint {checkpoint!r}"
+    options: dict[str, Any] = {"dtype": dtype}
     if variant:
         options["variant"] = variant
     try:
@@ -170,7 +172,7 @@ def open_checkpoint(
     if family == "sdxl":
         options["add_watermarker"] = False  # else pixels depend on whether a watermarking library is installed
     try:
-        pipeline = text_class.from_pretrained(folder, **options)
+        pipeline = open_pipeline(text_class, folder, what, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unopened(checkpoint, error, device) from error
     _refuse_channels(pipeline, checkpoint, inpaint)
@@ -182,7 +184,7 @@ def open_checkpoint(
         pipeline.to(device)
     except RuntimeError as error:
         raise _unopened(checkpoint, error, device) from error
-    pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
+    pipeline.scheduler = make_network(SCHEDULERS[scheduler], pipeline.scheduler.config)
     # On a CPU in float32 a UNet of small pictures runs a quarter slower with channels last, an autoencoder faster.
     if device.type != "cpu":
         pipeline.unet.to(memory_format=torch.channels_last)
@@ -208,7 +210,8 @@ def _open_networks(
     for part in PARTS:
         kind = NETWORKS.get(str(index.get(part, [None])[-1]))
         if kind is not None:
-            networks[part], info = kind.from_pretrained(folder / part, output_loading_info=True, **options)
+            where = f"checkpoint {checkpoint!r}: {part}"
+            networks[part], info = open_network(kind, folder / part, where, output_loading_info=True, **options)
             if info["missing_keys"]:
                 raise FiguregroundError(
                     f"checkpoint {checkpoint!r} is incomplete: the weights of {part} lack "
@@ -276,11 +279,10 @@ def _accepted(pipeline: Any) -> dict[str, Any]:
 
 def download(checkpoint: str, revision: str | None) -> Path:
     """Brings a checkpoint from the Hub, or finds it in the cache; returns its snapshot."""
-    from diffusers import DiffusionPipeline
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(DiffusionPipeline.download(checkpoint, revision=revision, use_safetensors=True))
+        return download_pipeline(checkpoint, revision)
     except (OSError, ValueError) as error:
         unreached = isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError)
         if unreached or "not fully cached locally" in str(error):

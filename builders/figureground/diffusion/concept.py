@@ -17,6 +17,7 @@ from torch import nn
 from figureground.concepts import CHECKPOINT, CONCEPT, LORA, Concept, hash_weights, read_concept
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
 from figureground.errors import FiguregroundError
+from figureground.models.opening import load_adapters
 from figureground.weights import check_files, fingerprint, read_index
 
 __all__ = ["CHECKPOINT", "CONCEPT", "LORA", "Concept", "hash_weights", "open_concept", "read_concept"]
@@ -158,7 +159,7 @@ def open_concept(
             )
         opened = open_checkpoint(place, concept.revision, **options)
         pipeline = opened.text_to_image
-        pipeline.load_lora_weights(concept.folder, weight_name=LORA)
+        load_adapters(pipeline, concept.folder, LORA)
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
     else:

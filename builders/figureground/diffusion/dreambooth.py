@@ -39,10 +39,12 @@ from figureground.diffusion.training import Material, Similarity, Training, requ
 from figureground.diffusion.unfinished import Unfinished
 from figureground.errors import FiguregroundError, RecipeError, Stopped
 from figureground.finetuning import POCKET, Finetuning, fill, settings_for
+from figureground.models.opening import open_network
 from figureground.numerics import library_versions
 from figureground.run import signals
 from figureground.run.progress import Progress
 from figureground.shards.writer import lock, replace_text
+from figureground.vision.model_files import download
 from figureground.weights import check_size, local_directory
 
 __all__ = ["POCKET", "Finetuning", "finetune", "settings_for"]
@@ -253,8 +255,14 @@ def _compare_with(asked: _Asked, checkpoint: Checkpoint, found: References, proc
 def _open_tiny(name: str) -> Any:
     from diffusers import AutoencoderTiny
 
+    what = f"tiny_autoencoder {name!r}"
+    folder = Path(name).expanduser()
     try:
-        return AutoencoderTiny.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+        if not folder.is_dir():
+            folder = download("tiny_autoencoder", name, None, ("config.json", "*.safetensors"))
+        return open_network(AutoencoderTiny, folder, what, dtype=torch.float32)
+    except FiguregroundError as error:
+        raise RecipeError("tiny_autoencoder", str(error).removeprefix("tiny_autoencoder ")) from None
     except (OSError, ValueError, RuntimeError) as error:
         said = (str(error).splitlines() or ["?"])[0]
         raise RecipeError("tiny_autoencoder", f"{name!r} doesn't open as an AutoencoderTiny: {said}") from None

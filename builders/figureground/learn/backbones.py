@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from figureground.errors import FiguregroundError, RecipeError
 from figureground.learn.settings import POCKET, Training
+from figureground.models.opening import make_network, make_timm
 from figureground.sample import derive_seed
 from figureground.vision.classifiers import TIMM, open_classifier
 from figureground.vision.preprocessing import Preprocessing, read_preprocessing, read_timm
@@ -130,7 +131,7 @@ def _opened(settings: Training, name: str, classes: Sequence[str]) -> Backbone:
     if settings.from_scratch:
         from transformers import AutoModelForImageClassification
 
-        network = AutoModelForImageClassification.from_config(_relabelled(config, classes), dtype=torch.float32)
+        network = make_network(AutoModelForImageClassification, _relabelled(config, classes), dtype=torch.float32)
     elif len(classifier.labels) != len(classes):
         classifier.need_features()
         _replace_head(network, classifier.weight, len(classes))
@@ -177,14 +178,13 @@ def _replace_head(network: Any, weight: Tensor, classes: int) -> None:
 
 def _new_timm(name: str, classes: Sequence[str]) -> Backbone:
     try:
-        import timm
         import timm.data
     except ImportError as error:
         raise FiguregroundError(
             f"backbone {name!r} needs timm: pip install 'figureground[timm]' ({str(error).splitlines()[0]})."
         ) from error
     try:
-        network = timm.create_model(name.removeprefix(TIMM), pretrained=False, num_classes=len(classes))
+        network = make_timm(name.removeprefix(TIMM), pretrained=False, num_classes=len(classes))
     except Exception as error:  # timm raises what its many sources raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"backbone {name!r} doesn't open: {first}") from error

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTextModel, CLIPTokenizer
 
+from figureground.models.opening import open_network, open_part
 from figureground.pocket import WEIGHTS, robust, world
 from figureground.pocket.loop import Settings, fit
 from figureground.pocket.world import Layout, Place
@@ -85,7 +86,7 @@ def build(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
 
     Its logits have a picture's size.
     """
-    encoder = CLIPTextModel.from_pretrained(WEIGHTS / "text_encoder", dtype=torch.float32)
+    encoder = open_network(CLIPTextModel, WEIGHTS / "text_encoder", "pocket", dtype=torch.float32)
     kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
             "layer_norm_eps", "max_position_embeddings")  # fmt: skip
     text = {
@@ -192,7 +193,7 @@ def round_trip(pictures: np.ndarray) -> np.ndarray:
     """Pictures, uint8 (n, 3, SIZE, SIZE), as the pocket's autoencoder gives them back."""
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae", dtype=torch.float32).eval()
+    vae = open_network(AutoencoderKL, WEIGHTS / "vae", "pocket", dtype=torch.float32).eval()
     back = np.empty_like(pictures)
     for start in range(0, len(pictures), 32):
         x = torch.from_numpy(pictures[start : start + 32]).float() / 127.5 - 1
@@ -319,7 +320,7 @@ def train(
 ) -> CLIPSegForImageSegmentation:
     """Trains to the end, or goes on where an earlier run stopped, and returns the averaged network."""
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / "tokenizer")
+    tokenizer = open_part(AutoTokenizer, WEIGHTS / "tokenizer", "pocket")
     held, book = draw_many(256, world.generator("watch segmenter", seed)), Phrasebook(tokenizer)
 
     def objective(network: Taught, batch: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -343,7 +344,7 @@ def save(model: nn.Module, out: Path) -> None:
     robust.save(model, out, torch.float16)
     preprocessor = {**robust.PREPROCESSOR, "size": {"height": EDGE, "width": EDGE}}
     (out / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
-    AutoTokenizer.from_pretrained(WEIGHTS / "tokenizer").save_pretrained(out)
+    open_part(AutoTokenizer, WEIGHTS / "tokenizer", "pocket").save_pretrained(out)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,6 +22,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from transformers import CLIPTokenizer
 
+from figureground.models.opening import make_network, open_network, open_pipeline
 from figureground.pocket import WEIGHTS, captions, diffusion, robust, vae, world
 
 PREFER_FLOAT32 = {"dtype": "float32"}
@@ -35,7 +36,7 @@ def write(
     """Writes a checkpoint directory that `StableDiffusionPipeline.from_pretrained` opens, in fp16."""
     parts = {}
     for name, part in (("vae", autoencoder), ("unet", model.unet), ("text_encoder", model.text_encoder)):
-        copied = type(part).from_config(part.config) if name != "text_encoder" else type(part)(part.config)
+        copied = make_network(type(part), part.config) if name != "text_encoder" else type(part)(part.config)
         copied.load_state_dict(part.state_dict())
         parts[name] = copied.half().cpu()
     parts["vae"].register_to_config(scaling_factor=scale)
@@ -54,7 +55,7 @@ def write(
 
 def sheet(checkpoint: Path, path: Path, device: str, steps: int = 25) -> None:
     """Draws what the checkpoint makes of every foreground on five backgrounds, and of the props."""
-    pipeline = StableDiffusionPipeline.from_pretrained(checkpoint).to(device)
+    pipeline = open_pipeline(StableDiffusionPipeline, checkpoint, str(checkpoint)).to(device)
     pipeline.set_progress_bar_config(disable=True)
     scenes = world.BACKGROUNDS
     prompts = [
@@ -137,8 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokenizer = captions.tokenizer(args.work / "tokenizer")
     first_vae = first_model = None
     if args.warm_start:
-        first_vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae", dtype=torch.float32)
-        bundled = StableDiffusionPipeline.from_pretrained(WEIGHTS, dtype=torch.float32)
+        first_vae = open_network(AutoencoderKL, WEIGHTS / "vae", "pocket", dtype=torch.float32)
+        bundled = open_pipeline(StableDiffusionPipeline, WEIGHTS, "pocket", dtype=torch.float32)
         first_model = diffusion.TextToLatent(tokenizer)
         first_model.unet.load_state_dict(bundled.unet.state_dict())
         first_model.text_encoder.load_state_dict(bundled.text_encoder.state_dict())

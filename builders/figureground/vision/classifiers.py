@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from figureground.classes import read_csv
 from figureground.errors import FiguregroundError, listed
 from figureground.images import content_hash
+from figureground.models.opening import make_timm, open_network
 from figureground.pocket import ROBUST
 from figureground.resources import resource
 from figureground.vision import robust_weights
@@ -308,8 +309,8 @@ def _open_directory(folder: Path, name: str, facts: dict[str, Any]) -> Classifie
         raise FiguregroundError(f"classifier {name!r} is no transformers directory: it has no config.json.")
     check_weights(folder, "classifier", name, "AutoModelForImageClassification")
     try:
-        network, info = AutoModelForImageClassification.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False,
+        network, info = open_network(
+            AutoModelForImageClassification, folder, f"classifier {name!r}", dtype=torch.float32,
             output_loading_info=True,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
@@ -361,14 +362,13 @@ def _labels_of(classes: int) -> list[str]:
 
 def _open_timm(name: str) -> Classifier:
     try:
-        import timm
         import timm.data
     except ImportError as error:
         raise FiguregroundError(
             f"classifier {name!r} needs timm: pip install 'figureground[timm]' ({str(error).splitlines()[0]})."
         ) from error
     try:
-        network = timm.create_model(name.removeprefix(TIMM), pretrained=True)
+        network = make_timm(name.removeprefix(TIMM), pretrained=True)
     except Exception as error:  # timm raises what its many sources raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"classifier {name!r} doesn't open: {first}") from error

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from figureground.errors import FiguregroundError
+from figureground.models.opening import open_part
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -164,7 +165,7 @@ def read_preprocessing(folder: Path, name: str) -> Preprocessing:
             "ViTImageProcessorPil(size=…, image_mean=…, image_std=…).save_pretrained(folder)."
         )
     try:
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+        processor = open_part(AutoImageProcessor, folder, f"classifier {name!r}", backend="pil")
         return _of_processor(processor)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from figureground.errors import FiguregroundError, RecipeError
+from figureground.models.opening import open_network, open_part, refuse_code
 from figureground.pocket import SEGMENTER
 from figureground.vision.model_files import check_weights, download, hash_files
 from figureground.vision.preprocessing import Preprocessing, read_preprocessing, to_pixels
@@ -287,9 +288,7 @@ def _open_network(folder: Path, name: str, kind: Any, model_type: str, device: s
 
     _check_files(folder, name, kind.__name__, model_type)
     try:
-        network, info = kind.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        network, info = open_network(kind, folder, f"segmenter {name!r}", dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"segmenter {name!r} doesn't open: {first}") from error
@@ -313,6 +312,7 @@ def _check_files(folder: Path, name: str, kind: str, model_type: str) -> None:
         raise FiguregroundError(
             f"segmenter {name!r} is a {found!r} model, where a {model_type!r} one ({kind}) belongs."
         )
+    refuse_code(folder, f"segmenter {name!r}")
     check_weights(folder, "segmenter", name, kind)
     if not (folder / "preprocessor_config.json").is_file():
         raise FiguregroundError(
@@ -326,8 +326,8 @@ def _open_part(folder: Path, name: str, part: str) -> Any:
 
     try:
         if part == "tokenizer":
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
+            return open_part(AutoTokenizer, folder, f"segmenter {name!r}")
+        return open_part(AutoImageProcessor, folder, f"segmenter {name!r}", backend="pil")
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"segmenter {name!r}: its {part} doesn't open: {first}") from error

@@ -1,0 +1,201 @@
+"""The one place that opens models from directories which other people made, without running any of their code.
+
+transformers and diffusers let a configuration file name Python code: `auto_map` and `custom_pipeline` name modules,
+an attention implementation may be a compiled kernel on the Hub, and a pipeline's index says from which package a part
+is imported. Everything here reads the configuration files first and refuses such entries, then opens with
+`trust_remote_code=False`, so that no library asks on standard input either. A test walks the sources for calls that
+bypass this module. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from figureground.errors import FiguregroundError
+
+ATTENTION = ("eager", "sdpa", "flex_attention")
+"""Attention that is part of transformers and torch. Other names may be kernels that are downloaded and run."""
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "stable_diffusion_xl")
+"""Where the parts of a pipeline may come from, as `model_index.json` names it."""
+MOST_BYTES = 16 * 2**20
+"""A larger configuration file is refused: one for 21,000 classes has 1 MB."""
+
+_IMPLEMENTATIONS = tuple(
+    f"{start}{kind}_implementation" for kind in ("attn", "experts") for start in ("", "_")
+)  # fmt: skip
+_CODE = ("auto_map", "custom_pipeline", "custom_generate", "use_kernels")
+_LABELS = ("id2label", "label2id")
+"""Entries whose keys are names of classes, which may be any words."""
+
+
+def refuse_code(folder: Path, what: str) -> None:
+    """Refuse a model whose configuration files would make a library run code that came with it.
+
+    Args:
+        folder: The model's directory; the directories in it are looked at too, as a pipeline has them.
+        what: What errors call the model, such as `classifier 'mine'`.
+
+    Raises:
+        FiguregroundError: A file names code, a foreign kernel, a quantization, weights that are a pickle, or another
+            model to be opened in its place; the error names file and entry. Files that don't parse are passed over:
+            whoever opens them says so.
+    """
+    for path in _configs(folder):
+        where = f"{what}: its {path.relative_to(folder).as_posix()}"
+        if path.name == "adapter_config.json":
+            raise FiguregroundError(
+                f"{where} makes the library open another model (base_model_name_or_path) instead of this one. Merge "
+                "the adapter into its base model first: PeftModel.from_pretrained(…).merge_and_unload()."
+            )
+        if path.stat().st_size > MOST_BYTES:
+            raise FiguregroundError(f"{where} has {path.stat().st_size:,} bytes, which no configuration needs.")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            continue
+        except RecursionError:
+            raise FiguregroundError(f"{where} is nested too deeply to be a configuration.") from None
+        if path.name.endswith("model_index.json"):
+            _check_parts(content, where)
+        for entries in _mappings(content):
+            _check_entries(entries, where)
+
+
+def _configs(folder: Path) -> list[Path]:
+    """The files of a directory, and of those in it, in which libraries look for settings."""
+    found = [path for pattern in ("*.json", "*/*.json") for path in sorted(folder.glob(pattern))]
+    return [path for path in found if path.name.endswith(("config.json", "model_index.json")) and path.is_file()]
+
+
+def _mappings(content: Any) -> Iterator[dict[str, Any]]:
+    """All mappings in a parsed file, whatever their depth."""
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting += [item for name, item in value.items() if name not in _LABELS]
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _check_entries(entries: dict[str, Any], where: str) -> None:
+    for name in _CODE:
+        if entries.get(name):
+            raise FiguregroundError(
+                f"{where} names code to run ({name}: {_brief(entries[name])}), and code that comes with a model is "
+                "never run. Remove the entry if the model can do without, or choose another model."
+            )
+    for name in _IMPLEMENTATIONS:
+        value = entries.get(name)
+        for each in value.values() if isinstance(value, dict) else [value]:
+            if each is not None and each not in ATTENTION:
+                raise FiguregroundError(
+                    f"{where} asks for {name}: {_brief(each)}, which may be downloaded and run. Remove the entry, or "
+                    f"give one of {', '.join(ATTENTION)}."
+                )
+    if entries.get("quantization_config"):
+        raise FiguregroundError(
+            f"{where} says that the model is quantized (quantization_config), for which libraries load foreign "
+            "kernels. Take the model's original weights."
+        )
+    weights = entries.get("transformers_weights")
+    if weights is not None and not str(weights).endswith((".safetensors", ".safetensors.index.json")):
+        raise FiguregroundError(
+            f"{where} names weights that are not safetensors (transformers_weights: {_brief(weights)}). Convert them "
+            "where you trust them, and remove the entry."
+        )
+
+
+def _check_parts(index: Any, where: str) -> None:
+    """Refuse a pipeline, or a part of one, whose class isn't of a known library."""
+    for name, value in index.items() if isinstance(index, dict) else ():
+        if name == "_class_name" and not isinstance(value, str):
+            raise FiguregroundError(
+                f"{where} names a pipeline of its own ({name}: {_brief(value)}), and code that comes with a model is "
+                "never run. Choose a checkpoint of a pipeline that diffusers has."
+            )
+        library = value[0] if isinstance(value, list) and len(value) == 2 else None
+        if library is not None and library not in LIBRARIES:
+            raise FiguregroundError(
+                f"{where} takes {name} from {_brief(library)}, and only parts of {' and '.join(LIBRARIES[:2])} are "
+                "opened. Choose another checkpoint."
+            )
+
+
+def _brief(value: Any) -> str:
+    """A value as JSON, short and in one line of ASCII: it was written by whoever made the model."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def open_network(kind: Any, folder: Path, what: str, **options: Any) -> Any:
+    """Open a network, or with `output_loading_info=True` a pair of it and what its files lack.
+
+    Args:
+        kind: A class of transformers or diffusers that has weights.
+        folder: A directory on this machine.
+        what: What errors call the model.
+        options: Passed on; weights are always safetensors and nothing is fetched.
+
+    Raises:
+        FiguregroundError: As `refuse_code` says. What the libraries raise is passed on.
+    """
+    return open_part(kind, folder, what, use_safetensors=True, **options)
+
+
+def open_part(kind: Any, folder: Path, what: str, **options: Any) -> Any:
+    """Open what has no weights, a tokenizer or an image processor, in the same way."""
+    refuse_code(folder, what)
+    if kind.__module__.startswith("transformers."):
+        options["trust_remote_code"] = False
+    return kind.from_pretrained(folder, local_files_only=True, **options)
+
+
+def open_pipeline(kind: Any, folder: Path, what: str, **options: Any) -> Any:
+    """Open a diffusers pipeline in the same way; parts that are given as options are not opened."""
+    refuse_code(folder, what)
+    return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, **options)
+
+
+def make_network(kind: Any, config: Any, **options: Any) -> Any:
+    """Make a network with random weights, or a scheduler, from a configuration that was read already.
+
+    Args:
+        kind: A class of transformers or diffusers.
+        config: What it is made from, an object of transformers or a mapping.
+
+    Raises:
+        FiguregroundError: The configuration names code, as `refuse_code` says.
+    """
+    entries = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    for each in _mappings(entries):
+        _check_entries(each, f"the configuration of a {kind.__name__}")
+    if kind.__module__.startswith("transformers."):
+        options["trust_remote_code"] = False
+    return kind.from_config(config, **options)
+
+
+def make_timm(name: str, **options: Any) -> Any:
+    """Make a network that timm knows by a name, without `timm:` before it."""
+    import timm
+
+    return timm.create_model(name, **options)
+
+
+def download_pipeline(name: str, revision: str | None) -> Path:
+    """Bring a diffusers checkpoint from the Hub, or find it in the cache; returns its snapshot.
+
+    No code is fetched with it. What the library raises is passed on.
+    """
+    from diffusers import DiffusionPipeline
+
+    return Path(DiffusionPipeline.download(name, revision=revision, use_safetensors=True, trust_remote_code=False))
+
+
+def load_adapters(pipeline: Any, folder: Path, weight_name: str) -> None:
+    """Load low-rank adapters from a safetensors file into a pipeline."""
+    pipeline.load_lora_weights(folder, weight_name=weight_name, use_safetensors=True, local_files_only=True)
