@@ -1,0 +1,90 @@
+"""Loads YAML of bounded size: a few lines of aliases can stand for billions of values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+MOST_VALUES = 1_000_000
+"""Most values of a document once its aliases are written out; a card with 20,000 classes has about 100,000."""
+MOST_DEPTH = 100
+"""How deep lists and mappings may be nested once aliases are written out."""
+MOST_CHARACTERS = 4 * 2**20
+"""Longest document; it takes about half a minute to parse."""
+
+
+def safe_load(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """Load one YAML document, as `yaml.safe_load` does.
+
+    Args:
+        text: The document.
+        loader: A SafeLoader, or a class made from it.
+
+    Raises:
+        yaml.YAMLError: It is no YAML, or holds a value that can't be (a date such as 2024-02-30), or more than
+            `MOST_VALUES`, or is nested deeper than `MOST_DEPTH`, or is longer than `MOST_CHARACTERS`.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise yaml.YAMLError(f"it has {len(text):,} characters; at most {MOST_CHARACTERS:,} are read")
+    try:
+        parser = loader(text)  # which looks for characters that YAML doesn't allow
+        try:
+            node = parser.get_single_node()
+            if node is None:
+                return None
+            _refuse_large(node)
+            return parser.construct_document(node)
+        finally:
+            parser.dispose()
+    except RecursionError:
+        raise yaml.YAMLError(f"it is nested more than {MOST_DEPTH} levels deep") from None
+    except yaml.YAMLError:
+        raise
+    except (ValueError, OverflowError) as error:
+        raise yaml.YAMLError(f"it holds a value that can't be: {error}") from None
+
+
+def _refuse_large(root: yaml.Node) -> None:
+    """Refuse a document that is large or deep once its aliases are written out, or that contains itself."""
+    done: dict[int, tuple[int, int]] = {}
+    """By node: how many values, and how many levels."""
+    open_nodes: set[int] = set()
+    stack = [root]
+    while stack:
+        node = stack[-1]
+        if id(node) in done:
+            stack.pop()
+            continue
+        children = _children(node)
+        if id(node) not in open_nodes:
+            open_nodes.add(id(node))
+            for child in children:
+                if id(child) in open_nodes:
+                    raise yaml.MarkedYAMLError(problem="an alias stands within its own anchor", problem_mark=_at(child))
+                if id(child) not in done:
+                    stack.append(child)
+            if stack[-1] is not node:
+                continue
+        size = 1 + sum(done[id(child)][0] for child in children)
+        depth = 1 + max((done[id(child)][1] for child in children), default=0)
+        if size > MOST_VALUES:
+            problem = f"its aliases stand for more than {MOST_VALUES:,} values"
+        elif depth > MOST_DEPTH:
+            problem = f"it is nested more than {MOST_DEPTH} levels deep"
+        else:
+            done[id(node)] = (size, depth)
+            open_nodes.discard(id(node))
+            stack.pop()
+            continue
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=_at(node))
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [each for pair in node.value for each in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _at(node: yaml.Node) -> Any:
+    return node.start_mark
