@@ -53,7 +53,7 @@ def test_set_wins_over_the_recipe_and_the_recipe_over_the_config(tmp_path, capsy
         (["plan", "d3s", "--config", "poket"], 2, "did you mean 'pocket'"),
         (["plan", "d3s", "--set", "strenght=1"], 2, "did you mean 'strength'"),
         (["plan", "d3s", "--set", "strength"], 2, "write it as key=value"),
-        (["plan", "d3s", "--set", "keep=[guide"], 2, "--set 'keep=[guide': the value doesn't parse as YAML"),
+        (["plan", "d3s", "--set", "keep=[guide"], 2, "keep: '[guide' doesn't parse as YAML"),
         (["plan", "d3s", "--set", "strength=7"], 2, "strength: 7 is not a number from 0 to 1"),
         (["plan", "d3s", "--set", "steps=2", "--set", "strength=0.3"], 2, "is less than one step"),
         (["plan", "d3s", "--set", "classes=[brid]"], 2, "did you mean 'bird'"),

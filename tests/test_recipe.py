@@ -4,14 +4,25 @@ import json
 
 import pytest
 
+from figureground.core.values import kinds_of
+from figureground.d3s import D3SConfig
+from figureground.ddb import DDBConfig
 from figureground.errors import FiguregroundError, RecipeError, UsageError
-from figureground.recipe import apply_settings, check_names, differences, for_file, parse_setting, read_recipe
+from figureground.learn.compare import parse_overrides
+from figureground.recipe import apply_settings, check_names, convert_fields, differences, for_file, read_recipe
+from figureground.spurious import SpuriousConfig
+
+KINDS = kinds_of(D3SConfig)
+BOMB = b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 10)) for i in range(1, 9)
+)
+"""376 bytes that stand for a billion values."""
 
 
 def test_set_takes_yaml_values_and_dotted_keys():
     defaults = {"per_cell": {"train": 10, "validation": 2}, "strength": 0.9}
     fields = apply_settings(
-        {}, ["per_cell.train=4", "strength=0.5", "keep=[guide]", "table.pairing.bird=grass"], defaults
+        {}, ["per_cell.train=4", "strength=0.5", "keep=[guide]", "table.pairing.bird=grass"], defaults, KINDS
     )
     assert fields == {
         "per_cell": {"train": 4, "validation": 2},
@@ -23,15 +34,16 @@ def test_set_takes_yaml_values_and_dotted_keys():
 
 
 def test_set_wins_over_the_recipe_file():
-    assert apply_settings({"strength": 0.7, "steps": 3}, ["strength=0.5"], {}) == {"strength": 0.5, "steps": 3}
+    assert apply_settings({"strength": 0.7, "steps": 3}, ["strength=0.5"], {}, KINDS) == {"strength": 0.5, "steps": 3}
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("strength", "write it as key=value"), ("keep=[a", "doesn't parse as YAML")]
+    ("text", "message"),
+    [("strength", "write it as key=value"), ("a..b=1", "write it as key=value"), ("keep=[a", "doesn't parse as YAML")],
 )
 def test_a_bad_setting_is_refused(text, message):
     with pytest.raises(FiguregroundError, match=message):
-        parse_setting(text)
+        apply_settings({}, [text], {}, KINDS)
 
 
 def test_a_recipe_that_does_not_parse_names_file_and_line(tmp_path):
@@ -40,7 +52,7 @@ def test_a_recipe_that_does_not_parse_names_file_and_line(tmp_path):
     with pytest.raises(FiguregroundError, match=r"mine\.yaml, line 3"):
         read_recipe(path)
     path.write_text("- a\n- b\n")
-    with pytest.raises(FiguregroundError, match="not list"):
+    with pytest.raises(FiguregroundError, match="is a list"):
         read_recipe(path)
     with pytest.raises(FiguregroundError, match="No such file"):
         read_recipe(tmp_path / "missing.yaml")
@@ -80,7 +92,7 @@ def test_a_saved_recipe_holds_no_absolute_path_and_reads_back(tmp_path, monkeypa
         "config": "pocket",
         "cutouts": "photos",
         "checkpoint": "pocket",
-        "workers": 2,
+        "workers": "2",
     }
 
 
@@ -117,14 +129,24 @@ def test_a_bare_directory_in_a_recipe_is_beside_it(tmp_path, monkeypatch):
         ("a.yaml", b"size: 64\n\tsteps: 3\n", "a.yaml, line 2, column 1: found character"),
         ("a.yaml", b"size: 64\nsteps: 3\nsize: 32\n", "a.yaml, line 3, column 1: 'size' is given twice"),
         ("a.yaml", b"per_cell: {train: 1, train: 2}\n", "a.yaml, line 1, column 22: 'train' is given twice"),
-        ("a.yaml", b"size: !!python/object:os.system 1\n", "a.yaml, line 1, column 7: could not determine"),
+        ("a.yaml", b"size: !!python/object:os.system 1\n", "a.yaml, line 1, column 7: the tag .*os.system"),
         ("a.yaml", b"size: *nowhere\n", "a.yaml, line 1, column 7: found undefined alias"),
         ("a.yaml", b"", "this one is empty"),
-        ("a.yaml", b"just words\n", "not str"),
+        ("a.yaml", b"just words\n", "is a single value"),
         ("a.yaml", b"\x89PNG\r\n\x1a\n\xff", "that is no text"),
         ("a.yaml", b"size: 64\x00\n", "doesn't parse: unacceptable character"),
-        ("a.yaml", b"a: " + b"[" * 5000, "doesn't parse: maximum recursion depth|line 1"),
-        ("a.yaml", b"seed: 2024-99-99\n", "doesn't parse: month must be in 1..12"),
+        ("a.yaml", b"a: " + b"[" * 5000, "nested more than 50 deep"),
+        ("a.yaml", b"a: &a [*a]\n", "a.yaml, line 1, column 4: .*an alias holds itself"),
+        ("a.yaml", b"? [a, b]\n: 3\n", "a.yaml, line 1, column 3: a key has to be"),
+        ("a.yaml", b"a: 1\n---\nb: 2\n", "a.yaml, line 2, column 1"),
+        ("a.yaml", b"a: " + b"x" * 2**20, "more than 1,048,576 bytes"),
+        ("a.yaml", BOMB, "its aliases expand to more than 200,000 values"),
+        ("a.json", b'{"size": 64, "size": 32}', "'size' is given twice"),
+        ("a.json", b"[" * 100_000, "nested more than 50 deep"),
+        ("a.json", b'[{"builder": "d3s"}]', "this one is a list"),
+        ("a.json", b'{"identity": [1], "execution": {}}', "'identity' is no mapping"),
+        ("a.json", b'{"identity": {}, "execution": 3}', "'execution' is no mapping"),
+        ("a.json", b'{"config": ["pocket"]}', "'config' names one thing"),
         ("a.json", b'{"size": 64,,}', "a.json, line 1, column 13"),
     ],
 )  # fmt: skip
@@ -137,4 +159,92 @@ def test_what_is_no_recipe_is_wrong_use_and_says_where(tmp_path, name, content, 
 
 def test_yaml_may_still_merge_mappings(tmp_path):
     (tmp_path / "a.yaml").write_text("per_cell: &n {train: 1}\ntable: {<<: *n, strength: 1}\n")
-    assert read_recipe(tmp_path / "a.yaml")["table"] == {"train": 1, "strength": 1}
+    assert read_recipe(tmp_path / "a.yaml")["table"] == {"train": "1", "strength": "1"}
+
+
+NAMES = ["no", "yes", "on", "007", "12:30", "1e3", "~", "null", "2024-01-01", "7", "0x1F", "1_000", ".5", "true"]
+
+
+@pytest.mark.parametrize("form", ["yaml", "json", "set"])
+def test_names_are_what_was_typed(form, tmp_path):
+    typed = ", ".join("'7'" if name == "7" else name for name in NAMES)
+    settings = []
+    if form == "set":
+        settings = [f"classes=[{typed}]", f"backgrounds={{{', '.join(f'{name}: {name}' for name in NAMES)}}}"]
+    elif form == "yaml":
+        texts = "".join(f"  {name}: {name}\n" for name in NAMES if name not in ("~", "null"))
+        (tmp_path / "a.yaml").write_text(f"classes: [{typed}]\nbackgrounds:\n{texts}  '~': '~'\n  'null': 'null'\n")
+    else:
+        (tmp_path / "a.json").write_text(json.dumps({"classes": NAMES, "backgrounds": {name: name for name in NAMES}}))
+    fields = convert_fields(read_recipe(tmp_path / f"a.{form}"), KINDS) if form != "set" else {}
+    fields = apply_settings(fields, settings, {}, KINDS)
+    assert fields["classes"] == NAMES
+    none = {"~": None, "null": None} if form == "set" else {}
+    assert fields["backgrounds"] == {name: none.get(name, name) for name in sorted(fields["backgrounds"])}
+    assert set(fields["backgrounds"]) == set(NAMES)
+    assert {type(name) for name in [*fields["classes"], *fields["backgrounds"]]} == {str}
+
+
+def test_numbers_of_json_are_names_where_names_are_wanted(tmp_path):
+    (tmp_path / "a.json").write_text('{"classes": [7, 1e3, true, null], "per_cell": {"1": 2}, "negative_prompt": 12}')
+    fields = convert_fields(read_recipe(tmp_path / "a.json"), KINDS)
+    assert fields == {"classes": ["7", "1e3", "true", "null"], "per_cell": {"1": 2}, "negative_prompt": "12"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("steps=1e3", 1000), ("steps=007", 7), ("steps=1_000", 1000), ("strength=1", 1), ("strength=5e-1", 0.5),
+        ("guidance_scale=.5", 0.5), ("limit=~", None), ("limit=null", None), ("limit=", None), ("revision=", None),
+        ("revision=null", None), ("revision='null'", "null"), ("revision=007", "007"), ("revision=1e3", "1e3"),
+        ("compile=true", True), ("compile=False", False), ("keep=[]", []), ("cutout_scale=[0.3, 1]", [0.3, 1]),
+        ("cutout_scale=0.3", 0.3), ("table=uniform", "uniform"), ("table.paired_share=95%", {"paired_share": "95%"}),
+        ("table={strength: 0.9, pairing: {no: yes}}", {"strength": 0.9, "pairing": {"no": "yes"}}),
+        ("table={train: {strength: 1}, dev: uniform}", {"train": {"strength": 1}, "dev": "uniform"}),
+        ("prompt=a {class} on {background}", "a {class} on {background}"),
+        ("prompt={class}, no. 1 # on: {background}", "{class}, no. 1 # on: {background}"),
+        ("prompt='a {class} on {background}'", "a {class} on {background}"), ("prompt=[V] a: b", "[V] a: b"),
+        ("prompt='tis a {class}", "'tis a {class}"), ("negative_prompt=", ""), ("negative_prompt=''", ""),
+        ("classes.no=a # b: c", {"no": "a # b: c"}), ("formats=\n- parquet", ["parquet"]), ("classes=no", "no"),
+        ("per_cell={train: 3, 1: 2}", {"train": 3, "1": 2}), ("checkpoint=a=b", "a=b"),
+    ],
+)  # fmt: skip
+def test_a_setting_is_what_its_field_takes(setting, value):
+    (found,) = apply_settings({}, [setting], {}, KINDS).values()
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "field"),
+    [
+        ("steps='7'", "steps"), ("steps=12:30", "steps"), ("steps=true", "steps"), ("steps=~", "steps"),
+        ("steps=7.5.1", "steps"), ("steps=" + "9" * 5000, "steps"), ("steps=[1]", "steps"), ("seed=2024-01-01", "seed"),
+        ("strength=50%", "strength"), ("compile=yes", "compile: 'yes' .* Write true"), ("compile=0", "Write false"),
+        ("compile=", "compile"), ("keep=guide", "keep"), ("per_cell={train: 1, train: 2}", "'train' is given twice"),
+        ("per_cell.train=1.5e-1x", r"per_cell\.train"), ("extended=[3]", r"extended\[0\]"), ("prompt=~", "quotes"),
+        ("checkpoint=null", "quotes"), ("classes={a: [b]}", r"classes\.a"), ("cutout_scale=[a]", r"cutout_scale\[0\]"),
+        ("classes=[\udcff]", "UTF-8"), ("prompt=\udcff", "UTF-8"), ("keep={a: 1}", "keep"),
+    ],
+)  # fmt: skip
+def test_what_a_field_does_not_take_is_refused_by_name(setting, field):
+    with pytest.raises(RecipeError, match=field) as refused:
+        apply_settings({}, [setting], {}, KINDS)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
+def test_settings_of_trainings_and_learned_words_have_types_too():
+    said = ["training.epochs=1e1", "training.backbone=007", "training.augment=false", "nouns.no=yes",
+            "inversion={steps: 3, templates: ['no {token}', '7 {token}'], flip: true}"]  # fmt: skip
+    fields = apply_settings({}, said, {"training": {"epochs": 3}}, kinds_of(DDBConfig))
+    assert fields == {
+        "training": {"epochs": 10, "backbone": "007", "augment": False}, "nouns": {"no": "yes"},
+        "inversion": {"steps": 3, "templates": ["no {token}", "7 {token}"], "flip": True},
+    }  # fmt: skip
+    fields = apply_settings({}, ["features.no={noun: on, component: [1, 2]}", "features.bee=no"], {},
+                            kinds_of(SpuriousConfig))  # fmt: skip
+    assert fields == {"features": {"no": {"noun": "on", "component": [1, 2]}, "bee": "no"}}
+    assert parse_overrides(["jtt.upweight=1e1", "paste.masks=true", "paste.quantile=.5", "ddb.phrases.no=007"]) == {
+        "jtt": {"upweight": 10}, "paste": {"masks": "true", "quantile": 0.5}, "ddb": {"phrases": {"no": "007"}},
+    }  # fmt: skip

@@ -16,6 +16,7 @@ import numpy as np
 
 from figureground import recipe as recipes
 from figureground.config import Config
+from figureground.core.values import kinds_of
 from figureground.errors import FiguregroundError, RecipeError, counted, nearest_or_all
 from figureground.numerics import library_versions
 from figureground.plan import Plan, PlannedShard
@@ -109,14 +110,12 @@ class Builder(datasets.ArrowBasedBuilder):
         cls, fields: recipes.Fields, settings: list[str] | None = None, config_name: str | None = None
     ) -> Builder:
         """A builder from a recipe file's fields and `--set` values; flags win over the file's `config`."""
-        fields = dict(fields)
-        name = config_name or fields.pop("config", None) or cls.DEFAULT
-        fields.pop("config", None)
-        fields.pop("builder", None)
+        name = str(config_name or fields.get("config") or cls.DEFAULT)
         if name not in cls.CONFIGS:
             return cls(name)
-        defaults = dataclasses.asdict(cls.CONFIGS[name])
-        return cls(name, **recipes.apply_settings(fields, settings or [], defaults))
+        kinds = kinds_of(type(cls.CONFIGS[name]))
+        fields = recipes.convert_fields({n: v for n, v in fields.items() if n not in recipes.HEAD}, kinds)
+        return cls(name, **recipes.apply_settings(fields, settings or [], dataclasses.asdict(cls.CONFIGS[name]), kinds))
 
     # --- what a method says ---------------------------------------------------------------------
 

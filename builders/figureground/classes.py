@@ -53,6 +53,8 @@ def read_nouns(field: str, value: object, kind: str, default: str) -> list[Noun]
         raise RecipeError(field, f"{value!r} is neither a file, nor a list of names, nor a mapping of names to texts.")
     if not nouns:
         raise RecipeError(field, "the list is empty.")
+    if not all(noun.name.strip() for noun in nouns):
+        raise RecipeError(field, "a name is empty.")
     twice = [name for name, n in Counter(noun.name for noun in nouns).items() if n > 1]
     if twice:
         raise RecipeError(field, f"named twice: {listed(twice)}.")

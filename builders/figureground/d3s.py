@@ -29,7 +29,7 @@ from figureground.resources import resource
 from figureground.sample import Guide, Spec, derive_seed
 from figureground.sources import Credit, Source, read_source
 from figureground.stages import run_stage
-from figureground.table import read_table
+from figureground.table import Correlation, read_table
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,21 +71,21 @@ class D3SConfig(Config):
     """A D3S recipe. The defaults are the authors' settings."""
 
     checkpoint: str = "CompVis/stable-diffusion-v1-4"
-    classes: Any = "imagenet"
+    classes: str | list[str] | dict[str, str | None] = "imagenet"
     """A file in `prompts/classes/`, a CSV's path, a list of its names, a mapping of names to definitions,
     or `folders`: the names of the folders in `cutouts`, or in `photographs` where the recipe starts from those."""
     definitions: str | None = None
     """A CSV `name,definition`."""
-    backgrounds: Any = "d3s"
+    backgrounds: str | list[str] | dict[str, str | None] = "d3s"
     """A file in `prompts/backgrounds/`, a CSV's path, a list of its names, a mapping of names to phrases, or
     `folders`: the names of the folders in `templates`, each said as `beach background`."""
     prompt: str = "d3s"
     """A template, or the name or path of a file of templates."""
-    cutouts: Any = None
+    cutouts: str | dict[str, str] | None = None
     """`<dir>/<class>/*`, or a directory for each split; `pocket` for the shipped ones."""
-    templates: Any = None
+    templates: str | dict[str, str] | None = None
     """`<dir>/<background>/*`, likewise."""
-    photographs: Any = None
+    photographs: str | dict[str, str] | None = None
     """`<dir>/<class>/*` or `<dir>/<class>/<background>/*`, for the controls that start from photographs."""
     guide: str = "paste"
     """`paste` a cut-out on a template, `none`, or a whole `photograph`."""
@@ -93,16 +93,16 @@ class D3SConfig(Config):
     """Whether photographs have to lie in folders of their background."""
     paste: Literal["mask", "square"] = "square"
     """What of a cut-out is pasted: what its transparency or mask shows, or its centre `square`, as D3S did."""
-    cutout_scale: Any = 0.4
+    cutout_scale: float | list[float] = 0.4
     """Edge of the cut-out's box as a share of the canvas, or a range of it."""
     position: Literal["uniform", "ground"] = "uniform"
     """`uniform` inside the canvas, or `ground`."""
     match: str = "none"
     """`foreground`: the same cut-out, place and noise on every background."""
-    table: Any = "uniform"
+    table: str | Correlation | dict[str, str | Correlation] = "uniform"
     """How many images each foreground has on each background: `uniform`, `{paired_share: 95%}` or `{strength: 0.9}`
     with a `pairing` for dependent labels, a CSV `foreground,background,count[,split]`, or any of these by split."""
-    per_cell: Any = field(default_factory=lambda: {"train": 10, "validation": 2})
+    per_cell: dict[str, int] = field(default_factory=lambda: {"train": 10, "validation": 2})
     """Images a cell, by split; of the uniform table, which the others share their totals with."""
     allow_empty: bool = False
     """Whether a cell may have no image."""
@@ -239,7 +239,7 @@ class D3S(Builder):
         if config.classes == "folders":
             self.classes = self._classes_from_folders()
         else:
-            default = self.CONFIGS[config.name].classes
+            default = str(self.CONFIGS[config.name].classes)
             self.classes = read_nouns("classes", config.classes, "classes", default)
         if config.definitions:
             self.classes = define(self.classes, find_list("definitions", config.definitions, "classes"))

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from tqdm import tqdm
@@ -95,14 +95,14 @@ class DDBConfig(RepaintConfig):
     """By what share of the edge the object's region is widened, so that no rim of it stays."""
     token_images: int = 30
     """Sources of each class from which its word is learned, 20 to 40 in the paper."""
-    inversion: dict[str, Any] = field(default_factory=dict)
+    inversion: Annotated[dict[str, Any], Inversion] = field(default_factory=dict)
     """Settings of textual inversion that differ from the checkpoint's usual ones, such as `{steps: 1000}`. A word is
     learned from the object's region alone, so that it doesn't stand for the scene too, unless `{masked: false}`."""
     attribution_steps: int = 32
     """Of Integrated Gradients."""
-    least_probability: Any = 0.1
+    least_probability: float | dict[str, float] = 0.1
     """Of pruning: the least probability of the class by the classifier, one number or one by class."""
-    least_attribution: Any = 0.1
+    least_attribution: float | dict[str, float] = 0.1
     """Of pruning: the least share of attribution within the region of the object, likewise."""
 
     EXECUTION: ClassVar[tuple[str, ...]] = (*RepaintConfig.EXECUTION, "least_probability", "least_attribution")

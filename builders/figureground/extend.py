@@ -10,6 +10,7 @@ from typing import Any
 
 from figureground import recipe as recipes
 from figureground.builder import METHODS, Builder, as_shard, builder_class
+from figureground.core.values import kinds_of
 from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.shards import index, writer
 from figureground.shards.writer import PRIVATE
@@ -47,10 +48,11 @@ def extend(
             f"{directory} was made by {theirs['builder']}, so there is no recipe that could make more. Extend the "
             f"datasets that it was made from, and {theirs['builder']} again."
         )
-    fields = recipes.read_recipe(saved)
-    now = {**fields, **recipes.apply_settings({}, settings, fields)}
     kind = builder_class(theirs["builder"])
-    execution = kind.CONFIGS[kind.DEFAULT].EXECUTION
+    config = kind.CONFIGS[kind.DEFAULT]
+    execution, kinds = config.EXECUTION, kinds_of(type(config))
+    fields = recipes.convert_fields(recipes.read_recipe(saved), kinds)
+    now = {**fields, **recipes.apply_settings({}, settings, fields, kinds)}
     identity = [name for name in now if name not in execution and now[name] != fields.get(name)]
     if identity:
         raise RecipeError(

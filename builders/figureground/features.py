@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from figureground.classes import Noun, find_list, open_csv
 from figureground.errors import RecipeError, listed, nearest, nearest_or_all
@@ -17,6 +17,14 @@ from figureground.guide import loosely
 
 KIND = "features"
 COLUMNS = ("class", "noun", "feature", "component")
+
+
+class FeatureEntry(TypedDict, total=False):
+    """What a recipe says of a class's feature, where it says more than the noun."""
+
+    noun: str
+    feature: str | None
+    component: str | int | list[int] | None
 
 
 @dataclass(frozen=True)

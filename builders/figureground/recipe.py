@@ -11,64 +11,45 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from figureground.core.documents import Plain, read_document
+from figureground.core.values import NULLS, Setting, convert, kind_at
 from figureground.errors import RecipeError, UsageError, nearest_or_all
 
 Fields = dict[str, Any]
-"""Settings by name, as YAML gives them."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a field that is given twice is an error, where one would silently win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
+"""Settings by name."""
 
 
 def read_recipe(path: Path) -> Fields:
-    """Reads a recipe file, YAML or the `recipe.json` of a dataset.
+    """Read a recipe file, YAML or the `recipe.json` of a dataset.
 
-    Relative paths in it are relative to the file; they come back relative to the working directory.
+    Scalars come back as they were typed, for `convert_fields`. Relative paths in it are relative to the file; they
+    come back relative to the working directory.
 
     Raises:
-        UsageError: The file is missing, is no text, or doesn't parse: with file, line and column.
+        UsageError: The file is missing, too large, is no text, doesn't parse, or is no recipe: with file, line and
+            column.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"Recipe {path}: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise UsageError(
-            f"Recipe {path}: that is no text. Give a YAML file, or the recipe.json of a dataset."
-        ) from None
-    try:
-        loaded = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UsageError(f"Recipe {path}{where}: {error.problem or 'not YAML'}.") from None
-    except json.JSONDecodeError as error:
-        where = f", line {error.lineno}, column {error.colno}"
-        raise UsageError(f"Recipe {path}{where}: {error.msg}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"Recipe {path}: it doesn't parse: {what}.") from None
+    loaded = read_document(path, "Recipe")
     if not isinstance(loaded, dict):
-        kind = "empty" if loaded is None else f"not {type(loaded).__name__}"
+        kind = "a list" if isinstance(loaded, list) else "empty" if loaded in NULLS else "a single value"
         raise UsageError(f"Recipe {path}: a recipe is a mapping of fields to values; this one is {kind}.")
-    if "identity" in loaded and "execution" in loaded:
-        head = {"builder": loaded.get("builder"), "config": loaded.get("config")}
-        loaded = {**head, **loaded["identity"], **loaded["execution"]}
-    return {str(name): _from_file(str(name), value, path.parent) for name, value in loaded.items()}
+    if "identity" in loaded:
+        parts = {part: loaded.get(part, {}) for part in ("identity", "execution")}
+        for part, fields in parts.items():
+            if not isinstance(fields, dict):
+                raise UsageError(f"Recipe {path}: {part!r} is no mapping of fields, so this is no recipe of a dataset.")
+        head = {name: loaded[name] for name in HEAD if name in loaded}
+        loaded = {**head, **parts["identity"], **parts["execution"]}
+    for name in HEAD:
+        if loaded.get(name) in NULLS:
+            loaded.pop(name, None)
+        elif not isinstance(loaded.get(name, ""), str):
+            raise UsageError(f"Recipe {path}: {name!r} names one thing, and here it is a list or a mapping.")
+    return {name: _from_file(name, value, path.parent) for name, value in loaded.items()}
 
 
+HEAD = ("builder", "config")
+"""What a recipe file may say beside its fields: the method, and the config that it starts from."""
 COPIES = ("curate", "merge")
 """What stands as `builder` in the recipes of datasets that were made from others."""
 DIRECTORIES = ("checkpoint", "cutouts", "templates", "photographs", "references", "concepts", "components")
@@ -89,6 +70,8 @@ def _from_file(field: str, value: Any, folder: Path) -> Any:
     """A field's value as found in a file in `folder`; what exists there is made relative to here."""
     if isinstance(value, Mapping):
         return {k: _from_file(field, v, folder) for k, v in value.items()}
+    if isinstance(value, Plain) and value in NULLS:
+        return value
     if both := _two_models(field, value):
         return "".join(_from_file(field, part, folder) for part in both.groups())
     if _names_a_file(field, value) and not Path(value).is_absolute() and _exists(field, folder / value):
@@ -128,31 +111,39 @@ def _names_a_file(field: str, value: Any) -> bool:
     return short and (looks or field in (*DIRECTORIES, *PLACES))
 
 
-def parse_setting(text: str) -> tuple[list[str], Any]:
-    """Parses `key=value` or `a.b=value`, the value being YAML.
+def parse_setting(text: str) -> tuple[list[str], Setting]:
+    """Split `key=value` or `a.b=value` into keys and the text behind `=`.
 
     Raises:
-        UsageError: There is no `=`, or the value is not YAML.
+        UsageError: There is no `=`, or an empty key.
     """
     name, equals, value = text.partition("=")
-    if not equals or not name.strip():
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
         raise UsageError(f"--set {text!r}: write it as key=value, as in --set per_cell.train=4.")
-    try:
-        return name.strip().split("."), yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise UsageError(f"--set {text!r}: the value doesn't parse as YAML: {problem}.") from None
+    return keys, Setting(value)
 
 
-def apply_settings(fields: Fields, settings: Iterable[str], defaults: Fields) -> Fields:
-    """Lays `--set` values over `fields`; a dotted key changes one entry of a mapping and keeps the others.
+def convert_fields(fields: Fields, kinds: Mapping[str, Any]) -> Fields:
+    """Return what `read_recipe` gives as values of each field's type; see `core.values.convert`."""
+    return {name: convert(value, kinds.get(name, Any), name) for name, value in fields.items()}
+
+
+def apply_settings(fields: Fields, settings: Iterable[str], defaults: Fields, kinds: Mapping[str, Any]) -> Fields:
+    """Lay `--set` values over `fields`; a dotted key changes one entry of a mapping and keeps the others.
 
     Args:
         defaults: What the config says where `fields` is silent; dotted keys start from it.
+        kinds: Each field's type.
+
+    Raises:
+        UsageError: One that isn't written as key=value.
+        RecipeError: A value that the field's type doesn't take.
     """
     out = copy.deepcopy(fields)
     for text in settings:
-        keys, value = parse_setting(text)
+        keys, typed = parse_setting(text)
+        value = convert(typed, kind_at(kinds.get(keys[0], Any), keys[1:]), ".".join(keys))
         if len(keys) == 1:
             out[keys[0]] = value
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from figureground.config import Config, check_choice
 from figureground.errors import RecipeError, nearest_or_all
@@ -43,7 +43,7 @@ class RepaintConfig(Config):
     classifier: str = TRAIN
     """The classifier whose errors or losses count: `train` trains one on the data, else a transformers directory, a
     Hub id or `timm:NAME` that was trained on them."""
-    training: dict[str, Any] = field(default_factory=dict)
+    training: Annotated[dict[str, Any], Training] = field(default_factory=dict)
     """Settings of that training, such as `{epochs: 10, backbone: microsoft/resnet-50}`; `figureground train --help`
     tells of all."""
     nouns: dict[str, str] = field(default_factory=dict)

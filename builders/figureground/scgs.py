@@ -94,10 +94,10 @@ class SCGSConfig(RepaintConfig):
     """The share of pixels that are attended less."""
     repaint: str = ATTENDED
     """`attended`: the region itself; `complement`: all but the region."""
-    scenes: Any = None
+    scenes: str | list[str] | dict[str, str | None] | None = None
     """Where prompts place the class, in turn: a file in `prompts/scenes/`, a CSV `name,phrase`, a list of its names, or
     a mapping of names to phrases; none says nothing of it."""
-    per_class: Any = 500
+    per_class: int | dict[str, int] = 500
     """Pictures of each class, one number or one by class; its clusters get as many each. A class without errors gets
     none."""
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from tqdm import tqdm
@@ -42,7 +42,7 @@ from figureground.errors import (
     nearest_or_all,
     printable,
 )
-from figureground.features import Feature, find_labels, read_features, slug
+from figureground.features import Feature, FeatureEntry, find_labels, read_features, slug
 from figureground.finetuning import POCKET as POCKET_FINETUNING
 from figureground.finetuning import Finetuning, fill, fingerprint_network, settings_for
 from figureground.footprint import SMALL, footprint
@@ -117,23 +117,23 @@ class SpuriousConfig(Config):
     """A recipe of class-wise spurious images."""
 
     checkpoint: str = "CompVis/stable-diffusion-v1-4"
-    features: Any = "spurious-imagenet"
+    features: str | dict[str, str | FeatureEntry] = "spurious-imagenet"
     """What fools classifiers into which class: a file in `prompts/features/`, the path of a CSV
     `class,noun[,feature][,component]`, or a mapping of classes to nouns."""
-    classes: Any = None
+    classes: list[str] | None = None
     """The classes to take of `features`, a list; none takes all."""
-    labels: Any = "imagenet"
+    labels: str | list[str] | dict[str, str | None] = "imagenet"
     """The classes of the classifiers that are to be fooled, in the order of their logits: a file in
     `prompts/classes/`, the path of a CSV with a column `name`, or `feature-model` for those of that network."""
-    references: Any = None
+    references: str | None = None
     """Pictures of each feature without its class: a directory with a folder for each class, or with the folders of
     Spurious ImageNet; `pocket` draws them."""
     reference_count: int | None = None
     """References a class: how many `pocket` draws, or the most that are taken of a directory; none takes all."""
-    scenes: Any = "spurious"
+    scenes: str | list[str] | dict[str, str | None] = "spurious"
     """Where prompts place the noun: a file in `prompts/scenes/`, a CSV `name,phrase`, a list of its names, or a mapping
     of names to phrases. `plain` adds nothing to the prompt."""
-    per_cell: Any = 20
+    per_cell: int | dict[str, int] = 20
     """Images of each class in each scene, one number or one by scene; scenes that a mapping leaves out get none."""
     feature_model: str | None = None
     """The adversarially robust classifier whose features SFSL compares: `pocket`, a file of ResNet weights, a
@@ -141,7 +141,7 @@ class SpuriousConfig(Config):
     components: str | None = None
     """Neural-PCA components of each class, for the fine-tuning's `features: neural-pca`: a directory with a folder for
     each class, as `figureground components --out DIR/CLASS` writes it."""
-    finetuning: dict[str, Any] = field(default_factory=dict)
+    finetuning: Annotated[dict[str, Any], Finetuning] = field(default_factory=dict)
     """Settings of the fine-tuning that differ from the checkpoint's usual ones, such as
     `{steps: 400, sfsl_weight: 0.1}`; `figureground finetune --help` tells of all. With more than ten concepts of a
     full-size checkpoint, `lora_rank` is 16 unless it is given."""
@@ -258,7 +258,7 @@ class Spurious(Builder):
         self.labels = self._read_labels()
         self.features = find_labels(read_features(config.features, config.classes), self.labels)
         self.settings = config.settings(len(self.features))
-        self.scenes = read_nouns("scenes", config.scenes, "scenes", self.CONFIGS[config.name].scenes)
+        self.scenes = read_nouns("scenes", config.scenes, "scenes", str(self.CONFIGS[config.name].scenes))
         self.nouns = list(dict.fromkeys(feature.noun for feature in self.features))
         self.counts = self._count(config.per_cell, "per_cell")
         self.earlier: list[dict[str, Counts]] = []
@@ -418,6 +418,7 @@ class Spurious(Builder):
                 feature.slug: draw_references(self._drawn_count, partial(draw, feature.name))
                 for feature in self.features
             }
+        assert config.references is not None  # `_lacking` says so first
         return read_references(Path(config.references), self.features, config.reference_count)
 
     @cached_property

@@ -7,12 +7,23 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from figureground.classes import open_csv
 from figureground.errors import RecipeError, listed, nearest
+
+
+class Correlation(TypedDict, total=False):
+    """How a recipe's `table` says that labels depend on each other; see `read_table`."""
+
+    kind: str
+    strength: float | str
+    paired_share: float | str
+    pairing: str | dict[str, str | list[str]] | None
+    path: str
+
 
 Counts = np.ndarray
 """int64 (foregrounds, backgrounds): images a cell."""

@@ -161,7 +161,10 @@ def test_overrides_of_what_is_not_compared_are_refused(pictures, tmp_path):
         RecipeError, match="jt: no method that is compared has settings of that name, did you mean 'jtt'"
     ):
         compare(pictures, ["jtt"], 1, tmp_path / "out", overrides={"jt": {"upweight": 5}})
-    assert parse_overrides(["jtt.upweight=5", "paste.masks=true"]) == {"jtt": {"upweight": 5}, "paste": {"masks": True}}
+    assert parse_overrides(["jtt.upweight=5", "paste.masks=true"]) == {
+        "jtt": {"upweight": 5},
+        "paste": {"masks": "true"},
+    }
     with pytest.raises(UsageError, match=r"write it as jtt.upweight=20"):
         parse_overrides(["upweight=5"])
 

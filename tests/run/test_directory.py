@@ -7,13 +7,15 @@ from commands import TINY, markers
 from tiny_checkpoints import make_checkpoint
 
 from figureground import D3S
+from figureground.core.values import kinds_of
+from figureground.d3s import D3SConfig
 from figureground.errors import FiguregroundError
 from figureground.extend import extend
-from figureground.recipe import parse_setting
+from figureground.recipe import apply_settings
 from figureground.run.directory import RECIPE, opened, shards_kept
 from figureground.shards.writer import MARKERS
 
-SETTINGS = {name: parse_setting(f"{name}={value}")[1] for name, value in TINY.items()}
+SETTINGS = apply_settings({}, [f"{name}={value}" for name, value in TINY.items()], {}, kinds_of(D3SConfig))
 
 
 @pytest.fixture(scope="module")

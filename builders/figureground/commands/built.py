@@ -152,15 +152,15 @@ def add_extend(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _extend(options: argparse.Namespace) -> int:
+    from figureground.core.values import Setting, convert
     from figureground.extend import extend
-    from figureground.recipe import parse_setting
 
     per_cell = {}
     for text in options.per_cell:
         split, equals, number = text.partition("=")
         if not equals:
             raise RecipeError("--per-cell", f"{text!r}: write it as SPLIT=N, as in --per-cell train=20.")
-        per_cell[split.strip()] = parse_setting(f"n={number}")[1]
+        per_cell[split.strip()] = convert(Setting(number), int, f"--per-cell {split.strip()}")
     return _say_samples(extend(options.directory, per_cell, options.set))
 
 

@@ -41,7 +41,7 @@ def _recipe() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="one setting, in YAML; dotted keys reach inside: per_cell.train=4",
+        help="one setting: a text as it is, a list or mapping in YAML; dotted keys reach inside: per_cell.train=4",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="at most N images in all")
     parser.add_argument(

@@ -94,7 +94,7 @@ def add_compare(commands: Commands, common: argparse.ArgumentParser) -> None:
     settings_of_training.add_shared_arguments(parser)
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME.KEY=VALUE",
-        help="a setting of one method or builder, in YAML: jtt.upweight=50, ddb.strength=0.9, paste.quantile=0.8",
+        help="a setting of one method or builder: jtt.upweight=50, ddb.strength=0.9, paste.quantile=0.8",
     )  # fmt: skip
     parser.add_argument(
         "--config", metavar="NAME", help="recipe of scgs and ddb: pocket (for pictures up to 96 px), or photographs"

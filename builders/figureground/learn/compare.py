@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tqdm import tqdm
 
@@ -18,11 +18,11 @@ from figureground.errors import FiguregroundError, RecipeError, counted, listed,
 from figureground.learn import compared
 from figureground.learn.backbones import MOST_POCKET, Backbone, check_saving, open_backbone
 from figureground.learn.directory import held, read_inputs, refuse_other, remove_drafts
-from figureground.learn.generators import PRUNED, Generators
+from figureground.learn.generators import PRUNED, Generators, PasteSettings
 from figureground.learn.groups import GroupedPictures
 from figureground.learn.layouts import read_groups
 from figureground.learn.material import Material, gather
-from figureground.learn.rows import Row, parse_methods
+from figureground.learn.rows import GENERATORS, Row, parse_methods
 from figureground.learn.settings import METHODS, Training
 from figureground.learn.training import list_seeds, refuse_unfit, train
 from figureground.shards.writer import replace_text
@@ -48,11 +48,28 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: One that isn't written so.
     """
-    found = recipes.apply_settings({}, settings, {})
+    settings = list(settings)
+    named = {recipes.parse_setting(text)[0][0] for text in settings}
+    kinds = {name: kind for name in named if (kind := _settings_of(name)) is not None}
+    found = recipes.apply_settings({}, settings, {}, kinds)
     for name, fields in found.items():
         if not isinstance(fields, Mapping):
             raise RecipeError("--set", f"{name!r} says not of which method: write it as jtt.upweight=20.")
     return found
+
+
+def _settings_of(name: str) -> Any:
+    """The type of what may be set for a method or a generator; None where there is none of that name."""
+    if name in METHODS:
+        return Annotated[dict[str, Any], Training]
+    if name == "paste":
+        return PasteSettings
+    if name not in GENERATORS:
+        return None
+    from figureground.builder import builder_class
+
+    kind = builder_class(name)
+    return Annotated[dict[str, Any], type(kind.CONFIGS[kind.DEFAULT])]
 
 
 def compare(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -27,8 +27,17 @@ UNSHARED = ("epochs", "add_weight", "add_steps")
 
 ATTENDED, TRUE = "attended", "true"
 """Where paste takes objects from: what ERM attends to, or the data's own masks."""
-PASTE = ("masks", "quantile", "count_per_class")
-"""Settings of paste."""
+
+
+class PasteSettings(TypedDict, total=False):
+    """Settings of paste, as `check_paste` tells of them."""
+
+    masks: str
+    quantile: float
+    count_per_class: int
+
+
+PASTE = tuple(PasteSettings.__annotations__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +138,8 @@ class Generators:
 
     @property
     def _masks(self) -> Any:
-        """Where paste takes objects from; YAML makes a truth value of `true`."""
-        given = self._paste.get("masks", ATTENDED)
-        return TRUE if given is True else given
+        """Where paste takes objects from."""
+        return self._paste.get("masks", ATTENDED)
 
     @property
     def _quantile(self) -> Any:

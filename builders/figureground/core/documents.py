@@ -1,0 +1,170 @@
+"""YAML and JSON that people write: scalars stay the text that was typed, and what is read is bounded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from figureground.errors import UsageError
+
+MAX_YAML_BYTES = 2**20
+MAX_JSON_BYTES = 2**26
+MAX_NODES = 200_000
+"""The most values in a YAML document once its aliases are expanded; ImageNet with definitions has 2,000."""
+MAX_DEPTH = 50
+_MERGE = "tag:yaml.org,2002:merge"
+_TEXT = "tag:yaml.org,2002:str"
+_PLAIN = "plain"
+_TYPED = [f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null", "timestamp")]
+
+
+class Plain(str):
+    """A scalar that was written without quotes: text, until the type of its field makes something else of it."""
+
+    __slots__ = ()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which every plain scalar is text. YAML 1.1 reads `no`, `007` and `12:30` as other things."""
+
+    def resolve(self, kind: type[yaml.Node], value: str | None, implicit: Any) -> str:
+        if kind is not yaml.ScalarNode:
+            return super().resolve(kind, value, implicit)
+        plain = implicit[0]
+        return _MERGE if plain and value == "<<" else _PLAIN if plain else _TEXT
+
+
+def read_document(path: Path, what: str) -> Any:
+    """Read a YAML file, or a JSON file if its name ends in `.json`.
+
+    Args:
+        what: What the file is called in errors, such as `Recipe`.
+
+    Returns:
+        Nested dicts with text keys, lists, `Plain` for scalars without quotes and `str` for those in quotes.
+
+    Raises:
+        UsageError: The file is missing, too large, no text, or doesn't parse; with file, line and column.
+    """
+    where, is_json = f"{what} {path}", path.suffix == ".json"
+    most = MAX_JSON_BYTES if is_json else MAX_YAML_BYTES
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise UsageError(f"{where}: {error.strerror or error}.") from None
+    if len(data) > most:
+        raise UsageError(f"{where}: it has more than {most:,} bytes. Move long lists into CSV files, and name those.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{where}: that is no text. Give a YAML file, or the recipe.json of a dataset.") from None
+    try:
+        return parse_json(text) if is_json else parse_yaml(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UsageError(f"{where}{at}: {error.problem or 'not YAML'}.") from None
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where}, line {error.lineno}, column {error.colno}: {error.msg}.") from None
+    except RecursionError:
+        raise UsageError(f"{where}: it is nested more than {MAX_DEPTH} deep.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{where}: it doesn't parse: {said}.") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse a YAML document; see `read_document` for what comes back. An empty document is `Plain('')`.
+
+    Raises:
+        yaml.MarkedYAMLError: It doesn't parse, a key is given twice or is no scalar, or aliases expand to more than
+            `MAX_NODES` values or are nested deeper than `MAX_DEPTH`.
+        yaml.YAMLError, RecursionError: It can't be read at all.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+    finally:
+        loader.dispose()
+    return Plain("") if node is None else _Expansion().build(node, 0)
+
+
+class _Expansion:
+    """Makes values of a document's nodes, with aliases expanded, as far as that is bounded."""
+
+    def __init__(self) -> None:
+        self.left = MAX_NODES
+
+    def build(self, node: yaml.Node, depth: int) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise _error(node, f"its aliases expand to more than {MAX_NODES:,} values")
+        if depth > MAX_DEPTH:
+            raise _error(node, f"values are nested more than {MAX_DEPTH} deep, or an alias holds itself")
+        if isinstance(node, yaml.ScalarNode):
+            if node.tag not in (_TEXT, _PLAIN, _MERGE, *_TYPED):
+                raise _error(node, f"the tag {node.tag!r} has no meaning here")
+            return str(node.value) if node.tag == _TEXT else Plain(node.value)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, depth + 1) for item in node.value]
+        assert isinstance(node, yaml.MappingNode)
+        return self._mapping(node, depth)
+
+    def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
+        own: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _error(key, "a key has to be one word or text")
+            if key.tag == _MERGE:
+                sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                for source in sources:
+                    if not isinstance(source, yaml.MappingNode):
+                        raise _error(source, "'<<' merges mappings, and this is none")
+                    merged = {**self.build(source, depth + 1), **merged}
+                continue
+            name = str(key.value)
+            if name in own:
+                raise _error(key, f"{name!r} is given twice")
+            own[name] = self.build(value, depth + 1)
+        return {**merged, **own}
+
+
+def _error(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON as `parse_yaml` does YAML: numbers, `true`, `false` and `null` are `Plain`.
+
+    Raises:
+        ValueError: It doesn't parse, or a key is given twice.
+        RecursionError: It is nested deeper than `MAX_DEPTH`.
+    """
+    return _plain_json(
+        json.loads(text, parse_int=Plain, parse_float=Plain, parse_constant=Plain, object_pairs_hook=_unique), 0
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in made:
+            raise ValueError(f"{name!r} is given twice")
+        made[name] = value
+    return made
+
+
+def _plain_json(value: Any, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise RecursionError
+    if isinstance(value, Mapping):
+        return {name: _plain_json(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain_json(item, depth + 1) for item in value]
+    return value if isinstance(value, str) else Plain(json.dumps(value))

@@ -1,0 +1,199 @@
+"""Text that was typed, as the value that its field's type says: one rule for YAML, JSON and `--set`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+
+from figureground.core.documents import Plain, parse_yaml
+from figureground.errors import RecipeError
+
+NULLS = ("", "~", "null", "Null", "NULL")
+_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_SWITCHES = ("yes", "no", "on", "off", "1", "0")
+"""What other YAML readers take for true and false."""
+_WHOLE = re.compile(r"[-+]?\d+(_\d+)*")
+_NUMBER = re.compile(r"[-+]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|nan)", re.IGNORECASE)
+_TOLD = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a mapping",
+}  # fmt: skip
+
+
+class Setting(str):
+    """What stands behind `=` on a command line, not parsed yet: a text field takes it as it is."""
+
+    __slots__ = ()
+
+
+def kinds_of(cls: Any) -> dict[str, Any]:
+    """Return the type of each field of a dataclass or TypedDict, by name."""
+    return _kinds_of(cls)
+
+
+@cache
+def _kinds_of(cls: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else hints
+
+
+def kind_at(kind: Any, keys: typing.Sequence[str]) -> Any:
+    """Return the type of what lies at `keys` inside a value of type `kind`; `Any` where nothing says it."""
+    for key in keys:
+        inside = [each for each in _members(kind) if _base(each) is dict]
+        kind = next((found for each in inside if (found := _entry(each, key)) is not Any), Any)
+    return kind
+
+
+def convert(value: Any, kind: Any, field: str) -> Any:
+    """Return a value as the type of its field says it.
+
+    Text fields, names in lists and keys keep what was typed: `no`, `007` and `2024-01-01` are names. Numbers, `true`,
+    `false` and `null` are such only where the field takes them. What isn't text comes back unchanged.
+
+    Args:
+        value: Nested dicts and lists of `Plain` and `str`, as `core.documents` reads them; or a `Setting`.
+        kind: A type hint: `str`, `int`, `float`, `bool`, `None`, `Literal`, `Any`, lists, dicts, TypedDicts and unions
+            of these. `Annotated[dict[str, Any], C]` is a mapping of fields of the dataclass `C`.
+        field: Its name, for errors.
+
+    Raises:
+        RecipeError: The value is no such thing.
+    """
+    kinds = _members(kind)
+    if isinstance(value, Setting):
+        value = _parse(value, kinds, field)
+    if isinstance(value, Mapping):
+        inside = [each for each in kinds if _base(each) is dict]
+        if not inside and Any not in kinds:
+            raise _unfit("a mapping", kinds, field)
+        chosen = next((each for each in inside if any(name in _names(each) for name in value)), (*inside[::-1], Any)[0])
+        return {_text(name, field): convert(v, _entry(chosen, name), f"{field}.{name}") for name, v in value.items()}
+    if isinstance(value, list):
+        inside = [each for each in kinds if _base(each) is list]
+        if not inside and Any not in kinds:
+            raise _unfit("a list", kinds, field)
+        item = get_args(inside[0])[0] if inside else Any
+        names = str in _members(item)
+        return [
+            _text(each, field) if names and isinstance(each, str) else convert(each, item, f"{field}[{i}]")
+            for i, each in enumerate(value)
+        ]
+    return _scalar(value, kinds, field) if isinstance(value, str) else value
+
+
+def _scalar(value: str, kinds: list[Any], field: str) -> Any:
+    bases = {_base(each) for each in kinds}
+    takes_text = str in bases or Any in bases
+    if isinstance(value, Plain):
+        if value in NULLS and type(None) in bases:
+            return None
+        if bool in bases and value in _BOOLS:
+            return _BOOLS[value]
+        if (number := _number(value, bases)) is not None:
+            return number
+        if takes_text and value in NULLS[1:]:
+            raise RecipeError(
+                field, f"{value} is nothing, and this needs {_say(kinds)}. For the word, put it in quotes."
+            )
+    elif not takes_text:
+        raise RecipeError(field, f"{_short(value)} is in quotes, which makes it text; this needs {_say(kinds)}.")
+    if takes_text:
+        return _text(value, field)
+    raise _unfit(_short(value), kinds, field)
+
+
+def _number(text: str, bases: set[Any]) -> int | float | None:
+    if not bases & {int, float} or not _NUMBER.fullmatch(text):
+        return None
+    try:
+        if _WHOLE.fullmatch(text):
+            return int(text)
+        number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    except ValueError:  # more digits than Python converts
+        return None
+    whole = "e" in text.lower() and number.is_integer()
+    return int(number) if int in bases and whole else number
+
+
+def _parse(text: Setting, kinds: list[Any], field: str) -> Any:
+    """Parse a setting as YAML where the field takes lists or mappings and it looks like one, or if it is in quotes."""
+    typed = _text(text, field).strip()
+    bases = {_base(each) for each in kinds}
+    quoted = typed[:1] in ("'", '"') and len(typed) > 1 and typed[0] == typed[-1]
+    looks = typed[:1] in ("[", "{") or typed.startswith("- ") or ": " in typed or typed.endswith(":") or "\n" in typed
+    nested = bool(bases & {list, dict} or Any in bases) and looks
+    if not quoted and not nested:
+        return Plain(typed)
+    try:
+        parsed = parse_yaml(typed)
+    except (yaml.YAMLError, RecursionError) as error:
+        if Any in bases or not bases & {list, dict}:
+            return Plain(typed)
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise RecipeError(field, f"{_short(typed)} doesn't parse as YAML: {problem}.") from None
+    return parsed if nested or isinstance(parsed, str) else Plain(typed)
+
+
+def _text(value: str, field: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise RecipeError(field, f"{str(value)!a} is no UTF-8 text. Rename what it names, or type it anew.") from None
+    return str(value)
+
+
+def _members(kind: Any) -> list[Any]:
+    """The types of a union, or the one type."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return [member for each in get_args(kind) for member in _members(each)]
+    return [kind]
+
+
+def _base(kind: Any) -> Any:
+    """`dict` for all mappings, `list` for lists and tuples, `str` for literals, else the type itself."""
+    origin = get_origin(kind)
+    if origin is Annotated or typing.is_typeddict(kind):
+        return dict
+    return str if origin is Literal else list if origin is tuple else origin or kind
+
+
+def _names(kind: Any) -> typing.Collection[str]:
+    """The keys of a mapping that has certain ones."""
+    return kinds_of(kind) if typing.is_typeddict(kind) else kinds_of(get_args(kind)[1]) if _is_named(kind) else ()
+
+
+def _is_named(kind: Any) -> bool:
+    return get_origin(kind) is Annotated
+
+
+def _entry(kind: Any, key: str) -> Any:
+    """The type of a mapping's entry."""
+    if typing.is_typeddict(kind):
+        return kinds_of(kind).get(key, Any)
+    if _is_named(kind):
+        return kinds_of(get_args(kind)[1]).get(key, Any)
+    return (*get_args(kind), Any, Any)[1] if kind is not Any else Any
+
+
+def _say(kinds: list[Any]) -> str:
+    told = dict.fromkeys(_TOLD[base] for base in map(_base, kinds) if base in _TOLD)
+    return " or ".join(told)
+
+
+def _short(text: str) -> str:
+    return repr(str(text)) if len(text) <= 80 else repr(text[:80] + "…")
+
+
+def _unfit(what: str, kinds: list[Any], field: str) -> RecipeError:
+    if [_base(each) for each in kinds if each is not type(None)] == [list]:
+        return RecipeError(field, f"{what} is not a list; write it in brackets, as in [a, b].")
+    word = what.strip("'").lower()
+    hint = f" Write {'true' if word in ('yes', 'on', '1') else 'false'}." if bool in kinds and word in _SWITCHES else ""
+    return RecipeError(field, f"{what} is not {_say(kinds)}.{hint}")
