@@ -49,12 +49,12 @@ def test_classes_are_selected_loosely_and_in_the_order_given():
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["class,feature", "bee,flowers"], "no column 'noun'; its first line reads class, feature"),
+        (["class,feature", "bee,flowers"], "no column 'noun'. Its first line reads: class, feature"),
         (["class,noun", "bee,flower", "car,"], r"mine\.csv, line 3: 'car' has no noun"),
         (["class,noun", ",flower"], r"mine\.csv, line 2: the class is empty"),
         (["class,noun,feature,component", "bee,flower,,one"], r"mine\.csv, line 2: the component 'one'"),
         (["class,noun", "bee,flower", "bee,leaf"], "named twice: bee"),
-        (["class,noun", "sea lion,rock", "sea-lion,rock"], "would both be the split 'sea_lion'"),
+        (["class,noun", "sea lion,rock", "Sea_Lion,rock"], "'sea lion' and 'Sea_Lion'"),
         (["class,noun"], "the list is empty"),
     ],
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
 
+from figureground.core.names import RULE, describe_same, loosely, same_names
+from figureground.core.tables import TABLES, TextTable, UnreadableText
 from figureground.errors import RecipeError, listed, nearest, nearest_or_all
 from figureground.resources import resource
 
@@ -41,7 +41,8 @@ def read_nouns(field: str, value: object, kind: str, default: str) -> list[Noun]
         default: The file that a list selects from.
 
     Raises:
-        RecipeError: No such file, a row without a name, a name that the file lacks, or a name twice.
+        RecipeError: No such file, a row without a name, a name that the file lacks, or a name twice, be it in another
+            spelling (`core.names`).
     """
     if isinstance(value, Mapping):
         nouns = [_noun(str(name), str(text or ""), kind) for name, text in value.items()]
@@ -58,6 +59,9 @@ def read_nouns(field: str, value: object, kind: str, default: str) -> list[Noun]
     twice = [name for name, n in Counter(noun.name for noun in nouns).items() if n > 1]
     if twice:
         raise RecipeError(field, f"named twice: {listed(twice)}.")
+    # Outputs of a classifier are told apart by their numbers, and lists of them aren't ours to correct.
+    if field != "labels" and (same := same_names(noun.name for noun in nouns)):
+        raise RecipeError(field, f"{describe_same(same)}. {RULE}: use one of each.")
     return nouns
 
 
@@ -66,21 +70,22 @@ def _noun(name: str, text: str, kind: str) -> Noun:
 
 
 def _select(field: str, names: list[str], known: list[Noun], source: str) -> list[Noun]:
-    by_name = {alias: noun for noun in known for alias in (noun.name, *noun.aliases)}
-    unknown = [n for n in names if n not in by_name]
+    by_name = {loosely(alias): noun for noun in reversed(known) for alias in (*noun.aliases, noun.name)}
+    unknown = [name for name in names if loosely(name) not in by_name]
     if unknown:
         raise RecipeError(
             field,
-            f"{unknown[0]!r} is not in the list {source!r}{nearest_or_all(unknown[0], by_name)} "
+            f"{unknown[0]!r} is not in the list {source!r}"
+            f"{nearest_or_all(unknown[0], [alias for noun in known for alias in (noun.name, *noun.aliases)])} "
             "For names of your own, give a CSV file, or a mapping of names to texts.",
         )
-    return [by_name[n] for n in names]
+    return [by_name[loosely(name)] for name in names]
 
 
 def find_list(field: str, name: str, kind: str) -> Path:
     """The CSV called `name`: a path, or a file in `prompts/{kind}/` without its suffix."""
     given = Path(name)
-    if given.suffix.lower() == ".csv" or "/" in name:
+    if given.suffix.lower() in TABLES or "/" in name:
         if not given.is_file():
             raise RecipeError(field, f"there is no file {name!r}.")
         return given
@@ -95,44 +100,42 @@ def find_list(field: str, name: str, kind: str) -> Path:
 
 
 @contextmanager
-def open_csv(path: Path, field: str) -> Iterator[TextIO]:
-    """A CSV that a person wrote, for reading; with or without a byte order mark.
+def open_table(path: Path, field: str, *columns: str) -> Iterator[TextTable]:
+    """A table that a person wrote, for reading; see `core.tables.TextTable`.
+
+    Args:
+        field: The recipe's field, for errors.
+        columns: Which it must have.
 
     Raises:
-        RecipeError: It is no text, or no CSV.
+        RecipeError: It can't be read, now or later, or a column is missing.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield file
-    except UnicodeDecodeError as error:
-        raise RecipeError(field, f"{path.name} is no UTF-8 text ({error.reason} at byte {error.start}).") from None
-    except csv.Error as error:
-        raise RecipeError(field, f"{path.name} is no CSV: {error}.") from None
+        table = TextTable(path)
+        table.require(*columns)
+        yield table
+    except UnreadableText as error:
+        raise RecipeError(field, str(error)) from None
 
 
 def read_csv(path: Path, kind: str) -> list[Noun]:
     """Reads `name[,definition][,wnid][,index]` (classes) or `name[,phrase]` (backgrounds).
 
-    Names that occur twice (ImageNet has two cranes) both get their WordNet id: `crane (n02012849)`.
+    Names that occur twice (ImageNet has two cranes, and a Cardigan beside a cardigan) both get their WordNet id:
+    `crane (n02012849)`.
     """
-    with open_csv(path, kind) as file:
-        reader = csv.DictReader(file)
-        if "name" not in (reader.fieldnames or ()):
-            raise RecipeError(
-                kind,
-                f"{path.name} has no column 'name'; its first line reads {listed(reader.fieldnames or ['nothing'])}.",
-            )
-        rows = [(reader.line_num, {k: (v or "").strip() for k, v in row.items() if k}) for row in reader]
+    with open_table(path, kind, "name") as table:
+        rows = list(table.records())
     nouns = []
-    repeated = {name for name, n in Counter(row["name"] for _, row in rows).items() if n > 1}
+    repeated = {name for name, n in Counter(loosely(row["name"]) for _, row in rows).items() if n > 1}
     for line, row in rows:
         name, wnid = row["name"], row.get("wnid", "")
         if not name:
-            raise RecipeError(kind, f"{path.name}, line {line}: the name is empty.")
-        label = f"{name} ({wnid})" if name in repeated and wnid else name
+            raise RecipeError(kind, f"{table.name}, line {line}: the name is empty.")
+        label = f"{name} ({wnid})" if loosely(name) in repeated and wnid else name
         text = row.get("phrase", "") if kind in PHRASED else name
         aliases = tuple(dict.fromkeys(a for a in (wnid, name) if a and a != label))
-        if name in repeated:
+        if loosely(name) in repeated:
             aliases = (wnid,) if wnid else ()
         nouns.append(Noun(label, text or name, row.get("definition", ""), aliases))
     return nouns
@@ -142,20 +145,30 @@ def define(nouns: Sequence[Noun], path: Path) -> list[Noun]:
     """Gives classes their definitions from a CSV `name,definition`, where `name` may be a WordNet id.
 
     Raises:
-        RecipeError: A column is missing, or no name is that of a class; the CSV may define further classes.
+        RecipeError: A column is missing, no name is that of a class (the CSV may define further classes), or one class
+            is defined twice.
     """
-    with open_csv(path, "definitions") as file:
-        reader = csv.DictReader(file)
-        missing = {"name", "definition"} - set(reader.fieldnames or ())
-        if missing:
-            raise RecipeError("definitions", f"{path.name} has no column {sorted(missing)[0]!r}.")
-        found = {row["name"].strip(): (row["definition"] or "").strip() for row in reader if row["name"]}
-    known = {alias for noun in nouns for alias in (noun.name, *noun.aliases)}
+    with open_table(path, "definitions", "name", "definition") as table:
+        found: dict[str, str] = {}
+        for line, row in table.records():
+            if (name := loosely(row["name"])) in found:
+                raise RecipeError(
+                    "definitions", f"{table.name}, line {line}: {row['name']!r} is defined twice. {RULE}."
+                )
+            if name:
+                found[name] = row["definition"]
+    known = {loosely(alias) for noun in nouns for alias in (noun.name, *noun.aliases)}
     if found and not known & set(found):
         raise RecipeError(
-            "definitions", f"{path.name} defines none of the recipe's classes; its first name is {next(iter(found))!r}."
+            "definitions",
+            f"{table.name} defines none of the recipe's classes; its first name is {next(iter(found))!r}.",
         )
     return [
-        replace(noun, definition=next((found[a] for a in (noun.name, *noun.aliases) if a in found), noun.definition))
+        replace(
+            noun,
+            definition=next(
+                (found[loosely(a)] for a in (noun.name, *noun.aliases) if loosely(a) in found), noun.definition
+            ),
+        )
         for noun in nouns
     ]

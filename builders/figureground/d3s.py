@@ -20,9 +20,10 @@ from figureground import recipe as recipes
 from figureground.builder import Builder
 from figureground.classes import Noun, define, find_list, read_nouns
 from figureground.config import Config, check_choice
+from figureground.core.names import RULE, describe_same, matching, same_names
 from figureground.errors import FiguregroundError, RecipeError, listed, printable
-from figureground.guide import Bank, check_disjoint, compose, loosely, photograph, place, split_bank
-from figureground.images import UnreadableImage
+from figureground.guide import Bank, check_disjoint, compose, photograph, place, split_bank
+from figureground.images import UnreadableImage, list_folders
 from figureground.plan import Plan, pick
 from figureground.prompts import fill, read_templates, shorten
 from figureground.resources import resource
@@ -175,10 +176,16 @@ def _check_per_cell(field: str, value: Any) -> None:
 
 
 def _find_folder(root: Path, names: Sequence[str]) -> str | None:
-    """The folder in `root` that goes by one of the names, but for capitals and '_' for a space."""
-    wanted = [loosely(name) for name in names]
-    found = sorted(p.name for p in root.iterdir() if p.is_dir() and loosely(p.name) in wanted)
-    return next((name for name in names if name in found), found[0] if found else None)
+    """Return the folder in `root` that has one of the names by `loosely`.
+
+    Raises:
+        FiguregroundError: There are several.
+    """
+    found = matching(names, [path.name for path in list_folders(root)])
+    if len(found) > 1:
+        both = " and ".join(str(root / name) for name in found)
+        raise FiguregroundError(f"photographs: {names[0]!r} has more than one folder: {both}. {RULE}: keep one folder.")
+    return found[0] if found else None
 
 
 def _no_guide(split: str, f: int, b: int, i: int) -> None:
@@ -317,9 +324,11 @@ class D3S(Builder):
     def _folders(self, field: str, source: str) -> list[str]:
         """The names of the folders in the directories that a field names."""
         roots = self._directories(source).values()
-        names = sorted({p.name for d in roots for p in d.iterdir() if p.is_dir() and not p.name.startswith(".")})
+        names = sorted({path.name for directory in roots for path in list_folders(directory)})
         if not names:
             raise RecipeError(field, f"'folders' was asked for, and there is no folder in {source}.")
+        if same := same_names(names):
+            raise RecipeError(field, f"folders {describe_same(same)} in {source}. {RULE}: keep one spelling.")
         return names
 
     def _directories(self, name: str) -> dict[str, Path]:

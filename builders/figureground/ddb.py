@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,9 +20,9 @@ import numpy as np
 from tqdm import tqdm
 
 from figureground import recipe as recipes
+from figureground.core.names import slugs
 from figureground.d3s import DIFFUSION_CITATION
 from figureground.errors import FiguregroundError, RecipeError, counted
-from figureground.features import slug
 from figureground.inverting import Inversion, settings_for
 from figureground.references import LEAST
 from figureground.repaint import MASKS, TRUE, UNKNOWN, Job, Repaint, open_mask
@@ -232,12 +231,8 @@ class DDB(Repaint):
 
     @cached_property
     def _words(self) -> list[str]:
-        names = [slug(name).replace("_", "-") or f"class-{i}" for i, name in enumerate(self.data.classes)]
-        several = {name for name, n in Counter(names).items() if n > 1}
-        apart = [f"{name}-class-{i}" if name in several else name for i, name in enumerate(names)]
-        if len(set(apart)) < len(apart):
-            apart = [f"class-{i}" for i in range(len(names))]
-        return [f"<{name}>" for name in apart]
+        apart = slugs(self.data.classes)
+        return [f"<{apart[name].replace('_', '-')}>" for name in self.data.classes]
 
     def prompt_of(self, label: int, token: str = "") -> str:
         return super().prompt_of(label, token or self.word(label))

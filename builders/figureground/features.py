@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from figureground.classes import Noun, find_list, open_csv
+from figureground.classes import Noun, find_list, open_table
+from figureground.core.names import RULE, describe_same, loosely, same_names, short_hash, slug
 from figureground.errors import RecipeError, listed, nearest, nearest_or_all
-from figureground.guide import loosely
 
 KIND = "features"
 COLUMNS = ("class", "noun", "feature", "component")
@@ -44,16 +41,17 @@ class Feature:
     aliases: tuple[str, ...] = ()
     """Other names that its folder may have."""
 
+    apart: str = ""
+    """What stands behind its slug where another class of the list would have the same."""
+
     @property
     def slug(self) -> str:
         """The class as the name of a split, a folder and a concept: `great_white_shark`; of synonyms the first."""
-        return slug(self.name.partition(",")[0])
+        return f"{slug(self._first_name)}{self.apart}"
 
-
-def slug(text: str) -> str:
-    """A name of small letters, digits and `_`: `potter's wheel` becomes `potters_wheel`."""
-    plain = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"['’]", "", plain)).strip("_")
+    @property
+    def _first_name(self) -> str:
+        return next((part.strip() for part in self.name.split(",") if part.strip()), self.name)
 
 
 def read_features(value: Any, classes: Any) -> list[Feature]:
@@ -78,7 +76,7 @@ def read_features(value: Any, classes: Any) -> list[Feature]:
         raise RecipeError(KIND, f"{value!r} is neither a file nor a mapping of classes to nouns.")
     if not found:
         raise RecipeError(KIND, "the list is empty.")
-    _refuse_alike(found)
+    found = _tell_apart(found)
     return found if classes is None else _select(found, classes, source)
 
 
@@ -99,7 +97,7 @@ def _from_mapping(name: str, said: Any) -> Feature:
 def _feature(name: Any, noun: Any, text: Any, components: Any, where: str) -> Feature:
     """Raises RecipeError for what a row lacks."""
     name, noun, text = (" ".join(str(part or "").split()) for part in (name, noun, text))
-    if not name or not slug(name):
+    if not name:
         raise RecipeError(KIND, f"{where}: the class is empty.")
     if not noun:
         raise RecipeError(KIND, f"{where}: {name!r} has no noun. Say in a word or a few what is seen, such as flower.")
@@ -110,33 +108,32 @@ def _feature(name: Any, noun: Any, text: Any, components: Any, where: str) -> Fe
 
 
 def _read_csv(path: Path) -> list[Feature]:
-    with open_csv(path, KIND) as file:
-        reader = csv.DictReader(file)
-        for column in COLUMNS[:2]:
-            if column not in (reader.fieldnames or ()):
-                raise RecipeError(
-                    KIND,
-                    f"{path.name} has no column {column!r}; its first line reads "
-                    f"{listed(reader.fieldnames or ['nothing'])}.",
-                )
-        found = []
-        for row in reader:
-            if any(row.values()):
-                name, noun, text, components = (row.get(column) for column in COLUMNS)
-                found.append(_feature(name, noun, text, components, f"{path.name}, line {reader.line_num}"))
-        return found
+    with open_table(path, KIND, *COLUMNS[:2]) as table:
+        return [
+            _feature(*(row.get(column) for column in COLUMNS), f"{table.name}, line {line}")
+            for line, row in table.records()
+        ]
 
 
-def _refuse_alike(found: Sequence[Feature]) -> None:
+def _tell_apart(found: Sequence[Feature]) -> list[Feature]:
+    """Features whose slugs all differ.
+
+    Raises:
+        RecipeError: Two of them have the same name.
+    """
     twice = [name for name, n in Counter(feature.name for feature in found).items() if n > 1]
     if twice:
         raise RecipeError(KIND, f"named twice: {listed(twice)}. A class has one feature.")
-    by_slug: dict[str, str] = {}
-    for feature in found:
-        if (other := by_slug.setdefault(feature.slug, feature.name)) != feature.name:
-            raise RecipeError(
-                KIND, f"{other!r} and {feature.name!r} would both be the split {feature.slug!r}. Rename one."
-            )
+    if same := same_names(feature.name for feature in found):
+        raise RecipeError(KIND, f"{describe_same(same)}. {RULE}. A class has one feature.")
+    plain = [replace(feature, apart="") for feature in found]
+    # Of synonyms the first gives the slug; where two classes share it, the whole name tells them apart.
+    shared = {each for each, n in Counter(feature.slug for feature in plain).items() if n > 1}
+    several = [feature.name for feature in plain if feature.slug in shared]
+    return [
+        replace(feature, apart=f"_{short_hash(feature.name)}") if feature.name in several else feature
+        for feature in plain
+    ]
 
 
 def _select(found: Sequence[Feature], classes: Any, source: str) -> list[Feature]:
@@ -189,8 +186,7 @@ def find_labels(features: Sequence[Feature], labels: Sequence[Noun]) -> list[Fea
         at = places[loosely(feature.name)]
         aliases = tuple(dict.fromkeys([feature.name, *labels[at].aliases]))
         found.append(replace(feature, name=labels[at].name, label=at, aliases=aliases))
-    _refuse_alike(found)
-    return found
+    return _tell_apart(found)
 
 
 _Tell = Callable[[Noun], Sequence[str]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,17 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from figureground.core.names import RULE, matching
 from figureground.errors import printable
-from figureground.images import UnreadableImage, center_square, content_hash, list_images, list_odd, read_image
+from figureground.images import (
+    UnreadableImage,
+    center_square,
+    content_hash,
+    list_folders,
+    list_images,
+    list_odd,
+    read_image,
+)
 from figureground.mask import mask_beside, read_mask, to_shares
 from figureground.numerics import usable_cores
 from figureground.sample import Box
@@ -152,36 +160,25 @@ def _first(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(listed[:limit]) + more
 
 
-def loosely(name: str) -> str:
-    """A folder name without what file systems and people change about it: case, `_` for a space, accents' coding."""
-    return unicodedata.normalize("NFC", name).casefold().replace("_", " ").strip()
-
-
 def _match_folders(
     directory: Path, names: Sequence[str], what: str, aliases: Mapping[str, Sequence[str]]
 ) -> dict[str, Path]:
-    """Class name to its folder: named exactly so, else but for case and `_`.
+    """Class name to its folder, which has the same name by `loosely`.
 
     Raises:
         ValueError: A class has no folder or several, or a folder is that of two classes.
     """
-    folders = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
-    exact = {path.name: path for path in folders}
-    loose: dict[str, list[Path]] = defaultdict(list)
-    for path in folders:
-        loose[loosely(path.name)].append(path)
-
+    folders = list_folders(directory)
     found: dict[str, Path] = {}
     owner: dict[Path, str] = {}
     missing = []
     for name in names:
         wanted = [name, *aliases.get(name, ())]
         candidates = [directory / name] if "/" in name and (directory / name).is_dir() else []
-        candidates = candidates or [exact[each] for each in wanted if each in exact][:1]
-        candidates = candidates or next((loose[loosely(each)] for each in wanted if loosely(each) in loose), [])
+        candidates = candidates or [directory / each for each in matching(wanted, [path.name for path in folders])]
         if len(candidates) > 1:
             both = " and ".join(str(path) for path in candidates)
-            raise ValueError(f"{what}: class {name!r} has more than one folder: {both}. Keep one, or name it {name!r}.")
+            raise ValueError(f"{what}: class {name!r} has more than one folder: {both}. {RULE}: keep one folder.")
         if not candidates:
             missing.append(name)
             continue

@@ -27,6 +27,8 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "P
 """What files may hold, by Pillow's names: pictures of pixels. Others would start Ghostscript, or fit any bytes."""
 MASK_SUFFIX = ".mask.png"
 """`rex.mask.png` is the mask of `rex.jpg`, not a picture of its own."""
+SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
+"""Folders that archives, network drives and Windows make: nobody's classes."""
 IMAGE_FORMATS = ("jpg", "webp", "png")
 """What `encode` writes."""
 
@@ -245,6 +247,12 @@ def list_images(directory: Path | str) -> list[Path]:
     Hidden files and masks (`*.mask.png`) are left out; directories, linked ones too, aren't entered.
     """
     return [path for path in _named_as_images(directory) if path.is_file()]
+
+
+def list_folders(directory: Path | str) -> list[Path]:
+    """The folders in a directory, sorted by name, but for hidden ones and those that systems put beside pictures."""
+    there = (path for path in Path(directory).iterdir() if not path.name.startswith("."))
+    return sorted(path for path in there if path.name not in SYSTEM_FOLDERS and path.is_dir())
 
 
 def list_odd(directory: Path | str) -> list[tuple[Path, str]]:

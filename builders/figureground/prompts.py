@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from figureground.classes import Noun
+from figureground.core.tables import UnreadableText, read_text
 from figureground.errors import RecipeError, listed, nearest
 from figureground.resources import resource
 
@@ -40,7 +41,10 @@ def read_templates(value: str) -> tuple[Template, ...]:
             raise RecipeError(
                 "prompt", f"there is no file {path.name!r}{nearest(value, known) or '.'} Shipped: {listed(known)}."
             )
-        lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        try:
+            lines = enumerate(read_text(path).splitlines(), 1)
+        except UnreadableText as error:
+            raise RecipeError("prompt", str(error)) from None
         made = tuple(
             Template(t.strip(), f"{path.name}, line {n}") for n, t in lines if t.strip() and not t.startswith("#")
         )

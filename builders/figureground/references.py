@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from figureground.core.names import RULE, matching
+from figureground.core.tables import decode
 from figureground.errors import FiguregroundError, counted, listed, printable
 from figureground.features import Feature
-from figureground.guide import CHECKED_EDGE, loosely
+from figureground.guide import CHECKED_EDGE
 from figureground.images import (
     UnreadableImage,
     content_hash,
     encode,
+    list_folders,
     list_images,
     list_odd,
     picture_size,
@@ -140,20 +143,23 @@ def find_folders(directory: Path, features: Sequence[Feature]) -> dict[str, list
     Raises:
         FiguregroundError: Classes have none, all counted.
     """
-    by_name: dict[str, Path] = {}
     by_number: dict[int, list[tuple[int, Path]]] = defaultdict(list)
-    folders = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = list_folders(directory)
     for path in folders:
-        by_name.setdefault(loosely(path.name), path)
         if numbers := _class_and_component(path.name):
             by_number[numbers[0]].append((numbers[1], path))
     found: dict[str, list[Path]] = {}
     for feature in features:
         names = (feature.name, *feature.aliases, feature.slug)
-        own = next((by_name[loosely(name)] for name in names if loosely(name) in by_name), None)
+        own = matching(names, [path.name for path in folders])
+        if len(own) > 1:
+            both = " and ".join(str(directory / name) for name in own)
+            raise FiguregroundError(
+                f"references: {feature.name!r} has more than one folder: {both}. {RULE}: keep one folder."
+            )
         numbered = [p for n, p in by_number[feature.label] if not feature.components or n in feature.components]
         if own or numbered:
-            found[feature.slug] = [own] if own else numbered
+            found[feature.slug] = [directory / own[0]] if own else numbered
     missing = [feature.name for feature in features if feature.slug not in found]
     if missing:
         there = listed((printable(path.name) for path in folders), 5) if folders else "none at all"
@@ -216,10 +222,7 @@ def read_caption(image: Path) -> str | None:
     where = f"references: the caption {printable(path.parent.name)}/{printable(path.name)}"
     if len(said) > MOST_OF_CAPTION:
         raise FiguregroundError(f"{where} is longer than {MOST_OF_CAPTION:,} bytes; text encoders read 77 tokens.")
-    try:
-        return " ".join(said.decode("utf-8-sig").split()) or None
-    except UnicodeDecodeError:
-        raise FiguregroundError(f"{where} is no text (UTF-8).") from None
+    return " ".join(decode(said, where).split()) or None
 
 
 def refuse_few(features: Sequence[Feature], found: Mapping[str, References]) -> None:

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from figureground import recipe as recipes
 from figureground.classes import read_nouns
 from figureground.config import check_choice
+from figureground.core.names import slugs
 from figureground.d3s import DIFFUSION_CITATION
 from figureground.errors import RecipeError, counted, listed
-from figureground.features import slug
 from figureground.repaint import TRUE, UNKNOWN, Job, Repaint
 from figureground.repainting import (
     ON_PHOTOGRAPHS,
@@ -259,7 +259,7 @@ class SCGS(Repaint):
             texts = [f"{self.data.classes[k]} {said[k]}" for k in np.argsort(-said, kind="stable") if said[k]]
             pictures = [self.picture(row) for row in part[:SHOWN]]
             rows.append((f"cluster {c}: {counted(len(part), 'picture')}, called {listed(texts, 3)}", pictures))
-        save_cluster_sheet(folder / f"{slug(name) or label}.png", f"errors of the class {name}", rows)
+        save_cluster_sheet(folder / f"{slugs(self.data.classes)[name]}.png", f"errors of the class {name}", rows)
 
     def _used(self, label: int, clusters: Sequence[Sequence[int]]) -> list[list[int]]:
         """The members of each cluster of a class that are repainted: as many as there are pictures to make, at most."""

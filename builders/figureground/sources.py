@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from figureground.core.tables import TextTable, UnreadableText, read_text
+
 COLUMNS: dict[str, tuple[str, ...]] = {
     "file": ("file", "filename", "file name", "path", "image", "picture", "name", "id"),
     "author": ("author", "authors", "creator", "artist", "photographer", "credit", "attribution", "owner"),
@@ -212,8 +214,10 @@ def read_credits(directory: Path) -> tuple[dict[str, Credit], str]:
         path = next((p for p in sorted(directory.iterdir()) if p.name.lower() == "attribution.csv"), None)
         if path is None:
             return {}, ""
-        header, rows = _read_table(_text(path))
-    except (OSError, csv.Error) as error:
+        table = TextTable(path, lenient=True)
+        header = [re.sub(r"[\s_-]+", " ", name).strip().casefold() for name in table.header]
+        rows = [fields for _, fields in table]
+    except (OSError, UnreadableText) as error:
         return {}, f"ATTRIBUTION.csv can't be read: {error}"
     places = {}
     for name, spellings in COLUMNS.items():
@@ -231,16 +235,6 @@ def read_credits(directory: Path) -> tuple[dict[str, Credit], str]:
     return found, ""
 
 
-def _read_table(text: str) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns, brought to one spelling, and the rows."""
-    lines = text.lstrip("\r\n")
-    first = lines.partition("\n")[0]
-    separator = max(",;\t", key=first.count)
-    rows = [row for row in csv.reader(io.StringIO(lines, newline=""), delimiter=separator) if any(row)]
-    header = rows[0] if rows else []
-    return [re.sub(r"[\s_-]+", " ", name).strip().casefold() for name in header], rows[1:]
-
-
 def _same(file: str) -> str:
     """A path as it can be compared: `/` between folders, one coding of accents, and nothing about `.`."""
     return unicodedata.normalize("NFC", file.strip().replace("\\", "/")).removeprefix("./").strip("/")
@@ -256,9 +250,8 @@ def credits_csv(credits: Iterable[Credit]) -> str:
 
 
 def _text(path: Path) -> str:
-    """A text file of whatever program: UTF-8 with or without a mark, else the Windows code page."""
-    data = path.read_bytes()
+    """A text file of whatever program, in lines that end with `\\n`."""
     try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", errors="replace").replace("\r\n", "\n")
+        return read_text(path, lenient=True).replace("\r\n", "\n")
+    except UnreadableText as error:
+        raise OSError(str(error)) from None

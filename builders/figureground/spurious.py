@@ -32,6 +32,7 @@ from figureground.builder import Builder, as_shard
 from figureground.classes import Noun, read_nouns
 from figureground.concepts import CONCEPT
 from figureground.config import Config
+from figureground.core.names import RULE, matching, slug
 from figureground.d3s import DIFFUSION_CITATION
 from figureground.errors import (
     FiguregroundError,
@@ -42,12 +43,11 @@ from figureground.errors import (
     nearest_or_all,
     printable,
 )
-from figureground.features import Feature, FeatureEntry, find_labels, read_features, slug
+from figureground.features import Feature, FeatureEntry, find_labels, read_features
 from figureground.finetuning import POCKET as POCKET_FINETUNING
 from figureground.finetuning import Finetuning, fill, fingerprint_network, settings_for
 from figureground.footprint import SMALL, footprint
 from figureground.forecast import human_bytes
-from figureground.guide import loosely
 from figureground.images import content_hash
 from figureground.plan import Plan
 from figureground.pocket import ROBUST
@@ -436,12 +436,17 @@ class Spurious(Builder):
         given = self.config.components
         if not self._needs_components or given is None:
             return {}
-        folders = {loosely(p.name): p for p in sorted(Path(given).expanduser().glob("*")) if (p / COMPONENTS).is_file()}
+        root = Path(given).expanduser()
+        folders = [path.name for path in sorted(root.glob("*")) if (path / COMPONENTS).is_file()]
         found = {}
         for feature in self.features:
-            names = [loosely(name) for name in (feature.name, *feature.aliases, feature.slug)]
-            if own := next((folders[name] for name in names if name in folders), None):
-                found[feature.slug] = own / COMPONENTS
+            own = matching((feature.name, *feature.aliases, feature.slug), folders)
+            if len(own) > 1:
+                raise RecipeError(
+                    "components", f"{feature.name!r} has more than one folder in {given}: {listed(own)}. {RULE}."
+                )
+            if own:
+                found[feature.slug] = root / own[0] / COMPONENTS
         missing = [feature.name for feature in self.features if feature.slug not in found]
         if missing:
             raise RecipeError(

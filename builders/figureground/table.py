@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +10,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from figureground.classes import open_csv
+from figureground.classes import open_table
+from figureground.core.names import matching
 from figureground.errors import RecipeError, listed, nearest
 
 
@@ -89,16 +89,18 @@ def read_pairing(value: Any, foregrounds: Sequence[str], backgrounds: Sequence[s
     if not isinstance(value, Mapping):
         raise RecipeError("table.pairing", f"{value!r} is neither 'diagonal' nor a mapping of classes to backgrounds.")
     for name, grounds in value.items():
-        if name not in foregrounds:
+        own = matching([str(name)], foregrounds)
+        if not own:
             raise RecipeError("table.pairing", f"there is no class {name!r}{nearest(name, foregrounds)}")
         if not isinstance(grounds, str | Sequence):
             raise RecipeError("table.pairing", f"{name}: {grounds!r} is neither a background nor a list of them.")
         for ground in [grounds] if isinstance(grounds, str) else grounds:
-            if ground not in backgrounds:
+            its = matching([str(ground)], backgrounds)
+            if not its:
                 raise RecipeError(
                     "table.pairing", f"{name}: there is no background {ground!r}{nearest(ground, backgrounds)}"
                 )
-            paired[foregrounds.index(name), backgrounds.index(ground)] = True
+            paired[foregrounds.index(own[0]), backgrounds.index(its[0])] = True
     bare = [f for f, row in zip(foregrounds, paired, strict=True) if not row.any()]
     if bare:
         raise RecipeError("table.pairing", f"{len(bare)} classes are paired with no background: {listed(bare, 5)}.")
@@ -117,32 +119,34 @@ def read_counts_csv(
         raise RecipeError("table", f"{path.name!r} is neither 'uniform', 'correlated' nor the path of a CSV.")
     tables = {s: np.zeros((len(foregrounds), len(backgrounds)), np.int64) for s in splits}
     seen: dict[tuple[str, int, int], int] = {}
-    with open_csv(path, "table") as file:
-        reader = csv.DictReader(file)
-        missing = [c for c in ("foreground", "background", "count") if c not in (reader.fieldnames or ())]
-        if missing:
-            raise RecipeError("table", f"{path.name} has no column {missing[0]!r}.")
-        for row in reader:
-            where = f"{path.name}, line {reader.line_num}"
-            for column, known in (("foreground", foregrounds), ("background", backgrounds)):
-                if row[column] not in known:
-                    raise RecipeError(
-                        "table", f"{where}: there is no {column} {row[column]!r}{nearest(row[column], known)}"
-                    )
-            if not (row["count"] or "").strip().isdigit():
+    with open_table(path, "table", "foreground", "background", "count") as table:
+        for line, row in table.records():
+            where = f"{table.name}, line {line}"
+            f, b = (
+                _position(where, column, row[column], known)
+                for column, known in (("foreground", foregrounds), ("background", backgrounds))
+            )
+            if not (row["count"].isascii() and row["count"].isdecimal()):
                 raise RecipeError("table", f"{where}: count {row['count']!r} is not a whole number of images.")
-            split = (row.get("split") or "").strip()
+            split = row.get("split", "")
             if split and split not in splits:
                 raise RecipeError("table", f"{where}: there is no split {split!r}{nearest(split, splits)}")
-            f, b = foregrounds.index(row["foreground"]), backgrounds.index(row["background"])
             for name in [split] if split else splits:
                 if (name, f, b) in seen:
                     raise RecipeError(
                         "table", f"{where}: this cell of {name} was given in line {seen[name, f, b]} already."
                     )
-                seen[name, f, b] = reader.line_num
+                seen[name, f, b] = line
                 tables[name][f, b] = int(row["count"])
     return tables
+
+
+def _position(where: str, column: str, name: str, known: Sequence[str]) -> int:
+    """The position of a name that a table of counts says, by `core.names.loosely`."""
+    found = matching([name], known)
+    if not found:
+        raise RecipeError("table", f"{where}: there is no {column} {name!r}{nearest(name, known)}")
+    return known.index(found[0])
 
 
 def read_table(

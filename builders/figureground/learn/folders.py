@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from figureground.core.names import loosely
 from figureground.errors import FiguregroundError, counted, listed, printable
-from figureground.images import list_images, list_odd
+from figureground.images import list_folders, list_images, list_odd
 from figureground.learn.groups import SPLITS, GroupedPictures
 from figureground.learn.record import Asked, Labels, make_record, split_off
 from figureground.learn.tables import FIRST, SPLIT_NAMES, Column, Problems, find_files
@@ -23,8 +24,8 @@ _IN_CONTEXT = re.compile(r"(?P<name>.+?)\s*\((?P<context>[^()]+)\)")
 
 
 def _subfolders(path: Path) -> list[Path]:
-    """Visible folders, by name; those that begin with `_` are private, as `__MACOSX` is."""
-    return sorted(each for each in path.iterdir() if each.name[0] not in "._" and each.is_dir())
+    """Visible folders, by name; those that begin with `_` are private."""
+    return [each for each in list_folders(path) if not each.name.startswith("_")]
 
 
 def _split_folders(path: Path) -> list[Path]:
@@ -102,8 +103,6 @@ class Gathered:
 
 def _number(values: Sequence[str]) -> Labels:
     """Labels of names, in alphabetical order; capitals and `_` for a space make no other name."""
-    from figureground.guide import loosely  # loads pyarrow
-
     spelled: dict[str, str] = {}
     for value in sorted(set(values)):
         spelled.setdefault(loosely(value), value)
@@ -121,8 +120,6 @@ def find_metashift(path: Path, y: str) -> list[Path]:
 
 def read_metashift(asked: Asked) -> GroupedPictures:
     """`SPLIT/CLASS/CLASS(CONTEXT)/*` (Liang and Zou 2022, arXiv 2202.06523)."""
-    from figureground.guide import loosely  # loads pyarrow
-
     path, gathered, problems = asked.at, Gathered(asked.at), Problems(str(asked.at))
     splits = _split_folders(path)
     gathered.odd += [gathered.shown(each) for each in _subfolders(path) if each not in splits]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from figureground.core.names import loosely
 from figureground.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
-from figureground.guide import loosely
 from figureground.learn.groups import GroupedPictures
 from figureground.vision.pictures import Draw
 

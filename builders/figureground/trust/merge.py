@@ -14,8 +14,8 @@ from typing import Any
 from PIL import Image
 
 from figureground import sample as samples
-from figureground.errors import FiguregroundError, UsageError, listed
-from figureground.guide import loosely
+from figureground.core.names import RULE, same_names
+from figureground.errors import FiguregroundError, UsageError, counted, listed
 from figureground.run.directory import opened, shards_kept
 from figureground.sample import Reject, Spec
 from figureground.shards import index
@@ -55,9 +55,8 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
 
     Raises:
         UsageError: Fewer than two datasets, or one of them twice.
-        MergeError: Columns, image formats or sizes that differ; names of classes that differ in case or `_` only;
-            the same picture in two datasets; a cut-out, template or photograph that one uses in another split than
-            the other.
+        MergeError: Columns, image formats or sizes that differ; a class in two spellings (see `core.names`); the same
+            picture in two datasets; a cut-out, template or photograph that one uses in another split than the other.
         FiguregroundError: A dataset isn't finished or is damaged, or `out` holds something else.
     """
     directories, out = [Path(directory) for directory in directories], Path(out)
@@ -168,20 +167,17 @@ def _unified(sources: Sequence[Source]) -> tuple[Columns, dict[str, tuple[list[i
 
 
 def _refuse_near_names(what: str, sources: Sequence[Source]) -> None:
-    owners: dict[str, dict[str, list[str]]] = defaultdict(dict)
-    for source in sources:
-        for name in source.names[what]:
-            owners[" ".join(loosely(name).split())].setdefault(name, []).append(source.name)
+    """Raise MergeError where two datasets spell one name in two ways; one that was built with both keeps both."""
+    owners = {name: source for source in reversed(sources) for name in source.names[what]}
     near = [
-        f"{one!r} in {one_in[0]} and {other!r} in {other_in[0]}"
-        for spellings in owners.values()
-        for (one, one_in), (other, other_in) in [list(spellings.items())[:2]] * (len(spellings) > 1)
-        if not set(one_in) & set(other_in)
+        f"{one!r} in {owners[one].name} and {other!r} in {owners[other].name}"
+        for one, other in same_names(name for source in sources for name in source.names[what])
+        if not any({one, other} <= set(source.names[what]) for source in sources)
     ]
     if near:
         raise MergeError(
-            f"{len(near)} {what} classes differ in case, blanks or '_' only, so they would become two classes: "
-            f"{'; '.join(near[:5])}. Build one of the datasets anew with the other's names."
+            f"{counted(len(near), what)} would be two classes: {'; '.join(near[:5])}. {RULE}. Build one of the "
+            "datasets anew with the other's names."
         )
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from figureground.core.tables import TextTable, UnreadableText
 from figureground.errors import FiguregroundError, listed
 from figureground.images import content_hash
 from figureground.shards.writer import SCORES, create_bytes
@@ -132,12 +133,13 @@ def _read(path: Path, shown: str) -> Any:
             return pq.read_table(path, partitioning=None)
         if not os.path.getsize(path):
             raise FiguregroundError(f"{shown} is empty.")
+        table = TextTable(path)
         return pyarrow.csv.read_csv(
-            path,
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            io.BytesIO(table.text.encode()),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=table.separator),
             convert_options=pyarrow.csv.ConvertOptions(column_types={KEY: pa.string()}),
         )
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnreadableText) as error:
         raise FiguregroundError(f"{shown} can't be read: {error}") from None
 
 
@@ -163,13 +165,13 @@ def _usable(column: Any, name: str, shown: str) -> Any:
 def _some_lines(path: Path, scores: Scores, rows: np.ndarray) -> bytes:
     """A CSV with its header and certain rows, their values as they are written there."""
     out = io.StringIO(newline="")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file)
-        header = next(lines)
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(header)
-        for line in lines:
-            row = scores.row(line[header.index(KEY)]) if line else None
-            if row is not None and rows[row]:
-                writer.writerow(line)
+    table = TextTable(path)
+    lines = csv.reader(io.StringIO(table.text, newline=""), delimiter=table.separator)
+    header = next(lines)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    for line in lines:
+        row = scores.row(line[header.index(KEY)]) if line else None
+        if row is not None and rows[row]:
+            writer.writerow(line)
     return out.getvalue().encode()

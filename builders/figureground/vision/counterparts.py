@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from figureground.core.tables import TextTable, UnreadableText
 from figureground.errors import FiguregroundError, listed, nearest_or_all
 from figureground.vision.classifiers import Classifier
 from figureground.vision.pictures import match
@@ -59,29 +59,25 @@ def read_label_table(path: Path, labels: Sequence[str]) -> LabelTable:
     """
     rows: dict[str, list[tuple[int, str]]] = {}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = [name.strip() for name in reader.fieldnames or ()]
-            if sorted(header) != sorted(COLUMNS):
-                there = listed(header) if header else "nothing"
-                raise FiguregroundError(
-                    f"--labels {path}: its first line reads {there}; it has to read {','.join(COLUMNS)}."
-                )
-            reader.fieldnames = header
-            for row in reader:
-                line = reader.line_num
-                label, theirs = ((row[name] or "").strip() for name in COLUMNS)
-                if not label or not theirs or None in row:
-                    raise FiguregroundError(f"--labels {path}, line {line}: a label and one classifier_label, please.")
-                at = int(match([label], labels)[0])
-                if at < 0:
-                    near = nearest_or_all(label, labels)
-                    raise FiguregroundError(f"--labels {path}, line {line}: the dataset has no label {label!r}{near}")
-                rows.setdefault(labels[at], []).append((line, theirs))
-    except OSError as error:
-        raise FiguregroundError(f"--labels {path}: {error.strerror or error}.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FiguregroundError(f"--labels {path}: it is no CSV: {error}.") from None
+        table = TextTable(path)
+        if sorted(table.header) != sorted(COLUMNS):
+            there = listed(table.header) if table.header else "nothing"
+            raise FiguregroundError(
+                f"--labels {path}: its first line reads {there}; it has to read {','.join(COLUMNS)}."
+            )
+        for line, fields in table:
+            label, theirs = (
+                fields[table.header.index(name)] if len(fields) == len(COLUMNS) else "" for name in COLUMNS
+            )
+            if not label or not theirs:
+                raise FiguregroundError(f"--labels {path}, line {line}: a label and one classifier_label, please.")
+            at = int(match([label], labels)[0])
+            if at < 0:
+                near = nearest_or_all(label, labels)
+                raise FiguregroundError(f"--labels {path}, line {line}: the dataset has no label {label!r}{near}")
+            rows.setdefault(labels[at], []).append((line, theirs))
+    except UnreadableText as error:
+        raise FiguregroundError(f"--labels {path}: {error}") from None
     return LabelTable(path, rows)
 
 

@@ -14,10 +14,9 @@ import numpy as np
 from PIL import Image
 
 from figureground.classes import read_nouns
+from figureground.core.names import RULE, describe_same, loosely, same_names, slug, slugs
 from figureground.errors import FiguregroundError, RecipeError, listed, nearest_or_all, printable
-from figureground.features import slug
-from figureground.guide import loosely
-from figureground.images import UnreadableImage, list_images, list_odd, read_image
+from figureground.images import UnreadableImage, list_folders, list_images, list_odd, read_image
 from figureground.shards.index import INDEX
 from figureground.shards.writer import RECIPE
 from figureground.trust.source import Source
@@ -155,7 +154,9 @@ class FolderPictures:
         self.name = directory.resolve().name
         self.labels = tuple(labels)
         wanted = list(labels if wanted is None else wanted)
-        folders = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+        folders = list_folders(directory)
+        if same := same_names(folder.name for folder in folders):
+            raise FiguregroundError(f"{directory}: folders {describe_same(same)}. {RULE}: keep one folder of each.")
         found = _match_folders([folder.name for folder in folders], self.labels, wanted)
         chosen = {folder: found[folder.name] for folder in folders if folder.name in found}
         self.unknown = [folder.name for folder in folders if folder not in chosen]
@@ -254,9 +255,9 @@ def _match_folders(names: Sequence[str], labels: Sequence[str], wanted: Sequence
     lacking = [name for name, position in found.items() if position < 0]
     if lacking:
         known = _imagenet_folders(labels)
-        slugs = {slug(label): position for position, label in enumerate(labels)}
+        by_slug = {each: labels.index(label) for label, each in slugs(labels).items()}
         for name in lacking:
-            found[name] = next((k[n] for k, n in ((slugs, slug(name)), (known, name), (known, _class_number(name)))
+            found[name] = next((k[n] for k, n in ((by_slug, slug(name)), (known, name), (known, _class_number(name)))
                                 if n in k), -1)  # fmt: skip
     needed = {labels.index(name) for name in wanted}
     return {name: position for name, position in found.items() if position in needed}

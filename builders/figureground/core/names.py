@@ -1,0 +1,93 @@
+"""When two names are the same, and what a name is called in paths: one rule for classes, backgrounds and folders."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+
+RULE = "Names that differ only in capitals, blanks, '_' or Unicode coding count as one"
+"""The rule in words, for errors."""
+
+MOST_SHOWN = 3
+"""Pairs of names that an error shows."""
+LONGEST_SLUG = 60
+"""Characters. Slugs are parts of file names, which may have 255 bytes."""
+_HASH = 8
+_LATIN = {"æ": "ae", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ł": "l", "ŋ": "n", "ø": "o", "œ": "oe", "þ": "th"}
+"""Latin letters that have no decomposition, and how they are written in ASCII."""
+
+
+def loosely(name: str) -> str:
+    """Return what a name is compared by: case, `_` for a space, blanks, and the coding of characters don't matter.
+
+    Characters that can't be seen, such as a byte order mark or a soft hyphen, don't matter either. Two names are the
+    same name, everywhere in the package, if this is the same for both.
+    """
+    # Casefolding may undo the normalisation, so it is done twice (Unicode 15, section 3.13, definition D146).
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    seen = "".join(character for character in plain if unicodedata.category(character) != "Cf")
+    return " ".join(seen.replace("_", " ").split())
+
+
+def same_names(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return pairs of different spellings that are the same name by `loosely`, in the order of their first."""
+    first: dict[str, str] = {}
+    found: dict[tuple[str, str], None] = {}
+    for name in names:
+        if (other := first.setdefault(loosely(name), name)) != name:
+            found[other, name] = None
+    return list(found)
+
+
+def describe_same(pairs: Sequence[tuple[str, str]]) -> str:
+    """Return pairs of `same_names` for an error: `'Cat' and 'cat'; …`."""
+    shown = "; ".join(f"{one!r} and {other!r}" for one, other in pairs[:MOST_SHOWN])
+    return f"{shown}; … ({len(pairs)} pairs)" if len(pairs) > MOST_SHOWN else shown
+
+
+def matching(wanted: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Return the known names that are one of `wanted` by `loosely`: those of the first that has any."""
+    by_name: dict[str, list[str]] = {}
+    for name in known:
+        by_name.setdefault(loosely(name), []).append(name)
+    return next((by_name[loosely(name)] for name in wanted if loosely(name) in by_name), [])
+
+
+def slug(text: str) -> str:
+    """Return a name for paths, splits and concepts: small letters, digits and `_`, at most `LONGEST_SLUG` characters.
+
+    `potter's wheel` becomes `potters_wheel`. A letter that has no ASCII form becomes its code point: `鸟` is `u9e1f`.
+    A name without a letter or a digit is spelled in code points throughout. It is empty for no text but blanks.
+    """
+    plain = unicodedata.normalize("NFKC", re.sub(r"['’]", "", text).casefold())
+    spelled = "".join(map(_spell, plain))
+    made = re.sub(r"[^a-z0-9]+", "_", spelled).strip("_")
+    if not made:
+        made = "_".join(f"u{ord(character):x}" for character in text if not character.isspace())
+    if len(made) > LONGEST_SLUG:
+        made = f"{made[: LONGEST_SLUG - _HASH - 1].rstrip('_')}_{short_hash(text)}"
+    return made
+
+
+def _spell(character: str) -> str:
+    """Return a character's ASCII letters and digits, else its code point if it is a letter, a mark or a number."""
+    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode().casefold()
+    plain = plain or _LATIN.get(character, "")
+    if plain or character.isascii():
+        return plain
+    return f"_u{ord(character):x}_" if unicodedata.category(character)[0] in "LNM" else "_"
+
+
+def slugs(names: Collection[str]) -> dict[str, str]:
+    """Return a slug for each name, no two the same: names that would share one get a hash of the name behind it."""
+    made = {name: slug(name) for name in names}
+    times = Counter(made.values())
+    return {name: f"{each}_{short_hash(name)}" if times[each] > 1 else each for name, each in made.items()}
+
+
+def short_hash(text: str) -> str:
+    """Return eight hexadecimal digits of a name's SHA-256, the same for any coding of its accents."""
+    return hashlib.sha256(unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")).hexdigest()[:_HASH]

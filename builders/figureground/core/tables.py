@@ -1,0 +1,264 @@
+"""Text and tables as people have them: CSV with any usual separator and coding, JSON Lines, and plain text."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from figureground.errors import FiguregroundError, counted, listed, nearest, printable
+
+SEPARATORS = ",;\t"
+"""What may stand between the columns of a CSV. The first line decides."""
+JSON_LINES = (".jsonl", ".ndjson")
+TABLES = (".csv", ".tsv", *JSON_LINES)
+"""How the names of tables end."""
+HEAD = 65536
+"""Bytes that are read where only the header is wanted."""
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
+)  # fmt: skip
+"""Byte order marks, the longer ones first where one begins with the other."""
+
+
+class UnreadableText(FiguregroundError):
+    """A file that should be a text or a table and can't be read as one; the message begins with the file's name."""
+
+
+# Text
+
+
+def read_text(path: Path, *, lenient: bool = False) -> str:
+    """Return the text of a file in UTF-8 or UTF-16, with or without a byte order mark.
+
+    Args:
+        lenient: Whether other bytes are read as Windows' code page 1252 instead of refused.
+
+    Raises:
+        UnreadableText: It is no such text, or no file.
+    """
+    return decode(_read_bytes(path), printable(path.name), lenient=lenient)
+
+
+def _read_bytes(path: Path, most: int = -1) -> bytes:
+    name = printable(path.name)
+    try:
+        if path.exists() and not path.is_file():
+            raise UnreadableText(f"{name} is no file.")
+        with path.open("rb") as file:
+            return file.read(most)
+    except OSError as error:
+        raise UnreadableText(f"{name} can't be read: {error.strerror or error}.") from None
+
+
+def decode(data: bytes, name: str, *, lenient: bool = False, whole: bool = True) -> str:
+    """Decode what a text file holds; see `read_text`.
+
+    Args:
+        name: The file's, for errors.
+        whole: False where `data` may end within a character.
+
+    Raises:
+        UnreadableText: Neither UTF-8 nor UTF-16, or not text at all.
+    """
+    coding, start = _coding(data)
+    try:
+        text = codecs.getincrementaldecoder(coding)().decode(data[start:], final=whole)
+    except UnicodeDecodeError as error:
+        if lenient and coding == "utf-8":
+            return data.decode("cp1252", errors="replace")
+        raise UnreadableText(
+            f"{name} is no text in UTF-8 or UTF-16 ({error.reason} at byte {start + error.start:,}). Save it as UTF-8; "
+            'spreadsheets call that "CSV UTF-8".'
+        ) from None
+    if "\0" in text:
+        raise UnreadableText(f"{name} is no text: it holds the character NUL.")
+    return text
+
+
+def _coding(data: bytes) -> tuple[str, int]:
+    """Return the coding of a text, and how many bytes its mark takes."""
+    for mark, coding in _MARKS:
+        if data.startswith(mark):
+            return coding, len(mark)
+    # Without a mark, every other byte of Latin text in UTF-16 is zero.
+    head = data[:1000]
+    if len(head) >= 4 and head.count(0) * 3 > len(head):
+        even, odd = head[::2].count(0), head[1::2].count(0)
+        return ("utf-16-le" if odd > even else "utf-16-be"), 0
+    return "utf-8", 0
+
+
+# Tables
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table."""
+
+    name: str
+    values: Sequence[str]
+    lines: Sequence[int]
+    """Line of each value in its file."""
+
+
+class TextTable:
+    """A CSV (separated by `,`, `;` or tabs) or JSON Lines. Blank lines are passed over, blanks around values dropped.
+
+    Args:
+        path: Its name decides: `.jsonl` and `.ndjson` hold an object a line, others are CSV.
+        head: Whether only the header is wanted, of what may be a large file.
+
+    Raises:
+        UnreadableText: It can't be read as a table.
+    """
+
+    def __init__(self, path: Path, *, head: bool = False, lenient: bool = False):
+        self.name = printable(path.name)
+        data = _read_bytes(path, HEAD if head else -1)
+        text = decode(data, self.name, lenient=lenient, whole=not head or len(data) < HEAD)
+        self._cut = head and len(data) == HEAD
+        if path.suffix.lower() in JSON_LINES:
+            self.is_json, self.separator, self.text = True, ",", text
+            self._objects = list(self._read_objects(text))
+            self.header = list(dict.fromkeys(name for _, each in self._objects for name in each))
+        else:
+            self.is_json, self._objects = False, []
+            self.text, self.separator, self._skipped = _find_separator(text)
+            self.header = [name.strip() for name in next(self._fields(), (0, []))[1]]
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield line by line its number and its fields, which may be more or fewer than the header's."""
+        if self.is_json:
+            for line, each in self._objects:
+                yield line, [_as_text(each.get(name)) for name in self.header]
+            return
+        fields = self._fields()
+        next(fields, None)
+        yield from ((line, [value.strip() for value in row]) for line, row in fields)
+
+    def records(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Yield line by line its number and its values by column; a column that a line is too short for is empty.
+
+        Raises:
+            UnreadableText: A line has more fields than the header, so a value was cut.
+        """
+        for line, fields in self:
+            if len(fields) > len(self.header) and any(fields[len(self.header) :]):
+                raise UnreadableText(
+                    f"{self.name}, line {line}: {len(fields)} fields instead of {len(self.header)}. "
+                    f"{self.quoting_hint()}"
+                )
+            values = [*fields[: len(self.header)], *[""] * (len(self.header) - len(fields))]
+            yield line, dict(zip(self.header, values, strict=True))
+
+    def require(self, *names: str) -> None:
+        """Raise UnreadableText unless there is exactly one column of each name."""
+        for name in names:
+            if self.header.count(name) > 1:
+                raise UnreadableText(f"{self.name} has two columns {name!r}. {describe_header(self.header)}")
+            if name not in self.header:
+                near = nearest(name, self.header) or f". {describe_header(self.header)}"
+                raise UnreadableText(f"{self.name} has no column {name!r}{near}")
+
+    def columns(self, names: Sequence[str]) -> dict[str, Column]:
+        """Return columns by name.
+
+        Raises:
+            UnreadableText: A column is missing or there twice, a line has another number of fields than the header, or
+                there is no line below it.
+        """
+        self.require(*names)
+        places = [self.header.index(name) for name in names]
+        values: list[list[str]] = [[] for _ in names]
+        lines: list[int] = []
+        uneven: list[tuple[int, int]] = []
+        for line, fields in self:
+            if len(fields) != len(self.header):
+                uneven.append((line, len(fields)))
+                continue
+            lines.append(line)
+            for column, place in zip(values, places, strict=True):
+                column.append(fields[place])
+        if uneven:
+            line, count = uneven[0]
+            raise UnreadableText(
+                f"{self.name}: {counted(len(uneven), 'row')} with another number of fields than the "
+                f"{len(self.header)} of the first line, such as line {line} with {count}. {self.quoting_hint()}"
+            )
+        if not lines:
+            raise UnreadableText(f"{self.name} has no row below its first line.")
+        return {name: Column(name, column, lines) for name, column in zip(names, values, strict=True)}
+
+    def quoting_hint(self) -> str:
+        """Return what to do about a line with too many fields."""
+        sign = {",": "A comma", ";": "A semicolon", "\t": "A tab"}.get(self.separator, f"A {self.separator!r}")
+        return f"{sign} within a value needs quotes around the value."
+
+    def _fields(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the lines of a CSV that aren't blank, the header first."""
+        # Strict, or a quote that is never closed would take the rest of the file into one value.
+        strict = not self._cut
+        reader = csv.reader(io.StringIO(self.text, newline=""), delimiter=self.separator, strict=strict)
+        try:
+            for fields in reader:
+                if any(field.strip() for field in fields):
+                    yield reader.line_num + self._skipped, fields
+        except csv.Error as error:
+            line = reader.line_num + self._skipped
+            raise UnreadableText(f"{self.name}, line {line}: it can't be read as a CSV: {error}.") from None
+
+    def _read_objects(self, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        lines = text.split("\n")
+        for number, line in enumerate(lines[:-1] if self._cut else lines, 1):
+            if not line.strip():
+                continue
+            try:
+                said = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                told = getattr(error, "msg", None) or type(error).__name__
+                raise UnreadableText(f"{self.name}, line {number}: it is no JSON ({told}).") from None
+            if not isinstance(said, dict):
+                raise UnreadableText(f'{self.name}, line {number}: it is no JSON object, such as {{"y": "cat"}}.')
+            yield number, {name.strip(): value for name, value in said.items()}
+
+
+def _as_text(value: Any) -> str:
+    """Return a JSON value as a CSV would say it."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None else str(value).strip()
+
+
+def _find_separator(text: str) -> tuple[str, str, int]:
+    """Return the text of a CSV, what separates its columns, and how many lines before its header were dropped.
+
+    Excel writes `sep=;` into the first line.
+    """
+    first, _, rest = text.partition("\n")
+    if (said := first.strip().strip('"')).lower().startswith("sep=") and len(said) == len("sep=,"):
+        return rest, said[-1], 1
+    header = text.lstrip("\r\n").splitlines()[:1]
+    outside = "".join((header or [""])[0].split('"')[::2])
+    return text, max(SEPARATORS, key=outside.count), 0
+
+
+def read_header(path: Path) -> list[str]:
+    """Return the names of a table's columns; empty for a file without a line.
+
+    Raises:
+        UnreadableText: It can't be read as a table.
+    """
+    return TextTable(path, head=True).header
+
+
+def describe_header(header: Sequence[str]) -> str:
+    """Return what the first line of a table says, as a sentence."""
+    return f"Its first line reads: {printable(listed(header, 8)) or 'nothing'}."
