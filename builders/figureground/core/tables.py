@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from figureground.core.files import FileError, open_regular
 from figureground.errors import FiguregroundError, counted, listed, nearest, printable
 
 SEPARATORS = ",;\t"
@@ -50,10 +51,10 @@ def read_text(path: Path, *, lenient: bool = False) -> str:
 def _read_bytes(path: Path, most: int = -1) -> bytes:
     name = printable(path.name)
     try:
-        if path.exists() and not path.is_file():
-            raise UnreadableText(f"{name} is no file.")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(most)
+    except FileError as error:
+        raise UnreadableText(f"{name} can't be read: {error.reason}.") from None
     except OSError as error:
         raise UnreadableText(f"{name} can't be read: {error.strerror or error}.") from None
 

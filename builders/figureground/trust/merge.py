@@ -176,7 +176,7 @@ def _refuse_near_names(what: str, sources: Sequence[Source]) -> None:
     ]
     if near:
         raise MergeError(
-            f"{counted(len(near), what)} would be two classes: {'; '.join(near[:5])}. {RULE}. Build one of the "
+            f"{counted(len(near), f'{what} name')} in two spellings: {'; '.join(near[:5])}. {RULE}. Build one of the "
             "datasets anew with the other's names."
         )
 
