@@ -22,7 +22,7 @@ from figureground import D3S
 from figureground.errors import FiguregroundError
 from figureground.forecast import forecast
 from figureground.run.directory import opened
-from figureground.worker import open_model
+from figureground.worker import begin
 
 TINY = {
     "classes": ["bird", "car", "mug"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 4, "validation": 1},
@@ -161,7 +161,7 @@ def test_before_the_first_shard_numerics_may_still_change(checkpoint, tmp_path):
     out = tmp_path / "d3s"
     first = D3S("pocket", checkpoint=checkpoint, **TINY)
     with opened(out, first.recipe(out / "_figureground"), lambda: ""):
-        open_model(first, out, 0)
+        begin(first, out, 0)
     assert json.loads((out / "_figureground" / "numerics.json").read_text())["batch_size"] == 4
     D3S("pocket", checkpoint=checkpoint, **{**TINY, "batch_size": 2}).build(out)
     assert json.loads((out / "_figureground" / "numerics.json").read_text())["batch_size"] == 2

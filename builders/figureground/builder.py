@@ -25,7 +25,7 @@ from figureground.run.local import work_in_processes
 from figureground.sample import Guide, Spec
 from figureground.shards import index
 from figureground.shards.card import Facts
-from figureground.shards.writer import PRIVATE, Columns, Shard
+from figureground.shards.writer import PRIVATE, RECIPE, Columns, Shard
 from figureground.sources import Credit, Source, read_weights
 from figureground.weights import check_files, check_size, fingerprint, local_directory, pixels_a_latent
 
@@ -275,7 +275,7 @@ class Builder(datasets.ArrowBasedBuilder):
         plan.spec(planned[0].split, 0)  # whatever the plan lacks is said now, not when the model is loaded
         shards = [as_shard(s) for s in planned]
         with directory.opened(out, self.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
-            self._check_formats(out)
+            self.check_formats(out)
             if index.missing(out, shards):
                 if self.config.workers > 1:
                     work_in_processes(self, out, show_progress)
@@ -299,6 +299,7 @@ class Builder(datasets.ArrowBasedBuilder):
             self.facts(out),
             formats=tuple(self.config.formats),
             image_format=self.config.image_format,
+            sha256=recipe["sha256"],
         )
 
     def work(self, out: Path, rank: int = 0, of: int = 1, show_progress: bool = True) -> None:
@@ -352,9 +353,26 @@ class Builder(datasets.ArrowBasedBuilder):
             + f". figureground show {out} draws it."
         )
 
-    def _check_formats(self, out: Path) -> None:
-        """Refuses to go on in other formats than the first shards have."""
-        for name, marker in index.markers(out).items():
+    def check_formats(self, out: Path, started: bool = False) -> None:
+        """Refuse to go on in other formats than the first shards have.
+
+        Args:
+            started: Whether another process may be writing the first shards: then the recipe that it saved says in
+                which formats. Known under the stages' lock only.
+
+        Raises:
+            RecipeError: The formats differ.
+        """
+        done = index.markers(out)
+        if started and not done:
+            theirs = json.loads((out / RECIPE).read_text(encoding="utf-8"))["execution"]["formats"]
+            if set(theirs) != set(self.config.formats):
+                raise RecipeError(
+                    "formats",
+                    f"another process builds {out} as {' and '.join(theirs)}, not as "
+                    f"{' and '.join(self.config.formats)}. Give the same formats, or a new directory.",
+                )
+        for name, marker in done.items():
             folders = {path.split("/")[0] for path in marker["files"]} & {"data", "webdataset"}
             there = sorted("parquet" if folder == "data" else folder for folder in folders)
             if set(there) != set(self.config.formats):

@@ -35,9 +35,10 @@ from figureground.repainting import (
     check_text,
     check_whole,
 )
-from figureground.run import signals
+from figureground.run import directory, signals
 from figureground.sample import Spec
-from figureground.shards.writer import SCORES, replace_text
+from figureground.shards import writer
+from figureground.shards.writer import PRIVATE, SCORES, replace_text
 from figureground.stages import again, read_marker
 from figureground.table import Counts
 from figureground.vision.segmenters import called, contents_of
@@ -416,6 +417,12 @@ class DDB(Repaint):
 
     def judge(self, out: Path, show_progress: bool) -> None:
         """Writes each picture's scores, for `curate`: `key`, `probability`, `attribution`, `area`, `predicted`."""
+        with writer.lock(out / writer.STAGES_LOCK, wait=True):  # one of several processes that end together
+            directory.settle_recipe(out, self.recipe(out / PRIVATE))
+            self._score(out, show_progress)
+        writer.remove_locks(out)
+
+    def _score(self, out: Path, show_progress: bool) -> None:
         path = out / SCORES / f"{SCORE}.csv"
         from figureground.vision.pictures import DatasetPictures
 

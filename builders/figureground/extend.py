@@ -13,7 +13,7 @@ from figureground.builder import METHODS, Builder, as_shard, builder_class
 from figureground.core.values import kinds_of
 from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.shards import index, writer
-from figureground.shards.writer import PRIVATE
+from figureground.shards.writer import PRIVATE, RECIPE
 
 
 def extend(
@@ -39,10 +39,31 @@ def extend(
         RecipeError: A split or scene that it doesn't have, fewer images than it has, or no more.
     """
     directory = Path(directory)
-    saved = directory / PRIVATE / "recipe.json"
+    saved = directory / RECIPE
     if not saved.exists():
-        raise FiguregroundError(f"{directory} holds no dataset: there is no {PRIVATE}/recipe.json. Build one first.")
-    theirs = json.loads(saved.read_text(encoding="utf-8"))
+        raise FiguregroundError(f"{directory} holds no dataset: there is no {RECIPE}. Build one first.")
+    while True:
+        before = saved.read_text(encoding="utf-8")
+        builder, recipe = _plan(directory, json.loads(before), per_cell, settings)
+        if recipe is None:
+            return builder.build(directory, show_progress)
+        text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
+        with writer.lock(directory / writer.STAGES_LOCK, wait=True):
+            # Another process may have extended it since it was read: then all of this is to be looked at again.
+            if same := saved.read_text(encoding="utf-8") == before:
+                writer.replace_text(saved, text)
+        if same:
+            return _build(builder, directory, before, text, show_progress)
+
+
+def _plan(
+    directory: Path, theirs: Mapping[str, Any], per_cell: Mapping[str, int], settings: Sequence[str]
+) -> tuple[Builder, dict[str, Any] | None]:
+    """Return what builds the extension, and the larger recipe; None where that is saved already.
+
+    Args:
+        theirs: The saved recipe.
+    """
     if theirs["builder"] not in METHODS:
         raise FiguregroundError(
             f"{directory} was made by {theirs['builder']}, so there is no recipe that could make more. Extend the "
@@ -51,7 +72,7 @@ def extend(
     kind = builder_class(theirs["builder"])
     config = kind.CONFIGS[kind.DEFAULT]
     execution, kinds = config.EXECUTION, kinds_of(type(config))
-    fields = recipes.convert_fields(recipes.read_recipe(saved), kinds)
+    fields = recipes.convert_fields(recipes.read_recipe(directory / RECIPE), kinds)
     now = {**fields, **recipes.apply_settings({}, settings, fields, kinds)}
     identity = [name for name in now if name not in execution and now[name] != fields.get(name)]
     if identity:
@@ -64,44 +85,46 @@ def extend(
     reached: dict[str, int] = dict(steps[-1] if steps else builder.per_cell())
     recipes.check_names(per_cell, reached, f"{directory}")
     wanted = {**reached, **per_cell}
-    if wanted != reached:
-        if index.missing(directory, [as_shard(s) for s in builder.plan().shards()]):
-            raise FiguregroundError(
-                f"{directory} isn't finished. Give the command that began it again, and extend it then."
-            )
-        now["extended"] = [*steps, wanted]
-        return _build(kind.from_recipe(now), directory, show_progress)
-    if not steps:
-        raise RecipeError("--per-cell", f"{directory} has {listed(f'{s}={n}' for s, n in reached.items())} already.")
-    return builder.build(directory, show_progress)
+    if wanted == reached:
+        if not steps:
+            has = listed(f"{split}={n}" for split, n in reached.items())
+            raise RecipeError("--per-cell", f"{directory} has {has} already.")
+        return builder, None
+    if index.missing(directory, [as_shard(s) for s in builder.plan().shards()]):
+        raise FiguregroundError(
+            f"{directory} isn't finished. Give the command that began it again, and extend it then."
+        )
+    now["extended"] = [*steps, wanted]
+    larger = kind.from_recipe(now)
+    # Settings of this run alone, such as a device that may not be there, aren't those that the set was made with.
+    return larger, {**larger.recipe(directory / PRIVATE), "execution": theirs["execution"]}
 
 
-def _build(builder: Builder, directory: Path, show_progress: bool) -> Path:
-    """Saves the larger recipe and builds what it adds; one that fails before a shard is done is taken back."""
-    saved = directory / PRIVATE / "recipe.json"
-    before = saved.read_text(encoding="utf-8")
-    text = json.dumps(builder.recipe(saved.parent), indent=2, ensure_ascii=False) + "\n"
+def _build(builder: Builder, directory: Path, before: str, text: str, show_progress: bool) -> Path:
+    """Build what a larger recipe adds; one that fails before a shard is done is taken back.
+
+    Args:
+        before: The recipe before it was extended.
+        text: The recipe as it is now.
+    """
     try:
-        with writer.lock(directory / writer.STAGES_LOCK, wait=True):
-            writer.replace_text(saved, text)
-        builder.build(directory, show_progress)
+        return builder.build(directory, show_progress)
     except BaseException:
-        _take_back(builder, saved, before, directory)
+        _take_back(builder, directory, before, text)
         raise
-    if saved.read_text(encoding="utf-8") == before:  # taken back by a process that failed beside this one
-        writer.replace_text(saved, text)
-    return directory
 
 
-def _take_back(builder: Builder, saved: Path, before: str, directory: Path) -> None:
-    """Restores the recipe of a dataset to which nothing was added, unless another process is at work there."""
+def _take_back(builder: Builder, directory: Path, before: str, text: str) -> None:
+    """Restore the recipe of a dataset to which nothing was added, unless another process is at work there."""
+    saved = directory / RECIPE
     added = [shard for shard in map(as_shard, builder.plan().shards()) if shard.part == len(builder.config.extended)]
     with (
         suppress(OSError),
         writer.lock(directory / writer.STAGES_LOCK) as alone,
         writer.lock(directory / writer.WORKING_LOCK) as idle,
     ):
-        if alone and idle and index.missing(directory, added) == added:
+        ours = saved.read_text(encoding="utf-8") == text  # else another process has taken it back, or extended it
+        if alone and idle and ours and index.missing(directory, added) == added:
             writer.replace_text(saved, before)
     writer.remove_locks(directory)
 

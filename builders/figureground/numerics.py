@@ -56,16 +56,21 @@ def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool, started
     if not started or not path.exists():
         replace_text(path, json.dumps({**mine, "mixed": []}, indent=2) + "\n")
         return
+    refuse_other_numerics(path, mine, allow_mixed)
     settled = json.loads(path.read_text())
     mixed = settled.pop("mixed", [])
+    if settled != mine and mine not in mixed:
+        replace_text(path, json.dumps({**settled, "mixed": [*mixed, mine]}, indent=2) + "\n")
+
+
+def refuse_other_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool) -> None:
+    """Raise FiguregroundError if the recorded numerics differ from these, unless mixing is allowed."""
+    settled = json.loads(path.read_text())
+    settled.pop("mixed", None)
     changed = recipes.differences(settled, mine)
-    if not changed:
-        return
-    if not allow_mixed:
+    if changed and not allow_mixed:
         raise FiguregroundError(
             "The shards that are there were made with other numerics, so the rest would differ in the last bit:\n  "
             + "\n  ".join(changed)
             + "\nUse the same, or allow it with --set allow_mixed_numerics=true; the card will say so."
         )
-    if mine not in mixed:
-        replace_text(path, json.dumps({**settled, "mixed": [*mixed, mine]}, indent=2) + "\n")

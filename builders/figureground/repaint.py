@@ -229,8 +229,7 @@ class Repaint(Builder):
             directory.opened(out, self.recipe(out / PRIVATE), lambda: "What stages have found so far is kept."),
             writer.lock(out / writer.STAGES_LOCK, wait=True),
         ):
-            # A build that failed while this one waited may have removed it.
-            directory.save_recipe(out, self.recipe(out / PRIVATE))
+            directory.settle_recipe(out, self.recipe(out / PRIVATE))
             known = self._read_jobs(stages)
             if known is None or not all(path.is_file() for path in self.needed(stages, known)):
                 try:

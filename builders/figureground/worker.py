@@ -19,7 +19,7 @@ from figureground.builder import Builder, as_shard
 from figureground.diffusion.checkpoint import Checkpoint, choose_device, choose_dtype, open_checkpoint
 from figureground.diffusion.render import Renderer, Sampling, find_batch_size, release_memory
 from figureground.errors import FiguregroundError, OutOfMemory
-from figureground.numerics import library_versions, settle_numerics, usable_cores
+from figureground.numerics import library_versions, refuse_other_numerics, settle_numerics, usable_cores
 from figureground.run import directory, signals
 from figureground.run.progress import Progress
 from figureground.sample import Sample
@@ -47,11 +47,9 @@ def work(builder: Builder, out: Path, rank: int = 0, of: int = 1, show_progress:
     while opened is None or index.missing(out, shards):
         with ExitStack() as stack:
             with writer.lock(out / writer.STAGES_LOCK, wait=True):
+                directory.settle_recipe(out, builder.recipe(out / PRIVATE))
                 if opened is None:
-                    # A build that failed at once may have removed it meanwhile.
-                    directory.save_recipe(out, builder.recipe(out / PRIVATE))
-                    opened = open_model(builder, out, rank)
-                    builder.prepare(out / PRIVATE / "stages", opened[0])
+                    opened = begin(builder, out, rank)
                 elif smaller := _smaller_batch(builder, out, *opened[1:], too_much):
                     opened, too_much = (opened[0], *smaller), ""
                 stack.enter_context(writer.lock(out / writer.WORKING_LOCK, wait=True, shared=True))
@@ -63,6 +61,28 @@ def work(builder: Builder, out: Path, rank: int = 0, of: int = 1, show_progress:
         signals.check()
         release_memory()
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def begin(builder: Builder, out: Path, rank: int) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
+    """Open the model, run the stages that images need, and record what the first shard is made with.
+
+    Called under the stages' lock. Nothing is recorded of a process that fails here, such as one whose device isn't
+    there: another may be about to begin with settings that work.
+
+    Raises:
+        FiguregroundError: Shards are made with other numerics or formats.
+    """
+    started = directory.has_started(out)
+    builder.check_formats(out, started)
+    opened = open_model(builder, out, rank, started)
+    path, numerics, mixed = out / PRIVATE / "numerics.json", opened[2], builder.config.allow_mixed_numerics
+    if started and path.exists():
+        refuse_other_numerics(path, numerics, mixed)  # before stages that may take hours
+    builder.prepare(out / PRIVATE / "stages", opened[0])
+    settle_numerics(path, numerics, mixed, started)
+    if not started:
+        directory.record_execution(out, builder.recipe(out / PRIVATE))
+    return opened
 
 
 def _smaller_batch(
@@ -81,16 +101,16 @@ def _smaller_batch(
     settled.pop("mixed", None)
     size = sampling.batch_size
     if settled["batch_size"] >= size:  # else another process was faster
-        if index.markers(out):
-            shards = [as_shard(s) for s in builder.plan().shards()]
-            raise FiguregroundError(
-                f"{too_much} This set keeps its batch size, for its first shards were made with it. Free some "
-                "memory (other programs, fewer --set workers=…) and give the same command again, or build in a new "
-                f"directory with a smaller --set batch_size=…. {directory.shards_kept(out, shards)}"
-            )
-        if size == 1:
-            raise FiguregroundError(f"{too_much} Give a smaller --set size=…, or a device with more memory.")
         with writer.lock(out / writer.WORKING_LOCK) as alone:
+            if index.markers(out):
+                shards = [as_shard(s) for s in builder.plan().shards()]
+                raise FiguregroundError(
+                    f"{too_much} This set keeps its batch size, for its first shards were made with it. Free some "
+                    "memory (other programs, fewer --set workers=…) and give the same command again, or build in a "
+                    f"new directory with a smaller --set batch_size=…. {directory.shards_kept(out, shards)}"
+                )
+            if size == 1:
+                raise FiguregroundError(f"{too_much} Give a smaller --set size=…, or a device with more memory.")
             if not alone:
                 return None
             settled = {
@@ -155,14 +175,17 @@ def _render_shards(
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def open_model(builder: Builder, out: Path, rank: int) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
-    """Opens the model and settles the numerics: those of the first shard, or new ones."""
+def open_model(builder: Builder, out: Path, rank: int, started: bool) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
+    """Open the model, and choose the numerics: those of the first shard, or new ones.
+
+    Args:
+        started: Whether a shard is done or being made.
+
+    Returns:
+        The model, how it samples, and the numerics, which aren't recorded yet.
+    """
     config = builder.config
     path = out / PRIVATE / "numerics.json"
-    started = bool(index.markers(out))
-    if not started:
-        with writer.lock(out / writer.WORKING_LOCK) as alone:
-            started = not alone
     settled = json.loads(path.read_text()) if path.exists() and started else None
     name = config.device if config.device != "auto" or settled is None else settled["device"]
     device = choose_device(name)
@@ -199,7 +222,6 @@ def open_model(builder: Builder, out: Path, rank: int) -> tuple[Checkpoint, Samp
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "versions": library_versions(),
     }
-    settle_numerics(path, mine, config.allow_mixed_numerics, started)
     return checkpoint, sampling, mine
 
 

@@ -53,3 +53,12 @@ def test_drafts_of_files_and_of_folders_are_removed_and_nothing_else(tmp_path):
         (tmp_path / name).touch()
     remove_drafts(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "seed-0.json"]
+
+
+def test_another_kind_of_work_that_began_meanwhile_is_seen(tmp_path):
+    out = tmp_path / "out"
+    with held(out, "training.json", "train"):
+        # It has a lock of its own, and nothing but that is there yet.
+        with pytest.raises(FiguregroundError, match=r"holds something else"), held(out, "compare.json", "compare"):
+            pass
+        assert [path.name for path in out.iterdir()] == [".train.lock"]

@@ -34,7 +34,7 @@ from figureground.diffusion.previews import PREVIEWS, draw_preview
 from figureground.diffusion.processes import Processes, join
 from figureground.diffusion.references import References, read_references
 from figureground.diffusion.render import Sampling
-from figureground.diffusion.state import STATE, saved_threads
+from figureground.diffusion.state import STATE, resume_threads
 from figureground.diffusion.training import Material, Similarity, Training, require_bitsandbytes
 from figureground.diffusion.unfinished import Unfinished
 from figureground.errors import FiguregroundError, RecipeError, Stopped
@@ -175,8 +175,7 @@ def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
         return
     identifier.check_captions(((r.name, r.caption) for r in found.used), settings.identifier)
     processes = join(device)
-    if processes.device.type == "cpu" and (threads := saved_threads(out / STATE)):
-        torch.set_num_threads(threads)  # sums are split up by threads, and round as they are split
+    resume_threads(out / STATE, processes.device)
     dtype = choose_dtype(settings.dtype, processes.device)
     checkpoint = _open(settings, processes, dtype)
     check_size(size, checkpoint.factor)
@@ -197,6 +196,8 @@ def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
             for note in found.left_out.notes():
                 tqdm.write(f"figureground: {note}", file=sys.stderr)
         processes.wait()
+        if resume_threads(out / STATE, processes.device):  # another process saved a state meanwhile
+            similarity = _compare_with(asked, checkpoint, found, processes)
         with signals.at_checks():
             _Session(asked, found, identity, checkpoint, similarity, processes, size, dtype, kept).run()
 

@@ -30,7 +30,7 @@ from figureground.diffusion.inputs import choose_edge
 from figureground.diffusion.latents import Posteriors, encode
 from figureground.diffusion.pictures import Picture, hide, read_pictures, to_grid
 from figureground.diffusion.render import MARGIN
-from figureground.diffusion.state import STATE, read_state, saved_threads
+from figureground.diffusion.state import STATE, read_state, resume_threads
 from figureground.diffusion.tokens import EMBEDDINGS, check_free, token_names, write_token
 from figureground.diffusion.unfinished import Unfinished
 from figureground.errors import FiguregroundError, RecipeError, listed
@@ -141,8 +141,6 @@ def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
     dtype = choose_dtype(settings.dtype, device)
     made_with = {**identity, "device": device.type, "computed_in": str(dtype).removeprefix("torch.")}
     read_state(out / STATE, made_with, device)
-    if device.type == "cpu" and (threads := saved_threads(out / STATE)):
-        torch.set_num_threads(threads)  # sums are split up by threads, and round as they are split
     # Nothing of it is trained, so it may be as small as what is computed in.
     checkpoint = open_base(settings.checkpoint, settings.revision, device=device, dtype=dtype, inpaint=True)
     check_size(size, checkpoint.factor)
@@ -154,6 +152,7 @@ def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
         _refuse_strangers(out)  # another process may have been here while the checkpoint was opened
         if _is_finished(out, identity):
             return
+        resume_threads(out / STATE, device)
         for path in [*out.glob(".*.part"), *out.glob(".*.tmp")]:  # what a killed run was writing
             path.unlink()
         for note in left_out.notes():

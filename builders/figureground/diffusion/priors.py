@@ -132,10 +132,14 @@ def read_drawn(folder: Path, recipe: dict[str, Any], count: int) -> Prior:
 
 def forget_other(folder: Path, recipe: dict[str, Any]) -> None:
     """Removes images that were drawn here otherwise than is now asked for."""
-    if (folder / RECIPE).exists() and differences(_read(folder)[0], recipe):
-        for image in folder.glob("[0-9]*.png"):
-            image.unlink()
-        (folder / RECIPE).unlink()
+    if not (folder / RECIPE).exists():
+        return
+    with lock(folder / LOCK, wait=True):
+        if (folder / RECIPE).exists() and differences(_read(folder)[0], recipe):
+            for image in folder.glob("[0-9]*.png"):
+                image.unlink()
+            (folder / RECIPE).unlink()
+        (folder / LOCK).unlink(missing_ok=True)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[int, str]]:

@@ -40,6 +40,22 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
             draft.unlink()
 
 
+def resume_threads(path: Path, device: torch.device) -> bool:
+    """Use as many threads as a saved state was made with: on a CPU, sums are split up by threads and rounded so.
+
+    Args:
+        path: The state, which may not be there.
+
+    Returns:
+        Whether the number changed.
+    """
+    threads = saved_threads(path) if device.type == "cpu" else None
+    if not threads or threads == torch.get_num_threads():
+        return False
+    torch.set_num_threads(threads)
+    return True
+
+
 def saved_threads(path: Path) -> int | None:
     """With how many threads the state on disk was computed; None where there is none, or it can't be read."""
     with contextlib.suppress(Exception):  # what is wrong with it, `read_state` says

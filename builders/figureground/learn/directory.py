@@ -32,15 +32,13 @@ def held(out: Path, marker: str, work: str, option: str = "--out ") -> Iterator[
     try:
         if out.exists() and not there:
             raise FiguregroundError(f"{option}{out} is a file; give a directory.")
-        names = sorted(path.name for path in out.iterdir() if path != own) if there else []
-        if names and marker not in names:
-            raise FiguregroundError(
-                f"{option}{out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
-            )
+        _refuse_strangers(out, own, marker, option)
         with lock(own) as alone:
             if not alone:
                 raise FiguregroundError(f"{out}: another process {work}s there.")
             try:
+                # Again, for another kind of work has a lock of its own, and may have begun just now.
+                _refuse_strangers(out, own, marker, option)
                 yield
             finally:
                 own.unlink(missing_ok=True)
@@ -52,6 +50,14 @@ def held(out: Path, marker: str, work: str, option: str = "--out ") -> Iterator[
         if not there and out.is_dir() and not any(out.iterdir()):
             with contextlib.suppress(OSError):
                 out.rmdir()
+
+
+def _refuse_strangers(out: Path, own: Path, marker: str, option: str) -> None:
+    names = sorted(path.name for path in out.iterdir() if path != own) if out.is_dir() else []
+    if names and marker not in names:
+        raise FiguregroundError(
+            f"{option}{out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
+        )
 
 
 def read_inputs(path: Path) -> Any:

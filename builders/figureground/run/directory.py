@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,24 +58,78 @@ def _open(out: Path, recipe: Mapping[str, Any]) -> None:
             )
         saved.parent.mkdir(parents=True, exist_ok=True)
         with writer.lock(out / writer.STAGES_LOCK, wait=True):
-            save_recipe(out, recipe)
-    theirs = json.loads(saved.read_text(encoding="utf-8"))
-    if theirs["sha256"] != recipe["sha256"]:
-        both = (theirs, json.loads(json.dumps(recipe)))
-        old, new = ({"builder": each["builder"], **each["identity"], **each["content"]} for each in both)
-        if "extended" in old and recipes.differences({**old, "extended": None}, {**new, "extended": None}) == []:
-            per_cell = " ".join(f"--per-cell {split}={n}" for split, n in old["extended"][-1].items())
-            raise FiguregroundError(f"--out {out} was extended since. Go on with: figureground extend {out} {per_cell}")
-        changed = recipes.differences(old, new) or ["(the version of the recipe's format)"]
-        raise FiguregroundError(
-            f"--out {out} holds another recipe, and a directory holds one:\n  " + "\n  ".join(changed[:12])
-            + "\nGive another directory, or the same recipe again."
-        )  # fmt: skip
+            settle_recipe(out, recipe)
+    else:
+        _refuse_other(out, recipe)
 
 
-def save_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
-    """Writes the recipe where there is none; called under the stages' lock."""
-    create_once(out / RECIPE, json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
+def settle_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
+    """Save the recipe where there is none, and refuse a directory that holds another one.
+
+    Call it under the stages' lock, before anything else is done there: what was read before the lock may have been
+    removed, replaced or extended by another process meanwhile.
+
+    Raises:
+        FiguregroundError: The directory holds another recipe.
+    """
+    create_once(out / RECIPE, _to_text(recipe))
+    _refuse_other(out, recipe)
+
+
+def record_execution(out: Path, recipe: Mapping[str, Any]) -> None:
+    """Replace the saved execution settings by those of this recipe.
+
+    Call it under the stages' lock, and only while no shard was made: the settings that are saved are then those of a
+    build that failed, such as a device that isn't there.
+    """
+    text = _to_text(recipe)
+    if (out / RECIPE).read_text(encoding="utf-8") != text:
+        writer.replace_text(out / RECIPE, text)
+
+
+def has_started(out: Path) -> bool:
+    """Return whether a shard is done or a process is rendering one; call it under the stages' lock."""
+    # The lock comes first: between two looks the last worker could finish a shard and leave.
+    with writer.lock(out / writer.WORKING_LOCK) as alone:
+        return not alone or bool(index.markers(out))
+
+
+@contextmanager
+def working(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
+    """Within, this process counts as one that writes shards of this recipe.
+
+    Raises:
+        FiguregroundError: Meanwhile the directory holds another recipe.
+    """
+    with ExitStack() as stack:
+        with writer.lock(out / writer.STAGES_LOCK, wait=True):
+            settle_recipe(out, recipe)
+            stack.enter_context(writer.lock(out / writer.WORKING_LOCK, wait=True, shared=True))
+        yield
+
+
+def _refuse_other(out: Path, recipe: Mapping[str, Any]) -> None:
+    theirs = json.loads((out / RECIPE).read_text(encoding="utf-8"))
+    if theirs["sha256"] == recipe["sha256"]:
+        return
+    both = (theirs, json.loads(json.dumps(recipe)))
+    old, new = ({"builder": each["builder"], **each["identity"], **each["content"]} for each in both)
+    if recipes.differences({**old, "extended": None}, {**new, "extended": None}) == []:
+        if not old.get("extended"):
+            raise FiguregroundError(
+                f"{out}: another process took the extension back, for it failed. Give the same command again."
+            )
+        per_cell = " ".join(f"--per-cell {split}={n}" for split, n in old["extended"][-1].items())
+        raise FiguregroundError(f"--out {out} was extended since. Go on with: figureground extend {out} {per_cell}")
+    changed = recipes.differences(old, new) or ["(the version of the recipe's format)"]
+    raise FiguregroundError(
+        f"--out {out} holds another recipe, and a directory holds one:\n  " + "\n  ".join(changed[:12])
+        + "\nGive another directory, or the same recipe again."
+    )  # fmt: skip
+
+
+def _to_text(recipe: Mapping[str, Any]) -> str:
+    return json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
 
 
 def shards_kept(out: Path, shards: Sequence[writer.Shard]) -> str:

@@ -72,10 +72,11 @@ def withdraw(out: Path, made: Path | None) -> None:
     private = out / writer.MARKERS.split("/")[0]
     with contextlib.suppress(OSError):
         stages = private / "stages"
-        if not private.is_dir() or has_shards(out) or has_work(stages) or (out / index.INDEX).exists():
+        if not private.is_dir():
             return
         with writer.lock(out / writer.STAGES_LOCK) as alone, writer.lock(out / writer.WORKING_LOCK) as idle:
-            if not (alone and idle):
+            # Looked at under the locks: another process may have finished its first shard just now.
+            if not (alone and idle) or has_shards(out) or has_work(stages) or (out / index.INDEX).exists():
                 return
             if stages.is_dir():
                 shutil.rmtree(stages)

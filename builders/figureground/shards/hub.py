@@ -22,6 +22,7 @@ from figureground.shards import hub_card
 from figureground.shards.card import CARD as README
 from figureground.shards.hub_errors import AGAIN, HubError, explained, transient
 from figureground.shards.hub_parcel import Item, finished, pack
+from figureground.shards.index import INDEX
 from figureground.shards.writer import FORMATS, PRIVATE, PUBLISHED_REJECTS, RECIPE
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def push(
     api = HfApi(library_name="figureground")
     with explained(repo_id):
         user = api.whoami()["name"]  # a check may take long: say now that nobody is logged in
+    before = _described(directory)
     _check(directory, show_progress)
     with (
         explained(repo_id),
@@ -94,6 +96,11 @@ def push(
         parcel = Path(scratch) / "parcel"
         parcel.mkdir()
         items = pack(directory, formats, parcel)
+        if _described(directory) != before:
+            raise HubError(
+                f"{directory} was changed by another process while it was checked ({INDEX} or {RECIPE} is another). "
+                "Nothing was sent. Push it again."
+            )
         return _publish(api, repo_id, items, Path(scratch), user, private, revision, create_pr)
 
 
@@ -117,6 +124,11 @@ def _refuse_wrong_use(repo_id: str, revision: str | None, create_pr: bool, forma
         raise RecipeError("--revision", f"{revision!r} is no name of a branch.")
     if unknown := sorted(set(formats or ()) - set(FORMATS)):
         raise RecipeError("--formats", f"there is no {listed(map(repr, unknown))}; there is {listed(FORMATS)}.")
+
+
+def _described(directory: Path) -> list[bytes]:
+    """What says which shards there are: an extension that ends meanwhile changes it."""
+    return [(directory / name).read_bytes() for name in (INDEX, RECIPE)]
 
 
 def _check(directory: Path, show_progress: bool) -> None:

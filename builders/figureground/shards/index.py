@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from figureground.shards.writer import (
     FORMATS,
     INDEX_LOCK,
     MARKERS,
+    RECIPE,
     Columns,
     Shard,
     ShardError,
@@ -59,6 +61,7 @@ def finish(
     *,
     formats: Sequence[str] = FORMATS,
     image_format: str = "jpg",
+    sha256: str | None = None,
 ) -> dict[str, Any] | None:
     """Writes index, croissant.json and card once every shard is done; any process may call it, at any time.
 
@@ -70,15 +73,53 @@ def finish(
         facts: What else the card says.
         formats: What every shard was written as.
         image_format: `jpg`, `webp` or `png`.
+        sha256: Of the recipe that the shards belong to; None doesn't compare it with the one in the directory.
 
     Returns:
         The index, or None while shards are missing.
 
     Raises:
-        ShardError: Markers that don't belong to these shards, or files that aren't as a marker says.
+        ShardError: Markers that don't belong to these shards, files that aren't as a marker says, or a recipe that
+            another process has replaced.
     """
     if missing(directory, shards):
         return None
+    with _held(directory):
+        if sha256 is not None:
+            _refuse_other_recipe(directory, sha256)
+        return _finish(directory, shards, columns, recipe, facts, formats, image_format)
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """Within, no other process writes index and card; what they are made from is read here, not before."""
+    clean_stale(directory)
+    with lock(directory / INDEX_LOCK, wait=True):
+        try:
+            yield
+        finally:
+            (directory / INDEX_LOCK).unlink(missing_ok=True)
+    remove_locks(directory)
+
+
+def _refuse_other_recipe(directory: Path, sha256: str) -> None:
+    theirs = json.loads((directory / RECIPE).read_text(encoding="utf-8"))["sha256"]
+    if theirs != sha256:
+        raise ShardError(
+            f"{directory} was extended by another process meanwhile ({RECIPE} has the SHA-256 {theirs[:12]}, not "
+            f"{sha256[:12]}). The index is written when that is finished."
+        )
+
+
+def _finish(
+    directory: Path,
+    shards: Sequence[Shard],
+    columns: Columns,
+    recipe: Mapping[str, Any],
+    facts: card.Facts,
+    formats: Sequence[str],
+    image_format: str,
+) -> dict[str, Any]:
     index = {
         **summarise(directory, shards, formats),
         "columns": columns.to_json(),
@@ -87,15 +128,11 @@ def finish(
         # With these the card can be written anew where nothing else of the build is at hand.
         "card": {"recipe": card.public(recipe), "facts": card.public(dataclasses.asdict(facts))},
     }
-    clean_stale(directory)
-    with lock(directory / INDEX_LOCK, wait=True):
-        replace_text(directory / INDEX, to_text(index))
-        card.write_attribution(directory, facts)
-        croissant.write(directory, columns, index, facts, formats=formats)
-        # The card comes last, for it announces the dataset.
-        card.write(directory, columns, index, recipe, facts, formats=formats, image_format=image_format)
-        (directory / INDEX_LOCK).unlink(missing_ok=True)
-    remove_locks(directory)
+    replace_text(directory / INDEX, to_text(index))
+    card.write_attribution(directory, facts)
+    croissant.write(directory, columns, index, facts, formats=formats)
+    # The card comes last, for it announces the dataset.
+    card.write(directory, columns, index, recipe, facts, formats=formats, image_format=image_format)
     return index
 
 
@@ -109,22 +146,23 @@ def finish_again(directory: Path) -> dict[str, Any] | None:
         ShardError: As `finish`.
     """
     path = directory / INDEX
-    index = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if "card" not in index:
-        return None
-    done = markers(directory)
-    gone = [shard["shard"] for shard in index["shards"] if shard["shard"] not in done]
-    if gone:
-        raise ShardError(f"{MARKERS} lacks the markers of {listed(gone, 3)}. Bring them back, or build again.")
-    return finish(
-        directory,
-        [Shard.of_marker(done[shard["shard"]]) for shard in index["shards"]],
-        Columns.from_json(index["columns"]),
-        index["card"]["recipe"],
-        card.Facts(**index["card"]["facts"]),
-        formats=tuple(index["formats"]),
-        image_format=index["image_format"],
-    )
+    with _held(directory):
+        index = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if "card" not in index:
+            return None
+        done = markers(directory)
+        gone = [shard["shard"] for shard in index["shards"] if shard["shard"] not in done]
+        if gone:
+            raise ShardError(f"{MARKERS} lacks the markers of {listed(gone, 3)}. Bring them back, or build again.")
+        return _finish(
+            directory,
+            [Shard.of_marker(done[shard["shard"]]) for shard in index["shards"]],
+            Columns.from_json(index["columns"]),
+            index["card"]["recipe"],
+            card.Facts(**index["card"]["facts"]),
+            tuple(index["formats"]),
+            index["image_format"],
+        )
 
 
 def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from figureground import recipe as recipes
 from figureground.numerics import create_once, library_versions
 from figureground.run import signals
+from figureground.run.directory import working
 from figureground.run.progress import Progress
 from figureground.sample import Reject
 from figureground.shards import card, index, writer
@@ -52,6 +53,7 @@ def recipe_of(did: str, identity: Mapping[str, Any], step: Mapping[str, Any], so
 
 def write_shards(
     out: Path,
+    recipe: Mapping[str, Any],
     shards: Sequence[Shard],
     results: Results,
     columns: Columns,
@@ -61,11 +63,15 @@ def write_shards(
     publish_rejects: bool = False,
     show_progress: bool = True,
 ) -> None:
-    """Writes every shard that isn't done and that no other process holds, and returns when all are done."""
+    """Writes every shard that isn't done and that no other process holds, and returns when all are done.
+
+    Raises:
+        FiguregroundError: Meanwhile `out` holds another recipe.
+    """
     total = sum(shard.count for shard in shards)
     done = total - sum(shard.count for shard in index.missing(out, shards))
     with (
-        writer.lock(out / writer.WORKING_LOCK, wait=True, shared=True),
+        working(out, recipe),
         signals.at_checks(),
         Progress(total, initial=done, unit="image", desc=str(out), show=show_progress) as bar,
     ):

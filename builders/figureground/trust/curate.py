@@ -91,8 +91,8 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
 
     with opened(out, recipe, lambda: shards_kept(out, source.shards)):
         copying.write_shards(
-            out, source.shards, results, source.columns, formats=source.formats, image_format=source.image_format,
-            publish_rejects=publish_rejects, show_progress=show_progress,
+            out, recipe, source.shards, results, source.columns, formats=source.formats,
+            image_format=source.image_format, publish_rejects=publish_rejects, show_progress=show_progress,
         )  # fmt: skip
         with writer.lock(out / writer.STAGES_LOCK, wait=True):
             for name, some in scores.items():
@@ -104,7 +104,7 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
         index.finish(
             out, source.shards, source.columns, source.index["card"]["recipe"],
             dataclasses.replace(source.facts, lineage=recipe["lineage"]),
-            formats=source.formats, image_format=source.image_format,
+            formats=source.formats, image_format=source.image_format, sha256=recipe["sha256"],
         )  # fmt: skip
     return out
 

@@ -100,12 +100,13 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
     shards = list(parts)
     with opened(out, recipe, lambda: shards_kept(out, shards)):
         copying.write_shards(
-            out, shards, results, columns, formats=formats, image_format=sources[0].image_format,
+            out, recipe, shards, results, columns, formats=formats, image_format=sources[0].image_format,
             show_progress=show_progress,
         )  # fmt: skip
         index.finish(
             out, shards, columns, _together([source.index["card"]["recipe"] for source in sources], sources),
             _facts(sources, recipe["lineage"]), formats=formats, image_format=sources[0].image_format,
+            sha256=recipe["sha256"],
         )  # fmt: skip
     return out
 
