@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from figureground import recipe as recipes
 from figureground.core.names import slugs
+from figureground.core.text import code, markdown
 from figureground.d3s import DIFFUSION_CITATION
 from figureground.errors import FiguregroundError, RecipeError, counted
 from figureground.inverting import Inversion, settings_for
@@ -489,18 +490,17 @@ class DDB(Repaint):
         return notes
 
     def summary(self) -> str:
-        config = self.config
+        config, data = self.config, markdown(self.data.name)
         judge = "an ERM classifier that was trained on it" if config.classifier == TRAIN else "a given classifier"
         word = (
             f"a word that was learned for the class from up to {config.token_images} of them (textual inversion)"
             if "{V}" in config.prompt
             else "the class's noun"
         )
-        masks = (
-            "their true masks" if config.segmenter == TRUE else f"segmentation by language ({called(config.segmenter)})"
-        )
+        segmenter = f"segmentation by language ({code(called(config.segmenter))})"
+        masks = "their true masks" if config.segmenter == TRUE else segmenter
         return (
-            f"Pictures that were made from the training split of {self.data.name}, to break what its classes come "
+            f"Pictures that were made from the training split of {data}, to break what its classes come "
             f"with. Sources are the {config.sources:,} pictures of each class to which {judge} gives the lowest loss, "
             f"or fewer where it gets fewer right. Their object was found by {masks} and repainted as another class's, "
             f"with {word}; the scene stayed. "

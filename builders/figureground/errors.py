@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from figureground.core.text import printable as printable
+
 
 class FiguregroundError(Exception):
     """What went wrong, where, and what to do; shown without a traceback."""
@@ -55,8 +57,3 @@ def listed(names: Iterable[object], most: int = 12) -> str:
     """Names for an error message, the first few of many."""
     texts = [str(name) for name in names]
     return ", ".join(texts[:most]) + (f", … ({len(texts)} in all)" if len(texts) > most else "")
-
-
-def printable(name: str) -> str:
-    """A file's name in one line of text: line breaks and bytes that are no text are written as codes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

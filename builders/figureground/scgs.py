@@ -19,6 +19,7 @@ from figureground import recipe as recipes
 from figureground.classes import read_nouns
 from figureground.config import check_choice
 from figureground.core.names import slugs
+from figureground.core.text import code, markdown
 from figureground.d3s import DIFFUSION_CITATION
 from figureground.errors import RecipeError, counted, listed
 from figureground.repaint import TRUE, UNKNOWN, Job, Repaint
@@ -334,9 +335,9 @@ class SCGS(Repaint):
         return plain | {f"{prompt} {scene.text}" for prompt in plain for scene in self.scenes if scene.name != PLAIN}
 
     def summary(self) -> str:
-        config = self.config
+        config, data = self.config, markdown(self.data.name)
         told = getattr(self, "told", {})
-        wrong = ", ".join(f"{n:,} of {name}" for name, n in told.get("errors", {}).items())
+        wrong = ", ".join(f"{n:,} of {markdown(name)}" for name, n in told.get("errors", {}).items())
         where = {
             ATTENTION: "the region that Grad-CAM++ shows for the wrong answer", RANDOM: "a random box",
             WHOLE: "the whole picture", TRUE: "all but the true mask of the object",
@@ -347,9 +348,9 @@ class SCGS(Repaint):
         )
         placed = f", in {counted(len(self.scenes), 'scene')} in turn" if self.scenes else ""
         return (
-            f"Pictures that were made from the training split of {self.data.name}, to break what its classes come "
+            f"Pictures that were made from the training split of {data}, to break what its classes come "
             f"with. Sources are {judge}{f' ({wrong})' if wrong else ''}, clustered by class; of each, {part} was "
-            f"repainted with the prompt {self.prompt_of(0)!r}, or that of its class{placed}. `foreground` is the "
+            f"repainted with the prompt {code(self.prompt_of(0))}, or that of its class{placed}. `foreground` is the "
             "class of the source, which is kept. `background` is unknown: what was repainted may be the scene. "
             "`source` is the training picture's name."
         )

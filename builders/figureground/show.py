@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageDraw, ImageFont
 
+from figureground.core.pages import render_page
 from figureground.errors import FiguregroundError, counted, listed
 from figureground.fonts import Font, font_for, to_ascii
 from figureground.images import UnreadableImage, list_images, read_image
-from figureground.resources import resource
 from figureground.shards.card import CARD, license_of, one_foreground_each, public
 from figureground.shards.index import INDEX, markers
 from figureground.shards.reader import read_parquet, read_tar, tar_members
@@ -388,14 +387,9 @@ def write_report(directory: Path, contents: Contents, sheet: Image.Image, draw_g
     rejects: Counter[str] = Counter()
     for shard in contents.shards:
         rejects.update(shard.rejects)
-    environment = Environment(
-        loader=FileSystemLoader(resource("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja").render(
+    return render_page(
+        "report.html.jinja",
+        {},
         name=directory.resolve().name,
         progress=contents.progress,
         samples=sum(shard.samples for shard in contents.shards),

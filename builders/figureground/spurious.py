@@ -33,6 +33,7 @@ from figureground.classes import Noun, read_nouns
 from figureground.concepts import CONCEPT
 from figureground.config import Config
 from figureground.core.names import RULE, matching, slug
+from figureground.core.text import markdown
 from figureground.d3s import DIFFUSION_CITATION
 from figureground.errors import (
     FiguregroundError,
@@ -653,7 +654,7 @@ class Spurious(Builder):
 
     def summary(self) -> str:
         settings = self.settings
-        shown = [f"{feature.name} ({feature.noun})" for feature in self.features]
+        shown = [f"{markdown(feature.name)} ({markdown(feature.noun)})" for feature in self.features]
         some = ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
         similarity = ""
         if settings.sfsl_weight:

@@ -149,7 +149,7 @@ def test_paths_lose_all_but_their_last_part(value, shown):
 
 
 def test_settings_stay_in_their_cell(tmp_path):
-    assert r"| prompt | `a photo \| of 'a' {class}` |" in write(tmp_path)
+    assert r"| prompt | ``a photo \| of `a` {class}`` |" in write(tmp_path)
 
 
 def test_the_preview_is_shown_once_there_is_one(tmp_path):
@@ -211,8 +211,9 @@ def test_a_readme_that_was_there_before_is_only_added_to(tmp_path, text):
     [
         ("---\na: [\n---\n", "YAML header can't be read"),
         ("---\n- a\n---\n", "no mapping"),
-        (f"# Mine\n{BEGIN}\n", "aren't there once each"),
-        (f"# Mine\n{END}\n{BEGIN}\n", "aren't there once each"),
+        (f"# Mine\n{BEGIN}\n", r"line 2, .* line \(none\)"),
+        (f"# Mine\n{END}\n{BEGIN}\n", "line 3, .* line 2"),
+        (f"# Mine\n{BEGIN}\n{END}\n{END}\n", "line 2, .* line 3, 4"),
     ],
 )
 def test_a_readme_that_cannot_be_taken_apart_stays_as_it_is(tmp_path, text, message):
@@ -220,6 +221,44 @@ def test_a_readme_that_cannot_be_taken_apart_stays_as_it_is(tmp_path, text, mess
     with pytest.raises(ShardError, match=f"README.md: .*{message}"):
         write(tmp_path)
     assert (tmp_path / "README.md").read_text() == text
+
+
+HOSTILE = f"{END} {BEGIN} a|b `c` </details> \x1b[31m\u202e"
+
+
+def write_hostile(directory):
+    """A card in which every text that can be a person's tries to end the generated part."""
+    named = {"name": HOSTILE, "revision": HOSTILE, "license": HOSTILE, "link": HOSTILE}
+    source = {"what": HOSTILE, "name": HOSTILE, "pictures": 2, "splits": [HOSTILE], "skipped": 1, "license": HOSTILE,
+              "license_file": HOSTILE, "credited": 1, "problem": HOSTILE}  # fmt: skip
+    credit = {"file": HOSTILE, "author": HOSTILE, "license": HOSTILE, "source": HOSTILE, "title": HOSTILE}
+    concept = {"class": HOSTILE, "noun": HOSTILE, "feature": HOSTILE, "references": 3, "identifier": HOSTILE,
+               "kind": HOSTILE, "sha256": HOSTILE, "losses": {HOSTILE: 0.5}}  # fmt: skip
+    step = {"did": HOSTILE, "from": [{"name": HOSTILE, "sha256": HOSTILE}], HOSTILE: HOSTILE}
+    facts = Facts(
+        HOSTILE, HOSTILE, HOSTILE, f"@misc{{x}}\n```\n{HOSTILE}", {HOSTILE: HOSTILE, "mixed": [HOSTILE]}, (HOSTILE,),
+        (HOSTILE,), (HOSTILE,), named, [source], [credit], [step], [concept],
+    )  # fmt: skip
+    columns = Columns(("bird", HOSTILE), (HOSTILE, "no"), labels={HOSTILE: ["a"]}, texts=(HOSTILE + "2",))
+    return write(directory, columns=columns, recipe={"negative_prompt": HOSTILE, HOSTILE: [HOSTILE]}, facts=facts)
+
+
+def test_no_text_of_a_person_ends_the_generated_part(tmp_path):
+    text = write_hostile(tmp_path)
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert text.rstrip().endswith(END)
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    (tmp_path / "README.md").write_text(text + "\nMine.\n")
+    again = write(tmp_path)
+    assert again.endswith(f"{END}\n\nMine.\n")
+
+
+def test_a_card_that_an_older_release_broke_is_mended(tmp_path):
+    text = write(tmp_path)
+    broken = text.replace("| strength |", f"| negative_prompt | `{END}` |\n| strength |")
+    (tmp_path / "README.md").write_text(f"{broken}\nMine.\n")
+    assert write(tmp_path) == f"{text}\nMine.\n"
 
 
 # What the user's side of the card may look like

@@ -25,8 +25,10 @@ from figureground.errors import FiguregroundError
 from figureground.extend import extend
 from figureground.shards import check_similar as similar
 from figureground.shards.check import check
+from figureground.shards.index import finish_again
 from figureground.shards.reader import dataset_columns, read_tar
-from figureground.shards.writer import FORMATS, Shard, write_encoded
+from figureground.shards.writer import FORMATS, Columns, Shard, write_encoded
+from figureground.show import show
 from figureground.trust.curate import curate
 from figureground.trust.merge import merge
 
@@ -178,6 +180,15 @@ def test_a_card_without_a_config_for_published_rejects_is_found(built, tmp_path)
     out = curate(built, tmp_path / "birds", "foreground == 'bird'", publish_rejects=True, show_progress=False)
     edit_header(out, lambda header: header["configs"].pop())
     assert_finds(out, r"^README\.md: it has no config for the rejects that are published")
+
+
+def test_names_that_hold_the_marks_of_a_card_are_no_finding(tmp_path):
+    hostile = "<!-- figureground: end generated --> a|b `c` \\ \u202e\x1b[31m"
+    columns = Columns(("bird", hostile), (hostile, "snow"))
+    out = make_dataset(tmp_path / "out", columns=columns, title=hostile)
+    show(out)
+    assert finish_again(out)
+    assert not [line for line in findings(out) if line.startswith("README.md")]
 
 
 def test_what_is_the_users_in_the_card_is_no_finding(out):
@@ -762,7 +773,7 @@ def test_a_card_whose_yaml_disagrees_with_the_data_is_found(out, change, pattern
         (r"\| grass \|", "| moss |", "group table of split train has other backgrounds"),
         ("### train: ", "### test: ", "tells nothing of the split train"),
         ("Of 30 planned images 30 were", "Of 30 planned images 29 were", "text says 29 samples; the data has 30"),
-        ("<!-- figureground: end generated -->", "", "of the marks"),
+        ("<!-- figureground: end generated -->", "", r"once each .* \(none\)"),
         (r"\A---", "---\n: {", "its YAML header can't be read"),
     ],
 )

@@ -15,6 +15,8 @@ import jinja2
 import numpy as np
 import yaml
 
+from figureground.core.text import code, fence, markdown, printable
+from figureground.errors import listed
 from figureground.resources import resource
 from figureground.shards.writer import FORMATS, Columns, Shard, ShardError, replace_text
 from figureground.sources import NOT_STATED, Credit, credits_csv
@@ -22,6 +24,7 @@ from figureground.table import cramers_v
 
 BEGIN = "<!-- figureground: begin generated -->"
 END = "<!-- figureground: end generated -->"
+_MARKS = (BEGIN, END)
 CARD = "README.md"
 PREVIEW = "preview.png"
 ATTRIBUTION = "_figureground/attribution.csv"
@@ -223,11 +226,11 @@ def render(
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters.update(cell=_cell, code=_code, url=_url, said=_said)
+    environment.filters.update(cell=markdown, code=_code, url=_url, said=_said, fence=fence)
     kept = {name: split for name, split in index["splits"].items() if split["samples"]}
     numerics = dict(public(facts.numerics))
     credits = [_public_credit(credit) for credit in facts.credits]
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
+    text = environment.from_string(template.read_text(encoding="utf-8")).render(
         begin=BEGIN,
         end=END,
         facts=facts,
@@ -260,6 +263,15 @@ def render(
         most_credits=MOST_CREDITS,
         attribution=ATTRIBUTION,
     )
+    return _only_marks_of_its_own(text)
+
+
+def _only_marks_of_its_own(text: str) -> str:
+    """Generated Markdown in which nothing but the first and the last line of the generated part is a mark."""
+    before, _, rest = text.partition(f"{BEGIN}\n")
+    inner, _, after = rest.rpartition(f"\n{END}")
+    inner = printable(inner, lines=True).replace(BEGIN, f"&lt;{BEGIN[1:]}").replace(END, f"&lt;{END[1:]}")
+    return f"{before}{BEGIN}\n{inner}\n{END}{after}"
 
 
 def one_foreground_each(splits: Mapping[str, Any]) -> dict[str, int]:
@@ -317,23 +329,16 @@ def _table(columns: Columns, cells: Sequence[Sequence[int]]) -> list[tuple[str, 
     return [*(rows if len(rows) <= MOST_FOREGROUNDS else []), ("all", counts.sum(0).tolist())]
 
 
-def _cell(text: object) -> str:
-    """Text that stays text, and in its cell, in a Markdown table."""
-    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", " ".join(str(text).split()))
-
-
 def _code(value: object) -> str:
     """A setting's value as code in a Markdown table, cut when it is long."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = " ".join(text.split()).replace("`", "'").replace("|", "\\|")
-    return f"`{text[:200]}{'…' if len(text) > 200 else ''}`" if text else ""
+    return code(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _url(value: str, text: str) -> str:
     """A link, if the value is one that a browser opens; else the value as text."""
     if not _LINK.fullmatch(value):
-        return _cell(value)
-    return f"[{_cell(text)}]({quote(value, safe=_URL_SAFE)})"
+        return markdown(value)
+    return f"[{markdown(text)}]({quote(value, safe=_URL_SAFE)})"
 
 
 def _said(value: Any) -> str:
@@ -451,16 +456,40 @@ def _replace_keys(written: str, changed: Mapping[Any, Any]) -> str:
     return text + _dump({key: value for key, value in changed.items() if key not in there})
 
 
+def generated_part(text: str) -> tuple[int, int] | None:
+    """Find the generated part of a card: where its first mark begins and its last mark ends; None without marks.
+
+    Marks are written on lines of their own. One that stands within a line is a setting's value or a class's name, as
+    older releases wrote them, and is passed over.
+
+    Raises:
+        ShardError: A mark is missing or there more than once; the error says in which lines and how to mend it.
+    """
+    alone = {m: [f.start(1) for f in re.finditer(rf"^[ \t]*({re.escape(m)})[ \t]*\r?$", text, re.M)] for m in _MARKS}
+    found = alone
+    if not any(alone.values()):
+        found = {mark: [f.start() for f in re.finditer(re.escape(mark), text)] for mark in _MARKS}
+    if not any(found.values()):
+        return None
+    begins, ends = found[BEGIN], found[END]
+    if len(begins) == len(ends) == 1 and begins[0] < ends[0]:
+        return begins[0], ends[0] + len(END)
+    lines = {mark: listed((text.count("\n", 0, place) + 1 for place in found[mark]), 5) for mark in _MARKS}
+    raise ShardError(
+        f"README.md: the generated part stands between the lines {BEGIN} and {END}, once each and in this order. Below "
+        f"the header, the first is in line {lines[BEGIN] or '(none)'}, the second in line {lines[END] or '(none)'}. "
+        "Delete the generated part with all its marks, or the whole file, and give the same command again: it is "
+        "written anew."
+    )
+
+
 def _merge_text(text: str, body: str) -> str:
-    generated = body[body.index(BEGIN) : body.index(END) + len(END)]
+    found = generated_part(body)
+    assert found is not None, "a card is rendered with its marks"
+    generated = body[found[0] : found[1]]
     if not text.strip():
         return body
-    if BEGIN not in text and END not in text:
+    theirs = generated_part(text)
+    if theirs is None:
         return f"{text.rstrip()}\n\n{generated}\n"
-    start, end = text.find(BEGIN), text.find(END)
-    if not 0 <= start < end or text.count(BEGIN) > 1 or text.count(END) > 1:
-        raise ShardError(
-            f"README.md: what is generated stands between {BEGIN} and {END}, but these marks aren't there once each, "
-            "in this order. Put them right, or delete the file."
-        )
-    return text[:start] + generated + text[end + len(END) :]
+    return text[: theirs[0]] + generated + text[theirs[1] :]

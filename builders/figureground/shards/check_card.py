@@ -14,10 +14,11 @@ from typing import Any
 
 import yaml
 
+from figureground.core.text import printable
 from figureground.errors import listed
-from figureground.shards.card import BEGIN, CARD, END, MOST_FOREGROUNDS, UNKNOWN_LICENSE, one_foreground_each
+from figureground.shards.card import CARD, MOST_FOREGROUNDS, UNKNOWN_LICENSE, generated_part, one_foreground_each
 from figureground.shards.croissant import CROISSANT
-from figureground.shards.writer import Columns, Shard
+from figureground.shards.writer import Columns, Shard, ShardError
 
 ANEW = "Give the command that made the dataset again: it is written anew"
 """What to do about index, card and Croissant."""
@@ -72,15 +73,16 @@ def check_card(
     if header.get("license") in (None, UNKNOWN_LICENSE):
         notes.append(f"{CARD}: the license is unknown. Set one in its first lines before you publish; it is kept.")
     body = text[match.end() :] if match else text
-    start, end = body.find(BEGIN), body.find(END)
-    if 0 <= start < end:
-        found += _check_text(body[start:end], columns, summary)
-    elif start < 0 and end < 0:
+    try:
+        part = generated_part(body)
+    except ShardError as error:
+        return [*(f"{CARD}: {line}. {ANEW}, and what you wrote into it stays." for line in found), str(error)], notes
+    if part is not None:
+        found += _check_text(body[slice(*part)], columns, summary)
+    else:
         notes.append(
             f"{CARD}: it has no generated part, for its marks were taken out; they come back when it is written anew."
         )
-    else:
-        found.append(f"of the marks {BEGIN} and {END} one is missing, or they stand in the other order")
     return [f"{CARD}: {line}. {ANEW}, and what you wrote into it stays." for line in found], notes
 
 
@@ -332,7 +334,7 @@ def _cells(line: str) -> list[str]:
 
 
 def _bare(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _number(text: str) -> int:

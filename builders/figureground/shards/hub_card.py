@@ -61,7 +61,11 @@ def join(here: str, there: str, before: str | None) -> str:
         if written and all(header.get(key) == value for key, value in said.items() if key not in card.OURS)
         else _dump(header)
     )
-    return card.rewrite(f"---\n{kept}---\n{text}", header, here[here.index(card.BEGIN) :])
+    generated = card.generated_part(here)
+    if generated is None:
+        raise FiguregroundError("README.md: it has no generated part. Give the command that made the dataset again.")
+    our_part = here[generated[0] :]
+    return card.rewrite(f"---\n{kept}---\n{text}", header, our_part)
 
 
 def _chosen(what: str, ours: Any, theirs: Any, base: Any) -> Any:
@@ -96,9 +100,9 @@ def _parts(text: str, where: str) -> tuple[dict[str, Any], str]:
     if not isinstance(header, Mapping):
         raise FiguregroundError(f"{where}: its YAML header is no mapping of keys to values. Mend it and push again.")
     body = text[match.end() :] if match else text
-    start, end = body.find(card.BEGIN), body.find(card.END)
-    if 0 <= start < end:
-        body = f"{body[:start]}{card.BEGIN}\n{card.END}{body[end + len(card.END) :]}"
+    found = card.generated_part(body)
+    if found is not None:
+        body = f"{body[: found[0]]}{card.BEGIN}\n{card.END}{body[found[1] :]}"
     return dict(header), body
 
 

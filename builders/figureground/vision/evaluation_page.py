@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from figureground.resources import resource
+from figureground.core.pages import render_page
 from figureground.vision.accuracy import Told
 from figureground.vision.evaluation_summary import notes, percent, points, spread
 from figureground.vision.predict import Predictions
@@ -33,14 +32,11 @@ _SMALL = 96
 def write_page(evaluation: Evaluation) -> str:
     """A page of HTML that needs no other file."""
     report = evaluation.report
-    environment = Environment(
-        loader=FileSystemLoader(resource("templates")), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters.update(percent=percent, spread=spread, points=points)
     spurious = report["kind"] == "spurious"
     mean = mean_of([evaluation.predictions[name] for name in evaluation.independent])
-    return environment.get_template("evaluation.html.jinja").render(
+    return render_page(
+        "evaluation.html.jinja",
+        {"percent": percent, "spread": spread, "points": points},
         report=report,
         spurious=spurious,
         notes=notes(report),

@@ -1,0 +1,35 @@
+"""Pages of HTML from the templates in `templates/`, in which other people's text stays text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from figureground.core.text import printable
+from figureground.resources import resource
+
+
+def render_page(template: str, filters: Mapping[str, Callable[..., Any]], /, **values: Any) -> str:
+    """Render a template as HTML: all values are escaped, and what could reorder a line or steer a terminal is named.
+
+    Args:
+        template: Its file name in `templates/`, ending in `.html.jinja`.
+        filters: What the template calls by name beside Jinja's own filters.
+        values: What it shows.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(resource("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_text,
+    )
+    environment.filters.update(filters)
+    return environment.get_template(template).render(**values)
+
+
+def _text(value: Any) -> Any:
+    return printable(value, lines=True) if isinstance(value, str) and not hasattr(value, "__html__") else value
