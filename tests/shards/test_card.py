@@ -245,8 +245,9 @@ def write_hostile(directory):
 
 def test_no_text_of_a_person_ends_the_generated_part(tmp_path):
     text = write_hostile(tmp_path)
-    assert text.count(BEGIN) == text.count(END) == 1
-    assert text.rstrip().endswith(END)
+    body = text.split("\n---\n")[1]
+    assert body.count(BEGIN) == body.count(END) == 1
+    assert body.rstrip().endswith(END)
     assert "\x1b" not in text
     assert "\u202e" not in text
     (tmp_path / "README.md").write_text(text + "\nMine.\n")

@@ -37,6 +37,11 @@ def printable(text: object, *, lines: bool = False) -> str:
     return _CONTROLS.sub(code, str(text))
 
 
+def steers(text: str) -> bool:
+    """Whether text holds anything but line breaks and tabs that `printable` would write as a code."""
+    return printable(text, lines=True) != text
+
+
 def markdown(text: object) -> str:
     """Return text as one line of Markdown that shows it letter for letter, also in the cell of a table.
 

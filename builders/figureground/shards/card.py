@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 import yaml
 
-from figureground.core.text import code, fence, markdown, printable
+from figureground.core.text import code, fence, markdown, printable, steers
 from figureground.errors import listed
 from figureground.resources import resource
 from figureground.shards.writer import FORMATS, Columns, Shard, ShardError, replace_text
@@ -107,7 +107,7 @@ def write(
     header = describe(columns, index, facts, formats=formats, image_format=image_format)
     preview = PREVIEW if (directory / PREVIEW).exists() else None
     body = render(columns, index, recipe, facts, formats=formats, image_format=image_format, preview=preview)
-    text = f"---\n{_dump(header)}---\n{body}"
+    text = f"---\n{dump(header)}---\n{body}"
     if path.exists():
         text = rewrite(_read(path), header, body)
     if not path.exists() or path.read_bytes() != text.encode():
@@ -420,8 +420,12 @@ def _header(existing: str) -> tuple[dict[Any, Any], str, str]:
     return theirs, match["yaml"], existing[match.end() :]
 
 
-def _dump(values: Mapping[Any, Any]) -> str:
-    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120) if values else ""
+def dump(values: Mapping[Any, Any]) -> str:
+    """Values as YAML, in their own letters unless one of them would reorder the line or steer a terminal."""
+    if not values:
+        return ""
+    text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(dict(values), sort_keys=False, width=120) if steers(text) else text
 
 
 def _merge_yaml(written: str, theirs: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> str:
@@ -433,7 +437,7 @@ def _merge_yaml(written: str, theirs: Mapping[Any, Any], wanted: Mapping[Any, An
             return text
     except yaml.YAMLError:
         pass
-    return _dump(wanted)  # written in another style, such as {a: 1}: the values stay, comments don't
+    return dump(wanted)  # written in another style, such as {a: 1}: the values stay, comments don't
 
 
 def _replace_keys(written: str, changed: Mapping[Any, Any]) -> str:
@@ -448,12 +452,12 @@ def _replace_keys(written: str, changed: Mapping[Any, Any]) -> str:
         if key.value in changed:
             # Comments at the end of our lines and above the next key are the user's.
             own = re.sub(r"(?:^(?:#.*)?\n)+\Z", "", block, flags=re.MULTILINE)
-            block = _dump({key.value: changed[key.value]}) + block[len(own) :]
+            block = dump({key.value: changed[key.value]}) + block[len(own) :]
         parts.append(block)
     there = {key.value for key, _ in keys}
     text = "".join(parts)
     text += "\n" if text and not text.endswith("\n") else ""
-    return text + _dump({key: value for key, value in changed.items() if key not in there})
+    return text + dump({key: value for key, value in changed.items() if key not in there})
 
 
 def generated_part(text: str) -> tuple[int, int] | None:

@@ -59,12 +59,13 @@ def join(here: str, there: str, before: str | None) -> str:
     kept = (
         written["yaml"]
         if written and all(header.get(key) == value for key, value in said.items() if key not in card.OURS)
-        else _dump(header)
+        else card.dump(header)
     )
-    generated = card.generated_part(here)
+    body = _body(here)
+    generated = card.generated_part(body)
     if generated is None:
         raise FiguregroundError("README.md: it has no generated part. Give the command that made the dataset again.")
-    our_part = here[generated[0] :]
+    our_part = body[generated[0] :]
     return card.rewrite(f"---\n{kept}---\n{text}", header, our_part)
 
 
@@ -99,12 +100,13 @@ def _parts(text: str, where: str) -> tuple[dict[str, Any], str]:
         raise FiguregroundError(f"{where}: its YAML header can't be read: {problem}. Mend it and push again.") from None
     if not isinstance(header, Mapping):
         raise FiguregroundError(f"{where}: its YAML header is no mapping of keys to values. Mend it and push again.")
-    body = text[match.end() :] if match else text
+    body = _body(text)
     found = card.generated_part(body)
     if found is not None:
         body = f"{body[: found[0]]}{card.BEGIN}\n{card.END}{body[found[1] :]}"
     return dict(header), body
 
 
-def _dump(header: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(header), sort_keys=False, allow_unicode=True, width=120)
+def _body(text: str) -> str:
+    match = _HEADER.match(text)
+    return text[match.end() :] if match else text
