@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from figureground import __version__
 from figureground.commands import built, concepts, recipes, training
+from figureground.core.terminal import Parser, complain
 from figureground.errors import FiguregroundError, UsageError
 from figureground.run import signals
 
@@ -46,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _stopped(error)
         if options.debug:
             raise
-        print(f"figureground: {_explain(error, options)}", file=sys.stderr)
+        complain(f"figureground: {_explain(error, options)}")
         return 2 if isinstance(error, UsageError) else 1
 
 
 def _stopped(error: BaseException) -> int:
-    print(" ".join(["figureground: stopped.", *getattr(error, "__notes__", [])]), file=sys.stderr)
+    complain(" ".join(["figureground: stopped.", *getattr(error, "__notes__", [])]))
     return 128 + (signals.asked_to_stop() or signal.SIGINT)
 
 
@@ -66,7 +67,7 @@ def _explain(error: Exception, options: argparse.Namespace) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="figureground",
         description="Datasets whose foreground and background labels depend on each other as much as you choose.",
         epilog=EXIT_CODES,

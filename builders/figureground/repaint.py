@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from figureground import recipe as recipes
 from figureground.builder import Builder
+from figureground.core.terminal import remark
 from figureground.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.finetuning import fill
 from figureground.forecast import draw_counts
@@ -313,7 +312,7 @@ class Repaint(Builder):
 
     def say(self, text: str) -> None:
         if self._show_progress:
-            tqdm.write(f"figureground: {text}", file=sys.stderr)
+            remark(text)
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Refuses prompts that a text encoder would cut off without a word."""

@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-from tqdm import tqdm
 
 from figureground import recipe as recipes
 from figureground.builder import Builder, as_shard
@@ -33,6 +31,7 @@ from figureground.classes import Noun, read_nouns
 from figureground.concepts import CONCEPT
 from figureground.config import Config
 from figureground.core.names import RULE, matching, slug
+from figureground.core.terminal import remark
 from figureground.core.text import markdown
 from figureground.d3s import DIFFUSION_CITATION
 from figureground.errors import (
@@ -648,7 +647,7 @@ class Spurious(Builder):
 
     def _say(self, text: str) -> None:
         if self._show_progress:
-            tqdm.write(f"figureground: {text}", file=sys.stderr)
+            remark(text)
 
     # --- what it says of itself -----------------------------------------------------------------
 

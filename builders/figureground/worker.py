@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from figureground.builder import Builder, as_shard
+from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint, choose_device, choose_dtype, open_checkpoint
 from figureground.diffusion.render import Renderer, Sampling, find_batch_size, release_memory
 from figureground.errors import FiguregroundError, OutOfMemory
@@ -119,7 +119,7 @@ def _smaller_batch(
                 "batch_size_asked": settled.get("batch_size_asked", size),
             }
             replace_text(path, json.dumps({**settled, "mixed": []}, indent=2) + "\n")
-    tqdm.write(f"figureground: {too_much} Going on with batches of {settled['batch_size']}.", file=sys.stderr)
+    remark(f"{too_much} Going on with batches of {settled['batch_size']}.")
     return dataclasses.replace(sampling, batch_size=settled["batch_size"]), settled
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from figureground.commands.arguments import Commands, add_device
+from figureground.core.terminal import complain, say
 from figureground.errors import RecipeError, counted
 
 
@@ -26,18 +26,17 @@ def _show(options: argparse.Namespace) -> int:
     builder = open_dataset(options.directory)
     draw, splits = (builder.draw_guide, list(builder.plan().totals())) if builder else (None, [])
     for path in show(options.directory, draw_guide=draw, splits=splits):
-        print(path)
+        say(path)
     if note := license_note(options.directory):
-        print(note)
+        say(note)
     if builder:
         builder.finish(options.directory)  # the card shows the preview
         return 0
     finish_again(options.directory)
     if not made_from_others(options.directory):
-        print(
+        complain(
             "figureground: the recipe's cut-outs, lists or checkpoint are gone or have changed since the build, so the "
-            "report shows no guides.",
-            file=sys.stderr,
+            "report shows no guides."
         )
     return 0
 
@@ -55,8 +54,8 @@ def _check(options: argparse.Namespace) -> int:
 
     report = check(options.directory)
     for line in [*report.findings, *report.notes]:
-        print(line)
-    print(f"{options.directory}: {counted(len(report.findings), 'finding') if report.findings else 'no findings'}.")
+        say(line)
+    say(f"{options.directory}: {counted(len(report.findings), 'finding') if report.findings else 'no findings'}.")
     return 1 if report.findings else 0
 
 
@@ -107,10 +106,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         labels=options.labels, controls=options.control, splits=options.split, out=options.out,
         save_scores=options.save_scores, device=options.device, batch_size=options.batch_size,
     )  # fmt: skip
-    print(summarise(done.report))
-    print()
+    say(summarise(done.report))
+    say()
     for path in (done.out / JSON, done.out / PAGE, *done.scores):
-        print(path)
+        say(path)
     return 0
 
 
@@ -204,7 +203,7 @@ def _push(options: argparse.Namespace) -> int:
     from figureground.shards.hub import push
 
     formats = None if options.formats is None else [name.strip() for name in options.formats.split(",")]
-    print(
+    say(
         push(
             options.directory, options.repository, private=options.private, revision=options.revision,
             create_pr=options.create_pr, formats=formats,
@@ -221,11 +220,11 @@ def _say_samples(out: Path, table: bool = False) -> int:
     from figureground.table import cramers_v
 
     index = json.loads((out / INDEX).read_text(encoding="utf-8"))
-    print(f"{out}: {counted(index['samples'], 'sample')}. figureground show {out} draws it.")
+    say(f"{out}: {counted(index['samples'], 'sample')}. figureground show {out} draws it.")
     for name, split in index["splits"].items() if table else ():
         counts = np.zeros((len(index["columns"]["foregrounds"]), len(index["columns"]["backgrounds"])), np.int64)
         for foreground, background, samples in split["cells"]:
             counts[foreground, background] = samples
         cells = f"{np.count_nonzero(counts):,} of {counts.size:,} cells"
-        print(f"  {name}: {counted(int(counts.sum()), 'image')} in {cells}, Cramér's V {cramers_v(counts):.3f}")
+        say(f"  {name}: {counted(int(counts.sum()), 'image')} in {cells}, Cramér's V {cramers_v(counts):.3f}")
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from figureground import finetuning
 from figureground.commands.arguments import Commands, add_device
+from figureground.core.terminal import say
 
 
 def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def _finetune(options: argparse.Namespace) -> int:
         components=options.components, device=options.device,
     )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":  # of processes that were launched together, one speaks
-        print(finetuning.done_message(out))
+        say(finetuning.done_message(out))
     return 0
 
 
@@ -73,5 +74,5 @@ def _components(options: argparse.Namespace) -> int:
 
     device = choose_device(options.device)
     classifier = open_classifier(options.classifier, revision=options.revision, device=device)
-    print(analyse(classifier, options.label, options.images, options.out, count=options.count, top=options.top))
+    say(analyse(classifier, options.label, options.images, options.out, count=options.count, top=options.top))
     return 0

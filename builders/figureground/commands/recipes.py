@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from figureground.commands.arguments import Commands
+from figureground.core.terminal import say
 from figureground.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _plan(options: argparse.Namespace) -> int:
 
     if options.images_per_second is not None and not 0 < options.images_per_second < math.inf:
         raise RecipeError("--images-per-second", "give a number above 0.")
-    print(forecast(_builder(options), options.images_per_second))
+    say(forecast(_builder(options), options.images_per_second))
     return 0
 
 
@@ -96,8 +97,8 @@ def _settings(options: argparse.Namespace) -> int:
     for field, text in type(config).told().items():
         value = json.dumps(getattr(config, field), ensure_ascii=False).strip('"')
         told = textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
-        print(f"{field}: {value}\n{told}")
-    print("\nThese decide no picture: " + ", ".join(config.EXECUTION) + ".")
+        say(f"{field}: {value}\n{told}")
+    say("\nThese decide no picture: " + ", ".join(config.EXECUTION) + ".")
     return 0
 
 
@@ -110,7 +111,7 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _build(options: argparse.Namespace) -> int:
     builder = _builder(options)
     out = builder.build(options.out)
-    print(builder.done_message(out))
+    say(builder.done_message(out))
     return 0
 
 

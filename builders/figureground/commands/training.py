@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from figureground.commands.arguments import Commands, add_device
+from figureground.core.terminal import say
 from figureground.learn import settings as settings_of_training
 
 
@@ -37,7 +38,7 @@ def _groups(options: argparse.Namespace) -> int:
     from figureground.learn.layouts import read_groups
 
     groups = read_groups(options.data, options.layout, root=options.root, y=options.y, a=options.a)
-    print(json.dumps(told(groups), indent=2, ensure_ascii=False) if options.json else summarise(groups))
+    say(json.dumps(told(groups), indent=2, ensure_ascii=False) if options.json else summarise(groups))
     return 0
 
 
@@ -69,7 +70,7 @@ def _train(options: argparse.Namespace) -> int:
         settings, options.data, options.out, add=options.add, seeds=options.seeds, layout=options.layout,
         root=options.root, y=options.y, a=options.a, device=options.device, workers=options.workers,
     )  # fmt: skip
-    print(f"{tabulate(report)}\n\n{options.out / TABLE}")
+    say(f"{tabulate(report)}\n\n{options.out / TABLE}")
     return 0
 
 
@@ -114,7 +115,7 @@ def _compare(options: argparse.Namespace) -> int:
         config=options.config, layout=options.layout, root=options.root, y=options.y, a=options.a,
         device=options.device, workers=options.workers,
     )  # fmt: skip
-    print(f"{tabulate(comparison)}\n\n{options.out / TABLE}")
+    say(f"{tabulate(comparison)}\n\n{options.out / TABLE}")
     return 0
 
 

@@ -25,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from figureground.concepts import CHECKPOINT, CONCEPT, FORMAT, LORA, hash_weights, read_concept
+from figureground.core.terminal import remark
 from figureground.diffusion import concept, identifier, inputs, priors
 from figureground.diffusion.base import choose_dtype, open_base
 from figureground.diffusion.checkpoint import Checkpoint
@@ -194,7 +195,7 @@ def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
             _clean(out)
             inputs.remember(out, identity)
             for note in found.left_out.notes():
-                tqdm.write(f"figureground: {note}", file=sys.stderr)
+                remark(note)
         processes.wait()
         if resume_threads(out / STATE, processes.device):  # another process saved a state meanwhile
             similarity = _compare_with(asked, checkpoint, found, processes)

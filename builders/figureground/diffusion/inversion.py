@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,8 +19,8 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
+from figureground.core.terminal import remark
 from figureground.diffusion.base import choose_dtype, open_base
 from figureground.diffusion.checkpoint import Checkpoint, choose_device
 from figureground.diffusion.curves import CSV, PNG, SECONDS_BETWEEN_LOOKS, Curves, NotFinite
@@ -156,7 +155,7 @@ def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
         for path in [*out.glob(".*.part"), *out.glob(".*.tmp")]:  # what a killed run was writing
             path.unlink()
         for note in left_out.notes():
-            tqdm.write(f"figureground: {note}", file=sys.stderr)
+            remark(note)
         with signals.at_checks():
             _Session(asked, pictures, identity, made_with, checkpoint, size, dtype, device, kept).run()
 

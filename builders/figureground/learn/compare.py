@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from tqdm import tqdm
-
 from figureground import recipe as recipes
+from figureground.core.terminal import remark
 from figureground.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.learn import compared
 from figureground.learn.backbones import MOST_POCKET, Backbone, check_saving, open_backbone
@@ -276,7 +274,7 @@ class _Work:
 
     def _say(self, text: str) -> None:
         if self.show_progress:
-            tqdm.write(f"figureground: {text}", file=sys.stderr)
+            remark(text)
 
     def _row(self, row: Row, notes: list[str]) -> dict[str, Any]:
         if row.generator is None:

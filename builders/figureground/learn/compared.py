@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from figureground.charts import draw_charts
+from figureground.core.text import markdown, printable
 from figureground.errors import counted, listed
 from figureground.learn.groups import align
 from figureground.learn.rows import Row
@@ -131,20 +132,20 @@ def tabulate(comparison: Mapping[str, Any]) -> str:
 
 def to_markdown(comparison: Mapping[str, Any]) -> str:
     """The same as Markdown."""
-    blocks = [f"{_heading(comparison)}."]
+    blocks = [f"{markdown(_heading(comparison))}."]
     for table in _tables(comparison):
-        head, *body = [[cell.replace("|", "\\|") for cell in row] for row in table]
+        head, *body = [[markdown(cell) for cell in row] for row in table]
         ruled = [head, ["---", *["---:"] * (len(head) - 1)], *body]
         blocks.append("\n".join(f"| {' | '.join(row)} |" for row in ruled))
     if comparison["notes"]:
-        blocks.append("\n".join(f"- {note}" for note in comparison["notes"]))
+        blocks.append("\n".join(f"- {markdown(note)}" for note in comparison["notes"]))
     return "\n\n".join(blocks)
 
 
 def write(out: Path, comparison: Mapping[str, Any]) -> None:
     """Writes the comparison as JSON, text, Markdown and, where matplotlib is installed, a drawing, each whole."""
     replace_text(out / REPORT, json.dumps(comparison, indent=2, ensure_ascii=False) + "\n")
-    replace_text(out / TABLE, tabulate(comparison) + "\n")
+    replace_text(out / TABLE, printable(tabulate(comparison), lines=True) + "\n")
     replace_text(out / PAGE, to_markdown(comparison) + "\n")
     _draw(out / PNG, comparison)
 

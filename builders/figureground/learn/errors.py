@@ -11,7 +11,6 @@ import csv
 import dataclasses
 import io
 import json
-import sys
 import time
 import zipfile
 from collections.abc import Sequence
@@ -21,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import choose_device
 from figureground.errors import FiguregroundError, RecipeError, counted, listed
 from figureground.learn import erm
@@ -275,7 +274,7 @@ def _judge(
             "transformers directory or Hub id."
         )  # fmt: skip
     for note in backbone.notes:
-        tqdm.write(f"figureground: {note}", file=sys.stderr)
+        remark(note)
     probability = np.empty((len(train), len(groups.classes)))
     with explained(settings, where), held(out, INPUTS, "train"):
         content = hidden.select(hidden.split != 2).fingerprint

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from figureground.charts import draw_charts
+from figureground.core.text import printable
 from figureground.errors import counted
 from figureground.learn.groups import accuracy_by_group, align, reweighted_accuracy, worst_group_accuracy
 from figureground.shards.writer import replace_text
@@ -170,7 +171,7 @@ def _tell_errors(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
 def write(out: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
     """Writes the report, its table, the curves, and a confusion by group, each whole."""
     replace_text(out / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    replace_text(out / TABLE, tabulate(report) + "\n")
+    replace_text(out / TABLE, printable(tabulate(report), lines=True) + "\n")
     confusion = {
         "rows": report["groups"], "columns": report["classes"],
         "seeds": {str(result["seed"]): result["confusion"] for result in results},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import choose_device, is_out_of_memory
 from figureground.errors import FiguregroundError, OutOfMemory, RecipeError, counted, listed
 from figureground.learn import dfr, erm, jtt, trained
@@ -234,7 +233,7 @@ class _Session:
         if not hasattr(backbone.network, "save_pretrained"):
             self.notes.append("The classifiers are kept as timm's states, which figureground evaluate doesn't open.")
         for note in self.notes:
-            tqdm.write(f"figureground: {note}", file=sys.stderr)
+            remark(note)
         results = []
         for done, seed in enumerate(seeds):
             kept.seeds, kept.seed, kept.curve, kept.first = done, seed, (), False

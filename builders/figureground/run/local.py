@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -17,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from figureground.core.terminal import complain
 from figureground.errors import FiguregroundError, UsageError, listed
 from figureground.run import signals
 from figureground.run.progress import Progress
@@ -112,7 +112,7 @@ def _raise_failure(failures: dict[str, _Failure], killed: list[BaseProcess], fin
         return
     if finished:  # what some left, others have taken over
         for line in lines:
-            print(f"figureground, {line}", file=sys.stderr)
+            complain(f"figureground, {line}")
         return
     alike = {failure.text for failure in failures.values()}
     text = "\n".join(lines) if killed or len(alike) > 1 else alike.pop()

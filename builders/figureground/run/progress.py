@@ -7,6 +7,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from figureground.core.terminal import complain
+from figureground.core.text import printable
+
 SECONDS_BETWEEN_LINES = 60.0
 
 
@@ -22,6 +25,8 @@ class Progress(tqdm):
     """
 
     def __init__(self, total: int, *, show: bool = True, **more: Any):
+        if "desc" in more:  # often a directory's name
+            more["desc"] = printable(more["desc"])
         self._lines = not sys.stderr.isatty()
         if self._lines:
             more |= {"mininterval": SECONDS_BETWEEN_LINES, "delay": SECONDS_BETWEEN_LINES, "leave": False, "ncols": 100}
@@ -33,4 +38,4 @@ class Progress(tqdm):
         if not self._lines:
             super().display(msg, pos)
         elif msg is None:  # an empty one would wipe the bar
-            print(str(self), file=sys.stderr, flush=True)
+            complain(self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from figureground import recipe as recipes
+from figureground.core.terminal import remark
 from figureground.numerics import create_once, library_versions
 from figureground.run import signals
 from figureground.run.directory import working
@@ -108,7 +108,7 @@ def read_all(source: Source, show_progress: bool) -> Iterator[Shard]:
 def say(note: str, show_progress: bool) -> None:
     """Tells the person at the terminal, without disturbing a progress bar."""
     if show_progress:
-        tqdm.write(f"figureground: {note}", file=sys.stderr)
+        remark(note)
 
 
 def carry_words(source: Source, out: Path) -> None:
