@@ -25,6 +25,7 @@ from figureground.run.local import work_in_processes
 from figureground.sample import Guide, Spec
 from figureground.shards import index
 from figureground.shards.card import Facts
+from figureground.shards.remaining import refuse_empty_parts
 from figureground.shards.writer import PRIVATE, RECIPE, Columns, Shard
 from figureground.sources import Credit, Source, read_weights
 from figureground.weights import check_files, check_size, fingerprint, local_directory, pixels_a_latent
@@ -261,6 +262,7 @@ class Builder(datasets.ArrowBasedBuilder):
         Raises:
             FiguregroundError: The directory holds something else or another recipe or can't be written, the
                 numerics differ from those of its first shards, or something that the recipe names can't be used.
+            NothingLeft: Every image was rejected, or every image of a split or of the last extension.
         """
         out = Path(out)
         folder = local_directory(self.config.checkpoint)
@@ -283,6 +285,7 @@ class Builder(datasets.ArrowBasedBuilder):
                     self.work(out, show_progress=show_progress)
             self.finish(out)
             self.judge(out, show_progress)
+        refuse_empty_parts(json.loads((out / index.INDEX).read_text(encoding="utf-8")), str(out))
         return out
 
     def finish(self, out: Path) -> None:

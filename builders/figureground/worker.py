@@ -159,11 +159,13 @@ def _render_shards(
                     if mine and index.missing(out, [shard]):
                         specs = list(plan.specs(planned[shard]))
                         if renderer is None or specs[0].concept != drawn_by:
+                            proven = renderer is not None and renderer.proven
+                            proven = proven or any(marker["samples"] for marker in index.markers(out).values())
                             renderer, drawn_by = None, specs[0].concept
                             release_memory()  # there may be no room for two concepts
                             renderer = Renderer(
                                 builder.checkpoint_for(drawn_by, checkpoint), sampling, builder.load_guide,
-                                signals.check,
+                                signals.check, proven,
                             )  # fmt: skip
                         results = _counted(renderer.render(specs), bar)
                         writer.write_shard(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,6 +18,7 @@ from figureground.diffusion.checkpoint import Checkpoint, is_out_of_memory
 from figureground.diffusion.composite import composite, whole_latents
 from figureground.errors import FiguregroundError, OutOfMemory
 from figureground.sample import Guide, Reject, Sample, Spec
+from figureground.shards.remaining import NothingLeft, describe, remedies
 
 LoadGuide = Callable[[Spec], tuple[Image.Image, Image.Image | None]]
 """Draws a Spec's guide (RGB, size × size) and the mask (L) of its foreground, or None where it has none.
@@ -37,6 +38,8 @@ FLAT_RANGE = 2
 EMBEDDINGS_KEPT = 512
 HOPELESS = 8
 """A checkpoint whose first pictures, this many, all hold no finite number will not draw a better one."""
+ALL_REJECTED = 32
+"""A set whose first images, this many, are all rejected is stopped: most likely all of them would be."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Renderer:
     Args:
         load_guide: Draws a Spec's guide.
         between_steps: Called between two steps of the denoiser; it may raise, to stop.
+        proven: Whether images of the same set were kept before, so that a run of rejects is no reason to stop.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Renderer:
         sampling: Sampling,
         load_guide: LoadGuide,
         between_steps: Callable[[], None] = lambda: None,
+        proven: bool = False,
     ):
         self._checkpoint = checkpoint
         self._sampling = sampling
@@ -83,6 +88,8 @@ class Renderer:
         self._negative: dict[str, torch.Tensor] = {}
         self._between_steps = between_steps
         self._spoiled: int | None = 0  # non-finite pictures so far, until there is one that isn't
+        self._rejects: Counter[str] = Counter()  # by reason, until an image is kept
+        self.proven = proven
         if sampling.compile and not hasattr(checkpoint.text_to_image.unet, "_orig_mod"):
             unet = torch.compile(checkpoint.text_to_image.unet, dynamic=False)
             checkpoint.text_to_image.unet = unet
@@ -95,8 +102,9 @@ class Renderer:
 
         Raises:
             OutOfMemory: A batch doesn't fit.
-            FiguregroundError: No picture so far holds finite numbers, a guide can't be drawn, a mask covers nothing, or
-                the checkpoint was made for inpainting and a Spec asks for something else.
+            FiguregroundError: No picture so far holds finite numbers, the first images are all rejected, a guide can't
+                be drawn, a mask covers nothing, or the checkpoint was made for inpainting and a Spec asks for something
+                else.
         """
         batches = list(in_batches(specs, self._sampling.batch_size))
         with ThreadPoolExecutor(2, "guides") as pool:
@@ -134,6 +142,15 @@ class Renderer:
             yield Sample(spec, Image.fromarray(to_uint8(pixels)), guide, mask)
 
     def _refuse_hopeless(self, reason: str | None) -> None:
+        if reason is None:
+            self.proven = True
+        elif not self.proven:
+            self._rejects[reason] += 1
+            if self._rejects.total() >= ALL_REJECTED:
+                raise NothingLeft(
+                    f"The first {ALL_REJECTED} images were all rejected ({describe(self._rejects)}), so the rest "
+                    f"would most likely be too. {remedies(self._rejects)}"
+                )
         if reason != "non-finite":
             self._spoiled = None
         elif self._spoiled is not None:

@@ -18,7 +18,7 @@ from figureground.errors import FiguregroundError, counted, listed
 from figureground.numerics import usable_cores
 from figureground.run.progress import Progress
 from figureground.shards import check_similar as similar
-from figureground.shards import index
+from figureground.shards import index, remaining
 from figureground.shards.check_card import ANEW, check_card, check_croissant
 from figureground.shards.check_shard import Expected, Seen, check_shard
 from figureground.shards.writer import (
@@ -94,6 +94,7 @@ class _Check:
         for shard, marker in self.markers.items():
             self.findings += [f"{line} {self._again(shard)}" for line in _contradictions(shard, marker, formats)]
         whole = self._check_runs()
+        self._check_remaining()
         self._check_strangers()
         self._check_recipe()
         columns = self._columns()
@@ -238,6 +239,24 @@ class _Check:
         if unbuilt:
             self.findings.append(f"{RECIPE} tells of an extension of which no shard is there. {go_on}.")
         return not missing and not unbuilt and self.index is not None
+
+    def _check_remaining(self) -> None:
+        """A dataset, a split or an extension of which every image was rejected."""
+        if self.missing or not self.markers:
+            return
+        try:
+            found = index.sum_markers(list(self.markers.items()))
+        except (KeyError, TypeError, ValueError):  # markers that contradict themselves have findings of their own
+            return
+        if problem := remaining.why_empty(found):
+            self.findings.append(f"{_sentence(problem)} {remaining.remedies(found['rejects'])} Build it anew.")
+            return
+        splits, extension = remaining.empty_splits(found), remaining.empty_extension(found)
+        lines = [_sentence(line) for line in (*splits, *([extension] if extension else []))]
+        if self.made_by in recipes.COPIES:  # whoever made the copy may have wanted that
+            self.notes += lines
+        else:
+            self.findings += [f"{line} {remaining.remedies(found['rejects'])} Build it anew." for line in lines]
 
     def _files_of(self, names: Sequence[str]) -> str:
         there = [path for name in names for path in _paths(name) if (self.directory / path).exists()]
@@ -439,6 +458,10 @@ class _Places:
             if not same[place - 1]:
                 first = int(place) - 1
             yield int(order[first]), int(order[place])
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _line(text: str) -> str:

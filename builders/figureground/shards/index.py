@@ -12,6 +12,7 @@ from typing import Any
 
 from figureground.errors import listed
 from figureground.shards import card, croissant
+from figureground.shards.remaining import refuse_empty
 from figureground.shards.writer import (
     FORMATS,
     INDEX_LOCK,
@@ -81,6 +82,7 @@ def finish(
     Raises:
         ShardError: Markers that don't belong to these shards, files that aren't as a marker says, or a recipe that
             another process has replaced.
+        NothingLeft: Every image was rejected. Nothing is written then.
     """
     if missing(directory, shards):
         return None
@@ -128,6 +130,7 @@ def _finish(
         # With these the card can be written anew where nothing else of the build is at hand.
         "card": {"recipe": card.public(recipe), "facts": card.public(dataclasses.asdict(facts))},
     }
+    refuse_empty(index, str(directory))
     replace_text(directory / INDEX, to_text(index))
     card.write_attribution(directory, facts)
     croissant.write(directory, columns, index, facts, formats=formats)
@@ -193,16 +196,27 @@ def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) 
     return {
         **_totals(done.values()),
         "splits": {split: _split(found, formats) for split, found in by_split.items()},
-        "shards": [
-            {
-                "part": shard.part,
-                **{key: done[shard.name][key] for key in ("shard", "split", "planned", "samples", "rejects", "files")},
-            }
-            for shard in shards
-        ],
+        "shards": [_listed(shard, done[shard.name]) for shard in shards],
         "shardlists": {s: _shardlist(found) for s, found in by_split.items() if "webdataset" in formats},
         **_published_rejects(by_split),
     }
+
+
+def sum_markers(found: Sequence[tuple[Shard, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return the counts of an index alone, by which `remaining` judges: of all, of splits, and of shards."""
+    splits: dict[str, list[Mapping[str, Any]]] = {}
+    for shard, marker in found:
+        splits.setdefault(shard.split, []).append(marker)
+    return {
+        **_totals(marker for _, marker in found),
+        "splits": {split: _totals(some) for split, some in splits.items()},
+        "shards": [_listed(shard, marker) for shard, marker in found],
+    }
+
+
+def _listed(shard: Shard, marker: Mapping[str, Any]) -> dict[str, Any]:
+    told = {key: marker[key] for key in ("shard", "split", "planned", "samples", "rejects", "files")}
+    return {"part": shard.part, **told}
 
 
 def _check(directory: Path, shard: Shard, marker: Mapping[str, Any], formats: Sequence[str]) -> None:

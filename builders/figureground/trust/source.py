@@ -15,6 +15,7 @@ from figureground.sample import Reject, Spec
 from figureground.shards.card import Facts
 from figureground.shards.index import markers
 from figureground.shards.reader import Stored, from_row, read_parquet, read_tar, saved_index, tar_members
+from figureground.shards.remaining import why_empty
 from figureground.shards.writer import REASON, RECIPE, Columns, Dropped, Shard
 
 
@@ -26,7 +27,7 @@ class Source:
         name: What others are told that it is called; the directory's own name unless said otherwise.
 
     Raises:
-        FiguregroundError: There is none, it isn't finished, or its index and its markers disagree.
+        FiguregroundError: There is none, it isn't finished, it has no sample, or its index and its markers disagree.
     """
 
     def __init__(self, directory: Path, name: str | None = None):
@@ -35,6 +36,8 @@ class Source:
         self.directory = directory
         self.name = name or directory.resolve().name
         self.index = saved_index(directory)
+        if problem := why_empty(self.index):
+            raise FiguregroundError(f"{directory}: {problem} There is nothing to take from it.")
         self.columns = Columns.from_json(self.index["columns"])
         self.names: dict[str, Sequence[str]] = {
             "foreground": self.columns.foregrounds, "background": self.columns.backgrounds, **self.columns.labels,

@@ -1,0 +1,96 @@
+"""What is left of a dataset once images are rejected: a dataset, a split or an extension without any is an error."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from figureground.errors import FiguregroundError, counted
+
+REMEDIES = {
+    "safety-flagged": "If the images are harmless, build without the safety checker, in a new directory: --set safety=off.",
+    "non-finite": "Compute in numbers that overflow less easily: --set dtype=float32.",
+    "flat": "Images of one color mean that the checkpoint doesn't fit its settings, such as size, scheduler or "
+    "guidance_scale, or that it is damaged.",
+}
+"""By the reason of a reject, what to do where nothing but such rejects came."""
+
+
+class NothingLeft(FiguregroundError):
+    """Every image was rejected."""
+
+
+def describe(rejects: Mapping[str, int]) -> str:
+    """Return the reasons of rejects with their counts, the most frequent first: `3 flat, 1 non-finite`."""
+    return ", ".join(f"{n:,} {reason}" for reason, n in Counter(rejects).most_common())
+
+
+def remedies(rejects: Mapping[str, int]) -> str:
+    """Return what to do about rejects of these reasons, a sentence each."""
+    return " ".join(REMEDIES[reason] for reason, _ in Counter(rejects).most_common() if reason in REMEDIES)
+
+
+def why_empty(index: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with an index, or a sum of markers, that has no sample; None where there is one."""
+    if index["samples"]:
+        return None
+    return f"no image is left: all {index['planned']:,} were rejected ({describe(index['rejects'])})."
+
+
+def empty_splits(index: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each split of which every image was rejected."""
+    return [
+        f"the split {name!r} is empty: {_all(split['planned'])} rejected ({describe(split['rejects'])})."
+        for name, split in index["splits"].items()
+        if split["planned"] and not split["samples"]
+    ]
+
+
+def empty_extension(index: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the last extension if every image that it added was rejected, else None."""
+    last = max((shard["part"] for shard in index["shards"]), default=0)
+    added = [shard for shard in index["shards"] if shard["part"] == last]
+    if not last or any(shard["samples"] for shard in added):
+        return None
+    rejects = _sum(added)
+    return f"extension {last} added nothing: {_all(rejects.total())} rejected ({describe(rejects)})."
+
+
+def refuse_empty(index: Mapping[str, Any], where: str) -> None:
+    """Raise NothingLeft if an index has no sample.
+
+    Args:
+        where: The dataset's directory, for the error.
+    """
+    if problem := why_empty(index):
+        raise NothingLeft(
+            f"{where}: {problem} It gets no index and no card. {remedies(index['rejects'])} Build in a new directory.",
+        )
+
+
+def refuse_empty_parts(index: Mapping[str, Any], where: str) -> None:
+    """Raise NothingLeft if a split, or the last extension, has no sample; the rest is a dataset.
+
+    Args:
+        where: The dataset's directory, for the error.
+    """
+    extension = empty_extension(index)
+    problems = [*empty_splits(index), *([extension] if extension else [])]
+    if problems:
+        advice = remedies(index["rejects"])
+        raise NothingLeft(
+            f"{where} is finished, but {' '.join(problems)} load_dataset knows no split without images. {advice} "
+            "Build in a new directory, or leave the split out of the recipe."
+        )
+
+
+def _all(planned: int) -> str:
+    return f"its only {counted(planned, 'image')} was" if planned == 1 else f"all {counted(planned, 'image')} were"
+
+
+def _sum(shards: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    rejects: Counter[str] = Counter()
+    for shard in shards:
+        rejects.update(shard["rejects"])
+    return rejects
