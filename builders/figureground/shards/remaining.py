@@ -9,7 +9,7 @@ from typing import Any
 from figureground.errors import FiguregroundError, counted
 
 REMEDIES = {
-    "safety-flagged": "If the images are harmless, build without the safety checker, in a new directory: --set safety=off.",
+    "safety-flagged": "If they are harmless, build without the safety checker, in a new directory: --set safety=off.",
     "non-finite": "Compute in numbers that overflow less easily: --set dtype=float32.",
     "flat": "Images of one color mean that the checkpoint doesn't fit its settings, such as size, scheduler or "
     "guidance_scale, or that it is damaged.",

@@ -17,7 +17,7 @@ import numpy as np
 from figureground.errors import FiguregroundError, RecipeError, UsageError, listed
 from figureground.images import content_hash
 from figureground.shards.card import public
-from figureground.shards.writer import SCORES, replace_bytes, replace_text
+from figureground.shards.writer import SCORES, STAGES_LOCK, lock, remove_locks, replace_bytes, replace_text
 from figureground.vision import accuracy, spuriousness
 from figureground.vision.classifiers import Classifier, open_classifier
 from figureground.vision.counterparts import Counterparts, LabelTable, find_counterparts, read_label_table
@@ -170,8 +170,12 @@ def evaluate(
         pictures, report, opened, {name: some[GENERATED] for name, some in answers.items()}, independent, out,
         tuple(scores.values()),
     )  # fmt: skip
-    for name, path in scores.items():
-        _write_scores(path, pictures, opened[name], evaluation.predictions[name])
+    if scores:
+        # What is there is read and written again: another evaluation may be adding other splits.
+        with lock(directory / STAGES_LOCK, wait=True):
+            for name, path in scores.items():
+                _write_scores(path, pictures, opened[name], evaluation.predictions[name])
+        remove_locks(directory)
     replace_text(out / PAGE, write_page(evaluation))
     replace_text(out / JSON, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return evaluation
