@@ -122,6 +122,71 @@ def test_of_matched_sets_objects_are_followed_over_backgrounds(tmp_path, classif
     assert "matched" not in evaluate(plain, [classifier], show_progress=False).report["classifiers"]["colours"]
 
 
+def guided(sample):
+    """Provenance of images of two cut-outs, the same in all splits and cells, on one scene each."""
+    cutout = (
+        f"{sample.spec.foreground_name}/{sample.spec.seed % 2}.png@{sample.spec.foreground_name}{sample.spec.seed % 2}"
+    )
+    scene = f"{sample.spec.background_name}/0.jpg@{sample.spec.background_name}"
+    return {"guide": {"kind": "paste", "cutout": cutout, "template": scene, "box": None, "flip": False}}
+
+
+def test_images_of_one_cutout_count_as_one_object_where_they_are_answered_alike(tmp_path, classifier):
+    drawn = [("train", name, ground, i, name) for name in ("bird", "cat") for ground in GROUNDS for i in range(6)]
+    reused = make_coloured(tmp_path / "reused", drawn, provenance=guided)
+    apart = make_coloured(tmp_path / "apart", drawn)
+    reports = [evaluate(each, [classifier], show_progress=False).report for each in (reused, apart)]
+    copies, own = (report["classifiers"]["colours"] for report in reports)
+    assert (own["accuracy"]["samples"], "objects" in own["accuracy"]) == (24, False)
+    assert (copies["accuracy"]["samples"], copies["accuracy"]["objects"]) == (24, 4)
+    assert own["accuracy"]["low"] == pytest.approx(0.862, abs=1e-3)  # Wilson, of 24
+    assert copies["accuracy"]["low"] == pytest.approx(0.510, abs=1e-3)  # of 4
+    assert {cell["objects"] for cell in copies["by_cell"]} == {2}
+    assert reports[0]["intervals"]["objects"] == 4
+    assert reports[0]["intervals"]["scenes"] == 2
+    said = summarise(reports[0])
+    assert "24 images of 4 objects" in said
+    assert "2 background images guided them" in said
+    assert "objects" not in summarise(reports[1])
+    page = text((reused / "_evaluation" / "evaluation.html").read_text())
+    assert "24 images of 4 objects" in page
+
+
+def test_a_set_above_its_references_has_a_gain_and_controls_that_are_drawn_otherwise_are_named(tmp_path, classifier):
+    directory = make_coloured(tmp_path / "set", DRAWN, size=64, steps=16, checkpoint="here")
+    control = [("train", name, "grass", i, name) for name in ("bird", "cat") for i in range(4)]
+    make_coloured(tmp_path / "fewer", control, config="text-only", size=64, steps=8, checkpoint="there")
+    make_coloured(tmp_path / "same", control, config="reconstruction", size=64, steps=16, checkpoint="here", strength=1)
+    references = make_folders(tmp_path / "photos", {"bird": 5, "cat": 5}, {"cat": "mug"})
+    done = evaluate(
+        directory, [classifier], references=references, controls=[tmp_path / "fewer", tmp_path / "same"],
+        show_progress=False,
+    )  # fmt: skip
+    beside = done.report["beside"]
+    assert "differs" not in beside["references"]
+    assert beside["reconstruction"]["differs"] == []
+    assert {each["field"]: each["control"] for each in beside["text-only"]["differs"]} == {
+        "checkpoint": ["there"], "steps": [8],
+    }  # fmt: skip
+    for said in (summarise(done.report), text((directory / "_evaluation" / "evaluation.html").read_text())):
+        assert "text-only differs from set in checkpoint (here, here there), steps (16, here 8)" in said
+        assert "gain 25.0 points" in said  # 75 % of the set, 50 % of the references
+        assert "-25" not in said.split("gain")[0]
+    assert done.report["classifiers"]["colours"]["compared"]["generated"]["drop"]["value"] == pytest.approx(-0.25)
+
+
+def test_classes_of_one_image_are_named(tmp_path, classifier):
+    drawn = [("train", "bird", "grass", 0, "bird"), *(("train", "cat", "grass", i, "cat") for i in range(3))]
+    directory = make_coloured(tmp_path / "set", drawn)
+    references = make_folders(tmp_path / "photos", {"bird": 3, "cat": 3})
+    report = evaluate(directory, [classifier], references=references, show_progress=False).report
+    compared = report["classifiers"]["colours"]["compared"]["generated"]
+    assert compared["single"] == 1
+    assert compared["accuracy"]["low"] < 0.6
+    assert compared["drop"]["low"] < 0 < compared["drop"]["high"]
+    assert "1 of 2 classes have one image, or one object, alone" in summarise(report)
+
+
 def test_one_split_and_tars_alone(tmp_path, classifier):
     directory = make_coloured(tmp_path / "set", DRAWN, formats=("webdataset",))
     report = evaluate(directory, [classifier], splits=["validation"], show_progress=False).report
@@ -284,8 +349,8 @@ def test_the_command_prints_the_numbers_and_names_its_files(tmp_path, classifier
     assert main(["evaluate", str(directory), "--classifier", classifier, "--device", "cpu", "--save-scores"]) == 0
     out = capsys.readouterr().out
     assert "colours: accuracy 75.0%" in out
-    assert "worst group: bird on snow 0.0% (0.0 to 0.0), 3 images" in out
-    assert re.search(r"bird on grass +100\.0% \(100\.0 to 100\.0\) +3\n", out)
+    assert "worst group: bird on snow 0.0% (0.0 to 56.1), 3 images" in out
+    assert re.search(r"bird on grass +100\.0% \(43\.9 to 100\.0\) +3\n", out)
     assert [line.rpartition("/")[2] for line in out.splitlines()[-3:]] == [
         "evaluation.json", "evaluation.html", "colours.parquet",
     ]  # fmt: skip

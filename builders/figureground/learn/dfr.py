@@ -118,7 +118,8 @@ def average_draws(
             mean, std = standardise(features[rows])
         drawn = (features[rows] - mean) / std
         layers.append(fit_logistic(drawn, torch.from_numpy(y[rows]), classes, inverse_strength))
-    weight, bias = (torch.stack([layer[i] for layer in layers]).mean(0) for i in range(2))
+    weight = torch.stack([layer.weight for layer in layers]).mean(0)
+    bias = torch.stack([layer.bias for layer in layers]).mean(0)
     return unstandardised(Layer(weight, bias, sum(layer.steps for layer in layers)), mean, std)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from figureground.errors import FiguregroundError, RecipeError, UsageError, listed
+from figureground.evaluation.intervals import LEVEL, METHOD
+from figureground.evaluation.objects import is_matched, settings
 from figureground.images import content_hash
 from figureground.shards.card import public
 from figureground.shards.writer import SCORES, STAGES_LOCK, lock, remove_locks, replace_bytes, replace_text
@@ -22,7 +24,6 @@ from figureground.vision import accuracy, spuriousness
 from figureground.vision.classifiers import Classifier, open_classifier
 from figureground.vision.counterparts import Counterparts, LabelTable, find_counterparts, read_label_table
 from figureground.vision.evaluation_page import write_page
-from figureground.vision.metrics import DRAWS, LEVEL
 from figureground.vision.pictures import SPURIOUS_FOR, DatasetPictures, FolderPictures, open_pictures
 from figureground.vision.predict import BATCH_SIZE, Predictions, predict
 
@@ -147,8 +148,11 @@ def evaluate(
         "made_by": _MADE_BY.decode(),
         "dataset": _about(pictures),
         "kind": "spurious" if spurious else "foreground",
-        "intervals": {"method": "percentile bootstrap", "draws": DRAWS, "level": LEVEL},
-        "beside": {kind: _beside(some, occurring) for kind, some in others.items()},
+        "intervals": {"method": METHOD, "level": LEVEL, **_reuse(pictures)},
+        "beside": {
+            kind: {**_beside(some, occurring), **({} if kind == REFERENCES else {"differs": _differs(pictures, some)})}
+            for kind, some in others.items()
+        },
         "validation": None if real is None else _beside(real, occurring),
         "label_table": None if table.path is None else {"name": table.path.name, "sha256": content_hash(table.path)},
         "classifiers": {
@@ -238,15 +242,38 @@ def _open_control(
 
 def _config(pictures: DatasetPictures) -> str:
     """The config that a dataset was built with, or those of the datasets that it was made from."""
-    return " and ".join(dict.fromkeys(name for name, _ in accuracy.settings(pictures.source.recipe) if name))
+    return " and ".join(dict.fromkeys(name for name, _ in settings(pictures.source.recipe) if name))
 
 
-def _matched(pictures: DatasetPictures) -> bool:
-    """Whether an object's pictures on different backgrounds share cut-out, place and noise, and keys tell of it."""
-    recipe = pictures.source.recipe
-    return recipe.get("builder") != "merge" and all(
-        identity.get("match") == "foreground" for _, identity in accuracy.settings(recipe)
-    )
+ALIKE = (
+    "checkpoint", "revision", "size", "steps", "guidance_scale", "negative_prompt", "scheduler", "eta", "prompt",
+    "image_format",
+)  # fmt: skip
+"""Fields of a recipe in which a control has to be as the set: else its accuracy differs for their sake too."""
+
+
+def _differs(pictures: DatasetPictures, control: DatasetPictures | FolderPictures) -> list[dict[str, Any]]:
+    """Fields of `ALIKE` in which a control isn't as the set: `field`, `dataset` and `control`, the values of each."""
+    if not isinstance(control, DatasetPictures):
+        return []
+    found = []
+    for field in ALIKE:
+        ours, theirs = (_values(some, field) for some in (pictures, control))
+        if ours != theirs:
+            found.append({"field": field, "dataset": ours, "control": theirs})
+    return found
+
+
+def _values(pictures: DatasetPictures, field: str) -> list[Any]:
+    """What the recipes that a dataset was made from say of a field, each value once."""
+    said = [identity.get(field) for _, identity in settings(pictures.source.recipe)]
+    return [json.loads(text) for text in sorted({json.dumps(value) for value in said})]
+
+
+def _reuse(pictures: DatasetPictures) -> dict[str, int]:
+    """How many objects and scenes the images show: `objects`, and of those that were guided by one, `scenes`."""
+    scenes = len(np.unique(pictures.scenes[pictures.scenes >= 0]))
+    return {"objects": len(np.unique(pictures.objects)), **({"scenes": scenes} if scenes else {})}
 
 
 def _about(pictures: DatasetPictures) -> dict[str, Any]:
@@ -303,7 +330,7 @@ def _accuracies(
         report["compared"] = {
             kind: accuracy.compare(some, references) for kind, some in answers.items() if kind != REFERENCES
         }
-    if _matched(pictures):
+    if is_matched(pictures.source.recipe):
         outcomes = counterparts.outcomes(own.predicted, pictures.label)
         report["matched"] = accuracy.alike(pictures.keys, outcomes, own)
     return report

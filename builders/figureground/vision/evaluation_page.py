@@ -13,7 +13,7 @@ from PIL import Image
 
 from figureground.core.pages import render_page
 from figureground.vision.accuracy import Told
-from figureground.vision.evaluation_summary import notes, percent, points, spread
+from figureground.vision.evaluation_summary import notes, percent, points, shown, spread
 from figureground.vision.predict import Predictions
 from figureground.vision.spuriousness import METRICS, mean_of
 
@@ -36,7 +36,7 @@ def write_page(evaluation: Evaluation) -> str:
     mean = mean_of([evaluation.predictions[name] for name in evaluation.independent])
     return render_page(
         "evaluation.html.jinja",
-        {"percent": percent, "spread": spread, "points": points},
+        {"percent": percent, "spread": spread, "points": points, "shown": shown},
         report=report,
         spurious=spurious,
         notes=notes(report),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from figureground.errors import counted, listed
@@ -10,6 +11,9 @@ from figureground.vision.spuriousness import METRICS
 
 MOST_GROUPS = 12
 """Groups of one kind that the command prints; of more, those with the least accuracy."""
+
+MOST_LETTERS = 24
+"""Letters of a recipe's value that a note quotes."""
 
 Told = Mapping[str, Any]
 
@@ -24,8 +28,17 @@ def spread(told: Told) -> str:
 
 
 def points(told: Told) -> str:
-    """A difference of shares: `24.1 points (10.0 to 31.4)`."""
-    return f"{100 * told['value']:.1f} points ({100 * told['low']:.1f} to {100 * told['high']:.1f})"
+    """A drop in words: `drop 24.1 points (10.0 to 31.4)`; one below 0 is a gain: `gain 20.8 points (4.0 to 35.0)`."""
+    word, sign, low, high = ("drop", 1, "low", "high") if told["value"] >= 0 else ("gain", -1, "high", "low")
+    value, first, last = (sign * 100 * told[name] + 0.0 for name in ("value", low, high))
+    return f"{word} {value:.1f} points ({first:.1f} to {last:.1f})"
+
+
+def shown(told: Told) -> str:
+    """What a number stands on: `12 images`, or `12 images of 3 objects`."""
+    return counted(told["samples"], "image") + (
+        f" of {counted(told['objects'], 'object')}" if "objects" in told else ""
+    )
 
 
 def notes(report: Told) -> list[str]:
@@ -49,14 +62,59 @@ def notes(report: Told) -> list[str]:
             lines.append(f"{kind}: {counted(len(unreadable), 'file')} can't be read, such as {first}.")
         if lacking := told["without_pictures"]:
             lines.append(f"{kind}: no picture of {_classes_of(len(lacking))}: {listed(lacking, 8)}.")
+        if differs := told.get("differs"):
+            each = [f"{one['field']} ({_values(one['dataset'])}, here {_values(one['control'])})" for one in differs]
+            lines.append(
+                f"{kind} differs from {report['dataset']['name']} in {listed(each, len(each))}. So what sets it apart "
+                "is not what it controls for alone."
+            )
         if others := told["other_classes"]:
             lines.append(f"{kind}: passed over are {listed(others, 5)}, which the dataset doesn't have.")
+    lines += _notes_on_intervals(report)
     if report["kind"] == "spurious" and report["validation"]:
         lines.append(
             "Average precision and ROC-AUC are of p_k: real pictures of class k against these. Spurious ImageNet's "
             "code computes average precision where its README says AUC; here are both. Lower is more spurious."
         )
     return lines
+
+
+def _values(values: Sequence[Any]) -> str:
+    """What a recipe says, or the recipes that a dataset was made from; hashes in short."""
+    return " and ".join(_short(value) for value in values) or "not told"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
+
+
+def _notes_on_intervals(report: Told) -> Iterator[str]:
+    """What intervals count, and where they say little."""
+    images, reuse = report["dataset"]["samples"], report["intervals"]
+    if reuse.get("objects", images) < images:
+        yield (
+            f"The {counted(images, 'image')} show {counted(reuse['objects'], 'object')}. Intervals count objects, "
+            "since images of one cut-out or source aren't independent."
+        )
+    if reuse.get("scenes", images) < images:
+        yield (
+            f"{counted(reuse['scenes'], 'background image')} guided them. Intervals take these as given, and don't "
+            "tell what other scenes would change."
+        )
+    if report["kind"] != "foreground":
+        return
+    for name, told in report["classifiers"].items():
+        cells = [cell for cell in told["by_cell"] if cell.get("objects", cell["samples"]) == 1]
+        if cells:
+            yield f"{name}: {len(cells):,} of {len(told['by_cell']):,} cells have one image, or one object, alone."
+        for kind, compared in told.get("compared", {}).items():
+            if single := compared.get("single"):
+                yield (
+                    f"{name}, {'this set' if kind == 'generated' else kind}: {single:,} of "
+                    f"{_classes_of(compared['classes'])} have one image, or one object, alone. Their spread is "
+                    "unknown, and the largest possible one is taken."
+                )
 
 
 def _classes_of(n: int) -> str:
@@ -82,9 +140,9 @@ def summarise(report: Told) -> str:
 
 def _foreground(report: Told) -> Iterator[str]:
     for name, told in report["classifiers"].items():
-        yield f"\n{name}: accuracy {spread(told['accuracy'])}, {counted(told['samples'], 'image')}"
+        yield f"\n{name}: accuracy {spread(told['accuracy'])}, {shown(told['accuracy'])}"
         worst = told["worst_group"]
-        yield f"  worst group: {_cell(worst)} {spread(worst)}, {counted(worst['samples'], 'image')}"
+        yield f"  worst group: {_cell(worst)} {spread(worst)}, {shown(worst)}"
         if told.get("matched"):
             matched = told["matched"]
             yield (
@@ -108,8 +166,9 @@ def _compared(kind: str, told: Told) -> str:
     if not told["classes"]:
         return f"{kind}: no class in common with the references"
     text = f"{kind}: accuracy {spread(told['accuracy'])}, mean of {_classes_of(told['classes'])}"
+    text += f", {shown(told['accuracy'])}"
     if "drop" in told:
-        text += f"; references {spread(told['references'])}; drop {points(told['drop'])}"
+        text += f"; references {spread(told['references'])}; {points(told['drop'])}"
     return text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from PIL import Image
 from figureground.classes import read_nouns
 from figureground.core.names import RULE, describe_same, loosely, same_names, slug, slugs
 from figureground.errors import FiguregroundError, RecipeError, listed, nearest_or_all, printable
+from figureground.evaluation.objects import as_number, is_matched, object_of, scene_of
 from figureground.images import UnreadableImage, list_folders, list_images, list_odd, read_image
 from figureground.shards.index import INDEX
 from figureground.shards.writer import RECIPE
@@ -47,6 +49,10 @@ class Pictures(Protocol):
     @property
     def label(self) -> np.ndarray:
         """int64 (n,): position in the list of labels that they were opened with, -1 where it isn't there."""
+
+    @property
+    def objects(self) -> np.ndarray:
+        """int64 (n,): equal numbers show one object, so that those images aren't independent."""
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:
         """Those at certain rows, in order."""
@@ -90,18 +96,27 @@ class DatasetPictures:
         own = list(self.source.names[self.column])
         self.labels: tuple[str, ...] = tuple(labels) if labels is not None else tuple(own)
         keys, columns, starts = [], [], [0]
+        objects, scenes = [], []
+        matched, own_keys = is_matched(self.source.recipe), self.source.recipe["sha256"]
         features: dict[int, str] = {}
         for shard in self._shards:
             place = self.splits.index(shard.split)
             for row in self.source.rows(shard):
                 keys.append(row["key"])
                 columns.append((row[self.column], row["foreground"], row["background"], place))
+                provenance = json.loads(row["provenance"])
+                name, scene = object_of(row["key"], provenance, matched), scene_of(provenance)
+                objects.append(as_number(name if provenance.get("guide") else f"{own_keys}/{name}"))
+                scenes.append(-1 if scene is None else as_number(scene))
                 if FEATURE in row:
                     features.setdefault(row[self.column], row[FEATURE])
             starts.append(len(keys))
         if not keys:
             raise FiguregroundError(f"{directory} has no sample{f' in {listed(self.splits)}' if splits else ''}.")
         self.keys: list[str] = keys
+        self.objects = np.array(objects, np.int64)
+        self.scenes = np.array(scenes, np.int64)
+        """int64 (n,): equal numbers were guided by one scene; -1 where there was none."""
         self._starts = np.array(starts)
         given, self.foreground, self.background, self.split = np.array(columns, np.int64).T
         to_labels = np.arange(len(own)) if labels is None else match(own, self.labels)
@@ -182,6 +197,7 @@ class FolderPictures:
             raise FiguregroundError(f"{directory}: there is no image in the folders of {listed(wanted, 3)}.")
         self.keys: list[str] = [_shown(path) for path in self._paths]
         self.label = np.array(label, np.int64)
+        self.objects = np.array([as_number(f"{directory.resolve()}/{key}") for key in self.keys], np.int64)
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:
         for row in np.sort(np.asarray(rows, np.int64)).tolist():

@@ -46,6 +46,12 @@ class Predictions:
     not judged."""
     correct: np.ndarray
     """bool (n,): whether the likeliest class is one of those."""
+    objects: np.ndarray | None = None
+    """int64 (n,): equal numbers show one object; None where each image shows its own."""
+
+    def objects_in(self, rows: np.ndarray) -> np.ndarray:
+        """The objects of some images, int64 (m,); `rows` is bool (n,), or their positions."""
+        return (np.arange(len(self.label)) if self.objects is None else self.objects)[rows]
 
     def of(self, k: int) -> np.ndarray:
         """The judged pictures of a label, bool (n,)."""
@@ -75,7 +81,8 @@ def predict(
     """
     count = len(pictures.keys)
     nothing: dict[str, Any] = {"judged": False, "predicted": -1, "p": np.nan, "correct": False}
-    found = Predictions(pictures.label, **{name: np.full(count, value) for name, value in nothing.items()})
+    arrays = {name: np.full(count, value) for name, value in nothing.items()}
+    found = Predictions(pictures.label, **arrays, objects=pictures.objects)
     members = counterparts.members()
     known = members.sum(axis=1) > 0
     rows = np.flatnonzero((pictures.label >= 0) & known[pictures.label])

@@ -8,13 +8,13 @@ average precision; here are both, by name.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from figureground.sample import derive_seed
+from figureground.evaluation.intervals import mean as mean_interval
 from figureground.vision.accuracy import Told, told
-from figureground.vision.metrics import average_precision, bootstrap, roc_auc
+from figureground.vision.metrics import average_precision, roc_auc
 from figureground.vision.predict import Predictions
 
 METRICS = {
@@ -26,7 +26,18 @@ METRICS = {
 """What is measured, and how tables call it. Of the last two lower is more spurious: they tell real k from these."""
 
 
-def measure(kinds: Mapping[str, Predictions], real: Predictions | None, labels: Sequence[str], seed: int = 0) -> Told:
+class _Group(NamedTuple):
+    """The images of a class."""
+
+    p: np.ndarray
+    """float64 (n,): p_k."""
+    predicted: np.ndarray
+    """bool, or float from 0 to 1 (n,): whether k is predicted, or by which share of the classifiers."""
+    objects: np.ndarray
+    """int64 (n,)."""
+
+
+def measure(kinds: Mapping[str, Predictions], real: Predictions | None, labels: Sequence[str]) -> Told:
     """One classifier's numbers, class by class and kind by kind.
 
     Args:
@@ -41,7 +52,7 @@ def measure(kinds: Mapping[str, Predictions], real: Predictions | None, labels: 
         class counting alike, and `classes`, how many there are.
     """
     found: dict[str, dict[str, Told]] = {}
-    groups: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    groups: dict[str, list[_Group]] = {}
     first = next(iter(kinds.values()))
     for k in np.unique(first.label[first.judged]).tolist():
         positive = np.empty(0) if real is None else real.p[real.of(k)]
@@ -49,15 +60,15 @@ def measure(kinds: Mapping[str, Predictions], real: Predictions | None, labels: 
             rows = answers.of(k)
             if not rows.any():
                 continue
-            p, predicted = answers.p[rows], answers.correct[rows]
-            groups.setdefault(kind, []).append((p, predicted))
-            own = found.setdefault(labels[k], {})[kind] = _spread([(p, predicted)], derive_seed(seed, kind, labels[k]))
+            p, group = answers.p[rows], _Group(answers.p[rows], answers.correct[rows], answers.objects_in(rows))
+            groups.setdefault(kind, []).append(group)
+            own = found.setdefault(labels[k], {})[kind] = _spread([group])
             own["images"] = len(p)
             if len(positive):
                 own["average_precision"] = average_precision(positive, p)
                 own["roc_auc"] = roc_auc(positive, p)
                 own["positives"] = len(positive)
-    mean = {kind: {**_spread(some, derive_seed(seed, kind)), **_ranked(found, kind)} for kind, some in groups.items()}
+    mean = {kind: {**_spread(some), **_ranked(found, kind)} for kind, some in groups.items()}
     return {"classes": found, "mean": mean}
 
 
@@ -87,13 +98,14 @@ def mean_of(each: Sequence[Predictions]) -> Predictions:
     count = np.maximum(judged.sum(axis=0), 1)
     p = np.where(judged, np.stack([some.p for some in each]), 0).sum(axis=0) / count
     correct = (judged & np.stack([some.correct for some in each])).sum(axis=0) / count
-    return Predictions(each[0].label, by_any, each[0].predicted, p, correct)
+    return Predictions(each[0].label, by_any, each[0].predicted, p, correct, each[0].objects)
 
 
-def _spread(groups: Sequence[tuple[np.ndarray, np.ndarray]], seed: int) -> Told:
+def _spread(groups: Sequence[_Group]) -> Told:
+    objects = [group.objects for group in groups]
     return {
-        "predicted": told(bootstrap([predicted for _, predicted in groups], seed=seed)),
-        "p": told(bootstrap([p for p, _ in groups], seed=seed)),
+        "predicted": told(mean_interval([group.predicted for group in groups], objects)),
+        "p": told(mean_interval([group.p for group in groups], objects)),
     }
 
 
