@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -104,7 +104,7 @@ class DatasetPictures:
             for row in self.source.rows(shard):
                 keys.append(row["key"])
                 columns.append((row[self.column], row["foreground"], row["background"], place))
-                provenance = json.loads(row["provenance"])
+                provenance = _provenance(row, directory)
                 name, scene = object_of(row["key"], provenance, matched), scene_of(provenance)
                 objects.append(as_number(name if provenance.get("guide") else f"{own_keys}/{name}"))
                 scenes.append(-1 if scene is None else as_number(scene))
@@ -136,6 +136,19 @@ class DatasetPictures:
                 found = self.source.stored(shard, (inside - start).tolist())
                 for row, stored in zip(inside.tolist(), found, strict=True):
                     yield row, functools.partial(_decode, stored.image, stored.key)
+
+
+def _provenance(row: Mapping[str, Any], directory: Path) -> Mapping[str, Any]:
+    """How a sample was made; its guide is a mapping or None."""
+    try:
+        provenance = json.loads(row["provenance"])
+        guide = provenance.get("guide")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise FiguregroundError(
+            f"{directory}: the provenance of {printable(str(row['key']))} isn't a JSON object ({type(error).__name__}). "
+            f"figureground check {directory} lists all that is wrong."
+        ) from None
+    return {**provenance, "guide": guide if isinstance(guide, Mapping) else None}
 
 
 def _decode(data: bytes, key: str) -> Image.Image:
