@@ -29,10 +29,39 @@ def all_specs(plan):
     return [spec for shard in plan.shards() for spec in plan.specs(shard)]
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 16, 17, 1000])
+@pytest.mark.parametrize("n", [1, 2, 3, 16, 17, 1000, 4096, 4097])
 def test_a_permutation_has_every_number_once(n):
     order = Permutation(n, 0, "train")
     assert sorted(order[i] for i in range(n)) == list(range(n))
+
+
+def chi_square(orders, n):
+    """Of how often each number stands at each position, divided by its degrees of freedom: 1 where all are alike."""
+    counts = np.zeros((n, n))
+    for order in orders:
+        counts[np.arange(n), order] += 1
+    expected = len(orders) / n
+    return ((counts - expected) ** 2 / expected).sum() / (n - 1) ** 2
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 12])
+def test_every_number_is_as_likely_at_every_position_of_a_small_order(n):
+    """Over 4,000 seeds. Four Feistel rounds, as in format 1, gave 10.9 for 5 numbers, 3.4 for 10 and 2.2 for 12."""
+    orders = [[order[i] for i in range(n)] for order in (Permutation(n, seed, "train") for seed in range(4000))]
+    limit = 1 + 5 * np.sqrt(2 / (n - 1) ** 2)  # five standard deviations of a chi-square over its degrees of freedom
+    assert chi_square(np.array(orders), n) < limit
+
+
+def test_numbers_are_as_likely_at_positions_of_an_order_that_is_not_listed():
+    """Of 5,000 numbers, by hundredths of the order and of the numbers, over 40 seeds."""
+    n, parts = 5000, 10
+    counts = np.zeros((parts, parts))
+    for seed in range(40):
+        order = Permutation(n, seed, "train")
+        for i in range(0, n, 5):
+            counts[i * parts // n, order[i] * parts // n] += 1
+    expected = counts.sum() / parts**2
+    assert ((counts - expected) ** 2 / expected).sum() / (parts - 1) ** 2 < 1 + 5 * np.sqrt(2 / (parts - 1) ** 2)
 
 
 def test_every_cell_gets_exactly_its_images_and_every_key_is_unique():

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from figureground.recipe import FORMAT
 from figureground.shelf import Shelf
 
 MADE_OF = {"noun": "flower", "steps": 3, "size": 64, "references": [{"file": "a.png", "sha256": "1", "caption": None}]}
@@ -17,7 +18,7 @@ def shelf(tmp_path):
 
 def put(folder, made_of, finished=True):
     folder.mkdir(parents=True)
-    (folder / "finetuning.json").write_text(json.dumps({**made_of, "distance": "cosine"}))
+    (folder / "finetuning.json").write_text(json.dumps({"format": FORMAT, **made_of, "distance": "cosine"}))
     if finished:
         (folder / "concept.json").write_text(json.dumps({"size": 64}))
 
@@ -35,6 +36,12 @@ def test_one_that_is_made_of_the_same_is_found_again_finished_or_not(shelf, tmp_
     assert shelf.find("bee", MADE_OF) is None
     (tmp_path / "bee" / "concept.json").write_text("{}")
     assert shelf.find("bee", MADE_OF) == tmp_path / "bee"
+
+
+def test_one_that_was_learned_with_the_noise_of_an_older_format_stays_and_is_not_used(shelf, tmp_path):
+    put(tmp_path / "bee", {"format": FORMAT - 1, **MADE_OF})
+    assert shelf.find("bee", MADE_OF) is None
+    assert shelf.place("bee", MADE_OF) != tmp_path / "bee"
 
 
 def test_one_that_is_made_of_other_things_stays_and_the_new_one_stands_beside(shelf, tmp_path):

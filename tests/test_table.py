@@ -32,6 +32,25 @@ def test_what_is_left_over_favours_no_background():
     assert totals.max() - totals.min() <= 1
 
 
+@pytest.mark.parametrize(("classes", "per_cell", "share"), [(2, 5, 0.95), (10, 3, 0.95), (3, 7, 0.8), (7, 2, 0.5)])
+def test_a_paired_share_is_rounded_over_the_whole_table(classes, per_cell, share):
+    names = [str(i) for i in range(classes)]
+    counts, pairings = read_table({"paired_share": share}, {"train": per_cell}, names, names)
+    total = classes**2 * per_cell
+    assert abs(counts["train"][pairings["train"]].sum() - share * total) <= 0.5
+    assert (counts["train"].sum(1) == classes * per_cell).all()
+    assert np.ptp(counts["train"].sum(0)) <= 2
+
+
+def test_ties_of_rounding_are_settled_by_the_seed():
+    """19 of 20 images are paired: which of the two classes has the other one depends on the seed."""
+    tables = {
+        read_table({"paired_share": 0.95}, {"train": 5}, ["a", "b"], ["x", "y"], seed)[0]["train"].tobytes()
+        for seed in range(20)
+    }
+    assert tables == {np.array(t).tobytes() for t in ([[10, 0], [1, 9]], [[9, 1], [0, 10]])}
+
+
 def test_paired_share_is_met():
     table = {"kind": "correlated", "paired_share": "95%", "pairing": {"bird": "grass", "car": "road", "mug": "sand"}}
     counts, pairings = read_table(table, {"train": 20}, F, B)

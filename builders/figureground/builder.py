@@ -218,7 +218,7 @@ class Builder(datasets.ArrowBasedBuilder):
     def identity(self) -> dict[str, Any]:
         """All that decides the dataset, with the content of files instead of their places."""
         fields = {name: getattr(self.config, name) for name in self._identity_names()}
-        return json.loads(json.dumps({"builder": self.METHOD, **fields, **self.resolved()}))
+        return json.loads(json.dumps({"format": recipes.FORMAT, "builder": self.METHOD, **fields, **self.resolved()}))
 
     def _identity_names(self) -> list[str]:
         """The fields that decide the dataset; `extended` only where it was."""
@@ -231,6 +231,7 @@ class Builder(datasets.ArrowBasedBuilder):
         values = {name: getattr(self.config, name) for name in names}
         saved = {n: recipes.for_file(n, v, folder) for n, v in values.items()}
         return {
+            "format": recipes.FORMAT,
             "builder": self.METHOD,
             "config": self.config.name,
             "figureground": library_versions()["figureground"],
@@ -265,6 +266,7 @@ class Builder(datasets.ArrowBasedBuilder):
             NothingLeft: Every image was rejected, or every image of a split or of the last extension.
         """
         out = Path(out)
+        directory.refuse_older(out)
         folder = local_directory(self.config.checkpoint)
         if folder is not None:
             check_files(folder, self.config.checkpoint, inpaint=self.INPAINTS)

@@ -8,6 +8,7 @@ filled exactly here, and validation uses no cut-out and no template of training.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ from figureground.builder import Builder
 from figureground.classes import Noun, define, find_list, read_nouns
 from figureground.config import Config, check_choice
 from figureground.core.names import RULE, describe_same, matching, same_names
+from figureground.core.shares import whole_part
 from figureground.errors import FiguregroundError, RecipeError, listed, printable
 from figureground.guide import Bank, check_disjoint, compose, photograph, place, split_bank
 from figureground.images import UnreadableImage, list_folders
@@ -140,11 +142,11 @@ class D3SConfig(Config):
             raise RecipeError(
                 "limit", "a dataset that was built with a limit can't be extended: nobody knows which cells it cut."
             )
-        if self.guide != "none" and int(self.steps * self.strength) < 1:
+        if self.guide != "none" and whole_part(self.steps, self.strength) < 1:
             raise RecipeError(
                 "strength",
                 f"{self.steps} steps × strength {self.strength} is less than one step, so nothing would be drawn. "
-                f"Give a strength of at least {1 / self.steps:.3g}, or more steps.",
+                f"Give a strength of at least {math.ceil(1000 / self.steps) / 1000:g}, or more steps.",
             )
 
     def scale_range(self) -> tuple[float, float]:
@@ -260,7 +262,7 @@ class D3S(Builder):
             self.backgrounds = [Noun(UNKNOWN, "")]
         self.templates = read_templates(config.prompt)
         names, grounds = self._names()
-        self.counts, self.pairings = read_table(config.table, config.per_cell, names, grounds)
+        self.counts, self.pairings = read_table(config.table, config.per_cell, names, grounds, config.seed)
         self.earlier: list[dict[str, np.ndarray]] = []
         there = np.ones((len(names), len(grounds)), bool)
         if photographs:
@@ -276,7 +278,7 @@ class D3S(Builder):
         self._refuse_empty(names, grounds)
         for per_cell in config.extended:
             self.earlier.append(self.counts)
-            more, _ = read_table(config.table, per_cell, names, grounds)
+            more, _ = read_table(config.table, per_cell, names, grounds, config.seed)
             self.counts = {split: counts * there for split, counts in more.items()}
             self._refuse_fewer(self.earlier[-1], names, grounds)
 
@@ -531,7 +533,7 @@ class D3S(Builder):
 
     def denoiser_steps(self) -> int:
         config = self.config
-        return config.steps if config.guide == "none" else int(config.steps * config.strength)
+        return config.steps if config.guide == "none" else whole_part(config.steps, config.strength)
 
     def plan_notes(self) -> list[str]:
         lacking = [name for name in NEEDED[self.config.guide] if getattr(self.config, name) is None]

@@ -69,6 +69,7 @@ def _plan(
             f"{directory} was made by {theirs['builder']}, so there is no recipe that could make more. Extend the "
             f"datasets that it was made from, and {theirs['builder']} again."
         )
+    recipes.refuse_older(theirs, directory, "extend")
     kind = builder_class(theirs["builder"])
     config = kind.CONFIGS[kind.DEFAULT]
     execution, kinds = config.EXECUTION, kinds_of(type(config))
@@ -133,7 +134,7 @@ def _refuse_changed(builder: Builder, saved: Mapping[str, Any], directory: Path)
     """Refuses to go on when what the recipe names is no longer what it was."""
     if recipes.digest(builder.identity()) == saved["sha256"]:
         return
-    old = {**saved["identity"], **saved["content"], "builder": saved["builder"]}
+    old = {**saved["identity"], **saved["content"], "builder": saved["builder"], "format": saved.get("format")}
     raise FiguregroundError(
         f"{directory}: what its recipe names has changed since it was built, so that more images would be of another "
         "kind:\n  " + "\n  ".join(recipes.differences(old, builder.identity())) + "\nBring it back, or build anew."

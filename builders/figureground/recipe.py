@@ -13,7 +13,7 @@ from typing import Any
 
 from figureground.core.documents import Plain, read_document
 from figureground.core.values import NULLS, Setting, convert, kind_at
-from figureground.errors import RecipeError, UsageError, nearest_or_all
+from figureground.errors import FiguregroundError, RecipeError, UsageError, nearest_or_all, printable
 
 Fields = dict[str, Any]
 """Settings by name."""
@@ -50,6 +50,53 @@ def read_recipe(path: Path) -> Fields:
 
 HEAD = ("builder", "config")
 """What a recipe file may say beside its fields: the method, and the config that it starts from."""
+
+FORMAT = 2
+"""The version of a dataset's format: it rises with every change of which pixels, keys or order a recipe gives. Versions
+and what changed in each stand in docs/format.md."""
+_FIRST = 1
+"""The version of datasets that say none."""
+
+
+def format_of(saved: Mapping[str, Any], name: str) -> int:
+    """Return the version of the format that a recipe, an index or a marker says.
+
+    Args:
+        saved: What was read.
+        name: Of the file, or of the dataset, for the error.
+
+    Raises:
+        FiguregroundError: It is none that this release knows.
+    """
+    version = saved.get("format", _FIRST)
+    if isinstance(version, bool) or not isinstance(version, int) or not _FIRST <= version <= FORMAT:
+        raise FiguregroundError(
+            f"{name}: format {printable(str(version)[:40])} is not one that this release knows ({_FIRST} to {FORMAT}). "
+            "Install the release of figureground that wrote it."
+        )
+    return version
+
+
+def refuse_older(saved: Mapping[str, Any], directory: Path, doing: str) -> None:
+    """Refuse to add images to a dataset of an older format: they would not be those that the rest was drawn with.
+
+    Args:
+        saved: The dataset's recipe.json.
+        doing: The command, `build` or `extend`.
+
+    Raises:
+        FiguregroundError: The dataset has another format than this release writes.
+    """
+    version = format_of(saved, str(directory))
+    if version != FORMAT:
+        raise FiguregroundError(
+            f"{directory} is of format {version}, and this release draws format {FORMAT}: other noise, another order "
+            f"and other counts from the same recipe. {doing} would mix the two. Build it anew in another directory, "
+            f"with --recipe {directory / '_figureground' / 'recipe.json'}, or go on with the release that began it. "
+            "check, curate, merge, evaluate, show and push take it as it is."
+        )
+
+
 COPIES = ("curate", "merge")
 """What stands as `builder` in the recipes of datasets that were made from others."""
 DIRECTORIES = ("checkpoint", "cutouts", "templates", "photographs", "references", "concepts", "components")

@@ -16,6 +16,7 @@ from PIL import Image
 
 from figureground import recipe as recipes
 from figureground.builder import Builder
+from figureground.core.shares import whole_part
 from figureground.core.terminal import remark
 from figureground.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.finetuning import fill
@@ -444,7 +445,7 @@ class Repaint(Builder):
     # --- what it says of itself -----------------------------------------------------------------
 
     def denoiser_steps(self) -> int:
-        return int(self.config.steps * self.config.strength)
+        return whole_part(self.config.steps, self.config.strength)
 
     def sources(self) -> tuple[list[Source], list[Credit]]:
         what, store = "training pictures", self.train.store

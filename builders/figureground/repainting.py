@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 from figureground.config import Config, check_choice
+from figureground.core.shares import whole_part
 from figureground.errors import RecipeError, nearest_or_all
 from figureground.finetuning import unfilled
 from figureground.learn.settings import Training
@@ -78,7 +79,7 @@ class RepaintConfig(Config):
             known = " and ".join(self.PLACES)
             raise RecipeError("prompt", f"nothing fills {stray!r} in {self.prompt!r}; known: {known}.")
         check_choice("outside", self.outside, ("source", "decoded"))
-        if int(self.steps * self.strength) < 1:
+        if whole_part(self.steps, self.strength) < 1:
             raise RecipeError(
                 "strength", f"{self.strength} of {self.steps} steps is not one step: nothing would change."
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.concepts import CONCEPT
-from figureground.recipe import digest
+from figureground.recipe import FORMAT, digest
 from figureground.shards.writer import lock
 
 INPUTS = "finetuning.json"
@@ -35,7 +35,7 @@ class Shelf:
         plain = self.directory / name
         if _free(plain) or _same(plain, made_of):
             return plain
-        return self.directory / f"{name}-{digest(dict(made_of))[:8]}"
+        return self.directory / f"{name}-{_digest(made_of)}"
 
     def find(self, name: str, made_of: Mapping[str, Any]) -> Path | None:
         """The folder of a finished concept that is made of just this, or None."""
@@ -44,7 +44,7 @@ class Shelf:
 
     def priors(self, name: str, drawn_from: Mapping[str, Any]) -> Path:
         """The folder of the prior images for a noun."""
-        return self.directory / PRIORS / f"{name}-{digest(dict(drawn_from))[:8]}"
+        return self.directory / PRIORS / f"{name}-{_digest(drawn_from)}"
 
     @contextlib.contextmanager
     def held(self, name: str) -> Iterator[None]:
@@ -55,6 +55,10 @@ class Shelf:
                 yield
             finally:
                 path.unlink(missing_ok=True)
+
+
+def _digest(said: Mapping[str, Any]) -> str:
+    return digest({"format": FORMAT, **said})[:8]
 
 
 def _free(folder: Path) -> bool:
@@ -68,4 +72,6 @@ def _same(folder: Path, made_of: Mapping[str, Any]) -> bool:
     except (OSError, ValueError):
         return False
     mine = json.loads(json.dumps(dict(made_of)))
+    if not isinstance(theirs, dict) or theirs.get("format") != FORMAT:  # learned with other noise
+        return False
     return all(theirs[name] == mine[name] for name in mine if name in theirs)

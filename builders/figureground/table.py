@@ -13,6 +13,7 @@ import numpy as np
 from figureground.classes import open_table
 from figureground.core.names import matching
 from figureground.errors import RecipeError, listed, nearest
+from figureground.sample import derive_seed
 
 
 class Correlation(TypedDict, total=False):
@@ -28,6 +29,9 @@ class Correlation(TypedDict, total=False):
 Counts = np.ndarray
 """int64 (foregrounds, backgrounds): images a cell."""
 
+_EPSILON = 1e-9
+"""Errors of floating point that no count depends on."""
+
 
 def uniform(foregrounds: int, backgrounds: int, per_cell: int) -> Counts:
     return np.full((foregrounds, backgrounds), per_cell, np.int64)
@@ -35,30 +39,60 @@ def uniform(foregrounds: int, backgrounds: int, per_cell: int) -> Counts:
 
 def largest_remainder(weights: np.ndarray, total: int) -> np.ndarray:
     """Whole numbers in proportion to `weights` that add up to `total`; ties go to the first."""
-    quota = weights / weights.sum() * total
-    counts = np.floor(quota + 1e-9).astype(np.int64)
-    order = np.argsort(-(quota - counts), kind="stable")
+    counts, remainders = _split(weights / weights.sum() * total)
+    order = np.argsort(-remainders, kind="stable")
     counts[order[: total - int(counts.sum())]] += 1
     return counts
 
 
-def correlated(paired: np.ndarray, per_cell: int, strength: float) -> Counts:
+def _split(quota: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole parts and remainders; what differs by rounding errors of floating point alone counts as equal."""
+    counts = np.floor(quota + _EPSILON).astype(np.int64)
+    return counts, np.round(quota - counts, 9)
+
+
+def correlated(paired: np.ndarray, per_cell: int, strength: float, seed: int = 0) -> Counts:
     """Counts between uniform (`strength` 0) and only paired cells (1), every class keeping its total.
 
-    count = (1 - strength) * uniform + strength * paired, by largest remainder in each class.
+    count = (1 - strength) * uniform + strength * paired, rounded over the whole table: the number of images in paired
+    cells is the nearest whole number to what is asked for, shared among classes by largest remainder. Within a class,
+    what is left over goes to the backgrounds that lack most, so that none is favoured. Ties are settled by the seed.
 
     Args:
         paired: bool (foregrounds, backgrounds), True where a class is paired with a background.
         per_cell: Images a cell of the uniform table; a class has `per_cell * backgrounds`.
+        strength: From 0 to 1.
+        seed: Settles ties among classes and among backgrounds.
+
+    Returns:
+        int64 (foregrounds, backgrounds): each the whole number below or above its exact count.
     """
-    _, backgrounds = paired.shape
-    rows = []
-    for i, row in enumerate(paired):
-        share = row / row.sum() if row.any() else np.full(backgrounds, 1 / backgrounds)
-        weights = (1 - strength) / backgrounds + strength * share
-        # Each class begins at another background, or what is left over would always go to the first ones.
-        rows.append(np.roll(largest_remainder(np.roll(weights, -i), per_cell * backgrounds), i))
-    return np.stack(rows)
+    backgrounds = paired.shape[1]
+    total = per_cell * backgrounds
+    favoured = np.where(
+        paired.any(1, keepdims=True), paired / np.maximum(1, paired.sum(1, keepdims=True)), 1 / backgrounds
+    )
+    quota = ((1 - strength) / backgrounds + strength * favoured) * total
+    class_ties, background_ties = (
+        np.array([derive_seed(seed, "table", what, str(i)) for i in range(n)])
+        for what, n in zip(("class", "background"), paired.shape, strict=True)
+    )
+    of_class = (quota * paired).sum(1)
+    in_pairs, remainders = _split(of_class)
+    left = math.floor(of_class.sum() + 0.5 + _EPSILON) - int(in_pairs.sum())
+    in_pairs[np.lexsort((class_ties, -remainders))[:left]] += 1
+
+    counts, wanted = np.zeros(paired.shape, np.int64), quota.sum(0)
+    for cells, images in ((paired, in_pairs), (~paired, total - in_pairs)):
+        whole, remainders = _split(np.where(cells, quota, 0))
+        counts += whole
+        lacking = wanted - counts.sum(0)
+        for f in np.argsort(class_ties):
+            order = np.lexsort((background_ties, -np.round(lacking, 9), -remainders[f], ~cells[f]))
+            given = order[: int(images[f] - whole[f].sum())]
+            counts[f, given] += 1
+            lacking[given] -= 1
+    return counts
 
 
 def strength_for_share(paired: np.ndarray, share: float) -> float:
@@ -150,12 +184,12 @@ def _position(where: str, column: str, name: str, known: Sequence[str]) -> int:
 
 
 def read_table(
-    value: Any, per_cell: Mapping[str, int], foregrounds: Sequence[str], backgrounds: Sequence[str]
+    value: Any, per_cell: Mapping[str, int], foregrounds: Sequence[str], backgrounds: Sequence[str], seed: int = 0
 ) -> tuple[dict[str, Counts], dict[str, np.ndarray]]:
     """Resolves a recipe's `table` into counts by split, and the pairing of the splits that have one.
 
     `value` is `uniform`; `correlated` or a mapping with `kind: correlated`, `strength` or `paired_share`,
-    and `pairing`; a CSV's path; or a mapping of split names to any of these.
+    and `pairing`; a CSV's path; or a mapping of split names to any of these. `seed` settles ties of rounding.
 
     Raises:
         RecipeError: Naming the part that can't be used.
@@ -164,7 +198,9 @@ def read_table(
     if isinstance(value, Mapping) and value and set(value) <= set(splits):
         counts, pairings = {}, {}
         for split in splits:
-            one, pairing = read_table(value.get(split, "uniform"), {split: per_cell[split]}, foregrounds, backgrounds)
+            one, pairing = read_table(
+                value.get(split, "uniform"), {split: per_cell[split]}, foregrounds, backgrounds, seed
+            )
             counts.update(one)
             pairings.update(pairing)
         return counts, pairings
@@ -198,7 +234,8 @@ def read_table(
         strength = strength_for_share(paired, _share("table.paired_share", value["paired_share"]))
     else:
         strength = _share("table.strength", value.get("strength", 0.9))
-    return {s: correlated(paired, n, strength) for s, n in per_cell.items()}, {s: paired for s in splits}
+    counts = {s: correlated(paired, n, strength, derive_seed(seed, "split", s)) for s, n in per_cell.items()}
+    return counts, {s: paired for s in splits}
 
 
 def _share(field: str, value: Any) -> float:

@@ -96,6 +96,26 @@ def test_a_picture_depends_on_its_own_seed_guide_and_prompt_alone(sd1):
     assert np.abs(alone - among).max() <= 1
 
 
+@pytest.mark.parametrize(("strength", "steps"), [(0.58, 29), (0.56, 28), (0.9, 45), (1.0, 50)])
+@pytest.mark.parametrize("route", ["image", "inpaint"])
+def test_exactly_the_steps_that_a_strength_says_are_drawn(sd1, strength, steps, route):
+    """In floating point 0.58 × 50 is 28.99…96, of which diffusers would draw 28."""
+    drawn = []
+    opened = open_checkpoint(str(sd1), inpaint=True, **CPU)
+    sampling = Sampling(32, 50, strength, 1.0, batch_size=1)
+    wanted, load = (spec(0), guide) if route == "image" else (repaint(0), region)
+    list(Renderer(opened, sampling, load, lambda: drawn.append(1)).render([wanted]))
+    assert len(drawn) == steps
+
+
+def test_noise_reads_all_bits_of_a_seed(sd1):
+    """Two seeds whose low 32 bits agree."""
+    renderer = Renderer(open_checkpoint(str(sd1), **CPU), SAMPLING, guide)
+    one, other = (replace(spec(0, guided=False), seed=1000 + high * 2**32) for high in (0, 1))
+    first, second = pictures(renderer.render([one, other]))
+    assert np.abs(first - second).max() > 1
+
+
 def test_strength_decides_how_much_of_the_guide_is_left(sd1):
     opened = open_checkpoint(str(sd1), **CPU)
 

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from figureground import recipe as recipes
 from figureground.concepts import CHECKPOINT, CONCEPT, FORMAT, LORA, hash_weights, read_concept
 from figureground.core.terminal import remark
 from figureground.diffusion import concept, identifier, inputs, priors
@@ -341,6 +342,7 @@ class _Session:
             return priors.read_own(folder, self.size)
         base = self._base()
         recipe = {
+            "format": recipes.FORMAT,
             "prompt": self.asked.fill(settings.prior_prompt), "size": self.size, "seed": settings.seed,
             "checkpoint": base["checkpoint"], "content": base["fingerprint"], "scheduler": settings.scheduler,
             "sampling_steps": settings.sampling_steps, "guidance_scale": settings.guidance_scale,

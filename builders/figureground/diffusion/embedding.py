@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from figureground.core.seeding import make_generator
 from figureground.diffusion import objective
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.curves import GRADIENT
@@ -121,7 +122,7 @@ class Inverting:
     def _losses(self, step: int) -> tuple[Tensor, Tensor]:
         """The mean squared error, with min-SNR weights and without."""
         settings, device, n = self.settings, self._device, self.settings.batch_size
-        generator = torch.Generator().manual_seed(derive_seed(settings.seed, "step", str(step)))
+        generator = make_generator(derive_seed(settings.seed, "step", str(step)))
         shape = (n, *self._pictures.mean.shape[2:])
         mirrored = (torch.rand(n, generator=generator) < 0.5).to(device)
         spread = torch.randn(shape, generator=generator).to(device)

@@ -14,7 +14,7 @@ from figureground.diffusion.references import References
 from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.finetuning import Finetuning, fingerprint_network
 from figureground.images import content_hash
-from figureground.recipe import differences
+from figureground.recipe import FORMAT, differences
 from figureground.shards.writer import replace_text
 from figureground.weights import check_files, fingerprint, local_directory, pixels_a_latent
 
@@ -31,7 +31,7 @@ def identify(
     """All that decides a concept, as JSON: contents instead of places."""
     said = {name: value for name, value in settings.to_json().items() if name not in Finetuning.EXECUTION}
     identity = {
-        "noun": noun, "label": label, **said, **{name: _without_place(said[name]) for name in PLACES},
+        "format": FORMAT, "noun": noun, "label": label, **said, **{name: _without_place(said[name]) for name in PLACES},
         "checkpoint_content": fingerprint(settings.checkpoint, settings.revision),
         "feature_model_content": fingerprint_network(settings),
         "references": found.to_json()["used"],

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from figureground import recipe as recipes
 from figureground.core.terminal import remark
 from figureground.diffusion.base import choose_dtype, open_base
 from figureground.diffusion.checkpoint import Checkpoint, choose_device
@@ -168,7 +169,7 @@ def _identify(asked: _Asked, size: int, pictures: Sequence[Picture]) -> dict[str
     if folder is not None and settings.checkpoint != POCKET.checkpoint:
         said["checkpoint"] = folder.resolve().name
     identity = {
-        "noun": asked.noun, "token": asked.token, **said,
+        "format": recipes.FORMAT, "noun": asked.noun, "token": asked.token, **said,
         "checkpoint_content": fingerprint(settings.checkpoint, settings.revision),
         "pictures": {
             p.name: {"sha256": p.sha256, **({"mask_sha256": p.mask_sha256} if p.mask_sha256 else {})} for p in pictures

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from figureground.core.seeding import make_generator
+from figureground.core.shares import strength_of, whole_part
 from figureground.diffusion.checkpoint import Checkpoint, is_out_of_memory
 from figureground.diffusion.composite import composite, whole_latents
 from figureground.errors import FiguregroundError, OutOfMemory
@@ -181,7 +183,7 @@ class Renderer:
             "num_inference_steps": sampling.steps,
             "eta": sampling.eta,
             # On the CPU, so that noise is the same whatever the device.
-            "generator": [torch.Generator("cpu").manual_seed(spec.seed) for spec in padded],
+            "generator": [make_generator(spec.seed) for spec in padded],
             "output_type": "np",
             "callback_on_step_end": self._after_step,
         }
@@ -191,7 +193,9 @@ class Renderer:
                 settings.update(height=sampling.size, width=sampling.size)
                 out = self._checkpoint.text_to_image(**settings)
             else:
-                settings.update(image=_stack([guide for guide, _ in guides], pad), strength=sampling.strength)
+                # diffusers multiplies in floating point, where 0.58 of 50 steps are 28.
+                strength = strength_of(whole_part(sampling.steps, sampling.strength), sampling.steps)
+                settings.update(image=_stack([guide for guide, _ in guides], pad), strength=strength)
                 if by == "image":
                     out = self._checkpoint.image_to_image(**settings)
                 else:

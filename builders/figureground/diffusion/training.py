@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from figureground.core.seeding import make_generator, seed_default_generators
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.curves import GRADIENT
 from figureground.diffusion.denoiser import Denoiser, Embedding, tokenize
@@ -167,7 +168,7 @@ class Training:
         """This process's share of what all processes draw alike, so that two are as one with twice the batch."""
         settings = self.settings
         n = settings.batch_size * self.processes.count
-        generator = torch.Generator().manual_seed(derive_seed(settings.seed, "step", str(step), str(part)))
+        generator = make_generator(derive_seed(settings.seed, "step", str(step), str(part)))
         first = (step * settings.accumulate + part) * n
         drawn = [self._draw_kind("references", self._material.references, first, n, generator)]
         prompts = [self._caption_rows[drawn[0][3]]]
@@ -274,7 +275,7 @@ def _add_adapters(network: Any, layers: Sequence[str], rank: int, seed: int) -> 
     from peft import LoraConfig
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "adapters"))
+        seed_default_generators(derive_seed(seed, "adapters"))
         adapters = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(layers))
         network.add_adapter(adapters)
     for parameter in network.parameters():
@@ -316,5 +317,5 @@ def in_turn(n: int, position: int, seed: int, name: str) -> int:
 
 @lru_cache(maxsize=8)
 def _order(n: int, turn: int, seed: int, name: str) -> tuple[int, ...]:
-    generator = torch.Generator().manual_seed(derive_seed(seed, "order", name, str(turn)))
+    generator = make_generator(derive_seed(seed, "order", name, str(turn)))
     return tuple(torch.randperm(n, generator=generator).tolist())

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from figureground.core.seeding import seed_default_generators
 from figureground.errors import FiguregroundError, RecipeError
 from figureground.learn.settings import POCKET, Training
 from figureground.models.opening import make_network, make_timm
@@ -95,7 +96,7 @@ def open_backbone(settings: Training, classes: Sequence[str], edge: int, seed: i
     """
     name = choose_backbone(settings, edge)
     with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "weights") % 2**63)
+        seed_default_generators(derive_seed(seed, "weights"))
         if name == POCKET:
             return _pocket(settings, classes, min(edge, POCKET_EDGE))
         if name.startswith(TIMM) and settings.from_scratch:

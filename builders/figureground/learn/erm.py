@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from figureground.core.seeding import seed_default_generators
 from figureground.diffusion.state import read_state, save_state, saved_threads
 from figureground.errors import FiguregroundError
 from figureground.learn.augmentation import crop_and_mirror
@@ -159,7 +160,7 @@ class Fit:
 
     def _epoch(self, epoch: int, batches: int, bar: Progress) -> None:
         material, train = self.material, self.material.train
-        torch.manual_seed(self._random("dropout", epoch))
+        seed_default_generators(self._random("dropout", epoch))
         parts = np.array_split(self._rows(epoch), batches)  # of nearly one size: an image alone can't be normalised
         prepare = functools.partial(self._augmented, epoch) if self.settings.augment else as_array
         self.backbone.network.train()

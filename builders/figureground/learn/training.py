@@ -27,7 +27,7 @@ from figureground.learn.material import Material, gather, refuse_unknown_groups
 from figureground.learn.settings import Training, why_no_attributes
 from figureground.learn.weights import balance, normalise, weigh_added
 from figureground.numerics import library_versions, usable_cores
-from figureground.recipe import differences
+from figureground.recipe import FORMAT, differences
 from figureground.shards.writer import replace_text
 from figureground.vision.classifiers import Classifier
 
@@ -172,7 +172,7 @@ def take_up(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     Raises:
         FiguregroundError: The directory holds another training, naming what differs, or is damaged.
     """
-    path, identity = out / INPUTS, json.loads(json.dumps(identity))
+    path, identity = out / INPUTS, json.loads(json.dumps({"format": FORMAT, **identity}))
     if not path.exists():
         replace_text(path, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
         return identity

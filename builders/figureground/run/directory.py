@@ -45,6 +45,20 @@ def opened(out: Path, recipe: Mapping[str, Any], kept: Callable[[], str]) -> Ite
         raise
 
 
+def refuse_older(out: Path) -> None:
+    """Refuses a directory whose dataset is of another version of the format; called before anything is done there.
+
+    Raises:
+        FiguregroundError: As `recipe.refuse_older`.
+    """
+    try:
+        saved = json.loads((out / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # nothing is there, or `opened` says what
+    if isinstance(saved, dict) and saved.get("builder") not in recipes.COPIES:
+        recipes.refuse_older(saved, out, "build")
+
+
 def _open(out: Path, recipe: Mapping[str, Any]) -> None:
     saved = out / RECIPE
     if not saved.exists():

@@ -287,9 +287,11 @@ class _Check:
                 self.findings.append(f"{RECIPE}: it is missing, so nobody knows how to build this. Bring it back.")
             return
         identity, content = self.recipe.get("identity"), self.recipe.get("content")
+        version = {"format": self.recipe["format"]} if "format" in self.recipe else {}
+        self._check_versions()
         if not isinstance(identity, dict) or not isinstance(content, dict) or "sha256" not in self.recipe:
             self.findings.append(f"{RECIPE}: it lacks identity, content or sha256. Bring it back from a copy.")
-        elif recipes.digest({"builder": self.made_by, **identity, **content}) != self.recipe["sha256"]:
+        elif recipes.digest({**version, "builder": self.made_by, **identity, **content}) != self.recipe["sha256"]:
             self.findings.append(
                 f"{RECIPE}: its settings don't have the SHA-256 that it records, so it was edited. Bring it back."
             )
@@ -298,6 +300,25 @@ class _Check:
         numerics = self._read_json(NUMERICS) or {}
         if numerics.get("mixed"):
             self.notes.append(f"The numerics are mixed ({NUMERICS}): rebuilt, some pictures may differ in a last bit.")
+
+    def _check_versions(self) -> None:
+        """Recipe, index and markers have to say one version of the format."""
+        said = [(RECIPE, self.recipe), *([(index.INDEX, self.index)] if self.index else [])]
+        said += [(shard.path("marker"), marker) for shard, marker in self.markers.items()]
+        found: dict[int, list[str]] = {}
+        for name, saved in said:
+            try:
+                found.setdefault(recipes.format_of(saved, name), []).append(name)
+            except FiguregroundError as error:
+                self.findings.append(str(error))
+        if len(found) > 1:
+            each = "; ".join(f"format {version}: {listed(names, _NAMED)}" for version, names in sorted(found.items()))
+            self.findings.append(f"Files of several versions of the format lie in one dataset: {each}. Build it anew.")
+        elif found and (version := next(iter(found))) != recipes.FORMAT:
+            self.notes.append(
+                f"The dataset is of format {version}; this release draws format {recipes.FORMAT}. It can be read, "
+                "curated and published, and not be built further or extended: see docs/format.md."
+            )
 
     # --- samples --------------------------------------------------------------------------------
 
@@ -419,7 +440,8 @@ class _Check:
             summary = index.summarise(self.directory, list(self.markers), formats)
         except (ShardError, KeyError, TypeError, OSError):
             return  # what keeps the markers from being added up was told of already
-        saved = {name: self.index.get(name) for name in summary}
+        saved = {"format": 1, **self.index}
+        saved = {name: saved.get(name) for name in summary}
         where = [line.split(":")[0] for line in recipes.differences(saved, json.loads(json.dumps(summary)))]
         if where:
             self.findings.append(f"{index.INDEX}: it disagrees with the markers in {listed(where, _NAMED)}. {ANEW}.")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.errors import listed
+from figureground.recipe import FORMAT, format_of
 from figureground.shards import card, croissant
 from figureground.shards.remaining import refuse_empty
 from figureground.shards.writer import (
@@ -172,7 +173,8 @@ def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) 
     """Adds up the markers of finished shards; the same for the same data, whenever and wherever it is done.
 
     Returns:
-        `samples`, `planned` and `rejects` (by reason) in all; `splits`, by name: the same, and `cells`, a list
+        `format`, the version that all markers say; `samples`, `planned` and `rejects` (by reason) in all;
+        `splits`, by name: the same, and `cells`, a list
         of (foreground, background, samples), `bytes` by format, and `arrow_bytes`, what the samples take once
         they are loaded; `shards`, in order; `shardlists`, by split, one url with nsamples and filesize a tar, as
         `wids.ShardListDataset` takes them; and, where rejects are published, `published_rejects`, by split:
@@ -194,6 +196,7 @@ def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) 
     for shard in shards:
         by_split.setdefault(shard.split, []).append(done[shard.name])
     return {
+        "format": _version(directory, shards, done),
         **_totals(done.values()),
         "splits": {split: _split(found, formats) for split, found in by_split.items()},
         "shards": [_listed(shard, done[shard.name]) for shard in shards],
@@ -217,6 +220,24 @@ def sum_markers(found: Sequence[tuple[Shard, Mapping[str, Any]]]) -> dict[str, A
 def _listed(shard: Shard, marker: Mapping[str, Any]) -> dict[str, Any]:
     told = {key: marker[key] for key in ("shard", "split", "planned", "samples", "rejects", "files")}
     return {"part": shard.part, **told}
+
+
+def _version(directory: Path, shards: Sequence[Shard], done: Mapping[str, Mapping[str, Any]]) -> int:
+    """The version of the format that all markers say.
+
+    Raises:
+        ShardError: They say several, or one that this release doesn't know.
+    """
+    found: dict[int, str] = {}
+    for shard in shards:
+        found.setdefault(format_of(done[shard.name], shard.path("marker")), shard.name)
+    if len(found) > 1:
+        each = listed(f"shard {name} of format {version}" for version, name in sorted(found.items()))
+        raise ShardError(
+            f"{directory} holds {each}: their noise and their order differ, so they are no dataset together. Delete "
+            "the markers and files of one kind, and build again."
+        )
+    return next(iter(found), FORMAT)
 
 
 def _check(directory: Path, shard: Shard, marker: Mapping[str, Any], formats: Sequence[str]) -> None:

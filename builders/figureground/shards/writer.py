@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from figureground.core.files import create_bytes, create_text, replace_bytes, replace_text, sync_directory, temporary
 from figureground.errors import FiguregroundError, listed
 from figureground.images import encode
+from figureground.recipe import FORMAT
 from figureground.sample import Reject, Sample, Spec
 
 if TYPE_CHECKING:
@@ -285,10 +286,12 @@ def write_encoded(
     formats: Sequence[str] = FORMATS,
     image_format: str = "jpg",
     publish_rejects: bool = False,
+    version: int = FORMAT,
 ) -> dict[str, Any]:
     """Does what `write_shard` does from samples that are bytes already.
 
-    With `publish_rejects`, rejects are written as a Parquet file too, with the pictures of those that are `Dropped`.
+    `version` is that of the format in which they were drawn: a copy keeps it. With `publish_rejects`, rejects are
+    written as a Parquet file too, with the pictures of those that are `Dropped`.
     """
     unknown = set(formats) - set(FORMATS)
     if unknown or not formats:
@@ -343,6 +346,7 @@ def write_encoded(
     samples, seconds = len(keys) - len(rejects), time.perf_counter() - start
     parquet = [writer for writer in writers if isinstance(writer, _Parquet)]
     marker = {
+        "format": version,
         "shard": shard.name,
         "split": shard.split,
         "index": shard.index,

@@ -36,16 +36,19 @@ def recipe_of(did: str, identity: Mapping[str, Any], step: Mapping[str, Any], so
         did: `curate` or `merge`.
         identity: What decides the result, beside the sources.
         step: What the lineage says of it.
+        sources: All of one version of the format, which the copy keeps.
     """
+    version = sources[0].version
     made_from = {source.name: source.identity() for source in sources}
     decided = {"sources": made_from, "order": list(made_from), **identity}
     return {
+        "format": version,
         "builder": did,
         "figureground": library_versions()["figureground"],
         "identity": decided,
         "execution": {},
         "content": {},
-        "sha256": recipes.digest({"builder": did, **decided}),
+        "sha256": recipes.digest({"format": version, "builder": did, **decided}),
         "lineage": [*(past for source in sources for past in source.facts.lineage), dict(step)],
         "sources": [{"name": source.name, **card.public(source.recipe)} for source in sources],
     }
@@ -60,10 +63,14 @@ def write_shards(
     *,
     formats: Sequence[str],
     image_format: str,
+    version: int,
     publish_rejects: bool = False,
     show_progress: bool = True,
 ) -> None:
     """Writes every shard that isn't done and that no other process holds, and returns when all are done.
+
+    Args:
+        version: Of the format that the samples were drawn in.
 
     Raises:
         FiguregroundError: Meanwhile `out` holds another recipe.
@@ -82,7 +89,7 @@ def write_shards(
                     if mine and index.missing(out, [shard]):
                         writer.write_encoded(
                             out, shard, columns, _counted(results(shard), bar), formats=formats,
-                            image_format=image_format, publish_rejects=publish_rejects,
+                            image_format=image_format, publish_rejects=publish_rejects, version=version,
                         )  # fmt: skip
             if index.missing(out, todo):
                 signals.check()

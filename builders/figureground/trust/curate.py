@@ -92,7 +92,8 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
     with opened(out, recipe, lambda: shards_kept(out, source.shards)):
         copying.write_shards(
             out, recipe, source.shards, results, source.columns, formats=source.formats,
-            image_format=source.image_format, publish_rejects=publish_rejects, show_progress=show_progress,
+            image_format=source.image_format, version=source.version, publish_rejects=publish_rejects,
+            show_progress=show_progress,
         )  # fmt: skip
         with writer.lock(out / writer.STAGES_LOCK, wait=True):
             for name, some in scores.items():

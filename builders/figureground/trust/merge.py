@@ -20,7 +20,7 @@ from figureground.run.directory import opened, shards_kept
 from figureground.sample import Reject, Spec
 from figureground.shards import index
 from figureground.shards.card import Facts
-from figureground.shards.writer import Columns, Encoded, Shard
+from figureground.shards.writer import RECIPE, Columns, Encoded, Shard
 from figureground.trust import copying
 from figureground.trust.scores import read_scores
 from figureground.trust.source import Source, refuse_overlap
@@ -55,8 +55,9 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
 
     Raises:
         UsageError: Fewer than two datasets, or one of them twice.
-        MergeError: Columns, image formats or sizes that differ; a class in two spellings (see `core.names`); the same
-            picture in two datasets; a cut-out, template or photograph that one uses in another split than the other.
+        MergeError: Versions of the format, columns, image formats or sizes that differ; a class in two spellings (see
+            `core.names`); the same picture in two datasets; a cut-out, template or photograph that one uses in
+            another split than the other.
         FiguregroundError: A dataset isn't finished or is damaged, or `out` holds something else.
     """
     directories, out = [Path(directory) for directory in directories], Path(out)
@@ -101,7 +102,7 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
     with opened(out, recipe, lambda: shards_kept(out, shards)):
         copying.write_shards(
             out, recipe, shards, results, columns, formats=formats, image_format=sources[0].image_format,
-            show_progress=show_progress,
+            version=sources[0].version, show_progress=show_progress,
         )  # fmt: skip
         index.finish(
             out, shards, columns, _together([source.index["card"]["recipe"] for source in sources], sources),
@@ -125,7 +126,25 @@ def _open(directories: Sequence[Path]) -> list[Source]:
             if other.identity() == source.identity():
                 raise UsageError(f"merge: {other.directory} and {directory} are the same dataset. Give it once.")
         sources.append(source)
+    _refuse_versions(sources)
     return sources
+
+
+def _refuse_versions(sources: Sequence[Source]) -> None:
+    """Refuses datasets of two versions of the format: what one was drawn from can't be compared with the other.
+
+    Ids of cut-outs, templates and photographs hold a hash, of a file's bytes in format 1 and of its pixels since, so
+    that a picture which one dataset trains on and the other validates on would not be found.
+    """
+    one = sources[0]
+    for other in sources[1:]:
+        if other.version != one.version:
+            older, newer = sorted((one, other), key=lambda source: source.version)
+            raise MergeError(
+                f"{older.directory} is of format {older.version} and {newer.directory} of format {newer.version}: "
+                "whether the splits of one share source images with the other's can't be told across versions. Build "
+                f"{older.directory} anew, with --recipe {older.directory / RECIPE}, and merge that."
+            )
 
 
 # What can't go together

@@ -47,6 +47,8 @@ class Source:
         self.image_format: str = self.index["image_format"]
         self.facts = Facts(**self.index["card"]["facts"])
         self.recipe: dict[str, Any] = self._read_recipe()
+        self.version: int = recipes.format_of(self.recipe, str(directory / RECIPE))
+        """Of the format that its images were drawn in."""
         self._markers = markers(directory)
         listed_there = [shard["shard"] for shard in self.index["shards"]]
         odd = sorted(set(listed_there) ^ set(self._markers))

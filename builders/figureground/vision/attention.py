@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from figureground.core.seeding import make_generator
 from figureground.errors import FiguregroundError, listed
 from figureground.vision.classifiers import Classifier
 from figureground.vision.preprocessing import Preprocessing, to_pixels
@@ -127,7 +128,7 @@ def _trace(network: nn.Module, size: tuple[int, int]) -> _Trace:
         module.register_forward_hook(lambda m, _, out, name=name: keep(name, m, _first(out)))
         for name, module in network.named_modules()
     ]
-    generator = torch.Generator().manual_seed(0)
+    generator = make_generator(0)
     noise = torch.randn(2, 3, *size, generator=generator).to(next(network.parameters())).requires_grad_()
     try:
         out = network(noise)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from figureground.classes import read_csv
+from figureground.core.seeding import make_generator
 from figureground.errors import FiguregroundError, listed
 from figureground.images import content_hash
 from figureground.models.opening import make_timm, open_network
@@ -225,7 +226,7 @@ class Classifier(nn.Module):
             for layer in layers
         ]
         weight = next(self.network.parameters())
-        probe = torch.rand(2, 3, edge, edge, generator=torch.Generator().manual_seed(0)).to(weight)
+        probe = torch.rand(2, 3, edge, edge, generator=make_generator(0)).to(weight)
         try:
             out = self.network(self.preprocessing(probe))
             logits = out if isinstance(out, Tensor) else out.logits
