@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.documents import Plain, read_document
+from figureground.core.tables import TABLES
 from figureground.core.values import NULLS, Setting, convert, kind_at
 from figureground.errors import FiguregroundError, RecipeError, UsageError, nearest_or_all, printable
 
@@ -110,7 +111,7 @@ PLACES = ("data", "root")
 """Fields whose values are always paths, of directories or files."""
 MADE = ("concepts",)
 """Fields whose directories a build makes where they aren't there."""
-_SUFFIXES = (".csv", ".txt", ".safetensors", ".pt", ".pth")
+_SUFFIXES = (*TABLES, ".txt", ".safetensors", ".pt", ".pth")
 
 
 def _from_file(field: str, value: Any, folder: Path) -> Any:

@@ -94,7 +94,10 @@ class Repaint(Builder):
         self.pairings = {}
         if config.data is None:
             return
-        self.groups = read_groups(config.data, config.layout, root=config.root, y=config.y, a=config.a)
+        self.groups = read_groups(
+            config.data, config.layout, root=config.root, y=config.y, a=config.a, file=config.file,
+            split_column=config.split_column,
+        )  # fmt: skip
         self.train = self.groups.of_split(0)
         unknown = [name for name in config.nouns if name not in self.groups.classes]
         if unknown:
@@ -203,7 +206,8 @@ class Repaint(Builder):
         nouns = {} if known is None else {name: self.noun(i) for i, name in enumerate(known.classes)}
         return {
             **super().resolved(), "data": None if known is None else known.fingerprint, "layout": None, "root": None,
-            "y": None, "a": None, "nouns": nouns, "classifier": self._classifier_content,
+            "y": None, "a": None, "file": None, "split_column": None, "nouns": nouns,
+            "classifier": self._classifier_content,
             "training": self._training_content if config.classifier == TRAIN else None,
         }  # fmt: skip
 

@@ -34,13 +34,18 @@ class RepaintConfig(Config):
     data: str | None = None
     """The training set, as `figureground groups` reads it: a directory or a CSV."""
     layout: str | None = None
-    """How it lies on the disk, where that isn't plain: table, waterbirds, celeba, dataset, metashift or folders."""
+    """How it lies on the disk, where that isn't plain: table, imagefolder, waterbirds, celeba,
+    dataset, metashift or folders."""
     root: str | None = None
     """Where the files lie that a table names."""
     y: str | None = None
     """The column or attribute of the class."""
     a: str | None = None
     """The same of the attribute. It labels what is made, and takes no part in how it is made."""
+    file: str | None = None
+    """The column of a table that names the files, where it isn't filename."""
+    split_column: str | None = None
+    """The column of a table that says the split, where it isn't split."""
     classifier: str = TRAIN
     """The classifier whose errors or losses count: `train` trains one on the data, else a transformers directory, a
     Hub id or `timm:NAME` that was trained on them."""
@@ -63,7 +68,7 @@ class RepaintConfig(Config):
         super().check()
         if self.extended:
             raise RecipeError("extended", f"such a set can't be extended: {self.extended!r}.")
-        for name in ("data", "layout", "root", "y", "a"):
+        for name in ("data", "layout", "root", "y", "a", "file", "split_column"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value.strip()):
                 raise RecipeError(name, f"{value!r} is not a text.")

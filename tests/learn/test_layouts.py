@@ -406,7 +406,7 @@ def test_a_table_with_an_unknown_header_is_not_passed_over(tmp_path):
     ):
         read_groups(path)
     path.write_bytes(b"\xff\xfe\x00binary")
-    with pytest.raises(FiguregroundError, match=r"metadata\.csv: its header can't be read as that of a CSV in UTF-8"):
+    with pytest.raises(FiguregroundError, match=r"metadata\.csv is no text in UTF-8 or UTF-16"):
         read_groups(tmp_path)
     assert read_groups(tmp_path, "folders").layout == "folders"
 
@@ -415,7 +415,7 @@ def test_options_that_a_layout_has_no_use_for_are_wrong_use(tmp_path):
     make_folders(tmp_path, METASHIFT)
     with pytest.raises(UsageError, match="y: the layout metashift has no use for it"):
         read_groups(tmp_path, y="cat")
-    assert set(LAYOUTS) == {"table", "waterbirds", "celeba", "metashift", "folders", "dataset"}
+    assert set(LAYOUTS) == {"table", "imagefolder", "waterbirds", "celeba", "metashift", "folders", "dataset"}
 
 
 def test_one_class_only_is_refused(tmp_path):

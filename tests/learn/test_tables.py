@@ -38,7 +38,7 @@ def refused(tmp_path, rows, header="filename,split,y,a"):
         ({"y": {0: 0.5}}, "y: 1 row without a whole number: '0.5' in line 2."),
         ({"a": {2: "nan"}}, "a: 1 row without a whole number: 'nan' in line 4."),
         ({"y": {2: "", 3: " "}}, "y: 2 rows without a value (line 4, 5)."),
-        ({"split": {0: "trian", 1: 3}}, "(val), test: 'trian' in line 2, '3' in line 3, did you mean 'train'?"),
+        ({"split": {0: "trian", 1: 3}}, "(val, dev), test: 'trian' in line 2, '3' in line 3, did you mean 'train'?"),
         ({"filename": {4: ""}}, "filename: 1 row without the name of a file below"),
     ],
 )  # fmt: skip
@@ -133,7 +133,7 @@ def test_empty_groups_and_missing_splits_are_told(tmp_path):
         ("filename,split,y\n", "metadata.csv has no row below its first line"),
         ("filename,split,y\na.png,0\nb.png,0,0,1,2\n", "2 rows with another number of fields than the 3 of the first"),
         ("filename,split\na.png,0\n", "no table of a known layout. Its first line reads: filename, split."),
-        ("filename;split;y\na.png;0;1\n", "Its first line reads: filename;split;y."),
+        ("filename|split|y\na.png|0|1\n", "Its first line reads: filename|split|y."),
         ("", "Its first line reads: nothing."),
     ],
 )  # fmt: skip
@@ -146,7 +146,7 @@ def test_a_table_that_cannot_be_read(tmp_path, text, said):
 
 def test_a_column_that_is_asked_for_and_missing_is_named(tmp_path):
     make_table(tmp_path)
-    with pytest.raises(FiguregroundError, match="isn't laid out as table: that is a CSV filename,split,y"):
+    with pytest.raises(FiguregroundError, match="isn't laid out as table: that is a CSV or JSON Lines with filename,y"):
         read_groups(tmp_path, "table", y="kind")
 
 

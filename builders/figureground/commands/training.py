@@ -16,19 +16,24 @@ def add_groups(commands: Commands, common: argparse.ArgumentParser) -> None:
         "groups", parents=[common], help="count a labelled data set by class and attribute, and say what is odd in it",
         description="Reads a data set of your own, or one that was built here: counts by class × attribute, how far "
         "they depend on each other (Cramér's V), and what is odd. The layout is found out: a table "
-        "filename,split,y[,a], Waterbirds, CelebA, MetaShift, folders by class, or a dataset. Nothing is written.",
+        "filename,y[,split][,a], ImageFolder's metadata, Waterbirds, CelebA, MetaShift, folders by class, or a "
+        "dataset. Nothing is written.",
     )  # fmt: skip
     parser.add_argument("data", type=Path, metavar="DIR|CSV")
     parser.add_argument(
         "--layout",
         metavar="NAME",
-        help="table, waterbirds, celeba, dataset, metashift or folders, where it isn't plain",
+        help="table, imagefolder, waterbirds, celeba, dataset, metashift or folders, where it isn't plain",
     )
     parser.add_argument("--root", type=Path, metavar="DIR", help="where the files lie that a table names")
     parser.add_argument(
         "--y", metavar="NAME", help="the table's column (y) or CelebA's attribute (Blond_Hair) of the class"
     )
-    parser.add_argument("--a", metavar="NAME", help="the same of the attribute (a; Male)")
+    parser.add_argument(
+        "--a", metavar="NAME[,NAME]", help="the same of the attribute (a; Male); the values of several are crossed"
+    )
+    parser.add_argument("--file", metavar="NAME", help="the table's column that names the files (filename)")
+    parser.add_argument("--split-column", metavar="NAME", help="the table's column that says the split (split)")
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.set_defaults(run=_groups)
 
@@ -37,7 +42,10 @@ def _groups(options: argparse.Namespace) -> int:
     from figureground.learn.groups import summarise, told
     from figureground.learn.layouts import read_groups
 
-    groups = read_groups(options.data, options.layout, root=options.root, y=options.y, a=options.a)
+    groups = read_groups(
+        options.data, options.layout, root=options.root, y=options.y, a=options.a, file=options.file,
+        split_column=options.split_column,
+    )  # fmt: skip
     say(json.dumps(told(groups), indent=2, ensure_ascii=False) if options.json else summarise(groups))
     return 0
 
@@ -68,7 +76,8 @@ def _train(options: argparse.Namespace) -> int:
 
     report = train(
         settings, options.data, options.out, add=options.add, seeds=options.seeds, layout=options.layout,
-        root=options.root, y=options.y, a=options.a, device=options.device, workers=options.workers,
+        root=options.root, y=options.y, a=options.a, file=options.file, split_column=options.split_column,
+        device=options.device, workers=options.workers,
     )  # fmt: skip
     say(f"{tabulate(report)}\n\n{options.out / TABLE}")
     return 0
@@ -113,7 +122,7 @@ def _compare(options: argparse.Namespace) -> int:
         training={name: value for name, value in vars(options).items() if name in SHARED},
         overrides=parse_overrides(options.set),
         config=options.config, layout=options.layout, root=options.root, y=options.y, a=options.a,
-        device=options.device, workers=options.workers,
+        file=options.file, split_column=options.split_column, device=options.device, workers=options.workers,
     )  # fmt: skip
     say(f"{tabulate(comparison)}\n\n{options.out / TABLE}")
     return 0
@@ -125,7 +134,9 @@ def _add_layout(parser: argparse.ArgumentParser, what: str) -> None:
         ("--layout", f"{what}, where it isn't plain: as for figureground groups"),
         ("--root", "where the files lie that a table names"),
         ("--y", "the column or attribute of the class"),
-        ("--a", "the same of the attribute"),
+        ("--a", "the same of the attribute, or of several: A,B"),
+        ("--file", "the column of a table that names the files"),
+        ("--split-column", "the column of a table that says the split"),
     ):
         parser.add_argument(flag, metavar="DIR" if flag == "--root" else "NAME", help=text)
     add_device(parser)

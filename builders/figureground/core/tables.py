@@ -106,8 +106,8 @@ class Column:
 
     name: str
     values: Sequence[str]
-    lines: Sequence[int]
-    """Line of each value in its file."""
+    lines: Sequence[int | str]
+    """Line of each value in its file; of several files, a text that names the file too."""
 
 
 class TextTable:

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from figureground.core.tables import Column, TextTable, read_header, read_text
 from figureground.errors import FiguregroundError, RecipeError, counted, nearest_or_all, printable
 from figureground.learn.groups import GroupedPictures
 from figureground.learn.record import CELEBA, Asked, make_record
-from figureground.learn.tables import Column, Problems, find_files, read_bits, read_columns, read_header, read_splits
+from figureground.learn.tables import Problems, column_names, cross, find_files, read_bits, read_splits, some
 
 _ALIGNED = Path("img_align_celeba")
 
 
-def find_celeba(path: Path, y: str) -> list[Path]:
+def find_celeba(asked: Asked) -> list[Path]:
+    path = asked.path
     if path.is_dir():
         return [folder / name for folder in (path, path / "Anno") for name in CELEBA if (folder / name).is_file()]
     return [path] if path.name in CELEBA else []
@@ -24,35 +26,37 @@ def find_celeba(path: Path, y: str) -> list[Path]:
 def read_celeba(asked: Asked) -> GroupedPictures:
     """`list_attr_celeba`, `list_eval_partition` and `img_align_celeba/`."""
     y, a = asked.y or "Blond_Hair", asked.a or "Male"
-    if y == a:
-        raise RecipeError("a", f"{a!r} is the class already; the attribute is another one.")
     names = read_header(asked.at)[1:] if asked.at.suffix == ".csv" else _read_promise(asked.at)[1]
-    for option, name in (("y", y), ("a", a)):
+    chosen = column_names(a, names)
+    if y in chosen:
+        raise RecipeError("a", f"{y!r} is the class already; the attribute is another one.")
+    for option, name in (("y", y), *(("a", name) for name in chosen)):
         if name not in names:
             raise RecipeError(option, f"{asked.at.name} has no attribute {name!r}{nearest_or_all(name, names)}")
+    if len(set(chosen)) < len(chosen):
+        raise RecipeError("a", f"{a!r} names an attribute twice.")
     problems = Problems(asked.at.name)
     if asked.at.suffix == ".csv":
-        images, *columns = read_columns(asked.at, [read_header(asked.at)[0], y, a]).values()
+        images, *columns = TextTable(asked.at).columns([read_header(asked.at)[0], y, *chosen]).values()
     else:
-        images, *columns = _read_attributes(asked.at, names, (y, a), problems)
+        images, *columns = _read_attributes(asked.at, names, (y, *chosen), problems)
     labels = [read_bits(column, {"-1": 0, "1": 1}, problems) for column in columns]
     split = _read_partition(asked.at, images, problems)
     files, keys, notes = find_files(_celeba_root(asked, images.values[0]), images, split, problems)
     problems.refuse()
-    of_y, of_a = ((found, (f"not {name}", name)) for found, name in zip(labels, (y, a), strict=True))
-    return make_record(asked, "celeba", keys, split, of_y, of_a, files, notes)
+    of_y, *of_a = ((found, (f"not {name}", name)) for found, name in zip(labels, (y, *chosen), strict=True))
+    return make_record(asked, "celeba", keys, split, of_y, cross(of_a, chosen), files, notes)
 
 
 def _read_promise(path: Path) -> tuple[int, list[str]]:
     """The first two lines of the original list: how many images, and the names of the attributes."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        count = file.readline().strip()
-        if not count.isdecimal():
-            raise FiguregroundError(
-                f"{path.name}: its header can't be read: the first line is {printable(count[:40])!r}, and no number of "
-                "images."
-            )
-        return int(count), file.readline().split()
+    count, names = [*read_text(path).splitlines()[:2], "", ""][:2]
+    if not count.strip().isdecimal():
+        raise FiguregroundError(
+            f"{path.name}: its header can't be read: the first line is {printable(count[:40])!r}, and no number of "
+            "images."
+        )
+    return int(count), names.split()
 
 
 def _read_attributes(path: Path, names: Sequence[str], wanted: Sequence[str], problems: Problems) -> list[Column]:
@@ -72,15 +76,14 @@ def _read_spaced(path: Path, skip: int, names: Sequence[str]) -> dict[str, Colum
     """
     lines: list[int] = []
     rows: list[list[str]] = []
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            fields = line.split()
-            if number <= skip or not fields:
-                continue
-            if len(fields) != len(names):
-                raise FiguregroundError(f"{path.name}, line {number}: {len(fields)} fields instead of {len(names)}.")
-            lines.append(number)
-            rows.append(fields)
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        fields = line.split()
+        if number <= skip or not fields:
+            continue
+        if len(fields) != len(names):
+            raise FiguregroundError(f"{path.name}, line {number}: {len(fields)} fields instead of {len(names)}.")
+        lines.append(number)
+        rows.append(fields)
     if not rows:
         raise FiguregroundError(f"{path.name} names no image.")
     return {name: Column(name, values, lines) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
@@ -102,7 +105,7 @@ def _read_partition(attributes: Path, images: Column, problems: Problems) -> np.
             "images are train, validation and test."
         )
     if path.suffix == ".csv":
-        found = read_columns(path, [read_header(path)[0], "partition"])
+        found = TextTable(path).columns([read_header(path)[0], "partition"])
     else:
         found = _read_spaced(path, 0, ["image_id", "partition"])
     named, partition = found.values()
@@ -111,7 +114,7 @@ def _read_partition(attributes: Path, images: Column, problems: Problems) -> np.
     own.refuse()
     lacking = [row for row, image in enumerate(images.values) if image not in splits]
     if lacking:
-        problems.add(f"{counted(len(lacking), 'image')} not in {path.name}: {images.some(lacking)}.")
+        problems.add(f"{counted(len(lacking), 'image')} not in {path.name}: {some(images, lacking)}.")
     return np.array([splits.get(image, 0) for image in images.values], np.int64)
 
 

@@ -83,6 +83,8 @@ def compare(
     root: Path | str | None = None,
     y: str | None = None,
     a: str | None = None,
+    file: str | None = None,
+    split_column: str | None = None,
     device: str = "auto",
     workers: int | None = None,
     show_progress: bool = True,
@@ -94,7 +96,7 @@ def compare(
     before anything is trained or made.
 
     Args:
-        data: As `read_groups` takes it, and so are `layout`, `root`, `y` and `a`.
+        data: As `read_groups` takes it, and so are `layout`, `root`, `y`, `a`, `file` and `split_column`.
         methods: Names of `settings.METHODS` and `rows.GENERATORS`, and `GENERATOR+METHOD`. A generator alone is with
             erm.
         seeds: How many, from 0 on; or the seeds themselves.
@@ -117,8 +119,8 @@ def compare(
     """
     out, rows, chosen = Path(out), parse_methods(methods), list_seeds(seeds)
     training, overrides = training or {}, overrides or {}
-    where = {"layout": layout, "root": root, "y": y, "a": a}
-    groups = read_groups(data, layout, root=root, y=y, a=a)
+    where = {"layout": layout, "root": root, "y": y, "a": a, "file": file, "split_column": split_column}
+    groups = read_groups(data, **where)
     door = _Door(groups, gather(groups), training, overrides)
     settings = door.check_trainings(rows)
     generators = Generators(

@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from figureground.core.names import loosely
+from figureground.core.tables import Column
+from figureground.data.splits import SPLITS, folder_split
 from figureground.errors import FiguregroundError, counted, listed, printable
 from figureground.images import list_folders, list_images, list_odd
-from figureground.learn.groups import SPLITS, GroupedPictures
-from figureground.learn.record import Asked, Labels, make_record, split_off
-from figureground.learn.tables import FIRST, SPLIT_NAMES, Column, Problems, find_files
-
-SHARES = (0.70, 0.15, 0.15)
-"""Of each group, what becomes train, validation and test where folders say no splits. Where only validation is missing,
-training gives up as much."""
+from figureground.learn.groups import GroupedPictures
+from figureground.learn.record import Asked, complete_splits, make_record
+from figureground.learn.tables import FIRST, Labels, Problems, find_files
 
 _IN_CONTEXT = re.compile(r"(?P<name>.+?)\s*\((?P<context>[^()]+)\)")
 
@@ -34,15 +32,21 @@ def _split_folders(path: Path) -> list[Path]:
     Raises:
         FiguregroundError: Two of them are the same split.
     """
-    folders = [each for each in _subfolders(path) if each.name.lower() in SPLIT_NAMES and _subfolders(each)]
+    folders = [each for each in _subfolders(path) if folder_split(each.name) is not None and _subfolders(each)]
     for number, split in enumerate(SPLITS):
-        same = [f"{folder.name}/" for folder in folders if SPLIT_NAMES[folder.name.lower()] == number]
+        same = [f"{folder.name}/" for folder in folders if folder_split(folder.name) == number]
         if len(same) > 1:
             raise FiguregroundError(
                 f"{path}: {listed(same)} would all be the split {split}. Take all but one out of the directory, or "
                 "write a table filename,split,y[,a]."
             )
     return folders
+
+
+def _split_of(folder: Path) -> int:
+    number = folder_split(folder.name)
+    assert number is not None
+    return number
 
 
 @dataclass
@@ -84,34 +88,35 @@ class Gathered:
         files, keys, _ = find_files(self.path, Column("file", self.names, [0] * len(self.names)), split, problems)
         problems.refuse()
         y, a = _number(self.y), _number(self.a) if any(self.a) else None
-        cells, kind = (y[0], "class") if a is None else (len(a[1]) * y[0] + a[0], "group")
-        notes = []
-        if not has_splits:
-            split = split_off(keys, cells, split, SHARES, asked.seed)
-            told = ", ".join(f"{share:.0%} {name}" for share, name in zip(SHARES, SPLITS, strict=True))
-            notes.append(f"There are no folders of splits: of each {kind}, {told}, chosen with the seed {asked.seed}.")
-        elif (split == 0).any() and not (split == 1).any():
-            split = split_off(keys, cells, split, (1 - SHARES[1], SHARES[1]), asked.seed)
-            notes.append(
-                f"There is no folder of validation: {SHARES[1]:.0%} of each {kind} of train is taken for it, chosen "
-                f"with the seed {asked.seed}."
-            )
+        split, notes = complete_splits(keys, y, a, split, has_splits, asked.seed)
         if self.odd:
             notes.append(f"Passed over: {'; '.join(self.odd[:FIRST])}{'; …' if len(self.odd) > FIRST else ''}.")
         return make_record(asked, layout, keys, split, y, a, files, notes)
 
 
 def _number(values: Sequence[str]) -> Labels:
-    """Labels of names, in alphabetical order; capitals and `_` for a space make no other name."""
-    spelled: dict[str, str] = {}
-    for value in sorted(set(values)):
-        spelled.setdefault(loosely(value), value)
-    names = sorted(spelled.values())
-    place = {value: names.index(spelled[loosely(value)]) for value in set(values)}
+    """Labels of names, in alphabetical order."""
+    names = sorted(set(values))
+    place = {name: label for label, name in enumerate(names)}
     return np.array([place[value] for value in values], np.int64), names
 
 
-def find_metashift(path: Path, y: str) -> list[Path]:
+def _refuse_unknown_splits(path: Path, splits: Sequence[Path], others: Sequence[Path]) -> None:
+    """Raise FiguregroundError where a folder beside the splits holds the same classes and is named as no split."""
+    classes = {loosely(each.name) for split in splits for each in _subfolders(split)}
+    for folder in others:
+        same = [each.name for each in _subfolders(folder) if loosely(each.name) in classes]
+        if same:
+            raise FiguregroundError(
+                f"{path}: {printable(folder.name)}/ holds folders of the same classes as "
+                f"{listed(f'{split.name}/' for split in splits)} ({listed(map(repr, same), FIRST)}), and is no known "
+                "name of a split. Rename it, as train, validation (val, dev, eval) or test, or take it out of the "
+                "directory."
+            )
+
+
+def find_metashift(asked: Asked) -> list[Path]:
+    path = asked.path
     if not path.is_dir():
         return []
     inner = (each for split in _split_folders(path) for folder in _subfolders(split) for each in _subfolders(folder))
@@ -122,7 +127,9 @@ def read_metashift(asked: Asked) -> GroupedPictures:
     """`SPLIT/CLASS/CLASS(CONTEXT)/*` (Liang and Zou 2022, arXiv 2202.06523)."""
     path, gathered, problems = asked.at, Gathered(asked.at), Problems(str(asked.at))
     splits = _split_folders(path)
-    gathered.odd += [gathered.shown(each) for each in _subfolders(path) if each not in splits]
+    others = [each for each in _subfolders(path) if each not in splits]
+    _refuse_unknown_splits(path, splits, others)
+    gathered.odd += [gathered.shown(each) for each in others]
     for split in splits:
         for folder in _subfolders(split):
             gathered.pass_over(folder)
@@ -134,14 +141,15 @@ def read_metashift(asked: Asked) -> GroupedPictures:
                     shown, own = gathered.shown(each), folder.name
                     problems.add(f"{shown} is named as {named['name']!r} and lies in the folder of {own!r}.")
                 else:
-                    gathered.take(each, SPLIT_NAMES[split.name.lower()], folder.name, named["context"].strip())
+                    gathered.take(each, _split_of(split), folder.name.strip(), named["context"].strip())
     problems.refuse()
     if not gathered.names:
         raise FiguregroundError(f"{path}: there is no image in its folders SPLIT/CLASS/CLASS(CONTEXT).")
     return gathered.record(asked, "metashift", True)
 
 
-def find_folders(path: Path, y: str) -> list[Path]:
+def find_folders(asked: Asked) -> list[Path]:
+    path = asked.path
     if not path.is_dir():
         return []
     tops = _split_folders(path) or [path]
@@ -152,6 +160,13 @@ def read_folders(asked: Asked) -> GroupedPictures:
     """`[SPLIT/]CLASS/*`."""
     path, gathered = asked.at, Gathered(asked.at)
     splits = _split_folders(path)
+    bare = [f"{each.name}/" for each in _subfolders(path) if not splits and folder_split(each.name) is not None]
+    if len(bare) > 1:
+        raise FiguregroundError(
+            f"{path}: {listed(bare)} are named as splits and hold images, but no folders of classes. Put the images "
+            "into a folder for each class, or name the class column of a table metadata.csv or metadata.jsonl: "
+            "--y NAME."
+        )
     others = [each for each in _subfolders(path) if splits and each not in splits]
     classes = [f"{each.name}/" for each in others if list_images(each)]
     if classes:
@@ -159,9 +174,10 @@ def read_folders(asked: Asked) -> GroupedPictures:
             f"{path} holds the splits {listed(f'{each.name}/' for each in splits)} and beside them folders of images, "
             f"{listed(classes, FIRST)}. Take one kind out of the directory, or write a table filename,split,y[,a]."
         )
+    _refuse_unknown_splits(path, splits, others)
     gathered.odd += [gathered.shown(each) for each in others]
     for top in splits or [path]:
         gathered.pass_over(top)
         for folder in _subfolders(top):
-            gathered.take(folder, SPLIT_NAMES[top.name.lower()] if splits else 0, folder.name)
+            gathered.take(folder, _split_of(top) if splits else 0, folder.name.strip())
     return gathered.record(asked, "folders", bool(splits))

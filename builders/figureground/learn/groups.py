@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from figureground import recipe as recipes
+from figureground.data.splits import SPLITS
 from figureground.errors import FiguregroundError, counted, listed, printable
 from figureground.images import MASK_SUFFIX, UnreadableImage, read_image
 from figureground.mask import mask_path, mask_values, read_mask, where_bright
@@ -21,9 +22,6 @@ from figureground.table import Counts, cramers_v
 
 if TYPE_CHECKING:
     from figureground.vision.pictures import DatasetPictures, Draw
-
-SPLITS = ("train", "validation", "test")
-"""Names of the splits 0, 1 and 2."""
 
 MOST_CLASSES, MOST_ATTRIBUTES = 60, 12
 """Classes and attributes of a table that is still printed; of larger ones a line tells."""

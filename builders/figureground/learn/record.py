@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from figureground.core.names import RULE, describe_same, same_names
+from figureground.data.splits import SPLITS
 from figureground.errors import FiguregroundError, counted
 from figureground.images import content_hash
-from figureground.learn.groups import SPLITS, Files, GroupedPictures, Store, empty_groups
+from figureground.learn.groups import Files, GroupedPictures, Store, empty_groups
+from figureground.learn.tables import Labels
 from figureground.sample import derive_seed
 from figureground.table import largest_remainder
 
@@ -37,6 +40,11 @@ class Asked:
     """Where files lie that a table names; its own directory unless said otherwise."""
     y: str | None = None
     a: str | None = None
+    """One name, or several with commas between, whose values are crossed."""
+    file: str | None = None
+    """Which column of a table names the files."""
+    split: str | None = None
+    """Which column of a table says the split."""
     seed: int = 0
 
     @property
@@ -49,9 +57,6 @@ class Asked:
 
 DATASET = "dataset"
 """The layout of what was built here."""
-
-Labels = tuple[np.ndarray, Sequence[str]]
-"""Labels, int64 (n,), and the names of their values."""
 
 
 def make_record(
@@ -73,8 +78,15 @@ def make_record(
         rows: Where in the store they lie, ascending; in this order unless said otherwise.
 
     Raises:
-        FiguregroundError: There is one class only, in data that aren't a dataset of ours, or two pictures have one key.
+        FiguregroundError: There is one class only, or a name in two spellings, in data that aren't a dataset of ours;
+            or two pictures have one key.
     """
+    for what, labels in (("classes", y), ("attributes", a)):
+        # What was built here was checked when it was built.
+        if labels is not None and layout != DATASET and (same := same_names(labels[1])):
+            raise FiguregroundError(
+                f"{asked.path}: there are the {what} {describe_same(same)}. {RULE}: use one spelling of each."
+            )
     there = np.unique(y[0])
     if len(there) < 2 and layout != DATASET:  # pictures of one class may be made, to be added to others
         raise FiguregroundError(
@@ -116,6 +128,35 @@ def _same_splits(files: Files, split: np.ndarray) -> Iterator[str]:
         pairs = list(zip(order[a], order[b], strict=True))
         if all(map(same, pairs[:: -(-len(pairs) // COMPARED)])):
             yield f"{SPLITS[a]} and {SPLITS[b]} hold the same pictures under other paths."
+
+
+SHARES = (0.70, 0.15, 0.15)
+"""Of each group, what becomes train, validation and test where nothing says the splits. Where only validation is
+missing, training gives up as much."""
+
+
+def complete_splits(
+    keys: Sequence[str], y: Labels, a: Labels | None, split: np.ndarray, said: bool, seed: int
+) -> tuple[np.ndarray, list[str]]:
+    """Splits, and a note about what was taken of training for those that nothing says.
+
+    Args:
+        keys: Names of the pictures.
+        split: int64 (n,).
+        said: Whether folders say splits; without, all are drawn.
+    """
+    cells, kind = (y[0], "class") if a is None else (len(a[1]) * y[0] + a[0], "group")
+    if not said:
+        told = ", ".join(f"{share:.0%} {name}" for share, name in zip(SHARES, SPLITS, strict=True))
+        note = f"Nothing says the splits: of each {kind}, {told}, chosen with the seed {seed}."
+        return split_off(keys, cells, split, SHARES, seed), [note]
+    if (split == 0).any() and not (split == 1).any():
+        note = (
+            f"There is no folder of validation: {SHARES[1]:.0%} of each {kind} of train is taken for it, chosen with "
+            f"the seed {seed}."
+        )
+        return split_off(keys, cells, split, (1 - SHARES[1], SHARES[1]), seed), [note]
+    return split, []
 
 
 def split_off(

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from figureground.errors import FiguregroundError, counted, listed, nearest, printable
+from figureground.core.names import RULE, describe_same, matching, same_names
+from figureground.core.tables import Column
+from figureground.data.splits import KNOWN, SPLITS, conflicts, split_number
+from figureground.errors import FiguregroundError, counted, nearest, printable
 from figureground.images import MASK_SUFFIX, UnreadableImage, list_images, picture_size
-from figureground.learn.groups import SPLITS, Files
-
-SPLIT_NAMES: Mapping[str, int] = {
-    "train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "val_out_of_domain": 1, "test": 2, "testing": 2,
-}  # fmt: skip
-"""What splits are called, in small letters. Tables may also say 0, 1 and 2."""
+from figureground.learn.groups import Files
 
 FIRST = 3
 """How many of many an error names."""
@@ -28,7 +25,12 @@ FIRST = 3
 SMALL = 200
 """Files up to this many bytes are looked into: some are empty, or Git LFS pointers."""
 
+_DRIVE = re.compile(r"[A-Za-z]:/")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
+
+
+Labels = tuple[np.ndarray, Sequence[str]]
+"""Labels, int64 (n,), and the names of their values."""
 
 
 class Problems:
@@ -52,18 +54,9 @@ class Problems:
 # Columns
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table."""
-
-    name: str
-    values: Sequence[str]
-    lines: Sequence[int]
-    """Line of each value in its file."""
-
-    def some(self, rows: Sequence[int]) -> str:
-        """The first values of certain rows with their lines, for an error."""
-        return _first([f"{self.values[row]!r} in line {self.lines[row]}" for row in rows])
+def some(column: Column, rows: Sequence[int]) -> str:
+    """The first values of certain rows with their lines, for an error."""
+    return _first([f"{column.values[row]!r} in line {column.lines[row]}" for row in rows])
 
 
 def _first(texts: Sequence[str]) -> str:
@@ -74,74 +67,14 @@ def _rows(n: int) -> str:
     return counted(n, "row")
 
 
-def read_header(path: Path) -> list[str]:
-    """Names of the columns of a CSV; empty for a file without a line.
-
-    Raises:
-        FiguregroundError: It isn't a text of columns.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return [name.strip() for name in next(csv.reader(file), [])]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FiguregroundError(f"{path.name}: its header can't be read as that of a CSV in UTF-8: {error}.") from None
-
-
-def show_header(header: Sequence[str]) -> str:
-    """What the first line of a table says, as a sentence."""
-    return f"Its first line reads: {printable(listed(header, 8)) or 'nothing'}."
-
-
-def read_columns(path: Path, names: Sequence[str]) -> dict[str, Column]:
-    """Columns of a CSV by name; blank lines are passed over, spaces around values dropped.
-
-    Raises:
-        FiguregroundError: A column is missing or there twice, a line has another number of fields than the first,
-            or there is no line but the first.
-    """
-    header = read_header(path)
-    for name in names:
-        if header.count(name) > 1:
-            raise FiguregroundError(f"{path.name} has two columns {name!r}. {show_header(header)}")
-        if name not in header:
-            near = nearest(name, header) or f". {show_header(header)}"
-            raise FiguregroundError(f"{path.name} has no column {name!r}{near}")
-    places = [header.index(name) for name in names]
-    values: list[list[str]] = [[] for _ in names]
-    lines: list[int] = []
-    uneven: list[tuple[int, int]] = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            next(reader)
-            for fields in filter(any, reader):
-                if len(fields) != len(header):
-                    uneven.append((reader.line_num, len(fields)))
-                    continue
-                lines.append(reader.line_num)
-                for column, place in zip(values, places, strict=True):
-                    column.append(fields[place].strip())
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FiguregroundError(f"{path.name} can't be read as a CSV in UTF-8: {error}.") from None
-    if uneven:
-        line, count = uneven[0]
-        raise FiguregroundError(
-            f"{path.name}: {_rows(len(uneven))} with another number of fields than the {len(header)} of the first "
-            f"line, such as line {line} with {count}. A comma within a name needs quotes around it."
-        )
-    if not lines:
-        raise FiguregroundError(f"{path.name} has no row below its first line.")
-    return {name: Column(name, column, lines) for name, column in zip(names, values, strict=True)}
-
-
 # Labels and splits
 
 
 def read_labels(column: Column, problems: Problems) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels of a column, int64 (n,), and their names.
 
-    Whole numbers must be 0 to n − 1, and are their own names. Names are numbered in alphabetical order. What can't be
-    used is added to the problems.
+    Whole numbers must be 0 to n − 1, and are their own names. Names are numbered in alphabetical order; two spellings
+    of one name (see `core.names`) can't be used. What can't be used is added to the problems.
     """
     values = column.values
     whole = [_WHOLE.fullmatch(value) is not None for value in values]
@@ -163,11 +96,15 @@ def read_labels(column: Column, problems: Problems) -> tuple[np.ndarray, tuple[s
         odd = [row for row in odd if _is_number(values[row])]
     if odd:
         problems.add(
-            f"{column.name}: {_rows(len(odd))} without a whole number: {column.some(odd)}. Give numbers from 0 on in "
+            f"{column.name}: {_rows(len(odd))} without a whole number: {some(column, odd)}. Give numbers from 0 on in "
             "all rows, or names in all."
         )
         return nothing
     names = sorted(set(values))
+    if same := same_names(names):
+        one, other = (some(column, [values.index(name)]) for name in same[0])
+        problems.add(f"{column.name}: {describe_same(same)} ({one}; {other}). {RULE}: use one spelling of each.")
+        return nothing
     place = {name: label for label, name in enumerate(names)}
     return np.array([place[value] for value in values], np.int64), tuple(names)
 
@@ -184,7 +121,7 @@ def _gap(column: Column, labels: Sequence[int]) -> str:
     """What keeps whole numbers from being 0 to n − 1, in words; empty if nothing does."""
     below = [row for row, label in enumerate(labels) if label < 0]
     if below:
-        return f"but {_rows(len(below))} below 0: {column.some(below)}"
+        return f"but {_rows(len(below))} below 0: {some(column, below)}"
     there, top = set(labels), max(labels)
     lacking = itertools.islice((label for label in range(top) if label not in there), FIRST + 1)
     missing = _first([str(label) for label in lacking])
@@ -196,22 +133,58 @@ def read_bits(column: Column, known: Mapping[str, int], problems: Problems) -> n
     found = [known.get(value, -1) for value in column.values]
     odd = [row for row, label in enumerate(found) if label < 0]
     if odd:
-        problems.add(f"{column.name}: {_rows(len(odd))} with neither {' nor '.join(known)}: {column.some(odd)}.")
+        problems.add(f"{column.name}: {_rows(len(odd))} with neither {' nor '.join(known)}: {some(column, odd)}.")
     return np.maximum(np.array(found, np.int64), 0)
 
 
 def read_splits(column: Column, problems: Problems) -> np.ndarray:
-    """Splits, int64 (n,): 0, 1, 2, or any of `SPLIT_NAMES`."""
-    known = {**SPLIT_NAMES, **{text: n for n in range(3) for text in (str(n), f"{n}.0")}}
-    found = [known.get(value.lower(), -1) for value in column.values]
-    odd = [row for row, split in enumerate(found) if split < 0]
+    """Splits, int64 (n,): 0, 1, 2, or what `data.splits` knows.
+
+    A name that isn't known, and names of two parts of one split, such as `val` and `id_val`, are added to the problems.
+    """
+    known = {value: split_number(value) for value in set(column.values)}
+    found = [-1 if known[value] is None else known[value] for value in column.values]
+    odd = [row for row, split in enumerate(found) if split == -1]
     if odd:
-        near = nearest(column.values[odd[0]], SPLIT_NAMES)
+        near = nearest(column.values[odd[0]], KNOWN)
         problems.add(
-            f"{column.name}: {_rows(len(odd))} with none of 0, 1, 2, train, validation (val), test: {column.some(odd)}"
-            f"{near or '.'}"
+            f"{column.name}: {_rows(len(odd))} with none of 0, 1, 2, train, validation (val, dev), test: "
+            f"{some(column, odd)}{near or '.'}"
+        )
+    for number, names in conflicts(sorted(known)):
+        problems.add(
+            f"{column.name}: {' and '.join(map(repr, names))} would both be the split {SPLITS[number]}. Keep the rows "
+            "of one, or name them otherwise in another column: --split-column NAME."
         )
     return np.array(found, np.int64)
+
+
+def cross(each: Sequence[Labels], columns: Sequence[str]) -> Labels:
+    """Attributes crossed into one: each combination that occurs is a value, in the order of the first, then the others.
+
+    Args:
+        each: Labels of the columns, and the names of their values.
+        columns: What the columns are called; where values are numbers, it is part of the name: `Male=1 + Young=0`.
+    """
+    if len(each) == 1:
+        return each[0]
+    cells = np.zeros(len(each[0][0]), np.int64)
+    for labels, names in each:
+        cells = cells * len(names) + labels
+    there, found = np.unique(cells, return_inverse=True)
+    texts = []
+    for cell in there.tolist():
+        parts = []
+        for (_, names), column in zip(reversed(each), reversed(columns), strict=True):
+            cell, at = divmod(cell, len(names))
+            parts.append(f"{column}={names[at]}" if names[at].isdecimal() else names[at])
+        texts.append(" + ".join(reversed(parts)))
+    return found.astype(np.int64), tuple(texts)
+
+
+def column_names(said: str, known: Sequence[str]) -> list[str]:
+    """Names of columns as an option says them: one, or several with commas between."""
+    return [said] if said in known else [name.strip() for name in said.split(",") if name.strip()] or [said]
 
 
 # Files
@@ -231,18 +204,23 @@ def find_files(
     Returns:
         The files; their keys; notes about what lies beside them.
     """
-    names = [_below(root, value) for value in column.values]
+    names = [_below(root, _with_slashes(root, value)) for value in column.values]
     lost = [row for row, (name, value) in enumerate(zip(names, column.values, strict=True))
-            if not value or posixpath.isabs(name)]  # fmt: skip
+            if not value or _is_absolute(name)]  # fmt: skip
     if lost:
         problems.add(
-            f"{column.name}: {_rows(len(lost))} without the name of a file below {root}: {column.some(lost)}. Pictures "
-            "lie in one directory, or below it; --root DIR says which."
+            f"{column.name}: {_rows(len(lost))} without the name of a file below {root}: {some(column, lost)}. "
+            "Pictures lie in one directory, or below it; --root DIR says which."
         )
-    _refuse_twice(names, column, split, problems)
-
-    folders = {posixpath.dirname(name) for name in names if not posixpath.isabs(name)}
+    folders = {posixpath.dirname(name) for name in names if not _is_absolute(name)}
     listing = {folder: _list_folder(root / folder) for folder in sorted(folders)}
+    for row in sorted(set(range(len(names))) - set(lost)):
+        folder, base = posixpath.split(names[row])
+        if base not in listing[folder] and (stored := _in_other_coding(root, names[row])):
+            names[row] = stored
+            folder = posixpath.dirname(stored)
+            listing.setdefault(folder, _list_folder(root / folder))
+    _refuse_twice(names, column, split, problems)
     sizes, mask_sizes = np.full((2, len(names)), -1, np.int64)
     missing, odd = [], []
     for row in sorted(set(range(len(names))) - set(lost)):
@@ -250,7 +228,9 @@ def find_files(
         there = listing[folder]
         mask_sizes[row] = there.get(posixpath.splitext(base)[0] + MASK_SUFFIX, -1)
         if base not in there:
-            missing.append(f"{printable(names[row])} (line {column.lines[row]})")
+            near = matching([base], there)
+            hint_of_case = f"; there is {printable(near[0])}" if near else ""
+            missing.append(f"{printable(names[row])} (line {column.lines[row]}{hint_of_case})")
             continue
         sizes[row] = there[base]
         if there[base] <= SMALL and (reason := _why_unreadable(root / names[row])):
@@ -263,8 +243,34 @@ def find_files(
     return files, tuple(map(printable, names)), list(_beside(root, listing, set(names)))
 
 
+def _with_slashes(root: Path, name: str) -> str:
+    """A file's name as Windows writes it, with `/`; a name that holds a `\\` itself stays."""
+    return name.replace("\\", "/") if "\\" in name and not os.path.lexists(root / name) else name
+
+
+def _is_absolute(name: str) -> bool:
+    return posixpath.isabs(name) or _DRIVE.match(name) is not None
+
+
+def _in_other_coding(root: Path, name: str) -> str | None:
+    """A file's name as the disk has it, where only the coding of accents is another one: macOS and Linux differ."""
+    if unicodedata.normalize("NFC", name) == name and unicodedata.normalize("NFD", name) == name:
+        return None
+    found: list[str] = []
+    for part in name.split("/"):
+        there = _list_folder(root.joinpath(*found))
+        wanted = unicodedata.normalize("NFC", part)
+        same = [part] if part in there else [each for each in there if unicodedata.normalize("NFC", each) == wanted]
+        if len(same) != 1:
+            return None
+        found += same
+    return "/".join(found)
+
+
 def _below(root: Path, name: str) -> str:
     """A file's name below the root, without turns that lead nowhere; absolute if it lies elsewhere."""
+    if _DRIVE.match(name):
+        return name
     if posixpath.isabs(name):
         inside = posixpath.relpath(name, root.absolute().as_posix())
         return posixpath.normpath(name) if inside.startswith("..") else inside

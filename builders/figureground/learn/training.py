@@ -51,6 +51,8 @@ def train(
     root: Path | str | None = None,
     y: str | None = None,
     a: str | None = None,
+    file: str | None = None,
+    split_column: str | None = None,
     device: str = "auto",
     workers: int | None = None,
     show_progress: bool = True,
@@ -62,7 +64,7 @@ def train(
 
     Args:
         settings: Method, backbone and numbers.
-        data: As `read_groups` takes it, and so are `layout`, `root`, `y` and `a`.
+        data: As `read_groups` takes it, and so are `layout`, `root`, `y`, `a`, `file` and `split_column`.
         out: A directory that is new, empty, or holds the same training.
         add: Data sets whose training pictures are added, matched to the classes by name.
         seeds: How many, from 0 on; or the seeds themselves.
@@ -81,7 +83,7 @@ def train(
     chosen = list_seeds(seeds)
     if workers is not None and not 1 <= workers <= MOST_DECODERS:
         raise RecipeError("workers", f"{workers} is not a whole number from 1 to {MOST_DECODERS}.")
-    groups = read_groups(data, layout, root=root, y=y, a=a)
+    groups = read_groups(data, layout, root=root, y=y, a=a, file=file, split_column=split_column)
     material = gather(groups, [read_groups(each) for each in add])
     refuse_unfit(settings, groups, material)
     edge = max(material.train.album.draw(0).size)

@@ -1,0 +1,1 @@
+"""Labelled data sets that people have: what their files, folders and tables say."""
