@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from figureground.guide import Bank, Item, check_disjoint, compose, photograph, place, split_bank
-from figureground.images import UnreadableImage, content_hash
+from figureground.guide import Bank, Item, _apportion, check_disjoint, compose, photograph, place, split_bank
+from figureground.images import UnreadableImage, content_hash, pixel_hash, read_image
 from figureground.pocket import world
 from figureground.pocket.templates import draw_templates
 
@@ -33,7 +33,7 @@ def bank_of(directory: Path, counts: dict[str, int]) -> Bank:
 
 
 def contents(bank: Bank) -> set[str]:
-    return {item.sha256 for items in bank.items.values() for item in items}
+    return {item.pixels for items in bank.items.values() for item in items}
 
 
 # --- banks ------------------------------------------------------------------------------------------
@@ -45,7 +45,8 @@ def test_bank_lists_each_class_with_ids_that_name_folder_file_and_content(tmp_pa
     bank = Bank.read(tmp_path, ["dog", "cat"], "cutouts")
     assert list(bank.items) == ["dog", "cat"]
     (item,) = bank.items["cat"]
-    assert item.id == f"cat/rex.png@{content_hash(path)[:12]}"
+    assert item.id == f"cat/rex.png@{pixel_hash(read_image(path))[:12]}"
+    assert item.sha256 == content_hash(path)
     assert bank.find(item.id) is item
     with pytest.raises(ValueError, match=r"cutouts: there is no picture 'cat/rex\.png@0'"):
         bank.find("cat/rex.png@0")
@@ -123,6 +124,69 @@ def test_the_same_content_twice_in_a_class_counts_once(tmp_path: Path) -> None:
     assert {item.path.name for item in bank.items["cat"]} == {"a.png", "c.png"}
 
 
+def other_bytes(path: Path, way: str) -> Path:
+    """The same pixels in another file."""
+    picture = read_image(path, "RGBA")
+    if way == "turned":  # stored on its side, and turned upright by EXIF
+        turned, exif = picture.convert("RGB").transpose(Image.Transpose.ROTATE_90), Image.Exif()
+        exif[0x0112] = 6
+        copy = path.with_name("turned.png")
+        turned.save(copy, exif=exif)
+    elif way == "metadata":
+        copy = path.with_name("metadata.jpg")
+        data = path.read_bytes()
+        copy.write_bytes(data[:2] + b"\xff\xfe\x00\x07hello" + data[2:])  # a comment
+    else:
+        copy = path.with_name(f"copy.{way}")
+        picture.convert("RGB").save(copy, lossless=True)
+    assert content_hash(copy) != content_hash(path)
+    return copy
+
+
+@pytest.mark.parametrize("way", ["metadata", "png", "webp", "turned"])
+def test_the_same_pixels_in_other_bytes_are_one_source(tmp_path: Path, way: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (200, 120, 3), np.uint8)
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    path = tmp_path / "train" / "cat" / "a.jpg"
+    Image.fromarray(pixels).save(path, quality=90)
+    copy = other_bytes(path, way)
+    draw(path.with_name("other.png"), BLUE)
+    assert len(Bank.read(tmp_path / "train", ["cat"], "cutouts").items["cat"]) == 2
+
+    shared = tmp_path / "validation" / "cat" / copy.name
+    shared.parent.mkdir(parents=True)
+    copy.rename(shared)
+    banks = {split: Bank.read(tmp_path / split, ["cat"], "cutouts") for split in ("train", "validation")}
+    with pytest.raises(ValueError, match="1 pictures are used by two splits"):
+        check_disjoint(banks)
+    (id,) = [item.id for item in banks["validation"].items["cat"]]
+    assert id.rpartition("@")[2] in {item.id.rpartition("@")[2] for item in banks["train"].items["cat"]}
+
+
+def test_two_classes_share_a_source_by_its_pixels_and_it_stays_in_one_split(tmp_path: Path) -> None:
+    bank_of(tmp_path, {"cat": 5, "dog": 5})
+    path = draw(tmp_path / "cat" / "shared.png", (9, 9, 9))
+    Image.open(path).save(tmp_path / "dog" / "renamed.webp", lossless=True)
+    parts = split_bank(Bank.read(tmp_path, ["cat", "dog"], "cutouts"), {"train": 0.5, "validation": 0.5})
+    assert contents(parts["train"]).isdisjoint(contents(parts["validation"]))
+
+
+def test_colours_under_transparent_pixels_do_not_make_another_source() -> None:
+    seen, unseen = (Image.new("RGBA", (4, 4), (*color, 0)) for color in (RED, BLUE))
+    for picture in (seen, unseen):
+        picture.putpixel((1, 1), (1, 2, 3, 255))
+    assert pixel_hash(seen) == pixel_hash(unseen)
+    assert pixel_hash(seen) != pixel_hash(Image.new("RGBA", (4, 4), (1, 2, 3, 255)))
+    assert pixel_hash(Image.new("RGB", (2, 8))) != pixel_hash(Image.new("RGB", (8, 2)))
+
+
+@pytest.mark.parametrize(
+    ("n", "shares", "parts"), [(10, [0.7, 0.2, 0.1], [7, 2, 1]), (30, [0.9, 0.1], [27, 3]), (5, [0.9, 0.1], [4, 1])]
+)
+def test_shares_of_splits_are_exact_in_decimal(n: int, shares: list[float], parts: list[int]) -> None:
+    assert _apportion(n, shares) == parts
+
+
 def test_order_and_digest_do_not_depend_on_where_the_directory_lies(tmp_path: Path) -> None:
     here = bank_of(tmp_path / "here", {"cat": 6, "dog": 4})
     there = bank_of(tmp_path / "far" / "away", {"cat": 6, "dog": 4})
@@ -187,7 +251,7 @@ def test_random_banks_split_without_overlap_and_without_empty_classes() -> None:
         for name in "abcdef":
             own = [f"{rng.integers(1 << 60):064x}" for _ in range(rng.integers(4, 9))]
             own += [sha for sha in shared if rng.random() < 0.4]
-            items[name] = tuple(Item(f"{name}/{sha}@{sha[:12]}", Path(sha), sha) for sha in sorted(own))
+            items[name] = tuple(Item(f"{name}/{sha}@{sha[:12]}", Path(sha), sha, sha) for sha in sorted(own))
         parts = split_bank(Bank("cutouts", items), {"train": 6, "validation": 2, "test": 1})
         seen = [contents(part) for part in parts.values()]
         assert sum(map(len, seen)) == len(set.union(*seen)) == len(contents(Bank("cutouts", items)))

@@ -558,11 +558,11 @@ class D3S(Builder):
         for bank in banks.values():
             for name, items in bank.items.items():
                 for item in items:
-                    classes.setdefault(item.sha256, set()).add(name.split("/")[0])
+                    classes.setdefault(item.pixels, set()).add(name.split("/")[0])
         if doubled := [names for names in classes.values() if len(names) > 1]:
             found.append(f"{len(doubled)} pictures are in more than one class, such as {listed(sorted(doubled[0]))}.")
         if self.config.guide == "paste":
-            shaped = {i.sha256: i.shaped for bank in banks.values() for items in bank.items.values() for i in items}
+            shaped = {i.pixels: i.shaped for bank in banks.values() for items in bank.items.values() for i in items}
             cut = sum(shaped.values())
             if self.config.paste == "mask" and cut < len(shaped):
                 found.append(

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from figureground.core.names import RULE, matching
+from figureground.core.shares import as_fraction
 from figureground.errors import printable
 from figureground.images import (
     UnreadableImage,
@@ -26,14 +27,12 @@ from figureground.images import (
     list_folders,
     list_images,
     list_odd,
+    pixel_hash,
     read_image,
 )
 from figureground.mask import mask_beside, read_mask, to_shares
 from figureground.numerics import usable_cores
 from figureground.sample import Box
-
-CHECKED_EDGE = 64
-"""Size at which a file is decoded to see whether it can be: a JPEG then takes an eighth of the work."""
 
 FAINT = 8
 """Masks below this (of 255) don't count for where an object ends: background removers leave such traces."""
@@ -58,10 +57,12 @@ class Item:
     """One cut-out or template."""
 
     id: str
-    """`{folder}/{file name}@{first 12 digits of the hash}`, the folder below the bank's directory."""
+    """`{folder}/{file name}@{first 12 digits of pixels}`, the folder below the bank's directory."""
     path: Path
     sha256: str
-    """Of the picture file's bytes."""
+    """Of the image file's bytes."""
+    pixels: str
+    """Of what it shows (`pixel_hash`): files with the same pixels are one source."""
     mask_sha256: str | None = None
     """Of the mask file beside it, where there is one."""
     shaped: bool = False
@@ -75,7 +76,7 @@ class Bank:
     what: str
     """What the pictures are, for messages: `cutouts` or `templates`."""
     items: dict[str, tuple[Item, ...]]
-    """Class name to pictures, in an order that depends on their content alone. No content comes twice in a class."""
+    """Class name to pictures, in an order that depends on their content alone. No pixels come twice in a class."""
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     """Files that can't be read, and why."""
 
@@ -211,7 +212,9 @@ def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[
         try:
             sha256 = content_hash(path)
             mask = mask_beside(path)
-            shaped = _cut(read_image(path, "RGBA", max_edge=CHECKED_EDGE), path, mask) is not None
+            picture = read_image(path, "RGBA")
+            pixels = pixel_hash(picture)
+            shaped = _cut(picture, path, mask) is not None
             mask_sha256 = content_hash(mask) if mask else None
         except UnreadableImage as error:
             skipped.append((path, error.reason))
@@ -219,9 +222,9 @@ def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[
         except OSError as error:
             skipped.append((path, error.strerror or str(error)))
             continue
-        id = f"{path.relative_to(directory).as_posix()}@{sha256[:12]}"
-        by_content.setdefault(sha256, Item(id, path, sha256, mask_sha256, shaped))
-    return tuple(by_content[sha256] for sha256 in sorted(by_content)), skipped
+        id = f"{path.relative_to(directory).as_posix()}@{pixels[:12]}"
+        by_content.setdefault(pixels, Item(id, path, sha256, pixels, mask_sha256, shaped))
+    return tuple(by_content[pixels] for pixels in sorted(by_content)), skipped
 
 
 def _is_text(name: str) -> bool:
@@ -234,7 +237,7 @@ def _is_text(name: str) -> bool:
 
 
 def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
-    """Parts a bank among splits, so that no content is in two of them.
+    """Parts a bank among splits, so that no image's pixels are in two of them.
 
     Every class is parted in proportion to the shares, by largest remainder, with at least one picture for each
     split. Which picture goes where depends on contents alone. A picture that two classes share goes to one
@@ -254,15 +257,15 @@ def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
     classes_of: dict[str, list[str]] = defaultdict(list)
     for name, items in bank.items.items():
         for item in items:
-            classes_of[item.sha256].append(name)
+            classes_of[item.pixels].append(name)
 
     quota = {name: _apportion(len(items), list(shares.values())) for name, items in bank.items.items()}
     count = {name: [0] * len(splits) for name in bank.items}
     split_of: dict[str, int] = {}
 
     # Pictures that several classes share are the hardest to place, so they choose first.
-    for sha256 in sorted(classes_of, key=lambda sha256: (-len(classes_of[sha256]), sha256)):
-        names = classes_of[sha256]
+    for pixels in sorted(classes_of, key=lambda each: (-len(classes_of[each]), each)):
+        names = classes_of[pixels]
 
         def need(s: int, names: list[str] = names) -> tuple[int, int]:
             """How many of the picture's classes have nothing in split s yet, then how much they still lack."""
@@ -270,7 +273,7 @@ def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
             return empty, sum(quota[name][s] - count[name][s] for name in names)
 
         chosen = max(range(len(splits)), key=need)  # The first of equals: the order of `shares` decides.
-        split_of[sha256] = chosen
+        split_of[pixels] = chosen
         for name in names:
             count[name][chosen] += 1
 
@@ -286,7 +289,7 @@ def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
     return {
         split: Bank(
             bank.what,
-            {name: tuple(i for i in items if split_of[i.sha256] == s) for name, items in bank.items.items()},
+            {name: tuple(i for i in items if split_of[i.pixels] == s) for name, items in bank.items.items()},
             bank.skipped,
         )
         for s, split in enumerate(splits)
@@ -295,8 +298,8 @@ def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
 
 def _apportion(n: int, shares: Sequence[float]) -> list[int]:
     """n things in proportion to the shares, by largest remainder, each at least one where n allows."""
-    total = sum(shares)
-    exact = [n * share / total for share in shares]
+    fractions = [as_fraction(share) for share in shares]
+    exact = [n * share / sum(fractions) for share in fractions]
     counts = [math.floor(each) for each in exact]
     by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - exact[i], i))
     for i in by_remainder[: n - sum(counts)]:
@@ -308,21 +311,21 @@ def _apportion(n: int, shares: Sequence[float]) -> list[int]:
 
 
 def check_disjoint(banks: Mapping[str, Bank]) -> None:
-    """Refuses splits that share a picture's content.
+    """Refuses splits that share an image, in the same file or in another one with the same pixels.
 
     Raises:
-        ValueError: Two splits hold the same content; some of the files are named.
+        ValueError: Two splits hold the same pixels; some of the files are named.
     """
     seen: dict[str, tuple[str, Path]] = {}
     shared = []
     for split, bank in banks.items():
-        mine = {item.sha256: item.path for items in bank.items.values() for item in items}
-        for sha256, path in mine.items():
-            if sha256 in seen:
-                other, same = seen[sha256]
+        mine = {item.pixels: item.path for items in bank.items.values() for item in items}
+        for pixels, path in mine.items():
+            if pixels in seen:
+                other, same = seen[pixels]
                 shared.append(f"{same} ({other}) = {path} ({split})")
             else:
-                seen[sha256] = (split, path)
+                seen[pixels] = (split, path)
     if shared:
         what = next(iter(banks.values())).what
         raise ValueError(

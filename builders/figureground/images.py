@@ -306,6 +306,18 @@ def encode(image: Image.Image, format: str) -> bytes:
     return buffer.getvalue()
 
 
+def pixel_hash(image: Image.Image) -> str:
+    """Return the SHA-256 of what an image shows, in hexadecimal, whatever file it came from.
+
+    Covered are width, height, and 8-bit RGBA. Give it what `read_image` returns, which is upright and in sRGB: the same
+    photograph as JPEG and as PNG, with other metadata, or stored turned with an EXIF orientation has one hash. Colours
+    under fully transparent pixels don't count; lossless WebP doesn't keep them.
+    """
+    pixels = np.array(image.convert("RGBA"))
+    pixels[pixels[..., 3] == 0] = 0
+    return hashlib.sha256(f"{image.width}x{image.height}\n".encode() + pixels.tobytes()).hexdigest()
+
+
 def content_hash(path: Path | str) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:

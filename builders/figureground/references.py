@@ -17,7 +17,6 @@ from figureground.core.names import RULE, matching
 from figureground.core.tables import decode
 from figureground.errors import FiguregroundError, counted, listed, printable
 from figureground.features import Feature
-from figureground.guide import CHECKED_EDGE
 from figureground.images import (
     UnreadableImage,
     content_hash,
@@ -25,7 +24,7 @@ from figureground.images import (
     list_folders,
     list_images,
     list_odd,
-    picture_size,
+    pixel_hash,
     read_image,
 )
 from figureground.numerics import usable_cores
@@ -188,8 +187,7 @@ def _read(folders: Sequence[Path], most: int | None) -> References:
     seen: set[str] = set()
     for path in (path for folder in folders for path in list_images(folder)):
         try:
-            shown = read_image(path, max_edge=CHECKED_EDGE)
-            pixels = hashlib.sha256(f"{picture_size(path)}{shown.size}".encode() + shown.tobytes()).hexdigest()
+            pixels = pixel_hash(read_image(path))
             sha256 = content_hash(path)
         except UnreadableImage as error:
             skipped.append((path, error.reason))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,15 @@ from typing import Any
 from PIL import Image
 
 from figureground.errors import FiguregroundError, counted, listed, printable
-from figureground.images import UnreadableImage, center_square, content_hash, list_images, list_odd, read_image
+from figureground.images import (
+    UnreadableImage,
+    center_square,
+    content_hash,
+    list_images,
+    list_odd,
+    pixel_hash,
+    read_image,
+)
 from figureground.references import LEAST, read_caption
 
 
@@ -98,7 +105,7 @@ def read_different(files: Iterable[Path], left_out: LeftOut) -> Iterator[tuple[P
         except UnreadableImage as error:
             left_out.unreadable.append((path.name, error.reason))
             continue
-        pixels = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+        pixels = pixel_hash(picture)
         if pixels in seen:
             left_out.repeated.append((path.name, seen[pixels]))
             continue

@@ -379,11 +379,11 @@ class _Check:
                 across.setdefault(splits, []).append(f"{images.key(one)} and {images.key(other)}")
         for (a, b), pairs in across.items():
             self.findings.append(
-                f"{len(pairs)} images of {b} are the same, byte by byte, as one of {a}: {listed(pairs, _NAMED)}. "
+                f"{len(pairs)} images of {b} have the same pixels as one of {a}: {listed(pairs, _NAMED)}. "
                 "Leave them out of one of the two with `figureground curate`."
             )
         if within:
-            self.notes.append(f"{within} images are the same, byte by byte, as another of their split.")
+            self.notes.append(f"{within} images have the same pixels as another of their split.")
 
     def _check_sources(self, seen: Sequence[Seen]) -> None:
         """Cut-outs, templates and photographs, by their content."""

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.errors import FiguregroundError, listed
+from figureground.images import pixel_hash
 from figureground.shards import check_similar as similar
 from figureground.shards.index import INDEX
 from figureground.shards.reader import PROMPT, Stored, from_members, from_row, tar_members
@@ -80,7 +81,7 @@ class Seen:
     keys: np.ndarray = field(default_factory=lambda: _digests([]))
     """Of every sample and reject, in order: uint64 (n, 2)."""
     images: np.ndarray = field(default_factory=lambda: _digests([]))
-    """Of the encoded images of the samples, in order."""
+    """Of the images' pixels, or of the bytes of what can't be decoded, in order."""
     looks: np.ndarray = field(default_factory=lambda: similar.looks([]))
     """Perceptual hashes of the images; empty where none are taken."""
     names: bytes = b""
@@ -375,7 +376,7 @@ class _Check:
                 self._decode(where, f"{sample.key}.{name}", picture, "png")
         image = images[0]
         self.keys.append(first.key)
-        self.images.append(_digest(first.image))
+        self.images.append(_digest(first.image if image is None else pixel_hash(image).encode()))
         if self.expected.looks:
             # A picture that can't be decoded looks like no other; its place has to be filled all the same.
             unlike = hashlib.sha256(first.key.encode()).digest()
