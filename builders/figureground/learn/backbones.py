@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from figureground.core.seeding import seed_default_generators
-from figureground.errors import FiguregroundError, RecipeError
+from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.learn.settings import POCKET, Training
 from figureground.models.opening import make_network, make_timm
 from figureground.sample import derive_seed
-from figureground.vision.classifiers import TIMM, open_classifier
+from figureground.vision.classifiers import TIMM, Classifier, open_classifier
 from figureground.vision.preprocessing import Preprocessing, read_preprocessing, read_timm
 
 POCKET_EDGE = 64
@@ -133,13 +133,8 @@ def _opened(settings: Training, name: str, classes: Sequence[str]) -> Backbone:
         from transformers import AutoModelForImageClassification
 
         network = make_network(AutoModelForImageClassification, _relabelled(config, classes), dtype=torch.float32)
-    elif len(classifier.labels) != len(classes):
-        classifier.need_features()
-        _replace_head(network, classifier.weight, len(classes))
-        notes.append(
-            f"The backbone {classifier.name} has {len(classifier.labels):,} classes and the data {len(classes):,}: its "
-            "last layer was replaced."
-        )
+    else:
+        notes += _fit_head(classifier, classes)
     if config is not None:
         _relabelled(network.config, classes)
     preprocessing, size = _fixed(classifier.preprocessing, config)
@@ -168,6 +163,44 @@ def find_last(network: nn.Module, weight: Tensor) -> tuple[nn.Module, str]:
             if isinstance(child, nn.Linear) and child.weight.data_ptr() == weight.data_ptr():
                 return module, name
     raise ValueError("No linear layer has these weights.")
+
+
+def _fit_head(classifier: Classifier, classes: Sequence[str]) -> list[str]:
+    """Makes a classifier's logits those of the classes, in their order; returns what to tell of it.
+
+    A head that tells the same classes apart keeps what it learned: its rows are put into the order of the data, by
+    name. Any other is replaced by a new one, for a row whose class isn't known by name would stand for a wrong one.
+
+    Raises:
+        FiguregroundError: The head has to be changed, and the logits are not one linear layer's.
+    """
+    order = classifier.positions(classes)
+    if order == list(range(len(classes))):
+        return []
+    classifier.need_features()
+    if order is not None:
+        parent, name = find_last(classifier.network, classifier.weight)
+        last = getattr(parent, name)
+        with torch.no_grad():
+            last.weight.copy_(last.weight[order])
+            if last.bias is not None:
+                last.bias.copy_(last.bias[order])
+        return [
+            f"The backbone {classifier.name} has the classes of the data in another order: the rows of its last layer "
+            "were put into that of the data, by name."
+        ]
+    labels = len(classifier.labels)
+    _replace_head(classifier.network, classifier.weight, len(classes))
+    if labels != len(classes):
+        return [
+            f"The backbone {classifier.name} has {labels:,} classes and the data {len(classes):,}: its last layer was "
+            "replaced."
+        ]
+    return [
+        f"The backbone {classifier.name} has as many classes as the data and other names for them "
+        f"({listed(classifier.labels, 3)} for {listed(classes, 3)}): its last layer was replaced. Where they are the "
+        "same classes, name them so (id2label in its config.json)."
+    ]
 
 
 def _replace_head(network: Any, weight: Tensor, classes: int) -> None:

@@ -402,12 +402,8 @@ def match_classes(classifier: Classifier, classes: Sequence[str]) -> list[int]:
     Raises:
         FiguregroundError: The classifier has another number of classes, or others.
     """
-    labels = list(classifier.labels)
-    if len(set(labels)) == len(labels) and sorted(labels) == sorted(classes):  # else `a b` may be any of `a b`, `a_b`
-        return [labels.index(name) for name in classes]
-    found = [classifier.index_or_none(name) for name in classes]
-    order = [position for position in found if position is not None]
-    if len(classifier.labels) != len(classes) or len(set(order)) != len(classes):
+    order = classifier.positions(classes)
+    if order is None:
         raise FiguregroundError(
             f"The classifier {classifier.name} tells {len(classifier.labels):,} classes apart "
             f"({listed(classifier.labels, 5)}), and the data have {len(classes):,} ({listed(classes, 5)}): its errors "

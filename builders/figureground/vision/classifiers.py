@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
 
 from figureground.classes import read_csv
+from figureground.core import libraries
 from figureground.core.seeding import make_generator
 from figureground.errors import FiguregroundError, listed
 from figureground.images import content_hash
@@ -32,9 +32,7 @@ from figureground.vision import robust_weights
 from figureground.vision.model_files import check_weights, download, hash_files, is_pointer
 from figureground.vision.preprocessing import Preprocessing, imagenet, read_preprocessing, read_timm, to_pixels
 
-# Its bars and warnings speak of files and of parts that are not used, not of pictures.
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
+libraries.prepare("transformers")
 
 POCKET = "pocket"
 TIMM = "timm:"
@@ -182,6 +180,19 @@ class Classifier(nn.Module):
             return self.index(label)
         except FiguregroundError:
             return None
+
+    def positions(self, classes: Sequence[str]) -> list[int] | None:
+        """The position of each class in the logits, where the classifier has the same classes and no others.
+
+        Where all have the very same names, nothing else is asked; else names are found as `index` finds them. None
+        where it has another number of classes, or others.
+        """
+        labels = list(self.labels)
+        if len(set(labels)) == len(labels) and sorted(labels) == sorted(classes):  # else `a b` may be `a b` or `a_b`
+            return [labels.index(name) for name in classes]
+        found = [self.index_or_none(name) for name in classes]
+        order = [position for position in found if position is not None]
+        return order if len(labels) == len(classes) == len(set(order)) else None
 
     @functools.cached_property
     def _names(self) -> tuple[dict[str, list[int]], ...]:
