@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -18,6 +19,7 @@ from figureground import recipe as recipes
 from figureground.config import Config
 from figureground.core.values import kinds_of
 from figureground.errors import FiguregroundError, RecipeError, counted, nearest_or_all
+from figureground.models.distilled import distilled_note
 from figureground.numerics import library_versions
 from figureground.plan import Plan, PlannedShard
 from figureground.run import directory
@@ -27,7 +29,7 @@ from figureground.shards import index
 from figureground.shards.card import Facts
 from figureground.shards.remaining import refuse_empty_parts
 from figureground.shards.writer import PRIVATE, RECIPE, Columns, Shard
-from figureground.sources import Credit, Source, read_weights
+from figureground.sources import Credit, Source, cached_snapshot, read_weights
 from figureground.weights import check_files, check_size, fingerprint, local_directory, pixels_a_latent
 
 if TYPE_CHECKING:
@@ -269,7 +271,10 @@ class Builder(datasets.ArrowBasedBuilder):
         directory.refuse_older(out)
         folder = local_directory(self.config.checkpoint)
         if folder is not None:
-            check_files(folder, self.config.checkpoint, inpaint=self.INPAINTS)
+            check_files(
+                folder, self.config.checkpoint, inpaint=self.INPAINTS, scheduler=self.config.scheduler,
+                safety=self.config.safety,
+            )  # fmt: skip
             check_size(self.config.size, pixels_a_latent(folder))
         self.find(out, show_progress)
         plan = self.plan()
@@ -333,6 +338,17 @@ class Builder(datasets.ArrowBasedBuilder):
             [dataclasses.asdict(source) for source in sources], [dataclasses.asdict(credit) for credit in credits],
             self.lineage(),
         )  # fmt: skip
+
+    def checkpoint_notes(self) -> list[str]:
+        """What may be a mistake in how the checkpoint is used; nothing of one that isn't on this machine."""
+        config = self.config
+        folder: Path | None = None
+        with contextlib.suppress(FiguregroundError, OSError):
+            folder = local_directory(config.checkpoint) or cached_snapshot(config.checkpoint, config.revision)
+        if folder is None:
+            return []
+        note = distilled_note(folder, config.checkpoint, self.denoiser_steps(), config.guidance_scale)
+        return [note] if note else []
 
     def check_size(self) -> None:
         """Refuses a size that latents can't have; needs no weights, and passes where the checkpoint isn't known.

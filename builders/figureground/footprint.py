@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from figureground.errors import FiguregroundError
 from figureground.sources import cached_snapshot
-from figureground.weights import check_files, local_directory
+from figureground.weights import check_files, list_weights, local_directory
 
 TRAINED = ("unet", "text_encoder", "text_encoder_2")
 """The parts of a checkpoint that a fine-tuning changes."""
@@ -71,8 +71,7 @@ def _size_of(checkpoint: str, revision: str | None) -> tuple[_Size, int] | None:
         if folder is None:
             return None
         variant = check_files(folder, checkpoint)
-        half = variant == "fp16"
-        files = [path for path in sorted(folder.glob("*/*.safetensors")) if (".fp16." in path.name) == half]
+        files = [path for part in sorted(folder.iterdir()) if part.is_dir() for path in list_weights(part, variant)]
         shapes = {path: _shapes(path) for path in files}
     except (FiguregroundError, OSError, ValueError, KeyError):
         return None

@@ -40,7 +40,7 @@ def forecast(builder: Builder, images_per_second: float | None = None) -> str:
     lines += ["", f"about {human_bytes(size)} as {' and '.join(config.formats)}; {evaluations:,} denoiser evaluations"]
     if images_per_second:
         lines.append(f"{images / images_per_second / 3600:.1f} hours of drawing at {images_per_second:g} images/s")
-    lines += builder.plan_notes()
+    lines += [*builder.checkpoint_notes(), *builder.plan_notes()]
     return "\n".join(lines)
 
 

@@ -26,6 +26,7 @@ from figureground.learn.groups import Files, GroupedPictures
 from figureground.learn.layouts import read_groups
 from figureground.learn.settings import Training
 from figureground.models.opening import open_part
+from figureground.models.parts import limit_tokens, positions
 from figureground.plan import Plan
 from figureground.repainting import TRAIN, RepaintConfig
 from figureground.run import directory
@@ -275,10 +276,11 @@ class Repaint(Builder):
         if folder is not None:
             from transformers import CLIPTokenizer
 
-            tokenizers = [
-                open_part(CLIPTokenizer, path, f"checkpoint {self.config.checkpoint!r}: {path.name}")
-                for path in sorted(folder.glob("tokenizer*/"))
-            ]
+            tokenizers = []
+            for path in sorted(folder.glob("tokenizer*/")):
+                tokenizer = open_part(CLIPTokenizer, path, f"checkpoint {self.config.checkpoint!r}: {path.name}")
+                limit_tokens(tokenizer, positions(folder, path.name.replace("tokenizer", "text_encoder")))
+                tokenizers.append(tokenizer)
             for prompt in sorted(self.prompts()):
                 for tokenizer in tokenizers:
                     _refuse_long(prompt, prompt, tokenizer)

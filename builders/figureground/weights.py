@@ -6,11 +6,14 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.models.opening import refuse_code
+from figureground.models.parts import check_parts
+from figureground.models.schedules import check_schedule
 from figureground.pocket import ROBUST, WEIGHTS
 
 POCKET = "pocket"
@@ -102,22 +105,32 @@ SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "Stabl
 """Pipelines, as `model_index.json` names them, that a checkpoint may be of."""
 INPAINTING = ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
 """Those that it may be of as well where regions of pictures are repainted."""
+WITHOUT_SAFETY = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
+"""Those that have no safety checker."""
+VARIANTS = (None, "fp16", "bf16")
+"""What weights may be stored as, the first that is there for all parts is taken; None has no name of its own."""
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _WEIGHTS = re.compile(r"[^.]+?(\.(?P<variant>[^.]+?))?(-\d{5}-of-\d{5})?\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _LFS = b"version https://git-lfs"
 
 
-def check_files(folder: Path, checkpoint: str, inpaint: bool = False) -> str | None:
-    """Makes sure that a checkpoint is of a supported kind, whole, and free of pickles, as far as files tell.
+def check_files(
+    folder: Path, checkpoint: str, inpaint: bool = False, *, scheduler: str | None = None, safety: str = "off"
+) -> str | None:
+    """Makes sure that a checkpoint is of a supported kind, whole, and free of pickles and code, as far as files tell.
+
+    Its parts must fit each other too.
 
     Args:
         folder: Where it lies, in diffusers' layout.
         checkpoint: What the recipe calls it.
         inpaint: Whether one made for inpainting will do too.
+        scheduler: The sampler that will draw, which has to know the checkpoint's noise schedule; None passes that over.
+        safety: `reject` where the checkpoint's safety checker will be opened, if it has one.
 
     Returns:
-        `fp16` when the weights are there in that variant only.
+        `fp16` or `bf16` when the weights are there in that variant only.
 
     Raises:
         FiguregroundError: It isn't, naming the file.
@@ -129,15 +142,58 @@ def check_files(folder: Path, checkpoint: str, inpaint: bool = False) -> str | N
     for part in (*parts, "tokenizer", "tokenizer_2", "scheduler"):
         if index.get(part, [None])[0] is not None:
             _check_settings(folder, part, checkpoint)
-    if all(None in found for found in variants.values()):
-        return None
-    if all("fp16" in found for found in variants.values()):
-        return "fp16"
-    half = [part for part, found in variants.items() if None not in found]
-    raise FiguregroundError(
-        f"checkpoint {checkpoint!r}: {listed(half)} is there only as fp16, and other parts aren't. Download it in "
-        "one variant."
-    )
+    what = f"checkpoint {checkpoint!r}"
+    check_parts(folder, index, what, inpaint)
+    if scheduler is not None:
+        config = _read_json(folder / "scheduler" / "scheduler_config.json", folder, checkpoint)
+        check_schedule(config, str(index["scheduler"][-1]), scheduler, what)
+    if safety != "off" and index["_class_name"][0] not in WITHOUT_SAFETY:
+        _check_safety(folder, index, checkpoint)
+    for variant in VARIANTS:
+        if all(variant in found for found in variants.values()):
+            return variant
+    raise FiguregroundError(f"{what}: {_lacking(variants)} Download it in one variant.")
+
+
+def _lacking(variants: Mapping[str, set[str | None]]) -> str:
+    """What to say of parts that aren't all there in one variant that can be opened."""
+    odd = {part: found for part, found in variants.items() if not found & set(VARIANTS)}
+    if odd:
+        names = sorted({name for found in odd.values() for name in found if name})
+        return (
+            f"{listed(odd)} is there only as {listed(names)}, and what is opened is the plain weights, fp16 or bf16."
+            + (
+                " Weights without the moving average (non_ema) are for going on with training."
+                if "non_ema" in names
+                else ""
+            )
+        )
+    common = max(VARIANTS, key=lambda variant: sum(variant in found for found in variants.values()))
+    lacking = [part for part, found in variants.items() if common not in found]
+    there = sorted({str(name) for part in lacking for name in variants[part] if name} or {"plain weights"})
+    return f"{listed(lacking)} is there only as {listed(there)}, and other parts aren't."
+
+
+def _check_safety(folder: Path, index: Mapping[str, Any], checkpoint: str) -> None:
+    """Makes sure that a safety checker, and what prepares images for it, are there where the index names them."""
+    if index.get("safety_checker", [None])[0] is None:
+        return
+    advice = f"checkpoint {checkpoint!r}: its model_index.json names a safety_checker, and "
+    last = "Download it again, or leave the checker out: --set safety=off."
+    if not (folder / "feature_extractor" / "preprocessor_config.json").is_file():
+        raise FiguregroundError(f"{advice}feature_extractor/ has no preprocessor_config.json. {last}")
+    if not (folder / "safety_checker" / "config.json").is_file():
+        raise FiguregroundError(f"{advice}safety_checker/ has no config.json. {last}")
+    try:
+        _check_part(folder, "safety_checker", checkpoint)
+    except FiguregroundError as error:
+        raise FiguregroundError(f"{error} Or leave the checker out: --set safety=off.") from None
+
+
+def list_weights(part: Path, variant: str | None) -> list[Path]:
+    """The safetensors files of a part's weights in a variant; None for the plain one."""
+    found = [(path, _WEIGHTS.fullmatch(path.name)) for path in sorted(part.glob("*.safetensors"))]
+    return [path for path, match in found if match and match["variant"] == variant]
 
 
 def read_index(folder: Path, checkpoint: str, inpaint: bool = False) -> dict[str, Any]:
@@ -216,8 +272,9 @@ def _check_part(folder: Path, part: str, checkpoint: str) -> set[str | None]:
     found: set[str | None] = set()
     for path in sorted((folder / part).glob("*.safetensors")):
         match = _WEIGHTS.fullmatch(path.name)
-        if match and match["variant"] in (None, "fp16"):
-            _check_weights(path, folder, checkpoint)
+        if match:
+            if match["variant"] in VARIANTS:
+                _check_weights(path, folder, checkpoint)
             found.add(match["variant"])
     for path in sorted((folder / part).glob("*.safetensors.index*.json")):
         named = set(_read_json(path, folder, checkpoint).get("weight_map", {}).values())

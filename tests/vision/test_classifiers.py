@@ -212,7 +212,7 @@ def test_damage_is_told_of(resnet):
         open_classifier(str(resnet))
     weights.write_bytes(whole)
     config.write_text("{")
-    with pytest.raises(FiguregroundError, match=r"'resnet': its config\.json .*auto_map"):
+    with pytest.raises(FiguregroundError, match="'resnet' doesn't open"):
         open_classifier(str(resnet))
     config.unlink()
     with pytest.raises(FiguregroundError, match=r"no transformers directory: it has no config\.json"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from figureground.commands.arguments import Commands
-from figureground.core.terminal import say
+from figureground.core.terminal import complain, say
 from figureground.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _build(options: argparse.Namespace) -> int:
     builder = _builder(options)
+    for note in builder.checkpoint_notes():
+        complain(f"figureground: {note}")
     out = builder.build(options.out)
     say(builder.done_message(out))
     return 0

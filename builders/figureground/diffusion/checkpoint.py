@@ -28,6 +28,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.models.opening import download_pipeline, make_network, open_network, open_pipeline
+from figureground.models.parts import limit_tokens
+from figureground.models.schedules import settings_for_latents
 from figureground.weights import PARTS, check_files, fingerprint, local_directory, read_index
 
 SCHEDULERS = {
@@ -155,7 +157,7 @@ def open_checkpoint(
     folder = local_directory(checkpoint)
     if folder is None:
         folder = download(checkpoint, revision)
-    variant = check_files(folder, checkpoint, inpaint)
+    variant = check_files(folder, checkpoint, inpaint, scheduler=scheduler, safety=safety)
     index = read_index(folder, checkpoint, inpaint)
     family = FAMILIES[index["_class_name"][0]]
     text_class, image_class, inpaint_class = PIPELINES[family]
@@ -169,13 +171,19 @@ def open_checkpoint(
         raise _unopened(checkpoint, error, device) from error
     if family == "sd" and safety == "off":
         options.update(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    elif index.get("safety_checker", [None])[0] is None:
+        options["feature_extractor"] = None  # it prepares images for the safety checker alone
+    options["image_encoder"] = None  # nothing here is prompted by images
     if family == "sdxl":
         options["add_watermarker"] = False  # else pixels depend on whether a watermarking library is installed
     try:
         pipeline = open_pipeline(text_class, folder, what, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unopened(checkpoint, error, device) from error
-    _refuse_channels(pipeline, checkpoint, inpaint)
+    for number in ("", "_2"):
+        tokenizer, encoder = (getattr(pipeline, f"{part}{number}", None) for part in ("tokenizer", "text_encoder"))
+        if tokenizer is not None and encoder is not None:
+            limit_tokens(tokenizer, encoder.config.max_position_embeddings)
     for part in pipeline.components.values():  # a checkpoint may hold its parts in several dtypes
         if isinstance(part, torch.nn.Module) and part.dtype != dtype:
             part.to(dtype)
@@ -184,7 +192,7 @@ def open_checkpoint(
         pipeline.to(device)
     except RuntimeError as error:
         raise _unopened(checkpoint, error, device) from error
-    pipeline.scheduler = make_network(SCHEDULERS[scheduler], pipeline.scheduler.config)
+    pipeline.scheduler = _make_scheduler(scheduler, pipeline.scheduler, checkpoint)
     # On a CPU in float32 a UNet of small pictures runs a quarter slower with channels last, an autoencoder faster.
     if device.type != "cpu":
         pipeline.unet.to(memory_format=torch.channels_last)
@@ -220,16 +228,21 @@ def _open_networks(
     return networks
 
 
-def _refuse_channels(pipeline: Any, checkpoint: str, inpaint: bool) -> None:
-    """A UNet reads a latent; one made for inpainting a mask and the masked picture's latent as well."""
-    channels, latent = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
-    if channels == latent or (inpaint and channels == 2 * latent + 1):
-        return
-    raise FiguregroundError(
-        f"checkpoint {checkpoint!r}: its UNet takes {channels} channels, not the {latent} of a latent"
-        + (f" or the {2 * latent + 1} of inpainting." if inpaint else
-           "; an inpainting checkpoint can't do image-to-image.")
-    )  # fmt: skip
+def _make_scheduler(name: str, own: Any, checkpoint: str) -> Any:
+    """The sampler of that name, with the noise levels of the checkpoint's own scheduler.
+
+    Raises:
+        FiguregroundError: It came out with others.
+    """
+    made = make_network(SCHEDULERS[name], settings_for_latents(own.config))
+    levels, wanted = made.alphas_cumprod, own.alphas_cumprod
+    # The last level may be zero, which some samplers replace by a very small number.
+    if levels.shape != wanted.shape or not torch.allclose(levels[:-1], wanted[:-1], rtol=1e-3, atol=1e-6):
+        raise FiguregroundError(
+            f"checkpoint {checkpoint!r}: as the sampler {name} its {type(own).__name__} has other noise levels. Choose "
+            "another --set scheduler=…."
+        )
+    return made
 
 
 def _refuse_non_finite(pipeline: Any, checkpoint: str, dtype: torch.dtype) -> None:

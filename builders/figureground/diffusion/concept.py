@@ -18,7 +18,7 @@ from figureground.concepts import CHECKPOINT, CONCEPT, LORA, Concept, hash_weigh
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
 from figureground.errors import FiguregroundError
 from figureground.models.opening import load_adapters
-from figureground.weights import check_files, fingerprint, read_index
+from figureground.weights import VARIANTS, check_files, fingerprint, list_weights, read_index
 
 __all__ = ["CHECKPOINT", "CONCEPT", "LORA", "Concept", "hash_weights", "open_concept", "read_concept"]
 
@@ -85,10 +85,13 @@ def _write_part(part: nn.Module, dtype: torch.dtype, out: Path, variant: str | N
 
 def _copy_part(part: Path, out: Path, variant: str | None) -> None:
     out.mkdir()
+    # A part that isn't trained, such as a safety checker, may be there in the plain form alone.
+    kept = list_weights(part, variant) or list_weights(part, None)
     for file in sorted(part.iterdir()):
-        of_variant = ".fp16." in file.name
-        weights = ".safetensors" in file.name
-        if file.is_file() and file.suffix in COPIED and (not weights or of_variant == (variant == "fp16")):
+        of_variant = any(f".{name}." in file.name for name in VARIANTS if name) == (variant is not None)
+        index = ".safetensors.index" in file.name
+        weights = file.suffix == ".safetensors"
+        if file.is_file() and file.suffix in COPIED and (file in kept if weights else not index or of_variant):
             shutil.copyfile(file, out / file.name)
 
 

@@ -1,0 +1,52 @@
+"""Checkpoints that were distilled to a few steps, recognised by their names and files. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+_DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper|tcd|pcm|dmd2?|flash)(?![a-z])", re.IGNORECASE)
+FEW_STEPS, LITTLE_GUIDANCE = 8, 2.0
+"""About the most that distilled checkpoints are made for."""
+
+
+def distilled_note(folder: Path, checkpoint: str, steps: int, guidance: float) -> str | None:
+    """A sentence on a checkpoint that was distilled to few steps, where a recipe asks for more; None elsewhere.
+
+    Turbo (Sauer et al. 2023, arXiv 2311.17042), Lightning (Lin et al. 2024, arXiv 2402.13929), LCM (Luo et al. 2023,
+    arXiv 2310.04378) and others draw in 1 to 8 steps with guidance off or nearly so; with 50 steps and guidance 5
+    their images are burnt.
+
+    Args:
+        folder: Where the checkpoint lies.
+        checkpoint: What the recipe calls it.
+        steps: Steps of the denoiser that an image takes.
+        guidance: The recipe's guidance scale.
+    """
+    unet, index = _read(folder / "unet" / "config.json"), _read(folder / "model_index.json")
+    made_from = (content.get("_name_or_path") for content in (index, unet))
+    names = [Path(checkpoint).name, *(Path(name).name for name in made_from if isinstance(name, str))]
+    found = next((match[0] for name in names if (match := _DISTILLED.search(name))), None)
+    if unet.get("time_cond_proj_dim") is not None:  # guidance is an input of the UNet, as of LCM's
+        why = "time_cond_proj_dim in its unet/config.json"
+    elif found:
+        why = f"{found!r} in its name"
+    else:
+        return None
+    if steps <= FEW_STEPS and guidance <= LITTLE_GUIDANCE:
+        return None
+    return (
+        f"The checkpoint seems to be distilled ({why}), which is made for 1 to {FEW_STEPS} steps and a guidance_scale "
+        f"of at most {LITTLE_GUIDANCE:g}. An image would take {steps} steps, with guidance_scale {guidance:g}."
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file of JSON as a mapping; nothing where it can't be read, which whoever opens the model says."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

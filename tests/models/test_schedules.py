@@ -1,0 +1,100 @@
+"""A sampler draws by the checkpoint's noise schedule, or it is refused; latents are never clipped."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
+
+from figureground.config import SCHEDULER_NAMES
+from figureground.diffusion.checkpoint import SCHEDULERS, open_checkpoint
+from figureground.errors import FiguregroundError, RecipeError
+from figureground.models.schedules import DISCRETE, check_schedule, settings_for_latents
+from figureground.weights import check_files
+
+CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
+EULER = "EulerDiscreteScheduler"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "LCMScheduler",
+        "TCDScheduler", "CMStochasticIterativeScheduler", "Homemade",
+    ],
+)  # fmt: skip
+def test_schedulers_that_mean_another_schedule_are_refused_by_name(made, edit, kind):
+    edit(made / "sd1" / "model_index.json", scheduler=["diffusers", kind])
+    edit(made / "sd1" / "scheduler" / "scheduler_config.json", _class_name=kind)
+    with pytest.raises(FiguregroundError, match=rf"'mine' is drawn by a {kind}"):
+        check_files(made / "sd1", "mine", scheduler="ddim")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "entries", "named"),
+    [
+        ("dpm++", {"use_flow_sigmas": True}, "use_flow_sigmas"),
+        ("euler", {"timestep_type": "continuous"}, "timestep_type"),
+        ("dpm++", {"prediction_type": "flow_prediction"}, "prediction_type 'flow_prediction'"),
+        ("euler", {"prediction_type": "sample"}, "prediction_type 'sample'.*Give ddim or ddpm"),
+        ("ddim", {"beta_schedule": "cosine"}, "beta_schedule 'cosine'"),
+        ("ddim", {"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid'.*Give ddpm"),
+        ("pndm", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr.*Give ddim"),
+    ],
+)
+def test_what_a_sampler_cannot_say_names_file_and_entry(sampler, entries, named):
+    with pytest.raises(FiguregroundError, match=named) as refused:
+        check_schedule({"_class_name": EULER, **entries}, EULER, sampler, "mine")
+    assert isinstance(refused.value, RecipeError) == ("Give" in named)
+    assert "scheduler/scheduler_config.json" in str(refused.value)
+
+
+@pytest.mark.parametrize("sampler", SCHEDULER_NAMES)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"])
+def test_what_is_let_through_is_what_the_libraries_take(sampler, prediction, betas):
+    config = {"prediction_type": prediction, "beta_schedule": betas}
+    try:
+        check_schedule(config, EULER, sampler, "mine")
+    except FiguregroundError:
+        return
+    made = SCHEDULERS[sampler](**config)
+    made.set_timesteps(20)
+    latents = torch.zeros(1, 4, 2, 2)
+    made.scale_model_input(latents, made.timesteps[0])
+    assert made.step(latents, made.timesteps[0], latents).prev_sample.isfinite().all()
+
+
+@pytest.mark.parametrize("sampler", SCHEDULER_NAMES)
+def test_a_sampler_made_from_a_config_without_clipping_does_not_clip_latents(made, sampler):
+    """SDXL saved with an Euler scheduler has no `clip_sample`, which DDIM and DDPM would take for true."""
+    scheduler = open_checkpoint(str(made / "sdxl"), scheduler=sampler, **CPU).text_to_image.scheduler
+    config = scheduler.config
+    assert not config.get("clip_sample")
+    assert not config.get("thresholding")
+    assert config.get("set_alpha_to_one", False) is False
+    assert config.get("steps_offset", 1) == 1
+    assert config.get("skip_prk_steps", True)
+    if sampler == "ddim":
+        scheduler.set_timesteps(4)
+        far = torch.full((1, 4, 2, 2), 9.0)
+        noiseless = scheduler.step(torch.zeros_like(far), scheduler.timesteps[-1], far)
+        assert noiseless.pred_original_sample.min() > 8.9
+
+
+def test_what_a_checkpoint_says_outweighs_and_defaults_of_another_class_do_not():
+    said = EulerDiscreteScheduler(steps_offset=0, timestep_spacing="trailing", beta_schedule="scaled_linear")
+    made = DDIMScheduler.from_config(settings_for_latents(said.config))
+    assert (made.config.steps_offset, made.config.timestep_spacing) == (0, "trailing")
+    unsaid = EulerDiscreteScheduler.from_config({"beta_schedule": "scaled_linear"})
+    made = DDIMScheduler.from_config(settings_for_latents(unsaid.config))
+    assert (made.config.steps_offset, made.config.timestep_spacing) == (1, "leading")
+
+
+@pytest.mark.parametrize("kind", DISCRETE)
+def test_every_scheduler_that_is_let_through_keeps_its_noise_levels(kind):
+    import diffusers
+
+    if kind == "DPMSolverSDEScheduler" and not diffusers.utils.is_torchsde_available():
+        pytest.skip("needs torchsde")
+    own = getattr(diffusers, kind)(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    made = DDIMScheduler.from_config(settings_for_latents(own.config))
+    assert torch.allclose(made.alphas_cumprod, own.alphas_cumprod)
