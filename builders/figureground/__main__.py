@@ -10,6 +10,9 @@ def main() -> int:
     """Runs the command, `figureground.cli.main`, and returns its exit code."""
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # what `nohup` ignores stays ignored
         signal.signal(signal.SIGINT, _stop)
+    from figureground.core import libraries
+
+    libraries.quieten()
     from figureground import cli
 
     return cli.main()

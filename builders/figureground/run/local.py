@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from figureground.core import libraries
 from figureground.core.terminal import complain
 from figureground.errors import FiguregroundError, UsageError, listed
 from figureground.run import signals
@@ -162,6 +163,7 @@ def _kill(workers: list[BaseProcess]) -> None:
 
 
 def _work(kind: type[Builder], config_name: str, fields: dict, out: Path, rank: int, report: Connection) -> None:
+    libraries.quieten()
     with signals.handled(worker=True):
         threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
         try:

@@ -11,16 +11,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
+from figureground.core import libraries
 from figureground.errors import FiguregroundError, RecipeError
 from figureground.models.opening import open_network, open_part, refuse_code
 from figureground.pocket import SEGMENTER
@@ -28,9 +27,10 @@ from figureground.vision.model_files import check_weights, download, hash_files
 from figureground.vision.preprocessing import Preprocessing, read_preprocessing, to_pixels
 from figureground.vision.segmenters import BOXES, MASKS, POCKET, models_of
 
-# Its bars and warnings speak of files, not of pictures.
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+libraries.prepare("transformers")
 
 NOTHING, EVERYTHING = "nothing found", "covers everything"
 """Why there is no mask."""

@@ -1,0 +1,52 @@
+"""What libraries print stays off the terminal, and a torchvision that doesn't fit torch is named."""
+
+import os
+from importlib import metadata
+
+from commands import ENVIRONMENT, run
+
+COMPONENTS = ("components", "--class", "mug", "--images", ".", "--out", "out", "--classifier")
+
+
+def write_package(folder, name, version, source):
+    """An installed package of another version, in a directory for `PYTHONPATH`."""
+    (folder / name).mkdir(parents=True)
+    (folder / name / "__init__.py").write_text(source)
+    about = folder / f"{name}-{version}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+def run_with(folder, *arguments):
+    path = os.pathsep.join(p for p in (str(folder), os.environ.get("PYTHONPATH")) if p)
+    return run(*arguments, env={**ENVIRONMENT, "PYTHONPATH": path}, cwd=folder)
+
+
+def test_a_torchvision_that_does_not_fit_torch_is_named_with_both_versions(tmp_path):
+    write_package(tmp_path, "torchvision", "0.15.2", "raise RuntimeError('operator torchvision::nms does not exist')\n")
+    code, out, err = run_with(tmp_path, *COMPONENTS, "pocket")
+    assert (code, out) == (1, "")
+    assert "torchvision 0.15.2" in err
+    assert f"torch {metadata.version('torch')}" in err
+    assert "torchvision::nms" in err
+    assert err.count("\n") == 1
+
+
+def test_warnings_and_chatter_of_libraries_stay_off_the_terminal(tmp_path):
+    talk = (
+        "import logging, warnings\n"
+        "warnings.warn('timm.old is deprecated', FutureWarning)\n"
+        "warnings.warn('a word about timm', UserWarning)\n"
+        "logging.getLogger('timm.models').warning('overwriting a model')\n"
+        "import transformers\n"
+        "transformers.utils.logging.get_logger('transformers.x').warning('some weights were not used')\n"
+        "import datasets, huggingface_hub\n"
+        "datasets.logging.get_logger('datasets.x').warning('a cache was found')\n"
+        "huggingface_hub.logging.get_logger('huggingface_hub.x').warning('unauthenticated requests')\n"
+        "def create_model(name, pretrained): raise RuntimeError('no such model')\n"
+    )
+    write_package(tmp_path, "timm", "1.0.0", talk)
+    (tmp_path / "timm" / "data.py").write_text("")
+    code, out, err = run_with(tmp_path, *COMPONENTS, "timm:x")
+    assert (code, out) == (1, "")
+    assert err == "figureground: classifier 'timm:x' doesn't open: no such model\n"
