@@ -349,7 +349,7 @@ def main() -> None:
             "jtt": {"first_epochs": 1},
             "scgs": {**small, "per_class": 2, "folds": 2, "training": {"epochs": 1}},
             "ddb": {**small, "sources": 4, "per_source": 1, "token_images": 3, "inversion": {"steps": 2},
-                    "training": {"epochs": 1}, "least_probability": 0.0, "least_attribution": 0.0},
+                    "training": {"epochs": 1}, "least_probability": 0.0, "least_attribution_ratio": 0.0},
         } if quick else {},
     )  # fmt: skip
     if not (plan.data / birds.TABLE).exists():

@@ -98,12 +98,14 @@ def test_every_candidate_has_scores_and_pruning_is_a_rule_of_curate(data, built,
         assert score["predicted"] == birds.OBJECTS[int(np.argmax(probability))]
         assert 0 <= float(score["attribution"]) <= 1
         assert 0 < float(score["area"]) < 1
+        ratio = float(score["attribution"]) / float(score["area"])
+        assert float(score["attribution_ratio"]) == pytest.approx(ratio, rel=1e-3)
     middle = sorted(float(row["probability"]) for row in found.values())[len(found) // 2]
-    builder = DDB("pocket", data=str(data), **SMALL, least_probability=middle, least_attribution=0)
+    builder = DDB("pocket", data=str(data), **SMALL, least_probability=middle, least_attribution_ratio=0)
     curate(built, tmp_path / "pruned", builder.pruning_rule())
     kept = {row["key"] for row in rows(tmp_path / "pruned")}
     assert kept == {key for key, row in found.items() if float(row["probability"]) >= middle}
-    by_class = DDB("pocket", data=str(data), **SMALL, least_probability={"mug": 0.4}, least_attribution={})
+    by_class = DDB("pocket", data=str(data), **SMALL, least_probability={"mug": 0.4}, least_attribution_ratio={})
     assert by_class.pruning_rule() == "(foreground != 'mug' or scores.ddb.probability >= 0.4)"
 
 
@@ -166,7 +168,9 @@ def test_a_classifier_of_other_classes_is_refused(data, tmp_path):
         ({"phrases": {"cat": "a cat"}}, "cat: phrases has no such field; there is mug, umbrella"),
         ({"phrases": {"mug": ""}}, "phrases.mug: '' is not a text"),
         ({"least_probability": 2}, "least_probability: 2"),
-        ({"least_attribution": {"mug": -1}}, "least_attribution.mug: -1 is not a number from 0 to 1"),
+        ({"least_attribution_ratio": {"mug": -1}}, "least_attribution_ratio.mug: -1 is not a number of at least 0"),
+        ({"least_probability": {"mug": 2}}, "least_probability.mug: 2 is not a number from 0 to 1"),
+        ({"least_attribution": 0.1}, "least_attribution: .*least_attribution_ratio"),
         ({"segmenter": ""}, "segmenter: '' is not a text"),
         ({"outside": "x"}, "outside: 'x' is not one of"),
     ],

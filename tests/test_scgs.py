@@ -62,6 +62,17 @@ def test_each_class_with_errors_gets_its_pictures_from_errors_of_its_own(data, b
         assert row["prompt"].startswith(("a photo of a mug", "a photo of an umbrella"))
 
 
+def test_precision_and_recall_of_the_error_set_are_told_where_attributes_are_known(data, built):
+    builder = SCGS("pocket", data=str(data), **KEPT, **SMALL)
+    builder.read_stages(built / STAGES)
+    train, wrong = read_groups(data).of_split(0), read_errors(built / STAGES / "errors").wrong
+    minority = train.y != train.a  # each object's own scene has its number
+    assert builder.told["error_set"]["errors"] == wrong.sum()
+    assert builder.told["error_set"]["precision"] == pytest.approx(minority[wrong].mean())
+    assert builder.told["error_set"]["recall"] == pytest.approx(wrong[minority].mean())
+    assert f"precision {minority[wrong].mean():.1%}, recall" in builder.done_message(built)
+
+
 def test_outside_the_mask_the_source_stays_and_inside_it_changes(data, built):
     builder = SCGS("pocket", data=str(data), **KEPT, **SMALL)
     builder.read_stages(built / STAGES)

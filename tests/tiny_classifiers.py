@@ -25,9 +25,11 @@ FAMILIES = {
 }
 
 
-def make_classifier(out: Path, family: str = "resnet", processor: object = None, labels: dict | None = None) -> Path:
+def make_classifier(
+    out: Path, family: str = "resnet", processor: object = None, labels: dict | None = None, seed: int = 0
+) -> Path:
     """Writes a classifier of 4 classes, with random weights and batch statistics, for pictures of 32 pixels."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = FAMILIES[family]()
     config.id2label = LABELS if labels is None else labels
     config.label2id = {name: i for i, name in config.id2label.items()}

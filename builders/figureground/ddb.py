@@ -24,6 +24,7 @@ from figureground.core.names import slugs
 from figureground.core.text import code, markdown
 from figureground.d3s import DIFFUSION_CITATION
 from figureground.errors import FiguregroundError, RecipeError, counted
+from figureground.fields import check_number
 from figureground.inverting import Inversion, settings_for
 from figureground.references import LEAST
 from figureground.repaint import MASKS, TRUE, UNKNOWN, Job, Repaint, open_mask
@@ -56,6 +57,9 @@ TOKENS = "tokens"
 EMBEDDINGS = "learned_embeds.safetensors"
 GIVEN_ELSEWHERE = ("checkpoint", "revision", "size", "seed")
 """Settings of textual inversion that are fields of the recipe itself."""
+SCORE_COLUMNS = ("key", "probability", "attribution", "area", "attribution_ratio", "predicted")
+"""Of pruning. `probability` is that of the painted class; `attribution` the share of Integrated Gradients inside the
+region of the source's object; `area` the region's share of the image; `attribution_ratio` attribution by area."""
 SCORED = 64
 """Pictures that are scored at a time."""
 
@@ -103,10 +107,11 @@ class DDBConfig(RepaintConfig):
     """Of Integrated Gradients."""
     least_probability: float | dict[str, float] = 0.1
     """Of pruning: the least probability of the class by the classifier, one number or one by class."""
-    least_attribution: float | dict[str, float] = 0.1
-    """Of pruning: the least share of attribution within the region of the object, likewise."""
+    least_attribution_ratio: float | dict[str, float] = 1.0
+    """Of pruning: the least ratio of the share of attribution inside the object's region to the region's share of the
+    image, likewise. Attribution that is spread evenly has a ratio of 1, whatever the region's size."""
 
-    EXECUTION: ClassVar[tuple[str, ...]] = (*RepaintConfig.EXECUTION, "least_probability", "least_attribution")
+    EXECUTION: ClassVar[tuple[str, ...]] = (*RepaintConfig.EXECUTION, "least_probability", "least_attribution_ratio")
     PLACES: ClassVar[tuple[str, ...]] = ("{V}", "{noun}")
 
     def check(self) -> None:
@@ -125,10 +130,10 @@ class DDBConfig(RepaintConfig):
             check_text(f"phrases.{name}", phrase)
             if not phrase.strip(" ."):
                 raise RecipeError(f"phrases.{name}", f"{phrase!r} names nothing to look for.")
-        for name in ("least_probability", "least_attribution"):
+        for name, most in (("least_probability", 1), ("least_attribution_ratio", None)):
             value = getattr(self, name)
             for label, each in value.items() if isinstance(value, Mapping) else [("", value)]:
-                check_share(f"{name}.{label}" if label else name, each)
+                check_number(f"{name}.{label}" if label else name, each, 0, most, whole=False, optional=False)
         self.inversion_settings()
 
     def inversion_settings(self) -> Inversion:
@@ -168,7 +173,7 @@ class DDB(Repaint):
         self.inversion = self.config.inversion_settings()
         if self.groups is None:
             return
-        for name in ("phrases", "least_probability", "least_attribution"):
+        for name in ("phrases", "least_probability", "least_attribution_ratio"):
             value = getattr(self.config, name)
             if isinstance(value, Mapping):
                 recipes.check_names(value, self.groups.classes, name)
@@ -417,7 +422,7 @@ class DDB(Repaint):
     # --- pruning --------------------------------------------------------------------------------
 
     def judge(self, out: Path, show_progress: bool) -> None:
-        """Writes each picture's scores, for `curate`: `key`, `probability`, `attribution`, `area`, `predicted`."""
+        """Write the scores of each image for `curate`: one row an image, with the columns `SCORE_COLUMNS`."""
         with writer.lock(out / writer.STAGES_LOCK, wait=True):  # one of several processes that end together
             directory.settle_recipe(out, self.recipe(out / PRIVATE))
             self._score(out, show_progress)
@@ -441,7 +446,7 @@ class DDB(Repaint):
         sources = {s.key: s.guide.cutout for shard in self.plan().shards() for s in self.plan().specs(shard) if s.guide}
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(["key", "probability", "attribution", "area", "predicted"])
+        table.writerow(SCORE_COLUMNS)
         bar = tqdm(total=len(made.keys), desc="scores", unit="image", disable=None if show_progress else True)
         with signals.at_checks(), bar:
             for start in range(0, len(made.keys), SCORED):
@@ -457,7 +462,8 @@ class DDB(Repaint):
                 for i, key in enumerate(keys):
                     table.writerow([
                         key, f"{float(said[i, wanted[i]]):.6f}", f"{float(shares.attribution[i]):.6f}",
-                        f"{float(shares.area[i]):.6f}", classifier.labels[int(said[i].argmax())],
+                        f"{float(shares.area[i]):.6f}", f"{float(shares.ratio[i]):.6f}",
+                        classifier.labels[int(said[i].argmax())],
                     ])  # fmt: skip
                 bar.update(len(keys))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -467,8 +473,9 @@ class DDB(Repaint):
         """What `curate` is told, to keep the pictures whose scores reach the recipe's thresholds."""
         parts = []
         for score, least in (
-            ("probability", self.config.least_probability), ("attribution", self.config.least_attribution)
-        ):  # fmt: skip
+            ("probability", self.config.least_probability),
+            ("attribution_ratio", self.config.least_attribution_ratio),
+        ):
             name = f"scores.{SCORE}.{score}"
             if not isinstance(least, Mapping):
                 parts.append(f"{name} >= {least:g}")
@@ -507,7 +514,8 @@ class DDB(Repaint):
             "`foreground` is the class that was painted, `background` the attribute of the source"
             + (", where the data say it" if self.data.attributes is None else "")
             + ", `source` its name. `_figureground/scores/ddb.csv` holds the classifier's probability of the class and "
-            "the share of Integrated Gradients within the object's region, for pruning with `figureground curate`."
+            "the share of Integrated Gradients inside the object's region, as it is and by the region's share of the "
+            "image, for pruning with `figureground curate`."
         )
 
     def done_message(self, out: Path) -> str:
@@ -519,6 +527,6 @@ def _scored(path: Path) -> list[str] | None:
     """The keys in a file of scores, None where there is no whole one."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [row["key"] for row in csv.DictReader(file) if row["predicted"]]
+            return [row["key"] for row in csv.DictReader(file) if row["attribution_ratio"] and row["predicted"]]
     except (OSError, KeyError, UnicodeDecodeError, csv.Error):
         return None

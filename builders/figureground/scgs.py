@@ -200,9 +200,17 @@ class SCGS(Repaint):
         told = {
             "errors": {name: int((wrong & (errors.y == f)).sum()) for f, name in enumerate(self.data.classes)},
             "clusters": {self.data.classes[f]: [len(part) for part in parts] for f, parts in members.items()},
-            "dropped": dropped,
+            "dropped": dropped, "error_set": self._describe_errors(wrong),
         }  # fmt: skip
         return jobs, {self.train.keys[row]: name for row, name in masks.items() if self.train.keys[row] in used}, told
+
+    def _describe_errors(self, wrong: np.ndarray) -> dict[str, Any]:
+        """Size of the error set and, where attributes are known, its precision and recall for the minority groups."""
+        from figureground.learn.jtt import tell_errors
+
+        train, counts = self.train, self.data.counts(0)
+        group = None if train.a is None else counts.shape[1] * train.y + train.a
+        return tell_errors(wrong, np.zeros(len(wrong), bool), group, counts)
 
     def _errors(self, stages: Path) -> Errors:
         from figureground.learn.errors import cross_fit, early_stopped
@@ -229,11 +237,12 @@ class SCGS(Repaint):
         config, data = self.config, self.data
 
         def work(folder: Path) -> dict[str, Any]:
-            from figureground.learn.clusters import cluster_errors, features_of
+            from figureground.learn.clusters import cluster_errors, held_out_features
 
-            # Folds' classifiers have features of their own; those of one must do for all, to be compared.
-            wrong = self.train.select(np.flatnonzero(errors.wrong))
-            features = features_of(self.open_classifier(errors), wrong, show_progress=self._show_progress)
+            features = held_out_features(
+                errors, np.flatnonzero(errors.wrong), self.train, lambda fold: self.open_classifier(errors, fold),
+                show_progress=self._show_progress,
+            )  # fmt: skip
             found = cluster_errors(
                 errors, features, data.classes, method=config.clustering, k=config.clusters, most=config.most_clusters,
                 seed=derive_seed(config.seed, "clusters"),
@@ -360,5 +369,20 @@ class SCGS(Repaint):
         none = [name for name, n in self.told["errors"].items() if not n]
         if none:
             lines.append(f"No errors, so nothing was made, of {listed(none)}.")
+        lines += error_set_lines(self.told["error_set"])
         sheets = f"{out}/_figureground/stages/clusters holds a sheet of each class's errors."
         return "\n".join([*lines, *self.left_out("picture"), sheets])
+
+
+def error_set_lines(told: Mapping[str, Any]) -> list[str]:
+    """Say how well an error set stands for the minority groups; nothing where attributes are unknown.
+
+    Args:
+        told: As `learn.jtt.tell_errors` returns it.
+    """
+    if told.get("precision") is None or told.get("recall") is None:
+        return []
+    return [
+        f"The error set has {counted(told['errors'], 'image')}: precision {told['precision']:.1%}, recall "
+        f"{told['recall']:.1%} for the groups that go against the bias. Attributes served only to measure this."
+    ]

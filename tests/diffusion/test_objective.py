@@ -37,9 +37,9 @@ def test_min_snr_weights_are_those_of_the_paper():
     torch.testing.assert_close(min_snr_weights(ALPHAS, 5.0, "epsilon"), clipped / snr)
     torch.testing.assert_close(min_snr_weights(ALPHAS, 5.0, "v_prediction"), clipped / (snr + 1))
     assert min_snr_weights(ALPHAS, None, "epsilon").tolist() == [1] * 5
-    at_the_end = torch.tensor([0.0])  # of a schedule that ends in pure noise
+    at_the_end = torch.tensor([0.0])  # a zero-terminal-SNR schedule
     assert min_snr_weights(at_the_end, 5.0, "epsilon").tolist() == [1]
-    assert min_snr_weights(at_the_end, 5.0, "v_prediction").tolist() == [0]
+    assert min_snr_weights(at_the_end, 5.0, "v_prediction").tolist() == [1]
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])

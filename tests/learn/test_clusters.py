@@ -1,5 +1,6 @@
 """Clusters: planted blobs come back, the number is chosen or given, and what can't be clustered is said."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -9,7 +10,7 @@ from tiny_classifiers import make_classifier
 from tiny_layouts import make_table
 
 from figureground.errors import FiguregroundError, RecipeError
-from figureground.learn.clusters import METHODS, cluster, cluster_errors, features_of
+from figureground.learn.clusters import METHODS, cluster, cluster_errors, features_of, held_out_features
 from figureground.learn.errors import Errors
 from figureground.learn.layouts import read_groups
 from figureground.vision.classifiers import open_classifier
@@ -166,3 +167,44 @@ def test_the_class_whose_errors_can_t_be_clustered_is_named():
     errors = errors_of([0, 1], [1, 0])
     with pytest.raises(FiguregroundError, match=r"errors of the class kite: Features .* NaN"):
         cluster_errors(errors, np.array([[1.0], [np.nan]]), ("mug", "kite", "hat"), seed=0)
+
+
+def cramers_v(one, other):
+    """Association of two labellings, 0 (independent) to 1."""
+    table = np.zeros((one.max() + 1, other.max() + 1))
+    np.add.at(table, (one, other), 1)
+    expected = table.sum(1, keepdims=True) * table.sum(0) / table.sum()
+    return float(np.sqrt(((table - expected) ** 2 / expected).sum() / table.sum() / (min(table.shape) - 1)))
+
+
+@pytest.mark.parametrize("k", [None, 2], ids=["chosen", "given"])
+def test_clusters_say_what_kind_an_error_is_and_not_which_fold_it_was_in(k):
+    rng = np.random.default_rng(0)
+    n, folds = 120, 3
+    y, fold, kind = rng.integers(2, size=n), np.arange(n) % folds, rng.integers(2, size=n)
+    planted = 4 * rng.normal(size=(2, 8))[kind] + rng.normal(size=(n, 8))
+    shift, scale = 20 * rng.normal(size=(folds, 2, 8)), rng.uniform(0.2, 5, size=(folds, 8))
+    features = (planted + shift[fold, y]) * scale[fold]  # every network has its own origin and units
+    errors = Errors(tuple(map(str, range(n))), y, 1 - y, np.eye(2)[1 - y], fold, ())
+    found = cluster_errors(errors, features, ("mug", "hat"), k=k, seed=0)
+    for each in found:
+        assert each.clusters.k == 2
+        assert cramers_v(each.clusters.labels, kind[each.rows]) > 0.95
+        assert cramers_v(each.clusters.labels, fold[each.rows]) < 0.3  # 2 / sqrt(60), twice the spread by chance
+    one = dataclasses.replace(errors, fold=np.zeros(n, np.int64))  # as if a single classifier had judged all
+    confounded = cluster_errors(one, features, ("mug", "hat"), k=3, seed=0)
+    assert all(cramers_v(each.clusters.labels, fold[each.rows]) > 0.9 for each in confounded)
+
+
+def test_each_error_is_described_by_the_classifier_that_has_not_seen_it(tmp_path):
+    make_table(tmp_path / "data")
+    train = read_groups(tmp_path / "data").of_split(0)
+    classifiers = [open_classifier(str(make_classifier(tmp_path / f"c{i}", seed=i))) for i in range(2)]
+    n = len(train)
+    fold = np.arange(n) % 2
+    errors = Errors(train.keys, train.y, 1 - train.y, np.eye(2)[1 - train.y], fold, ())
+    rows = np.arange(1, n)
+    features = held_out_features(errors, rows, train, classifiers.__getitem__, show_progress=False)
+    for i, classifier in enumerate(classifiers):
+        own = features_of(classifier, train, show_progress=False)
+        assert np.allclose(features[fold[rows] == i], own[rows][fold[rows] == i], atol=1e-5)

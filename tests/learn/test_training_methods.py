@@ -14,6 +14,7 @@ from figureground.learn.groupdro import GroupDRO, group_losses, raise_weights
 from figureground.learn.jtt import minority_groups, tell_errors, weigh_errors
 from figureground.learn.trained import score, spread
 from figureground.learn.weights import balance, normalise, weigh_added
+from figureground.sample import derive_seed
 
 WATERBIRDS = np.array([[3498, 184], [56, 1057]])
 
@@ -46,15 +47,17 @@ def test_precision_and_recall_of_errors_leave_added_pictures_out():
 
 def test_group_weights_rise_exponentially_with_the_losses():
     q = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64)
-    raised = raise_weights(q, torch.tensor([1.0, 3.0, 9.0]).double(), torch.tensor([True, True, False]), 0.5)
+    raised = raise_weights(q, torch.tensor([1.0, 3.0, 0.0]).double(), 0.5)
     wanted = np.array([0.25 * math.exp(0.5), 0.25 * math.exp(1.5), 0.5])
     assert raised.numpy() == pytest.approx(wanted / wanted.sum())
 
 
 def test_group_weights_survive_losses_whose_exponentials_overflow():
     q = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    raised = raise_weights(q, torch.tensor([1e4, 0.0]).double(), torch.tensor([True, True]), 1.0)
+    raised = raise_weights(q, torch.tensor([1e4, 0.0]).double(), 1.0)
     assert raised.tolist() == [1.0, 0.0]
+    unused = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
+    assert raise_weights(unused, torch.tensor([0.0, 0.0, 1e4]).double(), 1.0).tolist() == [0.5, 0.5, 0.0]
 
 
 def test_group_losses_are_weighted_means():
@@ -72,6 +75,9 @@ def test_group_dro_adds_c_over_root_n_for_the_weights_and_leaves_empty_groups_ou
     weights = np.exp([1.0, 0.5])
     assert loss.q.numpy()[:2] == pytest.approx(weights / weights.sum())
     assert float(total) == pytest.approx(0.3)
+    loss(torch.tensor([0.3]), torch.tensor([0]))  # group 1 is absent: its loss is 0, its adjustment stays
+    weights *= np.exp([0.3 + 1.0, 0.5]) / weights.sum()
+    assert loss.q.numpy()[:2] == pytest.approx(weights / weights.sum())
     again = GroupDRO(np.array([0, 1]), np.ones(2), np.array([4, 16, 0]), 1.0, 2.0)
     again.restore(loss.state())
     assert torch.equal(again.q, loss.q)
@@ -119,11 +125,31 @@ def test_refitting_looks_away_from_what_goes_with_the_class_only_by_group_size()
     group = np.repeat(np.arange(4), [80, 10, 10, 80])
     y, a = group // 2, group % 2
     features = np.stack([(2 * y - 1) + rng.normal(0, 0.5, 180), (2 * a - 1) * 3 + rng.normal(0, 0.1, 180)], axis=1)
-    layer, told = refit(features, y, group, 2, draws=3, inverse_strength=None, seed=0)
+    layer, told = refit(features, y, group, 2, training=features, draws=3, inverse_strength=None, seed=0)
     core, spurious = (layer.weight[1] - layer.weight[0]).abs().tolist()
     assert core > 5 * spurious
     assert told["inverse_strength"] in [each["inverse_strength"] for each in told["tried"]]
     assert told["pictures_a_group"] == 10
+
+
+def test_the_final_fit_of_dfr_standardises_by_the_training_features():
+    rng = np.random.default_rng(3)
+    group = np.repeat(np.arange(4), 30)
+    y = group // 2
+    features = (2 * y - 1)[:, None] * 0.3 + rng.normal(size=(120, 3))
+    training = rng.normal(5, (1, 10, 100), size=(400, 3))
+    layer, _ = refit(features, y, group, 2, training=training, draws=2, inverse_strength=0.3, seed=0)
+    given, mean, std = torch.from_numpy(features), training.mean(0), training.std(0)
+    parts = []
+    for i in range(2):
+        rows = draw_balanced(group, np.random.default_rng(derive_seed(0, "dfr", "draw", str(i))))
+        drawn = (given[rows] - torch.from_numpy(mean)) / torch.from_numpy(std)
+        parts.append(fit_logistic(drawn, torch.from_numpy(y[rows]), 2, 0.3))
+    wanted = (parts[0].weight + parts[1].weight) / 2 / torch.from_numpy(std)
+    assert torch.allclose(layer.weight, wanted)
+    # A feature that varies most in training is shrunk most by the penalty here.
+    assert layer.weight[1, 0] > 0
+    assert not layer.weight[:, 2].any()
 
 
 def test_scores_tell_average_reweighted_and_worst():

@@ -40,14 +40,15 @@ def min_snr_weights(alphas_bar: Tensor, gamma: float | None, prediction_type: st
     """The weight of each sample's squared error, (n,), by Min-SNR-γ (Hang et al. 2023, arXiv 2303.09556).
 
     min(SNR, γ) / SNR where ε is predicted, min(SNR, γ) / (SNR + 1) where v is, with SNR = ᾱ_t / (1 − ᾱ_t); 1 where
-    γ is None.
+    γ is None. At SNR 0, the last step of a zero-terminal-SNR schedule, both are 1 as in the authors' code: the formula
+    for v would give 0, and pure noise, where sampling begins, would never be trained.
     """
     if gamma is None:
         return torch.ones_like(alphas_bar)
     snr = alphas_bar / (1 - alphas_bar)
     if prediction_type == "epsilon":
         return torch.clamp(gamma / snr, max=1.0)  # at SNR 0, where γ / SNR is infinite, it is 1
-    return torch.clamp(snr, max=gamma) / (snr + 1)
+    return torch.where(snr > 0, torch.clamp(snr, max=gamma) / (snr + 1), 1.0)
 
 
 @dataclass(frozen=True)

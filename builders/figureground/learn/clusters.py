@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +163,64 @@ def _ordered(labels: np.ndarray, silhouettes: dict[int, float], points: np.ndarr
     return Clusters(ordered, len(order), silhouettes, np.linalg.norm(points - centres[ordered], axis=1))
 
 
+def standardise_by_fold(features: np.ndarray, fold: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Make features comparable that come from one classifier per fold.
+
+    Each fold's classifier has feature means and scales of its own, which would make clusters say which fold an image
+    was in. So the mean over the images of a fold and class is subtracted, and each fold is divided by its deviation
+    within classes.
+
+    Args:
+        features: float (n, d), each row from the classifier of its own fold. The classifiers start from the same
+            weights, so that a feature means about the same in all of them.
+        fold: int (n,).
+        y: int (n,): the class of each image.
+
+    Returns:
+        float64 (n, d).
+    """
+    centred = np.array(features, np.float64)
+    for part in np.unique(fold):
+        mine = fold == part
+        for label in np.unique(y[mine]):
+            rows = mine & (y == label)
+            centred[rows] -= centred[rows].mean(axis=0)
+        std = np.sqrt((centred[mine] ** 2).mean(axis=0))
+        centred[mine] /= np.where(std > 1e-8, std, 1.0)
+    return centred
+
+
 # Of a classifier
+
+
+def held_out_features(
+    errors: Errors, rows: np.ndarray, train: GroupedPictures, open_fold: Callable[[int], Classifier], *,
+    show_progress: bool = True,
+) -> np.ndarray:  # fmt: skip
+    """Read features of training images, each from the classifier that was not trained on it.
+
+    A classifier that was trained on an image represents it otherwise than one that wasn't, so clusters of one
+    classifier's features would separate its own fold from the others.
+
+    Args:
+        rows: int64 (n,), of the training split, ascending.
+        train: The training split.
+        open_fold: Opens the classifier of a fold, on the device where it shall work. One is open at a time.
+
+    Returns:
+        float32 (n, d), in the order of `rows`; see `standardise_by_fold` before comparing them across folds.
+
+    Raises:
+        FiguregroundError, Stopped: As `features_of` does.
+    """
+    found: np.ndarray | None = None
+    for fold in np.unique(errors.fold[rows]).tolist():
+        mine = errors.fold[rows] == fold
+        part = features_of(open_fold(fold), train.select(rows[mine]), show_progress=show_progress)
+        if found is None:
+            found = np.empty((len(rows), part.shape[1]), np.float32)
+        found[mine] = part
+    return np.empty((0, 1), np.float32) if found is None else found
 
 
 def features_of(classifier: Classifier, pictures: GroupedPictures, *, show_progress: bool = True) -> np.ndarray:
@@ -196,8 +253,8 @@ def cluster_errors(
     """Clusters what is got wrong, class by class: one entry a class, also of those of which nothing is.
 
     Args:
-        features: float (m, d), of the pictures that are got wrong, in their order, from one classifier: those of each
-            fold's own would fall into clusters by fold.
+        features: float (m, d), of the pictures that are got wrong, in their order, as `held_out_features` reads them.
+            Where there are several folds, they are standardised by fold here.
         classes: Names of the classes.
         method, k, most, seed: As `cluster` takes them; of a class with fewer errors that differ than k, as
             many clusters are made as there are of these.
@@ -214,6 +271,9 @@ def cluster_errors(
             f"no errors to cluster: all {counted(len(errors.keys), 'training picture')} are predicted right. Judge "
             "them by cross-fitting, or by a classifier that stops earlier (fewer epochs)."
         )
+
+    if len(np.unique(errors.fold)) > 1:
+        features = standardise_by_fold(features, errors.fold[rows], errors.y[rows])
 
     def by_class() -> Iterator[ClassErrors]:
         for y, name in enumerate(classes):

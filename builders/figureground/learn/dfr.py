@@ -2,7 +2,8 @@
 
 ERM learns the features that it takes, and weighs them wrongly (arXiv 2204.02937). So the last layer alone is fitted
 again, by ℓ1-regularised logistic regression on standardised features of validation pictures, as many of each group;
-several draws are averaged.
+several draws are averaged. As in the authors' code, the final fit standardises by mean and deviation of the *training*
+features, and the choice of the penalty by those of the images that are fitted.
 """
 
 from __future__ import annotations
@@ -102,20 +103,21 @@ def halves(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def average_draws(
-    features: Tensor, y: np.ndarray, group: np.ndarray, classes: int, inverse_strength: float, draws: int, seed: int
-) -> Layer:
-    """The mean of the layers that are fitted to several group-balanced draws.
+    features: Tensor, y: np.ndarray, group: np.ndarray, classes: int, inverse_strength: float, draws: int, seed: int,
+    scaler: tuple[Tensor, Tensor] | None = None,
+) -> Layer:  # fmt: skip
+    """Return the mean of the layers that are fitted to several group-balanced draws.
 
     Args:
-        features: float64 (n, d), as the network gives them; they are standardised by the first draw's mean and
-            deviation.
+        features: float64 (n, d), as the network gives them.
         y, group: int64 (n,).
+        scaler: Mean and standard deviation, (d,) each, by which features are standardised; None takes those of the
+            first draw.
     """
-    layers, mean, std = [], features.mean(0), features.std(0)
+    layers = []
     for i in range(draws):
         rows = draw_balanced(group, np.random.default_rng(derive_seed(seed, "dfr", "draw", str(i))))
-        if i == 0:
-            mean, std = standardise(features[rows])
+        mean, std = scaler = scaler or standardise(features[rows])
         drawn = (features[rows] - mean) / std
         layers.append(fit_logistic(drawn, torch.from_numpy(y[rows]), classes, inverse_strength))
     weight = torch.stack([layer.weight for layer in layers]).mean(0)
@@ -124,7 +126,7 @@ def average_draws(
 
 
 def refit(
-    features: np.ndarray, y: np.ndarray, group: np.ndarray, classes: int, *, draws: int,
+    features: np.ndarray, y: np.ndarray, group: np.ndarray, classes: int, *, training: np.ndarray, draws: int,
     inverse_strength: float | None, seed: int,
 ) -> tuple[Layer, dict[str, Any]]:  # fmt: skip
     """Fits the last layer again.
@@ -132,6 +134,7 @@ def refit(
     Args:
         features: float (n, d), of validation pictures.
         y, group: int64 (n,).
+        training: float (m, d), features of the training images, whose mean and deviation standardise the final fit.
         draws: How many are averaged.
         inverse_strength: C; None chooses the one of `STRENGTHS` that does best on the worst group of one half of the
             pictures when it is fitted to the other; of equal ones the strongest penalty.
@@ -154,7 +157,8 @@ def refit(
         inverse_strength = max(reversed(STRENGTHS), key=tried.__getitem__)
         told["tried"] = [{"inverse_strength": strength, "worst_group": worst} for strength, worst in tried.items()]
     told["inverse_strength"] = inverse_strength
-    layer = average_draws(given, y, group, classes, inverse_strength, draws, seed)
+    scaler = standardise(torch.from_numpy(np.asarray(training, np.float64)))
+    layer = average_draws(given, y, group, classes, inverse_strength, draws, seed, scaler)
     told["steps"] = spent + layer.steps
     told["features"] = {"used": int((layer.weight.abs().sum(0) > 0).sum()), "of": given.shape[1]}
     return layer, told

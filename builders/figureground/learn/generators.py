@@ -95,7 +95,7 @@ class Generators:
                 raise FiguregroundError(
                     f"--out {self.out} holds pictures of {generator} that were pruned by\n  {told.get('rule')}\n"
                     f"and not by\n  {rule}\n"
-                    "Give another directory, or the same least_probability and least_attribution again."
+                    "Give another directory, or the same least_probability and least_attribution_ratio again."
                 )
 
     def check_paste(self, backbone: Backbone | None) -> dict[str, Any]:
@@ -208,7 +208,7 @@ class Generators:
             except RecipeError as error:
                 raise FiguregroundError(
                     f"{error} What was made is kept: choose lower --set {generator}.least_probability=… and "
-                    f"{generator}.least_attribution=…, and give the same command again."
+                    f"{generator}.least_attribution_ratio=…, and give the same command again."
                 ) from None
             told |= {"directory": pruned.name, "rule": rule, "kept": _count(pruned) / told["pictures"]}
         del builder

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 
-def raise_weights(q: Tensor, losses: Tensor, there: Tensor, step_size: float) -> Tensor:
-    """One step of exponentiated gradient ascent: q_g ∝ q_g · exp(η · loss_g), Algorithm 1.
+def raise_weights(q: Tensor, losses: Tensor, step_size: float) -> Tensor:
+    """Take one step of exponentiated gradient ascent: q_g ∝ q_g · exp(η · loss_g), Algorithm 1.
 
     Args:
-        q: float64 (groups,), 0 or more; they add up to 1.
-        losses: float64 (groups,).
-        there: bool (groups,): groups that the batch has pictures of; the others' losses count as 0.
+        q: float64 (groups,), 0 or more; the entries add up to 1.
+        losses: float64 (groups,), adjusted. A group that the batch has no image of has the loss 0 plus its
+            adjustment, as in the authors' code: the adjustment depends on the training set, not on the batch.
         step_size: η.
     """
-    raised = q * torch.exp(step_size * torch.where(there, losses - losses[there].max(), -losses[there].max()))
-    return raised / raised.sum()
+    raised = q * torch.exp(step_size * (losses - losses[q > 0].max()))
+    return torch.where(q > 0, raised, 0) / raised[q > 0].sum()
 
 
 def group_losses(losses: Tensor, group: Tensor, weights: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ class GroupDRO:
             return losses.sum() * 0
         with torch.no_grad():
             adjusted = means.double().cpu() + self._bonus
-            self.q = raise_weights(self.q, adjusted, there.cpu(), self._step_size)
+            self.q = raise_weights(self.q, adjusted, self._step_size)
         return (self.q.to(means) * means).sum()
 
     def state(self) -> Any:

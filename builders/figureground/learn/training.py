@@ -23,7 +23,7 @@ from figureground.learn.directory import held, read_inputs, refuse_other, remove
 from figureground.learn.groupdro import GroupDRO
 from figureground.learn.groups import GroupedPictures
 from figureground.learn.layouts import read_groups
-from figureground.learn.material import Material, gather, refuse_unknown_groups
+from figureground.learn.material import Material, Part, gather, refuse_unknown_groups
 from figureground.learn.settings import Training, why_no_attributes
 from figureground.learn.weights import balance, normalise, weigh_added
 from figureground.numerics import library_versions, usable_cores
@@ -358,15 +358,19 @@ class _Session:
             backbone.network, backbone.preprocessing, self.material.classes, backbone.name, {}, edge=backbone.size[0]
         )
         classifier.need_features()
-        kept: list[torch.Tensor] = []
         parent, name = find_last(backbone.network, classifier.weight)
         last = getattr(parent, name)
-        with last.register_forward_pre_hook(lambda _, given: kept.append(given[0])):
-            erm.read(backbone, validation, self.device, self.workers)
-        features = torch.cat([each.float().cpu() for each in kept]).numpy()
+
+        def features_of(part: Part) -> np.ndarray:
+            kept: list[torch.Tensor] = []
+            with last.register_forward_pre_hook(lambda _, given: kept.append(given[0].float().cpu())):
+                erm.read(backbone, part, self.device, self.workers)
+            return torch.cat(kept).numpy()
+
         layer, told = dfr.refit(
-            features, validation.y, validation.group, len(self.material.classes),
-            draws=self.settings.draws or 1, inverse_strength=self.settings.inverse_strength, seed=seed,
+            features_of(validation), validation.y, validation.group, len(self.material.classes),
+            training=features_of(self.material.train), draws=self.settings.draws or 1,
+            inverse_strength=self.settings.inverse_strength, seed=seed,
         )  # fmt: skip
         if last.bias is None:
             raise FiguregroundError(f"backbone {backbone.name!r} has a last layer without a bias, which dfr sets.")

@@ -36,6 +36,11 @@ class Shares(NamedTuple):
     """float64 (n,), 0 to 1: the share of what the classifier sees that the mask covers, which is what attributions
     spread evenly would have inside."""
 
+    @property
+    def ratio(self) -> np.ndarray:
+        """float64 (n,), 0 or more: attribution by area; 1 where it is spread evenly, 0 where the mask is empty."""
+        return np.divide(self.attribution, self.area, out=np.zeros_like(self.area), where=self.area > 0)
+
 
 @torch.inference_mode(False)
 def share_inside(
