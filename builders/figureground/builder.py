@@ -17,6 +17,7 @@ import numpy as np
 
 from figureground import recipe as recipes
 from figureground.config import Config
+from figureground.core.files import read_object
 from figureground.core.values import kinds_of
 from figureground.errors import FiguregroundError, RecipeError, counted, nearest_or_all
 from figureground.models.distilled import distilled_note
@@ -27,6 +28,7 @@ from figureground.run.local import work_in_processes
 from figureground.sample import Guide, Spec
 from figureground.shards import index
 from figureground.shards.card import Facts
+from figureground.shards.directory import refuse_strange
 from figureground.shards.remaining import refuse_empty_parts
 from figureground.shards.writer import PRIVATE, RECIPE, Columns, Shard
 from figureground.sources import Credit, Source, cached_snapshot, read_weights
@@ -329,7 +331,7 @@ class Builder(datasets.ArrowBasedBuilder):
     def facts(self, out: Path) -> Facts:
         """What the card says beside recipe and counts."""
         path = out / PRIVATE / "numerics.json"
-        numerics = json.loads(path.read_text()) if path.exists() else {}
+        numerics = read_object(path, root=out) if path.exists() else {}
         weights = read_weights(self.config.checkpoint, numerics.get("revision") or self.config.revision)
         sources, credits = self.sources()
         return Facts(
@@ -366,7 +368,7 @@ class Builder(datasets.ArrowBasedBuilder):
 
     def done_message(self, out: Path) -> str:
         """What the command says when a dataset is finished."""
-        counts = json.loads((out / index.INDEX).read_text())
+        counts = read_object(out / index.INDEX, root=out)
         rejects = ", ".join(f"{n} {reason}" for reason, n in counts["rejects"].items())
         return (
             f"{out}: {counted(counts['samples'], 'sample')}"
@@ -386,7 +388,7 @@ class Builder(datasets.ArrowBasedBuilder):
         """
         done = index.markers(out)
         if started and not done:
-            theirs = json.loads((out / RECIPE).read_text(encoding="utf-8"))["execution"]["formats"]
+            theirs = read_object(out / RECIPE, root=out)["execution"]["formats"]
             if set(theirs) != set(self.config.formats):
                 raise RecipeError(
                     "formats",
@@ -453,13 +455,14 @@ def builder_class(method: str) -> type[Builder]:
 
 def open_dataset(directory: Path) -> Builder | None:
     """The builder that made a dataset, or None when its sources are gone or are no longer what they were."""
+    refuse_strange(directory)
     saved = directory / PRIVATE / "recipe.json"
     try:
         fields = recipes.read_recipe(saved)
         builder = builder_class(fields["builder"]).from_recipe(fields)
     except (FiguregroundError, KeyError):
         return None
-    unchanged = recipes.digest(builder.identity()) == json.loads(saved.read_text())["sha256"]
+    unchanged = recipes.digest(builder.identity()) == read_object(saved, root=directory)["sha256"]
     builder.read_stages(directory / PRIVATE / "stages")
     return builder if unchanged else None
 

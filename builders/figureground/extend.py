@@ -10,9 +10,11 @@ from typing import Any
 
 from figureground import recipe as recipes
 from figureground.builder import METHODS, Builder, as_shard, builder_class
+from figureground.core.files import MOST_JSON, parse_json, read_text
 from figureground.core.values import kinds_of
 from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.shards import index, writer
+from figureground.shards.directory import refuse_strange
 from figureground.shards.writer import PRIVATE, RECIPE
 
 
@@ -39,18 +41,19 @@ def extend(
         RecipeError: A split or scene that it doesn't have, fewer images than it has, or no more.
     """
     directory = Path(directory)
+    refuse_strange(directory)
     saved = directory / RECIPE
     if not saved.exists():
         raise FiguregroundError(f"{directory} holds no dataset: there is no {RECIPE}. Build one first.")
     while True:
-        before = saved.read_text(encoding="utf-8")
-        builder, recipe = _plan(directory, json.loads(before), per_cell, settings)
+        before = read_text(saved, root=directory, most=MOST_JSON)
+        builder, recipe = _plan(directory, parse_json(before, saved), per_cell, settings)
         if recipe is None:
             return builder.build(directory, show_progress)
         text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
         with writer.lock(directory / writer.STAGES_LOCK, wait=True):
             # Another process may have extended it since it was read: then all of this is to be looked at again.
-            if same := saved.read_text(encoding="utf-8") == before:
+            if same := read_text(saved, root=directory, most=MOST_JSON) == before:
                 writer.replace_text(saved, text)
         if same:
             return _build(builder, directory, before, text, show_progress)
@@ -124,7 +127,9 @@ def _take_back(builder: Builder, directory: Path, before: str, text: str) -> Non
         writer.lock(directory / writer.STAGES_LOCK) as alone,
         writer.lock(directory / writer.WORKING_LOCK) as idle,
     ):
-        ours = saved.read_text(encoding="utf-8") == text  # else another process has taken it back, or extended it
+        ours = (
+            read_text(saved, root=directory, most=MOST_JSON) == text
+        )  # else another process has taken it back, or extended it
         if alone and idle and ours and index.missing(directory, added) == added:
             writer.replace_text(saved, before)
     writer.remove_locks(directory)

@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
+from figureground.core.files import FileError, check_regular, open_regular
+
 SUFFIXES = frozenset(
     {
         ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
@@ -31,6 +33,10 @@ SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume
 """Folders that archives, network drives and Windows make: nobody's classes."""
 IMAGE_FORMATS = ("jpg", "webp", "png")
 """What `encode` writes."""
+SAVED = ("JPEG", "WEBP", "PNG")
+"""Pillow's names for that."""
+MOST_STORED = 2**26
+"""Most pixels of an image of a dataset, 8,192 by 8,192: a file of a few kilobytes can claim to have more."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -79,6 +85,7 @@ class UnreadableImage(ValueError):
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Opens a picture's header, silently; whatever goes wrong inside the block is an `UnreadableImage`."""
     try:
+        check_regular(path)
         with _QUIET, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(path, formats=_formats())
@@ -86,6 +93,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except UnreadableImage:
         raise
+    except FileError as error:
+        raise UnreadableImage(path, error.reason) from None
     except UnidentifiedImageError:
         raise UnreadableImage(path, _what_else(path)) from None
     except Image.DecompressionBombError as error:
@@ -108,7 +117,7 @@ def _formats() -> list[str]:
 
 def _what_else(path: Path) -> str:
     """Says what a file is that Pillow doesn't know as a picture."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(64)
     if not head:
         return "the file is empty (0 bytes)"
@@ -241,6 +250,24 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGBA" else image.convert("RGB")
 
 
+def open_stored(data: bytes) -> Image.Image:
+    """Open an image of a dataset from its bytes, and read its header alone.
+
+    Args:
+        data: What a shard holds: JPEG, WebP or PNG.
+
+    Raises:
+        ValueError: It has more than `MOST_STORED` pixels, which would take gigabytes once it is decoded.
+        Exception: Whatever Pillow raises for something else.
+    """
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of large images Pillow warns; they are refused here
+        image = Image.open(io.BytesIO(data), formats=SAVED)
+    if image.width * image.height > MOST_STORED:
+        raise ValueError(f"it has {image.width:,} by {image.height:,} pixels; at most {MOST_STORED:,} are decoded")
+    return image
+
+
 def list_images(directory: Path | str) -> list[Path]:
     """The image files that lie in a directory itself, by suffix, sorted by name.
 
@@ -320,5 +347,5 @@ def pixel_hash(image: Image.Image) -> str:
 
 def content_hash(path: Path | str) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as file:
+    with open_regular(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground import recipe as recipes
+from figureground.core.files import read_object
 from figureground.errors import FiguregroundError
 from figureground.shards.writer import create_text, replace_text
 
@@ -57,7 +58,7 @@ def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool, started
         replace_text(path, json.dumps({**mine, "mixed": []}, indent=2) + "\n")
         return
     refuse_other_numerics(path, mine, allow_mixed)
-    settled = json.loads(path.read_text())
+    settled = read_object(path)
     mixed = settled.pop("mixed", [])
     if settled != mine and mine not in mixed:
         replace_text(path, json.dumps({**settled, "mixed": [*mixed, mine]}, indent=2) + "\n")
@@ -65,7 +66,7 @@ def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool, started
 
 def refuse_other_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool) -> None:
     """Raise FiguregroundError if the recorded numerics differ from these, unless mixing is allowed."""
-    settled = json.loads(path.read_text())
+    settled = read_object(path)
     settled.pop("mixed", None)
     changed = recipes.differences(settled, mine)
     if changed and not allow_mixed:

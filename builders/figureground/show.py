@@ -6,10 +6,13 @@ Both are read from the dataset directory alone, finished or not: from the shards
 from __future__ import annotations
 
 import base64
+import bisect
 import contextlib
 import io
+import itertools
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,13 +20,15 @@ from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
 
+from figureground.core.files import check_regular, parse_json, read_object
 from figureground.core.pages import render_page
 from figureground.errors import FiguregroundError, counted, listed
 from figureground.fonts import Font, font_for, to_ascii
-from figureground.images import UnreadableImage, list_images, read_image
+from figureground.images import UnreadableImage, list_images, open_stored, read_image
 from figureground.shards.card import CARD, license_of, one_foreground_each, public
+from figureground.shards.directory import refuse_strange
 from figureground.shards.index import INDEX, markers
-from figureground.shards.reader import read_parquet, read_tar, tar_members
+from figureground.shards.reader import parquet_rows, read_parquet, read_tar, tar_members
 from figureground.shards.writer import MARKERS, PRIVATE
 from figureground.stages import COPIES
 
@@ -170,6 +175,7 @@ def read_contents(directory: Path, planned: Sequence[str] = ()) -> Contents:
     """
     if not directory.is_dir():
         raise FiguregroundError(f"{directory}: there is no such directory; build a dataset into it first.")
+    refuse_strange(directory)
     done = markers(directory)
     shards = [_shard(directory, name, marker) for name, marker in done.items()]
     if not shards:
@@ -180,7 +186,7 @@ def read_contents(directory: Path, planned: Sequence[str] = ()) -> Contents:
     path = directory / INDEX
     index: dict[str, Any] = {"shards": [], "splits": planned}
     if path.exists():
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = read_object(path, root=directory)
     order = {split: place for place, split in enumerate(index["splits"])}
     splits: dict[str, list[Shard]] = {}
     for shard in sorted(shards, key=lambda s: (order.get(s.split, len(order)), s.split != "train", s.split)):
@@ -211,7 +217,7 @@ def _names(shards: Sequence[Shard]) -> tuple[dict[int, str], dict[int, str]]:
     for shard in shards:
         new = {cell for cell in shard.cells if cell[0] not in foregrounds or cell[1] not in backgrounds}
         for _, members in tar_members(shard.path, ("json",)) if new else ():
-            provenance = json.loads(members["json"])
+            provenance = parse_json(members["json"], "provenance")
             foregrounds[provenance["labels"]["foreground"]] = provenance["foreground"]
             backgrounds[provenance["labels"]["background"]] = provenance["background"]
     return dict(sorted(foregrounds.items())), dict(sorted(backgrounds.items()))
@@ -221,6 +227,7 @@ def _schema_names(path: Path, column: str) -> dict[int, str]:
     """The names of a ClassLabel column, from what `datasets` keeps in a Parquet schema."""
     import pyarrow.parquet as pq
 
+    check_regular(path)
     said = (pq.read_schema(path).metadata or {}).get(b"huggingface")
     if said is None:
         raise FiguregroundError(f"{path}: its schema doesn't name the classes, so figureground didn't write this file.")
@@ -230,10 +237,8 @@ def _schema_names(path: Path, column: str) -> dict[int, str]:
 def _labels(shard: Shard) -> list[Labels]:
     """The labels of each sample of a shard, in its order."""
     if shard.path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(shard.path, columns=["foreground", "background"])
-        return list(zip(table["foreground"].to_pylist(), table["background"].to_pylist(), strict=True))
+        rows = parquet_rows(shard.path, ["foreground", "background"])
+        return [(row["foreground"], row["background"]) for row in rows]
     members = (members for _, members in tar_members(shard.path, ("foreground.cls", "background.cls")))
     return [(int(some["foreground.cls"]), int(some["background.cls"])) for some in members]
 
@@ -242,7 +247,7 @@ def _examples(shard: Shard, rows: Iterable[int]) -> Iterator[Example]:
     """The samples at `rows`, in the shard's order."""
     read = read_parquet if shard.path.suffix == ".parquet" else read_tar
     for some in read(shard.path, sorted(rows)):
-        yield Example(some.image, some.prompt, some.key, json.loads(some.provenance))
+        yield Example(some.image, some.prompt, some.key, parse_json(some.provenance, f"{some.key}: its provenance"))
 
 
 # The preview
@@ -345,7 +350,7 @@ def _first_of_each(shards: Sequence[Shard], cells: set[Labels]) -> Iterator[Exam
 
 
 def _open(picture: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(picture)).convert("RGB")
+    return open_stored(picture).convert("RGB")
 
 
 def _fit(picture: Image.Image) -> Image.Image:
@@ -405,10 +410,11 @@ def write_report(directory: Path, contents: Contents, sheet: Image.Image, draw_g
 
 def _choose(shards: Sequence[Shard], most: int) -> list[Example]:
     """At most so many samples of shards, evenly spaced."""
-    samples = [(shard, row) for shard in shards for row in range(shard.samples)]
+    ends = list(itertools.accumulate(shard.samples for shard in shards))
     rows: dict[Path, list[int]] = {}
-    for shard, row in evenly(samples, most):
-        rows.setdefault(shard.path, []).append(row)
+    for place in evenly(range(min(ends[-1] if ends else 0, sys.maxsize)), most):
+        shard = bisect.bisect_right(ends, place)
+        rows.setdefault(shards[shard].path, []).append(place - (ends[shard - 1] if shard else 0))
     return [some for shard in shards if shard.path in rows for some in _examples(shard, rows[shard.path])]
 
 
@@ -474,7 +480,7 @@ def _settings(path: Path, name: str = "recipe") -> list[tuple[str, list[tuple[st
     """What a JSON file says, in titled groups of names and values: one for it, one for each section that it has."""
     if not path.exists():
         return []
-    groups = _groups(public(json.loads(path.read_text(encoding="utf-8"))), name)
+    groups = _groups(public(read_object(path)), name)
     return [(title, list(_flat(group))) for title, group in groups if group]
 
 
@@ -508,7 +514,7 @@ def _card(example: Example, draw_guide: DrawGuide | None) -> dict[str, Any]:
     return {
         "guide": None if guide is None else _inline(guide),
         "picture": _data_url(example.picture),
-        "small": max(Image.open(io.BytesIO(example.picture)).size) < SMALLEST_CELL,
+        "small": max(open_stored(example.picture).size) < SMALLEST_CELL,
         "foreground": example.provenance["foreground"],
         "background": example.provenance["background"],
         "spurious_for": example.provenance.get("spurious_for"),
@@ -525,5 +531,5 @@ def _inline(picture: Image.Image) -> str:
 
 
 def _data_url(picture: bytes) -> str:
-    kind = Image.MIME[Image.open(io.BytesIO(picture)).format or "PNG"]
+    kind = Image.MIME[open_stored(picture).format or "PNG"]
     return f"data:{kind};base64,{base64.b64encode(picture).decode('ascii')}"

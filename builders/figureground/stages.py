@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from figureground.core.files import read_object
 from figureground.errors import FiguregroundError
 from figureground.recipe import digest
 from figureground.shards.writer import replace_text
@@ -57,7 +58,7 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        done = json.loads(path.read_text(encoding="utf-8"))
+        done = read_object(path)
         return {"inputs": done["inputs"], "facts": done["facts"]}
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(f"{path} is damaged ({error}). {again(folder)}") from None

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from figureground.builder import Builder, as_shard
+from figureground.core.files import read_object
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint, choose_device, choose_dtype, open_checkpoint
 from figureground.diffusion.render import Renderer, Sampling, find_batch_size, release_memory
@@ -97,7 +98,7 @@ def _smaller_batch(
         FiguregroundError: A shard is done, so that the size stays, or it is 1 already.
     """
     path = out / PRIVATE / "numerics.json"
-    settled = json.loads(path.read_text())
+    settled = read_object(path, root=out)
     settled.pop("mixed", None)
     size = sampling.batch_size
     if settled["batch_size"] >= size:  # else another process was faster
@@ -188,7 +189,7 @@ def open_model(builder: Builder, out: Path, rank: int, started: bool) -> tuple[C
     """
     config = builder.config
     path = out / PRIVATE / "numerics.json"
-    settled = json.loads(path.read_text()) if path.exists() and started else None
+    settled = read_object(path, root=out) if path.exists() and started else None
     name = config.device if config.device != "auto" or settled is None else settled["device"]
     device = choose_device(name)
     if device.type == "cuda" and device.index is None and config.workers > 1:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from figureground.commands.arguments import Commands, add_device
+from figureground.core.files import read_object
 from figureground.core.terminal import complain, say
 from figureground.errors import RecipeError, counted
 
@@ -219,7 +219,7 @@ def _say_samples(out: Path, table: bool = False) -> int:
     from figureground.shards.index import INDEX
     from figureground.table import cramers_v
 
-    index = json.loads((out / INDEX).read_text(encoding="utf-8"))
+    index = read_object(out / INDEX, root=out)
     say(f"{out}: {counted(index['samples'], 'sample')}. figureground show {out} draws it.")
     for name, split in index["splits"].items() if table else ():
         counts = np.zeros((len(index["columns"]["foregrounds"]), len(index["columns"]["backgrounds"])), np.int64)

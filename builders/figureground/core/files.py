@@ -220,7 +220,7 @@ def read_text(path: Path, *, root: Path | None = None, most: int = MOST_TEXT, en
     try:
         text = data.decode(encoding)
     except UnicodeError as error:
-        raise FileError(path, f"it is no text in {encoding} ({error})") from None
+        raise FileError(path, f"it is not written in {encoding.upper().removesuffix('-SIG')} ({error})") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -263,7 +263,7 @@ def parse_json(text: str | bytes, where: Path | str, *, depth: int = MOST_DEPTH)
     except RecursionError:
         raise FileError(where, _too_deep(depth)) from None
     except ValueError as error:
-        raise FileError(where, f"it is no JSON that can be read ({error})") from None
+        raise FileError(where, f"it can't be read as JSON ({error})") from None
     # Shallow enough to be parsed is not shallow enough for what is done with it: comparing and writing recurse too.
     level = [value]
     for _ in range(depth):
@@ -317,6 +317,15 @@ def replace_bytes(path: Path, data: bytes, *, root: Path | None = None) -> None:
 def replace_text(path: Path, text: str, *, root: Path | None = None) -> None:
     """Write a text in UTF-8 as `replace_bytes` does."""
     replace_bytes(path, text.encode(), root=root)
+
+
+def replace_changed(path: Path, text: str, *, root: Path | None = None) -> None:
+    """Write a text as `replace_text` does, unless the file holds it already: its time of change then stays."""
+    data = text.encode()
+    with contextlib.suppress(OSError, FileError):
+        if not path.is_symlink() and read_bytes(path, root=root, most=len(data)) == data:
+            return
+    replace_bytes(path, data, root=root)
 
 
 def create_bytes(path: Path, data: bytes, *, root: Path | None = None) -> None:

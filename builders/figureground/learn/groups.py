@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +15,7 @@ from PIL import Image
 from figureground import recipe as recipes
 from figureground.data.splits import SPLITS
 from figureground.errors import FiguregroundError, counted, listed, printable
-from figureground.images import MASK_SUFFIX, UnreadableImage, read_image
+from figureground.images import MASK_SUFFIX, UnreadableImage, open_stored, read_image
 from figureground.mask import mask_path, mask_values, read_mask, where_bright
 from figureground.table import Counts, cramers_v
 
@@ -266,7 +265,7 @@ class Shards:
 
 def _decode_mask(data: bytes, key: str) -> np.ndarray:
     try:
-        return where_bright(mask_values(Image.open(io.BytesIO(data))))
+        return where_bright(mask_values(open_stored(data)))
     except Exception as error:  # Pillow's decoders let through whatever damage leads to
         raise FiguregroundError(
             f"{key}: its mask can't be decoded ({type(error).__name__}: {error}). figureground check says more."

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from figureground import recipe as recipes
+from figureground.core.files import MOST_JSON, read_object, read_text
 from figureground.errors import FiguregroundError, listed
 from figureground.numerics import create_once
 from figureground.run import disk
 from figureground.shards import index, writer
+from figureground.shards.directory import refuse_strange
 from figureground.shards.writer import PRIVATE, RECIPE
 
 
@@ -60,6 +62,7 @@ def refuse_older(out: Path) -> None:
 
 
 def _open(out: Path, recipe: Mapping[str, Any]) -> None:
+    refuse_strange(out)
     saved = out / RECIPE
     if not saved.exists():
         if out.exists() and not out.is_dir():
@@ -97,7 +100,7 @@ def record_execution(out: Path, recipe: Mapping[str, Any]) -> None:
     build that failed, such as a device that isn't there.
     """
     text = _to_text(recipe)
-    if (out / RECIPE).read_text(encoding="utf-8") != text:
+    if read_text(out / RECIPE, root=out, most=MOST_JSON) != text:
         writer.replace_text(out / RECIPE, text)
 
 
@@ -123,7 +126,7 @@ def working(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _refuse_other(out: Path, recipe: Mapping[str, Any]) -> None:
-    theirs = json.loads((out / RECIPE).read_text(encoding="utf-8"))
+    theirs = read_object(out / RECIPE, root=out)
     if theirs["sha256"] == recipe["sha256"]:
         return
     both = (theirs, json.loads(json.dumps(recipe)))

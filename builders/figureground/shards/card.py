@@ -15,7 +15,9 @@ import jinja2
 import numpy as np
 import yaml
 
+from figureground.core.files import FileError, read_text, replace_changed
 from figureground.core.text import code, fence, markdown, printable, steers
+from figureground.core.yaml_documents import safe_load
 from figureground.errors import listed
 from figureground.resources import resource
 from figureground.shards.writer import FORMATS, Columns, Shard, ShardError, replace_text
@@ -110,15 +112,15 @@ def write(
     text = f"---\n{dump(header)}---\n{body}"
     if path.exists():
         text = rewrite(_read(path), header, body)
-    if not path.exists() or path.read_bytes() != text.encode():
-        replace_text(path, text)
+    replace_changed(path, text, root=directory)
 
 
 def write_attribution(directory: Path, facts: Facts) -> None:
     """Writes the credits beside the data, or removes those of an earlier build."""
     path = directory / ATTRIBUTION
     if facts.credits:
-        replace_text(path, credits_csv(Credit(**_public_credit(credit)) for credit in facts.credits))
+        text = credits_csv(Credit(**_public_credit(credit)) for credit in facts.credits)
+        replace_text(path, text, root=directory)
     else:
         path.unlink(missing_ok=True)
 
@@ -401,9 +403,9 @@ def rewrite(existing: str, header: Mapping[str, Any], body: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ShardError(f"{path.name} is not written in UTF-8: {error}. Save it as UTF-8, or delete it.") from error
+        return read_text(path, root=path.parent, encoding="utf-8-sig")
+    except FileError as error:
+        raise ShardError(f"{path.name} can't be read: {error.reason}. Save it as UTF-8, or delete it.") from error
 
 
 def _header(existing: str) -> tuple[dict[Any, Any], str, str]:
@@ -412,7 +414,7 @@ def _header(existing: str) -> tuple[dict[Any, Any], str, str]:
     if not match:
         return {}, "", existing
     try:
-        theirs = yaml.safe_load(match["yaml"]) or {}
+        theirs = safe_load(match["yaml"]) or {}
     except yaml.YAMLError as error:
         raise ShardError(f"README.md: its YAML header can't be read: {error}. Mend it, or delete the file.") from error
     if not isinstance(theirs, dict):
@@ -433,7 +435,7 @@ def _merge_yaml(written: str, theirs: Mapping[Any, Any], wanted: Mapping[Any, An
     changed = {key: value for key, value in wanted.items() if key not in theirs or theirs[key] != value}
     text = _replace_keys(written, changed)
     try:
-        if yaml.safe_load(text) == wanted:
+        if safe_load(text) == wanted:
             return text
     except yaml.YAMLError:
         pass

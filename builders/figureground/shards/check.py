@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from figureground import recipe as recipes
-from figureground.errors import FiguregroundError, counted, listed
+from figureground.core.files import FileError, check_regular, leaves, read_json, read_object
+from figureground.errors import FiguregroundError, counted, listed, printable
 from figureground.numerics import usable_cores
 from figureground.run.progress import Progress
 from figureground.shards import check_similar as similar
 from figureground.shards import index, remaining
 from figureground.shards.check_card import ANEW, check_card, check_croissant
 from figureground.shards.check_shard import Expected, Seen, check_shard
+from figureground.shards.directory import strange as directory_strange
 from figureground.shards.writer import (
     FORMATS,
     MARKERS,
@@ -36,10 +40,7 @@ from figureground.shards.writer import (
 NUMERICS = f"{PRIVATE}/numerics.json"
 GO_ON = "give the command that made the dataset again"
 
-_FIELDS = {
-    "shard": str, "split": str, "index": int, "of": int, "planned": int, "samples": int, "rejects": dict,
-    "cells": list, "files": dict,
-}  # fmt: skip
+_SHARD_NAME = re.compile(r"(?P<split>\w+?)(-e(?P<part>\d{1,18}))?-(?P<index>\d{5,18})-of-(?P<of>\d{5,18})", re.ASCII)
 _NAMED = 3
 """How many pairs of pictures a line names."""
 
@@ -86,7 +87,12 @@ class _Check:
         identity = self.recipe.get("identity")
         self.identity: dict[str, Any] = identity if isinstance(identity, dict) else {}
         self.markers: dict[Shard, dict[str, Any]] = {}
-        self.missing: list[str] = []
+        self.runs: dict[tuple[str, int], tuple[int, set[int]]] = {}
+        """By split and part: how many shards there have to be, and which have a marker."""
+        self.lacking = 0
+        """How many shards have no marker."""
+        self.unplaced: set[str] = set()
+        """Shards that the index lists and no run of markers tells of."""
 
     def run(self, show_progress: bool) -> Report:
         self.markers = self._read_markers()
@@ -125,14 +131,13 @@ class _Check:
     def _read_json(self, name: str) -> dict[str, Any] | None:
         """A file of JSON; None, and a finding, where it is damaged."""
         try:
-            saved = json.loads((self.directory / name).read_text(encoding="utf-8"))
-            if isinstance(saved, dict):
-                return saved
-            problem = "it holds no JSON object"
+            return read_object(self.directory / name, root=self.directory)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            problem = f"it can't be read ({error})"
+        except FileError as error:
+            problem = error.reason
+        except OSError as error:
+            problem = f"it can't be read ({error.strerror})"
         remedy = ANEW if name == index.INDEX else "Bring it back from a copy"
         self.findings.append(f"{name}: {problem}. {remedy}.")
         return None
@@ -143,11 +148,12 @@ class _Check:
         for path in sorted((self.directory / MARKERS).glob("[!.]*")):
             name = f"{MARKERS}/{path.name}"
             try:
-                marker = json.loads(path.read_text(encoding="utf-8"))
-                _check_fields(marker)
+                marker = read_json(path, root=self.directory)
+                index.check_marker(marker)
                 shard = Shard.of_marker(marker)
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                self.findings.append(f"{name}: it is no marker of a shard ({error}). Delete it, and {GO_ON}.")
+            except (OSError, ValueError) as error:
+                why = error.reason if isinstance(error, FileError) else error
+                self.findings.append(f"{name}: it is no marker of a shard ({why}). Delete it, and {GO_ON}.")
                 continue
             if path.name != f"{shard.name}.json" or marker["shard"] != shard.name:
                 self.findings.append(
@@ -187,7 +193,7 @@ class _Check:
                 self.findings.append(f"{index.INDEX}: it doesn't say the dataset's columns. {ANEW}.")
         for shard, marker in self.markers.items():
             if shard.path("parquet") in marker["files"]:
-                columns = _columns_of(self.directory / shard.path("parquet"))
+                columns = _columns_of(self.directory, shard.path("parquet"))
                 if columns is not None:
                     return columns
         return None
@@ -199,7 +205,7 @@ class _Check:
         runs: dict[tuple[str, int], list[Shard]] = {}
         for shard in self.markers:
             runs.setdefault((shard.split, shard.part), []).append(shard)
-        names = set(self._listed_shards())
+        listed_shards = set(self._listed_shards())
         for (split, part), shards in runs.items():
             of = {shard.of for shard in shards}
             if len(of) > 1:
@@ -209,9 +215,14 @@ class _Check:
                     "those and their files."
                 )
                 continue
-            names |= {Shard(split, i, shards[0].of, 0, part).name for i in range(shards[0].of)}
-        missing = sorted(names - {shard.name for shard in self.markers})
-        self.missing = missing
+            self.runs[split, part] = (shards[0].of, {shard.index for shard in shards})
+        # A marker may tell of millions of shards: those that are missing are counted, and only the first named.
+        in_runs = {name for name in listed_shards if (shard := _shard_named(name)) and self._run_of(shard)}
+        self.unplaced = listed_shards - in_runs - {shard.name for shard in self.markers}
+        total = sum(of for of, _ in self.runs.values()) + len(self.unplaced)
+        self.lacking = lacking = total - sum(len(there) for _, there in self.runs.values())
+        missing = list(itertools.islice(itertools.chain(self._lacking(), sorted(self.unplaced)), _NAMED))
+        missing += ["…"] if lacking > len(missing) else []
         extended = self.identity.get("extended")
         extensions = len(extended) if isinstance(extended, list) else 0
         unbuilt = [n for n in range(1, extensions + 1) if not any(shard.part == n for shard in self.markers)]
@@ -221,14 +232,14 @@ class _Check:
             splits = None if "scenes" in self.identity else self.identity.get("per_cell")
             begun = {shard.split for shard in self.markers}
             absent = [s for s in splits if s not in begun] if isinstance(splits, dict) else []
-            parts = [f"{len(names) - len(missing)} of {counted(len(names), 'shard')} of the splits begun are done"]
-            parts += [f"missing are {listed(missing, 3)}"] if missing else []
+            parts = [f"{total - lacking:,} of {counted(total, 'shard')} of the splits begun are done"]
+            parts += [f"missing are {listed(missing)}"] if missing else []
             parts += [f"{listed(absent)} isn't begun"] if absent else []
             self.findings.append(f"The dataset isn't finished: {'; '.join(parts)}. {go_on}.")
         elif missing:
             self.findings.append(
-                f"{len(missing)} of {len(names)} shards have no marker: {listed(missing, 3)}; "
-                f"{self._files_of(missing)}. {go_on}."
+                f"{lacking:,} of {total:,} shards have no marker: {listed(missing)}; "
+                f"{self._files_of_missing()}. {go_on}."
             )
         untold = sorted({shard.part for shard in self.markers if shard.part > extensions})
         if untold and self.recipe and self.made_by not in recipes.COPIES:
@@ -242,7 +253,7 @@ class _Check:
 
     def _check_remaining(self) -> None:
         """A dataset, a split or an extension of which every image was rejected."""
-        if self.missing or not self.markers:
+        if self.lacking or not self.markers:
             return
         try:
             found = index.sum_markers(list(self.markers.items()))
@@ -258,25 +269,53 @@ class _Check:
         else:
             self.findings += [f"{line} {remaining.remedies(found['rejects'])} Build it anew." for line in lines]
 
-    def _files_of(self, names: Sequence[str]) -> str:
-        there = [path for name in names for path in _paths(name) if (self.directory / path).exists()]
+    def _run_of(self, shard: Shard) -> bool:
+        """Whether a shard belongs to one of the runs of shards that markers tell of."""
+        return self.runs.get((shard.split, shard.part), (0, set()))[0] == shard.of
+
+    def _is_missing(self, name: str) -> bool:
+        """Whether a shard should be there by what other markers or the index tell, and has no marker."""
+        shard = _shard_named(name)
+        if shard is None or not self._run_of(shard):
+            return name in self.unplaced
+        return shard.index not in self.runs[shard.split, shard.part][1]
+
+    def _lacking(self) -> Iterator[str]:
+        """Names of the shards of each run that have no marker, in order, as they are asked for."""
+        for (split, part), (of, there) in sorted(self.runs.items()):
+            yield from (Shard(split, i, of, 0, part).name for i in range(of) if i not in there)
+
+    def _files_of_missing(self) -> str:
+        there = [name for name in self._data_files() if self._is_missing(PurePosixPath(name).stem) and "/." not in name]
         return f"their files are there ({listed(there, 2)})" if there else "their files are gone too"
+
+    def _data_files(self) -> Iterator[str]:
+        """Names of all that lies beside the data, temporary files too; linked directories aren't entered."""
+        for folder in ("data", "webdataset", PUBLISHED_REJECTS, REJECTS):
+            if leaves(self.directory / folder, self.directory):
+                continue
+            for path in sorted((self.directory / folder).rglob("*")):
+                if path.is_symlink() or not path.is_dir():
+                    yield path.relative_to(self.directory).as_posix()
 
     def _check_strangers(self) -> None:
         """Files beside the data that no marker knows of: `load_dataset` might read them."""
         known = {path for marker in self.markers.values() for path in marker["files"]}
-        known |= {path for name in self.missing for path in _paths(name)}
         strange: list[str] = []
         temporary = 0
-        for folder in ("data", "webdataset", PUBLISHED_REJECTS, REJECTS):
-            for path in sorted((self.directory / folder).rglob("*")):
-                name = path.relative_to(self.directory).as_posix()
-                if path.name.startswith("."):
-                    temporary += path.name.endswith(".tmp")
-                elif not path.is_dir() and name not in known:
-                    strange.append(name)
+        for name in self._data_files():
+            path = PurePosixPath(name)
+            if path.name.startswith("."):
+                temporary += path.name.endswith(".tmp")
+            elif name not in known and not (self._is_missing(path.stem) and name in index.paths(path.stem)):
+                strange.append(name)
         self.findings += [
             f"{name}: no marker tells of this file. Remove it, or `load_dataset` may read it." for name in strange
+        ]
+        # Told by name alone: neither what is in there nor where a link leads is anybody's business.
+        self.findings += [
+            f"{printable(name)}: {problem}. Put a file of its own there, or remove it."
+            for name, problem in directory_strange(self.directory)
         ]
         if temporary:
             self.notes.append(f"{temporary} temporary files lie beside the data, of a build that runs or was killed.")
@@ -491,24 +530,6 @@ def _line(text: str) -> str:
     return " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
 
 
-def _check_fields(marker: Any) -> None:
-    """Raises ValueError unless all that a marker says is there, of the right type."""
-    if not isinstance(marker, dict):
-        raise ValueError("it holds no JSON object")
-    for name, kind in _FIELDS.items():
-        if not isinstance(marker.get(name), kind):
-            raise ValueError(f"{name} is {'missing' if name not in marker else f'no {kind.__name__}'}")
-    if not isinstance(marker.get("part", 0), int):
-        raise ValueError("part is no int")
-    if not all(isinstance(n, int) for n in marker["rejects"].values()):
-        raise ValueError("rejects is no mapping of reasons to counts")
-    if not all(isinstance(c, list) and len(c) == 3 and all(isinstance(n, int) for n in c) for c in marker["cells"]):
-        raise ValueError("cells is no list of [foreground, background, count]")
-    for path, file in marker["files"].items():
-        if not isinstance(file, dict) or not isinstance(file.get("bytes"), int) or "sha256" not in file:
-            raise ValueError(f"files: {path} has no bytes and sha256")
-
-
 def _contradictions(shard: Shard, marker: Mapping[str, Any], formats: Iterable[str]) -> Iterator[str]:
     """What a marker says that can't be, a sentence each."""
     name, rejected = shard.path("marker"), sum(marker["rejects"].values())
@@ -525,27 +546,27 @@ def _contradictions(shard: Shard, marker: Mapping[str, Any], formats: Iterable[s
     if rejected and not any(path == shard.path("rejects") for path in marker["files"]):
         yield f"{name}: it counts {rejected} rejects and tells of no file of them."
     for path in marker["files"]:
-        if path not in _paths(shard.name):
+        if path not in index.paths(shard.name):
             yield f"{name}: it tells of {path}, which is no file of this shard."
 
 
-def _paths(name: str) -> list[str]:
-    """Where the files of a shard lie, by its name."""
-    return [
-        f"data/{name}.parquet",
-        f"webdataset/{name}.tar",
-        f"{REJECTS}/{name}.jsonl",
-        f"{PUBLISHED_REJECTS}/{name}.parquet",
-    ]
+def _shard_named(name: str) -> Shard | None:
+    """The shard of a name, without its images; None where it is no name of one."""
+    found = _SHARD_NAME.fullmatch(name)
+    try:
+        return found and Shard(found["split"], int(found["index"]), int(found["of"]), 0, int(found["part"] or 0))
+    except ShardError:
+        return None
 
 
-def _columns_of(path: Path) -> Columns | None:
+def _columns_of(directory: Path, name: str) -> Columns | None:
     """The columns of a Parquet shard, as its schema tells them."""
     import pyarrow.parquet as pq
     from datasets import ClassLabel, Features, Value
 
     try:
-        features = Features.from_arrow_schema(pq.read_schema(path))
+        check_regular(directory / name, root=directory)
+        features = Features.from_arrow_schema(pq.read_schema(directory / name))
         classes = {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
         own = ("prompt", "key", "provenance")
         return Columns(

@@ -6,7 +6,6 @@ the user's.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any
 
 import yaml
 
+from figureground.core.files import FileError, read_object, read_text
 from figureground.core.text import printable
+from figureground.core.yaml_documents import safe_load
 from figureground.errors import listed
 from figureground.shards.card import CARD, MOST_FOREGROUNDS, UNKNOWN_LICENSE, generated_part, one_foreground_each
 from figureground.shards.croissant import CROISSANT
@@ -48,13 +49,15 @@ def check_card(
         Findings and notes.
     """
     try:
-        text = (directory / CARD).read_text(encoding="utf-8-sig").replace("\r\n", "\n")
-    except (OSError, ValueError) as error:
-        why = "there is none" if isinstance(error, FileNotFoundError) else f"it can't be read ({error})"
+        text = read_text(directory / CARD, root=directory, encoding="utf-8-sig")
+    except FileError as error:
+        return [f"{CARD}: {error.reason}, so that nothing says what the files hold. {ANEW}."], []
+    except OSError as error:
+        why = "there is none" if isinstance(error, FileNotFoundError) else f"it can't be read ({error.strerror})"
         return [f"{CARD}: {why}, so that nothing says what the files hold. {ANEW}."], []
     match = _HEADER.match(text)
     try:
-        header = (yaml.safe_load(match["yaml"]) or {}) if match else {}
+        header = (safe_load(match["yaml"]) or {}) if match else {}
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         return [f"{CARD}: its YAML header can't be read ({problem}). Mend it, or delete the file. {ANEW}."], []
@@ -354,7 +357,7 @@ def check_croissant(directory: Path, markers: Mapping[Shard, Mapping[str, Any]])
     if not path.exists():
         return []
     try:
-        listing = json.loads(path.read_text(encoding="utf-8"))["distribution"]
+        listing = read_object(path, root=directory)["distribution"]
         files = [entry for entry in listing if str(entry["@type"]).endswith("FileObject") and "contentUrl" in entry]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"{CROISSANT}: it can't be read ({type(error).__name__}: {error}). {ANEW}."]

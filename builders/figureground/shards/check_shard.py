@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import io
 import itertools
-import json
+import os
 import re
 import tarfile
 import threading
@@ -23,11 +23,12 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from PIL import Image
 
+from figureground.core.files import MOST_TEXT, FileError, open_regular, parse_json
 from figureground.errors import FiguregroundError, listed
-from figureground.images import pixel_hash
+from figureground.images import open_stored, pixel_hash
 from figureground.shards import check_similar as similar
 from figureground.shards.index import INDEX
-from figureground.shards.reader import PROMPT, Stored, from_members, from_row, tar_members
+from figureground.shards.reader import PROMPT, Stored, from_members, from_row, group_rows, tar_members
 from figureground.shards.writer import REASON, Columns, Shard
 
 PIL_FORMATS = {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}
@@ -35,6 +36,8 @@ PIL_FORMATS = {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}
 
 _KEY = re.compile(r"(?P<split>\w+)-(?P<foreground>\d{4,})-(?P<background>\d{2,})-\d{5,}", re.ASCII)
 _BLOCK = 2**20
+MOST_LOST = 100_000
+"""Most rows that a damaged row group is taken to have had."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +149,15 @@ class _Check:
                 path = self.expected.directory / self.paths["parquet"]
                 streams["parquet"] = self._parquet(path, columns)
             if "webdataset" in there:
-                file = _Hashing(stack.enter_context(open(self.expected.directory / self.paths["webdataset"], "rb")))
+                file = _Hashing(stack.enter_context(self._open(self.paths["webdataset"])))
                 if columns is not None:
                     streams["webdataset"] = self._tar(cast(BinaryIO, file), columns)
             if columns is not None:
                 self._read_samples(streams, columns)
             if "webdataset" in there and not self.stop.is_set():
                 self._compare_hash(self.paths["webdataset"], file.digest())
-        for name in sorted(set(self.marker["files"]) - set(self.paths.values())):
+        others = (self.shard.path(kind) for kind in ("rejects", "published_rejects"))
+        for name in sorted(set(self.marker["files"]) & set(others)):
             if self._is_there(name) and self._has_its_hash(name):
                 self._check_rejects(name)
         names = [key.replace("\n", " ").encode("utf-8", "replace") for key in self.keys]
@@ -170,9 +174,11 @@ class _Check:
         if path not in self.marker["files"]:
             return False
         try:
-            size = (self.expected.directory / path).stat().st_size
-            with open(self.expected.directory / path, "rb"):
-                pass
+            with self._open(path) as file:
+                size = os.fstat(file.fileno()).st_size
+        except FileError as error:
+            self.problems.lines.append(f"{path}: {error.reason}.")
+            return False
         except FileNotFoundError:
             self.problems.lines.append(f"{path}: it is missing.")
             return False
@@ -184,8 +190,11 @@ class _Check:
             self.problems.lines.append(f"{path}: it has {size:,} bytes; its marker says {said:,}.")
         return True
 
+    def _open(self, path: str) -> BinaryIO:
+        return open_regular(self.expected.directory / path, root=self.expected.directory)
+
     def _has_its_hash(self, path: str) -> bool:
-        with open(self.expected.directory / path, "rb") as file:
+        with self._open(path) as file:
             return self._compare_hash(path, hashlib.file_digest(file, "sha256").hexdigest())
 
     def _compare_hash(self, path: str, sha256: str) -> bool:
@@ -213,10 +222,10 @@ class _Check:
 
     def _check_reject_lines(self, path: str) -> None:
         reasons: Counter[str] = Counter()
-        with open(self.expected.directory / path, "rb") as file:
-            for number, line in enumerate(file, 1):
+        with self._open(path) as file:
+            for number, line in enumerate(iter(lambda: file.readline(MOST_TEXT), b""), 1):
                 try:
-                    reject = json.loads(line)
+                    reject = parse_json(line, path)
                     reasons[str(reject["reason"])] += 1
                     self.keys.append(str(reject["key"]))
                 except (ValueError, KeyError, TypeError):
@@ -241,12 +250,15 @@ class _Check:
                 if not self._schema_fits(where, file.schema_arrow, columns):
                     return
                 for group in range(file.num_row_groups):
+                    read = 0
                     try:
-                        rows: list[Any] = file.read_row_group(group).to_pylist()
+                        for row in group_rows(file, group):
+                            yield row
+                            read += 1
                     except Exception as error:
-                        rows = [None] * file.metadata.row_group(group).num_rows
                         self.problems.lines.append(f"{where}: row group {group} can't be read ({_said(error)}).")
-                    yield from rows
+                        lost = min(file.metadata.row_group(group).num_rows, self.marker["planned"]) - read
+                        yield from itertools.repeat(None, max(0, min(lost, MOST_LOST)))
         except Exception as error:  # pyarrow raises many kinds
             self.problems.lines.append(f"{where}: it can't be read as Parquet ({_said(error)}).")
 
@@ -386,7 +398,7 @@ class _Check:
         if self.expected.size is not None:
             return self.expected.size
         with contextlib.suppress(ValueError, AttributeError):
-            size = json.loads(sample.provenance).get("size")
+            size = parse_json(sample.provenance, sample.key).get("size")
             return size if isinstance(size, int) else None
         return None
 
@@ -407,8 +419,8 @@ class _Check:
             if form["split"] != self.shard.split:
                 problem(where, "its key names another split", key)
         try:
-            said = json.loads(sample.provenance)
-        except ValueError as error:
+            said = parse_json(sample.provenance, "provenance")
+        except FileError as error:
             problem(where, "its provenance isn't JSON", key, _said(error))
             return
         if not isinstance(said, dict):
@@ -437,7 +449,7 @@ class _Check:
     def _decode(self, where: str, key: str, data: bytes, format: str, edge: int | None = None) -> Image.Image | None:
         """The picture, decoded whole; None where that can't be done or it has another size."""
         try:
-            image = Image.open(io.BytesIO(data))
+            image = open_stored(data)
             if image.format != PIL_FORMATS[format]:
                 self.problems.add(where, f"its picture isn't a {format}", key, str(image.format))
             if edge is not None and image.size != (edge, edge):
@@ -446,7 +458,7 @@ class _Check:
                 return None
             if image.format == "PNG":
                 image.verify()  # Loading passes over the checksums of pixel data.
-                image = Image.open(io.BytesIO(data))
+                image = open_stored(data)
             image.load()
         except Exception as error:  # Pillow's decoders let through whatever damage leads to
             self.problems.add(where, "its picture can't be decoded", key, _said(error))

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from figureground.core.files import replace_changed
 from figureground.shards import card
 from figureground.shards.card import Facts
-from figureground.shards.writer import FORMATS, Columns, replace_text
+from figureground.shards.writer import FORMATS, Columns
 
 CROISSANT = "croissant.json"
 
@@ -59,8 +60,7 @@ def write(
     """
     document = describe(columns, index, facts, formats=formats, license=card.license_of(directory))
     path, text = directory / CROISSANT, json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    if not path.exists() or path.read_bytes() != text.encode():
-        replace_text(path, text)
+    replace_changed(path, text, root=directory)
 
 
 def describe(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import shutil
 import tempfile
 import time
@@ -17,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from figureground.core.files import MOST_JSON, parse_json, read_bytes, read_object, read_text
 from figureground.errors import RecipeError, listed
 from figureground.shards import hub_card
 from figureground.shards.card import CARD as README
@@ -128,7 +128,7 @@ def _refuse_wrong_use(repo_id: str, revision: str | None, create_pr: bool, forma
 
 def _described(directory: Path) -> list[bytes]:
     """What says which shards there are: an extension that ends meanwhile changes it."""
-    return [(directory / name).read_bytes() for name in (INDEX, RECIPE)]
+    return [read_bytes(directory / name, root=directory, most=MOST_JSON) for name in (INDEX, RECIPE)]
 
 
 def _check(directory: Path, show_progress: bool) -> None:
@@ -240,12 +240,12 @@ def _download(api: HfApi, repo_id: str, revision: str, path: str, scratch: Path)
     at = api.hf_hub_download(
         repo_id, path, repo_type="dataset", revision=revision, local_dir=scratch / "there", force_download=True
     )
-    return Path(at).read_text(encoding="utf-8")
+    return read_text(Path(at))
 
 
 def _recipe(items: Iterable[Item]) -> dict[str, Any]:
     item = next(item for item in items if item.path == RECIPE)
-    return json.loads(item.file.read_text(encoding="utf-8"))
+    return read_object(item.file)
 
 
 # What may already be there
@@ -276,7 +276,8 @@ def _refuse_strangers(
     else:
         try:
             same = (
-                json.loads(_download(api, repo_id, revision, RECIPE, scratch)).get("sha256") == _recipe(items)["sha256"]
+                parse_json(_download(api, repo_id, revision, RECIPE, scratch), RECIPE).get("sha256")
+                == _recipe(items)["sha256"]
             )
         except (ValueError, AttributeError):
             raise HubError(f"{repo_id}: its {RECIPE} can't be read. {elsewhere}") from None
@@ -309,7 +310,7 @@ def _joint_card(
     text = _download(api, repo_id, revision, README, scratch)
     before = _download(api, repo_id, revision, CARD_HERE, scratch) if CARD_HERE in there else None
     joint = scratch / "parcel" / "joint.md"
-    joint.write_text(hub_card.join(here.file.read_text(encoding="utf-8"), text, before), encoding="utf-8")
+    joint.write_text(hub_card.join(read_text(here.file), text, before), encoding="utf-8")
     return [base, Item(README, joint)]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from figureground.core.yaml_documents import safe_load
 from figureground.errors import FiguregroundError
 from figureground.shards import card
 
@@ -94,7 +95,7 @@ def _parts(text: str, where: str) -> tuple[dict[str, Any], str]:
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     match = _HEADER.match(text)
     try:
-        header = (yaml.safe_load(match["yaml"]) or {}) if match else {}
+        header = (safe_load(match["yaml"]) or {}) if match else {}
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise FiguregroundError(f"{where}: its YAML header can't be read: {problem}. Mend it and push again.") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from figureground import recipe as recipes
+from figureground.core.files import open_regular, read_object
 from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.shards import card, croissant
+from figureground.shards.directory import beside, score_files
 from figureground.shards.index import INDEX, finish_again, markers
-from figureground.shards.writer import FORMATS, MARKERS, PRIVATE, RECIPE, REJECTS, Shard, to_text
+from figureground.shards.writer import FORMATS, MARKERS, PRIVATE, RECIPE, Shard, to_text
 
 AT_THE_TOP = (card.CARD, croissant.CROISSANT, card.PREVIEW)
 """Files at the top of the directory that are the dataset's."""
 
-BESIDE = ("LICENSE", "LICENCE", "NOTICE", "ATTRIBUTION", "CITATION")
-"""How files at the top begin that people put beside a dataset, to be published with it."""
-
-SCRATCH = "stages"
-"""What a build needs while it runs, fine-tuned weights too; the recipe's hashes say what it was."""
+DESCRIBING = (RECIPE, INDEX, f"{PRIVATE}/numerics.json", card.ATTRIBUTION)
+"""Files below `_figureground` that are published, beside markers and scores. What `stages` holds is not: a build needs
+it while it runs, fine-tuned weights too, and the recipe's hashes say what it was."""
 
 _BLOCK = 2**20
 
@@ -60,7 +59,7 @@ class Item:
 
 
 def _digest(file: Path, digest: Any) -> str:
-    with open(file, "rb") as opened:
+    with open_regular(file) as opened:
         while block := opened.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
@@ -127,22 +126,21 @@ def finished(directory: Path) -> dict[str, Any]:
 
 
 def _belonging(directory: Path) -> Iterator[Item]:
+    """What is published, by name: what markers tell of, and files of known names. Nothing is found by walking."""
     for marker in markers(directory).values():
+        shard = Shard.of_marker(marker).path("marker")
+        yield Item(shard, directory / shard)
         for path, file in marker["files"].items():
             yield Item(path, directory / path, file["sha256"])
-    for path in os.listdir(directory):
-        if (path in AT_THE_TOP or path.upper().startswith(BESIDE)) and (directory / path).is_file():
-            yield Item(path, directory / path)
-    for folder, folders, files in os.walk(directory / PRIVATE):
-        at = Path(folder).relative_to(directory).as_posix()
-        folders[:] = [f for f in folders if not f.startswith(".") and not (at == PRIVATE and f == SCRATCH)]
-        if at != REJECTS:  # the markers have told of those
-            yield from (Item(f"{at}/{f}", Path(folder) / f) for f in files if not f.startswith("."))
+    named = [directory / path for path in (*AT_THE_TOP, *DESCRIBING)]
+    for path in [*named, *beside(directory), *score_files(directory)]:
+        if path.is_file():
+            yield Item(path.relative_to(directory).as_posix(), path)
 
 
 def _public_recipe(directory: Path, formats: Sequence[str]) -> str:
     """The recipe as others may read it, without places on this machine, and with the formats that are published."""
-    recipe = json.loads((directory / RECIPE).read_text(encoding="utf-8"))
+    recipe = read_object(directory / RECIPE, root=directory)
     for section in (recipe["identity"], recipe["execution"]):
         for name in {*recipes.DIRECTORIES, *recipes.FILES} & set(section):
             section[name] = card.public(section[name])

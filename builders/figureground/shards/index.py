@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from figureground.errors import listed
+from figureground.core.files import read_json, read_object
+from figureground.errors import listed, printable
 from figureground.recipe import FORMAT, format_of
 from figureground.shards import card, croissant
 from figureground.shards.remaining import refuse_empty
@@ -18,7 +18,9 @@ from figureground.shards.writer import (
     FORMATS,
     INDEX_LOCK,
     MARKERS,
+    PUBLISHED_REJECTS,
     RECIPE,
+    REJECTS,
     Columns,
     Shard,
     ShardError,
@@ -31,22 +33,75 @@ from figureground.shards.writer import (
 
 INDEX = "_figureground/index.json"
 
+MOST = 2**63 - 1
+"""The largest number that a marker may tell: what signed 64-bit integers hold."""
+
+_FIELDS = {
+    "shard": str, "split": str, "index": int, "of": int, "planned": int, "samples": int, "rejects": dict,
+    "cells": list, "files": dict,
+}  # fmt: skip
+
 
 def markers(directory: Path) -> dict[str, dict[str, Any]]:
-    """The markers of all shards that are done, by the shard's name.
+    """The markers of all shards that are done, by the shard's name; each names files of its own shard alone.
 
     Raises:
-        ShardError: A marker that can't be read.
+        ShardError: A marker that can't be read, lacks something, or tells of other files than its shard's.
     """
     found = {}
     for path in sorted((directory / MARKERS).glob("[!.]*.json")):
         try:
-            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            marker = read_json(path, root=directory)
+            check_marker(marker)
+            if Shard.of_marker(marker).name != path.stem:
+                raise ValueError(f"it tells of the shard {Shard.of_marker(marker).name}")
+            if foreign := sorted(set(marker["files"]) - set(paths(path.stem))):
+                raise ValueError(f"it tells of {printable(foreign[0])}, which is no file of this shard")
+        except (OSError, ValueError) as error:
             raise ShardError(
-                f"marker {MARKERS}/{path.name} can't be read ({error}). Delete it, and the shard is rendered anew."
+                f"marker {MARKERS}/{printable(path.name)} can't be read ({error}). Delete it, and the shard is "
+                "rendered anew."
             ) from error
+        found[path.stem] = marker
     return found
+
+
+def check_marker(marker: Any) -> None:
+    """Check that all that a marker says is there, of the right type, and that its numbers fit into 64 bits.
+
+    Raises:
+        ValueError: Naming the field.
+    """
+    if not isinstance(marker, dict):
+        raise ValueError("it holds no JSON object")
+    for name, kind in _FIELDS.items():
+        if not isinstance(marker.get(name), kind):
+            raise ValueError(f"{name} is {'missing' if name not in marker else f'no {kind.__name__}'}")
+    for name in ("index", "of", "part", "planned", "samples", "arrow_bytes"):
+        if not is_count(marker.get(name, 0)):
+            raise ValueError(f"{name} is no number from 0 to {MOST}")
+    if not all(map(is_count, marker["rejects"].values())):
+        raise ValueError("rejects is no mapping of reasons to counts")
+    if not all(isinstance(cell, list) and len(cell) == 3 and all(map(is_count, cell)) for cell in marker["cells"]):
+        raise ValueError("cells is no list of [foreground, background, count]")
+    for path, file in marker["files"].items():
+        if not isinstance(file, dict) or not is_count(file.get("bytes")) or not isinstance(file.get("sha256"), str):
+            raise ValueError(f"files: {printable(path)} has no bytes and sha256")
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number that signed 64-bit integers hold, and not negative."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+
+
+def paths(name: str) -> list[str]:
+    """Where the files of a shard lie, by its name."""
+    return [
+        f"data/{name}.parquet",
+        f"webdataset/{name}.tar",
+        f"{REJECTS}/{name}.jsonl",
+        f"{PUBLISHED_REJECTS}/{name}.parquet",
+    ]
 
 
 def missing(directory: Path, shards: Iterable[Shard]) -> list[Shard]:
@@ -106,7 +161,7 @@ def _held(directory: Path) -> Iterator[None]:
 
 
 def _refuse_other_recipe(directory: Path, sha256: str) -> None:
-    theirs = json.loads((directory / RECIPE).read_text(encoding="utf-8"))["sha256"]
+    theirs = read_object(directory / RECIPE, root=directory)["sha256"]
     if theirs != sha256:
         raise ShardError(
             f"{directory} was extended by another process meanwhile ({RECIPE} has the SHA-256 {theirs[:12]}, not "
@@ -132,7 +187,7 @@ def _finish(
         "card": {"recipe": card.public(recipe), "facts": card.public(dataclasses.asdict(facts))},
     }
     refuse_empty(index, str(directory))
-    replace_text(directory / INDEX, to_text(index))
+    replace_text(directory / INDEX, to_text(index), root=directory)
     card.write_attribution(directory, facts)
     croissant.write(directory, columns, index, facts, formats=formats)
     # The card comes last, for it announces the dataset.
@@ -151,7 +206,7 @@ def finish_again(directory: Path) -> dict[str, Any] | None:
     """
     path = directory / INDEX
     with _held(directory):
-        index = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        index = read_object(path) if path.exists() else {}
         if "card" not in index:
             return None
         done = markers(directory)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
+from figureground.core.files import FileError, check_regular, open_regular, parse_json, read_object
 from figureground.errors import FiguregroundError
 from figureground.images import IMAGE_FORMATS
 from figureground.sample import Guide, Spec
+from figureground.shards.directory import refuse_strange
 from figureground.shards.index import INDEX
 from figureground.shards.writer import Columns, Encoded
 
 PROMPT = "prompt.txt"
+MOST_MEMBER = 2**28
+"""Largest member of a tar that is read, in bytes: an image of 8,192 by 8,192 pixels as PNG has fewer."""
+MOST_INFLATED, MOST_RATIO = 2**26, 4
+"""A row group may take so many bytes in memory, and so many more for each byte in the file. Images hardly shrink."""
+MOST_ROWS, MOST_IN_MEMORY = 1000, 2**30
+"""Rows of Parquet that are held in memory at a time, and the most bytes that they may come to."""
 _OWN = ("foreground", "background", "prompt", "key", "provenance", "image")
 
 
@@ -37,7 +45,7 @@ class Stored:
 
     def spec(self) -> Spec:
         """The Spec that it was made from, as far as its provenance tells."""
-        said: dict[str, Any] = json.loads(self.provenance)
+        said: dict[str, Any] = parse_json(self.provenance, f"{self.key}: its provenance")
         guide = Guide.from_json(said["guide"]) if said.get("guide") else None
         return Spec(
             self.key, said["split"], self.labels["foreground"], self.labels["background"],
@@ -60,14 +68,15 @@ def saved_index(directory: Path) -> dict[str, Any]:
     """
     path = directory / INDEX
     try:
-        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        refuse_strange(directory)
+        index = read_object(path, root=directory)
     except FileNotFoundError:
         raise FiguregroundError(
             f"{directory} holds no finished dataset: there is no {INDEX}. Build one into it, or finish the build "
             "with the command that began it."
         ) from None
-    except (OSError, ValueError) as error:
-        raise FiguregroundError(f"{path} can't be read: {error}. Build again: it is written anew.") from None
+    except (OSError, FileError) as error:
+        raise FiguregroundError(f"{path} can't be read: {error} Build again: it is written anew.") from None
     if not {"columns", "formats", "image_format", "card"} <= set(index):
         raise FiguregroundError(
             f"{path} was written by an older release. Give the command that made the dataset again: it is written anew."
@@ -88,16 +97,48 @@ def read_parquet(path: Path, rows: Sequence[int] | None = None) -> Iterator[Stor
     """The samples of a Parquet shard in order, or those in certain rows; other row groups stay unread."""
     import pyarrow.parquet as pq
 
+    check_regular(path)
     with pq.ParquetFile(path) as file:
         start = 0
         for group in range(file.num_row_groups):
             stop = start + file.metadata.row_group(group).num_rows
-            wanted = None if rows is None else [row - start for row in rows if start <= row < stop]
+            wanted = None if rows is None else {row - start for row in rows if start <= row < stop}
             if wanted is None or wanted:
-                table = file.read_row_group(group)
-                for row in (table if wanted is None else table.take(wanted)).to_pylist():
-                    yield from_row(row)
+                for place, row in enumerate(group_rows(file, group)):
+                    if wanted is None or place in wanted:
+                        yield from_row(row)
             start = stop
+
+
+def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Certain columns of a Parquet shard, row by row."""
+    import pyarrow.parquet as pq
+
+    check_regular(path)
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield from group_rows(file, group, columns)
+
+
+def group_rows(file: Any, group: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a row group of a `pyarrow.parquet.ParquetFile`, a few in memory at a time.
+
+    Raises:
+        FileError: It would take many times as much memory as the file has bytes.
+    """
+    said = file.metadata.row_group(group)
+    chunks = [said.column(i) for i in range(said.num_columns)]
+    if columns is not None:
+        chunks = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns]
+    stored = sum(chunk.total_compressed_size for chunk in chunks)
+    inflated = sum(chunk.total_uncompressed_size for chunk in chunks)
+    if inflated > MOST_INFLATED + MOST_RATIO * stored:
+        raise FileError(f"row group {group}", f"its {stored:,} bytes stand for {inflated:,}, so it isn't read")
+    # A value that all rows share is stored once and takes memory once a row; none is larger than its column.
+    largest = max((chunk.total_uncompressed_size for chunk in chunks), default=1)
+    rows = max(1, min(MOST_ROWS, MOST_IN_MEMORY // max(1, largest)))
+    for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
+        yield from batch.to_pylist()
 
 
 def from_row(row: dict[str, Any]) -> Stored:
@@ -120,19 +161,34 @@ def read_tar(path: Path, rows: Sequence[int] | None = None) -> Iterator[Stored]:
             yield from_members(key, members)
 
 
+class _Bounded:
+    """A file for `tarfile`, which reads as much at once as a header claims; most holes of a sparse file are cheap."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MOST_MEMBER:
+            raise tarfile.ReadError(f"a header claims {size:,} bytes, so it isn't read")
+        return self._file.read(size)
+
+
 def tar_members(path: Path | BinaryIO, only: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Key and members of each sample: runs of members whose names are the same up to the first dot.
 
     Members go by the rest of their names, such as `foreground.cls`; others than `only` are passed over unread.
 
     Raises:
-        FiguregroundError: A sample has two members of one name.
+        FiguregroundError: A sample has two members of one name, or a member is sparse or larger than `MOST_MEMBER`.
         tarfile.TarError: The file is cut within a member, or no tar.
     """
     key: str | None = None
     members: dict[str, bytes] = {}
-    named, opened = (path, None) if isinstance(path, Path) else (None, path)
-    with tarfile.open(named, "r:", fileobj=opened) as tar:
+    with (
+        contextlib.nullcontext(path) if not isinstance(path, Path) else open_regular(path) as opened,
+        tarfile.open(fileobj=cast(Any, _Bounded(opened)), mode="r:") as tar,
+    ):
         for member in tar:
             if not member.isfile():
                 continue
@@ -144,6 +200,8 @@ def tar_members(path: Path | BinaryIO, only: Sequence[str] | None = None) -> Ite
             if end in members:
                 raise FiguregroundError(f"the member {member.name} comes twice in one sample")
             if only is None or end in only:
+                if member.issparse() or member.size > MOST_MEMBER:
+                    raise FileError(member.name, f"it is a member of {member.size:,} bytes, so it isn't read")
                 data = tar.extractfile(member)
                 assert data is not None
                 members[end] = data.read()

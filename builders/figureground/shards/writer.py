@@ -26,7 +26,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from figureground.core.files import create_bytes, create_text, replace_bytes, replace_text, sync_directory, temporary
+from figureground.core.files import (
+    FileError,
+    create_bytes,
+    create_text,
+    read_object,
+    replace_bytes,
+    replace_text,
+    sync_directory,
+    temporary,
+)
 from figureground.errors import FiguregroundError, listed
 from figureground.images import encode
 from figureground.recipe import FORMAT
@@ -377,7 +386,7 @@ def _published(reject: Reject) -> Encoded:
 
 def _theirs(directory: Path, shard: Shard, files: Mapping[str, Any]) -> dict[str, Any]:
     """The marker of a shard that another process finished meanwhile, which must be of the same bytes."""
-    done: dict[str, Any] = json.loads((directory / shard.path("marker")).read_text())
+    done: dict[str, Any] = read_object(directory / shard.path("marker"), root=directory)
     if done["files"] != files:
         raise ShardError(
             f"shard {shard.name}: another process wrote it at the same time, with other bytes. Delete its "
@@ -696,7 +705,7 @@ def lock(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[bo
     """Holds a lock file, alone or shared, which is created where there is none; yields whether it is held."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = _open_lock(path)
         try:
             held = _flock(handle, wait=wait, shared=shared)
             # Whoever held it before may have removed it meanwhile: then this is a lock that nobody else sees.
@@ -706,6 +715,16 @@ def lock(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[bo
             return
         finally:
             os.close(handle)
+
+
+def _open_lock(path: Path) -> int:
+    """A lock file, opened; one that is a link isn't followed, or a file elsewhere would be created."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileError(path, "this lock file is a link. Remove it") from None
+        raise
 
 
 def clean_stale(directory: Path) -> list[Path]:
@@ -746,7 +765,7 @@ def _unlink_while_held(path: Path, target: Path) -> bool:
     """Removes `target` if the lock `path` is free, and the lock file too if this call made it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    handle = _open_lock(path)
     try:
         if _flock(handle, wait=False) is not True or not _same_file(handle, path):
             return False

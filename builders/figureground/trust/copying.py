@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from figureground import recipe as recipes
+from figureground.core.files import read_bytes, read_text
 from figureground.core.terminal import remark
 from figureground.numerics import create_once, library_versions
 from figureground.run import signals
@@ -18,7 +19,7 @@ from figureground.run.directory import working
 from figureground.run.progress import Progress
 from figureground.sample import Reject
 from figureground.shards import card, index, writer
-from figureground.shards.hub_parcel import BESIDE
+from figureground.shards.directory import beside
 from figureground.shards.writer import Columns, Encoded, Shard
 from figureground.trust.source import Source
 
@@ -120,12 +121,13 @@ def say(note: str, show_progress: bool) -> None:
 
 def carry_words(source: Source, out: Path) -> None:
     """Takes over what people wrote into a card, before the copy's own is written around it; LICENSE and such too."""
-    for path in source.directory.iterdir():
-        if path.name.upper().startswith(BESIDE) and path.is_file():
-            with suppress(FileExistsError):
-                writer.create_bytes(out / path.name, path.read_bytes())
+    for path in beside(source.directory):
+        with suppress(FileExistsError):
+            writer.create_bytes(out / path.name, read_bytes(path, root=source.directory), root=out)
     theirs, mine = source.directory / card.CARD, out / card.CARD
     if theirs.exists() and not mine.exists():
         nothing: dict[str, Any] = {name: [] for name in card.OURS}
-        text = card.rewrite(theirs.read_text(encoding="utf-8-sig"), nothing, f"{card.BEGIN}\n{card.END}\n")
+        text = card.rewrite(
+            read_text(theirs, root=source.directory, encoding="utf-8-sig"), nothing, f"{card.BEGIN}\n{card.END}\n"
+        )
         create_once(mine, text)

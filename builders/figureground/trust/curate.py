@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from figureground.core.files import parse_json, read_text
 from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.numerics import create_once
 from figureground.run.directory import opened, shards_kept
@@ -100,7 +100,7 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
                 some.write(scan.kept_rows[name], out)
             numerics = directory / "_figureground" / "numerics.json"
             if numerics.exists():
-                create_once(out / "_figureground" / "numerics.json", numerics.read_text(encoding="utf-8"))
+                create_once(out / "_figureground" / "numerics.json", read_text(numerics, root=directory))
             copying.carry_words(source, out)
         index.finish(
             out, source.shards, source.columns, source.index["card"]["recipe"],
@@ -122,6 +122,10 @@ def _row(stored: Stored) -> dict[str, Any]:
     return {
         "key": stored.key, "prompt": stored.prompt, "provenance": stored.provenance, **stored.labels, **stored.texts,
     }  # fmt: skip
+
+
+def _parsed(row: Mapping[str, Any]) -> dict[str, Any]:
+    return parse_json(row["provenance"], f"{row['key']}: its provenance")
 
 
 class _Sample:
@@ -147,7 +151,7 @@ class _Sample:
     def field(self, path: Name) -> tuple[bool, Any]:
         """Whether the provenance has a field, and its value."""
         if self._provenance is None:
-            self._provenance = json.loads(self._row["provenance"])
+            self._provenance = _parsed(self._row)
         at: Any = self._provenance
         for part in path[1:]:
             inside = part in at if isinstance(at, dict) else isinstance(at, list) and part in range(len(at))
@@ -187,7 +191,7 @@ def _scan(source: Source, rule: Rule, known: Known, scores: Mapping[str, Scores]
                 seen[name][at] = True
             if unmet:
                 unmet = {path for path in unmet if not sample.field(path)[0]}
-                fields = fields or _fields(json.loads(row["provenance"]))
+                fields = fields or _fields(_parsed(row))
             try:
                 keeps = rule(sample)
             except MissingValue as error:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from figureground import sample as samples
+from figureground.core.files import parse_json
 from figureground.core.names import RULE, same_names
 from figureground.errors import FiguregroundError, UsageError, counted, listed
+from figureground.images import open_stored
 from figureground.run.directory import opened, shards_kept
 from figureground.sample import Reject, Spec
 from figureground.shards import index
@@ -218,8 +217,8 @@ def _compare(sources: Sequence[Source], show_progress: bool) -> None:
                 owner, key = pictures.setdefault(digest, (n, stored.key))
                 if owner != n:
                     same.append(f"{key} of {sources[owner].name} is {stored.key} of {source.name}")
-                sizes[n][Image.open(io.BytesIO(stored.image)).size] += 1
-                for content in _contents(json.loads(stored.provenance)):
+                sizes[n][open_stored(stored.image).size] += 1
+                for content in _contents(parse_json(stored.provenance, f"{stored.key}: its provenance")):
                     uses[content][n].add(shard.split)
     for n, source in enumerate(sources[1:], 1):
         if set(sizes[n]) != set(sizes[0]):
@@ -319,7 +318,7 @@ def _renumbered(labels: tuple[list[int], list[int]], numbers: Counter[Cell]) -> 
 
 def _provenance(text: str, spec: Spec, source: Source) -> str:
     """A sample's provenance with its new key and labels, and where it comes from."""
-    said = json.loads(text)
+    said = parse_json(text, f"{spec.key}: its provenance")
     earlier = {"merged_from": said["merged_from"]} if "merged_from" in said else {}
     said["merged_from"] = {
         "dataset": source.name, "recipe": source.recipe["sha256"], "key": said["key"], **earlier,

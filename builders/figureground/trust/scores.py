@@ -28,6 +28,7 @@ import numpy as np
 from figureground.core.tables import TextTable, UnreadableText
 from figureground.errors import FiguregroundError, listed
 from figureground.images import content_hash
+from figureground.shards.directory import score_files
 from figureground.shards.writer import SCORES, create_bytes
 
 KEY = "key"
@@ -109,9 +110,7 @@ def read_scores(directory: Path) -> dict[str, Scores]:
         FiguregroundError: As `Scores`, or two files of one name.
     """
     found: dict[str, Scores] = {}
-    for path in sorted((directory / SCORES).glob("*")):
-        if path.suffix not in (".csv", ".parquet") or path.name.startswith(".") or not path.is_file():
-            continue
+    for path in score_files(directory):
         if path.stem in found:
             raise FiguregroundError(f"{SCORES} holds both {found[path.stem].path.name} and {path.name}. Keep one.")
         found[path.stem] = Scores(path)

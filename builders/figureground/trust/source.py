@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from figureground import recipe as recipes
+from figureground.core.files import MOST_JSON, FileError, parse_json, read_object, read_text
 from figureground.errors import FiguregroundError, listed
 from figureground.images import content_hash
 from figureground.sample import Reject, Spec
 from figureground.shards.card import Facts
 from figureground.shards.index import markers
-from figureground.shards.reader import Stored, from_row, read_parquet, read_tar, saved_index, tar_members
+from figureground.shards.reader import Stored, from_row, parquet_rows, read_parquet, read_tar, saved_index, tar_members
 from figureground.shards.remaining import why_empty
 from figureground.shards.writer import REASON, RECIPE, Columns, Dropped, Shard
 
@@ -61,10 +61,10 @@ class Source:
 
     def _read_recipe(self) -> dict[str, Any]:
         try:
-            recipe: dict[str, Any] = json.loads((self.directory / RECIPE).read_text(encoding="utf-8"))
+            recipe = read_object(self.directory / RECIPE, root=self.directory)
             recipe["sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FiguregroundError(f"{self.directory / RECIPE} can't be read: {error}.") from None
+        except (OSError, FileError, KeyError) as error:
+            raise FiguregroundError(f"{self.directory / RECIPE} can't be read: {error}") from None
         return recipe
 
     @property
@@ -131,13 +131,9 @@ class Source:
             yield from self._parquet_rows(shard) if "parquet" in self.formats else self._tar_rows(shard)
 
     def _parquet_rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
-        import pyarrow.parquet as pq
-
         names = ["foreground", "background", "prompt", "key", "provenance"]
         names += [*self.columns.labels, *self.columns.texts]
-        with pq.ParquetFile(self.directory / shard.path("parquet")) as file:
-            for batch in file.iter_batches(1000, columns=names):
-                yield from batch.to_pylist()
+        yield from parquet_rows(self.directory / shard.path("parquet"), names)
 
     def _tar_rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
         labels, texts = ("foreground", "background", *self.columns.labels), ("prompt", *self.columns.texts)
@@ -157,20 +153,18 @@ class Source:
             return
         published = self._published(shard) if pictures else {}
         with self._explained(shard):
-            lines = (self.directory / path).read_text(encoding="utf-8").splitlines()
+            lines = read_text(self.directory / path, root=self.directory, most=MOST_JSON).splitlines()
         for line in lines:
             with self._explained(shard):
-                said = json.loads(line)
+                said = parse_json(line, path)
                 reject = Reject(Spec.from_json(said["spec"]), said["reason"])
             yield published.get(reject.spec.key, reject)
 
     def _published(self, shard: Shard) -> dict[str, Dropped]:
-        import pyarrow.parquet as pq
-
         path, found = shard.path("published_rejects"), {}
         if path in self.marker(shard)["files"]:
             with self._explained(shard):
-                for row in pq.read_table(self.directory / path).to_pylist():
+                for row in parquet_rows(self.directory / path, [*self.columns.of_rejects().features()]):
                     reason = row.pop(REASON)
                     if row["image"]:
                         encoded = from_row(row).encoded()
@@ -181,7 +175,7 @@ class Source:
 def made_from_others(directory: Path) -> bool:
     """Whether a dataset was made by `curate` or `merge`, so that no method can build it again."""
     try:
-        return json.loads((directory / RECIPE).read_text(encoding="utf-8"))["builder"] in recipes.COPIES
+        return read_object(directory / RECIPE, root=directory)["builder"] in recipes.COPIES
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

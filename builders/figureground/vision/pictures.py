@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,10 +13,11 @@ import numpy as np
 from PIL import Image
 
 from figureground.classes import read_nouns
+from figureground.core.files import parse_json
 from figureground.core.names import RULE, describe_same, loosely, same_names, slug, slugs
 from figureground.errors import FiguregroundError, RecipeError, listed, nearest_or_all, printable
 from figureground.evaluation.objects import as_number, is_matched, object_of, scene_of
-from figureground.images import UnreadableImage, list_folders, list_images, list_odd, read_image
+from figureground.images import UnreadableImage, list_folders, list_images, list_odd, open_stored, read_image
 from figureground.shards.index import INDEX
 from figureground.shards.writer import RECIPE
 from figureground.trust.source import Source
@@ -141,11 +140,11 @@ class DatasetPictures:
 def _provenance(row: Mapping[str, Any], directory: Path) -> Mapping[str, Any]:
     """How a sample was made; its guide is a mapping or None."""
     try:
-        provenance = json.loads(row["provenance"])
+        provenance = parse_json(row["provenance"], "provenance")
         guide = provenance.get("guide")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise FiguregroundError(
-            f"{directory}: the provenance of {printable(str(row['key']))} isn't a JSON object ({type(error).__name__}). "
+            f"{directory}: the provenance of {printable(str(row['key']))} isn't a JSON object ({error}). "
             f"figureground check {directory} lists all that is wrong."
         ) from None
     return {**provenance, "guide": guide if isinstance(guide, Mapping) else None}
@@ -153,7 +152,7 @@ def _provenance(row: Mapping[str, Any], directory: Path) -> Mapping[str, Any]:
 
 def _decode(data: bytes, key: str) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
+        return open_stored(data).convert("RGB")
     except Exception as error:  # Pillow's decoders let through whatever damage leads to
         raise FiguregroundError(
             f"{key}: its picture can't be decoded ({type(error).__name__}: {error}). figureground check says more."
