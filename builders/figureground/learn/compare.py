@@ -131,6 +131,8 @@ def compare(
     work = _Work(data, where, rows, chosen, out, settings, generators, device, workers, show_progress)
     with held(out, INPUTS, "compare"):
         _take_up(out, json.loads(json.dumps(identity)))
+        for name, rule in door.rules.items():  # again: another comparison may have pruned meanwhile
+            generators.refuse_other_pruning(name, rule)
         return work.run(door.about())
 
 
@@ -149,6 +151,8 @@ class _Door:
     """By training, what decides it."""
     backbone: Backbone | None = None
     """That of the first training."""
+    rules: dict[str, str] = field(default_factory=dict)
+    """By generator that prunes, its rule."""
 
     def __post_init__(self) -> None:
         self.edge = max(self.material.train.album.draw(0).size)
@@ -198,7 +202,8 @@ class _Door:
                 continue
             builder = generators.builder(name, seed)
             if name in PRUNED:
-                generators.refuse_other_pruning(name, builder.pruning_rule())
+                self.rules[name] = builder.pruning_rule()
+                generators.refuse_other_pruning(name, self.rules[name])
             found[name] = {key: value for key, value in builder.identity().items() if key != "seed"}
             unknown = set(builder.columns().backgrounds) - set(self.groups.attributes or ())
             for row in rows:

@@ -196,7 +196,14 @@ def _publish(
             _hand_over(api, repo_id, target, batch[start : start + FILES_AT_ONCE], scratch / "outbox")
     _compare(repo_id, items, _listing(api, repo_id, target))
     _hand_over(api, repo_id, target, _lacking(cards, there), scratch / "outbox")
-    _compare(repo_id, [*items, *cards], _listing(api, repo_id, target))
+    there = _listing(api, repo_id, target)
+    _compare(repo_id, [*items, *cards], there)
+    ours = {item.path for item in items}
+    if intruders := sorted(path for path in there if path.startswith(DATA) and path not in ours):
+        raise HubError(
+            f"{repo_id}: somebody else sent {listed(intruders, 3)} at the same time, which would be read as part of "
+            "this dataset. Delete what doesn't belong there, and push again."
+        )
     return address
 
 
