@@ -1,14 +1,17 @@
 """The command: what it prints, and how it ends."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 from commands import start
+from PIL import Image
 from tiny_checkpoints import make_checkpoint
 
 from figureground.cli import main
+from figureground.forecast import human_time
 
 TINY = [
     "--set", "classes=[bird, car]", "--set", "backgrounds=[grass, snow]", "--set", "per_cell={train: 2, validation: 1}",
@@ -72,6 +75,101 @@ def test_wrong_use_ends_with_one_line_and_no_traceback(arguments, code, message,
     assert message in said.err
     assert "Traceback" not in said.err
     assert said.out == ""
+
+
+def test_a_recipe_that_names_its_method_needs_no_other(tmp_path, capsys):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("builder: d3s\nconfig: imagenet\nper_cell: {train: 3}\nsize: 64\n")
+    named = ["--recipe", str(recipe)]
+    assert main(["plan", *named, "--limit", "150"]) == 0
+    assert "d3s, config imagenet: 150 images of 64 px" in capsys.readouterr().out
+    assert main(["plan", "d3s", *named, "--limit", "150"]) == 0
+    assert main(["settings", *named]) == 0
+    said = capsys.readouterr().out
+    assert 'per_cell: {"train": 3}\n' in said
+    assert "strength: 0.9\n" in said
+    assert main(["build", *named, "--out", str(tmp_path / "out")]) == 2
+    assert "cutouts: none are given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "method", "named"),
+    [
+        ("builder: d3s\n", ["ddb"], ["METHOD", "'ddb'", "'d3s'"]), ("steps: 3\n", [], ["METHOD", "d3s, spurious"]),
+        ("builder: merge\n", [], ["METHOD", "merge"]), ("builder: d4s\n", [], ["METHOD", "'d4s'"]),
+        ("builder: [d3s]\n", [], ["'builder'"]), (None, [], ["METHOD", "d3s, spurious"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["plan", "settings", "build"])
+def test_a_method_that_is_missing_or_disagrees_is_refused(command, text, method, named, tmp_path, capsys):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(text or "")
+    out = ["--out", str(tmp_path / "out")] if command == "build" else []
+    assert main([command, *method, *(["--recipe", str(recipe)] if text else []), *out]) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in named)
+    assert not (tmp_path / "out").exists()
+
+
+def test_plan_lists_what_is_missing_here(capsys, tmp_path):
+    settings = ["--set", "checkpoint=some/checkpoint-xl", "--set", "revision=v1", "--set", "device=cuda:77"]
+    assert main(["plan", "d3s", "--config", "imagenet", *settings, "--json", "--images-per-second", "50"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    needs = {need["field"]: need for need in plan["to_build"]}
+    assert list(needs) == ["checkpoint", "device", "cutouts", "templates"]
+    assert needs["checkpoint"]["command"] == "hf download some/checkpoint-xl --revision v1"
+    assert 12e9 < needs["checkpoint"]["bytes"] < 15e9
+    assert needs["cutouts"]["command"] == "--set cutouts=DIR"
+    assert plan["images"] == sum(map(sum, plan["splits"]["train"]["counts"])) + plan["splits"]["validation"]["images"]
+    assert plan["seconds"] == plan["images"] / 50
+    assert main(["plan", "d3s", "--config", "imagenet", *settings]) == 0
+    said = capsys.readouterr().out.partition("To build it:\n")[2]
+    assert [line.split(":")[0].strip() for line in said.splitlines()] == list(needs)
+    assert main(["plan", "d3s", "--set", f"checkpoint={tmp_path / 'nowhere'}"]) == 0
+    assert "To build it:\n  checkpoint: the directory" in capsys.readouterr().out
+    assert main(["plan", "d3s"]) == 0
+    assert "To build it" not in capsys.readouterr().out
+
+
+def test_plan_of_repainting_lists_models_and_packages(capsys, tmp_path):
+    rows = ["filename,split,y"]
+    for i in range(4):
+        Image.new("RGB", (100, 100), (i, 0, 0)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{i // 2},{'ab'[i % 2]}")
+    (tmp_path / "data.csv").write_text("\n".join(rows))
+    settings = ["--data", str(tmp_path / "data.csv"), "--set", "segmenter=grounding-dino:a/b+sam:c/d"]
+    assert main(["plan", "ddb", "--config", "photographs", *settings, "--set", "size=64"]) == 0
+    said = capsys.readouterr().out.partition("To build it:\n")[2]
+    fields = [line.split(":")[0].strip() for line in said.splitlines()]
+    assert fields == ["checkpoint", "training.backbone", "segmenter", "segmenter"]
+    assert "hf download a/b" in said
+    assert "hf download c/d" in said
+
+
+@pytest.mark.parametrize("broken", ["a single file", "another pipeline", "a missing part"])
+def test_plan_refuses_a_checkpoint_that_will_never_do(broken, checkpoint, tmp_path, capsys):
+    mine = tmp_path / "mine"
+    shutil.copytree(checkpoint, mine)
+    index = mine / "model_index.json"
+    if broken == "another pipeline":
+        index.write_text(index.read_text().replace('"StableDiffusionPipeline"', '"FluxPipeline"'))
+    elif broken == "a missing part":
+        (mine / "unet" / "config.json").unlink()
+    else:
+        mine = tmp_path / "mine.safetensors"
+        mine.write_bytes(b"x")
+    assert main(["plan", "d3s", "--set", f"checkpoint={mine}", "--set", "size=32"]) == 2
+    said = capsys.readouterr()
+    assert "checkpoint" in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.01, "less than a second"), (40, "40 seconds"), (180, "3.0 minutes"), (2e4, "5.6 hours"), (1e6, "11.6 days")],
+)
+def test_durations_are_never_nothing(seconds, said):
+    assert human_time(seconds) == said
 
 
 def test_debug_shows_the_traceback():

@@ -4,12 +4,21 @@ import json
 
 import pytest
 
+from figureground.cli import main
 from figureground.core.values import kinds_of
 from figureground.d3s import D3SConfig
 from figureground.ddb import DDBConfig
 from figureground.errors import FiguregroundError, RecipeError, UsageError
 from figureground.learn.compare import parse_overrides
-from figureground.recipe import apply_settings, check_names, convert_fields, differences, for_file, read_recipe
+from figureground.recipe import (
+    apply_settings,
+    check_names,
+    convert_fields,
+    differences,
+    for_file,
+    read_recipe,
+    recipe_differences,
+)
 from figureground.spurious import SpuriousConfig
 
 KINDS = kinds_of(D3SConfig)
@@ -100,6 +109,47 @@ def test_differences_name_the_fields():
     old = {"strength": 0.9, "per_cell": {"train": 5, "validation": 1}, "seed": 0}
     new = {"strength": 0.5, "per_cell": {"train": 4, "validation": 1}, "seed": 0, "eta": 1}
     assert differences(old, new) == ["strength: 0.9, now 0.5", "per_cell.train: 5, now 4", "eta: null, now 1"]
+
+
+def test_differences_lead_with_what_was_set_and_hashes_that_follow_come_last():
+    def recipe(identity, content):
+        return {"builder": "d3s", "identity": identity, "content": content}
+
+    same = {"checkpoint": "sha256:" + "2" * 64}
+    old = recipe(
+        {"cutouts": "a", "table": "uniform", "steps": 5, "size": 32, "checkpoint": "x"},
+        {"table": {"train": "0" * 64}, "cutouts": {"train": "1" * 64}, **same},
+    )
+    new = recipe(
+        {"cutouts": "b", "table": "uniform", "steps": 4, "size": 32, "checkpoint": "y"},
+        {"table": {"train": "3" * 64}, "cutouts": {"train": "4" * 64}, **same},
+    )
+    fields = [line.partition(":")[0] for line in recipe_differences(old, new)]
+    assert fields == ["cutouts", "steps", "table.train"]  # the same checkpoint in another place is none
+    assert recipe_differences(old, {**new, "builder": "ddb"})[0] == 'METHOD: "d3s", now "ddb"'
+    assert differences({"a": "0" * 64, "b": 1}, {"a": "1" * 64, "b": 2})[0] == "b: 1, now 2"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[]", "no JSON object"), ("{}", "'builder'"), ("{", "recipe.json"),
+        ('{"builder": "d3s", "sha256": 3, "identity": {}, "execution": {}, "content": {}}', "'sha256'"),
+        ('{"builder": "d3s", "sha256": "3", "identity": [], "execution": {}, "content": {}}', "'identity'"),
+        ('{"builder": ["d3s"], "sha256": "3", "identity": {}, "execution": {}, "content": {}}', "'builder'"),
+        ('{"builder": "d3s", "sha256": "3", "identity": {}, "execution": {}}', "'content'"),
+    ],
+)  # fmt: skip
+def test_a_foreign_recipe_in_a_dataset_is_refused_by_what_is_wrong_with_it(text, named, tmp_path, capsys):
+    private = tmp_path / "out" / "_figureground"
+    private.mkdir(parents=True)
+    (private / "recipe.json").write_text(text)
+    for command in (["extend", "--per-cell", "train=9"], ["build", "d3s", "--out"]):
+        assert main([*command, str(tmp_path / "out")]) == 1
+        said = capsys.readouterr().err
+        assert named in said
+        assert "recipe.json" in said
+        assert "--debug" not in said
 
 
 def test_an_unknown_field_names_the_nearest():

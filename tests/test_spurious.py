@@ -369,8 +369,9 @@ def test_a_plan_says_classes_nouns_scenes_and_what_is_lacking_without_torch():
     assert "class noun feature plain beach Mount Fuji garden market" in said
     assert "great white shark sea foam water/foam 20 20 20 20 20" in said
     assert "100 concepts to fine-tune, 800 steps each; they need about 1.75 GB of disk (adapters of rank 16" in said
-    assert "To build it: references: none are given" in said
-    assert "To build it: feature_model: none is given" in said
+    assert "To build it: checkpoint: 'CompVis/stable-diffusion-v1-4' is not in" in said
+    assert "references: none are given" in said
+    assert "feature_model: none is given" in said
 
 
 def test_whole_checkpoints_are_counted_with_the_bytes_of_the_one_that_is_there(checkpoint):

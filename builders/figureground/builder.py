@@ -21,6 +21,7 @@ from figureground.core.files import read_object
 from figureground.core.values import kinds_of
 from figureground.errors import FiguregroundError, RecipeError, counted, nearest_or_all
 from figureground.models.distilled import distilled_note
+from figureground.models.needs import Need, missing_checkpoint, missing_device
 from figureground.numerics import library_versions
 from figureground.plan import Plan, PlannedShard
 from figureground.run import directory
@@ -116,11 +117,21 @@ class Builder(datasets.ArrowBasedBuilder):
     ) -> Builder:
         """A builder from a recipe file's fields and `--set` values; flags win over the file's `config`."""
         name = str(config_name or fields.get("config") or cls.DEFAULT)
-        if name not in cls.CONFIGS:
-            return cls(name)
-        kinds = kinds_of(type(cls.CONFIGS[name]))
+        return cls(name, **cls._typed(name, fields, settings or [])) if name in cls.CONFIGS else cls(name)
+
+    @classmethod
+    def config_of(cls, name: str, fields: recipes.Fields) -> Config:
+        """The config of that name with a recipe file's fields; nothing that it names is read."""
+        typed = cls._typed(name, fields, [])
+        recipes.check_names(typed, type(cls.CONFIGS[name]).field_names(), cls.METHOD)
+        return dataclasses.replace(cls.CONFIGS[name], **typed)
+
+    @classmethod
+    def _typed(cls, name: str, fields: recipes.Fields, settings: list[str]) -> recipes.Fields:
+        base = cls.CONFIGS[name]
+        kinds = kinds_of(type(base))
         fields = recipes.convert_fields({n: v for n, v in fields.items() if n not in recipes.HEAD}, kinds)
-        return cls(name, **recipes.apply_settings(fields, settings or [], dataclasses.asdict(cls.CONFIGS[name]), kinds))
+        return recipes.apply_settings(fields, settings, dataclasses.asdict(base), kinds)
 
     # --- what a method says ---------------------------------------------------------------------
 
@@ -199,8 +210,25 @@ class Builder(datasets.ArrowBasedBuilder):
         return counts_by_split(self, plan)
 
     def plan_notes(self) -> list[str]:
-        """Lines that `plan` adds: what a build would still need."""
+        """Lines that `plan` adds."""
         return []
+
+    def needs(self) -> list[Need]:
+        """Return what a build would need that isn't on this machine.
+
+        Raises:
+            FiguregroundError: Something that is here and can never be used.
+        """
+        config = self.config
+        return [
+            *missing_checkpoint(config.checkpoint, config.revision, self.INPAINTS), *missing_device(config.device)
+        ]  # fmt: skip
+
+    def check_plan(self) -> None:
+        """Raise FiguregroundError for what a build would refuse before it begins, whatever the machine has."""
+        plan = self.plan()
+        if shards := plan.shards():
+            plan.spec(shards[0].split, 0)
 
     def per_cell(self) -> dict[str, int]:
         """Images a cell, by what `extend` calls by name: splits, unless a method says otherwise."""
@@ -388,7 +416,7 @@ class Builder(datasets.ArrowBasedBuilder):
         """
         done = index.markers(out)
         if started and not done:
-            theirs = read_object(out / RECIPE, root=out)["execution"]["formats"]
+            theirs = recipes.read_saved(out / RECIPE)["execution"]["formats"]
             if set(theirs) != set(self.config.formats):
                 raise RecipeError(
                     "formats",
@@ -462,7 +490,7 @@ def open_dataset(directory: Path) -> Builder | None:
         builder = builder_class(fields["builder"]).from_recipe(fields)
     except (FiguregroundError, KeyError):
         return None
-    unchanged = recipes.digest(builder.identity()) == read_object(saved, root=directory)["sha256"]
+    unchanged = recipes.digest(builder.identity()) == recipes.read_saved(saved)["sha256"]
     builder.read_stages(directory / PRIVATE / "stages")
     return builder if unchanged else None
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import datasets
 
+from figureground.core.devices import check_device
 from figureground.errors import RecipeError, listed, nearest
 from figureground.fields import texts_below
 from figureground.images import IMAGE_FORMATS
@@ -148,6 +149,7 @@ class Config(datasets.BuilderConfig):
         for name in ("checkpoint", "device", "negative_prompt"):
             if not isinstance(getattr(self, name), str):
                 raise RecipeError(name, f"{getattr(self, name)!r} is not a text.")
+        check_device(self.device)
         if not self.checkpoint.strip():
             raise RecipeError("checkpoint", "the name is empty. Give 'pocket', a diffusers directory, or a Hub id.")
         if self.revision is not None and not isinstance(self.revision, str):

@@ -26,6 +26,7 @@ from figureground.core.shares import whole_part
 from figureground.errors import FiguregroundError, RecipeError, listed, printable
 from figureground.guide import Bank, check_disjoint, compose, photograph, place, split_bank
 from figureground.images import UnreadableImage, list_folders
+from figureground.models.needs import Need
 from figureground.plan import Plan, pick
 from figureground.prompts import fill, read_templates, shorten
 from figureground.resources import resource
@@ -535,10 +536,19 @@ class D3S(Builder):
         config = self.config
         return config.steps if config.guide == "none" else whole_part(config.steps, config.strength)
 
+    def _lacking(self) -> list[str]:
+        return [name for name in NEEDED[self.config.guide] if getattr(self.config, name) is None]
+
+    def needs(self) -> list[Need]:
+        return [*super().needs(), *(Need(name, "none are given", f"--set {name}=DIR") for name in self._lacking())]
+
+    def check_plan(self) -> None:
+        if not self._lacking():
+            super().check_plan()
+
     def plan_notes(self) -> list[str]:
-        lacking = [name for name in NEEDED[self.config.guide] if getattr(self.config, name) is None]
-        if lacking:
-            return [f"To build it, give --set {name}=DIR." for name in lacking]
+        if self._lacking():
+            return []
         skipped = self.skipped()
         first = ": ".join(skipped[0]) if skipped else ""
         return [*self.notes(), *([f"{len(skipped)} source files can't be read, such as {first}."] if skipped else [])]

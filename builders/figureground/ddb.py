@@ -26,6 +26,7 @@ from figureground.d3s import DIFFUSION_CITATION
 from figureground.errors import FiguregroundError, RecipeError, counted
 from figureground.fields import check_number
 from figureground.inverting import Inversion, settings_for
+from figureground.models.needs import Need, missing_segmenter
 from figureground.references import LEAST
 from figureground.repaint import MASKS, TRUE, UNKNOWN, Job, Repaint, open_mask
 from figureground.repainting import (
@@ -484,6 +485,12 @@ class DDB(Repaint):
         return " and ".join(parts) or "True"
 
     # --- what it says of itself -----------------------------------------------------------------
+
+    PACKAGES = ("captum",)
+
+    def needs(self) -> list[Need]:
+        segmenter = self.config.segmenter
+        return [*super().needs(), *([] if segmenter == TRUE else missing_segmenter("segmenter", segmenter))]
 
     def plan_notes(self) -> list[str]:
         config, notes = self.config, super().plan_notes()

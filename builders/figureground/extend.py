@@ -10,7 +10,7 @@ from typing import Any
 
 from figureground import recipe as recipes
 from figureground.builder import METHODS, Builder, as_shard, builder_class
-from figureground.core.files import MOST_JSON, parse_json, read_text
+from figureground.core.files import MOST_JSON, read_text
 from figureground.core.values import kinds_of
 from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.shards import index, writer
@@ -47,7 +47,7 @@ def extend(
         raise FiguregroundError(f"{directory} holds no dataset: there is no {RECIPE}. Build one first.")
     while True:
         before = read_text(saved, root=directory, most=MOST_JSON)
-        builder, recipe = _plan(directory, parse_json(before, saved), per_cell, settings)
+        builder, recipe = _plan(directory, recipes.read_saved(saved), per_cell, settings)
         if recipe is None:
             return builder.build(directory, show_progress)
         text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
@@ -139,8 +139,8 @@ def _refuse_changed(builder: Builder, saved: Mapping[str, Any], directory: Path)
     """Refuses to go on when what the recipe names is no longer what it was."""
     if recipes.digest(builder.identity()) == saved["sha256"]:
         return
-    old = {**saved["identity"], **saved["content"], "builder": saved["builder"], "format": saved.get("format")}
+    mine = json.loads(json.dumps(builder.recipe(directory / PRIVATE)))
     raise FiguregroundError(
         f"{directory}: what its recipe names has changed since it was built, so that more images would be of another "
-        "kind:\n  " + "\n  ".join(recipes.differences(old, builder.identity())) + "\nBring it back, or build anew."
+        "kind:\n  " + "\n  ".join(recipes.recipe_differences(saved, mine)) + "\nBring it back, or build anew."
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from figureground.errors import counted
+from figureground.errors import FiguregroundError, UsageError, counted
 from figureground.table import Counts, cramers_v, paired_share
 
 if TYPE_CHECKING:
     from figureground.builder import Builder
+    from figureground.models.needs import Need
     from figureground.plan import Plan
 
 BYTES_PER_PIXEL = {"jpg": 0.7, "webp": 0.4, "png": 1.8}
@@ -20,28 +21,79 @@ MOST_ROWS = 24
 """Classes whose counts are printed one by one."""
 
 
-def forecast(builder: Builder, images_per_second: float | None = None) -> str:
-    """The text that `figureground plan` prints.
+def foresee(builder: Builder, images_per_second: float | None = None) -> dict[str, Any]:
+    """Return what a build would make, as `figureground plan --json` prints it.
 
     Args:
-        images_per_second: Speed of the machine that will build, for the hours; None leaves them out.
+        images_per_second: Speed of the machine that will build; None leaves the time out.
+
+    Returns:
+        Counts by split (rows are foregrounds), `bytes`, `denoiser_evaluations`, `seconds` (None without a speed),
+        `notes`, and `to_build`: what is missing here, each with `field`, `what`, `command` and `bytes`, which may be
+        None.
+
+    Raises:
+        UsageError: Something that the recipe says can never be built.
     """
-    builder.check_size()
+    needs = _checked(builder)
     config, plan = builder.config, builder.plan()
-    shards, totals = plan.shards(), plan.totals()
-    images = sum(totals.values())
+    images = sum(plan.totals().values())
+    splits = {}
+    for split, count in plan.totals().items():
+        cells, paired = plan.cells(split), builder.pairings.get(split)
+        splits[split] = {
+            "images": count, "cramers_v": round(cramers_v(cells), 6), "counts": cells.tolist(),
+            "paired_share": None if paired is None else round(paired_share(cells, paired), 6),
+        }  # fmt: skip
+    return {
+        "method": builder.METHOD, "config": config.name, "images": images, "size": config.size,
+        "shards": len(plan.shards()), "foregrounds": list(plan.foregrounds), "backgrounds": list(plan.backgrounds),
+        "splits": splits, "formats": list(config.formats),
+        "bytes": round(images * config.size**2 * BYTES_PER_PIXEL[config.image_format] * len(config.formats)),
+        "denoiser_evaluations": images * builder.denoiser_steps() * (2 if config.guidance_scale > 1 else 1),
+        "seconds": None if images_per_second is None else images / images_per_second,
+        "notes": [*builder.checkpoint_notes(), *builder.plan_notes()], "to_build": [need.to_json() for need in needs],
+    }  # fmt: skip
+
+
+def _checked(builder: Builder) -> list[Need]:
+    """What a build needs; every error is wrong use, for nothing was begun that could fail."""
+    try:
+        builder.check_size()
+        needs = builder.needs()
+        builder.check_plan()
+    except UsageError:
+        raise
+    except FiguregroundError as error:
+        raise UsageError(str(error)) from error
+    return needs
+
+
+def forecast(builder: Builder, images_per_second: float | None = None) -> str:
+    """Return the text that `figureground plan` prints; see `foresee`."""
+    found = foresee(builder, images_per_second)
     lines = [
-        f"{builder.METHOD}, config {config.name}: {images:,} images of {config.size} px in "
-        f"{counted(len(shards), 'shard')}, {len(plan.foregrounds)} foregrounds × {len(plan.backgrounds)} backgrounds"
+        f"{found['method']}, config {found['config']}: {found['images']:,} images of {found['size']} px in "
+        f"{counted(found['shards'], 'shard')}, {len(found['foregrounds'])} foregrounds × "
+        f"{len(found['backgrounds'])} backgrounds"
     ]
-    lines += builder.plan_counts(plan)
-    evaluations = images * builder.denoiser_steps() * (2 if config.guidance_scale > 1 else 1)
-    size = images * config.size**2 * BYTES_PER_PIXEL[config.image_format] * len(config.formats)
-    lines += ["", f"about {human_bytes(size)} as {' and '.join(config.formats)}; {evaluations:,} denoiser evaluations"]
+    lines += builder.plan_counts(builder.plan())
+    lines += [
+        "",
+        f"about {human_bytes(found['bytes'])} as {' and '.join(found['formats'])}; "
+        f"{found['denoiser_evaluations']:,} denoiser evaluations",
+    ]
     if images_per_second:
-        lines.append(f"{images / images_per_second / 3600:.1f} hours of drawing at {images_per_second:g} images/s")
-    lines += [*builder.checkpoint_notes(), *builder.plan_notes()]
+        lines.append(f"{human_time(found['seconds'])} of drawing at {images_per_second:g} images/s")
+    lines += found["notes"]
+    if found["to_build"]:
+        lines += ["", "To build it:", *(f"  {_said(need)}" for need in found["to_build"])]
     return "\n".join(lines)
+
+
+def _said(need: Mapping[str, Any]) -> str:
+    size = f", about {human_bytes(need['bytes'])}" if need["bytes"] else ""
+    return f"{need['field']}: {need['what']}{size}" + (f": {need['command']}" if need["command"] else "")
 
 
 def counts_by_split(builder: Builder, plan: Plan) -> list[str]:
@@ -69,6 +121,16 @@ def draw_counts(counts: Counts, foregrounds: Sequence[str], backgrounds: Sequenc
         for label, row in zip(labels, rows, strict=True)
     ]
     return [head, *body]
+
+
+def human_time(seconds: float) -> str:
+    """Return a duration as people say it."""
+    if seconds < 1:
+        return "less than a second"
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def human_bytes(size: float) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.documents import Plain, read_document
+from figureground.core.files import read_object
 from figureground.core.tables import TABLES
 from figureground.core.values import NULLS, Setting, convert, kind_at
 from figureground.errors import FiguregroundError, RecipeError, UsageError, nearest_or_all, printable
@@ -96,6 +97,26 @@ def refuse_older(saved: Mapping[str, Any], directory: Path, doing: str) -> None:
             f"with --recipe {directory / '_figureground' / 'recipe.json'}, or go on with the release that began it. "
             "check, curate, merge, evaluate, show and push take it as it is."
         )
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """Read the `recipe.json` of a dataset, as `Builder.recipe` gives it.
+
+    Raises:
+        FiguregroundError: It is missing, can't be read, or is no such recipe.
+    """
+    what = f"{path} can't be read"
+    try:
+        saved = read_object(path, root=path.parent.parent)
+    except OSError as error:
+        raise FiguregroundError(f"{what}: {error.strerror or error}.") from None
+    for name, kind in (("builder", str), ("sha256", str), ("identity", dict), ("execution", dict), ("content", dict)):
+        if not isinstance(saved.get(name), kind):
+            raise FiguregroundError(
+                f"{what}: its {name!r} is missing or of another kind, so it is no recipe of this package. Bring the "
+                "file back from a copy, or build into another directory."
+            )
+    return saved
 
 
 COPIES = ("curate", "merge")
@@ -222,13 +243,45 @@ def digest(value: Any) -> str:
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """What differs between two recipes, one line a field: `strength: 0.9, now 0.5`."""
+    """Return what differs between two recipes, one line a field: `strength: 0.9, now 0.5`. Hashes come last."""
+    found = _differences(old, new, name)
+    found.sort(key=lambda each: _is_hash(each[1]) or _is_hash(each[2]))
+    return [f"{field}: {_short(before)}, now {_short(after)}" for field, before, after in found]
+
+
+def _differences(old: Any, new: Any, name: str) -> list[tuple[str, Any, Any]]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        lines = []
-        for part in dict.fromkeys([*old, *new]):
-            lines += differences(old.get(part), new.get(part), f"{name}.{part}" if name else str(part))
-        return lines
-    return [] if old == new else [f"{name}: {_short(old)}, now {_short(new)}"]
+        return [
+            each
+            for part in dict.fromkeys([*old, *new])
+            for each in _differences(old.get(part), new.get(part), f"{name}.{part}" if name else str(part))
+        ]
+    return [] if old == new else [(name, old, new)]
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"(sha256:)?[0-9a-f]{32,}", value) is not None
+
+
+def recipe_differences(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two recipes as `Builder.recipe` gives them, both JSON, one line a field.
+
+    What somebody set comes first. A field that names files differs if their content does: it is told as it was set,
+    and by its content only where the setting is the same.
+    """
+    first: list[str] = differences(saved["builder"], mine["builder"], "METHOD")
+    first += differences(saved.get("format"), mine.get("format"), "format")
+    last: list[str] = []
+    for field in dict.fromkeys([*saved["identity"], *mine["identity"], *saved["content"], *mine["content"]]):
+        contents = differences(saved["content"].get(field), mine["content"].get(field), field)
+        if not contents and (field in saved["content"] or field in mine["content"]):
+            continue
+        set_anew = differences(saved["identity"].get(field), mine["identity"].get(field), field)
+        if set_anew:
+            first += set_anew
+        else:
+            last += contents
+    return first + last
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -24,7 +24,8 @@ from figureground.forecast import draw_counts
 from figureground.images import center_square
 from figureground.learn.groups import Files, GroupedPictures
 from figureground.learn.layouts import read_groups
-from figureground.learn.settings import Training
+from figureground.learn.settings import Training, choose_backbone
+from figureground.models.needs import Need, missing_model, missing_packages
 from figureground.models.opening import open_part
 from figureground.models.parts import limit_tokens, positions
 from figureground.plan import Plan
@@ -480,6 +481,27 @@ class Repaint(Builder):
             for name, reasons in self.told["dropped"].items()
             for reason, n in reasons.items()
         ]
+
+    PACKAGES: ClassVar[tuple[str, ...]] = ()
+    """Modules of extras that its stages need."""
+
+    def needs(self) -> list[Need]:
+        config = self.config
+        needs = [*super().needs(), *missing_packages("METHOD", self.PACKAGES)]
+        if config.classifier != TRAIN:
+            return [*needs, *missing_model("classifier", config.classifier)]
+        settings = config.training_settings()
+        ((_, draw),) = self.train.read([0])
+        try:
+            backbone = choose_backbone(settings, max(draw().size))
+        except RecipeError as error:
+            what = str(error).partition(": ")[2].partition(":")[0]
+            return [*needs, Need("training.backbone", what, "--set training.backbone=microsoft/resnet-50")]
+        return [*needs, *missing_model("training.backbone", backbone, settings.revision)]
+
+    def check_plan(self) -> None:
+        self.check_settings()
+        super().check_plan()
 
     def plan_notes(self) -> list[str]:
         notes = [f"prompts such as {self.prompt_of(0)!r}"]

@@ -132,6 +132,7 @@ class SCGS(Repaint):
     """Builds pictures from what a classifier gets wrong: `SCGS("pocket", data="birds").build("out/scgs")`."""
 
     METHOD = "scgs"
+    PACKAGES = ("sklearn",)
     CONFIGS: ClassVar[dict[str, SCGSConfig]] = {
         POCKET: SCGSConfig(**ON_POCKET, per_class=150, folds=3, training={"epochs": 3}, scenes=POCKET),
         "photographs": SCGSConfig(**ON_PHOTOGRAPHS),

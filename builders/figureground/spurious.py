@@ -9,7 +9,6 @@ Spurious ImageNet (Neuhaus et al. 2023, arXiv 2212.04871), or the user's.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import json
 import multiprocessing
@@ -49,6 +48,7 @@ from figureground.finetuning import Finetuning, fill, fingerprint_network, setti
 from figureground.footprint import SMALL, footprint
 from figureground.forecast import human_bytes
 from figureground.images import content_hash
+from figureground.models.needs import Need, missing_model, missing_packages
 from figureground.plan import Plan
 from figureground.pocket import ROBUST
 from figureground.references import References, draw_references, gather, read_references
@@ -724,6 +724,19 @@ class Spurious(Builder):
         prompts = [repr(self._prompt("", f, b, 0)) for b in range(len(scenes))]
         return ["", *lines, "", "prompts such as " + ", ".join(prompts[:3])]
 
+    def needs(self) -> list[Need]:
+        settings = self.settings
+        needs = [*super().needs(), *(Need(field, what.rstrip(".")) for field, what in self._lacking().items())]
+        if settings.sfsl_weight and settings.feature_model not in (None, NOT_GIVEN):
+            needs += missing_model("feature_model", str(settings.feature_model), settings.feature_model_revision)
+            if settings.tiny_autoencoder is not None:
+                needs += missing_model("finetuning.tiny_autoencoder", settings.tiny_autoencoder)
+        if settings.lora_rank:
+            needs += missing_packages("finetuning.lora_rank", ["peft"])
+        if settings.eight_bit_adam:
+            needs += missing_packages("finetuning.eight_bit_adam", ["bitsandbytes"])
+        return needs
+
     def plan_notes(self) -> list[str]:
         settings, lacking = self.settings, self._lacking()
         wanted = self._drawn()
@@ -743,9 +756,6 @@ class Spurious(Builder):
         ]
         if missing and "references" not in lacking:
             lines += self._plan_learning()
-        if settings.lora_rank and importlib.util.find_spec("peft") is None:
-            lines.append("Adapters need peft: pip install 'figureground[lora]'.")
-        lines += [f"To build it: {field}: {what}" for field, what in lacking.items()]
         if skipped := self.skipped():
             lines.append(f"{counted(len(skipped), 'reference')} can't be read, such as {': '.join(skipped[0])}.")
         return lines

@@ -14,6 +14,7 @@ from commands import ENVIRONMENT, wait_for
 from repainted import EASY, SIZES, rows
 from tiny_layouts import make_folders
 
+from figureground.cli import main
 from figureground.errors import FiguregroundError, RecipeError, UsageError
 from figureground.learn.compare import compare, parse_overrides
 from figureground.learn.layouts import read_groups
@@ -107,6 +108,19 @@ def test_what_is_finished_is_never_done_again_and_methods_and_seeds_are_added(co
     assert [row["method"] for row in more["rows"]] == ["reweight", "erm"]
     assert [[seed["seed"] for seed in row["seeds"]] for row in more["rows"]] == [[0, 1, 2], [0, 1, 2]]
     assert more["rows"][1]["seeds"][:2] == first["rows"][0]["seeds"]
+
+
+def test_rows_that_are_done_are_printed_before_what_failed(compared, pictures, tmp_path, capsys):
+    out = shutil.copytree(compared[1], tmp_path / "out")
+    (out / "paste-seed-1.json").write_text("{")
+    command = ["compare", str(pictures), "--methods", "erm,paste+reweight", "--seeds", "2", "--out", str(out)]
+    own = ["--set", "paste.masks=true", "--set", "paste.count_per_class=6"]
+    assert main([*command, *own, "--epochs", "1", "--device", "cpu"]) == 1
+    said = capsys.readouterr()
+    assert "Not done yet: paste+reweight" in said.out
+    assert "\nerm " in said.out
+    assert "paste+reweight: " in said.err.splitlines()[-1]
+    assert "paste-seed-1.json is damaged" in said.err
 
 
 def test_paste_looks_at_what_erm_of_the_same_seed_attends_to(pictures, tmp_path):

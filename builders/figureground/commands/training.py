@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from figureground.commands.arguments import Commands, add_device
 from figureground.core.terminal import say
+from figureground.errors import FiguregroundError, UsageError
 from figureground.learn import settings as settings_of_training
 
 
@@ -117,14 +119,23 @@ def _compare(options: argparse.Namespace) -> int:
     from figureground.learn.compare import SHARED, compare, parse_overrides
     from figureground.learn.compared import TABLE, tabulate
 
-    comparison = compare(
-        options.data, [name.strip() for name in options.methods.split(",") if name.strip()], options.seeds, options.out,
-        training={name: value for name, value in vars(options).items() if name in SHARED},
-        overrides=parse_overrides(options.set),
-        config=options.config, layout=options.layout, root=options.root, y=options.y, a=options.a,
-        file=options.file, split_column=options.split_column, device=options.device, workers=options.workers,
-    )  # fmt: skip
-    say(f"{tabulate(comparison)}\n\n{options.out / TABLE}")
+    done: dict[str, Any] = {}
+    try:
+        compare(
+            options.data, [name.strip() for name in options.methods.split(",") if name.strip()], options.seeds,
+            options.out, training={name: value for name, value in vars(options).items() if name in SHARED},
+            overrides=parse_overrides(options.set), config=options.config, layout=options.layout, root=options.root,
+            y=options.y, a=options.a, file=options.file, split_column=options.split_column, device=options.device,
+            workers=options.workers, on_row=done.update,
+        )  # fmt: skip
+    except Exception as error:
+        if not done:
+            raise
+        say(f"{tabulate(done)}\n")
+        if isinstance(error, UsageError):  # what could have been said before the first row was said then
+            raise FiguregroundError(str(error)) from error
+        raise
+    say(f"{tabulate(done)}\n\n{options.out / TABLE}")
     return 0
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from figureground.core.seeding import seed_default_generators
 from figureground.errors import FiguregroundError, RecipeError, listed
-from figureground.learn.settings import POCKET, Training
+from figureground.learn.settings import POCKET, Training, choose_backbone
 from figureground.models.opening import make_network, make_timm
 from figureground.sample import derive_seed
 from figureground.vision.classifiers import TIMM, Classifier, open_classifier
@@ -24,9 +24,6 @@ from figureground.vision.preprocessing import Preprocessing, read_preprocessing,
 
 POCKET_EDGE = 64
 """Pixels that the pocket backbone looks at, at most."""
-MOST_POCKET = 96
-"""Edge of the largest pictures for which the pocket backbone is chosen unasked."""
-
 STATE = "state.safetensors"
 """Weights of a timm network; beside it `timm.json` says which."""
 
@@ -62,26 +59,6 @@ class Backbone:
         """(n, classes), float32."""
         out = self.network(prepared)
         return (out if isinstance(out, Tensor) else out.logits).float()
-
-
-def choose_backbone(settings: Training, edge: int) -> str:
-    """The backbone's name: as asked for, or `pocket` for small pictures.
-
-    Args:
-        edge: The longer one of a picture, in pixels.
-
-    Raises:
-        RecipeError: None is named, and the pictures are large.
-    """
-    if settings.backbone is not None:
-        return settings.backbone
-    if edge <= MOST_POCKET:
-        return POCKET
-    raise RecipeError(
-        "backbone",
-        f"name one, since the pictures have {edge} px, and the pocket backbone is for at most {MOST_POCKET}: "
-        "--backbone with a transformers directory, a Hub id such as microsoft/resnet-50, or timm:NAME.",
-    )
 
 
 def open_backbone(settings: Training, classes: Sequence[str], edge: int, seed: int) -> Backbone:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,14 +14,14 @@ from figureground import recipe as recipes
 from figureground.core.terminal import remark
 from figureground.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.learn import compared
-from figureground.learn.backbones import MOST_POCKET, Backbone, check_saving, open_backbone
+from figureground.learn.backbones import Backbone, check_saving, open_backbone
 from figureground.learn.directory import held, read_inputs, refuse_other, remove_drafts
 from figureground.learn.generators import PRUNED, Generators, PasteSettings
 from figureground.learn.groups import GroupedPictures
 from figureground.learn.layouts import read_groups
 from figureground.learn.material import Material, gather
 from figureground.learn.rows import GENERATORS, Row, parse_methods
-from figureground.learn.settings import METHODS, Training
+from figureground.learn.settings import METHODS, MOST_POCKET, Training
 from figureground.learn.training import list_seeds, refuse_unfit, train
 from figureground.shards.writer import replace_text
 
@@ -88,6 +88,7 @@ def compare(
     device: str = "auto",
     workers: int | None = None,
     show_progress: bool = True,
+    on_row: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Compares methods, or goes on with it: what is finished is never done again, methods and seeds may be added.
 
@@ -108,6 +109,7 @@ def compare(
         config: Of the builders scgs and ddb; `pocket` for small pictures and `photographs` for others, unless said.
         device: auto, cpu, cuda, cuda:1 or mps.
         workers: Threads that decode pictures; they change no result.
+        on_row: Is given the comparison so far after each row: what is there if a later row fails.
 
     Returns:
         The comparison, as `comparison.json` holds it.
@@ -128,7 +130,7 @@ def compare(
     )
     identity = {"data": groups.fingerprint, "methods": door.identities,
                 "generators": door.check_generators(rows, generators, chosen[0])}  # fmt: skip
-    work = _Work(data, where, rows, chosen, out, settings, generators, device, workers, show_progress)
+    work = _Work(data, where, rows, chosen, out, settings, generators, device, workers, show_progress, on_row)
     with held(out, INPUTS, "compare"):
         _take_up(out, json.loads(json.dumps(identity)))
         for name, rule in door.rules.items():  # again: another comparison may have pruned meanwhile
@@ -258,6 +260,7 @@ class _Work:
     device: str
     workers: int | None
     show_progress: bool
+    on_row: Callable[[dict[str, Any]], None] | None = None
 
     def run(self, about: Mapping[str, Any]) -> dict[str, Any]:
         done: list[dict[str, Any]] = []
@@ -271,6 +274,8 @@ class _Work:
                 waiting = [each.name for each in self.rows[len(done) :]]
                 comparison = compared.summarise(about, self.seeds, done, [*notes, *self._notes(done, waiting)])
                 compared.write(self.out, comparison)
+                if self.on_row is not None:
+                    self.on_row(comparison)
         except KeyboardInterrupt as stop:
             stop.add_note(
                 f"Of the comparison, {len(done)} of {counted(len(self.rows), 'row')} are finished. The same command "

@@ -25,6 +25,8 @@ NEED_ATTRIBUTES = ("groupdro", "dfr")
 
 POCKET = "pocket"
 """The backbone that is trained from nothing, for small pictures."""
+MOST_POCKET = 96
+"""Edge of the largest pictures for which the pocket backbone is chosen unasked."""
 
 
 class _Own(NamedTuple):
@@ -113,6 +115,26 @@ class Training:
         """All fields that the method has a use for."""
         said = dataclasses.asdict(self)
         return {name: v for name, v in said.items() if name not in _OWN or _OWN[name].method == self.method}
+
+
+def choose_backbone(settings: Training, edge: int) -> str:
+    """Return the backbone's name: as asked for, or `pocket` for small pictures.
+
+    Args:
+        edge: The longer one of a picture, in pixels.
+
+    Raises:
+        RecipeError: None is named, and the pictures are large.
+    """
+    if settings.backbone is not None:
+        return settings.backbone
+    if edge <= MOST_POCKET:
+        return POCKET
+    raise RecipeError(
+        "backbone",
+        f"name one, since the pictures have {edge} px, and the pocket backbone is for at most {MOST_POCKET}: "
+        "--backbone with a transformers directory, a Hub id such as microsoft/resnet-50, or timm:NAME.",
+    )
 
 
 # The command line

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground import recipe as recipes
-from figureground.core.files import MOST_JSON, read_object, read_text
+from figureground.core.files import MOST_JSON, read_text
 from figureground.errors import FiguregroundError, listed
 from figureground.numerics import create_once
 from figureground.run import disk
@@ -126,19 +126,20 @@ def working(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _refuse_other(out: Path, recipe: Mapping[str, Any]) -> None:
-    theirs = read_object(out / RECIPE, root=out)
+    theirs = recipes.read_saved(out / RECIPE)
     if theirs["sha256"] == recipe["sha256"]:
         return
     both = (theirs, json.loads(json.dumps(recipe)))
-    old, new = ({"builder": each["builder"], **each["identity"], **each["content"]} for each in both)
-    if recipes.differences({**old, "extended": None}, {**new, "extended": None}) == []:
+    old = {**theirs["identity"], **theirs["content"]}
+    changed = recipes.recipe_differences(*both)
+    if changed and all(line.startswith("extended:") for line in changed):
         if not old.get("extended"):
             raise FiguregroundError(
                 f"{out}: another process took the extension back, for it failed. Give the same command again."
             )
         per_cell = " ".join(f"--per-cell {split}={n}" for split, n in old["extended"][-1].items())
         raise FiguregroundError(f"--out {out} was extended since. Go on with: figureground extend {out} {per_cell}")
-    changed = recipes.differences(old, new) or ["(the version of the recipe's format)"]
+    changed = changed or ["(the version of the recipe's format)"]
     raise FiguregroundError(
         f"--out {out} holds another recipe, and a directory holds one:\n  " + "\n  ".join(changed[:12])
         + "\nGive another directory, or the same recipe again."

@@ -1,0 +1,119 @@
+"""What a build needs and this machine lacks: models, packages, devices. Nothing is opened or downloaded."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from figureground.core.devices import check_device
+from figureground.errors import FiguregroundError, UsageError
+from figureground.footprint import footprint
+from figureground.sources import cached_snapshot
+from figureground.vision.segmenters import models_of
+from figureground.weights import check_files, local_directory, read_index
+
+TIMM = "timm:"
+EXTRAS = {"peft": "lora", "sklearn": "mitigate", "captum": "mitigate", "timm": "timm"}
+"""Modules that an extra of this package brings, and its name."""
+OTHERS = {"bitsandbytes": "bitsandbytes"}
+"""Modules of other packages, and the package's name."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing that is missing here."""
+
+    field: str
+    """The recipe's field that asks for it."""
+    what: str
+    """A sentence without a full stop."""
+    command: str | None = None
+    """What gets it, as typed into a shell; or the setting that gives it."""
+    bytes: int | None = None
+    """About how much is to be downloaded, where that is known."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def missing_checkpoint(name: str, revision: str | None, inpaint: bool) -> list[Need]:
+    """Say whether a checkpoint is on this machine.
+
+    Raises:
+        UsageError: It is here, or in the Hub's cache, and will never do: one file, another pipeline, incomplete.
+    """
+    try:
+        folder = local_directory(name)
+    except FiguregroundError as error:
+        if Path(name).expanduser().exists() or name == "pocket":
+            raise UsageError(str(error)) from None
+        return [Need("checkpoint", f"the directory {name!r} isn't on this machine")]
+    cached = folder is None and cached_snapshot(name, revision)
+    place = folder or cached
+    if place is not None and place is not False and (folder is not None or (place / "model_index.json").is_file()):
+        try:
+            read_index(place, name, inpaint)
+            check_files(place, name, inpaint)
+        except FiguregroundError as error:
+            if folder is None and "incomplete" in str(error):
+                return [_download("checkpoint", name, revision, footprint(name, revision).kept, "only partly ")]
+            raise UsageError(str(error)) from None
+        return []
+    return [_download("checkpoint", name, revision, footprint(name, revision).kept)]
+
+
+def missing_model(field: str, name: str, revision: str | None = None) -> list[Need]:
+    """Say whether a classifier, a backbone or another model of transformers or timm is on this machine."""
+    if name.startswith(TIMM):
+        return missing_packages(field, ["timm"])
+    if name == "pocket" or Path(name).expanduser().exists():
+        return []
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return [Need(field, f"there is no file or directory {name!r}")]
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+    except ValueError as error:  # no name of a repository
+        raise UsageError(f"{field}: {name!r} is no directory, and no id on the Hub: {error}") from None
+    return [] if isinstance(found, str) else [_download(field, name, revision, None)]
+
+
+def missing_segmenter(field: str, name: str) -> list[Need]:
+    """The same of a segmenter, which may be two models."""
+    return [need for model in models_of(name) for need in missing_model(field, model)]
+
+
+def missing_packages(field: str, modules: Sequence[str]) -> list[Need]:
+    """Say which modules can't be imported."""
+    needs = []
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            wanted = f"'figureground[{EXTRAS[module]}]'" if module in EXTRAS else OTHERS[module]
+            needs.append(Need(field, f"the package {module} isn't installed", f"pip install {wanted}"))
+    return needs
+
+
+def missing_device(name: str) -> list[Need]:
+    """Say whether torch sees a device. Imports torch only where one is named that not every machine has.
+
+    Raises:
+        RecipeError: It is no name of a device.
+    """
+    check_device(name)
+    kind, _, number = name.partition(":")
+    if kind not in ("cuda", "mps"):
+        return []
+    import torch
+
+    there = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    seen = f"{there} CUDA devices" if kind == "cuda" else "no MPS device" if not there else "one MPS device"
+    return [] if int(number or 0) < there else [Need("device", f"{name} is asked for, and torch sees {seen} here")]
+
+
+def _download(field: str, name: str, revision: str | None, size: int | None, how: str = "not ") -> Need:
+    command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    return Need(field, f"{name!r} is {how}in this machine's cache", command, size)
