@@ -121,7 +121,7 @@ def compare(
     """
     out, rows, chosen = Path(out), parse_methods(methods), list_seeds(seeds)
     training, overrides = training or {}, overrides or {}
-    where = {"layout": layout, "root": root, "y": y, "a": a, "file": file, "split_column": split_column}
+    where: dict[str, Any] = {"layout": layout, "root": root, "y": y, "a": a, "file": file, "split_column": split_column}
     groups = read_groups(data, **where)
     door = _Door(groups, gather(groups), training, overrides)
     settings = door.check_trainings(rows)

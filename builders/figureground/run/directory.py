@@ -51,13 +51,13 @@ def refuse_older(out: Path) -> None:
     """Refuses a directory whose dataset is of another version of the format; called before anything is done there.
 
     Raises:
-        FiguregroundError: As `recipe.refuse_older`.
+        FiguregroundError: As `recipe.read_saved` and `recipe.refuse_older`.
     """
     try:
-        saved = json.loads((out / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # nothing is there, or `opened` says what
-    if isinstance(saved, dict) and saved.get("builder") not in recipes.COPIES:
+        there = (out / RECIPE).exists()
+    except OSError:
+        return  # `opened` says what
+    if there and (saved := recipes.read_saved(out / RECIPE))["builder"] not in recipes.COPIES:
         recipes.refuse_older(saved, out, "build")
 
 
