@@ -27,8 +27,10 @@ from datasets import DatasetDict, load_dataset
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from oracle import HEADS, NOTHING, Answers, Classifier, Settings, blurred, draw_many, pixels, trained
 from PIL import Image
+from results import origin
 from tqdm import tqdm
 
+from figureground.core.seeding import make_generator
 from figureground.models.opening import make_network
 from figureground.models.opening import open_pipeline as open_safely
 from figureground.pocket import WEIGHTS, captions, world
@@ -234,7 +236,7 @@ def generate(
         for start in range(0, len(prompts), batch):
             texts = [p.text for p in prompts[start : start + batch]]
             seeds = [derive_seed(seed, "fidelity", purpose, str(start + i)) for i in range(len(texts))]
-            generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
+            generators = [make_generator(s) for s in seeds]
             images = pipeline(texts, num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
             made += [pixels(image) for image in images]
             bar.update(len(texts))
@@ -423,6 +425,7 @@ def main() -> None:
 
     report = {
         "command": " ".join(["python benchmarks/fidelity.py", *map(shown, sys.argv[1:])]),
+        **origin(),
         "settings": {
             "seed": args.seed, "steps": args.steps, "guidance_scale": args.guidance, "scheduler": "DDIM",
             "per_cell": per_cell, "held_out": held_out, "round_trips": returned, "blur": BLUR,

@@ -342,7 +342,10 @@ def main() -> None:
         "references": args.references, "rounds": args.rounds, "gradient_checkpointing": args.gradient_checkpointing,
     }  # fmt: skip
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    report("finetune", args, rows, shown, began, of_machine={"device": name, "threads": args.threads})
+    report(
+        "finetune", args, rows, shown, began, of_machine={"device": name, "threads": args.threads},
+        checkpoint=None if args.random_weights else args.checkpoint,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ from results import Row, arguments, median, median_ratio, number, report, scratc
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from figureground.core.seeding import make_generator
+from figureground.core.shares import strength_of, whole_part
 from figureground.d3s import D3S
 from figureground.diffusion import checkpoint as checkpoints
 from figureground.models.opening import make_network, open_part, open_pipeline
@@ -203,9 +205,10 @@ class Ways:
         pictures = self._plain(
             prompt=[spec.prompt for spec in specs],
             image=[self._guides.load_guide(spec)[0] for spec in specs],
-            strength=config.strength, num_inference_steps=config.steps, guidance_scale=config.guidance_scale,
+            strength=strength_of(whole_part(config.steps, config.strength), config.steps),
+            num_inference_steps=config.steps, guidance_scale=config.guidance_scale,
             negative_prompt=[config.negative_prompt] * len(specs),
-            generator=[torch.Generator("cpu").manual_seed(spec.seed) for spec in specs],
+            generator=[make_generator(spec.seed) for spec in specs],
         ).images  # fmt: skip
         for spec, picture in zip(specs, pictures, strict=True):
             picture.save(folder / f"{spec.key}.jpg", quality=95, subsampling=0)
@@ -236,7 +239,8 @@ class Ways:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self._plain(
                 **dict(zip(names, encoded, strict=False)), image=self._guides.load_guide(spec)[0],
-                strength=config.strength, num_inference_steps=config.steps, guidance_scale=config.guidance_scale,
+                strength=strength_of(whole_part(config.steps, config.strength), config.steps),
+                num_inference_steps=config.steps, guidance_scale=config.guidance_scale,
             )  # fmt: skip
         return counter.get_total_flops()
 
@@ -335,7 +339,10 @@ def main() -> None:
         "guidance_scale": config.guidance_scale, "scheduler": config.scheduler,
     }  # fmt: skip
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    report("generate", args, rows, settings, began, of_machine={"device": name, "threads": torch.get_num_threads()})
+    report(
+        "generate", args, rows, settings, began, of_machine={"device": name, "threads": torch.get_num_threads()},
+        checkpoint=None if args.random_weights else args.checkpoint,
+    )  # fmt: skip
 
 
 def open_ways(args: argparse.Namespace, checkpoint: str, device: torch.device, dtype: torch.dtype) -> Ways:

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from figureground.pocket import ROBUST, SEGMENTER
+from figureground.recipe import FORMAT
+from figureground.weights import fingerprint, fingerprint_files
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("datasets", "diffusers", "numpy", "pillow", "pyarrow", "torch", "transformers", "webdataset")
@@ -162,6 +167,38 @@ def without_places(arguments: Sequence[str]) -> list[str]:
     return [argument for argument in kept if argument != "--work"]
 
 
+def origin(checkpoint: str | None = None) -> dict[str, Any]:
+    """What results depend on beside settings and libraries: the version of the format, the commit, and the weights.
+
+    Args:
+        checkpoint: What was measured beside the bundled weights: a directory, a Hub id, or `pocket`.
+
+    Returns:
+        `format`; `commit`, with `+changes` where tracked files differ from it, and None outside a repository;
+        `weights`, SHA-256 by name.
+    """
+    weights = {
+        "pocket": fingerprint("pocket", None), "robust": fingerprint_files(ROBUST),
+        "segmenter": fingerprint_files(SEGMENTER),
+    }  # fmt: skip
+    if checkpoint not in (None, "pocket"):
+        weights[Path(checkpoint).name] = fingerprint(checkpoint, None)
+    return {"format": FORMAT, "commit": read_commit(), "weights": weights}
+
+
+def read_commit() -> str | None:
+    """The commit that is checked out; `+changes` says that tracked files differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}+changes" if changes.strip() else commit
+
+
 def report(
     name: str,
     args: argparse.Namespace,
@@ -170,6 +207,7 @@ def report(
     began: float,
     *,
     of_machine: Mapping[str, Any] | None = None,
+    checkpoint: str | None = None,
     **more: Any,
 ) -> None:
     """Prints the rows and keeps them as JSON, with the command and the class of machine.
@@ -181,6 +219,7 @@ def report(
         settings: What it was measured with.
         began: `time.monotonic()` at the start.
         of_machine: What is to be said of the machine beside `machine()`.
+        checkpoint: What was measured beside the bundled weights.
         more: Further entries of the JSON.
     """
     print_rows(rows)
@@ -190,6 +229,7 @@ def report(
         return
     document = {
         "command": " ".join([f"python benchmarks/{name}.py", *without_places(sys.argv[1:])]),
+        **origin(checkpoint),
         "settings": dict(settings),
         "machine": machine(**(of_machine or {})),
         "versions": {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from figureground.recipe import FORMAT
+from figureground.weights import fingerprint
+
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
@@ -34,6 +37,9 @@ def rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_plan_measures_specs_and_memory_with_and_without_guides(tmp_path):
     found = run("plan", tmp_path)
     assert found["settings"]["images"] == 1000 * 10 * 2
+    assert found["format"] == FORMAT
+    assert found["weights"]["pocket"] == fingerprint("pocket", None)
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", found["commit"] or "0" * 40)  # none outside a repository
     for way in ("prompts alone", "guides"):
         assert 0 < rows(found)[f"{way}: Specs of one shard"]["value"] < 60
         assert 20 < rows(found)[f"{way}: peak memory"]["value"] < 1000

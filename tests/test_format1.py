@@ -14,10 +14,12 @@ from figureground.errors import FiguregroundError
 from figureground.extend import extend
 from figureground.recipe import FORMAT, read_recipe
 from figureground.shards.check import check
+from figureground.shards.hub_parcel import pack
 from figureground.shards.writer import RECIPE
 from figureground.show import show
 from figureground.trust.curate import curate
 from figureground.trust.merge import MergeError, merge
+from figureground.vision.evaluate import evaluate
 
 ARCHIVE = Path(__file__).parent / "data" / "format1.tar.xz"
 """Two sets, `seed0` and `seed1`, made by `figureground build d3s --set seed=… --set 'classes=[bird, car]' --set
@@ -71,6 +73,23 @@ def test_two_older_sets_are_merged_into_one_of_their_version(older, tmp_path):
     assert version(merged) == version(merged, "index.json") == 1
     assert check(merged, show_progress=False).findings == []
     assert len(load_dataset(str(merged), split="train")) == 16
+
+
+@pytest.mark.parametrize("formats", [None, ["parquet"]])
+def test_what_push_sends_of_an_older_set_has_no_findings(older, tmp_path, formats):
+    scratch, arrived = tmp_path / "scratch", tmp_path / "arrived"
+    scratch.mkdir()
+    for item in pack(older / "seed0", formats, scratch):
+        (arrived / item.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(item.file, arrived / item.path)
+    assert check(arrived, show_progress=False).findings == []
+    assert "format" not in json.loads((arrived / RECIPE).read_text())
+    assert len(load_dataset(str(arrived), split="train")) == 8
+
+
+def test_a_classifier_is_evaluated_on_an_older_set(older, tmp_path):
+    done = evaluate(older / "seed0", ["pocket"], out=tmp_path / "e", device="cpu", show_progress=False)
+    assert done.report["dataset"]["samples"] == 12
 
 
 def test_an_older_set_is_drawn_without_its_guides(older, tmp_path):

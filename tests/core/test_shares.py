@@ -3,6 +3,8 @@
 import pytest
 
 from figureground.core.shares import strength_of, whole_part
+from figureground.d3s import D3S
+from figureground.errors import RecipeError
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,19 @@ def test_hundredths_of_any_number_of_steps_are_those_of_whole_number_arithmetic(
             assert whole_part(n, hundredths / 100) == n * hundredths // 100
             lost += int(n * (hundredths / 100)) != n * hundredths // 100
     assert lost  # floating point does lose some
+
+
+def test_a_plan_counts_the_steps_that_are_drawn():
+    assert D3S("pocket", steps=50, strength=0.58).denoiser_steps() == 29
+
+
+@pytest.mark.parametrize("strength", [0.02, 0.019])
+def test_a_strength_of_one_step_is_taken_and_of_less_refused(strength):
+    if whole_part(50, strength):
+        D3S("pocket", steps=50, strength=strength)
+    else:
+        with pytest.raises(RecipeError, match="strength"):
+            D3S("pocket", steps=50, strength=strength)
 
 
 @pytest.mark.parametrize("n", [1, 7, 50, 999, 1000])
