@@ -174,6 +174,43 @@ def test_pages_go_where_they_are_asked_to(tmp_path: Path) -> None:
     assert not (tmp_path / "set/preview.png").exists()
 
 
+@pytest.mark.parametrize("name", ["preview.png", "report.html"])
+def test_a_file_of_a_person_is_refused_and_stays(tmp_path: Path, name: str) -> None:
+    build(tmp_path)
+    mine = tmp_path / name
+    if name.endswith("png"):
+        Image.new("RGB", (8, 8), "red").save(mine)
+    else:
+        mine.write_text("<title>My thesis</title>")
+    before = mine.read_bytes()
+    with pytest.raises(FiguregroundError, match=name):
+        show(tmp_path)
+    assert mine.read_bytes() == before
+    assert [path.name for path in sorted(tmp_path.glob("[pr]*.*"))] == [name]
+
+
+def test_a_link_in_the_place_of_a_page_is_refused_and_not_followed(tmp_path: Path) -> None:
+    build(tmp_path / "set")
+    ours = show(tmp_path / "set", out=tmp_path / "elsewhere")[1]
+    before = ours.read_bytes()
+    (tmp_path / "set/report.html").symlink_to(ours)
+    with pytest.raises(FiguregroundError, match=r"report\.html"):
+        show(tmp_path / "set")
+    assert ours.read_bytes() == before
+
+
+def test_earlier_pages_and_what_a_kill_left_are_replaced(tmp_path: Path) -> None:
+    build(tmp_path)
+    show(tmp_path)
+    (tmp_path / "preview.png").write_bytes(b"")
+    (tmp_path / "report.html").write_text("<title>d3s · figureground</title> of an older release")
+    (tmp_path / ".report.html.1-0123456789abcdef.tmp").write_text("half")
+    show(tmp_path)
+    assert Image.open(tmp_path / "preview.png").info["Software"] == "figureground"
+    assert "older release" not in (tmp_path / "report.html").read_text()
+    assert list(tmp_path.glob(".*")) == []
+
+
 @pytest.mark.parametrize(
     ("made", "said"), [(True, "no shard in it is finished"), (False, "there is no such directory")]
 )

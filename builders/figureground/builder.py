@@ -262,7 +262,7 @@ class Builder(datasets.ArrowBasedBuilder):
         names = self.config.field_names()
         values = {name: getattr(self.config, name) for name in names}
         saved = {n: recipes.for_file(n, v, folder) for n, v in values.items()}
-        return {
+        recipe = {
             "format": recipes.FORMAT,
             "builder": self.METHOD,
             "config": self.config.name,
@@ -273,6 +273,7 @@ class Builder(datasets.ArrowBasedBuilder):
             "sha256": recipes.digest(self.identity()),
             **({"lineage": self.lineage()} if self.lineage() else {}),
         }
+        return recipes.seal(recipe)
 
     def lineage(self) -> list[dict[str, Any]]:
         """What was done to the dataset since it was first built, a step each."""
@@ -330,7 +331,8 @@ class Builder(datasets.ArrowBasedBuilder):
         recipe, shown = self.recipe(out / PRIVATE), self.settings_shown()
         identity = {n: v for n, v in recipe.pop("identity").items() if n not in SAMPLING or n in shown}
         settings = {**identity, **recipe.pop("execution")}
-        del recipe["content"]
+        for name in ("content", recipes.SEAL):
+            del recipe[name]
         index.finish(
             out,
             [as_shard(s) for s in self.plan().shards()],

@@ -242,6 +242,29 @@ def digest(value: Any) -> str:
     ).hexdigest()
 
 
+SEAL = "saved_sha256"
+"""The field of a saved recipe that holds the SHA-256 of all others but the execution settings.
+
+`sha256` says what decides the images, with the content of files for their names; this one shows that a recipe.json was
+edited, also where an edit leaves that content alone.
+"""
+
+
+def seal(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe as it is saved: with the SHA-256 of what it says, execution settings left out."""
+    return {**recipe, SEAL: _sealed(recipe)}
+
+
+def is_sealed(recipe: Mapping[str, Any]) -> bool | None:
+    """Whether a saved recipe is as it was sealed; None for one of an older release, which has no seal."""
+    return recipe[SEAL] == _sealed(recipe) if SEAL in recipe else None
+
+
+def _sealed(recipe: Mapping[str, Any]) -> str:
+    said = {name: value for name, value in recipe.items() if name not in (SEAL, "execution")}
+    return digest(json.loads(json.dumps(said)))  # keys that are numbers are text once they are saved
+
+
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
     """Return what differs between two recipes, one line a field: `strength: 0.9, now 0.5`. Hashes come last."""
     found = _differences(old, new, name)

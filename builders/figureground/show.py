@@ -20,18 +20,20 @@ from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
 
-from figureground.core.files import check_regular, parse_json, read_object
+from figureground.core.files import check_regular, parse_json, read_object, replace_bytes
+from figureground.core.owned import encode_png, refuse_strangers
 from figureground.core.pages import render_page
 from figureground.errors import FiguregroundError, counted, listed
 from figureground.fonts import Font, font_for, to_ascii
 from figureground.images import UnreadableImage, list_images, open_stored, read_image
-from figureground.shards.card import CARD, license_of, one_foreground_each, public
+from figureground.shards.card import CARD, PREVIEW, license_of, one_foreground_each, public
 from figureground.shards.directory import refuse_strange
-from figureground.shards.index import INDEX, markers
+from figureground.shards.index import INDEX, markers, writing_beside
 from figureground.shards.reader import parquet_rows, read_parquet, read_tar, tar_members
 from figureground.shards.writer import MARKERS, PRIVATE
 from figureground.stages import COPIES
 
+REPORT = "report.html"
 MOST_DOWN = 20
 """Most foregrounds in a preview; of more classes, an even choice is drawn."""
 MOST_ACROSS = 20
@@ -129,17 +131,21 @@ def show(
         The two files.
 
     Raises:
-        FiguregroundError: There is no such directory, or no finished shard in it.
+        FiguregroundError: There is no such directory, or no finished shard in it, or a file of either name is there
+            that isn't ours.
     """
     directory = Path(directory)
     contents = read_contents(directory, splits)
     out = directory if out is None else Path(out)
     out.mkdir(parents=True, exist_ok=True)
 
+    preview, report = out / PREVIEW, out / REPORT
+    refuse_strangers(preview, report)
     sheet = draw_preview(contents)
-    preview, report = out / "preview.png", out / "report.html"
-    sheet.save(preview, optimize=True)
-    report.write_text(write_report(directory, contents, sheet, draw_guide), encoding="utf-8")
+    files = {preview: encode_png(sheet), report: write_report(directory, contents, sheet, draw_guide).encode()}
+    with writing_beside(directory) if out == directory else contextlib.nullcontext():
+        for path, data in files.items():
+            replace_bytes(path, data, root=out)
     return [preview, report]
 
 

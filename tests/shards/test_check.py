@@ -20,6 +20,7 @@ from tiny_checkpoints import make_checkpoint
 from tiny_datasets import make_dataset
 
 from figureground import D3S
+from figureground import recipe as recipes
 from figureground.builder import open_dataset
 from figureground.errors import FiguregroundError
 from figureground.extend import extend
@@ -180,6 +181,81 @@ def test_a_card_without_a_config_for_published_rejects_is_found(built, tmp_path)
     out = curate(built, tmp_path / "birds", "foreground == 'bird'", publish_rejects=True, show_progress=False)
     edit_header(out, lambda header: header["configs"].pop())
     assert_finds(out, r"^README\.md: it has no config for the rejects that are published")
+
+
+def edit_recipe(out, edit):
+    path = out / "_figureground/recipe.json"
+    recipe = json.loads(path.read_text())
+    edit(recipe)
+    path.write_text(json.dumps(recipe, indent=2))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda recipe: recipe["identity"].update(classes=["bird", "car", "cup"]),
+        lambda recipe: recipe["identity"].update(checkpoint="another/checkpoint"),
+        lambda recipe: recipe["identity"].update(steps=3),
+        lambda recipe: recipe["identity"].update(cutouts=None),
+        lambda recipe: recipe.update(config="other"),
+        lambda recipe: recipe.pop("saved_sha256"),
+        lambda recipe: recipe["content"].update(classes="sha256:0"),
+    ],
+    ids=["classes", "checkpoint", "steps", "a path", "config", "no seal", "content"],
+)
+def test_any_edit_of_the_recipe_is_found(out, edit):
+    edit_recipe(out, edit)
+    assert_finds(out, r"^_figureground/recipe\.json: ")
+
+
+def test_execution_settings_of_the_recipe_may_be_edited(out):
+    edit_recipe(out, lambda recipe: recipe["execution"].update(workers=7))
+    assert findings(out) == []
+
+
+def test_a_recipe_of_another_dataset_is_found(out):
+    def exchange(recipe):
+        recipe["identity"]["steps"] = 3
+        said = {name: recipe[name] for name in ("format", "builder")}
+        recipe["sha256"] = recipes.digest({**said, **recipe["identity"], **recipe["content"]})
+        recipe.update(recipes.seal({name: value for name, value in recipe.items() if name != recipes.SEAL}))
+
+    edit_recipe(out, exchange)
+    assert_finds(out, r"^_figureground/recipe\.json: it isn't the recipe that .*index\.json")
+
+
+def test_a_recipe_of_an_older_release_is_a_note(out):
+    for path in (out / "_figureground").rglob("*.json"):
+        saved = json.loads(path.read_text())
+        for name in ("format", "recipe_sha256", "saved_sha256"):
+            saved.pop(name, None)
+        if path.name == "recipe.json":
+            saved["sha256"] = recipes.digest({"builder": saved["builder"], **saved["identity"], **saved["content"]})
+        path.write_text(json.dumps(saved))
+    report = check(out, show_progress=False)
+    assert report.findings == []
+    assert any("recipe.json: an older release" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "pattern"),
+    [
+        ("preview.png", b"", r"^preview\.png: .* can't be opened .*figureground show"),
+        ("preview.png", b"\x89PNG\r\n\x1a\n half", r"^preview\.png: .* can't be opened"),
+        ("plots/mine.jpg", None, r"^plots/mine\.jpg: .* is missing\. Bring it back"),
+        ("mine.png", b"text", r"^mine\.png: .* can't be opened"),
+        ("../mine.png", None, r"^\.\./mine\.png: the card shows it"),
+        ("mine.svg", b"<svg/>", None),
+    ],
+)
+def test_an_image_that_the_card_shows_and_that_cannot_be_shown_is_found(out, name, content, pattern):
+    card = out / "README.md"
+    card.write_text(
+        card.read_text() + f"\n![a plot]({name})\n\n```html\n<img src='no.png'>\n```\n![](https://a/b.png)\n"
+    )
+    if content is not None:
+        (out / name).write_bytes(content)
+    assert_finds(out, *([pattern] if pattern else []))
 
 
 def test_names_that_hold_the_marks_of_a_card_are_no_finding(tmp_path):

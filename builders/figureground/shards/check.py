@@ -334,6 +334,8 @@ class _Check:
             self.findings.append(
                 f"{RECIPE}: its settings don't have the SHA-256 that it records, so it was edited. Bring it back."
             )
+        else:
+            self._check_seal()
         if self.made_by not in recipes.COPIES and self.markers and not (self.directory / NUMERICS).exists():
             self.findings.append(f"{NUMERICS}: it is missing, so the shards can't be made again. Bring it back.")
         numerics = self._read_json(NUMERICS) or {}
@@ -358,6 +360,21 @@ class _Check:
                 f"The dataset is of format {version}; this release draws format {recipes.FORMAT}. It can be read, "
                 "curated and published, and not be built further or extended: see docs/format.md."
             )
+
+    def _check_seal(self) -> None:
+        """Edits of what `sha256` doesn't cover: it holds the content of classes, lists and checkpoint, not their names.
+
+        The index of a finished dataset knows the recipe too, so that one of another dataset is found.
+        """
+        known = (self.index or {}).get(index.RECIPE_SHA256)
+        sealed = recipes.is_sealed(self.recipe)
+        if sealed is False or (sealed is None and (known is not None or self.recipe.get("format", 1) != 1)):
+            self.findings.append(
+                f"{RECIPE}: it isn't as it was saved ({recipes.SEAL} says so): something in it but the execution "
+                "settings was edited. Bring it back from a copy."
+            )
+        elif sealed is None:
+            self.notes.append(f"{RECIPE}: an older release wrote it, so edits of names and paths in it can't be found.")
 
     # --- samples --------------------------------------------------------------------------------
 
@@ -482,6 +499,13 @@ class _Check:
         saved = {"format": 1, **self.index}
         saved = {name: saved.get(name) for name in summary}
         where = [line.split(":")[0] for line in recipes.differences(saved, json.loads(json.dumps(summary)))]
+        known = self.index.get(index.RECIPE_SHA256)
+        told = any(line.startswith(RECIPE) for line in self.findings)
+        if known is not None and self.recipe and not told and known != self.recipe.get("sha256"):
+            self.findings.append(
+                f"{RECIPE}: it isn't the recipe that {index.INDEX} was written for, so it is another dataset's or an "
+                "extension's. Bring it back, or give the command that made the dataset again."
+            )
         if where:
             self.findings.append(f"{index.INDEX}: it disagrees with the markers in {listed(where, _NAMED)}. {ANEW}.")
         findings, notes = check_card(self.directory, columns, summary, self.markers, self._image_format())

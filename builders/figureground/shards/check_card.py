@@ -6,18 +6,30 @@ the user's.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
+from PIL import Image
 
-from figureground.core.files import FileError, read_object, read_text
+from figureground.core.files import FileError, inside, open_regular, read_object, read_text
 from figureground.core.text import printable
 from figureground.core.yaml_documents import safe_load
 from figureground.errors import listed
-from figureground.shards.card import CARD, MOST_FOREGROUNDS, UNKNOWN_LICENSE, generated_part, one_foreground_each
+from figureground.shards.card import (
+    BEGIN,
+    CARD,
+    END,
+    MOST_FOREGROUNDS,
+    PREVIEW,
+    UNKNOWN_LICENSE,
+    generated_part,
+    one_foreground_each,
+)
 from figureground.shards.croissant import CROISSANT
 from figureground.shards.writer import Columns, Shard, ShardError
 
@@ -76,17 +88,65 @@ def check_card(
     if header.get("license") in (None, UNKNOWN_LICENSE):
         notes.append(f"{CARD}: the license is unknown. Set one in its first lines before you publish; it is kept.")
     body = text[match.end() :] if match else text
+    others = list(_check_shown(directory, body))
+    part = None
     try:
         part = generated_part(body)
     except ShardError as error:
-        return [*(f"{CARD}: {line}. {ANEW}, and what you wrote into it stays." for line in found), str(error)], notes
+        others.append(str(error))
     if part is not None:
         found += _check_text(body[slice(*part)], columns, summary)
-    else:
+    elif BEGIN not in body and END not in body:
         notes.append(
             f"{CARD}: it has no generated part, for its marks were taken out; they come back when it is written anew."
         )
-    return [f"{CARD}: {line}. {ANEW}, and what you wrote into it stays." for line in found], notes
+    return [*(f"{CARD}: {line}. {ANEW}, and what you wrote into it stays." for line in found), *others], notes
+
+
+# --- the images that it shows -----------------------------------------------------------------------
+
+_IMAGE = re.compile(
+    r"""!\[[^\]]*\]\(\s*(?:<(?P<angled>[^>\n]*)>|(?P<plain>[^\s()]+))"""
+    r"""|<img\b[^>]*?\bsrc\s*=\s*["'](?P<src>[^"'\n]+)"""
+)
+_FENCED = re.compile(r"^(?P<fence>`{3,}|~{3,}).*?^(?P=fence)", re.DOTALL | re.MULTILINE)
+_ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|//|/|#", re.IGNORECASE)
+
+
+def _check_shown(directory: Path, body: str) -> Iterator[str]:
+    """The images in the dataset that a card shows, and its preview even where the card doesn't; a finding each."""
+    shown = {PREVIEW} if os.path.lexists(directory / PREVIEW) else set()
+    for match in _IMAGE.finditer(_FENCED.sub("", body)):
+        target = match["angled"] or match["plain"] or match["src"]
+        if target and not _ELSEWHERE.match(target):
+            shown.add(unquote(re.split(r"[?#]", target)[0]))
+    for name in sorted(shown):
+        problem = _cannot_show(directory, name)
+        if problem:
+            remedy = (
+                f"Delete it and give `figureground show {directory}`: it is drawn anew"
+                if name == PREVIEW
+                else "Bring it back, or take it out of the card"
+            )
+            yield f"{name}: the card shows it, and {problem}. {remedy}."
+
+
+def _cannot_show(directory: Path, name: str) -> str | None:
+    """What keeps an image from being shown; None where nothing does."""
+    try:
+        with open_regular(inside(directory, name), root=directory) as file:
+            if Path(name).suffix.lower() in Image.registered_extensions():
+                with Image.open(file) as picture:
+                    picture.load()
+            elif not file.read(1):  # of another kind, such as SVG
+                return "it is empty"
+    except FileNotFoundError:
+        return "it is missing"
+    except FileError as error:
+        return error.reason
+    except Exception as error:  # whatever a damaged file makes Pillow say
+        return f"it can't be opened ({error})"
+    return None
 
 
 # --- the YAML header --------------------------------------------------------------------------------

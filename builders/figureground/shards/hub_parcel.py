@@ -146,6 +146,7 @@ def _public_recipe(directory: Path, formats: Sequence[str]) -> str:
             section[name] = card.public(section[name])
     if "formats" in recipe["execution"]:
         recipe["execution"]["formats"] = list(formats)
+    recipe = recipes.seal(recipe) if recipes.SEAL in recipe else recipe
     return json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
 
 

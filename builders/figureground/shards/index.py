@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from figureground.core.files import read_json, read_object
+from figureground.core.files import FileError, read_json, read_object
 from figureground.errors import listed, printable
 from figureground.recipe import FORMAT, format_of
 from figureground.shards import card, croissant
@@ -32,6 +32,8 @@ from figureground.shards.writer import (
 )
 
 INDEX = "_figureground/index.json"
+RECIPE_SHA256 = "recipe_sha256"
+"""What the index calls the `sha256` of the recipe that its shards were made by."""
 
 MOST = 2**63 - 1
 """The largest number that a marker may tell: what signed 64-bit integers hold."""
@@ -142,15 +144,18 @@ def finish(
     """
     if missing(directory, shards):
         return None
-    with _held(directory):
+    with writing_beside(directory):
         if sha256 is not None:
             _refuse_other_recipe(directory, sha256)
         return _finish(directory, shards, columns, recipe, facts, formats, image_format)
 
 
 @contextmanager
-def _held(directory: Path) -> Iterator[None]:
-    """Within, no other process writes index and card; what they are made from is read here, not before."""
+def writing_beside(directory: Path) -> Iterator[None]:
+    """Within, no other process writes what lies beside the data: index, card, preview, report.
+
+    What they are made from is read here, not before.
+    """
     clean_stale(directory)
     with lock(directory / INDEX_LOCK, wait=True):
         try:
@@ -183,6 +188,7 @@ def _finish(
         "columns": columns.to_json(),
         "formats": list(formats),
         "image_format": image_format,
+        **_recipe_of(directory),
         # With these the card can be written anew where nothing else of the build is at hand.
         "card": {"recipe": card.public(recipe), "facts": card.public(dataclasses.asdict(facts))},
     }
@@ -195,6 +201,14 @@ def _finish(
     return index
 
 
+def _recipe_of(directory: Path) -> dict[str, str]:
+    """The SHA-256 of the saved recipe's identity, where there is one."""
+    try:
+        return {RECIPE_SHA256: read_object(directory / RECIPE, root=directory)["sha256"]}
+    except (FileError, OSError, KeyError):  # `check` tells of it
+        return {}
+
+
 def finish_again(directory: Path) -> dict[str, Any] | None:
     """Writes the index and the card of a finished dataset anew, from what its index and its markers say.
 
@@ -205,7 +219,7 @@ def finish_again(directory: Path) -> dict[str, Any] | None:
         ShardError: As `finish`.
     """
     path = directory / INDEX
-    with _held(directory):
+    with writing_beside(directory):
         index = read_object(path) if path.exists() else {}
         if "card" not in index:
             return None

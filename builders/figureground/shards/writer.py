@@ -92,7 +92,7 @@ WORKING_LOCK = "_figureground/.working.lock"
 
 _NAME = r"\w+(-e\d+)?-\d{5,}-of-\d{5,}"
 _TEMPORARY = re.compile(
-    rf"\.((?P<shard>{_NAME})\.(parquet|tar|jsonl|json)|index\.json|croissant\.json|attribution\.csv|README\.md|(?P<settled>recipe\.json|numerics\.json|done\.json|(?i:licen[cs]e|notice|attribution|citation).*|.+\.(csv|parquet)))\.\d+-[0-9a-f]{{16}}\.tmp"
+    rf"\.((?P<shard>{_NAME})\.(parquet|tar|jsonl|json)|index\.json|croissant\.json|attribution\.csv|README\.md|preview\.png|report\.html|(?P<settled>recipe\.json|numerics\.json|done\.json|(?i:licen[cs]e|notice|attribution|citation).*|.+\.(csv|parquet)))\.\d+-[0-9a-f]{{16}}\.tmp"
 )
 _LOCK = re.compile(rf"\.{_NAME}\.lock")
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}

@@ -42,7 +42,7 @@ def recipe_of(did: str, identity: Mapping[str, Any], step: Mapping[str, Any], so
     version = sources[0].version
     made_from = {source.name: source.identity() for source in sources}
     decided = {"sources": made_from, "order": list(made_from), **identity}
-    return {
+    recipe = {
         "format": version,
         "builder": did,
         "figureground": library_versions()["figureground"],
@@ -53,6 +53,7 @@ def recipe_of(did: str, identity: Mapping[str, Any], step: Mapping[str, Any], so
         "lineage": [*(past for source in sources for past in source.facts.lineage), dict(step)],
         "sources": [{"name": source.name, **card.public(source.recipe)} for source in sources],
     }
+    return recipes.seal(recipe)
 
 
 def write_shards(

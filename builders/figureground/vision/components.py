@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
+from figureground.core.owned import encode_png, is_ours
 from figureground.errors import FiguregroundError, RecipeError, counted, listed, printable
 from figureground.images import UnreadableImage, list_images, list_odd, read_image
 from figureground.run import signals
@@ -171,11 +172,11 @@ def analyse(
         ],
     }
     out.mkdir(parents=True, exist_ok=True)
-    sheet = io.BytesIO()
-    draw(table, images.paths, order).save(sheet, "PNG", optimize=True)
-    replace_bytes(out / SHEET, sheet.getvalue())
-    write_components(components, out / TENSORS, facts)
+    sheet = encode_png(draw(table, images.paths, order))
+    # The table comes first: by it the other files are known as ours, also those that a killed run left.
     replace_bytes(out / TABLE, (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode())
+    write_components(components, out / TENSORS, facts)
+    replace_bytes(out / SHEET, sheet)
     told = [
         f"{out}: {counted(count, 'component')} of {classifier.labels[label]!r} from "
         f"{counted(len(images.paths), 'image')}, {share:.0%} of them predicted as such. Look at {SHEET}: "
@@ -188,13 +189,9 @@ def analyse(
 
 def _refuse_others_files(out: Path) -> None:
     """An earlier result may be replaced, nothing else."""
-    there = [name for name in (SHEET, TABLE, TENSORS) if (out / name).exists()]
-    try:
-        ours = not there or json.loads((out / TABLE).read_text(encoding="utf-8")).get("made_by") == MADE_BY
-    except (OSError, ValueError, AttributeError):
-        ours = False
-    if not ours:
-        raise FiguregroundError(f"{out} has a {there[0]} that isn't an earlier result. Give another --out.")
+    strange = [name for name in (SHEET, TABLE, TENSORS) if os.path.lexists(out / name) and not is_ours(out / name)]
+    if strange and not (is_ours(out / TABLE) and not any((out / name).is_symlink() for name in strange)):
+        raise FiguregroundError(f"{out} has a {strange[0]} that isn't an earlier result. Give another --out.")
 
 
 def draw(table: Mapping[str, Any], paths: Sequence[Path], order: Sequence[Sequence[int]]) -> Image.Image:

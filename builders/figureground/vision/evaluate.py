@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from figureground.core.owned import is_ours
 from figureground.errors import FiguregroundError, RecipeError, UsageError, listed
 from figureground.evaluation.intervals import LEVEL, METHOD
 from figureground.evaluation.objects import is_matched, settings
@@ -192,13 +193,8 @@ def _refuse_strangers(out: Path, dataset: Path) -> None:
     inside, own = out.resolve(), dataset.resolve()
     if inside == own or (own in inside.parents and inside.relative_to(own).parts[0] != FOLDER):
         raise FiguregroundError(f"--out {out} belongs to the dataset. Leave --out away, or give a place of its own.")
-    there = [name for name in (JSON, PAGE) if (out / name).exists()]
-    try:
-        ours = not there or json.loads((out / JSON).read_text(encoding="utf-8")).get("made_by") == _MADE_BY.decode()
-    except (OSError, ValueError, AttributeError):
-        ours = False
-    if not ours:
-        raise FiguregroundError(f"--out {out} has a {there[0]} that isn't an earlier result. Give another directory.")
+    if strange := [name for name in (JSON, PAGE) if os.path.lexists(out / name) and not is_ours(out / name)]:
+        raise FiguregroundError(f"--out {out} has a {strange[0]} that isn't an earlier result. Give another directory.")
 
 
 def _open_all(classifiers: Sequence[str | Classifier]) -> dict[str, Classifier]:
