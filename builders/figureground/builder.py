@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import json
@@ -20,7 +19,7 @@ from figureground.config import Config
 from figureground.core.files import read_object
 from figureground.core.values import kinds_of
 from figureground.errors import FiguregroundError, RecipeError, counted, nearest_or_all
-from figureground.models.distilled import distilled_note
+from figureground.models.distilled import checkpoint_notes
 from figureground.models.needs import Need, missing_checkpoint, missing_device
 from figureground.numerics import library_versions
 from figureground.plan import Plan, PlannedShard
@@ -32,7 +31,7 @@ from figureground.shards.card import Facts
 from figureground.shards.directory import refuse_strange
 from figureground.shards.remaining import refuse_empty_parts
 from figureground.shards.writer import PRIVATE, RECIPE, Columns, Shard
-from figureground.sources import Credit, Source, cached_snapshot, read_weights
+from figureground.sources import Credit, Source, read_weights
 from figureground.weights import check_files, check_size, fingerprint, local_directory, pixels_a_latent
 
 if TYPE_CHECKING:
@@ -374,13 +373,8 @@ class Builder(datasets.ArrowBasedBuilder):
     def checkpoint_notes(self) -> list[str]:
         """What may be a mistake in how the checkpoint is used; nothing of one that isn't on this machine."""
         config = self.config
-        folder: Path | None = None
-        with contextlib.suppress(FiguregroundError, OSError):
-            folder = local_directory(config.checkpoint) or cached_snapshot(config.checkpoint, config.revision)
-        if folder is None:
-            return []
-        note = distilled_note(folder, config.checkpoint, self.denoiser_steps(), config.guidance_scale)
-        return [note] if note else []
+        steps = self.denoiser_steps()
+        return checkpoint_notes(config.checkpoint, config.revision, steps, config.guidance_scale)
 
     def check_size(self) -> None:
         """Refuses a size that latents can't have; needs no weights, and passes where the checkpoint isn't known.

@@ -322,3 +322,13 @@ def test_reasons_are_given_for_too_little_and_too_much():
     assert decide_mask(spot(8), most=0.03) == "covers everything"
     assert decide_mask(spot(8), grow=40) == "covers everything"
     assert decide_mask(np.ones((40, 50)), most=1.0).all()
+
+
+def test_a_word_without_a_row_in_the_text_encoder_is_named_when_it_opens(tmp_path):
+    folder = make_clipseg(tmp_path / "clipseg")
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"].append({**content["added_tokens"][-1], "id": 60_000, "content": "<mug>"})
+    path.write_text(json.dumps(content))
+    with pytest.raises(FiguregroundError, match=r'segmenter .clipseg.*"<mug>" as number '):
+        open_segmenter(str(folder))

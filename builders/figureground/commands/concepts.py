@@ -8,7 +8,7 @@ from pathlib import Path
 
 from figureground import finetuning
 from figureground.commands.arguments import Commands, add_device
-from figureground.core.terminal import say
+from figureground.core.terminal import complain, say
 
 
 def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -36,13 +36,19 @@ def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _finetune(options: argparse.Namespace) -> int:
     settings = finetuning.from_arguments(vars(options))
+    from figureground.models.distilled import checkpoint_notes
+
+    speaks = os.environ.get("RANK", "0") == "0"  # of processes that were launched together, one
+    how = (settings.checkpoint, settings.revision, settings.sampling_steps, settings.guidance_scale)
+    for note in checkpoint_notes(*how) if speaks else ():
+        complain(f"figureground: {note}")
     from figureground.diffusion.dreambooth import finetune
 
     out = finetune(
         options.references, options.noun, options.label, options.out, settings, prior=options.prior,
         components=options.components, device=options.device,
     )  # fmt: skip
-    if os.environ.get("RANK", "0") == "0":  # of processes that were launched together, one speaks
+    if speaks:
         say(finetuning.done_message(out))
     return 0
 

@@ -264,9 +264,7 @@ def _open_tiny(name: str) -> Any:
         if not folder.is_dir():
             folder = download("tiny_autoencoder", name, None, ("config.json", "*.safetensors"))
         return open_network(AutoencoderTiny, folder, what, dtype=torch.float32)
-    except FiguregroundError as error:
-        raise RecipeError("tiny_autoencoder", str(error).removeprefix("tiny_autoencoder ")) from None
-    except (OSError, ValueError, RuntimeError) as error:
+    except (FiguregroundError, OSError, ValueError, RuntimeError) as error:
         said = (str(error).splitlines() or ["?"])[0]
         raise RecipeError("tiny_autoencoder", f"{name!r} doesn't open as an AutoencoderTiny: {said}") from None
 

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+from figureground.errors import FiguregroundError
+from figureground.sources import cached_snapshot
+from figureground.weights import local_directory
+
 _DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper|tcd|pcm|dmd2?|flash)(?![a-z])", re.IGNORECASE)
 FEW_STEPS, LITTLE_GUIDANCE = 8, 2.0
 """About the most that distilled checkpoints are made for."""
+
+
+def checkpoint_notes(checkpoint: str, revision: str | None, steps: int, guidance: float) -> list[str]:
+    """What may be a mistake in how a checkpoint is used, a sentence each; nothing of one that isn't on this machine.
+
+    Args:
+        checkpoint: `pocket`, a directory, or a Hub id.
+        revision: Branch, tag or commit on the Hub.
+        steps, guidance: As `distilled_note` takes them.
+    """
+    folder: Path | None = None
+    with contextlib.suppress(FiguregroundError, OSError):
+        folder = local_directory(checkpoint) or cached_snapshot(checkpoint, revision)
+    note = distilled_note(folder, checkpoint, steps, guidance) if folder is not None else None
+    return [note] if note else []
 
 
 def distilled_note(folder: Path, checkpoint: str, steps: int, guidance: float) -> str | None:

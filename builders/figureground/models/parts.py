@@ -39,12 +39,7 @@ def check_parts(folder: Path, index: Mapping[str, Any], what: str, inpaint: bool
         rows = text.get("vocab_size")
         if not isinstance(rows, int) or index.get(tokenizer, [None])[0] is None:
             continue
-        word, number = max(_vocabulary(folder / tokenizer).items(), key=lambda item: item[1], default=("", -1))
-        if number >= rows:
-            raise FiguregroundError(
-                f"{what}: {tokenizer} knows {json.dumps(word)} as number {number}, and {name} has {rows:,} rows. They "
-                "belong to different models, or the encoder wasn't saved after the word was added."
-            )
+        check_words(_vocabulary(folder / tokenizer), rows, f"{what}: its {tokenizer} and {name}")
 
 
 def _check_channels(unet: Mapping[str, Any], vae: Mapping[str, Any], what: str, inpaint: bool) -> None:
@@ -81,6 +76,25 @@ def _check_widths(unet: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]
         raise FiguregroundError(
             f"{what}: its UNet takes {takes} numbers of an image (projection_class_embeddings_input_dim), and "
             f"text_encoder_2 gives {pooled} (projection_dim) + {TIME_IDS} × {each} (addition_time_embed_dim)."
+        )
+
+
+def check_words(vocabulary: Mapping[str, int], rows: int, what: str) -> None:
+    """Refuse a tokenizer with a word for which a text encoder has no row: it would fail when the word is first used.
+
+    Args:
+        vocabulary: Words and their numbers.
+        rows: Of the text encoder's table.
+        what: What errors call the two, such as `checkpoint 'mine': tokenizer and text_encoder`.
+
+    Raises:
+        FiguregroundError: There is such a word; it names the one with the highest number.
+    """
+    word, number = max(vocabulary.items(), key=lambda item: item[1], default=("", -1))
+    if number >= rows:
+        raise FiguregroundError(
+            f"{what} don't fit: the tokenizer knows {json.dumps(word)} as number {number}, and the text encoder has "
+            f"{rows:,} rows. They belong to different models, or the encoder wasn't saved after the word was added."
         )
 
 

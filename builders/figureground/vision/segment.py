@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from figureground.core import libraries
 from figureground.errors import FiguregroundError, RecipeError
 from figureground.models.opening import open_network, open_part, refuse_code
+from figureground.models.parts import check_words
 from figureground.pocket import SEGMENTER
 from figureground.vision.model_files import check_weights, download, hash_files
 from figureground.vision.preprocessing import Preprocessing, read_preprocessing, to_pixels
@@ -244,6 +245,7 @@ def _open_clipseg(folder: Path, name: str, facts: dict[str, Any], device: str | 
 
     network = _open_network(folder, name, CLIPSegForImageSegmentation, "clipseg", device)
     tokenizer = _open_part(folder, name, "tokenizer")
+    check_words(tokenizer.get_vocab(), network.config.text_config.vocab_size, f"segmenter {name!r}: its two parts")
     preprocessing = read_preprocessing(folder, name)
     size = preprocessing.crop or preprocessing.size or network.config.vision_config.image_size
     square = (size, size) if isinstance(size, int) else (size[0], size[0])
@@ -257,6 +259,7 @@ def _open_grounded(detector: str, masker: str, device: str | torch.device) -> Gr
     folder, called, facts = _find_folder(detector)
     network = _open_network(folder, called, GroundingDinoForObjectDetection, "grounding-dino", device)
     parts = network, _open_part(folder, called, "tokenizer"), _open_part(folder, called, "image processor")
+    check_words(parts[1].get_vocab(), network.config.text_config.vocab_size, f"segmenter {called!r}: its two parts")
     facts = {"name": called, **_facts(folder, network), **facts}
     folder, called, more = _find_folder(masker)
     network = _open_network(folder, called, SamModel, "sam", device)
