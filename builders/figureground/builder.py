@@ -220,7 +220,10 @@ class Builder(datasets.ArrowBasedBuilder):
         """
         config = self.config
         return [
-            *missing_checkpoint(config.checkpoint, config.revision, self.INPAINTS), *missing_device(config.device)
+            *missing_checkpoint(
+                config.checkpoint, config.revision, self.INPAINTS, scheduler=config.scheduler, safety=config.safety
+            ),
+            *missing_device(config.device)
         ]  # fmt: skip
 
     def check_plan(self) -> None:

@@ -10,9 +10,10 @@ from tiny_classifiers import make_classifier
 from transformers import AutoModelForImageClassification, ResNetConfig
 
 from figureground.cli import main
-from figureground.errors import FiguregroundError
+from figureground.errors import FiguregroundError, UsageError
 from figureground.learn.backbones import open_backbone
 from figureground.learn.settings import Training
+from figureground.models.needs import missing_model
 from figureground.models.opening import make_network, refuse_code
 from figureground.pocket import ROBUST, SEGMENTER, WEIGHTS
 from figureground.vision.classifiers import open_classifier
@@ -119,6 +120,8 @@ def test_classifiers_backbones_and_segmenters_are_opened_through_it(tmp_path, ed
     evil, ran = make_evil(tmp_path / "evil", tmp_path / "ran"), tmp_path / "ran"
     with pytest.raises(FiguregroundError, match="auto_map"):
         open_classifier(str(evil))
+    with pytest.raises(UsageError, match=r"classifier.*auto_map"):
+        missing_model("classifier", str(evil))
     with pytest.raises(FiguregroundError, match="auto_map"):
         open_backbone(Training("erm", backbone=str(evil)), ("a", "b"), 32, 0)
     edit(evil / "config.json", model_type="clipseg")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
+from figureground.cli import main
 from figureground.config import SCHEDULER_NAMES
 from figureground.diffusion.checkpoint import SCHEDULERS, open_checkpoint
 from figureground.errors import FiguregroundError, RecipeError
@@ -26,6 +27,12 @@ def test_schedulers_that_mean_another_schedule_are_refused_by_name(made, edit, k
     edit(made / "sd1" / "scheduler" / "scheduler_config.json", _class_name=kind)
     with pytest.raises(FiguregroundError, match=rf"'mine' is drawn by a {kind}"):
         check_files(made / "sd1", "mine", scheduler="ddim")
+
+
+def test_plan_refuses_them_too(made, edit, capsys):
+    edit(made / "sd1" / "model_index.json", scheduler=["diffusers", "EDMEulerScheduler"])
+    assert main(["plan", "d3s", "--set", f"checkpoint={made / 'sd1'}"]) == 2
+    assert "EDMEulerScheduler" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

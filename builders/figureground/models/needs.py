@@ -11,6 +11,7 @@ from typing import Any
 from figureground.core.devices import check_device
 from figureground.errors import FiguregroundError, UsageError
 from figureground.footprint import footprint
+from figureground.models.opening import refuse_code
 from figureground.sources import cached_snapshot
 from figureground.vision.segmenters import models_of
 from figureground.weights import check_files, local_directory, read_index
@@ -39,8 +40,13 @@ class Need:
         return asdict(self)
 
 
-def missing_checkpoint(name: str, revision: str | None, inpaint: bool) -> list[Need]:
+def missing_checkpoint(
+    name: str, revision: str | None, inpaint: bool, *, scheduler: str | None = None, safety: str = "off"
+) -> list[Need]:
     """Say whether a checkpoint is on this machine.
+
+    Args:
+        inpaint, scheduler, safety: As `weights.check_files` takes them.
 
     Raises:
         UsageError: It is here, or in the Hub's cache, and will never do: one file, another pipeline, incomplete.
@@ -56,7 +62,7 @@ def missing_checkpoint(name: str, revision: str | None, inpaint: bool) -> list[N
     if place is not None and place is not False and (folder is not None or (place / "model_index.json").is_file()):
         try:
             read_index(place, name, inpaint)
-            check_files(place, name, inpaint)
+            check_files(place, name, inpaint, scheduler=scheduler, safety=safety)
         except FiguregroundError as error:
             if folder is None and "incomplete" in str(error):
                 return [_download("checkpoint", name, revision, footprint(name, revision).kept, "only partly ")]
@@ -66,10 +72,20 @@ def missing_checkpoint(name: str, revision: str | None, inpaint: bool) -> list[N
 
 
 def missing_model(field: str, name: str, revision: str | None = None) -> list[Need]:
-    """Say whether a classifier, a backbone or another model of transformers or timm is on this machine."""
+    """Say whether a classifier, a backbone or another model of transformers or timm is on this machine.
+
+    Raises:
+        UsageError: It is a directory whose files name code to run.
+    """
     if name.startswith(TIMM):
         return missing_packages(field, ["timm"])
-    if name == "pocket" or Path(name).expanduser().exists():
+    place = Path(name).expanduser()
+    if place.is_dir():
+        try:
+            refuse_code(place, f"{field} {name!r}")
+        except FiguregroundError as error:
+            raise UsageError(str(error)) from None
+    if name == "pocket" or place.exists():
         return []
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         return [Need(field, f"there is no file or directory {name!r}")]
