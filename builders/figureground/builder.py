@@ -223,8 +223,11 @@ class Builder(datasets.ArrowBasedBuilder):
             *missing_checkpoint(
                 config.checkpoint, config.revision, self.INPAINTS, scheduler=config.scheduler, safety=config.safety
             ),
-            *missing_device(config.device)
+            *missing_device(config.device),
         ]  # fmt: skip
+
+    def refuse_absent(self) -> None:
+        """Raise FiguregroundError for a model that the recipe names by its place, and that isn't there."""
 
     def check_plan(self) -> None:
         """Raise FiguregroundError for what a build would refuse before it begins, whatever the machine has."""
@@ -302,6 +305,7 @@ class Builder(datasets.ArrowBasedBuilder):
         """
         out = Path(out)
         directory.refuse_older(out)
+        self.refuse_absent()
         folder = local_directory(self.config.checkpoint)
         if folder is not None:
             check_files(

@@ -26,7 +26,7 @@ from figureground.d3s import DIFFUSION_CITATION
 from figureground.errors import FiguregroundError, RecipeError, counted
 from figureground.fields import check_number
 from figureground.inverting import Inversion, settings_for
-from figureground.models.needs import Need, missing_segmenter
+from figureground.models.needs import Need, missing_segmenter, refuse_absent
 from figureground.references import LEAST
 from figureground.repaint import MASKS, TRUE, UNKNOWN, Job, Repaint, open_mask
 from figureground.repainting import (
@@ -44,7 +44,7 @@ from figureground.shards import writer
 from figureground.shards.writer import PRIVATE, SCORES, replace_text
 from figureground.stages import again, read_marker
 from figureground.table import Counts
-from figureground.vision.segmenters import called, contents_of
+from figureground.vision.segmenters import called, contents_of, models_of
 from figureground.weights import fingerprint_files
 
 if TYPE_CHECKING:
@@ -487,6 +487,12 @@ class DDB(Repaint):
     # --- what it says of itself -----------------------------------------------------------------
 
     PACKAGES = ("captum",)
+
+    def refuse_absent(self) -> None:
+        super().refuse_absent()
+        if self.config.segmenter != TRUE:
+            for model in models_of(self.config.segmenter):
+                refuse_absent("segmenter", model)
 
     def needs(self) -> list[Need]:
         segmenter = self.config.segmenter

@@ -25,7 +25,7 @@ from figureground.images import center_square
 from figureground.learn.groups import Files, GroupedPictures
 from figureground.learn.layouts import read_groups
 from figureground.learn.settings import Training, choose_backbone
-from figureground.models.needs import Need, missing_model, missing_packages
+from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent
 from figureground.models.opening import open_part
 from figureground.models.parts import limit_tokens, positions
 from figureground.plan import Plan
@@ -484,6 +484,14 @@ class Repaint(Builder):
 
     PACKAGES: ClassVar[tuple[str, ...]] = ()
     """Modules of extras that its stages need."""
+
+    def refuse_absent(self) -> None:
+        config = self.config
+        backbone = config.training_settings().backbone
+        if config.classifier != TRAIN:
+            refuse_absent("classifier", config.classifier)
+        elif backbone is not None:
+            refuse_absent("training.backbone", backbone)
 
     def needs(self) -> list[Need]:
         config = self.config

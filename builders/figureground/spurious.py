@@ -48,7 +48,7 @@ from figureground.finetuning import Finetuning, fill, fingerprint_network, setti
 from figureground.footprint import SMALL, footprint
 from figureground.forecast import human_bytes
 from figureground.images import content_hash
-from figureground.models.needs import Need, missing_model, missing_packages
+from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent
 from figureground.plan import Plan
 from figureground.pocket import ROBUST
 from figureground.references import References, draw_references, gather, read_references
@@ -723,6 +723,11 @@ class Spurious(Builder):
         f = self.nouns.index(self.features[0].noun)
         prompts = [repr(self._prompt("", f, b, 0)) for b in range(len(scenes))]
         return ["", *lines, "", "prompts such as " + ", ".join(prompts[:3])]
+
+    def refuse_absent(self) -> None:
+        settings = self.settings
+        if settings.sfsl_weight and settings.feature_model not in (None, NOT_GIVEN):
+            refuse_absent("feature_model", str(settings.feature_model))
 
     def needs(self) -> list[Need]:
         settings = self.settings

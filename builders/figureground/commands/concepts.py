@@ -8,7 +8,12 @@ from pathlib import Path
 
 from figureground import finetuning
 from figureground.commands.arguments import Commands, add_device
+from figureground.core.devices import check_device
 from figureground.core.terminal import complain, say
+from figureground.errors import RecipeError
+from figureground.finetune.door import refuse_unfit
+from figureground.images import list_images
+from figureground.models.needs import refuse_absent
 
 
 def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -36,6 +41,10 @@ def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _finetune(options: argparse.Namespace) -> int:
     settings = finetuning.from_arguments(vars(options))
+    refuse_unfit(
+        options.references, options.noun, options.label, options.out, settings, prior=options.prior,
+        components=options.components, device=options.device,
+    )  # fmt: skip
     from figureground.models.distilled import checkpoint_notes
 
     speaks = os.environ.get("RANK", "0") == "0"  # of processes that were launched together, one
@@ -74,6 +83,18 @@ def add_components(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _components(options: argparse.Namespace) -> int:
+    check_device(options.device, "--device")
+    refuse_absent("--classifier", options.classifier)
+    for flag, value in (("--count", options.count), ("--top", options.top)):
+        if value < 1:
+            raise RecipeError(flag, f"give a number of at least 1, not {value}.")
+    if not options.images.is_dir():
+        raise RecipeError("--images", f"there is no directory {str(options.images)!r}.")
+    if len(list_images(options.images)) < 2:
+        raise RecipeError("--images", f"{str(options.images)!r} has fewer than 2 images in the directory itself.")
+    if options.out.exists() and not options.out.is_dir():
+        raise RecipeError("--out", f"{options.out} is a file; give a directory.")
+
     from figureground.diffusion.checkpoint import choose_device
     from figureground.vision.classifiers import open_classifier
     from figureground.vision.components import analyse

@@ -73,14 +73,17 @@ def add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     settings = settings_of_training.from_arguments(vars(options))
-    from figureground.learn.trained import TABLE, tabulate
-    from figureground.learn.training import train
+    from figureground.learn.door import ask
 
-    report = train(
+    asked = ask(
         settings, options.data, options.out, add=options.add, seeds=options.seeds, layout=options.layout,
         root=options.root, y=options.y, a=options.a, file=options.file, split_column=options.split_column,
         device=options.device, workers=options.workers,
     )  # fmt: skip
+    from figureground.learn.trained import TABLE, tabulate
+    from figureground.learn.training import train_asked
+
+    report = train_asked(asked)
     say(f"{tabulate(report)}\n\n{options.out / TABLE}")
     return 0
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from figureground.errors import FiguregroundError, RecipeError
+from figureground.finetune.door import check_names
 
 COMMON = 40_000
 """A tokenizer numbers its pieces by how frequent they are; of CLIP's 49,408 those before this one are well known."""
@@ -27,13 +28,7 @@ def check_words(tokenizers: Sequence[Any], identifier: str, named: Mapping[str, 
         FiguregroundError: A prompt is longer than what the text encoder reads.
     """
     noun = named["the noun"]
-    for field, text in (("noun", noun), ("class", named["the class"])):
-        if not text.strip() or text != " ".join(text.split()):
-            raise RecipeError(field, f"{text!r} is empty or has stray spaces; give a word or a few.")
-        if set(text) & set("{}"):
-            raise RecipeError(field, f"{text!r} has braces, which mark places in prompts; give plain words.")
-    if not identifier.isalnum():
-        raise RecipeError("identifier", f"{identifier!r} is not one word of letters and digits, such as 'sks'.")
+    check_names(noun, named["the class"], identifier)
     for tokenizer in tokenizers:
         if not _pieces(tokenizer, noun):
             raise RecipeError("noun", f"to the checkpoint's tokenizer {noun!r} is nothing; give another word for it.")

@@ -11,16 +11,26 @@ from figureground.concepts import read_concept
 from figureground.diffusion import priors
 from figureground.diffusion.checkpoint import download
 from figureground.diffusion.references import References
-from figureground.errors import FiguregroundError, RecipeError, listed
+from figureground.errors import FiguregroundError, RecipeError
+from figureground.finetune.door import INPUTS, LOCK, refuse_strangers
 from figureground.finetuning import Finetuning, fingerprint_network
 from figureground.images import content_hash
 from figureground.recipe import FORMAT, differences
 from figureground.shards.writer import replace_text
 from figureground.weights import check_files, fingerprint, local_directory, pixels_a_latent
 
-INPUTS = "finetuning.json"
-LOCK = ".finetune.lock"
-"""Held by the process that fine-tunes in a directory."""
+__all__ = [
+    "INPUTS",
+    "LOCK",
+    "PLACES",
+    "choose_edge",
+    "choose_size",
+    "compare",
+    "identify",
+    "refuse_strangers",
+    "remember",
+]
+
 PLACES = ("checkpoint", "feature_model", "tiny_autoencoder")
 """Settings that may name a file or a directory."""
 
@@ -46,18 +56,6 @@ def identify(
 def _without_place(name: str | None) -> str | None:
     """A name as it is kept: of a file or directory on this machine, its own name alone."""
     return Path(name).expanduser().resolve().name if name and Path(name).expanduser().exists() else name
-
-
-def refuse_strangers(out: Path) -> None:
-    """Raises FiguregroundError if a directory holds something else than a concept."""
-    if out.exists() and not out.is_dir():
-        raise FiguregroundError(f"--out {out} is a file; give a directory.")
-    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    names = [name for name in names if name != LOCK and not (name.startswith(".") and name.endswith((".part", ".tmp")))]
-    if names and INPUTS not in names:
-        raise FiguregroundError(
-            f"--out {out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
-        )
 
 
 def compare(out: Path, identity: dict[str, Any]) -> None:

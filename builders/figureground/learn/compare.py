@@ -8,22 +8,25 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from figureground import recipe as recipes
+from figureground.core.devices import check_device
 from figureground.core.terminal import remark
 from figureground.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.learn import compared
-from figureground.learn.backbones import Backbone, check_saving, open_backbone
-from figureground.learn.directory import held, read_inputs, refuse_other, remove_drafts
+from figureground.learn.directory import held, read_inputs, refuse_other, refuse_strangers, remove_drafts
+from figureground.learn.door import check_workers, list_seeds, refuse_backbone, refuse_revision, refuse_unfit
 from figureground.learn.generators import PRUNED, Generators, PasteSettings
 from figureground.learn.groups import GroupedPictures
 from figureground.learn.layouts import read_groups
 from figureground.learn.material import Material, gather
 from figureground.learn.rows import GENERATORS, Row, parse_methods
-from figureground.learn.settings import METHODS, MOST_POCKET, Training
-from figureground.learn.training import list_seeds, refuse_unfit, train
+from figureground.learn.settings import METHODS, MOST_POCKET, Training, choose_backbone
 from figureground.shards.writer import replace_text
+
+if TYPE_CHECKING:
+    from figureground.learn.backbones import Backbone
 
 BY_GROUP = ("groupdro", "reweight")
 """Trainings that need to know the attribute of each added picture, where the data say attributes."""
@@ -120,6 +123,9 @@ def compare(
         Stopped: A signal asked for it.
     """
     out, rows, chosen = Path(out), parse_methods(methods), list_seeds(seeds)
+    check_workers(workers)
+    check_device(device, "--device")
+    refuse_strangers(out, INPUTS)
     training, overrides = training or {}, overrides or {}
     where: dict[str, Any] = {"layout": layout, "root": root, "y": y, "a": a, "file": file, "split_column": split_column}
     groups = read_groups(data, **where)
@@ -128,8 +134,11 @@ def compare(
     generators = Generators(
         data, where, groups.of_split(0), out, overrides, training, config or door.config, device, show_progress
     )
-    identity = {"data": groups.fingerprint, "methods": door.identities,
-                "generators": door.check_generators(rows, generators, chosen[0])}  # fmt: skip
+    made = door.check_generators(rows, generators, chosen[0])
+    door.open_backbones(settings)
+    if "paste" in made:
+        generators.check_paste(door.backbone)
+    identity = {"data": groups.fingerprint, "methods": door.identities, "generators": made}
     work = _Work(data, where, rows, chosen, out, settings, generators, device, workers, show_progress, on_row)
     with held(out, INPUTS, "compare"):
         _take_up(out, json.loads(json.dumps(identity)))
@@ -182,13 +191,21 @@ class _Door:
         settings = {
             method: Training(method, **{**self.training, **self._own(method)}) for method in METHODS if method in used
         }
-        for method, each in settings.items():
+        for each in settings.values():
             refuse_unfit(each, self.groups, self.material)
+            refuse_backbone(each)
+            refuse_revision(each, choose_backbone(each, self.edge))
+        return settings
+
+    def open_backbones(self, settings: Mapping[str, Training]) -> None:
+        """Open each training's backbone, and take down what it is."""
+        from figureground.learn.backbones import check_saving, open_backbone
+
+        for method, each in settings.items():
             backbone = open_backbone(each, self.groups.classes, self.edge, 0)
             check_saving(backbone)
             self.backbone = self.backbone or backbone
             self.identities[method] = {**each.to_json(), "backbone": backbone.facts}
-        return settings
 
     def _own(self, method: str) -> Mapping[str, Any]:
         own = self.overrides.get(method, {})
@@ -200,7 +217,7 @@ class _Door:
         found: dict[str, Any] = {}
         for name in dict.fromkeys(row.generator for row in rows if row.generator):
             if name == "paste":
-                found[name] = generators.check_paste(self.backbone)
+                found[name] = generators.check_paste(None)
                 continue
             builder = generators.builder(name, seed)
             if name in PRUNED:
@@ -305,6 +322,8 @@ class _Work:
         return compared.summarise_row(row, results)
 
     def _train(self, method: str, name: str, seeds: Sequence[int], add: Sequence[Path] = ()) -> dict[str, Any]:
+        from figureground.learn.training import train
+
         return train(
             self.settings[method], self.data, self.out / TRAINED / name, add=add, seeds=seeds, device=self.device,
             workers=self.workers, show_progress=self.show_progress, **self.where,

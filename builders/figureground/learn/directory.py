@@ -52,6 +52,18 @@ def held(out: Path, marker: str, work: str, option: str = "--out ") -> Iterator[
                 out.rmdir()
 
 
+def refuse_strangers(out: Path, marker: str, option: str = "--out ") -> None:
+    """Raise FiguregroundError if a directory is a file, or holds something else; as `held` does, before any work."""
+    try:
+        if out.exists() and not out.is_dir():
+            raise FiguregroundError(f"{option}{out} is a file; give a directory.")
+        names = sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) if out.is_dir() else []
+    except OSError:
+        return  # `held` says what
+    if names and marker not in names:
+        _refuse_strangers(out, out / ".", marker, option)
+
+
 def _refuse_strangers(out: Path, own: Path, marker: str, option: str) -> None:
     names = sorted(path.name for path in out.iterdir() if path != own) if out.is_dir() else []
     if names and marker not in names:

@@ -27,10 +27,11 @@ from figureground.errors import FiguregroundError, RecipeError, counted, listed
 from figureground.learn import erm
 from figureground.learn.backbones import open_backbone, save
 from figureground.learn.directory import held
+from figureground.learn.door import INPUTS
 from figureground.learn.groups import GroupedPictures
 from figureground.learn.material import Album, Material, Part
 from figureground.learn.settings import Training
-from figureground.learn.training import INPUTS, MOST_WORKERS, explained, take_up, versions, watched
+from figureground.learn.training import MOST_WORKERS, explained, take_up, versions, watched
 from figureground.numerics import usable_cores
 from figureground.recipe import digest
 from figureground.run import signals

@@ -8,17 +8,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from figureground import recipe as recipes
 from figureground.errors import FiguregroundError, RecipeError, counted, nearest_or_all
-from figureground.learn.backbones import Backbone
 from figureground.learn.groups import GroupedPictures
 from figureground.learn.layouts import read_groups
 from figureground.learn.paste import MARKER, QUANTILE, AttendedMasks, Masks, TrueMasks, paste
 from figureground.shards.writer import replace_text
+
+if TYPE_CHECKING:
+    from figureground.learn.backbones import Backbone
 
 PRUNED = ("ddb",)
 """Generators whose pictures are pruned by a rule of theirs before they are added."""

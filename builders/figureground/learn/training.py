@@ -16,28 +16,22 @@ import torch
 
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import choose_device, is_out_of_memory
-from figureground.errors import FiguregroundError, OutOfMemory, RecipeError, counted, listed
+from figureground.errors import FiguregroundError, OutOfMemory, counted
 from figureground.learn import dfr, erm, jtt, trained
 from figureground.learn.backbones import Backbone, check_saving, find_last, open_backbone, save
 from figureground.learn.directory import held, read_inputs, refuse_other, remove_drafts
+from figureground.learn.door import INPUTS, Asked, ask
 from figureground.learn.groupdro import GroupDRO
-from figureground.learn.groups import GroupedPictures
-from figureground.learn.layouts import read_groups
-from figureground.learn.material import Material, Part, gather, refuse_unknown_groups
-from figureground.learn.settings import Training, why_no_attributes
+from figureground.learn.material import Material, Part
+from figureground.learn.settings import Training
 from figureground.learn.weights import balance, normalise, weigh_added
 from figureground.numerics import library_versions, usable_cores
 from figureground.recipe import FORMAT, differences
 from figureground.shards.writer import replace_text
 from figureground.vision.classifiers import Classifier
 
-INPUTS = "training.json"
-"""What a directory's classifiers are trained from: it makes the directory ours."""
-MOST_SEEDS = 1000
 MOST_WORKERS = 8
 """Threads that decode pictures, unless said otherwise."""
-MOST_DECODERS = 256
-"""Threads that may be asked for."""
 
 
 def train(
@@ -79,18 +73,19 @@ def train(
         RecipeError: A setting that can't be used.
         Stopped: A signal asked for it.
     """
-    out = Path(out)
-    chosen = list_seeds(seeds)
-    if workers is not None and not 1 <= workers <= MOST_DECODERS:
-        raise RecipeError("workers", f"{workers} is not a whole number from 1 to {MOST_DECODERS}.")
-    groups = read_groups(data, layout, root=root, y=y, a=a, file=file, split_column=split_column)
-    material = gather(groups, [read_groups(each) for each in add])
-    refuse_unfit(settings, groups, material)
-    edge = max(material.train.album.draw(0).size)
-    where = choose_device(device)
-    session = _Session(
-        settings, material, out, edge, where, workers or min(MOST_WORKERS, usable_cores()), show_progress
-    )
+    asked = ask(
+        settings, data, out, add=add, seeds=seeds, layout=layout, root=root, y=y, a=a, file=file,
+        split_column=split_column, device=device, workers=workers,
+    )  # fmt: skip
+    return train_asked(asked, show_progress)
+
+
+def train_asked(asked: Asked, show_progress: bool = True) -> dict[str, Any]:
+    """Train as `train` does, with what `door.ask` read and checked."""
+    settings, out, chosen = asked.settings, asked.out, asked.seeds
+    where = choose_device(asked.device)
+    workers = asked.workers or min(MOST_WORKERS, usable_cores())
+    session = _Session(settings, asked.material, out, asked.edge, where, workers, show_progress)
     kept = _Kept()
     try:
         with explained(settings, where), held(out, INPUTS, "train"):
@@ -98,47 +93,6 @@ def train(
     except KeyboardInterrupt as stop:
         stop.add_note(f"{kept.said()} The same command goes on from there.")
         raise
-
-
-def list_seeds(seeds: int | Sequence[int]) -> list[int]:
-    """The seeds that are asked for.
-
-    Args:
-        seeds: How many, from 0 on; or the seeds themselves.
-
-    Raises:
-        RecipeError: None, too many, one below 0, or one twice.
-    """
-    if isinstance(seeds, Sequence):
-        for seed in seeds:
-            if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-                raise RecipeError("seeds", f"{seed!r} is not a whole number from 0 on.")
-            if list(seeds).count(seed) > 1:
-                raise RecipeError("seeds", f"{seed} is named twice.")
-    count = len(seeds) if isinstance(seeds, Sequence) else seeds
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_SEEDS:
-        raise RecipeError("seeds", f"{count} is not a whole number from 1 to {MOST_SEEDS:,}.")
-    return list(seeds) if isinstance(seeds, Sequence) else list(range(seeds))
-
-
-def refuse_unfit(settings: Training, groups: GroupedPictures, material: Material) -> None:
-    """Makes sure that a method can work with the data.
-
-    Raises:
-        FiguregroundError: It needs attributes, of added pictures too, or validation pictures of each class, and there
-            are none.
-    """
-    if settings.needs_attributes and material.attributes is None:
-        raise FiguregroundError(why_no_attributes(settings, groups.name))
-    if settings.method in ("groupdro", "reweight"):
-        refuse_unknown_groups(material, settings.method)
-    if settings.method == "dfr":
-        missing = sorted(set(range(len(groups.classes))) - set(material.validation.y.tolist()))
-        if missing:
-            raise FiguregroundError(
-                f"dfr fits the last layer to validation pictures, and {groups.name} has none of "
-                f"{listed(groups.classes[label] for label in missing)} there."
-            )
 
 
 @contextlib.contextmanager

@@ -98,6 +98,25 @@ def missing_model(field: str, name: str, revision: str | None = None) -> list[Ne
     return [] if isinstance(found, str) else [_download(field, name, revision, None)]
 
 
+def refuse_absent(field: str, name: str) -> None:
+    """Refuse a model that is named by its place and isn't there.
+
+    Raises:
+        FiguregroundError: There is no such file or directory, or it holds no model; or a package is missing.
+    """
+    path = Path(name).expanduser()
+    looks = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if not name.strip() or (looks and not path.exists()):
+        raise FiguregroundError(
+            f"{field}: there is no file or directory {name!r}. Give 'pocket', a transformers directory, a Hub id or "
+            "timm:NAME."
+        )
+    if name != "pocket" and path.is_dir() and not any((path / each).is_file() for each in ("config.json", "timm.json")):
+        raise FiguregroundError(f"{field}: {name!r} is no transformers directory: it has no config.json.")
+    for need in missing_packages(field, ["timm"]) if name.startswith(TIMM) else ():
+        raise FiguregroundError(f"{field}: {name!r}: {need.what}: {need.command}")
+
+
 def missing_segmenter(field: str, name: str) -> list[Need]:
     """The same of a segmenter, which may be two models."""
     return [need for model in models_of(name) for need in missing_model(field, model)]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from figureground.evaluation.intervals import Interval, difference, mean
 from figureground.evaluation.objects import settings, without_background
 from figureground.vision.pictures import DatasetPictures
-from figureground.vision.predict import Predictions
+
+if TYPE_CHECKING:
+    from figureground.vision.predict import Predictions
 
 __all__ = ["Told", "alike", "by_class", "by_group", "compare", "settings", "told"]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from figureground.core.tables import TextTable, UnreadableText
 from figureground.errors import FiguregroundError, listed, nearest_or_all
-from figureground.vision.classifiers import Classifier
 from figureground.vision.pictures import match
+
+if TYPE_CHECKING:
+    from figureground.vision.classifiers import Classifier
 
 COLUMNS = ("label", "classifier_label")
 

@@ -10,24 +10,30 @@ import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from figureground.core.devices import check_device
 from figureground.core.owned import is_ours
 from figureground.errors import FiguregroundError, RecipeError, UsageError, listed
 from figureground.evaluation.intervals import LEVEL, METHOD
 from figureground.evaluation.objects import is_matched, settings
 from figureground.images import content_hash
+from figureground.models.needs import refuse_absent
 from figureground.shards.card import public
 from figureground.shards.writer import SCORES, STAGES_LOCK, lock, remove_locks, replace_bytes, replace_text
 from figureground.vision import accuracy, spuriousness
-from figureground.vision.classifiers import Classifier, open_classifier
 from figureground.vision.counterparts import Counterparts, LabelTable, find_counterparts, read_label_table
 from figureground.vision.evaluation_page import write_page
 from figureground.vision.pictures import SPURIOUS_FOR, DatasetPictures, FolderPictures, open_pictures
-from figureground.vision.predict import BATCH_SIZE, Predictions, predict
 
+if TYPE_CHECKING:
+    from figureground.vision.classifiers import Classifier
+    from figureground.vision.predict import Predictions
+
+BATCH_SIZE = 64
+"""Images a batch."""
 FOLDER = "_evaluation"
 """Where results go inside a dataset: `load_dataset` passes over it, and it is not published."""
 JSON, PAGE = "evaluation.json", "evaluation.html"
@@ -91,12 +97,14 @@ def evaluate(
             pictures without one of the classes, a table that names what there isn't, or scores of somebody else.
         UsageError: What doesn't go with this kind of dataset.
     """
-    from figureground.diffusion.checkpoint import choose_device
-
     if not classifiers:
         raise UsageError("--classifier: name at least one.")
     if batch_size < 1:
         raise RecipeError("--batch-size", f"{batch_size} is not a whole number of at least 1.")
+    check_device(device, "--device")
+    for given in classifiers:
+        if isinstance(given, str):
+            refuse_absent("--classifier", given)
     directory = Path(directory)
     pictures = DatasetPictures(directory, splits=splits)
     spurious = pictures.column == SPURIOUS_FOR
@@ -112,12 +120,17 @@ def evaluate(
         others[_unused(_config(beside) or beside.name, (*others, GENERATED, REFERENCES))] = beside
     real = None if validation is None else open_pictures(Path(validation), pictures.labels, occurring)
     table = LabelTable() if labels is None else read_label_table(Path(labels), pictures.labels)
+    out = directory / FOLDER if out is None else Path(out)
+    _refuse_strangers(out, directory)
+
+    # What needs torch comes last, so that a mistake is told at once.
+    from figureground.diffusion.checkpoint import choose_device
+    from figureground.vision.predict import predict
+
     place = choose_device(device)
     opened = _open_all(classifiers)
     counterparts = find_counterparts(list(opened.values()), pictures.labels, occurring, table)
     scores = _score_files(directory, list(opened)) if save_scores else {}
-    out = directory / FOLDER if out is None else Path(out)
-    _refuse_strangers(out, directory)
     for folder in (out, *[path.parent for path in scores.values()]):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -199,6 +212,8 @@ def _refuse_strangers(out: Path, dataset: Path) -> None:
 
 def _open_all(classifiers: Sequence[str | Classifier]) -> dict[str, Classifier]:
     """Opens classifiers on the CPU, so that all that is wrong with one is said before the first is at work."""
+    from figureground.vision.classifiers import open_classifier
+
     opened: dict[str, Classifier] = {}
     for given in classifiers:
         classifier = open_classifier(given) if isinstance(given, str) else given

@@ -14,11 +14,11 @@ from PIL import Image
 from figureground.core.pages import render_page
 from figureground.vision.accuracy import Told
 from figureground.vision.evaluation_summary import notes, percent, points, shown, spread
-from figureground.vision.predict import Predictions
 from figureground.vision.spuriousness import METRICS, mean_of
 
 if TYPE_CHECKING:
     from figureground.vision.evaluate import Evaluation
+    from figureground.vision.predict import Predictions
 
 EACH_END = 6
 """Pictures of a class with the highest p, and as many with the lowest."""

@@ -8,14 +8,16 @@ average precision; here are both, by name.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from figureground.evaluation.intervals import mean as mean_interval
 from figureground.vision.accuracy import Told, told
 from figureground.vision.metrics import average_precision, roc_auc
-from figureground.vision.predict import Predictions
+
+if TYPE_CHECKING:
+    from figureground.vision.predict import Predictions
 
 METRICS = {
     "predicted": "share predicted k",

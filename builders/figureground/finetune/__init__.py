@@ -1,0 +1,1 @@
+"""Fine-tuning: what it is given, checked before torch is imported."""

@@ -1,0 +1,75 @@
+"""What a fine-tuning is given, checked before torch is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from figureground.core.devices import check_device
+from figureground.errors import FiguregroundError, RecipeError, counted, listed
+from figureground.finetuning import Finetuning
+from figureground.images import list_images
+from figureground.models.needs import missing_packages, refuse_absent
+from figureground.references import LEAST
+from figureground.weights import check_files, check_size, local_directory, pixels_a_latent
+
+INPUTS = "finetuning.json"
+LOCK = ".finetune.lock"
+"""Held by the process that fine-tunes in a directory."""
+
+
+def check_names(noun: str, label: str, identifier: str) -> None:
+    """Raise RecipeError for a noun, a class or an identifier that no tokenizer could make sense of."""
+    for field, text in (("noun", noun), ("class", label)):
+        if not text.strip() or text != " ".join(text.split()):
+            raise RecipeError(field, f"{text!r} is empty or has stray spaces; give a word or a few.")
+        if set(text) & set("{}"):
+            raise RecipeError(field, f"{text!r} has braces, which mark places in prompts; give plain words.")
+    if not identifier.isalnum():
+        raise RecipeError("identifier", f"{identifier!r} is not one word of letters and digits, such as 'sks'.")
+
+
+def refuse_unfit(
+    references: Path, noun: str, label: str, out: Path, settings: Finetuning, *, prior: Path | None,
+    components: Path | None, device: str,
+) -> None:  # fmt: skip
+    """Refuse what can't be fine-tuned, as far as can be told without torch and without decoding an image.
+
+    Raises:
+        FiguregroundError: References, prior, components, checkpoint, feature network or directory can't be used.
+    """
+    check_names(noun, label, settings.identifier)
+    check_device(device, "--device")
+    if settings.features == "neural-pca" and settings.sfsl_weight and components is None:
+        raise RecipeError("components", "features neural-pca need those of the class: --components FILE.")
+    if components is not None and not components.is_file():
+        raise RecipeError("components", f"there is no file {components}.")
+    if prior is not None and prior.exists() and not prior.is_dir():
+        raise RecipeError("prior", f"{prior} is a file; give a directory.")
+    refuse_strangers(out)
+    if not references.is_dir():
+        raise FiguregroundError(f"--references {references}: there is no such directory.")
+    if (there := len(list_images(references))) < LEAST:
+        raise FiguregroundError(f"--references {references}: it holds {counted(there, 'image')}; give {LEAST} or more.")
+    if settings.sfsl_weight and settings.feature_model is not None:
+        refuse_absent("--feature-model", settings.feature_model)
+    needs = missing_packages("--lora-rank", ["peft"]) if settings.lora_rank is not None else []
+    needs += missing_packages("--eight-bit-adam", ["bitsandbytes"]) if settings.eight_bit_adam else []
+    for need in needs:
+        raise FiguregroundError(f"{need.field}: {need.what}: {need.command}")
+    folder = local_directory(settings.checkpoint)
+    if folder is not None:
+        check_files(folder, settings.checkpoint)
+        if settings.size is not None:
+            check_size(settings.size, pixels_a_latent(folder))
+
+
+def refuse_strangers(out: Path) -> None:
+    """Raises FiguregroundError if a directory holds something else than a concept."""
+    if out.exists() and not out.is_dir():
+        raise FiguregroundError(f"--out {out} is a file; give a directory.")
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    names = [name for name in names if name != LOCK and not (name.startswith(".") and name.endswith((".part", ".tmp")))]
+    if names and INPUTS not in names:
+        raise FiguregroundError(
+            f"--out {out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
+        )

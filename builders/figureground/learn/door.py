@@ -1,0 +1,134 @@
+"""What training is given, read and checked before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from figureground.core.devices import check_device
+from figureground.errors import FiguregroundError, RecipeError, listed
+from figureground.learn.directory import refuse_strangers
+from figureground.learn.groups import GroupedPictures
+from figureground.learn.layouts import read_groups
+from figureground.learn.material import Material, gather, refuse_unknown_groups
+from figureground.learn.settings import POCKET, Training, choose_backbone, why_no_attributes
+from figureground.models.needs import refuse_absent
+
+INPUTS = "training.json"
+"""What a directory's classifiers are trained from: it makes the directory ours."""
+MOST_SEEDS = 1000
+MOST_DECODERS = 256
+"""Threads that may be asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a training is asked for; nothing of it is wrong, as far as can be told without torch."""
+
+    settings: Training
+    material: Material
+    out: Path
+    seeds: list[int]
+    edge: int
+    """The longer one of a training image, in pixels."""
+    device: str
+    workers: int | None
+
+
+def ask(
+    settings: Training,
+    data: Path | str,
+    out: Path | str,
+    *,
+    add: Sequence[Path | str] = (),
+    seeds: int | Sequence[int] = 3,
+    layout: str | None = None,
+    root: Path | str | None = None,
+    y: str | None = None,
+    a: str | None = None,
+    file: str | None = None,
+    split_column: str | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+) -> Asked:
+    """Read what `learn.training.train` is given, and check it.
+
+    Raises:
+        FiguregroundError: Data, backbone or directory can't be used.
+        RecipeError: A setting that can't be used.
+    """
+    out, chosen = Path(out), list_seeds(seeds)
+    check_workers(workers)
+    check_device(device, "--device")
+    refuse_strangers(out, INPUTS)
+    refuse_backbone(settings)
+    groups = read_groups(data, layout, root=root, y=y, a=a, file=file, split_column=split_column)
+    material = gather(groups, [read_groups(each) for each in add])
+    refuse_unfit(settings, groups, material)
+    edge = max(material.train.album.draw(0).size)
+    refuse_revision(settings, choose_backbone(settings, edge))
+    return Asked(settings, material, out, chosen, edge, device, workers)
+
+
+def refuse_backbone(settings: Training) -> None:
+    """Raise FiguregroundError for a backbone that is named by its place and isn't there, or is one file."""
+    if settings.backbone is not None:
+        refuse_absent("backbone", settings.backbone)
+        if Path(settings.backbone).expanduser().is_file():
+            raise RecipeError(
+                "backbone", f"{settings.backbone} is one file; give a transformers directory, a Hub id or timm:NAME."
+            )
+
+
+def refuse_revision(settings: Training, backbone: str) -> None:
+    """Raise RecipeError for a revision of the backbone that is trained from nothing."""
+    if settings.revision is not None and backbone == POCKET:
+        raise RecipeError("revision", "it is for backbones on the Hub.")
+
+
+def check_workers(workers: int | None) -> None:
+    """Raise RecipeError for a number of decoding threads that can't be used."""
+    if workers is not None and not 1 <= workers <= MOST_DECODERS:
+        raise RecipeError("workers", f"{workers} is not a whole number from 1 to {MOST_DECODERS}.")
+
+
+def list_seeds(seeds: int | Sequence[int]) -> list[int]:
+    """The seeds that are asked for.
+
+    Args:
+        seeds: How many, from 0 on; or the seeds themselves.
+
+    Raises:
+        RecipeError: None, too many, one below 0, or one twice.
+    """
+    if isinstance(seeds, Sequence):
+        for seed in seeds:
+            if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+                raise RecipeError("seeds", f"{seed!r} is not a whole number from 0 on.")
+            if list(seeds).count(seed) > 1:
+                raise RecipeError("seeds", f"{seed} is named twice.")
+    count = len(seeds) if isinstance(seeds, Sequence) else seeds
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_SEEDS:
+        raise RecipeError("seeds", f"{count} is not a whole number from 1 to {MOST_SEEDS:,}.")
+    return list(seeds) if isinstance(seeds, Sequence) else list(range(seeds))
+
+
+def refuse_unfit(settings: Training, groups: GroupedPictures, material: Material) -> None:
+    """Makes sure that a method can work with the data.
+
+    Raises:
+        FiguregroundError: It needs attributes, of added pictures too, or validation pictures of each class, and there
+            are none.
+    """
+    if settings.needs_attributes and material.attributes is None:
+        raise FiguregroundError(why_no_attributes(settings, groups.name))
+    if settings.method in ("groupdro", "reweight"):
+        refuse_unknown_groups(material, settings.method)
+    if settings.method == "dfr":
+        missing = sorted(set(range(len(groups.classes))) - set(material.validation.y.tolist()))
+        if missing:
+            raise FiguregroundError(
+                f"dfr fits the last layer to validation pictures, and {groups.name} has none of "
+                f"{listed(groups.classes[label] for label in missing)} there."
+            )
