@@ -16,7 +16,7 @@ import numpy as np
 
 from figureground import recipe as recipes
 from figureground.config import Config
-from figureground.core.files import read_object
+from figureground.core.files import read_json, read_object
 from figureground.core.values import kinds_of
 from figureground.errors import FiguregroundError, RecipeError, counted, nearest_or_all
 from figureground.models.distilled import checkpoint_notes
@@ -329,7 +329,7 @@ class Builder(datasets.ArrowBasedBuilder):
                     self.work(out, show_progress=show_progress)
             self.finish(out)
             self.judge(out, show_progress)
-        refuse_empty_parts(json.loads((out / index.INDEX).read_text(encoding="utf-8")), str(out))
+        refuse_empty_parts(read_json(out / index.INDEX), str(out))
         return out
 
     def finish(self, out: Path) -> None:

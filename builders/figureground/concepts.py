@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from figureground.core.files import read_json
 from figureground.errors import FiguregroundError
 from figureground.images import content_hash
 from figureground.weights import check_files, fingerprint
@@ -61,7 +61,7 @@ def read_concept(folder: Path) -> Concept:
             raise FiguregroundError(f"concept {folder}: there is no such directory.")
         raise FiguregroundError(f"concept {folder} isn't finished: give the command that fine-tunes it again.")
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = read_json(path)
         base, kind, sha256 = facts["base"], facts["kind"], facts["sha256"]
         made = Concept(
             folder, facts["label"], facts["noun"], facts["identifier"], _seen_from_here(base, folder),

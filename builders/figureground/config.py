@@ -11,14 +11,14 @@ import datasets
 
 from figureground.core.devices import check_device
 from figureground.errors import RecipeError, listed, nearest
-from figureground.fields import texts_below
+from figureground.fields import MOST, texts_below
 from figureground.images import IMAGE_FORMATS
 
 SCHEDULER_NAMES = ("ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc")
 
 
 WHOLE: dict[str, tuple[int, int | None]] = {
-    "size": (8, 16384), "steps": (1, 1000), "shard_size": (1, None), "seed": (0, None), "workers": (1, 1024),
+    "size": (8, 16384), "steps": (1, 1000), "shard_size": (1, None), "seed": (0, 2**128 - 1), "workers": (1, 1024),
     "limit": (1, None), "batch_size": (1, 4096), "threads": (1, 1024),
 }  # fmt: skip
 """Fields that are whole numbers, with the least and the most that they may be. Checkpoints know 1000 noise levels."""
@@ -33,10 +33,12 @@ def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
 
 def _check_number(name: str, value: Any, least: float, most: float | None, whole: bool = False) -> None:
     kinds = int if whole else int | float
+    if whole and most is None:
+        most = MOST
     good = (
         isinstance(value, kinds)
         and not isinstance(value, bool)
-        and math.isfinite(value)
+        and (isinstance(value, int) or math.isfinite(value))
         and value >= least
         and (most is None or value <= most)
     )

@@ -33,7 +33,7 @@ from figureground.resources import resource
 from figureground.sample import Guide, Spec, derive_seed
 from figureground.sources import Credit, Source, read_source
 from figureground.stages import run_stage
-from figureground.table import Correlation, read_table
+from figureground.table import MOST_A_CELL, Correlation, read_table
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -174,8 +174,8 @@ def _check_per_cell(field: str, value: Any) -> None:
             or split != split.lower()
         ):
             raise RecipeError(field, f"{split!r} is no name for a split: use small letters, digits and '_'.")
-        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-            raise RecipeError(f"{field}.{split}", f"{n!r} is not a whole number of images.")
+        if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n <= MOST_A_CELL:
+            raise RecipeError(f"{field}.{split}", f"{n!r} is not a whole number of images, 0 to {MOST_A_CELL:,}.")
 
 
 def _find_folder(root: Path, names: Sequence[str]) -> str | None:

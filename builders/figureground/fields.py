@@ -12,6 +12,9 @@ from typing import Any
 
 from figureground.errors import RecipeError
 
+MOST = 2**63 - 1
+"""The largest whole number that a setting may be: what signed 64-bit integers hold."""
+
 
 def texts_below(kind: type) -> dict[str, str]:
     """The text below each field of a dataclass, in one line, by the field's name; not those of fields it inherits."""
@@ -29,7 +32,9 @@ def check_number(name: str, value: Any, least: float, most: float | None, whole:
     if value is None and optional:
         return
     kinds = int if whole else int | float
-    good = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value) and value >= least
+    most = MOST if whole and most is None else most
+    good = isinstance(value, kinds) and not isinstance(value, bool) and value >= least
+    good = good and (isinstance(value, int) or math.isfinite(value))
     if not good or (most is not None and value > most):
         span = f"from {least:g} to {most:g}" if most is not None else f"of at least {least:g}"
         raise RecipeError(name, f"{value!r} is not a {'whole ' if whole else ''}number {span}.")

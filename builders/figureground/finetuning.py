@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from figureground.core.files import read_json
 from figureground.errors import RecipeError, nearest
 from figureground.fields import check_number, texts_below
 from figureground.weights import fingerprint_classifier
@@ -307,7 +307,7 @@ def from_arguments(options: Mapping[str, Any]) -> Finetuning:
 
 def done_message(out: Path) -> str:
     """What the command says when a concept is finished."""
-    facts = json.loads((out / "concept.json").read_text(encoding="utf-8"))
+    facts = read_json(out / "concept.json")
     how = f"{out / 'checkpoint'} is a checkpoint of its own"
     if facts["kind"] == "lora":
         how = f"{out / 'lora.safetensors'} is for {facts['base']['checkpoint']}"

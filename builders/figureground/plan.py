@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from figureground.errors import RecipeError
 from figureground.sample import Guide, Spec, derive_seed, key
 from figureground.table import Counts, largest_remainder
 
@@ -20,6 +21,10 @@ DrawGuide = Callable[[str, int, int, int], Guide | None]
 """Decides an image's guide from its split, foreground, background and number in its cell."""
 WritePrompt = Callable[[str, int, int, int], str]
 """Decides an image's prompt from the same."""
+
+
+MOST_SHARDS = 1_000_000
+"""Most shards of a dataset: a billion images, of the usual 1,000 a shard."""
 
 
 class Permutation:
@@ -114,12 +119,22 @@ class Plan:
         return dict(zip(full, shares.tolist(), strict=True))
 
     def shards(self) -> list[PlannedShard]:
-        """Every shard, split by split and part by part, of equal size but for the last of a part."""
-        made = []
+        """Every shard, split by split and part by part, of equal size but for the last of a part.
+
+        Raises:
+            RecipeError: There are more than `MOST_SHARDS`.
+        """
+        made: list[PlannedShard] = []
         for split, total in self.totals().items():
             for part in range(len(self.earlier) + 1):
                 images = int(self._added(split, part).sum()) if self.earlier else total
                 of = -(-images // self.shard_size)
+                if len(made) + of > MOST_SHARDS:
+                    raise RecipeError(
+                        "shard_size",
+                        f"{images:,} images of {split} in shards of {self.shard_size:,} are too many files: a dataset "
+                        f"has at most {MOST_SHARDS:,} shards. Give larger shards, or fewer images a cell.",
+                    )
                 for index in range(of):
                     start = index * self.shard_size
                     made.append(PlannedShard(split, index, of, start, min(self.shard_size, images - start), part))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.concepts import CONCEPT
+from figureground.core.files import read_json
 from figureground.recipe import FORMAT, digest
 from figureground.shards.writer import lock
 
@@ -68,7 +69,7 @@ def _free(folder: Path) -> bool:
 def _same(folder: Path, made_of: Mapping[str, Any]) -> bool:
     """Whether what lies in a folder, finished or not, is made of the same."""
     try:
-        theirs = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
+        theirs = read_json(folder / INPUTS)
     except (OSError, ValueError):
         return False
     mine = json.loads(json.dumps(dict(made_of)))

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from figureground.core.tables import TextTable, UnreadableText, read_text
+from figureground.core.yaml_documents import safe_load
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "file": ("file", "filename", "file name", "path", "image", "picture", "name", "id"),
@@ -156,7 +157,7 @@ def weights_license(folder: Path) -> tuple[str, str]:
     said: Any = None
     try:
         header = re.match(r"\s*---[ \t]*\n(.*?)^---", _text(folder / "README.md"), re.DOTALL | re.MULTILINE)
-        said = yaml.safe_load(header[1]) if header else None
+        said = safe_load(header[1]) if header else None
     except (OSError, yaml.YAMLError):
         pass
     if isinstance(said, Mapping) and said.get("license"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import multiprocessing
 import os
 import re
@@ -29,6 +28,7 @@ from figureground.builder import Builder, as_shard
 from figureground.classes import Noun, read_nouns
 from figureground.concepts import CONCEPT
 from figureground.config import Config
+from figureground.core.files import read_json
 from figureground.core.names import RULE, matching, slug
 from figureground.core.terminal import remark
 from figureground.core.text import markdown
@@ -61,7 +61,7 @@ from figureground.shards.writer import PRIVATE
 from figureground.shelf import Shelf
 from figureground.sources import Credit, Source, read_license, read_source
 from figureground.stages import COPIES, DONE, read_marker, run_stage
-from figureground.table import Counts
+from figureground.table import MOST_A_CELL, Counts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -73,7 +73,6 @@ if TYPE_CHECKING:
 POCKET = "pocket"
 PLAIN = "plain"
 """The scene that no prompt names."""
-MOST_A_CELL = 1_000_000_000
 MANY = 10
 """Of a full-size checkpoint, more concepts than this are kept as adapters unless the recipe says otherwise."""
 LORA_RANK = 16
@@ -285,7 +284,7 @@ class Spurious(Builder):
             return read_nouns("labels", config.labels, "classes", "imagenet")
         folder = ROBUST if config.feature_model == POCKET else Path(config.feature_model or "").expanduser()
         try:
-            said = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
+            said = read_json(folder / "config.json")["id2label"]
             names = [str(said[str(i)]) for i in range(len(said))]
         except (OSError, ValueError, KeyError, TypeError):
             raise RecipeError(

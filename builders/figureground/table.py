@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,11 @@ class Correlation(TypedDict, total=False):
     pairing: str | dict[str, str | list[str]] | None
     path: str
 
+
+MOST_A_CELL = 1_000_000_000
+"""Most images of a cell; all cells together then fit into 64 bits."""
+MOST_CELLS = 10_000_000
+"""Most cells of a table: 21,000 classes on 400 backgrounds are fewer."""
 
 Counts = np.ndarray
 """int64 (foregrounds, backgrounds): images a cell."""
@@ -160,8 +166,11 @@ def read_counts_csv(
                 _position(where, column, row[column], known)
                 for column, known in (("foreground", foregrounds), ("background", backgrounds))
             )
-            if not (row["count"].isascii() and row["count"].isdecimal()):
-                raise RecipeError("table", f"{where}: count {row['count']!r} is not a whole number of images.")
+            count = row["count"]
+            if not re.fullmatch(r"[0-9]{1,18}", count) or int(count) > MOST_A_CELL:
+                raise RecipeError(
+                    "table", f"{where}: count {count[:30]!r} is not a whole number of images, 0 to {MOST_A_CELL:,}."
+                )
             split = row.get("split", "")
             if split and split not in splits:
                 raise RecipeError("table", f"{where}: there is no split {split!r}{nearest(split, splits)}")
@@ -195,6 +204,11 @@ def read_table(
         RecipeError: Naming the part that can't be used.
     """
     splits = list(per_cell)
+    if len(foregrounds) * len(backgrounds) > MOST_CELLS:
+        raise RecipeError(
+            "backgrounds",
+            f"{len(foregrounds):,} classes on {len(backgrounds):,} backgrounds are more than {MOST_CELLS:,} cells.",
+        )
     if isinstance(value, Mapping) and value and set(value) <= set(splits):
         counts, pairings = {}, {}
         for split in splits:

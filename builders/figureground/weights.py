@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from figureground.core.files import read_json
 from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.models.opening import refuse_code
 from figureground.models.parts import check_parts
@@ -218,7 +219,7 @@ def read_index(folder: Path, checkpoint: str, inpaint: bool = False) -> dict[str
 
 def pixels_a_latent(folder: Path) -> int:
     """Pixels along an edge that one pixel of a latent stands for, by the autoencoder's config."""
-    blocks = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8")).get("block_out_channels", [0] * 4)
+    blocks = read_json(folder / "vae" / "config.json").get("block_out_channels", [0] * 4)
     return 2 ** (len(blocks) - 1)
 
 

@@ -53,6 +53,13 @@ class FileError(FiguregroundError, ValueError):
         self.reason = reason
 
 
+class TooDeep(FileError):
+    """JSON that is nested so deeply that what reads it would fail."""
+
+    def __init__(self, where: Path | str, depth: int):
+        super().__init__(where, f"its JSON is nested more than {depth} levels deep")
+
+
 # Where files lie
 
 
@@ -261,7 +268,7 @@ def parse_json(text: str | bytes, where: Path | str, *, depth: int = MOST_DEPTH)
     try:
         value = json.loads(text)
     except RecursionError:
-        raise FileError(where, _too_deep(depth)) from None
+        raise TooDeep(where, depth) from None
     except ValueError as error:
         raise FileError(where, f"it can't be read as JSON ({error})") from None
     # Shallow enough to be parsed is not shallow enough for what is done with it: comparing and writing recurse too.
@@ -276,11 +283,7 @@ def parse_json(text: str | bytes, where: Path | str, *, depth: int = MOST_DEPTH)
         ]
         if not level:
             return value
-    raise FileError(where, _too_deep(depth))
-
-
-def _too_deep(depth: int) -> str:
-    return f"its JSON is nested more than {depth} levels deep"
+    raise TooDeep(where, depth)
 
 
 def _size(count: int) -> str:

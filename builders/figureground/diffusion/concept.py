@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from figureground.concepts import CHECKPOINT, CONCEPT, LORA, Concept, hash_weights, read_concept
+from figureground.core.files import read_json
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
 from figureground.errors import FiguregroundError
 from figureground.models.opening import load_adapters
@@ -54,7 +55,7 @@ def write_checkpoint(base: Path, trained: Mapping[str, nn.Module], out: Path) ->
                 _copy_part(base / part, draft / part, variant)
         shutil.copyfile(base / "model_index.json", draft / "model_index.json")
         for config in draft.rglob("*.json"):  # where a part was made is nobody's business
-            content = json.loads(config.read_text(encoding="utf-8"))
+            content = read_json(config)
             if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
                 config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
@@ -76,7 +77,7 @@ def _write_part(part: nn.Module, dtype: torch.dtype, out: Path, variant: str | N
     # To mypy what a module has no field for is a Tensor or a Module.
     part.to("cpu", dtype).save_pretrained(out, safe_serialization=True, variant=variant)  # type: ignore[operator]
     config = out / "config.json"
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = read_json(config)
     if "dtype" in content:
         # Else a text encoder opens in the type that it is stored in, its neighbours in float32, and on a CPU the
         # first product fails.

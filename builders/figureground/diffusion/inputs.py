@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.concepts import read_concept
+from figureground.core.files import read_json
 from figureground.diffusion import priors
 from figureground.diffusion.checkpoint import download
 from figureground.diffusion.references import References
@@ -61,7 +62,7 @@ def _without_place(name: str | None) -> str | None:
 def compare(out: Path, identity: dict[str, Any]) -> None:
     """Raises FiguregroundError if a directory's concept is made from other inputs."""
     try:
-        theirs = json.loads((out / INPUTS).read_text(encoding="utf-8"))
+        theirs = read_json(out / INPUTS)
         changed = differences(_by_file(theirs), _by_file(identity))
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(f"{out / INPUTS} is damaged ({error}). Give another directory.") from None
@@ -101,6 +102,6 @@ def choose_edge(checkpoint: str, revision: str | None, size: int | None, inpaint
     folder = local_directory(checkpoint) or download(checkpoint, revision)
     check_files(folder, checkpoint, inpaint)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "unet" / "config.json")
         return int(config["sample_size"]) * pixels_a_latent(folder)
     raise RecipeError("size", f"the checkpoint {checkpoint!r} doesn't say its own; give --size.")

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from figureground import recipe as recipes
+from figureground.core.files import read_json
 from figureground.core.terminal import remark
 from figureground.diffusion.base import choose_dtype, open_base
 from figureground.diffusion.checkpoint import Checkpoint, choose_device
@@ -198,7 +199,7 @@ def _read_facts(out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = read_json(path)
         if not (isinstance(facts["sha256"], str) and isinstance(facts["inputs"]["size"], int)):
             raise TypeError("it doesn't say what it is")
     except (ValueError, KeyError, TypeError) as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from figureground.core.files import read_json
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.previews import no_guide
 from figureground.diffusion.render import Renderer, Sampling, find_batch_size
@@ -145,7 +146,7 @@ def forget_other(folder: Path, recipe: dict[str, Any]) -> None:
 def _read(folder: Path) -> tuple[dict[str, Any], dict[int, str]]:
     """What the images of a folder were drawn from, and which were rejected."""
     try:
-        saved = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+        saved = read_json(folder / RECIPE)
         return saved, {int(i): reason for i, reason in saved.pop("rejected").items()}
     except (ValueError, KeyError, AttributeError) as error:
         raise FiguregroundError(

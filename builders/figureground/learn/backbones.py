@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from figureground.core.files import read_json
 from figureground.core.seeding import seed_default_generators
 from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.learn.settings import POCKET, Training, choose_backbone
@@ -229,7 +230,7 @@ def save(backbone: Backbone, folder: Path) -> None:
     network: Any = backbone.network
     if hasattr(network, "save_pretrained"):
         network.save_pretrained(draft)
-        config = json.loads((draft / "config.json").read_text(encoding="utf-8"))
+        config = read_json(draft / "config.json")
         config.pop("_name_or_path", None)  # where it lay is nobody's business
         (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _save_preprocessing(backbone.preprocessing, draft, backbone.name)

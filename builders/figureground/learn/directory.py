@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from figureground.core.files import read_json
 from figureground.errors import FiguregroundError, listed
 from figureground.run import disk
 from figureground.shards.writer import lock
@@ -79,7 +79,7 @@ def read_inputs(path: Path) -> Any:
         FiguregroundError: It is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except ValueError as error:
         raise FiguregroundError(f"{path} is damaged ({error}). Give another directory.") from None
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from figureground import recipe as recipes
+from figureground.core.files import read_json
 from figureground.errors import FiguregroundError, RecipeError, counted, nearest_or_all
 from figureground.learn.groups import GroupedPictures
 from figureground.learn.layouts import read_groups
@@ -192,7 +193,7 @@ class Generators:
             masks = AttendedMasks(open_classifier(str(erm(seed)), device=choose_device(self.device)), self._quantile)
         whole = read_groups(self.data, **self.where)
         paste(whole, masks, self._count_per_class, seed, self.out / name, show_progress=self.show_progress)
-        said = json.loads((self.out / name / MARKER).read_text(encoding="utf-8"))
+        said = read_json(self.out / name / MARKER)
         return {"directory": name, "pictures": said["pictures"], "passed_over": len(said["passed_over"])}
 
     def _build(self, generator: str, name: str, seed: int) -> dict[str, Any]:
@@ -232,7 +233,7 @@ def _is_number(value: Any, kind: type) -> bool:
 def _read_told(marker: Path) -> dict[str, Any] | None:
     """What is told of pictures that were made; None where they aren't finished."""
     try:
-        told = json.loads(marker.read_text(encoding="utf-8"))
+        told = read_json(marker)
         return {**told, "directory": str(told["directory"])}
     except FileNotFoundError:
         return None

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from figureground import recipe as recipes
+from figureground.core.files import read_json
 from figureground.errors import FiguregroundError, RecipeError, counted, listed
 from figureground.images import encode
 from figureground.learn.directory import held
@@ -210,7 +211,7 @@ def _mark(marker: Path, inputs: Mapping[str, Any], told: Mapping[str, Any]) -> N
 
 def _read_marker(path: Path) -> dict[str, Any]:
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = read_json(path)
         return {name: said[name] for name in ("inputs", "done", "passed_over")}
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(f"{path} is damaged ({error}). Give another directory.") from None

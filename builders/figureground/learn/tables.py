@@ -206,13 +206,13 @@ def find_files(
     """
     names = [_below(root, _with_slashes(root, value)) for value in column.values]
     lost = [row for row, (name, value) in enumerate(zip(names, column.values, strict=True))
-            if not value or _is_absolute(name)]  # fmt: skip
+            if not value or _is_outside(name)]  # fmt: skip
     if lost:
         problems.add(
             f"{column.name}: {_rows(len(lost))} without the name of a file below {root}: {some(column, lost)}. "
             "Pictures lie in one directory, or below it; --root DIR says which."
         )
-    folders = {posixpath.dirname(name) for name in names if not _is_absolute(name)}
+    folders = {posixpath.dirname(name) for name in names if not _is_outside(name)}
     listing = {folder: _list_folder(root / folder) for folder in sorted(folders)}
     for row in sorted(set(range(len(names))) - set(lost)):
         folder, base = posixpath.split(names[row])
@@ -248,8 +248,9 @@ def _with_slashes(root: Path, name: str) -> str:
     return name.replace("\\", "/") if "\\" in name and not os.path.lexists(root / name) else name
 
 
-def _is_absolute(name: str) -> bool:
-    return posixpath.isabs(name) or _DRIVE.match(name) is not None
+def _is_outside(name: str) -> bool:
+    """Whether a name that `_below` gave leads out of the root."""
+    return posixpath.isabs(name) or _DRIVE.match(name) is not None or name == ".." or name.startswith("../")
 
 
 def _in_other_coding(root: Path, name: str) -> str | None:

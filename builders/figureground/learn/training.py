@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from figureground.core.files import read_json
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import choose_device, is_out_of_memory
 from figureground.errors import FiguregroundError, OutOfMemory, counted
@@ -219,7 +220,7 @@ class _Session:
         marker, state = self.out / f"seed-{seed}.json", self.out / f"seed-{seed}.pt"
         if marker.exists():
             state.unlink(missing_ok=True)
-            return json.loads(marker.read_text(encoding="utf-8"))
+            return read_json(marker)
         began = time.monotonic()
         backbone = open_backbone(self.settings, self.material.classes, self.edge, seed)
         more: dict[str, Any] = {}
@@ -289,7 +290,7 @@ class _Session:
         """Which training images a first model gets wrong, bool (n,), and its optimiser steps; it is trained once."""
         path = self.out / f"seed-{seed}-errors.json"
         if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
             return np.array(found["errors"], bool), int(found["steps"])
         backbone = open_backbone(self.settings, self.material.classes, self.edge, seed)
         weights = normalise(weigh_added(self.material.added, self.settings.add_weight))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from figureground.core.files import read_json
 from figureground.errors import FiguregroundError
 from figureground.sources import cached_snapshot
 from figureground.weights import local_directory
@@ -66,7 +66,7 @@ def distilled_note(folder: Path, checkpoint: str, steps: int, guidance: float) -
 def _read(path: Path) -> dict[str, Any]:
     """A file of JSON as a mapping; nothing where it can't be read, which whoever opens the model says."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from figureground.core.files import FileError, TooDeep, read_json
 from figureground.errors import FiguregroundError
+from figureground.models.size import refuse_oversized
 
 ATTENTION = ("eager", "sdpa", "flex_attention")
 """Attention that is part of transformers and torch. Other names may be kernels that are downloaded and run."""
@@ -27,6 +29,8 @@ _IMPLEMENTATIONS = tuple(
     f"{start}{kind}_implementation" for kind in ("attn", "experts") for start in ("", "_")
 )  # fmt: skip
 _CODE = ("auto_map", "custom_pipeline", "custom_generate", "use_kernels")
+UNBOUNDED = ("tokenizer_config.json", "generation_config.json")
+"""Files whose large numbers cost nothing: a tokenizer's limit of 10³⁰ tokens means that it has none."""
 _LABELS = ("id2label", "label2id")
 """Entries whose keys are names of classes, which may be any words."""
 
@@ -53,15 +57,17 @@ def refuse_code(folder: Path, what: str) -> None:
         if path.stat().st_size > MOST_BYTES:
             raise FiguregroundError(f"{where} has {path.stat().st_size:,} bytes, which no configuration needs.")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            continue
-        except RecursionError:
+            content = read_json(path)
+        except TooDeep:
             raise FiguregroundError(f"{where} is nested too deeply to be a configuration.") from None
+        except FileError:
+            continue
         if path.name.endswith("model_index.json"):
             _check_parts(content, where)
         for entries in _mappings(content):
             _check_entries(entries, where)
+        if path.name not in UNBOUNDED:
+            refuse_oversized(content, path, where)
 
 
 def _configs(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from figureground.core.files import read_json
 from figureground.errors import FiguregroundError
 
 TIME_IDS = 6
@@ -117,7 +118,7 @@ def limit_tokens(tokenizer: Any, most: int | None) -> None:
 
 
 def _config(folder: Path, part: str) -> dict[str, Any]:
-    content = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+    content = read_json(folder / part / "config.json")
     return content if isinstance(content, dict) else {}
 
 
@@ -145,7 +146,7 @@ def _vocabulary(folder: Path) -> dict[str, int]:
 def _read(path: Path) -> dict[str, Any]:
     """A file of JSON as a mapping; nothing where there is none, or other than a mapping."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

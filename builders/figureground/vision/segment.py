@@ -7,7 +7,6 @@ cuts out what is in them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from figureground.core import libraries
+from figureground.core.files import read_json
 from figureground.errors import FiguregroundError, RecipeError
 from figureground.models.opening import open_network, open_part, refuse_code
 from figureground.models.parts import check_words
@@ -305,7 +305,7 @@ def _open_network(folder: Path, name: str, kind: Any, model_type: str, device: s
 def _check_files(folder: Path, name: str, kind: str, model_type: str) -> None:
     """Makes sure that a directory is of the right kind, with weights that are no pickle, as far as files tell."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         found = config.get("model_type")
     except FileNotFoundError:
         raise FiguregroundError(f"segmenter {name!r} is no transformers directory: it has no config.json.") from None

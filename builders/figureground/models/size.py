@@ -1,0 +1,102 @@
+"""Bounds what a model's configuration may ask for by what its weights can be. Needs no torch.
+
+A configuration of a few lines can ask for a million layers or a billion classes, which libraries make before they look
+at the weights. Each layer has a tensor of its own, and each width is the length of one, so the headers of the weights
+tell how much there can be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from figureground.core.files import FileError, open_regular, parse_json
+from figureground.errors import FiguregroundError
+
+FREE_LAYERS = 256
+"""So many layers are let pass whatever the weights have: configurations name defaults of parts that aren't there."""
+FREE_WIDTH = 16384
+"""So large a width, image or number of classes is let pass likewise. SDXL's widest layer has 10,240 channels."""
+MOST_HEADER = 100_000_000
+"""Largest header of a safetensors file, in bytes: the library's own limit."""
+
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".gguf")
+FREE_ENTRIES = 2**18
+"""So many words, positions, classes or noise levels are let pass likewise: the largest vocabularies have that many."""
+
+_LAYERS = re.compile(r".*(layers?(_per_block)?|depths?|num_(hidden_)?blocks|blocks|stages|n_layer|repeats)", re.ASCII)
+_WIDTHS = re.compile(
+    r".*(sizes?|dims?|channels|positions?|embeddings?|timesteps|width|height|(shortest|longest)_edge|features|filters|"
+    r"labels|classes|d_model|d_ff|d_kv|n_embd|groups|heads|num_patches|strides?|kernels?)",
+    re.ASCII,
+)
+_ENTRIES = re.compile(r".*(vocab_size|positions?|embeddings?|labels|classes|timesteps)", re.ASCII)
+
+
+def refuse_oversized(content: Any, path: Path, where: str) -> None:
+    """Refuse a configuration that asks for more layers or larger ones than the weights beside it can be.
+
+    Args:
+        content: The parsed configuration.
+        path: Its file; the safetensors files in the same directory are its weights.
+        where: What errors call it.
+
+    Raises:
+        FiguregroundError: Naming the entry, its value, and the most that it may be.
+    """
+    large = [(name, value) for name, value in _numbers(content) if value > FREE_LAYERS]
+    if not large:
+        return
+    if any(each.suffix in _OTHER_WEIGHTS for each in path.parent.iterdir()):
+        return  # weights that aren't safetensors are refused as such
+    tensors, longest = _measure(path.parent)
+    for name, value in large:
+        if _LAYERS.fullmatch(name):
+            most = max(FREE_LAYERS, tensors)
+        elif _ENTRIES.fullmatch(name):
+            most = max(FREE_ENTRIES, 4 * longest)
+        elif _WIDTHS.fullmatch(name):
+            most = max(FREE_WIDTH, 4 * longest)
+        else:
+            continue
+        if value > most:
+            raise FiguregroundError(
+                f"{where} asks for {name}: {value:,}, and its weights have no room for more than {most:,}. Download "
+                "the model again, or choose another one."
+            )
+
+
+def _numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of a configuration with the name that it stands below, in lists too."""
+    waiting = [(name, content)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(str(key), item) for key, item in value.items()]
+        elif isinstance(value, list):
+            waiting += [(name, item) for item in value]
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield name, value
+
+
+def _measure(folder: Path) -> tuple[int, int]:
+    """How many tensors the safetensors files of a directory have, and the longest edge of any.
+
+    Files that can't be read count as empty: whoever opens them says so.
+    """
+    tensors = longest = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with open_regular(path) as file:
+                size = int.from_bytes(file.read(8), "little")
+                header = parse_json(file.read(size), path) if size <= MOST_HEADER else {}
+        except (OSError, FileError):
+            continue
+        for name, tensor in header.items() if isinstance(header, dict) else ():
+            shape = tensor.get("shape") if isinstance(tensor, dict) else None
+            if name != "__metadata__" and isinstance(shape, list):
+                tensors += 1
+                longest = max([longest, *(edge for edge in shape if isinstance(edge, int))])
+    return tensors, longest
