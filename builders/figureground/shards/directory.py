@@ -9,7 +9,7 @@ from pathlib import Path
 from figureground.core.files import FileError, leaves, strange_entries
 from figureground.errors import counted
 
-FOLDERS = ("data", "webdataset", "rejects", "_figureground")
+FOLDERS = ("data", "webdataset", "rejects", "_figureground", "_evaluation")
 """The directories of a dataset."""
 
 DESCRIPTIONS = ("README.md", "croissant.json", "preview.png", "report.html")
