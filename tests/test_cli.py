@@ -1,5 +1,6 @@
 """The command: what it prints, and how it ends."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -209,6 +210,51 @@ def test_settings_lists_every_field_with_its_default(capsys):
 def test_plan_refuses_a_size_that_a_build_would_refuse(config, size, message, capsys):
     assert main(["plan", "d3s", "--config", config, "--set", f"size={size}"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_output_that_cannot_be_written_is_one_line(monkeypatch, capfd):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["plan", "d3s"]) == 1
+    said = capfd.readouterr().err
+    assert "the output can't be written: No space left on device" in said
+    assert "--debug" not in said
+
+
+def test_a_closed_output_goes_nowhere():
+    command = f"{sys.executable} -m figureground plan d3s >&- 2>&- <&-; echo $?"
+    assert subprocess.run(["sh", "-c", command], capture_output=True, text=True).stdout == "0\n"
+
+
+def test_a_terminal_that_knows_ascii_alone_gets_codes_and_json_stays_json(monkeypatch):
+    settings = ["--set", "classes={鸟: a bird, café: a café}", "--set", "guide=none"]
+    for arguments in (["plan", "d3s", *settings], ["plan", "d3s", *settings, "--json"]):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+        assert main(arguments) == 0
+    assert json.loads(raw.getvalue().decode("ascii"))["foregrounds"] == ["鸟", "café"]
+
+
+def test_a_working_directory_that_is_gone_is_told(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["plan", "d3s"]) == 2
+    assert "the working directory is gone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["build", "d3s", "--out", "o\udcff"], ["check", "o\udcff"], ["plan", "d3s", "--set", "checkpoint=/o\udcff"],
+     ["merge", "a", "o\udcff", "--out", "b"], ["plan", "--recipe", "o\udcff"]],
+)  # fmt: skip
+def test_an_argument_that_is_no_text_is_told_by_name(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "UTF-8" in said
+    assert "o\\udcff" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_reader_who_has_enough_is_no_error():

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from figureground import __version__
 from figureground.commands import built, concepts, recipes, training
-from figureground.core.terminal import Parser, complain
+from figureground.core.terminal import Parser, complain, discard, prepare, unwritable
 from figureground.errors import FiguregroundError, UsageError
 from figureground.run import signals
 
@@ -31,16 +31,23 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
+    prepare()
     options = _parser().parse_args(arguments)
     try:
         with signals.handled():
+            _check_place(options)
             code = options.run(options)
-            sys.stdout.flush()
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise unwritable(error) from error
             return code
     except KeyboardInterrupt as stop:
         return _stopped(stop)
     except BrokenPipeError:  # whoever read the output, `head` say, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         return 0
     except Exception as error:
         if signals.asked_to_stop() is not None:  # a library made something else of the interruption
@@ -49,6 +56,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         complain(f"figureground: {_explain(error, options)}")
         return 2 if isinstance(error, UsageError) else 1
+
+
+def _check_place(options: argparse.Namespace) -> None:
+    """Refuse a working directory that is gone, and arguments that are no UTF-8: no recipe or card could hold them.
+
+    Raises:
+        UsageError: Naming the argument.
+    """
+    try:
+        os.getcwd()
+    except OSError:
+        raise UsageError("the working directory is gone: it was removed or renamed. Change to another one.") from None
+    for name, value in vars(options).items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, str | os.PathLike):
+                try:
+                    os.fspath(each).encode()
+                except UnicodeEncodeError:
+                    raise UsageError(
+                        f"--{name.replace('_', '-')}: {os.fspath(each)!a} is no UTF-8 text. Rename the file or the "
+                        "directory, or type the name anew."
+                    ) from None
 
 
 def _stopped(error: BaseException) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.commands.arguments import Commands
-from figureground.core.terminal import complain, say
+from figureground.core.terminal import complain, say, say_json
 from figureground.errors import RecipeError, listed
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _plan(options: argparse.Namespace) -> int:
         raise RecipeError("--images-per-second", "give a number above 0.")
     builder = _builder(options)
     if options.json:
-        say(json.dumps(foresee(builder, options.images_per_second), indent=2, ensure_ascii=False))
+        say_json(foresee(builder, options.images_per_second))
     else:
         say(forecast(builder, options.images_per_second))
     return 0

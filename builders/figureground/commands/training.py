@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from figureground.commands.arguments import Commands, add_device
-from figureground.core.terminal import say
+from figureground.core.terminal import say, say_json
 from figureground.errors import FiguregroundError, UsageError
 from figureground.learn import settings as settings_of_training
 
@@ -48,7 +47,7 @@ def _groups(options: argparse.Namespace) -> int:
         options.data, options.layout, root=options.root, y=options.y, a=options.a, file=options.file,
         split_column=options.split_column,
     )  # fmt: skip
-    say(json.dumps(told(groups), indent=2, ensure_ascii=False) if options.json else summarise(groups))
+    say_json(told(groups)) if options.json else say(summarise(groups))
     return 0
 
 

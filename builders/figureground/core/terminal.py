@@ -3,27 +3,84 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import json
+import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 from figureground.core.text import printable
+from figureground.errors import FiguregroundError
+
+
+def prepare() -> None:
+    """Make stdout and stderr take any text: if closed it goes nowhere, and what a terminal can't show is coded.
+
+    A closed file descriptor is opened on the null device, or the next file that is written would get its number.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say(text: object = "") -> None:
-    """Print a result, one line or several, to stdout."""
-    print(printable(text, lines=True))
+    """Print a result, one line or several, to stdout.
+
+    Raises:
+        FiguregroundError: It can't be written, for a disk is full, say.
+        BrokenPipeError: Whoever read it has enough.
+    """
+    try:
+        print(printable(text, lines=True))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise unwritable(error) from error
+
+
+def say_json(value: Any) -> None:
+    """Print JSON to stdout, in ASCII where the terminal knows no more; raises as `say` does."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
+    say(json.dumps(value, indent=2, ensure_ascii=encoding != "utf8"))
+
+
+def unwritable(error: OSError) -> FiguregroundError:
+    """Return what to say where stdout can't be written, which from then on goes nowhere."""
+    discard(sys.stdout)
+    return FiguregroundError(f"the output can't be written: {error.strerror or error}. What was done is kept.")
+
+
+def discard(stream: TextIO) -> None:
+    """Let what a stream still holds, and all that follows, go nowhere: Python writes it out again at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def complain(text: object) -> None:
-    """Print an error or a note to stderr."""
-    print(printable(text, lines=True), file=sys.stderr, flush=True)
+    """Print an error or a note to stderr; where that can't be written it is lost."""
+    try:
+        print(printable(text, lines=True), file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)
 
 
 def remark(text: object) -> None:
     """Print a note to stderr while work goes on, above a progress bar if there is one."""
     from tqdm import tqdm
 
-    tqdm.write(f"figureground: {printable(text, lines=True)}", file=sys.stderr)
+    try:
+        tqdm.write(f"figureground: {printable(text, lines=True)}", file=sys.stderr)
+    except OSError:
+        discard(sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):

@@ -98,7 +98,7 @@ def read_parquet(path: Path, rows: Sequence[int] | None = None) -> Iterator[Stor
     import pyarrow.parquet as pq
 
     check_regular(path)
-    with pq.ParquetFile(path) as file:
+    with _damage_named(path), pq.ParquetFile(path) as file:
         start = 0
         for group in range(file.num_row_groups):
             stop = start + file.metadata.row_group(group).num_rows
@@ -110,12 +110,33 @@ def read_parquet(path: Path, rows: Sequence[int] | None = None) -> Iterator[Stor
             start = stop
 
 
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Within, a damaged file or one with other columns is an error that names it.
+
+    Raises:
+        FiguregroundError: It can't be read.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except FiguregroundError as error:
+        raise FiguregroundError(f"{path}: {error}") from None
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise FiguregroundError(
+            f"{path} is damaged ({type(error).__name__}: {said}). figureground check {path.parent.parent} lists all "
+            "that is wrong. Bring the file back from a copy, or delete its shard's marker and build again."
+        ) from error
+
+
 def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Certain columns of a Parquet shard, row by row."""
     import pyarrow.parquet as pq
 
     check_regular(path)
-    with pq.ParquetFile(path) as file:
+    with _damage_named(path), pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             yield from group_rows(file, group, columns)
 
