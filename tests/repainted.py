@@ -1,7 +1,9 @@
 """Datasets that SCGS and DDB made: what they are made from, what is in them, and a build that is killed on the way."""
 
+import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -59,6 +61,19 @@ def sure(folder: Path, labels: Sequence[str], bias: Sequence[float]) -> str:
     weights["classifier.1.bias"][:] = weights["classifier.1.bias"].new_tensor(bias)
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     return str(path)
+
+
+def torn(folder: Path, labels: Sequence[str], data: Path) -> str:
+    """A random classifier of two classes that gives each of them half of a table's training images."""
+    from figureground.vision.classifiers import open_classifier
+
+    opened = open_classifier(sure(folder, labels, (0, 0)))
+    with (data / "metadata.csv").open() as table:
+        names = [row["filename"] for row in csv.DictReader(table) if row["split"] == "train"]
+    logits = opened.read([Image.open(data / name).convert("RGB") for name in names]).logits
+    lead = float((logits[:, 0] - logits[:, 1]).median())
+    shutil.rmtree(folder)
+    return sure(folder, labels, (0, lead))
 
 
 def told(builder: Any, out: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from PIL import Image
-from repainted import EASY, SIZES, STAGES, draw, rows, sure
+from repainted import EASY, SIZES, STAGES, draw, rows, sure, torn
 from tiny_classifiers import make_classifier
 
 from figureground.ddb import DDB
@@ -125,8 +125,9 @@ def test_words_differ_whatever_the_classes_are_called(tmp_path):
     assert len(set(words)) == 5
 
 
-def test_a_class_that_is_not_asked_for_takes_no_part(data, classifier, tmp_path):
-    settings = {**WRONG, "per_class": {"umbrella": 2}, "classifier": classifier}
+def test_a_class_that_is_not_asked_for_takes_no_part(data, tmp_path):
+    given = torn(tmp_path / "c", ("mug", "umbrella"), data)  # wrong about some of each
+    settings = {**WRONG, "per_class": {"umbrella": 2}, "classifier": given}
     out = SCGS("pocket", data=str(data), **settings).build(tmp_path / "out", show_progress=False)
     done = json.loads((out / STAGES / "masks" / "done.json").read_text())
     clusters = json.loads((out / STAGES / "clusters" / "done.json").read_text())["facts"]
