@@ -1,5 +1,9 @@
 """What directories of pictures and checkpoints say of their licences and authors, in the forms that people use."""
 
+import csv
+import io
+import itertools
+import os
 import shutil
 
 import pytest
@@ -94,12 +98,38 @@ def test_attribution_that_cannot_be_used_is_told_and_stops_nothing(tmp_path, con
     assert problem in source.problem
 
 
+@pytest.mark.parametrize("data", [b"\xff\xfeM\0I\0T\0 \0L\0i\0c\0e\0n\0s\0e\0", b"\0\1\2" * 99, b"caf\xe9", b""])
+def test_no_bytes_in_a_licence_or_readme_stop_anything(tmp_path, data):
+    (tmp_path / "LICENSE").write_bytes(data)
+    (tmp_path / "README.md").write_bytes(b"---\nlicense: " + data + b"\n---\n")
+    assert len(read_license(tmp_path)) == len(weights_license(tmp_path)) == 2
+
+
+def test_no_special_file_is_waited_for(tmp_path):
+    for name in ("LICENSE", "README.md", "ATTRIBUTION.csv"):
+        os.mkfifo(tmp_path / name)
+    assert read_license(tmp_path) == weights_license(tmp_path) == (NOT_STATED, "")
+    assert read_credits(tmp_path)[1].startswith("ATTRIBUTION.csv can't be read")
+
+
+def test_a_credit_is_no_formula_in_a_spreadsheet(tmp_path):
+    credits = [Credit("a.jpg", '=HYPERLINK("https://x")', "-1", "@a", "'+b"), Credit("=b.jpg", "'quoted' Ada")]
+    written = credits_csv(credits)
+    cells = [cell for row in csv.reader(io.StringIO(written)) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    (tmp_path / "ATTRIBUTION.csv").write_text(written)
+    assert list(read_credits(tmp_path)[0].values()) == credits
+
+
 def test_credits_survive_being_written_and_read(tmp_path):
     credits = [Credit("bird/a, b.jpg", 'Ada "A"', "MIT", "https://example.org/?a=1;b", "É\tx"), Credit("c.jpg")]
     (tmp_path / "ATTRIBUTION.csv").write_text(credits_csv(credits))
     found, _ = read_credits(tmp_path)
     assert found["bird/a, b.jpg"].author == 'Ada "A"'
     assert found["c.jpg"] == Credit("c.jpg")
+
+
+BOMB = "".join(f"{b}: &{b} [{', '.join(['*' + a] * 10)}]\n" for a, b in itertools.pairwise("abcdefghijkl"))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +145,14 @@ def test_credits_survive_being_written_and_read(tmp_path):
         ("---\nlicense: [mit, cc0-1.0]\n---\n", None, ("mit, cc0-1.0", "")),
         ("---\ntags: [a\n---\n", "Apache License\nVersion 2.0", ("Apache-2.0", "")),
         (None, MIT, ("MIT", "")),
+        ("---\nlicense: mit\ndate: 2024-02-30\nno: yes\n---\n", None, ("mit", "")),
+        ("---\nlicense: 1.0\n---\n", None, ("1.0", "")),
+        ("---\nlicense: {a: 1}\nlicense_link: [1]\n---\n", MIT, ("MIT", "")),
+        ("---\nlicense: [mit, {a: b}, ~]\n---\n", None, ("mit, ~", "")),
+        ("---\nlicense: mit\nlicense: !!python/name:os.system x\n? [a]\n: b\n---\n", None, ("mit", "")),
+        (f"---\nlicense: {'x y ' * 99}\n---\n", None, (f"{'x y ' * 30}".rstrip() + "…", "")),
+        (f"---\nlicense: mit\na: &a [1]\n{BOMB}---\n", None, ("mit", "")),
+        ("---\nlicense: mit\n---\n" + "é" * 2**20, None, ("mit", "")),
         ("# A model", None, (NOT_STATED, "")),
         (None, None, (NOT_STATED, "")),
     ],

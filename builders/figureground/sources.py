@@ -9,12 +9,13 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from figureground.core.tables import TextTable, UnreadableText, read_text
-from figureground.core.yaml_documents import safe_load
+from figureground.core.documents import parse_yaml
+from figureground.core.files import open_regular
+from figureground.core.tables import TextTable, decode
+from figureground.errors import FiguregroundError
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "file": ("file", "filename", "file name", "path", "image", "picture", "name", "id"),
@@ -29,6 +30,9 @@ NOT_STATED = "not stated"
 
 _LICENSES = ("LICENSE", "LICENCE", "COPYING")
 _LONGEST = 120
+_MOST = 2**20
+_FORMULA = ("=", "+", "-", "@")
+"""How a cell begins that a spreadsheet would run."""
 _KNOWN: tuple[tuple[str, str], ...] = (
     (r"SPDX-License-Identifier:\s*(?P<name>[\w.+-]+)", ""),
     (r"\bCC0[ -]1\.0\b|CC0 1\.0 Universal", "CC0-1.0"),
@@ -127,12 +131,11 @@ def read_license(directory: Path) -> tuple[str, str]:
     """A LICENSE, LICENCE or COPYING file's licence and the file's name; `not stated` and no name without one."""
     try:
         files = sorted(p for p in directory.iterdir() if p.is_file() and p.name.upper().startswith(_LICENSES))
-        for path in files:
-            name = license_name(_text(path)[:20_000])
-            if name:
-                return name, path.name
     except OSError:
-        pass
+        return NOT_STATED, ""
+    for path in files:
+        if name := license_name(_head(path)[:20_000]):
+            return name, path.name
     return NOT_STATED, ""
 
 
@@ -149,24 +152,31 @@ def license_name(text: str) -> str:
         kinds = [_LONG_NAMES.get(kind, kind) for kind in long["kinds"].split("-")]
         return f"CC-{'-'.join(kinds)}-{long['version']}"
     first = next((" ".join(line.split()) for line in text.splitlines() if line.strip()), "")
-    return first if len(first) <= _LONGEST else f"{first[:_LONGEST].rstrip()}…"
+    return _one_line(first)
 
 
 def weights_license(folder: Path) -> tuple[str, str]:
-    """A checkpoint's licence and a link to it, from its README.md's YAML or its LICENSE; `not stated` else."""
-    said: Any = None
+    """A checkpoint's licence and a link to it, from its README.md's YAML or its LICENSE; `not stated` else.
+
+    Whatever else these files hold, and whatever is wrong with them, is passed over.
+    """
+    header = re.match(r"\s*---[ \t]*\n(.*?)^---", _head(folder / "README.md"), re.DOTALL | re.MULTILINE)
     try:
-        header = re.match(r"\s*---[ \t]*\n(.*?)^---", _text(folder / "README.md"), re.DOTALL | re.MULTILINE)
-        said = safe_load(header[1]) if header else None
-    except (OSError, yaml.YAMLError):
-        pass
-    if isinstance(said, Mapping) and said.get("license"):
-        license = said["license"]
-        name = ", ".join(map(str, license)) if isinstance(license, list) else str(license)
-        if name == "other" and said.get("license_name"):
-            name = str(said["license_name"])
-        link = str(said.get("license_link") or "")
-        return name, link if link.startswith(("https://", "http://")) else ""
+        said = parse_yaml(header[1]) if header else None
+    except (yaml.YAMLError, ValueError, RecursionError):  # only its other fields may be wrong
+        plain = re.findall(
+            r"^(license\w*):[ \t]*[\"']?([\w.:/-]+)[\"']?[ \t]*$", header[1] if header else "", re.MULTILINE
+        )
+        said = dict(plain)
+    said = said if isinstance(said, Mapping) else {}
+    names = said.get("license") if isinstance(said.get("license"), list) else [said.get("license")]
+    name = ", ".join(_one_line(each) for each in names if isinstance(each, str) and each.strip())
+    if name:
+        called, link = said.get("license_name"), said.get("license_link")
+        if name == "other" and isinstance(called, str) and called.strip():
+            name = _one_line(called)
+        linked = isinstance(link, str) and link.startswith(("https://", "http://"))
+        return _one_line(name), link if linked else ""
     return read_license(folder)[0], ""
 
 
@@ -218,7 +228,7 @@ def read_credits(directory: Path) -> tuple[dict[str, Credit], str]:
         table = TextTable(path, lenient=True)
         header = [re.sub(r"[\s_-]+", " ", name).strip().casefold() for name in table.header]
         rows = [fields for _, fields in table]
-    except (OSError, UnreadableText) as error:
+    except (OSError, FiguregroundError) as error:
         return {}, f"ATTRIBUTION.csv can't be read: {error}"
     places = {}
     for name, spellings in COLUMNS.items():
@@ -230,7 +240,7 @@ def read_credits(directory: Path) -> tuple[dict[str, Credit], str]:
         return {}, f"ATTRIBUTION.csv has no column 'file' (its columns: {shown})"
     found = {}
     for row in rows:
-        values = {name: " ".join(row[i].split()) for name, i in places.items() if i < len(row)}
+        values = {name: _from_cell(" ".join(row[i].split())) for name, i in places.items() if i < len(row)}
         if values.get("file"):
             found[_same(values["file"])] = Credit(**values)
     return found, ""
@@ -242,17 +252,35 @@ def _same(file: str) -> str:
 
 
 def credits_csv(credits: Iterable[Credit]) -> str:
-    """Credits as a CSV, in the columns that `read_credits` reads."""
+    """Credits as a CSV, in the columns that `read_credits` reads.
+
+    A cell that a spreadsheet would run as a formula begins with an apostrophe, which `read_credits` takes off.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([column.name for column in fields(Credit)])
-    writer.writerows(astuple(credit) for credit in credits)
+    writer.writerows([_to_cell(value) for value in astuple(credit)] for credit in credits)
     return text.getvalue()
 
 
-def _text(path: Path) -> str:
-    """A text file of whatever program, in lines that end with `\\n`."""
+def _to_cell(value: str) -> str:
+    return f"'{value}" if value.lstrip("'").startswith(_FORMULA) else value
+
+
+def _from_cell(value: str) -> str:
+    return value[1:] if value.startswith("'") and value.lstrip("'").startswith(_FORMULA) else value
+
+
+def _head(path: Path) -> str:
+    """The first MiB of a text file of whatever program, in lines that end with `\\n`; empty if it can't be read."""
     try:
-        return read_text(path, lenient=True).replace("\r\n", "\n")
-    except UnreadableText as error:
-        raise OSError(str(error)) from None
+        with open_regular(path) as file:
+            data = file.read(_MOST)
+        return decode(data, path.name, lenient=True, whole=len(data) < _MOST).replace("\r\n", "\n")
+    except (OSError, FiguregroundError):
+        return ""
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST].rstrip()}…"

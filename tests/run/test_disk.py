@@ -13,6 +13,7 @@ from tiny_checkpoints import make_checkpoint
 
 from figureground import D3S
 from figureground.cli import main
+from figureground.errors import FiguregroundError
 from figureground.run import disk
 from figureground.run.directory import opened
 from figureground.shards import writer
@@ -192,6 +193,35 @@ def test_a_directory_that_was_there_stays(checkpoint, tmp_path):
     begun(checkpoint, out)
     disk.withdraw(out, made)
     assert list(tmp_path.rglob("*")) == [out]
+
+
+def test_what_a_person_put_there_before_stays(checkpoint, tmp_path):
+    mine = [tmp_path / "_figureground" / name for name in ("numerics.json", "stages/references/bird/a.png", "data.txt")]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    builder = D3S("pocket", checkpoint=str(checkpoint), classes=["bird"], backgrounds=["grass"], size=32)
+
+    def fail(folder):
+        (folder / "b.png").write_text("half")
+        raise FiguregroundError("it fails")
+
+    with (
+        pytest.raises(FiguregroundError, match="it fails"),
+        opened(tmp_path, builder.recipe(tmp_path / "_figureground"), lambda: ""),
+    ):
+        run_stage(tmp_path / "_figureground/stages", "references/cat", {}, fail)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(mine)
+
+
+def test_a_card_that_cannot_be_written_anew_is_refused_before_anything_is_drawn(checkpoint, tmp_path):
+    builder = begun(checkpoint, tmp_path)
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicense: [\n---\n")
+    with pytest.raises(FiguregroundError, match=r"README\.md"):
+        builder.build(tmp_path, show_progress=False)
+    assert card.read_text() == "---\nlicense: [\n---\n"
+    assert not (tmp_path / "_figureground/numerics.json").exists()
 
 
 @pytest.mark.parametrize("what", ["a shard", "a stage", "an index", "a neighbour"])

@@ -13,7 +13,7 @@ from figureground.core.files import MOST_JSON, read_text
 from figureground.errors import FiguregroundError, listed
 from figureground.numerics import create_once
 from figureground.run import disk
-from figureground.shards import index, writer
+from figureground.shards import card, index, writer
 from figureground.shards.directory import refuse_strange
 from figureground.shards.writer import PRIVATE, RECIPE
 
@@ -31,7 +31,7 @@ def opened(out: Path, recipe: Mapping[str, Any], kept: Callable[[], str]) -> Ite
     Raises:
         FiguregroundError: It holds something else or another recipe, or can't be written.
     """
-    made, ours = disk.first_missing(out), False
+    made, before, ours = disk.first_missing(out), disk.already_there(out), False
     try:
         _open(out, recipe)
         ours = True
@@ -39,7 +39,7 @@ def opened(out: Path, recipe: Mapping[str, Any], kept: Callable[[], str]) -> Ite
         yield
     except BaseException as error:
         if ours or isinstance(error, OSError):
-            disk.withdraw(out, made)
+            disk.withdraw(out, made, before)
         if ours and isinstance(error, KeyboardInterrupt):
             error.add_note(f"{kept()} The same command goes on from there.")
         elif isinstance(error, OSError) and (trouble := disk.explain(error, out)):
@@ -63,6 +63,7 @@ def refuse_older(out: Path) -> None:
 
 def _open(out: Path, recipe: Mapping[str, Any]) -> None:
     refuse_strange(out)
+    card.refuse_unreadable(out)
     saved = out / RECIPE
     if not saved.exists():
         if out.exists() and not out.is_dir():

@@ -125,6 +125,17 @@ def write_attribution(directory: Path, facts: Facts) -> None:
         path.unlink(missing_ok=True)
 
 
+def refuse_unreadable(directory: Path) -> None:
+    """Make sure, before anything is drawn, that the card that is there can be written anew.
+
+    Raises:
+        ShardError: As `write`.
+    """
+    path = directory / CARD
+    if path.exists():
+        generated_part(_header(_read(path))[2])
+
+
 def license_of(directory: Path) -> str | None:
     """The licence that the card's YAML names; None when there is no card, or none is set, or it is unknown.
 
