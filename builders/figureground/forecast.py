@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from figureground.core.columns import pad, text_width
 from figureground.errors import FiguregroundError, UsageError, counted
 from figureground.table import Counts, cramers_v, paired_share
 
@@ -110,14 +111,14 @@ def counts_by_split(builder: Builder, plan: Plan) -> list[str]:
 
 def draw_counts(counts: Counts, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> list[str]:
     """The table of counts; of many classes, each background's total and range."""
-    width = [max(7, len(name) + 1) for name in backgrounds]
+    width = [max(7, text_width(name) + 1) for name in backgrounds]
     many = len(foregrounds) > MOST_ROWS
     labels = ["all classes", "least", "most"] if many else list(foregrounds)
     rows = np.stack([counts.sum(0), counts.min(0), counts.max(0)]) if many else counts
-    left = max(len(name) for name in labels) + 2
-    head = " " * left + "".join(f"{name:>{w}}" for name, w in zip(backgrounds, width, strict=True))
+    left = max(map(text_width, labels))
+    head = " " * (left + 2) + "".join(pad(name, w, right=True) for name, w in zip(backgrounds, width, strict=True))
     body = [
-        f"  {label:<{left - 2}}" + "".join(f"{n:>{w},}" for n, w in zip(row, width, strict=True))
+        f"  {pad(label, left)}" + "".join(f"{n:>{w},}" for n, w in zip(row, width, strict=True))
         for label, row in zip(labels, rows, strict=True)
     ]
     return [head, *body]

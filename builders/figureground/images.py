@@ -25,6 +25,8 @@ SUFFIXES = frozenset(
     }
 )  # fmt: skip
 """How the names of image files end, in lower case. Some can't be read: they are told of, instead of passed over."""
+FOREIGN_SUFFIXES = frozenset({".heic", ".heif", ".jxl", ".svg", ".eps", ".pdf"})
+"""Those of `SUFFIXES` whose files can't be read, unless they hold something else than they say."""
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "PSD", "ICO", "PCX")
 """What files may hold, by Pillow's names: pictures of pixels. Others would start Ghostscript, or fit any bytes."""
 MASK_SUFFIX = ".mask.png"

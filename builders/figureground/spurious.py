@@ -28,6 +28,7 @@ from figureground.builder import Builder, as_shard
 from figureground.classes import Noun, read_nouns
 from figureground.concepts import CONCEPT
 from figureground.config import Config
+from figureground.core.columns import pad, text_width
 from figureground.core.files import read_json
 from figureground.core.names import RULE, matching, slug
 from figureground.core.terminal import remark
@@ -713,11 +714,11 @@ class Spurious(Builder):
         for feature, row in zip(self.features, counts, strict=True):
             rows.append([feature.name, feature.noun, feature.text, *(f"{n:,}" for n in row)])
         rows.append(["all", "", "", *(f"{n:,}" for n in np.sum(counts, axis=0))])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
         lines = []
         for row in rows:
-            texts = [f"{text:<{width}}" for text, width in zip(row[:3], widths[:3], strict=True)]
-            numbers = [f"{text:>{max(5, width)}}" for text, width in zip(row[3:], widths[3:], strict=True)]
+            texts = [pad(text, width) for text, width in zip(row[:3], widths[:3], strict=True)]
+            numbers = [pad(text, max(5, width), right=True) for text, width in zip(row[3:], widths[3:], strict=True)]
             lines.append("  " + "  ".join([*texts, *numbers]))
         f = self.nouns.index(self.features[0].noun)
         prompts = [repr(self._prompt("", f, b, 0)) for b in range(len(scenes))]

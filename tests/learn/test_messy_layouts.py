@@ -11,6 +11,7 @@ from tiny_layouts import FACES, TABLE, make_celeba, make_folders, make_picture, 
 from figureground.cli import main
 from figureground.data.splits import choose_splits, conflicts, folder_split, split_number
 from figureground.errors import FiguregroundError, RecipeError
+from figureground.learn.groups import align
 from figureground.learn.layouts import read_groups
 
 NAMED = [(name, split, ("cat", "dog")[y], ("day", "night")[a]) for name, split, y, a in TABLE]
@@ -243,3 +244,25 @@ def test_in_one_of_several_tables_a_row_is_named_with_its_folder(tmp_path):
         read_groups(tmp_path, a="light")
     assert "'Cat' in line 5 of val/" in str(caught.value)
     assert "val/none.png (line 5 of val/)" in str(caught.value)
+
+
+# Pictures
+
+
+def test_pictures_of_phones_that_cannot_be_read_are_passed_over_and_named(tmp_path):
+    make_folders(tmp_path, {"cat": 4, "dog": 4})
+    (tmp_path / "cat" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"x" * 300)
+    (tmp_path / "cat" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" * 99)
+    (tmp_path / "cat" / "._0.jpg").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "__MACOSX" / "cat").mkdir(parents=True)
+    groups = read_groups(tmp_path)
+    assert len(groups) == 8
+    assert any("cat/IMG_1.HEIC, a HEIC" in note for note in groups.notes)
+    write_csv(tmp_path / "metadata.csv", "filename,y", [("cat/0.jpg", "cat"), ("cat/IMG_1.HEIC", "dog")])
+    with pytest.raises(FiguregroundError, match=r"1 file that can't be read as a picture: cat/IMG_1\.HEIC: a HEIC"):
+        read_groups(tmp_path)
+
+
+def test_wide_letters_stand_in_columns():
+    lines = align([["", "鸟", "a"], ["鸟 bird", "1", "2"], ["caf\u0065\u0301", "10", "20"]])
+    assert lines == ["         鸟   a", "鸟 bird   1   2", "caf\u0065\u0301     10  20"]

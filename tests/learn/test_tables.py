@@ -79,7 +79,7 @@ def test_files_that_are_empty_or_no_pictures_are_told(tmp_path):
     said = str(caught.value)
     assert "3 files that can't be read as a picture: train/000.png: the file is empty (0 bytes)" in said
     assert "train/001.png: a Git LFS pointer instead of the picture: run `git lfs pull`" in said
-    assert "train/002.png: Is a directory" in said
+    assert "train/002.png: it is a directory" in said
 
 
 def test_a_file_that_is_listed_twice_is_refused_however_it_is_written(tmp_path):

@@ -13,10 +13,10 @@ from figureground.core.names import loosely
 from figureground.core.tables import Column
 from figureground.data.splits import SPLITS, folder_split
 from figureground.errors import FiguregroundError, counted, listed, printable
-from figureground.images import list_folders, list_images, list_odd
+from figureground.images import FOREIGN_SUFFIXES, list_folders, list_images, list_odd
 from figureground.learn.groups import GroupedPictures
 from figureground.learn.record import Asked, complete_splits, make_record
-from figureground.learn.tables import FIRST, Labels, Problems, find_files
+from figureground.learn.tables import FIRST, Labels, Problems, find_files, why_unreadable
 
 _IN_CONTEXT = re.compile(r"(?P<name>.+?)\s*\((?P<context>[^()]+)\)")
 
@@ -63,7 +63,13 @@ class Gathered:
 
     def take(self, folder: Path, split: int, y: str, a: str = "") -> None:
         """Takes the images of a folder, all with the same labels."""
-        images, shown = list_images(folder), self.shown(folder)
+        shown, images = self.shown(folder), []
+        for path in list_images(folder):
+            # Phones' pictures would otherwise be counted here, and end a training later.
+            if path.suffix.lower() in FOREIGN_SUFFIXES and (reason := why_unreadable(path)):
+                self.odd.append(f"{shown}{printable(path.name)}, {reason}")
+            else:
+                images.append(path)
         self.names += [path.relative_to(self.path).as_posix() for path in images]
         self.split += [split] * len(images)
         self.y += [y] * len(images)

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from figureground import recipe as recipes
+from figureground.core.columns import pad, text_width
 from figureground.data.splits import SPLITS
 from figureground.errors import FiguregroundError, counted, listed, printable
 from figureground.images import MASK_SUFFIX, UnreadableImage, open_stored, read_image
@@ -413,9 +414,10 @@ def _table(groups: GroupedPictures, counts: Counts) -> list[str]:
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of cells in columns, the first flush left, the others flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in rows
+        "  ".join([pad(r[0], widths[0]), *(pad(c, w, right=True) for c, w in zip(r[1:], widths[1:], strict=True))])
+        for r in rows
     ]
 
 

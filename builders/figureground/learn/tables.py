@@ -16,7 +16,7 @@ from figureground.core.names import RULE, describe_same, matching, same_names
 from figureground.core.tables import Column
 from figureground.data.splits import KNOWN, SPLITS, conflicts, split_number
 from figureground.errors import FiguregroundError, counted, nearest, printable
-from figureground.images import MASK_SUFFIX, UnreadableImage, list_images, picture_size
+from figureground.images import FOREIGN_SUFFIXES, MASK_SUFFIX, UnreadableImage, list_images, picture_size
 from figureground.learn.groups import Files
 
 FIRST = 3
@@ -233,7 +233,8 @@ def find_files(
             missing.append(f"{printable(names[row])} (line {column.lines[row]}{hint_of_case})")
             continue
         sizes[row] = there[base]
-        if there[base] <= SMALL and (reason := _why_unreadable(root / names[row])):
+        foreign = posixpath.splitext(base)[1].lower() in FOREIGN_SUFFIXES
+        if (foreign or there[base] <= SMALL) and (reason := why_unreadable(root / names[row])):
             odd.append(f"{printable(names[row])}: {reason}")
     if missing:
         problems.add(f"{counted(len(missing), 'file')} of {len(names):,} missing in {root}: {_first(missing)}.{hint}")
@@ -287,7 +288,7 @@ def _list_folder(folder: Path) -> dict[str, int]:
         return {}
 
 
-def _why_unreadable(path: Path) -> str | None:
+def why_unreadable(path: Path) -> str | None:
     """What keeps a file from being a picture, by its header alone."""
     try:
         picture_size(path)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from figureground.core.columns import pad, text_width
 from figureground.errors import counted, listed
 from figureground.vision.spuriousness import METRICS
 
@@ -178,9 +179,9 @@ def _groups(title: str, groups: Mapping[str, Told]) -> Iterator[str]:
         least = sorted(groups, key=lambda name: (groups[name]["value"], -groups[name]["samples"]))[:MOST_GROUPS]
         shown, title = {name: groups[name] for name in least}, f"{title}, the least {MOST_GROUPS} of {len(groups):,}"
     yield f"  {title}:"
-    width = max(map(len, shown))
+    width = max(map(text_width, shown))
     for name, told in shown.items():
-        yield f"    {name:{width}}  {spread(told):24} {told['samples']:7,}"
+        yield f"    {pad(name, width)}  {spread(told):24} {told['samples']:7,}"
 
 
 def _spurious(report: Told) -> Iterator[str]:
@@ -188,13 +189,13 @@ def _spurious(report: Told) -> Iterator[str]:
     kinds = list(report["mean"]["mean"])
     measured = [metric for metric in METRICS if any(metric in told["mean"].get(kind, {})
                 for told in columns.values() for kind in kinds)]  # fmt: skip
-    width = max(map(len, kinds))
+    width = max(map(text_width, kinds))
     for name, told in columns.items():
         yield f"\n{name}: mean of {_classes_of(told['mean'][kinds[0]]['classes'])}"
         for kind in kinds:
             if kind in told["mean"]:
                 numbers = [f"{METRICS[metric]} {_number(metric, told['mean'][kind])}" for metric in measured]
-                yield f"  {kind:{width}}  " + "; ".join(numbers)
+                yield f"  {pad(kind, width)}  " + "; ".join(numbers)
         if name == next(reversed(columns)):
             yield from _classes(told["classes"], kinds[0], report["dataset"].get("features", {}))
 
@@ -211,10 +212,10 @@ def _number(metric: str, told: Told) -> str:
 def _classes(classes: Told, kind: str, features: Mapping[str, str]) -> Iterator[str]:
     names = sorted(classes, key=lambda name: -classes[name][kind]["predicted"]["value"])
     yield "  by class, the share predicted:"
-    width = max(map(len, names))
+    width = max(map(text_width, names))
     for name in names[:MOST_GROUPS]:
         told = classes[name][kind]
         numbers = f"{spread(told['predicted']):24} {told['images']:7,}"
-        yield f"    {name:{width}}  {numbers}  {features.get(name, '')}".rstrip()
+        yield f"    {pad(name, width)}  {numbers}  {features.get(name, '')}".rstrip()
     if len(names) > MOST_GROUPS:
         yield f"    … and {len(names) - MOST_GROUPS} more"
