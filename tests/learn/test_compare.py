@@ -130,6 +130,7 @@ def test_paste_looks_at_what_erm_of_the_same_seed_attends_to(pictures, tmp_path)
     assert inputs["masks"] == "attended"
     assert "what ERM attends to, 20%" in report["notes"][1]
     assert "One seed tells no spread." in report["notes"]
+    assert any("mug × grass, has 2 images" in note and "(34.2 to 100.0)" in note for note in report["notes"])
     assert report["rows"][0]["worst"]["std"] is None
 
 

@@ -54,6 +54,8 @@ def test_each_method_reports_and_leaves_a_classifier_that_opens(method, pictures
     assert [each["train"] for each in said["groups"]] == [19, 1, 1, 19]
     assert said["average"] == sum(each["correct"] for each in said["groups"]) / 8
     assert said["worst"] == min(each["accuracy"] for each in said["groups"])
+    assert all(each["low"] < each["high"] for each in said["groups"])
+    assert "its 95 % interval" in (tmp_path / "out" / "report.txt").read_text()
     classifier = open_classifier(str(tmp_path / "out" / f"{method}-seed-0"))
     assert classifier.labels == ("mug", "umbrella")
     confusion = json.loads((tmp_path / "out" / "confusion.json").read_text())

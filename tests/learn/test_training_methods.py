@@ -157,6 +157,9 @@ def test_scores_tell_average_reweighted_and_worst():
     said = score(np.array([0, 1, 1, 1]), y, group, list("abcd"), WATERBIRDS.ravel())
     assert said["average"] == 0.75
     assert (said["worst"], said["worst_name"]) == (0.0, "b")
+    assert (said["groups"][1]["low"], said["groups"][1]["high"]) == (0, pytest.approx(0.793, abs=1e-3))
+    copies = score(np.zeros(8, int), np.zeros(8, int), None, ["a"], np.array([8]), np.zeros(8, int))
+    assert copies["groups"][0]["low"] == said["groups"][0]["low"]  # eight images of one object
     assert said["reweighted"] == pytest.approx(1 - 184 / WATERBIRDS.sum())
     assert score(y, y, None, list("ab"), np.array([1, 1]))["reweighted"] is None
     assert score(y, y, group, list("abcd"), np.zeros(4, int))["reweighted"] is None

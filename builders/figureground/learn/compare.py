@@ -354,6 +354,8 @@ class _Work:
         if any(row["generator"] == "paste" for row in done):
             yield self.generators.paste_note()
         yield from compared.notes_on_steps(done)
+        kind = "class" if self.generators.train.attributes is None else "group"
+        yield from compared.notes_on_small_groups(done, kind)
         if len(self.seeds) == 1:
             yield "One seed tells no spread."
         if waiting:

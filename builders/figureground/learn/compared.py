@@ -12,9 +12,10 @@ import numpy as np
 from figureground.charts import draw_charts
 from figureground.core.text import markdown, printable
 from figureground.errors import counted, listed
+from figureground.evaluation.intervals import wilson
 from figureground.learn.groups import align
 from figureground.learn.rows import Row
-from figureground.learn.trained import STAGES, over_seeds, percent_with_spread, spread
+from figureground.learn.trained import STAGES, over_seeds, percent, percent_with_spread, spread
 from figureground.shards.writer import replace_text
 
 REPORT, TABLE, PAGE, PNG = "comparison.json", "comparison.txt", "comparison.md", "comparison.png"
@@ -63,6 +64,26 @@ def summarise(
 
 def _number(each: Mapping[str, float | None]) -> str:
     return "–" if each["mean"] is None else f"{each['mean']:,.0f}"
+
+
+FEW = 30
+"""Test images of a group below which its accuracy is said to be uncertain."""
+
+
+def notes_on_small_groups(rows: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
+    """How uncertain the accuracy of the smallest test group is, whatever the seeds say.
+
+    Args:
+        kind: What a group is called: `group`, or `class` where the data say no attribute.
+    """
+    there = [group for group in rows[0]["groups"] if group["pictures"]] if rows else []
+    if not there or (least := min(there, key=lambda group: group["pictures"]))["pictures"] >= FEW:
+        return []
+    low = percent(wilson(1.0, least["pictures"]).low)
+    return [
+        f"The smallest test {kind}, {least['name']}, has {counted(least['pictures'], 'image')}: all of them right is "
+        f"100.0 % ({low} to 100.0). The deviation over seeds doesn't tell that."
+    ]
 
 
 def say_mean_steps(steps: Mapping[str, Mapping[str, float | None]]) -> str:

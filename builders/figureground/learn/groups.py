@@ -43,6 +43,9 @@ class Store(Protocol):
     def read_masks(self, rows: np.ndarray) -> Iterator[tuple[int, DrawMask]]:
         """Masks at certain rows, which ascend and have one each."""
 
+    def objects(self, rows: np.ndarray) -> np.ndarray:
+        """int64 (n,), of images at certain rows: equal numbers show one object, so that those aren't independent."""
+
     def content(self, rows: np.ndarray) -> Any:
         """What tells other pictures from these, JSON-able, without reading them."""
 
@@ -106,6 +109,11 @@ class GroupedPictures:
     def masked(self) -> np.ndarray:
         """bool (n,): which pictures have a true mask."""
         return self.store.masked[self.rows]
+
+    @property
+    def objects(self) -> np.ndarray:
+        """int64 (n,): equal numbers show one object, so that those images aren't independent."""
+        return self.store.objects(self.rows)
 
     def counts(self, split: int) -> Counts:
         """Pictures of a split, int64 (classes, attributes); (classes, 1) where the data say no attribute."""
@@ -211,6 +219,9 @@ class Files:
         for row in rows.tolist():
             yield row, functools.partial(_read_mask, self.root / self.names[row])
 
+    def objects(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(rows, np.int64)
+
     def content(self, rows: np.ndarray) -> Any:
         return {"bytes": self.sizes[rows].tolist(), "masks": self.mask_sizes[rows].tolist()}
 
@@ -259,6 +270,9 @@ class Shards:
                 for row, stored in zip(inside.tolist(), found, strict=True):
                     yield row, functools.partial(_decode_mask, stored.pictures["mask"], stored.key)
             start = stop
+
+    def objects(self, rows: np.ndarray) -> np.ndarray:
+        return self.pictures.objects[rows]
 
     def content(self, rows: np.ndarray) -> Any:
         return self.pictures.source.identity()

@@ -104,6 +104,8 @@ class Part:
     """int64 (n,): the class."""
     group: np.ndarray | None
     """int64 (n,): number of attributes · y + a; -1 where the attribute isn't known; None where the data say none."""
+    objects: np.ndarray | None = None
+    """int64 (n,): equal numbers show one object; None where each image shows its own."""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -176,7 +178,7 @@ def gather(data: GroupedPictures, add: Sequence[GroupedPictures] = ()) -> Materi
 
 
 def _part(part: GroupedPictures) -> Part:
-    return Part(Album([part]), part.y, None if part.attributes is None else part.group)
+    return Part(Album([part]), part.y, None if part.attributes is None else part.group, part.objects)
 
 
 def _match_classes(part: GroupedPictures, data: GroupedPictures) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from figureground.charts import draw_charts
 from figureground.core.text import printable
 from figureground.errors import counted
+from figureground.evaluation.intervals import mean
 from figureground.learn.groups import accuracy_by_group, align, reweighted_accuracy, worst_group_accuracy
 from figureground.shards.writer import replace_text
 
@@ -25,8 +26,9 @@ Result = Mapping[str, Any]
 
 
 def score(
-    predicted: np.ndarray, y: np.ndarray, group: np.ndarray | None, names: Sequence[str], train_counts: np.ndarray
-) -> dict[str, Any]:
+    predicted: np.ndarray, y: np.ndarray, group: np.ndarray | None, names: Sequence[str], train_counts: np.ndarray,
+    objects: np.ndarray | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Accuracies of one classifier, each 0 to 1, JSON-able.
 
     Args:
@@ -35,11 +37,12 @@ def score(
         group: int (n,); None where the data say no attribute: then y takes its place.
         names: Of the groups.
         train_counts: int (groups,).
+        objects: int64 (n,): equal numbers show one object; each image its own unless given.
 
     Returns:
         `average`; `reweighted`, by training group counts, None without groups or where no group of training was
-        judged; `worst` and `worst_name`; `groups`, a list of `name`, `correct`, `pictures`, `accuracy` (None where
-        there is no picture) and `train`, the real training pictures.
+        judged; `worst` and `worst_name`; `groups`, a list of `name`, `correct`, `pictures`, `accuracy`, `low` and
+        `high`, the ends of its 95 % interval (None where there is no image), and `train`, the real training images.
     """
     correct, by = predicted == y, y if group is None else group
     accuracy = accuracy_by_group(correct, by, len(names))
@@ -47,6 +50,8 @@ def score(
     judged = group is not None and train_counts[there].sum() > 0
     pictures = np.bincount(by, minlength=len(names))
     hits = np.bincount(by[correct], minlength=len(names))
+    shown = np.arange(len(y)) if objects is None else objects
+    ends = [mean([correct[by == i]], [shown[by == i]]) if there[i] else None for i in range(len(names))]
     return {
         "average": float(correct.mean()),
         "reweighted": reweighted_accuracy(accuracy, train_counts) if judged else None,
@@ -54,8 +59,9 @@ def score(
         "worst_name": names[int(np.nanargmin(accuracy))],
         "groups": [
             {"name": name, "correct": int(hits[i]), "pictures": int(pictures[i]),
-             "accuracy": float(accuracy[i]) if there[i] else None, "train": int(train_counts[i])}
-            for i, name in enumerate(names)
+             "accuracy": float(accuracy[i]) if there[i] else None, "low": end.low if end else None,
+             "high": end.high if end else None, "train": int(train_counts[i])}
+            for i, (name, end) in enumerate(zip(names, ends, strict=True))
         ],
     }  # fmt: skip
 
@@ -141,6 +147,7 @@ def tabulate(report: Mapping[str, Any]) -> str:
     if over["reweighted"]["mean"] is not None:
         rows.append(row("re-weighted average", over["reweighted"], [s["test"]["reweighted"] for s in seeds]))
     rows.append(row(f"worst {kind}", over["worst"], [s["test"]["worst"] for s in seeds]))
+    rows.append(["  its 95 % interval", "", *(_interval(s["test"]) for s in seeds)])
     for i, each in enumerate(over["groups"]):
         name = f"  {each['name']} ({each['pictures']:,})"
         rows.append(row(name, each, [s["test"]["groups"][i]["accuracy"] for s in seeds]))
@@ -151,6 +158,12 @@ def tabulate(report: Mapping[str, Any]) -> str:
         f"by the {report['selection']} of validation"
     )
     return "\n".join([head, "", *align(rows), *_tell_errors(seeds), *(f"note: {note}" for note in report["notes"])])
+
+
+def _interval(test: Mapping[str, Any]) -> str:
+    """The interval of the worst group: `43.9 to 100.0`."""
+    (worst,) = (group for group in test["groups"] if group["name"] == test["worst_name"])
+    return f"{percent(worst['low'])} to {percent(worst['high'])}"
 
 
 def _tell_errors(seeds: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -249,7 +249,7 @@ class _Session:
         result = {
             "seed": seed, "epoch": epoch, "steps": steps, "model": folder.name,
             "validation": {"average": chosen.average, "worst": chosen.worst}, **more,
-            "test": trained.score(predicted, test.y, test.group, names, self.material.train_counts),
+            "test": trained.score(predicted, test.y, test.group, names, self.material.train_counts, test.objects),
             "seconds": round(time.monotonic() - began, 1),
             "curve": [dataclasses.asdict(each) for each in fit.curve],
             "confusion": trained.confuse(predicted, by, len(names), len(self.material.classes)),
