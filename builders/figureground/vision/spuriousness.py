@@ -7,6 +7,7 @@ average precision; here are both, by name.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -102,7 +103,7 @@ def mean_of(each: Sequence[Predictions]) -> Predictions:
     count = np.maximum(judged.sum(axis=0), 1)
     p = np.where(judged, np.stack([some.p for some in each]), 0).sum(axis=0) / count
     correct = (judged & np.stack([some.correct for some in each])).sum(axis=0) / count
-    return Predictions(each[0].label, by_any, each[0].predicted, p, correct, each[0].objects)
+    return dataclasses.replace(each[0], judged=by_any, p=p, correct=correct)
 
 
 def _spread(groups: Sequence[_Group]) -> Told:
