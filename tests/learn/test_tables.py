@@ -48,6 +48,17 @@ def test_a_value_that_cannot_be_used(tmp_path, values, said):
     assert said in found
 
 
+@pytest.mark.parametrize("name", ["../x.png", "train/../../x.png", "..", "/etc/passwd"])
+def test_a_name_that_leads_out_of_the_root_is_refused_by_row_and_name(tmp_path, name):
+    make_picture(tmp_path / "x.png")
+    rows = changed(TABLE, filename={3: name})
+    make_table(tmp_path / "data")
+    write_csv(tmp_path / "data" / "metadata.csv", "filename,split,y,a", rows)
+    with pytest.raises(FiguregroundError) as caught:
+        read_groups(tmp_path / "data")
+    assert f"{name!r} in line 5" in str(caught.value)
+
+
 def test_numbers_too_large_to_be_labels_are_no_burden(tmp_path):
     assert "no 1, 2, 3, …" in refused(tmp_path, changed(TABLE, y={i: 10**17 * (i % 2) for i in range(18)}))
     assert "without a whole number" in refused(tmp_path, changed(TABLE, y={0: "9" * 5000}))
