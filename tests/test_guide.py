@@ -418,12 +418,22 @@ def test_a_mask_follows_the_exif_rotation_of_its_photograph(tmp_path: Path, temp
     stored = Image.new("RGB", (80, 60), BLUE)
     stored.paste(RED, (60, 0, 80, 60))  # Upright: 60 wide, 80 high, its lowest quarter red.
     stored.save(tmp_path / "rex.jpg", exif=exif, quality=95)
-    mask = Image.new("L", (60, 80), 0)
-    mask.paste(255, (0, 62, 60, 80))
+    mask = Image.new("L", (80, 60), 0)  # drawn on the pixels as they are stored
+    mask.paste(255, (62, 0, 80, 60))
     mask.save(tmp_path / "rex.mask.png")
     image, cover = compose(tmp_path / "rex.jpg", template, (0, 0, 60, 60), False, 64)
     assert cover.getbbox() == (0, 42, 60, 60)
     assert np.abs(pixels(image)[pixels(cover) == 255] - RED).max() < 40
+
+
+def test_a_mask_that_may_be_of_two_pictures_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dog").mkdir()
+    draw(tmp_path / "dog" / "rex.png", RED)
+    draw(tmp_path / "dog" / "rex.jpg", BLUE)
+    assert len(Bank.read(tmp_path, ["dog"], "cutouts").items["dog"]) == 2
+    draw(tmp_path / "dog" / "rex.mask.png", (255, 255, 255))
+    with pytest.raises(ValueError, match=r"cutouts: .*dog/rex\.mask\.png of rex\.jpg, rex\.png"):
+        Bank.read(tmp_path, ["dog"], "cutouts")
 
 
 def test_a_mask_of_another_shape_than_its_picture_is_refused(tmp_path: Path, template: Path) -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from figureground.images import UnreadableImage
+from figureground.core.companions import why_shared
+from figureground.images import UnreadableImage, read_image
 from figureground.mask import mask_beside, mask_values, read_mask, to_shares, where_bright
 
 
@@ -20,7 +21,7 @@ def test_a_mask_is_the_same_in_every_mode(mode, tmp_path):
     mask = Image.new("L", (6, 4))
     mask.paste(255, (0, 0, 2, 4))
     mask.convert(mode).save(tmp_path / "mask.png")
-    values = read_mask(tmp_path / "mask.png", (60, 40))
+    values = read_mask(tmp_path / "mask.png", tmp_path / "mask.png", (60, 40))
     assert values.dtype == np.uint8
     assert np.array_equal(values, np.asarray(mask))
 
@@ -48,7 +49,7 @@ def test_a_black_mask_stays_black():
 @pytest.mark.parametrize("size", [(100, 100), (200, 200), (104, 100), (100, 104)])
 def test_a_mask_may_be_of_another_size_than_its_picture(size, tmp_path):
     Image.new("L", size, 255).save(tmp_path / "mask.png")
-    assert read_mask(tmp_path / "mask.png", (50, 50)).shape == size[::-1]
+    assert read_mask(tmp_path / "mask.png", tmp_path / "mask.png", (50, 50)).shape == size[::-1]
 
 
 @pytest.mark.parametrize("size", [(106, 100), (100, 106), (200, 100)])
@@ -56,4 +57,47 @@ def test_a_mask_of_another_shape_is_refused(size, tmp_path):
     Image.new("L", size, 255).save(tmp_path / "mask.png")
     said = rf"the mask is {size[0]} by {size[1]} pixels and its picture, upright, 50 by 50: they must have the same"
     with pytest.raises(UnreadableImage, match=said):
-        read_mask(tmp_path / "mask.png", (50, 50))
+        read_mask(tmp_path / "mask.png", tmp_path / "mask.png", (50, 50))
+
+
+def save_turned(path, image, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(6, 4), (4, 4)])
+def test_a_mask_is_turned_as_its_photograph_is(orientation, size, tmp_path):
+    stored = Image.new("L", size)
+    stored.paste(255, (0, 0, 2, 1))
+    save_turned(tmp_path / "rex.jpg", Image.merge("RGB", [stored] * 3), orientation)
+    stored.save(tmp_path / "rex.mask.png")
+    picture = read_image(tmp_path / "rex.jpg")
+    values = read_mask(tmp_path / "rex.mask.png", tmp_path / "rex.jpg", picture.size)
+    assert np.array_equal(values > 128, np.asarray(picture.convert("L")) > 128)
+    # One that says its own orientation is turned by that alone.
+    upright = Image.fromarray(values)
+    save_turned(tmp_path / "rex.mask.png", upright, 1)
+    assert np.array_equal(read_mask(tmp_path / "rex.mask.png", tmp_path / "rex.jpg", picture.size), values)
+    save_turned(tmp_path / "rex.mask.png", stored, orientation)
+    assert np.array_equal(read_mask(tmp_path / "rex.mask.png", tmp_path / "rex.jpg", picture.size), values)
+
+
+def test_a_mask_that_does_not_fit_once_it_is_turned_is_refused(tmp_path):
+    save_turned(tmp_path / "rex.jpg", Image.new("RGB", (60, 40)), 6)
+    Image.new("L", (40, 60), 255).save(tmp_path / "rex.mask.png")  # drawn upright, and doesn't say so
+    with pytest.raises(UnreadableImage, match=r"rex\.jpg is turned by EXIF orientation 6.* orientation 1"):
+        read_mask(tmp_path / "rex.mask.png", tmp_path / "rex.jpg", (40, 60))
+
+
+def test_companions_of_two_images_are_named(tmp_path):
+    for name in ("rex.jpg", "rex.png", "max.jpg", "max.png", "bo.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "rex.mask.png").touch()
+    (tmp_path / "bo.mask.png").touch()
+    said = why_shared([*tmp_path.glob("*.jpg"), *tmp_path.glob("???.png")], ".mask.png", "mask")
+    assert said
+    assert "rex.mask.png of rex.jpg, rex.png" in said
+    assert "max.mask" not in said
+    assert "bo.mask" not in said

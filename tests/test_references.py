@@ -62,6 +62,15 @@ def test_a_caption_is_text_of_a_length_that_can_be_read(tmp_path):
         read_references(tmp_path, [BEE])
 
 
+def test_a_caption_that_may_be_of_two_images_is_refused(tmp_path):
+    folder = pictures(tmp_path / "bee")
+    Image.new("RGB", (8, 8), "blue").save(folder / "0.jpg")
+    assert len(read_references(tmp_path, [BEE])["bee"].pictures) == 4
+    (folder / "0.txt").write_text("a {V} {noun} at night")
+    with pytest.raises(FiguregroundError, match=r"bee/0\.txt of 0\.jpg, 0\.png"):
+        read_references(tmp_path, [BEE])
+
+
 def test_their_digest_depends_on_content_and_names_and_not_on_the_place(tmp_path):
     pictures(tmp_path / "one" / "bee")
     pictures(tmp_path / "two" / "Bee")

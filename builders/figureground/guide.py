@@ -17,10 +17,12 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from figureground.core.companions import why_shared
 from figureground.core.names import RULE, matching
 from figureground.core.shares import as_fraction
 from figureground.errors import printable
 from figureground.images import (
+    MASK_SUFFIX,
     UnreadableImage,
     center_square,
     content_hash,
@@ -97,8 +99,8 @@ class Bank:
             aliases: Class name to other names that its folder may have, such as a WordNet id.
 
         Raises:
-            ValueError: No such directory, or classes without a folder, with one that is not theirs alone, or with
-                no picture. All of them are counted in one error.
+            ValueError: No such directory, a mask that may be of two pictures, or classes without a folder, with one
+                that is not theirs alone, or with no picture. All of them are counted in one error.
         """
         directory = Path(directory)
         if not directory.is_dir():
@@ -112,6 +114,9 @@ class Bank:
             for name, (found, unreadable) in zip(names, bar, strict=True):
                 items[name] = found
                 skipped += unreadable
+        used = (item.path for found in items.values() for item in found)
+        if problem := why_shared(used, MASK_SUFFIX, "mask"):
+            raise ValueError(f"{what}: {problem}")
         few = [name for name in names if not items[name]]
         if few:
             listed = _first(f"{name!r} (in {folders[name].name}/)" for name in few)
@@ -442,7 +447,7 @@ def _cut(picture: Image.Image, path: Path, beside: Path | None) -> Image.Image |
     if picture.getchannel("A").getextrema() != (255, 255):
         source = "alpha channel"
     elif beside is not None:
-        picture.putalpha(to_shares(read_mask(beside, picture.size)).resize(picture.size, _FILTER))
+        picture.putalpha(to_shares(read_mask(beside, path, picture.size)).resize(picture.size, _FILTER))
         source = f"mask {beside.name}"
     else:
         return None

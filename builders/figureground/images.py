@@ -180,6 +180,25 @@ def read_image(path: Path | str, mode: Literal["RGB", "RGBA"] = "RGB", max_edge:
     return picture.convert("RGB")
 
 
+def read_orientation(path: Path | str) -> int | None:
+    """Return the EXIF orientation of an image file, 1 to 8, as stored; None where it says none, or none that exists.
+
+    Raises:
+        UnreadableImage: The header isn't that of an image.
+    """
+    with _opened(Path(path)) as image:
+        try:
+            said = int(image.getexif()[_EXIF_ORIENTATION])
+        except Exception:  # no such tag, or a damaged EXIF block, which says nothing about the pixels
+            return None
+        return said if said == 1 or said in _TURNS else None
+
+
+def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Return stored pixels turned as an EXIF orientation, 1 to 8, says."""
+    return _upright(image, orientation)
+
+
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8. Read after loading: Pillow itself turns a TIFF upright while it loads."""
     try:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from figureground.images import MASK_SUFFIX, UnreadableImage, read_image
+from figureground.errors import printable
+from figureground.images import MASK_SUFFIX, UnreadableImage, read_image, read_orientation, turn_upright
 
 SHAPE = 0.05
 """How far the logarithm of a mask's aspect ratio may lie from that of its picture's."""
@@ -25,21 +26,33 @@ def mask_beside(picture: Path) -> Path | None:
     return mask if mask.is_file() else None
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
+def read_mask(path: Path, picture: Path, size: tuple[int, int]) -> np.ndarray:
     """The values of a mask file, uint8 (height, width), in the mask's own pixels; see `mask_values`.
 
+    Where the picture is turned by its EXIF orientation, the mask is turned with it, for masks are drawn on the pixels
+    as they are stored. A mask with an EXIF orientation of its own, 1 too, is turned by that instead.
+
     Args:
-        size: Width and height of its picture, upright.
+        picture: The file of its picture.
+        size: Width and height of the picture, upright.
 
     Raises:
-        UnreadableImage: The file can't be read, or has another shape than its picture.
+        UnreadableImage: A file can't be read, or the mask has another shape than its picture.
     """
     mask = read_image(path, "RGBA")
+    turned = 1 if read_orientation(path) is not None else read_orientation(picture) or 1
+    mask = turn_upright(mask, turned)
+    hint = ""
+    if turned != 1:
+        hint = (
+            f". {printable(picture.name)} is turned by EXIF orientation {turned}, and so is its mask; give a mask that "
+            "was drawn upright the EXIF orientation 1"
+        )
     if abs(math.log(mask.width * size[1] / (mask.height * size[0]))) > SHAPE:
         raise UnreadableImage(
             path,
             f"the mask is {mask.width} by {mask.height} pixels and its picture, upright, {size[0]} by {size[1]}: "
-            f"they must have the same shape",
+            f"they must have the same shape{hint}",
         )
     return mask_values(mask)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from figureground.core.companions import why_shared
 from figureground.core.names import RULE, matching
 from figureground.core.tables import decode
 from figureground.errors import FiguregroundError, counted, listed, printable
@@ -200,10 +201,17 @@ def _read(folders: Sequence[Path], most: int | None) -> References:
             continue
         seen.add(pixels)
         pictures.append(Picture(path.name, sha256, path, caption=read_caption(path)))
+    refuse_shared_captions(picture.path for picture in pictures if picture.path is not None)
     if most is not None and len(pictures) > most:
         kept = set(sorted(picture.sha256 for picture in pictures)[:most])
         pictures = [picture for picture in pictures if picture.sha256 in kept]
     return References(tuple(pictures), tuple(skipped), tuple(repeated))
+
+
+def refuse_shared_captions(images: Iterable[Path]) -> None:
+    """Raise FiguregroundError where a caption lies beside two images of one name, such as rex.jpg and rex.png."""
+    if problem := why_shared(images, CAPTION, "caption"):
+        raise FiguregroundError(f"references: {problem}")
 
 
 def read_caption(image: Path) -> str | None:

@@ -141,6 +141,16 @@ def test_a_mask_is_as_large_as_its_picture_or_refused(tmp_path):
         masks[1]()
 
 
+def test_a_mask_that_may_be_of_two_pictures_is_refused(tmp_path):
+    make_table(tmp_path, [("a.jpg", 0, 0), ("a.png", 0, 1)], "filename,split,y", pictures=False)
+    for name in ("a.jpg", "a.png"):
+        make_picture(tmp_path / name, (10, 8))
+    assert len(read_groups(tmp_path)) == 2
+    make_mask(tmp_path / "a.jpg", (10, 8))
+    with pytest.raises(FiguregroundError, match=r"a\.mask\.png of a\.jpg, a\.png"):
+        read_groups(tmp_path)
+
+
 def test_a_picture_with_a_mask_is_read_whole_and_others_no_larger_than_needed(tmp_path):
     make_table(tmp_path, [("a.jpg", 0, 0), ("b.jpg", 0, 1)], "filename,split,y", pictures=False)
     for name in ("a", "b"):

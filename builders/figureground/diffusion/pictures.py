@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from figureground.core.companions import why_shared
 from figureground.diffusion.composite import whole_latents
 from figureground.diffusion.references import LeftOut, read_different
 from figureground.errors import FiguregroundError, RecipeError, counted, listed, printable
-from figureground.images import UnreadableImage, center_square, content_hash, list_images, list_odd
+from figureground.images import MASK_SUFFIX, UnreadableImage, center_square, content_hash, list_images, list_odd
 from figureground.mask import mask_beside, read_mask, to_shares
 from figureground.references import LEAST
 
@@ -65,7 +66,7 @@ def read_pictures(
     found: list[Picture] = []
     for path, picture in read_different([path for path, _ in pairs], left_out):
         mask = mask_of[path]
-        square = None if mask is None else _read_mask(mask, picture.size)
+        square = None if mask is None else _read_mask(mask, path, picture.size)
         found.append(
             Picture(
                 path.name, content_hash(path), center_square(picture, size), square,
@@ -103,6 +104,8 @@ def _masks_of(files: Sequence[Path], masked: bool, masks: Sequence[Path] | None)
                 f"masked: {len(lacking)} of {counted(len(files), 'picture')} have no mask, x.mask.png beside x.jpg: "
                 f"{listed(map(printable, lacking), 4)}. Put masks there, or set masked to false."
             )
+        if problem := why_shared(files, MASK_SUFFIX, "mask"):
+            raise FiguregroundError(f"masked: {problem}")
         return [mask_beside(path) for path in files]
     if len(masks) != len(files):
         raise FiguregroundError(
@@ -111,11 +114,11 @@ def _masks_of(files: Sequence[Path], masked: bool, masks: Sequence[Path] | None)
     return [Path(path) for path in masks]
 
 
-def _read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
+def _read_mask(path: Path, picture: Path, size: tuple[int, int]) -> Image.Image:
     """A mask's largest square around the centre, L."""
     where, remedy = f"{printable(path.parent.name)}/{printable(path.name)}", "Mend the mask, or leave the picture out."
     try:
-        mask = to_shares(read_mask(path, size))
+        mask = to_shares(read_mask(path, picture, size))
     except UnreadableImage as error:
         raise FiguregroundError(f"{where}: {error.reason}. {remedy}") from None
     square = center_square(mask, min(mask.size))

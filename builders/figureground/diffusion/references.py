@@ -19,7 +19,7 @@ from figureground.images import (
     pixel_hash,
     read_image,
 )
-from figureground.references import LEAST, read_caption
+from figureground.references import LEAST, read_caption, refuse_shared_captions
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def read_references(folder: Path, size: int) -> References:
         Reference(path.name, content_hash(path), read_caption(path), center_square(picture, size))
         for path, picture in read_different(list_images(folder), left_out)
     )
+    refuse_shared_captions(folder / each.name for each in used)
     found = References(used, left_out)
     if len(used) < LEAST:
         raise FiguregroundError(f"--references {folder}: {_too_few(found)}")

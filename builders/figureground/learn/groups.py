@@ -241,7 +241,7 @@ def _unusable(path: Path, reason: str) -> FiguregroundError:
 def _read_mask(path: Path) -> np.ndarray:
     beside, size = mask_path(path), _read_picture(path, None).size
     try:
-        bright = Image.fromarray(where_bright(read_mask(beside, size)))
+        bright = Image.fromarray(where_bright(read_mask(beside, path, size)))
     except UnreadableImage as error:
         raise _unusable(beside, error.reason) from error
     return np.asarray(bright if bright.size == size else bright.resize(size, Image.Resampling.NEAREST))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from figureground.core.companions import why_shared
 from figureground.core.names import RULE, describe_same, matching, same_names
 from figureground.core.tables import Column
 from figureground.data.splits import KNOWN, SPLITS, conflicts, split_number
@@ -240,6 +241,9 @@ def find_files(
         problems.add(f"{counted(len(missing), 'file')} of {len(names):,} missing in {root}: {_first(missing)}.{hint}")
     if odd:
         problems.add(f"{counted(len(odd), 'file')} that can't be read as a picture: {_first(odd)}.")
+    masked = (root / names[row] for row in np.flatnonzero(mask_sizes >= 0))
+    if problem := why_shared(masked, MASK_SUFFIX, "mask"):
+        problems.add(problem)
     files = Files(root, names, sizes, mask_sizes)
     return files, tuple(map(printable, names)), list(_beside(root, listing, set(names)))
 
