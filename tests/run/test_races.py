@@ -13,6 +13,7 @@ from figureground.errors import FiguregroundError, RecipeError
 from figureground.extend import extend
 from figureground.run import disk
 from figureground.run.directory import has_started, opened
+from figureground.sample import Reject, Spec
 from figureground.shards import index, writer
 from figureground.shards.check import check
 
@@ -134,6 +135,8 @@ def test_a_build_has_started_when_a_process_renders_or_a_shard_is_done(tmp_path)
     assert not has_started(tmp_path)
     with writer.lock(tmp_path / writer.WORKING_LOCK, shared=True):
         assert has_started(tmp_path)
-    (tmp_path / writer.MARKERS).mkdir(parents=True)
-    (tmp_path / writer.MARKERS / "train-00000-of-00001.json").write_text("{}")
+    assert not has_started(tmp_path)
+    columns, spec = writer.Columns(["bird"], ["grass"]), Spec("train-0", "train", 0, 0, "bird", "grass", "a bird", 0)
+    shard = writer.Shard("train", 0, 1, 1)
+    writer.write_shard(tmp_path, shard, columns, [Reject(spec, "flat")], lambda sample: {})
     assert has_started(tmp_path)
