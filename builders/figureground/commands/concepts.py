@@ -9,6 +9,7 @@ from pathlib import Path
 from figureground import finetuning
 from figureground.commands.arguments import Commands, add_device
 from figureground.core.devices import check_device
+from figureground.core.owned import refuse_within
 from figureground.core.terminal import complain, say
 from figureground.errors import RecipeError
 from figureground.finetune.door import refuse_unfit
@@ -41,6 +42,7 @@ def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _finetune(options: argparse.Namespace) -> int:
     settings = finetuning.from_arguments(vars(options))
+    refuse_within(options.out, options.references, "--references")
     refuse_unfit(
         options.references, options.noun, options.label, options.out, settings, prior=options.prior,
         components=options.components, device=options.device,
@@ -83,6 +85,7 @@ def add_components(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _components(options: argparse.Namespace) -> int:
+    refuse_within(options.out, options.images, "--images")
     check_device(options.device, "--device")
     refuse_absent("--classifier", options.classifier)
     for flag, value in (("--count", options.count), ("--top", options.top)):

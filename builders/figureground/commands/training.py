@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.commands.arguments import Commands, add_device
+from figureground.core.owned import refuse_within
 from figureground.core.terminal import say, say_json
 from figureground.errors import FiguregroundError, UsageError
 from figureground.learn import settings as settings_of_training
@@ -71,6 +72,7 @@ def add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
+    refuse_within(options.out, options.data, "--data")
     settings = settings_of_training.from_arguments(vars(options))
     from figureground.learn.door import ask
 
@@ -118,6 +120,7 @@ def add_compare(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    refuse_within(options.out, options.data, "the data in")
     from figureground.learn.compare import SHARED, compare, parse_overrides
     from figureground.learn.compared import TABLE, tabulate
 

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from figureground.core.files import open_regular
-from figureground.errors import FiguregroundError, printable
+from figureground.errors import FiguregroundError, UsageError, printable
 
 GENERATOR = "figureground"
 """What pages and images name as the program that made them."""
@@ -63,4 +63,23 @@ def refuse_strangers(*paths: Path) -> None:
         raise FiguregroundError(
             f"{printable(path)} is there and doesn't say that figureground wrote it, so it was left as it is. Rename "
             "it, or delete it if an older release drew it, and give the command again."
+        )
+
+
+def refuse_within(out: Path, source: Path, option: str) -> None:
+    """Make sure that results don't land among the images that they are made from, to be counted the next time.
+
+    Args:
+        out: Where results go.
+        source: The directory that images are read from; one that isn't there is passed over.
+        option: What the directory is given as, such as `--images`.
+
+    Raises:
+        UsageError: `out` is that directory or lies in it.
+    """
+    inside, read = out.resolve(), source.resolve()
+    if source.is_dir() and (inside == read or read in inside.parents):
+        raise UsageError(
+            f"--out {printable(out)} lies in {option} {printable(source)}: what is written there would be taken for "
+            "input the next time. Give a directory outside it."
         )

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
-from figureground.core.owned import encode_png, is_ours
+from figureground.core.owned import encode_png, is_ours, refuse_within
 from figureground.errors import FiguregroundError, RecipeError, counted, listed, printable
 from figureground.images import UnreadableImage, list_images, list_odd, read_image
 from figureground.run import signals
@@ -133,6 +133,7 @@ def analyse(
     for field, value, most in (("--count", count, min(MOST_DOWN, width)), ("--top", top, MOST_ACROSS)):
         if not 1 <= value <= most:
             raise RecipeError(field, f"give a number in 1 to {most}, not {value}.")
+    refuse_within(out, directory, "--images")
     _refuse_others_files(out)
     images = read_class_images(classifier, directory, show_progress=show_progress)
     weighted = weigh(images.reading.features, classifier.weight[label].cpu())
