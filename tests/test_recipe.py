@@ -192,6 +192,8 @@ def test_a_bare_directory_in_a_recipe_is_beside_it(tmp_path, monkeypatch):
         ("a.yaml", b"a: " + b"x" * 2**20, "more than 1,048,576 bytes"),
         ("a.yaml", BOMB, "its aliases expand to more than 200,000 values"),
         ("a.json", b'{"size": 64, "size": 32}', "'size' is given twice"),
+        ("a.json", b'{"size": "\\ud800"}', "stands for no character"),
+        ("a.yaml", b'size: "\\ud800"', "a.yaml, line 1, column 7: .*stands for no character"),
         ("a.json", b"[" * 100_000, "nested more than 50 deep"),
         ("a.json", b'[{"builder": "d3s"}]', "this one is a list"),
         ("a.json", b'{"identity": [1], "execution": {}}', "'identity' is no mapping"),

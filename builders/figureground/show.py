@@ -29,7 +29,7 @@ from figureground.images import UnreadableImage, list_images, open_stored, read_
 from figureground.shards.card import CARD, PREVIEW, license_of, one_foreground_each, public
 from figureground.shards.directory import refuse_strange
 from figureground.shards.index import INDEX, markers, writing_beside
-from figureground.shards.reader import parquet_rows, read_parquet, read_tar, tar_members
+from figureground.shards.reader import damage_named, parquet_rows, read_parquet, read_tar, tar_members
 from figureground.shards.writer import MARKERS, PRIVATE
 from figureground.stages import COPIES
 
@@ -234,7 +234,8 @@ def _schema_names(path: Path, column: str) -> dict[int, str]:
     import pyarrow.parquet as pq
 
     check_regular(path)
-    said = (pq.read_schema(path).metadata or {}).get(b"huggingface")
+    with damage_named(path):
+        said = (pq.read_schema(path).metadata or {}).get(b"huggingface")
     if said is None:
         raise FiguregroundError(f"{path}: its schema doesn't name the classes, so figureground didn't write this file.")
     return dict(enumerate(json.loads(said)["info"]["features"][column]["names"]))

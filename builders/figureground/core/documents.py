@@ -16,6 +16,7 @@ MAX_JSON_BYTES = 2**26
 MAX_NODES = 200_000
 """The most values in a YAML document once its aliases are expanded; ImageNet with definitions has 2,000."""
 MAX_DEPTH = 50
+NO_TEXT = "an escape such as \\ud800 stands for no character"
 _MERGE = "tag:yaml.org,2002:merge"
 _TEXT = "tag:yaml.org,2002:str"
 _PLAIN = "plain"
@@ -109,6 +110,8 @@ class _Expansion:
         if isinstance(node, yaml.ScalarNode):
             if node.tag not in (_TEXT, _PLAIN, _MERGE, *_TYPED):
                 raise _error(node, f"the tag {node.tag!r} has no meaning here")
+            if not _is_text(node.value):
+                raise _error(node, NO_TEXT)
             return str(node.value) if node.tag == _TEXT else Plain(node.value)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, depth + 1) for item in node.value]
@@ -129,6 +132,8 @@ class _Expansion:
                     merged = {**self.build(source, depth + 1), **merged}
                 continue
             name = str(key.value)
+            if not _is_text(name):
+                raise _error(key, NO_TEXT)
             if name in own:
                 raise _error(key, f"{name!r} is given twice")
             own[name] = self.build(value, depth + 1)
@@ -156,6 +161,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name, value in pairs:
         if name in made:
             raise ValueError(f"{name!r} is given twice")
+        if not _is_text(name):
+            raise ValueError(NO_TEXT)
         made[name] = value
     return made
 
@@ -167,4 +174,11 @@ def _plain_json(value: Any, depth: int) -> Any:
         return {name: _plain_json(item, depth + 1) for name, item in value.items()}
     if isinstance(value, list):
         return [_plain_json(item, depth + 1) for item in value]
+    if isinstance(value, str) and not _is_text(value):
+        raise ValueError(NO_TEXT)
     return value if isinstance(value, str) else Plain(json.dumps(value))
+
+
+def _is_text(value: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which no file could hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)

@@ -98,7 +98,7 @@ def read_parquet(path: Path, rows: Sequence[int] | None = None) -> Iterator[Stor
     import pyarrow.parquet as pq
 
     check_regular(path)
-    with _damage_named(path), pq.ParquetFile(path) as file:
+    with damage_named(path), pq.ParquetFile(path) as file:
         start = 0
         for group in range(file.num_row_groups):
             stop = start + file.metadata.row_group(group).num_rows
@@ -106,12 +106,20 @@ def read_parquet(path: Path, rows: Sequence[int] | None = None) -> Iterator[Stor
             if wanted is None or wanted:
                 for place, row in enumerate(group_rows(file, group)):
                     if wanted is None or place in wanted:
+                        _check_labels(row)
                         yield from_row(row)
             start = stop
 
 
+def _check_labels(row: dict[str, Any]) -> None:
+    """Raise ValueError for a label that is no number."""
+    for name in ("foreground", "background"):
+        if name in row and not isinstance(row[name], int):
+            raise ValueError(f"its column {name} holds {row[name]!r}, which is no label")
+
+
 @contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def damage_named(path: Path) -> Iterator[None]:
     """Within, a damaged file or one with other columns is an error that names it.
 
     Raises:
@@ -136,9 +144,11 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]
     import pyarrow.parquet as pq
 
     check_regular(path)
-    with _damage_named(path), pq.ParquetFile(path) as file:
+    with damage_named(path), pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            yield from group_rows(file, group, columns)
+            for row in group_rows(file, group, columns):
+                _check_labels(row)
+                yield row
 
 
 def group_rows(file: Any, group: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
