@@ -20,10 +20,8 @@ def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
     for source in recipe.get("sources", ()):
         yield from settings(source)
     if not recipe.get("sources"):
-        yield (
-            str(recipe.get("config") or recipe.get("builder") or ""),
-            identity if isinstance(identity := recipe.get("identity"), dict) else {},
-        )
+        identity = recipe.get("identity")
+        yield str(recipe.get("config") or recipe.get("builder") or ""), identity if isinstance(identity, dict) else {}
 
 
 def is_matched(recipe: Mapping[str, Any]) -> bool:
