@@ -15,8 +15,9 @@ import secrets
 import stat
 from collections.abc import Collection, Iterator
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from figureground.errors import FiguregroundError, printable
 
@@ -177,7 +178,7 @@ def check_regular(path: Path, *, root: Path | None = None) -> os.stat_result:
     return status
 
 
-def open_regular(path: Path, *, root: Path | None = None) -> BinaryIO:
+def open_regular(path: Path, *, root: Path | None = None) -> BufferedReader:
     """Open a regular file for reading; never waits for a FIFO and touches no device.
 
     Raises:

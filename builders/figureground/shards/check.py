@@ -217,7 +217,7 @@ class _Check:
                 continue
             self.runs[split, part] = (shards[0].of, {shard.index for shard in shards})
         # A marker may tell of millions of shards: those that are missing are counted, and only the first named.
-        in_runs = {name for name in listed_shards if (shard := _shard_named(name)) and self._run_of(shard)}
+        in_runs = {name for name in listed_shards if (named := _shard_named(name)) and self._run_of(named)}
         self.unplaced = listed_shards - in_runs - {shard.name for shard in self.markers}
         total = sum(of for of, _ in self.runs.values()) + len(self.unplaced)
         self.lacking = lacking = total - sum(len(there) for _, there in self.runs.values())

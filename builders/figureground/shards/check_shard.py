@@ -190,7 +190,7 @@ class _Check:
             self.problems.lines.append(f"{path}: it has {size:,} bytes; its marker says {said:,}.")
         return True
 
-    def _open(self, path: str) -> BinaryIO:
+    def _open(self, path: str) -> io.BufferedReader:
         return open_regular(self.expected.directory / path, root=self.expected.directory)
 
     def _has_its_hash(self, path: str) -> bool:

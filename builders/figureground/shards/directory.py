@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from figureground.core.files import FileError, leaves, strange_entries
-from figureground.errors import counted
 
 FOLDERS = ("data", "webdataset", "rejects", "_figureground", "_evaluation")
 """The directories of a dataset."""
@@ -44,7 +43,7 @@ def refuse_strange(directory: Path) -> None:
     found = list(strange_entries(directory, names))
     if found:
         name, problem = found[0]
-        more = f" (and {counted(len(found) - 1, 'entry' if len(found) == 2 else 'entrie')} more)" if found[1:] else ""
+        more = f" (there are {len(found):,} such entries in all)" if found[1:] else ""
         raise FileError(directory / name, f"{problem}{more}. Put a file of its own there, or remove it")
 
 

@@ -96,7 +96,6 @@ def measure_mean(each: Sequence[Mapping[str, Predictions]], told_each: Sequence[
 
 def mean_of(each: Sequence[Predictions]) -> Predictions:
     """The means over the classifiers that judged a picture: `correct` is float then, a share of them."""
-    from figureground.vision.predict import Predictions
 
     judged = np.stack([some.judged for some in each])
     by_any = judged.sum(axis=0) > 0
