@@ -276,6 +276,11 @@ def test_pictures_are_made_pruned_and_added(generated):
     assert (ddb["added"]["mean"], ddb["kept"]["mean"]) == (len(kept), made["kept"])
     assert scgs["added"]["mean"] == scgs["seeds"][0]["made"]["pictures"] == len(rows(out / "scgs-seed-0")) > 0
     assert scgs["kept"]["mean"] is None
+    error_set = scgs["seeds"][0]["made"]["error_set"]
+    assert scgs["source_precision"]["mean"] == error_set["precision"]
+    assert scgs["source_recall"]["mean"] == error_set["recall"] is not None
+    assert "SCGS recall" in (out / "comparison.txt").read_text()
+    assert ddb["source_recall"]["mean"] is None
     assert json.loads((out / "compare.json").read_text())["generators"].keys() == {"ddb", "scgs"}
 
 

@@ -19,6 +19,12 @@ from figureground.learn.trained import STAGES, over_seeds, percent, percent_with
 from figureground.shards.writer import replace_text
 
 REPORT, TABLE, PAGE, PNG = "comparison.json", "comparison.txt", "comparison.md", "comparison.png"
+RATES = ("precision", "recall")
+_COLUMNS = {
+    "added": "added", "kept": "kept", "precision": "JTT precision", "recall": "JTT recall",
+    "source_precision": "SCGS precision", "source_recall": "SCGS recall",
+}  # fmt: skip
+"""Columns that are shown where a row has something to say there."""
 MOST_GROUPS = 12
 """Groups whose accuracies the tables show; of more, the JSON tells."""
 
@@ -33,18 +39,20 @@ def summarise_row(row: Row, results: Sequence[Mapping[str, Any]]) -> dict[str, A
     Returns:
         `method`, `generator`, `training`; `steps`, by stage (`first`, `main`, `refit`) the optimiser steps; `average`,
         `reweighted`, `worst`, `added`, `kept`, and `precision` and `recall` of JTT's errors. Each is `mean` and `std`
-        over the seeds, None where there is none. `groups`, the same of each; `seeds`.
+        over the seeds, None where there is none. `source_precision` and `source_recall` are those of SCGS's error set.
+        `groups`, the same of each; `seeds`.
     """
     over, groups = over_seeds([result["test"] for result in results])
     seeds = [
         {"seed": result["seed"], "epoch": result["epoch"], "steps": result["steps"], "model": result["model"],
          **{name: result["test"][name] for name in ("average", "reweighted", "worst", "worst_name")},
          "validation": result["validation"], "added": result.get("added"),
-         **{name: result.get("jtt", {}).get(name) for name in ("precision", "recall")},
+         **{name: result.get("jtt", {}).get(name) for name in RATES},
+         **{f"source_{name}": ((result.get("made") or {}).get("error_set") or {}).get(name) for name in RATES},
          "made": result.get("made"), "kept": (result.get("made") or {}).get("kept"), "seconds": result["seconds"]}
         for result in results
     ]  # fmt: skip
-    more = {name: spread([seed[name] for seed in seeds]) for name in ("added", "kept", "precision", "recall")}
+    more = {name: spread([seed[name] for seed in seeds]) for name in _COLUMNS}
     steps = {stage: spread([seed["steps"][stage] for seed in seeds]) for stage in seeds[0]["steps"]}
     return {"method": row.name, "generator": row.generator, "training": row.training, "steps": steps, **over, **more,
             "groups": groups, "seeds": seeds}  # fmt: skip
@@ -107,10 +115,6 @@ def notes_on_steps(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "refit": "After the + are the steps in which dfr fits the last layer to features of validation.",
     }
     return [*notes, *(text for stage, text in said.items() if stage in stages)]
-
-
-_COLUMNS = {"added": "added", "kept": "kept", "precision": "JTT precision", "recall": "JTT recall"}
-"""Columns that are shown where a row has something to say there."""
 
 
 def _tables(comparison: Mapping[str, Any]) -> list[list[list[str]]]:

@@ -172,7 +172,7 @@ class Generators:
 
         Returns:
             `directory`, below `out`; `pictures`, how many were made; `kept`, 0 to 1, and `rule`, of what is pruned;
-            `passed_over` of paste; `seconds`.
+            `passed_over` of paste; `error_set` of scgs, as `jtt.tell_errors` describes it; `seconds`.
 
         Raises:
             FiguregroundError: The generator can't do it, or its rule keeps nothing.
@@ -204,6 +204,8 @@ class Generators:
         built = self.out / name
         builder.build(built, show_progress=self.show_progress)
         told: dict[str, Any] = {"directory": name, "pictures": _count(built)}
+        if (error_set := getattr(builder, "told", {}).get("error_set")) is not None:
+            told["error_set"] = error_set
         if generator in PRUNED:
             rule = builder.pruning_rule()
             try:
