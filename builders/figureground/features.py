@@ -110,7 +110,7 @@ def _feature(name: Any, noun: Any, text: Any, components: Any, where: str) -> Fe
 def _read_csv(path: Path) -> list[Feature]:
     with open_table(path, KIND, *COLUMNS[:2]) as table:
         return [
-            _feature(*(row.get(column) for column in COLUMNS), f"{table.name}, line {line}")
+            _feature(row["class"], row["noun"], row.get("feature"), row.get("component"), f"{table.name}, line {line}")
             for line, row in table.records()
         ]
 

@@ -186,7 +186,8 @@ def _splits_of_folders(files: Sequence[str]) -> list[int] | None:
                 f"{listed(same)} would all be the split {split}. Say the split of each file in a column: "
                 "--split-column NAME."
             )
-    return [number for top, _, _ in tops if (number := found[top]) is not None]
+    known = {top: each for top, each in found.items() if each is not None}
+    return [known[top] for top, _, _ in tops]
 
 
 def _files_of(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from figureground.classes import read_csv
 from figureground.core import libraries
+from figureground.core.names import loosely
 from figureground.core.seeding import make_generator
 from figureground.errors import FiguregroundError, listed
 from figureground.images import content_hash
@@ -264,7 +265,7 @@ class Classifier(nn.Module):
 
 def _plain(text: str) -> str:
     """A label as it is compared: lower case, one space for all that is no letter or digit."""
-    return re.sub(r"[\W_]+", " ", text.casefold()).strip() or text.strip()
+    return re.sub(r"[\W_]+", " ", loosely(text)).strip() or text.strip()
 
 
 @functools.cache
