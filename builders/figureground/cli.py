@@ -96,7 +96,7 @@ def _explain(error: Exception, options: argparse.Namespace) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser: argparse.ArgumentParser = Parser(
         prog="figureground",
         description="Datasets whose foreground and background labels depend on each other as much as you choose.",
         epilog=EXIT_CODES,

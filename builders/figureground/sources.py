@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -160,23 +161,21 @@ def weights_license(folder: Path) -> tuple[str, str]:
 
     Whatever else these files hold, and whatever is wrong with them, is passed over.
     """
-    header = re.match(r"\s*---[ \t]*\n(.*?)^---", _head(folder / "README.md"), re.DOTALL | re.MULTILINE)
+    match = re.match(r"\s*---[ \t]*\n(.*?)^---", _head(folder / "README.md"), re.DOTALL | re.MULTILINE)
+    header = match[1] if match else ""
     try:
-        said = parse_yaml(header[1]) if header else None
+        loaded = parse_yaml(header)
     except (yaml.YAMLError, ValueError, RecursionError):  # only its other fields may be wrong
-        plain = re.findall(
-            r"^(license\w*):[ \t]*[\"']?([\w.:/-]+)[\"']?[ \t]*$", header[1] if header else "", re.MULTILINE
-        )
-        said = dict(plain)
-    said = said if isinstance(said, Mapping) else {}
-    names = said.get("license") if isinstance(said.get("license"), list) else [said.get("license")]
-    name = ", ".join(_one_line(each) for each in names if isinstance(each, str) and each.strip())
+        loaded = dict(re.findall(r"^(license\w*):[ \t]*[\"']?([\w.:/-]+)[\"']?[ \t]*$", header, re.MULTILINE))
+    said: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {}
+    licenses = said.get("license")
+    each = licenses if isinstance(licenses, list) else [licenses]
+    name = ", ".join(_one_line(one) for one in each if isinstance(one, str) and one.strip())
     if name:
         called, link = said.get("license_name"), said.get("license_link")
         if name == "other" and isinstance(called, str) and called.strip():
-            name = _one_line(called)
-        linked = isinstance(link, str) and link.startswith(("https://", "http://"))
-        return _one_line(name), link if linked else ""
+            name = called
+        return _one_line(name), link if isinstance(link, str) and link.startswith(("https://", "http://")) else ""
     return read_license(folder)[0], ""
 
 
