@@ -74,7 +74,8 @@ def _numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
     while waiting:
         name, value = waiting.pop()
         if isinstance(value, dict):
-            waiting += [(str(key), item) for key, item in value.items()]
+            # The keys of label2id are names of classes: a "tape player" asks for no layers.
+            waiting += [(str(key), item) for key, item in value.items() if key not in ("label2id", "id2label")]
         elif isinstance(value, list):
             waiting += [(name, item) for item in value]
         elif isinstance(value, int | float) and not isinstance(value, bool):
