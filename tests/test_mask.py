@@ -84,10 +84,19 @@ def test_a_mask_is_turned_as_its_photograph_is(orientation, size, tmp_path):
     assert np.array_equal(read_mask(tmp_path / "rex.mask.png", tmp_path / "rex.jpg", picture.size), values)
 
 
-def test_a_mask_that_does_not_fit_once_it_is_turned_is_refused(tmp_path):
+def test_a_mask_that_fits_only_the_upright_photograph_is_not_turned(tmp_path):
     save_turned(tmp_path / "rex.jpg", Image.new("RGB", (60, 40)), 6)
-    Image.new("L", (40, 60), 255).save(tmp_path / "rex.mask.png")  # drawn upright, and doesn't say so
-    with pytest.raises(UnreadableImage, match=r"rex\.jpg is turned by EXIF orientation 6.* orientation 1"):
+    drawn = Image.new("L", (40, 60))
+    drawn.paste(255, (0, 0, 40, 20))
+    drawn.save(tmp_path / "rex.mask.png")
+    values = read_mask(tmp_path / "rex.mask.png", tmp_path / "rex.jpg", (40, 60))
+    assert np.array_equal(values, np.asarray(drawn))
+
+
+def test_a_mask_that_fits_neither_way_is_refused(tmp_path):
+    save_turned(tmp_path / "rex.jpg", Image.new("RGB", (60, 40)), 6)
+    Image.new("L", (40, 40), 255).save(tmp_path / "rex.mask.png")
+    with pytest.raises(UnreadableImage, match=r"rex\.mask\.png.* 40 by 40 .* 40 by 60"):
         read_mask(tmp_path / "rex.mask.png", tmp_path / "rex.jpg", (40, 60))
 
 

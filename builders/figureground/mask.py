@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from figureground.errors import printable
 from figureground.images import MASK_SUFFIX, UnreadableImage, read_image, read_orientation, turn_upright
 
 SHAPE = 0.05
@@ -29,8 +28,9 @@ def mask_beside(picture: Path) -> Path | None:
 def read_mask(path: Path, picture: Path, size: tuple[int, int]) -> np.ndarray:
     """The values of a mask file, uint8 (height, width), in the mask's own pixels; see `mask_values`.
 
-    Where the picture is turned by its EXIF orientation, the mask is turned with it, for masks are drawn on the pixels
-    as they are stored. A mask with an EXIF orientation of its own, 1 too, is turned by that instead.
+    Where the picture is turned by its EXIF orientation, the mask is turned with it, for masks lie on the pixels as they
+    are stored. Two kinds of masks were drawn on the upright picture and are not turned: those whose shape fits only
+    so, and those with an EXIF orientation of their own, 1 too, which counts instead.
 
     Args:
         picture: The file of its picture.
@@ -41,20 +41,21 @@ def read_mask(path: Path, picture: Path, size: tuple[int, int]) -> np.ndarray:
     """
     mask = read_image(path, "RGBA")
     turned = 1 if read_orientation(path) is not None else read_orientation(picture) or 1
-    mask = turn_upright(mask, turned)
-    hint = ""
-    if turned != 1:
-        hint = (
-            f". {printable(picture.name)} is turned by EXIF orientation {turned}, and so is its mask; give a mask that "
-            "was drawn upright the EXIF orientation 1"
-        )
-    if abs(math.log(mask.width * size[1] / (mask.height * size[0]))) > SHAPE:
-        raise UnreadableImage(
-            path,
-            f"the mask is {mask.width} by {mask.height} pixels and its picture, upright, {size[0]} by {size[1]}: "
-            f"they must have the same shape{hint}",
-        )
-    return mask_values(mask)
+    upright = turn_upright(mask, turned)
+    if _fits(upright.size, size):
+        return mask_values(upright)
+    if _fits(mask.size, size):
+        return mask_values(mask)
+    raise UnreadableImage(
+        path,
+        f"the mask is {mask.width} by {mask.height} pixels and its picture, upright, "
+        f"{size[0]} by {size[1]}: they must have the same shape",
+    )
+
+
+def _fits(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two images, width and height each, have about the same aspect ratio."""
+    return abs(math.log(one[0] * other[1] / (one[1] * other[0]))) <= SHAPE
 
 
 def mask_values(mask: Image.Image) -> np.ndarray:

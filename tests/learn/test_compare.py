@@ -252,7 +252,13 @@ def test_the_training_of_a_builder_s_classifier_is_a_mapping(pictures, tmp_path)
 
 
 MADE = {
-    "ddb": {**EASY, "prompt": "a {noun}", "least_probability": 0.5, "least_attribution_ratio": 0},
+    "ddb": {
+        **EASY,
+        "training": {"epochs": 4},
+        "prompt": "a {noun}",
+        "least_probability": 0.45,
+        "least_attribution_ratio": 0,
+    },
     "scgs": {**SIZES, "folds": 2, "training": {"epochs": 1}, "per_class": 2},
 }
 
@@ -268,10 +274,10 @@ def test_pictures_are_made_pruned_and_added(generated):
     ddb, scgs = report["rows"]
     with (out / "ddb-seed-0" / "_figureground" / "scores" / "ddb.csv").open(newline="") as file:
         scores = {row["key"]: float(row["probability"]) for row in csv.DictReader(file)}
-    kept = {key for key, probability in scores.items() if probability >= 0.5}
+    kept = {key for key, probability in scores.items() if probability >= 0.45}
     assert {row["key"] for row in rows(out / "ddb-seed-0-pruned")} == kept
     made = ddb["seeds"][0]["made"]
-    assert made["rule"] == "scores.ddb.probability >= 0.5 and scores.ddb.attribution_ratio >= 0"
+    assert made["rule"] == "scores.ddb.probability >= 0.45 and scores.ddb.attribution_ratio >= 0"
     assert (made["pictures"], made["kept"]) == (len(scores), len(kept) / len(scores))
     assert (ddb["added"]["mean"], ddb["kept"]["mean"]) == (len(kept), made["kept"])
     assert scgs["added"]["mean"] == scgs["seeds"][0]["made"]["pictures"] == len(rows(out / "scgs-seed-0")) > 0

@@ -1,9 +1,9 @@
 """The one place where torch generators are seeded: with all 63 bits of a seed, on every kind of device.
 
-`torch.Generator.manual_seed` of the CPU reads only the low 32 bits of its seed, so that n² / 2³² of n images share their
-noise with another: 23,283 of ten million. Here the whole state of the CPU's Mersenne Twister (19,937 bits) is filled from
-the seed by NumPy's `SeedSequence`. CUDA and MPS generators are counters (Philox 4×32-10), whose key is the full 64-bit
-seed, so `manual_seed` is exact there. Generators of NumPy and of Python's `random` read seeds of any size.
+`torch.Generator.manual_seed` of the CPU reads only the low 32 bits of its seed, so that n² / 2³² of n images share
+their noise with another: 23,283 of ten million. Here the whole state of the CPU's Mersenne Twister (19,937 bits) is
+filled from the seed by NumPy's `SeedSequence`. CUDA and MPS generators are counters (Philox 4×32-10), whose key is the
+full 64-bit seed, so `manual_seed` is exact there. Generators of NumPy and of Python's `random` read seeds of any size.
 """
 
 from __future__ import annotations

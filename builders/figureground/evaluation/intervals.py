@@ -24,9 +24,9 @@ LEVEL = 0.95
 METHOD = "Wilson, effective sample size by objects"
 """What files call the method."""
 
-PRIOR = 0.5
-"""Degrees of freedom that the largest possible variance weighs in a mean of groups. A small class that is all right by
-luck would else seem to tell everything."""
+PRIOR = 0.25
+"""Degrees of freedom that p(1 − p), with p the mean of all groups, weighs beside the variance seen in each group of
+several. A small class that is all right, or all wrong, by luck would else seem to tell everything."""
 
 _ROUNDING = 1e-6
 """How far a sum of probabilities may lie outside 0 to 1."""
@@ -66,8 +66,9 @@ def mean(
 ) -> Interval:
     """The mean of the means of groups, in which each group counts alike. A share is the mean of one group.
 
-    Deviations from a group's mean are scaled by √(k/(k − 1)), where k is its number of objects. A group of one object
-    has no deviation; the largest variance that its values could have, p(1 − p) of the mean p, is taken instead.
+    Deviations from a group's mean are scaled by √(k/(k − 1)), where k is its number of objects. The variance seen in
+    each of several groups is averaged with p(1 − p), p the mean of all, which weighs a quarter of an object. A
+    group of one object has no deviation, so p(1 − p) is taken instead.
 
     Args:
         groups: Values of the images of each group, bool or float (n,), 0 to 1; none empty.
@@ -135,21 +136,25 @@ class _Mean:
         known, at = np.unique(ids, return_inverse=True)
         group = np.repeat(np.arange(len(n)), n)
         weight = 1 / (len(n) * n)  # of an image in the mean
-        pairs, copies = np.unique(group * len(known) + at, return_counts=True)
-        k = np.bincount(pairs // len(known), minlength=len(n))
+        pairs, which, copies = np.unique(group * len(known) + at, return_inverse=True, return_counts=True)
+        pair_group = pairs // len(known)
+        k = np.bincount(pair_group, minlength=len(n))
         means = np.bincount(group, weights=x) / n
         value = min(1.0, float(means.mean()))
         deviations = (x - means[group]) * weight[group]
-        scores = np.bincount(at, weights=deviations * np.sqrt(k / np.maximum(k - 1, 1))[group])
+        scaled = deviations * np.sqrt(k / np.maximum(k - 1, 1))[group]
+        scores = np.bincount(at, weights=scaled)
         alone = float(np.square(deviations * np.sqrt(n / np.maximum(n - 1, 1))[group]).sum())
-        single = np.count_nonzero(k == 1) / len(n) ** 2 * value * (1 - value)
         # Objects that stand on the same easy and hard scenes look more alike than independent images do; that is no
         # reason for an interval narrower than theirs.
-        variance = max(float(np.square(scores).sum()), alone) + single
-        least = 1 / float(np.square(copies * weight[pairs // len(known)]).sum())
-        freedom = _freedom(np.bincount(pairs // len(known), weights=np.square(copies * weight[pairs // len(known)])), k)
-        if len(n) > 1 and freedom > 0:
-            variance = (freedom * variance + PRIOR * value * (1 - value) / least) / (freedom + PRIOR)
+        variance = max(float(np.square(scores).sum()), alone)
+        shares = np.square(copies * weight[pair_group])
+        units = np.bincount(pair_group, weights=shares)  # of a group's variance, if its objects vary by 1
+        seen = np.bincount(pair_group, weights=np.square(np.bincount(which, weights=scaled)))
+        prior = np.where(k == 1, 1.0, PRIOR if len(n) > 1 else 0.0)
+        variance += float((prior / (k - 1 + prior).clip(1) * (units * value * (1 - value) - seen)).sum())
+        least = 1 / float(shares.sum())
+        freedom = _freedom(units, k)
         effective = _effective(value, variance, freedom, least, level)
         if len(n) == 1 and bool(np.isin(x, (0, 1)).all()):  # a share
             effective = float(n[0]) if len(known) == n[0] else min(effective, float(n[0]))
