@@ -294,7 +294,7 @@ def test_pictures_that_were_pruned_by_other_thresholds_are_neither_taken_nor_los
     report, out = generated
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     other = {**MADE, "ddb": {**MADE["ddb"], "least_probability": 0.6}}
-    with pytest.raises(FiguregroundError, match=r"pruned by\n.*0.5.*\nand not by\n.*0.6"):
+    with pytest.raises(FiguregroundError, match=r"pruned by\n.*0.45.*\nand not by\n.*0.6"):
         run(pictures, "ddb", out, 1, other)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == files
     assert run(pictures, "ddb,scgs", out, 1, MADE) == report
