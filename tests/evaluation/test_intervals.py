@@ -49,6 +49,35 @@ def macro_reused(classes, objects, images):
     return draw, shares.mean()
 
 
+def one_large_object(images, others, p, correlation):
+    """One object has `images`, each of the others one."""
+    shown = np.repeat(np.arange(others + 1), [images, *[1] * others])
+
+    def draw(rng):
+        return mean([rng.random(len(shown)) < beta_shares(rng, p, correlation, others + 1)[shown]], [shown])
+
+    return draw, p
+
+
+def macro_unequal(sizes, low, high):
+    shares = np.linspace(low, high, len(sizes))
+    return lambda rng: mean([rng.random(n) < p for n, p in zip(sizes, shares, strict=True)]), shares.mean()
+
+
+def macro_crossed(groups, objects):
+    """Every object stands in every group; some are found hard in all of them."""
+    ease = np.linspace(0, 2, groups)
+
+    def chance(hard):
+        return 1 / (1 + np.exp(-1.5 * hard - ease))
+
+    def draw(rng):
+        right = rng.random((objects, groups)) < chance(rng.normal(size=(objects, 1)))
+        return mean(list(right.T), [np.arange(objects)] * groups)
+
+    return draw, chance(np.random.default_rng(1).normal(size=(100_000, 1))).mean()
+
+
 def paired(objects, images, p, q):
     """Two classifiers judge the same images, several of each object; both find the same objects and images hard."""
     shown = np.repeat(np.arange(objects), images)
@@ -71,16 +100,23 @@ def independent(n, p, q):
     [
         share(30, 0.7), share(60, 0.97), share(100, 0.99), reused(20, 10, 0.7, 0.3), reused(50, 10, 0.97, 0.5),
         macro(10, 5, 0.5, 1), macro(20, 2, 0.5, 1), macro(20, 3, 0.9, 1), macro_reused(5, 6, 4),
+        macro_unequal([2, 3, 5, 10, 50], 0.95, 1), macro_crossed(10, 10),
         paired(100, 1, 0.9, 0.7), paired(20, 6, 0.85, 0.7), independent(40, 0.95, 0.7),
     ],
     ids=[
         "a share", "near 100 %", "very near 100 %", "reused objects", "reused objects, near 100 %", "a macro mean",
-        "two images a class", "a macro mean near 100 %", "a macro mean of reused objects", "a paired difference",
+        "two images a class", "a macro mean near 100 %", "a macro mean of reused objects",
+        "classes of unequal sizes near 100 %", "objects that all groups share",
+        "a paired difference",
         "a paired difference, reused objects", "a difference of independent sets",
     ],
 )  # fmt: skip
 def test_a_95_percent_interval_covers_the_truth_about_as_often(draw, truth):
     assert 0.9 <= coverage(draw, truth) <= 0.98
+
+
+def test_an_interval_that_hangs_on_one_object_is_wide_enough():
+    assert coverage(*one_large_object(30, 30, 0.7, 0.5)) >= 0.95
 
 
 def test_counting_copies_as_independent_would_cover_far_less():
