@@ -272,6 +272,8 @@ def test_the_forecast_counts_what_is_built(checkpoint):
     assert "30 images of 32 px in 7 shards, 3 foregrounds × 2 backgrounds" in text
     assert f"{30 * int(3 * 0.6) * 2:,} denoiser evaluations" in text
     assert "Cramér's V 0.000" in text
+    pndm = forecast(D3S("pocket", checkpoint=checkpoint, **{**TINY, "steps": 5, "scheduler": "pndm"}))
+    assert f"{30 * (3 + 1) * 2:,} denoiser evaluations" in pndm  # it takes its second step twice
     table = {"strength": 0.5, "pairing": {"bird": "grass", "car": "grass", "mug": "snow"}}
     table = {"train": table, "validation": "uniform"}
     assert "75.0% in paired cells" in forecast(D3S("pocket", checkpoint=checkpoint, table=table, **TINY))

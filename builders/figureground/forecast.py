@@ -39,6 +39,7 @@ def foresee(builder: Builder, images_per_second: float | None = None) -> dict[st
     needs = _checked(builder)
     config, plan = builder.config, builder.plan()
     images = sum(plan.totals().values())
+    calls = builder.denoiser_steps() + (config.scheduler == "pndm")  # pndm takes its second step twice
     splits = {}
     for split, count in plan.totals().items():
         cells, paired = plan.cells(split), builder.pairings.get(split)
@@ -51,7 +52,7 @@ def foresee(builder: Builder, images_per_second: float | None = None) -> dict[st
         "shards": len(plan.shards()), "foregrounds": list(plan.foregrounds), "backgrounds": list(plan.backgrounds),
         "splits": splits, "formats": list(config.formats),
         "bytes": round(images * config.size**2 * BYTES_PER_PIXEL[config.image_format] * len(config.formats)),
-        "denoiser_evaluations": images * builder.denoiser_steps() * (2 if config.guidance_scale > 1 else 1),
+        "denoiser_evaluations": images * calls * (2 if config.guidance_scale > 1 else 1),
         "seconds": None if images_per_second is None else images / images_per_second,
         "notes": [*builder.checkpoint_notes(), *builder.plan_notes()], "to_build": [need.to_json() for need in needs],
     }  # fmt: skip

@@ -1,5 +1,6 @@
-"""Noise follows from all 63 bits of a seed, and no part of the package seeds torch in another way."""
+"""Noise follows from all 63 bits of a seed, and no part of the package seeds a generator in another way."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -73,13 +74,57 @@ def test_a_seed_out_of_range_is_refused(seed):
         make_generator(seed)
 
 
-def test_nothing_else_seeds_torch():
-    own = ROOT / "core" / "seeding.py"
-    found = [
-        f"{path.relative_to(ROOT)}: {line.strip()}"
+SEEDS = {
+    "manual_seed",
+    "manual_seed_all",
+    "seed_all",
+    "set_state",
+    "set_rng_state",
+    "set_seed",
+    "RandomState",
+    "Random",
+}
+DRAWS = re.compile(r"torch\.(rand\w*|normal|multinomial|bernoulli)|np\.random\.(?!default_rng|Generator)\w+")
+
+
+def random_calls(path):
+    """Calls of a file that seed a generator other than `make_generator`, or draw from one that nobody seeded."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and re.search(
+            r"import random\b|from random\b", ast.unparse(node)
+        ):
+            yield ast.unparse(node)
+        if not isinstance(node, ast.Call):
+            continue
+        called, text = ast.unparse(node.func), ast.unparse(node)
+        name = called.rpartition(".")[2]
+        if (
+            name in SEEDS
+            or called in ("torch.Generator", "Generator", "torch.seed")
+            or (name == "default_rng" and not re.search(r"derive_seed|self\._random", text))
+            or (DRAWS.fullmatch(called) and "generator" not in {keyword.arg for keyword in node.keywords})
+        ):
+            yield text
+
+
+def test_nothing_else_seeds_a_generator_or_draws_from_an_unseeded_one():
+    found = {
+        f"{path.relative_to(ROOT)}: {call}"
         for path in ROOT.rglob("*.py")
-        if path != own and path.relative_to(ROOT).parts[0] != BUNDLED
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if re.search(r"manual_seed|torch\.Generator\(|cuda\.seed", line)
-    ]
-    assert found == []
+        if path != ROOT / "core" / "seeding.py" and path.relative_to(ROOT).parts[0] != BUNDLED
+        for call in random_calls(path)
+    }
+    assert found == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.manual_seed(seed)", "torch.Generator(device).manual_seed(0)", "x = Generator()", "np.random.seed(0)",
+        "torch.randn(3)", "torch.rand_like(x)", "np.random.permutation(3)", "np.random.default_rng(seed)",
+        "np.random.default_rng()", "random.Random(3)", "import random", "torch.cuda.manual_seed_all(0)",
+    ],
+)  # fmt: skip
+def test_such_calls_are_found(line, tmp_path):
+    (tmp_path / "a.py").write_text(line)
+    assert list(random_calls(tmp_path / "a.py"))
