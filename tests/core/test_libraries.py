@@ -4,8 +4,9 @@ import os
 from importlib import metadata
 
 from commands import ENVIRONMENT, run
+from PIL import Image
 
-COMPONENTS = ("components", "--class", "mug", "--images", ".", "--out", "out", "--classifier")
+COMPONENTS = ("components", "--class", "mug", "--images", "images", "--out", "out", "--classifier")
 
 
 def write_package(folder, name, version, source):
@@ -18,6 +19,9 @@ def write_package(folder, name, version, source):
 
 
 def run_with(folder, *arguments):
+    (folder / "images").mkdir()
+    for color in ("red", "blue"):
+        Image.new("RGB", (32, 32), color).save(folder / "images" / f"{color}.png")
     path = os.pathsep.join(p for p in (str(folder), os.environ.get("PYTHONPATH")) if p)
     return run(*arguments, env={**ENVIRONMENT, "PYTHONPATH": path}, cwd=folder)
 
