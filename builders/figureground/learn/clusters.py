@@ -168,7 +168,10 @@ def standardise_by_fold(features: np.ndarray, fold: np.ndarray, y: np.ndarray) -
 
     Each fold's classifier has feature means and scales of its own, which would make clusters say which fold an image
     was in. So the mean over the images of a fold and class is subtracted, and each fold is divided by its deviation
-    within classes.
+    within classes. Means over a fold's other images wouldn't do: errors lie elsewhere than these in each network.
+
+    The price: with few errors in a fold and class, what they have in common is subtracted too. So a kind of error that
+    occurs in one fold alone isn't found.
 
     Args:
         features: float (n, d), each row from the classifier of its own fold. The classifiers start from the same

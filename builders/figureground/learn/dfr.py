@@ -4,6 +4,9 @@ ERM learns the features that it takes, and weighs them wrongly (arXiv 2204.02937
 again, by ℓ1-regularised logistic regression on standardised features of validation pictures, as many of each group;
 several draws are averaged. As in the authors' code, the final fit standardises by mean and deviation of the *training*
 features, and the choice of the penalty by those of the images that are fitted.
+
+Two things differ from that code: the bias has no penalty (liblinear penalises it), and the halves between which the
+penalty is chosen are drawn within each group.
 """
 
 from __future__ import annotations
