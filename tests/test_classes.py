@@ -73,6 +73,7 @@ def test_definitions_come_from_a_csv_by_name_or_wordnet_id(tmp_path):
         ("missing.csv", "there is no file 'missing.csv'"),
         (["brid"], "'brid' is not in the list 'pocket', did you mean 'bird'"),
         (["bird", "bird"], "named twice: bird"),
+        (["bird", "Bird"], "'bird' and 'Bird'"),
         ([], "the list is empty"),
         (7, "7 is neither"),
     ],

@@ -58,6 +58,7 @@ def test_set_wins_over_the_recipe_and_the_recipe_over_the_config(tmp_path, capsy
         (["plan", "d3s", "--set", "strenght=1"], 2, "did you mean 'strength'"),
         (["plan", "d3s", "--set", "strength"], 2, "write it as key=value"),
         (["plan", "d3s", "--set", "keep=[guide"], 2, "keep: '[guide' doesn't parse as YAML"),
+        (["plan", "d3s", "--set", "per_cell=3"], 2, "per_cell: '3' is not a mapping; write it in braces"),
         (["plan", "d3s", "--set", "strength=7"], 2, "strength: 7 is not a number from 0 to 1"),
         (["plan", "d3s", "--set", "steps=2", "--set", "strength=0.3"], 2, "is less than one step"),
         (["plan", "d3s", "--set", "classes=[brid]"], 2, "did you mean 'bird'"),
@@ -76,6 +77,16 @@ def test_wrong_use_ends_with_one_line_and_no_traceback(arguments, code, message,
     assert message in said.err
     assert "Traceback" not in said.err
     assert said.out == ""
+
+
+def test_settings_behind_one_set_are_refused_with_what_to_write(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", "d3s", "--set", "steps=2", "size=32", "threads=1"])
+    assert ended.value.code == 2
+    assert "size=32 threads=1. Each setting needs a --set of its own: --set size=32" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["show", "x", "size=32"])
+    assert "--set" not in capsys.readouterr().err
 
 
 def test_a_recipe_that_names_its_method_needs_no_other(tmp_path, capsys):

@@ -79,6 +79,8 @@ def _select(field: str, names: list[str], known: list[Noun], source: str) -> lis
             f"{nearest_or_all(unknown[0], [alias for noun in known for alias in (noun.name, *noun.aliases)])} "
             "For names of your own, give a CSV file, or a mapping of names to texts.",
         )
+    if same := same_names(names):
+        raise RecipeError(field, f"{describe_same(same)}. {RULE}: use one of each.")
     return [by_name[loosely(name)] for name in names]
 
 

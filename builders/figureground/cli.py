@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from figureground import __version__
 from figureground.commands import built, concepts, recipes, training
@@ -32,7 +33,10 @@ COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     prepare()
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        _refuse_arguments(parser, unknown, options)
     try:
         with signals.handled():
             _check_place(options)
@@ -56,6 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         complain(f"figureground: {_explain(error, options)}")
         return 2 if isinstance(error, UsageError) else 1
+
+
+def _refuse_arguments(parser: argparse.ArgumentParser, unknown: Sequence[str], options: argparse.Namespace) -> NoReturn:
+    """End with the arguments that no command knows, and with what to write if they are settings without `--set`."""
+    settings = [each for each in unknown if "=" in each and not each.startswith("-")]
+    hint = (
+        f". Each setting needs a --set of its own: --set {settings[0]}" if settings and hasattr(options, "set") else ""
+    )
+    parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
 
 def _check_place(options: argparse.Namespace) -> None:

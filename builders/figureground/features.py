@@ -150,6 +150,8 @@ def _select(found: Sequence[Feature], classes: Any, source: str) -> list[Feature
             f"{nearest_or_all(unknown[0], known)} For features of your own, give features: a CSV, or a mapping of "
             "classes to nouns.",
         )
+    if same := same_names(names):
+        raise RecipeError("classes", f"{describe_same(same)}. {RULE}: use one of each.")
     chosen = [by_name[loosely(name)] for name in names]
     twice = [name for name, n in Counter(feature.name for feature in chosen).items() if n > 1]
     if twice:

@@ -156,7 +156,7 @@ def test_without_attributes_the_worst_class_stands_for_the_worst_group(tmp_path)
         ("erm", {"seeds": [1, 1]}, "seeds: 1 is named twice"),
         ("erm", {"training": {"epoch": 3}}, "epoch: no setting that all .*, did you mean 'epochs'"),
         ("erm", {"training": {"upweight": 3.0}}, "upweight: no setting .* is set for it, as jtt.upweight is"),
-        ("jtt", {"overrides": {}}, "first_epochs: 2 are more than the 1 epochs"),
+        ("jtt", {"overrides": {}}, "first_epochs: 2 is more than epochs, which is 1"),
         ("jtt", {"overrides": {"jtt": {"upwait": 3}}}, "upwait: jtt has no such field, did you mean 'upweight'"),
         ("paste", {"overrides": {"paste": {"masks": "tru"}}}, "paste.masks: there is no 'tru', did you mean 'true'"),
         ("paste", {"overrides": {"paste": {"quantile": 1}}}, "paste.quantile: 1 is not a number between 0 and 1"),

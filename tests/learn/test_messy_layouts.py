@@ -13,6 +13,7 @@ from figureground.data.splits import choose_splits, conflicts, folder_split, spl
 from figureground.errors import FiguregroundError, RecipeError
 from figureground.learn.groups import align
 from figureground.learn.layouts import read_groups
+from figureground.learn.tables import cross
 
 NAMED = [(name, split, ("cat", "dog")[y], ("day", "night")[a]) for name, split, y, a in TABLE]
 
@@ -172,7 +173,9 @@ def test_commands_take_the_columns(others, capsys):
     assert main(["groups", str(others), *options, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["attributes"] == ["day + wet=0", "day + wet=1", "night + wet=0", "night + wet=1"]
-    assert main(["groups", str(others), "--file", "nowhere", "--y", "species"]) == 1
+    for wrong in (["--file", "nowhere", "--y", "species"], ["--split-column", "nowhere", "--layout", "table"]):
+        assert main(["groups", str(others), *wrong]) == 2
+        assert "metadata.csv has no column 'nowhere'" in capsys.readouterr().err
     data = [f"data={others}", "file=path", "y=species", "a=light", "split_column=fold"]
     assert main(["plan", "ddb", *(part for setting in data for part in ("--set", setting))]) == 0
 
@@ -188,6 +191,11 @@ def test_attributes_are_crossed(others, tmp_path):
     for a in ("Male,Blond_Hair", "Male,Male", "Male,Balt"):
         with pytest.raises(RecipeError, match=r"^a: "):
             read_groups(tmp_path, a=a)
+
+
+def test_values_that_say_little_are_crossed_with_their_column():
+    each = [(np.array([0, 1]), ("False", "True")), (np.array([1, 0]), ("day", "night")), (np.array([0, 1]), ("0", "1"))]
+    assert cross(each, ["Male", "light", "wet"])[1] == ("Male=False + night + wet=0", "Male=True + day + wet=1")
 
 
 def test_a_table_without_a_split_takes_that_of_its_folders_or_draws_it(tmp_path):

@@ -221,7 +221,7 @@ def test_added_classes_that_the_data_lack_are_refused(pictures, tmp_path):
         ({"learning_rate": -1.0}, "learning_rate: -1.0 is not a number"),
         ({"learning_rate": float("nan")}, "learning_rate: nan is not a number"),
         ({"add_weight": -1.0}, "add_weight: -1.0"),
-        ({"method": "jtt", "first_epochs": 3, "epochs": 2}, "3 are more than the 2 epochs"),
+        ({"method": "jtt", "first_epochs": 3, "epochs": 2}, "3 is more than epochs, which is 2"),
     ],
 )
 def test_settings_that_cant_be_used_are_named(changes, said):

@@ -192,8 +192,16 @@ def _short(text: str) -> str:
 
 
 def _unfit(what: str, kinds: list[Any], field: str) -> RecipeError:
-    if [_base(each) for each in kinds if each is not type(None)] == [list]:
+    bases = [_base(each) for each in kinds if each is not type(None)]
+    if bases == [list]:
         return RecipeError(field, f"{what} is not a list; write it in brackets, as in [a, b].")
+    if bases == [dict]:
+        known = list(_names(kinds[0]))[:1] or ["name"]
+        return RecipeError(
+            field,
+            f"{what} is not a mapping; write it in braces, as in {{{known[0]}: …}}, or set one entry with a dot: "
+            f"{field}.{known[0]}=….",
+        )
     word = what.strip("'").lower()
     hint = f" Write {'true' if word in ('yes', 'on', '1') else 'false'}." if bool in kinds and word in _SWITCHES else ""
     return RecipeError(field, f"{what} is not {_say(kinds)}.{hint}")

@@ -104,6 +104,7 @@ def _find_layout(asked: Asked, layout: str | None, columns: Sequence[str]) -> tu
     if layout is not None:
         found = [(layout, at) for at in LAYOUTS[layout].find(asked)]
         if not found:
+            _refuse_columns(asked)
             raise FiguregroundError(f"{path} isn't laid out as {layout}: that is {LAYOUTS[layout].tree}. {_seen(path)}")
     else:
         # Class folders lie beside the tables of Waterbirds and of others, so tables are looked for first.
@@ -111,6 +112,7 @@ def _find_layout(asked: Asked, layout: str | None, columns: Sequence[str]) -> tu
         found = [(n, at) for n, each in usable.items() if n not in _BY_FOLDER for at in each.find(asked)]
         table = next((path / name for name in IMAGE_FOLDER if (path / name).is_file()), None)
         if not found and table is not None:
+            _refuse_columns(asked)
             raise FiguregroundError(
                 f"{table} is no table of a known layout. {_seen(table)} Say which column names the files, and which "
                 "is the class: --file NAME --y NAME. To pass the table over, say which layout it is: --layout folders."
@@ -118,6 +120,7 @@ def _find_layout(asked: Asked, layout: str | None, columns: Sequence[str]) -> tu
         for name in _BY_FOLDER:
             found = found or [(name, at) for at in usable[name].find(asked)] if name in usable else found
     if not found:
+        _refuse_columns(asked)
         known = "".join(f"\n  {name}: {each.tree}" for name, each in LAYOUTS.items())
         raise FiguregroundError(
             f"{path} isn't laid out in a way that is known. {_seen(path)}{_unknown_splits(path)} Known are{known}"
@@ -129,6 +132,22 @@ def _find_layout(asked: Asked, layout: str | None, columns: Sequence[str]) -> tu
         layouts = layouts if len(names) > 1 else ""
         raise FiguregroundError(f"{path} can be read in several ways: {told}. Give the file that is meant{layouts}.")
     return found[0]
+
+
+def _refuse_columns(asked: Asked) -> None:
+    """Name a column that was asked for and that the table lacks, where it is plain which table is meant.
+
+    Raises:
+        RecipeError: There is such a column.
+    """
+    path = asked.path
+    table = path if path.is_file() else next((path / name for name in IMAGE_FOLDER if (path / name).is_file()), None)
+    header = read_header(table) if table is not None else []
+    if table is None or len(header) < 2:
+        return
+    for option, column in (("file", asked.file), ("y", asked.y), ("split_column", asked.split)):
+        if column is not None and column not in header:
+            raise RecipeError(option, f"{table.name} has no column {column!r}{nearest_or_all(column, header)}")
 
 
 def _seen(path: Path) -> str:

@@ -105,7 +105,7 @@ class Training:
         for name, (least, most, whole) in _NUMBERS.items():
             check_number(name, getattr(self, name), least, most, whole, optional=True)
         if self.first_epochs is not None and self.first_epochs > self.epochs:
-            raise RecipeError("first_epochs", f"{self.first_epochs} are more than the {self.epochs} epochs in all.")
+            raise RecipeError("first_epochs", f"{self.first_epochs} is more than epochs, which is {self.epochs}.")
 
     @property
     def needs_attributes(self) -> bool:

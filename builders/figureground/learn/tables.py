@@ -165,7 +165,8 @@ def cross(each: Sequence[Labels], columns: Sequence[str]) -> Labels:
 
     Args:
         each: Labels of the columns, and the names of their values.
-        columns: What the columns are called; where values are numbers, it is part of the name: `Male=1 + Young=0`.
+        columns: What the columns are called; where a value is a number, or true or false, it is part of the name:
+            `Male=1 + Young=0`.
     """
     if len(each) == 1:
         return each[0]
@@ -178,9 +179,14 @@ def cross(each: Sequence[Labels], columns: Sequence[str]) -> Labels:
         parts = []
         for (_, names), column in zip(reversed(each), reversed(columns), strict=True):
             cell, at = divmod(cell, len(names))
-            parts.append(f"{column}={names[at]}" if names[at].isdecimal() else names[at])
+            parts.append(f"{column}={names[at]}" if _says_little(names[at]) else names[at])
         texts.append(" + ".join(reversed(parts)))
     return found.astype(np.int64), tuple(texts)
+
+
+def _says_little(value: str) -> bool:
+    """Whether a value of an attribute can't be understood without the column's name."""
+    return value.isdecimal() or value.casefold() in ("true", "false", "yes", "no")
 
 
 def column_names(said: str, known: Sequence[str]) -> list[str]:
