@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny_classifiers import make_classifier
 from transformers import AutoModelForImageClassification, ResNetConfig
 
@@ -44,6 +45,8 @@ def make_evil(folder: Path, ran: Path) -> Path:
 def test_a_yes_on_standard_input_runs_no_code_of_a_classifier(tmp_path, monkeypatch, capsys):
     evil, ran = make_evil(tmp_path / "evil", tmp_path / "ran"), tmp_path / "ran"
     (tmp_path / "images").mkdir()
+    for color in ("red", "blue"):
+        Image.new("RGB", (32, 32), color).save(tmp_path / "images" / f"{color}.png")
     arguments = ["components", "--classifier", str(evil), "--class", "hen", "--images", str(tmp_path / "images")]
     asked = io.StringIO("y\n" * 100)
     monkeypatch.setattr("sys.stdin", asked)
