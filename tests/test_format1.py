@@ -9,6 +9,7 @@ import pytest
 from datasets import load_dataset
 
 from figureground.builder import open_dataset
+from figureground.cli import main
 from figureground.d3s import D3S
 from figureground.errors import FiguregroundError
 from figureground.extend import extend
@@ -16,7 +17,6 @@ from figureground.recipe import FORMAT, read_recipe
 from figureground.shards.check import check
 from figureground.shards.hub_parcel import pack
 from figureground.shards.writer import RECIPE
-from figureground.show import show
 from figureground.trust.curate import curate
 from figureground.trust.merge import MergeError, merge
 from figureground.vision.evaluate import evaluate
@@ -92,11 +92,14 @@ def test_a_classifier_is_evaluated_on_an_older_set(older, tmp_path):
     assert done.report["dataset"]["samples"] == 12
 
 
-def test_an_older_set_is_drawn_without_its_guides(older, tmp_path):
+def test_an_older_set_is_drawn_without_its_guides_and_told_why(older, tmp_path, capsys):
     copy = shutil.copytree(older / "seed0", tmp_path / "copy")
-    show(copy)
+    assert main(["show", str(copy)]) == 0
     assert (copy / "preview.png").stat().st_size > 0
     assert open_dataset(copy) is None
+    said = capsys.readouterr().err
+    assert "copy is of format 1" in said
+    assert "gone" not in said
 
 
 def test_build_and_extend_refuse_an_older_set_and_leave_it(older):

@@ -19,7 +19,8 @@ def add_show(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _show(options: argparse.Namespace) -> int:
     from figureground.builder import open_dataset
-    from figureground.shards.index import finish_again
+    from figureground.recipe import FORMAT, format_of
+    from figureground.shards.index import finish_again, markers
     from figureground.show import license_note, show
     from figureground.trust.source import made_from_others
 
@@ -34,10 +35,11 @@ def _show(options: argparse.Namespace) -> int:
         return 0
     finish_again(options.directory)
     if not made_from_others(options.directory):
-        complain(
-            "figureground: the recipe's cut-outs, lists or checkpoint are gone or have changed since the build, so the "
-            "report shows no guides."
-        )
+        version = format_of(next(iter(markers(options.directory).values())), str(options.directory))
+        why = "the recipe's cut-outs, lists or checkpoint are gone or have changed since the build"
+        if version != FORMAT:
+            why = f"{options.directory} is of format {version}, whose guides this release can't draw"
+        complain(f"figureground: {why}, so the report shows no guides.")
     return 0
 
 

@@ -358,7 +358,7 @@ class _Check:
         elif found and (version := next(iter(found))) != recipes.FORMAT:
             self.notes.append(
                 f"The dataset is of format {version}; this release draws format {recipes.FORMAT}. It can be read, "
-                "curated and published, and not be built further or extended: see docs/format.md."
+                "curated and published, but not built further or extended: see docs/format.md."
             )
 
     def _check_seal(self) -> None:

@@ -66,8 +66,8 @@ def notes(report: Told) -> list[str]:
         if differs := told.get("differs"):
             each = [f"{one['field']} ({_values(one['dataset'])}, here {_values(one['control'])})" for one in differs]
             lines.append(
-                f"{kind} differs from {report['dataset']['name']} in {listed(each, len(each))}. So what sets it apart "
-                "is not what it controls for alone."
+                f"{kind} differs from {report['dataset']['name']} in {listed(each, len(each))}. So a difference "
+                "between the two isn't due to what it controls for alone."
             )
         if others := told["other_classes"]:
             lines.append(f"{kind}: passed over are {listed(others, 5)}, which the dataset doesn't have.")
