@@ -22,6 +22,7 @@ from figureground import D3S
 from figureground.errors import FiguregroundError
 from figureground.forecast import forecast
 from figureground.run.directory import opened
+from figureground.shards.remaining import NothingLeft
 from figureground.worker import begin
 
 TINY = {
@@ -210,9 +211,10 @@ def test_batch_size_and_threads_are_taken_over_on_resume(checkpoint, tmp_path):
 def test_rejects_are_counted_and_kept_apart(tmp_path):
     folder = make_checkpoint("sd1", tmp_path)
     set_weights(folder, "vae", 0.0)
-    out = D3S("pocket", checkpoint=str(folder), **TINY).build(tmp_path / "d3s")
-    index = json.loads((out / "_figureground" / "index.json").read_text())
-    assert (index["samples"], index["planned"], index["rejects"]) == (0, 30, {"flat": 30})
+    out = tmp_path / "d3s"
+    with pytest.raises(NothingLeft, match="30 flat"):
+        D3S("pocket", checkpoint=str(folder), **TINY).build(out)
+    assert not (out / "_figureground" / "index.json").exists()
     lines = [
         line for path in (out / "_figureground" / "rejects").glob("*.jsonl") for line in path.read_text().splitlines()
     ]
