@@ -310,10 +310,15 @@ class D3S(Builder):
                 )
             if len(empty) and not self.config.allow_empty:
                 cells = [f"{names[f]} on {grounds[b]}" for f, b in empty]
+                table: object = self.config.table
+                table = table.get(split) if isinstance(table, dict) and split in table else table
+                remedy = f"Raise per_cell.{split}, lower table.strength or table.paired_share"
+                if isinstance(table, str) and table not in ("uniform", "correlated"):
+                    remedy = f"Add their counts to {table}"
                 raise RecipeError(
                     "table",
-                    f"{split} has {len(empty)} groups without an image: {listed(cells, 3)}. Raise per_cell.{split}, "
-                    "lower table.strength or table.paired_share, or ask for them with allow_empty=true.",
+                    f"{split} has {len(empty)} groups without an image: {listed(cells, 3)}. {remedy}, or ask for them "
+                    "with allow_empty=true.",
                 )
 
     # --- source pictures ------------------------------------------------------------------------
