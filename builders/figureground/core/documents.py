@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from figureground.core.files import read_at_most
 from figureground.errors import UsageError
 
 MAX_YAML_BYTES = 2**20
@@ -55,7 +56,7 @@ def read_document(path: Path, what: str) -> Any:
     most = MAX_JSON_BYTES if is_json else MAX_YAML_BYTES
     try:
         with path.open("rb") as file:
-            data = file.read(most + 1)
+            data = read_at_most(file, most + 1)
     except OSError as error:
         raise UsageError(f"{where}: {error.strerror or error}.") from None
     if len(data) > most:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator
 from functools import lru_cache
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from figureground.errors import FiguregroundError, printable
 
@@ -27,6 +27,9 @@ MOST_JSON = 256 * 2**20
 """Most bytes of a JSON document. The index of ten million images takes about ten MiB."""
 MOST_DEPTH = 100
 """How deep lists and objects of a JSON document may be nested. Documents of this package need about ten levels."""
+
+_CHUNK = 2**20
+"""Bytes that are read at a time."""
 
 LEAVES = "it is a link, or lies behind one, that leads out of the directory; such links are never followed"
 
@@ -198,6 +201,18 @@ def open_regular(path: Path, *, root: Path | None = None) -> BufferedReader:
         raise
 
 
+def read_at_most(file: IO[bytes], most: int) -> bytes:
+    """Read a file to its end, or to `most` bytes.
+
+    `file.read(most)` would reserve memory for all of `most`, however small the file is.
+    """
+    parts = []
+    while most > 0 and (part := file.read(min(most, _CHUNK))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
+
+
 def read_bytes(path: Path, *, root: Path | None = None, most: int = MOST_TEXT) -> bytes:
     """Read a regular file whole.
 
@@ -211,7 +226,7 @@ def read_bytes(path: Path, *, root: Path | None = None, most: int = MOST_TEXT) -
         OSError: There is none, or it can't be read.
     """
     with open_regular(path, root=root) as file:
-        data = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
+        data = read_at_most(file, most + 1) if os.fstat(file.fileno()).st_size <= most else None
     if data is None or len(data) > most:
         raise FileError(path, f"it is larger than {_size(most)}, the most that is read of such a file")
     return data
