@@ -49,6 +49,13 @@ WRONG = {
     "build scgs --out out --data data.csv --classifier ./nowhere": "./nowhere",
     "build ddb --out out --data data.csv --set segmenter=./nowhere": "./nowhere",
     "build ddb --out out --data data.csv --set training.backbone=./nowhere": "./nowhere",
+    "evaluate dataset --classifier ./coded": "auto_map", f"{TRAIN} --backbone ./coded": "auto_map",
+    f"{COMPARE} erm --backbone coded": "auto_map", f"{FINETUNE} out --feature-model ./coded": "auto_map",
+    "components --classifier coded --class bird --images pictures --out out": "auto_map",
+    "build scgs --out out --data data.csv --classifier coded": "auto_map",
+    "build ddb --out out --data data.csv --set training.backbone=coded": "auto_map",
+    "build d3s --out cutouts/out --set cutouts=cutouts": "cutouts",
+    "build d3s --out cutouts --set cutouts=cutouts": "cutouts",
     "extend nowhere --per-cell train=9": "nowhere", "curate dataset --out out --keep foo==3": "foo",
     "merge dataset --out out": "dataset", "merge nowhere dataset --out out": "nowhere", "show nowhere": "nowhere",
     "push nowhere a/b": "nowhere", "groups nowhere": "nowhere", "plan d3s --set device=gpu": "gpu",
@@ -63,6 +70,12 @@ def said(tmp_path_factory):
     folder = tmp_path_factory.mktemp("early")
     make_dataset(folder / "dataset")
     (folder / "pictures").mkdir()
+    (folder / "coded").mkdir()
+    (folder / "coded" / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "code.Config"}}))
+    for name in ("bird", "car"):
+        (folder / "cutouts" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGBA", (8, 8), (9 * i, 9, 9, 255)).save(folder / "cutouts" / name / f"{i}.png")
     rows = ["filename,split,y"]
     for i in range(8):
         Image.new("RGB", (32, 32), (9 * i, 0, 0)).save(folder / "pictures" / f"{i}.png")

@@ -17,11 +17,12 @@ import numpy as np
 from figureground import recipe as recipes
 from figureground.config import Config
 from figureground.core.files import read_json, read_object
+from figureground.core.owned import refuse_within
 from figureground.core.values import kinds_of
 from figureground.errors import FiguregroundError, RecipeError, counted, nearest_or_all
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.needs import Need, missing_checkpoint, missing_device
-from figureground.numerics import library_versions
+from figureground.numerics import library_versions, read_numerics
 from figureground.plan import Plan, PlannedShard
 from figureground.run import directory
 from figureground.run.local import work_in_processes
@@ -304,6 +305,7 @@ class Builder(datasets.ArrowBasedBuilder):
             NothingLeft: Every image was rejected, or every image of a split or of the last extension.
         """
         out = Path(out)
+        self._refuse_within_sources(out)
         directory.refuse_older(out)
         self.refuse_absent()
         folder = local_directory(self.config.checkpoint)
@@ -331,6 +333,14 @@ class Builder(datasets.ArrowBasedBuilder):
             self.judge(out, show_progress)
         refuse_empty_parts(read_json(out / index.INDEX), str(out))
         return out
+
+    def _refuse_within_sources(self, out: Path) -> None:
+        """Raise UsageError if the dataset would lie among the files that it is made from."""
+        for field in (*recipes.SOURCES, "data"):
+            value = getattr(self.config, field, None)
+            for each in value.values() if isinstance(value, Mapping) else [value]:
+                if isinstance(each, str | os.PathLike) and each != "pocket":
+                    refuse_within(out, Path(each), field)
 
     def finish(self, out: Path) -> None:
         """Writes index and card; every shard must have its marker."""
@@ -367,7 +377,7 @@ class Builder(datasets.ArrowBasedBuilder):
     def facts(self, out: Path) -> Facts:
         """What the card says beside recipe and counts."""
         path = out / PRIVATE / "numerics.json"
-        numerics = read_object(path, root=out) if path.exists() else {}
+        numerics = read_numerics(path) if path.exists() else {}
         weights = read_weights(self.config.checkpoint, numerics.get("revision") or self.config.revision)
         sources, credits = self.sources()
         return Facts(

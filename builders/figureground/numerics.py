@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from figureground import recipe as recipes
-from figureground.core.files import read_object
+from figureground.core.files import FileError, read_object
+from figureground.core.shapes import Count, Each, Optional, check_shape
 from figureground.errors import FiguregroundError
 from figureground.shards.writer import create_text, replace_text
 
@@ -45,6 +46,27 @@ def create_once(path: Path, text: str) -> None:
         create_text(path, text)
 
 
+_SHAPE = {
+    "device": str, "dtype": str, "batch_size": Count, "threads": Optional((Count, None)),
+    "revision": Optional((str, None)), "versions": Optional(Each(str)), "mixed": Optional([dict]),
+}  # fmt: skip
+
+
+def read_numerics(path: Path) -> dict[str, Any]:
+    """Read what `settle_numerics` recorded in a dataset.
+
+    Raises:
+        FileError: It can't be read, or it lacks something or holds a value of another kind; naming the field.
+        OSError: There is none.
+    """
+    settled = read_object(path, root=path.parent.parent)
+    try:
+        check_shape(settled, _SHAPE)
+    except ValueError as error:
+        raise FileError(path, f"{error}. Bring it back from a copy, or build into another directory") from None
+    return settled
+
+
 def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool, started: bool) -> None:
     """Records what pixels depend on beside the recipe, or compares it with what is recorded.
 
@@ -58,7 +80,7 @@ def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool, started
         replace_text(path, json.dumps({**mine, "mixed": []}, indent=2) + "\n")
         return
     refuse_other_numerics(path, mine, allow_mixed)
-    settled = read_object(path)
+    settled = read_numerics(path)
     mixed = settled.pop("mixed", [])
     if settled != mine and mine not in mixed:
         replace_text(path, json.dumps({**settled, "mixed": [*mixed, mine]}, indent=2) + "\n")
@@ -66,12 +88,13 @@ def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool, started
 
 def refuse_other_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool) -> None:
     """Raise FiguregroundError if the recorded numerics differ from these, unless mixing is allowed."""
-    settled = read_object(path)
+    settled = read_numerics(path)
     settled.pop("mixed", None)
     changed = recipes.differences(settled, mine)
     if changed and not allow_mixed:
         raise FiguregroundError(
-            "The shards that are there were made with other numerics, so the rest would differ in the last bit:\n  "
+            f"{path}: the shards that are there were made with other numerics, so the rest would differ in the last "
+            "bit:\n  "
             + "\n  ".join(changed)
             + "\nUse the same, or allow it with --set allow_mixed_numerics=true; the card will say so."
         )

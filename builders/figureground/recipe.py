@@ -121,7 +121,9 @@ def read_saved(path: Path) -> dict[str, Any]:
 
 COPIES = ("curate", "merge")
 """What stands as `builder` in the recipes of datasets that were made from others."""
-DIRECTORIES = ("checkpoint", "cutouts", "templates", "photographs", "references", "concepts", "components")
+SOURCES = ("cutouts", "templates", "photographs", "references")
+"""Fields whose values name directories of images that images start from, or `pocket`."""
+DIRECTORIES = ("checkpoint", *SOURCES, "concepts", "components")
 """Fields whose values name directories, or `pocket`, or a Hub id."""
 FILES = (
     "classes", "backgrounds", "definitions", "prompt", "table", "features", "scenes", "labels", "feature_model",

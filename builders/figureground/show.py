@@ -20,9 +20,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
 
-from figureground.core.files import check_regular, parse_json, read_object, replace_bytes
+from figureground.core.files import FileError, check_regular, parse_json, read_object, replace_bytes
 from figureground.core.owned import encode_png, refuse_strangers
 from figureground.core.pages import render_page
+from figureground.core.shapes import check_shape
 from figureground.errors import FiguregroundError, counted, listed
 from figureground.fonts import Font, font_for, to_ascii
 from figureground.images import UnreadableImage, list_images, open_stored, read_image
@@ -193,6 +194,10 @@ def read_contents(directory: Path, planned: Sequence[str] = ()) -> Contents:
     index: dict[str, Any] = {"shards": [], "splits": planned}
     if path.exists():
         index = read_object(path, root=directory)
+        try:
+            check_shape(index, {"splits": dict, "shards": [{"shard": str}]})
+        except ValueError as error:
+            raise FileError(path, f"{error}. Build again: it is written anew") from None
     order = {split: place for place, split in enumerate(index["splits"])}
     splits: dict[str, list[Shard]] = {}
     for shard in sorted(shards, key=lambda s: (order.get(s.split, len(order)), s.split != "train", s.split)):

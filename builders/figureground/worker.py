@@ -15,12 +15,11 @@ import torch
 from tqdm import tqdm
 
 from figureground.builder import Builder, as_shard
-from figureground.core.files import read_object
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint, choose_device, choose_dtype, open_checkpoint
 from figureground.diffusion.render import Renderer, Sampling, find_batch_size, release_memory
 from figureground.errors import FiguregroundError, OutOfMemory
-from figureground.numerics import library_versions, refuse_other_numerics, settle_numerics, usable_cores
+from figureground.numerics import library_versions, read_numerics, refuse_other_numerics, settle_numerics, usable_cores
 from figureground.run import directory, signals
 from figureground.run.progress import Progress
 from figureground.sample import Sample
@@ -98,7 +97,7 @@ def _smaller_batch(
         FiguregroundError: A shard is done, so that the size stays, or it is 1 already.
     """
     path = out / PRIVATE / "numerics.json"
-    settled = read_object(path, root=out)
+    settled = read_numerics(path)
     settled.pop("mixed", None)
     size = sampling.batch_size
     if settled["batch_size"] >= size:  # else another process was faster
@@ -189,7 +188,7 @@ def open_model(builder: Builder, out: Path, rank: int, started: bool) -> tuple[C
     """
     config = builder.config
     path = out / PRIVATE / "numerics.json"
-    settled = read_object(path, root=out) if path.exists() and started else None
+    settled = read_numerics(path) if path.exists() and started else None
     name = config.device if config.device != "auto" or settled is None else settled["device"]
     device = choose_device(name)
     if device.type == "cuda" and device.index is None and config.workers > 1:

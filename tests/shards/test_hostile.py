@@ -17,6 +17,7 @@ from tiny_datasets import make_dataset
 
 from figureground.cli import main
 from figureground.errors import FiguregroundError
+from figureground.numerics import read_numerics
 from figureground.shards.check import check
 from figureground.shards.hub_parcel import pack
 from figureground.shards.index import markers
@@ -330,3 +331,60 @@ def test_an_image_of_a_set_is_not_opened_by_another_decoder(dataset):
     )
     sign(dataset, PARQUET)
     assert any("can't be decoded" in finding for finding in findings(dataset))
+
+
+def replaced(document, places, value):
+    """The document with another value at a place, or nothing there if the value is `...`."""
+    at = document
+    for name in places[:-1]:
+        at = at[name]
+    if value is ...:
+        del at[places[-1]]
+    else:
+        at[places[-1]] = value
+    return document
+
+
+DAMAGED = [
+    (("samples",), float("nan")), (("samples",), []), (("planned",), 10**30), (("shards",), [{}]), (("shards",), -1),
+    (("splits",), ...), (("splits", "train", "cells"), [[0, 99, 1]]), (("splits", "train", "cells"), [[0]]),
+    (("shards", 0, "files"), {"x": 3}), (("columns",), -1), (("columns", "foregrounds"), [3]),
+    (("columns", "more"), 1), (("formats",), [[[1]]]), (("formats",), []), (("image_format",), {}), (("card",), None),
+    (("card",), []), (("card", "facts", "sources"), [3]), (("card", "facts", "title"), None),
+    (("card", "facts", "more"), 1), (("card", "facts", "concepts"), [{"losses": 3}]), (("rejects",), {"flat": "x"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("places", "value"), DAMAGED, ids=lambda part: str(part)[:40])
+def test_a_damaged_index_is_named_by_every_command(dataset, tmp_path, capsys, places, value):
+    index = dataset / "_figureground" / "index.json"
+    index.write_text(json.dumps(replaced(json.loads(index.read_text()), places, value)))
+    out = str(tmp_path / "out")
+    for command in (["show"], ["check"], ["curate", "--keep", "True", "--out", out], ["groups"]):
+        assert main([command[0], str(dataset), *command[1:]]) == 1
+        said = capsys.readouterr()
+        assert "index.json" in said.out + said.err
+        assert "--debug" not in said.err
+        assert len(said.err.splitlines()) <= 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("listing", [None, 3, [3], [{}], [{"@type": "FileObject", "contentUrl": 3}]])
+def test_a_damaged_croissant_is_a_finding(dataset, listing):
+    (dataset / "croissant.json").write_text(json.dumps({"distribution": listing}))
+    found = [line for line in findings(dataset) if line.startswith("croissant.json")]
+    assert found
+    assert not any("Error" in line for line in found)
+
+
+@pytest.mark.parametrize("change", [{"dtype": {}}, {"device": None}, {"batch_size": [{}]}, {"mixed": 3}])
+def test_damaged_numerics_are_named(tmp_path, change):
+    whole = {"device": "cpu", "dtype": "float32", "batch_size": 4, "threads": 1, "versions": {}, "mixed": []}
+    path = tmp_path / "_figureground" / "numerics.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(whole))
+    assert read_numerics(path) == whole
+    path.write_text(json.dumps({**whole, **change}))
+    with pytest.raises(FiguregroundError, match=r"numerics\.json") as error:
+        read_numerics(path)
+    assert next(iter(change)) in str(error.value)

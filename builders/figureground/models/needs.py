@@ -99,10 +99,11 @@ def missing_model(field: str, name: str, revision: str | None = None) -> list[Ne
 
 
 def refuse_absent(field: str, name: str) -> None:
-    """Refuse a model that is named by its place and isn't there.
+    """Refuse a model that is named by its place and isn't there, or that names code to run.
 
     Raises:
-        FiguregroundError: There is no such file or directory, or it holds no model; or a package is missing.
+        FiguregroundError: There is no such file or directory, it holds no model, or its files name code; or a package
+            is missing.
     """
     path = Path(name).expanduser()
     looks = name.startswith((".", "/", "~")) or name.count("/") > 1
@@ -113,6 +114,8 @@ def refuse_absent(field: str, name: str) -> None:
         )
     if name != "pocket" and path.is_dir() and not any((path / each).is_file() for each in ("config.json", "timm.json")):
         raise FiguregroundError(f"{field}: {name!r} is no transformers directory: it has no config.json.")
+    if name != "pocket" and path.is_dir():
+        refuse_code(path, f"{field} {name!r}")
     for need in missing_packages(field, ["timm"]) if name.startswith(TIMM) else ():
         raise FiguregroundError(f"{field}: {name!r}: {need.what}: {need.command}")
 

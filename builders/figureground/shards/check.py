@@ -17,6 +17,7 @@ import numpy as np
 
 from figureground import recipe as recipes
 from figureground.core.files import FileError, check_regular, leaves, read_json, read_object
+from figureground.core.shapes import check_shape
 from figureground.errors import FiguregroundError, counted, listed, printable
 from figureground.numerics import usable_cores
 from figureground.run.progress import Progress
@@ -25,6 +26,7 @@ from figureground.shards import index, remaining
 from figureground.shards.check_card import ANEW, check_card, check_croissant
 from figureground.shards.check_shard import Expected, Seen, check_shard
 from figureground.shards.directory import strange as directory_strange
+from figureground.shards.index_shape import COLUMNS
 from figureground.shards.writer import (
     FORMATS,
     MARKERS,
@@ -172,7 +174,7 @@ class _Check:
     def _formats(self) -> tuple[str, ...]:
         """What shards were written as: what the index says, or else what any marker does."""
         said = (self.index or {}).get("formats")
-        if isinstance(said, list) and said and set(said) <= set(FORMATS):
+        if isinstance(said, list) and said and all(kind in FORMATS for kind in said):
             return tuple(kind for kind in FORMATS if kind in said)
         return tuple(
             kind
@@ -187,10 +189,13 @@ class _Check:
     def _columns(self) -> Columns | None:
         """From the index, or, where a build isn't finished, from what a Parquet file says of itself."""
         try:
-            return Columns.from_json((self.index or {})["columns"])
-        except (KeyError, TypeError):
+            said = (self.index or {})["columns"]
+            check_shape(said, COLUMNS, "columns")
+            return Columns.from_json(said)
+        except (KeyError, TypeError, ValueError) as error:
             if self.index is not None:
-                self.findings.append(f"{index.INDEX}: it doesn't say the dataset's columns. {ANEW}.")
+                why = f" ({error})" if isinstance(error, ValueError) else ""
+                self.findings.append(f"{index.INDEX}: it doesn't say the dataset's columns{why}. {ANEW}.")
         for shard, marker in self.markers.items():
             if shard.path("parquet") in marker["files"]:
                 columns = _columns_of(self.directory, shard.path("parquet"))

@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from figureground.core.files import FileError, inside, open_regular, read_object, read_text
+from figureground.core.shapes import Optional, check_shape
 from figureground.core.text import printable
 from figureground.core.yaml_documents import safe_load
 from figureground.errors import listed
@@ -418,9 +419,13 @@ def check_croissant(directory: Path, markers: Mapping[Shard, Mapping[str, Any]])
         return []
     try:
         listing = read_object(path, root=directory)["distribution"]
-        files = [entry for entry in listing if str(entry["@type"]).endswith("FileObject") and "contentUrl" in entry]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [f"{CROISSANT}: it can't be read ({type(error).__name__}: {error}). {ANEW}."]
+        check_shape(listing, [{"@type": str, "contentUrl": Optional(str)}], "distribution")
+    except FileError as error:
+        return [f"{CROISSANT}: {error.reason}. {ANEW}."]
+    except (OSError, ValueError, KeyError) as error:
+        why = "distribution is missing" if isinstance(error, KeyError) else error
+        return [f"{CROISSANT}: it can't be read ({why}). {ANEW}."]
+    files = [entry for entry in listing if entry["@type"].endswith("FileObject") and "contentUrl" in entry]
     known = {path: file for marker in markers.values() for path, file in marker["files"].items()}
     found = []
     for entry in files:
@@ -429,7 +434,7 @@ def check_croissant(directory: Path, markers: Mapping[Shard, Mapping[str, Any]])
             if entry["contentUrl"].startswith(("data/", "webdataset/", "rejects/")):
                 found.append(f"{CROISSANT}: it lists {entry['contentUrl']}, which no marker tells of. {ANEW}.")
             continue
-        size = re.match(r"\d+", str(entry.get("contentSize", known[name]["bytes"])))
+        size = re.match(r"\d{1,19}", str(entry.get("contentSize", known[name]["bytes"])))
         if entry.get("sha256", known[name]["sha256"]) != known[name]["sha256"]:
             found.append(f"{CROISSANT}: its SHA-256 of {name} isn't the one in the marker. {ANEW}.")
         elif not size or int(size[0]) != known[name]["bytes"]:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.files import FileError, read_json, read_object
+from figureground.core.shapes import Count, Each, Optional, check_shape
 from figureground.errors import listed, printable
 from figureground.recipe import FORMAT, format_of
 from figureground.shards import card, croissant
+from figureground.shards.index_shape import CELL, FILES, read_index
+from figureground.shards.index_shape import INDEX as INDEX
 from figureground.shards.remaining import refuse_empty
 from figureground.shards.writer import (
     FORMATS,
@@ -31,16 +34,12 @@ from figureground.shards.writer import (
     to_text,
 )
 
-INDEX = "_figureground/index.json"
 RECIPE_SHA256 = "recipe_sha256"
 """What the index calls the `sha256` of the recipe that its shards were made by."""
 
-MOST = 2**63 - 1
-"""The largest number that a marker may tell: what signed 64-bit integers hold."""
-
-_FIELDS = {
-    "shard": str, "split": str, "index": int, "of": int, "planned": int, "samples": int, "rejects": dict,
-    "cells": list, "files": dict,
+_MARKER = {
+    "shard": str, "split": str, "index": Count, "of": Count, "part": Optional(Count), "planned": Count,
+    "samples": Count, "arrow_bytes": Optional(Count), "rejects": Each(Count), "cells": [CELL], "files": FILES,
 }  # fmt: skip
 
 
@@ -74,26 +73,7 @@ def check_marker(marker: Any) -> None:
     Raises:
         ValueError: Naming the field.
     """
-    if not isinstance(marker, dict):
-        raise ValueError("it holds no JSON object")
-    for name, kind in _FIELDS.items():
-        if not isinstance(marker.get(name), kind):
-            raise ValueError(f"{name} is {'missing' if name not in marker else f'no {kind.__name__}'}")
-    for name in ("index", "of", "part", "planned", "samples", "arrow_bytes"):
-        if not is_count(marker.get(name, 0)):
-            raise ValueError(f"{name} is no number from 0 to {MOST}")
-    if not all(map(is_count, marker["rejects"].values())):
-        raise ValueError("rejects is no mapping of reasons to counts")
-    if not all(isinstance(cell, list) and len(cell) == 3 and all(map(is_count, cell)) for cell in marker["cells"]):
-        raise ValueError("cells is no list of [foreground, background, count]")
-    for path, file in marker["files"].items():
-        if not isinstance(file, dict) or not is_count(file.get("bytes")) or not isinstance(file.get("sha256"), str):
-            raise ValueError(f"files: {printable(path)} has no bytes and sha256")
-
-
-def is_count(value: Any) -> bool:
-    """Whether a value is a whole number that signed 64-bit integers hold, and not negative."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+    check_shape(marker, _MARKER)
 
 
 def paths(name: str) -> list[str]:
@@ -220,9 +200,9 @@ def finish_again(directory: Path) -> dict[str, Any] | None:
     """
     path = directory / INDEX
     with writing_beside(directory):
-        index = read_object(path) if path.exists() else {}
-        if "card" not in index:
+        if not path.exists() or "card" not in read_object(path, root=directory):
             return None
+        index = read_index(directory)
         done = markers(directory)
         gone = [shard["shard"] for shard in index["shards"] if shard["shard"] not in done]
         if gone:

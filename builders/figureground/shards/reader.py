@@ -14,7 +14,7 @@ from figureground.errors import FiguregroundError
 from figureground.images import IMAGE_FORMATS
 from figureground.sample import Guide, Spec
 from figureground.shards.directory import refuse_strange
-from figureground.shards.index import INDEX
+from figureground.shards.index_shape import INDEX, read_index
 from figureground.shards.writer import Columns, Encoded
 
 PROMPT = "prompt.txt"
@@ -67,21 +67,22 @@ def saved_index(directory: Path) -> dict[str, Any]:
             lacks what this release writes.
     """
     path = directory / INDEX
+    refuse_strange(directory)
     try:
-        refuse_strange(directory)
-        index = read_object(path, root=directory)
+        if not {"columns", "formats", "image_format", "card"} <= set(read_object(path, root=directory)):
+            raise FiguregroundError(
+                f"{path} was written by an older release. Give the command that made the dataset again: it is written "
+                "anew."
+            )
+        return read_index(directory)
     except FileNotFoundError:
         raise FiguregroundError(
             f"{directory} holds no finished dataset: there is no {INDEX}. Build one into it, or finish the build "
             "with the command that began it."
         ) from None
     except (OSError, FileError) as error:
-        raise FiguregroundError(f"{path} can't be read: {error} Build again: it is written anew.") from None
-    if not {"columns", "formats", "image_format", "card"} <= set(index):
-        raise FiguregroundError(
-            f"{path} was written by an older release. Give the command that made the dataset again: it is written anew."
-        )
-    return index
+        why = error.reason if isinstance(error, FileError) else error.strerror or error
+        raise FiguregroundError(f"{path} can't be used: {why}. Build again: it is written anew.") from None
 
 
 def dataset_columns(directory: Path) -> Columns:

@@ -13,7 +13,7 @@ from figureground.errors import FiguregroundError, listed
 from figureground.images import content_hash
 from figureground.sample import Reject, Spec
 from figureground.shards.card import Facts
-from figureground.shards.index import markers
+from figureground.shards.index import INDEX, markers
 from figureground.shards.reader import Stored, from_row, parquet_rows, read_parquet, read_tar, saved_index, tar_members
 from figureground.shards.remaining import why_empty
 from figureground.shards.writer import REASON, RECIPE, Columns, Dropped, Shard
@@ -54,7 +54,7 @@ class Source:
         odd = sorted(set(listed_there) ^ set(self._markers))
         if odd:
             raise FiguregroundError(
-                f"{directory}: the index and the markers of shards disagree about {listed(odd, 3)}. "
+                f"{directory}: {INDEX} and the markers of shards disagree about {listed(odd, 3)}. "
                 f"figureground check {directory} says what is wrong."
             )
         self.shards: tuple[Shard, ...] = tuple(Shard.of_marker(self._markers[name]) for name in listed_there)

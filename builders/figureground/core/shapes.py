@@ -1,0 +1,110 @@
+"""What JSON that was read back has to look like, so that a damaged or foreign file is named before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from figureground.core.text import printable
+
+MOST = 2**63 - 1
+"""The largest count: what signed 64-bit integers hold."""
+
+
+class Count:
+    """A whole number from 0 to `MOST`, and no truth value."""
+
+
+class Number:
+    """A number, with or without fraction."""
+
+
+@dataclass(frozen=True)
+class Optional:
+    """A field that may be missing."""
+
+    shape: Any
+
+
+@dataclass(frozen=True)
+class Each:
+    """An object with any names, whose values all have one shape."""
+
+    shape: Any
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A list of one length, such as (foreground, background, count)."""
+
+    shapes: tuple[Any, ...]
+
+
+_NOUNS = {
+    str: "text", dict: "object", list: "list", bool: "true or false", Number: "number",
+    Count: f"number from 0 to {MOST}",
+}  # fmt: skip
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number that signed 64-bit integers hold, and not negative."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+
+
+def check_shape(value: Any, shape: Any, name: str = "") -> None:
+    """Check a JSON value against a shape.
+
+    Args:
+        value: What `json.loads` returned.
+        shape: `str`, `bool`, `dict` (any object), `list` (any list), `Number` or `Count`; a list `[shape]` of one
+            shape; a dict of shapes by field, where further fields may be there; `(shape, None)` for one
+            that may be null; `Each`, `Fixed` or `Optional`.
+        name: Of the value, for the error; none for a whole document.
+
+    Raises:
+        ValueError: Naming the first field that is missing or of another kind, such as `shards[3].files`.
+    """
+    if isinstance(shape, dict):
+        _check_fields(_of(value, dict, name), shape, name)
+    elif isinstance(shape, list):
+        for place, item in enumerate(_of(value, list, name)):
+            check_shape(item, shape[0], f"{name}[{place}]")
+    elif isinstance(shape, tuple):
+        if value is not None:
+            check_shape(value, shape[0], name)
+    elif isinstance(shape, Each):
+        for key, item in _of(value, dict, name).items():
+            check_shape(item, shape.shape, _join(name, key))
+    elif isinstance(shape, Fixed):
+        if len(_of(value, list, name)) != len(shape.shapes):
+            raise ValueError(f"{name} has {len(value)} entries instead of {len(shape.shapes)}")
+        for place, part in enumerate(shape.shapes):
+            check_shape(value[place], part, f"{name}[{place}]")
+    elif not _is(value, shape):
+        raise ValueError(f"{name or 'it'} is no {_NOUNS[shape]}")
+
+
+def _is(value: Any, shape: type) -> bool:
+    if shape is Number:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return is_count(value) if shape is Count else isinstance(value, shape)
+
+
+def _check_fields(value: Mapping[str, Any], shape: Mapping[str, Any], name: str) -> None:
+    for field, part in shape.items():
+        at = _join(name, field)
+        if field in value:
+            check_shape(value[field], part.shape if isinstance(part, Optional) else part, at)
+        elif not isinstance(part, Optional):
+            raise ValueError(f"{at} is missing")
+
+
+def _of(value: Any, kind: type, name: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"{name or 'it'} is no {_NOUNS[kind]}")
+    return value
+
+
+def _join(name: str, field: str) -> str:
+    return printable(f"{name}.{field}" if name else field)

@@ -1,0 +1,89 @@
+"""Where the index of a dataset lies, and what it has to say before a command uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from figureground.core.files import FileError, read_object
+from figureground.core.shapes import Count, Each, Fixed, Number, Optional, check_shape
+from figureground.images import IMAGE_FORMATS
+from figureground.shards.writer import FORMATS
+
+INDEX = "_figureground/index.json"
+
+CELL = Fixed((Count, Count, Count))
+"""Foreground, background, and how many images of them."""
+FILES = Each({"bytes": Count, "sha256": str})
+"""The files of a shard, by their place in the dataset."""
+
+_COUNTS = {"planned": Count, "samples": Count, "rejects": Each(Count)}
+_SOURCE = {
+    "what": str, "name": str, "pictures": Count, "splits": [str], "skipped": Count, "license": str,
+    "license_file": str, "credited": Count, "problem": str,
+}  # fmt: skip
+_CONCEPT = {
+    "class": str, "noun": str, "feature": str, "references": Count, "identifier": str, "kind": str, "sha256": str,
+    "losses": Each(Number),
+}  # fmt: skip
+_FACTS = {
+    "title": str, "builder": str, "summary": str, "citation": str, "numerics": Optional(dict),
+    "limits": Optional([str]), "uses": Optional([str]), "misuses": Optional([str]),
+    "checkpoint": Optional(Each(str)), "sources": Optional([_SOURCE]), "credits": Optional([Each(str)]),
+    "lineage": Optional([{"did": str}]), "concepts": Optional([_CONCEPT]),
+}  # fmt: skip
+COLUMNS = {
+    "foregrounds": [str], "backgrounds": [str], "labels": Optional(Each([str])), "texts": Optional([str]),
+    "guide": Optional(bool), "mask": Optional(bool),
+}  # fmt: skip
+"""What `Columns.to_json` gives."""
+_SHAPE = {
+    **_COUNTS,
+    "splits": Each({**_COUNTS, "shards": Count, "bytes": Each(Count), "arrow_bytes": Optional(Count), "cells": [CELL]}),
+    "shards": [{**_COUNTS, "part": Optional(Count), "shard": str, "split": str, "files": FILES}],
+    "shardlists": Each([{"url": str, "nsamples": Count, "filesize": Count}]),
+    "published_rejects": Optional(Each({"files": [str], "samples": Count, "bytes": Count})),
+    "columns": COLUMNS,
+    "formats": [str],
+    "image_format": str,
+    "recipe_sha256": Optional(str),
+    "card": {"recipe": dict, "facts": _FACTS},
+}
+
+
+def read_index(directory: Path) -> dict[str, Any]:
+    """Read the index of a finished dataset.
+
+    Raises:
+        FileError: It can't be read, or it lacks something or holds a value of another kind; naming the field.
+        OSError: There is none.
+    """
+    path = directory / INDEX
+    index = read_object(path, root=directory)
+    try:
+        check_index(index)
+    except ValueError as error:
+        raise FileError(path, f"it is damaged, or no index of a dataset: {error}") from None
+    return index
+
+
+def check_index(index: dict[str, Any]) -> None:
+    """Check that an index holds all that commands use, of the right type, and that its labels have names.
+
+    Raises:
+        ValueError: Naming the field.
+    """
+    check_shape(index, _SHAPE)
+    for part, fields in (("columns", COLUMNS), ("card.facts", _FACTS)):
+        held = index["columns"] if part == "columns" else index["card"]["facts"]
+        if unknown := sorted(set(held) - set(fields)):
+            raise ValueError(f"{part}.{unknown[0]} is no field that this release knows")
+    if not index["formats"] or not set(index["formats"]) <= set(FORMATS):
+        raise ValueError(f"formats is none of {' and '.join(FORMATS)}")
+    if index["image_format"] not in IMAGE_FORMATS:
+        raise ValueError(f"image_format is none of {', '.join(IMAGE_FORMATS)}")
+    sizes = len(index["columns"]["foregrounds"]), len(index["columns"]["backgrounds"])
+    for name, split in index["splits"].items():
+        for foreground, background, _ in split["cells"]:
+            if foreground >= sizes[0] or background >= sizes[1]:
+                raise ValueError(f"splits.{name}.cells has labels that columns doesn't name")
