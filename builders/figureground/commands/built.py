@@ -7,6 +7,7 @@ from pathlib import Path
 
 from figureground.commands.arguments import Commands, add_device
 from figureground.core.files import read_object
+from figureground.core.owned import refuse_within
 from figureground.core.terminal import complain, say
 from figureground.errors import RecipeError, counted
 
@@ -100,9 +101,14 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from figureground.shards.writer import PRIVATE
     from figureground.vision.evaluate import JSON, PAGE, evaluate
     from figureground.vision.evaluation_summary import summarise
 
+    for name in ("references", "validation") if options.out is not None else ():
+        folder = getattr(options, name)
+        if folder is not None and not (folder / PRIVATE).is_dir():  # photographs, and no dataset
+            refuse_within(options.out, folder, f"--{name}")
     done = evaluate(
         options.directory, options.classifier, references=options.references, validation=options.validation,
         labels=options.labels, controls=options.control, splits=options.split, out=options.out,

@@ -43,6 +43,8 @@ def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _finetune(options: argparse.Namespace) -> int:
     settings = finetuning.from_arguments(vars(options))
     refuse_within(options.out, options.references, "--references")
+    if options.prior is not None:
+        refuse_within(options.out, options.prior, "--prior")
     refuse_unfit(
         options.references, options.noun, options.label, options.out, settings, prior=options.prior,
         components=options.components, device=options.device,

@@ -73,6 +73,8 @@ def add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     refuse_within(options.out, options.data, "--data")
+    for added in options.add:
+        refuse_within(options.out, added, "--add")
     settings = settings_of_training.from_arguments(vars(options))
     from figureground.learn.door import ask
 

@@ -419,6 +419,13 @@ def _read(path: Path) -> str:
         raise ShardError(f"{path.name} can't be read: {error.reason}. Save it as UTF-8, or delete it.") from error
 
 
+def _in_a_line(error: yaml.YAMLError) -> str:
+    """What is wrong with YAML and where, counted from the header's first line, without the lines themselves."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    return f"{problem}{place}" if problem else " ".join(str(error).split())
+
+
 def _header(existing: str) -> tuple[dict[Any, Any], str, str]:
     """A card's YAML, read and as it is written, and what follows it."""
     match = _HEADER.match(existing)
@@ -427,7 +434,9 @@ def _header(existing: str) -> tuple[dict[Any, Any], str, str]:
     try:
         theirs = safe_load(match["yaml"]) or {}
     except yaml.YAMLError as error:
-        raise ShardError(f"README.md: its YAML header can't be read: {error}. Mend it, or delete the file.") from error
+        raise ShardError(
+            f"README.md: its YAML header can't be read: {_in_a_line(error)}. Mend it, or delete the file."
+        ) from error
     if not isinstance(theirs, dict):
         raise ShardError("README.md: its YAML header is no mapping of keys to values. Mend it, or delete the file.")
     return theirs, match["yaml"], existing[match.end() :]
