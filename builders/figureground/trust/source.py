@@ -113,7 +113,7 @@ class Source:
         """Of a shard that can't be read, says which of its files is damaged."""
         try:
             yield
-        except FiguregroundError:
+        except FileError:
             raise
         except Exception:
             self.verify(shard)
