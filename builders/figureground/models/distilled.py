@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import Path
-from typing import Any
 
-from figureground.core.files import read_json
 from figureground.errors import FiguregroundError
+from figureground.models.parts import read_mapping
 from figureground.sources import cached_snapshot
 from figureground.weights import local_directory
 
@@ -45,7 +44,7 @@ def distilled_note(folder: Path, checkpoint: str, steps: int, guidance: float) -
         steps: Steps of the denoiser that an image takes.
         guidance: The recipe's guidance scale.
     """
-    unet, index = _read(folder / "unet" / "config.json"), _read(folder / "model_index.json")
+    unet, index = read_mapping(folder / "unet" / "config.json"), read_mapping(folder / "model_index.json")
     made_from = (content.get("_name_or_path") for content in (index, unet))
     names = [Path(checkpoint).name, *(Path(name).name for name in made_from if isinstance(name, str))]
     found = next((match[0] for name in names if (match := _DISTILLED.search(name))), None)
@@ -61,12 +60,3 @@ def distilled_note(folder: Path, checkpoint: str, steps: int, guidance: float) -
         f"The checkpoint seems to be distilled ({why}), which is made for 1 to {FEW_STEPS} steps and a guidance_scale "
         f"of at most {LITTLE_GUIDANCE:g}. An image would take {steps} steps, with guidance_scale {guidance:g}."
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A file of JSON as a mapping; nothing where it can't be read, which whoever opens the model says."""
-    try:
-        content = read_json(path)
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -126,7 +126,7 @@ def _vocabulary(folder: Path) -> dict[str, int]:
     """A tokenizer's words and their numbers, added ones too, from whichever files it has."""
     found: dict[str, Any] = {}
     whole = folder / "tokenizer.json"
-    content = _read(whole)
+    content = read_mapping(whole)
     if content:
         model = content.get("model")
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
@@ -134,17 +134,17 @@ def _vocabulary(folder: Path) -> dict[str, int]:
         added = content.get("added_tokens")
         found |= {str(t.get("content")): t.get("id") for t in added if isinstance(t, dict)} if added else {}
     else:
-        found |= _read(folder / "vocab.json")
-    found |= _read(folder / "added_tokens.json")
-    decoder = _read(folder / "tokenizer_config.json").get("added_tokens_decoder")
+        found |= read_mapping(folder / "vocab.json")
+    found |= read_mapping(folder / "added_tokens.json")
+    decoder = read_mapping(folder / "tokenizer_config.json").get("added_tokens_decoder")
     for number, token in decoder.items() if isinstance(decoder, dict) else ():
         if isinstance(token, dict) and str(number).isdigit():
             found[str(token.get("content"))] = int(number)
     return {word: number for word, number in found.items() if isinstance(number, int)}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A file of JSON as a mapping; nothing where there is none, or other than a mapping."""
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return the mapping in a JSON file; an empty one where it can't be read, which whoever opens the model says."""
     try:
         content = read_json(path)
     except (OSError, ValueError, RecursionError):
