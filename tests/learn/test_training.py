@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from tiny_layouts import TABLE, make_folders, make_table
 
 from figureground.cli import main
 from figureground.errors import FiguregroundError, RecipeError
+from figureground.learn import erm
 from figureground.learn.layouts import read_groups
 from figureground.learn.material import gather
 from figureground.learn.settings import METHODS, Training
@@ -103,6 +105,31 @@ def test_more_seeds_are_added_without_training_the_finished_ones_again(pictures,
     assert [(row["seed"], row["epoch"]) for row in rows] == [("0", "1"), ("1", "1")]
     with pytest.raises(FiguregroundError, match=r"holds another training:\n  epochs: 1, now 2\n"):
         fit(tiny(epochs=2), pictures, tmp_path / "out")
+
+
+def test_curves_hold_the_loss_on_validation_and_what_was_trained_without_it_still_takes_further_seeds(
+    pictures, tmp_path
+):
+    fit(tiny(epochs=2), pictures, tmp_path / "out")
+    marker = tmp_path / "out" / "seed-0.json"
+    kept = json.loads(marker.read_text())
+    curve = list(csv.DictReader((tmp_path / "out" / "curves.csv").open()))
+    assert list(curve[0])[3:] == ["training_loss", "validation_loss", "validation_average", "validation_worst_group"]
+    losses = [each["validation_loss"] for each in kept["curve"]]
+    assert [float(row["validation_loss"]) for row in curve] == pytest.approx(losses, rel=1e-4)
+    assert all(0.05 < loss < 20 for loss in losses)
+    for each in kept["curve"]:
+        del each["validation_loss"]
+    marker.write_text(json.dumps(kept))
+    fit(tiny(epochs=2), pictures, tmp_path / "out", seeds=2)
+    told = [row["validation_loss"] for row in csv.DictReader((tmp_path / "out" / "curves.csv").open())]
+    assert told[:2] == ["", ""]
+    assert all(told[2:])
+
+
+def test_mean_cross_entropy_is_that_of_the_softmax():
+    logits = np.array([[0.0, math.log(3)], [2.0, 2.0]], np.float32)
+    assert erm.mean_cross_entropy(logits, np.array([1, 0])) == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
 
 
 def test_seeds_may_be_named_and_give_what_they_give_among_others(pictures, tmp_path):

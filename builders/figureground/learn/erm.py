@@ -7,6 +7,7 @@ drawn from one stream, in which every image comes up equally often.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -88,6 +89,8 @@ class Epoch:
     """Accuracy on validation, 0 to 1."""
     worst: float
     """Of the worst group of validation; of the worst class where there are no groups."""
+    validation_loss: float | None = None
+    """Mean cross-entropy on validation, unweighted; None in what was trained before it was recorded."""
 
 
 @dataclass(eq=False)
@@ -176,9 +179,10 @@ class Fit:
                     f"({self._rate:g}), or look for a damaged backbone."
                 )
             bar.update()
-        predicted = predict(self.backbone, material.validation, self.device, self.workers)
-        average, worst = judge(predicted, material.validation, len(material.group_names))
-        self.curve.append(Epoch(epoch + 1, batches * (epoch + 1), float(np.mean(losses)), average, worst))
+        answers = read(self.backbone, material.validation, self.device, self.workers)
+        average, worst = judge(answers.argmax(axis=1), material.validation, len(material.group_names))
+        loss, held_out = float(np.mean(losses)), mean_cross_entropy(answers, material.validation.y)
+        self.curve.append(Epoch(epoch + 1, batches * (epoch + 1), loss, average, worst, held_out))
         if self.choose and (worst, average) > self._best:
             self._best, self._best_epoch = (worst, average), epoch + 1
             self._best_weights = {
@@ -223,7 +227,7 @@ class Fit:
         save_state(self.state, {
             "network": self.backbone.network.state_dict(), "optimizer": self._optimizer.state_dict(),
             "best": list(self._best), "best_epoch": self._best_epoch, "best_weights": self._best_weights,
-            "curve": [[each.epoch, each.steps, each.loss, each.average, each.worst] for each in self.curve],
+            "curve": [list(dataclasses.astuple(each)) for each in self.curve],
             "objective": json.dumps(self.objective.state()), "made_with": json.dumps(self.made_with),
             "threads": torch.get_num_threads(),
         })  # fmt: skip
@@ -317,6 +321,16 @@ def read(
 def predict(backbone: Backbone, part: Part, device: torch.device, workers: int) -> np.ndarray:
     """The likeliest class of each picture, int64 (n,)."""
     return read(backbone, part, device, workers).argmax(axis=1)
+
+
+def mean_cross_entropy(logits: np.ndarray, y: np.ndarray) -> float:
+    """Mean cross-entropy, in nats.
+
+    Args:
+        logits: float32 (n, classes).
+        y: int64 (n,), the true classes.
+    """
+    return float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(y)))
 
 
 def judge(predicted: np.ndarray, part: Part, groups: int) -> tuple[float, float]:

@@ -192,13 +192,23 @@ def write(out: Path, report: Mapping[str, Any], results: Sequence[Result]) -> No
     replace_text(out / CONFUSION, json.dumps(confusion, indent=2, ensure_ascii=False) + "\n")
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["seed", "epoch", "steps", "training_loss", "validation_average", f"validation_{_worst(report)}"])
+    lines.writerow(["seed", "epoch", "steps", *_CURVES, f"validation_{_worst(report)}"])
     lines.writerows(
-        [result["seed"], each["epoch"], each["steps"], *(f"{each[name]:.6g}" for name in ("loss", "average", "worst"))]
+        [result["seed"], each["epoch"], each["steps"],
+         *(_digits(each.get(name)) for name in (*_CURVES.values(), "worst"))]
         for result in results for each in result["curve"]
     )  # fmt: skip
     replace_text(out / CSV, text.getvalue())
     _draw(out, report, results)
+
+
+_CURVES = {"training_loss": "loss", "validation_loss": "validation_loss", "validation_average": "average"}
+"""Columns of `curves.csv`, and what an epoch calls them; the last column is the worst group's or class's."""
+
+
+def _digits(value: float | None) -> str:
+    """Six significant digits; nothing for what was not recorded."""
+    return "" if value is None else f"{value:.6g}"
 
 
 def _worst(report: Mapping[str, Any]) -> str:
@@ -207,17 +217,22 @@ def _worst(report: Mapping[str, Any]) -> str:
 
 def _draw(out: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
     """Draws `curves.png`, a line a seed."""
-    titles = {"loss": "training loss", "average": "validation, average", "worst": f"validation, {report['selection']}"}
+    titles = {
+        "loss": "training loss", "validation_loss": "validation loss", "average": "validation, average, %",
+        "worst": f"validation, {report['selection']}, %",
+    }  # fmt: skip
 
     def plot(figure: Any, axes: Any) -> None:
         for axis, (name, title) in zip(axes.flat, titles.items(), strict=True):
             for result in results:
-                epochs = [each["epoch"] for each in result["curve"]]
-                values = [each[name] * (1 if name == "loss" else 100) for each in result["curve"]]
-                axis.plot(epochs, values, linewidth=1.2, marker="." if len(epochs) < 3 else None)
+                shown = [each for each in result["curve"] if each.get(name) is not None]
+                values = [each[name] * (100 if name in ("average", "worst") else 1) for each in shown]
+                axis.plot(
+                    [each["epoch"] for each in shown], values, linewidth=1.2, marker="." if len(shown) < 3 else None
+                )
                 if name != "loss":
                     axis.axvline(result["epoch"], linewidth=0.5, alpha=0.5)
-            axis.set_title(title + ("" if name == "loss" else ", %"), fontsize=9)
+            axis.set_title(title, fontsize=9)
         figure.supxlabel("epoch", fontsize=9)
 
-    draw_charts(out / PNG, (9.6, 2.8), plot, across=len(titles))
+    draw_charts(out / PNG, (11.2, 2.6), plot, across=len(titles))
