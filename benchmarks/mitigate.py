@@ -353,7 +353,7 @@ def main() -> None:
         } if quick else {},
     )  # fmt: skip
     if not (plan.data / birds.TABLE).exists():
-        sizes = (60, 16, 16) if quick else (birds.TRAIN, birds.VALIDATION, birds.TEST)
+        sizes = (60, 16, 16) if quick else ()
         birds.write(plan.data, *sizes, show_progress=False)
     with multiprocessing.get_context("spawn").Pool(args.workers, maxtasksperchild=1) as processes:
         if args.tune:

@@ -48,6 +48,8 @@ class Row:
 
     @property
     def wanted(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least:g} to {self.at_most:g} {self.unit}"
         if self.at_least is not None:
             return f">= {self.at_least:g} {self.unit}"
         return f"<= {self.at_most:g} {self.unit}" if self.at_most is not None else ""
@@ -55,11 +57,10 @@ class Row:
     @property
     def verdict(self) -> str:
         """`reached`, `missed`, or nothing if nothing is asked."""
-        if self.at_least is not None:
-            return "reached" if self.value >= self.at_least else "missed"
-        if self.at_most is not None:
-            return "reached" if self.value <= self.at_most else "missed"
-        return ""
+        if not self.wanted:
+            return ""
+        enough = self.at_least is None or self.value >= self.at_least
+        return "reached" if enough and (self.at_most is None or self.value <= self.at_most) else "missed"
 
 
 def median(

@@ -75,9 +75,10 @@ def main() -> None:
         scene, (foreground, prop, background) = draw(rng)
         drawings.append(case(scene, foreground, prop, background))
     biased = []
-    for bird in birds.plan(0, args.pictures, 0, 0.5):
-        scene = birds.draw(bird)
-        biased.append(Case(scene.picture, {"foreground": (birds.OBJECTS[bird.y], np.asarray(scene.foreground) >= 128)}))
+    bed = birds.BEDS["pocketbirds"]
+    for image in bed.plan(0, args.pictures, 0, 0.5):
+        scene = bed.draw(image)
+        biased.append(Case(scene.picture, {"foreground": (bed.objects[image.y], np.asarray(scene.foreground) >= 128)}))
     rows = [*measure("drawings", segmenter, drawings), *measure("pocketbirds", segmenter, biased)]
     report("segment", args, rows, {"pictures": args.pictures, "threshold": THRESHOLD, **segmenter.facts}, began)
 

@@ -1,5 +1,6 @@
 """Benchmarks run in a tiny size, as their commands, and leave JSON of what they measured; those of minutes do not."""
 
+import importlib
 import json
 import os
 import re
@@ -8,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from figureground.pocket import birds
 from figureground.recipe import FORMAT
 from figureground.weights import fingerprint
 
@@ -158,3 +161,76 @@ def test_mitigation_has_a_row_for_every_method_and_as_many_control_pictures_as_d
     assert {each["steps"]["main"]["mean"] for each in table.values()} == {2}  # 60 images, 32 a batch, one epoch
     assert table["ddb"]["kept"] == 1  # at thresholds of 0
     assert all(seconds > 0 for seconds in found["settings"]["worked_s"].values())
+
+
+def bench(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of a benchmark, for its functions."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module(name)
+
+
+def test_a_training_has_converged_when_its_validation_loss_is_flat_and_its_training_loss_low(monkeypatch):
+    beds = bench("beds", monkeypatch)
+    flat, falling = [2.0] * 15 + [1.0] * 5, [float(x) for x in np.linspace(2, 1, 20)]
+    low = [0.5] * 16 + [0.01] * 4
+    assert beds.converge(low, flat) == beds.Convergence(pytest.approx(0.01), 1.0, pytest.approx(0), True)
+    assert not beds.converge([0.1] * 20, flat).converged  # there is something left to learn
+    tail = beds.converge(low, falling)
+    assert tail.change == pytest.approx(-3 / 19)
+    assert not tail.converged
+    rising = [1.0] * 16 + [1.0, 1.1, 1.2, 1.3]
+    assert not beds.converge(low, rising).converged
+    assert beds.converge(low, [0.001 * (20 - i) for i in range(20)]).converged  # no more than 0.01 nats
+
+
+def test_the_mean_over_seeds_has_students_interval_in_per_cent(monkeypatch):
+    beds = bench("beds", monkeypatch)
+    assert beds.over([0.5]) == {"n": 1, "mean": 50.0, "std": None, "low": None, "high": None}
+    found = beds.over([0.5, 0.6, 0.7])
+    assert (found["n"], found["mean"], found["std"]) == (3, pytest.approx(60), pytest.approx(10))
+    half = 4.30265 * 10 / 3**0.5  # of 2 degrees of freedom
+    assert (found["low"], found["high"]) == (pytest.approx(60 - half, abs=1e-3), pytest.approx(60 + half, abs=1e-3))
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(54.9, "missed"), (55, "reached"), (80, "reached"), (80.1, "missed")])
+def test_a_row_may_be_asked_to_lie_between_two_numbers(value, verdict, monkeypatch):
+    row = bench("results", monkeypatch).Row("worst group", value, "%", at_least=55, at_most=80)
+    assert (row.wanted, row.verdict) == ("55 to 80 %", verdict)
+
+
+def test_candidates_are_beds_that_can_be_drawn(monkeypatch):
+    beds = bench("beds", monkeypatch)
+    found = {case.name: case.bed for case in beds.candidates(quick=False)}
+    assert found.keys() == beds.CANDIDATES.keys()
+    assert {bed.name for bed in found.values()} == set(birds.BEDS)
+    assert len(set(found.values())) == len(found)
+    assert not set(beds.CHOOSING) & set(beds.JUDGING)
+
+
+@pytest.mark.slow
+def test_beds_are_trained_on_once_and_told_by_group_with_and_without_a_bias(tmp_path):
+    cache = ["--oracle-cache", str(tmp_path / "oracles"), "--workers", "1"]
+    found = run("beds", tmp_path, *cache, "--beds", "pocketlooks", "--backbones", "pocket", "convnext")
+    table = found["table"]
+    assert set(table) == {"pocketlooks", "pocketlooks, unbiased", "pocketlooks, twice the epochs"}
+    bed = birds.BEDS["pocketlooks"]
+    for name, of_backbones in table.items():
+        for each in of_backbones.values():
+            assert list(each["groups"]) == [f"{y} × {a}" for y in bed.objects for a in bed.attributes]
+            groups = [group["mean"] for group in each["groups"].values()]
+            assert each["average"]["mean"] == pytest.approx(np.mean(groups))
+            assert each["against_the_bias"]["mean"] == pytest.approx(np.mean(groups[1:3]))
+            assert each["worst"]["mean"] == each["worst_of_mean_groups"] == min(groups)
+            assert each["epochs"] == (4 if "twice" in name else 2)
+            assert each["seeds"] == [200]
+    assert set(found["oracle"]) == {"pocketlooks"}
+    assert set(found["oracle"]["pocketlooks"]) == {"foreground", "background", "look"}
+    assert (tmp_path / "beds.png").stat().st_size > 5000
+    pieces = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("pieces/*.json")}
+    assert len(pieces) == 6
+    assert not list(tmp_path.rglob("begun/*"))
+    chosen = run("beds", tmp_path, *cache, "--choose", "--beds", "birds-97", "--backbones", "pocket")
+    assert list(chosen["table"]) == ["birds-97"]
+    again = run("beds", tmp_path, *cache, "--beds", "pocketlooks", "--backbones", "pocket", "convnext")
+    assert again["table"] == table
+    assert {path: path.stat().st_mtime_ns for path in pieces} == pieces

@@ -65,8 +65,8 @@ def test_it_finds_foregrounds_on_drawings_that_it_never_saw(bundled, tokenizer):
 
 
 def test_it_finds_the_objects_of_pocketbirds(bundled, tokenizer):
-    shown = [birds.Bird("test", y, a, i) for y in (0, 1) for a in (0, 1) for i in range(15)]
-    pool = pool_of([(birds.draw(bird), birds.OBJECTS[bird.y]) for bird in shown])
+    bed = birds.BEDS["pocketbirds"]
+    pool = pool_of([(bed.draw(image), bed.objects[image.y]) for image in bed.plan(0, 60, 0, 0.5)])
     found = segmenter.measure(bundled, pool, tokenizer)
     assert found.iou > 0.6
     assert found.false_alarms < 0.1

@@ -1,11 +1,10 @@
-"""pocketbirds: a data set of the picture-book world in which objects come with scenes, as in Waterbirds birds do.
+"""Test-beds: small data sets of the picture-book world in which a class comes with an attribute that isn't its own.
 
-Mugs mostly stand on grass, umbrellas mostly in water. A classifier that is trained on them comes to look at the scene;
-in validation and test, where object and scene are independent, that shows. Of ten objects these two are the hardest to
-tell apart by their colours, so that their shapes must be learnt, and they are drawn a little smaller than the world
-draws its objects, so that the scene is the easier thing to see.
+In `pocketbirds` the attribute is the scene, as in Waterbirds; in `pocketlooks` it is the look of a prop that stands
+beside the object, while the scene varies freely. A classifier that is trained on one comes to look at the attribute; in
+validation and test, where class and attribute are independent, that shows.
 
-Run it with `python -m figureground.pocket.birds DIR`.
+Run it with `python -m figureground.pocket.birds DIR --bed NAME`.
 """
 
 from __future__ import annotations
@@ -13,113 +12,241 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from figureground.errors import FiguregroundError, RecipeError
+from figureground.errors import FiguregroundError, RecipeError, listed, nearest_or_all
 from figureground.images import MASK_SUFFIX, encode
 from figureground.pocket import world
 from figureground.pocket.world import Layout, Place
 from figureground.table import Counts, largest_remainder
 
-OBJECTS = ("mug", "umbrella")
-"""The classes y, in label order."""
-SCENES = ("grass", "water")
-"""The attributes a; the first scene comes with the first object."""
-
-TRAIN, VALIDATION, TEST = 600, 400, 800
-"""Pictures a split. Of three times as many in training, a classifier learns the shapes in spite of the scenes."""
-PAIRED_SHARE = 0.95
-"""Share of training pictures that show an object in its own scene, as in Waterbirds."""
-PROP_SHARE = 0.6
-"""Share of pictures with a prop beside the object: as of those that the pocket model learnt from."""
-
-RADIUS = (0.16, 0.22)
-"""Of the object, from and to, in shares of the picture's edge."""
-PROP_RADIUS = (0.135, 0.17)
-
 TABLE = "metadata.csv"
 
+REACH = 1.2
+"""How far an object or a prop reaches from its centre, turned as it may be, in radii."""
+GAP = (-0.02, 0.03)
+"""Between object and prop, from and to, in shares of the image's edge."""
+HIGHEST = 0.36
+"""The least y of an object's centre: objects stand below the upper part of the sky."""
 
-class Bird(NamedTuple):
-    """One picture, by name, before it is drawn."""
+
+class Planned(NamedTuple):
+    """One image, before it is drawn."""
 
     split: str
+    """train, validation or test."""
     y: int
+    """The class, 0 or 1."""
     a: int
+    """The attribute, 0 or 1."""
     i: int
-    """Number in its group of the split."""
+    """Number within its group of the split, from 0."""
 
-    @property
-    def file(self) -> str:
-        """Where it lies."""
-        return f"{self.split}/{OBJECTS[self.y]}-{SCENES[self.a]}-{self.i:05d}.png"
+
+class Shown(NamedTuple):
+    """What an image shows, by the world's names."""
+
+    foreground: str
+    background: str
+    prop: str | None
+    """With its look, as in `gift:0`, where the attribute is a look; without where the look is left to chance."""
+
+
+@dataclass(frozen=True)
+class Bed:
+    """Two classes, two values of an attribute, and how the images are drawn.
+
+    Raises:
+        RecipeError: A name that the world doesn't have, a number out of range, or radii with which object and prop
+            don't fit side by side.
+    """
+
+    name: str
+    """Of the bed. With the seed it decides the drawings."""
+    objects: tuple[str, str]
+    """The classes y, foregrounds of the world, in alphabetical order: that of their labels."""
+    attributes: tuple[str, str]
+    """Names of the attribute a, likewise; the first comes with the first object."""
+    looks: tuple[str, str] | None = None
+    """What the world draws for the attributes: two looks of one prop, as in `gift:0`. None: they are scenes."""
+    scenes: tuple[str, ...] = ()
+    """The scenes, where the attribute is a look: equally frequent, independent of class and attribute."""
+    prop_share: float = 0.6
+    """Share of images with a prop of any look beside the object, where the attribute is the scene. 0.6 as in the images
+    that the pocket model learned from."""
+    radius: tuple[float, float] = (0.16, 0.22)
+    """Of the object, from and to, in shares of the image's edge."""
+    prop_radius: tuple[float, float] = (0.135, 0.17)
+    """Of the prop, likewise."""
+    paired_share: float = 0.95
+    """Share of training images that show an object with its own attribute; 0.5 is no bias."""
+    train: int = 600
+    """Images of the training split."""
+    validation: int = 1600
+    """Images of the validation split, in which all groups are of one size."""
+    test: int = 4000
+    """Images of the test split, in which all groups are of one size."""
+
+    def __post_init__(self) -> None:
+        if self.looks is None:
+            _refuse_unknown("attributes", self.attributes, world.BACKGROUNDS)
+            if self.scenes:
+                raise RecipeError("scenes", "they are the attribute here. Leave them out, or give looks.")
+        else:
+            looks = [f"{prop}:{look}" for prop in world.PROPS for look in range(world.LOOKS)]
+            _refuse_unknown("looks", self.looks, looks)
+            if len({look.partition(":")[0] for look in self.looks}) > 1:
+                raise RecipeError("looks", f"{listed(self.looks)} are looks of two props. Give two of one prop.")
+            if not self.scenes:
+                raise RecipeError("scenes", "name one or more, since the attribute is a look.")
+            _refuse_unknown("scenes", self.scenes, world.BACKGROUNDS)
+        _refuse_unknown("objects", self.objects, world.FOREGROUNDS)
+        _refuse_unsorted("objects", self.objects)
+        _refuse_unsorted("attributes", self.attributes)
+        for name, share in (("prop_share", self.prop_share), ("paired_share", self.paired_share)):
+            if not 0 <= share <= 1:
+                raise RecipeError(name, f"{share} is not a number from 0 to 1.")
+        for name, (low, high) in (("radius", self.radius), ("prop_radius", self.prop_radius)):
+            if not 0 < low <= high:
+                raise RecipeError(name, f"{low} to {high} is not a range above 0.")
+        needed = (REACH + 1) * (self.radius[1] + self.prop_radius[1]) + GAP[1]
+        if needed > 1 or 1 - REACH * self.radius[1] < HIGHEST:
+            raise RecipeError("radius", f"an object of {self.radius[1]} and a prop of {self.prop_radius[1]} don't fit "
+                              "into an image side by side. Make one smaller.")  # fmt: skip
+
+    def plan(self, train: int, validation: int, test: int, paired_share: float) -> Iterator[Planned]:
+        """The images, split by split and group by group; the arguments as for `write`."""
+        splits = (("train", train, paired_share), ("validation", validation, 0.5), ("test", test, 0.5))
+        for split, total, share in splits:
+            for (y, a), count in np.ndenumerate(counts(total, share)):
+                for i in range(count):
+                    yield Planned(split, y, a, i)
+
+    def file(self, image: Planned) -> str:
+        """The image's path in the bed's directory, with `/`."""
+        return f"{image.split}/{self.objects[image.y]}-{self.attributes[image.a]}-{image.i:05d}.png"
+
+    def draw(self, image: Planned, seed: int = 0, size: int = world.SIZE) -> world.Scene:
+        """Draws an image from a generator of its own: no two share anything, and a larger split begins with the images
+        of a smaller one.
+
+        Args:
+            seed: Of the data set, 0 or more.
+            size: Edge in pixels.
+        """
+        rng = self._generator(image, seed)
+        shown = self._choose(image, rng)
+        return world.render(shown.foreground, shown.background, shown.prop, rng, size, self._lay_out(rng))
+
+    def name_parts(self, image: Planned, seed: int = 0) -> Shown:
+        """What `draw` with the same seed shows, by name."""
+        return self._choose(image, self._generator(image, seed))
+
+    def _generator(self, image: Planned, seed: int) -> np.random.Generator:
+        name, attribute = self.objects[image.y], self.attributes[image.a]
+        return world.generator(f"{self.name} {image.split} {name} {attribute} {image.i}", seed)
+
+    def _choose(self, image: Planned, rng: np.random.Generator) -> Shown:
+        name = self.objects[image.y]
+        if self.looks is not None:
+            return Shown(name, str(rng.choice(self.scenes)), self.looks[image.a])
+        prop = str(rng.choice(world.PROPS)) if rng.random() < self.prop_share else None
+        return Shown(name, self.attributes[image.a], prop)
+
+    def _lay_out(self, rng: np.random.Generator) -> Layout:
+        """The object on one side, with room for a prop on the other, both wholly in view."""
+        radius, small = float(rng.uniform(*self.radius)), float(rng.uniform(*self.prop_radius))
+        gap = radius + small + float(rng.uniform(*GAP))
+        x = float(rng.uniform(REACH * radius, 1 - REACH * small - gap))
+        y = float(rng.uniform(HIGHEST, 1 - REACH * radius))
+        beside = x + gap, float(np.clip(y + rng.uniform(-0.2, 0.2), REACH * small, 1 - REACH * small))
+        if rng.random() < 0.5:
+            x, beside = 1 - x, (1 - beside[0], beside[1])
+        return Layout(Place((x, y), radius), Place(beside, small))
+
+
+def _refuse_unknown(field: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise RecipeError(field, f"there is no {name!r}{nearest_or_all(name, known)}")
+    if len(set(names)) < len(names):
+        raise RecipeError(field, f"{listed(names)}: one is there twice.")
+
+
+def _refuse_unsorted(field: str, names: Sequence[str]) -> None:
+    """Tables number names in alphabetical order: else the paired groups wouldn't be on the diagonal when it is read."""
+    if list(names) != sorted(names):
+        raise RecipeError(field, f"{listed(names)} are not in alphabetical order.")
+
+
+OBJECTS = ("mug", "umbrella")
+"""The classes of pocketbirds. Of the world's ten objects these two are the hardest to tell apart by their colours, so
+that their shapes must be learned."""
+SCENES = ("grass", "water")
+"""The attributes of pocketbirds."""
+
+_BEDS = (
+    Bed("pocketbirds", OBJECTS, SCENES, paired_share=0.98),
+    Bed(
+        "pocketlooks", ("bird", "car"), ("blue", "red"), ("gift:1", "gift:0"), scenes=("grass", "road", "sand", "snow"),
+        prop_radius=(0.18, 0.22), paired_share=0.98,
+    ),
+)  # fmt: skip
+BEDS: Mapping[str, Bed] = MappingProxyType({bed.name: bed for bed in _BEDS})
+"""The test-beds by name."""
+
+
+def find_bed(name: str) -> Bed:
+    """A test-bed by name.
+
+    Raises:
+        RecipeError: There is none of that name.
+    """
+    if name not in BEDS:
+        raise RecipeError("bed", f"there is no {name!r}{nearest_or_all(name, BEDS)}")
+    return BEDS[name]
 
 
 def counts(total: int, paired_share: float) -> Counts:
-    """Pictures a group, int64 (objects, scenes), as many of each object as can be; they add up to `total`."""
+    """Images a group, int64 (objects, attributes), as many of each object as can be; they add up to `total`."""
     weights = np.full((2, 2), (1 - paired_share) / 2)
     np.fill_diagonal(weights, paired_share / 2)
     return largest_remainder(weights.ravel(), total).reshape(2, 2)
 
 
-def plan(train: int, validation: int, test: int, paired_share: float) -> Iterator[Bird]:
-    """What `write` draws, split by split and group by group."""
-    for split, total, share in (("train", train, paired_share), ("validation", validation, 0.5), ("test", test, 0.5)):
-        for (y, a), count in np.ndenumerate(counts(total, share)):
-            for i in range(count):
-                yield Bird(split, y, a, i)
-
-
-def draw(bird: Bird, seed: int = 0, size: int = world.SIZE) -> world.Scene:
-    """Draws a picture from a generator of its own, so that no two share anything, and more leave the first as they are.
-
-    Args:
-        bird: What it shows.
-        seed: Of the data set, from 0.
-        size: Edge in pixels.
-    """
-    rng = world.generator(f"pocketbirds {bird.split} {OBJECTS[bird.y]} {SCENES[bird.a]} {bird.i}", seed)
-    prop = str(rng.choice(world.PROPS)) if rng.random() < PROP_SHARE else None
-    return world.render(OBJECTS[bird.y], SCENES[bird.a], prop, rng, size, _lay_out(rng))
-
-
-def _lay_out(rng: np.random.Generator) -> Layout:
-    """The object on one side, wholly in view, with room for a prop on the other."""
-    radius, small = float(rng.uniform(*RADIUS)), float(rng.uniform(*PROP_RADIUS))
-    gap = radius + small + float(rng.uniform(-0.02, 0.03))
-    x, y = float(rng.uniform(radius, 1 - small - gap)), float(rng.uniform(0.36, 0.98 - radius))
-    beside = x + gap, float(np.clip(y + rng.uniform(-0.2, 0.2), small, 1 - small))
-    if rng.random() < 0.5:
-        x, beside = 1 - x, (1 - beside[0], beside[1])
-    return Layout(Place((x, y), radius), Place(beside, small))
-
-
 def write(
     directory: Path | str,
-    train: int = TRAIN,
-    validation: int = VALIDATION,
-    test: int = TEST,
+    train: int | None = None,
+    validation: int | None = None,
+    test: int | None = None,
     *,
-    paired_share: float = PAIRED_SHARE,
+    bed: str | Bed = "pocketbirds",
+    paired_share: float | None = None,
     seed: int = 0,
     size: int = world.SIZE,
     show_progress: bool = True,
 ) -> Path:
-    """Writes pictures, the true mask of the object beside each, and at last the table `filename,split,y,a`.
+    """Writes images, the true mask of the object beside each, and at last the table `filename,split,y,a`.
 
     The same arguments give the same bytes. A run that was stopped is begun again with the same call.
 
     Args:
         directory: Where to; it may exist.
-        train: Pictures of the split, 0 or more; likewise the others, in which the groups are of one size.
-        paired_share: Share of training pictures that show an object in its own scene, 0 to 1; 0.5 is no bias.
-        seed: Decides all pictures, 0 or more.
+        train: Images of the training split, 0 or more; the bed's own number unless given.
+        validation: Of the validation split, likewise; its groups are of one size.
+        test: Of the test split, likewise.
+        bed: Name of one of `BEDS`, or a bed of your own.
+        paired_share: Share of training images that show an object with its own attribute, 0 to 1; 0.5 is no bias. The
+            bed's own unless given.
+        seed: Decides all images, 0 or more.
         size: Edge in pixels.
 
     Returns:
@@ -127,49 +254,55 @@ def write(
 
     Raises:
         FiguregroundError: It holds a table already.
-        RecipeError: A number that can't be used.
+        RecipeError: There is no such bed, or a number can't be used.
     """
-    directory = Path(directory)
-    for name, value, least in (
-        ("train", train, 0), ("validation", validation, 0), ("test", test, 0), ("seed", seed, 0), ("size", size, 8),
-    ):  # fmt: skip
+    directory, bed = Path(directory), find_bed(bed) if isinstance(bed, str) else bed
+    sizes = [given if given is not None else own for given, own in
+             ((train, bed.train), (validation, bed.validation), (test, bed.test))]  # fmt: skip
+    share = bed.paired_share if paired_share is None else paired_share
+    for name, value, least in zip(
+        ("train", "validation", "test", "seed", "size"), (*sizes, seed, size), (0, 0, 0, 0, 8), strict=True
+    ):
         if value < least:
             raise RecipeError(name, f"{value} is below {least}.")
-    if not 0 <= paired_share <= 1:
-        raise RecipeError("paired_share", f"{paired_share} is not a number from 0 to 1.")
+    if not 0 <= share <= 1:
+        raise RecipeError("paired_share", f"{share} is not a number from 0 to 1.")
     if (directory / TABLE).exists():
         raise FiguregroundError(f"{directory} holds a {TABLE} already. Give another directory.")
-    birds = list(plan(train, validation, test, paired_share))
-    for folder in {bird.split for bird in birds}:
+    images = list(bed.plan(*sizes, share))
+    for folder in {image.split for image in images}:
         (directory / folder).mkdir(parents=True, exist_ok=True)
-    for bird in tqdm(birds, "drawing pocketbirds", unit="image", disable=None if show_progress else True):
-        scene, path = draw(bird, seed, size), directory / bird.file
+    for image in tqdm(images, f"drawing {bed.name}", unit="image", disable=None if show_progress else True):
+        scene, path = bed.draw(image, seed, size), directory / bed.file(image)
         mask = Image.fromarray(np.where(np.asarray(scene.foreground) >= 128, 255, 0).astype(np.uint8))
         path.write_bytes(encode(scene.picture, "png"))
         path.with_name(path.stem + MASK_SUFFIX).write_bytes(encode(mask, "png"))
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / TABLE).write_bytes(_table(birds).encode())
+    (directory / TABLE).write_bytes(_table(bed, images).encode())
     return directory
 
 
-def _table(birds: Sequence[Bird]) -> str:
+def _table(bed: Bed, images: Sequence[Planned]) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("filename", "split", "y", "a"))
-    rows.writerows((bird.file, bird.split, OBJECTS[bird.y], SCENES[bird.a]) for bird in birds)
+    rows.writerows((bed.file(image), image.split, bed.objects[image.y], bed.attributes[image.a]) for image in images)
     return text.getvalue()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m figureground.pocket.birds", description=__doc__)
     parser.add_argument("directory", type=Path, metavar="DIR", help="directory to write into")
-    for name, default in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
-        parser.add_argument(f"--{name}", type=int, default=default, help="pictures of the split (%(default)s)")
+    parser.add_argument("--bed", metavar="NAME", default="pocketbirds", help=f"{' or '.join(BEDS)} (%(default)s)")
+    for name in ("train", "validation", "test"):
+        own = ", ".join(f"{getattr(bed, name):,} for {bed.name}" for bed in BEDS.values())
+        parser.add_argument(f"--{name}", type=int, help=f"images of the split ({own})")
+    own = ", ".join(f"{bed.paired_share:g} for {bed.name}" for bed in BEDS.values())
     parser.add_argument(
-        "--paired-share", type=float, default=PAIRED_SHARE,
-        help="share of training pictures that show an object in its own scene (%(default)s)",
+        "--paired-share", type=float,
+        help=f"share of training images that show an object with its own attribute; 0.5 is no bias ({own})",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="decides all pictures (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="decides all images (%(default)s)")
     parser.add_argument("--size", type=int, default=world.SIZE, help="edge in pixels (%(default)s)")
     options = parser.parse_args(arguments)
     try:
