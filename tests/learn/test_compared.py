@@ -5,6 +5,7 @@ from PIL import Image
 
 from figureground.learn.compared import summarise, summarise_row, tabulate, to_markdown, write
 from figureground.learn.rows import Row
+from figureground.learn.settings import IN_VALIDATION
 
 BOTH = {"first": 20, "main": 60}
 """Optimiser steps of the two models of jtt."""
@@ -28,7 +29,7 @@ def small():
     made = [{"directory": f"ddb-seed-{seed}-pruned", "pictures": 1600, "kept": kept, "rule": "True", "seconds": 5.0}
             for seed, kept in ((0, 0.75), (1, 0.85))]  # fmt: skip
     rows = [
-        summarise_row(Row("erm", None, "erm"), [result(0, (0.99, 0.50)), result(1, (0.99, 0.60))]),
+        summarise_row(Row("erm", None, "erm"), [result(0, (0.99, 0.50)), result(1, (0.99, 0.60))], [IN_VALIDATION]),
         summarise_row(Row("jtt", None, "jtt"), [result(seed, (0.95, 0.70), jtt=told, steps=BOTH)
                                                 for seed, told in enumerate(JTT)]),
         summarise_row(Row("ddb", "ddb", "erm"), [result(0, (0.97, 0.80), added=1200, made=made[0]),
@@ -45,24 +46,24 @@ def test_the_table_reads_so(small):
         == """\
 birds, pocket, 2 seeds, mean ± sample standard deviation; epochs chosen by the worst group of validation
 
-test accuracy, %     average  re-weighted average  worst group    steps  added        kept  JTT precision   JTT recall
-erm               77.0 ± 3.5           94.6 ± 0.7   55.0 ± 7.1       60      –           –              –            –
-jtt               82.5 ± 0.0           92.5 ± 0.0   70.0 ± 0.0  20 + 60      –           –     55.0 ± 7.1  75.0 ± 35.4
-ddb               89.5 ± 1.4           95.5 ± 0.3   82.0 ± 2.8       60  1,280  80.0 ± 7.1              –            –
+test accuracy, %     average  re-weighted average  worst group    steps  added        kept  JTT precision   JTT recall                   uses
+erm               77.0 ± 3.5           94.6 ± 0.7   55.0 ± 7.1       60      –           –              –            –  validation attributes
+jtt               82.5 ± 0.0           92.5 ± 0.0   70.0 ± 0.0  20 + 60      –           –     55.0 ± 7.1  75.0 ± 35.4                      –
+ddb               89.5 ± 1.4           95.5 ± 0.3   82.0 ± 2.8       60  1,280  80.0 ± 7.1              –            –                      –
 
 by group, %  cat × bed (1,200)  cat × sofa (1,200)
 erm                 99.0 ± 0.0          55.0 ± 7.1
 jtt                 95.0 ± 0.0          70.0 ± 0.0
 ddb                 97.0 ± 0.0          82.0 ± 2.8
 
-note: Not done yet: scgs."""
+note: Not done yet: scgs."""  # noqa: E501
     )
 
 
 def test_the_same_as_markdown_and_as_a_drawing(small, tmp_path):
     lines = to_markdown(small).splitlines()
-    assert lines[2].endswith("| worst group | steps | added | kept | JTT precision | JTT recall |")
-    assert lines[3] == f"| --- {'| ---: ' * 8}|"
+    assert lines[2].endswith("| worst group | steps | added | kept | JTT precision | JTT recall | uses |")
+    assert lines[3] == f"| --- {'| ---: ' * 9}|"
     assert lines[6].startswith("| ddb | 89.5 ± 1.4 | 95.5 ± 0.3 | 82.0 ± 2.8 | 60 | 1,280 | 80.0 ± 7.1 |")
     assert lines[-1] == "- Not done yet: scgs."
     write(tmp_path, small)

@@ -22,7 +22,7 @@ from figureground.learn.groups import GroupedPictures
 from figureground.learn.layouts import read_groups
 from figureground.learn.material import Material, gather
 from figureground.learn.rows import GENERATORS, Row, parse_methods
-from figureground.learn.settings import METHODS, MOST_POCKET, Training, choose_backbone
+from figureground.learn.settings import MASKS, METHODS, MOST_POCKET, RULES, Training, choose_backbone
 from figureground.shards.writer import replace_text
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ TRAINED = "train"
 
 SHARED = (
     "backbone", "revision", "from_scratch", "augment", "epochs", "batch_size", "learning_rate", "weight_decay",
-    "add_weight", "add_steps",
+    "add_weight", "add_steps", "select", "validate_every",
 )  # fmt: skip
 """Settings of training that all methods may share; the others belong to one method."""
 
@@ -195,6 +195,15 @@ class _Door:
             refuse_unfit(each, self.groups, self.material)
             refuse_backbone(each)
             refuse_revision(each, choose_backbone(each, self.edge))
+        known = self.groups.attributes is not None
+        rules = {each.rules(known)[0] for each in settings.values()}
+        if len(rules) > 1:
+            each = listed(f"{method} by {RULES[own.rules(known)[0]]}" for method, own in settings.items())
+            raise RecipeError(
+                "select", f"all methods have to choose their epochs by one rule, and here it is {each}. Give --select "
+                "for all, and leave out what can't follow it."
+            )  # fmt: skip
+        self.rule = rules.pop()
         return settings
 
     def open_backbones(self, settings: Mapping[str, Training]) -> None:
@@ -235,10 +244,10 @@ class _Door:
         return found
 
     def about(self) -> dict[str, Any]:
-        material, known = self.material, self.groups.attributes is not None
+        material = self.material
         return {
             "data": self.groups.name, "backbone": self.backbone.name if self.backbone else None,
-            "selection": "worst group" if known else "worst class", "classes": list(self.groups.classes),
+            "selection": RULES[self.rule], "classes": list(self.groups.classes),
             "attributes": list(self.groups.attributes) if self.groups.attributes is not None else None,
             "pictures": {
                 "train": len(material.train), "validation": len(material.validation), "test": len(material.test),
@@ -319,7 +328,10 @@ class _Work:
                 added = {"added": report["pictures"]["added"], "made": made}
                 results.append({**report["seeds"][0], **added})
                 notes += [note for note in report["notes"] if note not in notes]
-        return compared.summarise_row(row, results)
+        uses = self.settings[row.training].uses(self.generators.train.attributes is not None)
+        if row.generator and self.generators.uses_masks(row.generator):
+            uses.append(MASKS)
+        return compared.summarise_row(row, results, uses)
 
     def _train(self, method: str, name: str, seeds: Sequence[int], add: Sequence[Path] = ()) -> dict[str, Any]:
         from figureground.learn.training import train

@@ -15,7 +15,15 @@ from figureground.errors import counted, listed
 from figureground.evaluation.intervals import wilson
 from figureground.learn.groups import align
 from figureground.learn.rows import Row
-from figureground.learn.trained import STAGES, over_seeds, percent, percent_with_spread, spread
+from figureground.learn.trained import (
+    STAGES,
+    over_seeds,
+    percent,
+    percent_with_spread,
+    say_selection,
+    spread,
+    worst_kind,
+)
 from figureground.shards.writer import replace_text
 
 REPORT, TABLE, PAGE, PNG = "comparison.json", "comparison.txt", "comparison.md", "comparison.png"
@@ -29,15 +37,17 @@ MOST_GROUPS = 12
 """Groups whose accuracies the tables show; of more, the JSON tells."""
 
 
-def summarise_row(row: Row, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise_row(row: Row, results: Sequence[Mapping[str, Any]], uses: Sequence[str] = ()) -> dict[str, Any]:
     """One row of the comparison, JSON-able.
 
     Args:
         results: Of each seed, what `train` reports; of a generator's also `added`, how many pictures were added, and
             `made`, what is told of those.
+        uses: What it uses beyond images and classes, such as `settings.IN_VALIDATION`.
 
     Returns:
-        `method`, `generator`, `training`; `steps`, by stage (`first`, `main`, `refit`) the optimiser steps; `average`,
+        `method`, `generator`, `training`, `uses`; `steps`, by stage (`first`, `added`, `main`, `refit`) the optimiser
+        steps; `budget`, those that count as steps of the training; `average`,
         `reweighted`, `worst`, `added`, `kept`, and `precision` and `recall` of JTT's errors. Each is `mean` and `std`
         over the seeds, None where there is none. `source_precision` and `source_recall` are those of SCGS's error set.
         `groups`, the same of each; `seeds`.
@@ -54,8 +64,9 @@ def summarise_row(row: Row, results: Sequence[Mapping[str, Any]]) -> dict[str, A
     ]  # fmt: skip
     more = {name: spread([seed[name] for seed in seeds]) for name in _COLUMNS}
     steps = {stage: spread([seed["steps"][stage] for seed in seeds]) for stage in seeds[0]["steps"]}
-    return {"method": row.name, "generator": row.generator, "training": row.training, "steps": steps, **over, **more,
-            "groups": groups, "seeds": seeds}  # fmt: skip
+    budget = spread([result.get("budget", result["steps"]["main"]) for result in results])
+    return {"method": row.name, "generator": row.generator, "training": row.training, "uses": list(uses),
+            "steps": steps, "budget": budget, **over, **more, "groups": groups, "seeds": seeds}  # fmt: skip
 
 
 def summarise(
@@ -102,7 +113,7 @@ def say_mean_steps(steps: Mapping[str, Mapping[str, float | None]]) -> str:
 def notes_on_steps(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader has to know of the optimiser steps of rows."""
     notes = []
-    main = {row["method"]: row["steps"]["main"]["mean"] for row in rows}
+    main = {row["method"]: row["budget"]["mean"] for row in rows}
     if len(set(main.values())) > 1:
         each = listed([f"{name} {steps:,.0f}" for name, steps in main.items()], len(main))
         notes.append(
@@ -110,8 +121,11 @@ def notes_on_steps(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             "accuracy by itself, so they can't be compared as they stand."
         )
     stages = {stage for row in rows for stage in row["steps"]} - {"main"}
+    counts = any(row["budget"]["mean"] > row["steps"]["main"]["mean"] for row in rows if "first" in row["steps"])
     said = {
-        "first": "Before the + are the steps of jtt's first model.",
+        "first": "Before the + are the steps of jtt's first model"
+        + (", which are counted: both models together take as many as another row's one." if counts else "."),
+        "added": "Of two-stage, the steps before the + show added images alone, and those after it real ones.",
         "refit": "After the + are the steps in which dfr fits the last layer to features of validation.",
     }
     return [*notes, *(text for stage, text in said.items() if stage in stages)]
@@ -120,14 +134,14 @@ def notes_on_steps(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _tables(comparison: Mapping[str, Any]) -> list[list[list[str]]]:
     """The cells of the tables: the comparison, and the accuracy of each group."""
     rows = comparison["rows"]
-    names = {"average": "average", "reweighted": "re-weighted average", "worst": comparison["selection"]}
+    names = {"average": "average", "reweighted": "re-weighted average", "worst": worst_kind(comparison["attributes"])}
     shown = {n: text for n, text in names.items() if any(row[n]["mean"] is not None for row in rows)}
     more = {n: text for n, text in _COLUMNS.items() if any(row[n]["mean"] is not None for row in rows)}
-    first = [["test accuracy, %", *shown.values(), "steps", *more.values()]]
+    first = [["test accuracy, %", *shown.values(), "steps", *more.values(), "uses"]]
     for row in rows:
         cells = [*(percent_with_spread(row[name]) for name in shown), say_mean_steps(row["steps"])]
         cells += [(_number if name == "added" else percent_with_spread)(row[name]) for name in more]
-        first.append([row["method"], *cells])
+        first.append([row["method"], *cells, ", ".join(row["uses"]) or "–"])
     groups = rows[0]["groups"]
     if len(groups) > MOST_GROUPS:
         return [first]
@@ -141,8 +155,8 @@ def _heading(comparison: Mapping[str, Any]) -> str:
     seeds = comparison["seeds"]
     spreads = ", mean ± sample standard deviation" if len(seeds) > 1 else ""
     return (
-        f"{comparison['data']}, {comparison['backbone']}, {counted(len(seeds), 'seed')}{spreads}; epochs chosen by the "
-        f"{comparison['selection']} of validation"
+        f"{comparison['data']}, {comparison['backbone']}, {counted(len(seeds), 'seed')}{spreads}; "
+        f"{say_selection(comparison['selection'])}"
     )
 
 
@@ -181,7 +195,8 @@ def _draw(path: Path, comparison: Mapping[str, Any]) -> None:
 
     def plot(figure: Any, axes: Any) -> None:
         axis, places = axes[0, 0], np.arange(len(rows))
-        for name, offset, colour in (("average", -0.19, "#c3c9d1"), (comparison["selection"], 0.19, "#2c6fad")):
+        worst = worst_kind(comparison["attributes"])
+        for name, offset, colour in (("average", -0.19, "#c3c9d1"), (worst, 0.19, "#2c6fad")):
             each = [row["average" if name == "average" else "worst"] for row in rows]
             means = [100 * one["mean"] for one in each]
             ends = [100 * (one["std"] or 0.0) for one in each]

@@ -12,7 +12,7 @@ from figureground.learn.directory import refuse_strangers
 from figureground.learn.groups import GroupedPictures
 from figureground.learn.layouts import read_groups
 from figureground.learn.material import Material, gather, refuse_unknown_groups
-from figureground.learn.settings import POCKET, Training, choose_backbone, why_no_attributes
+from figureground.learn.settings import POCKET, TWO_STAGE, WORST_GROUP, Training, choose_backbone, why_no_attributes
 from figureground.models.needs import refuse_absent
 
 INPUTS = "training.json"
@@ -66,6 +66,8 @@ def ask(
     groups = read_groups(data, layout, root=root, y=y, a=a, file=file, split_column=split_column)
     material = gather(groups, [read_groups(each) for each in add])
     refuse_unfit(settings, groups, material)
+    if settings.method == TWO_STAGE and not material.added.any():
+        raise RecipeError("add", "two-stage begins with added images, and there are none. Name some: --add DIR.")
     edge = max(material.train.album.draw(0).size)
     refuse_revision(settings, choose_backbone(settings, edge))
     return Asked(settings, material, out, chosen, edge, device, workers)
@@ -123,6 +125,12 @@ def refuse_unfit(settings: Training, groups: GroupedPictures, material: Material
     """
     if settings.needs_attributes and material.attributes is None:
         raise FiguregroundError(why_no_attributes(settings, groups.name))
+    if WORST_GROUP in (settings.select or "").split(",") and material.attributes is None:
+        raise RecipeError(
+            "select",
+            f"{groups.name} says no attribute, so there are no groups: choose worst-class, average or last, or give a "
+            "table filename,split,y,a (--a NAME takes another column).",
+        )
     if settings.method in ("groupdro", "reweight"):
         refuse_unknown_groups(material, settings.method)
     if settings.method == "dfr":

@@ -2,7 +2,8 @@
 
 Added images add no optimiser steps unless that is asked for. Otherwise what they are worth could not be told from what
 longer training is worth. An epoch has as many steps as a pass over the real images takes, and real and added images are
-drawn from one stream, in which every image comes up equally often.
+drawn from one stream, in which every image comes up equally often. Training in stages, such as added images first and
+real ones then, is one training after another, whose steps add up to as many.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from figureground.learn.augmentation import crop_and_mirror
 from figureground.learn.backbones import Backbone
 from figureground.learn.groups import accuracy_by_group, worst_group_accuracy
 from figureground.learn.material import Material, Part
-from figureground.learn.settings import Training
+from figureground.learn.settings import AVERAGE, LAST, WORST_CLASS, WORST_GROUP, Training
 from figureground.run import signals
 from figureground.run.progress import Progress
 from figureground.sample import derive_seed
@@ -85,12 +86,55 @@ class Epoch:
     """Optimiser steps since training began."""
     loss: float
     """Mean over the training steps, of what the method minimises."""
-    average: float
-    """Accuracy on validation, 0 to 1."""
-    worst: float
+    average: float | None
+    """Accuracy on validation, 0 to 1; None, like all that follows, where validation was not judged."""
+    worst: float | None
     """Of the worst group of validation; of the worst class where there are no groups."""
     validation_loss: float | None = None
     """Mean cross-entropy on validation, unweighted; None in what was trained before it was recorded."""
+    worst_class: float | None = None
+    """Of the worst class of validation; None in what was trained before it was recorded."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A part of a training, with an optimiser and a schedule of its own."""
+
+    rows: np.ndarray
+    """int64 (n,): the training images that it shows."""
+    epochs: int
+    """At whose end the learning rate has fallen to 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The best epoch so far, by one rule."""
+
+    score: tuple[float, float]
+    """What is compared: an accuracy, and another one that decides between equal ones."""
+    epoch: int
+    """From 1."""
+    weights: dict[str, Tensor]
+    """Of the network, on the CPU."""
+
+
+def score_epoch(rule: str, epoch: Epoch) -> tuple[float, float]:
+    """What a rule compares of an epoch whose validation was judged: the largest is chosen, and of equal ones the first.
+
+    Rules that know no groups don't let groups decide between equal epochs either.
+
+    Args:
+        rule: One of `settings.RULES`.
+    """
+    if epoch.average is None or epoch.worst is None:
+        raise ValueError(f"Epoch {epoch.epoch} was not judged.")
+    if rule == LAST:
+        return float(epoch.epoch), 0.0
+    worst_class = epoch.worst_class or 0.0
+    return {
+        WORST_GROUP: (epoch.worst, epoch.average), WORST_CLASS: (worst_class, epoch.average),
+        AVERAGE: (epoch.average, worst_class),
+    }[rule]  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -101,8 +145,9 @@ class Fit:
         purpose: Names it; with the seed it decides what is random.
         objective: Of the method.
         chances: float64 (n,), how often each image is drawn, with replacement; None: all equally often, in passes.
-        epochs: After how many it stops; the learning rate falls as if it went on to the settings' epochs.
-        choose: Whether the epoch that does best on validation is kept, or the last.
+        stages: One after another; one of all images and the settings' epochs unless given.
+        epochs: After how many it stops; the learning rate falls as if it went on to the end of the last stage.
+        rules: Names of `settings.RULES`, each of which chooses an epoch of the last stage: one or more.
         state: Where the state is kept after each epoch.
         made_with: What a state must have been made with.
     """
@@ -114,17 +159,21 @@ class Fit:
     purpose: str
     objective: Objective
     epochs: int
-    choose: bool
+    rules: Sequence[str]
     device: torch.device
     workers: int
     state: Path
     made_with: dict[str, Any]
     chances: np.ndarray | None = None
     show_progress: bool = True
+    stages: Sequence[Stage] = ()
     curve: list[Epoch] = field(default_factory=list)
-    _best: tuple[float, float] = (-1.0, -1.0)
-    _best_epoch: int = 0
-    _best_weights: dict[str, Tensor] = field(default_factory=dict)
+    _best: dict[str, Best] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.stages = self.stages or (Stage(np.arange(len(self.material.train)), self.settings.epochs),)
+        self._begins = np.cumsum([0, *(stage.epochs for stage in self.stages)])[:-1].tolist()
+        self.made_with = {**self.made_with, "select": list(self.rules)}
 
     @property
     def images_per_epoch(self) -> int:
@@ -138,16 +187,16 @@ class Fit:
         return math.ceil(self.images_per_epoch / self.settings.batch_size)
 
     def run(self) -> int:
-        """Trains to the end, or goes on; the network is then that of the chosen epoch, which is returned, from 1.
+        """Trains to the end, or goes on; the network is then that of the epoch that the first rule chooses, which is
+        returned, from 1.
 
         Raises:
             FiguregroundError: A loss is no finite number, or the state is damaged.
             Stopped: A signal asked for it. What was done up to the last epoch is kept.
         """
-        network = self.backbone.network.to(self.device)
-        rate = self.settings.learning_rate or (1e-4 if self.backbone.pretrained else 1e-3)
-        self._optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=self.settings.weight_decay)
-        self._rate = rate
+        self.backbone.network.to(self.device)
+        self._rate = self.settings.learning_rate or (1e-4 if self.backbone.pretrained else 1e-3)
+        self._optimizer = self._new_optimizer()
         self._restore()
         batches = self.steps_per_epoch
         total, done = batches * self.epochs, batches * len(self.curve)
@@ -156,46 +205,89 @@ class Fit:
             while len(self.curve) < self.epochs:
                 self._epoch(len(self.curve), batches, bar)
                 self._save()
-        if self.choose:
-            network.load_state_dict(self._best_weights)
-        network.eval()
-        return self._best_epoch if self.choose else self.epochs
+        return self.take(self.rules[0])
+
+    def take(self, rule: str) -> int:
+        """Gives the network the weights of the epoch that a rule chose, after `run`, and returns that epoch, from 1."""
+        best = self._best[rule]
+        self.backbone.network.load_state_dict(best.weights)
+        self.backbone.network.eval()
+        return best.epoch
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.backbone.network.parameters(), lr=self._rate, weight_decay=self.settings.weight_decay
+        )
+
+    def _stage(self, epoch: int) -> int:
+        """The stage that an epoch is in, from 0."""
+        return max(i for i, begin in enumerate(self._begins) if begin <= epoch)
 
     def _epoch(self, epoch: int, batches: int, bar: Progress) -> None:
         material, train = self.material, self.material.train
+        stage = self._stage(epoch)
+        begin, total = self._begins[stage], batches * self.stages[stage].epochs
+        if epoch == begin:
+            self._optimizer = self._new_optimizer()
         seed_default_generators(self._random("dropout", epoch))
         parts = np.array_split(self._rows(epoch), batches)  # of nearly one size: an image alone can't be normalised
         prepare = functools.partial(self._augmented, epoch) if self.settings.augment else as_array
         self.backbone.network.train()
         losses = []
         for step, (part, pictures) in enumerate(
-            zip(parts, train.album.batches(parts, prepare, self.workers), strict=True), epoch * batches
+            zip(parts, train.album.batches(parts, prepare, self.workers), strict=True), (epoch - begin) * batches
         ):
             signals.check()
-            losses.append(self._step(part, pictures, step, batches * self.settings.epochs))
+            losses.append(self._step(part, pictures, step, total))
             if not math.isfinite(losses[-1]):
                 raise FiguregroundError(
                     f"The loss is {losses[-1]} in epoch {epoch + 1} of seed {self.seed}. Lower --learning-rate "
                     f"({self._rate:g}), or look for a damaged backbone."
                 )
             bar.update()
-        answers = read(self.backbone, material.validation, self.device, self.workers)
-        average, worst = judge(answers.argmax(axis=1), material.validation, len(material.group_names))
-        loss, held_out = float(np.mean(losses)), mean_cross_entropy(answers, material.validation.y)
-        self.curve.append(Epoch(epoch + 1, batches * (epoch + 1), loss, average, worst, held_out))
-        if self.choose and (worst, average) > self._best:
-            self._best, self._best_epoch = (worst, average), epoch + 1
-            self._best_weights = {
-                name: tensor.detach().cpu().clone() for name, tensor in self.backbone.network.state_dict().items()
-            }
-        bar.set_postfix(loss=f"{self.curve[-1].loss:.3f}", worst=f"{100 * worst:.1f}%", refresh=False)
+        told = Epoch(epoch + 1, batches * (epoch + 1), float(np.mean(losses)), None, None)
+        if (epoch + 1) % self.settings.validate_every == 0 or epoch + 1 == self.epochs:
+            answers = read(self.backbone, material.validation, self.device, self.workers)
+            told = dataclasses.replace(told, **self._judge(answers))
+            if stage == len(self.stages) - 1:
+                self._compare(told)
+            bar.set_postfix(loss=f"{told.loss:.3f}", worst=f"{100 * (told.worst or 0):.1f}%", refresh=False)
+        self.curve.append(told)
+
+    def _judge(self, answers: np.ndarray) -> dict[str, float]:
+        """Fields of `Epoch` that validation decides."""
+        validation, predicted = self.material.validation, answers.argmax(axis=1)
+        average, worst = judge(predicted, validation, len(self.material.group_names))
+        by_class = accuracy_by_group(predicted == validation.y, validation.y, len(self.material.classes))
+        return {
+            "average": average, "worst": worst, "worst_class": worst_group_accuracy(by_class),
+            "validation_loss": mean_cross_entropy(answers, validation.y),
+        }  # fmt: skip
+
+    def _compare(self, told: Epoch) -> None:
+        """Keeps the weights for each rule by which this epoch is the best so far; in one copy for all of them."""
+        better = [
+            rule
+            for rule in self.rules
+            if rule not in self._best or score_epoch(rule, told) > self._best[rule].score
+        ]  # fmt: skip
+        if better:
+            state = self.backbone.network.state_dict()
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+            self._best |= {rule: Best(score_epoch(rule, told), told.epoch, weights) for rule in better}
 
     def _rows(self, epoch: int) -> np.ndarray:
         """Training images of an epoch, int64 (images_per_epoch,), in the order in which they are seen."""
         n, size = len(self.material.train), self.images_per_epoch
         if self.chances is not None:
             return np.random.default_rng(self._random("order", epoch)).choice(n, size, p=self.chances)
-        return in_passes(n, epoch * size, size, lambda i: np.random.default_rng(self._random("order", i)))
+        stage = self._stage(epoch)
+        rows, order = self.stages[stage].rows, f"order {stage}" if stage else "order"
+        places = in_passes(
+            len(rows), (epoch - self._begins[stage]) * size, size,
+            lambda i: np.random.default_rng(self._random(order, i)),
+        )  # fmt: skip
+        return rows[places]
 
     def _step(self, rows: np.ndarray, pictures: Sequence[np.ndarray], step: int, total: int) -> float:
         for group in self._optimizer.param_groups:
@@ -226,7 +318,7 @@ class Fit:
     def _save(self) -> None:
         save_state(self.state, {
             "network": self.backbone.network.state_dict(), "optimizer": self._optimizer.state_dict(),
-            "best": list(self._best), "best_epoch": self._best_epoch, "best_weights": self._best_weights,
+            "best": {rule: [list(best.score), best.epoch, best.weights] for rule, best in self._best.items()},
             "curve": [list(dataclasses.astuple(each)) for each in self.curve],
             "objective": json.dumps(self.objective.state()), "made_with": json.dumps(self.made_with),
             "threads": torch.get_num_threads(),
@@ -241,8 +333,10 @@ class Fit:
             return
         self.backbone.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._best, self._best_epoch = (state["best"][0], state["best"][1]), state["best_epoch"]
-        self._best_weights = {name: tensor.cpu() for name, tensor in state["best_weights"].items()}
+        self._best = {
+            rule: Best((score[0], score[1]), epoch, {name: tensor.cpu() for name, tensor in weights.items()})
+            for rule, (score, epoch, weights) in state["best"].items()
+        }
         self.curve[:] = [Epoch(int(row[0]), int(row[1]), *row[2:]) for row in state["curve"]]
         self.objective.restore(json.loads(state["objective"]))
 

@@ -30,7 +30,7 @@ from figureground.learn.directory import held
 from figureground.learn.door import INPUTS
 from figureground.learn.groups import GroupedPictures
 from figureground.learn.material import Album, Material, Part
-from figureground.learn.settings import Training
+from figureground.learn.settings import LAST, WORST_CLASS, WORST_GROUP, Training
 from figureground.learn.training import MOST_WORKERS, explained, take_up, versions, watched
 from figureground.numerics import usable_cores
 from figureground.recipe import digest
@@ -158,8 +158,8 @@ class _Job(NamedTuple):
     judged: np.ndarray
     """bool (n,): those whose class it is asked for."""
     epochs: int
-    choose: bool
-    """Whether validation chooses the epoch, or it is the last."""
+    rule: str
+    """What chooses the epoch, one of `settings.RULES`."""
 
 
 def make_folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -191,8 +191,9 @@ def cross_fit(
 ) -> Errors:
     """Judges each training picture by a classifier that was trained on the other folds, or goes on with it.
 
-    The epoch that does best on the worst class of validation is taken. A finished fold is not trained again; a run
-    that was stopped goes on after the last epoch that it finished, and on a CPU ends with the same bits.
+    The epoch that does best on the worst class of validation is taken, unless the settings select another. A finished
+    fold is not trained again; a run that was stopped goes on after the last epoch that it finished, and on a CPU ends
+    with the same bits.
 
     Args:
         groups: The training split is divided into folds by class; the test split is not looked at.
@@ -217,7 +218,8 @@ def cross_fit(
             "folds", f"{groups.name} has fewer than {folds} training pictures of {listed(few)}. Ask for fewer folds."
         )
     fold = make_folds(y, folds, seed)
-    jobs = [_Job(f"fold-{i}", fold != i, fold == i, settings.epochs, True) for i in range(folds)]
+    rule = settings.rules(attributes=False)[0]
+    jobs = [_Job(f"fold-{i}", fold != i, fold == i, settings.epochs, rule) for i in range(folds)]
     how = {"errors": "cross-fit", "folds": folds, "seed": seed}
     return _judge(groups, settings, jobs, fold, how, Path(out), device, show_progress)
 
@@ -248,7 +250,7 @@ def early_stopped(
         raise RecipeError("epochs", f"{epochs} is not a whole number from 1 to {settings.epochs}, those in all.")
     every = np.ones(len(groups.of_split(0)), bool)
     how = {"errors": EARLY, "first_epochs": epochs, "seed": seed}
-    jobs = [_Job(EARLY, every, every, epochs, False)]
+    jobs = [_Job(EARLY, every, every, epochs, LAST)]
     fold = np.zeros(len(every), np.int64)
     return _judge(groups, settings, jobs, fold, how, Path(out), device, show_progress)
 
@@ -260,6 +262,11 @@ def _judge(
     """Does the jobs that aren't done yet, and puts together what they say."""
     if settings.method != "erm":
         raise RecipeError("method", f"errors are those of erm, not of {settings.method}.")
+    if WORST_GROUP in (settings.select or "").split(","):
+        raise RecipeError(
+            "select",
+            f"attributes take no part in what is wrong, so there are no groups: choose {WORST_CLASS}, average or last.",
+        )
     hidden = groups.without_attribute()
     train, validation = hidden.of_split(0), hidden.of_split(1)
     if len(there := np.unique(train.y)) < 2:
@@ -321,7 +328,7 @@ class _Session:
         material = self._material(job)
         fit = erm.Fit(
             backbone, material, self.settings, self.seed, job.name,
-            erm.WeightedMean(np.ones(len(material.train)), self.device), job.epochs, job.choose, self.device,
+            erm.WeightedMean(np.ones(len(material.train)), self.device), job.epochs, (job.rule,), self.device,
             _workers(), state, {**self.made_with, "purpose": job.name}, None, self.show_progress,
         )  # fmt: skip
         epoch = watched(fit)

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 PRUNED = ("ddb",)
 """Generators whose pictures are pruned by a rule of theirs before they are added."""
-UNSHARED = ("epochs", "add_weight", "add_steps")
+UNSHARED = ("epochs", "add_weight", "add_steps", "select", "validate_every")
 """Settings of training that the classifiers which generators train have of their own."""
 
+TRUE_MASKS = "true-masks"
+"""What scgs and ddb call the data's own masks."""
 ATTENDED, TRUE = "attended", "true"
 """Where paste takes objects from: what ERM attends to, or the data's own masks."""
 
@@ -84,6 +86,12 @@ class Generators:
         if self.device != "auto":
             fields.setdefault("device", self.device)
         return kind(self.config, data=str(self.data), seed=seed, **fields)
+
+    def uses_masks(self, name: str) -> bool:
+        """Whether a generator looks at the data's own masks."""
+        if name == "paste":
+            return bool(self._masks == TRUE)
+        return bool({"mask", "segmenter"} & {k for k, v in self.overrides.get(name, {}).items() if v == TRUE_MASKS})
 
     def refuse_other_pruning(self, generator: str, rule: str) -> None:
         """Refuses what was pruned otherwise: the rule decides no picture that is made, so it is no part of what they

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from figureground.errors import RecipeError, listed, nearest
-from figureground.learn.settings import METHODS
+from figureground.learn.settings import METHODS, TWO_STAGE
 
 GENERATORS = ("paste", "scgs", "ddb")
 """What makes pictures that are added to training: the module `paste`, and two builders."""
@@ -37,6 +37,10 @@ def parse_methods(names: Sequence[str]) -> list[Row]:
                 f"; there is {listed([*METHODS, *GENERATORS])}, and a generator with a training, such as scgs+jtt."
             )
             raise RecipeError("methods", f"there is no {name!r}{near}")
+        if name == TWO_STAGE:
+            raise RecipeError(
+                "methods", f"{name!r} begins with added images: name what makes them, as in ddb+{TWO_STAGE}."
+            )
         generator = first if first in GENERATORS else None
         training = second if plus else "erm" if generator else first
         row = Row(generator if generator and training == "erm" else name, generator, training)

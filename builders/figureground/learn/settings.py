@@ -17,11 +17,19 @@ METHODS = {
     "jtt": "what a first, early-stopped model gets wrong counts more (Liu et al. 2021)",
     "groupdro": "the groups with the largest losses come to count more (Sagawa et al. 2020)",
     "dfr": "ERM whose last layer is fitted again to group-balanced validation data (Kirichenko et al. 2023)",
+    "two-stage": "ERM on added images first, then on real ones (Qraitem et al. 2023)",
 }
 """The methods, and what each does."""
 
 NEED_ATTRIBUTES = ("groupdro", "dfr")
 """Methods that can't do without the attribute."""
+TWO_STAGE = "two-stage"
+
+WORST_GROUP, WORST_CLASS, AVERAGE, LAST = "worst-group", "worst-class", "average", "last"
+RULES = {WORST_GROUP: "worst group", WORST_CLASS: "worst class", AVERAGE: "average", LAST: "last epoch"}
+"""What may choose the epoch, and how a sentence calls it: an accuracy on validation, or nothing but the budget."""
+IN_TRAINING, IN_VALIDATION, MASKS = "training attributes", "validation attributes", "masks"
+"""What a row of a comparison may use beyond images and classes."""
 
 POCKET = "pocket"
 """The backbone that is trained from nothing, for small pictures."""
@@ -33,21 +41,25 @@ class _Own(NamedTuple):
     """A setting that one method alone has a use for."""
 
     method: str
-    default: float | None
+    default: float | bool | None
 
 
 _OWN = {
     "first_epochs": _Own("jtt", 2), "upweight": _Own("jtt", 20.0), "step_size": _Own("groupdro", 0.01),
     "adjustment": _Own("groupdro", 0.0), "draws": _Own("dfr", 10), "inverse_strength": _Own("dfr", None),
+    "count_first": _Own("jtt", False), "first_share": _Own(TWO_STAGE, 0.5),
 }  # fmt: skip
 
 _NUMBERS: dict[str, tuple[float, float, bool]] = {
     "epochs": (1, 1e6, True), "batch_size": (2, 65536, True), "learning_rate": (1e-9, 10, False),
     "weight_decay": (0, 100, False), "add_weight": (0, 1e6, False), "first_epochs": (1, 1e6, True),
     "upweight": (1, 1e6, False), "step_size": (0, 100, False), "adjustment": (0, 1e6, False), "draws": (1, 10000, True),
-    "inverse_strength": (1e-6, 1e6, False),
+    "inverse_strength": (1e-6, 1e6, False), "validate_every": (1, 1e6, True), "first_share": (0, 1, False),
 }  # fmt: skip
 """Numeric fields: the least, the most, and whether they are whole."""
+
+_UNSAID: dict[str, Any] = {"select": None, "validate_every": 1, "count_first": False}
+"""Values that `to_json` leaves out, so that what was trained before there were these settings is the same training."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +93,18 @@ class Training:
     """How much the loss of an added picture counts against that of a real one."""
     add_steps: bool = False
     """Whether added images lengthen an epoch, and so add optimiser steps: an epoch is then a pass over all images."""
+    select: str | None = None
+    """What chooses the epoch, one of `RULES`; none is `worst-group`, or `worst-class` where the data say no attribute.
+    Several, with commas between: the first chooses the classifier that is kept, and test is judged by each."""
+    validate_every: int = 1
+    """The validation split is judged after every so many epochs, and after the last: only those can be chosen."""
     first_epochs: int | None = None
     """Of jtt: epochs of the model whose errors are taken."""
     upweight: float | None = None
     """Of jtt: how many times an error counts."""
+    count_first: bool | None = None
+    """Of jtt: whether the first model's epochs are taken off the second's, so that both together have as many as
+    another method's one."""
     step_size: float | None = None
     """Of groupdro: η, how fast the groups' weights change."""
     adjustment: float | None = None
@@ -93,6 +113,9 @@ class Training:
     """Of dfr: group-balanced draws over which the last layer is averaged."""
     inverse_strength: float | None = None
     """Of dfr: C, the inverse of the strength of the ℓ1 penalty; none chooses it on a part of validation."""
+    first_share: float | None = None
+    """Of two-stage: the share of the epochs in which added images are shown, 0 to 1, rounded to whole epochs; each
+    stage has at least one."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -106,15 +129,79 @@ class Training:
             check_number(name, getattr(self, name), least, most, whole, optional=True)
         if self.first_epochs is not None and self.first_epochs > self.epochs:
             raise RecipeError("first_epochs", f"{self.first_epochs} is more than epochs, which is {self.epochs}.")
+        if self.count_first is not None and not isinstance(self.count_first, bool):
+            raise RecipeError("count_first", f"{self.count_first!r} is not true or false.")
+        if self.count_first and self.first_epochs == self.epochs:
+            raise RecipeError(
+                "count_first", f"first_epochs takes all {self.epochs} epochs, and leaves the second model none."
+            )
+        if self.method == TWO_STAGE and self.epochs < 2:
+            raise RecipeError("epochs", "two-stage needs 2 or more, one for each stage.")
+        if self.method == TWO_STAGE and self.add_weight != 1:
+            raise RecipeError(
+                "add_weight", "two-stage has no use for it: added images are never shown beside real ones."
+            )
+        self._check_select()
+
+    def _check_select(self) -> None:
+        if self.select is None:
+            return
+        if not isinstance(self.select, str):
+            raise RecipeError("select", f"{self.select!r} is not a text, such as worst-group or average,last.")
+        rules = [name.strip() for name in self.select.split(",")]
+        for name in rules:
+            if name not in RULES:
+                raise RecipeError("select", f"there is no {name!r}{nearest_or_all(name, RULES)}")
+            if rules.count(name) > 1:
+                raise RecipeError("select", f"{name!r} is named twice.")
+        object.__setattr__(self, "select", ",".join(rules))
+        if self.method == "dfr" and len(rules) > 1:
+            raise RecipeError("select", "dfr takes one rule: its last layer is fitted for the epoch that is chosen.")
+        if self.method == "dfr" and rules[0] in (WORST_CLASS, AVERAGE):
+            raise RecipeError(
+                "select",
+                f"dfr fits the last layer to the groups of validation, so {rules[0]!r} would hide attributes that it "
+                "uses all the same. Choose worst-group or last, or leave dfr out.",
+            )
 
     @property
     def needs_attributes(self) -> bool:
         return self.method in NEED_ATTRIBUTES
 
+    def rules(self, attributes: bool) -> tuple[str, ...]:
+        """What chooses epochs, names of `RULES`, the one that chooses what is kept first.
+
+        Args:
+            attributes: Whether the data say attributes.
+        """
+        if self.select is not None:
+            return tuple(self.select.split(","))
+        return (WORST_GROUP if attributes else WORST_CLASS,)
+
+    def uses(self, attributes: bool) -> list[str]:
+        """What the classifier that is kept owes to attributes: `IN_TRAINING`, `IN_VALIDATION`, both or nothing.
+
+        Args:
+            attributes: Whether the data say attributes.
+        """
+        by_group = self.method == "groupdro" or (self.method == "reweight" and attributes)
+        validated = self.method == "dfr" or self.rules(attributes)[0] == WORST_GROUP
+        return [name for name, used in ((IN_TRAINING, by_group), (IN_VALIDATION, validated)) if used]
+
+    @property
+    def stage_epochs(self) -> tuple[int, int]:
+        """Of two-stage: epochs on added images and on real ones, each 1 or more; together `epochs`."""
+        first = min(max(round((self.first_share or 0.0) * self.epochs), 1), self.epochs - 1)
+        return first, self.epochs - first
+
     def to_json(self) -> dict[str, Any]:
-        """All fields that the method has a use for."""
+        """All fields that the method has a use for, but for those of `_UNSAID`."""
         said = dataclasses.asdict(self)
-        return {name: v for name, v in said.items() if name not in _OWN or _OWN[name].method == self.method}
+        return {
+            name: v
+            for name, v in said.items()
+            if (name not in _OWN or _OWN[name].method == self.method) and (name not in _UNSAID or v != _UNSAID[name])
+        }
 
 
 def choose_backbone(settings: Training, edge: int) -> str:
@@ -152,11 +239,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add("--first-epochs", "jtt: epochs of the model whose errors are taken (2)", type=int, metavar="N")
     add("--upweight", "jtt: λ, how many times an error counts (20)", type=float, metavar="X")
+    add("--count-first", "jtt: take the first model's epochs off the second's", action="store_true")
     add("--step-size", "groupdro: η, how fast the groups' weights change (0.01)", type=float, metavar="X")
     add("--adjustment", "groupdro: C, where C/√n is added to a group's loss (0)", type=float, metavar="X")
     add("--draws", "dfr: group-balanced draws that are averaged (10)", type=int, metavar="N")
     add("--inverse-strength", "dfr: C, the inverse strength of the ℓ1 penalty (chosen on a part of validation)",
         type=float, metavar="X")  # fmt: skip
+    add("--first-share", "two-stage: share of the epochs on added images, before those on real ones (0.5)", type=float,
+        metavar="X")  # fmt: skip
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
@@ -176,6 +266,9 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weight-decay", "of AdamW (0.01); groupdro may need a strong one, such as 1", type=float, metavar="X")
     add("--add-weight", "how much the loss of an added picture counts against a real one's (1)", type=float,
         metavar="W")  # fmt: skip
+    add("--select", f"what chooses the epoch: {', '.join(RULES)} (worst-group; worst-class where the data say no "
+        "attribute); of several, with commas between, the first chooses what is kept", metavar="RULE")  # fmt: skip
+    add("--validate-every", "judge validation after every N epochs, and after the last (1)", type=int, metavar="N")
     add("--add-steps", "let added images lengthen an epoch, and so add optimiser steps", action="store_true")
 
 

@@ -16,6 +16,7 @@ from figureground.core.text import printable
 from figureground.errors import counted
 from figureground.evaluation.intervals import mean
 from figureground.learn.groups import accuracy_by_group, align, reweighted_accuracy, worst_group_accuracy
+from figureground.learn.settings import LAST, RULES
 from figureground.shards.writer import replace_text
 
 REPORT, TABLE, CONFUSION = "report.json", "report.txt", "confusion.json"
@@ -110,8 +111,19 @@ def summarise(about: Mapping[str, Any], results: Sequence[Result]) -> dict[str, 
     return {**about, "over_seeds": {"seeds": len(results), **over, "groups": groups}, "seeds": seeds}
 
 
-STAGES = {"first": "first model", "main": "training", "refit": "last layer"}
-"""Stages of training that take optimiser steps, in order: the first model of jtt, all networks, and the fit of dfr."""
+STAGES = {"first": "first model", "added": "added images", "main": "training", "refit": "last layer"}
+"""Stages of training that take optimiser steps, in order: the first model of jtt, the first stage of two-stage, all
+networks, and the fit of dfr."""
+
+
+def say_selection(selection: str) -> str:
+    """How epochs were chosen, one of the values of `settings.RULES`, for a heading."""
+    return "the last epoch is taken" if selection == RULES[LAST] else f"epochs chosen by the {selection} of validation"
+
+
+def worst_kind(attributes: Sequence[str] | None) -> str:
+    """What the worst accuracy is that of."""
+    return "worst class" if attributes is None else "worst group"
 
 
 def say_steps(steps: Mapping[str, int]) -> str:
@@ -152,10 +164,15 @@ def tabulate(report: Mapping[str, Any]) -> str:
         name = f"  {each['name']} ({each['pictures']:,})"
         rows.append(row(name, each, [s["test"]["groups"][i]["accuracy"] for s in seeds]))
     rows.append(["epoch", "", *(str(s["epoch"]) for s in seeds)])
+    for rule in list(seeds[0].get("selected", {}))[1:]:  # the first chose what is reported above
+        chosen = [s["selected"][rule] for s in seeds]
+        worsts = [each["test"]["worst"] for each in chosen]
+        rows.append(row(f"worst {kind}, epoch by {RULES[rule]}", spread(worsts), worsts))
+        rows.append(["  that epoch", "", *(str(each["epoch"]) for each in chosen)])
     rows.append([steps_title(seeds[0]["steps"]), "", *(say_steps(s["steps"]) for s in seeds)])
     head = (
-        f"{report['method']} on {report['data']}, {report['backbone']}, {counted(len(seeds), 'seed')}; epochs chosen "
-        f"by the {report['selection']} of validation"
+        f"{report['method']} on {report['data']}, {report['backbone']}, {counted(len(seeds), 'seed')}; "
+        f"{say_selection(report['selection'])}"
     )
     return "\n".join([head, "", *align(rows), *_tell_errors(seeds), *(f"note: {note}" for note in report["notes"])])
 
@@ -212,14 +229,14 @@ def _digits(value: float | None) -> str:
 
 
 def _worst(report: Mapping[str, Any]) -> str:
-    return report["selection"].replace(" ", "_")
+    return worst_kind(report["attributes"]).replace(" ", "_")
 
 
 def _draw(out: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
     """Draws `curves.png`, a line a seed."""
     titles = {
         "loss": "training loss", "validation_loss": "validation loss", "average": "validation, average, %",
-        "worst": f"validation, {report['selection']}, %",
+        "worst": f"validation, {worst_kind(report['attributes'])}, %",
     }  # fmt: skip
 
     def plot(figure: Any, axes: Any) -> None:

@@ -24,7 +24,7 @@ from figureground.learn.directory import held, read_inputs, refuse_other, remove
 from figureground.learn.door import INPUTS, Asked, ask
 from figureground.learn.groupdro import GroupDRO
 from figureground.learn.material import Material, Part
-from figureground.learn.settings import Training
+from figureground.learn.settings import LAST, RULES, TWO_STAGE, Training
 from figureground.learn.weights import balance, normalise, weigh_added
 from figureground.numerics import library_versions, usable_cores
 from figureground.recipe import FORMAT, differences
@@ -181,11 +181,18 @@ class _Session:
         identity = {**self.settings.to_json(), "backbone": backbone.facts, "content": self.material.content}
         identity = take_up(self.out, identity)
         self.made_with = {"inputs": identity, "device": self.device.type, "versions": versions()}
+        self.rules = self.settings.rules(self.material.attributes is not None)
         self.notes = [*self.material.notes, *backbone.notes]
         if self.settings.add_steps and self.material.added.any():
             self.notes.append(
                 "Added images also add optimiser steps (add_steps). Compare with a training of the real images alone "
                 "that takes as many."
+            )
+        if self.settings.method == TWO_STAGE:
+            first, then = self.settings.stage_epochs
+            self.notes.append(
+                f"{counted(first, 'epoch')} on added images, then {then:,} on real ones, each stage with an optimiser "
+                "and a schedule of its own; an epoch of the second stage is chosen."
             )
         if not hasattr(backbone.network, "save_pretrained"):
             self.notes.append("The classifiers are kept as timm's states, which figureground evaluate doesn't open.")
@@ -203,7 +210,7 @@ class _Session:
         material = self.material
         return {
             "method": self.settings.method, "data": material.name, "backbone": backbone.name,
-            "selection": "worst class" if material.attributes is None else "worst group",
+            "selection": RULES[self.rules[0]], "uses": self.settings.uses(material.attributes is not None),
             "settings": self.settings.to_json(), "classes": list(material.classes),
             "attributes": None if material.attributes is None else list(material.attributes),
             "groups": list(material.group_names), "content": material.content,
@@ -232,10 +239,18 @@ class _Session:
             train = self.material.train
             more["jtt"] = jtt.tell_errors(errors, self.material.added, train.group, self._counts())
         objective, chances = self._objective(weights)
-        fit = self._fit(backbone, objective, "main", seed, state, self.settings.epochs, True, chances)
+        epochs, stages = self.settings.epochs, self._stages()
+        if self.settings.count_first:
+            epochs -= self.settings.first_epochs or 0
+            stages = (erm.Stage(np.arange(len(self.material.train)), epochs),)
+        fit = self._fit(backbone, objective, "main", seed, state, epochs, self.rules, chances, stages)
         kept.curve, kept.first = fit.curve, False
         epoch = watched(fit)
-        chosen, steps["main"] = fit.curve[epoch - 1], fit.curve[-1].steps
+        steps["main"] = fit.curve[-1].steps
+        budget = steps["main"] + (steps["first"] if self.settings.count_first else 0)
+        if self.settings.method == TWO_STAGE:
+            steps["added"] = fit.steps_per_epoch * stages[0].epochs
+            steps["main"] -= steps["added"]
         if isinstance(objective, GroupDRO):
             more["groupdro"] = {"group_weights": objective.state()}
         if self.settings.method == "dfr":
@@ -246,10 +261,12 @@ class _Session:
         save(backbone, folder)
         test, names = self.material.test, self.material.group_names
         by = test.y if test.group is None else test.group
+        chosen = self._told(fit, epoch, predicted)
+        if len(self.rules) > 1:
+            more["selected"] = self._by_each_rule(fit, chosen)
         result = {
-            "seed": seed, "epoch": epoch, "steps": steps, "model": folder.name,
-            "validation": {"average": chosen.average, "worst": chosen.worst}, **more,
-            "test": trained.score(predicted, test.y, test.group, names, self.material.train_counts, test.objects),
+            "seed": seed, "epoch": epoch, "steps": steps, "budget": budget, "model": folder.name,
+            "validation": chosen["validation"], **more, "test": chosen["test"],
             "seconds": round(time.monotonic() - began, 1),
             "curve": [dataclasses.asdict(each) for each in fit.curve],
             "confusion": trained.confuse(predicted, by, len(names), len(self.material.classes)),
@@ -259,16 +276,46 @@ class _Session:
             path.unlink(missing_ok=True)
         return result
 
+    def _told(self, fit: erm.Fit, epoch: int, predicted: np.ndarray) -> dict[str, Any]:
+        """What came of an epoch."""
+        test, material, each = self.material.test, self.material, fit.curve[epoch - 1]
+        return {
+            "epoch": epoch,
+            "validation": {"average": each.average, "worst": each.worst, "worst_class": each.worst_class},
+            "test": trained.score(
+                predicted, test.y, test.group, material.group_names, material.train_counts, test.objects
+            ),
+        }  # fmt: skip
+
+    def _by_each_rule(self, fit: erm.Fit, chosen: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """What came of the epoch that each rule chooses, that of the first included. Changes the network."""
+        found = {chosen["epoch"]: chosen}
+        by_rule: dict[str, dict[str, Any]] = {}
+        for rule in self.rules:
+            epoch = fit.take(rule)
+            if epoch not in found:
+                predicted = erm.predict(fit.backbone, self.material.test, self.device, self.workers)
+                found[epoch] = self._told(fit, epoch, predicted)
+            by_rule[rule] = found[epoch]
+        return by_rule
+
+    def _stages(self) -> tuple[erm.Stage, ...]:
+        """The images of each stage; nothing where all are shown together."""
+        if self.settings.method != TWO_STAGE:
+            return ()
+        added, (first, then) = self.material.added, self.settings.stage_epochs
+        return erm.Stage(np.flatnonzero(added), first), erm.Stage(np.flatnonzero(~added), then)
+
     def _counts(self) -> np.ndarray:
         return self.material.train_counts.reshape(len(self.material.classes), -1)
 
     def _fit(
         self, backbone: Backbone, objective: erm.Objective, purpose: str, seed: int, state: Path, epochs: int,
-        choose: bool, chances: np.ndarray | None = None,
+        rules: Sequence[str], chances: np.ndarray | None = None, stages: Sequence[erm.Stage] = (),
     ) -> erm.Fit:  # fmt: skip
         return erm.Fit(
-            backbone, self.material, self.settings, seed, purpose, objective, epochs, choose, self.device, self.workers,
-            state, {**self.made_with, "seed": seed, "purpose": purpose}, chances, self.show_progress,
+            backbone, self.material, self.settings, seed, purpose, objective, epochs, rules, self.device, self.workers,
+            state, {**self.made_with, "seed": seed, "purpose": purpose}, chances, self.show_progress, stages,
         )  # fmt: skip
 
     def _objective(self, weights: np.ndarray) -> tuple[erm.Objective, np.ndarray | None]:
@@ -296,7 +343,7 @@ class _Session:
         weights = normalise(weigh_added(self.material.added, self.settings.add_weight))
         objective = erm.WeightedMean(weights, self.device)
         state = self.out / f"seed-{seed}-first.pt"
-        fit = self._fit(backbone, objective, "first", seed, state, self.settings.first_epochs or 1, False)
+        fit = self._fit(backbone, objective, "first", seed, state, self.settings.first_epochs or 1, (LAST,))
         kept.curve, kept.first = fit.curve, True
         watched(fit)
         errors = erm.predict(backbone, self.material.train, self.device, self.workers) != self.material.train.y
