@@ -198,9 +198,9 @@ class _Door:
         known = self.groups.attributes is not None
         rules = {each.rules(known)[0] for each in settings.values()}
         if len(rules) > 1:
-            each = listed(f"{method} by {RULES[own.rules(known)[0]]}" for method, own in settings.items())
+            by_method = listed(f"{method} by {RULES[own.rules(known)[0]]}" for method, own in settings.items())
             raise RecipeError(
-                "select", f"all methods have to choose their epochs by one rule, and here it is {each}. Give --select "
+                "select", f"all methods have to choose their epochs by one rule, and here it is {by_method}. Give --select "
                 "for all, and leave out what can't follow it."
             )  # fmt: skip
         self.rule = rules.pop()

@@ -254,7 +254,7 @@ class Fit:
             bar.set_postfix(loss=f"{told.loss:.3f}", worst=f"{100 * (told.worst or 0):.1f}%", refresh=False)
         self.curve.append(told)
 
-    def _judge(self, answers: np.ndarray) -> dict[str, float]:
+    def _judge(self, answers: np.ndarray) -> dict[str, Any]:
         """Fields of `Epoch` that validation decides."""
         validation, predicted = self.material.validation, answers.argmax(axis=1)
         average, worst = judge(predicted, validation, len(self.material.group_names))
