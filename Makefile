@@ -1,20 +1,27 @@
 # make demo    builds a D3S dataset with the pocket model into out/d3s and draws its preview
-# make test    lint, types, all tests; those that count seconds after the others, alone
+# make test    lint, types, all tests; those that count seconds after the others, alone; then bench-quick
+# make bench-quick    every benchmark at a tiny size, two at a time; prints the seconds that each took
 # The first run makes .venv and installs the pinned versions. PYTHON chooses the interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint format install
+.PHONY: demo test bench-quick lint format install
 
 demo: install
 	$(BIN)/figureground build d3s --out out/d3s
 	$(BIN)/figureground show out/d3s
 
 test: lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder --ignore tests/run/test_signals.py
-	$(BIN)/python -m pytest tests/run/test_signals.py
+	$(PYTEST) -n auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder --ignore tests/run/test_signals.py \
+		--ignore tests/test_benchmarks.py
+	$(PYTEST) tests/run/test_signals.py
+	$(MAKE) bench-quick
+
+bench-quick: install
+	$(PYTEST) tests/test_benchmarks.py -n 2 --dist loadgroup --maxfail 1 --durations 0 --durations-min 1
 
 lint: install
 	$(BIN)/ruff check .

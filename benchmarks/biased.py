@@ -9,6 +9,7 @@ long as its settings, its seed, the world and the augmentation are the same.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from oracle import augment
-from results import ROOT, Row, arguments, report
+from results import ROOT, Row, arguments, report, scratch
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import (
@@ -269,16 +270,21 @@ def train_all(
 
 def main() -> None:
     parser = arguments(__doc__, "biased")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where trained classifiers are kept")
+    parser.add_argument("--cache", type=Path, help="where trained classifiers are kept (default: out/biased)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="classifiers trained at a time, a thread each")
     parser.add_argument("--names", nargs="+", choices=[*FAMILIES, "twin"], default=[*FAMILIES, "twin"])
     parser.add_argument("--count", type=int, default=200, help="held-out pictures of a class")
     args = parser.parse_args()
-    settings = Settings(pool=640, epochs=1) if args.quick else Settings()
     began = time.monotonic()
-    models, seconds = train_all(args.names, args.seed, args.cache, settings, args.workers)
-    rows, tables = measure(models, 20 if args.quick else args.count, args.seed)
+    with contextlib.ExitStack() as folders:
+        settings = Settings()
+        cache = args.cache or CACHE
+        if args.quick:
+            settings, args.count = Settings(pool=128, epochs=1), 5
+            cache = args.cache or folders.enter_context(scratch(args.work))
+        models, seconds = train_all(args.names, args.seed, cache, settings, args.workers)
+        rows, tables = measure(models, args.count, args.seed)
     for name, table in tables.items():
         print(f"\n{name} ({seconds[name]:.0f} s)")
         for what, shares in table.items():

@@ -27,7 +27,7 @@ from datasets import DatasetDict, load_dataset
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from oracle import HEADS, NOTHING, Answers, Classifier, Settings, blurred, draw_many, pixels, trained
 from PIL import Image
-from results import origin
+from results import ROOT, arguments, origin, scratch, shown, without_places
 from tqdm import tqdm
 
 from figureground.core.seeding import make_generator
@@ -36,7 +36,6 @@ from figureground.models.opening import open_pipeline as open_safely
 from figureground.pocket import WEIGHTS, captions, world
 from figureground.sample import derive_seed
 
-ROOT = Path(__file__).resolve().parent.parent
 BLUR = 1.0
 """Standard deviation in pixels of the blur that the oracle is tested with."""
 LIBRARIES = ("torch", "diffusers", "transformers", "datasets", "numpy", "pillow")
@@ -356,50 +355,57 @@ def print_measures(measures: list[Measure]) -> None:
         print(f"{m.name:<{wide}}  {m.value:>8.2f} {m.unit:<2}  {m.target:<12} {m.count:>8}  {m.verdict}")
 
 
-def shown(argument: str) -> str:
-    """A command line argument as a report shows it: a path relative to the repository, or its name alone."""
-    path = Path(argument)
-    if not path.is_absolute():
-        return argument
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, "fidelity")
     add = parser.add_argument
     add("--checkpoint", type=Path, default=WEIGHTS, help="a checkpoint directory (default: the bundled one)")
     add("--dataset", type=Path, help="a D3S set of pocket classes, to be read as well")
-    add("--out", type=Path, default=ROOT / "benchmarks" / "results" / "fidelity.json")
-    add("--cache", type=Path, default=ROOT / "out" / "fidelity", help="trained classifiers, sheets of misread pictures")
+    add("--cache", type=Path, default=ROOT / "out" / "fidelity", help="trained classifiers, sheets of misread images")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--seed", type=int, default=0, help="of the draws, the classifiers and the sampling")
     add("--steps", type=int, default=25, help="DDIM steps")
     add("--guidance", type=float, default=5.0, help="guidance scale (that of D3S)")
     add("--per-cell", type=int, default=5, help="generated pictures a cell, and a prop's cell")
     add("--held-out", type=int, default=4000, help="drawings that the oracle is tested on")
-    add("--quick", action="store_true", help="one picture a cell, few drawings: to see that it runs")
     args = parser.parse_args()
-    per_cell = 1 if args.quick else args.per_cell
-    held_out, returned = (400, 100) if args.quick else (args.held_out, max(1000, args.held_out // 2))
+    if not args.quick:
+        measure(args, Settings(), every=1, returned=max(1000, args.held_out // 2))
+        return
+    # Classifiers that know next to nothing, images of some prompts: all of the code runs, no number means anything.
+    args.per_cell, args.steps, args.held_out = 1, 2, 40
+    with scratch(args.work) as work:
+        args.cache = work
+        measure(args, Settings(pool=640, epochs=2), every=9, returned=20)
 
+
+def measure(args: argparse.Namespace, settings: Settings, every: int, returned: int) -> None:
+    """Measures everything, prints it, and writes the JSON.
+
+    Args:
+        args: The command line.
+        settings: How the classifiers are trained.
+        every: Of the prompts, each so manieth is drawn.
+        returned: How many drawings make a round trip through the autoencoder.
+    """
     began = time.monotonic()
     pipeline = open_pipeline(args.checkpoint, args.device)
-    classifier = trained("round-trip classifier", args.seed, args.cache, args.device)
-    oracle = trained("oracle", args.seed, args.cache, args.device)
+    classifier = trained("round-trip classifier", args.seed, args.cache, args.device, settings)
+    oracle = trained("oracle", args.seed, args.cache, args.device, settings)
     print(f"classifiers ready after {time.monotonic() - began:.0f} s")
 
     measures = measure_autoencoder(pipeline.vae, classifier, returned, args.seed)
     print_measures(measures)
-    measures += (of_oracle := measure_oracle(oracle, held_out, args.seed))
+    measures += (of_oracle := measure_oracle(oracle, args.held_out, args.seed))
     print_measures(of_oracle)
 
     tables: list[Table] = []
     of_generated: list[Measure] = []
     for what, prompts, targets in (
-        ("text to image", cell_prompts(per_cell), {"foreground": 97, "background": 99}),
-        ("text to image, foreground with prop", prop_prompts(per_cell, True), {"prop": 95}),
-        ("text to image, prop alone", prop_prompts(per_cell, False), {"prop": 95}),
+        ("text to image", cell_prompts(args.per_cell), {"foreground": 97, "background": 99}),
+        ("text to image, foreground with prop", prop_prompts(args.per_cell, True), {"prop": 95}),
+        ("text to image, prop alone", prop_prompts(args.per_cell, False), {"prop": 95}),
     ):
+        prompts = prompts[::every]
         pictures = generate(pipeline, prompts, what, args.seed, args.steps, args.guidance)
         answers = oracle.read(pictures)
         save_misread(prompts, pictures, answers, args.cache / f"misread {what.replace(',', '')}.png".replace(" ", "-"))
@@ -423,13 +429,15 @@ def main() -> None:
     for m in missed:
         print(f"  {m.name}: {m.value:.2f} {m.unit}, {m.verdict}")
 
+    if args.quick and not args.out:
+        return
     report = {
-        "command": " ".join(["python benchmarks/fidelity.py", *map(shown, sys.argv[1:])]),
+        "command": " ".join(["python benchmarks/fidelity.py", *without_places(sys.argv[1:])]),
         **origin(),
         "settings": {
             "seed": args.seed, "steps": args.steps, "guidance_scale": args.guidance, "scheduler": "DDIM",
-            "per_cell": per_cell, "held_out": held_out, "round_trips": returned, "blur": BLUR,
-            "classifiers": dataclasses.asdict(Settings()),
+            "per_cell": args.per_cell, "held_out": args.held_out, "round_trips": returned, "blur": BLUR,
+            "classifiers": dataclasses.asdict(settings),
         },
         "machine": {
             "device": torch.device(args.device).type, "cpu_cores": os.cpu_count(), "threads": torch.get_num_threads(),
@@ -440,9 +448,10 @@ def main() -> None:
         "measures": [{**dataclasses.asdict(m), "verdict": m.verdict} for m in measures],
         "tables": {table.name: {true: dict(counts) for true, counts in table.classes.items()} for table in tables},
     }  # fmt: skip
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    print(f"Wrote {shown(str(args.out))}; misread pictures are in {shown(str(args.cache))}")
+    out = args.out or ROOT / "benchmarks" / "results" / "fidelity.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    print(f"Wrote {shown(str(out))}" + ("" if args.quick else f"; misread pictures are in {shown(str(args.cache))}"))
 
 
 if __name__ == "__main__":

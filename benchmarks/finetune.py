@@ -307,6 +307,8 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(given)
     if args.script and not args.script.is_file():
         parser.error(f"--script: there is no file {args.script}")
+    if not args.script:
+        print(f"Without --script, {THEIRS} isn't measured: only what figureground itself does.")
     if args.quick:
         args.steps, args.rounds, args.references, args.prior_images = 5, 1, 4, 4
     return args

@@ -1,4 +1,7 @@
-"""Benchmarks run in a tiny size, as their commands, and leave JSON of what they measured; those of minutes do not."""
+"""Benchmarks run in a tiny size, as their commands, and leave JSON of what they measured: `make bench-quick`.
+
+Whatever in `benchmarks/` can be run is run here, a new file too. Tests of one benchmark share its run.
+"""
 
 import importlib
 import json
@@ -6,17 +9,42 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from figureground.pocket import birds
+from figureground.pocket import birds, world
 from figureground.recipe import FORMAT
 from figureground.weights import fingerprint
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+NAMES = sorted(p.stem for p in BENCHMARKS.glob("*.py") if re.search(r"^if __name__ == ", p.read_text(), re.MULTILINE))
+SECONDS = ("plan", "segment", "shards")
+"""These take less than ten seconds; the others are slow tests."""
+ARGUMENTS: dict[str, Callable[[Path], list[str]]] = {
+    "beds": lambda folder: [
+        "--oracle-cache", str(folder / "oracles"), "--workers", "1", "--beds", "pocketlooks", "--backbones", "pocket",
+        "convnext",
+    ],
+    "biased": lambda folder: ["--cache", str(folder / "judges")],
+    "fidelity": lambda folder: ["--dataset", str(build_dataset(folder))],
+    "finetune": lambda folder: ["--script", str(write_script(folder))],
+    "mitigate": lambda folder: ["--no-masks"],
+}  # fmt: skip
+"""Beside `--quick --out FILE --work DIR`: what a benchmark needs to run all its parts, or leaves out to be quick."""
+
+
+def of(name: str) -> Callable[[Any], Any]:
+    """Marks a test of a benchmark: those of the same one run in one process."""
+
+    def mark(test: Any) -> Any:
+        test = pytest.mark.xdist_group(f"benchmark {name}")(test)
+        return test if name in SECONDS else pytest.mark.slow(test)
+
+    return mark
 
 
 def run(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
@@ -27,34 +55,78 @@ def run(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
-    for row in found["rows"]:
+    for row in found.get("rows") or found["measures"]:
         assert row["name"] in done.stdout
     assert not list(folder.glob("benchmark-*")), "a benchmark leaves nothing beside its results"
     return found
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[dict[str, Any], Path]]:
+    """Runs a benchmark when it is first asked for; gives its JSON and the folder that it worked in."""
+    done: dict[str, tuple[dict[str, Any], Path]] = {}
+
+    def run_once(name: str) -> tuple[dict[str, Any], Path]:
+        if name not in done:
+            folder = tmp_path_factory.mktemp(name)
+            arguments = ARGUMENTS.get(name, lambda folder: [])(folder)
+            done[name] = run(name, folder, *arguments), folder
+        return done[name]
+
+    return run_once
+
+
+def kept_files() -> dict[Path, int]:
+    """What stands in `benchmarks/`, and when it was written."""
+    return {p: p.stat().st_mtime_ns for p in BENCHMARKS.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.xdist_group(f"benchmark {n}"), *([pytest.mark.slow] * (n not in SECONDS))])
+        for n in NAMES
+    ],
+)
+def test_a_benchmark_runs_and_says_what_it_was_measured_with(name, quick):
+    before = kept_files()
+    found, folder = quick(name)
+    assert kept_files() == before, "a quick run is kept only where --out says"
+    assert found["command"].startswith(f"python benchmarks/{name}.py --quick")
+    assert found["format"] == FORMAT
+    assert found["weights"]["pocket"] == fingerprint("pocket", None)
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", found["commit"] or "0" * 40)  # none outside a repository
+    assert str(folder.parent) not in json.dumps(found)
+    assert not re.search(rf"\b{re.escape(os.uname().nodename)}\b", json.dumps(found))
+
+
+def build_dataset(folder: Path) -> Path:
+    """A D3S set of a few images of pocket classes."""
+    settings = ("limit=4", "steps=2", "threads=1", "workers=1")
+    command = [sys.executable, "-m", "figureground", "build", "d3s", "--out", str(folder / "d3s")]
+    command += [part for setting in settings for part in ("--set", setting)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "d3s"
 
 
 def rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in found["rows"]}
 
 
-def test_plan_measures_specs_and_memory_with_and_without_guides(tmp_path):
-    found = run("plan", tmp_path)
+@of("plan")
+def test_plan_measures_specs_and_memory_with_and_without_guides(quick):
+    found, _ = quick("plan")
     assert found["settings"]["images"] == 1000 * 10 * 2
-    assert found["format"] == FORMAT
-    assert found["weights"]["pocket"] == fingerprint("pocket", None)
-    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", found["commit"] or "0" * 40)  # none outside a repository
     for way in ("prompts alone", "guides"):
         assert 0 < rows(found)[f"{way}: Specs of one shard"]["value"] < 60
         assert 20 < rows(found)[f"{way}: peak memory"]["value"] < 1000
 
 
-def test_shards_are_written_both_ways_and_read_in_both_formats_and_no_host_is_named(tmp_path):
-    found = run("shards", tmp_path)
+@of("shards")
+def test_shards_are_written_both_ways_and_read_in_both_formats(quick):
+    found, _ = quick("shards")
     assert found["command"] == "python benchmarks/shards.py --quick"
     assert found["machine"]["cores"] == os.cpu_count()
-    text = json.dumps(found)
-    assert str(tmp_path.parent) not in text
-    assert not re.search(rf"\b{re.escape(os.uname().nodename)}\b", text)
     found = rows(found)
     for size in ("64 px", "512 px"):
         ours, theirs = (found[f"{size}: written {how}"] for how in ("as a build does", "with ShardWriter"))
@@ -64,9 +136,9 @@ def test_shards_are_written_both_ways_and_read_in_both_formats_and_no_host_is_na
             assert found[f"{size}: read from {how}"]["value"] > 0
 
 
-@pytest.mark.slow
-def test_generate_makes_the_same_pictures_in_all_three_ways(tmp_path):
-    found = rows(run("generate", tmp_path))
+@of("generate")
+def test_generate_makes_the_same_pictures_in_all_three_ways(quick):
+    found = rows(quick("generate")[0])
     for name in ("one call an image", "one call a batch"):
         assert found[f"difference of pixels, a build and {name}"]["value"] < 1
         ratio = found["a build"]["value"] / found[name]["value"]
@@ -74,14 +146,25 @@ def test_generate_makes_the_same_pictures_in_all_three_ways(tmp_path):
     assert found["a build, achieved"]["value"] < found["ceiling: a matrix product"]["value"]
 
 
-@pytest.mark.slow
-def test_memory_is_read_after_every_shard_and_drawn(tmp_path):
-    found = run("memory", tmp_path)
+@of("memory")
+def test_memory_is_read_after_every_shard_and_drawn(quick):
+    found, folder = quick("memory")
     shards = [shard for shard, _ in found["curve"]]
     assert shards == sorted(set(shards))
     assert shards[-1] == found["settings"]["shards"] == 12
     assert all(100 < megabytes < 5000 for _, megabytes in found["curve"])
-    assert (tmp_path / "memory.png").stat().st_size > 5000
+    assert (folder / "memory.png").stat().st_size > 5000
+
+
+@of("fidelity")
+def test_fidelity_reads_each_kind_of_images_with_tiny_classifiers(quick):
+    found, _ = quick("fidelity")
+    counts = {measure["name"]: measure["count"] for measure in found["measures"]}
+    assert counts["oracle on pasted cut-outs, blurred: look"] == found["settings"]["held_out"]
+    assert counts["text to image: foreground"] == counts["Fréchet distance, generated to drawn"] > 10
+    assert counts["text to image, prop alone: prop"] > 5
+    assert counts["D3S set: background"] == 4
+    assert set(found["tables"]["text to image: background"]) == set(world.BACKGROUNDS)
 
 
 SCRIPT = """
@@ -115,10 +198,14 @@ for _ in range(int(args.max_train_steps)):
 """Takes what `finetune.py` says to diffusers' script, imports what that imports, and trains as many steps."""
 
 
-@pytest.mark.slow
-def test_finetune_measures_a_script_that_imports_torchvision_beside_figureground(tmp_path):
-    (tmp_path / "train.py").write_text(SCRIPT)
-    found = run("finetune", tmp_path, "--script", str(tmp_path / "train.py"))
+def write_script(folder: Path) -> Path:
+    (folder / "train.py").write_text(SCRIPT)
+    return folder / "train.py"
+
+
+@of("finetune")
+def test_finetune_measures_a_script_that_imports_torchvision_beside_figureground(quick):
+    found, _ = quick("finetune")
     assert found["settings"]["steps"] == 5
     found = rows(found)
     ours, theirs, slower = (
@@ -129,31 +216,37 @@ def test_finetune_measures_a_script_that_imports_torchvision_beside_figureground
     assert 200 < found["memory, figureground"]["value"] < 5000
 
 
-@pytest.mark.slow
-def test_judges_are_trained_once_and_measured_on_drawings_and_references(tmp_path):
-    arguments = ["--cache", str(tmp_path / "judges"), "--names", "regnet", "twin", "--workers", "1"]
-    found = run("biased", tmp_path, *arguments)
-    assert set(found["by_class"]) == {"regnet", "twin"}
-    for what in ("biased drawings, right", "references, says k", "references after a round trip, says k"):
-        assert 0 <= rows(found)[f"regnet: {what}"]["value"] <= 100
-    folders = {path: path.stat().st_mtime_ns for path in (tmp_path / "judges").glob("*/model.safetensors")}
-    assert len(folders) == 2
-    again = run("biased", tmp_path, *arguments)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "judges").glob("*/model.safetensors")} == folders
-    assert again["rows"] == found["rows"]
+@of("biased")
+def test_judges_are_trained_and_measured_on_drawings_and_references(quick):
+    found, _ = quick("biased")
+    assert set(found["by_class"]) == {"resnet", "vit", "regnet", "convnext", "poolformer", "swin", "twin"}
+    for name in found["by_class"]:
+        for what in ("biased drawings, right", "references, says k", "references after a round trip, says k"):
+            assert 0 <= rows(found)[f"{name}: {what}"]["value"] <= 100
 
 
-def test_the_segmenter_is_measured_on_what_each_drawing_shows(tmp_path):
-    found = run("segment", tmp_path)
+@of("biased")
+def test_a_judge_is_trained_once(quick):
+    found, folder = quick("biased")
+    written = {path: path.stat().st_mtime_ns for path in (folder / "judges").glob("*/model.safetensors")}
+    assert len(written) == 7
+    again = run("biased", folder, "--cache", str(folder / "judges"), "--names", "twin", "--workers", "1")
+    assert {path: path.stat().st_mtime_ns for path in (folder / "judges").glob("*/model.safetensors")} == written
+    assert again["rows"] == [row for row in found["rows"] if row["name"].startswith("twin")]
+
+
+@of("segment")
+def test_the_segmenter_is_measured_on_what_each_drawing_shows(quick):
+    found, _ = quick("segment")
     assert len(found["settings"]["sha256"]) == 64
     overlaps = [row["value"] for row in found["rows"] if "IoU" in row["name"]]
     assert len(overlaps) == 4
     assert all(0 < value < 1 for value in overlaps)
 
 
-@pytest.mark.slow
-def test_mitigation_has_a_row_for_every_method_and_as_many_control_pictures_as_ddb_keeps(tmp_path):
-    found = run("mitigate", tmp_path, "--no-masks", "--workers", "1")
+@of("mitigate")
+def test_mitigation_has_a_row_for_every_method_and_as_many_control_pictures_as_ddb_keeps(quick):
+    found, _ = quick("mitigate")
     table = found["table"]
     assert {"erm", "jtt", "groupdro", "dfr", "paste", "scgs", "scgs+jtt", "ddb", "ddb, not pruned"} < set(table)
     (control,) = (row for name, row in table.items() if name.startswith("control"))
@@ -207,10 +300,9 @@ def test_candidates_are_beds_that_can_be_drawn(monkeypatch):
     assert not set(beds.CHOOSING) & set(beds.JUDGING)
 
 
-@pytest.mark.slow
-def test_beds_are_trained_on_once_and_told_by_group_with_and_without_a_bias(tmp_path):
-    cache = ["--oracle-cache", str(tmp_path / "oracles"), "--workers", "1"]
-    found = run("beds", tmp_path, *cache, "--beds", "pocketlooks", "--backbones", "pocket", "convnext")
+@of("beds")
+def test_beds_are_trained_on_once_and_told_by_group_with_and_without_a_bias(quick):
+    found, folder = quick("beds")
     table = found["table"]
     assert set(table) == {"pocketlooks", "pocketlooks, unbiased", "pocketlooks, twice the epochs"}
     bed = birds.BEDS["pocketlooks"]
@@ -225,12 +317,13 @@ def test_beds_are_trained_on_once_and_told_by_group_with_and_without_a_bias(tmp_
             assert each["seeds"] == [200]
     assert set(found["oracle"]) == {"pocketlooks"}
     assert set(found["oracle"]["pocketlooks"]) == {"foreground", "background", "look"}
-    assert (tmp_path / "beds.png").stat().st_size > 5000
-    pieces = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("pieces/*.json")}
+    assert (folder / "beds.png").stat().st_size > 5000
+    pieces = {path: path.stat().st_mtime_ns for path in folder.rglob("pieces/*.json")}
     assert len(pieces) == 6
-    assert not list(tmp_path.rglob("begun/*"))
-    chosen = run("beds", tmp_path, *cache, "--choose", "--beds", "birds-97", "--backbones", "pocket")
+    assert not list(folder.rglob("begun/*"))
+    oracles = ["--oracle-cache", str(folder / "oracles"), "--workers", "1"]
+    chosen = run("beds", folder, *oracles, "--choose", "--beds", "birds-97", "--backbones", "pocket")
     assert list(chosen["table"]) == ["birds-97"]
-    again = run("beds", tmp_path, *cache, "--beds", "pocketlooks", "--backbones", "pocket", "convnext")
+    again = run("beds", folder, *ARGUMENTS["beds"](folder))
     assert again["table"] == table
     assert {path: path.stat().st_mtime_ns for path in pieces} == pieces
