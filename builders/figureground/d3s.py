@@ -21,7 +21,7 @@ from figureground import recipe as recipes
 from figureground.builder import Builder
 from figureground.classes import Noun, define, find_list, read_nouns
 from figureground.config import Config, check_choice
-from figureground.core.names import RULE, describe_same, matching, same_names
+from figureground.core.names import RULE, Lookup, describe_same, same_names
 from figureground.core.shares import whole_part
 from figureground.errors import FiguregroundError, RecipeError, listed, printable
 from figureground.guide import Bank, check_disjoint, compose, photograph, place, split_bank
@@ -178,13 +178,16 @@ def _check_per_cell(field: str, value: Any) -> None:
             raise RecipeError(f"{field}.{split}", f"{n!r} is not a whole number of images, 0 to {MOST_A_CELL:,}.")
 
 
-def _find_folder(root: Path, names: Sequence[str]) -> str | None:
+def _find_folder(root: Path, folders: Lookup, names: Sequence[str]) -> str | None:
     """Return the folder in `root` that has one of the names by `loosely`.
+
+    Args:
+        folders: The names of those in `root`.
 
     Raises:
         FiguregroundError: There are several.
     """
-    found = matching(names, [path.name for path in list_folders(root)])
+    found = folders.find(*names)
     if len(found) > 1:
         both = " and ".join(str(root / name) for name in found)
         raise FiguregroundError(f"photographs: {names[0]!r} has more than one folder: {both}. {RULE}: keep one folder.")
@@ -398,13 +401,15 @@ class D3S(Builder):
         """
         known, flat = {}, {}
         for root in self._directories("photographs").values():
+            folders = Lookup(path.name for path in list_folders(root))
             for f in self.classes:
-                own = _find_folder(root, (f.name, *f.aliases))
+                own = _find_folder(root, folders, (f.name, *f.aliases))
                 if own is None:
                     continue
                 flat[f.name, UNKNOWN] = own
+                scenes = Lookup(path.name for path in list_folders(root / own))
                 for b in self.backgrounds:
-                    scene = _find_folder(root / own, (b.name,))
+                    scene = _find_folder(root / own, scenes, (b.name,))
                     if scene is not None:
                         known[f.name, b.name] = f"{own}/{scene}"
         return known if known or self.config.known_background else flat

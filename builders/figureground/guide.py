@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from figureground.core.companions import why_shared
-from figureground.core.names import RULE, matching
+from figureground.core.names import RULE, Lookup
 from figureground.core.shares import as_fraction
 from figureground.errors import printable
 from figureground.images import (
@@ -175,13 +175,14 @@ def _match_folders(
         ValueError: A class has no folder or several, or a folder is that of two classes.
     """
     folders = list_folders(directory)
+    known = Lookup(path.name for path in folders)
     found: dict[str, Path] = {}
     owner: dict[Path, str] = {}
     missing = []
     for name in names:
         wanted = [name, *aliases.get(name, ())]
         candidates = [directory / name] if "/" in name and (directory / name).is_dir() else []
-        candidates = candidates or [directory / each for each in matching(wanted, [path.name for path in folders])]
+        candidates = candidates or [directory / each for each in known.find(*wanted)]
         if len(candidates) > 1:
             both = " and ".join(str(path) for path in candidates)
             raise ValueError(f"{what}: class {name!r} has more than one folder: {both}. {RULE}: keep one folder.")

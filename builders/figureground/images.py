@@ -39,6 +39,8 @@ SAVED = ("JPEG", "WEBP", "PNG")
 """Pillow's names for that."""
 MOST_STORED = 2**26
 """Most pixels of an image of a dataset, 8,192 by 8,192: a file of a few kilobytes can claim to have more."""
+HASHED_ROWS = 256
+"""Rows of pixels that `pixel_hash` copies at a time."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -361,9 +363,14 @@ def pixel_hash(image: Image.Image) -> str:
     photograph as JPEG and as PNG, with other metadata, or stored turned with an EXIF orientation has one hash. Colours
     under fully transparent pixels don't count; lossless WebP doesn't keep them.
     """
-    pixels = np.array(image.convert("RGBA"))
-    pixels[pixels[..., 3] == 0] = 0
-    return hashlib.sha256(f"{image.width}x{image.height}\n".encode() + pixels.tobytes()).hexdigest()
+    found = hashlib.sha256(f"{image.width}x{image.height}\n".encode())
+    # In strips: several threads may do this, and whole copies of large photographs would fill the memory.
+    for top in range(0, image.height, HASHED_ROWS):
+        strip = image.crop((0, top, image.width, min(top + HASHED_ROWS, image.height)))
+        pixels = np.array(strip.convert("RGBA"))
+        pixels[pixels[..., 3] == 0] = 0
+        found.update(pixels)
+    return found.hexdigest()
 
 
 def content_hash(path: Path | str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from figureground.core.companions import why_shared
-from figureground.core.names import RULE, matching
+from figureground.core.names import RULE, Lookup
 from figureground.core.tables import decode
 from figureground.errors import FiguregroundError, counted, listed, printable
 from figureground.features import Feature
@@ -148,10 +148,10 @@ def find_folders(directory: Path, features: Sequence[Feature]) -> dict[str, list
     for path in folders:
         if numbers := _class_and_component(path.name):
             by_number[numbers[0]].append((numbers[1], path))
+    known = Lookup(path.name for path in folders)
     found: dict[str, list[Path]] = {}
     for feature in features:
-        names = (feature.name, *feature.aliases, feature.slug)
-        own = matching(names, [path.name for path in folders])
+        own = known.find(feature.name, *feature.aliases, feature.slug)
         if len(own) > 1:
             both = " and ".join(str(directory / name) for name in own)
             raise FiguregroundError(

@@ -30,7 +30,7 @@ from figureground.concepts import CONCEPT
 from figureground.config import Config
 from figureground.core.columns import pad, text_width
 from figureground.core.files import read_json
-from figureground.core.names import RULE, matching, slug
+from figureground.core.names import RULE, Lookup, slug
 from figureground.core.terminal import remark
 from figureground.core.text import markdown
 from figureground.d3s import DIFFUSION_CITATION
@@ -437,10 +437,10 @@ class Spurious(Builder):
         if not self._needs_components or given is None:
             return {}
         root = Path(given).expanduser()
-        folders = [path.name for path in sorted(root.glob("*")) if (path / COMPONENTS).is_file()]
+        folders = Lookup(path.name for path in sorted(root.glob("*")) if (path / COMPONENTS).is_file())
         found = {}
         for feature in self.features:
-            own = matching((feature.name, *feature.aliases, feature.slug), folders)
+            own = folders.find(feature.name, *feature.aliases, feature.slug)
             if len(own) > 1:
                 raise RecipeError(
                     "components", f"{feature.name!r} has more than one folder in {given}: {listed(own)}. {RULE}."

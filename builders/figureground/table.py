@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from figureground.classes import open_table
-from figureground.core.names import matching
+from figureground.core.names import Lookup
 from figureground.errors import RecipeError, listed, nearest
 from figureground.sample import derive_seed
 
@@ -128,14 +128,15 @@ def read_pairing(value: Any, foregrounds: Sequence[str], backgrounds: Sequence[s
         return paired
     if not isinstance(value, Mapping):
         raise RecipeError("table.pairing", f"{value!r} is neither 'diagonal' nor a mapping of classes to backgrounds.")
+    classes, scenes = Lookup(foregrounds), Lookup(backgrounds)
     for name, grounds in value.items():
-        own = matching([str(name)], foregrounds)
+        own = classes.find(str(name))
         if not own:
             raise RecipeError("table.pairing", f"there is no class {name!r}{nearest(name, foregrounds)}")
         if not isinstance(grounds, str | Sequence):
             raise RecipeError("table.pairing", f"{name}: {grounds!r} is neither a background nor a list of them.")
         for ground in [grounds] if isinstance(grounds, str) else grounds:
-            its = matching([str(ground)], backgrounds)
+            its = scenes.find(str(ground))
             if not its:
                 raise RecipeError(
                     "table.pairing", f"{name}: there is no background {ground!r}{nearest(ground, backgrounds)}"
@@ -159,13 +160,11 @@ def read_counts_csv(
         raise RecipeError("table", f"{path.name!r} is neither 'uniform', 'correlated' nor the path of a CSV.")
     tables = {s: np.zeros((len(foregrounds), len(backgrounds)), np.int64) for s in splits}
     seen: dict[tuple[str, int, int], int] = {}
+    axes = [_Axis("foreground", foregrounds), _Axis("background", backgrounds)]
     with open_table(path, "table", "foreground", "background", "count") as table:
         for line, row in table.records():
             where = f"{table.name}, line {line}"
-            f, b = (
-                _position(where, column, row[column], known)
-                for column, known in (("foreground", foregrounds), ("background", backgrounds))
-            )
+            f, b = (axis.position(where, row[axis.column]) for axis in axes)
             count = row["count"]
             if not re.fullmatch(r"[0-9]{1,18}", count) or int(count) > MOST_A_CELL:
                 raise RecipeError(
@@ -184,12 +183,20 @@ def read_counts_csv(
     return tables
 
 
-def _position(where: str, column: str, name: str, known: Sequence[str]) -> int:
-    """The position of a name that a table of counts says, by `core.names.loosely`."""
-    found = matching([name], known)
-    if not found:
-        raise RecipeError("table", f"{where}: there is no {column} {name!r}{nearest(name, known)}")
-    return known.index(found[0])
+class _Axis:
+    """The names of a table's rows or columns, found by `core.names.loosely`."""
+
+    def __init__(self, column: str, known: Sequence[str]):
+        self.column = column
+        self._known = known
+        self._lookup = Lookup(known)
+        self._places = {name: place for place, name in enumerate(known)}
+
+    def position(self, where: str, name: str) -> int:
+        """The position of a name that a table of counts says."""
+        if not (found := self._lookup.find(name)):
+            raise RecipeError("table", f"{where}: there is no {self.column} {name!r}{nearest(name, self._known)}")
+        return self._places[found[0]]
 
 
 def read_table(

@@ -3,7 +3,7 @@
 import pytest
 
 from figureground.classes import define, read_nouns
-from figureground.core.names import LONGEST_SLUG, loosely, matching, same_names, slug, slugs
+from figureground.core.names import LONGEST_SLUG, Lookup, loosely, same_names, slug, slugs
 from figureground.errors import FiguregroundError, RecipeError
 from figureground.features import read_features
 from figureground.references import find_folders
@@ -22,7 +22,7 @@ from figureground.table import read_pairing
 def test_names_are_the_same_but_for_case_blanks_and_coding(one, other):
     assert loosely(one) == loosely(other)
     assert same_names(["dog", one, other]) == [(one, other)]
-    assert matching([one], ["dog", other]) == [other]
+    assert Lookup(["dog", other]).find("no such", one) == [other]
 
 
 @pytest.mark.parametrize(("one", "other"), [("cat", "cats"), ("sea-lion", "sea lion"), ("cafe", "café"), ("鸟", "鸡")])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 import unicodedata
 
 import numpy as np
@@ -139,6 +140,22 @@ def test_of_a_missing_file_the_one_in_other_letters_is_named(tmp_path):
     (tmp_path / TABLE[0][0]).rename(tmp_path / "train" / "000.PNG")
     with pytest.raises(FiguregroundError, match=r"train/000\.png \(line 2; there is 000\.PNG\)"):
         read_groups(tmp_path)
+
+
+@pytest.mark.parametrize(("stored", "said"), [("{}.jpg", "{}.JPG"), ("e\u0301{}.jpg", "\u00e9{}.jpg")])
+def test_names_in_other_letters_or_coding_cost_no_look_through_the_folder_each(stored, said, tmp_path):
+    count = 3000
+    for i in range(count):
+        (tmp_path / stored.format(i)).write_bytes(bytes(300))  # too large to be looked into
+    rows = [(said.format(i), i % 3, i % 2) for i in range(count)]
+    write_csv(tmp_path / "metadata.csv", "filename,split,y", rows)
+    began = time.process_time()
+    if "\u00e9" in said:
+        assert len(read_groups(tmp_path)) == count
+    else:
+        with pytest.raises(FiguregroundError, match=r"3,000 files of 3,000 missing .*there is 0\.jpg"):
+            read_groups(tmp_path)
+    assert time.process_time() - began < 5
 
 
 def test_a_table_as_excel_saves_it(tmp_path):

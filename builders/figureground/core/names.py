@@ -48,12 +48,21 @@ def describe_same(pairs: Sequence[tuple[str, str]]) -> str:
     return f"{shown}; … ({len(pairs)} pairs)" if len(pairs) > MOST_SHOWN else shown
 
 
-def matching(wanted: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Return the known names that are one of `wanted` by `loosely`: those of the first that has any."""
-    by_name: dict[str, list[str]] = {}
-    for name in known:
-        by_name.setdefault(loosely(name), []).append(name)
-    return next((by_name[loosely(name)] for name in wanted if loosely(name) in by_name), [])
+class Lookup:
+    """Names that are known, found by `loosely`. Making it takes as long as there are names; finding one doesn't.
+
+    Args:
+        known: The names, in the order in which `find` gives them.
+    """
+
+    def __init__(self, known: Iterable[str]):
+        self._by_name: dict[str, list[str]] = {}
+        for name in known:
+            self._by_name.setdefault(loosely(name), []).append(name)
+
+    def find(self, *wanted: str) -> list[str]:
+        """Return the known names that are one of `wanted`: those of the first that has any."""
+        return next((found for name in wanted if (found := self._by_name.get(loosely(name)))), [])
 
 
 def slug(text: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from figureground.core.companions import why_shared
-from figureground.core.names import RULE, describe_same, matching, same_names
+from figureground.core.names import RULE, Lookup, describe_same, same_names
 from figureground.core.tables import Column
 from figureground.data.splits import KNOWN, SPLITS, conflicts, split_number
 from figureground.errors import FiguregroundError, counted, nearest, printable
@@ -221,12 +221,14 @@ def find_files(
         )
     folders = {posixpath.dirname(name) for name in names if not _is_outside(name)}
     listing = {folder: _list_folder(root / folder) for folder in sorted(folders)}
+    codings = _Codings(root)
     for row in sorted(set(range(len(names))) - set(lost)):
         folder, base = posixpath.split(names[row])
-        if base not in listing[folder] and (stored := _in_other_coding(root, names[row])):
+        if base not in listing[folder] and (stored := codings.stored(names[row])):
             names[row] = stored
             folder = posixpath.dirname(stored)
-            listing.setdefault(folder, _list_folder(root / folder))
+            if folder not in listing:
+                listing[folder] = _list_folder(root / folder)
     _refuse_twice(names, column, split, problems)
     sizes, mask_sizes = np.full((2, len(names)), -1, np.int64)
     missing, odd = [], []
@@ -235,7 +237,8 @@ def find_files(
         there = listing[folder]
         mask_sizes[row] = there.get(posixpath.splitext(base)[0] + MASK_SUFFIX, -1)
         if base not in there:
-            near = matching([base], there)
+            # An error names the first; looking through a folder for each of a hundred thousand would take hours.
+            near = Lookup(there).find(base) if len(missing) < FIRST else []
             hint_of_case = f"; there is {printable(near[0])}" if near else ""
             missing.append(f"{printable(names[row])} (line {column.lines[row]}{hint_of_case})")
             continue
@@ -264,19 +267,37 @@ def _is_outside(name: str) -> bool:
     return posixpath.isabs(name) or _DRIVE.match(name) is not None or name == ".." or name.startswith("../")
 
 
-def _in_other_coding(root: Path, name: str) -> str | None:
-    """A file's name as the disk has it, where only the coding of accents is another one: macOS and Linux differ."""
-    if unicodedata.normalize("NFC", name) == name and unicodedata.normalize("NFD", name) == name:
-        return None
-    found: list[str] = []
-    for part in name.split("/"):
-        there = _list_folder(root.joinpath(*found))
-        wanted = unicodedata.normalize("NFC", part)
-        same = [part] if part in there else [each for each in there if unicodedata.normalize("NFC", each) == wanted]
-        if len(same) != 1:
+class _Codings:
+    """Names of files as the disk has them, where only the coding of accents is another one: macOS and Linux differ.
+
+    Args:
+        root: Where the files lie. Each folder is read once.
+    """
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._folders: dict[str, dict[str, list[str]]] = {}
+        """By folder below the root: the names in it, by their composed form (NFC)."""
+
+    def stored(self, name: str) -> str | None:
+        """The name of a file below the root as it is stored; None if there is none, or more than one."""
+        if unicodedata.normalize("NFC", name) == name and unicodedata.normalize("NFD", name) == name:
             return None
-        found += same
-    return "/".join(found)
+        folder = ""
+        for part in name.split("/"):
+            same = self._names_in(folder).get(unicodedata.normalize("NFC", part), [])
+            found = part if part in same else same[0] if len(same) == 1 else None
+            if found is None:
+                return None
+            folder = posixpath.join(folder, found)
+        return folder
+
+    def _names_in(self, folder: str) -> dict[str, list[str]]:
+        if folder not in self._folders:
+            names = self._folders[folder] = {}
+            for each in _list_folder(self._root / folder):
+                names.setdefault(unicodedata.normalize("NFC", each), []).append(each)
+        return self._folders[folder]
 
 
 def _below(root: Path, name: str) -> str:
