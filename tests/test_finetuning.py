@@ -59,12 +59,45 @@ def test_flags_of_every_kind_are_understood():
         ("steps", 0), ("steps", 2.5), ("batch_size", True), ("ema", 1.5), ("learning_rate", float("nan")),
         ("min_snr_gamma", 0), ("lora_rank", 0), ("flip", "yes"), ("features", "all"), ("dtype", "float16"),
         ("prompt", "a photo of a {noun}"), ("prompt", "a {V} {thing}"), ("prior_prompt", "a {V} {noun}"),
-        ("identifier", ""), ("preview_prompts", ["a {V}"]),
+        ("identifier", ""), ("preview_prompts", ["a {V}"]), ("class_direction", "heads"), ("early_stopping", "never"),
+        ("class_images", 1), ("stop_images", 1), ("stop_patience", 0), ("class_direction", "none"),
     ],
 )  # fmt: skip
 def test_a_value_that_can_not_be_used_is_refused_naming_its_field(field, value):
     with pytest.raises(RecipeError, match=f"^{field}: "):
         settings_for("pocket", **{field: value})
+
+
+def test_early_stopping_and_the_classs_direction_are_told_by_flags_and_refused_where_nothing_could_be_measured():
+    settings = parse("--early-stopping", "without-class", "--class-direction", "images", "--stop-every", "25")
+    assert settings == dataclasses.replace(
+        POCKET, early_stopping="without-class", class_direction="images", stop_every=25
+    )
+    assert parse("--early-stopping", "none", "--class-direction", "none") == POCKET
+    with pytest.raises(RecipeError, match=r"^early_stopping: .* prior_weight 0 draws none"):
+        parse("--early-stopping", "similarity", "--prior-weight", "0")
+    with pytest.raises(RecipeError, match=r"^class_direction: .* take head"):
+        parse("--class-direction", "images", "--prior-weight", "0")
+    assert parse("--class-direction", "head", "--prior-weight", "0").class_direction == "head"
+    with pytest.raises(RecipeError, match=r"^stop_every: 50 is more than all 40 steps"):
+        parse("--early-stopping", "similarity", "--steps", "40")
+    with pytest.raises(RecipeError, match=r"^feature_model: early_stopping reads the features"):
+        parse("--checkpoint", "user/name", "--sfsl-weight", "0", "--early-stopping", "similarity")
+
+
+def test_fields_that_are_off_do_not_decide_and_those_that_are_on_do():
+    older = {"class_direction", "class_images", *Finetuning.STOPPING}
+    assert not older & set(POCKET.deciding())
+    assert not set(Finetuning.EXECUTION) & set(POCKET.deciding())
+    assert len(POCKET.deciding()) + len(older) + len(Finetuning.EXECUTION) == len(dataclasses.fields(Finetuning))
+    images = dataclasses.replace(POCKET, class_direction="images").deciding()
+    assert {"class_direction", "class_images"} == older & set(images)
+    assert "class_images" not in dataclasses.replace(POCKET, class_direction="head").deciding()
+    assert "class_direction" not in dataclasses.replace(POCKET, class_direction="head", sfsl_weight=0.0).deciding()
+    stopped = dataclasses.replace(POCKET, sfsl_weight=0.0, early_stopping="similarity")
+    assert set(Finetuning.STOPPING) == older & set(stopped.deciding())
+    assert stopped.reads_features
+    assert not dataclasses.replace(POCKET, sfsl_weight=0.0).reads_features
 
 
 def test_names_are_those_that_the_parts_use():

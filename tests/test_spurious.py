@@ -487,6 +487,25 @@ def test_neural_pca_components_come_from_a_folder_for_each_class(checkpoint, tmp
     assert "sfsl" in read_concept(out / "_figureground/stages/concepts/fish").facts["losses"]
 
 
+def test_a_recipe_may_leave_the_classs_direction_out_and_stop_early_and_its_card_says_so(checkpoint, tmp_path):
+    steering = network(tmp_path / "network", "bird", "fish")
+    early = {"early_stopping": "similarity", "stop_every": 1, "stop_images": 2, "stop_patience": 1}
+    learned = {**LEARNED, "sfsl_weight": 1.0, "class_direction": "images", "class_images": 2, **early}
+    settings = {"classes": ["bird"], "per_cell": 1, "feature_model": str(steering)}
+    out = make(checkpoint, tmp_path / "out", finetuning=learned, **settings)
+    facts = read_concept(out / "_figureground/stages/concepts/bird").facts
+    assert facts["early_stopping"]["rule"] == "similarity"
+    assert facts["class_images"]["images"] == 2
+    assert "without the class's own direction, by its images" in (out / "README.md").read_text()
+    identities = [
+        Spurious("pocket", checkpoint=checkpoint, **{**TINY, **settings, "finetuning": given}).identity()["finetuning"]
+        for given in (learned, {**learned, "class_direction": "head"}, {**LEARNED, "sfsl_weight": 1.0})
+    ]
+    assert identities[0]["class_images"] == 2
+    assert identities[1]["class_direction"] == "head"
+    assert "class_direction" not in identities[2]
+
+
 def test_a_classifier_that_steered_the_pictures_is_left_out_of_means(checkpoint, tmp_path):
     judge = network(tmp_path / "judge", "bird", "fish")
     steering = network(tmp_path / "steering", "fish", "bird", "cat")

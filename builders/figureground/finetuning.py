@@ -19,6 +19,8 @@ SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc")
 FEATURES = ("penultimate", "class-weighted", "neural-pca")
 DISTANCES = ("cosine", "l2")
 WEIGHTINGS = ("alpha-bar", "threshold", "none")
+CLASS_DIRECTIONS = ("images", "head")
+STOPPING_RULES = ("similarity", "without-class")
 DTYPES = ("auto", "float32", "bfloat16")
 PLACEHOLDERS = ("{V}", "{noun}")
 
@@ -82,6 +84,23 @@ class Finetuning:
     """The least alpha-bar that counts, with weighting threshold."""
     leading: int = 10
     """How many leading neural-PCA components are compared, with features neural-pca."""
+    class_direction: str | None = None
+    """Direction that is projected out of the features before SFSL compares them, so that the class itself is not
+    learned: `images`, from the prior images to images of the class, drawn by the untouched model; `head`, the class's
+    weights in the feature network's last layer; none projects nothing out."""
+    class_images: int = 64
+    """How many images of the class the untouched model draws, for class_direction images and early_stopping
+    without-class."""
+    early_stopping: str | None = None
+    """Rule that stops the training, read from images that are drawn along the way and from the feature network:
+    `similarity`, when their features no longer come nearer to the references'; `without-class`, the same without what
+    tells images of the class from the prior images; none trains all steps. The best weights are kept."""
+    stop_every: int = 50
+    """Steps between two looks, with early_stopping."""
+    stop_images: int = 16
+    """Images drawn for each look, from the same seeds each time, with early_stopping."""
+    stop_patience: int = 2
+    """Looks in a row without a better one after which the training stops, with early_stopping."""
     tiny_autoencoder: str | None = None
     """Directory or Hub id of an AutoencoderTiny that decodes for SFSL, faster than the checkpoint's own."""
     lora_rank: int | None = None
@@ -119,6 +138,8 @@ class Finetuning:
         "preview_every", "preview_prompts", "preview_images", "save_every", "save_seconds", "gradient_checkpointing",
     )  # fmt: skip
     """Fields that change nothing of what is learned."""
+    STOPPING: ClassVar[tuple[str, ...]] = ("early_stopping", "stop_every", "stop_images", "stop_patience")
+    """Fields of early stopping."""
 
     def __post_init__(self) -> None:
         """Raises RecipeError for the first value that can't be used."""
@@ -126,7 +147,7 @@ class Finetuning:
             check_number(name, getattr(self, name), least, most, whole, "None" in _annotation(name))
         for name, known in _CHOICES.items():
             value = getattr(self, name)
-            if value not in known:
+            if value not in known and not (value is None and "None" in _annotation(name)):
                 raise RecipeError(name, f"{value!r} is not one of {', '.join(known)}{nearest(str(value), known)}")
         self._check_kinds()
         for name, text in self.prompts().items():
@@ -145,6 +166,40 @@ class Finetuning:
                 "a directory, a Hub id or timm:NAME; pocket for the pocket world), or leave SFSL out with "
                 "--sfsl-weight 0.",
             )
+        if self.early_stopping is not None and self.feature_model is None:
+            raise RecipeError(
+                "feature_model", "early_stopping reads the features of a classifier: name one, as for SFSL, or leave "
+                "early stopping out with --early-stopping none.",
+            )  # fmt: skip
+        self._check_against_prior()
+
+    def _check_against_prior(self) -> None:
+        """Directions and similarities are measured from the prior images."""
+        if self.prior_weight == 0 and self.class_direction == "images" and self.sfsl_weight > 0:
+            raise RecipeError(
+                "class_direction", "images is a direction from the prior images, and prior_weight 0 draws none: take "
+                "head, or a prior_weight above 0.",
+            )  # fmt: skip
+        if self.early_stopping is None:
+            return
+        if self.prior_weight == 0:
+            raise RecipeError(
+                "early_stopping", "its similarities are measured from the prior images, and prior_weight 0 draws none: "
+                "take a prior_weight above 0, or none.",
+            )  # fmt: skip
+        if self.stop_every > self.steps:
+            raise RecipeError("stop_every", f"{self.stop_every} is more than all {self.steps} steps; give fewer.")
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether a feature network takes part."""
+        return self.sfsl_weight > 0 or self.early_stopping is not None
+
+    @property
+    def needs_class_images(self) -> bool:
+        """Whether images of the class itself take part."""
+        direction = self.sfsl_weight > 0 and self.class_direction == "images"
+        return direction or self.early_stopping == "without-class"
 
     def _check_kinds(self) -> None:
         for field in dataclasses.fields(self):
@@ -171,6 +226,21 @@ class Finetuning:
         """All fields, as JSON has them."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
+    def deciding(self) -> dict[str, Any]:
+        """The fields that decide what is learned, as JSON has them.
+
+        Fields of the class's images, of its direction and of early stopping are left out where they are off, so that
+        what a release without them learned counts as the same.
+        """
+        off = set(self.EXECUTION)
+        if self.sfsl_weight == 0 or self.class_direction is None:
+            off.add("class_direction")
+        if not self.needs_class_images:
+            off.add("class_images")
+        if self.early_stopping is None:
+            off.update(self.STOPPING)
+        return {name: value for name, value in self.to_json().items() if name not in off}
+
     @classmethod
     def told(cls) -> dict[str, str]:
         """What each field is, by name: the texts that stand below the fields in the source."""
@@ -186,10 +256,13 @@ _NUMBERS: dict[str, tuple[float, float | None, bool]] = {
     "sampling_steps": (1, 1000, True), "guidance_scale": (0, 1000, False), "preview_every": (0, None, True),
     "preview_images": (0, 64, True), "save_every": (0, None, True), "save_seconds": (0, None, False),
     "seed": (0, None, True),
+    "class_images": (2, 1_000_000, True), "stop_every": (1, None, True), "stop_images": (2, 4096, True),
+    "stop_patience": (1, None, True),
 }  # fmt: skip
 """Numeric fields: the least, the most, and whether they are whole."""
 _CHOICES = {
     "features": FEATURES, "distance": DISTANCES, "weighting": WEIGHTINGS, "scheduler": SCHEDULERS, "dtype": DTYPES,
+    "class_direction": CLASS_DIRECTIONS, "early_stopping": STOPPING_RULES,
 }  # fmt: skip
 
 
@@ -241,9 +314,9 @@ def fill(template: str, noun: str, identifier: str) -> str:
 def fingerprint_network(settings: Finetuning) -> str | None:
     """Names the feature network's content: `sha256:…` over a local one's files, id and revision of one on the Hub.
 
-    None where SFSL doesn't count.
+    None where it takes no part.
     """
-    if settings.sfsl_weight == 0 or settings.feature_model is None:
+    if not settings.reads_features or settings.feature_model is None:
         return None
     return fingerprint_classifier(settings.feature_model, settings.feature_model_revision)
 
@@ -270,7 +343,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         elif kind.startswith("tuple"):
             parser.add_argument(flag.removesuffix("s"), action="append", metavar="TEXT", **options)
         elif field.name in _CHOICES:
-            parser.add_argument(flag, choices=_CHOICES[field.name], **options)
+            known = [*_CHOICES[field.name], *(["none"] if "None" in kind else [])]
+            parser.add_argument(flag, choices=known, **options)
         else:
             parser.add_argument(flag, type=_READ[kind], metavar=_METAVARS[kind], **options)
 
@@ -302,6 +376,8 @@ def from_arguments(options: Mapping[str, Any]) -> Finetuning:
     """
     names = {field.name for field in dataclasses.fields(Finetuning)}
     given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in options.items() if n in names}
+    optional = [n for n in _CHOICES if "None" in _annotation(n)]
+    given |= {n: None for n in optional if given.get(n) == "none"}
     return settings_for(given.pop("checkpoint", POCKET.checkpoint), **given)
 
 
@@ -311,8 +387,11 @@ def done_message(out: Path) -> str:
     how = f"{out / 'checkpoint'} is a checkpoint of its own"
     if facts["kind"] == "lora":
         how = f"{out / 'lora.safetensors'} is for {facts['base']['checkpoint']}"
+    steps = f"{facts['steps']:,} steps"
+    if stopped := facts.get("early_stopping"):
+        steps += f" (the best of {stopped['trained_steps']:,}, by {stopped['rule']})"
     previews = "previews/ and " if (out / "previews").is_dir() else ""
     return (
-        f"{out}: {facts['identifier']} {facts['noun']}, {facts['steps']:,} steps, learned in "
+        f"{out}: {facts['identifier']} {facts['noun']}, {steps}, learned in "
         f"{facts['seconds']:,.0f} s. {how}; see {previews}curves.png."
     )

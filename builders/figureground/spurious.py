@@ -375,7 +375,7 @@ class Spurious(Builder):
     # --- what decides it ------------------------------------------------------------------------
 
     def resolved(self) -> dict[str, Any]:
-        learned = {name: value for name, value in self.settings.to_json().items() if name not in Finetuning.EXECUTION}
+        learned = self.settings.deciding()
         learned["tiny_autoencoder"] = public(learned["tiny_autoencoder"])
         return {
             **super().resolved(),
@@ -475,7 +475,7 @@ class Spurious(Builder):
                 "none are given. Give pictures of each feature without its class: --set references=DIR, with a folder "
                 "for each class, or the folders of Spurious ImageNet."
             )
-        if self.settings.sfsl_weight and self.settings.feature_model == NOT_GIVEN:
+        if self.settings.reads_features and self.settings.feature_model == NOT_GIVEN:
             found["feature_model"] = (
                 "none is given, and SFSL compares the features of an adversarially robust classifier. Name one, such "
                 "as a file with the weights of a robust ResNet-50 (--set feature_model=FILE), or leave SFSL out: "
@@ -518,7 +518,7 @@ class Spurious(Builder):
         from figureground.diffusion.dreambooth import finetune
 
         made_of, settings = self._made_of(feature), self.settings
-        if not settings.sfsl_weight:
+        if not settings.reads_features:
             settings = dataclasses.replace(settings, feature_model=None)
         with self._shelf.held(feature.slug):
             folder = self._shelf.place(feature.slug, made_of)
@@ -587,7 +587,7 @@ class Spurious(Builder):
 
     def _made_of(self, feature: Feature) -> dict[str, Any]:
         """All that decides a concept, as JSON, in the words of its `finetuning.json`."""
-        settings = {n: v for n, v in self.settings.to_json().items() if n not in Finetuning.EXECUTION}
+        settings = self.settings.deciding()
         for name in ("checkpoint", "feature_model", "tiny_autoencoder"):
             del settings[name]  # what they hold counts, not where they lie
         made_of = {
@@ -612,9 +612,9 @@ class Spurious(Builder):
                     )
 
     def _refuse_unknown_to_network(self) -> None:
-        """SFSL needs each class among those of the feature network; all that lack are named before any is learned."""
+        """Each class must be among those of the feature network; all that lack are named before any is learned."""
         settings = self.settings
-        if not settings.sfsl_weight:
+        if not settings.reads_features:
             return
         from figureground.vision.classifiers import open_classifier
 
@@ -662,6 +662,10 @@ class Spurious(Builder):
                 f"{settings.sfsl_weight:g}: {settings.features} features, {settings.distance} distance, weighted by "
                 f"{settings.weighting})"
             )
+            if settings.class_direction:
+                similarity = (
+                    similarity[:-1] + f", without the class's own direction, by its {settings.class_direction})"
+                )
         trained = "adapters of UNet and text encoder" if settings.lora_rank else "UNet and text encoder together"
         return (
             f"Images that may fool classifiers. For each class they show what often comes with it, and not the class "
@@ -726,13 +730,13 @@ class Spurious(Builder):
 
     def refuse_absent(self) -> None:
         settings = self.settings
-        if settings.sfsl_weight and settings.feature_model not in (None, NOT_GIVEN):
+        if settings.reads_features and settings.feature_model not in (None, NOT_GIVEN):
             refuse_absent("feature_model", str(settings.feature_model))
 
     def needs(self) -> list[Need]:
         settings = self.settings
         needs = [*super().needs(), *(Need(field, what.rstrip(".")) for field, what in self._lacking().items())]
-        if settings.sfsl_weight and settings.feature_model not in (None, NOT_GIVEN):
+        if settings.reads_features and settings.feature_model not in (None, NOT_GIVEN):
             needs += missing_model("feature_model", str(settings.feature_model), settings.feature_model_revision)
             if settings.tiny_autoencoder is not None:
                 needs += missing_model("finetuning.tiny_autoencoder", settings.tiny_autoencoder)
@@ -772,6 +776,10 @@ class Spurious(Builder):
         many = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         trained = f"adapters of rank {settings.lora_rank}" if settings.lora_rank else "UNet and text encoder"
         similarity = f"SFSL of weight {settings.sfsl_weight:g}" if settings.sfsl_weight else "no SFSL"
+        if settings.sfsl_weight and settings.class_direction:
+            similarity += f" without the class's direction ({settings.class_direction})"
+        if settings.early_stopping:
+            similarity += f", stopped early by {settings.early_stopping}"
         lines = [
             f"each from {many} references: {trained}, {settings.batch_size * settings.accumulate} a step, prior "
             f"preservation of weight {settings.prior_weight:g}, {similarity}"
@@ -783,6 +791,8 @@ class Spurious(Builder):
                 f"prior preservation needs {settings.prior_images:,} images of each of "
                 f"{counted(len(self.nouns), 'noun')}, {evaluations:,} denoiser evaluations where none are there"
             )
+        if settings.needs_class_images:
+            lines.append(f"{settings.class_images:,} images of each class are drawn too, to tell it from its feature")
         return lines
 
 

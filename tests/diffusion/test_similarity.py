@@ -1,21 +1,28 @@
 """SFSL: exact where it can be checked, with gradients from a classifier's features to a UNet's weights."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
+from PIL import Image
 from tiny_checkpoints import KINDS, make_checkpoint
 from tiny_classifiers import make_classifier
 
 from figureground.diffusion.checkpoint import open_checkpoint
+from figureground.diffusion.latents import to_pixels
 from figureground.diffusion.similarity import (
     DISTANCES,
     FEATURES,
     WEIGHTINGS,
     SimilarityLoss,
     decode,
+    direction_of_head,
+    direction_of_images,
     estimate_clean,
+    read_features,
 )
 from figureground.errors import FiguregroundError, RecipeError
+from figureground.pocket import biased, world
 from figureground.vision.classifiers import open_classifier
 from figureground.vision.neural_pca import fit, weigh
 
@@ -58,6 +65,10 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     """Pictures (n, 3, 32, 32), or whatever else, in 0..1."""
     shape = shape if len(shape) > 1 else (*shape, 3, 32, 32)
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def to_image(pixels: torch.Tensor) -> Image.Image:
+    return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())
 
 
 # The estimate
@@ -260,6 +271,59 @@ def test_neural_pca_compares_shares_of_leading_components_only(classifier, compo
         ]
         expected = (alpha[0] - alpha[1].mean(0)).square().sum() / alpha[1].square().sum(1).mean()
     assert float(loss.distance(picture)) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_without_the_classs_direction_it_counts_neither_for_an_image_nor_against_it(classifier):
+    references, pictures = random(4, seed=1), random(3, seed=2)
+    direction = direction_of_head(classifier, LABEL)
+    with torch.no_grad():
+        read = classifier(pictures).features
+        for distance in DISTANCES:
+            loss = SimilarityLoss(classifier, LABEL, references, distance=distance)
+            other = loss.without(direction)
+            shares = [f - (f @ direction)[:, None] * direction for f in (read, classifier(references).features)]
+            if distance == "cosine":
+                target = torch.nn.functional.normalize(shares[1], dim=1).mean(0)
+                expected = 1 - torch.nn.functional.cosine_similarity(shares[0], target[None], dim=1)
+            else:
+                expected = (shares[0] - shares[1].mean(0)).square().sum(1) / shares[1].square().sum(1).mean()
+            assert torch.allclose(other.distance(pictures), expected, atol=1e-5)
+            assert not torch.allclose(loss.distance(pictures), other.distance(pictures), atol=1e-5)
+
+
+def test_directions_have_length_one_and_point_to_the_class(classifier):
+    of_class, others = (read_features(classifier, [to_image(p) for p in random(5, seed=s)]) for s in (1, 2))
+    direction = direction_of_images(of_class, others)
+    assert float(direction.norm()) == pytest.approx(1, abs=1e-5)
+    assert float((of_class.mean(0) - others.mean(0)) @ direction) > 0
+    with pytest.raises(FiguregroundError, match=r"on average the same.*--class-direction head"):
+        direction_of_images(others, others)
+    head = direction_of_head(classifier, LABEL)
+    assert float(head.norm()) == pytest.approx(1, abs=1e-5)
+    assert int((classifier.weight @ head).argmax()) == LABEL
+
+
+@pytest.mark.parametrize("name", ["bird", "boat", "mug"])
+def test_in_the_pocket_world_drawing_the_object_gains_less_without_the_classs_direction(name):
+    """A fooled network sees the object almost as it sees the feature."""
+    network, rng = open_classifier("pocket"), np.random.default_rng(0)
+    prop, look = biased.LOOKS_OF[name].split(":")
+    others = [f"{prop}:{i}" for i in range(world.LOOKS) if i != int(look)]
+
+    def draw(foreground, looks):
+        drawn = [world.render(foreground, "grass", look, rng).picture for look in looks]
+        return torch.cat([to_pixels(picture) for picture in drawn]), read_features(network, drawn)
+
+    references, _ = draw(None, [f"{prop}:{look}"] * 8)
+    (noun, of_noun), (objects, of_objects) = draw(None, others * 2), draw(name, [None] * 8)
+    loss = SimilarityLoss(network, network.index(name), references)
+    with torch.no_grad():
+        before = [float(loss.distance(x).mean()) for x in (objects, noun)]
+        other = loss.without(direction_of_images(of_objects, of_noun))
+        after = [float(other.distance(x).mean()) for x in (objects, noun)]
+    gained = [1 - by_object / by_noun for by_object, by_noun in (before, after)]
+    assert gained[0] > 0.4  # the object is much nearer than another look of the noun
+    assert gained[1] < gained[0] - 0.2
 
 
 def test_options_that_cannot_be_used_are_refused(classifier, components, tmp_path):

@@ -35,6 +35,11 @@ def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--components", type=Path, metavar="FILE", help="neural-PCA components of the class, for --features neural-pca"
     )
+    parser.add_argument(
+        "--class-folder", type=Path, metavar="DIR",
+        help="images of the class itself, for --class-direction images and --early-stopping without-class: your own, "
+        "or those that a fine-tuning drew, with more added",
+    )  # fmt: skip
     add_device(parser)
     finetuning.add_arguments(parser)
     parser.set_defaults(run=_finetune)
@@ -43,11 +48,12 @@ def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _finetune(options: argparse.Namespace) -> int:
     settings = finetuning.from_arguments(vars(options))
     refuse_within(options.out, options.references, "--references")
-    if options.prior is not None:
-        refuse_within(options.out, options.prior, "--prior")
+    for flag, folder in (("--prior", options.prior), ("--class-folder", options.class_folder)):
+        if folder is not None:
+            refuse_within(options.out, folder, flag)
     refuse_unfit(
         options.references, options.noun, options.label, options.out, settings, prior=options.prior,
-        components=options.components, device=options.device,
+        components=options.components, device=options.device, class_folder=options.class_folder,
     )  # fmt: skip
     from figureground.models.distilled import checkpoint_notes
 
@@ -59,7 +65,7 @@ def _finetune(options: argparse.Namespace) -> int:
 
     out = finetune(
         options.references, options.noun, options.label, options.out, settings, prior=options.prior,
-        components=options.components, device=options.device,
+        class_folder=options.class_folder, components=options.components, device=options.device,
     )  # fmt: skip
     if speaks:
         say(finetuning.done_message(out))

@@ -15,13 +15,14 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from figureground import recipe as recipes
@@ -36,7 +37,14 @@ from figureground.diffusion.previews import PREVIEWS, draw_preview
 from figureground.diffusion.processes import Processes, join
 from figureground.diffusion.references import References, read_references
 from figureground.diffusion.render import Sampling
+from figureground.diffusion.similarity import (
+    SimilarityLoss,
+    direction_of_head,
+    direction_of_images,
+    read_features,
+)
 from figureground.diffusion.state import STATE, resume_threads
+from figureground.diffusion.stopping import Looks, Watch, Watched
 from figureground.diffusion.training import Material, Similarity, Training, require_bitsandbytes
 from figureground.diffusion.unfinished import Unfinished
 from figureground.errors import FiguregroundError, RecipeError, Stopped
@@ -46,13 +54,17 @@ from figureground.numerics import library_versions
 from figureground.run import signals
 from figureground.run.progress import Progress
 from figureground.shards.writer import lock, replace_text
+from figureground.vision.classifiers import Classifier, open_classifier
 from figureground.vision.model_files import download
+from figureground.vision.neural_pca import read_components
 from figureground.weights import check_size, local_directory
 
 __all__ = ["POCKET", "Finetuning", "finetune", "settings_for"]
 
 PRIOR = "prior"
 """Where prior images lie in a concept's directory, if no other is named."""
+CLASS = "class"
+"""Where images of the class itself lie, likewise."""
 
 
 def finetune(
@@ -64,6 +76,7 @@ def finetune(
     *,
     prior: Path | None = None,
     components: Path | None = None,
+    class_folder: Path | None = None,
     device: str = "auto",
     show_progress: bool = True,
 ) -> Path:
@@ -82,6 +95,8 @@ def finetune(
         prior: Folder of prior images: those that were drawn here before are used again, further ones are added; a
             person's own images are used as they are. None keeps them in `out`.
         components: File of neural-PCA components of the class, for features `neural-pca`.
+        class_folder: Folder of images of the class itself, as `prior`, for class_direction `images` and early_stopping
+            `without-class`.
         device: auto, cpu, cuda, cuda:1 or mps.
 
     Returns:
@@ -91,7 +106,7 @@ def finetune(
         FiguregroundError: Something given can't be used; `out` holds something else, or a concept from other inputs;
             memory or disk is full; or a loss is no number.
     """
-    asked = _Asked(Path(references), noun, label, Path(out), settings, prior, components, show_progress)
+    asked = _Asked(Path(references), noun, label, Path(out), settings, prior, components, class_folder, show_progress)
     kept = _Kept(asked.out, settings.steps)
     with kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
         _finetune(asked, device, kept)
@@ -109,6 +124,7 @@ class _Asked:
     settings: Finetuning
     prior: Path | None
     components: Path | None
+    class_folder: Path | None
     show_progress: bool
 
     def fill(self, template: str) -> str:
@@ -116,6 +132,10 @@ class _Asked:
 
     def caption(self, caption: str | None) -> str:
         return self.fill(caption or self.settings.prompt)
+
+    def class_prompt(self) -> str:
+        """The prior's prompt with the class in the noun's place: the first of the names that ImageNet lists."""
+        return fill(self.settings.prior_prompt, self.label.split(",")[0].strip(), self.settings.identifier)
 
 
 @dataclass
@@ -165,14 +185,15 @@ def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
         raise RecipeError("components", "features neural-pca need those of the class: --components FILE.")
     if asked.components is not None and not asked.components.is_file():
         raise RecipeError("components", f"there is no file {asked.components}.")
-    if asked.prior is not None and asked.prior.exists() and not asked.prior.is_dir():
-        raise RecipeError("prior", f"{asked.prior} is a file; give a directory.")
+    for field, folder in (("prior", asked.prior), ("class_folder", asked.class_folder)):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise RecipeError(field, f"{folder} is a file; give a directory.")
     inputs.refuse_strangers(out)
     finished = (out / CONCEPT).is_file()
     size = inputs.choose_size(settings, out, finished)
     found = read_references(asked.references, size)
     sized = dataclasses.replace(settings, size=size)
-    identity = inputs.identify(asked.noun, asked.label, sized, found, asked.prior, asked.components)
+    identity = inputs.identify(asked.noun, asked.label, sized, found, asked.prior, asked.components, asked.class_folder)
     if _is_finished(out, identity):
         return
     identifier.check_captions(((r.name, r.caption) for r in found.used), settings.identifier)
@@ -182,7 +203,8 @@ def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
     checkpoint = _open(settings, processes, dtype)
     check_size(size, checkpoint.factor)
     _check_words(asked, checkpoint, found)
-    similarity = _compare_with(asked, checkpoint, found, processes)
+    network = _open_network(asked, processes)
+    similarity = _compare_with(asked, checkpoint, found, network, processes)
     with contextlib.ExitStack() as stack:
         if processes.main:
             if not stack.enter_context(lock(out / inputs.LOCK)):
@@ -199,9 +221,9 @@ def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
                 remark(note)
         processes.wait()
         if resume_threads(out / STATE, processes.device):  # another process saved a state meanwhile
-            similarity = _compare_with(asked, checkpoint, found, processes)
+            similarity = _compare_with(asked, checkpoint, found, network, processes)
         with signals.at_checks():
-            _Session(asked, found, identity, checkpoint, similarity, processes, size, dtype, kept).run()
+            _Session(asked, found, identity, checkpoint, network, similarity, processes, size, dtype, kept).run()
 
 
 def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
@@ -225,24 +247,41 @@ def _open(settings: Finetuning, processes: Processes, dtype: torch.dtype) -> Che
 def _check_words(asked: _Asked, checkpoint: Checkpoint, found: References) -> None:
     told = {f"the caption of {r.name}": asked.caption(r.caption) for r in found.used if r.caption}
     told |= {field: asked.fill(text) for field, text in asked.settings.prompts().items()}
+    if asked.settings.needs_class_images:
+        told["the prompt of the class's images"] = asked.class_prompt()
     named = {"the noun": asked.noun, "the class": asked.label, "the prior's prompt": asked.settings.prior_prompt}
     identifier.check_words(checkpoint.tokenizers, asked.settings.identifier, named, told)
 
 
-def _compare_with(asked: _Asked, checkpoint: Checkpoint, found: References, processes: Processes) -> Similarity | None:
-    """SFSL, where it counts: the feature network, its class, and the features of the references."""
-    settings = asked.settings
-    if settings.sfsl_weight == 0:
-        return None
-    from figureground.diffusion.similarity import SimilarityLoss
-    from figureground.vision.classifiers import open_classifier
-    from figureground.vision.neural_pca import read_components
+@dataclass(frozen=True)
+class _Network:
+    """The feature network and the class's position in its logits."""
 
+    classifier: Classifier
+    label: int
+
+
+def _open_network(asked: _Asked, processes: Processes) -> _Network | None:
+    """The feature network, where it takes part."""
+    settings = asked.settings
+    if not settings.reads_features:
+        return None
     assert settings.feature_model is not None
     classifier = open_classifier(
         settings.feature_model, revision=settings.feature_model_revision, device=processes.device
     )
-    label = classifier.index(asked.label)
+    classifier.need_features()
+    return _Network(classifier, classifier.index(asked.label))
+
+
+def _compare_with(
+    asked: _Asked, checkpoint: Checkpoint, found: References, network: _Network | None, processes: Processes
+) -> Similarity | None:
+    """SFSL, where it counts: the feature network, its class, and the features of the references."""
+    settings = asked.settings
+    if settings.sfsl_weight == 0 or network is None:
+        return None
+    classifier, label = network.classifier, network.label
     components = read_components(asked.components, classifier) if asked.components is not None else None
     loss = SimilarityLoss(
         classifier, label, torch.cat([to_pixels(r.image) for r in found.used]), features=settings.features,
@@ -289,6 +328,7 @@ class _Session:
     found: References
     identity: dict[str, Any]
     checkpoint: Checkpoint
+    network: _Network | None
     similarity: Similarity | None
     processes: Processes
     size: int
@@ -302,6 +342,7 @@ class _Session:
     def run(self) -> None:
         vae, settings = self.checkpoint.text_to_image.vae, self.settings
         prior = self._prior() if settings.prior_weight else None
+        of_class = self._of_class() if settings.needs_class_images else None
         material = Material(
             encode(vae, [r.image for r in self.found.used], settings.flip, signals.check),
             tuple(self.asked.caption(r.caption) for r in self.found.used),
@@ -309,6 +350,7 @@ class _Session:
             self.asked.fill(settings.prior_prompt),
         )
         vae.to(self.dtype)  # from here on it decodes, for SFSL and previews
+        self._watch_class(prior, of_class)
         self.training = Training(
             self.checkpoint, settings, material, self.similarity, self.processes, self.size, self.dtype
         )
@@ -318,8 +360,10 @@ class _Session:
             "dtype": str(self.dtype).removeprefix("torch."),
             "processes": self.processes.count,
             "prior": prior.facts if prior else None,
-            "feature_model": self.similarity.facts if self.similarity else None,
+            "feature_model": self.network.classifier.facts if self.network else None,
+            **({"class_images": of_class.facts} if of_class else {}),
         }
+        self.learner = Watched(self.training, self.looks)
         step, seconds = self._restore()
         try:
             seconds = self._steps(step, seconds)
@@ -329,33 +373,81 @@ class _Session:
                 self._write_usable()
             raise
         if self.processes.main:
-            self._save(settings.steps, seconds)  # a full disk must not cost what was learned since the last time
+            self._save(len(self.curves), seconds)  # a full disk must not cost what was learned since the last time
             self._finish(seconds)
         self.processes.wait()
 
     def _prior(self) -> priors.Prior:
-        """The prior images; one process draws what lacks."""
+        """The prior images."""
         settings, folder = self.settings, self.asked.prior or self.out / PRIOR
+        return self._draw_once(
+            folder, self.asked.fill(settings.prior_prompt), settings.prior_images, self.asked.prior is None, priors.FLAG
+        )
+
+    def _of_class(self) -> priors.Prior:
+        """Images of the class itself."""
+        given = self.asked.class_folder
+        return self._draw_once(
+            given or self.out / CLASS, self.asked.class_prompt(), self.settings.class_images, given is None,
+            "--class-folder",
+        )  # fmt: skip
+
+    def _draw_once(self, folder: Path, prompt: str, count: int, private: bool, flag: str) -> priors.Prior:
+        """Images by the untouched model, or a person's own; one process draws what lacks.
+
+        Args:
+            private: Whether the folder is this concept's alone: what lies there of other settings is drawn anew.
+            flag: By which errors name the folder.
+        """
+        settings = self.settings
         if priors.own_images(folder):
-            return priors.read_own(folder, self.size)
+            return priors.read_own(folder, self.size, flag)
         base = self._base()
         recipe = {
             "format": recipes.FORMAT,
-            "prompt": self.asked.fill(settings.prior_prompt), "size": self.size, "seed": settings.seed,
+            "prompt": prompt, "size": self.size, "seed": settings.seed,
             "checkpoint": base["checkpoint"], "content": base["fingerprint"], "scheduler": settings.scheduler,
             "sampling_steps": settings.sampling_steps, "guidance_scale": settings.guidance_scale,
         }  # fmt: skip
         self.kept.prior = folder
         if self.processes.main:
-            if self.asked.prior is None and not (self.out / STATE).exists():
+            if private and not (self.out / STATE).exists():
                 priors.forget_other(folder, recipe)
             with self._autocast():
                 priors.draw_missing(
-                    folder, recipe, settings.prior_images, self.checkpoint, self._sampling(), signals.check,
-                    self.asked.show_progress,
+                    folder, recipe, count, self.checkpoint, self._sampling(), signals.check, self.asked.show_progress,
+                    flag,
                 )  # fmt: skip
         self.processes.wait()
-        return priors.read_drawn(folder, recipe, settings.prior_images)
+        return priors.read_drawn(folder, recipe, count, flag)
+
+    def _watch_class(self, prior: priors.Prior | None, of_class: priors.Prior | None) -> None:
+        """Takes the class's direction out of SFSL, and sets up early stopping, where they are asked for."""
+        settings, network = self.settings, self.network
+        self.looks = Looks(settings.stop_patience) if settings.early_stopping is not None else None
+        self.watch: Watch | None = None
+        if network is None:
+            return
+
+        def read(images: Sequence[Image.Image]) -> torch.Tensor:
+            return read_features(network.classifier, images, signals.check)
+
+        if self.similarity is not None and settings.class_direction is not None:
+            if settings.class_direction == "images":
+                assert prior is not None
+                assert of_class is not None
+                direction = direction_of_images(read(of_class.images), read(prior.images))
+            else:
+                direction = direction_of_head(network.classifier, network.label)
+            self.similarity = dataclasses.replace(self.similarity, loss=self.similarity.loss.without(direction))
+        if self.looks is not None:
+            assert prior is not None
+            without_class = settings.early_stopping == "without-class"
+            self.watch = Watch(
+                self.checkpoint, self._sampling(settings.stop_images), self.asked.fill(settings.prompt), settings.seed,
+                network.classifier, read([r.image for r in self.found.used]), read(prior.images),
+                read(of_class.images) if without_class and of_class is not None else None,
+            )  # fmt: skip
 
     def _sampling(self, batch_size: int = 1) -> Sampling:
         return Sampling(
@@ -381,7 +473,7 @@ class _Session:
     # The loop
 
     def _steps(self, step: int, earlier: float) -> float:
-        """Trains to the end; returns the seconds that it took, with those of earlier runs."""
+        """Trains to the end, or until early stopping; returns the seconds that it took, with those of earlier runs."""
         settings, processes, curves = self.settings, self.processes, self.curves
         began = last_save = last_look = time.monotonic()
 
@@ -394,6 +486,10 @@ class _Session:
 
         with self._bar(step) as bar:
             while step < settings.steps:
+                if step and step % settings.stop_every == 0:
+                    self._look(step, signals.check)
+                if self.looks is not None and processes.any(self.looks.done):
+                    break
                 if processes.any(signals.asked_to_stop() is not None):
                     save()
                     if processes.main:
@@ -417,7 +513,23 @@ class _Session:
                 if due or processes.any(time.monotonic() - last_save > settings.save_seconds):
                     save()
             curves.settle()
+            if step == settings.steps:
+                self._look(step, lambda: None)
         return earlier + time.monotonic() - began
+
+    def _look(self, step: int, between_steps: Callable[[], None]) -> None:
+        """Looks at what the model draws now, if it is to be looked at and wasn't; the best weights are kept.
+
+        One that is asked to stop leaves its look, and has it when it goes on.
+        """
+        if self.watch is None or self.looks is None or not self.processes.main or step in self.looks.steps:
+            return
+        self.curves.settle()  # what isn't finite is told of as such
+        with contextlib.suppress(Stopped):
+            with self.training.averaged(), self._autocast():
+                value = self.watch.look(between_steps)
+            if self.looks.add(step, value):
+                self.training.keep_best()
 
     @contextlib.contextmanager
     def _bar(self, step: int) -> Iterator[tqdm]:
@@ -426,20 +538,21 @@ class _Session:
             yield bar
 
     def _save(self, step: int, seconds: float) -> None:
-        self.kept.save(self.training, self.curves, self.made_with, step, seconds)
+        self.kept.save(self.learner, self.curves, self.made_with, step, seconds)
 
     def _restore(self) -> tuple[int, float]:
-        return self.kept.restore(self.training, self.curves, self.made_with, self.device)
+        return self.kept.restore(self.learner, self.curves, self.made_with, self.device)
 
     # What is written
 
-    def _preview(self, step: int) -> None:
+    def _preview(self, step: int, final: bool = False) -> None:
         settings = self.settings
         if not settings.preview_images:
             return
         prompts = [self.asked.fill(prompt) for prompt in settings.preview_prompts]
         # One that is asked to stop leaves its preview, and saves; at the end there is nothing to stop.
-        with self.training.averaged(), self._autocast(), contextlib.suppress(Stopped):
+        weights = self.training.final() if final else self.training.averaged()
+        with weights, self._autocast(), contextlib.suppress(Stopped):
             draw_preview(
                 self.checkpoint, self._sampling(settings.preview_images), prompts, settings.seed,
                 self.out / PREVIEWS / f"step-{step:06d}.png", signals.check,
@@ -451,7 +564,7 @@ class _Session:
     def _write(self) -> Path:
         """Writes what was learned; the network is of no use afterwards."""
         pipeline = self.checkpoint.text_to_image
-        with self.training.averaged():
+        with self.training.final():
             if self.settings.lora_rank is not None:
                 concept.write_lora(pipeline, self.out / LORA)
                 return self.out / LORA
@@ -460,8 +573,10 @@ class _Session:
             return self.out / CHECKPOINT
 
     def _finish(self, seconds: float) -> None:
-        settings, curves = self.settings, self.curves
-        self._preview(settings.steps)
+        settings, curves, looks = self.settings, self.curves, self.looks
+        done = len(curves)
+        kept_step = looks.best_step if looks is not None and looks.best_step is not None else done
+        self._preview(kept_step, final=True)
         curves.write(self.out)
         curves.draw(self.out)
         kind = "lora" if self._write().name == LORA else "checkpoint"
@@ -472,10 +587,15 @@ class _Session:
             "base": base, "settings": {n: self.identity[n] for n in settings.to_json() if n in self.identity},
             "references": self.found.to_json(), **self.made_with,
             "processor": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
-            "threads": torch.get_num_threads(), "versions": _versions(), "steps": settings.steps,
+            "threads": torch.get_num_threads(), "versions": _versions(), "steps": kept_step,
             "seconds": round(seconds, 1), "peak_memory_mb": round(_peak_memory(self.device)),
-            "losses": curves.at_end(settings.steps),
+            "losses": curves.at_end(done),
         }  # fmt: skip
+        if looks is not None:
+            facts["early_stopping"] = {
+                "rule": settings.early_stopping, "kept_step": kept_step, "trained_steps": done,
+                "looks": [[step, round(value, 6)] for step, value in zip(looks.steps, looks.values, strict=True)],
+            }  # fmt: skip
         replace_text(self.out / CONCEPT, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
         (self.out / STATE).unlink(missing_ok=True)
 

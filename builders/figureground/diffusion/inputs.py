@@ -37,10 +37,16 @@ PLACES = ("checkpoint", "feature_model", "tiny_autoencoder")
 
 
 def identify(
-    noun: str, label: str, settings: Finetuning, found: References, prior: Path | None, components: Path | None
+    noun: str,
+    label: str,
+    settings: Finetuning,
+    found: References,
+    prior: Path | None,
+    components: Path | None,
+    class_folder: Path | None = None,
 ) -> dict[str, Any]:
     """All that decides a concept, as JSON: contents instead of places."""
-    said = {name: value for name, value in settings.to_json().items() if name not in Finetuning.EXECUTION}
+    said = settings.deciding()
     identity = {
         "format": FORMAT, "noun": noun, "label": label, **said, **{name: _without_place(said[name]) for name in PLACES},
         "checkpoint_content": fingerprint(settings.checkpoint, settings.revision),
@@ -49,7 +55,9 @@ def identify(
     }  # fmt: skip
     if prior is not None and priors.own_images(prior):
         identity["prior"] = priors.hash_own(prior)["sha256"]
-    if components is not None and fingerprint_network(settings) is not None:
+    if settings.needs_class_images and class_folder is not None and priors.own_images(class_folder):
+        identity["class_images_content"] = priors.hash_own(class_folder)["sha256"]
+    if components is not None and settings.sfsl_weight and fingerprint_network(settings) is not None:
         identity["components_content"] = content_hash(components) if components.is_file() else None
     return json.loads(json.dumps(identity))
 

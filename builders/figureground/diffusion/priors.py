@@ -24,6 +24,7 @@ from figureground.shards.writer import lock, replace_bytes, replace_text
 
 RECIPE = "prior.json"
 """What the images of a folder were drawn from. A folder without it holds a person's own images."""
+FLAG = "--prior"
 LOCK = ".prior.lock"
 """Held by the process that draws."""
 
@@ -49,8 +50,8 @@ def hash_own(folder: Path) -> dict[str, Any]:
     return {"images": len(hashes), "drawn": False, "sha256": _digest(hashes)}
 
 
-def read_own(folder: Path, size: int) -> Prior:
-    """Reads the images that a person has put into a folder.
+def read_own(folder: Path, size: int, flag: str = FLAG) -> Prior:
+    """Reads the images that a person has put into a folder; errors name it by its flag.
 
     Raises:
         FiguregroundError: None of them can be read.
@@ -62,7 +63,7 @@ def read_own(folder: Path, size: int) -> Prior:
         except UnreadableImage as error:
             unreadable.append(f"{printable(path.name)} ({error.reason})")
     if not images:
-        raise FiguregroundError(f"--prior {folder}: none of its images can be read: {listed(unreadable, 4)}.")
+        raise FiguregroundError(f"{flag} {folder}: none of its images can be read: {listed(unreadable, 4)}.")
     return Prior(tuple(images), {**hash_own(folder), "images": len(images)})
 
 
@@ -74,6 +75,7 @@ def draw_missing(
     sampling: Sampling,
     between_steps: Callable[[], None],
     show_progress: bool,
+    flag: str = FLAG,
 ) -> None:
     """Draws what a folder lacks of the first `count` prior images.
 
@@ -84,12 +86,13 @@ def draw_missing(
         recipe: What decides the images, as JSON, `prompt` and `seed` among it: a folder holds one kind.
         untouched: The model that draws them.
         sampling: How; a batch size is found.
+        flag: By which errors name the folder.
 
     Raises:
         FiguregroundError: The folder holds images that were drawn otherwise, or most can't be kept.
     """
     with lock(folder / LOCK, wait=True):
-        rejected = _begin(folder, recipe)
+        rejected = _begin(folder, recipe, flag)
         missing = _missing(folder, count, rejected)
         if missing:
             sampling = replace(sampling, batch_size=find_batch_size(untouched, sampling))
@@ -106,26 +109,26 @@ def draw_missing(
                         _save(folder, recipe, rejected)
                 if len(rejected) > count:
                     raise FiguregroundError(
-                        f"more than half of the prior images for {recipe['prompt']!r} can't be kept "
-                        f"({listed(sorted(set(rejected.values())))}). Give images of your own with --prior DIR."
+                        f"more than half of the images for {recipe['prompt']!r} can't be kept "
+                        f"({listed(sorted(set(rejected.values())))}). Give images of your own with {flag} DIR."
                     )
                 missing = _missing(folder, count, rejected)
         (folder / LOCK).unlink(missing_ok=True)
 
 
-def read_drawn(folder: Path, recipe: dict[str, Any], count: int) -> Prior:
-    """Reads the first `count` images that `draw_missing` drew.
+def read_drawn(folder: Path, recipe: dict[str, Any], count: int, flag: str = FLAG) -> Prior:
+    """Reads the first `count` images that `draw_missing` drew; errors name the folder by its flag.
 
     Raises:
         FiguregroundError: One of them is gone bad, or they were drawn otherwise.
     """
-    rejected = _begin(folder, recipe)
+    rejected = _begin(folder, recipe, flag)
     images, hashes = [], []
     for path in (_path(folder, i) for i in _wanted(count, rejected)):
         try:
             images.append(read_image(path))
         except UnreadableImage as error:
-            raise FiguregroundError(f"--prior {error}. Remove that file, and it is drawn again.") from None
+            raise FiguregroundError(f"{flag} {error}. Remove that file, and it is drawn again.") from None
         hashes.append(f"{path.name} {content_hash(path)}")
     facts = {"images": count, "drawn": True, "rejected": len(rejected), "sha256": _digest(hashes)}
     return Prior(tuple(images), facts)
@@ -143,26 +146,26 @@ def forget_other(folder: Path, recipe: dict[str, Any]) -> None:
         (folder / LOCK).unlink(missing_ok=True)
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[int, str]]:
+def _read(folder: Path, flag: str = FLAG) -> tuple[dict[str, Any], dict[int, str]]:
     """What the images of a folder were drawn from, and which were rejected."""
     try:
         saved = read_json(folder / RECIPE)
         return saved, {int(i): reason for i, reason in saved.pop("rejected").items()}
     except (ValueError, KeyError, AttributeError) as error:
         raise FiguregroundError(
-            f"--prior {folder}: its {RECIPE} is damaged ({error}). Give another directory."
+            f"{flag} {folder}: its {RECIPE} is damaged ({error}). Give another directory."
         ) from None
 
 
-def _begin(folder: Path, recipe: dict[str, Any]) -> dict[int, str]:
+def _begin(folder: Path, recipe: dict[str, Any], flag: str) -> dict[int, str]:
     """Makes a folder one of these images, or makes sure that it is; returns which were rejected."""
     if not (folder / RECIPE).exists():
         _save(folder, recipe, {})
         return {}
-    saved, rejected = _read(folder)
+    saved, rejected = _read(folder, flag)
     if changed := differences(saved, recipe):
         raise FiguregroundError(
-            f"--prior {folder} holds images that were drawn otherwise:\n  " + "\n  ".join(changed)
+            f"{flag} {folder} holds images that were drawn otherwise:\n  " + "\n  ".join(changed)
             + "\nGive another directory."
         )  # fmt: skip
     return rejected

@@ -15,17 +15,25 @@ class show puts references at the class's mean, where α is about 0 and has no d
 The target is the references' mean: they show the feature before various backgrounds, so the mean is what they share.
 Nothing is lost by that: the mean distance to all references, squared L2 or cosine, is the distance to their mean up to
 a factor and a constant. (The distance to the nearest one would reward copying one.)
+
+A network that was fooled by the feature reads the feature and the class alike, so drawing the class may bring f nearer
+to the target too. Without the class's own direction u (|u| = 1), φ − ⟨φ, u⟩u takes the place of φ on both sides: what
+an image has of the class then counts neither for it nor against it.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from figureground.diffusion.latents import to_pixels
 from figureground.errors import FiguregroundError, RecipeError, nearest_or_all
 
 if TYPE_CHECKING:
@@ -110,6 +118,55 @@ def decode(vae: Any, latents: Tensor, checkpointing: bool) -> Tensor:
     return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
 
+@torch.no_grad()
+def read_features(
+    classifier: Classifier, images: Sequence[Image.Image], between: Callable[[], None] = lambda: None
+) -> Tensor:
+    """Read φ of images, RGB and all of one size: (n, d), float32, on the classifier's device.
+
+    Args:
+        between: Called between two batches; it may raise, to stop.
+    """
+    parts = []
+    for start in range(0, len(images), BATCH):
+        between()
+        parts.append(classifier(torch.cat([to_pixels(image) for image in images[start : start + BATCH]])).features)
+    return torch.cat(parts)
+
+
+def direction_of_images(of_class: Tensor, others: Tensor) -> Tensor:
+    """The direction from the mean features of other images to those of the class, (d,), of length 1.
+
+    Args:
+        of_class: φ of images of the class, (n, d).
+        others: φ of images without it, (m, d).
+
+    Raises:
+        FiguregroundError: Both means are the same.
+    """
+    difference = of_class.mean(0) - others.mean(0)
+    if not float(difference.norm()) > 0:
+        raise FiguregroundError(
+            "class_direction: to the feature network, images of the class are on average the same as the prior images. "
+            "Give images of your own (--class-folder DIR), or --class-direction head."
+        )
+    return F.normalize(difference, dim=0)
+
+
+def direction_of_head(classifier: Classifier, label: int) -> Tensor:
+    """The direction in which the class's logit rises above the mean of all, (d,), of length 1.
+
+    Raises:
+        FiguregroundError: The last layer tells no classes apart.
+    """
+    difference = classifier.weight[label] - classifier.weight.mean(0)
+    if not float(difference.norm()) > 0:
+        raise FiguregroundError(
+            f"class_direction: classifier {classifier.name!r} has the same weights for all classes."
+        )
+    return F.normalize(difference, dim=0)
+
+
 class SimilarityLoss:
     """SFSL, as the module's docstring states it. The references are read once, here.
 
@@ -154,6 +211,8 @@ class SimilarityLoss:
             there = len(classifier.labels)
             raise FiguregroundError(f"classifier {classifier.name!r} has {there} classes, and no number {label}.")
         self._classifier, self._label = classifier, label
+        self._references = references
+        self._without: Tensor | None = None
         self._features, self._distance = features, distance
         self._weighting, self._threshold = weighting, threshold
         self._components = _chosen(components, classifier, label, leading) if features == "neural-pca" else None
@@ -161,21 +220,39 @@ class SimilarityLoss:
             raise RecipeError(
                 "distance", "one component has a sign and no direction, so compare it by l2, or take more."
             )
-        with torch.no_grad():
-            read = torch.cat([self._read(part) for part in references.split(BATCH)])
-            if not len(read) or not torch.isfinite(read).all():
-                raise FiguregroundError(
-                    f"classifier {classifier.name!r}: the references' features hold NaN or infinity."
-                    if len(read) else "SFSL needs at least one reference."
-                )  # fmt: skip
-            scale = read.square().sum(1).mean()
-            if scale == 0:
-                raise FiguregroundError(
-                    f"classifier {classifier.name!r}: the references' {features} features are all 0, so nothing can "
-                    "become similar to them. Choose other features, or another feature network."
-                )
-            self._scale = scale
-            self._target = (F.normalize(read, dim=1) if distance == "cosine" else read).mean(0)
+        self._find_target()
+
+    @torch.no_grad()
+    def _find_target(self) -> None:
+        classifier = self._classifier
+        read = torch.cat([self._read(part) for part in self._references.split(BATCH)])
+        if not len(read) or not torch.isfinite(read).all():
+            raise FiguregroundError(
+                f"classifier {classifier.name!r}: the references' features hold NaN or infinity."
+                if len(read) else "SFSL needs at least one reference."
+            )  # fmt: skip
+        scale = read.square().sum(1).mean()
+        if scale == 0:
+            raise FiguregroundError(
+                f"classifier {classifier.name!r}: the references' {self._features} features are all 0, so nothing can "
+                "become similar to them. Choose other features, or another feature network."
+            )
+        self._scale = scale
+        self._target = (F.normalize(read, dim=1) if self._distance == "cosine" else read).mean(0)
+
+    def without(self, direction: Tensor) -> SimilarityLoss:
+        """The same loss on φ − ⟨φ, u⟩u instead of φ, of the references and of what is compared with them.
+
+        Args:
+            direction: u, (d,), of length 1.
+
+        Raises:
+            FiguregroundError: The references' features are 0 without it.
+        """
+        other = copy.copy(self)
+        other._without = direction
+        other._find_target()
+        return other
 
     def __call__(self, pixels: Tensor, alphas_bar: Tensor) -> Tensor:
         """The loss of each picture, weighted over timesteps.
@@ -209,6 +286,8 @@ class SimilarityLoss:
         from figureground.vision.neural_pca import weigh
 
         features = self._classifier(pixels).features
+        if self._without is not None:
+            features = features - (features @ self._without)[:, None] * self._without
         if self._features == "penultimate":
             return features
         weighted = weigh(features, self._classifier.weight[self._label])

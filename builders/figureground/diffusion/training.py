@@ -94,6 +94,7 @@ class Training:
         self._values = list(self.trained.values())
         self._optimizer = _make_optimizer(groups, settings)
         self._averages = [p.detach().clone() for p in self._values] if settings.ema else []
+        self._best: list[Tensor] = []
         if settings.gradient_checkpointing:
             self._denoiser.unet.enable_gradient_checkpointing()
             for encoder in self._denoiser.text_encoders if "text_encoder" in groups else ():
@@ -204,6 +205,27 @@ class Training:
         finally:
             self._swap(kept)
 
+    # The best weights
+
+    def keep_best(self) -> None:
+        """Keeps the weights as they are, averaged ones where averages are kept; on the CPU."""
+        self._best = [p.detach().to("cpu", copy=True) for p in self._averages or self._values]
+
+    @contextlib.contextmanager
+    def final(self) -> Iterator[None]:
+        """Within, the network has the weights that are kept in the end: the best, where some were kept, else as
+        `averaged` has them."""
+        if not self._best:
+            with self.averaged():
+                yield
+            return
+        before = self._swap(self._best)
+        self._denoiser.eval()
+        try:
+            yield
+        finally:
+            self._swap(before)
+
     def _swap(self, values: Sequence[Tensor]) -> list[Tensor]:
         if not values:
             return []
@@ -219,6 +241,7 @@ class Training:
         return {
             "weights": {name: p.detach() for name, p in self.trained.items()},
             "averages": dict(zip(self.trained, self._averages, strict=True)) if self._averages else {},
+            "best": dict(zip(self.trained, self._best, strict=True)) if self._best else {},
             "optimizer": self._optimizer.state_dict(),
         }
 
@@ -228,6 +251,7 @@ class Training:
                 self.trained[name].copy_(value)
             for average, value in zip(self._averages, state["averages"].values(), strict=True):
                 average.copy_(value)
+        self._best = [value.to("cpu", copy=True) for value in state.get("best", {}).values()]
         self._optimizer.load_state_dict(state["optimizer"])
 
 

@@ -30,7 +30,7 @@ def check_names(noun: str, label: str, identifier: str) -> None:
 
 def refuse_unfit(
     references: Path, noun: str, label: str, out: Path, settings: Finetuning, *, prior: Path | None,
-    components: Path | None, device: str,
+    components: Path | None, device: str, class_folder: Path | None = None,
 ) -> None:  # fmt: skip
     """Refuse what can't be fine-tuned, as far as can be told without torch and without decoding an image.
 
@@ -43,24 +43,25 @@ def refuse_unfit(
         raise RecipeError("components", "features neural-pca need those of the class: --components FILE.")
     if components is not None and not components.is_file():
         raise RecipeError("components", f"there is no file {components}.")
-    if prior is not None and prior.exists() and not prior.is_dir():
-        raise RecipeError("prior", f"{prior} is a file; give a directory.")
+    for field, folder in (("prior", prior), ("class_folder", class_folder)):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise RecipeError(field, f"{folder} is a file; give a directory.")
     refuse_strangers(out)
     if not references.is_dir():
         raise FiguregroundError(f"--references {references}: there is no such directory.")
     if (there := len(list_images(references))) < LEAST:
         raise FiguregroundError(f"--references {references}: it holds {counted(there, 'image')}; give {LEAST} or more.")
-    if settings.sfsl_weight and settings.feature_model is not None:
+    if settings.reads_features and settings.feature_model is not None:
         refuse_absent("--feature-model", settings.feature_model)
     needs = missing_packages("--lora-rank", ["peft"]) if settings.lora_rank is not None else []
     needs += missing_packages("--eight-bit-adam", ["bitsandbytes"]) if settings.eight_bit_adam else []
     for need in needs:
         raise FiguregroundError(f"{need.field}: {need.what}: {need.command}")
-    folder = local_directory(settings.checkpoint)
-    if folder is not None:
-        check_files(folder, settings.checkpoint)
+    base = local_directory(settings.checkpoint)
+    if base is not None:
+        check_files(base, settings.checkpoint)
         if settings.size is not None:
-            check_size(settings.size, pixels_a_latent(folder))
+            check_size(settings.size, pixels_a_latent(base))
 
 
 def refuse_strangers(out: Path) -> None:
