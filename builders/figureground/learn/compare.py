@@ -200,9 +200,10 @@ class _Door:
         if len(rules) > 1:
             by_method = listed(f"{method} by {RULES[own.rules(known)[0]]}" for method, own in settings.items())
             raise RecipeError(
-                "select", f"all methods have to choose their epochs by one rule, and here it is {by_method}. Give --select "
-                "for all, and leave out what can't follow it."
-            )  # fmt: skip
+                "select",
+                f"all methods have to choose their epochs by one rule, and here it is {by_method}. Give --select for "
+                "all, and leave out what can't follow it.",
+            )
         self.rule = rules.pop()
         return settings
 
