@@ -1,199 +1,419 @@
 """Do images that are made for it break a correlation? `python benchmarks/mitigate.py`.
 
-All classifiers take equally many optimiser steps, whatever was added to their training. Only jtt takes more: its first
-model has an epoch of its own. The table tells the steps.
+On the test-beds of `figureground.pocket.birds`, where classes come with an attribute in training and not in
+validation and test: ways to train, and images added to training that are pasted, drawn from plain prompts, or made by
+D3S, SCGS and DDB, all at once with the real ones or in a first stage of their own.
 
-On pocketbirds, where objects come with scenes in training and not in validation and test: five ways to train, and
-training pictures that are pasted, or made by SCGS and DDB, added. Settings were chosen on validation with other seeds
-(`--tune` prints that); the table is of the test split. In the main rows a seed is the whole pipeline; the rows of other
-masks share what was made with the first seed, and vary the classifier's.
+**What is equal.** All rows take equally many optimiser steps: added images add none, and jtt's first model and the
+first stage of two-stage training are taken off the same budget. As many settings are tried for each row, on the
+pipeline seeds of `TUNED_WITH`, which are never judged, and chosen by validation (`--tune`). One rule chooses the
+epoch in all rows.
 
-What is made is kept in `--work` and used again: a stopped run goes on where it was.
+**Two tables.** In `known` the attributes of the validation split are known: epochs and settings are chosen by its
+worst group. In `unknown` they aren't: both are chosen by the average. One training serves both tables where they
+chose the same settings. Each row says what it uses.
+
+**What is a seed.** A pipeline seed draws the bed, makes the images (one set of about `IMAGES` a method, which all
+trainings and backbones share; classifiers whose errors count are of the first backbone), and has `TRAININGS` training
+seeds, which are averaged before rows are paired. So the number of pairs is that of pipeline seeds.
+
+**What is primary.** Four comparisons, fixed before any of them was seen: `PRIMARY` − erm on both beds, first
+backbone, table `PRIMARY_TABLE`, worst group of test, `PRIMARY_SEEDS`; 95 % intervals of paired differences, and
+Holm's adjusted p. All else is exploratory, on `EXPLORATORY_SEEDS`, and uncorrected.
+
+A unit of work is a bed, biased or not, and a pipeline seed. Each keeps a JSON in `results/mitigate/`, which grows by
+rows as they are finished; what is there is not done again. A stopped run goes on with the same command. `--report`
+reads those files alone. `--time` says beforehand how long all of it takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import itertools
 import json
 import multiprocessing
 import os
 import shutil
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from results import ROOT, Row, arguments, report
+from PIL import Image
+from results import ROOT, arguments, machine, origin, without_places
 from tqdm import tqdm
 
-from figureground.learn.compared import say_mean_steps
-from figureground.learn.trained import spread
+from figureground.errors import FiguregroundError
+from figureground.learn.settings import AVERAGE, MASKS, TWO_STAGE, WORST_GROUP, Training
 from figureground.pocket import birds
 from figureground.sample import Sample, Spec, derive_seed
-from figureground.shards.index import INDEX
+from figureground.shards.writer import replace_text
 
-SEEDS = (0, 1, 2)
+BEDS = ("pocketbirds", "pocketlooks")
+BACKBONES = ("pocket", "poolformer")
+"""Of different families. The errors that SCGS, DDB and paste look at are those of the first."""
+EPOCHS = 40
+"""Passes over the real training images, after which ERM has converged on the beds."""
+VALIDATE_EVERY = 4
+"""Epochs between two looks at validation: one rule for all rows."""
+TRAININGS = 3
+"""Training seeds of a pipeline seed."""
+IMAGES = 300
+"""Added images, in every row that adds some."""
+
+TABLES = {"known": WORST_GROUP, "unknown": AVERAGE}
+"""By table, what chooses epochs and settings: whether the attributes of validation are known."""
+PRIMARY, PRIMARY_TABLE = ("ddb", "scgs"), "known"
+PRIMARY_SEEDS, EXPLORATORY_SEEDS, MASK_SEEDS = tuple(range(12)), tuple(range(6)), tuple(range(3))
 TUNED_WITH = (100, 101)
-"""Seeds with which settings were chosen; none of the table's."""
-TRAINING: dict[str, Any] = {"epochs": 10}
-"""What all classifiers share."""
-CHOSEN: dict[str, dict[str, Any]] = {"jtt": {"first_epochs": 1, "upweight": 5}, "scgs": {"per_class": 300}}
-"""What differs from the defaults, chosen on validation."""
-TRIED: dict[str, Sequence[dict[str, Any]]] = {
-    "scgs": ({}, {"repaint": "complement"}, {"per_class": 300}),
-    "erm": ({},),
-    "jtt": ({}, {"first_epochs": 1}, {"first_epochs": 1, "upweight": 5}),
-    "groupdro": ({}, {"weight_decay": 1.0}, {"step_size": 0.1}),
+"""Pipeline seeds with which settings are chosen; none of them is judged."""
+UNBIASED = ("erm", "d3s", "scgs", "ddb")
+"""Rows on beds without a bias, where a method must do no harm."""
+
+RESULTS = ROOT / "benchmarks" / "results" / "mitigate"
+KEPT_FORMAT = 1
+"""Of the units' JSON files."""
+
+
+# --- the rows ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the tables."""
+
+    name: str
+    tried: Sequence[Mapping[str, Any]]
+    """Settings of which validation chooses, each a change of the default; as many in each row. `rate_times` multiplies
+    the backbone's own learning rate."""
+    training: str = "erm"
+    """One of `settings.METHODS`."""
+    made: str | None = None
+    """The images that are added, one of `MAKERS`."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """What differs from the defaults in every setting."""
+    tables: tuple[str, ...] = tuple(TABLES)
+    like: str | None = None
+    """The row whose chosen settings it takes; it has none of its own then, and is explored on the first bed alone."""
+
+    def uses(self, table: str) -> list[str]:
+        """What it uses beyond images and classes."""
+        training = Training(self.training, **{"select": TABLES[table], **self.fixed})
+        masks = [MASKS] if self.made == "scgs-true-masks" else []
+        scenes = ["scene names"] if self.made == "d3s" else []
+        return [*training.uses(attributes=True), *scenes, *masks]
+
+
+PLAIN_TRIED = ({}, {"weight_decay": 1.0}, {"rate_times": 3.0}, {"rate_times": 1 / 3})
+ADDED_TRIED = ({}, {"weight_decay": 1.0}, {"add_weight": 0.5}, {"add_weight": 2.0})
+STAGED_TRIED = ({}, {"weight_decay": 1.0}, {"first_share": 0.25}, {"first_share": 0.75})
+JTT_TRIED = tuple({"first_epochs": n, "upweight": x} for n in (2, 5) for x in (5.0, 20.0))
+DRO_TRIED = ({}, {"weight_decay": 1.0}, {"step_size": 0.1}, {"weight_decay": 1.0, "step_size": 0.1})
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        Row("erm", PLAIN_TRIED),
+        Row("reweight", PLAIN_TRIED, "reweight"),
+        Row("jtt", JTT_TRIED, "jtt", fixed={"count_first": True}),
+        Row("groupdro", DRO_TRIED, "groupdro"),
+        Row("dfr", PLAIN_TRIED, "dfr", tables=("known",)),
+        Row("paste", ADDED_TRIED, made="paste"),
+        Row("plain images", ADDED_TRIED, made="plain"),
+        Row("d3s", ADDED_TRIED, made="d3s"),
+        Row("scgs", ADDED_TRIED, made="scgs"),
+        Row("ddb", ADDED_TRIED, made="ddb"),
+        Row("d3s, two-stage", STAGED_TRIED, TWO_STAGE, made="d3s"),
+        Row("scgs, two-stage", STAGED_TRIED, TWO_STAGE, made="scgs"),
+        Row("ddb, two-stage", STAGED_TRIED, TWO_STAGE, made="ddb"),
+        Row("scgs, random regions", (), made="scgs-random", like="scgs"),
+        Row("scgs, whole images", (), made="scgs-whole", like="scgs"),
+        Row("scgs, true masks", (), made="scgs-true-masks", like="scgs"),
+        Row("ddb, not pruned", (), made="ddb-unpruned", like="ddb"),
+    )
 }
-"""What was tried, each a change of the default."""
-PLAIN = ("erm", "reweight", "jtt", "groupdro", "dfr", "paste")
-MASKS = ("random", "whole", "true-masks")
-"""In place of attention: what SCGS repaints."""
-CONTROL, UNPRUNED = "control: as many as ddb keeps, by the untouched model with plain prompts", "ddb, not pruned"
-ROWS = (*PLAIN, CONTROL, "scgs", "scgs+jtt", "ddb", UNPRUNED)
-SECONDS = "seconds.json"
-"""Beside what an item makes: how long it worked on it."""
+"""A row is an entry here: what is added, how it is trained, and what is tried."""
+
+
+class Unit(NamedTuple):
+    """What one process does at a time."""
+
+    bed: str
+    biased: bool
+    seed: int
+    """Of the pipeline: of the bed, of the builders, and by `training_seeds` of the trainings."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder and its JSON."""
+        return f"{self.bed}-{'biased' if self.biased else 'unbiased'}-{self.seed:03d}"
+
+    @property
+    def kind(self) -> str:
+        return "biased" if self.biased else "unbiased"
+
+
+def training_seeds(seed: int, count: int) -> list[int]:
+    """Of a pipeline seed; no two pipeline seeds share one, as long as there are 10 or fewer."""
+    return [10 * seed + i for i in range(count)]
+
+
+def rows_of(unit: Unit) -> list[str]:
+    """The rows that the plan has for a unit, in the order in which they are done: the primary ones first."""
+    if unit.seed in TUNED_WITH:
+        return [name for name, row in ROWS.items() if row.like is None] if unit.biased else []
+    if not unit.biased:
+        return list(UNBIASED) if unit.seed in EXPLORATORY_SEEDS else []
+    wanted = ["erm", *PRIMARY] if unit.seed in PRIMARY_SEEDS else []
+    if unit.seed in EXPLORATORY_SEEDS:
+        wanted += [name for name, row in ROWS.items() if row.like is None and name not in wanted]
+    if unit.seed in MASK_SEEDS and unit.bed == BEDS[0]:
+        wanted += [name for name, row in ROWS.items() if row.like is not None]
+    return wanted
+
+
+def whole_plan(beds: Sequence[str] = BEDS) -> list[Unit]:
+    """All units that are judged: those of the primary comparisons first, seed by seed."""
+    units = [Unit(bed, True, seed) for seed in PRIMARY_SEEDS for bed in beds]
+    return units + [Unit(bed, False, seed) for seed in EXPLORATORY_SEEDS for bed in beds]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where a run works, and how large."""
+    """Where a run works, how large, and which part of the plan it does."""
 
     work: Path
-    seeds: tuple[int, ...]
-    training: Mapping[str, Any]
-    smaller: Mapping[str, Mapping[str, Any]]
-    """By builder, what `--quick` makes smaller."""
+    kept: Path
+    """Where the units' JSON files go."""
+    rows: tuple[str, ...] | None = None
+    """Names of rows; None: those that `rows_of` says."""
+    backbones: tuple[str, ...] = BACKBONES
+    epochs: int = EPOCHS
+    trainings: int = TRAININGS
+    images: int = IMAGES
+    sizes: tuple[int | None, int | None, int | None] = (None, None, None)
+    """Images of training, validation and test; None: the bed's own."""
+    smaller: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By builder, what is made smaller than the plan has it."""
+    everything: bool = False
+    """Whether each unit has all rows, which is for timing alone."""
+    choose: bool = True
+    """Whether rows are judged with the settings that tuning chose; else with the defaults."""
+    oracle: Mapping[str, Any] = field(default_factory=dict)
+    """How the classifier that reads made images is trained, where not as usual."""
+    command: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """What must be the same in all units that are reported together."""
+        return {
+            "epochs": self.epochs, "validate_every": VALIDATE_EVERY, "trainings": self.trainings,
+            "images": self.images, "sizes": list(self.sizes), "first_backbone": BACKBONES[0], "tables": TABLES,
+        }  # fmt: skip
+
+    def wanted(self, unit: Unit) -> list[str]:
+        """The rows that it does of a unit: those asked for, as far as the plan has them there."""
+        planned = list(ROWS) if self.everything else rows_of(unit)
+        return planned if self.rows is None else [name for name in planned if name in self.rows]
+
+
+# --- what is kept -----------------------------------------------------------------------------------
+
+
+class Record:
+    """A unit's JSON file: what is finished of it.
+
+    Raises:
+        FiguregroundError: What is there was made by another plan, or with other weights or another format.
+    """
+
+    def __init__(self, path: Path, plan: Plan, unit: Unit):
+        self.path = path
+        self.here = origin()
+        own = {
+            "kept_format": KEPT_FORMAT, "bed": unit.bed, "bias": unit.kind, "seed": unit.seed,
+            "plan": json.loads(json.dumps(plan.facts())),
+        }  # fmt: skip
+        self.said: dict[str, Any] = {
+            **own,
+            "command": plan.command,
+            "machine": machine(),
+            "origins": [],
+            "made": {},
+            "rows": {},
+            "failed": {},
+        }
+        if path.exists():
+            self.said = json.loads(path.read_text())
+            if changed := [name for name, value in own.items() if self.said.get(name) != value]:
+                raise FiguregroundError(
+                    f"{path.name} was made by another plan: {', '.join(changed)} differ. Move it away."
+                )
+            for each in self.said["origins"]:
+                if (each["format"], each["weights"]) != (self.here["format"], self.here["weights"]):
+                    raise FiguregroundError(
+                        f"{path.name} was made with other weights, or another format of datasets. Move it away."
+                    )
+
+    @property
+    def origin(self) -> int:
+        """The place of this run's origin among those of the file."""
+        if self.here not in self.said["origins"]:
+            self.said["origins"].append(self.here)
+        return int(self.said["origins"].index(self.here))
+
+    def write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(self.path, json.dumps(self.said, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+# --- settings ---------------------------------------------------------------------------------------
+
+
+def settings_of(row: Row, change: Mapping[str, Any], rules: Sequence[str], plan: Plan, backbone: str) -> Training:
+    """How a row's classifiers are trained.
+
+    Args:
+        change: One of those that are tried.
+        rules: What chooses epochs; the classifier that is kept is that of the first.
+    """
+    import backbones
+
+    options = backbones.training(backbone, plan.work / "backbones")
+    change = {**row.fixed, **change}
+    if times := change.pop("rate_times", None):
+        options = {**options, "learning_rate": options.get("learning_rate", 1e-3) * times}
+    common = {"epochs": plan.epochs, "validate_every": min(VALIDATE_EVERY, plan.epochs), "select": ",".join(rules)}
+    return Training(row.training, **{**common, **options, **change})
+
+
+def tuning_file(kept: Path, bed: str, seed: int) -> Path:
+    """Where the numbers of a tuning seed are kept."""
+    return kept / f"tuning-{bed}-{seed:03d}.json"
+
+
+def choose_settings(kept: Path, bed: str, row: Row, table: str, backbone: str) -> Mapping[str, Any]:
+    """The setting of a row that did best on validation, by the table's own rule, on average over `TUNED_WITH`; of equal
+    ones the first. Of a backbone for which nothing was tuned, that of the first backbone.
+
+    Raises:
+        FiguregroundError: It was not tuned, or not to the end.
+    """
+    if row.like is not None:
+        row = ROWS[row.like]
+    found = [read_json(path) for seed in TUNED_WITH if (path := tuning_file(kept, bed, seed)).exists()]
+    for name in dict.fromkeys((backbone, BACKBONES[0])):
+        tried = [each["tried"].get(row.name, {}).get(name, []) for each in found]
+        if len(tried) == len(TUNED_WITH) and all(len(each) == len(row.tried) for each in tried):
+            if any([t["change"] for t in each] != [dict(change) for change in row.tried] for each in tried):
+                raise FiguregroundError(f"{row.name} on {bed} was tuned with other settings than are tried now.")
+            means = [np.mean([each[i]["validation"][table] for each in tried]) for i in range(len(row.tried))]
+            return row.tried[int(np.argmax(means))]
+    raise FiguregroundError(f"{row.name} on {bed} has not been tuned: run --tune --beds {bed} first.")
+
+
+# --- what is made -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a unit works."""
+
+    plan: Plan
+    unit: Unit
+
+    @property
+    def folder(self) -> Path:
+        return self.plan.work / self.unit.name
 
     @property
     def data(self) -> Path:
-        return self.work / "pocketbirds"
+        return self.folder / "data"
 
-    def settings(self, *names: str) -> dict[str, dict[str, Any]]:
-        """What differs from the defaults of some methods and builders."""
-        return {name: {**CHOSEN.get(name, {}), **self.smaller.get(name, {})} for name in names}
+    def made(self, name: str) -> Path:
+        """The images of a method that are added, and their table."""
+        return self.folder / "made" / name
 
+    def settings(self, name: str) -> dict[str, Any]:
+        """What differs from the defaults of a builder."""
+        return {"threads": 1, **self.plan.smaller.get(name, {})}
 
-class Item(NamedTuple):
-    """A piece of work for one process."""
-
-    what: str
-    """`plain`, `scgs`, `ddb` with its control, or one of `MASKS`."""
-    seed: int
-
-
-class Result(NamedTuple):
-    """One classifier of a row."""
-
-    row: str
-    seed: int
-    told: dict[str, Any]
-    """`test`, `validation`, and of what was added `added` and `made`."""
+    def draw(self) -> float:
+        """Draws the bed unless it is there; returns the seconds that it took."""
+        began = time.monotonic()
+        if not (self.data / birds.TABLE).exists():
+            shutil.rmtree(self.data, ignore_errors=True)
+            share = None if self.unit.biased else 0.5
+            birds.write(self.data, *self.plan.sizes, bed=self.unit.bed, paired_share=share, seed=self.unit.seed,
+                        show_progress=False)  # fmt: skip
+        return round(time.monotonic() - began, 1)
 
 
-def items(plan: Plan) -> list[Item]:
-    """All that is to be done."""
-    main = [Item(what, seed) for what in ("ddb", "scgs", "plain") for seed in plan.seeds]
-    return [*main, *(Item(mask, plan.seeds[0]) for mask in MASKS)]
+class Drawn(NamedTuple):
+    """A made image, before it is chosen."""
+
+    key: str
+    y: str
+    """Name of its class."""
+    a: str | None
+    """Name of the scene or attribute that it was made to show, where the method says one."""
+    picture: Callable[[], Any]
+    """Decodes it."""
 
 
-def do(task: tuple[Plan, Item]) -> tuple[Item, list[Result]]:
-    """Makes and trains, as far as that isn't done."""
-    import torch
-
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # what builders count as cores
-    plan, item = task
-    began = time.monotonic()
-    found = {"plain": plain, "scgs": scgs, "ddb": ddb}.get(item.what, masked)(plan, item)
-    spent = folder(plan, item) / SECONDS
-    before = json.loads(spent.read_text()) if spent.exists() else 0.0
-    spent.write_text(json.dumps(round(before + time.monotonic() - began, 1)))
-    return item, found
-
-
-def plain(plan: Plan, item: Item) -> list[Result]:
-    return compared(plan, item, PLAIN, ("jtt", "groupdro"))
+def take_evenly(images: Sequence[Drawn], most: int) -> list[Drawn]:
+    """The first images in order, as many of each class as can be. Within a class each scene or attribute keeps its
+    share, so that fewer images show nothing else."""
+    by_class: dict[str, dict[str | None, list[Drawn]]] = {}
+    for each in images:
+        by_class.setdefault(each.y, {}).setdefault(each.a, []).append(each)
+    ordered = [
+        [each for _, each in sorted(
+            (((i + 0.5) / len(cell), each) for cell in cells.values() for i, each in enumerate(cell)),
+            key=lambda pair: pair[0],
+        )] for cells in by_class.values()
+    ]  # fmt: skip
+    return [each for turn in itertools.zip_longest(*ordered) for each in turn if each is not None][:most]
 
 
-def scgs(plan: Plan, item: Item) -> list[Result]:
-    return compared(plan, item, ("scgs", "scgs+jtt"), ("scgs", "jtt"))
+def read_made(directory: Path, keep: Callable[[str], bool] = lambda key: True) -> list[Drawn]:
+    """Images of a dataset or folder that `read_groups` reads, in order."""
+    from figureground.learn.layouts import read_groups
 
-
-def ddb(plan: Plan, item: Item) -> list[Result]:
-    """DDB with pruning and without, and as many pictures of each class as it keeps, by the checkpoint alone."""
-    found = compared(plan, item, ("ddb",), ("ddb",))
-    whole = folder(plan, item) / f"ddb-seed-{item.seed}"
-    (made,) = (result.told["made"] for result in found)
-    counts = dict.fromkeys(birds.OBJECTS, 0)
-    index = json.loads((folder(plan, item) / made["directory"] / INDEX).read_text())
-    for label, _, n in index["splits"]["train"]["cells"]:
-        counts[birds.OBJECTS[label]] += n
-    plain = folder(plan, item) / "control"
-    if not (plain / birds.TABLE).exists():
-        draw_control(plan, plain, item.seed, counts)
+    train = read_groups(directory).of_split(0)
+    names = [None if train.a is None or train.attributes is None else train.attributes[a] for a in
+             (train.y if train.a is None else train.a)]  # fmt: skip
     return [
-        *found,
-        *(Result(UNPRUNED, *each) for each in train(plan, item, "unpruned", [item.seed], whole)),
-        *(Result(CONTROL, *each) for each in train(plan, item, "control", [item.seed], plain)),
+        Drawn(train.keys[row], train.classes[train.y[row]], names[row], draw)
+        for row, draw in train.read(np.arange(len(train)))
+        if keep(train.keys[row])
     ]
 
 
-def masked(plan: Plan, item: Item) -> list[Result]:
-    """SCGS with other masks, made once, and a classifier with each seed."""
-    from figureground.scgs import SCGS
+def make_pasted(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
+    """Objects as ERM attends to them on images of other classes; ERM is chosen without attributes of validation."""
+    from figureground.learn.layouts import read_groups
+    from figureground.learn.paste import AttendedMasks, paste
+    from figureground.vision.classifiers import open_classifier
 
-    out = folder(plan, item) / "scgs"
-    settings = {**plan.settings("scgs")["scgs"], "mask": item.what, "repaint": "attended"}
-    SCGS("pocket", data=str(plan.data), seed=item.seed, threads=1, **settings).build(out, show_progress=False)
-    return [Result(f"scgs, mask {item.what}", *each) for each in train(plan, item, "erm", plan.seeds, out)]
-
-
-def folder(plan: Plan, item: Item) -> Path:
-    return plan.work / f"{item.what}-{item.seed}"
-
-
-def compared(plan: Plan, item: Item, methods: Sequence[str], settings: Sequence[str]) -> list[Result]:
-    """Rows of `figureground compare`, of one seed."""
-    from figureground.learn.compare import compare
-
-    overrides = {name: each for name, each in plan.settings(*settings).items() if each}
-    for name in ("scgs", "ddb"):
-        if name in settings:
-            overrides[name] = {**overrides.get(name, {}), "threads": 1}
-    told = compare(
-        plan.data, methods, [item.seed], folder(plan, item), training=plan.training, overrides=overrides, workers=1,
-        show_progress=False,
-    )  # fmt: skip
-    return [_result(row) for row in told["rows"]]
+    models, seed = trained_folder(place, ROWS["erm"], BACKBONES[0], "unknown"), training_seeds(place.unit.seed, 1)[0]
+    if not (models / f"erm-seed-{seed}").exists():
+        train_row(place, ROWS["erm"], BACKBONES[0], ("unknown",), trainings=1)
+    masks = AttendedMasks(open_classifier(str(models / f"erm-seed-{seed}")))
+    paste(read_groups(place.data), masks, place.plan.images // 2, place.unit.seed, out, show_progress=False)
+    return read_made(out), {}
 
 
-def _result(row: Mapping[str, Any]) -> Result:
-    """A row of a comparison of one seed, in the form in which `train` reports."""
-    (seed,) = row["seeds"]
-    test = {name: seed[name] for name in ("average", "reweighted", "worst")}
-    test["groups"] = [{"name": group["name"], "accuracy": group["mean"]} for group in row["groups"]]
-    jtt = {name: seed[name] for name in ("precision", "recall")}
-    told = {name: seed[name] for name in ("validation", "added", "made", "steps")}
-    return Result(row["method"], seed["seed"], {**told, "test": test, **({"jtt": jtt} if jtt["recall"] else {})})
-
-
-def train(plan: Plan, item: Item, name: str, seeds: Sequence[int], add: Path) -> list[tuple[int, dict[str, Any]]]:
-    """ERM with pictures added."""
-    from figureground.learn.settings import Training
-    from figureground.learn.training import train as fit
-
-    told = fit(
-        Training("erm", **plan.training), plan.data, folder(plan, item) / f"trained-{name}", add=[add], seeds=seeds,
-        workers=1, show_progress=False,
-    )  # fmt: skip
-    return [(each["seed"], {**each, "added": told["pictures"]["added"]}) for each in told["seeds"]]
-
-
-def draw_control(plan: Plan, out: Path, seed: int, counts: Mapping[str, int]) -> None:
-    """Pictures of both classes as plain prompts give them, in folders, and their table; `counts` of each class."""
+def make_plain(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
+    """As many images of each class as plain prompts give, by the untouched checkpoint."""
     import torch
 
     from figureground.ddb import DDB
@@ -201,194 +421,516 @@ def draw_control(plan: Plan, out: Path, seed: int, counts: Mapping[str, int]) ->
     from figureground.diffusion.render import Renderer, Sampling
     from figureground.finetuning import fill
 
-    config = DDB.CONFIGS["pocket"]
-    steps = plan.settings("ddb")["ddb"].get("steps", config.steps)
+    config, classes = DDB.CONFIGS["pocket"], birds.find_bed(place.unit.bed).objects
+    steps = place.settings("ddb").get("steps", config.steps)
     checkpoint = open_checkpoint("pocket", device=torch.device("cpu"), dtype=torch.float32, safety="off")
     sampling = Sampling(config.size, steps, 1.0, config.guidance_scale, batch_size=config.batch_size or 1)
     specs = [
         Spec(f"{label}-{i:05d}", "train", label, 0, name, "unknown", fill("a photo of a {noun}", name, ""),
-             derive_seed(seed, "control", name, str(i)))
-        for label, name in enumerate(birds.OBJECTS) for i in range(counts[name])
+             derive_seed(place.unit.seed, "plain images", name, str(i)))
+        for label, name in enumerate(classes) for i in range(place.plan.images // len(classes))
     ]  # fmt: skip
+
+    def no_guide(spec: Spec) -> Any:
+        raise AssertionError(spec)
+
+    found = [each for each in Renderer(checkpoint, sampling, no_guide).render(specs) if isinstance(each, Sample)]
+    return [Drawn(s.spec.key, s.spec.foreground_name, None, lambda s=s: s.image) for s in found], {}  # type: ignore[misc]
+
+
+def make_d3s(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
+    """Every class on every scene of the bed, equally often: cut-outs and templates that the package ships."""
+    from figureground.d3s import D3S
+
+    bed = birds.find_bed(place.unit.bed)
+    scenes = list(bed.scenes or bed.attributes)
+    per_cell = -(-place.plan.images // (len(bed.objects) * len(scenes)))
+    builder = D3S(
+        "pocket", classes=list(bed.objects), backgrounds=scenes, per_cell={"train": per_cell}, seed=place.unit.seed,
+        **place.settings("d3s"),
+    )  # fmt: skip
+    builder.build(out, show_progress=False)
+    return read_made(out), {"scenes": scenes}
+
+
+def build(place: Place, name: str, out: Path, **changes: Any) -> Any:
+    """Builds a set by SCGS or DDB from the unit's bed, or goes on with it; returns the builder."""
+    from figureground.builder import builder_class
+
+    settings = {**changes, **place.settings(name)}
+    builder = builder_class(name)("pocket", data=str(place.data), seed=place.unit.seed, **settings)
+    builder.build(out, show_progress=False)
+    return builder
+
+
+def make_scgs(place: Place, out: Path, **changes: Any) -> tuple[list[Drawn], dict[str, Any]]:
+    builder = build(place, "scgs", out, **{"per_class": place.plan.images // 2, **changes})
+    return read_made(out), {"error_set": builder.told["error_set"], "clusters": builder.told["clusters"]}
+
+
+def make_ddb(place: Place, out: Path, pruned: bool = True) -> tuple[list[Drawn], dict[str, Any]]:
+    """Candidates, two or more of each image that is wanted; those that its rule keeps, or the first."""
+    from figureground.learn.errors import read_errors
+    from figureground.learn.jtt import minority_groups, tell_errors
+    from figureground.learn.layouts import read_groups
+    from figureground.stages import read_marker
+    from figureground.trust.curate import curate
+
+    out = place.folder / "built" / "ddb"  # both rows take from the same candidates
+    builder = build(place, "ddb", out, per_source=4)
+    groups = read_groups(place.data)
+    train, counts = groups.of_split(0), groups.counts(0)
+    stages = out / "_figureground" / "stages"
+    wrong = read_errors(stages / "classifier").wrong
+    told: dict[str, Any] = {
+        "error_set": tell_errors(wrong, np.zeros(len(wrong), bool), train.group, counts),
+        "sources": {"images": 0, "with_the_bias": 0},
+    }  # fmt: skip
+    marker = read_marker(stages / "sources")
+    assert marker is not None
+    rows = [row for some in marker["facts"]["rows"].values() for row in some]
+    told["sources"] = {
+        "images": len(rows),
+        "with_the_bias": int((~minority_groups(counts).ravel()[train.group[rows]]).sum()),
+    }
+    whole = read_made(out)
+    if not pruned:
+        return whole, told
+    kept = place.folder / "built" / "ddb-pruned"
+    curate(out, kept, builder.pruning_rule(), show_progress=False)
+    found = read_made(kept)
+    return found, {**told, "rule": builder.pruning_rule(), "kept": len(found) / len(whole), "candidates": len(whole)}
+
+
+Maker = Callable[[Place, Path], tuple[list[Drawn], dict[str, Any]]]
+"""Makes images in a folder; returns them in order, and what is to be told of them."""
+
+MAKERS: dict[str, Maker] = {
+    "paste": make_pasted,
+    "plain": make_plain,
+    "d3s": make_d3s,
+    "scgs": make_scgs,
+    "ddb": make_ddb,
+    "ddb-unpruned": lambda place, out: make_ddb(place, out, pruned=False),
+    **{
+        f"scgs-{mask}": lambda place, out, mask=mask: make_scgs(place, out, mask=mask)  # type: ignore[misc]
+        for mask in ("random", "whole", "true-masks")
+    },
+}
+
+
+def make(place: Place, name: str, record: Record) -> Path:
+    """Makes the images of a method unless they are there; returns the folder that training adds."""
+    out = place.made(name)
+    if name in record.said["made"] and (out / birds.TABLE).exists():
+        return out
+    began = time.monotonic()
+    found, told = MAKERS[name](place, place.folder / "built" / name)
+    found = take_evenly(found, place.plan.images)
+    write_made(found, birds.find_bed(place.unit.bed).objects, out)
+    seconds = round(time.monotonic() - began, 1)
+    if (before := record.said["made"].get(name)) is not None:  # the same images again, after the folder was lost
+        seconds = before["seconds"]
+    record.said["made"][name] = {
+        "images": len(found), "by_class": dict(sorted(Counter(each.y for each in found).items())), **told,
+        "oracle": read_by_oracle(place, found), "seconds": seconds, "origin": record.origin,
+    }  # fmt: skip
+    record.write()
+    return out
+
+
+def write_made(images: Sequence[Drawn], classes: Sequence[str], out: Path) -> None:
+    """Writes images as PNG, and the table `filename,split,y` at last.
+
+    A class that has none, as one without errors has in SCGS, gets an empty image in another split, of which nothing is
+    added to training: `read_groups` takes no table of one class.
+    """
     shutil.rmtree(out, ignore_errors=True)
     (out / "train").mkdir(parents=True)
-    lines = ["filename,split,y"]
-    for each in Renderer(checkpoint, sampling, lambda spec: (_ for _ in ()).throw(AssertionError(spec))).render(specs):
-        if isinstance(each, Sample):
-            file = f"train/{each.spec.key}.png"
-            each.image.save(out / file)
-            lines.append(f"{file},0,{each.spec.foreground_name}")
-    (out / birds.TABLE).write_text("\n".join(lines) + "\n")
+    with (out / "draft.csv").open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("filename", "split", "y"))
+        for i, each in enumerate(images):
+            name = f"train/{i:05d}.png"
+            each.picture().convert("RGB").save(out / name)
+            table.writerow((name, 0, each.y))
+        for missing in [name for name in classes if name not in {each.y for each in images}]:
+            Image.new("RGB", (64, 64)).save(out / f"no-{missing}.png")
+            table.writerow((f"no-{missing}.png", 2, missing))
+    (out / "draft.csv").rename(out / birds.TABLE)
 
 
-# The table
+ORACLE = ROOT / "out" / "fidelity"
+"""Where classifiers of the whole world are kept, which `fidelity.py` trains too."""
 
 
-def summarise(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """By row: accuracies of test, mean and standard deviation over seeds, and what was added."""
-    table: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys(result.row for result in results):
-        mine = sorted((r for r in results if r.row == name), key=lambda r: r.seed)
-        tests = [r.told["test"] for r in mine]
-        groups = [g["name"] for g in tests[0]["groups"]]
-        made = [r.told["made"] for r in mine if r.told.get("made")]
-        kept = [m["kept"] for m in made if m.get("kept") is not None]
-        table[name] = {
-            "seeds": [r.seed for r in mine],
-            **{key: spread([t[key] for t in tests]) for key in ("average", "reweighted", "worst")},
-            "worst_of_each": [t["worst"] for t in tests],
-            "validation_worst": spread([r.told["validation"]["worst"] for r in mine]),
-            "groups": {
-                group: spread([t["groups"][i]["accuracy"] for t in tests]) for i, group in enumerate(groups)
+def open_oracle(plan: Plan) -> Any:
+    """The classifier that reads what made images show; it is trained on drawings alone."""
+    import oracle
+
+    settings = oracle.Settings(**plan.oracle)
+    return oracle.trained("oracle", 0, plan.work / "oracle" if plan.oracle else ORACLE, "cpu", settings)
+
+
+def read_by_oracle(place: Place, images: Sequence[Drawn]) -> dict[str, Any]:
+    """What made images show: whether their class, and the scene or look that they were made for, are right, 0 to 1; and
+    by class how often each background and each look was read."""
+    import oracle
+
+    bed = birds.find_bed(place.unit.bed)
+    heads = list(oracle.HEADS)
+    read = open_oracle(place.plan).read(np.stack([oracle.pixels(each.picture()) for each in images])).labels
+
+    def names(head: str) -> list[str]:
+        return [oracle.HEADS[head][label] for label in read[:, heads.index(head)]]
+
+    found = {head: names(head) for head in heads}
+    right = np.array([said == each.y for said, each in zip(found["foreground"], images, strict=True)])
+    looks = dict(zip(bed.attributes, bed.looks, strict=True)) if bed.looks else {}
+    asked = [(i, each.a) for i, each in enumerate(images) if each.a in looks or each.a in oracle.HEADS["background"]]
+    shown = [found["look"][i] == looks[a] if a in looks else found["background"][i] == a for i, a in asked]
+    by_class = {
+        name: {
+            "label": float(right[[each.y == name for each in images]].mean()),
+            **{
+                head: dict(Counter(said for said, each in zip(found[head], images, strict=True) if each.y == name))
+                for head in ("foreground", "background", "look")
             },
-            "steps": {stage: spread([r.told["steps"][stage] for r in mine]) for stage in mine[0].told["steps"]},
-            "added": float(np.mean([r.told.get("added") or 0 for r in mine])),
-            "kept": float(np.mean(kept)) if kept else None,
-            **({"jtt": [r.told["jtt"] for r in mine]} if all("jtt" in r.told for r in mine) else {}),
-        }  # fmt: skip
-    return table
-
-
-def markdown(table: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table for people, in per cent."""
-
-    def cell(each: Mapping[str, float | None]) -> str:
-        if each["mean"] is None:
-            return "–"
-        return f"{100 * each['mean']:.1f}" + (f" ± {100 * each['std']:.1f}" if each["std"] is not None else "")
-
-    groups = list(next(iter(table.values()))["groups"])
-    head = ["training", "worst group", "average", "re-weighted", *groups, "steps", "added", "kept"]
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    for name, each in table.items():
-        cells = [name, cell(each["worst"]), cell(each["average"]), cell(each["reweighted"])]
-        cells += [cell(each["groups"][group]) for group in groups]
-        cells += [
-            say_mean_steps(each["steps"]),
-            f"{each['added']:.0f}",
-            "" if each["kept"] is None else f"{100 * each['kept']:.0f} %",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def verdicts(table: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """What must hold: ERM is biased, and DDB and SCGS mend that by more than twice the spread."""
-    rows = [
-        Row(
-            f"{name}: worst group",
-            100 * each["worst"]["mean"],
-            "%",
-            *(100 * f(each["worst_of_each"]) for f in (min, max)),
-        )
-        for name, each in table.items()
-    ]
-    if not {"erm", "scgs", "ddb"} <= set(table) or table["erm"]["worst"]["std"] is None:
-        return rows
-    erm = table["erm"]["worst"]
-    rows.append(Row("erm: average above worst group", 100 * (table["erm"]["average"]["mean"] - erm["mean"]), "points",
-                    at_least=5))  # fmt: skip
-    for name in ("scgs", "ddb"):
-        both = max(erm["std"], table[name]["worst"]["std"])
-        gained = 100 * (table[name]["worst"]["mean"] - erm["mean"])
-        rows.append(Row(f"{name} above erm, worst group", gained, "points", at_least=round(200 * both, 1)))
-    return rows
-
-
-# Choosing settings
-
-
-def tune(plan: Plan, name: str, change: Mapping[str, Any]) -> dict[str, Any]:
-    """The worst group of validation with a changed setting; the test split's numbers are not looked at."""
-    from figureground.learn.compare import compare
-
-    settings = {**change, **plan.smaller.get(name, {}), **({"threads": 1} if name in ("scgs", "ddb") else {})}
-    label = "-".join(f"{key}-{value}" for key, value in change.items()) or "default"
-    told = compare(
-        plan.data, [name], list(TUNED_WITH),
-        plan.work / "tuning" / f"{name}-{label}", training=plan.training,
-        overrides={name: settings} if settings else {}, workers=1, show_progress=False,
-    )  # fmt: skip
-    (row,) = told["rows"]
-    found = [each["validation"] for each in row["seeds"]]
+        }
+        for name in dict.fromkeys(each.y for each in images)
+    }
     return {
-        "method": name, "change": dict(change), "worst": float(np.mean([each["worst"] for each in found])),
-        "average": float(np.mean([each["average"] for each in found])),
+        "label": float(right.mean()), "attribute": float(np.mean(shown)) if shown else None, "by_class": by_class,
     }  # fmt: skip
 
 
-def _tune(task: tuple[Plan, str, dict[str, Any]]) -> dict[str, Any]:
+# --- training ---------------------------------------------------------------------------------------
+
+
+def trained_folder(place: Place, row: Row, backbone: str, name: str) -> Path:
+    """Where the classifiers of a row lie.
+
+    Args:
+        name: Says which of its trainings: of which table, or of which setting that was tried.
+    """
+    folder = row.name.replace(", ", "-").replace(" ", "-")
+    return place.folder / "trained" / f"{folder}-{backbone}-{name}"
+
+
+def fit(
+    place: Place, row: Row, backbone: str, change: Mapping[str, Any], rules: Sequence[str], name: str,
+    add: Path | None, trainings: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Trains, or goes on with it; returns the report of `figureground train`."""
+    from figureground.learn.training import train
+
+    return train(
+        settings_of(row, change, rules, place.plan, backbone), place.data, trained_folder(place, row, backbone, name),
+        add=[add] if add else [], seeds=training_seeds(place.unit.seed, trainings), workers=1, device="cpu",
+        show_progress=False,
+    )  # fmt: skip
+
+
+def chosen(place: Place, row: Row, backbone: str, table: str) -> dict[str, Any]:
+    """The setting with which a row is judged."""
+    if not place.plan.choose:
+        return dict(ROWS[row.like or row.name].tried[0])
+    return dict(choose_settings(place.plan.kept, place.unit.bed, row, table, backbone))
+
+
+def train_row(
+    place: Place, row: Row, backbone: str, tables: Sequence[str], add: Path | None = None, trainings: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """Trains a row's classifiers, once for all tables that chose the same setting; returns what each table keeps.
+
+    The rule without attributes comes first, so that the classifiers that stay are chosen by it, where there is one.
+    """
+    by_setting: dict[str, list[str]] = {}
+    for table in sorted(tables, reverse=True):
+        by_setting.setdefault(json.dumps(chosen(place, row, backbone, table)), []).append(table)
+    found: dict[str, dict[str, Any]] = {}
+    for text, served in by_setting.items():
+        change = json.loads(text)
+        told = fit(
+            place, row, backbone, change, [TABLES[table] for table in served], served[0], add,
+            trainings or place.plan.trainings,
+        )  # fmt: skip
+        for table in served:
+            found[table] = {
+                "settings": change, "rule": TABLES[table], "uses": row.uses(table),
+                "added": told["pictures"]["added"], "seeds": [keep_seed(each, table) for each in told["seeds"]],
+            }  # fmt: skip
+    return {table: found[table] for table in tables}
+
+
+def keep_seed(told: Mapping[str, Any], table: str) -> dict[str, Any]:
+    """What is kept of one classifier."""
+    of_rule = told.get("selected", {}).get(TABLES[table], told)
+    test = of_rule["test"]
+    return {
+        "seed": told["seed"], "epoch": of_rule["epoch"], "steps": told["steps"], "budget": told["budget"],
+        "seconds": told["seconds"], "validation": of_rule["validation"], "average": test["average"],
+        "worst": test["worst"], "groups": [group["accuracy"] for group in test["groups"]],
+        **({"error_set": told["jtt"]} if "jtt" in told else {}),
+    }  # fmt: skip
+
+
+def describe_bed(place: Place) -> dict[str, Any]:
+    """Classes, attributes and images of each group of the unit's bed."""
+    from figureground.learn.jtt import minority_groups
+    from figureground.learn.layouts import read_groups
+
+    groups = read_groups(place.data)
+    counts = groups.counts(0)
+    return {
+        "classes": list(groups.classes), "attributes": list(groups.attributes or ()),
+        "groups": list(groups.group_names), "fingerprint": groups.fingerprint,
+        "images": {name: groups.counts(i).ravel().tolist() for i, name in enumerate(("train", "validation", "test"))},
+        "against_the_bias": np.flatnonzero(minority_groups(counts).ravel()).tolist(),
+    }  # fmt: skip
+
+
+def limit_threads() -> None:
+    """A thread a process."""
     import torch
 
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    return tune(*task)
+    os.environ["OMP_NUM_THREADS"] = "1"  # what builders count as cores
+
+
+def do(task: tuple[Plan, Unit]) -> list[str]:
+    """Does what a unit lacks, row by row; returns what failed, a sentence each."""
+    limit_threads()
+    plan, unit = task
+    try:
+        place, record = Place(plan, unit), Record(plan.kept / f"{unit.name}.json", plan, unit)
+    except FiguregroundError as error:
+        return [str(error)]
+    waiting = [
+        (name, backbone)
+        for backbone in plan.backbones
+        for name in plan.wanted(unit)
+        if set(ROWS[name].tables) - set(record.said["rows"].get(name, {}).get(backbone, {}))
+    ]
+    failed = []
+    for name, backbone in waiting:
+        try:
+            do_row(place, record, ROWS[name], backbone)
+            record.said["failed"].pop(f"{name}, {backbone}", None)
+        except FiguregroundError as error:
+            failed.append(f"{unit.name}, {name}, {backbone}: {error}")
+            record.said["failed"][f"{name}, {backbone}"] = str(error)
+            record.write()
+    return failed
+
+
+def do_row(place: Place, record: Record, row: Row, backbone: str) -> None:
+    for table in row.tables:
+        chosen(place, row, backbone, table)  # before anything is made for a row that wasn't tuned
+    drawn = place.draw()
+    record.said.setdefault("data", {**describe_bed(place), "seconds": drawn})
+    add = make(place, row.made, record) if row.made else None
+    kept = record.said["rows"].setdefault(row.name, {}).setdefault(backbone, {})
+    for table, told in train_row(place, row, backbone, row.tables, add).items():
+        kept[table] = {**told, "origin": record.origin}
+    record.write()
+    if row.name != "erm" or backbone != BACKBONES[0]:  # paste looks at those
+        for name in row.tables:
+            shutil.rmtree(trained_folder(place, row, backbone, name), ignore_errors=True)
+
+
+# --- choosing settings ------------------------------------------------------------------------------
+
+
+def tune(task: tuple[Plan, Unit]) -> list[str]:
+    """Trains each setting of each row once on a tuning seed, and keeps what validation says; test is never kept."""
+    limit_threads()
+    plan, unit = task
+    try:
+        place, record = Place(plan, unit), Record(tuning_file(plan.kept, unit.bed, unit.seed), plan, unit)
+    except FiguregroundError as error:
+        return [str(error)]
+    tried, failed = record.said.setdefault("tried", {}), []
+    for backbone, name in itertools.product(plan.backbones, plan.wanted(unit)):
+        row = ROWS[name]
+        done = tried.setdefault(name, {}).setdefault(backbone, [])
+        if len(done) == len(row.tried):
+            continue
+        try:
+            place.draw()
+            add = make(place, row.made, record) if row.made else None
+            for i, change in list(enumerate(row.tried))[len(done) :]:
+                rules = [TABLES[table] for table in sorted(row.tables, reverse=True)]
+                told = fit(place, row, backbone, change, rules, f"tried-{i}", add, 1)
+                (seed,) = told["seeds"]
+                validation = {
+                    table: keep_seed(seed, table)["validation"]["worst" if rule == WORST_GROUP else "average"]
+                    for table, rule in TABLES.items()
+                    if table in row.tables
+                }
+                done.append(
+                    {
+                        "change": dict(change),
+                        "validation": validation,
+                        "seconds": seed["seconds"],
+                        "origin": record.origin,
+                    }
+                )
+                record.write()
+                shutil.rmtree(trained_folder(place, row, backbone, f"tried-{i}"), ignore_errors=True)
+        except FiguregroundError as error:
+            failed.append(f"{unit.name}, {name}, {backbone}: {error}")
+    return failed
+
+
+# --- how long it takes ------------------------------------------------------------------------------
+
+
+def estimate(
+    record: Mapping[str, Any], backbones: Sequence[str], beds: Sequence[str] = BEDS
+) -> dict[str, dict[str, float]]:
+    """Core-hours of the whole plan, by row: `training`, `making` and `tuning`.
+
+    Args:
+        record: Of a unit that was done with one training a row, at full size.
+        backbones: Those that the plan shall have; one that wasn't timed takes as long as the first that was.
+    """
+    hours = {name: {"training": 0.0, "making": 0.0, "tuning": 0.0} for name in record["rows"]}
+
+    def once(name: str, backbone: str) -> float:
+        tables = record["rows"][name].get(backbone) or next(iter(record["rows"][name].values()))
+        return float(next(iter(tables.values()))["seeds"][0]["seconds"]) / 3600
+
+    units = [*whole_plan(beds), *(Unit(bed, True, seed) for bed in beds for seed in TUNED_WITH)]
+    for unit in units:
+        made: set[str] = set()
+        for name in (name for name in rows_of(unit) if name in hours):
+            row, tuned = ROWS[name], unit.seed in TUNED_WITH
+            if row.made and row.made not in made:
+                made.add(row.made)
+                hours[name]["making"] += record["made"][row.made]["seconds"] / 3600
+            if tuned:
+                hours[name]["tuning"] += len(row.tried) * once(name, backbones[0])
+            else:
+                hours[name]["training"] += TRAININGS * sum(once(name, backbone) for backbone in backbones)
+    hours["the beds"] = {"training": 0.0, "making": len(units) * record["data"]["seconds"] / 3600, "tuning": 0.0}
+    return hours
+
+
+def print_hours(hours: Mapping[str, Mapping[str, float]]) -> None:
+    kinds = ("training", "making", "tuning")
+    print(f"\n{'core-hours':<24}" + "".join(f"{kind:>10}" for kind in (*kinds, "all")))
+    lines = {**hours, "all": {kind: sum(each[kind] for each in hours.values()) for kind in kinds}}
+    for name, each in lines.items():
+        print(f"{name:<24}" + "".join(f"{value:>10.2f}" for value in (*(each[k] for k in kinds), sum(each.values()))))
+    print("One training serves both tables where they choose the same setting: where they don't, training takes up to "
+          "twice as long.")  # fmt: skip
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`3`, or `0-5`.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    first, dash, last = text.partition("-")
+    return list(range(int(first), int(last or first) + 1)) if dash else [int(first)]
+
+
+QUICK: dict[str, Any] = {
+    "epochs": 4, "trainings": 1, "images": 4, "sizes": (40, 16, 16), "choose": False,
+    "oracle": {"pool": 128, "epochs": 1},
+    "smaller": {
+        "d3s": {"steps": 2},
+        "scgs": {"steps": 2, "folds": 2, "training": {"epochs": 1}},
+        "ddb": {
+            "steps": 2, "sources": 4, "per_source": 1, "token_images": 3, "inversion": {"steps": 2},
+            "training": {"epochs": 1}, "least_probability": 0.0, "least_attribution_ratio": 0.0,
+        },
+    },
+}  # fmt: skip
+"""Sizes that only show that it runs."""
+QUICK_ROWS = ("erm", "jtt", "dfr", "paste", "d3s", "scgs", "ddb", "ddb, two-stage")
 
 
 def _parse() -> argparse.Namespace:
     parser = arguments(__doc__, "mitigate")
     parser.set_defaults(work=ROOT / "out" / "mitigate")
-    parser.add_argument("--workers", type=int, default=2, help="processes, a thread each")
-    parser.add_argument(
-        "--tune", action="store_true", help="print what validation says of the settings that were tried"
+    add = parser.add_argument
+    add("--beds", nargs="+", choices=BEDS, default=list(BEDS), help="test-beds")
+    add("--bias", nargs="+", choices=("biased", "unbiased"), default=["biased", "unbiased"], help="which of them")
+    add("--seeds", nargs="+", type=parse_seeds, metavar="N|N-M", help="pipeline seeds (all of the plan)")
+    add("--rows", nargs="+", choices=list(ROWS), metavar="NAME", help=f"of {'; '.join(ROWS)} (all of the plan)")
+    add("--backbones", nargs="+", default=list(BACKBONES), metavar="NAME", help="(%(default)s)")
+    add("--workers", type=int, default=2, help="processes, a thread each (%(default)s)")
+    add("--kept", type=Path, default=RESULTS, help="where the units' JSON files are kept")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--tune", action="store_true", help="try the settings of each row on the tuning seeds")
+    what.add_argument("--report", action="store_true", help="only the tables and the chart of what is kept")
+    what.add_argument(
+        "--time", action="store_true", help="do each row once, and print the core-hours of the whole plan"
     )
-    parser.add_argument("--no-masks", action="store_true", help="leave out the rows of other masks")
     return parser.parse_args()
 
 
-def main() -> None:
+def _plan(args: argparse.Namespace) -> Plan:
+    command = " ".join(["python benchmarks/mitigate.py", *without_places(sys.argv[1:])])
+    rows = tuple(args.rows) if args.rows else None
+    if args.quick:
+        work = args.work / "quick"
+        return Plan(work, work / "kept", rows or QUICK_ROWS, tuple(args.backbones[:1]), command=command, **QUICK)
+    if args.time:
+        work = args.work / "timing"
+        return Plan(work, work / "kept", rows, tuple(args.backbones), trainings=1, everything=True, choose=False,
+                    command=command)  # fmt: skip
+    backbones = tuple(args.backbones)
+    if args.tune and backbones == BACKBONES:
+        backbones = BACKBONES[:1]  # the second takes the settings of the first, unless it is named
+    return Plan(args.work, args.kept, rows, backbones, command=command)
+
+
+def _units(args: argparse.Namespace) -> list[Unit]:
+    if args.quick:
+        return [Unit(args.beds[0], True, 0)]
+    asked = None if args.seeds is None else {seed for some in args.seeds for seed in some}
+    if args.tune:
+        units = [Unit(bed, True, seed) for seed in TUNED_WITH for bed in args.beds]
+    else:
+        units = [unit for unit in whole_plan(args.beds) if unit.kind in args.bias]
+    return [unit for unit in units if asked is None or unit.seed in asked]
+
+
+def _run(work: Callable[[tuple[Plan, Unit]], list[str]], plan: Plan, units: Sequence[Unit], workers: int) -> list[str]:
+    tasks = [(plan, unit) for unit in units]
+    with multiprocessing.get_context("spawn").Pool(min(workers, max(1, len(tasks))), maxtasksperchild=1) as processes:
+        done = processes.imap_unordered(work, tasks)
+        return [failure for failures in tqdm(done, total=len(tasks), unit="unit", disable=None) for failure in failures]
+
+
+def main() -> int:
     args = _parse()
-    began = time.monotonic()
-    quick = args.quick
-    small = {"steps": 2, "threads": 1}
-    plan = Plan(
-        args.work / "quick" if quick else args.work,
-        SEEDS[:1] if quick else SEEDS,
-        {"epochs": 1} if quick else TRAINING,
-        {
-            "jtt": {"first_epochs": 1},
-            "scgs": {**small, "per_class": 2, "folds": 2, "training": {"epochs": 1}},
-            "ddb": {**small, "sources": 4, "per_source": 1, "token_images": 3, "inversion": {"steps": 2},
-                    "training": {"epochs": 1}, "least_probability": 0.0, "least_attribution_ratio": 0.0},
-        } if quick else {},
-    )  # fmt: skip
-    if not (plan.data / birds.TABLE).exists():
-        sizes = (60, 16, 16) if quick else ()
-        birds.write(plan.data, *sizes, show_progress=False)
-    with multiprocessing.get_context("spawn").Pool(args.workers, maxtasksperchild=1) as processes:
-        if args.tune:
-            tasks = [(plan, name, dict(change)) for name, changes in TRIED.items() for change in changes]
-            found = list(tqdm(processes.imap_unordered(_tune, tasks), total=len(tasks), disable=None))
-            found.sort(key=lambda each: (each["method"], -each["worst"]))
-            for told in found:
-                print(f"{told['method']:<10} {100 * told['worst']:5.1f} {100 * told['average']:5.1f}  {told['change']}")
-            if args.out:
-                args.out.write_text(json.dumps({"seeds": TUNED_WITH, "tried": found}, indent=2) + "\n")
-            return
-        work = [(plan, item) for item in items(plan) if not (args.no_masks and item.what in MASKS)]
-        done = processes.imap_unordered(do, work)
-        results = [each for _, found in tqdm(done, total=len(work), unit="part", disable=None) for each in found]
-    order = {name: i for i, name in enumerate(ROWS)}
-    results.sort(key=lambda result: order.get(result.row, len(ROWS)))
-    table = summarise(results)
-    text = markdown(table)
-    print("\n" + text)
-    out = args.out or ROOT / "benchmarks" / "results" / "mitigate.json"
-    if not quick or args.out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.with_suffix(".md").write_text(text)
-    report(
-        "mitigate", args, verdicts(table),
-        {
-            "training": dict(plan.training), "chosen": CHOSEN, "tried": TRIED,
-            "tuned_with_seeds": TUNED_WITH, "seeds": plan.seeds, "workers": args.workers,
-            "worked_s": {
-                f"{each.what}-{each.seed}": json.loads((folder(plan, each) / SECONDS).read_text()) for _, each in work
-            },
-        },
-        began, table=table,
-    )  # fmt: skip
+    plan, began = _plan(args), time.monotonic()
+    failures: list[str] = []
+    if not args.report:
+        limit_threads()
+        open_oracle(plan)  # once, before several processes would
+        if args.time:
+            unit = Unit(args.beds[0], True, TUNED_WITH[0])  # none that is judged
+            failures = _run(do, plan, [unit], 1)
+            print_hours(estimate(read_json(plan.kept / f"{unit.name}.json"), args.backbones, args.beds))
+        else:
+            failures = _run(tune if args.tune else do, plan, _units(args), args.workers)
+    if not args.time:
+        import mitigate_report
+
+        mitigate_report.write(plan.kept, args, began)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

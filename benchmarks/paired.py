@@ -1,0 +1,64 @@
+"""Paired differences between two methods over the same seeds: Student's t, Holm's and Bonferroni's corrections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of paired differences, and what chance would do to it."""
+
+    n: int
+    """Pairs."""
+    mean: float
+    low: float | None
+    """The lower end of the interval; None where there is one pair."""
+    high: float | None
+    p: float | None
+    """Of a mean of 0, two-sided; None where there is one pair."""
+
+
+def subtract(
+    first: Mapping[int, float], second: Mapping[int, float], *, level: float = 0.95, comparisons: int = 1
+) -> Difference:
+    """The mean of first − second over the seeds that both have, with the interval of Student's t.
+
+    Args:
+        first, second: A number a seed; seeds that only one of them has are left out.
+        level: Nominal coverage, between 0 and 1.
+        comparisons: How many intervals shall all cover at that level together (Bonferroni).
+
+    Raises:
+        ValueError: They share no seed.
+    """
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        raise ValueError("There is no seed that both have.")
+    differences = np.array([first[seed] - second[seed] for seed in seeds], np.float64)
+    n, mean = len(differences), float(differences.mean())
+    if n == 1:
+        return Difference(1, mean, None, None, None)
+    error = float(differences.std(ddof=1)) / math.sqrt(n)
+    if error == 0:
+        return Difference(n, mean, mean, mean, 1.0 if mean == 0 else 0.0)
+    half = error * float(scipy.stats.t.isf((1 - level) / comparisons / 2, n - 1))
+    return Difference(n, mean, mean - half, mean + half, float(2 * scipy.stats.t.sf(abs(mean) / error, n - 1)))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order given: each at most 1, and none below that of a smaller p.
+
+    Whoever rejects those at or below α is wrong about any of them with a probability of at most α.
+    """
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    adjusted, least = [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        least = max(least, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = least
+    return adjusted
