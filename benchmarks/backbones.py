@@ -1,4 +1,8 @@
-"""Networks of several families that benchmarks train from random weights, named as `Training` takes them."""
+"""Networks of several families that benchmarks train from random weights, named as `Training` takes them.
+
+A few hundred images must teach them a shape. Of the small ones here those with batch normalisation and overlapping
+convolutions do; patches and layer normalisation (ViT, Swin, ConvNeXt, PoolFormer) learn the scene and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,25 @@ from typing import Any
 
 import biased
 import torch
+from biased import Family
+from transformers import AutoModelForImageClassification, MobileNetV2Config, RegNetConfig
 
 from figureground.learn.settings import POCKET
-from figureground.pocket import robust
+from figureground.models.opening import make_network
+from figureground.pocket import robust, world
 
-NAMES = (POCKET, *biased.FAMILIES)
+FAMILIES: dict[str, Family] = {
+    "regnetx": Family(
+        lambda: RegNetConfig(
+            embedding_size=32, hidden_sizes=[32, 64, 96, 160], depths=[1, 1, 1, 1], groups_width=32, layer_type="x"
+        ),
+        2e-3,
+    ),
+    "mobilenet": Family(lambda: MobileNetV2Config(image_size=world.SIZE, depth_multiplier=0.35), 2e-3),
+    **biased.FAMILIES,
+}
+"""Configurations, and the largest learning rate of a training from random weights."""
+NAMES = (POCKET, *FAMILIES)
 
 
 def training(name: str, folder: Path) -> dict[str, Any]:
@@ -30,11 +48,11 @@ def training(name: str, folder: Path) -> dict[str, Any]:
     if not out.exists():
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model = biased.build(name)
+            model = make_network(AutoModelForImageClassification, FAMILIES[name].config())
         part = out.with_name(f".{name}.{os.getpid()}.part")
         robust.save(model, part)
         try:
             part.rename(out)
         except OSError:  # another process was as quick
             shutil.rmtree(part)
-    return {"backbone": str(out), "from_scratch": True, "learning_rate": biased.FAMILIES[name].learning_rate}
+    return {"backbone": str(out), "from_scratch": True, "learning_rate": FAMILIES[name].learning_rate}

@@ -206,7 +206,7 @@ def test_what_cannot_be_used_is_refused(tmp_path, values, said):
         ({"looks": ("gift:0", "gift:7")}, "looks: there is no 'gift:7'"),
         ({"looks": ("gift:0", "kite:1")}, "looks: gift:0, kite:1 are looks of two props"),
         ({"looks": None}, "attributes: there is no 'blue'"),
-        ({"objects": ("car", "bird")}, "objects: car, bird are not in alphabetical order"),
+        ({"objects": ("umbrella", "boat")}, "objects: umbrella, boat are not in alphabetical order"),
         ({"attributes": ("red", "blue")}, "attributes: red, blue are not in alphabetical order"),
         ({"looks": None, "attributes": ("snow", "rain")}, "scenes: they are the attribute here"),
         ({"scenes": ()}, "scenes: name one or more"),

@@ -194,10 +194,10 @@ SCENES = ("grass", "water")
 """The attributes of pocketbirds."""
 
 _BEDS = (
-    Bed("pocketbirds", OBJECTS, SCENES, paired_share=0.98),
+    Bed("pocketbirds", OBJECTS, SCENES, paired_share=0.96),
     Bed(
-        "pocketlooks", ("bird", "car"), ("blue", "red"), ("gift:1", "gift:0"), scenes=("grass", "road", "sand", "snow"),
-        prop_radius=(0.18, 0.22), paired_share=0.98,
+        "pocketlooks", ("boat", "umbrella"), ("blue", "red"), ("gift:1", "gift:0"), scenes=("grass", "road", "sand", "snow"),
+        prop_radius=(0.18, 0.22), paired_share=0.96,
     ),
 )  # fmt: skip
 BEDS: Mapping[str, Bed] = MappingProxyType({bed.name: bed for bed in _BEDS})
