@@ -196,8 +196,8 @@ SCENES = ("grass", "water")
 _BEDS = (
     Bed("pocketbirds", OBJECTS, SCENES, paired_share=0.96),
     Bed(
-        "pocketlooks", ("boat", "umbrella"), ("blue", "red"), ("gift:1", "gift:0"), scenes=("grass", "road", "sand", "snow"),
-        prop_radius=(0.18, 0.22), paired_share=0.96,
+        "pocketlooks", ("boat", "umbrella"), ("blue", "red"), ("gift:1", "gift:0"), paired_share=0.96,
+        scenes=("grass", "road", "sand", "snow"), prop_radius=(0.18, 0.22),
     ),
 )  # fmt: skip
 BEDS: Mapping[str, Bed] = MappingProxyType({bed.name: bed for bed in _BEDS})
