@@ -58,7 +58,7 @@ JUDGING = (200, 201, 202, 203, 204, 205)
 TWICE = 3
 """Seeds, the first of those, that are also trained for twice the epochs."""
 BACKBONES = ("pocket", "regnet")
-EPOCHS, VALIDATE_EVERY = 60, 2
+EPOCHS, VALIDATE_EVERY = 40, 2
 RULES = ("worst-group", "average", "last")
 """What chooses the epoch; the first gives the numbers of which something is asked."""
 WORST = (55.0, 80.0)

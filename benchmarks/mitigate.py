@@ -55,7 +55,7 @@ from figureground.sample import Sample, Spec, derive_seed
 from figureground.shards.writer import replace_text
 
 BEDS = ("pocketbirds", "pocketlooks")
-BACKBONES = ("pocket", "poolformer")
+BACKBONES = ("pocket", "regnet")
 """Of different families. The errors that SCGS, DDB and paste look at are those of the first."""
 EPOCHS = 40
 """Passes over the real training images, after which ERM has converged on the beds."""

@@ -257,8 +257,11 @@ def write(
         RecipeError: There is no such bed, or a number can't be used.
     """
     directory, bed = Path(directory), find_bed(bed) if isinstance(bed, str) else bed
-    sizes = [given if given is not None else own for given, own in
-             ((train, bed.train), (validation, bed.validation), (test, bed.test))]  # fmt: skip
+    sizes = (
+        bed.train if train is None else train,
+        bed.validation if validation is None else validation,
+        bed.test if test is None else test,
+    )
     share = bed.paired_share if paired_share is None else paired_share
     for name, value, least in zip(
         ("train", "validation", "test", "seed", "size"), (*sizes, seed, size), (0, 0, 0, 0, 8), strict=True
