@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -237,6 +238,7 @@ class Record:
         own = {
             "kept_format": KEPT_FORMAT, "bed": unit.bed, "bias": unit.kind, "seed": unit.seed,
             "plan": json.loads(json.dumps(plan.facts())),
+            "drawn": json.loads(json.dumps(dataclasses.asdict(birds.find_bed(unit.bed)))),
         }  # fmt: skip
         self.said: dict[str, Any] = {
             **own,
@@ -406,7 +408,7 @@ def make_pasted(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
 
     models, seed = trained_folder(place, ROWS["erm"], BACKBONES[0], "unknown"), training_seeds(place.unit.seed, 1)[0]
     if not (models / f"erm-seed-{seed}").exists():
-        train_row(place, ROWS["erm"], BACKBONES[0], ("unknown",), trainings=1)
+        train_row(place, ROWS["erm"], BACKBONES[0], ROWS["erm"].tables, trainings=1)
     masks = AttendedMasks(open_classifier(str(models / f"erm-seed-{seed}")))
     paste(read_groups(place.data), masks, place.plan.images // 2, place.unit.seed, out, show_progress=False)
     return read_made(out), {}
@@ -632,8 +634,8 @@ def fit(
 
 
 def chosen(place: Place, row: Row, backbone: str, table: str) -> dict[str, Any]:
-    """The setting with which a row is judged."""
-    if not place.plan.choose:
+    """The setting with which a row is judged; while settings are chosen, the first that is tried."""
+    if not place.plan.choose or place.unit.seed in TUNED_WITH:
         return dict(ROWS[row.like or row.name].tried[0])
     return dict(choose_settings(place.plan.kept, place.unit.bed, row, table, backbone))
 
@@ -718,8 +720,9 @@ def do(task: tuple[Plan, Unit]) -> list[str]:
             do_row(place, record, ROWS[name], backbone)
             record.said["failed"].pop(f"{name}, {backbone}", None)
         except FiguregroundError as error:
-            failed.append(f"{unit.name}, {name}, {backbone}: {error}")
-            record.said["failed"][f"{name}, {backbone}"] = str(error)
+            why = str(error).replace(f"{plan.work}/", "")  # places are nobody's business
+            failed.append(f"{unit.name}, {name}, {backbone}: {why}")
+            record.said["failed"][f"{name}, {backbone}"] = why
             record.write()
     return failed
 

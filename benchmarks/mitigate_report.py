@@ -82,6 +82,8 @@ def refuse_mixed(units: Sequence[Unit]) -> None:
 
     refuse("their plans", ((unit["file"], [unit["kept_format"], unit["plan"]]) for unit in units))
     refuse("weights or formats", ((u["file"], [o["format"], o["weights"]]) for u in units for o in u["origins"]))
+    for bed in dict.fromkeys(unit["bed"] for unit in units):
+        refuse(f"the drawings of {bed}", ((u["file"], u["drawn"]) for u in units if u["bed"] == bed))
     places = {
         (unit["bed"], name, backbone, table)
         for unit in units
@@ -372,8 +374,8 @@ def to_markdown(units: Sequence[Unit], kept: Path) -> str:
                 blocks += [one] if one else []
     unbiased = [
         one
-        for name in TABLES for bed in BEDS for backbone in BACKBONES
-        if (one := rows_table(units, Where(bed, name, backbone, "unbiased"), UNBIASED)) and name == PRIMARY_TABLE
+        for bed in BEDS for backbone in BACKBONES
+        if (one := rows_table(units, Where(bed, PRIMARY_TABLE, backbone, "unbiased"), UNBIASED))
     ]  # fmt: skip
     if unbiased:
         blocks += ["## Beds without a bias", "Exploratory, uncorrected: a method must do no harm.", *unbiased]
