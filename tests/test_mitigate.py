@@ -122,8 +122,8 @@ def test_settings_are_chosen_by_the_rule_of_the_table_and_untuned_rows_are_refus
         path = m.tuning_file(tmp_path, "pocketbirds", seed)
         path.write_text(json.dumps({"bed": "pocketbirds", "tried": {"erm": {"pocket": tried}}}))
     chosen = [m.choose_settings(tmp_path, "pocketbirds", erm, *of) for of in
-              (("known", "pocket"), ("unknown", "pocket"), ("known", "poolformer"))]  # fmt: skip
-    assert chosen == [erm.tried[1], erm.tried[0], erm.tried[1]]  # nothing was tried for the poolformer
+              (("known", "pocket"), ("unknown", "pocket"), ("known", "regnet"))]  # fmt: skip
+    assert chosen == [erm.tried[1], erm.tried[0], erm.tried[1]]  # nothing was tried for the regnet
     assert "known" in bench("mitigate_report").tuning_table(tmp_path)
 
 
@@ -288,9 +288,9 @@ def test_a_commit_may_differ_but_a_unit_of_other_weights_is_not_gone_on_with(ben
 def test_the_hours_of_the_plan_add_up(bench):
     m = bench("mitigate")
     cell = {"known": {"seeds": [{"seconds": 36.0}]}}
-    rows = {name: {"pocket": cell, "poolformer": cell} for name in ("erm", "ddb")}
+    rows = {name: {"pocket": cell, "regnet": cell} for name in ("erm", "ddb")}
     record = {"rows": rows, "made": {"ddb": {"seconds": 360.0}}, "data": {"seconds": 0.0}}
-    hours = m.estimate(record, ["pocket", "poolformer"])
+    hours = m.estimate(record, ["pocket", "regnet"])
     # 24 biased and 12 unbiased units, 3 trainings with 2 backbones each; 2 beds and 2 seeds of 4 settings
     assert hours["erm"] == {"training": pytest.approx(36 * 6 * 0.01), "making": 0, "tuning": pytest.approx(16 * 0.01)}
     assert hours["ddb"]["making"] == pytest.approx((36 + 4) * 0.1)
