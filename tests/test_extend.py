@@ -1,5 +1,6 @@
 """More images for a finished dataset: what is there stays, what comes has keys and noise of a larger recipe."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -46,6 +47,17 @@ def test_an_extension_adds_shards_and_leaves_the_others_as_they_are(checkpoint, 
     assert index["splits"]["train"]["cells"] == [[0, 0, 4], [0, 1, 4], [1, 0, 4], [1, 1, 4]]
     steps = json.loads((out / "_figureground" / "recipe.json").read_text())["lineage"]
     assert steps == [{"did": "extend", "per_cell": {"train": 4, "validation": 1}, "planned_before": 12, "planned": 20}]
+
+
+@pytest.mark.parametrize("strength", [0.9, 0.95])
+def test_a_set_of_strong_correlation_can_grow_by_any_number(strength):
+    table = {"kind": "correlated", "strength": strength}
+    for first, *steps in ((1, 2, 3), (3, 4, 8), (9, 10, 18)):
+        per_cell = [{"train": n, "validation": 1} for n in (first, *steps)]
+        builder = D3S("pocket", table=table, allow_empty=True, per_cell=per_cell[0], extended=per_cell[1:])
+        counts = [each["train"] for each in (*builder.earlier, builder.counts)]
+        assert [int(each.sum()) for each in counts] == [100 * n for n in (first, *steps)]
+        assert all((after >= before).all() for before, after in itertools.pairwise(counts))
 
 
 def test_its_keys_and_their_noise_are_those_of_a_larger_recipe(checkpoint, tmp_path):

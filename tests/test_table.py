@@ -53,6 +53,21 @@ def test_ties_of_rounding_are_settled_by_the_seed():
     assert tables == {np.array(t).tobytes() for t in ([[10, 0], [1, 9]], [[9, 1], [0, 10]])}
 
 
+@pytest.mark.parametrize("paired", [np.eye(6, dtype=bool), np.eye(6, dtype=bool) | np.eye(6, k=1, dtype=bool)])
+@pytest.mark.parametrize("strength", [0.5, 0.9, 0.95, 1.0])
+def test_a_larger_table_takes_no_image_from_a_cell_of_a_smaller_one(paired, strength):
+    tables = [correlated(paired, n, strength) for n in range(1, 11)]
+    for i, small in enumerate(tables):
+        for n, once in enumerate(tables[i + 1 :], i + 2):
+            grown = correlated(paired, n, strength, before=small)
+            assert (grown >= small).all()
+            assert (grown.sum(1) == once.sum(1)).all()
+            assert np.abs(grown - once).max() <= 1
+            assert grown[paired].sum() == once[paired].sum()
+            if (once >= small).all():
+                assert (grown == once).all()
+
+
 def test_paired_share_is_met():
     table = {"kind": "correlated", "paired_share": "95%", "pairing": {"bird": "grass", "car": "road", "mug": "sand"}}
     counts, pairings = read_table(table, {"train": 20}, F, B)

@@ -282,7 +282,7 @@ class D3S(Builder):
         self._refuse_empty(names, grounds)
         for per_cell in config.extended:
             self.earlier.append(self.counts)
-            more, _ = read_table(config.table, per_cell, names, grounds, config.seed)
+            more, _ = read_table(config.table, per_cell, names, grounds, config.seed, self.counts)
             self.counts = {split: counts * there for split, counts in more.items()}
             self._refuse_fewer(self.earlier[-1], names, grounds)
 

@@ -57,7 +57,9 @@ def _split(quota: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return counts, np.round(quota - counts, 9)
 
 
-def correlated(paired: np.ndarray, per_cell: int, strength: float, seed: int = 0) -> Counts:
+def correlated(
+    paired: np.ndarray, per_cell: int, strength: float, seed: int = 0, before: Counts | None = None
+) -> Counts:
     """Counts between uniform (`strength` 0) and only paired cells (1), every class keeping its total.
 
     count = (1 - strength) * uniform + strength * paired, rounded over the whole table: the number of images in paired
@@ -69,6 +71,8 @@ def correlated(paired: np.ndarray, per_cell: int, strength: float, seed: int = 0
         per_cell: Images a cell of the uniform table; a class has `per_cell * backgrounds`.
         strength: From 0 to 1.
         seed: Settles ties among classes and among backgrounds.
+        before: Images that each cell has already, for fewer images a cell: no cell gets fewer. Without it, a cell that
+            was rounded up once could be rounded down in a larger table.
 
     Returns:
         int64 (foregrounds, backgrounds): each the whole number below or above its exact count.
@@ -98,7 +102,24 @@ def correlated(paired: np.ndarray, per_cell: int, strength: float, seed: int = 0
             given = order[: int(images[f] - whole[f].sum())]
             counts[f, given] += 1
             lacking[given] -= 1
+    if before is not None:
+        _keep(counts, before, quota, paired, background_ties)
     return counts
+
+
+def _keep(counts: Counts, before: Counts, quota: np.ndarray, paired: np.ndarray, ties: np.ndarray) -> None:
+    """Raise counts to those from before, in place, and take as many images from the same class's other cells.
+
+    They are taken where most is above the exact count, among paired cells for a paired one and among the others for
+    another, as long as there are any. A class that has fewer images in all than before stays as it is.
+    """
+    for f in np.flatnonzero((counts < before).any(1) & (counts.sum(1) >= before.sum(1))):
+        for b in np.flatnonzero(counts[f] < before[f]):
+            for _ in range(int(before[f, b] - counts[f, b])):
+                above = np.round(counts[f] - quota[f], 9)
+                order = np.lexsort((ties, -above, paired[f] != paired[f, b], counts[f] <= before[f]))
+                counts[f, order[0]] -= 1
+                counts[f, b] += 1
 
 
 def strength_for_share(paired: np.ndarray, share: float) -> float:
@@ -200,12 +221,18 @@ class _Axis:
 
 
 def read_table(
-    value: Any, per_cell: Mapping[str, int], foregrounds: Sequence[str], backgrounds: Sequence[str], seed: int = 0
+    value: Any,
+    per_cell: Mapping[str, int],
+    foregrounds: Sequence[str],
+    backgrounds: Sequence[str],
+    seed: int = 0,
+    before: Mapping[str, Counts] | None = None,
 ) -> tuple[dict[str, Counts], dict[str, np.ndarray]]:
     """Resolves a recipe's `table` into counts by split, and the pairing of the splits that have one.
 
     `value` is `uniform`; `correlated` or a mapping with `kind: correlated`, `strength` or `paired_share`,
     and `pairing`; a CSV's path; or a mapping of split names to any of these. `seed` settles ties of rounding.
+    `before` are the images that a dataset has which is to be extended: rounding takes from none of its cells.
 
     Raises:
         RecipeError: Naming the part that can't be used.
@@ -220,7 +247,7 @@ def read_table(
         counts, pairings = {}, {}
         for split in splits:
             one, pairing = read_table(
-                value.get(split, "uniform"), {split: per_cell[split]}, foregrounds, backgrounds, seed
+                value.get(split, "uniform"), {split: per_cell[split]}, foregrounds, backgrounds, seed, before
             )
             counts.update(one)
             pairings.update(pairing)
@@ -255,7 +282,10 @@ def read_table(
         strength = strength_for_share(paired, _share("table.paired_share", value["paired_share"]))
     else:
         strength = _share("table.strength", value.get("strength", 0.9))
-    counts = {s: correlated(paired, n, strength, derive_seed(seed, "split", s)) for s, n in per_cell.items()}
+    counts = {
+        s: correlated(paired, n, strength, derive_seed(seed, "split", s), before[s] if before else None)
+        for s, n in per_cell.items()
+    }
     return counts, {s: paired for s in splits}
 
 
