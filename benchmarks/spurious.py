@@ -1,23 +1,33 @@
-"""Does the similarity loss earn its place? `python benchmarks/spurious.py`.
+"""Does the similarity loss earn its place? `python benchmarks/spurious.py --select`, `--final`, `--report`.
 
-Fine-tunes the pocket model on references of spurious features, with plain DreamBooth and with the spurious-feature
-similarity loss (SFSL) in several ways, draws pictures in the scenes that `spurious --config pocket` builds, and
-measures how far classifiers that never took part take them for the class. Defaults are chosen on three classes with
-two classifiers; what is claimed is measured on the other classes with the other classifiers.
+The pocket model is fine-tuned on references of spurious features and draws images in the scenes that
+`spurious --config pocket` builds. How many of them say the class to classifiers that took no part, the judges, and in
+how many an oracle sees the object itself, is compared between DreamBooth with prior preservation and DreamBooth with
+the spurious-feature similarity loss (SFSL).
 
-Everything that is made is kept in `--work` and used again: a stopped run goes on where it was.
+`--select` chooses a setting of either among as many (`SETTINGS`) by successive halving, on the development classes with
+the development judges. `--final` measures both choices on held-out classes and on the development classes, with new
+seeds, by judges and an oracle that are trained for it. Every row trains for at most the same number of steps, from the
+same seeds. `--report` makes the tables and the chart from the JSON files alone.
+
+Each concept leaves one JSON file in `--results` as soon as it is read, and is skipped from then on, so a stopped run
+goes on where it was. `--time` says what is left to do and how long it takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import multiprocessing
-import os
+import shutil
+import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,61 +35,121 @@ from typing import Any
 import biased as judges
 import numpy as np
 import oracle
+import spurious_tables as tables
 import torch
-from PIL import Image, ImageDraw
-from results import ROOT, Row, arguments, report
+from results import ROOT, Row, arguments, machine, origin, report, without_places
+from spurious_tables import DREAMBOOTH, REFERENCES, SFSL, UNTOUCHED
 from tqdm import tqdm
 
+from figureground.errors import FiguregroundError
 from figureground.finetuning import POCKET, Finetuning, fill
-from figureground.pocket import ROBUST, biased, world
+from figureground.pocket import biased, world
 from figureground.references import gather
 from figureground.sample import Sample, Spec, derive_seed
+from figureground.shards.writer import replace_text
 from figureground.spurious import Spurious
 from figureground.vision.metrics import average_precision, roc_auc
 
 DEVELOPMENT_CLASSES = ("bird", "boat", "mug")
-"""With these, defaults are chosen."""
-VARIED_CLASSES = ("bird", "mug")
-"""Those of them on which one factor at a time is varied."""
+"""With these, settings are chosen."""
 HELD_OUT_CLASSES = ("fish", "cat", "snail", "car", "rocket", "cactus")
-"""On these, claims are measured."""
-SEEDS = (0, 1, 2)
-SHIPPED = dataclasses.replace(POCKET, preview_images=0)
-"""The default, about which claims are made."""
-VARIED_FROM = dataclasses.replace(
-    SHIPPED, sfsl_weight=0.5, features="class-weighted", distance="cosine", weighting="alpha-bar"
-)
-"""From here one factor at a time is varied; the default was chosen among what came out."""
-TWIN = "twin"
-"""Stands for the path of the feature network's twin, which was trained without an adversary."""
-REFERENCES, UNTOUCHED, PLAIN = "references", "untouched model, same prompts", "DreamBooth with prior preservation"
-DEFAULT = f"the default: + SFSL, weight {SHIPPED.sfsl_weight:g}, features {SHIPPED.features}"
-START = "+ SFSL: weight 0.5, class-weighted, cosine, alpha-bar"
-NOT_ROBUST = "+ SFSL on a non-robust network"
-WAYS: dict[str, dict[str, Any]] = {
-    START: {},
-    "+ SFSL, features penultimate": {"features": "penultimate"},
-    "+ SFSL, features neural-pca": {"features": "neural-pca"},
-    "+ SFSL, distance l2": {"distance": "l2"},
-    "+ SFSL, weighting threshold": {"weighting": "threshold"},
-    "+ SFSL, weighting none": {"weighting": "none"},
-    "+ SFSL, weight 0.17": {"sfsl_weight": 0.5 / 3},
-    "+ SFSL, weight 1.5": {"sfsl_weight": 1.5},
-    NOT_ROBUST: {"feature_model": TWIN},
-}
-"""Where the variants start, and what each changes there."""
-COMPONENT_IMAGES = 300
-"""Drawings of a class, look and all, in which neural-PCA components are found."""
+"""Of these, nothing was looked at when they were chosen."""
+SELECTION_SEEDS = (0, 1, 2)
+"""One for each round of the selection."""
+FINAL_SEEDS = (100, 101, 102, 103, 104, 105)
+KEPT = (3, 2, 1)
+"""How many settings each round of the selection keeps."""
+PER_SCENE = 12
+"""Images of a concept in each scene."""
+BASE = dataclasses.replace(
+    POCKET, steps=350, prior_weight=1.0, prior_images=64, sfsl_weight=0.5, features="penultimate", distance="cosine",
+    weighting="alpha-bar", class_direction=None, early_stopping=None, preview_images=0,
+)  # fmt: skip
+"""What every setting starts from; the number of steps is the same in all."""
+FEW, MANY = 16, 48
+"""References of a concept."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way of learning a concept."""
+
+    name: str
+    text: str
+    changes: Mapping[str, Any]
+    """What differs from `BASE`."""
+    references: int = FEW
+
+    def settings(self, seed: int) -> Finetuning:
+        return dataclasses.replace(BASE, **self.changes, seed=seed)
+
+
+_OUT: dict[str, Any] = {"class_direction": "images"}
+_STOP: dict[str, Any] = {"early_stopping": "without-class"}
+_PLAIN: dict[str, Any] = {"sfsl_weight": 0.0}
+SETTINGS: dict[str, tuple[Setting, ...]] = {
+    SFSL: (
+        Setting("sfsl", "weight 0.5", {}),
+        Setting("sfsl-many-stop", f"weight 0.5, {MANY} references, stopped early", _STOP, MANY),
+        Setting("sfsl-direction", "weight 0.5, without the class's direction", _OUT),
+        Setting("sfsl-direction-strong", "weight 1, without the class's direction", {**_OUT, "sfsl_weight": 1.0}),
+        Setting(
+            "sfsl-direction-many-stop",
+            f"weight 0.5, without the class's direction, {MANY} references, stopped early", {**_OUT, **_STOP}, MANY,
+        ),
+        Setting(
+            "sfsl-direction-many-prior",
+            f"weight 0.5, without the class's direction, {MANY} references, prior weight 2",
+            {**_OUT, "prior_weight": 2.0}, MANY,
+        ),
+    ),
+    DREAMBOOTH: (
+        Setting("plain", "prior weight 1", _PLAIN),
+        Setting("plain-weak-prior", "prior weight 0.5", {**_PLAIN, "prior_weight": 0.5}),
+        Setting("plain-prior", "prior weight 2", {**_PLAIN, "prior_weight": 2.0}),
+        Setting("plain-many", f"{MANY} references", _PLAIN, MANY),
+        Setting("plain-many-stop", f"{MANY} references, stopped early", {**_PLAIN, **_STOP}, MANY),
+        Setting(
+            "plain-many-weak-prior", f"{MANY} references, prior weight 0.5", {**_PLAIN, "prior_weight": 0.5}, MANY
+        ),
+    ),
+}  # fmt: skip
+"""Both families have as many, so that neither is tuned more than the other."""
+DRAWN = (REFERENCES, UNTOUCHED)
+"""Rows for which nothing is learned."""
+FINAL_ORACLE = 1
+"""Seed of the oracle of the final run; the selection has that of `fidelity.py`, 0."""
+
+
+def setting_named(name: str) -> Setting:
+    return next(each for some in SETTINGS.values() for each in some if each.name == name)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A concept to learn and pictures to draw with it."""
+    """One row, class and seed: what is drawn, and read."""
 
-    way: str
+    stage: str
+    """`select` or `final`."""
+    setting: str
+    """A name among `SETTINGS`, or a row that needs none."""
     name: str
     """The class."""
     seed: int
+
+    @property
+    def row(self) -> str:
+        families = {each.name: family for family, some in SETTINGS.items() for each in some}
+        return families.get(self.setting, self.setting)
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who reads images in a stage."""
+
+    classifiers: Mapping[str, Path]
+    """Directories by name."""
+    oracle_seed: int
 
 
 @dataclass(frozen=True)
@@ -87,67 +157,77 @@ class Plan:
     """What a run makes, and where."""
 
     work: Path
-    classes: tuple[str, ...]
-    varied: tuple[str, ...]
-    seeds: tuple[int, ...]
+    results: Path
+    cache: Path
+    """Of judges."""
+    oracle_cache: Path
+    development: tuple[str, ...]
+    held_out: tuple[str, ...]
+    selection_seeds: tuple[int, ...]
+    final_seeds: tuple[int, ...]
+    settings: Mapping[str, tuple[Setting, ...]]
     per_scene: int
-    twin: Path
-    ways: Sequence[str] = tuple(WAYS)
-    """The variants."""
-    steps: int | None = None
-    """Steps of a fine-tuning, if not the default's."""
+    device: str
+    origin: Mapping[str, Any]
+    command: str
+    judges: Mapping[str, Judges] = dataclasses.field(default_factory=dict)
+    """By stage."""
+    smaller: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Changes of every fine-tuning, for `--quick`."""
+    oracle_settings: oracle.Settings = dataclasses.field(default_factory=oracle.Settings)
 
-    def jobs(self) -> list[Job]:
-        """The variants with one seed on their classes; plain DreamBooth and the default with all seeds on all.
+    def result(self, job: Job) -> Path:
+        return self.results / f"{job.stage}-{job.setting}-{job.name}-{job.seed}.json"
 
-        What claims are made of comes before the rest of what defaults were chosen with.
-        """
-        some = [Job(way, name, self.seeds[0]) for way in self.ways for name in self.varied]
-        every = [Job(way, name, seed) for seed in self.seeds for name in self.classes for way in (PLAIN, DEFAULT)]
-        return some + sorted(every, key=lambda job: job.name in DEVELOPMENT_CLASSES)
+    def finetuning(self, job: Job) -> Finetuning:
+        return dataclasses.replace(setting_named(job.setting).settings(job.seed), **self.smaller)
 
-    def pictures(self, job: Job) -> Path:
-        """Where what a concept drew is kept: the last thing of a job."""
-        return self.folder(job) / f"pictures-{self.per_scene}.npy"
+    def said(self, job: Job) -> dict[str, Any]:
+        """The settings of a row as its JSON tells them, the seed aside."""
+        if job.setting in DRAWN:
+            return {}
+        settings = self.finetuning(job).deciding()
+        del settings["seed"]
+        return {**settings, "references": setting_named(job.setting).references}
 
-    def settings(self, job: Job) -> Finetuning:
-        base = SHIPPED if job.way in (PLAIN, DEFAULT) else VARIED_FROM
-        changes = {**WAYS.get(job.way, {}), "seed": job.seed}
-        if job.way == PLAIN:
-            changes["sfsl_weight"] = 0.0
-        if changes.get("feature_model") == TWIN:
-            changes["feature_model"] = str(self.twin)
-        if self.steps:
-            changes |= {"steps": self.steps, "prior_images": 4, "sampling_steps": 2}
-        return dataclasses.replace(base, **changes)
+    def key(self, job: Job) -> str:
+        """Changes with everything that decides a reading."""
+        by = self.judges[job.stage]
+        decided = [
+            job.stage, job.setting, job.name, job.seed, self.said(job), biased.LOOKS_OF[job.name], self.per_scene,
+            {name: folder.name for name, folder in by.classifiers.items()}, by.oracle_seed,
+            dataclasses.asdict(self.oracle_settings), self.origin["format"], self.weights(),
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
 
-    def folder(self, job: Job) -> Path:
-        """Named after everything that decides its content."""
-        settings = {n: v for n, v in self.settings(job).to_json().items() if n not in Finetuning.EXECUTION}
-        network = self.twin if job.way == NOT_ROBUST else ROBUST
-        del settings["feature_model"]
-        if not settings["sfsl_weight"]:
-            settings = {n: v for n, v in settings.items() if n not in ("features", "distance", "weighting", "leading")}
-        decided = [settings, biased.LOOKS_OF[job.name], _content(network) if settings["sfsl_weight"] else ""]
-        digest = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:10]
-        return self.work / "concepts" / f"{job.name}-{job.seed}-{digest}"
+    def weights(self) -> dict[str, str]:
+        """What images depend on: the pocket model and the feature network."""
+        return {name: self.origin["weights"][name] for name in tables.WEIGHTS}
 
+    def concept(self, job: Job) -> Path:
+        """Where a concept is learned; it is removed once its images are read."""
+        return self.work / "concepts" / f"{job.stage}-{job.setting}-{job.name}-{job.seed}-{self.key(job)}"
 
-def _content(folder: Path) -> str:
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
-    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
+    def is_done(self, job: Job) -> bool:
+        path = self.result(job)
+        return path.exists() and json.loads(path.read_text())["key"] == self.key(job)
 
-
-# --- pictures -----------------------------------------------------------------------------------------
+    def drawn_from(self) -> str:
+        """A short name of the weights, for folders of what the untouched model draws."""
+        return hashlib.sha256(json.dumps([self.weights(), self.origin["format"]]).encode()).hexdigest()[:8]
 
 
-def recipe() -> Spurious:
+# --- images -------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def recipe(references: int) -> Spurious:
     """The builder whose references, nouns and scenes are used."""
-    return Spurious("pocket")
+    return Spurious("pocket", reference_count=references)
 
 
 def specs(builder: Spurious, name: str, identifier: str, per_scene: int, seed: int) -> list[Spec]:
-    """The pictures of a class: the prompts of the builder, the same seeds whatever draws them."""
+    """The images of a class: the prompts of the builder, the same seeds whatever draws them."""
     noun = next(feature.noun for feature in builder.features if feature.name == name)
     template = builder.settings.prompt
     plain = fill(template if identifier else template.replace("{V} ", ""), noun, identifier)
@@ -160,357 +240,437 @@ def specs(builder: Spurious, name: str, identifier: str, per_scene: int, seed: i
     return found
 
 
-def render(checkpoint: Any, wanted: Sequence[Spec], builder: Spurious) -> np.ndarray:
+def render(checkpoint: Any, wanted: Sequence[Spec], builder: Spurious, steps: int | None = None) -> np.ndarray:
     """Draws them as a build does, uint8 (n, 3, SIZE, SIZE); what a build would reject is black."""
+    from figureground.diffusion.previews import no_guide
     from figureground.diffusion.render import Renderer, Sampling
 
     config = builder.config
-    sampling = Sampling(world.SIZE, config.steps, 1.0, config.guidance_scale, batch_size=20)
+    sampling = Sampling(world.SIZE, steps or config.steps, 1.0, config.guidance_scale, batch_size=20)
     drawn = np.zeros((len(wanted), 3, world.SIZE, world.SIZE), np.uint8)
-    renderer = Renderer(checkpoint, sampling, lambda spec: (_ for _ in ()).throw(AssertionError(spec.key)))
-    for i, sample in enumerate(renderer.render(wanted)):
+    for i, sample in enumerate(Renderer(checkpoint, sampling, no_guide).render(wanted)):
         if isinstance(sample, Sample):
             drawn[i] = np.asarray(sample.image).transpose(2, 0, 1)
     return drawn
 
 
-def _save(path: Path, pictures: np.ndarray) -> np.ndarray:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.save(file, pictures)
-    part.replace(path)
-    return pictures
+def real(name: str, seed: int, count: int) -> np.ndarray:
+    """Drawings of the class itself, without its look: what the rankings are to tell from the generated images."""
+    rng = world.generator(f"spurious benchmark real {name}", seed)
+    return judges.stack([biased.draw_balanced(name, rng) for _ in range(count)])
 
 
-def draw_untouched(plan: Plan, builder: Spurious, name: str, seed: int) -> np.ndarray:
-    """What the untouched model makes of the prompts without [V]."""
-    from figureground.diffusion.checkpoint import open_checkpoint
+def draw(plan: Plan, job: Job) -> tuple[np.ndarray, dict[str, Any]]:
+    """The images of a job, and what there is to tell of how they came about."""
+    builder = recipe(FEW)
+    if job.setting == REFERENCES:  # fresh drawings, none of those that are learned from
+        rng = world.generator(f"spurious benchmark references {job.name}", job.seed)
+        count = plan.per_scene * len(builder.scenes)
+        return judges.stack([biased.reference(job.name, rng) for _ in range(count)]), {}
+    began, cpu = time.monotonic(), time.process_time()
+    device, steps = torch.device(plan.device), plan.smaller.get("sampling_steps")
+    facts: dict[str, Any] = {}
+    if job.setting == UNTOUCHED:
+        from figureground.diffusion.checkpoint import open_checkpoint
 
-    path = plan.work / "untouched" / f"{name}-{seed}-{plan.per_scene}.npy"
-    if path.exists():
-        return np.load(path)
-    checkpoint = open_checkpoint("pocket", device=torch.device("cpu"), dtype=torch.float32, safety="off")
-    return _save(path, render(checkpoint, specs(builder, name, "", plan.per_scene, seed), builder))
+        checkpoint = open_checkpoint("pocket", device=device, dtype=torch.float32, safety="off")
+        identifier = ""
+    else:
+        from figureground.diffusion.concept import open_concept, read_concept
 
-
-def draw_concept(plan: Plan, builder: Spurious, job: Job) -> np.ndarray:
-    """What a finished concept makes of the prompts."""
-    from figureground.diffusion.concept import open_concept, read_concept
-
-    path = plan.pictures(job)
-    if path.exists():
-        return np.load(path)
-    found = read_concept(path.parent)
-    checkpoint = open_concept(found, device=torch.device("cpu"), dtype=torch.float32, safety="off")
-    wanted = specs(builder, job.name, found.identifier, plan.per_scene, job.seed)
-    return _save(path, render(checkpoint, wanted, builder))
-
-
-def components_of(plan: Plan, name: str) -> Path:
-    """Neural-PCA components of a class of the feature network, found in drawings of its biased training world."""
-    from figureground.vision.classifiers import open_classifier
-    from figureground.vision.neural_pca import fit, weigh, write_components
-
-    path = plan.work / "components" / f"{name}-{_content(ROBUST)[:10]}.safetensors"
-    if not path.exists():
-        network = open_classifier("pocket")
-        label = network.index(name)
-        rng = world.generator(f"spurious components {name}", 0)
-        drawn: list[Image.Image] = []
-        while len(drawn) < COMPONENT_IMAGES:
-            picture, k = biased.draw_biased(rng)
-            if world.FOREGROUNDS[k] == name:
-                drawn.append(picture)
-        with torch.inference_mode():
-            features = network(torch.from_numpy(judges.stack(drawn)).float().div_(255)).features
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_components(fit(weigh(features, network.weight[label]), label), path, {"classifier": network.facts})
-    return path
+        folder = learn(plan, job)
+        found = read_concept(folder)
+        facts = {
+            "seconds_learning": round(time.monotonic() - began, 1), "early_stopping": found.facts.get("early_stopping"),
+            "losses": found.facts["losses"], "peak_memory_mb": found.facts["peak_memory_mb"],
+        }  # fmt: skip
+        checkpoint = open_concept(found, device=device, dtype=torch.float32, safety="off")
+        identifier = found.identifier
+    drawing = time.monotonic()
+    images = render(checkpoint, specs(builder, job.name, identifier, plan.per_scene, job.seed), builder, steps)
+    return images, {
+        **facts, "seconds_drawing": round(time.monotonic() - drawing, 1),
+        "seconds_cpu": round(time.process_time() - cpu, 1),
+    }  # fmt: skip
 
 
-def make(task: tuple[Plan, Job]) -> tuple[Job, dict[str, float]]:
-    """Learns a concept and draws with it, as far as that isn't done; returns the seconds that it took.
-
-    Of what is drawn the concept is needed no more, and may have been removed.
-    """
+def learn(plan: Plan, job: Job) -> Path:
+    """The finished concept of a job: learned now, gone on with, or there."""
     from figureground.diffusion.dreambooth import finetune
 
-    torch.set_num_threads(1)
-    plan, job = task
-    builder = recipe()
-    if job.way == PLAIN:  # once for each class and seed
-        draw_untouched(plan, builder, job.name, job.seed)
-    if plan.pictures(job).exists():
-        return job, {}
+    setting, settings = setting_named(job.setting), plan.finetuning(job)
+    builder = recipe(setting.references)
     feature = next(feature for feature in builder.features if feature.name == job.name)
-    references = gather(builder.references[feature.slug], plan.work / "references" / job.name)
-    settings = plan.settings(job)
-    components = components_of(plan, job.name) if settings.features == "neural-pca" else None
-    folder = plan.folder(job)
-    prior = plan.work / "prior" / f"{feature.noun}-{settings.prior_images}-{settings.sampling_steps}-{job.seed}"
-    began = time.monotonic()
-    finetune(
-        references, feature.noun, job.name, folder, settings, prior=prior, components=components, device="cpu",
-        show_progress=False,
+    references = gather(builder.references[feature.slug], plan.work / "references" / f"{job.name}-{setting.references}")
+    like = f"{settings.sampling_steps}-{job.seed}-{plan.drawn_from()}"
+    return finetune(
+        references, feature.noun, job.name, plan.concept(job), settings,
+        prior=plan.work / "prior" / f"{feature.noun}-{settings.prior_images}-{like}",
+        class_folder=plan.work / "class" / f"{job.name}-{settings.class_images}-{like}",
+        device=plan.device, show_progress=False,
     )  # fmt: skip
-    learned = time.monotonic()
-    draw_concept(plan, builder, job)
-    return job, {"learning": learned - began, "drawing": time.monotonic() - learned}
 
 
 # --- reading ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures of one row, class and seed."""
-
-    row: str
-    name: str
-    seed: int
-    pixels: np.ndarray
-    """uint8 (n, 3, SIZE, SIZE)."""
+@functools.cache
+def open_judges(folders: tuple[Path, ...]) -> list[Any]:
+    return [judges.open_model(folder) for folder in folders]
 
 
-def gather_pictures(plan: Plan, builder: Spurious) -> Iterator[Pictures]:
-    """All that the table is about; references are fresh drawings, none of those that were learned from.
-
-    Of a run that isn't finished, classes and seeds that have both plain DreamBooth and the default, so that rows are
-    about the same.
-    """
-    count = plan.per_scene * len(builder.scenes)
-    pairs = [(name, seed) for name in plan.classes for seed in plan.seeds]
-    there = {p for p in pairs if all(plan.pictures(Job(way, *p)).exists() for way in (PLAIN, DEFAULT))}
-    for name, seed in (pair for pair in pairs if pair in there):
-        rng = world.generator(f"spurious benchmark references {name}", seed)
-        drawn = [biased.reference(name, rng) for _ in range(count)]
-        yield Pictures(REFERENCES, name, seed, judges.stack(drawn))
-        yield Pictures(UNTOUCHED, name, seed, draw_untouched(plan, builder, name, seed))
-    for job in plan.jobs():
-        if (job.name, job.seed) in there and plan.pictures(job).exists():
-            yield Pictures(job.way, job.name, job.seed, draw_concept(plan, builder, job))
+@functools.cache
+def open_oracle(seed: int, cache: Path, settings: oracle.Settings) -> oracle.Classifier:
+    return oracle.trained("oracle", seed, cache, "cpu", settings)
 
 
-def real(name: str, seed: int, count: int) -> np.ndarray:
-    """Pictures of the class itself, without its look: what the rankings are to tell from the generated ones."""
-    rng = world.generator(f"spurious benchmark real {name}", seed)
-    return judges.stack([biased.draw_balanced(name, rng) for _ in range(count)])
-
-
-METRICS = ("predicted", "p", "average_precision", "roc_auc")
-
-
-def read(some: Pictures, classifiers: Mapping[str, Any], seer: oracle.Classifier) -> dict[str, Any]:
-    """What every classifier makes of the pictures, and what the oracle sees in them."""
-    k = world.FOREGROUNDS.index(some.name)
-    positives = real(some.name, some.seed, len(some.pixels))
-    by_classifier = {}
-    for name, model in classifiers.items():
-        said = judges.probabilities(model, some.pixels)
+def read(plan: Plan, job: Job, images: np.ndarray) -> dict[str, Any]:
+    """What the judges of a stage make of images, and what its oracle sees in them."""
+    by = plan.judges[job.stage]
+    k = world.FOREGROUNDS.index(job.name)
+    positives = real(job.name, job.seed, len(images))
+    found: dict[str, dict[str, Any]] = {name: {} for name in ("says_k", "p", "average_precision", "roc_auc")}
+    for name, model in zip(by.classifiers, open_judges(tuple(by.classifiers.values())), strict=True):
+        said = judges.probabilities(model, images)
         p = said[:, k].astype(np.float64)
         p_real = judges.probabilities(model, positives)[:, k].astype(np.float64)
-        by_classifier[name] = {
-            "predicted": float((said.argmax(1) == k).mean()),
-            "p": float(p.mean()),
-            "average_precision": average_precision(p_real, p),
-            "roc_auc": roc_auc(p_real, p),
-        }
+        found["says_k"][name] = tables.bits(said.argmax(1) == k)
+        found["p"][name] = round(float(p.mean()), 5)
+        found["average_precision"][name] = round(average_precision(p_real, p), 5)
+        found["roc_auc"][name] = round(roc_auc(p_real, p), 5)
     heads = list(oracle.HEADS)
-    labels = seer.read(some.pixels).labels
+    labels = open_oracle(by.oracle_seed, plan.oracle_cache, plan.oracle_settings).read(images).labels
     seen = {head: [oracle.HEADS[head][i] for i in labels[:, heads.index(head)]] for head in ("foreground", "look")}
     return {
-        "row": some.row, "class": some.name, "seed": some.seed, "images": len(some.pixels),
-        "classifiers": by_classifier,
-        "object": float(np.mean([name != oracle.NOTHING for name in seen["foreground"]])),
-        "look": float(np.mean([look == biased.LOOKS_OF[some.name] for look in seen["look"]])),
+        **found, "object": tables.bits(each != oracle.NOTHING for each in seen["foreground"]),
+        "class_object": tables.bits(each == job.name for each in seen["foreground"]),
+        "look": tables.bits(each == biased.LOOKS_OF[job.name] for each in seen["look"]),
     }  # fmt: skip
 
 
-def summarise(
-    readings: Sequence[dict[str, Any]], classes: Sequence[str], classifiers: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """By row, the means over classes, classifiers and seeds; `by_seed` and `by_classifier` hold finer ones."""
-    table: dict[str, dict[str, Any]] = {}
-    for row in dict.fromkeys(reading["row"] for reading in readings):
-        mine = [r for r in readings if r["row"] == row and r["class"] in classes]
-        if not mine:
-            continue
+def make(task: tuple[Plan, Job]) -> Job:
+    """Draws and reads what a job is about, and writes its JSON."""
+    torch.set_num_threads(1)
+    plan, job = task
+    if plan.is_done(job):
+        return job
+    images, facts = draw(plan, job)
+    by = plan.judges[job.stage]
+    document = {
+        "command": plan.command, **plan.origin, "key": plan.key(job), "stage": job.stage, "row": job.row,
+        "setting": job.setting, "settings": plan.said(job), "class": job.name, "seed": job.seed, "images": len(images),
+        "judges": {name: folder.name for name, folder in by.classifiers.items()}, "oracle": by.oracle_seed,
+        **read(plan, job, images), "device": plan.device, "cpu": machine()["cpu"], **facts,
+    }  # fmt: skip
+    if job.stage == "final" and job.seed == plan.final_seeds[0]:
+        tables.save_samples(images, plan.results / f"samples-{job.row}-{job.name}.jpg")
+    plan.results.mkdir(parents=True, exist_ok=True)
+    replace_text(plan.result(job), json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    shutil.rmtree(plan.concept(job), ignore_errors=True)  # some 30 MB each, and needed no more
+    return job
 
-        def mean(some: Sequence[dict[str, Any]], names: Sequence[str], metric: str) -> float:
-            return float(np.mean([r["classifiers"][name][metric] for r in some for name in names]))
 
-        seeds = sorted({r["seed"] for r in mine})
-        table[row] = {
-            **{metric: mean(mine, classifiers, metric) for metric in METRICS},
-            "object": float(np.mean([r["object"] for r in mine])),
-            "look": float(np.mean([r["look"] for r in mine])),
-            "classes": sorted({r["class"] for r in mine}, key=list(classes).index),
-            "images": sum(r["images"] for r in mine),
-            "by_seed": {s: mean([r for r in mine if r["seed"] == s], classifiers, "predicted") for s in seeds},
-            "by_classifier": {n: {metric: mean(mine, [n], metric) for metric in METRICS} for n in classifiers},
-            "by_class": {
-                c: mean([r for r in mine if r["class"] == c], classifiers, "predicted")
-                for c in dict.fromkeys(r["class"] for r in mine)
-            },
-        }  # fmt: skip
-    return table
+def run(plan: Plan, jobs: Sequence[Job], workers: int) -> None:
+    """Makes what isn't done, `workers` jobs at a time, a thread each."""
+    left = [(plan, job) for job in jobs if not plan.is_done(job)]
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(left), unit="concept", disable=None)
+    with bar:
+        if workers == 1:
+            for task in left:
+                make(task)
+                bar.update()
+        elif left:
+            with multiprocessing.get_context("spawn").Pool(min(workers, len(left))) as processes:
+                for _ in processes.imap_unordered(make, left):
+                    bar.update()
+
+
+def open_stage(plan: Plan, stage: str, settings: judges.Settings, workers: int) -> Plan:
+    """The plan with the judges of a stage, which are trained where they aren't there."""
+    names, seed = (judges.DEVELOPMENT, 0) if stage == "select" else (judges.FINAL, judges.FINAL_SEED)
+    names = names[: len(names) if not plan.smaller else 2]
+    folders, _ = judges.train_all(names, seed, plan.cache, settings, workers)
+    oracle_seed = 0 if stage == "select" else FINAL_ORACLE
+    open_oracle(oracle_seed, plan.oracle_cache, plan.oracle_settings)  # once, and not in each worker
+    found = Judges({name: folders[name] for name in names}, oracle_seed)
+    return dataclasses.replace(plan, judges={**plan.judges, stage: found})
+
+
+# --- stages -------------------------------------------------------------------------------------------
+
+CHOSEN = "chosen.json"
+
+
+def select(plan: Plan, workers: int) -> dict[str, Any]:
+    """Successive halving: a seed a round, on all development classes; writes and returns what was chosen."""
+    left = {family: [each.name for each in some] for family, some in plan.settings.items()}
+    rounds: dict[str, list[dict[str, Any]]] = {family: [] for family in left}
+    for i, seed in enumerate(plan.selection_seeds):
+        names = [name for some in left.values() for name in some]
+        run(plan, [Job("select", n, c, seed) for c in plan.development for n in (REFERENCES, *names)], workers)
+        seeds = plan.selection_seeds[: i + 1]
+        for family, some in left.items():
+            scores = {name: tables.score(_readings(plan, "select", name, plan.development, seeds)) for name in some}
+            left[family] = tables.best(scores, KEPT[min(i + len(KEPT) - len(plan.selection_seeds), len(KEPT) - 1)])
+            rounds[family].append({"seeds": list(seeds), "scores": scores, "kept": left[family]})
+        print(f"round {i + 1}: kept {', '.join(name for some in left.values() for name in some)}", flush=True)
+    chosen = {
+        "command": plan.command, **plan.origin, "rule": tables.RULE, "classes": list(plan.development),
+        "seeds": list(plan.selection_seeds), "judges": list(plan.judges["select"].classifiers),
+        "settings": {each.name: each.text for some in plan.settings.values() for each in some},
+        "rounds": rounds, "chosen": {family: some[0] for family, some in left.items()},
+        "finetuning": {
+            some[0]: {**plan.said(Job("select", some[0], plan.development[0], 0))} for some in left.values()
+        },
+    }  # fmt: skip
+    replace_text(plan.results / CHOSEN, json.dumps(chosen, indent=1, ensure_ascii=False) + "\n")
+    return chosen
+
+
+def _readings(
+    plan: Plan, stage: str, setting: str, classes: Sequence[str], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    jobs = [Job(stage, setting, name, seed) for name in classes for seed in seeds]
+    return [json.loads(plan.result(job).read_text()) for job in jobs]
+
+
+def read_chosen(plan: Plan) -> dict[str, Any]:
+    """What `select` chose with the weights that are there.
+
+    Raises:
+        FiguregroundError: Nothing was chosen yet, or it was chosen with other weights.
+    """
+    path = plan.results / CHOSEN
+    if not path.exists():
+        raise FiguregroundError(f"{path.name} isn't there: choose the settings first, with --select.")
+    chosen = json.loads(path.read_text())
+    there = {name: chosen["weights"][name] for name in plan.weights()}
+    if there != plan.weights() or chosen["format"] != plan.origin["format"]:
+        raise FiguregroundError(f"{path.name} was chosen with other weights: choose anew, with --select.")
+    return chosen
+
+
+def final_jobs(plan: Plan, chosen: Mapping[str, Any]) -> list[Job]:
+    """All rows of all classes, seed by seed, held-out classes first."""
+    rows = (REFERENCES, UNTOUCHED, chosen["chosen"][DREAMBOOTH], chosen["chosen"][SFSL])
+    classes = (*plan.held_out, *plan.development)
+    return [Job("final", row, name, seed) for seed in plan.final_seeds for name in classes for row in rows]
+
+
+# --- time ---------------------------------------------------------------------------------------------
+
+KINDS = {SFSL: "concept with SFSL", DREAMBOOTH: "concept with DreamBooth", UNTOUCHED: "untouched model"}
+
+
+def seconds_each(plan: Plan) -> tuple[dict[str, float], str]:
+    """Seconds of CPU a job of each kind, and where they are from: the readings that are there, or a trial."""
+    found: dict[str, list[float]] = {}
+    for path in plan.results.glob("*-*.json"):
+        each = json.loads(path.read_text())
+        if "seconds_cpu" in each:
+            found.setdefault(each["row"], []).append(each["seconds_cpu"])
+    if set(found) == set(KINDS):
+        return {kind: float(np.mean(values)) for kind, values in found.items()}, "means of the readings so far"
+    return _trial(plan), "a trial of a few steps and images"
+
+
+def _trial(plan: Plan) -> dict[str, float]:
+    """Learns for a few steps, draws a few images, and extrapolates."""
+    from figureground.diffusion.checkpoint import open_checkpoint
+
+    torch.set_num_threads(1)
+    builder = recipe(FEW)
+
+    def cpu(work: Any) -> float:
+        began = time.process_time()
+        work()
+        return time.process_time() - began
+
+    with tempfile.TemporaryDirectory(prefix="spurious-trial-") as folder:
+        trial = dataclasses.replace(plan, work=Path(folder), judges={"select": Judges({}, 0)})
+
+        def steps(name: str, count: int) -> float:
+            smaller = {"steps": count, "prior_images": 20, "class_images": 20, "early_stopping": None, "seed": count}
+            again = dataclasses.replace(trial, smaller={**smaller, "sampling_steps": 4})
+            return cpu(lambda: learn(again, Job("select", name, plan.development[0], 0)))
+
+        steps("sfsl-direction", 1)  # opens libraries, draws priors
+        a_step = {
+            family: (steps(name, 13) - steps(name, 3)) / 10
+            for family, name in ((SFSL, "sfsl-direction"), (DREAMBOOTH, "plain"))
+        }
+        checkpoint = open_checkpoint("pocket", device=torch.device("cpu"), dtype=torch.float32, safety="off")
+        wanted = specs(builder, plan.development[0], "", 4, 0)  # one batch of 20
+        render(checkpoint, wanted, builder, 2)
+        an_image = cpu(lambda: render(checkpoint, wanted, builder)) / len(wanted)
+    images = plan.per_scene * len(builder.scenes)
+    fixed = 5.0  # opening, saving, reading
+    return {
+        SFSL: fixed + BASE.steps * a_step[SFSL] + an_image * (images + 30),  # priors are shared by rows
+        DREAMBOOTH: fixed + BASE.steps * a_step[DREAMBOOTH] + an_image * (images + 30),
+        UNTOUCHED: fixed + an_image * images,
+    }
+
+
+def print_time(plan: Plan) -> dict[str, float]:
+    """Prints how many concepts are left and how long they take on one core; returns core-hours by stage."""
+    each, source = seconds_each(plan)
+    rounds = [len(plan.development) * n for n in (len(SETTINGS[SFSL]), *KEPT[: len(plan.selection_seeds) - 1])]
+    pairs = (len(plan.development) + len(plan.held_out)) * len(plan.final_seeds)
+    wanted = {
+        "select": Counter({family: sum(rounds) for family in (SFSL, DREAMBOOTH)}),
+        "final": Counter({SFSL: pairs, DREAMBOOTH: pairs, UNTOUCHED: pairs}),
+    }
+    hours = {}
+    for stage, counts in wanted.items():
+        done = Counter(json.loads(path.read_text())["row"] for path in plan.results.glob(f"{stage}-*.json"))
+        left = {kind: max(0, n - done[kind]) for kind, n in counts.items()}
+        hours[stage] = sum(left[kind] * each[kind] for kind in left) / 3600
+        parts = ", ".join(f"{n} of {counts[kind]} {KINDS[kind]}" for kind, n in left.items())
+        print(f"{stage}: {parts} left: {hours[stage]:.1f} core-hours")
+    print(", ".join(f"{KINDS[kind]} {value:.0f} s" for kind, value in each.items()) + f" on one core ({source})")
+    print(f"Besides, where absent: {len(judges.DEVELOPMENT)} + {len(judges.FINAL)} judges and 2 oracles are trained.")
+    return hours
 
 
 # --- report -------------------------------------------------------------------------------------------
 
 
-def markdown(title: str, table: Mapping[str, Mapping[str, Any]], classifiers: Sequence[str]) -> str:
-    """A table for people: shares in per cent, the spread over seeds where there are several."""
-    head = ["images", "says k: mean", *classifiers, "mean p_k", "average precision", "ROC-AUC", "object", "look"]
-    lines = [f"**{title}**", "", "| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    for row, told in table.items():
-        by_seed = list(told["by_seed"].values())
-        spread = f" ({100 * min(by_seed):.1f} to {100 * max(by_seed):.1f})" if len(by_seed) > 1 else ""
-        cells = [
-            row, f"{100 * told['predicted']:.1f}{spread}",
-            *(f"{100 * told['by_classifier'][name]['predicted']:.1f}" for name in classifiers),
-            f"{told['p']:.3f}", f"{told['average_precision']:.3f}", f"{told['roc_auc']:.3f}",
-            f"{100 * told['object']:.1f}", f"{100 * told['look']:.1f}",
+def make_report(plan: Plan, out: Path) -> tuple[list[Row], dict[str, Any]]:
+    """Writes the tables and the chart beside `out`, from the JSON files alone; returns rows and what else is kept."""
+    readings = tables.read_all(plan.results, "final")
+    path = plan.results / CHOSEN
+    chosen = json.loads(path.read_text()) if path.exists() else None
+    selection = tables.read_all(plan.results, "select")
+    groups = {
+        "held-out classes": tables.Final.of(readings, plan.held_out),
+        "development classes, new seeds": tables.Final.of(readings, plan.development),
+    }
+    lines = ["# Does the similarity loss earn its place?", "", f"Made by `{plan.command}` from `spurious/*.json`.", ""]
+    if readings:
+        lines += [
+            f"Judges: {', '.join(readings[0]['judges'])}, trained for this run. Commits: "
+            + ", ".join(sorted({str(r["commit"])[:10] for r in readings})) + ".", "",
         ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    for title, final in groups.items():
+        lines += tables.markdown_final(title, final)
+    if chosen:
+        lines += tables.markdown_selection(chosen, selection)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(out.with_suffix(".md"), "\n".join(lines))
+    tables.draw_chart(groups, plan.results, out.with_suffix(".png"))
+    rows = [row for title, final in groups.items() if final.seeds for row in verdicts(title, final)]
+    seconds = {
+        row: round(float(np.mean([r["seconds_cpu"] for r in readings if r["row"] == row])))
+        for row in (SFSL, DREAMBOOTH) if any(r["row"] == row for r in readings)
+    }  # fmt: skip
+    return rows, {
+        "chosen": chosen and chosen["chosen"], "seconds_cpu_a_concept": seconds,
+        "readings": {"select": len(selection), "final": len(readings)},
+        "seeds": {title: list(final.seeds) for title, final in groups.items()},
+    }  # fmt: skip
 
 
-def save_sheet(some: Sequence[Pictures], path: Path, each: int = 4) -> None:
-    """A row of pictures for every kind of images, some of every class side by side."""
-    rows = list(dict.fromkeys(pictures.row for pictures in some))
-    names = list(dict.fromkeys(pictures.name for pictures in some))
-    edge, gap, head = world.SIZE, 8, 18
-    page = Image.new("RGB", (len(names) * (each * edge + gap), head + len(rows) * (edge + head)), "white")
-    pen = ImageDraw.Draw(page)
-    for j, name in enumerate(names):
-        pen.text((j * (each * edge + gap), 3), name, fill="black")
-    for i, row in enumerate(rows):
-        pen.text((0, head + i * (edge + head) + 3), row, fill="black")
-    for pictures in some:
-        if pictures.seed != min(p.seed for p in some):
-            continue
-        x, y = names.index(pictures.name) * (each * edge + gap), head + rows.index(pictures.row) * (edge + head)
-        for i, j in enumerate(np.linspace(0, len(pictures.pixels) - 1, each).astype(int)):
-            page.paste(Image.fromarray(pictures.pixels[j].transpose(1, 2, 0)), (x + i * edge, y + head))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.save(path)
+def verdicts(title: str, final: tables.Final) -> list[Row]:
+    """What is wanted of SFSL on some classes, and what came out; ranges are 95 % intervals."""
 
+    def row(name: str, found: tables.Interval, unit: str, **wanted: float) -> Row:
+        ends = (100 * found.low, 100 * found.high) if np.isfinite(found.low) else (None, None)
+        return Row(f"{title}: {name}", 100 * found.value, unit, *ends, **wanted)
 
-def verdicts(table: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """What must hold for the default, on held-out classes with held-out classifiers."""
-    share = {row: 100 * told["predicted"] for row, told in table.items()}
+    gain = final.difference(SFSL, DREAMBOOTH)
     rows = [
-        Row(f"{row}: says k", share[row], "%", *([100 * f(t["by_seed"].values()) for f in (min, max)]))
-        for row, t in table.items()
+        row(f"{text}: says k", tables.student(final.table(name, tables.says_k).mean(0)), "%")
+        for name, text in tables.ROWS.items()
     ]
-    if DEFAULT not in table or PLAIN not in table:
-        return rows
-    spread = max(np.ptp([100 * v for v in table[row]["by_seed"].values()]) for row in (DEFAULT, PLAIN))
-    return [
-        *rows,
-        Row("default: says k", share[DEFAULT], "%", at_least=round(share[REFERENCES] - 5, 1)),
-        Row("default above DreamBooth", share[DEFAULT] - share[PLAIN], "points", at_least=round(float(spread), 1)),
-        Row("default: object present", 100 * table[DEFAULT]["object"], "%", at_most=5),
+    rows += [
+        row("SFSL − references", final.difference(SFSL, REFERENCES)["seeds"], "points", at_least=-5.0),
+        row("SFSL − DreamBooth, over seeds", gain["seeds"], "points"),
+        row("SFSL − DreamBooth, over classes", gain["classes"], "points"),
+        *([row("SFSL − DreamBooth, over both", gain["both"], "points")] if "both" in gain else []),
+        row("SFSL: object seen", final.object_share(SFSL), "%", at_most=5.0),
+        row("DreamBooth: object seen", final.object_share(DREAMBOOTH), "%"),
     ]
+    if np.isfinite(gain["seeds"].low):
+        lower = 100 * gain["seeds"].low
+        rows.append(Row(f"{title}: SFSL − DreamBooth, lower end over seeds", lower, "points", at_least=0.0))
+    return rows
+
+
+# --- the command --------------------------------------------------------------------------------------
 
 
 def _parse() -> argparse.Namespace:
     parser = arguments(__doc__, "spurious")
     parser.set_defaults(work=ROOT / "out" / "spurious-benchmark")
-    parser.add_argument("--cache", type=Path, default=judges.CACHE, help="where trained classifiers are kept")
-    parser.add_argument("--workers", type=int, default=2, help="processes, a thread each")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--select", action="store_true", help="choose the settings, on development classes")
+    what.add_argument("--final", action="store_true", help="measure the chosen settings, on all classes with new seeds")
+    what.add_argument("--report", action="store_true", help="make tables and chart of the JSON files that are there")
+    what.add_argument("--time", action="store_true", help="say what is left to do and how long it takes")
     parser.add_argument(
-        "--variants", action="store_true", help="only those, from which the default is chosen: printed, not kept"
+        "--results", type=Path, help="where each concept's JSON goes (default: benchmarks/results/spurious)"
     )
-    parser.add_argument("--report", action="store_true", help="make no further concept; tables of those that are there")
-    parser.add_argument("--sheet", type=Path, help="a PNG of some pictures of each row (default: beside the JSON)")
-    return parser.parse_args()
+    parser.add_argument("--cache", type=Path, default=judges.CACHE, help="where trained judges are kept")
+    parser.add_argument("--workers", type=int, default=2, help="concepts at a time, a thread each")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda")
+    args = parser.parse_args()
+    if not (args.quick or args.select or args.final or args.report or args.time):
+        parser.error("give one of --select, --final, --report and --time, or --quick for all of them in a tiny size")
+    return args
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    quick = args.quick
+    results = args.results or (args.work / "quick" / "results" if quick else ROOT / "benchmarks/results/spurious")
+    command = " ".join(["python benchmarks/spurious.py", *without_places(sys.argv[1:])])
+    plan = Plan(
+        args.work, results, args.cache, ROOT / "out" / "fidelity", DEVELOPMENT_CLASSES, HELD_OUT_CLASSES,
+        SELECTION_SEEDS, FINAL_SEEDS, SETTINGS, PER_SCENE, args.device, origin(), command,
+    )  # fmt: skip
+    if not quick:
+        return plan
+    tiny = {"steps": 2, "prior_images": 4, "class_images": 2, "sampling_steps": 2, "stop_every": 1, "stop_images": 2}
+    few = {
+        SFSL: (SETTINGS[SFSL][0], setting_named("sfsl-direction-many-stop")),
+        DREAMBOOTH: SETTINGS[DREAMBOOTH][:1],
+    }
+    return dataclasses.replace(
+        plan, work=args.work / "quick", cache=args.work / "quick" / "judges", oracle_cache=args.work / "quick",
+        development=("bird",), held_out=("fish",), selection_seeds=(0,), final_seeds=(100,), settings=few,
+        per_scene=1, smaller=tiny, oracle_settings=oracle.Settings(pool=640, epochs=1),
+    )  # fmt: skip
 
 
 def main() -> None:
     args = _parse()
     began = time.monotonic()
-    quick = args.quick
-    work = args.work / "quick" if quick else args.work
-    settings = judges.Settings(pool=640, epochs=1) if quick else judges.Settings()
-    names = [*judges.FAMILIES, "twin"]
-    folders, training = judges.train_all(names, 0, args.cache, settings, args.workers)
-    if quick:
-        seer = oracle.trained("oracle", 0, args.cache, "cpu", oracle.Settings(pool=640, epochs=1))
-    else:
-        seer = oracle.trained("oracle", 0, ROOT / "out" / "fidelity", "cpu")
-    print(f"classifiers ready after {time.monotonic() - began:.0f} s", flush=True)
-    plan = Plan(
-        work,
-        ("bird", "fish") if quick else (*DEVELOPMENT_CLASSES, *HELD_OUT_CLASSES),
-        ("bird",) if quick else VARIED_CLASSES,
-        (0, 1) if quick else SEEDS,
-        2 if quick else 12,
-        folders["twin"],
-        (START, NOT_ROBUST, "+ SFSL, features neural-pca") if quick else tuple(WAYS),
-        2 if quick else None,
-    )
-    if args.variants:
-        plan = dataclasses.replace(plan, classes=plan.varied, seeds=plan.seeds[:1])
-    seconds: dict[str, list[dict[str, float]]] = {}
-    tasks = [(plan, job) for job in {plan.folder(job): job for job in plan.jobs()}.values() if not args.report]
-    with multiprocessing.get_context("spawn").Pool(args.workers) as processes:
-        for job, took in tqdm(processes.imap_unordered(make, tasks), total=len(tasks), unit="concept", disable=None):
-            if took:
-                seconds.setdefault(job.way, []).append(took)
-    print(f"concepts ready after {time.monotonic() - began:.0f} s", flush=True)
-
-    builder = recipe()
-    models = {name: judges.open_model(folders[name]) for name in judges.FAMILIES}
-    pictures = list(gather_pictures(plan, builder))
-    readings = [read(some, models, seer) for some in tqdm(pictures, desc="reading", disable=None)]
-    held_out = [name for name in models if name not in judges.DEVELOPMENT]
-    tables = {
-        "held-out classes, held-out classifiers": summarise(
-            readings, [c for c in plan.classes if c not in DEVELOPMENT_CLASSES], held_out
-        ),
-        "development classes, development classifiers": summarise(
-            [r for r in readings if r["row"] not in WAYS],
-            [c for c in plan.classes if c in DEVELOPMENT_CLASSES],
-            judges.DEVELOPMENT,
-        ),
-        f"variants: {' and '.join(plan.varied)}, one seed, development classifiers": summarise(
-            [r for r in readings if r["seed"] == plan.seeds[0]], plan.varied, judges.DEVELOPMENT
-        ),
-    }
-    text = "\n".join(
-        markdown(title, table, held_out if i == 0 else judges.DEVELOPMENT)
-        for i, (title, table) in enumerate(tables.items())
-        if table
-    )
-    print("\n" + text)
-    if args.variants:
-        if args.sheet:
-            save_sheet(pictures, args.sheet)
+    plan = _plan(args)
+    everything = args.quick and not (args.select or args.final or args.report or args.time)
+    if args.time:
+        print_time(plan)
         return
-    out = args.out or ROOT / "benchmarks" / "results" / "spurious.json"
-    if not quick or args.out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.with_suffix(".md").write_text(text)
-        save_sheet(pictures, args.sheet or out.with_suffix(".png"))
+    training = judges.Settings(pool=640, epochs=1) if args.quick else judges.Settings()
+    workers = 1 if args.quick else args.workers
+    if args.select or everything:
+        plan = open_stage(plan, "select", training, workers)
+        print(json.dumps(select(plan, workers)["chosen"]))
+    if args.final or everything:
+        chosen = read_chosen(plan)
+        plan = open_stage(plan, "final", training, workers)
+        run(plan, final_jobs(plan, chosen), workers)
+    if args.select:
+        return
+    out = args.out or (args.work / "quick" if args.quick else ROOT / "benchmarks/results") / "spurious.json"
+    rows, more = make_report(plan, out)
     report(
-        "spurious", args, verdicts(tables["held-out classes, held-out classifiers"]),
+        "spurious", args, rows,
         {
-            "default": SHIPPED.to_json(), "varied_from": VARIED_FROM.to_json(), "variants": WAYS,
-            "development_classes": DEVELOPMENT_CLASSES, "development_classifiers": judges.DEVELOPMENT,
-            "seeds": plan.seeds, "images_a_concept": plan.per_scene * len(builder.scenes),
-            "classifiers": dataclasses.asdict(settings), "workers": args.workers,
+            "base": BASE.to_json(), "held_out_classes": plan.held_out, "development_classes": plan.development,
+            "final_seeds": plan.final_seeds, "selection_seeds": plan.selection_seeds,
+            "images_a_concept": plan.per_scene * len(recipe(FEW).scenes), "rule": tables.RULE,
         },
-        began, tables=tables, readings=readings,
-        seconds_each={
-            "classifiers": {name: round(s) for name, s in training.items()},
-            **{
-                way: {part: round(float(np.mean([t[part] for t in took]))) for part in took[0]}
-                for way, took in seconds.items()
-            },
-        },
+        began, **more,
     )  # fmt: skip
 
 

@@ -343,3 +343,36 @@ def test_beds_are_trained_on_once_and_told_by_group_with_and_without_a_bias(quic
     again = run("beds", folder, *ARGUMENTS["beds"](folder))
     assert again["table"] == table
     assert {path: path.stat().st_mtime_ns for path in pieces} == pieces
+
+
+@of("spurious")
+def test_spurious_chooses_settings_and_measures_them_with_new_seeds_by_other_judges_and_nothing_is_made_twice(quick):
+    found, folder = quick("spurious")
+    results = folder / "quick" / "results"
+    chosen = json.loads((results / "chosen.json").read_text())
+    assert set(chosen["chosen"]) == {"sfsl", "dreambooth"}
+    readings = {
+        stage: [json.loads(path.read_text()) for path in results.glob(f"{stage}-*.json")]
+        for stage in ("select", "final")
+    }
+    said = {(each["row"], each["class"], each["seed"]) for each in readings["final"]}
+    assert len(said) == len(readings["final"]) == 4 * 2  # rows, classes
+    judges, seeds = (
+        {stage: {str(name) for each in some for name in part(each)} for stage, some in readings.items()}
+        for part in (lambda each: each["judges"], lambda each: [each["seed"]])
+    )
+    assert not judges["select"] & judges["final"]
+    assert not seeds["select"] & seeds["final"]
+    stopped = [each for each in readings["select"] if each.get("early_stopping")]
+    assert [each["setting"] for each in stopped] == ["sfsl-direction-many-stop"]
+    for each in readings["final"]:
+        assert all(len(text) == each["images"] == len(each["object"]) for text in each["says_k"].values())
+    assert not list((folder / "quick" / "concepts").iterdir()), "a concept that was read is needed no more"
+    before = {path: path.stat().st_mtime_ns for path in results.iterdir()}
+    again = run("spurious", folder, "--final")
+    assert {path: path.stat().st_mtime_ns for path in results.iterdir()} == before
+    assert again["rows"] == found["rows"]
+    (folder / "spurious.md").unlink()
+    run("spurious", folder, "--report")
+    assert "By class, worst first" in (folder / "spurious.md").read_text()
+    assert (folder / "spurious.png").stat().st_size > 10_000
