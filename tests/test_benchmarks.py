@@ -78,7 +78,8 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[dic
 
 def kept_files() -> dict[Path, int]:
     """What stands in `benchmarks/`, and when it was written."""
-    return {p: p.stat().st_mtime_ns for p in BENCHMARKS.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+    there = (path for path in BENCHMARKS.rglob("*") if "__pycache__" not in path.parts)
+    return {path: path.stat().st_mtime_ns for path in there if path.is_file()}
 
 
 @pytest.mark.parametrize(
