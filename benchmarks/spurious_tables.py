@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from scipy import stats
 
 from figureground.charts import draw_charts
-from figureground.errors import FiguregroundError
+from figureground.errors import FiguregroundError, counted
 from figureground.evaluation import intervals
 
 Reading = Mapping[str, Any]
@@ -63,6 +63,8 @@ def read_all(folder: Path, stage: str) -> list[dict[str, Any]]:
     for name in ("format", "judges", "oracle", "images"):
         _refuse_mixed(found, lambda each, name=name: each[name], name)
     _refuse_mixed(found, lambda each: each["settings"], "settings", by="setting")
+    if stage == "final":
+        _refuse_mixed(found, lambda each: each["setting"], "settings", by="row")
     return [each for _, each in found]
 
 
@@ -265,7 +267,8 @@ def markdown_final(title: str, final: Final) -> list[str]:
         one = Final((name,), final.seeds, final.by)
         shares = [f"{100 * one.table(row, says_k).mean():.1f}" for row in ROWS]
         gain = one.difference(SFSL, DREAMBOOTH)["seeds"].shown()
-        rows.append([name, *shares, gain, *(one.object_share(row).shown() for row in (DREAMBOOTH, SFSL))])
+        objects = [f"{100 * one.table(row, shows_object).mean():.1f}" for row in (DREAMBOOTH, SFSL)]
+        rows.append([name, *shares, gain, *objects])
     lines += ["By class, worst first:", ""]
     head = ["class", *(f"{_SHORT[row]}, says k" for row in ROWS), "SFSL − DreamBooth"]
     lines += _table([*head, "DreamBooth, object", "SFSL, object"], rows)
@@ -298,7 +301,12 @@ def markdown_selection(chosen: Mapping[str, Any], readings: Sequence[Reading]) -
                 f"{100 * np.mean([shows_object(r) for r in mine]):.1f}" if mine else "", str(len(mine)),
                 "**chosen**" if chosen["chosen"][family] == name else "",
             ])  # fmt: skip
-        head = [_SHORT[family], *(f"score, {len(each['seeds'])} seeds" for each in rounds), "says k", "object"]
+        head = [
+            _SHORT[family],
+            *(f"score, {counted(len(each['seeds']), 'seed')}" for each in rounds),
+            "says k",
+            "object",
+        ]
         lines += _table([*head, "concepts", ""], rows)
     return lines
 
@@ -343,7 +351,7 @@ def draw_chart(groups: Mapping[str, Final], samples: Path, out: Path) -> None:
                 edge += len(final.classes)
                 axis.axhline(edge - 0.5, color="0.6", linewidth=0.6)
         axes[0, 1].axvline(100 * MOST_OBJECT, color="0.6", linewidth=0.8, linestyle="--")
-        axes[0, 0].legend(fontsize=7, frameon=False, loc="lower left")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
         axes[0, 0].set_title("mean over seeds, with the range of the seeds", fontsize=8, loc="left")
         axes[0, 1].set_title("; ".join(shown), fontsize=8, loc="left")
         for axis in axes[1]:

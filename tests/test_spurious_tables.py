@@ -121,6 +121,9 @@ def test_readings_of_other_weights_or_judges_are_not_mixed(tables, tmp_path):
             tables.read_all(tmp_path, "final")
     spoiled.write_text(json.dumps({**some(tables)[7], "weights": {"pocket": "a", "robust": "b", "segmenter": "z"}}))
     assert len(tables.read_all(tmp_path, "final")) == 16  # nothing here was drawn with a segmenter
+    (tmp_path / "final-16.json").write_text(json.dumps({**some(tables)[7], "setting": "another"}))
+    with pytest.raises(FiguregroundError, match=r"different settings\. .* Remove those of settings"):
+        tables.read_all(tmp_path, "final")  # of two choices
 
 
 def test_the_chart_shows_every_class_and_images_of_it(tables, tmp_path):
