@@ -160,7 +160,7 @@ def unit(bed, bias, seed, rows, **changes):
         "kept_format": 1, "bed": bed, "bias": bias, "seed": seed, "plan": {"epochs": 40, "trainings": 2}, "command": "",
         "drawn": {"name": bed},
         "origins": [{"format": 2, "commit": "c" * 40, "weights": {"pocket": "sha256:abc"}}], "failed": {},
-        "made": {name: made for name in rows if name in ("scgs", "ddb")}, "rows": cells,
+        "made": {name: made for name in rows if name != "erm"}, "rows": cells,
         "data": {"groups": ["mug × grass", "mug × water", "umbrella × grass", "umbrella × water"],
                  "against_the_bias": [1, 2] if bias == "biased" else []},
         **changes,
