@@ -114,7 +114,7 @@ FAMILIES: dict[str, Family] = {
     "efficientnet": Family(
         lambda: EfficientNetConfig(
             image_size=world.SIZE, width_coefficient=0.5, depth_coefficient=1.0, hidden_dim=640,  # half of 1,280
-            in_channels=[32, 64, 128], out_channels=[64, 128, 192], kernel_sizes=[3, 3, 3], strides=[1, 2, 2],
+            in_channels=[32, 64, 128], out_channels=[64, 128, 192], kernel_sizes=[3, 3, 3], strides=[2, 2, 2],
             num_block_repeats=[1, 2, 1], expand_ratios=[1, 3, 3], depthwise_padding=[], batch_norm_momentum=0.1,
             dropout_rate=0.1,
             drop_connect_rate=0.0,
