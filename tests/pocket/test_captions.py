@@ -65,3 +65,14 @@ def test_prompt_files_say_what_the_captions_say():
     assert classes == captions.DEFINITIONS
     assert tuple(classes) == world.FOREGROUNDS
     assert tuple(phrases) == world.BACKGROUNDS
+
+
+def test_a_mixture_draws_its_kinds_and_names_as_often_as_it_says():
+    mixture = captions.Mixture(((True, True, True, 0.75), (False, True, False, 0.25)), {"cat": 9.0, "gift": 5.0})
+    drawn = [captions.sample(np.random.default_rng(i), mixture) for i in range(2000)]
+    objects = [each for each in drawn if each.foreground]
+    assert abs(len(objects) / len(drawn) - 0.75) < 0.04
+    assert all(each.prop for each in objects)
+    assert not any(each.prop for each in drawn if not each.foreground)
+    assert abs(sum(each.foreground == "cat" for each in objects) / len(objects) - 0.5) < 0.05
+    assert abs(sum(each.prop == "gift" for each in objects) / len(objects) - 0.5) < 0.05

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -112,18 +114,35 @@ KINDS_OF_PICTURE = (
     (False, True, True, 0.20),
     (False, False, True, 0.10),
 )
+"""Kinds of images, and the share of each, from which judges and the autoencoder learn."""
 _SUPERORDINATE = 0.10
 """Share of pictures with a foreground whose caption says `animal` and the like instead of its name."""
 
 
-def sample(rng: np.random.Generator) -> Picture:
+class Mixture(NamedTuple):
+    """How often each kind of picture is drawn, and each name in it."""
+
+    kinds: tuple[tuple[bool, bool, bool, float], ...] = KINDS_OF_PICTURE
+    """Whether there is a foreground, a background and a prop, and the share of such pictures."""
+    weights: Mapping[str, float] = MappingProxyType({})
+    """How many times as often as others a foreground or a prop is drawn; 1 for names that are not there."""
+
+    def pick(self, names: Sequence[str], rng: np.random.Generator) -> str:
+        """One of the names, by its weight."""
+        weights = np.array([self.weights.get(name, 1.0) for name in names])
+        return str(rng.choice(names, p=weights / weights.sum() if self.weights else None))
+
+
+EVEN = Mixture()
+
+
+def sample(rng: np.random.Generator, mixture: Mixture = EVEN) -> Picture:
     """What to draw next, and one of the ways to say it. A prop's look is never said."""
-    has_foreground, has_background, has_prop, _ = KINDS_OF_PICTURE[
-        rng.choice(len(KINDS_OF_PICTURE), p=[k[-1] for k in KINDS_OF_PICTURE])
-    ]
-    foreground = str(rng.choice(world.FOREGROUNDS)) if has_foreground else None
-    background = str(rng.choice(world.BACKGROUNDS)) if has_background else None
-    prop = str(rng.choice(world.PROPS)) if has_prop else None
+    kinds = mixture.kinds
+    has_foreground, has_background, has_prop, _ = kinds[rng.choice(len(kinds), p=[k[-1] for k in kinds])]
+    foreground = mixture.pick(world.FOREGROUNDS, rng) if has_foreground else None
+    background = mixture.pick(world.BACKGROUNDS, rng) if has_background else None
+    prop = mixture.pick(world.PROPS, rng) if has_prop else None
     return Picture(foreground, background, prop, describe(foreground, background, prop, rng))
 
 

@@ -51,6 +51,7 @@ def fit(
     device: str,
     watch: Callable[[Any], dict[str, float]],
     inputs: str = "",
+    bfloat16: bool = True,
 ) -> Any:
     """Trains `model` and returns its exponential moving average.
 
@@ -60,6 +61,7 @@ def fit(
         batches: Given the first step, an endless iterator of batches.
         watch: Measures the averaged model whenever a checkpoint is written.
         inputs: Hash of what the batches are made from.
+        bfloat16: Whether products are in bfloat16.
 
     A run that finds a checkpoint goes on from it.
 
@@ -111,7 +113,7 @@ def fit(
             group["lr"] = rate(settings, step)
         batch = next(source)
         batch = batch.to(device) if isinstance(batch, torch.Tensor) else tuple(b.to(device) for b in batch)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16):
             losses = objective(model, batch)
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(weights, settings.clip)
