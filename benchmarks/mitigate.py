@@ -926,10 +926,17 @@ def main() -> int:
             print_hours(estimate(read_json(plan.kept / f"{unit.name}.json"), args.backbones, args.beds))
         else:
             failures = _run(tune if args.tune else do, plan, _units(args), args.workers)
-    if not args.time:
-        import mitigate_report
+    import mitigate_report
 
-        mitigate_report.write(plan.kept, args, began)
+    try:
+        if args.report or args.quick:
+            mitigate_report.write(plan.kept, args, began)
+        elif args.tune:
+            print(mitigate_report.tuning_table(plan.kept) or "Nothing has been tuned.")
+        elif not args.time:
+            print("The tables and the chart of what is kept: python benchmarks/mitigate.py --report")
+    except FiguregroundError as error:
+        failures.append(str(error))
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0

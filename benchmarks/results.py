@@ -188,12 +188,15 @@ def origin(checkpoint: str | None = None) -> dict[str, Any]:
 
 
 def read_commit() -> str | None:
-    """The commit that is checked out; `+changes` says that tracked files differ from it."""
+    """The commit that is checked out; `+changes` says that tracked files, results apart, differ from it."""
     git = ["git", "-C", str(ROOT)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
