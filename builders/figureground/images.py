@@ -369,7 +369,7 @@ def pixel_hash(image: Image.Image) -> str:
         strip = image.crop((0, top, image.width, min(top + HASHED_ROWS, image.height)))
         pixels = np.array(strip.convert("RGBA"))
         pixels[pixels[..., 3] == 0] = 0
-        found.update(pixels)
+        found.update(pixels.tobytes())
     return found.hexdigest()
 
 

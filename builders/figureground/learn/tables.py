@@ -231,7 +231,8 @@ def find_files(
                 listing[folder] = _list_folder(root / folder)
     _refuse_twice(names, column, split, problems)
     sizes, mask_sizes = np.full((2, len(names)), -1, np.int64)
-    missing, odd = [], []
+    missing: list[str] = []
+    odd: list[str] = []
     for row in sorted(set(range(len(names))) - set(lost)):
         folder, base = posixpath.split(names[row])
         there = listing[folder]
