@@ -15,13 +15,13 @@ demo: install
 	$(BIN)/figureground show out/d3s
 
 test: lint
-	$(PYTEST) -n auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder --ignore tests/run/test_signals.py \
+	$(PYTEST) -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder --ignore tests/run/test_signals.py \
 		--ignore tests/test_benchmarks.py
 	$(PYTEST) tests/run/test_signals.py
 	$(MAKE) bench-quick
 
 bench-quick: install
-	$(PYTEST) tests/test_benchmarks.py -n 2 --dist loadgroup --maxfail 1 --durations 0 --durations-min 1
+	$(PYTEST) tests/test_benchmarks.py -n 2 --dist loadscope --no-loadscope-reorder --maxfail 1 --durations 0 --durations-min 1
 
 lint: install
 	$(BIN)/ruff check .

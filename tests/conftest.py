@@ -1,9 +1,11 @@
 """Tests reach no network, and leave nothing in the caches of who runs them."""
 
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -23,11 +25,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files are shared out whole, for their tests share fixtures; those that take longest alone begin."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    """Those that take longest alone begin."""
     items.sort(key=lambda item: item.path.name != "test_docs.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Shares tests out one by one, but for those of one benchmark: they share its run, so one process has them.
+
+    By name, not by `xdist_group`: pytest-xdist 3.8 notes groups where pytest 9.2 doesn't look.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            of_benchmark = re.search(r"test_benchmarks\.py::\w+\[(\w+)\]$", nodeid)
+            return f"benchmark {of_benchmark[1]}" if of_benchmark else nodeid
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

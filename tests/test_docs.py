@@ -13,8 +13,7 @@ from figureground.resources import CHECKOUT, resource
 
 DOCS = CHECKOUT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-EACH_ALONE = [pytest.param(page, marks=pytest.mark.xdist_group(page.name), id=page.stem) for page in PAGES]
-"""Pages take a minute or more each, so they are shared out one by one."""
+EACH_ALONE = [pytest.param(page, id=page.stem) for page in PAGES]
 _BLOCK = re.compile(r"^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 _NAMED = re.compile(r"# (?P<name>[\w.-]+\.(yaml|csv))\n")
 
