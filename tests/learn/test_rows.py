@@ -24,7 +24,7 @@ def test_a_generator_is_with_erm_unless_said(names, rows):
         (["groupdor"], "there is no 'groupdor', did you mean 'groupdro'"),
         (["scgs+jt"], "there is no 'scgs\\+jt', did you mean 'scgs\\+jtt'"),
         (["erm+jtt"], "there is no 'erm\\+jtt'"),
-        (["zzz"], "there is erm, reweight, jtt, groupdro, dfr, paste, scgs, ddb, and a generator with a training"),
+        (["zzz"], "there is erm, reweight, jtt, .*two-stage, paste, scgs, ddb, and a generator with a training"),
         (["ddb", "ddb+erm"], "'ddb' is named twice"),
         ([], "name some"),
     ],
