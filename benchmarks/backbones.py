@@ -35,7 +35,7 @@ NAMES = (POCKET, *FAMILIES)
 
 
 def training(name: str, folder: Path) -> dict[str, Any]:
-    """What `Training` is told of a backbone.
+    """Return the settings of `Training` for a backbone.
 
     Args:
         name: One of `NAMES`.

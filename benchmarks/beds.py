@@ -92,7 +92,7 @@ CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained on, and how long."""
+    """A bed, and the length of the training on it."""
 
     name: str
     """As the report calls it."""
@@ -121,14 +121,14 @@ class Piece:
 
 
 class Convergence(NamedTuple):
-    """What the last fifth of the epochs says."""
+    """Convergence, read from the last fifth of the epochs."""
 
     training_loss: float
     """Its mean over the epochs after which validation was judged, in nats."""
     validation_loss: float
     """Its mean, in nats."""
     change: float
-    """Of the line fitted to the validation loss, from the tail's first epoch to its last, in nats."""
+    """Change of the line fitted to the validation loss, from the tail's first epoch to its last, in nats."""
     converged: bool
     """Whether the validation loss is flat and the training loss low."""
 
@@ -337,7 +337,7 @@ def lines(table: Table) -> list[str]:
 
 
 def verdicts(table: Table, cases: Sequence[Case], drawings: Mapping[str, Mapping[str, float]]) -> list[Row]:
-    """What is asked of biased beds; of the others, what they give."""
+    """Targets of biased beds; the plain numbers of the others."""
     rows = []
     for case in cases:
         for backbone, each in table.get(case.name, {}).items():

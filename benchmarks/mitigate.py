@@ -31,6 +31,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import functools
 import itertools
 import json
 import multiprocessing
@@ -97,13 +98,13 @@ class Row:
     made: str | None = None
     """The images that are added, one of `MAKERS`."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """What differs from the defaults in every setting."""
+    """Changes of the defaults in every setting."""
     tables: tuple[str, ...] = tuple(TABLES)
     like: str | None = None
     """The row whose chosen settings it takes; it has none of its own then, and is explored on the first bed alone."""
 
     def uses(self, table: str) -> list[str]:
-        """What it uses beyond images and classes."""
+        """Return the information it uses beyond images and classes."""
         training = Training(self.training, **{"select": TABLES[table], **self.fixed})
         masks = [MASKS] if self.made == "scgs-true-masks" else []
         scenes = ["scene names"] if self.made == "d3s" else []
@@ -142,16 +143,16 @@ ROWS: dict[str, Row] = {
 
 
 class Unit(NamedTuple):
-    """What one process does at a time."""
+    """The work of one process at a time."""
 
     bed: str
     biased: bool
     seed: int
-    """Of the pipeline: of the bed, of the builders, and by `training_seeds` of the trainings."""
+    """The pipeline seed: of the bed, the builders and, by `training_seeds`, the trainings."""
 
     @property
     def name(self) -> str:
-        """Of its folder and its JSON."""
+        """Name of its folder and its JSON."""
         return f"{self.bed}-{'biased' if self.biased else 'unbiased'}-{self.seed:03d}"
 
     @property
@@ -160,7 +161,7 @@ class Unit(NamedTuple):
 
 
 def training_seeds(seed: int, count: int) -> list[int]:
-    """Of a pipeline seed; no two pipeline seeds share one, as long as there are 10 or fewer."""
+    """Return the training seeds of a pipeline seed; pipeline seeds share none, as long as `count` is at most 10."""
     return [10 * seed + i for i in range(count)]
 
 
@@ -210,7 +211,7 @@ class Plan:
     command: str = ""
 
     def facts(self) -> dict[str, Any]:
-        """What must be the same in all units that are reported together."""
+        """Return the facts that all units in one report must share."""
         return {
             "epochs": self.epochs, "validate_every": VALIDATE_EVERY, "trainings": self.trainings,
             "images": self.images, "sizes": list(self.sizes), "first_backbone": BACKBONES[0], "tables": TABLES,
@@ -345,7 +346,7 @@ class Place:
         return self.folder / "made" / name
 
     def settings(self, name: str) -> dict[str, Any]:
-        """What differs from the defaults of a builder."""
+        """Return the changes of a builder's defaults."""
         return {"threads": 1, **self.plan.smaller.get(name, {})}
 
     def draw(self) -> float:
@@ -437,7 +438,7 @@ def make_plain(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
         raise AssertionError(spec)
 
     found = [each for each in Renderer(checkpoint, sampling, no_guide).render(specs) if isinstance(each, Sample)]
-    return [Drawn(s.spec.key, s.spec.foreground_name, None, lambda s=s: s.image) for s in found], {}  # type: ignore[misc]
+    return [Drawn(s.spec.key, s.spec.foreground_name, None, functools.partial(getattr, s, "image")) for s in found], {}
 
 
 def make_d3s(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
@@ -513,11 +514,8 @@ MAKERS: dict[str, Maker] = {
     "d3s": make_d3s,
     "scgs": make_scgs,
     "ddb": make_ddb,
-    "ddb-unpruned": lambda place, out: make_ddb(place, out, pruned=False),
-    **{
-        f"scgs-{mask}": lambda place, out, mask=mask: make_scgs(place, out, mask=mask)  # type: ignore[misc]
-        for mask in ("random", "whole", "true-masks")
-    },
+    "ddb-unpruned": functools.partial(make_ddb, pruned=False),
+    **{f"scgs-{mask}": functools.partial(make_scgs, mask=mask) for mask in ("random", "whole", "true-masks")},
 }
 
 
@@ -666,7 +664,7 @@ def train_row(
 
 
 def keep_seed(told: Mapping[str, Any], table: str) -> dict[str, Any]:
-    """What is kept of one classifier."""
+    """Return the part of a classifier's report that is kept."""
     of_rule = told.get("selected", {}).get(TABLES[table], told)
     test = of_rule["test"]
     return {

@@ -301,7 +301,7 @@ def made_sets(units: Sequence[Unit]) -> str | None:
 
 
 def tuning_table(kept: Path) -> str | None:
-    """What was tried for each row, and what validation said of it."""
+    """Return a table of the settings tried for each row, and their validation accuracy."""
     found: dict[tuple[str, str, str], list[list[Mapping[str, Any]]]] = {}
     for path in sorted(kept.glob("tuning-*.json")):
         one = json.loads(path.read_text())
@@ -427,7 +427,7 @@ def draw(path: Path, units: Sequence[Unit]) -> None:
 
 
 def measured(units: Sequence[Unit]) -> list[Measured]:
-    """What is asked: all primary intervals above 0; and how far ERM fails."""
+    """Return the targets: all primary intervals above 0; and the failure of ERM."""
     rows = []
     for bed in BEDS:
         for name in ("erm", *PRIMARY):

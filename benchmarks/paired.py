@@ -21,7 +21,7 @@ class Difference:
     """The lower end of the interval; None where there is one pair."""
     high: float | None
     p: float | None
-    """Of a mean of 0, two-sided; None where there is one pair."""
+    """Two-sided p-value of a mean of 0; None where there is one pair."""
 
 
 def subtract(

@@ -77,7 +77,7 @@ class Setting:
     name: str
     text: str
     changes: Mapping[str, Any]
-    """What differs from `BASE`."""
+    """Changes of `BASE`."""
     references: int = FEW
 
     def settings(self, seed: int) -> Finetuning:
@@ -201,7 +201,7 @@ class Plan:
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
 
     def weights(self) -> dict[str, str]:
-        """What images depend on: the pocket model and the feature network."""
+        """Return the hashes of the pocket model and the feature network, on which images depend."""
         return {name: self.origin["weights"][name] for name in tables.WEIGHTS}
 
     def concept(self, job: Job) -> Path:
@@ -325,7 +325,7 @@ def open_oracle(seed: int, cache: Path, settings: oracle.Settings) -> oracle.Cla
 
 
 def read(plan: Plan, job: Job, images: np.ndarray) -> dict[str, Any]:
-    """What the judges of a stage make of images, and what its oracle sees in them."""
+    """The answers of a stage's judges and oracle on images."""
     by = plan.judges[job.stage]
     k = world.FOREGROUNDS.index(job.name)
     positives = real(job.name, job.seed, len(images))
@@ -435,7 +435,7 @@ def _readings(
 
 
 def read_chosen(plan: Plan) -> dict[str, Any]:
-    """What `select` chose with the weights that are there.
+    """Return the choice of `select` with the present weights.
 
     Raises:
         FiguregroundError: Nothing was chosen yet, or it was chosen with other weights.
@@ -574,7 +574,7 @@ def make_report(plan: Plan, out: Path) -> tuple[list[Row], dict[str, Any]]:
 
 
 def verdicts(title: str, final: tables.Final) -> list[Row]:
-    """What is wanted of SFSL on some classes, and what came out; ranges are 95 % intervals."""
+    """Return targets and results of SFSL on some classes; ranges are 95 % intervals."""
 
     def row(name: str, found: tables.Interval, unit: str, **wanted: float) -> Row:
         ends = (100 * found.low, 100 * found.high) if np.isfinite(found.low) else (None, None)

@@ -87,7 +87,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[dic
 
 
 def kept_files() -> dict[Path, int]:
-    """What stands in `benchmarks/`, and when it was written."""
+    """Return the files in `benchmarks/` and their modification times."""
     there = (path for path in BENCHMARKS.rglob("*") if "__pycache__" not in path.parts)
     return {path: path.stat().st_mtime_ns for path in there if path.is_file()}
 

@@ -93,7 +93,7 @@ class Epoch:
     validation_loss: float | None = None
     """Mean cross-entropy on validation, unweighted; None in what was trained before it was recorded."""
     worst_class: float | None = None
-    """Of the worst class of validation; None in what was trained before it was recorded."""
+    """Accuracy on the worst class of validation; None in trainings from before it was recorded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,15 +111,15 @@ class Best:
     """The best epoch so far, by one rule."""
 
     score: tuple[float, float]
-    """What is compared: an accuracy, and another one that decides between equal ones."""
+    """An accuracy, and another one that breaks ties."""
     epoch: int
     """From 1."""
     weights: dict[str, Tensor]
-    """Of the network, on the CPU."""
+    """Weights of the network, on the CPU."""
 
 
 def score_epoch(rule: str, epoch: Epoch) -> tuple[float, float]:
-    """What a rule compares of an epoch whose validation was judged: the largest is chosen, and of equal ones the first.
+    """Return the score of a judged epoch by a rule: the largest is chosen, and of equal ones the first.
 
     Rules that know no groups don't let groups decide between equal epochs either.
 

@@ -159,7 +159,7 @@ class _Job(NamedTuple):
     """bool (n,): those whose class it is asked for."""
     epochs: int
     rule: str
-    """What chooses the epoch, one of `settings.RULES`."""
+    """Rule that chooses the epoch, one of `settings.RULES`."""
 
 
 def make_folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:

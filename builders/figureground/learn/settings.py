@@ -94,7 +94,7 @@ class Training:
     add_steps: bool = False
     """Whether added images lengthen an epoch, and so add optimiser steps: an epoch is then a pass over all images."""
     select: str | None = None
-    """What chooses the epoch, one of `RULES`; none is `worst-group`, or `worst-class` where the data say no attribute.
+    """Rule that chooses the epoch, one of `RULES`; none is `worst-group`, or `worst-class` without attributes.
     Several, with commas between: the first chooses the classifier that is kept, and test is judged by each."""
     validate_every: int = 1
     """The validation split is judged after every so many epochs, and after the last: only those can be chosen."""
@@ -103,7 +103,7 @@ class Training:
     upweight: float | None = None
     """Of jtt: how many times an error counts."""
     count_first: bool | None = None
-    """Of jtt: whether the first model's epochs are taken off the second's, so that both together have as many as
+    """For jtt: whether the first model's epochs are taken off the second's, so that both together have as many as
     another method's one."""
     step_size: float | None = None
     """Of groupdro: η, how fast the groups' weights change."""
@@ -114,7 +114,7 @@ class Training:
     inverse_strength: float | None = None
     """Of dfr: C, the inverse of the strength of the ℓ1 penalty; none chooses it on a part of validation."""
     first_share: float | None = None
-    """Of two-stage: the share of the epochs in which added images are shown, 0 to 1, rounded to whole epochs; each
+    """For two-stage: the share of the epochs in which added images are shown, 0 to 1, rounded to whole epochs; each
     stage has at least one."""
 
     def __post_init__(self) -> None:
@@ -169,7 +169,7 @@ class Training:
         return self.method in NEED_ATTRIBUTES
 
     def rules(self, attributes: bool) -> tuple[str, ...]:
-        """What chooses epochs, names of `RULES`, the one that chooses what is kept first.
+        """Return the rules that choose epochs, names of `RULES`; the first chooses the classifier that is kept.
 
         Args:
             attributes: Whether the data say attributes.
@@ -179,7 +179,7 @@ class Training:
         return (WORST_GROUP if attributes else WORST_CLASS,)
 
     def uses(self, attributes: bool) -> list[str]:
-        """What the classifier that is kept owes to attributes: `IN_TRAINING`, `IN_VALIDATION`, both or nothing.
+        """Return which attributes the kept classifier depends on: `IN_TRAINING`, `IN_VALIDATION`, both or none.
 
         Args:
             attributes: Whether the data say attributes.
@@ -190,7 +190,7 @@ class Training:
 
     @property
     def stage_epochs(self) -> tuple[int, int]:
-        """Of two-stage: epochs on added images and on real ones, each 1 or more; together `epochs`."""
+        """Return, for two-stage, the epochs on added images and on real ones, each 1 or more; together `epochs`."""
         first = min(max(round((self.first_share or 0.0) * self.epochs), 1), self.epochs - 1)
         return first, self.epochs - first
 

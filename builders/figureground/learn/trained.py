@@ -122,7 +122,7 @@ def say_selection(selection: str) -> str:
 
 
 def worst_kind(attributes: Sequence[str] | None) -> str:
-    """What the worst accuracy is that of."""
+    """Return `worst group` or `worst class`, whichever the worst accuracy refers to."""
     return "worst class" if attributes is None else "worst group"
 
 

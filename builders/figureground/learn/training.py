@@ -277,7 +277,7 @@ class _Session:
         return result
 
     def _told(self, fit: erm.Fit, epoch: int, predicted: np.ndarray) -> dict[str, Any]:
-        """What came of an epoch."""
+        """Return validation and test accuracies of an epoch."""
         test, material, each = self.material.test, self.material, fit.curve[epoch - 1]
         return {
             "epoch": epoch,
@@ -288,7 +288,7 @@ class _Session:
         }  # fmt: skip
 
     def _by_each_rule(self, fit: erm.Fit, chosen: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """What came of the epoch that each rule chooses, that of the first included. Changes the network."""
+        """Return the accuracies of the epoch that each rule chooses, the first included. Changes the network."""
         found = {chosen["epoch"]: chosen}
         by_rule: dict[str, dict[str, Any]] = {}
         for rule in self.rules:

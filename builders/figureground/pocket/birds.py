@@ -52,7 +52,7 @@ class Planned(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """What an image shows, by the world's names."""
+    """The names of an image's object, scene and prop."""
 
     foreground: str
     background: str
@@ -70,22 +70,22 @@ class Bed:
     """
 
     name: str
-    """Of the bed. With the seed it decides the drawings."""
+    """Name of the bed. With the seed it decides the drawings."""
     objects: tuple[str, str]
     """The classes y, foregrounds of the world, in alphabetical order: that of their labels."""
     attributes: tuple[str, str]
     """Names of the attribute a, likewise; the first comes with the first object."""
     looks: tuple[str, str] | None = None
-    """What the world draws for the attributes: two looks of one prop, as in `gift:0`. None: they are scenes."""
+    """Two looks of one prop, as in `gift:0`, that are drawn for the attributes. None: the attributes are scenes."""
     scenes: tuple[str, ...] = ()
     """The scenes, where the attribute is a look: equally frequent, independent of class and attribute."""
     prop_share: float = 0.6
     """Share of images with a prop of any look beside the object, where the attribute is the scene. 0.6 as in the images
     that the pocket model learned from."""
     radius: tuple[float, float] = (0.16, 0.22)
-    """Of the object, from and to, in shares of the image's edge."""
+    """Range of the object's radius, in shares of the image's edge."""
     prop_radius: tuple[float, float] = (0.135, 0.17)
-    """Of the prop, likewise."""
+    """Range of the prop's radius, likewise."""
     paired_share: float = 0.95
     """Share of training images that show an object with its own attribute; 0.5 is no bias."""
     train: int = 600
@@ -147,7 +147,7 @@ class Bed:
         return world.render(shown.foreground, shown.background, shown.prop, rng, size, self._lay_out(rng))
 
     def name_parts(self, image: Planned, seed: int = 0) -> Shown:
-        """What `draw` with the same seed shows, by name."""
+        """Return the names of the parts that `draw` shows with the same seed."""
         return self._choose(image, self._generator(image, seed))
 
     def _generator(self, image: Planned, seed: int) -> np.random.Generator:
