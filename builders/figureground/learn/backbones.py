@@ -76,10 +76,14 @@ def open_backbone(settings: Training, classes: Sequence[str], edge: int, seed: i
     with torch.random.fork_rng():
         seed_default_generators(derive_seed(seed, "weights"))
         if name == POCKET:
-            return _pocket(settings, classes, min(edge, POCKET_EDGE))
-        if name.startswith(TIMM) and settings.from_scratch:
-            return _new_timm(name, classes)
-        return _opened(settings, name, classes)
+            backbone = _pocket(settings, classes, min(edge, POCKET_EDGE))
+        elif name.startswith(TIMM) and settings.from_scratch:
+            backbone = _new_timm(name, classes)
+        else:
+            backbone = _opened(settings, name, classes)
+    # Convolutions are faster in this layout: a step of the pocket backbone by a quarter, on a CPU.
+    backbone.network.to(memory_format=torch.channels_last)
+    return backbone
 
 
 def _pocket(settings: Training, classes: Sequence[str], edge: int) -> Backbone:
