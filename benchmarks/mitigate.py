@@ -59,9 +59,9 @@ from figureground.shards.writer import replace_text
 BEDS = ("pocketbirds", "pocketlooks")
 BACKBONES = ("pocket", "regnet")
 """Of different families. The errors that SCGS, DDB and paste look at are those of the first."""
-EPOCHS = 40
+EPOCHS = 20
 """Passes over the real training images, after which ERM has converged on the beds."""
-VALIDATE_EVERY = 4
+VALIDATE_EVERY = 2
 """Epochs between two looks at validation: one rule for all rows."""
 TRAININGS = 3
 """Training seeds of a pipeline seed."""
