@@ -43,8 +43,8 @@ import scipy.stats
 from results import ROOT, Row, arguments, read_commit, report
 from tqdm import tqdm
 
+from figureground.data.groups import align
 from figureground.learn.backbones import open_backbone
-from figureground.learn.groups import align
 from figureground.learn.settings import Training
 from figureground.learn.sheets import save_cluster_sheet
 from figureground.learn.training import train

@@ -43,8 +43,9 @@ from transformers import (
     ViTConfig,
 )
 
+from figureground.models.bundled import WEIGHTS
 from figureground.models.opening import make_network, open_network
-from figureground.pocket import WEIGHTS, biased, robust, world
+from figureground.pocket import biased, robust, world
 
 CACHE = ROOT / "out" / "biased"
 

@@ -31,10 +31,11 @@ from results import ROOT, arguments, origin, scratch, shown, without_places
 from tqdm import tqdm
 
 from figureground.core.seeding import make_generator
+from figureground.models.bundled import WEIGHTS
 from figureground.models.opening import make_network
 from figureground.models.opening import open_pipeline as open_safely
-from figureground.pocket import WEIGHTS, captions, world
-from figureground.sample import derive_seed
+from figureground.pocket import captions, world
+from figureground.recipe.sample import derive_seed
 
 BLUR = 1.0
 """Standard deviation in pixels of the blur that the oracle is tested with."""

@@ -31,11 +31,12 @@ import torch
 from results import Row, arguments, median, median_ratio, peak_memory, report, scratch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from figureground.diffusion.base import choose_dtype
-from figureground.diffusion.checkpoint import choose_device, open_checkpoint
-from figureground.diffusion.dreambooth import finetune
-from figureground.finetuning import POCKET, Finetuning
-from figureground.weights import local_directory
+from figureground.core.accelerator import choose_device
+from figureground.diffusion.checkpoint import open_checkpoint
+from figureground.finetune.base import choose_dtype
+from figureground.finetune.dreambooth import finetune
+from figureground.finetune.settings import POCKET, Finetuning
+from figureground.models.weights import local_directory
 
 OURS, THEIRS, SFSL = "figureground", "train_dreambooth.py", "figureground with SFSL"
 NOUN, IDENTIFIER = "flower", "sks"

@@ -34,12 +34,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from figureground.core.seeding import make_generator
 from figureground.core.shares import strength_of, whole_part
-from figureground.d3s import D3S
 from figureground.diffusion import checkpoint as checkpoints
+from figureground.methods.d3s import D3S
+from figureground.models.bundled import WEIGHTS
 from figureground.models.opening import make_network, open_part, open_pipeline
-from figureground.pocket import WEIGHTS
-from figureground.sample import Spec
-from figureground.weights import local_directory
+from figureground.models.weights import local_directory
+from figureground.recipe.sample import Spec
 
 SINGLE, BATCHED, BUILD = "one call an image", "one call a batch", "a build"
 

@@ -107,7 +107,7 @@ def main() -> None:
         "batch_size": IMAGES_A_SHARD, "steps": STEPS, "threads": 1,
     }  # fmt: skip
     with scratch(args.work) as work:
-        command = [sys.executable, "-m", "figureground.cli", "build", "d3s", "--out", str(work / "built")]
+        command = [sys.executable, "-m", "figureground.cli.main", "build", "d3s", "--out", str(work / "built")]
         for name, value in settings.items():
             command += ["--set", f"{name}={json.dumps(value)}"]
         readings = watch(command, work / "built", work / "log.txt")

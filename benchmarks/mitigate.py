@@ -50,11 +50,11 @@ from PIL import Image
 from results import ROOT, arguments, machine, origin, without_places
 from tqdm import tqdm
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
+from figureground.core.files import replace_text
 from figureground.learn.settings import AVERAGE, MASKS, TWO_STAGE, WORST_GROUP, Training
 from figureground.pocket import birds
-from figureground.sample import Sample, Spec, derive_seed
-from figureground.shards.writer import replace_text
+from figureground.recipe.sample import Sample, Spec, derive_seed
 
 BEDS = ("pocketbirds", "pocketlooks")
 BACKBONES = ("pocket", "regnet")
@@ -389,7 +389,7 @@ def take_evenly(images: Sequence[Drawn], most: int) -> list[Drawn]:
 
 def read_made(directory: Path, keep: Callable[[str], bool] = lambda key: True) -> list[Drawn]:
     """Images of a dataset or folder that `read_groups` reads, in order."""
-    from figureground.learn.layouts import read_groups
+    from figureground.data.layouts import read_groups
 
     train = read_groups(directory).of_split(0)
     names = [None if train.a is None or train.attributes is None else train.attributes[a] for a in
@@ -403,7 +403,7 @@ def read_made(directory: Path, keep: Callable[[str], bool] = lambda key: True) -
 
 def make_pasted(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
     """Objects as ERM attends to them on images of other classes; ERM is chosen without attributes of validation."""
-    from figureground.learn.layouts import read_groups
+    from figureground.data.layouts import read_groups
     from figureground.learn.paste import AttendedMasks, paste
     from figureground.vision.classifiers import open_classifier
 
@@ -419,10 +419,10 @@ def make_plain(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
     """As many images of each class as plain prompts give, by the untouched checkpoint."""
     import torch
 
-    from figureground.ddb import DDB
     from figureground.diffusion.checkpoint import open_checkpoint
     from figureground.diffusion.render import Renderer, Sampling
-    from figureground.finetuning import fill
+    from figureground.finetune.settings import fill
+    from figureground.methods.ddb import DDB
 
     config, classes = DDB.CONFIGS["pocket"], birds.find_bed(place.unit.bed).objects
     steps = place.settings("ddb").get("steps", config.steps)
@@ -443,7 +443,7 @@ def make_plain(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
 
 def make_d3s(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
     """Every class on every scene of the bed, equally often: cut-outs and templates that the package ships."""
-    from figureground.d3s import D3S
+    from figureground.methods.d3s import D3S
 
     bed = birds.find_bed(place.unit.bed)
     scenes = list(bed.scenes or bed.attributes)
@@ -458,7 +458,7 @@ def make_d3s(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
 
 def build(place: Place, name: str, out: Path, **changes: Any) -> Any:
     """Builds a set by SCGS or DDB from the unit's bed, or goes on with it; returns the builder."""
-    from figureground.builder import builder_class
+    from figureground.methods.builder import builder_class
 
     settings = {**changes, **place.settings(name)}
     builder = builder_class(name)("pocket", data=str(place.data), seed=place.unit.seed, **settings)
@@ -473,11 +473,11 @@ def make_scgs(place: Place, out: Path, **changes: Any) -> tuple[list[Drawn], dic
 
 def make_ddb(place: Place, out: Path, pruned: bool = True) -> tuple[list[Drawn], dict[str, Any]]:
     """Candidates, two or more of each image that is wanted; those that its rule keeps, or the first."""
+    from figureground.curation.curating import curate
+    from figureground.data.layouts import read_groups
     from figureground.learn.errors import read_errors
     from figureground.learn.jtt import minority_groups, tell_errors
-    from figureground.learn.layouts import read_groups
-    from figureground.stages import read_marker
-    from figureground.trust.curate import curate
+    from figureground.shards.stages import read_marker
 
     out = place.folder / "built" / "ddb"  # both rows take from the same candidates
     builder = build(place, "ddb", out, per_source=4)
@@ -677,8 +677,8 @@ def keep_seed(told: Mapping[str, Any], table: str) -> dict[str, Any]:
 
 def describe_bed(place: Place) -> dict[str, Any]:
     """Classes, attributes and images of each group of the unit's bed."""
+    from figureground.data.layouts import read_groups
     from figureground.learn.jtt import minority_groups
-    from figureground.learn.layouts import read_groups
 
     groups = read_groups(place.data)
     counts = groups.counts(0)

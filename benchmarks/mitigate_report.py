@@ -32,8 +32,8 @@ from paired import Difference, holm, subtract
 from results import Row as Measured
 from results import report, shown
 
-from figureground.charts import draw_charts
-from figureground.errors import FiguregroundError, counted
+from figureground.core.charts import draw_charts
+from figureground.core.errors import FiguregroundError, counted
 from figureground.learn.settings import RULES
 
 Unit = Mapping[str, Any]

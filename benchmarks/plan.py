@@ -35,7 +35,7 @@ def make_pictures(folder: Path, names: list[str], each: int, channels: int) -> N
 def measure_here(fields: dict[str, Any]) -> dict[str, float]:
     """Plans in this process; prints nothing."""
     began = time.perf_counter()
-    from figureground.d3s import D3S
+    from figureground.methods.d3s import D3S
 
     imported = time.perf_counter()
     builder = D3S("imagenet", **fields)
@@ -73,7 +73,7 @@ def main() -> None:
     if args.quick:
         args.per_cell, args.cutouts, args.templates, args.rounds = 2, 1, 1, 1
     began = time.monotonic()
-    from figureground.d3s import D3S
+    from figureground.methods.d3s import D3S
 
     with scratch(args.work) as work:
         named = D3S("imagenet")
@@ -96,7 +96,7 @@ def main() -> None:
         rows.append(median(f"{name}: Specs of one shard", [r["plan"] for r in runs], "s", at_most=1))
         rows.append(median(f"{name}: peak memory", [r["memory"] for r in runs], "MB", at_most=300))
         rows.append(median(f"{name}: recipe read", [r["recipe"] for r in runs], "s"))
-    rows.append(median("import of figureground.d3s", [r["import"] for runs in found.values() for r in runs], "s"))
+    rows.append(median("import of the method", [r["import"] for runs in found.values() for r in runs], "s"))
     settings = {
         "images": found["guides"][0]["images"], "shards": found["guides"][0]["shards"],
         "images_a_shard": found["guides"][0]["specs"], "classes": len(named.classes),

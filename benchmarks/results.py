@@ -24,9 +24,9 @@ from typing import Any
 
 import psutil
 
-from figureground.pocket import ROBUST, SEGMENTER
-from figureground.recipe import FORMAT
-from figureground.weights import fingerprint, fingerprint_files
+from figureground.models.bundled import ROBUST, SEGMENTER
+from figureground.models.weights import fingerprint, fingerprint_files
+from figureground.recipe.document import FORMAT
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("datasets", "diffusers", "numpy", "pillow", "pyarrow", "torch", "transformers", "webdataset")

@@ -22,13 +22,13 @@ from datasets import disable_progress_bars
 from PIL import Image
 from results import Row, arguments, median, median_ratio, report, scratch
 
-from figureground.config import Config
-from figureground.images import encode
-from figureground.numerics import library_versions
-from figureground.sample import Spec, derive_seed, key
+from figureground.core.numerics import library_versions
+from figureground.recipe.config import Config
+from figureground.recipe.sample import Spec, derive_seed, key
 from figureground.shards import index
 from figureground.shards.card import Facts
 from figureground.shards.writer import Columns, Encoded, Shard, write_encoded
+from figureground.sources.images import encode
 
 FOREGROUNDS = tuple(f"class {i}" for i in range(100))
 BACKGROUNDS = tuple(f"scene {i}" for i in range(10))

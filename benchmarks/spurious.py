@@ -41,14 +41,14 @@ from results import ROOT, Row, arguments, machine, origin, report, without_place
 from spurious_tables import DREAMBOOTH, REFERENCES, SFSL, UNTOUCHED
 from tqdm import tqdm
 
-from figureground.errors import FiguregroundError
-from figureground.finetuning import POCKET, Finetuning, fill
+from figureground.core.errors import FiguregroundError
+from figureground.core.files import replace_text
+from figureground.evaluation.metrics import average_precision, roc_auc
+from figureground.finetune.settings import POCKET, Finetuning, fill
+from figureground.methods.spurious import Spurious
 from figureground.pocket import biased, world
-from figureground.references import gather
-from figureground.sample import Sample, Spec, derive_seed
-from figureground.shards.writer import replace_text
-from figureground.spurious import Spurious
-from figureground.vision.metrics import average_precision, roc_auc
+from figureground.recipe.sample import Sample, Spec, derive_seed
+from figureground.sources.references import gather
 
 DEVELOPMENT_CLASSES = ("bird", "boat", "mug")
 """With these, settings are chosen."""
@@ -242,8 +242,8 @@ def specs(builder: Spurious, name: str, identifier: str, per_scene: int, seed: i
 
 def render(checkpoint: Any, wanted: Sequence[Spec], builder: Spurious, steps: int | None = None) -> np.ndarray:
     """Draws them as a build does, uint8 (n, 3, SIZE, SIZE); what a build would reject is black."""
-    from figureground.diffusion.previews import no_guide
     from figureground.diffusion.render import Renderer, Sampling
+    from figureground.finetune.previews import no_guide
 
     config = builder.config
     sampling = Sampling(world.SIZE, steps or config.steps, 1.0, config.guidance_scale, batch_size=20)
@@ -276,7 +276,7 @@ def draw(plan: Plan, job: Job) -> tuple[np.ndarray, dict[str, Any]]:
         checkpoint = open_checkpoint("pocket", device=device, dtype=torch.float32, safety="off")
         identifier = ""
     else:
-        from figureground.diffusion.concept import open_concept, read_concept
+        from figureground.finetune.concept import open_concept, read_concept
 
         folder = learn(plan, job)
         found = read_concept(folder)
@@ -296,7 +296,7 @@ def draw(plan: Plan, job: Job) -> tuple[np.ndarray, dict[str, Any]]:
 
 def learn(plan: Plan, job: Job) -> Path:
     """The finished concept of a job: learned now, gone on with, or there."""
-    from figureground.diffusion.dreambooth import finetune
+    from figureground.finetune.dreambooth import finetune
 
     setting, settings = setting_named(job.setting), plan.finetuning(job)
     builder = recipe(setting.references)

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import stats
 
-from figureground.charts import draw_charts
-from figureground.errors import FiguregroundError, counted
-from figureground.evaluation import intervals
+from figureground.core import intervals
+from figureground.core.charts import draw_charts
+from figureground.core.errors import FiguregroundError, counted
 
 Reading = Mapping[str, Any]
 REFERENCES, UNTOUCHED, DREAMBOOTH, SFSL = "references", "untouched", "dreambooth", "sfsl"

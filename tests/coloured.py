@@ -9,8 +9,8 @@ from PIL import Image
 from tiny_classifiers import make_classifier
 from transformers import AutoModelForImageClassification
 
-from figureground import recipe as recipes
-from figureground.sample import Sample, Spec, key
+from figureground.core.hashing import digest
+from figureground.recipe.sample import Sample, Spec, key
 from figureground.shards.card import Facts
 from figureground.shards.index import finish
 from figureground.shards.writer import FORMATS, Columns, Shard, write_shard
@@ -79,7 +79,7 @@ def make_coloured(
             shards.append(shard)
     recipe = {
         "builder": builder, "config": config, "identity": identity, "execution": {}, "content": {},
-        "sha256": recipes.digest({"builder": builder, **identity}),
+        "sha256": digest({"builder": builder, **identity}),
     }  # fmt: skip
     (directory / "_figureground" / "recipe.json").write_text(json.dumps(recipe))
     facts = Facts("Colours", builder, "Colours.", "@misc{colours}")

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from figureground.models.weights import fingerprint
 from figureground.pocket import birds, world
-from figureground.recipe import FORMAT
-from figureground.weights import fingerprint
+from figureground.recipe.document import FORMAT
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 NAMES = sorted(

@@ -19,11 +19,11 @@ from PIL import Image
 from tiny_checkpoints import make_checkpoint, set_weights
 
 from figureground import D3S
-from figureground.errors import FiguregroundError
-from figureground.forecast import forecast
-from figureground.run.directory import opened
+from figureground.core.errors import FiguregroundError
+from figureground.methods.forecast import forecast
+from figureground.running.directory import opened
+from figureground.running.worker import begin
 from figureground.shards.remaining import NothingLeft
-from figureground.worker import begin
 
 TINY = {
     "classes": ["bird", "car", "mug"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 4, "validation": 1},
@@ -105,7 +105,7 @@ def test_the_guide_can_be_drawn_again_from_provenance(built, checkpoint):
 
 
 def test_the_same_recipe_gives_the_same_bytes_and_the_saved_recipe_rebuilds_them(built, tmp_path):
-    from figureground.recipe import read_recipe
+    from figureground.recipe.document import read_recipe
 
     fields = read_recipe(built / "_figureground" / "recipe.json")
     again = D3S.from_recipe(fields).build(tmp_path / "again")
@@ -175,7 +175,7 @@ def test_going_on_in_other_formats_is_refused(built, checkpoint):
 
 
 def test_a_recipe_whose_sources_changed_opens_nothing(built, checkpoint, tmp_path):
-    from figureground.builder import open_dataset
+    from figureground.methods.builder import open_dataset
 
     assert (
         open_dataset(built).identity()
@@ -288,7 +288,7 @@ def _build(checkpoint: str, out: Path) -> None:
 @pytest.mark.slow
 def test_a_build_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed_one(built, checkpoint, tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["figureground.d3s", "figureground.diffusion.render", "webdataset"])
+    context.set_forkserver_preload(["figureground.methods.d3s", "figureground.diffusion.render", "webdataset"])
     out, rng, kills, shortest = tmp_path / "killed", random.Random(0), 0, 0.3
     for attempt in range(200):
         process = context.Process(target=_build, args=(checkpoint, out))

@@ -3,7 +3,7 @@ import sys
 
 from PIL import Image
 
-from figureground.charts import draw_charts
+from figureground.core.charts import draw_charts
 
 
 def draw(path):
@@ -28,7 +28,7 @@ def test_charts_are_drawn_into_one_picture_that_replaces_the_last(tmp_path):
 def test_pyplot_with_the_figures_and_the_backend_of_whoever_calls_is_left_alone(tmp_path):
     code = (
         "import pathlib, sys\n"
-        "from figureground.charts import draw_charts\n"
+        "from figureground.core.charts import draw_charts\n"
         "draw_charts(pathlib.Path('charts.png'), (3, 3), lambda figure, axes: None)\n"
         "assert pathlib.Path('charts.png').is_file() and 'matplotlib.pyplot' not in sys.modules\n"
     )
@@ -39,7 +39,7 @@ def test_without_matplotlib_nothing_is_written(tmp_path):
     code = (
         "import pathlib, sys\n"
         "sys.modules['matplotlib'] = None\n"
-        "from figureground.charts import draw_charts\n"
+        "from figureground.core.charts import draw_charts\n"
         "draw_charts(pathlib.Path('charts.png'), (3, 3), None)\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from figureground.classes import define, read_nouns
-from figureground.errors import RecipeError
+from figureground.core.errors import RecipeError
+from figureground.recipe.classes import define, read_nouns
 
 
 def read(value, kind="classes", default="pocket"):

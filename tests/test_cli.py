@@ -11,8 +11,8 @@ from commands import start
 from PIL import Image
 from tiny_checkpoints import make_checkpoint
 
-from figureground.cli import main
-from figureground.forecast import human_time
+from figureground.cli.main import main
+from figureground.methods.forecast import human_time
 
 TINY = [
     "--set", "classes=[bird, car]", "--set", "backgrounds=[grass, snow]", "--set", "per_cell={train: 2, validation: 1}",
@@ -190,7 +190,7 @@ def test_debug_shows_the_traceback():
 
 
 def test_no_command_and_unknown_options_are_wrong_use():
-    done = subprocess.run([sys.executable, "-m", "figureground.cli", "plan"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "figureground.cli.main", "plan"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "METHOD" in done.stderr
 

@@ -5,8 +5,8 @@ import datetime
 import pytest
 
 from figureground import D3S
-from figureground.d3s import D3SConfig
-from figureground.errors import RecipeError
+from figureground.core.errors import RecipeError
+from figureground.methods.d3s import D3SConfig
 
 TEXTS = [3, None, ["a"], {"a": 1}]
 SWITCH = ["yes", 1, None]

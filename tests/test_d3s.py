@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from figureground import D3S
-from figureground.errors import FiguregroundError, RecipeError
-from figureground.resources import resource
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.resources import resource
 
 CUTOUTS, SCENES = resource("templates/pocket/cutouts"), resource("templates/pocket/backgrounds")
 

@@ -15,15 +15,16 @@ from repainted import EASY, STAGES, build_with_a_kill, draw, rows, told
 from tiny_checkpoints import make_checkpoint
 from tiny_classifiers import make_classifier
 
-from figureground.builder import open_dataset
-from figureground.ddb import DDB
-from figureground.errors import FiguregroundError, RecipeError
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.hashing import digest
+from figureground.curation.curating import curate
+from figureground.data.layouts import read_groups
 from figureground.learn.errors import read_errors
-from figureground.learn.layouts import read_groups
 from figureground.learn.material import gather
-from figureground.pocket import SEGMENTER, birds
-from figureground.recipe import digest
-from figureground.trust.curate import curate
+from figureground.methods.builder import open_dataset
+from figureground.methods.ddb import DDB
+from figureground.models.bundled import SEGMENTER
+from figureground.pocket import birds
 from figureground.vision.classifiers import open_classifier
 
 SMALL = {**EASY, "shard_size": 4}

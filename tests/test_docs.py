@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from figureground.resources import CHECKOUT, resource
+from figureground.core.resources import CHECKOUT, resource
 
 DOCS = CHECKOUT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))

@@ -9,7 +9,7 @@ from PIL import Image
 
 RUN = """
 import contextlib, io, json, sys
-from figureground.cli import main
+from figureground.cli.main import main
 found = []
 for command in json.load(sys.stdin):
     err = io.StringIO()

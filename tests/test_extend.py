@@ -11,9 +11,9 @@ import pytest
 from datasets import load_dataset
 from tiny_checkpoints import make_checkpoint
 
-from figureground.d3s import D3S
-from figureground.errors import FiguregroundError, RecipeError
-from figureground.extend import extend
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.methods.d3s import D3S
+from figureground.running.extend import extend
 
 TINY = {
     "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 2, "validation": 1},
@@ -91,7 +91,7 @@ def test_a_second_extension_and_the_saved_recipe_go_on_from_the_first(checkpoint
     names = sorted(re.sub(r"-\d.*", "", p.name) for p in (out / "data").iterdir())
     assert dict.fromkeys(names) == dict.fromkeys(["train", "train-e1", "train-e2", "validation", "validation-e2"])
     before = bytes_below(out)
-    from figureground.recipe import read_recipe
+    from figureground.recipe.document import read_recipe
 
     D3S.from_recipe(read_recipe(out / "_figureground" / "recipe.json")).build(out, show_progress=False)
     assert bytes_below(out) == before
@@ -108,7 +108,7 @@ def test_a_killed_extension_goes_on_with_the_same_command(checkpoint, tmp_path):
     out = D3S("pocket", checkpoint=checkpoint, **tiny).build(tmp_path / "d3s", show_progress=False)
     whole = D3S("pocket", checkpoint=checkpoint, **tiny).build(tmp_path / "whole", show_progress=False)
     extend(whole, {"train": 12}, show_progress=False)
-    command = [sys.executable, "-m", "figureground.cli", "extend", str(out), "--per-cell", "train=12"]
+    command = [sys.executable, "-m", "figureground.cli.main", "extend", str(out), "--per-cell", "train=12"]
     stopped = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while not list((out / "_figureground" / "shards").glob("train-e1-*.json")):
         time.sleep(0.01)
@@ -175,7 +175,7 @@ def test_what_cannot_be_extended_says_why(checkpoint, tmp_path):
 def test_a_changed_source_is_refused(checkpoint, tmp_path):
     import shutil
 
-    from figureground.resources import resource
+    from figureground.core.resources import resource
 
     mine = tmp_path / "cutouts"
     shutil.copytree(resource("templates/pocket/cutouts"), mine)

@@ -19,7 +19,7 @@ from datasets import load_dataset
 from PIL import Image, features
 from tiny_checkpoints import make_checkpoint
 
-from figureground.cli import EXIT_CODES, main
+from figureground.cli.main import EXIT_CODES, main
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,9 @@ def test_of_two_builds_one_is_killed_and_the_other_ends_the_work(checkpoint, alo
 
 STARVED = """
 import resource, sys
-import diffusers, figureground.d3s, figureground.diffusion.render, pyarrow.parquet, torch, transformers, webdataset
-from figureground.cli import main
+import diffusers, pyarrow.parquet, torch, transformers, webdataset
+import figureground.diffusion.render, figureground.methods.d3s
+from figureground.cli.main import main
 room = int(sys.argv[1])
 if room:
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -296,7 +297,7 @@ AS_NOBODY = """
 import os, sys
 from pathlib import Path
 import PIL.PngImagePlugin
-from figureground.guide import Bank
+from figureground.sources.guide import Bank
 if os.geteuid() == 0:
     os.setuid(65534)  # permissions don't bind root
 bank = Bank.read(Path(sys.argv[1]), ["bird"], "cutouts")

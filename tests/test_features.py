@@ -4,11 +4,11 @@ import csv
 
 import pytest
 
-from figureground.classes import read_nouns
-from figureground.errors import RecipeError
-from figureground.features import Feature, find_labels, read_features, slug
+from figureground.core.errors import RecipeError
+from figureground.core.resources import resource
 from figureground.pocket.biased import LOOKS_OF
-from figureground.resources import resource
+from figureground.recipe.classes import read_nouns
+from figureground.recipe.features import Feature, find_labels, read_features, slug
 
 
 def test_the_shipped_list_has_the_hundred_features_of_spurious_imagenet_with_a_noun_each():

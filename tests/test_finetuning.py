@@ -5,10 +5,9 @@ import dataclasses
 
 import pytest
 
-from figureground import config
-from figureground.diffusion import similarity
-from figureground.errors import RecipeError
-from figureground.finetuning import (
+from figureground.core.errors import RecipeError
+from figureground.finetune import similarity
+from figureground.finetune.settings import (
     DISTANCES,
     FEATURES,
     POCKET,
@@ -20,6 +19,7 @@ from figureground.finetuning import (
     from_arguments,
     settings_for,
 )
+from figureground.recipe import config
 
 
 def parse(*flags):

@@ -1,5 +1,5 @@
-from figureground import fonts
-from figureground.fonts import font_for, to_ascii
+from figureground.core import fonts
+from figureground.core.fonts import font_for, to_ascii
 
 
 def test_names_that_are_not_ascii_are_drawn_with_a_font_that_has_them_or_without_accents(monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from tiny_checkpoints import make_checkpoint
 
-from figureground.footprint import footprint
+from figureground.models.footprint import footprint
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def test_a_checkpoint_at_hand_is_counted_to_the_byte(checkpoint):
 
 def test_adapters_are_as_large_as_foretold(checkpoint, tmp_path):
     pytest.importorskip("peft")
-    from figureground.diffusion.dreambooth import finetune
-    from figureground.finetuning import Finetuning
+    from figureground.finetune.dreambooth import finetune
+    from figureground.finetune.settings import Finetuning
 
     for i in range(3):
         Image.new("RGB", (32, 32), (80 * i, 0, 0)).save(tmp_path / f"{i}.png")

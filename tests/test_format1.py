@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
-from figureground.builder import open_dataset
-from figureground.cli import main
-from figureground.d3s import D3S
-from figureground.errors import FiguregroundError
-from figureground.extend import extend
-from figureground.recipe import FORMAT, read_recipe
-from figureground.shards.check import check
-from figureground.shards.hub_parcel import pack
+from figureground.checking.dataset import check
+from figureground.cli.main import main
+from figureground.core.errors import FiguregroundError
+from figureground.curation.curating import curate
+from figureground.curation.merging import MergeError, merge
+from figureground.evaluation.evaluating import evaluate
+from figureground.hub.parcel import pack
+from figureground.methods.builder import open_dataset
+from figureground.methods.d3s import D3S
+from figureground.recipe.document import FORMAT, read_recipe
+from figureground.running.extend import extend
 from figureground.shards.writer import RECIPE
-from figureground.trust.curate import curate
-from figureground.trust.merge import MergeError, merge
-from figureground.vision.evaluate import evaluate
 
 ARCHIVE = Path(__file__).parent / "data" / "format1.tar.xz"
 """Two sets, `seed0` and `seed1`, made by `figureground build d3s --set seed=… --set 'classes=[bird, car]' --set

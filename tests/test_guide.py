@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from figureground.guide import Bank, Item, _apportion, check_disjoint, compose, photograph, place, split_bank
-from figureground.images import UnreadableImage, content_hash, pixel_hash, read_image
 from figureground.pocket import world
 from figureground.pocket.templates import draw_templates
+from figureground.sources.guide import Bank, Item, _apportion, check_disjoint, compose, photograph, place, split_bank
+from figureground.sources.images import UnreadableImage, content_hash, pixel_hash, read_image
 
 SHIPPED = Path(__file__).parents[1] / "templates" / "pocket"
 RED, BLUE, GREY = (230, 20, 20), (20, 30, 220), (120, 120, 120)
@@ -551,5 +551,5 @@ def test_shipped_templates_are_what_the_world_draws(tmp_path: Path) -> None:
 
 
 def test_guides_need_no_torch() -> None:
-    code = "import sys, figureground.guide, figureground.pocket.templates; sys.exit('torch' in sys.modules)"
+    code = "import sys, figureground.sources.guide, figureground.pocket.templates; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from figureground.images import (
-    IMAGE_FORMATS,
+from figureground.recipe.config import IMAGE_FORMATS
+from figureground.sources.images import (
     UnreadableImage,
     center_square,
     content_hash,

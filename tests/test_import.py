@@ -27,15 +27,15 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("module", ["figureground", "figureground.resources", "figureground.sample"])
+@pytest.mark.parametrize("module", ["figureground", "figureground.core.resources", "figureground.recipe.sample"])
 def test_the_ground_floor_loads_no_heavy_library(module: str) -> None:
     assert run(LIST_HEAVY.format(module=module)) == ""
 
 
 def test_show_loads_no_torch() -> None:
-    assert "torch" not in run(LIST_HEAVY.format(module="figureground.show"))
+    assert "torch" not in run(LIST_HEAVY.format(module="figureground.report.sheet"))
 
 
 @pytest.mark.slow
 def test_every_module_imports() -> None:
-    assert {"figureground.show", "figureground.pocket.world"} <= set(run(IMPORT_ALL).split())
+    assert {"figureground.report.sheet", "figureground.pocket.world"} <= set(run(IMPORT_ALL).split())

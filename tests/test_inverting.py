@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from figureground.errors import RecipeError
-from figureground.inverting import POCKET, TEMPLATES, Inversion, check_token, settings_for
+from figureground.core.errors import RecipeError
+from figureground.finetune.inverting import POCKET, TEMPLATES, Inversion, check_token, settings_for
 
 
 def test_the_pocket_has_its_own_settings_and_other_checkpoints_the_usual():
@@ -56,5 +56,5 @@ def test_another_token_is_refused_saying_what_one_looks_like(token):
 
 
 def test_settings_need_no_torch():
-    code = "import sys, figureground.inverting; sys.exit('torch' in sys.modules)"
+    code = "import sys, figureground.finetune.inverting; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

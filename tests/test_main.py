@@ -13,7 +13,7 @@ import os, runpy, signal, sys
 class Finder:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name == "figureground.cli":
+        if name == "figureground.cli.main":
             os.kill(os.getpid(), signal.SIGINT)
 
 signal.signal(signal.SIGINT, signal.{handler})

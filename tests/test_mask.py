@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from figureground.core.companions import why_shared
-from figureground.images import UnreadableImage, read_image
-from figureground.mask import mask_beside, mask_values, read_mask, to_shares, where_bright
+from figureground.sources.companions import why_shared
+from figureground.sources.images import UnreadableImage, read_image
+from figureground.sources.mask import mask_beside, mask_values, read_mask, to_shares, where_bright
 
 
 def test_a_mask_lies_beside_its_picture(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from figureground.plan import Permutation, Plan, pick
-from figureground.table import uniform
+from figureground.recipe.plan import Permutation, Plan, pick
+from figureground.recipe.table import uniform
 
 
 def make_plan(per_cell=3, shard_size=7, limit=None, seed=0, match=False, f=4, b=3):
@@ -124,7 +124,7 @@ def test_pick_uses_everything_once_before_anything_twice():
 
 def test_a_plan_of_120000_images_imports_no_torch():
     code = (
-        "import sys, figureground.cli as c; code = c.main(['plan', 'd3s', '--config', 'imagenet']);"
+        "import sys, figureground.cli.main as c; code = c.main(['plan', 'd3s', '--config', 'imagenet']);"
         "assert code == 0; assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from figureground.classes import Noun
-from figureground.errors import RecipeError
-from figureground.prompts import fill, read_templates, shorten
+from figureground.core.errors import RecipeError
+from figureground.recipe.classes import Noun
+from figureground.recipe.prompts import fill, read_templates, shorten
 
 TENCH = Noun("tench", "tench", "a freshwater fish of the carp family")
 GRASS = Noun("grass", "on grass")

@@ -4,22 +4,22 @@ import json
 
 import pytest
 
-from figureground.cli import main
+from figureground.cli.main import main
+from figureground.comparison.comparing import parse_overrides
+from figureground.core.differences import differences
+from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.core.values import kinds_of
-from figureground.d3s import D3SConfig
-from figureground.ddb import DDBConfig
-from figureground.errors import FiguregroundError, RecipeError, UsageError
-from figureground.learn.compare import parse_overrides
-from figureground.recipe import (
+from figureground.methods.d3s import D3SConfig
+from figureground.methods.ddb import DDBConfig
+from figureground.methods.spurious import SpuriousConfig
+from figureground.recipe.document import (
     apply_settings,
     check_names,
     convert_fields,
-    differences,
     for_file,
     read_recipe,
     recipe_differences,
 )
-from figureground.spurious import SpuriousConfig
 
 KINDS = kinds_of(D3SConfig)
 BOMB = b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + b"".join(

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from figureground.errors import FiguregroundError
-from figureground.features import Feature
-from figureground.references import draw_references, gather, read_references
+from figureground.core.errors import FiguregroundError
+from figureground.recipe.features import Feature
+from figureground.sources.references import draw_references, gather, read_references
 
 BEE = Feature("bee", "flower", "violet flowers", (0, 3), 309)
 CAR = Feature("sports car", "road", "asphalt", (), 817, ("n04285008",))

@@ -9,10 +9,10 @@ from PIL import Image
 from repainted import EASY, SIZES, STAGES, draw, rows, sure, torn
 from tiny_classifiers import make_classifier
 
-from figureground.ddb import DDB
-from figureground.errors import FiguregroundError, RecipeError
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.methods.ddb import DDB
+from figureground.methods.scgs import SCGS
 from figureground.pocket import birds
-from figureground.scgs import SCGS
 
 WRONG = {"per_class": 2, **SIZES}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import figureground
-from figureground.resources import CHECKOUT, PACKAGE, resource
+from figureground.core.resources import CHECKOUT, PACKAGE, resource
 
 ROOT = Path(__file__).resolve().parents[1]
 EDITABLE = Path(figureground.__file__).resolve().is_relative_to(ROOT / "builders")
@@ -35,7 +35,9 @@ def test_a_wheel_carries_prompts_templates_weights_and_nothing_of_the_tests(tmp_
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)
 
-    code = "from figureground.resources import resource; print(resource('prompts'), resource('templates'), sep='\\n')"
+    code = (
+        "from figureground.core.resources import resource; print(resource('prompts'), resource('templates'), sep='\\n')"
+    )
     environment = {**os.environ, "PYTHONPATH": str(site)}
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True, check=True

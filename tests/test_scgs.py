@@ -13,13 +13,13 @@ from datasets import load_dataset
 from PIL import Image, ImageFilter
 from repainted import SIZES, STAGES, build_with_a_kill, draw, rows, sure, told
 
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.data.layouts import read_groups
 from figureground.diffusion.composite import whole_latents
 from figureground.diffusion.render import FEATHER, MARGIN
-from figureground.errors import FiguregroundError, RecipeError
 from figureground.learn.errors import read_errors
-from figureground.learn.layouts import read_groups
+from figureground.methods.scgs import SCGS
 from figureground.pocket import birds
-from figureground.scgs import SCGS
 
 KEPT = {"image_format": "png", "keep": ["mask"]}
 SMALL = {"folds": 2, "training": {"epochs": 1}, "per_class": 4, "steps": 2, "shard_size": 4, "threads": 1}

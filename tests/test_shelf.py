@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from figureground.recipe import FORMAT
-from figureground.shelf import Shelf
+from figureground.finetune.shelf import Shelf
+from figureground.recipe.document import FORMAT
 
 MADE_OF = {"noun": "flower", "steps": 3, "size": 64, "references": [{"file": "a.png", "sha256": "1", "caption": None}]}
 

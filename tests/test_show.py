@@ -10,12 +10,12 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
 from figureground.pocket import world
-from figureground.sample import Reject, Sample, Spec, key
+from figureground.recipe.sample import Reject, Sample, Spec, key
+from figureground.report.sheet import draw_preview, evenly, license_note, read_contents, show
 from figureground.shards import card, index
 from figureground.shards.writer import Columns, Shard, write_shard
-from figureground.show import draw_preview, evenly, license_note, read_contents, show
 
 FOREGROUNDS, BACKGROUNDS = ("bird", "cat", "mug"), ("grass", "night")
 COLUMNS = Columns(foregrounds=FOREGROUNDS, backgrounds=BACKGROUNDS)

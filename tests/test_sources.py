@@ -10,8 +10,8 @@ import pytest
 from tiny_checkpoints import make_checkpoint
 
 from figureground import D3S
-from figureground.resources import resource
-from figureground.sources import (
+from figureground.core.resources import resource
+from figureground.sources.provenance import (
     NOT_STATED,
     Credit,
     Weights,

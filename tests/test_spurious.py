@@ -17,20 +17,20 @@ from PIL import Image
 from tiny_checkpoints import make_checkpoint
 
 from figureground import Spurious
-from figureground.builder import open_dataset
-from figureground.cli import main
-from figureground.concepts import read_concept
-from figureground.errors import FiguregroundError, OutOfMemory, RecipeError, UsageError
-from figureground.extend import extend
-from figureground.forecast import forecast
+from figureground.checking.dataset import check
+from figureground.cli.main import main
+from figureground.core.errors import FiguregroundError, OutOfMemory, RecipeError, UsageError
+from figureground.curation.curating import curate
+from figureground.curation.merging import merge
+from figureground.evaluation.evaluating import evaluate
+from figureground.evaluation.summary import notes
+from figureground.hub.parcel import pack
+from figureground.methods.builder import open_dataset
+from figureground.methods.forecast import forecast
+from figureground.methods.spurious import SpuriousConfig
+from figureground.models.concepts import read_concept
 from figureground.pocket.biased import LOOKS_OF
-from figureground.shards.check import check
-from figureground.shards.hub_parcel import pack
-from figureground.spurious import SpuriousConfig
-from figureground.trust.curate import curate
-from figureground.trust.merge import merge
-from figureground.vision.evaluate import evaluate
-from figureground.vision.evaluation_summary import notes
+from figureground.running.extend import extend
 
 LEARNED = {
     "steps": 3, "batch_size": 1, "prior_images": 3, "sampling_steps": 2, "preview_images": 0, "sfsl_weight": 0,
@@ -108,9 +108,9 @@ def test_columns_say_what_is_shown_where_and_what_it_is_taken_for(built, tmp_pat
 
 
 def test_a_shard_has_one_concept_and_its_images_are_drawn_by_it(built, tmp_path):
-    from figureground.diffusion.concept import open_concept
     from figureground.diffusion.render import Renderer, Sampling
-    from figureground.sample import Spec
+    from figureground.finetune.concept import open_concept
+    from figureground.recipe.sample import Spec
 
     data = load_dataset(str(built), cache_dir=str(tmp_path))
     drawn = {}
@@ -181,7 +181,7 @@ def test_a_rule_speaks_of_the_class_and_of_the_feature(built, tmp_path):
 
 
 def test_the_preview_has_a_row_for_each_split(built):
-    from figureground.show import draw_preview, read_contents
+    from figureground.report.sheet import draw_preview, read_contents
 
     sheet = np.asarray(draw_preview(read_contents(built)))
     pictures = np.ptp(sheet.reshape(len(sheet), -1).astype(int), axis=1) > 0
@@ -359,7 +359,7 @@ def test_a_build_that_is_killed_and_stopped_while_it_learns_or_draws_ends_with_t
 
 def test_a_plan_says_classes_nouns_scenes_and_what_is_lacking_without_torch():
     code = (
-        "import sys; from figureground.cli import main; "
+        "import sys; from figureground.cli.main import main; "
         "main(['plan', 'spurious', '--config', 'spurious-imagenet']); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -560,7 +560,7 @@ def test_scenes_that_a_text_encoder_would_drop_are_refused(checkpoint, tmp_path)
 
 
 def test_flags_that_a_fine_tuning_advises_are_said_as_settings():
-    from figureground.spurious import _FLAG, _as_setting
+    from figureground.methods.spurious import _FLAG, _as_setting
 
     said = (
         "Give a smaller --batch-size, --lora-rank 16 (adapters), --dtype float32, --size 32, or --sfsl-weight 0. (--x)"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
 
 PATH = Path(__file__).resolve().parent.parent / "benchmarks" / "spurious_tables.py"
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from figureground.errors import FiguregroundError
-from figureground.stages import COPIES, DONE, has_work, run_stage
+from figureground.core.errors import FiguregroundError
+from figureground.shards.stages import COPIES, DONE, has_work, run_stage
 
 
 def test_a_stage_runs_once_for_the_same_inputs(tmp_path):

@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from figureground.errors import RecipeError
-from figureground.table import correlated, cramers_v, largest_remainder, paired_share, read_pairing, read_table
+from figureground.core.errors import RecipeError
+from figureground.recipe.table import correlated, cramers_v, largest_remainder, paired_share, read_pairing, read_table
 
 F, B = ["bird", "car", "mug"], ["grass", "road", "sand"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from figureground import recipe as recipes
-from figureground.sample import Guide, Reject, Sample, Spec, key
+from figureground.core.hashing import digest
+from figureground.recipe.sample import Guide, Reject, Sample, Spec, key
 from figureground.shards.card import Facts
 from figureground.shards.index import finish
 from figureground.shards.writer import FORMATS, Columns, Shard, write_shard
@@ -62,7 +62,7 @@ def make_dataset(
         write_shard(directory, shard, columns, results(shard), said, formats=formats, image_format=image_format)
     identity = {"seed": seed, "title": title}
     recipe = {"builder": "d3s", "config": "pocket", "identity": identity, "execution": {}, "content": {},
-              "sha256": recipes.digest(identity)}  # fmt: skip
+              "sha256": digest(identity)}  # fmt: skip
     (directory / "_figureground" / "recipe.json").write_text(json.dumps(recipe))
     facts = Facts(title, "d3s", f"{title} of noise.", "@misc{noise}", {"device": "cpu"}, ("Nothing is in them.",))
     finish(directory, shards, columns, {"seed": seed}, facts, formats=formats, image_format=image_format)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from figureground.finetuning import Finetuning
+from figureground.finetune.settings import Finetuning
 
 TINY: dict[str, Any] = {
     "steps": 4, "batch_size": 2, "prior_images": 3, "sampling_steps": 2, "sfsl_weight": 0.0, "learning_rate": 1e-3,

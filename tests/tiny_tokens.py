@@ -7,8 +7,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from figureground.diffusion.inversion import invert
-from figureground.inverting import Inversion
+from figureground.finetune.inversion import invert
+from figureground.finetune.inverting import Inversion
 
 TINY: dict[str, Any] = {
     "steps": 4, "batch_size": 2, "size": 32, "learning_rate": 0.02, "templates": ("a photo of a {token}", "a {token}"),

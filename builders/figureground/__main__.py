@@ -13,9 +13,9 @@ def main() -> int:
     from figureground.core import libraries
 
     libraries.quieten()
-    from figureground import cli
+    from figureground.cli.main import main as run
 
-    return cli.main()
+    return run()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

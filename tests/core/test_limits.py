@@ -2,9 +2,9 @@
 
 import pytest
 
-from figureground.cli import main
-from figureground.errors import RecipeError
-from figureground.table import read_counts_csv, read_table
+from figureground.cli.main import main
+from figureground.core.errors import RecipeError
+from figureground.recipe.table import read_counts_csv, read_table
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from figureground.classes import define, read_nouns
+from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.names import LONGEST_SLUG, Lookup, loosely, same_names, slug, slugs
-from figureground.errors import FiguregroundError, RecipeError
-from figureground.features import read_features
-from figureground.references import find_folders
+from figureground.recipe.classes import define, read_nouns
+from figureground.recipe.features import read_features
+from figureground.recipe.table import read_pairing
 from figureground.shards.writer import Shard
-from figureground.table import read_pairing
+from figureground.sources.references import find_folders
 
 
 @pytest.mark.parametrize(

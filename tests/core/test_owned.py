@@ -3,9 +3,9 @@
 import pytest
 from PIL import Image
 
-from figureground.cli import main
+from figureground.cli.main import main
+from figureground.core.errors import FiguregroundError
 from figureground.core.owned import encode_png, is_ours, refuse_strangers
-from figureground.errors import FiguregroundError
 
 COMMANDS = {
     "components": ["components", "--classifier", "pocket", "--class", "bird", "--images", "IN", "--out", "OUT"],

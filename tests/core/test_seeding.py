@@ -10,7 +10,7 @@ import torch
 
 import figureground
 from figureground.core.seeding import make_generator, seed_default_generators
-from figureground.sample import derive_seed
+from figureground.recipe.sample import derive_seed
 
 ROOT = Path(figureground.__file__).parent
 BUNDLED = "pocket"

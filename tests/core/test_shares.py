@@ -2,9 +2,9 @@
 
 import pytest
 
+from figureground.core.errors import RecipeError
 from figureground.core.shares import strength_of, whole_part
-from figureground.d3s import D3S
-from figureground.errors import RecipeError
+from figureground.methods.d3s import D3S
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 from tiny_datasets import make_dataset
 
 import figureground
-from figureground.cli import main
+from figureground.cli.main import main
+from figureground.core.progress import Progress
 from figureground.core.terminal import complain, remark, say
-from figureground.run.progress import Progress
 from figureground.shards.writer import Columns
 
 PACKAGE = Path(figureground.__file__).parent

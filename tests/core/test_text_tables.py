@@ -5,16 +5,16 @@ import json
 
 import pytest
 
-from figureground.classes import define, read_nouns
+from figureground.core.errors import RecipeError
 from figureground.core.tables import HEAD, TextTable, UnreadableText, read_header, read_text
-from figureground.errors import RecipeError
-from figureground.features import read_features
-from figureground.prompts import read_templates
-from figureground.references import read_caption
-from figureground.sources import read_credits
-from figureground.table import read_counts_csv
-from figureground.trust.scores import Scores
-from figureground.vision.counterparts import read_label_table
+from figureground.curation.scores import Scores
+from figureground.evaluation.counterparts import read_label_table
+from figureground.recipe.classes import define, read_nouns
+from figureground.recipe.features import read_features
+from figureground.recipe.prompts import read_templates
+from figureground.recipe.table import read_counts_csv
+from figureground.sources.provenance import read_credits
+from figureground.sources.references import read_caption
 
 ROWS = [["name", "phrase"], ["cat, big", "an «é» 鸟"], ["dog", "x; y"]]
 

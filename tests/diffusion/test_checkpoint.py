@@ -9,10 +9,11 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import KINDS, make_checkpoint, set_class, set_weights
 
-from figureground.cli import main
-from figureground.diffusion.checkpoint import SCHEDULERS, choose_device, open_checkpoint
-from figureground.errors import FiguregroundError
-from figureground.weights import check_files, fingerprint
+from figureground.cli.main import main
+from figureground.core.accelerator import choose_device
+from figureground.core.errors import FiguregroundError
+from figureground.diffusion.checkpoint import SCHEDULERS, open_checkpoint
+from figureground.models.weights import check_files, fingerprint
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 

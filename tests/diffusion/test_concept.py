@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import KINDS, make_checkpoint
 from tiny_references import make_references, tiny
 
-from figureground.concepts import read_concept
-from figureground.diffusion import dreambooth
-from figureground.diffusion.concept import open_concept
-from figureground.diffusion.dreambooth import finetune
+from figureground.core.errors import FiguregroundError
 from figureground.diffusion.render import Renderer, Sampling
-from figureground.errors import FiguregroundError
-from figureground.sample import Sample, Spec
+from figureground.finetune import dreambooth
+from figureground.finetune.concept import open_concept
+from figureground.finetune.dreambooth import finetune
+from figureground.models.concepts import read_concept
+from figureground.recipe.sample import Sample, Spec
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 QUIET = {"device": "cpu", "show_progress": False}

@@ -19,12 +19,12 @@ from tiny_checkpoints import KINDS, make_checkpoint, set_weights
 from tiny_classifiers import make_classifier
 from tiny_references import flags, make_references, tiny
 
-from figureground.concepts import read_concept
-from figureground.diffusion import dreambooth, training
+from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import open_checkpoint
-from figureground.diffusion.dreambooth import _Session, finetune
-from figureground.errors import FiguregroundError, RecipeError
-from figureground.weights import fingerprint
+from figureground.finetune import dreambooth, training
+from figureground.finetune.dreambooth import _Session, finetune
+from figureground.models.concepts import read_concept
+from figureground.models.weights import fingerprint
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 QUIET = {"device": "cpu", "show_progress": False}
@@ -386,8 +386,8 @@ def test_numbers_that_overflow_from_the_start_say_that_nothing_was_saved(referen
 
 STARVED = """
 import resource, sys
-import figureground.diffusion.dreambooth, figureground.vision.classifiers, torch._dynamo
-from figureground.cli import main
+import figureground.finetune.dreambooth, figureground.vision.classifiers, torch._dynamo
+from figureground.cli.main import main
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20,) * 2)
 sys.exit(main(sys.argv[1:]))
@@ -562,7 +562,7 @@ def test_two_processes_learn_what_one_with_twice_the_batch_learns(sd1, reference
     out = tmp_path / "two"
     # What `accelerate launch` starts for several GPUs.
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    launch += ["-m", "figureground.cli"]
+    launch += ["-m", "figureground.cli.main"]
     done = subprocess.run(
         [*launch, "finetune", *common, "--out", str(out), *flags(sd1, batch_size=1)],
         capture_output=True, text=True, timeout=300, env={**ENVIRONMENT, "HOME": str(tmp_path)},

@@ -2,8 +2,8 @@
 
 import pytest
 
-from figureground.diffusion.identifier import check_captions, check_words
-from figureground.errors import FiguregroundError, RecipeError
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.finetune.identifier import check_captions, check_words
 from figureground.pocket import captions
 
 

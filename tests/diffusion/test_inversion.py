@@ -22,13 +22,13 @@ from tiny_checkpoints import KINDS, make_checkpoint, set_weights
 from tiny_tokens import learn, tiny, vectors
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import open_checkpoint
-from figureground.diffusion.embedding import Hidden, Inverting
-from figureground.diffusion.latents import encode
-from figureground.diffusion.tokens import load_tokens
-from figureground.errors import FiguregroundError, RecipeError
-from figureground.images import content_hash, read_image
-from figureground.inverting import Inversion
+from figureground.finetune.embedding import Hidden, Inverting
+from figureground.finetune.inverting import Inversion
+from figureground.finetune.latents import encode
+from figureground.finetune.tokens import load_tokens
+from figureground.sources.images import content_hash, read_image
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 
@@ -270,7 +270,7 @@ def test_a_finished_token_is_left_alone_and_other_inputs_are_refused(sd1, pictur
 
 
 def test_two_processes_do_not_learn_in_one_directory(sd1, pictures, tmp_path):
-    from figureground.shards.writer import lock
+    from figureground.core.locks import lock
 
     with lock(tmp_path / "c" / ".invert.lock") as held:
         assert held
@@ -386,7 +386,7 @@ def test_full_memory_says_what_to_lower(sd1, pictures, tmp_path):
 LEARN = """
 import sys
 from pathlib import Path
-from figureground.run import signals
+from figureground.core import signals
 from tiny_tokens import learn
 checkpoint, pictures, out, steps = sys.argv[1:]
 try:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from figureground.diffusion.objective import (
+from figureground.core.errors import FiguregroundError
+from figureground.finetune.objective import (
     Weights,
     add_noise,
     check_prediction,
@@ -12,8 +13,7 @@ from figureground.diffusion.objective import (
     min_snr_weights,
     target,
 )
-from figureground.diffusion.similarity import estimate_clean
-from figureground.errors import FiguregroundError
+from figureground.finetune.similarity import estimate_clean
 
 ALPHAS = torch.tensor([0.999, 0.9, 0.5, 0.1, 0.004])
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from figureground.diffusion.pictures import hide, read_pictures, to_grid
-from figureground.images import content_hash
+from figureground.finetune.pictures import hide, read_pictures, to_grid
+from figureground.sources.images import content_hash
 
 
 def test_files_of_one_name_are_told_apart(pictures, tmp_path):

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from tiny_references import make_references
 
-from figureground.diffusion.references import read_references
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
+from figureground.finetune.references import read_references
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from tiny_checkpoints import KINDS, add_safety_checker, make_checkpoint, set_weights
 
+from figureground.core.errors import FiguregroundError
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.render import FEATHER, Renderer, Sampling, find_batch_size, in_batches, why_reject
-from figureground.errors import FiguregroundError
-from figureground.sample import Guide, Reject, Sample, Spec
+from figureground.recipe.sample import Guide, Reject, Sample, Spec
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 SAMPLING = Sampling(size=32, steps=4, strength=0.6, guidance_scale=3.0, batch_size=3)

@@ -8,9 +8,10 @@ from PIL import Image
 from tiny_checkpoints import KINDS, make_checkpoint
 from tiny_classifiers import make_classifier
 
+from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import open_checkpoint
-from figureground.diffusion.latents import to_pixels
-from figureground.diffusion.similarity import (
+from figureground.finetune.latents import to_pixels
+from figureground.finetune.similarity import (
     DISTANCES,
     FEATURES,
     WEIGHTINGS,
@@ -21,7 +22,6 @@ from figureground.diffusion.similarity import (
     estimate_clean,
     read_features,
 )
-from figureground.errors import FiguregroundError, RecipeError
 from figureground.pocket import biased, world
 from figureground.vision.classifiers import open_classifier
 from figureground.vision.neural_pca import fit, weigh

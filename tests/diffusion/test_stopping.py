@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from tiny_classifiers import make_classifier
 from tiny_references import make_references, tiny
 
-from figureground.diffusion import stopping
-from figureground.diffusion.dreambooth import _Session, finetune
-from figureground.diffusion.stopping import Looks, measure
-from figureground.errors import FiguregroundError, RecipeError
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.finetune import stopping
+from figureground.finetune.dreambooth import _Session, finetune
+from figureground.finetune.stopping import Looks, measure
 
 QUIET = {"device": "cpu", "show_progress": False}
 

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from tiny_checkpoints import KINDS
 from tiny_tokens import learn, vectors
 
+from figureground.core.errors import FiguregroundError
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.render import Renderer, Sampling
-from figureground.diffusion.tokens import load_tokens
-from figureground.errors import FiguregroundError
-from figureground.sample import Spec
+from figureground.finetune.tokens import load_tokens
+from figureground.recipe.sample import Spec
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 

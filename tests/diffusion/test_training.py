@@ -8,14 +8,14 @@ import torch
 from tiny_checkpoints import KINDS
 from tiny_references import make_references, tiny
 
-from figureground.diffusion.base import open_base
+from figureground.core.errors import FiguregroundError
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.denoiser import Denoiser, tokenize
-from figureground.diffusion.latents import encode
 from figureground.diffusion.processes import Processes
-from figureground.diffusion.references import read_references
-from figureground.diffusion.training import Material, Training, in_turn
-from figureground.errors import FiguregroundError
+from figureground.finetune.base import open_base
+from figureground.finetune.latents import encode
+from figureground.finetune.references import read_references
+from figureground.finetune.training import Material, Training, in_turn
 
 CPU = torch.device("cpu")
 SIZE = 32

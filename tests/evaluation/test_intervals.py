@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from figureground.evaluation.intervals import difference, mean, student, wilson
+from figureground.core.intervals import difference, mean, student, wilson
 
 DRAWS = 800
 

@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 from coloured import make_coloured
 
-from figureground.errors import FiguregroundError
-from figureground.evaluation.objects import as_number, object_of, scene_of
-from figureground.vision.pictures import DatasetPictures
+from figureground.core.errors import FiguregroundError
+from figureground.data.objects import as_number, object_of, scene_of
+from figureground.data.pictures import DatasetPictures
 
 KEYS = ("train-0000-00-00001", "train-0000-03-00001")
 

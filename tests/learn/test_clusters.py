@@ -9,10 +9,10 @@ from threadpoolctl import threadpool_limits
 from tiny_classifiers import make_classifier
 from tiny_layouts import make_table
 
-from figureground.errors import FiguregroundError, RecipeError
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.data.layouts import read_groups
 from figureground.learn.clusters import METHODS, cluster, cluster_errors, features_of, held_out_features
 from figureground.learn.errors import Errors
-from figureground.learn.layouts import read_groups
 from figureground.vision.classifiers import open_classifier
 
 SIZES = (10, 40, 25)

@@ -14,10 +14,10 @@ from commands import ENVIRONMENT, wait_for
 from repainted import EASY, SIZES, rows
 from tiny_layouts import make_folders
 
-from figureground.cli import main
-from figureground.errors import FiguregroundError, RecipeError, UsageError
-from figureground.learn.compare import compare, parse_overrides
-from figureground.learn.layouts import read_groups
+from figureground.cli.main import main
+from figureground.comparison.comparing import compare, parse_overrides
+from figureground.core.errors import FiguregroundError, RecipeError, UsageError
+from figureground.data.layouts import read_groups
 from figureground.pocket import birds
 
 TRUE = {"paste": {"masks": "true", "count_per_class": 6}, "jtt": {"first_epochs": 1}}
@@ -210,7 +210,7 @@ def test_other_settings_or_data_in_the_same_directory_are_refused(pictures, tmp_
 
 PROGRAM = """
 import sys
-from figureground.learn.compare import compare
+from figureground.comparison.comparing import compare
 compare(sys.argv[1], ["erm", "paste"], 1, sys.argv[2], training={"epochs": 1}, device="cpu", show_progress=False,
         overrides={"paste": {"masks": "true", "count_per_class": 100}})
 """

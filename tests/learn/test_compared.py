@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
-from figureground.learn.compared import summarise, summarise_row, tabulate, to_markdown, write
-from figureground.learn.rows import Row
+from figureground.comparison.rows import Row
+from figureground.comparison.tables import summarise, summarise_row, tabulate, to_markdown, write
 from figureground.learn.settings import IN_VALIDATION
 
 BOTH = {"first": 20, "main": 60}

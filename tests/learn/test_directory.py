@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
 from figureground.learn.directory import held, remove_drafts
 
 

@@ -15,7 +15,10 @@ from safetensors.numpy import load_file
 from tiny_classifiers import make_classifier
 from tiny_layouts import TABLE, make_picture, make_table
 
-from figureground.errors import FiguregroundError, RecipeError
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.hashing import digest
+from figureground.data.groups import accuracy_by_group
+from figureground.data.layouts import read_groups
 from figureground.learn.errors import (
     Errors,
     cross_fit,
@@ -27,10 +30,7 @@ from figureground.learn.errors import (
     read_errors,
     save_errors,
 )
-from figureground.learn.groups import accuracy_by_group
-from figureground.learn.layouts import read_groups
 from figureground.learn.settings import Training
-from figureground.recipe import digest
 from figureground.vision.classifiers import open_classifier
 
 
@@ -155,7 +155,7 @@ def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(cro
 def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(pictures, tmp_path):
     script = (
         "import sys; from pathlib import Path; from figureground.learn.errors import cross_fit\n"
-        "from figureground.learn.layouts import read_groups; from figureground.learn.settings import Training\n"
+        "from figureground.data.layouts import read_groups; from figureground.learn.settings import Training\n"
         "cross_fit(read_groups(sys.argv[1]), Training('erm', epochs=8), 2, 0, Path(sys.argv[2]), device='cpu')\n"
     )
     whole, out = tmp_path / "whole", tmp_path / "killed"

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from tiny_layouts import TABLE, make_celeba, make_folders, make_mask, make_picture, make_table, make_waterbirds
 
-from figureground.cli import main
-from figureground.errors import FiguregroundError
-from figureground.learn.groups import (
+from figureground.cli.main import main
+from figureground.core.errors import FiguregroundError
+from figureground.data.groups import (
     accuracy_by_group,
     reweighted_accuracy,
     summarise,
@@ -19,12 +19,12 @@ from figureground.learn.groups import (
     worst_class_accuracy,
     worst_group_accuracy,
 )
-from figureground.learn.layouts import read_groups
+from figureground.data.layouts import read_groups
 
 HEAVY = """
 import sys
-from figureground.learn.groups import told
-from figureground.learn.layouts import read_groups
+from figureground.data.groups import told
+from figureground.data.layouts import read_groups
 told(read_groups(sys.argv[1]))
 print(*sorted({"torch", "datasets", "transformers", "pyarrow"} & set(sys.modules)))
 """
@@ -86,9 +86,9 @@ def test_a_part_is_the_same_kind_of_record(tmp_path):
 def test_a_classifier_can_be_shown_them(tmp_path):
     from coloured import make_coloured_classifier, picture
 
+    from figureground.evaluation.counterparts import Counterparts
+    from figureground.evaluation.predict import predict
     from figureground.vision.classifiers import open_classifier
-    from figureground.vision.counterparts import Counterparts
-    from figureground.vision.predict import predict
 
     rows = [(f"{i}.png", "test", name) for i, name in enumerate(["bird", "cat", "bird", "mug"])]
     for file, _, name in rows:

@@ -19,9 +19,9 @@ from tiny_layouts import (
     write_csv,
 )
 
-from figureground.errors import FiguregroundError, RecipeError, UsageError
-from figureground.learn.layouts import LAYOUTS, read_groups
-from figureground.learn.record import split_off
+from figureground.core.errors import FiguregroundError, RecipeError, UsageError
+from figureground.data.layouts import LAYOUTS, read_groups
+from figureground.data.record import split_off
 from figureground.shards.writer import Columns, Shard
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from tiny_layouts import FACES, TABLE, make_celeba, make_folders, make_picture, make_table, write_csv
 
-from figureground.cli import main
+from figureground.cli.main import main
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.data.groups import align
+from figureground.data.layouts import read_groups
 from figureground.data.splits import choose_splits, conflicts, folder_split, split_number
-from figureground.errors import FiguregroundError, RecipeError
-from figureground.learn.groups import align
-from figureground.learn.layouts import read_groups
-from figureground.learn.tables import cross
+from figureground.data.tables import cross
 
 NAMED = [(name, split, ("cat", "dog")[y], ("day", "night")[a]) for name, split, y, a in TABLE]
 

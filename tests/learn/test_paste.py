@@ -11,8 +11,8 @@ from PIL import Image
 from tiny_classifiers import make_classifier
 from tiny_layouts import make_table, write_csv
 
-from figureground.errors import FiguregroundError, RecipeError
-from figureground.learn.layouts import read_groups
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.data.layouts import read_groups
 from figureground.learn.paste import AttendedMasks, TrueMasks, compose, paste
 from figureground.vision.classifiers import open_classifier
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from figureground.errors import RecipeError
-from figureground.learn.rows import Row, parse_methods
+from figureground.comparison.rows import Row, parse_methods
+from figureground.core.errors import RecipeError
 
 
 @pytest.mark.parametrize(

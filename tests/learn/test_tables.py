@@ -5,8 +5,8 @@ import shutil
 import pytest
 from tiny_layouts import TABLE, make_mask, make_picture, make_table, write_csv
 
-from figureground.errors import FiguregroundError
-from figureground.learn.layouts import read_groups
+from figureground.core.errors import FiguregroundError
+from figureground.data.layouts import read_groups
 
 
 def changed(rows, **values):

@@ -16,10 +16,10 @@ from tiny_classifiers import make_classifier
 from tiny_datasets import make_dataset
 from tiny_layouts import TABLE, make_folders, make_table
 
-from figureground.cli import main
-from figureground.errors import FiguregroundError, RecipeError
+from figureground.cli.main import main
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.data.layouts import read_groups
 from figureground.learn import erm
-from figureground.learn.layouts import read_groups
 from figureground.learn.material import gather
 from figureground.learn.settings import METHODS, TWO_STAGE, Training
 from figureground.learn.training import train

@@ -14,7 +14,7 @@ from figureground.learn.groupdro import GroupDRO, group_losses, raise_weights
 from figureground.learn.jtt import minority_groups, tell_errors, weigh_errors
 from figureground.learn.trained import score, spread
 from figureground.learn.weights import balance, normalise, weigh_added
-from figureground.sample import derive_seed
+from figureground.recipe.sample import derive_seed
 
 WATERBIRDS = np.array([[3498, 184], [56, 1057]])
 

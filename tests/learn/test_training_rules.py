@@ -8,12 +8,12 @@ import pytest
 import torch
 from tiny_layouts import make_folders
 
-from figureground.errors import FiguregroundError, RecipeError
+from figureground.comparison.comparing import compare
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.data.layouts import read_groups
 from figureground.learn import erm
 from figureground.learn.backbones import open_backbone
-from figureground.learn.compare import compare
 from figureground.learn.errors import early_stopped
-from figureground.learn.layouts import read_groups
 from figureground.learn.material import gather
 from figureground.learn.settings import IN_TRAINING, IN_VALIDATION, MASKS, RULES, Training
 from figureground.learn.training import train

@@ -2,7 +2,7 @@
 
 import pytest
 
-from figureground.cli import main
+from figureground.cli.main import main
 from figureground.models.distilled import distilled_note
 
 

@@ -10,16 +10,16 @@ from PIL import Image
 from tiny_classifiers import make_classifier
 from transformers import AutoModelForImageClassification, ResNetConfig
 
-from figureground.cli import main
-from figureground.errors import FiguregroundError, UsageError
+from figureground.cli.main import main
+from figureground.core.errors import FiguregroundError, UsageError
 from figureground.learn.backbones import open_backbone
 from figureground.learn.settings import Training
+from figureground.models.bundled import ROBUST, SEGMENTER, WEIGHTS
 from figureground.models.needs import missing_model
 from figureground.models.opening import make_network, refuse_code
-from figureground.pocket import ROBUST, SEGMENTER, WEIGHTS
+from figureground.models.weights import check_files
 from figureground.vision.classifiers import open_classifier
 from figureground.vision.segment import open_segmenter
-from figureground.weights import check_files
 
 ROOT = Path(__file__).parents[2]
 HELPER = ROOT / "builders/figureground/models/opening.py"

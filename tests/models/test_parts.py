@@ -6,12 +6,12 @@ import pytest
 import torch
 from tiny_checkpoints import add_safety_checker, make_checkpoint
 
-from figureground.cli import main
+from figureground.cli.main import main
+from figureground.core.errors import FiguregroundError
 from figureground.diffusion.checkpoint import open_checkpoint
-from figureground.diffusion.concept import write_checkpoint
 from figureground.diffusion.denoiser import tokenize
-from figureground.errors import FiguregroundError
-from figureground.weights import PARTS, check_files
+from figureground.finetune.concept import write_checkpoint
+from figureground.models.weights import PARTS, check_files
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 

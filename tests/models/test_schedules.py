@@ -4,12 +4,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
-from figureground.cli import main
-from figureground.config import SCHEDULER_NAMES
+from figureground.cli.main import main
+from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import SCHEDULERS, open_checkpoint
-from figureground.errors import FiguregroundError, RecipeError
 from figureground.models.schedules import DISCRETE, check_schedule, settings_for_latents
-from figureground.weights import check_files
+from figureground.models.weights import check_files
+from figureground.recipe.config import SCHEDULER_NAMES
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 EULER = "EulerDiscreteScheduler"

@@ -7,7 +7,7 @@ import pytest
 from tiny_checkpoints import make_checkpoint
 from tiny_classifiers import make_classifier
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
 from figureground.models.opening import refuse_code
 from figureground.vision.classifiers import open_classifier
 

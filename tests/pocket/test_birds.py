@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from figureground.errors import FiguregroundError, RecipeError
-from figureground.learn.layouts import read_groups
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.data.layouts import read_groups
 from figureground.pocket import birds
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from figureground.classes import read_nouns
 from figureground.pocket import captions, world
+from figureground.recipe.classes import read_nouns
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForImageClassification
 
-from figureground.pocket import ROBUST, biased, robust, world
+from figureground.models.bundled import ROBUST
+from figureground.pocket import biased, robust, world
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 
-from figureground.pocket import SEGMENTER, WEIGHTS, birds, segmenter, world
+from figureground.models.bundled import SEGMENTER, WEIGHTS
+from figureground.pocket import birds, segmenter, world
 
 
 @pytest.fixture(scope="module")

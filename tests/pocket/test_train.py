@@ -8,7 +8,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from figureground.pocket import WEIGHTS, captions, diffusion, train, vae
+from figureground.models.bundled import WEIGHTS
+from figureground.pocket import captions, diffusion, train, vae
 from figureground.pocket.loop import Settings, fit, rate
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from figureground.pocket import WEIGHTS, vae, world
+from figureground.models.bundled import WEIGHTS
+from figureground.pocket import vae, world
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,14 @@ from commands import hashes, litter, markers, recipe, run
 from tiny_checkpoints import make_checkpoint
 
 from figureground import D3S
-from figureground.cli import main
-from figureground.errors import FiguregroundError
-from figureground.run import disk
-from figureground.run.directory import opened
+from figureground.cli.main import main
+from figureground.core.disk import explain, first_missing
+from figureground.core.errors import FiguregroundError
+from figureground.core.locks import lock
+from figureground.running import disk
+from figureground.running.directory import opened
 from figureground.shards import writer
-from figureground.stages import run_stage
+from figureground.shards.stages import run_stage
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +160,14 @@ def test_a_directory_of_somebody_else_stays_as_it_is(checkpoint, tmp_path, capsy
     ],
 )
 def test_errors_of_the_disk_are_explained(number, name, words):
-    assert words in disk.explain(OSError(number, os.strerror(number), name), Path("sets/d3s"))
+    assert words in explain(OSError(number, os.strerror(number), name), Path("sets/d3s"))
 
 
 @pytest.mark.parametrize(
     ("number", "name"), [(errno.EACCES, "photos/x.png"), (errno.ENOSPC, "elsewhere/x"), (errno.ENOENT, "sets/d3s/x")]
 )
 def test_errors_of_other_places_and_kinds_are_not(number, name):
-    assert disk.explain(OSError(number, os.strerror(number), name), Path("sets/d3s")) is None
+    assert explain(OSError(number, os.strerror(number), name), Path("sets/d3s")) is None
 
 
 # Leaving a directory as it was found
@@ -180,7 +182,7 @@ def begun(checkpoint, out: Path) -> D3S:
 
 def test_a_failed_beginning_is_withdrawn_with_the_directories_that_it_made(checkpoint, tmp_path):
     out = tmp_path / "a" / "b"
-    made = disk.first_missing(out)
+    made = first_missing(out)
     begun(checkpoint, out)
     disk.withdraw(out, made)
     assert list(tmp_path.iterdir()) == []
@@ -189,7 +191,7 @@ def test_a_failed_beginning_is_withdrawn_with_the_directories_that_it_made(check
 def test_a_directory_that_was_there_stays(checkpoint, tmp_path):
     out = tmp_path / "b"
     out.mkdir()
-    made = disk.first_missing(out)
+    made = first_missing(out)
     begun(checkpoint, out)
     disk.withdraw(out, made)
     assert list(tmp_path.rglob("*")) == [out]
@@ -237,6 +239,6 @@ def test_nothing_is_withdrawn_once_there_is(checkpoint, tmp_path, what):
         elif what == "a stage":
             run_stage(out / "_figureground" / "stages", "clusters", {}, lambda folder: {})
         else:
-            stack.enter_context(writer.lock(out / writer.WORKING_LOCK, shared=True))
+            stack.enter_context(lock(out / writer.WORKING_LOCK, shared=True))
         disk.withdraw(out, out)
         assert (out / "_figureground" / "recipe.json").exists()

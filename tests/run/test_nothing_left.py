@@ -5,14 +5,14 @@ import json
 import pytest
 from tiny_checkpoints import add_safety_checker, make_checkpoint
 
-from figureground.cli import main
-from figureground.d3s import D3S
-from figureground.errors import FiguregroundError
-from figureground.extend import extend
-from figureground.sample import Reject
+from figureground.checking.dataset import check
+from figureground.cli.main import main
+from figureground.core.errors import FiguregroundError
+from figureground.methods.d3s import D3S
+from figureground.recipe.sample import Reject
+from figureground.running.extend import extend
 from figureground.shards import index, writer
 from figureground.shards.card import CARD
-from figureground.shards.check import check
 from figureground.shards.remaining import NothingLeft
 
 TINY = {
@@ -133,6 +133,6 @@ def test_a_split_or_an_extension_without_an_image_is_an_error_and_a_finding(chec
 def main_or_raise(arguments):
     from pathlib import Path
 
-    from figureground.trust.merge import merge
+    from figureground.curation.merging import merge
 
     merge([Path(arguments[1]), Path(arguments[2])], Path(arguments[4]), show_progress=False)

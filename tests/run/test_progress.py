@@ -6,12 +6,12 @@ import sys
 import termios
 import time
 
-import figureground.run.progress
-from figureground.run.progress import Progress
+import figureground.core.progress
+from figureground.core.progress import Progress
 
 
 def test_without_a_terminal_long_work_writes_lines(capsys, monkeypatch):
-    monkeypatch.setattr(figureground.run.progress, "SECONDS_BETWEEN_LINES", 0.05)
+    monkeypatch.setattr(figureground.core.progress, "SECONDS_BETWEEN_LINES", 0.05)
     with Progress(6, desc="out/d3s", unit="image") as bar:
         for _ in range(3):
             time.sleep(0.06)
@@ -32,7 +32,7 @@ def test_short_work_and_hidden_work_write_nothing(capsys):
 
 def test_on_a_terminal_there_is_a_bar():
     code = (
-        "from figureground.run.progress import Progress\nfor _ in [0]:\n  with Progress(2, desc='x') as b: b.update()"
+        "from figureground.core.progress import Progress\nfor _ in [0]:\n  with Progress(2, desc='x') as b: b.update()"
     )
     reader, writer = os.openpty()
     termios.tcsetwinsize(writer, (24, 80))

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from tiny_checkpoints import make_checkpoint
 
-from figureground.d3s import D3S
-from figureground.errors import FiguregroundError, RecipeError
-from figureground.extend import extend
-from figureground.run import disk
-from figureground.run.directory import has_started, opened
-from figureground.sample import Reject, Spec
+from figureground.checking.dataset import check
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.locks import lock
+from figureground.methods.d3s import D3S
+from figureground.recipe.sample import Reject, Spec
+from figureground.running import disk
+from figureground.running.directory import has_started, opened
+from figureground.running.extend import extend
 from figureground.shards import index, writer
-from figureground.shards.check import check
 
 TINY = {
     "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 1, "validation": 1},
@@ -44,7 +45,7 @@ def at_once(out, *calls):
             raised[i] = error
 
     threads = [threading.Thread(target=run, args=[i]) for i in range(len(calls))]
-    with writer.lock(out / writer.STAGES_LOCK):
+    with lock(out / writer.STAGES_LOCK):
         inode = str((out / writer.STAGES_LOCK).stat().st_ino)
         for thread in threads:
             thread.start()
@@ -86,7 +87,7 @@ def test_formats_are_those_of_whoever_renders_the_first_shard(checkpoint, tmp_pa
     tar = D3S("pocket", checkpoint=checkpoint, formats=["webdataset"], **TINY)
     parquet = D3S("pocket", checkpoint=checkpoint, formats=["parquet"], **TINY)
     with opened(out, tar.recipe(out / "_figureground"), lambda: ""):
-        with writer.lock(out / writer.WORKING_LOCK, shared=True), pytest.raises(RecipeError, match="formats"):
+        with lock(out / writer.WORKING_LOCK, shared=True), pytest.raises(RecipeError, match="formats"):
             parquet.work(out, show_progress=False)  # it found no shard, and another process makes one
         parquet.work(out, show_progress=False)
     assert saved(out)["execution"]["formats"] == ["parquet"]
@@ -133,7 +134,7 @@ def test_another_recipe_that_came_meanwhile_is_refused_before_anything_is_drawn(
 
 def test_a_build_has_started_when_a_process_renders_or_a_shard_is_done(tmp_path):
     assert not has_started(tmp_path)
-    with writer.lock(tmp_path / writer.WORKING_LOCK, shared=True):
+    with lock(tmp_path / writer.WORKING_LOCK, shared=True):
         assert has_started(tmp_path)
     assert not has_started(tmp_path)
     columns, spec = writer.Columns(["bird"], ["grass"]), Spec("train-0", "train", 0, 0, "bird", "grass", "a bird", 0)

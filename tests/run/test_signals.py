@@ -226,7 +226,7 @@ def test_in_python_ctrl_c_is_a_keyboard_interrupt_and_handlers_are_left_alone(
 def test_what_a_shell_told_to_ignore_stays_ignored():
     code = (
         "import signal, os\n"
-        "from figureground.run import signals\n"
+        "from figureground.core import signals\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "with signals.handled():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
@@ -236,7 +236,7 @@ def test_what_a_shell_told_to_ignore_stays_ignored():
 
 
 def test_handlers_are_put_back_when_nothing_came():
-    from figureground.run import signals
+    from figureground.core import signals
 
     before = [signal.getsignal(number) for number in signals.SIGNALS]
     with signals.handled():
@@ -247,7 +247,7 @@ def test_handlers_are_put_back_when_nothing_came():
 def test_a_process_that_does_not_come_to_a_check_ends_after_a_while():
     code = (
         "import os, signal, time\n"
-        "from figureground.run import signals\n"
+        "from figureground.core import signals\n"
         "signals.SECONDS_TO_STOP = 0.5\n"
         "with signals.handled(), signals.at_checks():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -261,7 +261,7 @@ def test_a_process_that_does_not_come_to_a_check_ends_after_a_while():
 def test_ctrl_c_that_is_held_back_comes_afterwards():
     code = (
         "import os, signal, time\n"
-        "from figureground.run import signals\n"
+        "from figureground.core import signals\n"
         "with signals.handled(), signals.at_checks():\n"
         "    with signals.held_back():\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"

@@ -13,7 +13,7 @@ from datasets import DatasetInfo, Features, load_dataset
 from huggingface_hub import DatasetCard
 from PIL import Image
 
-from figureground.sample import Sample, Spec, key
+from figureground.recipe.sample import Sample, Spec, key
 from figureground.shards import card
 from figureground.shards.card import BEGIN, END, Facts
 from figureground.shards.index import finish

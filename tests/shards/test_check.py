@@ -20,18 +20,19 @@ from tiny_checkpoints import make_checkpoint
 from tiny_datasets import make_dataset
 
 from figureground import D3S
-from figureground import recipe as recipes
-from figureground.builder import open_dataset
-from figureground.errors import FiguregroundError
-from figureground.extend import extend
-from figureground.shards import check_similar as similar
-from figureground.shards.check import check
+from figureground.checking import similar
+from figureground.checking.dataset import check
+from figureground.core.errors import FiguregroundError
+from figureground.core.hashing import digest
+from figureground.curation.curating import curate
+from figureground.curation.merging import merge
+from figureground.methods.builder import open_dataset
+from figureground.recipe import document as recipes
+from figureground.report.sheet import show
+from figureground.running.extend import extend
 from figureground.shards.index import finish_again
 from figureground.shards.reader import dataset_columns, read_tar
 from figureground.shards.writer import FORMATS, Columns, Shard, write_encoded
-from figureground.show import show
-from figureground.trust.curate import curate
-from figureground.trust.merge import merge
 
 TINY = {
     "classes": ["bird", "car", "mug"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 4, "validation": 1},
@@ -217,7 +218,7 @@ def test_a_recipe_of_another_dataset_is_found(out):
     def exchange(recipe):
         recipe["identity"]["steps"] = 3
         said = {name: recipe[name] for name in ("format", "builder")}
-        recipe["sha256"] = recipes.digest({**said, **recipe["identity"], **recipe["content"]})
+        recipe["sha256"] = digest({**said, **recipe["identity"], **recipe["content"]})
         recipe.update(recipes.seal({name: value for name, value in recipe.items() if name != recipes.SEAL}))
 
     edit_recipe(out, exchange)
@@ -230,7 +231,7 @@ def test_a_recipe_of_an_older_release_is_a_note(out):
         for name in ("format", "recipe_sha256", "saved_sha256"):
             saved.pop(name, None)
         if path.name == "recipe.json":
-            saved["sha256"] = recipes.digest({"builder": saved["builder"], **saved["identity"], **saved["content"]})
+            saved["sha256"] = digest({"builder": saved["builder"], **saved["identity"], **saved["content"]})
         path.write_text(json.dumps(saved))
     report = check(out, show_progress=False)
     assert report.findings == []
@@ -292,7 +293,7 @@ def test_a_card_without_the_generated_text_is_a_note(out):
 def test_it_takes_no_more_threads_than_the_cores_that_it_may_use(tmp_path):
     make_dataset(tmp_path, shards=tuple(Shard("train", i, 6, 8) for i in range(6)))
     code = (
-        "import os, sys, threading; from pathlib import Path; from figureground.shards.check import check\n"
+        "import os, sys, threading; from pathlib import Path; from figureground.checking.dataset import check\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
         "names = set(); threading.setprofile(lambda *_: names.add(threading.current_thread().name))\n"
         "check(Path(sys.argv[1]), show_progress=False)\n"
@@ -751,7 +752,7 @@ def test_without_imagehash_the_rest_is_checked_and_a_note_says_how_to_get_it(out
     code = (
         "import sys\n"
         "sys.modules['imagehash'] = None\n"  # as if it weren't installed
-        "from figureground.shards.check import check\n"
+        "from figureground.checking.dataset import check\n"
         f"report = check({str(out)!r}, show_progress=False)\n"
         "print(*report.findings, *report.notes, sep='\\n')\n"
     )

@@ -9,7 +9,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from figureground.sample import Sample, Spec, key
+from figureground.recipe.sample import Sample, Spec, key
 from figureground.shards.card import Facts
 from figureground.shards.croissant import CROISSANT
 from figureground.shards.index import INDEX, finish

@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_datasets import make_dataset
 
-from figureground.cli import main
-from figureground.errors import FiguregroundError
-from figureground.numerics import read_numerics
-from figureground.shards.check import check
-from figureground.shards.hub_parcel import pack
+from figureground.checking.dataset import check
+from figureground.cli.main import main
+from figureground.core.errors import FiguregroundError
+from figureground.core.numerics import read_numerics
+from figureground.data.pictures import DatasetPictures
+from figureground.hub.parcel import pack
+from figureground.shards.finished import Source
 from figureground.shards.index import markers
-from figureground.trust.source import Source
-from figureground.vision.pictures import DatasetPictures
 
 pytestmark = pytest.mark.timeout(60)
 

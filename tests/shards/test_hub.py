@@ -18,14 +18,14 @@ import pytest
 from hub_server import Hub
 from tiny_checkpoints import make_checkpoint
 
-from figureground.d3s import D3S
-from figureground.extend import extend
+from figureground.checking.dataset import check
+from figureground.curation.curating import curate
+from figureground.hub.card import join
+from figureground.hub.errors import HubError, explained
+from figureground.methods.d3s import D3S
+from figureground.running.extend import extend
 from figureground.shards import reader
-from figureground.shards.check import check
-from figureground.shards.hub_card import join
-from figureground.shards.hub_errors import HubError, explained
 from figureground.shards.index import markers
-from figureground.trust.curate import curate
 
 NUMBERS = itertools.count(1)
 RUNNERS = []
@@ -41,7 +41,7 @@ TINY = {
 # Imports once, with HF_ENDPOINT set before, and runs each command in a process of its own.
 RUNNER = """
 import json, os, sys
-import figureground.shards.check, figureground.shards.hub, huggingface_hub.hf_api, huggingface_hub.file_download
+import figureground.checking.dataset, figureground.hub.push, huggingface_hub.hf_api, huggingface_hub.file_download
 import datasets, httpx2, hf_xet, pyarrow.parquet, PIL.Image
 from figureground import cli
 for line in sys.stdin:
@@ -423,7 +423,7 @@ def test_who_may_not_write_is_told_what_to_do(http, hub, dataset, name, env, say
 )  # fmt: skip
 def test_without_a_network_the_error_says_so(http, dataset, name, env, says):
     done = subprocess.run(
-        [sys.executable, "-m", "figureground.cli", "push", dataset, name],
+        [sys.executable, "-m", "figureground.cli.main", "push", dataset, name],
         env={**http.env, "HF_TOKEN": ADA, **env}, capture_output=True, text=True,
     )  # fmt: skip
     assert says in one_line(Done(done.returncode, done.stdout, done.stderr))

@@ -14,7 +14,7 @@ import yaml
 from datasets import ClassLabel, load_dataset
 from PIL import Image
 
-from figureground.sample import Reject, Sample, Spec, key
+from figureground.recipe.sample import Reject, Sample, Spec, key
 from figureground.shards.card import Facts
 from figureground.shards.index import INDEX, finish, markers, missing
 from figureground.shards.writer import Columns, Shard, ShardError, claim, write_shard

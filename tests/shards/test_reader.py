@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from figureground.errors import FiguregroundError
-from figureground.sample import Guide, Sample, Spec
+from figureground.core.errors import FiguregroundError
+from figureground.recipe.sample import Guide, Sample, Spec
 from figureground.shards import index
 from figureground.shards.card import Facts
 from figureground.shards.reader import dataset_columns, read_parquet, read_tar

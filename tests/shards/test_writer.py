@@ -20,8 +20,9 @@ import webdataset
 from datasets import ClassLabel, Features
 from PIL import Image
 
+from figureground.core.locks import lock
 from figureground.pocket import world
-from figureground.sample import Guide, Reject, Sample, Spec, key
+from figureground.recipe.sample import Guide, Reject, Sample, Spec, key
 from figureground.shards import writer
 from figureground.shards.writer import Columns, Shard, ShardError, claim, clean_stale, remove_locks, write_shard
 
@@ -430,7 +431,7 @@ def test_a_lock_that_was_removed_meanwhile_is_taken_again(tmp_path, monkeypatch)
         return flock(handle, **kind)
 
     monkeypatch.setattr(writer, "_flock", removed_before_it_was_ours)
-    with writer.lock(path) as held, writer.lock(path) as second:
+    with lock(path) as held, lock(path) as second:
         assert (held, second, path.exists()) == (True, False, True)
 
 

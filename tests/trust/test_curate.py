@@ -18,14 +18,14 @@ from datasets import load_dataset
 from tiny_checkpoints import make_checkpoint
 from tiny_datasets import COLUMNS, SHARDS, make_dataset
 
-from figureground.errors import FiguregroundError, RecipeError
-from figureground.sample import key
-from figureground.shards.check import check
+from figureground.checking.dataset import check
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.curation.curating import DROPPED, curate
+from figureground.curation.rule import RuleError
+from figureground.recipe.sample import key
 from figureground.shards.index import markers
 from figureground.shards.reader import read_parquet, read_tar, saved_index
 from figureground.shards.writer import Shard, ShardError
-from figureground.trust.curate import DROPPED, curate
-from figureground.trust.rule import RuleError
 
 RULE = "background != 'night' and foreground == 'bird'"
 
@@ -420,7 +420,9 @@ def test_the_licence_that_lies_beside_the_data_is_carried_over(source, tmp_path)
 
 def test_show_draws_the_copy_and_puts_the_picture_into_its_card(source, tmp_path):
     out = curate(source, tmp_path / "out", RULE, show_progress=False)
-    shown = subprocess.run([sys.executable, "-m", "figureground.cli", "show", str(out)], capture_output=True, text=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "figureground.cli.main", "show", str(out)], capture_output=True, text=True
+    )
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "](preview.png)" in (out / "README.md").read_text()
     report = (out / "report.html").read_text()
@@ -441,7 +443,7 @@ def test_extended_shards_keep_their_names(tmp_path):
     assert check(out, show_progress=False).findings == []
 
 
-COMMAND = "import sys; from figureground.cli import main; sys.exit(main(sys.argv[1:]))"
+COMMAND = "import sys; from figureground.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
 def test_a_killed_copy_goes_on_and_ends_with_the_same_bytes(tmp_path):

@@ -13,14 +13,14 @@ import pytest
 from datasets import load_dataset
 from tiny_datasets import COLUMNS, SHARDS, make_dataset
 
-from figureground.errors import FiguregroundError, UsageError
-from figureground.sample import key
-from figureground.shards.check import check
+from figureground.checking.dataset import check
+from figureground.core.errors import FiguregroundError, UsageError
+from figureground.curation.curating import curate
+from figureground.curation.merging import MergeError, merge
+from figureground.recipe.sample import key
 from figureground.shards.index import markers
 from figureground.shards.reader import read_parquet, saved_index
 from figureground.shards.writer import Columns, Shard
-from figureground.trust.curate import curate
-from figureground.trust.merge import MergeError, merge
 
 OTHER = Columns(("dog", "bird"), ("snow", "cave"))
 
@@ -164,7 +164,7 @@ def test_curated_sets_merge_and_merged_sets_are_curated_and_merged_again(sources
 
 def test_show_draws_the_merged_dataset(sources, tmp_path):
     out = merge(sources, tmp_path / "out", show_progress=False)
-    command = [sys.executable, "-m", "figureground.cli", "show", str(out)]
+    command = [sys.executable, "-m", "figureground.cli.main", "show", str(out)]
     shown = subprocess.run(command, capture_output=True, text=True)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "recipe of b" in (out / "report.html").read_text()

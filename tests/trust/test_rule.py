@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from figureground.trust.rule import Known, MissingValue, Rule, RuleError, nearest_name, spelled
+from figureground.curation.rule import Known, MissingValue, Rule, RuleError, nearest_name, spelled
 
 KNOWN = Known(
     {"foreground": ("bird", "cat"), "background": ("grass", "night"), "split": ("train", "validation")},

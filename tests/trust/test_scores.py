@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from figureground.errors import FiguregroundError
-from figureground.trust.scores import Scores, read_scores
+from figureground.core.errors import FiguregroundError
+from figureground.curation.scores import Scores, read_scores
 
 
 def folder(directory):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from coloured import make_coloured
 
-from figureground.vision.accuracy import alike, by_group, compare, settings
-from figureground.vision.pictures import DatasetPictures
-from figureground.vision.predict import Predictions
+from figureground.data.pictures import DatasetPictures
+from figureground.evaluation.accuracy import alike, by_group, compare, settings
+from figureground.evaluation.predict import Predictions
 
 RIGHT = {
     ("bird", "grass"): [1, 1, 1, 1], ("bird", "snow"): [1, 0],

@@ -9,7 +9,7 @@ from tiny_classifiers import FAMILIES, make_classifier
 from torch import nn
 from torch.nn import functional as F
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
 from figureground.pocket import world
 from figureground.vision.attention import Layer, attend, find_knee, find_layer, mask_by_knee, mask_by_quantile
 from figureground.vision.classifiers import Classifier, open_classifier

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
 from figureground.pocket import world
 from figureground.vision.attribution import Shares, integrate, share_inside
 from figureground.vision.classifiers import Classifier, open_classifier

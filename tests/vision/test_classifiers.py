@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from tiny_classifiers import FAMILIES, LABELS, make_classifier
 from torch import nn
 
-from figureground.diffusion.similarity import SimilarityLoss
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
+from figureground.finetune.similarity import SimilarityLoss
 from figureground.vision.classifiers import Classifier, imagenet_nouns, open_classifier
 from figureground.vision.preprocessing import imagenet
 

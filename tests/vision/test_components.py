@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_classifiers import make_classifier
 
-from figureground.cli import main
-from figureground.errors import FiguregroundError
+from figureground.cli.main import main
+from figureground.core.errors import FiguregroundError
 from figureground.vision.classifiers import open_classifier
 from figureground.vision.components import fit_images
 from figureground.vision.neural_pca import read_components

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from coloured import make_coloured_classifier
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
+from figureground.evaluation.counterparts import LabelTable, find_counterparts, read_label_table
 from figureground.vision.classifiers import open_classifier
-from figureground.vision.counterparts import LabelTable, find_counterparts, read_label_table
 
 LABELS = ["bird", "cat", "mug"]
 

@@ -10,14 +10,14 @@ from coloured import COLOURS, make_coloured, make_coloured_classifier, make_fold
 from datasets import load_dataset
 from PIL import Image
 
-from figureground.cli import main
-from figureground.errors import FiguregroundError, UsageError
-from figureground.shards.check import check
-from figureground.shards.hub_parcel import pack
-from figureground.trust.curate import curate
-from figureground.vision import evaluation_page
-from figureground.vision.evaluate import evaluate
-from figureground.vision.evaluation_summary import summarise
+from figureground.checking.dataset import check
+from figureground.cli.main import main
+from figureground.core.errors import FiguregroundError, UsageError
+from figureground.curation.curating import curate
+from figureground.evaluation import page as evaluation_page
+from figureground.evaluation.evaluating import evaluate
+from figureground.evaluation.summary import summarise
+from figureground.hub.parcel import pack
 
 GROUNDS = ("grass", "snow")
 # Birds on snow are drawn in the colour of cats; all else in its own.

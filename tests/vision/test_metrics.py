@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from figureground.vision.metrics import average_precision, roc_auc
+from figureground.evaluation.metrics import average_precision, roc_auc
 
 
 def test_a_perfect_order_is_one_and_its_reverse_no_area_under_roc():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_classifiers import make_classifier
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
 from figureground.vision.classifiers import open_classifier
 from figureground.vision.neural_pca import fit, read_components, weigh, write_components
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from coloured import COLOURS, make_coloured, make_folders, picture
 
-from figureground.errors import FiguregroundError
-from figureground.vision.pictures import DatasetPictures, FolderPictures, match, open_pictures
+from figureground.core.errors import FiguregroundError
+from figureground.data.pictures import DatasetPictures, FolderPictures, match, open_pictures
 
 DRAWN = [("train", name, ground, i, name) for i in range(2) for name in ("bird", "cat") for ground in ("grass", "snow")]
 DRAWN += [("validation", "cat", "snow", 0, "cat")]

@@ -5,11 +5,11 @@ import pytest
 import torch
 from coloured import make_coloured, make_coloured_classifier, make_folders
 
-from figureground.errors import FiguregroundError, OutOfMemory
+from figureground.core.errors import FiguregroundError, OutOfMemory
+from figureground.data.pictures import DatasetPictures, FolderPictures
+from figureground.evaluation.counterparts import Counterparts
+from figureground.evaluation.predict import predict
 from figureground.vision.classifiers import open_classifier
-from figureground.vision.counterparts import Counterparts
-from figureground.vision.pictures import DatasetPictures, FolderPictures
-from figureground.vision.predict import predict
 
 LABELS = ("bird", "cat", "mug")
 OWN = Counterparts(LABELS, ((0,), (1,), (2,)), 3)

@@ -8,7 +8,7 @@ import torch
 import transformers as t
 from PIL import Image
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
 from figureground.vision.preprocessing import Preprocessing, read_preprocessing, read_timm, resize_matrix, to_pixels
 
 PROCESSORS = {

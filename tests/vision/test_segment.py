@@ -10,8 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_classifiers import make_classifier
 
-from figureground.errors import FiguregroundError
-from figureground.pocket import SEGMENTER, captions, world
+from figureground.core.errors import FiguregroundError
+from figureground.models.bundled import SEGMENTER
+from figureground.pocket import captions, world
 from figureground.vision.segment import decide_mask, open_segmenter
 
 

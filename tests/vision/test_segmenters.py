@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from figureground.errors import FiguregroundError
-from figureground.pocket import SEGMENTER
-from figureground.vision.segmenters import called, contents_of, models_of
+from figureground.core.errors import FiguregroundError
+from figureground.models.bundled import SEGMENTER
+from figureground.models.segmenters import called, contents_of, models_of
 
 
 def make_models(root, *names):
@@ -84,7 +84,7 @@ def test_of_the_bundled_one_its_files_alone_count(tmp_path, monkeypatch):
 
 
 def test_importing_it_loads_no_torch():
-    code = "import sys, figureground.vision.segmenters; print(*{'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, figureground.models.segmenters; print(*{'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not done.stdout.strip()

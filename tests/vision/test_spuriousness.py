@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from figureground.vision.metrics import average_precision, roc_auc
-from figureground.vision.predict import Predictions
-from figureground.vision.spuriousness import mean_of, measure, measure_mean
+from figureground.evaluation.metrics import average_precision, roc_auc
+from figureground.evaluation.predict import Predictions
+from figureground.evaluation.spuriousness import mean_of, measure, measure_mean
 
 LABELS = ("bird", "cat", "mug")
 

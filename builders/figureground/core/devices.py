@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from figureground.errors import RecipeError
+from figureground.core.errors import RecipeError
 
 _NAMES = re.compile(r"auto|cpu|(cuda|mps)(:\d{1,4})?")
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from figureground.core.errors import UsageError
 from figureground.core.files import read_at_most
-from figureground.errors import UsageError
 
 MAX_YAML_BYTES = 2**20
 MAX_JSON_BYTES = 2**26

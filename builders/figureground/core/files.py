@@ -19,7 +19,7 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from figureground.errors import FiguregroundError, printable
+from figureground.core.errors import FiguregroundError, printable
 
 MOST_TEXT = 16 * 2**20
 """Most bytes of a text that people write: a card, a licence."""

@@ -11,7 +11,7 @@ import sys
 import warnings
 from importlib import metadata
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
 
 TALKING = ("accelerate", "datasets", "diffusers", "huggingface_hub", "peft", "timm", "torchvision", "transformers")
 """Libraries that warn of their own future and of files, where a person who builds datasets can do nothing."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from figureground.core.errors import FiguregroundError, UsageError, printable
 from figureground.core.files import open_regular
-from figureground.errors import FiguregroundError, UsageError, printable
 
 GENERATOR = "figureground"
 """What pages and images name as the program that made them."""

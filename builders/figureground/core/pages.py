@@ -7,8 +7,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from figureground.core.resources import resource
 from figureground.core.text import printable
-from figureground.resources import resource
 
 
 def render_page(template: str, filters: Mapping[str, Callable[..., Any]], /, **values: Any) -> str:

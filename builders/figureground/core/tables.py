@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from figureground.core.errors import FiguregroundError, counted, listed, nearest, printable
 from figureground.core.files import FileError, open_regular
-from figureground.errors import FiguregroundError, counted, listed, nearest, printable
 
 SEPARATORS = ",;\t"
 """What may stand between the columns of a CSV. The first line decides."""

@@ -10,8 +10,8 @@ import os
 import sys
 from typing import Any, NoReturn, TextIO
 
+from figureground.core.errors import FiguregroundError
 from figureground.core.text import printable
-from figureground.errors import FiguregroundError
 
 
 def prepare() -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 
 from figureground.core.documents import Plain, parse_yaml
-from figureground.errors import RecipeError
+from figureground.core.errors import RecipeError
 
 NULLS = ("", "~", "null", "Null", "NULL")
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}

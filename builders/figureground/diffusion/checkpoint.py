@@ -26,11 +26,12 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from figureground.errors import FiguregroundError, RecipeError, listed
+from figureground.core.accelerator import is_out_of_memory
+from figureground.core.errors import FiguregroundError, listed
 from figureground.models.opening import download_pipeline, make_network, open_network, open_pipeline
 from figureground.models.parts import limit_tokens
 from figureground.models.schedules import settings_for_latents
-from figureground.weights import PARTS, check_files, fingerprint, local_directory, read_index
+from figureground.models.weights import PARTS, check_files, fingerprint, local_directory, read_index
 
 SCHEDULERS = {
     "ddim": DDIMScheduler,
@@ -66,8 +67,6 @@ NETWORKS = {
 }
 """Classes of a checkpoint's parts, by the name in `model_index.json`."""
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -99,36 +98,6 @@ class Checkpoint:
         """The tokenizers that read a prompt: one, or SDXL's two."""
         both = (self.text_to_image.tokenizer, getattr(self.text_to_image, "tokenizer_2", None))
         return [tokenizer for tokenizer in both if tokenizer is not None]
-
-
-def choose_device(device: str) -> torch.device:
-    """Resolves `auto` to the accelerator at hand.
-
-    Raises:
-        FiguregroundError: A device that torch doesn't know or doesn't see.
-    """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen: torch.device | None = torch.device(device)
-    except (RuntimeError, ValueError):
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda", "mps"):
-        raise RecipeError("device", f"{device!r} is unknown; give auto, cpu, cuda, cuda:1 or mps.")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise FiguregroundError(
-            f"device: {device!r} was asked for, and torch sees {torch.cuda.device_count()} CUDA devices."
-        )
-    return chosen
-
-
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Resolves `auto`: float16 on CUDA, float32 elsewhere."""
-    if dtype == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    return DTYPES[dtype]
 
 
 def open_checkpoint(
@@ -265,18 +234,6 @@ def _unopened(checkpoint: str, error: Exception, device: torch.device) -> Figure
             "--set workers=…, or another --set device=…."
         )
     return FiguregroundError(f"checkpoint {checkpoint!r} doesn't open: {(str(error).splitlines() or ['?'])[0]}")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: torch says so in several ways."""
-    text = str(error)
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or (isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY))
-    )  # fmt: skip
-
-
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "could not create a memory object")
 
 
 def _accepted(pipeline: Any) -> dict[str, Any]:

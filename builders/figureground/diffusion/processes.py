@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from figureground.diffusion.checkpoint import choose_device
+from figureground.core.accelerator import choose_device
 
 HOURS_TO_WAIT = 12
 """How long processes wait for the one that draws the prior images."""

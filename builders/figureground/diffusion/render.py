@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from figureground.core.accelerator import is_out_of_memory
+from figureground.core.errors import FiguregroundError, OutOfMemory
 from figureground.core.seeding import make_generator
 from figureground.core.shares import strength_of, whole_part
-from figureground.diffusion.checkpoint import Checkpoint, is_out_of_memory
+from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.composite import composite, whole_latents
-from figureground.errors import FiguregroundError, OutOfMemory
-from figureground.sample import Guide, Reject, Sample, Spec
+from figureground.recipe.sample import Guide, Reject, Sample, Spec
 from figureground.shards.remaining import NothingLeft, describe, remedies
 
 LoadGuide = Callable[[Spec], tuple[Image.Image, Image.Image | None]]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from figureground.core.devices import check_device
-from figureground.errors import FiguregroundError, RecipeError, counted, listed
-from figureground.finetuning import Finetuning
-from figureground.images import list_images
+from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
+from figureground.finetune.settings import Finetuning
 from figureground.models.needs import missing_packages, refuse_absent
-from figureground.references import LEAST
-from figureground.weights import check_files, check_size, local_directory, pixels_a_latent
+from figureground.models.weights import check_files, check_size, local_directory, pixels_a_latent
+from figureground.sources.images import list_images
+from figureground.sources.references import LEAST
 
 INPUTS = "finetuning.json"
 LOCK = ".finetune.lock"

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.files import read_json
 from figureground.core.seeding import seed_default_generators
-from figureground.errors import FiguregroundError, RecipeError, listed
 from figureground.learn.settings import POCKET, Training, choose_backbone
 from figureground.models.opening import make_network, make_timm
-from figureground.sample import derive_seed
+from figureground.recipe.sample import derive_seed
 from figureground.vision.classifiers import TIMM, Classifier, open_classifier
 from figureground.vision.preprocessing import Preprocessing, read_preprocessing, read_timm
 
@@ -82,7 +82,8 @@ def open_backbone(settings: Training, classes: Sequence[str], edge: int, seed: i
         else:
             backbone = _opened(settings, name, classes)
     # Convolutions are faster in this layout: a step of the pocket backbone by a quarter, on a CPU.
-    backbone.network.to(memory_format=torch.channels_last)
+    network: Any = backbone.network
+    network.to(memory_format=torch.channels_last)
     return backbone
 
 

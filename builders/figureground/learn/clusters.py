@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from figureground.errors import FiguregroundError, RecipeError, counted, nearest_or_all
-from figureground.sample import derive_seed
+from figureground.core.errors import FiguregroundError, RecipeError, counted, nearest_or_all
+from figureground.recipe.sample import derive_seed
 
 if TYPE_CHECKING:
+    from figureground.data.groups import GroupedPictures
     from figureground.learn.errors import Errors
-    from figureground.learn.groups import GroupedPictures
     from figureground.vision.classifiers import Classifier
 
 METHODS = ("k-means", "gaussian-mixture")

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from figureground.core import disk
+from figureground.core.errors import FiguregroundError, listed
 from figureground.core.files import read_json
-from figureground.errors import FiguregroundError, listed
-from figureground.run import disk
-from figureground.shards.writer import lock
+from figureground.core.locks import lock
 
 
 @contextlib.contextmanager

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from figureground.core.devices import check_device
-from figureground.errors import FiguregroundError, RecipeError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.data.groups import GroupedPictures
+from figureground.data.layouts import read_groups
 from figureground.learn.directory import refuse_strangers
-from figureground.learn.groups import GroupedPictures
-from figureground.learn.layouts import read_groups
 from figureground.learn.material import Material, gather, refuse_unknown_groups
 from figureground.learn.settings import POCKET, TWO_STAGE, WORST_GROUP, Training, choose_backbone, why_no_attributes
 from figureground.models.needs import refuse_absent

@@ -23,17 +23,17 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from figureground.core import signals
+from figureground.core.errors import FiguregroundError
+from figureground.core.progress import Progress
 from figureground.core.seeding import seed_default_generators
-from figureground.diffusion.state import read_state, save_state, saved_threads
-from figureground.errors import FiguregroundError
+from figureground.data.groups import accuracy_by_group, worst_group_accuracy
 from figureground.learn.augmentation import crop_and_mirror
 from figureground.learn.backbones import Backbone
-from figureground.learn.groups import accuracy_by_group, worst_group_accuracy
 from figureground.learn.material import Material, Part
 from figureground.learn.settings import AVERAGE, LAST, WORST_CLASS, WORST_GROUP, Training
-from figureground.run import signals
-from figureground.run.progress import Progress
-from figureground.sample import derive_seed
+from figureground.recipe.sample import derive_seed
+from figureground.training.state import read_state, save_state, saved_threads
 
 WARMUP = 0.05
 """Share of the steps in which the learning rate rises; then it falls along a cosine to 0."""

@@ -21,23 +21,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from figureground.core import signals
+from figureground.core.accelerator import choose_device
+from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
+from figureground.core.files import replace_bytes, replace_text
+from figureground.core.hashing import digest
+from figureground.core.numerics import usable_cores
+from figureground.core.progress import Progress
 from figureground.core.terminal import remark
-from figureground.diffusion.checkpoint import choose_device
-from figureground.errors import FiguregroundError, RecipeError, counted, listed
+from figureground.data.groups import GroupedPictures
 from figureground.learn import erm
 from figureground.learn.backbones import open_backbone, save
 from figureground.learn.directory import held
 from figureground.learn.door import INPUTS
-from figureground.learn.groups import GroupedPictures
 from figureground.learn.material import Album, Material, Part
 from figureground.learn.settings import LAST, WORST_CLASS, WORST_GROUP, Training
 from figureground.learn.training import MOST_WORKERS, explained, take_up, versions, watched
-from figureground.numerics import usable_cores
-from figureground.recipe import digest
-from figureground.run import signals
-from figureground.run.progress import Progress
-from figureground.sample import derive_seed
-from figureground.shards.writer import replace_bytes, replace_text
+from figureground.recipe.sample import derive_seed
 from figureground.vision.classifiers import Classifier, Reading
 
 CSV, ARRAYS = "errors.csv", "errors.npz"

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.core.names import loosely
-from figureground.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
-from figureground.learn.groups import GroupedPictures
-from figureground.vision.pictures import Draw
+from figureground.data.groups import GroupedPictures
+from figureground.data.pictures import Draw
 
 UNKNOWN = -1
 """The attribute of an added picture that says none, or one that the data set doesn't have."""

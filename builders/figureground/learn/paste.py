@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from figureground import recipe as recipes
-from figureground.core.files import read_json
-from figureground.errors import FiguregroundError, RecipeError, counted, listed
-from figureground.images import encode
+from figureground.core import signals
+from figureground.core.differences import differences
+from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
+from figureground.core.files import read_json, replace_bytes, replace_text
+from figureground.core.hashing import digest
+from figureground.core.progress import Progress
+from figureground.data.groups import GroupedPictures
 from figureground.learn.directory import held
-from figureground.learn.groups import GroupedPictures
-from figureground.run import signals
-from figureground.run.progress import Progress
-from figureground.sample import derive_seed
-from figureground.shards.writer import replace_bytes, replace_text
+from figureground.recipe.sample import derive_seed
+from figureground.sources.images import encode
 
 if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier
@@ -197,7 +197,7 @@ def _take_up(marker: Path, inputs: Mapping[str, Any]) -> None:
     """Writes down what the pictures are made from, or makes sure that it is the same as before."""
     if not marker.exists():
         _mark(marker, inputs, {"done": False, "passed_over": {}})
-    elif changed := recipes.differences(_read_marker(marker)["inputs"], inputs):
+    elif changed := differences(_read_marker(marker)["inputs"], inputs):
         raise FiguregroundError(
             f"{marker.parent} holds other pasted pictures:\n  " + "\n  ".join(changed)
             + "\nGive another directory, or the same data and settings again."
@@ -205,7 +205,7 @@ def _take_up(marker: Path, inputs: Mapping[str, Any]) -> None:
 
 
 def _mark(marker: Path, inputs: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-    said = {"inputs": inputs, "sha256": recipes.digest(inputs), **told}
+    said = {"inputs": inputs, "sha256": digest(inputs), **told}
     replace_text(marker, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
 
 

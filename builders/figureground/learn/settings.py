@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from figureground.errors import RecipeError, listed, nearest_or_all
-from figureground.fields import check_number
+from figureground.core.errors import RecipeError, listed, nearest_or_all
+from figureground.recipe.fields import check_number
 
 METHODS = {
     "erm": "plain training: every picture counts alike",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from figureground.fonts import Font, font_for, to_ascii
-from figureground.images import encode
-from figureground.shards.writer import replace_bytes
+from figureground.core.files import replace_bytes
+from figureground.core.fonts import Font, font_for, to_ascii
+from figureground.sources.images import encode
 
 MARGIN, GAP, LINE, EDGE = 16, 4, 28, 96
 """Around the sheet, between pictures, for a line of text, and of a picture's cell, in pixels."""

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from figureground.charts import draw_charts
+from figureground.core.charts import draw_charts
+from figureground.core.errors import counted
+from figureground.core.files import replace_text
+from figureground.core.intervals import mean
 from figureground.core.text import printable
-from figureground.errors import counted
-from figureground.evaluation.intervals import mean
-from figureground.learn.groups import accuracy_by_group, align, reweighted_accuracy, worst_group_accuracy
+from figureground.data.groups import accuracy_by_group, align, reweighted_accuracy, worst_group_accuracy
 from figureground.learn.settings import LAST, RULES
-from figureground.shards.writer import replace_text
 
 REPORT, TABLE, CONFUSION = "report.json", "report.txt", "confusion.json"
 CSV, PNG = "curves.csv", "curves.png"

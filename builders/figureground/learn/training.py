@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from figureground.core.files import read_json
+from figureground.core.accelerator import choose_device, is_out_of_memory
+from figureground.core.differences import differences
+from figureground.core.errors import FiguregroundError, OutOfMemory, counted
+from figureground.core.files import read_json, replace_text
+from figureground.core.numerics import library_versions, usable_cores
 from figureground.core.terminal import remark
-from figureground.diffusion.checkpoint import choose_device, is_out_of_memory
-from figureground.errors import FiguregroundError, OutOfMemory, counted
 from figureground.learn import dfr, erm, jtt, trained
 from figureground.learn.backbones import Backbone, check_saving, find_last, open_backbone, save
 from figureground.learn.directory import held, read_inputs, refuse_other, remove_drafts
@@ -26,9 +28,7 @@ from figureground.learn.groupdro import GroupDRO
 from figureground.learn.material import Material, Part
 from figureground.learn.settings import LAST, RULES, TWO_STAGE, Training
 from figureground.learn.weights import balance, normalise, weigh_added
-from figureground.numerics import library_versions, usable_cores
-from figureground.recipe import FORMAT, differences
-from figureground.shards.writer import replace_text
+from figureground.recipe.document import FORMAT
 from figureground.vision.classifiers import Classifier
 
 MOST_WORKERS = 8
@@ -140,7 +140,7 @@ def take_up(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 def watched(fit: erm.Fit) -> int:
     """Runs a fit; a signal takes effect between two steps, and torch's random state stays the caller's."""
-    from figureground.run import signals
+    from figureground.core import signals
 
     with signals.at_checks(), torch.random.fork_rng():
         return fit.run()

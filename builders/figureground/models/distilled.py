@@ -6,10 +6,10 @@ import contextlib
 import re
 from pathlib import Path
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
 from figureground.models.parts import read_mapping
-from figureground.sources import cached_snapshot
-from figureground.weights import local_directory
+from figureground.models.weights import local_directory
+from figureground.sources.provenance import cached_snapshot
 
 _DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper|tcd|pcm|dmd2?|flash)(?![a-z])", re.IGNORECASE)
 FEW_STEPS, LITTLE_GUIDANCE = 8, 2.0

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.devices import check_device
-from figureground.errors import FiguregroundError, UsageError
-from figureground.footprint import footprint
+from figureground.core.errors import FiguregroundError, UsageError
+from figureground.models.footprint import footprint
 from figureground.models.opening import refuse_code
-from figureground.sources import cached_snapshot
-from figureground.vision.segmenters import models_of
-from figureground.weights import check_files, local_directory, read_index
+from figureground.models.segmenters import models_of
+from figureground.models.weights import check_files, local_directory, read_index
+from figureground.sources.provenance import cached_snapshot
 
 TIMM = "timm:"
 EXTRAS = {"peft": "lora", "sklearn": "mitigate", "captum": "mitigate", "timm": "timm"}

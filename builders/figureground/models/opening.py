@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, TooDeep, read_json
-from figureground.errors import FiguregroundError
 from figureground.models.size import refuse_oversized
 
 ATTENTION = ("eager", "sdpa", "flex_attention")

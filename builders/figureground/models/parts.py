@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from figureground.core.errors import FiguregroundError
 from figureground.core.files import read_json
-from figureground.errors import FiguregroundError
 
 TIME_IDS = 6
 """Numbers that SDXL is told of an image: its size, where it was cropped, and the size wanted."""

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, open_regular, parse_json
-from figureground.errors import FiguregroundError
 
 FREE_LAYERS = 256
 """So many layers are let pass whatever the weights have: configurations name defaults of parts that aren't there."""

@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from figureground.errors import FiguregroundError, RecipeError, listed, nearest_or_all
-from figureground.images import MASK_SUFFIX, encode
+from figureground.core.errors import FiguregroundError, RecipeError, listed, nearest_or_all
 from figureground.pocket import world
 from figureground.pocket.world import Layout, Place
-from figureground.table import Counts, largest_remainder
+from figureground.recipe.table import Counts, largest_remainder
+from figureground.sources.images import MASK_SUFFIX, encode
 
 TABLE = "metadata.csv"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -143,10 +143,12 @@ def train(
     pictures: int = POOL,
     bfloat16: bool = True,
     scale: float | None = None,
+    on_save: Callable[[TextToLatent, float], None] | None = None,
 ) -> tuple[TextToLatent, float]:
     """Trains to the end, or goes on where an earlier run stopped.
 
-    Returns the averaged weights and the factor that scales the autoencoder's latents to unit variance:
+    `on_save` is called with the averaged weights and the scale whenever a state is saved. Returns the averaged weights
+    and the factor that scales the autoencoder's latents to unit variance:
     `scale`, that of the weights in `start`, or one measured here.
     """
     torch.manual_seed(seed)
@@ -170,10 +172,8 @@ def train(
         return {"loss": (weight * error).mean(), "mse": error.mean()}
 
     def watch(network: TextToLatent) -> dict[str, float]:
-        from figureground.pocket.train import sheet, write
-
-        write(vae, network, tokenizer, scale, work / "checkpoint")
-        sheet(work / "checkpoint", work / "samples.png", device, steps=12)
+        if on_save is not None:
+            on_save(network, scale)
         return {}
 
     fitted = fit(

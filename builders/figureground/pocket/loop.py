@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTextModel, CLIPTokenizer
 
+from figureground.models.bundled import WEIGHTS
 from figureground.models.opening import open_network, open_part
-from figureground.pocket import WEIGHTS, robust, world
+from figureground.pocket import robust, world
 from figureground.pocket.loop import Settings, fit
 from figureground.pocket.world import Layout, Place
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from figureground.images import encode
 from figureground.pocket import world
+from figureground.sources.images import encode
 
 LICENSE = "Drawn by figureground; CC0-1.0 (https://creativecommons.org/publicdomain/zero/1.0/).\n"
 

@@ -9,7 +9,6 @@ same command goes on from its last checkpoint in `--work`, where curves and samp
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,66 +18,11 @@ import matplotlib
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
-from PIL import Image
-from transformers import CLIPTokenizer
 
-from figureground.models.opening import make_network, open_network, open_pipeline
-from figureground.pocket import WEIGHTS, captions, diffusion, robust, vae, world
-
-PREFER_FLOAT32 = {"dtype": "float32"}
-"""Put into the text encoder's config: else it opens in fp16 where its neighbours open in fp32, and the
-first product fails on a CPU."""
-
-
-def write(
-    autoencoder: AutoencoderKL, model: diffusion.TextToLatent, tokenizer: CLIPTokenizer, scale: float, out: Path
-) -> None:
-    """Writes a checkpoint directory that `StableDiffusionPipeline.from_pretrained` opens, in fp16."""
-    parts = {}
-    for name, part in (("vae", autoencoder), ("unet", model.unet), ("text_encoder", model.text_encoder)):
-        copied = make_network(type(part), part.config) if name != "text_encoder" else type(part)(part.config)
-        copied.load_state_dict(part.state_dict())
-        parts[name] = copied.half().cpu()
-    parts["vae"].register_to_config(scaling_factor=scale)
-    pipeline = StableDiffusionPipeline(
-        **parts, tokenizer=tokenizer, scheduler=diffusion.scheduler(), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    pipeline.save_pretrained(out, safe_serialization=True)
-    settings = out / "text_encoder" / "config.json"
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), **PREFER_FLOAT32}, indent=2) + "\n")
-    for config in out.rglob("*.json"):  # where a part was made is nobody's business
-        content = json.loads(config.read_text())
-        if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
-            config.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def sheet(checkpoint: Path, path: Path, device: str, steps: int = 25) -> None:
-    """Draws what the checkpoint makes of every foreground on five backgrounds, and of the props."""
-    pipeline = open_pipeline(StableDiffusionPipeline, checkpoint, str(checkpoint)).to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    scenes = world.BACKGROUNDS
-    prompts = [
-        f"a photo of a {name}, {captions.PHRASES[scenes[(i + 2 * j) % 10]]}"
-        for i, name in enumerate(world.FOREGROUNDS)
-        for j in range(5)
-    ]
-    prompts += [
-        f"a photo of a {p}, {captions.PHRASES[scenes[(i + j) % 10]]}"
-        for i, p in enumerate(world.PROPS[:4])
-        for j in range(5)
-    ]
-    images = []
-    for start in range(0, len(prompts), 35):
-        generator = torch.Generator(device).manual_seed(start)
-        images += pipeline(
-            prompts[start : start + 35], num_inference_steps=steps, guidance_scale=4.0, generator=generator
-        ).images
-    edge = 2 * world.SIZE
-    grid = Image.new("RGB", (10 * edge, 7 * edge))
-    for i, image in enumerate(images):
-        grid.paste(image.resize((edge, edge), Image.Resampling.NEAREST), (i % 10 * edge, i // 10 * edge))
-    grid.save(path)
+from figureground.models.bundled import WEIGHTS
+from figureground.models.opening import open_network, open_pipeline
+from figureground.pocket import captions, diffusion, robust, vae
+from figureground.pocket.checkpoint import sheet, write
 
 
 def curves(work: Path) -> None:
@@ -151,10 +95,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         first_model.text_encoder.load_state_dict(bundled.text_encoder.state_dict())
 
     autoencoder = vae.train(args.work, args.device, args.seed, first_vae, replace(vae.SETTINGS, steps=args.vae_steps))
+
+    def on_save(network: diffusion.TextToLatent, scale: float) -> None:
+        write(autoencoder, network, tokenizer, scale, args.work / "checkpoint")
+        sheet(args.work / "checkpoint", args.work / "samples.png", args.device, steps=12)
+
     model, scale = diffusion.train(
         autoencoder, tokenizer, args.work, args.device, args.seed, first_model,
         replace(diffusion.SETTINGS, steps=args.diffusion_steps, learning_rate=args.learning_rate), args.pictures,
-        args.bfloat16, first_vae.config.scaling_factor if first_vae else None,
+        args.bfloat16, first_vae.config.scaling_factor if first_vae else None, on_save,
     )  # fmt: skip
     write(autoencoder, model, tokenizer, scale, args.work / "checkpoint")
     sheet(args.work / "checkpoint", args.work / "samples.png", args.device, steps=args.sheet_steps)

@@ -15,14 +15,14 @@ import jinja2
 import numpy as np
 import yaml
 
-from figureground.core.files import FileError, read_text, replace_changed
+from figureground.core.errors import listed
+from figureground.core.files import FileError, read_text, replace_changed, replace_text
+from figureground.core.resources import resource
 from figureground.core.text import code, fence, markdown, printable, steers
 from figureground.core.yaml_documents import safe_load
-from figureground.errors import listed
-from figureground.resources import resource
-from figureground.shards.writer import FORMATS, Columns, Shard, ShardError, replace_text
-from figureground.sources import NOT_STATED, Credit, credits_csv
-from figureground.table import cramers_v
+from figureground.recipe.table import cramers_v
+from figureground.shards.writer import FORMATS, Columns, Shard, ShardError
+from figureground.sources.provenance import NOT_STATED, Credit, credits_csv
 
 BEGIN = "<!-- figureground: begin generated -->"
 END = "<!-- figureground: end generated -->"

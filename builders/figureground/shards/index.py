@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from figureground.core.files import FileError, read_json, read_object
+from figureground.core.errors import listed, printable
+from figureground.core.files import FileError, read_json, read_object, replace_text
+from figureground.core.locks import lock
 from figureground.core.shapes import Count, Each, Optional, check_shape
-from figureground.errors import listed, printable
-from figureground.recipe import FORMAT, format_of
+from figureground.recipe.document import FORMAT, format_of
 from figureground.shards import card, croissant
 from figureground.shards.index_shape import CELL, FILES, read_index
 from figureground.shards.index_shape import INDEX as INDEX
@@ -28,9 +29,7 @@ from figureground.shards.writer import (
     Shard,
     ShardError,
     clean_stale,
-    lock,
     remove_locks,
-    replace_text,
     to_text,
 )
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, check_regular, open_regular, parse_json, read_object
-from figureground.errors import FiguregroundError
-from figureground.images import IMAGE_FORMATS
-from figureground.sample import Guide, Spec
+from figureground.recipe.config import IMAGE_FORMATS
+from figureground.recipe.sample import Guide, Spec
 from figureground.shards.directory import refuse_strange
 from figureground.shards.index_shape import INDEX, read_index
 from figureground.shards.writer import Columns, Encoded

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from figureground.errors import FiguregroundError, counted
+from figureground.core.errors import FiguregroundError, counted
 
 REMEDIES = {
     "safety-flagged": "If they are harmless, build without the safety checker, in a new directory: --set safety=off.",

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import errno
-import fcntl
 import hashlib
 import itertools
 import json
@@ -26,26 +24,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from figureground.core.errors import FiguregroundError, listed
 from figureground.core.files import (
-    FileError,
-    create_bytes,
     create_text,
     read_object,
-    replace_bytes,
-    replace_text,
     sync_directory,
     temporary,
 )
-from figureground.errors import FiguregroundError, listed
-from figureground.images import encode
-from figureground.recipe import FORMAT
-from figureground.sample import Reject, Sample, Spec
+from figureground.core.locks import lock, unlink_while_held
+from figureground.recipe.document import FORMAT
+from figureground.recipe.sample import Reject, Sample, Spec
+from figureground.sources.images import encode
 
 if TYPE_CHECKING:
     from datasets import Features
-
-__all__ = ["create_bytes", "create_text", "replace_bytes", "replace_text"]
-"""What other modules take from here, beside what is defined here; it lies in `core.files`."""
 
 REASON = "reason"
 """The column of published rejects that says why."""
@@ -95,7 +87,6 @@ _TEMPORARY = re.compile(
     rf"\.((?P<shard>{_NAME})\.(parquet|tar|jsonl|json)|index\.json|croissant\.json|attribution\.csv|README\.md|preview\.png|report\.html|(?P<settled>recipe\.json|numerics\.json|done\.json|(?i:licen[cs]e|notice|attribution|citation).*|.+\.(csv|parquet)))\.\d+-[0-9a-f]{{16}}\.tmp"
 )
 _LOCK = re.compile(rf"\.{_NAME}\.lock")
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 class ShardError(FiguregroundError, ValueError):
@@ -700,33 +691,6 @@ def claim(directory: Path, shard: Shard) -> Iterator[bool]:
         yield held
 
 
-@contextlib.contextmanager
-def lock(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[bool]:
-    """Holds a lock file, alone or shared, which is created where there is none; yields whether it is held."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        handle = _open_lock(path)
-        try:
-            held = _flock(handle, wait=wait, shared=shared)
-            # Whoever held it before may have removed it meanwhile: then this is a lock that nobody else sees.
-            if held and not _same_file(handle, path):
-                continue
-            yield held is not False
-            return
-        finally:
-            os.close(handle)
-
-
-def _open_lock(path: Path) -> int:
-    """A lock file, opened; one that is a link isn't followed, or a file elsewhere would be created."""
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise FileError(path, "this lock file is a link. Remove it") from None
-        raise
-
-
 def clean_stale(directory: Path) -> list[Path]:
     """Removes temporary files that a killed build left; returns what it removed.
 
@@ -746,7 +710,7 @@ def clean_stale(directory: Path) -> list[Path]:
             held_by = STAGES_LOCK if match["settled"] else INDEX_LOCK
             if match["shard"]:
                 held_by = f"{MARKERS}/.{match['shard']}.lock"
-            if _unlink_while_held(directory / held_by, path):
+            if unlink_while_held(directory / held_by, path):
                 removed.append(path)
     return removed
 
@@ -755,43 +719,7 @@ def remove_locks(directory: Path) -> None:
     """Removes the lock files that no process holds."""
     for name in (STAGES_LOCK, WORKING_LOCK):
         if (directory / name).exists():
-            _unlink_while_held(directory / name, directory / name)
+            unlink_while_held(directory / name, directory / name)
     for path in (directory / MARKERS).glob(".*.lock"):
         if _LOCK.fullmatch(path.name):
-            _unlink_while_held(path, path)
-
-
-def _unlink_while_held(path: Path, target: Path) -> bool:
-    """Removes `target` if the lock `path` is free, and the lock file too if this call made it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    handle = _open_lock(path)
-    try:
-        if _flock(handle, wait=False) is not True or not _same_file(handle, path):
-            return False
-        target.unlink(missing_ok=True)
-        if new:
-            path.unlink(missing_ok=True)
-        return True
-    finally:
-        os.close(handle)
-
-
-def _flock(handle: int, *, wait: bool, shared: bool = False) -> bool | None:
-    """Whether the lock was taken; None where the file system has none."""
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    try:
-        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
-            return None
-        raise
-    return True
-
-
-def _same_file(handle: int, path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    return False
+            unlink_while_held(path, path)

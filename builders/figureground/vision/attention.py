@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from figureground.core.errors import FiguregroundError, listed
 from figureground.core.seeding import make_generator
-from figureground.errors import FiguregroundError, listed
 from figureground.vision.classifiers import Classifier
 from figureground.vision.preprocessing import Preprocessing, to_pixels
 

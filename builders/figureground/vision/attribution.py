@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
 from figureground.vision.attention import check_targets
 from figureground.vision.classifiers import Classifier
 from figureground.vision.preprocessing import Preprocessing, to_pixels

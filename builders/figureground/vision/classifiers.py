@@ -20,15 +20,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from figureground.classes import read_csv
 from figureground.core import libraries
+from figureground.core.errors import FiguregroundError, listed
 from figureground.core.names import loosely
+from figureground.core.resources import resource
 from figureground.core.seeding import make_generator
-from figureground.errors import FiguregroundError, listed
-from figureground.images import content_hash
+from figureground.models.bundled import ROBUST
 from figureground.models.opening import make_timm, open_network
-from figureground.pocket import ROBUST
-from figureground.resources import resource
+from figureground.recipe.classes import read_csv
+from figureground.sources.images import content_hash
 from figureground.vision import robust_weights
 from figureground.vision.model_files import check_weights, download, hash_files, is_pointer
 from figureground.vision.preprocessing import Preprocessing, imagenet, read_preprocessing, read_timm, to_pixels

@@ -13,11 +13,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
+from figureground.core import signals
+from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, printable
+from figureground.core.files import replace_bytes
 from figureground.core.owned import encode_png, is_ours, refuse_within
-from figureground.errors import FiguregroundError, RecipeError, counted, listed, printable
-from figureground.images import UnreadableImage, list_images, list_odd, read_image
-from figureground.run import signals
-from figureground.shards.writer import replace_bytes
+from figureground.sources.images import UnreadableImage, list_images, list_odd, read_image
 from figureground.vision.classifiers import Classifier, Reading
 from figureground.vision.neural_pca import Components, fit, weigh, write_components
 

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from figureground.errors import FiguregroundError
-from figureground.images import content_hash
+from figureground.core.errors import FiguregroundError
+from figureground.sources.images import content_hash
 
 PICKLES = (".bin", ".pt", ".pth")
 _LFS = b"version https://git-lfs"

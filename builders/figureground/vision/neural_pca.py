@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from figureground.errors import FiguregroundError
-from figureground.shards.writer import replace_bytes
+from figureground.core.errors import FiguregroundError
+from figureground.core.files import replace_bytes
 
 if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from figureground.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError
 from figureground.models.opening import open_part
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

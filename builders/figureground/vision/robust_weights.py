@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from figureground.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, listed
 from figureground.vision.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 SUFFIXES = (".safetensors", ".pt", ".pth")

@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from figureground.core import libraries
+from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.files import read_json
-from figureground.errors import FiguregroundError, RecipeError
+from figureground.models.bundled import SEGMENTER
 from figureground.models.opening import open_network, open_part, refuse_code
 from figureground.models.parts import check_words
-from figureground.pocket import SEGMENTER
+from figureground.models.segmenters import BOXES, MASKS, POCKET, models_of
 from figureground.vision.model_files import check_weights, download, hash_files
 from figureground.vision.preprocessing import Preprocessing, read_preprocessing, to_pixels
-from figureground.vision.segmenters import BOXES, MASKS, POCKET, models_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

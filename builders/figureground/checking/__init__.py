@@ -1,0 +1,1 @@
+"""Checks of a finished dataset: its files, shards and card."""

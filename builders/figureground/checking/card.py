@@ -1,0 +1,442 @@
+"""Checks what describes a dataset, README.md and croissant.json, against its shards.
+
+Only what is generated is checked. The licence, the language, the tags and all text outside the generated marks are
+the user's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import yaml
+from PIL import Image
+
+from figureground.core.errors import listed
+from figureground.core.files import FileError, inside, open_regular, read_object, read_text
+from figureground.core.shapes import Optional, check_shape
+from figureground.core.text import printable
+from figureground.core.yaml_documents import safe_load
+from figureground.shards.card import (
+    BEGIN,
+    CARD,
+    END,
+    MOST_FOREGROUNDS,
+    PREVIEW,
+    UNKNOWN_LICENSE,
+    generated_part,
+    one_foreground_each,
+)
+from figureground.shards.croissant import CROISSANT
+from figureground.shards.writer import Columns, Shard, ShardError
+
+ANEW = "Give the command that made the dataset again: it is written anew"
+"""What to do about index, card and Croissant."""
+
+_HEADER = re.compile(r"\A\s*^---[ \t]*\n(?P<yaml>.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
+_ESCAPE = re.compile(r"\\(.)")
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+
+def check_card(
+    directory: Path,
+    columns: Columns,
+    summary: Mapping[str, Any],
+    markers: Mapping[Shard, Mapping[str, Any]],
+    image_format: str,
+) -> tuple[list[str], list[str]]:
+    """Checks README.md: configs, features, splits, sizes, and the counts in its generated text.
+
+    Args:
+        directory: The dataset's directory.
+        columns: What its samples have.
+        summary: What `index.summarise` says of its markers.
+        markers: All of them.
+        image_format: What images are saved as.
+
+    Returns:
+        Findings and notes.
+    """
+    try:
+        text = read_text(directory / CARD, root=directory, encoding="utf-8-sig")
+    except FileError as error:
+        return [f"{CARD}: {error.reason}, so that nothing says what the files hold. {ANEW}."], []
+    except OSError as error:
+        why = "there is none" if isinstance(error, FileNotFoundError) else f"it can't be read ({error.strerror})"
+        return [f"{CARD}: {why}, so that nothing says what the files hold. {ANEW}."], []
+    match = _HEADER.match(text)
+    try:
+        header = (safe_load(match["yaml"]) or {}) if match else {}
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        return [f"{CARD}: its YAML header can't be read ({problem}). Mend it, or delete the file. {ANEW}."], []
+    if not isinstance(header, dict):
+        return [f"{CARD}: its YAML header is no mapping of keys to values. Mend it, or delete the file. {ANEW}."], []
+    found: list[str] = []
+    files = _files(markers)
+    samples = {split: said["samples"] for split, said in summary["splits"].items() if said["samples"]}
+    try:
+        found += _check_configs(directory, header.get("configs"), files, samples)
+        found += _check_info(directory, header.get("dataset_info"), columns, files, markers, image_format)
+        found += _check_size(header.get("size_categories"), summary["samples"])
+    except (TypeError, AttributeError, KeyError, ValueError, NotImplementedError) as error:
+        found.append(f"its configs and dataset_info aren't of the form that the Hub reads ({error!r})")
+    notes = []
+    if header.get("license") in (None, UNKNOWN_LICENSE):
+        notes.append(f"{CARD}: the license is unknown. Set one in its first lines before you publish; it is kept.")
+    body = text[match.end() :] if match else text
+    others = list(_check_shown(directory, body))
+    part = None
+    try:
+        part = generated_part(body)
+    except ShardError as error:
+        others.append(str(error))
+    if part is not None:
+        found += _check_text(body[slice(*part)], columns, summary)
+    elif BEGIN not in body and END not in body:
+        notes.append(
+            f"{CARD}: it has no generated part, for its marks were taken out; they come back when it is written anew."
+        )
+    return [*(f"{CARD}: {line}. {ANEW}, and what you wrote into it stays." for line in found), *others], notes
+
+
+# --- the images that it shows -----------------------------------------------------------------------
+
+_IMAGE = re.compile(
+    r"""!\[[^\]]*\]\(\s*(?:<(?P<angled>[^>\n]*)>|(?P<plain>[^\s()]+))"""
+    r"""|<img\b[^>]*?\bsrc\s*=\s*["'](?P<src>[^"'\n]+)"""
+)
+_FENCED = re.compile(r"^(?P<fence>`{3,}|~{3,}).*?^(?P=fence)", re.DOTALL | re.MULTILINE)
+_ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|//|/|#", re.IGNORECASE)
+
+
+def _check_shown(directory: Path, body: str) -> Iterator[str]:
+    """The images in the dataset that a card shows, and its preview even where the card doesn't; a finding each."""
+    shown = {PREVIEW} if os.path.lexists(directory / PREVIEW) else set()
+    for match in _IMAGE.finditer(_FENCED.sub("", body)):
+        target = match["angled"] or match["plain"] or match["src"]
+        if target and not _ELSEWHERE.match(target):
+            shown.add(unquote(re.split(r"[?#]", target)[0]))
+    for name in sorted(shown):
+        problem = _cannot_show(directory, name)
+        if problem:
+            remedy = (
+                f"Delete it and give `figureground show {directory}`: it is drawn anew"
+                if name == PREVIEW
+                else "Bring it back, or take it out of the card"
+            )
+            yield f"{name}: the card shows it, and {problem}. {remedy}."
+
+
+def _cannot_show(directory: Path, name: str) -> str | None:
+    """What keeps an image from being shown; None where nothing does."""
+    try:
+        with open_regular(inside(directory, name), root=directory) as file:
+            if Path(name).suffix.lower() in Image.registered_extensions():
+                with Image.open(file) as picture:
+                    picture.load()
+            elif not file.read(1):  # of another kind, such as SVG
+                return "it is empty"
+    except FileNotFoundError:
+        return "it is missing"
+    except FileError as error:
+        return error.reason
+    except Exception as error:  # whatever a damaged file makes Pillow say
+        return f"it can't be opened ({error})"
+    return None
+
+
+# --- the YAML header --------------------------------------------------------------------------------
+
+
+def _files(markers: Mapping[Shard, Mapping[str, Any]]) -> dict[str, dict[str, set[str]]]:
+    """By kind and split, the files that markers tell of: data, webdataset, rejects."""
+    files: dict[str, dict[str, set[str]]] = {}
+    for shard, marker in markers.items():
+        for path in marker["files"]:
+            if not path.startswith("_"):
+                files.setdefault(path.split("/")[0], {}).setdefault(shard.split, set()).add(path)
+    return files
+
+
+def _check_configs(
+    directory: Path, configs: Any, files: Mapping[str, Mapping[str, set[str]]], samples: Mapping[str, int]
+) -> Iterator[str]:
+    """Each split's patterns have to match exactly the files of the split, all of one kind."""
+    if not isinstance(configs, list) or not configs:
+        yield "it has no configs, so that `load_dataset` can't tell the splits apart"
+        return
+    names = [config["config_name"] for config in configs]
+    if "default" not in names and "data" in files:
+        yield f"its configs are {listed(names)}, and none is the default"
+    if "rejects" in files and "rejects" not in names:
+        yield "it has no config for the rejects that are published"
+    for config in configs:
+        name, entries = config["config_name"], config["data_files"]
+        matched: dict[str, set[str]] = {}
+        for entry in entries:
+            patterns = [entry["path"]] if isinstance(entry["path"], str) else entry["path"]
+            matched.setdefault(entry["split"], set()).update(
+                path for pattern in patterns for path in _glob(directory, pattern)
+            )
+        folder = next((path.split("/")[0] for paths in matched.values() for path in paths), "data")
+        rejects = folder == "rejects"
+        wanted = {s: paths for s, paths in files.get(folder, {}).items() if rejects or s in samples}
+        if folder not in files:
+            yield f"the config {name} names files that no shard has ({listed(entry['path'] for entry in entries)})"
+            continue
+        if set(matched) != set(wanted):
+            yield f"the config {name} has the splits {listed(matched)}; the data has {listed(wanted)}"
+        for split in sorted(set(matched) & set(wanted)):
+            if matched[split] != wanted[split]:
+                lost, more = sorted(wanted[split] - matched[split]), sorted(matched[split] - wanted[split])
+                what = f"miss {listed(lost, 3)}" if lost else f"also match {listed(more, 3)}"
+                yield f"the config {name}, split {split}: its data_files {what}"
+
+
+def _glob(directory: Path, pattern: str) -> set[str]:
+    """The files that a pattern matches, as `load_dataset` would see them."""
+    paths = (path.relative_to(directory) for path in directory.glob(pattern) if path.is_file())
+    return {path.as_posix() for path in paths if not any(part.startswith((".", "_")) for part in path.parts)}
+
+
+def _check_info(
+    directory: Path,
+    info: Any,
+    columns: Columns,
+    files: Mapping[str, Mapping[str, set[str]]],
+    markers: Mapping[Shard, Mapping[str, Any]],
+    image_format: str,
+) -> Iterator[str]:
+    """Features, and the splits' sizes, of every config."""
+    from datasets import Features
+
+    infos = info if isinstance(info, list) else [info]
+    if not all(isinstance(each, dict) for each in infos):
+        yield "it has no dataset_info, so that labels have no names"
+        return
+    for each in infos:
+        name = each.get("config_name", "default")
+        of = "" if name == "default" else f"config {name}: "
+        if name == "default":
+            folder = "data" if "data" in files else "webdataset"
+            wanted = columns.features() if folder == "data" else columns.tar_features(image_format)
+        elif "rejects" in files:
+            import pyarrow.parquet as pq
+
+            folder = "rejects"
+            first = min(path for paths in files[folder].values() for path in paths)
+            try:
+                wanted = Features.from_arrow_schema(pq.read_schema(directory / first))
+            except Exception:  # a damaged file is told of elsewhere
+                continue
+        else:
+            yield f"dataset_info tells of a config {name} that the data doesn't have"
+            continue
+        given = Features._from_yaml_list(each.get("features") or [])
+        yield from (f"{of}{line}" for line in _compare_features(given, wanted))
+        yield from (f"{of}{line}" for line in _check_splits(directory, each, folder, markers))
+
+
+def _compare_features(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    if set(given) != set(wanted):
+        lost, more = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+        yield f"its features {f'lack {listed(lost)}' if lost else f'name {listed(more)}, which the data lacks'}"
+    for name in (name for name in wanted if name in given and given[name] != wanted[name]):
+        here, there = (getattr(feature, "names", None) for feature in (given[name], wanted[name]))
+        if here and there:
+            label = next((i for i, pair in enumerate(zip(here, there, strict=False)) if pair[0] != pair[1]), None)
+            if label is None:
+                yield f"its feature {name} has {len(here)} class names; the data has {len(there)}"
+            else:
+                yield f"its feature {name} calls label {label} {here[label]!r}; in the data it is {there[label]!r}"
+        else:
+            yield f"its feature {name} is a {given[name]!r}; in the data it is a {wanted[name]!r}"
+
+
+def _check_splits(
+    directory: Path, info: Mapping[str, Any], folder: str, markers: Mapping[Shard, Mapping[str, Any]]
+) -> Iterator[str]:
+    """num_examples, num_bytes and download_size."""
+    examples: dict[str, int] = {}
+    stored: dict[str, int] = {}
+    loaded: dict[str, int] = {}
+    for shard, marker in markers.items():
+        for path, file in marker["files"].items():
+            if path.split("/")[0] == folder:
+                rows = _rows(directory / path) if folder == "rejects" else marker["samples"]
+                examples[shard.split] = examples.get(shard.split, 0) + rows
+                stored[shard.split] = stored.get(shard.split, 0) + file["bytes"]
+                loaded[shard.split] = loaded.get(shard.split, 0) + marker.get("arrow_bytes", 0)
+    given = {split["name"]: split for split in info.get("splits") or []}
+    wanted = [split for split in examples if examples[split]]
+    if set(given) != set(wanted):
+        yield f"dataset_info has the splits {listed(given)}; the data has {listed(wanted)}"
+    for split in (split for split in wanted if split in given):
+        if given[split].get("num_examples") != examples[split]:
+            said = given[split].get("num_examples")
+            yield f"dataset_info says that split {split} has {said} examples; the data has {examples[split]}"
+        if folder != "rejects" and given[split].get("num_bytes") not in (None, stored[split], loaded[split]):
+            yield f"dataset_info gives split {split} {given[split]['num_bytes']} num_bytes, which the data doesn't have"
+    sizes = sum(stored[split] for split in wanted)
+    if folder != "rejects" and info.get("download_size") not in (None, sizes):
+        yield f"dataset_info says {info['download_size']} bytes of download_size; the files have {sizes}"
+
+
+def _rows(path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_metadata(path).num_rows
+    except Exception:  # a damaged file is told of elsewhere
+        return 0
+
+
+def _check_size(given: Any, samples: int) -> Iterator[str]:
+    given = [given] if isinstance(given, str) else given
+    if given and not any(_covers(str(category), samples) for category in given):
+        yield f"its size_categories {listed(given)} aren't that of {samples} images"
+
+
+def _covers(category: str, samples: int) -> bool:
+    """Whether a category such as `1K<n<10K` holds a number; its bounds count as inside."""
+    match = re.fullmatch(r"(?:(\d+)([KMBT]?)<)?n(?:([<>])(\d+)([KMBT]?))?", category)
+    if match is None:
+        return False
+    low = int(match[1] or 0) * _UNITS[match[2] or ""]
+    bound = int(match[4] or 0) * _UNITS[match[5] or ""]
+    return low <= samples and (not match[3] or (samples <= bound if match[3] == "<" else samples >= bound))
+
+
+# --- the generated text -----------------------------------------------------------------------------
+
+
+def _check_text(text: str, columns: Columns, summary: Mapping[str, Any]) -> Iterator[str]:
+    """The numbers of images, classes and groups, wherever the generated text gives them."""
+    numbers = {
+        "images": summary["samples"],
+        "foregrounds": len(columns.foregrounds),
+        "backgrounds": len(columns.backgrounds),
+    }
+    line = re.search(r"^([\d,]+) images\b.*?, ([\d,]+) foregrounds, ([\d,]+) backgrounds\b", text, re.MULTILINE)
+    for (what, number), said in zip(numbers.items(), line.groups() if line else (), strict=False):
+        if _number(said) != number:
+            yield f"its text says {said} {what}; the data has {number}"
+    kept = re.search(r"\bOf ([\d,]+) planned images ([\d,]+) were kept\b", text)
+    for what, said in zip(("planned", "samples"), kept.groups() if kept else (), strict=False):
+        if _number(said) != summary[what]:
+            yield f"its text says {said} {what}; the data has {summary[what]}"
+    for reason, said in re.findall(r"^\| ([\w-]+) \| ([\d,]+) \|$", _after(text, "| rejected because |"), re.MULTILINE):
+        if _number(said) != summary["rejects"].get(reason, 0):
+            yield f"its text says {said} rejects for {reason!r}; the data has {summary['rejects'].get(reason, 0)}"
+    alone = one_foreground_each(summary["splits"])
+    if alone:
+        yield from _check_one_table(text, alone, columns, summary["splits"])
+    for split, said in summary["splits"].items():
+        if said["samples"] and not alone:
+            yield from _check_table(text, split, columns, said)
+
+
+def _check_one_table(text: str, alone: Mapping[str, int], columns: Columns, splits: Mapping[str, Any]) -> Iterator[str]:
+    """The one table of splits that have one foreground each."""
+    groups = re.split(r"^## ", text.partition("\n## Groups\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    given = {row[0]: row for row in map(_cells, groups.splitlines()) if len(row) == len(columns.backgrounds) + 3}
+    for split, foreground in alone.items():
+        counts = {b: n for _, b, n in splits[split]["cells"]}
+        row = [counts.get(b, 0) for b in range(len(columns.backgrounds))]
+        wanted = [split, _bare(columns.foregrounds[foreground]), *map(str, row), str(sum(row))]
+        if split not in given:
+            yield f"its text tells nothing of the split {split}"
+        elif given[split] != wanted:
+            yield f"its text says of split {split} {listed(given[split][1:])}; in the data it is {listed(wanted[1:])}"
+
+
+def _check_table(text: str, split: str, columns: Columns, said: Mapping[str, Any]) -> Iterator[str]:
+    """A split's heading and the table of its groups."""
+    heading = re.search(rf"^#+ {split}: ([\d,]+) images\b", text, re.MULTILINE)
+    if heading is None:
+        yield f"its text tells nothing of the split {split}"
+        return
+    if _number(heading[1]) != said["samples"]:
+        yield f"its text says {heading[1]} images of split {split}; the data has {said['samples']}"
+    below = re.split(r"^#", text[heading.end() :], maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [line for line in below.splitlines() if line.startswith("|")]
+    given = [_cells(line) for line in lines[2:]]
+    wanted = _table(columns, said["cells"])
+    if lines and _cells(lines[0])[1:] != [*map(_bare, columns.backgrounds), "all"]:
+        yield f"the group table of split {split} has other backgrounds than the data"
+    elif [row[0] for row in given] != [row[0] for row in wanted]:
+        yield f"the group table of split {split} has other foregrounds than the data"
+    else:
+        for mine, theirs in zip(wanted, given, strict=True):
+            if mine != theirs:
+                yield (
+                    f"the group table of split {split} says of {mine[0]} {listed(theirs[1:])}; in the data it is "
+                    f"{listed(mine[1:])}"
+                )
+                return
+
+
+def _table(columns: Columns, cells: Sequence[Sequence[int]]) -> list[list[str]]:
+    """The rows that the group table is to have: a name, the counts of each background, and their sum."""
+    grounds = range(len(columns.backgrounds))
+    counts = {(f, b): n for f, b, n in cells}
+    rows = [(_bare(name), [counts.get((f, b), 0) for b in grounds]) for f, name in enumerate(columns.foregrounds)]
+    totals = ("all", [sum(row[b] for _, row in rows) for b in grounds])
+    shown = [*(rows if len(rows) <= MOST_FOREGROUNDS else []), totals]
+    return [[name, *map(str, row), str(sum(row))] for name, row in shown]
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a table's row, without Markdown's escapes."""
+    parts = re.split(r"(?<!\\)\|", line.strip())[1:-1]
+    return [_bare(_ESCAPE.sub(r"\1", part)) for part in parts]
+
+
+def _bare(text: str) -> str:
+    return printable(" ".join(text.split()))
+
+
+def _number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def _after(text: str, mark: str) -> str:
+    return text.partition(mark)[2].partition("\n\n")[0]
+
+
+# --- Croissant --------------------------------------------------------------------------------------
+
+
+def check_croissant(directory: Path, markers: Mapping[Shard, Mapping[str, Any]]) -> list[str]:
+    """Checks hashes and sizes of the files that croissant.json lists, where there is one."""
+    path = directory / CROISSANT
+    if not path.exists():
+        return []
+    try:
+        listing = read_object(path, root=directory)["distribution"]
+        check_shape(listing, [{"@type": str, "contentUrl": Optional(str)}], "distribution")
+    except FileError as error:
+        return [f"{CROISSANT}: {error.reason}. {ANEW}."]
+    except (OSError, ValueError, KeyError) as error:
+        why = "distribution is missing" if isinstance(error, KeyError) else error
+        return [f"{CROISSANT}: it can't be read ({why}). {ANEW}."]
+    files = [entry for entry in listing if entry["@type"].endswith("FileObject") and "contentUrl" in entry]
+    known = {path: file for marker in markers.values() for path, file in marker["files"].items()}
+    found = []
+    for entry in files:
+        name = next((path for path in known if entry["contentUrl"].endswith(path)), None)
+        if name is None:
+            if entry["contentUrl"].startswith(("data/", "webdataset/", "rejects/")):
+                found.append(f"{CROISSANT}: it lists {entry['contentUrl']}, which no marker tells of. {ANEW}.")
+            continue
+        size = re.match(r"\d{1,19}", str(entry.get("contentSize", known[name]["bytes"])))
+        if entry.get("sha256", known[name]["sha256"]) != known[name]["sha256"]:
+            found.append(f"{CROISSANT}: its SHA-256 of {name} isn't the one in the marker. {ANEW}.")
+        elif not size or int(size[0]) != known[name]["bytes"]:
+            found.append(f"{CROISSANT}: its contentSize of {name} isn't the one in the marker. {ANEW}.")
+    return found

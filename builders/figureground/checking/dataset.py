@@ -1,0 +1,612 @@
+"""Checks a dataset directory: markers, hashes, counts, every sample in every format, the card, leaks between splits."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from figureground.checking import similar
+from figureground.checking.card import ANEW, check_card, check_croissant
+from figureground.checking.shard import Expected, Seen, check_shard
+from figureground.core.differences import differences
+from figureground.core.errors import FiguregroundError, counted, listed, printable
+from figureground.core.files import FileError, check_regular, leaves, read_json, read_object
+from figureground.core.hashing import digest
+from figureground.core.numerics import usable_cores
+from figureground.core.progress import Progress
+from figureground.core.shapes import check_shape
+from figureground.recipe import document as recipes
+from figureground.shards import index, remaining
+from figureground.shards.directory import strange as directory_strange
+from figureground.shards.index_shape import COLUMNS
+from figureground.shards.writer import (
+    FORMATS,
+    MARKERS,
+    PRIVATE,
+    PUBLISHED_REJECTS,
+    RECIPE,
+    REJECTS,
+    Columns,
+    Shard,
+    ShardError,
+)
+
+NUMERICS = f"{PRIVATE}/numerics.json"
+GO_ON = "give the command that made the dataset again"
+
+_SHARD_NAME = re.compile(r"(?P<split>\w+?)(-e(?P<part>\d{1,18}))?-(?P<index>\d{5,18})-of-(?P<of>\d{5,18})", re.ASCII)
+_NAMED = 3
+"""How many pairs of pictures a line names."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check came to."""
+
+    findings: list[str] = field(default_factory=list)
+    """What is wrong, a line each: which file or key, what, and what to do."""
+    notes: list[str] = field(default_factory=list)
+    """What is worth knowing and no fault."""
+
+
+def check(directory: Path, show_progress: bool = True) -> Report:
+    """Checks everything that can be checked about a dataset without the models and pictures it was made from.
+
+    Every file is read whole, every image decoded, by as many threads as there are cores to use. A dataset whose build
+    isn't finished is checked as far as it is there. In memory stay about 100 bytes an image.
+
+    Args:
+        directory: What `build`, `extend`, `curate` or `merge` wrote.
+        show_progress: Whether to show a bar.
+
+    Raises:
+        FiguregroundError: The directory holds no dataset, or it can't be read.
+    """
+    directory = Path(directory)
+    if not (directory / MARKERS).is_dir():
+        raise FiguregroundError(
+            f"{directory} holds no dataset: there is no {MARKERS}. Give the directory that a build wrote."
+        )
+    return _Check(directory).run(show_progress)
+
+
+class _Check:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.findings: list[str] = []
+        self.notes: list[str] = []
+        self.recipe = self._read_json(RECIPE) or {}
+        self.index = self._read_json(index.INDEX)
+        self.made_by = str(self.recipe.get("builder", ""))
+        identity = self.recipe.get("identity")
+        self.identity: dict[str, Any] = identity if isinstance(identity, dict) else {}
+        self.markers: dict[Shard, dict[str, Any]] = {}
+        self.runs: dict[tuple[str, int], tuple[int, set[int]]] = {}
+        """By split and part: how many shards there have to be, and which have a marker."""
+        self.lacking = 0
+        """How many shards have no marker."""
+        self.unplaced: set[str] = set()
+        """Shards that the index lists and no run of markers tells of."""
+
+    def run(self, show_progress: bool) -> Report:
+        self.markers = self._read_markers()
+        formats = self._formats()
+        for shard, marker in self.markers.items():
+            self.findings += [f"{line} {self._again(shard)}" for line in _contradictions(shard, marker, formats)]
+        whole = self._check_runs()
+        self._check_remaining()
+        self._check_strangers()
+        self._check_recipe()
+        columns = self._columns()
+        if columns is None and self.markers:
+            self.notes.append(f"Samples weren't read: without {index.INDEX} nothing says what classes there are.")
+        looks = similar.can_look() and len({shard.split for shard in self.markers}) > 1
+        seen = self._check_shards(columns, looks, show_progress)
+        self._check_keys(seen)
+        self._check_sources(seen)
+        self._check_images(seen)
+        self._note_similar(seen)
+        if whole and columns is not None:
+            self._check_descriptions(columns, formats)
+        read = sum(each.read for each in seen)
+        splits = sorted({shard.split for shard in self.markers})
+        self.notes.insert(
+            0, f"{read:,} samples read in {len(self.markers)} shards of {listed(splits)}: {' and '.join(formats)}."
+        )
+        return Report(list(dict.fromkeys(map(_line, self.findings))), list(map(_line, self.notes)))
+
+    # --- what to do -----------------------------------------------------------------------------
+
+    def _again(self, shard: Shard) -> str:
+        return f"Delete {shard.path('marker')} and {GO_ON}: the shard is made anew."
+
+    # --- what there is --------------------------------------------------------------------------
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        """A file of JSON; None, and a finding, where it is damaged."""
+        try:
+            return read_object(self.directory / name, root=self.directory)
+        except FileNotFoundError:
+            return None
+        except FileError as error:
+            problem = error.reason
+        except OSError as error:
+            problem = f"it can't be read ({error.strerror})"
+        remedy = ANEW if name == index.INDEX else "Bring it back from a copy"
+        self.findings.append(f"{name}: {problem}. {remedy}.")
+        return None
+
+    def _read_markers(self) -> dict[Shard, dict[str, Any]]:
+        """The markers that can be used, in the order of the index."""
+        found: dict[Shard, dict[str, Any]] = {}
+        for path in sorted((self.directory / MARKERS).glob("[!.]*")):
+            name = f"{MARKERS}/{path.name}"
+            try:
+                marker = read_json(path, root=self.directory)
+                index.check_marker(marker)
+                shard = Shard.of_marker(marker)
+            except (OSError, ValueError) as error:
+                why = error.reason if isinstance(error, FileError) else error
+                self.findings.append(f"{name}: it is no marker of a shard ({why}). Delete it, and {GO_ON}.")
+                continue
+            if path.name != f"{shard.name}.json" or marker["shard"] != shard.name:
+                self.findings.append(
+                    f"{name}: it tells of the shard {shard.name}, not of its own. Delete it, and {GO_ON}."
+                )
+                continue
+            found[shard] = marker
+        order = {name: place for place, name in enumerate(self._listed_shards())}
+        return dict(sorted(found.items(), key=lambda item: (order.get(item[0].name, len(order)), item[0].name)))
+
+    def _listed_shards(self) -> list[str]:
+        """Names of the shards that the index lists."""
+        shards = (self.index or {}).get("shards", [])
+        return [str(s.get("shard")) for s in shards if isinstance(s, dict)] if isinstance(shards, list) else []
+
+    def _formats(self) -> tuple[str, ...]:
+        """What shards were written as: what the index says, or else what any marker does."""
+        said = (self.index or {}).get("formats")
+        if isinstance(said, list) and said and all(kind in FORMATS for kind in said):
+            return tuple(kind for kind in FORMATS if kind in said)
+        return tuple(
+            kind
+            for kind in FORMATS
+            if any(shard.path(kind) in marker["files"] for shard, marker in self.markers.items())
+        )
+
+    def _image_format(self) -> str:
+        said = (self.index or {}).get("image_format") or self.identity.get("image_format")
+        return said if said in ("jpg", "webp", "png") else "jpg"
+
+    def _columns(self) -> Columns | None:
+        """From the index, or, where a build isn't finished, from what a Parquet file says of itself."""
+        try:
+            said = (self.index or {})["columns"]
+            check_shape(said, COLUMNS, "columns")
+            return Columns.from_json(said)
+        except (KeyError, TypeError, ValueError) as error:
+            if self.index is not None:
+                why = f" ({error})" if isinstance(error, ValueError) else ""
+                self.findings.append(f"{index.INDEX}: it doesn't say the dataset's columns{why}. {ANEW}.")
+        for shard, marker in self.markers.items():
+            if shard.path("parquet") in marker["files"]:
+                columns = _columns_of(self.directory, shard.path("parquet"))
+                if columns is not None:
+                    return columns
+        return None
+
+    # --- markers, files, recipe -----------------------------------------------------------------
+
+    def _check_runs(self) -> bool:
+        """Whether no shard is missing; of each split and part there have to be all from 0 to n-1."""
+        runs: dict[tuple[str, int], list[Shard]] = {}
+        for shard in self.markers:
+            runs.setdefault((shard.split, shard.part), []).append(shard)
+        listed_shards = set(self._listed_shards())
+        for (split, part), shards in runs.items():
+            of = {shard.of for shard in shards}
+            if len(of) > 1:
+                self.findings.append(
+                    f"{MARKERS}: of split {split}{f', extension {part}' if part else ''}, some markers tell of "
+                    f"{' shards and others of '.join(map(str, sorted(of)))}, so some belong to another dataset. Remove "
+                    "those and their files."
+                )
+                continue
+            self.runs[split, part] = (shards[0].of, {shard.index for shard in shards})
+        # A marker may tell of millions of shards: those that are missing are counted, and only the first named.
+        in_runs = {name for name in listed_shards if (named := _shard_named(name)) and self._run_of(named)}
+        self.unplaced = listed_shards - in_runs - {shard.name for shard in self.markers}
+        total = sum(of for of, _ in self.runs.values()) + len(self.unplaced)
+        self.lacking = lacking = total - sum(len(there) for _, there in self.runs.values())
+        missing = list(itertools.islice(itertools.chain(self._lacking(), sorted(self.unplaced)), _NAMED))
+        missing += ["…"] if lacking > len(missing) else []
+        extended = self.identity.get("extended")
+        extensions = len(extended) if isinstance(extended, list) else 0
+        unbuilt = [n for n in range(1, extensions + 1) if not any(shard.part == n for shard in self.markers)]
+        go_on = GO_ON.capitalize()
+        if not (self.directory / index.INDEX).exists():
+            # Of a dataset with scenes, images a cell are told by scene.
+            splits = None if "scenes" in self.identity else self.identity.get("per_cell")
+            begun = {shard.split for shard in self.markers}
+            absent = [s for s in splits if s not in begun] if isinstance(splits, dict) else []
+            parts = [f"{total - lacking:,} of {counted(total, 'shard')} of the splits begun are done"]
+            parts += [f"missing are {listed(missing)}"] if missing else []
+            parts += [f"{listed(absent)} isn't begun"] if absent else []
+            self.findings.append(f"The dataset isn't finished: {'; '.join(parts)}. {go_on}.")
+        elif missing:
+            self.findings.append(
+                f"{lacking:,} of {total:,} shards have no marker: {listed(missing)}; "
+                f"{self._files_of_missing()}. {go_on}."
+            )
+        untold = sorted({shard.part for shard in self.markers if shard.part > extensions})
+        if untold and self.recipe and self.made_by not in recipes.COPIES:
+            self.findings.append(
+                f"{RECIPE} tells of {extensions or 'no'} extensions, and there are shards of extension "
+                f"{listed(untold)}. Bring it back from a copy, or give the command that extended the dataset again."
+            )
+        if unbuilt:
+            self.findings.append(f"{RECIPE} tells of an extension of which no shard is there. {go_on}.")
+        return not missing and not unbuilt and self.index is not None
+
+    def _check_remaining(self) -> None:
+        """A dataset, a split or an extension of which every image was rejected."""
+        if self.lacking or not self.markers:
+            return
+        try:
+            found = index.sum_markers(list(self.markers.items()))
+        except (KeyError, TypeError, ValueError):  # markers that contradict themselves have findings of their own
+            return
+        if problem := remaining.why_empty(found):
+            self.findings.append(f"{_sentence(problem)} {remaining.remedies(found['rejects'])} Build it anew.")
+            return
+        splits, extension = remaining.empty_splits(found), remaining.empty_extension(found)
+        lines = [_sentence(line) for line in (*splits, *([extension] if extension else []))]
+        if self.made_by in recipes.COPIES:  # whoever made the copy may have wanted that
+            self.notes += lines
+        else:
+            self.findings += [f"{line} {remaining.remedies(found['rejects'])} Build it anew." for line in lines]
+
+    def _run_of(self, shard: Shard) -> bool:
+        """Whether a shard belongs to one of the runs of shards that markers tell of."""
+        return self.runs.get((shard.split, shard.part), (0, set()))[0] == shard.of
+
+    def _is_missing(self, name: str) -> bool:
+        """Whether a shard should be there by what other markers or the index tell, and has no marker."""
+        shard = _shard_named(name)
+        if shard is None or not self._run_of(shard):
+            return name in self.unplaced
+        return shard.index not in self.runs[shard.split, shard.part][1]
+
+    def _lacking(self) -> Iterator[str]:
+        """Names of the shards of each run that have no marker, in order, as they are asked for."""
+        for (split, part), (of, there) in sorted(self.runs.items()):
+            yield from (Shard(split, i, of, 0, part).name for i in range(of) if i not in there)
+
+    def _files_of_missing(self) -> str:
+        there = [name for name in self._data_files() if self._is_missing(PurePosixPath(name).stem) and "/." not in name]
+        return f"their files are there ({listed(there, 2)})" if there else "their files are gone too"
+
+    def _data_files(self) -> Iterator[str]:
+        """Names of all that lies beside the data, temporary files too; linked directories aren't entered."""
+        for folder in ("data", "webdataset", PUBLISHED_REJECTS, REJECTS):
+            if leaves(self.directory / folder, self.directory):
+                continue
+            for path in sorted((self.directory / folder).rglob("*")):
+                if path.is_symlink() or not path.is_dir():
+                    yield path.relative_to(self.directory).as_posix()
+
+    def _check_strangers(self) -> None:
+        """Files beside the data that no marker knows of: `load_dataset` might read them."""
+        known = {path for marker in self.markers.values() for path in marker["files"]}
+        strange: list[str] = []
+        temporary = 0
+        for name in self._data_files():
+            path = PurePosixPath(name)
+            if path.name.startswith("."):
+                temporary += path.name.endswith(".tmp")
+            elif name not in known and not (self._is_missing(path.stem) and name in index.paths(path.stem)):
+                strange.append(name)
+        self.findings += [
+            f"{name}: no marker tells of this file. Remove it, or `load_dataset` may read it." for name in strange
+        ]
+        # Told by name alone: neither what is in there nor where a link leads is anybody's business.
+        self.findings += [
+            f"{printable(name)}: {problem}. Put a file of its own there, or remove it."
+            for name, problem in directory_strange(self.directory)
+        ]
+        if temporary:
+            self.notes.append(f"{temporary} temporary files lie beside the data, of a build that runs or was killed.")
+
+    def _check_recipe(self) -> None:
+        if not self.recipe:
+            if not any(line.startswith(RECIPE) for line in self.findings):
+                self.findings.append(f"{RECIPE}: it is missing, so nobody knows how to build this. Bring it back.")
+            return
+        identity, content = self.recipe.get("identity"), self.recipe.get("content")
+        version = {"format": self.recipe["format"]} if "format" in self.recipe else {}
+        self._check_versions()
+        if not isinstance(identity, dict) or not isinstance(content, dict) or "sha256" not in self.recipe:
+            self.findings.append(f"{RECIPE}: it lacks identity, content or sha256. Bring it back from a copy.")
+        elif digest({**version, "builder": self.made_by, **identity, **content}) != self.recipe["sha256"]:
+            self.findings.append(
+                f"{RECIPE}: its settings don't have the SHA-256 that it records, so it was edited. Bring it back."
+            )
+        else:
+            self._check_seal()
+        if self.made_by not in recipes.COPIES and self.markers and not (self.directory / NUMERICS).exists():
+            self.findings.append(f"{NUMERICS}: it is missing, so the shards can't be made again. Bring it back.")
+        numerics = self._read_json(NUMERICS) or {}
+        if numerics.get("mixed"):
+            self.notes.append(f"The numerics are mixed ({NUMERICS}): rebuilt, some pictures may differ in a last bit.")
+
+    def _check_versions(self) -> None:
+        """Recipe, index and markers have to say one version of the format."""
+        said = [(RECIPE, self.recipe), *([(index.INDEX, self.index)] if self.index else [])]
+        said += [(shard.path("marker"), marker) for shard, marker in self.markers.items()]
+        found: dict[int, list[str]] = {}
+        for name, saved in said:
+            try:
+                found.setdefault(recipes.format_of(saved, name), []).append(name)
+            except FiguregroundError as error:
+                self.findings.append(str(error))
+        if len(found) > 1:
+            each = "; ".join(f"format {version}: {listed(names, _NAMED)}" for version, names in sorted(found.items()))
+            self.findings.append(f"Files of several versions of the format lie in one dataset: {each}. Build it anew.")
+        elif found and (version := next(iter(found))) != recipes.FORMAT:
+            self.notes.append(
+                f"The dataset is of format {version}; this release draws format {recipes.FORMAT}. It can be read, "
+                "curated and published, but not built further or extended: see docs/format.md."
+            )
+
+    def _check_seal(self) -> None:
+        """Edits of what `sha256` doesn't cover: it holds the content of classes, lists and checkpoint, not their names.
+
+        The index of a finished dataset knows the recipe too, so that one of another dataset is found.
+        """
+        known = (self.index or {}).get(index.RECIPE_SHA256)
+        sealed = recipes.is_sealed(self.recipe)
+        if sealed is False or (sealed is None and (known is not None or self.recipe.get("format", 1) != 1)):
+            self.findings.append(
+                f"{RECIPE}: it isn't as it was saved ({recipes.SEAL} says so): something in it but the execution "
+                "settings was edited. Bring it back from a copy."
+            )
+        elif sealed is None:
+            self.notes.append(f"{RECIPE}: an older release wrote it, so edits of names and paths in it can't be found.")
+
+    # --- samples --------------------------------------------------------------------------------
+
+    def _check_shards(self, columns: Columns | None, looks: bool, show_progress: bool) -> list[Seen]:
+        """All shards, several at a time; Pillow and hashing let go of Python's lock while they work."""
+        size = self.identity.get("size")
+        expected = Expected(
+            self.directory, columns, self._image_format(), size if isinstance(size, int) else None, self._again, looks
+        )
+        stop, lock = threading.Event(), threading.Lock()
+        total = sum(marker["samples"] for marker in self.markers.values())
+        seen = []
+        with (
+            Progress(total, unit="image", desc=f"checking {self.directory}", show=show_progress) as bar,
+            ThreadPoolExecutor(usable_cores(), thread_name_prefix="check") as pool,
+        ):
+
+            def progress(samples: int) -> None:
+                with lock:
+                    bar.update(samples)
+
+            futures = {
+                shard: pool.submit(check_shard, expected, shard, marker, progress, stop)
+                for shard, marker in self.markers.items()
+            }
+            try:
+                for shard, future in futures.items():
+                    try:
+                        seen.append(future.result())
+                        self.findings += seen[-1].findings
+                    except Exception as error:  # a file may go away, or hold what no library thought of
+                        problem = f"it can't be checked ({type(error).__name__}: {error})"
+                        self.findings.append(f"{shard.name}: {problem}. {self._again(shard)}")
+            finally:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+        return seen
+
+    def _check_keys(self, seen: Sequence[Seen]) -> None:
+        keys = _Places(seen, [each.keys for each in seen])
+        twice: dict[tuple[Shard, Shard], list[str]] = {}
+        for one, other in keys.equal():
+            twice.setdefault((keys.shard(one), keys.shard(other)), []).append(keys.key(one))
+        for (first, second), names in twice.items():
+            what = f"The key {names[0]} comes" if len(names) == 1 else f"{len(names)} keys come"
+            such = f": {listed(names, _NAMED)}" if len(names) > 1 else ""
+            self.findings.append(f"{what} twice, in {first.name} and in {second.name}{such}. {self._again(second)}")
+
+    def _check_images(self, seen: Sequence[Seen]) -> None:
+        images = _Places(seen, [each.images for each in seen])
+        within = 0
+        across: dict[tuple[str, str], list[str]] = {}
+        for one, other in images.equal():
+            splits = images.shard(one).split, images.shard(other).split
+            if splits[0] == splits[1]:
+                within += 1
+            else:
+                across.setdefault(splits, []).append(f"{images.key(one)} and {images.key(other)}")
+        for (a, b), pairs in across.items():
+            self.findings.append(
+                f"{len(pairs)} images of {b} have the same pixels as one of {a}: {listed(pairs, _NAMED)}. "
+                "Leave them out of one of the two with `figureground curate`."
+            )
+        if within:
+            self.notes.append(f"{within} images have the same pixels as another of their split.")
+
+    def _check_sources(self, seen: Sequence[Seen]) -> None:
+        """Cut-outs, templates and photographs, by their content."""
+        by_content: dict[str, dict[str, str]] = {}
+        for each in seen:
+            for content, id in each.sources.items():
+                by_content.setdefault(content, {}).setdefault(each.shard.split, id)
+        shared: dict[tuple[str, ...], list[str]] = {}
+        for ids in by_content.values():
+            if len(ids) > 1:
+                shared.setdefault(tuple(sorted(ids)), []).append(" = ".join(sorted(set(ids.values()))))
+        for splits, names in sorted(shared.items()):
+            self.findings.append(
+                f"{len(names)} cut-outs, templates or photographs are used in {' and in '.join(splits)}, so the splits "
+                f"aren't independent: {listed(sorted(names), _NAMED)}. Give each split its own."
+            )
+
+    def _note_similar(self, seen: Sequence[Seen]) -> None:
+        """Counts near-duplicates for each pair of splits."""
+        splits = list(dict.fromkeys(each.shard.split for each in seen))
+        if len(splits) < 2:
+            return
+        if not similar.can_look():
+            self.notes.append(
+                "Near-duplicates between splits weren't looked for: pip install 'figureground[check]' brings imagehash."
+            )
+            return
+        places = {}
+        for split in splits:
+            its = [each for each in seen if each.shard.split == split]
+            places[split] = _Places(its, [each.looks for each in its])
+        how = f"perceptual hash, at most {similar.NEAR} of {similar.BITS} bits apart"
+        lines = []
+        for a, b in combinations(splits, 2):
+            found, of_a, bits = similar.nearest(places[a].values, places[b].values)
+            if not len(found):
+                continue
+            pairs = [
+                f"{places[b].key(int(found[i]))} and {places[a].key(int(of_a[i]))} ({bits[i]} bits)"
+                for i in np.argsort(bits, kind="stable")[:_NAMED]
+            ]
+            lines.append(
+                f"{len(found):,} of {len(places[b].values):,} pictures of {b} look like one of {a} ({how}), such as "
+                f"{', '.join(pairs)}."
+            )
+        self.notes += lines or [f"No picture looks like one of another split ({how})."]
+
+    # --- index and card -------------------------------------------------------------------------
+
+    def _check_descriptions(self, columns: Columns, formats: Sequence[str]) -> None:
+        """Index, card and Croissant against the markers."""
+        assert self.index is not None
+        try:
+            summary = index.summarise(self.directory, list(self.markers), formats)
+        except (ShardError, KeyError, TypeError, OSError):
+            return  # what keeps the markers from being added up was told of already
+        saved = {"format": 1, **self.index}
+        saved = {name: saved.get(name) for name in summary}
+        where = [line.split(":")[0] for line in differences(saved, json.loads(json.dumps(summary)))]
+        known = self.index.get(index.RECIPE_SHA256)
+        told = any(line.startswith(RECIPE) for line in self.findings)
+        if known is not None and self.recipe and not told and known != self.recipe.get("sha256"):
+            self.findings.append(
+                f"{RECIPE}: it isn't the recipe that {index.INDEX} was written for, so it is another dataset's or an "
+                "extension's. Bring it back, or give the command that made the dataset again."
+            )
+        if where:
+            self.findings.append(f"{index.INDEX}: it disagrees with the markers in {listed(where, _NAMED)}. {ANEW}.")
+        findings, notes = check_card(self.directory, columns, summary, self.markers, self._image_format())
+        self.findings += findings
+        self.notes += notes
+        self.findings += check_croissant(self.directory, self.markers)
+
+
+class _Places:
+    """Digests of many shards behind each other, and where each stands."""
+
+    def __init__(self, seen: Sequence[Seen], values: Sequence[np.ndarray]) -> None:
+        self._seen = seen
+        self.values = np.concatenate(values) if values else np.empty((0, 2), np.uint64)
+        self._ends = np.cumsum([len(value) for value in values])
+
+    def _place(self, position: int) -> tuple[Seen, int]:
+        shard = int(np.searchsorted(self._ends, position, "right"))
+        return self._seen[shard], position - (int(self._ends[shard - 1]) if shard else 0)
+
+    def shard(self, position: int) -> Shard:
+        return self._place(position)[0].shard
+
+    def key(self, position: int) -> str:
+        seen, place = self._place(position)
+        return seen.key(place)
+
+    def equal(self) -> Iterator[tuple[int, int]]:
+        """Positions of what is the same: the first one, and each further one."""
+        order = np.lexsort((np.arange(len(self.values)), self.values[:, 1], self.values[:, 0]))
+        ordered = self.values[order]
+        same = np.concatenate([[False], (ordered[1:] == ordered[:-1]).all(axis=1)])[: len(ordered)]
+        first = 0
+        for place in np.flatnonzero(same):
+            if not same[place - 1]:
+                first = int(place) - 1
+            yield int(order[first]), int(order[place])
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _line(text: str) -> str:
+    """Text as one line that any terminal takes, whatever keys and names it holds."""
+    return " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
+
+
+def _contradictions(shard: Shard, marker: Mapping[str, Any], formats: Iterable[str]) -> Iterator[str]:
+    """What a marker says that can't be, a sentence each."""
+    name, rejected = shard.path("marker"), sum(marker["rejects"].values())
+    if marker["samples"] + rejected != marker["planned"]:
+        yield (
+            f"{name}: {marker['samples']} samples and {rejected} rejects aren't the {marker['planned']} images that "
+            "were planned."
+        )
+    if (counted := sum(n for *_, n in marker["cells"])) != marker["samples"]:
+        yield f"{name}: its cells add up to {counted}, not to its {marker['samples']} samples."
+    for kind in formats:
+        if shard.path(kind) not in marker["files"]:
+            yield f"{name}: it tells of no {shard.path(kind)}, though the dataset has that format."
+    if rejected and not any(path == shard.path("rejects") for path in marker["files"]):
+        yield f"{name}: it counts {rejected} rejects and tells of no file of them."
+    for path in marker["files"]:
+        if path not in index.paths(shard.name):
+            yield f"{name}: it tells of {path}, which is no file of this shard."
+
+
+def _shard_named(name: str) -> Shard | None:
+    """The shard of a name, without its images; None where it is no name of one."""
+    found = _SHARD_NAME.fullmatch(name)
+    try:
+        return found and Shard(found["split"], int(found["index"]), int(found["of"]), 0, int(found["part"] or 0))
+    except ShardError:
+        return None
+
+
+def _columns_of(directory: Path, name: str) -> Columns | None:
+    """The columns of a Parquet shard, as its schema tells them."""
+    import pyarrow.parquet as pq
+    from datasets import ClassLabel, Features, Value
+
+    try:
+        check_regular(directory / name, root=directory)
+        features = Features.from_arrow_schema(pq.read_schema(directory / name))
+        classes = {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
+        own = ("prompt", "key", "provenance")
+        return Columns(
+            classes.pop("foreground"),
+            classes.pop("background"),
+            classes,
+            tuple(n for n, feature in features.items() if isinstance(feature, Value) and n not in own),
+            "guide" in features,
+            "mask" in features,
+        )
+    except Exception:  # a damaged file is told of where it is read
+        return None

@@ -1,0 +1,536 @@
+"""Checks one shard: the bytes of its files, and every sample in them, in both formats side by side.
+
+A tar is hashed while its samples are read. A Parquet file is hashed before, and only read if its bytes are those that
+were written; what was just hashed still lies in the system's cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import itertools
+import os
+import re
+import tarfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from PIL import Image
+
+from figureground.checking import similar
+from figureground.core.errors import FiguregroundError, listed
+from figureground.core.files import MOST_TEXT, FileError, open_regular, parse_json
+from figureground.shards.index import INDEX
+from figureground.shards.reader import PROMPT, Stored, from_members, from_row, group_rows, tar_members
+from figureground.shards.writer import REASON, Columns, Shard
+from figureground.sources.images import open_stored, pixel_hash
+
+PIL_FORMATS = {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}
+"""Pillow's names for what images are saved as."""
+
+_KEY = re.compile(r"(?P<split>\w+)-(?P<foreground>\d{4,})-(?P<background>\d{2,})-\d{5,}", re.ASCII)
+_BLOCK = 2**20
+MOST_LOST = 100_000
+"""Most rows that a damaged row group is taken to have had."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What every shard of a dataset is to be like."""
+
+    directory: Path
+    columns: Columns | None
+    """None where nothing says them: files are then hashed, and samples aren't read."""
+    image_format: str
+    size: int | None
+    """Edge of the images in pixels, where the recipe says it."""
+    again: Callable[[Shard], str]
+    """What to do about a shard that is damaged, a sentence."""
+    looks: bool
+    """Whether to take perceptual hashes."""
+
+
+@dataclass
+class Problems:
+    """What is wrong with a shard, in few lines: samples with the same fault are counted in one."""
+
+    lines: list[str] = field(default_factory=list)
+    samples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+    def add(self, where: str, what: str, key: str, detail: str = "") -> None:
+        """A fault of one sample; the details of the first few are shown."""
+        self.samples.setdefault((where, what), []).append(f"{key} ({detail})" if detail else key)
+
+    def all(self, again: str) -> list[str]:
+        """A line for each fault, with what to do."""
+        grouped = [f"{where}: {what}: {listed(keys, 3)}." for (where, what), keys in self.samples.items()]
+        return [f"{line} {again}" for line in [*self.lines, *grouped]]
+
+
+@dataclass
+class Seen:
+    """What a shard turned out to hold."""
+
+    shard: Shard
+    findings: list[str] = field(default_factory=list)
+    read: int = 0
+    """Samples that could be read in at least one format."""
+    keys: np.ndarray = field(default_factory=lambda: _digests([]))
+    """Of every sample and reject, in order: uint64 (n, 2)."""
+    images: np.ndarray = field(default_factory=lambda: _digests([]))
+    """Of the images' pixels, or of the bytes of what can't be decoded, in order."""
+    looks: np.ndarray = field(default_factory=lambda: similar.looks([]))
+    """Perceptual hashes of the images; empty where none are taken."""
+    names: bytes = b""
+    """The keys themselves, a line each: as one they take the least memory."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Cut-outs, templates and photographs: content to id."""
+
+    def key(self, place: int) -> str:
+        """The key of the sample or reject at a place."""
+        return self.names.split(b"\n")[place].decode()
+
+
+def check_shard(
+    expected: Expected,
+    shard: Shard,
+    marker: Mapping[str, Any],
+    progress: Callable[[int], None] = lambda samples: None,
+    stop: threading.Event | None = None,
+) -> Seen:
+    """Reads all files of a shard, hashes them, and checks and compares their samples.
+
+    Args:
+        expected: What samples are to be like.
+        shard: Which one.
+        marker: What its marker says.
+        progress: Told of samples that are done.
+        stop: When set, the rest is left out.
+
+    Returns:
+        What it holds, and each fault as a line. Nothing that a file holds makes this raise.
+    """
+    return _Check(expected, shard, marker, progress, stop or threading.Event()).run()
+
+
+class _Check:
+    def __init__(
+        self,
+        expected: Expected,
+        shard: Shard,
+        marker: Mapping[str, Any],
+        progress: Callable[[int], None],
+        stop: threading.Event,
+    ) -> None:
+        self.expected, self.shard, self.marker = expected, shard, marker
+        self.progress, self.stop = progress, stop
+        self.problems = Problems()
+        self.seen = Seen(shard)
+        self.paths = {kind: shard.path(kind) for kind in ("parquet", "webdataset")}
+        self.cells: Counter[tuple[int, int]] = Counter()
+        self.keys: list[str] = []
+        self.images: list[bytes] = []
+        self.looks: list[bytes] = []
+
+    def run(self) -> Seen:
+        columns = self.expected.columns
+        there = [kind for kind, path in self.paths.items() if self._is_there(path)]
+        streams: dict[str, Iterator[Stored | None]] = {}
+        with contextlib.ExitStack() as stack:
+            intact = "parquet" in there and self._has_its_hash(self.paths["parquet"])
+            if intact and columns is not None:
+                # One of other bytes isn't read: what is damaged in it could mislead, or crash, the library.
+                path = self.expected.directory / self.paths["parquet"]
+                streams["parquet"] = self._parquet(path, columns)
+            if "webdataset" in there:
+                file = _Hashing(stack.enter_context(self._open(self.paths["webdataset"])))
+                if columns is not None:
+                    streams["webdataset"] = self._tar(cast(BinaryIO, file), columns)
+            if columns is not None:
+                self._read_samples(streams, columns)
+            if "webdataset" in there and not self.stop.is_set():
+                self._compare_hash(self.paths["webdataset"], file.digest())
+        others = (self.shard.path(kind) for kind in ("rejects", "published_rejects"))
+        for name in sorted(set(self.marker["files"]) & set(others)):
+            if self._is_there(name) and self._has_its_hash(name):
+                self._check_rejects(name)
+        names = [key.replace("\n", " ").encode("utf-8", "replace") for key in self.keys]
+        self.seen.names = b"\n".join(names)
+        self.seen.keys, self.seen.images = _digests([_digest(name) for name in names]), _digests(self.images)
+        self.seen.looks = similar.looks(self.looks)
+        self.seen.findings = self.problems.all(self.expected.again(self.shard))
+        return self.seen
+
+    # --- files ----------------------------------------------------------------------------------
+
+    def _is_there(self, path: str) -> bool:
+        """Whether the marker tells of a file and it can be read, with the size that the marker says."""
+        if path not in self.marker["files"]:
+            return False
+        try:
+            with self._open(path) as file:
+                size = os.fstat(file.fileno()).st_size
+        except FileError as error:
+            self.problems.lines.append(f"{path}: {error.reason}.")
+            return False
+        except FileNotFoundError:
+            self.problems.lines.append(f"{path}: it is missing.")
+            return False
+        except OSError as error:
+            self.problems.lines.append(f"{path}: it can't be read ({error.strerror}).")
+            return False
+        said = self.marker["files"][path]["bytes"]
+        if size != said:
+            self.problems.lines.append(f"{path}: it has {size:,} bytes; its marker says {said:,}.")
+        return True
+
+    def _open(self, path: str) -> io.BufferedReader:
+        return open_regular(self.expected.directory / path, root=self.expected.directory)
+
+    def _has_its_hash(self, path: str) -> bool:
+        with self._open(path) as file:
+            return self._compare_hash(path, hashlib.file_digest(file, "sha256").hexdigest())
+
+    def _compare_hash(self, path: str, sha256: str) -> bool:
+        if sha256 == self.marker["files"][path]["sha256"]:
+            return True
+        self.problems.lines.append(f"{path}: its SHA-256 isn't the one in its marker, so its bytes were changed.")
+        return False
+
+    def _check_rejects(self, path: str) -> None:
+        """Lines of rejects against the marker's counts, or published rejects, whose images must decode."""
+        if path.endswith(".jsonl"):
+            self._check_reject_lines(path)
+            return
+        if self.expected.columns is None:
+            return
+        reasons: Counter[str] = Counter()
+        wanted = self.expected.columns.of_rejects()
+        for row in self._rows(self.expected.directory / path, wanted):
+            if row is not None:
+                reasons[str(row.get(REASON))] += 1
+                picture = (row["image"] or {}).get("bytes")
+                if picture is not None:  # one that was planned and never made has none
+                    self._decode(path, str(row["key"]), picture, self.expected.image_format)
+        self._compare_reasons(path, reasons)
+
+    def _check_reject_lines(self, path: str) -> None:
+        reasons: Counter[str] = Counter()
+        with self._open(path) as file:
+            for number, line in enumerate(iter(lambda: file.readline(MOST_TEXT), b""), 1):
+                try:
+                    reject = parse_json(line, path)
+                    reasons[str(reject["reason"])] += 1
+                    self.keys.append(str(reject["key"]))
+                except (ValueError, KeyError, TypeError):
+                    self.problems.lines.append(f"{path}, line {number}: it tells of no key and reason.")
+        self._compare_reasons(path, reasons)
+
+    def _compare_reasons(self, path: str, reasons: Mapping[str, int]) -> None:
+        if dict(reasons) != self.marker["rejects"]:
+            self.problems.lines.append(
+                f"{path}: it tells of {_counts(reasons)}; the marker says {_counts(self.marker['rejects'])}."
+            )
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def _rows(self, path: Path, columns: Columns) -> Iterator[dict[str, Any] | None]:
+        """The rows of a Parquet file; None stands for one that can't be read."""
+        import pyarrow.parquet as pq
+
+        where = path.relative_to(self.expected.directory).as_posix()
+        try:
+            with pq.ParquetFile(path) as file:
+                if not self._schema_fits(where, file.schema_arrow, columns):
+                    return
+                for group in range(file.num_row_groups):
+                    read = 0
+                    try:
+                        for row in group_rows(file, group):
+                            yield row
+                            read += 1
+                    except Exception as error:
+                        self.problems.lines.append(f"{where}: row group {group} can't be read ({_said(error)}).")
+                        lost = min(file.metadata.row_group(group).num_rows, self.marker["planned"]) - read
+                        yield from itertools.repeat(None, max(0, min(lost, MOST_LOST)))
+        except Exception as error:  # pyarrow raises many kinds
+            self.problems.lines.append(f"{where}: it can't be read as Parquet ({_said(error)}).")
+
+    def _parquet(self, path: Path, columns: Columns) -> Iterator[Stored | None]:
+        """The samples of a Parquet shard; None stands for one that can't be read."""
+        where = path.relative_to(self.expected.directory).as_posix()
+        for row in self._rows(path, columns):
+            yield None if row is None else self._sample(where, row)
+
+    def _schema_fits(self, where: str, schema: Any, columns: Columns) -> bool:
+        """Whether the samples can be read; that names of classes differ doesn't hinder it."""
+        from datasets import Features
+
+        wanted = columns.features()
+        readable = schema.equals(wanted.arrow_schema)
+        if not readable:
+            self.problems.lines.append(
+                f"{where}: its columns are {listed(_typed(schema))}; the dataset's are "
+                f"{listed(_typed(wanted.arrow_schema))}."
+            )
+        elif Features.from_arrow_schema(schema) != wanted:
+            self.problems.lines.append(f"{where}: it names other classes than {INDEX}.")
+        return readable
+
+    def _sample(self, where: str, row: dict[str, Any]) -> Stored | None:
+        key = str(row["key"])
+        empty = [
+            name for name, value in row.items() if value is None or (isinstance(value, dict) and value["bytes"] is None)
+        ]
+        if empty:
+            self.problems.add(where, "a column is empty", key, listed(empty))
+            return None
+        name = row["image"]["path"]
+        if name is not None and name != f"{key}.{self.expected.image_format}":
+            self.problems.add(where, "the image's name is another", key, name)
+        return from_row(row)
+
+    def _tar(self, file: BinaryIO, columns: Columns) -> Iterator[Stored | None]:
+        """The samples of a tar; None stands for one that can't be read."""
+        where = self.paths["webdataset"]
+        wanted = {
+            self.expected.image_format, PROMPT, "json", "foreground.cls", "background.cls",
+            *(f"{name}.cls" for name in columns.labels), *(f"{name}.txt" for name in columns.texts),
+            *(f"{name}.png" for name in columns.pictures),
+        }  # fmt: skip
+        try:
+            for key, members in tar_members(file):
+                if set(members) != wanted:
+                    lacks, more = sorted(wanted - set(members)), sorted(set(members) - wanted)
+                    what = f"lacks {listed(lacks)}" if lacks else f"has {listed(more)} besides"
+                    self.problems.add(where, "its members aren't those of the dataset", key, what)
+                try:
+                    yield from_members(key, members) if wanted <= set(members) else None
+                except ValueError as error:
+                    self.problems.add(where, "a member can't be read", key, _said(error))
+                    yield None
+        except (OSError, tarfile.TarError, FiguregroundError, ValueError) as error:
+            self.problems.lines.append(f"{where}: it can't be read to its end ({_said(error)}).")
+
+    # --- samples --------------------------------------------------------------------------------
+
+    def _read_samples(self, streams: Mapping[str, Iterator[Stored | None]], columns: Columns) -> None:
+        """Goes through all formats side by side."""
+        counts = dict.fromkeys(streams, 0)
+        in_step, done = True, 0
+        for row in itertools.zip_longest(*streams.values(), fillvalue=_END):
+            if self.stop.is_set():
+                return
+            found = {k: s for k, s in zip(streams, row, strict=True) if isinstance(s, Stored)}
+            for kind, sample in zip(streams, row, strict=True):
+                counts[kind] += sample is not _END
+            if in_step and len(found) == 2:
+                in_step = self._compare(found["parquet"], found["webdataset"], columns)
+            if found:
+                self._check_samples(found, columns)
+            if (done := done + 1) % 50 == 0:
+                self.progress(50)
+        self.progress(done % 50)
+        for kind, count in counts.items():
+            if count != self.marker["samples"]:
+                self.problems.lines.append(
+                    f"{self.paths[kind]}: {count} samples can be read; its marker says {self.marker['samples']}."
+                )
+        said = Counter({(f, b): n for f, b, n in self.marker["cells"]})
+        if self.seen.read == self.marker["samples"] and self.cells != said:
+            differing = sorted(cell for cell in {*said, *self.cells} if said[cell] != self.cells[cell])
+            f, b = differing[0]
+            self.problems.lines.append(
+                f"{self.shard.path('marker')}: its cells aren't those of the data: {self.cells[f, b]} images of "
+                f"foreground {f} on background {b}, not {said[f, b]} ({len(differing)} cells differ)."
+            )
+
+    def _compare(self, parquet: Stored, tar: Stored, columns: Columns) -> bool:
+        """Compares what two formats say of a sample; whether it is the same sample."""
+        if parquet.key != tar.key:
+            self.problems.lines.append(
+                f"{self.paths['parquet']}: where it has {parquet.key}, {self.paths['webdataset']} has {tar.key}; "
+                "from there on they weren't compared."
+            )
+            return False
+        if parquet == tar:
+            return True
+        where = f"{self.paths['parquet']} and {self.paths['webdataset']}"
+        for what in ("image", "prompt", "provenance"):
+            if getattr(parquet, what) != getattr(tar, what):
+                self.problems.add(where, f"their {what} differs", parquet.key)
+        for of in ("labels", "texts", "pictures"):
+            one, other = getattr(parquet, of), getattr(tar, of)
+            for name in sorted({*one, *other}):
+                if one.get(name) != other.get(name):
+                    detail = "" if of == "pictures" else f"{one.get(name)!r} and {other.get(name)!r}"
+                    self.problems.add(where, f"their {name} differs", parquet.key, detail)
+        return True
+
+    def _check_samples(self, found: Mapping[str, Stored], columns: Columns) -> None:
+        """Checks a sample in each format, once where they say the same."""
+        first = next(iter(found.values()))
+        same = len(found) == 2 and found["parquet"] == found["webdataset"]
+        self.seen.read += 1
+        self.cells[first.labels["foreground"], first.labels["background"]] += 1
+        images = []
+        for kind, sample in list(found.items())[: 1 if same else None]:
+            where = self.shard.name if same else self.paths[kind]
+            self._check_labels(where, sample, columns)
+            images.append(self._decode(where, sample.key, sample.image, self.expected.image_format, self._edge(sample)))
+            for name, picture in sample.pictures.items():
+                self._decode(where, f"{sample.key}.{name}", picture, "png")
+        image = images[0]
+        self.keys.append(first.key)
+        self.images.append(_digest(first.image if image is None else pixel_hash(image).encode()))
+        if self.expected.looks:
+            # A picture that can't be decoded looks like no other; its place has to be filled all the same.
+            unlike = hashlib.sha256(first.key.encode()).digest()
+            self.looks.append(similar.look(image) if image is not None else unlike)
+
+    def _edge(self, sample: Stored) -> int | None:
+        if self.expected.size is not None:
+            return self.expected.size
+        with contextlib.suppress(ValueError, AttributeError):
+            size = parse_json(sample.provenance, sample.key).get("size")
+            return size if isinstance(size, int) else None
+        return None
+
+    def _check_labels(self, where: str, sample: Stored, columns: Columns) -> None:
+        """Labels, texts, prompt and key against each other and against provenance."""
+        key, problem = sample.key, self.problems.add
+        if not re.fullmatch(r"[^./\\\s]+", key):
+            problem(where, "its key holds dots, slashes or blanks", repr(key))
+        names = {"foreground": columns.foregrounds, "background": columns.backgrounds, **columns.labels}
+        labels = {name: sample.labels[name] for name in names}
+        for name, label in labels.items():
+            if not 0 <= label < len(names[name]):
+                problem(where, f"{name} isn't a label from 0 to {len(names[name]) - 1}", key, str(label))
+        if (form := _KEY.fullmatch(key)) is not None:
+            for name in ("foreground", "background"):
+                if int(form[name]) != labels[name]:
+                    problem(where, f"its {name} isn't the one in its key", key, f"label {labels[name]}")
+            if form["split"] != self.shard.split:
+                problem(where, "its key names another split", key)
+        try:
+            said = parse_json(sample.provenance, "provenance")
+        except FileError as error:
+            problem(where, "its provenance isn't JSON", key, _said(error))
+            return
+        if not isinstance(said, dict):
+            problem(where, "its provenance isn't a JSON object", key)
+            return
+        for name, mine in (("key", key), ("split", self.shard.split), ("prompt", sample.prompt)):
+            if said.get(name) != mine:
+                problem(where, f"its provenance names another {name}", key, f"{said.get(name)!r}")
+        for name, label in labels.items():
+            here = names[name][label] if 0 <= label < len(names[name]) else label
+            if said.get(name) != here:
+                detail = f"labelled {here!r}, provenance says {said.get(name)!r}"
+                problem(where, f"its {name} isn't the one in its provenance", key, detail)
+        both = {name: labels[name] for name in ("foreground", "background")}
+        if said.get("labels", both) != both:
+            problem(where, "its labels aren't those in its provenance", key, f"provenance says {said['labels']}")
+        for name in columns.texts:
+            if str(said.get(name)) != sample.texts[name]:
+                problem(where, f"its {name} isn't the one in its provenance", key)
+        guide = said.get("guide")
+        if isinstance(guide, dict):
+            for part in ("cutout", "template"):
+                if isinstance(id := guide.get(part), str) and "@" in id:
+                    self.seen.sources.setdefault(id.rpartition("@")[2], id)
+
+    def _decode(self, where: str, key: str, data: bytes, format: str, edge: int | None = None) -> Image.Image | None:
+        """The picture, decoded whole; None where that can't be done or it has another size."""
+        try:
+            image = open_stored(data)
+            if image.format != PIL_FORMATS[format]:
+                self.problems.add(where, f"its picture isn't a {format}", key, str(image.format))
+            if edge is not None and image.size != (edge, edge):
+                size = "{} by {} pixels".format(*image.size)
+                self.problems.add(where, f"its picture isn't {edge} by {edge} pixels", key, size)
+                return None
+            if image.format == "PNG":
+                image.verify()  # Loading passes over the checksums of pixel data.
+                image = open_stored(data)
+            image.load()
+        except Exception as error:  # Pillow's decoders let through whatever damage leads to
+            self.problems.add(where, "its picture can't be decoded", key, _said(error))
+            return None
+        return image
+
+
+_END = object()
+
+
+class _Hashing(io.RawIOBase):
+    """A file that hashes itself while it is read, however its reader jumps."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self._hashed = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        start = self._file.tell()
+        data = self._file.read(-1 if size is None else size)
+        if start + len(data) > self._hashed:
+            self._sha256.update(memoryview(data)[self._hashed - start :])
+            self._hashed = start + len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_SET and offset > self._hashed:
+            self._hash_to(offset)
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def digest(self) -> str:
+        """SHA-256 of the whole file; what wasn't read yet is read."""
+        self._hash_to(None)
+        return self._sha256.hexdigest()
+
+    def _hash_to(self, end: int | None) -> None:
+        self._file.seek(self._hashed)
+        while end is None or self._hashed < end:
+            block = self._file.read(_BLOCK if end is None else min(_BLOCK, end - self._hashed))
+            if not block:
+                return
+            self._sha256.update(block)
+            self._hashed += len(block)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _digests(digests: list[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(digests), np.uint64).reshape(len(digests), 2)
+
+
+def _said(error: BaseException) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    return text[:200] or type(error).__name__
+
+
+def _typed(schema: Any) -> list[str]:
+    return [f"{field.name} ({field.type})" for field in schema]
+
+
+def _counts(reasons: Mapping[str, int]) -> str:
+    return listed(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "none"

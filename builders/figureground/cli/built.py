@@ -1,0 +1,238 @@
+"""The commands on finished datasets: show, check, evaluate, curate, extend, merge, push."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from figureground.cli.arguments import Commands, add_device
+from figureground.core.errors import RecipeError, counted
+from figureground.core.files import read_object
+from figureground.core.owned import refuse_within
+from figureground.core.terminal import complain, say
+
+
+def add_show(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser("show", parents=[common], help="draw preview.png and report.html of a dataset")
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.set_defaults(run=_show)
+
+
+def _show(options: argparse.Namespace) -> int:
+    from figureground.methods.builder import open_dataset
+    from figureground.recipe.document import FORMAT, format_of
+    from figureground.report.sheet import license_note, show
+    from figureground.shards.finished import made_from_others
+    from figureground.shards.index import finish_again, markers
+
+    builder = open_dataset(options.directory)
+    draw, splits = (builder.draw_guide, list(builder.plan().totals())) if builder else (None, [])
+    for path in show(options.directory, draw_guide=draw, splits=splits):
+        say(path)
+    if note := license_note(options.directory):
+        say(note)
+    if builder:
+        builder.finish(options.directory)  # the card shows the preview
+        return 0
+    finish_again(options.directory)
+    if not made_from_others(options.directory):
+        version = format_of(next(iter(markers(options.directory).values())), str(options.directory))
+        why = "the recipe's cut-outs, lists or checkpoint are gone or have changed since the build"
+        if version != FORMAT:
+            why = f"{options.directory} is of format {version}, whose guides this release can't draw"
+        complain(f"figureground: {why}, so the report shows no guides.")
+    return 0
+
+
+def add_check(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "check", parents=[common], help="look at every file, hash, label and picture of a dataset"
+    )
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from figureground.checking.dataset import check
+
+    report = check(options.directory)
+    for line in [*report.findings, *report.notes]:
+        say(line)
+    say(f"{options.directory}: {counted(len(report.findings), 'finding') if report.findings else 'no findings'}.")
+    return 1 if report.findings else 0
+
+
+def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "evaluate", parents=[common], help="measure classifiers on a dataset; writes evaluation.json and .html",
+        description="Shows a dataset's pictures to classifiers. Of D3S sets it measures accuracy by foreground, "
+        "background and cell; of class-wise spurious sets, how far the pictures are taken for the class. The dataset "
+        "stays as it is.",
+    )  # fmt: skip
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--classifier", action="append", required=True, metavar="NAME",
+        help="pocket, a transformers directory or Hub id, timm:NAME, or a file of ResNet weights; several may be given",
+    )  # fmt: skip
+    parser.add_argument(
+        "--references", type=Path, metavar="DIR",
+        help="photographs in a folder a class, or a dataset, to compare with: the drop in accuracy from them; of "
+        "spurious sets, the same numbers for the references of each class",
+    )  # fmt: skip
+    parser.add_argument(
+        "--validation", type=Path, metavar="DIR",
+        help="pictures of the classes themselves, likewise: for average precision and ROC-AUC on spurious sets",
+    )  # fmt: skip
+    parser.add_argument(
+        "--control", action="append", type=Path, default=[], metavar="DIR",
+        help="a dataset built as a control, to see its drop beside the set's; several may be given",
+    )  # fmt: skip
+    parser.add_argument(
+        "--labels", type=Path, metavar="CSV", help="label,classifier_label: what classifiers call the dataset's labels"
+    )
+    parser.add_argument("--split", action="append", default=[], metavar="SPLIT", help="only this one; repeatable")
+    parser.add_argument("--out", type=Path, metavar="OUT", help="where to write (DIR/_evaluation)")
+    parser.add_argument(
+        "--save-scores", action="store_true", help="also write each picture's answer into DIR/_figureground/scores"
+    )
+    add_device(parser)
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures a batch (64)")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from figureground.evaluation.evaluating import JSON, PAGE, evaluate
+    from figureground.evaluation.summary import summarise
+    from figureground.shards.writer import PRIVATE
+
+    for name in ("references", "validation") if options.out is not None else ():
+        folder = getattr(options, name)
+        if folder is not None and not (folder / PRIVATE).is_dir():  # photographs, and no dataset
+            refuse_within(options.out, folder, f"--{name}")
+    done = evaluate(
+        options.directory, options.classifier, references=options.references, validation=options.validation,
+        labels=options.labels, controls=options.control, splits=options.split, out=options.out,
+        save_scores=options.save_scores, device=options.device, batch_size=options.batch_size,
+    )  # fmt: skip
+    say(summarise(done.report))
+    say()
+    for path in (done.out / JSON, done.out / PAGE, *done.scores):
+        say(path)
+    return 0
+
+
+def add_curate(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "curate", parents=[common], help="copy the samples for which a rule is true",
+        description="Copies a dataset without the samples for which RULE is false. Names in RULE: foreground, "
+        "background, split, key, prompt, seed, further columns, the provenance's fields (strength, guide.cutout), and "
+        "scores.NAME.COLUMN from _figureground/scores/NAME.csv or .parquet.",
+        epilog="example: figureground curate out/d3s --out out/day --keep \"background != 'night'\"",
+    )  # fmt: skip
+    parser.add_argument("directory", type=Path, metavar="IN")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT")
+    parser.add_argument("--keep", required=True, metavar="RULE")
+    parser.add_argument(
+        "--publish-rejects", action="store_true", help="also write what is dropped, as the config `rejects`"
+    )
+    parser.set_defaults(run=_curate)
+
+
+def _curate(options: argparse.Namespace) -> int:
+    from figureground.curation.curating import curate
+
+    out = curate(options.directory, options.out, options.keep, publish_rejects=options.publish_rejects)
+    return _say_samples(out, table=True)
+
+
+def add_extend(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser("extend", parents=[common], help="more images a cell, by the recipe of a dataset")
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--per-cell", action="append", required=True, metavar="SPLIT=N",
+        help="images a cell in all, as in train=20; of spurious by scene, as in plain=20",
+    )  # fmt: skip
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting that decides no pixel: workers=4"
+    )
+    parser.set_defaults(run=_extend)
+
+
+def _extend(options: argparse.Namespace) -> int:
+    from figureground.core.values import Setting, convert
+    from figureground.running.extend import extend
+
+    per_cell = {}
+    for text in options.per_cell:
+        split, equals, number = text.partition("=")
+        if not equals:
+            raise RecipeError("--per-cell", f"{text!r}: write it as SPLIT=N, as in --per-cell train=20.")
+        per_cell[split.strip()] = convert(Setting(number), int, f"--per-cell {split.strip()}")
+    return _say_samples(extend(options.directory, per_cell, options.set))
+
+
+def add_merge(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser("merge", parents=[common], help="join datasets; classes are unified by name")
+    parser.add_argument("directories", type=Path, nargs="+", metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT")
+    parser.set_defaults(run=_merge)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from figureground.curation.merging import merge
+
+    return _say_samples(merge(options.directories, options.out), table=True)
+
+
+def add_push(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "push", parents=[common], help="publish a dataset on the Hugging Face Hub",
+        description="Checks a dataset and uploads what the Hub lacks of it: data first, the card last. Login, token "
+        "and endpoint are those of huggingface_hub (hf auth login).",
+    )  # fmt: skip
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("repository", metavar="USER/NAME")
+    parser.add_argument(
+        "--private", action="store_true", help="make the repository private; a public one that exists is refused"
+    )
+    parser.add_argument(
+        "--revision", metavar="BRANCH", help="a branch (made where there is none) or a pull request, refs/pr/3"
+    )
+    parser.add_argument(
+        "--create-pr", action="store_true", help="open a pull request instead, or go on with the one that is open"
+    )
+    parser.add_argument(
+        "--formats", metavar="FORMAT[,FORMAT]", help="parquet, webdataset; all that there are if left out"
+    )
+    parser.set_defaults(run=_push)
+
+
+def _push(options: argparse.Namespace) -> int:
+    from figureground.hub.push import push
+
+    formats = None if options.formats is None else [name.strip() for name in options.formats.split(",")]
+    say(
+        push(
+            options.directory, options.repository, private=options.private, revision=options.revision,
+            create_pr=options.create_pr, formats=formats,
+        )
+    )  # fmt: skip
+    return 0
+
+
+def _say_samples(out: Path, table: bool = False) -> int:
+    """Prints what a dataset now has; with `table` also how its labels depend on each other."""
+    import numpy as np
+
+    from figureground.recipe.table import cramers_v
+    from figureground.shards.index import INDEX
+
+    index = read_object(out / INDEX, root=out)
+    say(f"{out}: {counted(index['samples'], 'sample')}. figureground show {out} draws it.")
+    for name, split in index["splits"].items() if table else ():
+        counts = np.zeros((len(index["columns"]["foregrounds"]), len(index["columns"]["backgrounds"])), np.int64)
+        for foreground, background, samples in split["cells"]:
+            counts[foreground, background] = samples
+        cells = f"{np.count_nonzero(counts):,} of {counts.size:,} cells"
+        say(f"  {name}: {counted(int(counts.sum()), 'image')} in {cells}, Cramér's V {cramers_v(counts):.3f}")
+    return 0

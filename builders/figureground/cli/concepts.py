@@ -1,0 +1,116 @@
+"""The commands on concepts: finetune, which learns one, and components, which shows what there is to learn."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from figureground.cli.arguments import Commands, add_device
+from figureground.core.devices import check_device
+from figureground.core.errors import RecipeError
+from figureground.core.owned import refuse_within
+from figureground.core.terminal import complain, say
+from figureground.finetune import settings as finetuning
+from figureground.finetune.door import refuse_unfit
+from figureground.models.needs import refuse_absent
+from figureground.sources.images import list_images
+
+
+def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "finetune", parents=[common], help="teach a diffusion model what reference pictures show, or go on with it",
+        description="Fine-tunes a checkpoint on pictures of a feature that makes classifiers say a class, so that "
+        "'a photo of a sks flower' draws it. Defaults are those of the pocket model, of any other checkpoint what is "
+        "usual for Stable Diffusion. x.txt beside x.jpg is its caption, with {V} where the identifier goes.",
+    )  # fmt: skip
+    parser.add_argument("--references", type=Path, required=True, metavar="DIR", help="three pictures or more")
+    parser.add_argument("--noun", required=True, help="what they truly show, such as flower")
+    parser.add_argument("--class", dest="label", required=True, metavar="CLASS", help="what classifiers then say")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--prior", type=Path, metavar="DIR",
+        help="images of the noun for prior preservation: your own, or those that a fine-tuning drew, with more added",
+    )  # fmt: skip
+    parser.add_argument(
+        "--components", type=Path, metavar="FILE", help="neural-PCA components of the class, for --features neural-pca"
+    )
+    parser.add_argument(
+        "--class-folder", type=Path, metavar="DIR",
+        help="images of the class itself, for --class-direction images and --early-stopping without-class: your own, "
+        "or those that a fine-tuning drew, with more added",
+    )  # fmt: skip
+    add_device(parser)
+    finetuning.add_arguments(parser)
+    parser.set_defaults(run=_finetune)
+
+
+def _finetune(options: argparse.Namespace) -> int:
+    settings = finetuning.from_arguments(vars(options))
+    refuse_within(options.out, options.references, "--references")
+    for flag, folder in (("--prior", options.prior), ("--class-folder", options.class_folder)):
+        if folder is not None:
+            refuse_within(options.out, folder, flag)
+    refuse_unfit(
+        options.references, options.noun, options.label, options.out, settings, prior=options.prior,
+        components=options.components, device=options.device, class_folder=options.class_folder,
+    )  # fmt: skip
+    from figureground.models.distilled import checkpoint_notes
+
+    speaks = os.environ.get("RANK", "0") == "0"  # of processes that were launched together, one
+    how = (settings.checkpoint, settings.revision, settings.sampling_steps, settings.guidance_scale)
+    for note in checkpoint_notes(*how) if speaks else ():
+        complain(f"figureground: {note}")
+    from figureground.finetune.dreambooth import finetune
+
+    out = finetune(
+        options.references, options.noun, options.label, options.out, settings, prior=options.prior,
+        class_folder=options.class_folder, components=options.components, device=options.device,
+    )  # fmt: skip
+    if speaks:
+        say(finetuning.done_message(out))
+    return 0
+
+
+def add_components(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "components", parents=[common], help="draw which images activate a class's neural principal components",
+        description="Class-wise neural PCA (Neuhaus et al. 2023): writes components.png, components.json and "
+        "components.safetensors, for a person to see which component of a class is spurious.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--classifier", required=True, metavar="NAME",
+        help="pocket, a transformers directory or Hub id, timm:NAME, or a file of ResNet weights",
+    )  # fmt: skip
+    parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit of a classifier on the Hub")
+    parser.add_argument("--class", dest="label", required=True, metavar="K", help="one of the classifier's classes")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="images of the class")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--count", type=int, default=10, metavar="N", help="components (10)")
+    parser.add_argument("--top", type=int, default=8, metavar="N", help="images of each (8)")
+    add_device(parser)
+    parser.set_defaults(run=_components)
+
+
+def _components(options: argparse.Namespace) -> int:
+    refuse_within(options.out, options.images, "--images")
+    check_device(options.device, "--device")
+    refuse_absent("--classifier", options.classifier)
+    for flag, value in (("--count", options.count), ("--top", options.top)):
+        if value < 1:
+            raise RecipeError(flag, f"give a number of at least 1, not {value}.")
+    if not options.images.is_dir():
+        raise RecipeError("--images", f"there is no directory {str(options.images)!r}.")
+    if len(list_images(options.images)) < 2:
+        raise RecipeError("--images", f"{str(options.images)!r} has fewer than 2 images in the directory itself.")
+    if options.out.exists() and not options.out.is_dir():
+        raise RecipeError("--out", f"{options.out} is a file; give a directory.")
+
+    from figureground.core.accelerator import choose_device
+    from figureground.vision.classifiers import open_classifier
+    from figureground.vision.components import analyse
+
+    device = choose_device(options.device)
+    classifier = open_classifier(options.classifier, revision=options.revision, device=device)
+    say(analyse(classifier, options.label, options.images, options.out, count=options.count, top=options.top))
+    return 0

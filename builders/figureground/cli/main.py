@@ -1,0 +1,128 @@
+"""The command `figureground`: plan, build, finetune, show, check, evaluate, groups, train, compare, curate,
+extend, merge, push, components.
+
+Exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from figureground import __version__
+from figureground.cli import built, concepts, recipes, training
+from figureground.core import signals
+from figureground.core.errors import FiguregroundError, UsageError
+from figureground.core.terminal import Parser, complain, discard, prepare, unwritable
+
+EXIT_CODES = (
+    "exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM"
+)
+COMMANDS = (
+    recipes.add_plan, recipes.add_settings, recipes.add_build, concepts.add_finetune, built.add_show, built.add_check,
+    built.add_evaluate, training.add_groups, training.add_train, training.add_compare, built.add_curate,
+    built.add_extend, built.add_merge, built.add_push, concepts.add_components,
+)  # fmt: skip
+"""In the order in which help lists them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    prepare()
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        _refuse_arguments(parser, unknown, options)
+    try:
+        with signals.handled():
+            _check_place(options)
+            code = options.run(options)
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise unwritable(error) from error
+            return code
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
+    except BrokenPipeError:  # whoever read the output, `head` say, has enough
+        discard(sys.stdout)
+        return 0
+    except Exception as error:
+        if signals.asked_to_stop() is not None:  # a library made something else of the interruption
+            return _stopped(error)
+        if options.debug:
+            raise
+        complain(f"figureground: {_explain(error, options)}")
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _refuse_arguments(parser: argparse.ArgumentParser, unknown: Sequence[str], options: argparse.Namespace) -> NoReturn:
+    """End with the arguments that no command knows, and with what to write if they are settings without `--set`."""
+    settings = [each for each in unknown if "=" in each and not each.startswith("-")]
+    hint = (
+        f". Each setting needs a --set of its own: --set {settings[0]}" if settings and hasattr(options, "set") else ""
+    )
+    parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+
+
+def _check_place(options: argparse.Namespace) -> None:
+    """Refuse a working directory that is gone, and arguments that are no UTF-8: no recipe or card could hold them.
+
+    Raises:
+        UsageError: Naming the argument.
+    """
+    try:
+        os.getcwd()
+    except OSError:
+        raise UsageError("the working directory is gone: it was removed or renamed. Change to another one.") from None
+    for name, value in vars(options).items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, str | os.PathLike):
+                try:
+                    os.fspath(each).encode()
+                except UnicodeEncodeError:
+                    raise UsageError(
+                        f"--{name.replace('_', '-')}: {os.fspath(each)!a} is no UTF-8 text. Rename the file or the "
+                        "directory, or type the name anew."
+                    ) from None
+
+
+def _stopped(error: BaseException) -> int:
+    complain(" ".join(["figureground: stopped.", *getattr(error, "__notes__", [])]))
+    return 128 + (signals.asked_to_stop() or signal.SIGINT)
+
+
+def _explain(error: Exception, options: argparse.Namespace) -> str:
+    from figureground.core import disk
+
+    if isinstance(error, FiguregroundError):
+        return str(error)
+    place = getattr(options, "out", None) or getattr(options, "directory", None)
+    trouble = disk.explain(error, place) if isinstance(error, OSError) and place else None
+    return trouble or f"{type(error).__name__}: {error}\n(--debug shows where)"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = Parser(
+        prog="figureground",
+        description="Datasets whose foreground and background labels depend on each other as much as you choose.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+    for add in COMMANDS:
+        add(commands, common)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

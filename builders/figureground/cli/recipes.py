@@ -1,0 +1,154 @@
+"""The commands on recipes: plan, settings, build."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from figureground.cli.arguments import Commands
+from figureground.core.errors import RecipeError, listed
+from figureground.core.terminal import complain, say, say_json
+
+if TYPE_CHECKING:
+    from figureground.methods.builder import Builder
+
+METHOD = (
+    "how the dataset is made: d3s (classes on backgrounds), spurious (what fools classifiers into a class), or, "
+    "from a biased training set, scgs (what misled a classifier is repainted) or ddb (another class's object is "
+    "painted in); may be left out if --recipe names it"
+)
+"""What the name of a builder stands for."""
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("method", nargs="?", metavar="METHOD", help=METHOD)
+    parser.add_argument(
+        "--recipe", type=Path, metavar="FILE", help="a YAML file, or the _figureground/recipe.json of a dataset"
+    )
+
+
+def _recipe() -> argparse.ArgumentParser:
+    """The arguments that name a recipe."""
+    parser = argparse.ArgumentParser(add_help=False)
+    _add_method(parser)
+    parser.add_argument(
+        "--config",
+        help="a named recipe to begin with: pocket (the demo, and the default); of d3s also imagenet, and the controls "
+        "text-only, reconstruction and same-background, with pocket- before them for the pocket model; of spurious "
+        "also spurious-imagenet; of scgs and ddb also photographs",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one setting: a text as it is, a list or mapping in YAML; dotted keys reach inside: per_cell.train=4",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N images in all")
+    parser.add_argument(
+        "--concepts", type=Path, metavar="DIR", help="of spurious: fine-tuned concepts, for several datasets to share"
+    )
+
+    parser.add_argument(
+        "--data", metavar="DIR|CSV", help="of scgs and ddb: the training set, as figureground groups reads it"
+    )
+    parser.add_argument(
+        "--classifier", metavar="NAME",
+        help="of scgs and ddb: whose errors count; train (the default), or one that was trained on the data",
+    )  # fmt: skip
+    return parser
+
+
+def add_plan(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "plan", parents=[_recipe(), common], help="print what a build would make; needs no weights"
+    )
+    parser.add_argument(
+        "--images-per-second", type=float, metavar="R", help="also print how long it would take at this speed"
+    )
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.set_defaults(run=_plan)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from figureground.methods.forecast import forecast, foresee
+
+    if options.images_per_second is not None and not 0 < options.images_per_second < math.inf:
+        raise RecipeError("--images-per-second", "give a number above 0.")
+    builder = _builder(options)
+    if options.json:
+        say_json(foresee(builder, options.images_per_second))
+    else:
+        say(forecast(builder, options.images_per_second))
+    return 0
+
+
+def add_settings(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser("settings", parents=[common], help="list what a recipe can say, with defaults")
+    _add_method(parser)
+    parser.add_argument("--config", help="whose defaults to print")
+    parser.set_defaults(run=_settings)
+
+
+def _settings(options: argparse.Namespace) -> int:
+    from figureground.core.errors import nearest_or_all
+
+    kind, recipe = _kind(options)
+    name = str(options.config or recipe.get("config") or kind.DEFAULT)
+    if name not in kind.CONFIGS:
+        raise RecipeError("config", f"{kind.METHOD} has no config {name!r}{nearest_or_all(name, kind.CONFIGS)}")
+    config = kind.config_of(name, recipe)
+    for field, text in type(config).told().items():
+        value = json.dumps(getattr(config, field), ensure_ascii=False).strip('"')
+        told = textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
+        say(f"{field}: {value}\n{told}")
+    say("\nThese decide no picture: " + ", ".join(config.EXECUTION) + ".")
+    return 0
+
+
+def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser("build", parents=[_recipe(), common], help="build a dataset, or go on with one")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.set_defaults(run=_build)
+
+
+def _build(options: argparse.Namespace) -> int:
+    builder = _builder(options)
+    for note in builder.checkpoint_notes():
+        complain(f"figureground: {note}")
+    out = builder.build(options.out)
+    say(builder.done_message(out))
+    return 0
+
+
+def _builder(options: argparse.Namespace) -> Builder:
+    kind, fields = _kind(options)
+    settings = [*options.set, *([f"limit={options.limit}"] if options.limit is not None else [])]
+    if options.concepts is not None:
+        settings.append(f"concepts={json.dumps(str(options.concepts))}")
+    settings += [f"{n}={json.dumps(v)}" for n in ("data", "classifier") if (v := getattr(options, n)) is not None]
+    return kind.from_recipe(fields, settings, options.config)
+
+
+def _kind(options: argparse.Namespace) -> tuple[type[Builder], dict[str, Any]]:
+    """Return the method's class, which the command or the recipe names, and what the recipe file says."""
+    from figureground.methods.builder import METHODS, builder_class
+    from figureground.recipe.document import COPIES, read_recipe
+
+    fields = read_recipe(options.recipe) if options.recipe else {}
+    named = fields.get("builder")
+    if named in COPIES:
+        raise RecipeError(
+            "METHOD", f"{options.recipe} is of a dataset that {named} made of others, so nothing builds it. Take the "
+            "recipe of one that it was made from."
+        )  # fmt: skip
+    if options.method and named and options.method != named:
+        raise RecipeError("METHOD", f"{options.method!r} is given, and {options.recipe} is a recipe of {named!r}.")
+    if not options.method and not named:
+        where = f"{options.recipe} names none (builder: d3s)" if options.recipe else "none is given"
+        raise RecipeError("METHOD", f"{where}. Name one of {listed(METHODS)}.")
+    return builder_class(options.method or str(named)), fields

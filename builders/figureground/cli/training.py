@@ -1,0 +1,161 @@
+"""The commands on labelled data sets, and what is trained on them: groups, train, compare."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from figureground.cli.arguments import Commands, add_device
+from figureground.core.errors import FiguregroundError, UsageError
+from figureground.core.owned import refuse_within
+from figureground.core.terminal import say, say_json
+from figureground.learn import settings as settings_of_training
+
+
+def add_groups(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "groups", parents=[common], help="count a labelled data set by class and attribute, and say what is odd in it",
+        description="Reads a data set of your own, or one that was built here: counts by class × attribute, how far "
+        "they depend on each other (Cramér's V), and what is odd. The layout is found out: a table "
+        "filename,y[,split][,a], ImageFolder's metadata, Waterbirds, CelebA, MetaShift, folders by class, or a "
+        "dataset. Nothing is written.",
+    )  # fmt: skip
+    parser.add_argument("data", type=Path, metavar="DIR|CSV")
+    parser.add_argument(
+        "--layout",
+        metavar="NAME",
+        help="table, imagefolder, waterbirds, celeba, dataset, metashift or folders, where it isn't plain",
+    )
+    parser.add_argument("--root", type=Path, metavar="DIR", help="where the files lie that a table names")
+    parser.add_argument(
+        "--y", metavar="NAME", help="the table's column (y) or CelebA's attribute (Blond_Hair) of the class"
+    )
+    parser.add_argument(
+        "--a", metavar="NAME[,NAME]", help="the same of the attribute (a; Male); the values of several are crossed"
+    )
+    parser.add_argument("--file", metavar="NAME", help="the table's column that names the files (filename)")
+    parser.add_argument("--split-column", metavar="NAME", help="the table's column that says the split (split)")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.set_defaults(run=_groups)
+
+
+def _groups(options: argparse.Namespace) -> int:
+    from figureground.data.groups import summarise, told
+    from figureground.data.layouts import read_groups
+
+    groups = read_groups(
+        options.data, options.layout, root=options.root, y=options.y, a=options.a, file=options.file,
+        split_column=options.split_column,
+    )  # fmt: skip
+    say_json(told(groups)) if options.json else say(summarise(groups))
+    return 0
+
+
+def add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "train", parents=[common], help="train classifiers on a labelled data set; tells the worst group's accuracy",
+        description="Trains a classifier a seed on the training split, chooses epochs by the worst group of validation "
+        "(the worst class where there are no attributes), and looks at the test split once, at the end. The same "
+        "command goes on with what was stopped.",
+    )  # fmt: skip
+    settings_of_training.add_arguments(parser)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR|CSV", help="as figureground groups reads it")
+    parser.add_argument(
+        "--add", action="append", type=Path, default=[], metavar="DIR",
+        help="a data set whose training pictures are added, classes matched by name; several may be given",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="classifiers, from seed 0 on (3)")
+    _add_layout(parser, "of --data")
+    parser.set_defaults(run=_train)
+
+
+def _train(options: argparse.Namespace) -> int:
+    refuse_within(options.out, options.data, "--data")
+    for added in options.add:
+        refuse_within(options.out, added, "--add")
+    settings = settings_of_training.from_arguments(vars(options))
+    from figureground.learn.door import ask
+
+    asked = ask(
+        settings, options.data, options.out, add=options.add, seeds=options.seeds, layout=options.layout,
+        root=options.root, y=options.y, a=options.a, file=options.file, split_column=options.split_column,
+        device=options.device, workers=options.workers,
+    )  # fmt: skip
+    from figureground.learn.trained import TABLE, tabulate
+    from figureground.learn.training import train_asked
+
+    report = train_asked(asked)
+    say(f"{tabulate(report)}\n\n{options.out / TABLE}")
+    return 0
+
+
+def add_compare(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "compare", parents=[common], help="train by several methods on a labelled data set; one table of all",
+        description="Trains classifiers by several methods on one data set, some on pictures that are made for it, and "
+        "tells the average and the worst group's accuracy of each. The same command goes on with what was stopped; "
+        "methods and seeds may be added later.",
+    )  # fmt: skip
+    parser.add_argument("data", type=Path, metavar="DIR|CSV", help="as figureground groups reads it")
+    parser.add_argument(
+        "--methods", required=True, metavar="A,B,…",
+        help="of erm, reweight, jtt, groupdro, dfr; paste, scgs, ddb, which add pictures that they make to training; "
+        "and one of those with another training than ERM, such as scgs+jtt",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--seeds", type=int, default=3, metavar="N",
+        help="from seed 0 on (3); where pictures are added, a seed makes those too",
+    )  # fmt: skip
+    settings_of_training.add_shared_arguments(parser)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME.KEY=VALUE",
+        help="a setting of one method or builder: jtt.upweight=50, ddb.strength=0.9, paste.quantile=0.8",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", metavar="NAME", help="recipe of scgs and ddb: pocket (for pictures up to 96 px), or photographs"
+    )
+    _add_layout(parser, "of the data")
+    parser.set_defaults(run=_compare)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    refuse_within(options.out, options.data, "the data in")
+    from figureground.comparison.comparing import SHARED, compare, parse_overrides
+    from figureground.comparison.tables import TABLE, tabulate
+
+    done: dict[str, Any] = {}
+    try:
+        compare(
+            options.data, [name.strip() for name in options.methods.split(",") if name.strip()], options.seeds,
+            options.out, training={name: value for name, value in vars(options).items() if name in SHARED},
+            overrides=parse_overrides(options.set), config=options.config, layout=options.layout, root=options.root,
+            y=options.y, a=options.a, file=options.file, split_column=options.split_column, device=options.device,
+            workers=options.workers, on_row=done.update,
+        )  # fmt: skip
+    except Exception as error:
+        if not done:
+            raise
+        say(f"{tabulate(done)}\n")
+        if isinstance(error, UsageError):  # what could have been said before the first row was said then
+            raise FiguregroundError(str(error)) from error
+        raise
+    say(f"{tabulate(done)}\n\n{options.out / TABLE}")
+    return 0
+
+
+def _add_layout(parser: argparse.ArgumentParser, what: str) -> None:
+    """Flags that say how a labelled data set lies, and where classifiers are trained."""
+    for flag, text in (
+        ("--layout", f"{what}, where it isn't plain: as for figureground groups"),
+        ("--root", "where the files lie that a table names"),
+        ("--y", "the column or attribute of the class"),
+        ("--a", "the same of the attribute, or of several: A,B"),
+        ("--file", "the column of a table that names the files"),
+        ("--split-column", "the column of a table that says the split"),
+    ):
+        parser.add_argument(flag, metavar="DIR" if flag == "--root" else "NAME", help=text)
+    add_device(parser)
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that decode pictures; they change no result")

@@ -1,0 +1,1 @@
+"""Rows of trainings, side by side on the same data."""

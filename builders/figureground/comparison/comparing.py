@@ -1,0 +1,386 @@
+"""`figureground compare`: methods against a bias, side by side on one data set, by the accuracy of the worst group."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from figureground.comparison import tables as compared
+from figureground.comparison.generators import PRUNED, Generators, PasteSettings
+from figureground.comparison.rows import GENERATORS, Row, parse_methods
+from figureground.core.devices import check_device
+from figureground.core.differences import differences
+from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
+from figureground.core.files import replace_text
+from figureground.core.terminal import remark
+from figureground.data.groups import GroupedPictures
+from figureground.data.layouts import read_groups
+from figureground.learn.directory import held, read_inputs, refuse_other, refuse_strangers, remove_drafts
+from figureground.learn.door import check_workers, list_seeds, refuse_backbone, refuse_revision, refuse_unfit
+from figureground.learn.material import Material, gather
+from figureground.learn.settings import MASKS, METHODS, MOST_POCKET, RULES, Training, choose_backbone
+from figureground.recipe import document as recipes
+
+if TYPE_CHECKING:
+    from figureground.learn.backbones import Backbone
+
+BY_GROUP = ("groupdro", "reweight")
+"""Trainings that need to know the attribute of each added picture, where the data say attributes."""
+TRAINED = "train"
+"""The folder of trained classifiers, one directory a row, or a row and seed."""
+
+SHARED = (
+    "backbone", "revision", "from_scratch", "augment", "epochs", "batch_size", "learning_rate", "weight_decay",
+    "add_weight", "add_steps", "select", "validate_every",
+)  # fmt: skip
+"""Settings of training that all methods may share; the others belong to one method."""
+
+INPUTS = "compare.json"
+"""What is compared on what: it makes the directory ours."""
+
+
+def parse_overrides(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Settings of single methods and generators from a command line: `jtt.upweight=20`, `ddb.strength=0.9`.
+
+    Raises:
+        UsageError: One that isn't written so.
+    """
+    settings = list(settings)
+    named = {recipes.parse_setting(text)[0][0] for text in settings}
+    kinds = {name: kind for name in named if (kind := _settings_of(name)) is not None}
+    found = recipes.apply_settings({}, settings, {}, kinds)
+    for name, fields in found.items():
+        if not isinstance(fields, Mapping):
+            raise RecipeError("--set", f"{name!r} says not of which method: write it as jtt.upweight=20.")
+    return found
+
+
+def _settings_of(name: str) -> Any:
+    """The type of what may be set for a method or a generator; None where there is none of that name."""
+    if name in METHODS:
+        return Annotated[dict[str, Any], Training]
+    if name == "paste":
+        return PasteSettings
+    if name not in GENERATORS:
+        return None
+    from figureground.methods.builder import builder_class
+
+    kind = builder_class(name)
+    return Annotated[dict[str, Any], type(kind.CONFIGS[kind.DEFAULT])]
+
+
+def compare(
+    data: Path | str,
+    methods: Sequence[str],
+    seeds: int | Sequence[int],
+    out: Path | str,
+    *,
+    training: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    config: str | None = None,
+    layout: str | None = None,
+    root: Path | str | None = None,
+    y: str | None = None,
+    a: str | None = None,
+    file: str | None = None,
+    split_column: str | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    show_progress: bool = True,
+    on_row: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Compares methods, or goes on with it: what is finished is never done again, methods and seeds may be added.
+
+    Where a method adds pictures, a seed is the whole pipeline: the pictures are made with it, pruned where the
+    generator prunes, and the classifier is trained with it. All that can be wrong with settings and data is said
+    before anything is trained or made.
+
+    Args:
+        data: As `read_groups` takes it, and so are `layout`, `root`, `y`, `a`, `file` and `split_column`.
+        methods: Names of `settings.METHODS` and `rows.GENERATORS`, and `GENERATOR+METHOD`. A generator alone is with
+            erm.
+        seeds: How many, from 0 on; or the seeds themselves.
+        out: A directory that is new, empty, or holds a comparison on the same data.
+        training: Settings of `Training` that all methods share, of `SHARED`. The classifiers that generators train
+            share them too, but for those of `generators.UNSHARED`.
+        overrides: By method or generator, settings of its own. Of paste: `masks` (`attended` or `true`), `quantile` and
+            `count_per_class`; without, as many as training has pictures a class.
+        config: Of the builders scgs and ddb; `pocket` for small pictures and `photographs` for others, unless said.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        workers: Threads that decode pictures; they change no result.
+        on_row: Is given the comparison so far after each row: what is there if a later row fails.
+
+    Returns:
+        The comparison, as `comparison.json` holds it.
+
+    Raises:
+        FiguregroundError: Data, backbone or directory can't be used, or a method can't work with the data.
+        RecipeError: A method or a setting that can't be used.
+        Stopped: A signal asked for it.
+    """
+    out, rows, chosen = Path(out), parse_methods(methods), list_seeds(seeds)
+    check_workers(workers)
+    check_device(device, "--device")
+    refuse_strangers(out, INPUTS)
+    training, overrides = training or {}, overrides or {}
+    where: dict[str, Any] = {"layout": layout, "root": root, "y": y, "a": a, "file": file, "split_column": split_column}
+    groups = read_groups(data, **where)
+    door = _Door(groups, gather(groups), training, overrides)
+    settings = door.check_trainings(rows)
+    generators = Generators(
+        data, where, groups.of_split(0), out, overrides, training, config or door.config, device, show_progress
+    )
+    made = door.check_generators(rows, generators, chosen[0])
+    door.open_backbones(settings)
+    if "paste" in made:
+        generators.check_paste(door.backbone)
+    identity = {"data": groups.fingerprint, "methods": door.identities, "generators": made}
+    work = _Work(data, where, rows, chosen, out, settings, generators, device, workers, show_progress, on_row)
+    with held(out, INPUTS, "compare"):
+        _take_up(out, json.loads(json.dumps(identity)))
+        for name, rule in door.rules.items():  # again: another comparison may have pruned meanwhile
+            generators.refuse_other_pruning(name, rule)
+        return work.run(door.about())
+
+
+# What is checked before anything is done
+
+
+@dataclass(eq=False)
+class _Door:
+    """Refuses what can't work."""
+
+    groups: GroupedPictures
+    material: Material
+    training: Mapping[str, Any]
+    overrides: Mapping[str, Mapping[str, Any]]
+    identities: dict[str, Any] = field(default_factory=dict)
+    """By training, what decides it."""
+    backbone: Backbone | None = None
+    """That of the first training."""
+    rules: dict[str, str] = field(default_factory=dict)
+    """By generator that prunes, its rule."""
+
+    def __post_init__(self) -> None:
+        self.edge = max(self.material.train.album.draw(0).size)
+        for name in self.training:
+            if name not in SHARED:
+                raise RecipeError(
+                    name, f"no setting that all methods share is called so{nearest_or_all(name, SHARED)} "
+                    "What belongs to one method is set for it, as jtt.upweight is."
+                )  # fmt: skip
+
+    @property
+    def config(self) -> str:
+        return "pocket" if self.edge <= MOST_POCKET else "photographs"
+
+    def check_trainings(self, rows: Sequence[Row]) -> dict[str, Training]:
+        """The settings of each training, erm's included where paste looks at its classifiers."""
+        used = {row.training for row in rows} | {row.generator for row in rows if row.generator}
+        if "paste" in used:
+            used.add("erm")
+        for name in self.overrides:
+            if name not in used:
+                raise RecipeError(
+                    name, f"no method that is compared has settings of that name{nearest_or_all(name, used)}"
+                )
+        settings = {
+            method: Training(method, **{**self.training, **self._own(method)}) for method in METHODS if method in used
+        }
+        for each in settings.values():
+            refuse_unfit(each, self.groups, self.material)
+            refuse_backbone(each)
+            refuse_revision(each, choose_backbone(each, self.edge))
+        known = self.groups.attributes is not None
+        rules = {each.rules(known)[0] for each in settings.values()}
+        if len(rules) > 1:
+            by_method = listed(f"{method} by {RULES[own.rules(known)[0]]}" for method, own in settings.items())
+            raise RecipeError(
+                "select",
+                f"all methods have to choose their epochs by one rule, and here it is {by_method}. Give --select for "
+                "all, and leave out what can't follow it.",
+            )
+        self.rule = rules.pop()
+        return settings
+
+    def open_backbones(self, settings: Mapping[str, Training]) -> None:
+        """Open each training's backbone, and take down what it is."""
+        from figureground.learn.backbones import check_saving, open_backbone
+
+        for method, each in settings.items():
+            backbone = open_backbone(each, self.groups.classes, self.edge, 0)
+            check_saving(backbone)
+            self.backbone = self.backbone or backbone
+            self.identities[method] = {**each.to_json(), "backbone": backbone.facts}
+
+    def _own(self, method: str) -> Mapping[str, Any]:
+        own = self.overrides.get(method, {})
+        recipes.check_names(own, {each.name for each in dataclasses.fields(Training)} - {"method"}, method)
+        return own
+
+    def check_generators(self, rows: Sequence[Row], generators: Generators, seed: int) -> dict[str, Any]:
+        """What decides each generator's pictures, beside the seed."""
+        found: dict[str, Any] = {}
+        for name in dict.fromkeys(row.generator for row in rows if row.generator):
+            if name == "paste":
+                found[name] = generators.check_paste(None)
+                continue
+            builder = generators.builder(name, seed)
+            if name in PRUNED:
+                self.rules[name] = builder.pruning_rule()
+                generators.refuse_other_pruning(name, self.rules[name])
+            found[name] = {key: value for key, value in builder.identity().items() if key != "seed"}
+            unknown = set(builder.columns().backgrounds) - set(self.groups.attributes or ())
+            for row in rows:
+                if self.groups.attributes and unknown and row.generator == name and row.training in BY_GROUP:
+                    raise RecipeError(
+                        "methods",
+                        f"{row.name} can't be done: {row.training} counts by groups, and pictures that {name} makes "
+                        f"say no attribute of {self.groups.name}. Choose {name} or {name}+jtt.",
+                    )
+        return found
+
+    def about(self) -> dict[str, Any]:
+        material = self.material
+        return {
+            "data": self.groups.name, "backbone": self.backbone.name if self.backbone else None,
+            "selection": RULES[self.rule], "classes": list(self.groups.classes),
+            "attributes": list(self.groups.attributes) if self.groups.attributes is not None else None,
+            "pictures": {
+                "train": len(material.train), "validation": len(material.validation), "test": len(material.test),
+            },
+        }  # fmt: skip
+
+
+def _take_up(out: Path, identity: dict[str, Any]) -> None:
+    """Writes down what is compared, beside what was before, or makes sure that it is the same."""
+    path = out / INPUTS
+    theirs = read_inputs(path) if path.exists() else {"data": identity["data"], "methods": {}, "generators": {}}
+    changed = differences(theirs["data"], identity["data"], "data")
+    for kind in ("methods", "generators"):
+        for name, mine in identity[kind].items():
+            changed += differences(theirs[kind].setdefault(name, mine), mine, name)
+    refuse_other(out, "comparison", changed)
+    remove_drafts(out)
+    replace_text(path, json.dumps(theirs, indent=2, ensure_ascii=False) + "\n")
+
+
+# The work
+
+
+@dataclass(eq=False)
+class _Work:
+    """What is done in one directory."""
+
+    data: Path | str
+    where: Mapping[str, Any]
+    """How the data lie."""
+    rows: Sequence[Row]
+    seeds: Sequence[int]
+    out: Path
+    settings: Mapping[str, Training]
+    generators: Generators
+    device: str
+    workers: int | None
+    show_progress: bool
+    on_row: Callable[[dict[str, Any]], None] | None = None
+
+    def run(self, about: Mapping[str, Any]) -> dict[str, Any]:
+        done: list[dict[str, Any]] = []
+        notes: list[str] = []
+        comparison: dict[str, Any] = {}
+        try:
+            for row in self.rows:
+                self._say(f"{row.name} ({len(done) + 1} of {len(self.rows)})")
+                with _told_of(row.name):
+                    done.append(self._row(row, notes))
+                waiting = [each.name for each in self.rows[len(done) :]]
+                comparison = compared.summarise(about, self.seeds, done, [*notes, *self._notes(done, waiting)])
+                compared.write(self.out, comparison)
+                if self.on_row is not None:
+                    self.on_row(comparison)
+        except KeyboardInterrupt as stop:
+            stop.add_note(
+                f"Of the comparison, {len(done)} of {counted(len(self.rows), 'row')} are finished. The same command "
+                "goes on from there."
+            )
+            raise
+        return comparison
+
+    def _say(self, text: str) -> None:
+        if self.show_progress:
+            remark(text)
+
+    def _row(self, row: Row, notes: list[str]) -> dict[str, Any]:
+        if row.generator is None:
+            report = self._train(row.training, row.name, self.seeds)
+            results = list(report["seeds"])
+            notes += [note for note in report["notes"] if note not in notes]
+        else:
+            results = []
+            for seed in self.seeds:
+                made = self._made(row.generator, seed)
+                name = f"{row.name}-seed-{seed}"
+                report = self._train(row.training, name, [seed], [self.out / made["directory"]])
+                added = {"added": report["pictures"]["added"], "made": made}
+                results.append({**report["seeds"][0], **added})
+                notes += [note for note in report["notes"] if note not in notes]
+        uses = self.settings[row.training].uses(self.generators.train.attributes is not None)
+        if row.generator and self.generators.uses_masks(row.generator):
+            uses.append(MASKS)
+        return compared.summarise_row(row, results, uses)
+
+    def _train(self, method: str, name: str, seeds: Sequence[int], add: Sequence[Path] = ()) -> dict[str, Any]:
+        from figureground.learn.training import train
+
+        return train(
+            self.settings[method], self.data, self.out / TRAINED / name, add=add, seeds=seeds, device=self.device,
+            workers=self.workers, show_progress=self.show_progress, **self.where,
+        )  # fmt: skip
+
+    def _made(self, generator: str, seed: int) -> dict[str, Any]:
+        """Makes pictures unless they are there, and tells of them as `Generators.make` does."""
+        told = self.generators.read_made(generator, seed)
+        if told is None:
+            self._say(f"making {generator}-seed-{seed}")
+            with _told_of(f"seed {seed}"):
+                told = self.generators.make(generator, seed, self._erm)
+        return told
+
+    def _erm(self, seed: int) -> Path:
+        """The folder of the ERM classifier of a seed, which is trained unless it is there."""
+        models = self.out / TRAINED / "erm"
+        if not (models / f"seed-{seed}.json").exists():
+            self._train("erm", "erm", self.seeds)
+        return models / f"erm-seed-{seed}"
+
+    def _notes(self, done: Sequence[Mapping[str, Any]], waiting: Sequence[str]) -> Iterator[str]:
+        if any(row["generator"] for row in done):
+            yield (
+                "Where pictures are added, a seed is the whole pipeline: it makes the pictures too, not the classifier "
+                "alone."
+            )
+        if any(row["generator"] == "paste" for row in done):
+            yield self.generators.paste_note()
+        yield from compared.notes_on_steps(done)
+        kind = "class" if self.generators.train.attributes is None else "group"
+        yield from compared.notes_on_small_groups(done, kind)
+        if len(self.seeds) == 1:
+            yield "One seed tells no spread."
+        if waiting:
+            yield f"Not done yet: {listed(waiting)}."
+
+
+@contextlib.contextmanager
+def _told_of(name: str) -> Iterator[None]:
+    """Puts what was done before an error's text."""
+    try:
+        yield
+    except FiguregroundError as error:
+        error.args = (f"{name}: {error}",)
+        raise

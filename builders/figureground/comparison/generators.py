@@ -1,0 +1,256 @@
+"""The pictures that a comparison adds to training: pasted, or made and pruned by a builder, once for each seed."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from figureground.core.errors import FiguregroundError, RecipeError, counted, nearest_or_all
+from figureground.core.files import read_json, replace_text
+from figureground.data.groups import GroupedPictures
+from figureground.data.layouts import read_groups
+from figureground.learn.paste import MARKER, QUANTILE, AttendedMasks, Masks, TrueMasks, paste
+from figureground.recipe import document as recipes
+
+if TYPE_CHECKING:
+    from figureground.learn.backbones import Backbone
+
+PRUNED = ("ddb",)
+"""Generators whose pictures are pruned by a rule of theirs before they are added."""
+UNSHARED = ("epochs", "add_weight", "add_steps", "select", "validate_every")
+"""Settings of training that the classifiers which generators train have of their own."""
+
+TRUE_MASKS = "true-masks"
+"""What scgs and ddb call the data's own masks."""
+ATTENDED, TRUE = "attended", "true"
+"""Where paste takes objects from: what ERM attends to, or the data's own masks."""
+
+
+class PasteSettings(TypedDict, total=False):
+    """Settings of paste, as `check_paste` tells of them."""
+
+    masks: str
+    quantile: float
+    count_per_class: int
+
+
+PASTE = tuple(PasteSettings.__annotations__)
+
+
+@dataclass(frozen=True, eq=False)
+class Generators:
+    """Makes pictures from one data set, in one directory."""
+
+    data: Path | str
+    where: Mapping[str, Any]
+    """How the data lie."""
+    train: GroupedPictures
+    """The training split."""
+    out: Path
+    overrides: Mapping[str, Mapping[str, Any]]
+    """By generator, settings of its own."""
+    training: Mapping[str, Any]
+    """Settings of training that all methods share."""
+    config: str
+    """Of the builders scgs and ddb."""
+    device: str
+    show_progress: bool
+
+    # What is checked before anything is made
+
+    def builder(self, name: str, seed: int) -> Any:
+        """The builder of scgs or ddb, for the data and a seed.
+
+        Raises:
+            RecipeError: A setting that can't be used.
+        """
+        from figureground.methods.builder import builder_class
+
+        kind, own = builder_class(name), dict(self.overrides.get(name, {}))
+        recipes.check_names(own, set(type(kind.CONFIGS[kind.DEFAULT]).field_names()) - {"data", "seed"}, name)
+        shared = {key: value for key, value in self.training.items() if key not in UNSHARED}
+        theirs = getattr(kind.CONFIGS.get(self.config), "training", {})
+        given = own.get("training", {})
+        if not isinstance(given, Mapping):
+            raise RecipeError(f"{name}.training", f"{given!r} is not a mapping; write {name}.training.epochs=5.")
+        fields: dict[str, Any] = {key: str(value) for key, value in self.where.items() if value is not None}
+        fields |= {**own, "training": {**theirs, **shared, **given}}
+        if self.device != "auto":
+            fields.setdefault("device", self.device)
+        return kind(self.config, data=str(self.data), seed=seed, **fields)
+
+    def uses_masks(self, name: str) -> bool:
+        """Whether a generator looks at the data's own masks."""
+        if name == "paste":
+            return bool(self._masks == TRUE)
+        return bool({"mask", "segmenter"} & {k for k, v in self.overrides.get(name, {}).items() if v == TRUE_MASKS})
+
+    def refuse_other_pruning(self, generator: str, rule: str) -> None:
+        """Refuses what was pruned otherwise: the rule decides no picture that is made, so it is no part of what they
+        are made from.
+
+        Raises:
+            FiguregroundError: Pictures that are there were pruned by another rule.
+        """
+        for marker in sorted(self.out.glob(f"{generator}-seed-*.json")):
+            told = _read_told(marker)
+            if told is not None and told.get("rule") != rule:
+                raise FiguregroundError(
+                    f"--out {self.out} holds pictures of {generator} that were pruned by\n  {told.get('rule')}\n"
+                    f"and not by\n  {rule}\n"
+                    "Give another directory, or the same least_probability and least_attribution_ratio again."
+                )
+
+    def check_paste(self, backbone: Backbone | None) -> dict[str, Any]:
+        """What decides paste's pictures, beside the data and the seed.
+
+        Args:
+            backbone: Of the classifiers whose attention may be read.
+
+        Raises:
+            RecipeError: A setting that can't be used.
+        """
+        recipes.check_names(self._paste, PASTE, "paste")
+        masks, train = self._masks, self.train
+        if masks not in (ATTENDED, TRUE):
+            raise RecipeError("paste.masks", f"there is no {masks!r}{nearest_or_all(str(masks), (ATTENDED, TRUE))}")
+        if masks == TRUE and "quantile" in self._paste:
+            raise RecipeError("paste.quantile", "true masks have no use for it.")
+        if masks == TRUE and not train.masked.all():
+            bare = np.flatnonzero(~train.masked)
+            raise RecipeError(
+                "paste.masks",
+                f"{counted(len(bare), 'training picture')} of {train.name} have no true mask, such as "
+                f"{train.keys[bare[0]]}; {ATTENDED} needs none.",
+            )
+        quantile, count = self._quantile, self._count_per_class
+        if not _is_number(quantile, float) or not 0 < quantile < 1:
+            raise RecipeError("paste.quantile", f"{quantile!r} is not a number between 0 and 1.")
+        if not _is_number(count, int) or count < 1:
+            raise RecipeError("paste.count_per_class", f"{count!r} is not a whole number from 1 on.")
+        if masks == ATTENDED and backbone is not None and not hasattr(backbone.network, "save_pretrained"):
+            raise RecipeError(
+                "paste.masks", f"the attention of {backbone.name} can't be read: choose a transformers backbone, "
+                f"or masks={TRUE}.",
+            )  # fmt: skip
+        return {"masks": masks, "count_per_class": count, **({"quantile": quantile} if masks == ATTENDED else {})}
+
+    @property
+    def _paste(self) -> Mapping[str, Any]:
+        return self.overrides.get("paste", {})
+
+    @property
+    def _masks(self) -> Any:
+        """Where paste takes objects from."""
+        return self._paste.get("masks", ATTENDED)
+
+    @property
+    def _quantile(self) -> Any:
+        return self._paste.get("quantile", QUANTILE)
+
+    @property
+    def _count_per_class(self) -> Any:
+        classes = len(np.unique(self.train.y))
+        return self._paste.get("count_per_class", max(1, len(self.train) // classes))
+
+    # The work
+
+    def read_made(self, generator: str, seed: int) -> dict[str, Any] | None:
+        """What `make` told of pictures that are there; None where they aren't, or not all of them.
+
+        Raises:
+            FiguregroundError: It is damaged.
+        """
+        told = _read_told(self.out / f"{generator}-seed-{seed}.json")
+        return told if told is not None and (self.out / told["directory"]).is_dir() else None
+
+    def make(self, generator: str, seed: int, erm: Callable[[int], Path]) -> dict[str, Any]:
+        """Makes pictures, or goes on with it.
+
+        Args:
+            erm: Gives the folder of the ERM classifier of a seed, for paste.
+
+        Returns:
+            `directory`, below `out`; `pictures`, how many were made; `kept`, 0 to 1, and `rule`, of what is pruned;
+            `passed_over` of paste; `error_set` of scgs, as `jtt.tell_errors` describes it; `seconds`.
+
+        Raises:
+            FiguregroundError: The generator can't do it, or its rule keeps nothing.
+            Stopped: A signal asked for it.
+        """
+        began, name = time.monotonic(), f"{generator}-seed-{seed}"
+        told = self._make_pasted(name, seed, erm) if generator == "paste" else self._build(generator, name, seed)
+        told["seconds"] = round(time.monotonic() - began, 1)
+        replace_text(self.out / f"{name}.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        return told
+
+    def _make_pasted(self, name: str, seed: int, erm: Callable[[int], Path]) -> dict[str, Any]:
+        masks: Masks = TrueMasks()
+        if self._masks == ATTENDED:
+            from figureground.core.accelerator import choose_device
+            from figureground.vision.classifiers import open_classifier
+
+            masks = AttendedMasks(open_classifier(str(erm(seed)), device=choose_device(self.device)), self._quantile)
+        whole = read_groups(self.data, **self.where)
+        paste(whole, masks, self._count_per_class, seed, self.out / name, show_progress=self.show_progress)
+        said = read_json(self.out / name / MARKER)
+        return {"directory": name, "pictures": said["pictures"], "passed_over": len(said["passed_over"])}
+
+    def _build(self, generator: str, name: str, seed: int) -> dict[str, Any]:
+        from figureground.curation.curating import curate
+        from figureground.diffusion.render import release_memory
+
+        builder = self.builder(generator, seed)
+        built = self.out / name
+        builder.build(built, show_progress=self.show_progress)
+        told: dict[str, Any] = {"directory": name, "pictures": _count(built)}
+        if (error_set := getattr(builder, "told", {}).get("error_set")) is not None:
+            told["error_set"] = error_set
+        if generator in PRUNED:
+            rule = builder.pruning_rule()
+            try:
+                pruned = curate(built, self.out / f"{name}-pruned", rule, show_progress=self.show_progress)
+            except RecipeError as error:
+                raise FiguregroundError(
+                    f"{error} What was made is kept: choose lower --set {generator}.least_probability=… and "
+                    f"{generator}.least_attribution_ratio=…, and give the same command again."
+                ) from None
+            told |= {"directory": pruned.name, "rule": rule, "kept": _count(pruned) / told["pictures"]}
+        del builder
+        release_memory()
+        return told
+
+    def paste_note(self) -> str:
+        """What who reads the comparison should know of pasted pictures."""
+        share = f"{1 - self._quantile:.0%}"
+        objects = "by the true masks" if self._masks == TRUE else f"as what ERM attends to, {share} of each picture"
+        return f"paste cuts objects out {objects}. The other picture's own object may stay in view."
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    kinds = int if kind is int else int | float
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_told(marker: Path) -> dict[str, Any] | None:
+    """What is told of pictures that were made; None where they aren't finished."""
+    try:
+        told = read_json(marker)
+        return {**told, "directory": str(told["directory"])}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise FiguregroundError(
+            f"{marker} is damaged ({error}). Remove it and give the same command again: the pictures are kept."
+        ) from None
+
+
+def _count(directory: Path) -> int:
+    return len(read_groups(directory).of_split(0))

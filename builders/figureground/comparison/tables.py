@@ -1,0 +1,217 @@
+"""What a comparison came to: a row a method, tables as text and Markdown, and a drawing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from figureground.comparison.rows import Row
+from figureground.core.charts import draw_charts
+from figureground.core.errors import counted, listed
+from figureground.core.files import replace_text
+from figureground.core.intervals import wilson
+from figureground.core.text import markdown, printable
+from figureground.data.groups import align
+from figureground.learn.trained import (
+    STAGES,
+    over_seeds,
+    percent,
+    percent_with_spread,
+    say_selection,
+    spread,
+    worst_kind,
+)
+
+REPORT, TABLE, PAGE, PNG = "comparison.json", "comparison.txt", "comparison.md", "comparison.png"
+RATES = ("precision", "recall")
+_COLUMNS = {
+    "added": "added", "kept": "kept", "precision": "JTT precision", "recall": "JTT recall",
+    "source_precision": "SCGS precision", "source_recall": "SCGS recall",
+}  # fmt: skip
+"""Columns that are shown where a row has something to say there."""
+MOST_GROUPS = 12
+"""Groups whose accuracies the tables show; of more, the JSON tells."""
+
+
+def summarise_row(row: Row, results: Sequence[Mapping[str, Any]], uses: Sequence[str] = ()) -> dict[str, Any]:
+    """One row of the comparison, JSON-able.
+
+    Args:
+        results: Of each seed, what `train` reports; of a generator's also `added`, how many pictures were added, and
+            `made`, what is told of those.
+        uses: What it uses beyond images and classes, such as `settings.IN_VALIDATION`.
+
+    Returns:
+        `method`, `generator`, `training`, `uses`; `steps`, by stage (`first`, `added`, `main`, `refit`) the optimiser
+        steps; `budget`, those that count as steps of the training; `average`,
+        `reweighted`, `worst`, `added`, `kept`, and `precision` and `recall` of JTT's errors. Each is `mean` and `std`
+        over the seeds, None where there is none. `source_precision` and `source_recall` are those of SCGS's error set.
+        `groups`, the same of each; `seeds`.
+    """
+    over, groups = over_seeds([result["test"] for result in results])
+    seeds = [
+        {"seed": result["seed"], "epoch": result["epoch"], "steps": result["steps"], "model": result["model"],
+         **{name: result["test"][name] for name in ("average", "reweighted", "worst", "worst_name")},
+         "validation": result["validation"], "added": result.get("added"),
+         **{name: result.get("jtt", {}).get(name) for name in RATES},
+         **{f"source_{name}": ((result.get("made") or {}).get("error_set") or {}).get(name) for name in RATES},
+         "made": result.get("made"), "kept": (result.get("made") or {}).get("kept"), "seconds": result["seconds"]}
+        for result in results
+    ]  # fmt: skip
+    more = {name: spread([seed[name] for seed in seeds]) for name in _COLUMNS}
+    steps = {stage: spread([seed["steps"][stage] for seed in seeds]) for stage in seeds[0]["steps"]}
+    budget = spread([result.get("budget", result["steps"]["main"]) for result in results])
+    return {"method": row.name, "generator": row.generator, "training": row.training, "uses": list(uses),
+            "steps": steps, "budget": budget, **over, **more, "groups": groups, "seeds": seeds}  # fmt: skip
+
+
+def summarise(
+    about: Mapping[str, Any], seeds: Sequence[int], rows: Sequence[Mapping[str, Any]], notes: Sequence[str]
+) -> dict[str, Any]:
+    """The comparison, JSON-able.
+
+    Args:
+        about: `data`, `backbone`, `selection`, `classes`, `attributes` and `pictures`.
+        rows: As `summarise_row` gives them.
+    """
+    return {**about, "seeds": list(seeds), "rows": list(rows), "notes": list(notes)}
+
+
+def _number(each: Mapping[str, float | None]) -> str:
+    return "–" if each["mean"] is None else f"{each['mean']:,.0f}"
+
+
+FEW = 30
+"""Test images of a group below which its accuracy is said to be uncertain."""
+
+
+def notes_on_small_groups(rows: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
+    """How uncertain the accuracy of the smallest test group is, whatever the seeds say.
+
+    Args:
+        kind: What a group is called: `group`, or `class` where the data say no attribute.
+    """
+    there = [group for group in rows[0]["groups"] if group["pictures"]] if rows else []
+    if not there or (least := min(there, key=lambda group: group["pictures"]))["pictures"] >= FEW:
+        return []
+    low = percent(wilson(1.0, least["pictures"]).low)
+    return [
+        f"The smallest test {kind}, {least['name']}, has {counted(least['pictures'], 'image')}: all of them right is "
+        f"100.0 % ({low} to 100.0). The deviation over seeds doesn't tell that."
+    ]
+
+
+def say_mean_steps(steps: Mapping[str, Mapping[str, float | None]]) -> str:
+    """`38 + 190`: optimiser steps of each stage, their mean over the seeds."""
+    return " + ".join(_number(steps[stage]) for stage in STAGES if stage in steps)
+
+
+def notes_on_steps(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader has to know of the optimiser steps of rows."""
+    notes = []
+    main = {row["method"]: row["budget"]["mean"] for row in rows}
+    if len(set(main.values())) > 1:
+        each = listed([f"{name} {steps:,.0f}" for name, steps in main.items()], len(main))
+        notes.append(
+            f"The rows were trained for different numbers of optimiser steps ({each}). Longer training changes "
+            "accuracy by itself, so they can't be compared as they stand."
+        )
+    stages = {stage for row in rows for stage in row["steps"]} - {"main"}
+    counts = any(row["budget"]["mean"] > row["steps"]["main"]["mean"] for row in rows if "first" in row["steps"])
+    said = {
+        "first": "Before the + are the steps of jtt's first model"
+        + (", which are counted: both models together take as many as another row's one." if counts else "."),
+        "added": "Of two-stage, the steps before the + show added images alone, and those after it real ones.",
+        "refit": "After the + are the steps in which dfr fits the last layer to features of validation.",
+    }
+    return [*notes, *(text for stage, text in said.items() if stage in stages)]
+
+
+def _tables(comparison: Mapping[str, Any]) -> list[list[list[str]]]:
+    """The cells of the tables: the comparison, and the accuracy of each group."""
+    rows = comparison["rows"]
+    names = {"average": "average", "reweighted": "re-weighted average", "worst": worst_kind(comparison["attributes"])}
+    shown = {n: text for n, text in names.items() if any(row[n]["mean"] is not None for row in rows)}
+    more = {n: text for n, text in _COLUMNS.items() if any(row[n]["mean"] is not None for row in rows)}
+    first = [["test accuracy, %", *shown.values(), "steps", *more.values(), "uses"]]
+    for row in rows:
+        cells = [*(percent_with_spread(row[name]) for name in shown), say_mean_steps(row["steps"])]
+        cells += [(_number if name == "added" else percent_with_spread)(row[name]) for name in more]
+        first.append([row["method"], *cells, ", ".join(row["uses"]) or "–"])
+    groups = rows[0]["groups"]
+    if len(groups) > MOST_GROUPS:
+        return [first]
+    kind = "group" if comparison["attributes"] is not None else "class"
+    second = [[f"by {kind}, %", *(f"{each['name']} ({each['pictures']:,})" for each in groups)]]
+    second += [[row["method"], *(percent_with_spread(each) for each in row["groups"])] for row in rows]
+    return [first, second]
+
+
+def _heading(comparison: Mapping[str, Any]) -> str:
+    seeds = comparison["seeds"]
+    spreads = ", mean ± sample standard deviation" if len(seeds) > 1 else ""
+    return (
+        f"{comparison['data']}, {comparison['backbone']}, {counted(len(seeds), 'seed')}{spreads}; "
+        f"{say_selection(comparison['selection'])}"
+    )
+
+
+def tabulate(comparison: Mapping[str, Any]) -> str:
+    """The comparison as text: accuracies on test in %."""
+    blocks = [_heading(comparison)]
+    blocks += ["\n".join(align(table)) for table in _tables(comparison)]
+    if comparison["notes"]:
+        blocks.append("\n".join(f"note: {note}" for note in comparison["notes"]))
+    return "\n\n".join(blocks)
+
+
+def to_markdown(comparison: Mapping[str, Any]) -> str:
+    """The same as Markdown."""
+    blocks = [f"{markdown(_heading(comparison))}."]
+    for table in _tables(comparison):
+        head, *body = [[markdown(cell) for cell in row] for row in table]
+        ruled = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+        blocks.append("\n".join(f"| {' | '.join(row)} |" for row in ruled))
+    if comparison["notes"]:
+        blocks.append("\n".join(f"- {markdown(note)}" for note in comparison["notes"]))
+    return "\n\n".join(blocks)
+
+
+def write(out: Path, comparison: Mapping[str, Any]) -> None:
+    """Writes the comparison as JSON, text, Markdown and, where matplotlib is installed, a drawing, each whole."""
+    replace_text(out / REPORT, json.dumps(comparison, indent=2, ensure_ascii=False) + "\n")
+    replace_text(out / TABLE, printable(tabulate(comparison), lines=True) + "\n")
+    replace_text(out / PAGE, to_markdown(comparison) + "\n")
+    _draw(out / PNG, comparison)
+
+
+def _draw(path: Path, comparison: Mapping[str, Any]) -> None:
+    """Draws a bar for the worst group and one for the average, a pair a row."""
+    rows, several = comparison["rows"], len(comparison["seeds"]) > 1
+
+    def plot(figure: Any, axes: Any) -> None:
+        axis, places = axes[0, 0], np.arange(len(rows))
+        worst = worst_kind(comparison["attributes"])
+        for name, offset, colour in (("average", -0.19, "#c3c9d1"), (worst, 0.19, "#2c6fad")):
+            each = [row["average" if name == "average" else "worst"] for row in rows]
+            means = [100 * one["mean"] for one in each]
+            ends = [100 * (one["std"] or 0.0) for one in each]
+            axis.barh(places + offset, means, 0.36, color=colour, label=name)
+            if several:
+                axis.errorbar(means, places + offset, xerr=ends, fmt="none", ecolor="#30343a", elinewidth=1, capsize=2)
+            for place, mean, end in zip(places + offset, means, ends, strict=True):
+                axis.annotate(
+                    f"{mean:.1f}", (mean + end, place), (4, 0), textcoords="offset points", va="center", fontsize=8
+                )
+        axis.set_yticks(places, [row["method"] for row in rows])
+        axis.invert_yaxis()
+        axis.set_xlim(0, 109)
+        axis.set_xticks(range(0, 101, 20))
+        axis.set_xlabel("test accuracy, %" + (" (bars: mean, whiskers: ± std)" if several else ""))
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+
+    draw_charts(path, (7.2, 1.2 + 0.42 * len(rows)), plot)

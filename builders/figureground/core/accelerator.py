@@ -1,0 +1,49 @@
+"""The device and number format that torch computes with, and running out of its memory."""
+
+from __future__ import annotations
+
+import torch
+
+from figureground.core.errors import FiguregroundError, RecipeError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "could not create a memory object")
+
+
+def choose_device(device: str) -> torch.device:
+    """Resolves `auto` to the accelerator at hand.
+
+    Raises:
+        FiguregroundError: A device that torch doesn't know or doesn't see.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen: torch.device | None = torch.device(device)
+    except (RuntimeError, ValueError):
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda", "mps"):
+        raise RecipeError("device", f"{device!r} is unknown; give auto, cpu, cuda, cuda:1 or mps.")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise FiguregroundError(
+            f"device: {device!r} was asked for, and torch sees {torch.cuda.device_count()} CUDA devices."
+        )
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Resolves `auto`: float16 on CUDA, float32 elsewhere."""
+    if dtype == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return DTYPES[dtype]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: torch says so in several ways."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or (isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY))
+    )  # fmt: skip

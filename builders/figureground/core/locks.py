@@ -1,0 +1,77 @@
+"""Lock files: held by the kernel for as long as a process lives, so that a killed one blocks nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from figureground.core.files import FileError
+
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[bool]:
+    """Holds a lock file, alone or shared, which is created where there is none; yields whether it is held."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = _open(path)
+        try:
+            held = _take(handle, wait=wait, shared=shared)
+            # Whoever held it before may have removed it meanwhile: then this is a lock that nobody else sees.
+            if held and not _same_file(handle, path):
+                continue
+            yield held is not False
+            return
+        finally:
+            os.close(handle)
+
+
+def unlink_while_held(path: Path, target: Path) -> bool:
+    """Removes `target` if the lock `path` is free, and the lock file too if this call made it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    handle = _open(path)
+    try:
+        if _take(handle, wait=False) is not True or not _same_file(handle, path):
+            return False
+        target.unlink(missing_ok=True)
+        if new:
+            path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(handle)
+
+
+def _open(path: Path) -> int:
+    """A lock file, opened; one that is a link isn't followed, or a file elsewhere would be created."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileError(path, "this lock file is a link. Remove it") from None
+        raise
+
+
+def _take(handle: int, *, wait: bool, shared: bool = False) -> bool | None:
+    """Whether the lock was taken; None where the file system has none."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        raise
+    return True
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    return False

@@ -1,0 +1,99 @@
+"""What a pixel depends on beside the recipe: device, dtype, batch size, versions; fixed with the first shard."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from figureground.core.differences import differences
+from figureground.core.errors import FiguregroundError
+from figureground.core.files import FileError, create_text, read_object, replace_text
+from figureground.core.shapes import Count, Each, Optional, check_shape
+
+VERSIONED = ("figureground", "torch", "diffusers", "transformers", "pillow", "numpy", "pyarrow", "webdataset")
+"""Libraries whose versions can change a pixel, or a byte around it."""
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of `VERSIONED`."""
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use: a batch system often grants fewer than the machine has.
+
+    `OMP_NUM_THREADS` counts too, where somebody has set it to fewer.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(asked)) if asked.isdigit() and int(asked) else cores
+
+
+def create_once(path: Path, text: str) -> None:
+    """Writes a file whole, unless another process was first."""
+    with suppress(FileExistsError):
+        create_text(path, text)
+
+
+_SHAPE = {
+    "device": str, "dtype": str, "batch_size": Count, "threads": Optional((Count, None)),
+    "revision": Optional((str, None)), "versions": Optional(Each(str)), "mixed": Optional([dict]),
+}  # fmt: skip
+
+
+def read_numerics(path: Path) -> dict[str, Any]:
+    """Read what `settle_numerics` recorded in a dataset.
+
+    Raises:
+        FileError: It can't be read, or it lacks something or holds a value of another kind; naming the field.
+        OSError: There is none.
+    """
+    settled = read_object(path, root=path.parent.parent)
+    try:
+        check_shape(settled, _SHAPE)
+    except ValueError as error:
+        raise FileError(path, f"{error}. Bring it back from a copy, or build into another directory") from None
+    return settled
+
+
+def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool, started: bool) -> None:
+    """Records what pixels depend on beside the recipe, or compares it with what is recorded.
+
+    Args:
+        started: Whether a shard exists, or a process is rendering one; before that, anything may change.
+
+    Raises:
+        FiguregroundError: They differ, and mixing was not allowed.
+    """
+    if not started or not path.exists():
+        replace_text(path, json.dumps({**mine, "mixed": []}, indent=2) + "\n")
+        return
+    refuse_other_numerics(path, mine, allow_mixed)
+    settled = read_numerics(path)
+    mixed = settled.pop("mixed", [])
+    if settled != mine and mine not in mixed:
+        replace_text(path, json.dumps({**settled, "mixed": [*mixed, mine]}, indent=2) + "\n")
+
+
+def refuse_other_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool) -> None:
+    """Raise FiguregroundError if the recorded numerics differ from these, unless mixing is allowed."""
+    settled = read_numerics(path)
+    settled.pop("mixed", None)
+    changed = differences(settled, mine)
+    if changed and not allow_mixed:
+        raise FiguregroundError(
+            f"{path}: the shards that are there were made with other numerics, so the rest would differ in the last "
+            "bit:\n  "
+            + "\n  ".join(changed)
+            + "\nUse the same, or allow it with --set allow_mixed_numerics=true; the card will say so."
+        )

@@ -1,0 +1,1 @@
+"""Datasets made from finished datasets: curated, merged, judged for copies."""

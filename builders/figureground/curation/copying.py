@@ -1,0 +1,135 @@
+"""Writes a dataset that is made from others: resumed after a kill, refused where something else is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from figureground.core import signals
+from figureground.core.files import create_bytes, read_bytes, read_text
+from figureground.core.hashing import digest
+from figureground.core.numerics import create_once, library_versions
+from figureground.core.progress import Progress
+from figureground.core.terminal import remark
+from figureground.recipe import document as recipes
+from figureground.recipe.sample import Reject
+from figureground.running.directory import working
+from figureground.shards import card, index, writer
+from figureground.shards.directory import beside
+from figureground.shards.finished import Source
+from figureground.shards.writer import Columns, Encoded, Shard
+
+SECONDS_BETWEEN_LOOKS = 0.5
+"""How often a process whose shards are all taken looks whether others have finished."""
+
+Results = Callable[[Shard], Iterator[Encoded | Reject]]
+"""What goes into a shard."""
+
+
+def recipe_of(did: str, identity: Mapping[str, Any], step: Mapping[str, Any], sources: Sequence[Source]) -> dict:
+    """The recipe that is saved with a dataset made from others: what was done, and the recipes of what it is made of.
+
+    Args:
+        did: `curate` or `merge`.
+        identity: What decides the result, beside the sources.
+        step: What the lineage says of it.
+        sources: All of one version of the format, which the copy keeps.
+    """
+    version = sources[0].version
+    made_from = {source.name: source.identity() for source in sources}
+    decided = {"sources": made_from, "order": list(made_from), **identity}
+    recipe = {
+        "format": version,
+        "builder": did,
+        "figureground": library_versions()["figureground"],
+        "identity": decided,
+        "execution": {},
+        "content": {},
+        "sha256": digest({"format": version, "builder": did, **decided}),
+        "lineage": [*(past for source in sources for past in source.facts.lineage), dict(step)],
+        "sources": [{"name": source.name, **card.public(source.recipe)} for source in sources],
+    }
+    return recipes.seal(recipe)
+
+
+def write_shards(
+    out: Path,
+    recipe: Mapping[str, Any],
+    shards: Sequence[Shard],
+    results: Results,
+    columns: Columns,
+    *,
+    formats: Sequence[str],
+    image_format: str,
+    version: int,
+    publish_rejects: bool = False,
+    show_progress: bool = True,
+) -> None:
+    """Writes every shard that isn't done and that no other process holds, and returns when all are done.
+
+    Args:
+        version: Of the format that the samples were drawn in.
+
+    Raises:
+        FiguregroundError: Meanwhile `out` holds another recipe.
+    """
+    total = sum(shard.count for shard in shards)
+    done = total - sum(shard.count for shard in index.missing(out, shards))
+    with (
+        working(out, recipe),
+        signals.at_checks(),
+        Progress(total, initial=done, unit="image", desc=str(out), show=show_progress) as bar,
+    ):
+        while todo := index.missing(out, shards):
+            for shard in todo:
+                signals.check()
+                with writer.claim(out, shard) as mine:
+                    if mine and index.missing(out, [shard]):
+                        writer.write_encoded(
+                            out, shard, columns, _counted(results(shard), bar), formats=formats,
+                            image_format=image_format, publish_rejects=publish_rejects, version=version,
+                        )  # fmt: skip
+            if index.missing(out, todo):
+                signals.check()
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _counted(results: Iterable[Encoded | Reject], bar: tqdm) -> Iterator[Encoded | Reject]:
+    for result in results:
+        signals.check()
+        yield result
+        bar.update()
+
+
+def read_all(source: Source, show_progress: bool) -> Iterator[Shard]:
+    """The shards of a dataset that is read through once, with progress."""
+    with Progress(source.samples, unit="image", desc=f"reading {source.directory}", show=show_progress) as bar:
+        for shard in source.shards:
+            signals.check()
+            yield shard
+            bar.update(source.marker(shard)["samples"])
+
+
+def say(note: str, show_progress: bool) -> None:
+    """Tells the person at the terminal, without disturbing a progress bar."""
+    if show_progress:
+        remark(note)
+
+
+def carry_words(source: Source, out: Path) -> None:
+    """Takes over what people wrote into a card, before the copy's own is written around it; LICENSE and such too."""
+    for path in beside(source.directory):
+        with suppress(FileExistsError):
+            create_bytes(out / path.name, read_bytes(path, root=source.directory), root=out)
+    theirs, mine = source.directory / card.CARD, out / card.CARD
+    if theirs.exists() and not mine.exists():
+        nothing: dict[str, Any] = {name: [] for name in card.OURS}
+        text = card.rewrite(
+            read_text(theirs, root=source.directory, encoding="utf-8-sig"), nothing, f"{card.BEGIN}\n{card.END}\n"
+        )
+        create_once(mine, text)

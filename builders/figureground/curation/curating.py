@@ -1,0 +1,236 @@
+"""Copies the samples of a dataset for which a rule on labels, provenance and scores is true."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.files import parse_json, read_text
+from figureground.core.locks import lock
+from figureground.core.numerics import create_once
+from figureground.curation import copying
+from figureground.curation.rule import Known, MissingValue, Name, Rule, RuleError, nearest_name, spelled
+from figureground.curation.scores import Scores, fingerprints, read_scores
+from figureground.recipe.sample import Reject
+from figureground.running.directory import opened, shards_kept
+from figureground.shards import index, writer
+from figureground.shards.finished import Source, refuse_overlap
+from figureground.shards.reader import Stored
+from figureground.shards.writer import Dropped, Encoded, Shard
+
+DROPPED = "dropped by the rule"
+"""The reason of rejects that a rule made."""
+
+
+def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = False, show_progress: bool = True) -> Path:
+    """Copies a dataset without the samples for which a rule is false, or goes on with such a copy.
+
+    The copy is a dataset like any other, with the same shards. What is left out is counted as a reject there.
+    First all samples are looked at without their pictures, so that whatever is wrong with the rule is said before
+    anything is written; then shards are copied, each compared with its marker.
+
+    Args:
+        directory: A finished dataset; it stays as it is.
+        out: Where the copy goes; a new directory, or one where the same copy was begun.
+        keep: The rule, such as `background != 'night' and scores.clip.margin > 0.2`: see `trust.rule`. Names are
+            `foreground`, `background`, `split`, `key`, `prompt`, further columns, fields of the provenance (`seed`,
+            `strength`, `guide.cutout`, `guide.box[0]`), and `scores.NAME.COLUMN`: see `trust.scores`.
+        publish_rejects: Whether to write what is left out as a config `rejects`, with a column `reason`; not of a
+            dataset of tars alone.
+        show_progress: Whether to show a bar, and notes.
+
+    Returns:
+        `out`.
+
+    Raises:
+        RuleError: A rule that can't be used, lacks values of some samples, or keeps nothing.
+        RecipeError: Rejects can't be published.
+        FiguregroundError: The dataset isn't finished or is damaged, scores can't be used, or `out` holds something
+            else.
+    """
+    directory, out = Path(directory), Path(out)
+    refuse_overlap(out, [directory])
+    source = Source(directory)
+    if publish_rejects:
+        source.columns.of_rejects()
+        if "parquet" not in source.formats:
+            raise RecipeError(
+                "--publish-rejects",
+                f"{directory} has tars alone. Rejects are published as Parquet, and `load_dataset` reads all configs "
+                "of a dataset in one format. Leave it out; what is dropped is counted all the same.",
+            )
+    scores = read_scores(directory)
+    known = _known(source, scores)
+    rule = Rule(keep, known)
+    scan = _scan(source, rule, known, scores, show_progress)
+    kept = scan.kept.total()
+    step = {
+        "did": "curate", "rule": rule.text, "from": source.told(), "kept": kept, "dropped": source.samples - kept,
+    }  # fmt: skip
+    identity = {"rule": rule.text, "publish_rejects": publish_rejects, "scores": fingerprints(scores)}
+    recipe = copying.recipe_of("curate", identity, step, [source])
+    for split, said in source.index["splits"].items():
+        if said["samples"] and not scan.kept[split]:
+            copying.say(f"the rule keeps nothing of the split {split!r}, so the copy has none.", show_progress)
+
+    def results(shard: Shard) -> Iterator[Encoded | Reject]:
+        source.verify(shard)
+        yield from source.rejects(shard, pictures=publish_rejects)
+        for stored in source.stored(shard):
+            encoded = stored.encoded()
+            if rule(_Sample(_row(stored), shard, source, scores)):
+                yield encoded
+            else:
+                yield Dropped(encoded.spec, DROPPED, encoded)
+
+    with opened(out, recipe, lambda: shards_kept(out, source.shards)):
+        copying.write_shards(
+            out, recipe, source.shards, results, source.columns, formats=source.formats,
+            image_format=source.image_format, version=source.version, publish_rejects=publish_rejects,
+            show_progress=show_progress,
+        )  # fmt: skip
+        with lock(out / writer.STAGES_LOCK, wait=True):
+            for name, some in scores.items():
+                some.write(scan.kept_rows[name], out)
+            numerics = directory / "_figureground" / "numerics.json"
+            if numerics.exists():
+                create_once(out / "_figureground" / "numerics.json", read_text(numerics, root=directory))
+            copying.carry_words(source, out)
+        index.finish(
+            out, source.shards, source.columns, source.index["card"]["recipe"],
+            dataclasses.replace(source.facts, lineage=recipe["lineage"]),
+            formats=source.formats, image_format=source.image_format, sha256=recipe["sha256"],
+        )  # fmt: skip
+    return out
+
+
+def _known(source: Source, scores: Mapping[str, Scores]) -> Known:
+    """What a rule may speak of."""
+    classes = {**source.names, "split": tuple(source.index["splits"])}
+    texts = ("key", "prompt", *source.columns.texts)
+    return Known(classes, texts, {name: some.columns for name, some in scores.items()})
+
+
+def _row(stored: Stored) -> dict[str, Any]:
+    """A sample as `Source.rows` gives it."""
+    return {
+        "key": stored.key, "prompt": stored.prompt, "provenance": stored.provenance, **stored.labels, **stored.texts,
+    }  # fmt: skip
+
+
+def _parsed(row: Mapping[str, Any]) -> dict[str, Any]:
+    return parse_json(row["provenance"], f"{row['key']}: its provenance")
+
+
+class _Sample:
+    """Answers a rule's questions about one sample."""
+
+    def __init__(self, row: Mapping[str, Any], shard: Shard, source: Source, scores: Mapping[str, Scores]):
+        self._row, self._shard, self._names, self._scores = row, shard, source.names, scores
+        self._provenance: dict[str, Any] | None = None
+
+    def __call__(self, path: Name) -> Any:
+        """What the sample has under a name, or None."""
+        head = str(path[0])
+        if head == "provenance":
+            return self.field(path)[1]
+        if head == "scores":
+            some = self._scores[str(path[1])]
+            at = some.row(self._row["key"])
+            return None if at is None else some.value(at, str(path[2]))
+        if head == "split":
+            return self._shard.split
+        return self._names[head][self._row[head]] if head in self._names else self._row[head]
+
+    def field(self, path: Name) -> tuple[bool, Any]:
+        """Whether the provenance has a field, and its value."""
+        if self._provenance is None:
+            self._provenance = _parsed(self._row)
+        at: Any = self._provenance
+        for part in path[1:]:
+            inside = part in at if isinstance(at, dict) else isinstance(at, list) and part in range(len(at))
+            if not inside:
+                return False, None
+            at = at[part]
+        return True, at
+
+
+@dataclass
+class _Scan:
+    """What is known of a dataset once a rule has looked at all of it."""
+
+    kept: Counter[str]
+    """Samples by split."""
+    kept_rows: dict[str, np.ndarray]
+    """By scores' name, bool (rows of the file): those of samples that are kept."""
+
+
+def _scan(source: Source, rule: Rule, known: Known, scores: Mapping[str, Scores], show_progress: bool) -> _Scan:
+    """Applies a rule to all samples, without their pictures.
+
+    Raises:
+        RuleError: What it compares is missing or can't be compared, or it keeps nothing.
+        FiguregroundError: Scores of keys that there aren't.
+    """
+    scan = _Scan(Counter(), {name: np.zeros(len(some), bool) for name, some in scores.items()})
+    seen = {name: np.zeros(len(some), bool) for name, some in scores.items()}
+    missing: dict[str, list[str]] = {}
+    unmet = {path for path in rule.names if path[0] == "provenance"}
+    fields: list[str] = []
+    for shard in copying.read_all(source, show_progress):
+        for row in source.rows(shard):
+            sample = _Sample(row, shard, source, scores)
+            rows = {name: at for name, some in scores.items() if (at := some.row(row["key"])) is not None}
+            for name, at in rows.items():
+                seen[name][at] = True
+            if unmet:
+                unmet = {path for path in unmet if not sample.field(path)[0]}
+                fields = fields or _fields(_parsed(row))
+            try:
+                keeps = rule(sample)
+            except MissingValue as error:
+                missing.setdefault(error.name, []).append(row["key"])
+                continue
+            except RuleError as error:
+                error.args = (f"{error}\n  first met in the sample {row['key']}",)
+                raise
+            if keeps:
+                scan.kept[shard.split] += 1
+                for name, at in rows.items():
+                    scan.kept_rows[name][at] = True
+    for name, some in scores.items():
+        if not seen[name].all():
+            raise FiguregroundError(
+                f"{some.shown} has {(~seen[name]).sum():,} keys that {source.directory} doesn't have: "
+                f"{listed(some.keys(~seen[name]), 3)}. Scores are of one dataset; remove the file, or those rows."
+            )
+    if unmet:
+        path = min(unmet, key=spelled)
+        raise RuleError(f"no sample has {spelled(path)!r}{nearest_name(path, known, fields)}")
+    for name, keys in missing.items():
+        files = [some.shown for some in scores.values() if name.startswith(f"scores.{some.name}.")]
+        complete = f", or complete {files[0]}" if files else ""
+        raise RuleError(
+            f"{name} is missing for {len(keys):,} of {source.samples:,} samples ({listed(keys, 3)}). Say what becomes "
+            f"of them: '{name} is None or …' keeps them, '{name} is not None and …' drops them{complete}."
+        )
+    if not scan.kept:
+        raise RuleError(f"it keeps nothing: {rule.text} is true for none of the {source.samples:,} samples.")
+    return scan
+
+
+def _fields(provenance: Mapping[str, Any], above: str = "") -> list[str]:
+    """The names of all fields, nested ones with dots."""
+    names = []
+    for name, value in provenance.items():
+        names.append(f"{above}{name}")
+        if isinstance(value, Mapping):
+            names += _fields(value, f"{above}{name}.")
+    return names

@@ -1,0 +1,380 @@
+"""Joins datasets into one: classes unified by name, keys made anew, provenance kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from figureground.core.errors import FiguregroundError, UsageError, counted, listed
+from figureground.core.files import parse_json
+from figureground.core.names import RULE, same_names
+from figureground.curation import copying
+from figureground.curation.scores import read_scores
+from figureground.recipe import sample as samples
+from figureground.recipe.sample import Reject, Spec
+from figureground.running.directory import opened, shards_kept
+from figureground.shards import index
+from figureground.shards.card import Facts
+from figureground.shards.finished import Source, refuse_overlap
+from figureground.shards.writer import RECIPE, Columns, Encoded, Shard
+from figureground.sources.images import open_stored
+
+SHUFFLE = "The dataset was merged from several, and each shard is of one of them: shuffle shards when you train."
+
+Cell = tuple[str, int, int]
+"""Split, foreground, background."""
+
+
+class MergeError(FiguregroundError):
+    """Datasets that can't be one."""
+
+
+def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True) -> Path:
+    """Joins finished datasets into a new one, or goes on with that.
+
+    Splits and classes of the same name become one; labels are numbered in the order of the first dataset, then
+    of what the others add. Keys are made anew. A sample's provenance keeps all that it says, and says under
+    `merged_from` the dataset, its recipe, and its key there. Shards of the datasets take turns, so that reading
+    the first few shows all of them; samples keep their shards, so training should shuffle these.
+
+    All pictures are read twice: first everything that can't go together is looked for, then shards are copied.
+
+    Args:
+        directories: Two or more finished datasets; they stay as they are.
+        out: Where the new one goes; a new directory, or one where the same was begun.
+        show_progress: Whether to show a bar, and notes.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UsageError: Fewer than two datasets, or one of them twice.
+        MergeError: Versions of the format, columns, image formats or sizes that differ; a class in two spellings (see
+            `core.names`); the same picture in two datasets; a cut-out, template or photograph that one uses in
+            another split than the other.
+        FiguregroundError: A dataset isn't finished or is damaged, or `out` holds something else.
+    """
+    directories, out = [Path(directory) for directory in directories], Path(out)
+    refuse_overlap(out, directories)
+    sources = _open(directories)
+    columns, labels = _unified(sources)
+    formats = tuple(kind for kind in sources[0].formats if all(kind in source.formats for source in sources))
+    if not formats:
+        raise MergeError(
+            "The datasets have no format in common: "
+            + ", ".join(f"{source.name} has {' and '.join(source.formats)}" for source in sources)
+        )
+    left_out = {kind for source in sources for kind in source.formats} - set(formats)
+    if left_out:
+        copying.say(f"only {' and '.join(formats)}, for not all datasets have {listed(left_out)}.", show_progress)
+    for source in sources:
+        if names := list(read_scores(source.directory)):
+            copying.say(
+                f"scores of {source.name} ({listed(names)}) are not taken over, for keys are new.", show_progress
+            )
+    _compare(sources, show_progress)
+
+    parts = _turns(sources)
+    first = _first_numbers(parts, sources, labels)
+    total = sum(source.samples for source in sources)
+    step = {"did": "merge", "from": [source.told() for source in sources], "samples": total}
+    recipe = copying.recipe_of("merge", {}, step, sources)
+
+    def results(shard: Shard) -> Iterator[Encoded | Reject]:
+        source, part = parts[shard]
+        source.verify(part)
+        numbers = Counter(first[shard])
+        new = _renumbered(labels[source.name], numbers)
+        for reject in source.rejects(part):
+            yield Reject(new(reject.spec), reject.reason)
+        for stored in source.stored(part):
+            old = stored.encoded()
+            spec = new(old.spec)
+            yield dataclasses.replace(old, spec=spec, provenance=_provenance(old.provenance, spec, source))
+
+    shards = list(parts)
+    with opened(out, recipe, lambda: shards_kept(out, shards)):
+        copying.write_shards(
+            out, recipe, shards, results, columns, formats=formats, image_format=sources[0].image_format,
+            version=sources[0].version, show_progress=show_progress,
+        )  # fmt: skip
+        index.finish(
+            out, shards, columns, _together([source.index["card"]["recipe"] for source in sources], sources),
+            _facts(sources, recipe["lineage"]), formats=formats, image_format=sources[0].image_format,
+            sha256=recipe["sha256"],
+        )  # fmt: skip
+    return out
+
+
+def _open(directories: Sequence[Path]) -> list[Source]:
+    """Opens the datasets, under names that are all different."""
+    if len(directories) < 2:
+        raise UsageError("merge: give two datasets or more.")
+    sources: list[Source] = []
+    for directory in directories:
+        base = directory.resolve().name
+        taken = {source.name for source in sources}
+        numbered = (base if n == 1 else f"{base}-{n}" for n in range(1, len(directories) + 1))
+        source = Source(directory, next(name for name in numbered if name not in taken))
+        for other in sources:
+            if other.identity() == source.identity():
+                raise UsageError(f"merge: {other.directory} and {directory} are the same dataset. Give it once.")
+        sources.append(source)
+    _refuse_versions(sources)
+    return sources
+
+
+def _refuse_versions(sources: Sequence[Source]) -> None:
+    """Refuses datasets of two versions of the format: what one was drawn from can't be compared with the other.
+
+    Ids of cut-outs, templates and photographs hold a hash, of a file's bytes in format 1 and of its pixels since, so
+    that a picture which one dataset trains on and the other validates on would not be found.
+    """
+    one = sources[0]
+    for other in sources[1:]:
+        if other.version != one.version:
+            older, newer = sorted((one, other), key=lambda source: source.version)
+            raise MergeError(
+                f"{older.directory} is of format {older.version} and {newer.directory} of format {newer.version}: "
+                "whether the splits of one share source images with the other's can't be told across versions. Build "
+                f"{older.directory} anew, with --recipe {older.directory / RECIPE}, and merge that."
+            )
+
+
+# What can't go together
+
+
+def _unified(sources: Sequence[Source]) -> tuple[Columns, dict[str, tuple[list[int], list[int]]]]:
+    """The columns of the new dataset, and by source its labels there: of foregrounds, and of backgrounds.
+
+    Raises:
+        MergeError: Columns or image formats that differ, or names that are nearly the same.
+    """
+    one = sources[0]
+    for other in sources[1:]:
+        mine, theirs = (
+            {
+                "further labels": {name: list(names) for name, names in each.columns.labels.items()},
+                "texts": list(each.columns.texts), "guide": each.columns.guide, "mask": each.columns.mask,
+                "image format": each.image_format,
+            }
+            for each in (one, other)
+        )  # fmt: skip
+        differing = [f"{name}: {mine[name]}, and {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+        if differing:
+            raise MergeError(
+                f"{one.name} and {other.name} have different columns, so they can't be one dataset:\n  "
+                + "\n  ".join(differing)
+            )
+    for what in ("foreground", "background"):
+        _refuse_near_names(what, sources)
+    foregrounds = list(dict.fromkeys(name for source in sources for name in source.columns.foregrounds))
+    backgrounds = list(dict.fromkeys(name for source in sources for name in source.columns.backgrounds))
+    labels = {
+        source.name: (
+            [foregrounds.index(name) for name in source.columns.foregrounds],
+            [backgrounds.index(name) for name in source.columns.backgrounds],
+        )
+        for source in sources
+    }
+    return dataclasses.replace(one.columns, foregrounds=foregrounds, backgrounds=backgrounds), labels
+
+
+def _refuse_near_names(what: str, sources: Sequence[Source]) -> None:
+    """Raise MergeError where two datasets spell one name in two ways; one that was built with both keeps both."""
+    owners = {name: source for source in reversed(sources) for name in source.names[what]}
+    near = [
+        f"{one!r} in {owners[one].name} and {other!r} in {owners[other].name}"
+        for one, other in same_names(name for source in sources for name in source.names[what])
+        if not any({one, other} <= set(source.names[what]) for source in sources)
+    ]
+    if near:
+        raise MergeError(
+            f"{counted(len(near), f'{what} name')} in two spellings: {'; '.join(near[:5])}. {RULE}. Build one of the "
+            "datasets anew with the other's names."
+        )
+
+
+def _compare(sources: Sequence[Source], show_progress: bool) -> None:
+    """Looks at every picture and every guide for what two datasets must not share.
+
+    Raises:
+        MergeError: See `merge`.
+    """
+    pictures: dict[bytes, tuple[int, str]] = {}
+    same: list[str] = []
+    uses: dict[str, list[set[str]]] = defaultdict(lambda: [set() for _ in sources])
+    sizes: list[Counter[tuple[int, int]]] = [Counter() for _ in sources]
+    for n, source in enumerate(sources):
+        for shard in copying.read_all(source, show_progress):
+            for stored in source.stored(shard):
+                digest = hashlib.sha256(stored.image).digest()[:16]
+                owner, key = pictures.setdefault(digest, (n, stored.key))
+                if owner != n:
+                    same.append(f"{key} of {sources[owner].name} is {stored.key} of {source.name}")
+                sizes[n][open_stored(stored.image).size] += 1
+                for content in _contents(parse_json(stored.provenance, f"{stored.key}: its provenance")):
+                    uses[content][n].add(shard.split)
+    for n, source in enumerate(sources[1:], 1):
+        if set(sizes[n]) != set(sizes[0]):
+            raise MergeError(
+                f"{sources[0].name} has pictures of {_sizes(sizes[0])} and {source.name} of {_sizes(sizes[n])}: a "
+                "classifier could tell the datasets by that. Build one of them anew with the other's size."
+            )
+    if same:
+        raise MergeError(
+            f"{len(same):,} pictures are in two datasets: {'; '.join(same[:3])}. Leave them out of one of the "
+            "datasets with figureground curate, or build one with another seed."
+        )
+    leaks = [f"{content} ({_where(splits, sources)})" for content, splits in sorted(uses.items()) if _leaks(splits)]
+    if leaks:
+        raise MergeError(
+            f"{len(leaks):,} cut-outs, templates or photographs are used in other splits by one dataset than by "
+            f"another, so that validation would see what training saw: {'; '.join(leaks[:3])}. Build the datasets "
+            "with directories of their own for each split."
+        )
+
+
+def _contents(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """The ids of the pictures that a sample starts from, as far as content decides them."""
+    guide = provenance.get("guide") or {}
+    for part in ("cutout", "template"):
+        _, at, content = str(guide.get(part) or "").rpartition("@")
+        if at and content:
+            yield content
+
+
+def _leaks(splits: Sequence[set[str]]) -> bool:
+    """Whether something is in one split of a dataset and in another split of another."""
+    return any(a and b and len(a | b) > 1 for i, a in enumerate(splits) for b in splits[:i])
+
+
+def _where(splits: Sequence[set[str]], sources: Sequence[Source]) -> str:
+    return ", ".join(
+        f"{' and '.join(sorted(some))} of {source.name}" for some, source in zip(splits, sources, strict=True) if some
+    )
+
+
+def _sizes(sizes: Mapping[tuple[int, int], int]) -> str:
+    return listed((f"{width}×{height}" for width, height in sorted(sizes)), 3) or "no size"
+
+
+# What the new dataset is
+
+
+def _turns(sources: Sequence[Source]) -> dict[Shard, tuple[Source, Shard]]:
+    """The new dataset's shards, and the one that each is a copy of: of each split evenly mixed."""
+    by_split: dict[str, list[tuple[float, int, Source, Shard]]] = {}
+    for n, source in enumerate(sources):
+        for split in dict.fromkeys(shard.split for shard in source.shards):
+            mine = [shard for shard in source.shards if shard.split == split]
+            turns = [((i + 0.5) / len(mine), n, source, shard) for i, shard in enumerate(mine)]
+            by_split.setdefault(split, []).extend(turns)
+    return {
+        Shard(split, i, len(turns), shard.count): (source, shard)
+        for split, turns in by_split.items()
+        for i, (_, _, source, shard) in enumerate(sorted(turns, key=lambda turn: turn[:2]))
+    }
+
+
+def _first_numbers(
+    parts: Mapping[Shard, tuple[Source, Shard]],
+    sources: Sequence[Source],
+    labels: Mapping[str, tuple[list[int], list[int]]],
+) -> dict[Shard, dict[Cell, int]]:
+    """Of each shard, how many images of a cell come before it: where its keys go on counting."""
+    counted: Counter[Cell] = Counter()
+    first = {}
+    for shard, (source, part) in parts.items():
+        cells: Counter[Cell] = Counter()
+        new = _renumbered(labels[source.name], cells)
+        for reject in source.rejects(part):
+            new(reject.spec)
+        foregrounds, backgrounds = labels[source.name]
+        for foreground, background, count in source.marker(part)["cells"]:
+            cells[shard.split, foregrounds[foreground], backgrounds[background]] += count
+        first[shard] = {cell: counted[cell] for cell in cells}
+        counted.update(cells)
+    return first
+
+
+def _renumbered(labels: tuple[list[int], list[int]], numbers: Counter[Cell]) -> Callable[[Spec], Spec]:
+    """Gives Specs the new dataset's labels and the next free key of their cell."""
+
+    def new(spec: Spec) -> Spec:
+        foreground, background = labels[0][spec.foreground], labels[1][spec.background]
+        cell = (spec.split, foreground, background)
+        key = samples.key(*cell, numbers[cell])
+        numbers[cell] += 1
+        return dataclasses.replace(spec, key=key, foreground=foreground, background=background)
+
+    return new
+
+
+def _provenance(text: str, spec: Spec, source: Source) -> str:
+    """A sample's provenance with its new key and labels, and where it comes from."""
+    said = parse_json(text, f"{spec.key}: its provenance")
+    earlier = {"merged_from": said["merged_from"]} if "merged_from" in said else {}
+    said["merged_from"] = {
+        "dataset": source.name, "recipe": source.recipe["sha256"], "key": said["key"], **earlier,
+    }  # fmt: skip
+    said["labels"] = {**said["labels"], "foreground": spec.foreground, "background": spec.background}
+    said["key"] = spec.key
+    return json.dumps(said, ensure_ascii=False, sort_keys=True, allow_nan=False)
+
+
+def _together(each: Sequence[Mapping[str, Any]], sources: Sequence[Source]) -> dict[str, Any]:
+    """Settings of all datasets: one value where they agree, else that of each, by its name."""
+    together: dict[str, Any] = {}
+    for name in dict.fromkeys(name for settings in each for name in settings):
+        values = [settings.get(name) for settings in each]
+        alike = all(value == values[0] for value in values)
+        together[name] = (
+            values[0] if alike else {source.name: value for source, value in zip(sources, values, strict=True)}
+        )  # fmt: skip
+    return together
+
+
+def _facts(sources: Sequence[Source], lineage: Sequence[Mapping[str, Any]]) -> Facts:
+    """What the card says: of each dataset what it said, once."""
+    facts = [source.facts for source in sources]
+
+    def all_of(name: str) -> list[Any]:
+        found: list[Any] = []
+        for fact in facts:
+            found += [item for item in getattr(fact, name) if item not in found]
+        return found
+
+    numerics = [dict(fact.numerics) for fact in facts]
+    mixed = [other for some in numerics for other in some.pop("mixed", [])]
+    versions = [dict(some.pop("versions", {})) for some in numerics]
+    checkpoints = [fact.checkpoint for fact in facts if fact.checkpoint]
+    named = dict.fromkeys(name for checkpoint in checkpoints for name in checkpoint)
+    return dataclasses.replace(
+        facts[0],
+        title=" + ".join(dict.fromkeys(fact.title for fact in facts)),
+        builder=" + ".join(dict.fromkeys(fact.builder for fact in facts)),
+        summary="\n\n".join(dict.fromkeys(fact.summary for fact in facts)),
+        citation="\n\n".join(dict.fromkeys(fact.citation for fact in facts)),
+        numerics={
+            **_together(numerics, sources),
+            **({"versions": _together(versions, sources)} if any(versions) else {}),
+            "mixed": mixed,
+        },
+        limits=list(dict.fromkeys([*all_of("limits"), SHUFFLE])),
+        uses=all_of("uses"),
+        misuses=all_of("misuses"),
+        concepts=all_of("concepts"),
+        checkpoint={
+            name: " and ".join(dict.fromkeys(str(each[name]) for each in checkpoints if each.get(name)))
+            for name in named
+        },
+        sources=all_of("sources"),
+        credits=all_of("credits"),
+        lineage=list(lineage),
+    )

@@ -1,0 +1,177 @@
+"""Scores of finished samples: what a model or a person said of each, in `_figureground/scores/NAME.csv` or `.parquet`.
+
+A file has a column `key`, and further columns of numbers, text or true and false. Any program can write one, such
+as this from a classifier, for a rule like `scores.mine.label == foreground and scores.mine.margin > 0.2`:
+
+    with open("out/d3s/_figureground/scores/mine.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["key", "label", "margin"])
+        for dataset in load_dataset("out/d3s").values():
+            names = dataset.features["foreground"].names
+            for sample in dataset:
+                second, first = sorted(enumerate(classify(sample["image"])), key=lambda pair: pair[1])[-2:]
+                rows.writerow([sample["key"], names[first[0]], first[1] - second[1]])
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from figureground.core.errors import FiguregroundError, listed
+from figureground.core.files import create_bytes
+from figureground.core.tables import TextTable, UnreadableText
+from figureground.shards.directory import score_files
+from figureground.shards.writer import SCORES
+from figureground.sources.images import content_hash
+
+KEY = "key"
+
+
+class Scores:
+    """The scores in one file, by key.
+
+    Args:
+        path: A CSV or Parquet file.
+
+    Raises:
+        FiguregroundError: It can't be read, has no column `key` or a key twice, or columns of another type.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.name = path.stem
+        self.shown = f"{SCORES}/{path.name}"
+        table = _read(path, self.shown)
+        if KEY not in table.column_names:
+            raise FiguregroundError(f"{self.shown} has no column {KEY!r}, but {listed(table.column_names)}.")
+        self.columns: tuple[str, ...] = tuple(name for name in table.column_names if name != KEY)
+        if len(set(table.column_names)) < len(table.column_names):
+            raise FiguregroundError(f"{self.shown} has two columns of one name: {listed(table.column_names)}.")
+        self._values = {name: _usable(table[name], name, self.shown) for name in table.column_names}
+        keys = self._values.pop(KEY).to_pylist()
+        empty = [row for row, key in enumerate(keys) if not isinstance(key, str) or not key]
+        if empty:
+            raise FiguregroundError(f"{self.shown}: {len(empty)} rows have no key, or one that isn't text.")
+        # Sorted bytes, for a dict of ten million keys takes gigabytes.
+        unsorted = np.array([key.encode() for key in keys], dtype=np.bytes_)
+        self._order = np.argsort(unsorted, kind="stable")
+        self._keys = unsorted[self._order]
+        twice = np.flatnonzero(self._keys[1:] == self._keys[:-1])
+        if len(twice):
+            names = listed((self._keys[i].decode() for i in twice), 3)
+            raise FiguregroundError(f"{self.shown}: {len(twice)} keys stand there twice: {names}. Keep one row a key.")
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def row(self, key: str) -> int | None:
+        """Where a key stands in the file, or None where it doesn't."""
+        encoded = key.encode()
+        at = int(np.searchsorted(self._keys, np.bytes_(encoded)))
+        return int(self._order[at]) if at < len(self._keys) and self._keys[at] == encoded else None
+
+    def value(self, row: int, column: str) -> Any:
+        """A score; None where there is none, or where it is not a number (NaN)."""
+        value = self._values[column][row].as_py()
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    def keys(self, rows: np.ndarray) -> list[str]:
+        """The keys of certain rows, given as bool (rows of the file)."""
+        return sorted(key.decode() for key in self._keys[rows[self._order]])
+
+    def write(self, rows: np.ndarray, directory: Path) -> None:
+        """Writes certain rows, bool (rows of the file), as a file of the same name and kind, unless there is one."""
+        path = directory / SCORES / self.path.name
+        if path.exists():
+            return
+        if self.path.suffix == ".csv":
+            data = _some_lines(self.path, self, rows)
+        else:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            buffer = io.BytesIO()
+            pq.write_table(pq.read_table(self.path, partitioning=None).filter(pa.array(rows)), buffer)
+            data = buffer.getvalue()
+        create_bytes(path, data)
+
+
+def read_scores(directory: Path) -> dict[str, Scores]:
+    """All scores of a dataset, by name. Files that are neither CSV nor Parquet are passed over.
+
+    Raises:
+        FiguregroundError: As `Scores`, or two files of one name.
+    """
+    found: dict[str, Scores] = {}
+    for path in score_files(directory):
+        if path.stem in found:
+            raise FiguregroundError(f"{SCORES} holds both {found[path.stem].path.name} and {path.name}. Keep one.")
+        found[path.stem] = Scores(path)
+    return found
+
+
+def fingerprints(scores: Mapping[str, Scores]) -> dict[str, str]:
+    """SHA-256 of each file of scores, by name."""
+    return {name: content_hash(some.path) for name, some in scores.items()}
+
+
+def _read(path: Path, shown: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix == ".parquet":
+            return pq.read_table(path, partitioning=None)
+        if not os.path.getsize(path):
+            raise FiguregroundError(f"{shown} is empty.")
+        table = TextTable(path)
+        return pyarrow.csv.read_csv(
+            io.BytesIO(table.text.encode()),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=table.separator),
+            convert_options=pyarrow.csv.ConvertOptions(column_types={KEY: pa.string()}),
+        )
+    except (pa.ArrowException, OSError, UnreadableText) as error:
+        raise FiguregroundError(f"{shown} can't be read: {error}") from None
+
+
+def _usable(column: Any, name: str, shown: str) -> Any:
+    """A column as one array of numbers, text, or true and false."""
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if types.is_temporal(column.type):
+        column = column.cast(pa.string())  # a date in a CSV is text like any other
+    if types.is_decimal(column.type) or types.is_float16(column.type):
+        column = column.cast(pa.float64())
+    kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_string, types.is_large_string)
+    if not (types.is_null(column.type) or any(is_kind(column.type) for is_kind in kinds)):
+        raise FiguregroundError(
+            f"{shown}: column {name!r} is of type {column.type}. Numbers, text, and true or false can be used."
+        )
+    return column.combine_chunks()
+
+
+def _some_lines(path: Path, scores: Scores, rows: np.ndarray) -> bytes:
+    """A CSV with its header and certain rows, their values as they are written there."""
+    out = io.StringIO(newline="")
+    table = TextTable(path)
+    lines = csv.reader(io.StringIO(table.text, newline=""), delimiter=table.separator)
+    header = next(lines)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    for line in lines:
+        row = scores.row(line[header.index(KEY)]) if line else None
+        if row is not None and rows[row]:
+            writer.writerow(line)
+    return out.getvalue().encode()

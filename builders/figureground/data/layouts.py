@@ -1,0 +1,221 @@
+"""How labelled data sets may lie on the disk: which layout one has, found out or said, and its reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from figureground.core.errors import FiguregroundError, RecipeError, listed, nearest_or_all, printable
+from figureground.core.tables import describe_header, read_header
+from figureground.data.celeba import find_celeba, read_celeba
+from figureground.data.folders import find_folders, find_metashift, read_folders, read_metashift
+from figureground.data.groups import GroupedPictures, Shards
+from figureground.data.metadata import (
+    IMAGE_FOLDER,
+    find_image_folder,
+    find_table,
+    find_waterbirds,
+    read_image_folder,
+    read_table,
+    read_waterbirds,
+)
+from figureground.data.record import DATASET, Asked, make_record
+from figureground.data.splits import KNOWN, choose_splits, folder_split
+from figureground.sources.images import list_folders, list_images
+
+UNKNOWN = "unknown"
+"""The background of a dataset that says none."""
+
+_PRIVATE = "_figureground"
+
+
+class Layout(NamedTuple):
+    """One way in which data sets lie."""
+
+    find: Callable[[Asked], list[Path]]
+    """From what was given: what decides it; none where it isn't this layout, several where it can't be told."""
+    read: Callable[[Asked], GroupedPictures]
+    takes: tuple[str, ...]
+    """Which of root, y, a, file and split_column it has a use for."""
+    tree: str
+    """What must lie there, in a few words."""
+
+
+def read_groups(
+    path: Path | str,
+    layout: str | None = None,
+    *,
+    root: Path | str | None = None,
+    y: str | None = None,
+    a: str | None = None,
+    file: str | None = None,
+    split_column: str | None = None,
+    seed: int = 0,
+) -> GroupedPictures:
+    """Reads a labelled data set, checks it, and says in its notes what a person should know.
+
+    No picture is decoded; of files that a table names, all are looked for.
+
+    Args:
+        path: A directory, or a table.
+        layout: One of `LAYOUTS`; found out unless said.
+        root: Where the files lie that a table names (layouts `table`, `waterbirds`, `celeba`); the directory of the
+            table unless said otherwise.
+        y: Which column of a table, or which attribute of CelebA, is the class; `y` and `Blond_Hair`.
+        a: Which is the attribute; `a`, where there is one, and `Male`. Several, with commas between, are crossed: each
+            combination of their values is an attribute.
+        file: Which column of a table names the files; `filename`.
+        split_column: Which column of a table says the split; `split`, where there is one.
+        seed: Decides which pictures are validation or test where folders don't say it.
+
+    Raises:
+        FiguregroundError: No such path, none of the layouts or several, or something in it that can't be used: a
+            header, a label, a split, a file. What is wrong with a table is told all at once.
+        RecipeError: A layout, a column or an attribute that there isn't, or one that the layout has no use for.
+    """
+    path, root = Path(path), None if root is None else Path(root)
+    if layout is not None and layout not in LAYOUTS:
+        raise RecipeError("layout", f"there is no {layout!r}{nearest_or_all(layout, LAYOUTS)}")
+    if root is not None and not root.is_dir():
+        raise RecipeError("root", f"there is no directory {root}.")
+    if not path.exists():
+        raise FiguregroundError(f"{path}: there is no such file or directory.")
+    asked = Asked(path, path, root, y, a, file, split_column, seed)
+    # Which column says what decides between tables; what else is given is refused where it has no use.
+    columns = [name for name, value in (("file", file), ("split_column", split_column)) if value is not None]
+    name, at = _find_layout(asked, layout, columns)
+    for option, value in (("root", root), ("y", y), ("a", a), ("file", file), ("split_column", split_column)):
+        if value is not None and option not in LAYOUTS[name].takes:
+            raise RecipeError(option, f"the layout {name} has no use for it.")
+    return LAYOUTS[name].read(replace(asked, at=at))
+
+
+def _find_layout(asked: Asked, layout: str | None, columns: Sequence[str]) -> tuple[str, Path]:
+    """The layout of what lies there, and what decides it.
+
+    Args:
+        columns: Which of file and split_column are given: layouts that have no use for them aren't thought of.
+    """
+    path = asked.path
+    if layout is not None:
+        found = [(layout, at) for at in LAYOUTS[layout].find(asked)]
+        if not found:
+            _refuse_columns(asked)
+            raise FiguregroundError(f"{path} isn't laid out as {layout}: that is {LAYOUTS[layout].tree}. {_seen(path)}")
+    else:
+        # Class folders lie beside the tables of Waterbirds and of others, so tables are looked for first.
+        usable = {name: each for name, each in LAYOUTS.items() if set(columns) <= set(each.takes)}
+        found = [(n, at) for n, each in usable.items() if n not in _BY_FOLDER for at in each.find(asked)]
+        table = next((path / name for name in IMAGE_FOLDER if (path / name).is_file()), None)
+        if not found and table is not None:
+            _refuse_columns(asked)
+            raise FiguregroundError(
+                f"{table} is no table of a known layout. {_seen(table)} Say which column names the files, and which "
+                "is the class: --file NAME --y NAME. To pass the table over, say which layout it is: --layout folders."
+            )
+        for name in _BY_FOLDER:
+            found = found or [(name, at) for at in usable[name].find(asked)] if name in usable else found
+    if not found:
+        _refuse_columns(asked)
+        known = "".join(f"\n  {name}: {each.tree}" for name, each in LAYOUTS.items())
+        raise FiguregroundError(
+            f"{path} isn't laid out in a way that is known. {_seen(path)}{_unknown_splits(path)} Known are{known}"
+        )
+    if len(found) > 1:
+        told = listed((f"{at.relative_to(path)} ({name})" if at != path else name for name, at in found), 5)
+        names = dict.fromkeys(name for name, _ in found)
+        layouts = f", or say which layout it is: {' or '.join(f'--layout {name}' for name in names)}"
+        layouts = layouts if len(names) > 1 else ""
+        raise FiguregroundError(f"{path} can be read in several ways: {told}. Give the file that is meant{layouts}.")
+    return found[0]
+
+
+def _refuse_columns(asked: Asked) -> None:
+    """Name a column that was asked for and that the table lacks, where it is plain which table is meant.
+
+    Raises:
+        RecipeError: There is such a column.
+    """
+    path = asked.path
+    table = path if path.is_file() else next((path / name for name in IMAGE_FOLDER if (path / name).is_file()), None)
+    header = read_header(table) if table is not None else []
+    if table is None or len(header) < 2:
+        return
+    for option, column in (("file", asked.file), ("y", asked.y), ("split_column", asked.split)):
+        if column is not None and column not in header:
+            raise RecipeError(option, f"{table.name} has no column {column!r}{nearest_or_all(column, header)}")
+
+
+def _seen(path: Path) -> str:
+    """What lies in a directory, or what the first line of a file says, as a sentence."""
+    if path.is_file():
+        return describe_header(read_header(path))
+    there = sorted(printable(each.name) for each in path.iterdir() if not each.name.startswith("."))
+    return f"In it: {listed(there, 6) or 'nothing'}."
+
+
+def _unknown_splits(path: Path) -> str:
+    """A hint where folders of classes lie in folders that no split is called, as a sentence after a space."""
+    if not path.is_dir():
+        return ""
+    tops = [each for each in list_folders(path) if folder_split(each.name) is None]
+    odd = [f"{top.name}/" for top in tops if any(list_images(folder) for folder in list_folders(top))]
+    return f" If {listed(odd, 3)} are splits, name them as such: {listed(KNOWN, 30)}." if odd else ""
+
+
+# Datasets of this package
+
+
+def _find_dataset(asked: Asked) -> list[Path]:
+    return [asked.path] if (asked.path / _PRIVATE).is_dir() else []
+
+
+def _read_dataset(asked: Asked) -> GroupedPictures:
+    """What `build`, `curate` or `merge` wrote: y is the foreground, a the background."""
+    from figureground.data.pictures import DatasetPictures
+
+    pictures = DatasetPictures(asked.at, column="foreground")
+    numbers = np.array([-1 if n is None else n for n in choose_splits(pictures.splits)], np.int64)
+    split = numbers[pictures.split]
+    rows = np.flatnonzero(split >= 0)
+    strange = listed((name for name, n in zip(pictures.splits, numbers, strict=True) if n < 0), 5)
+    if not len(rows):
+        raise FiguregroundError(f"{asked.at} has the splits {strange}, and none that is train, validation or test.")
+    notes = [f"Left out are the splits {strange}: they are none of train, validation, test."] if strange else []
+    backgrounds = tuple(pictures.source.columns.backgrounds)
+    said = {backgrounds[label] for label in np.unique(pictures.background[rows])}
+    return make_record(
+        asked, DATASET, [pictures.keys[row] for row in rows.tolist()], split[rows],
+        (pictures.foreground[rows], tuple(pictures.source.columns.foregrounds)),
+        None if said == {UNKNOWN} else (pictures.background[rows], backgrounds), Shards(pictures), notes, rows,
+    )  # fmt: skip
+
+
+LAYOUTS: dict[str, Layout] = {
+    "table": Layout(
+        find_table, read_table, ("root", "y", "a", "file", "split_column"),
+        "a CSV or JSON Lines with filename,y[,split][,a], or --file NAME and --y NAME that say its columns",
+    ),
+    "imagefolder": Layout(
+        find_image_folder, read_image_folder, ("y", "a", "split_column"),
+        "a metadata.csv or .jsonl with file_name and label (or --y NAME), in the directory or in each split",
+    ),
+    "waterbirds": Layout(
+        find_waterbirds, read_waterbirds, ("root",), "a metadata.csv with img_filename,y,split,place"
+    ),
+    "celeba": Layout(
+        find_celeba, read_celeba, ("root", "y", "a"),
+        "list_attr_celeba and list_eval_partition, .csv or .txt, with img_align_celeba/",
+    ),
+    DATASET: Layout(_find_dataset, _read_dataset, (), "a finished dataset of this package"),
+    "metashift": Layout(find_metashift, read_metashift, (), "folders SPLIT/CLASS/CLASS(CONTEXT)"),
+    "folders": Layout(find_folders, read_folders, (), "folders [SPLIT/]CLASS"),
+}  # fmt: skip
+"""What data sets may look like, by name."""
+
+_BY_FOLDER = ("metashift", "folders")
+"""Layouts that are thought of where nothing says more, in this order."""

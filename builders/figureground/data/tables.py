@@ -1,0 +1,364 @@
+"""What tables say of pictures: columns of labels, splits and file names, with all that is wrong told at once."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from figureground.core.errors import FiguregroundError, counted, nearest, printable
+from figureground.core.names import RULE, Lookup, describe_same, same_names
+from figureground.core.tables import Column
+from figureground.data.groups import Files
+from figureground.data.splits import KNOWN, SPLITS, conflicts, split_number
+from figureground.sources.companions import why_shared
+from figureground.sources.images import FOREIGN_SUFFIXES, MASK_SUFFIX, UnreadableImage, list_images, picture_size
+
+FIRST = 3
+"""How many of many an error names."""
+
+SMALL = 200
+"""Files up to this many bytes are looked into: some are empty, or Git LFS pointers."""
+
+_DRIVE = re.compile(r"[A-Za-z]:/")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
+
+
+Labels = tuple[np.ndarray, Sequence[str]]
+"""Labels, int64 (n,), and the names of their values."""
+
+
+class Problems:
+    """What is wrong with a data set, gathered so that all of it is told at once."""
+
+    def __init__(self, where: str):
+        self._where = where
+        self._found: list[str] = []
+
+    def add(self, text: str) -> None:
+        self._found.append(text)
+
+    def refuse(self) -> None:
+        """Raises FiguregroundError if there is any."""
+        if len(self._found) == 1:
+            raise FiguregroundError(f"{self._where}: {self._found[0]}")
+        if self._found:
+            raise FiguregroundError("\n- ".join([f"{self._where}: {len(self._found)} problems", *self._found]))
+
+
+# Columns
+
+
+def some(column: Column, rows: Sequence[int]) -> str:
+    """The first values of certain rows with their lines, for an error."""
+    return _first([f"{column.values[row]!r} in line {column.lines[row]}" for row in rows])
+
+
+def _first(texts: Sequence[str]) -> str:
+    return ", ".join([*texts[:FIRST], *(["…"] if len(texts) > FIRST else [])])
+
+
+def _rows(n: int) -> str:
+    return counted(n, "row")
+
+
+# Labels and splits
+
+
+def read_labels(column: Column, problems: Problems) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels of a column, int64 (n,), and their names.
+
+    Whole numbers must be 0 to n − 1, and are their own names. Names are numbered in alphabetical order; two spellings
+    of one name (see `core.names`) can't be used. What can't be used is added to the problems.
+    """
+    values = column.values
+    whole = [_WHOLE.fullmatch(value) is not None for value in values]
+    empty = [row for row, value in enumerate(values) if not value]
+    nothing = np.zeros(len(values), np.int64), ()
+    if empty:
+        lines = _first([str(column.lines[row]) for row in empty])
+        problems.add(f"{column.name}: {_rows(len(empty))} without a value (line {lines}).")
+        return nothing
+    if all(whole):
+        labels = [int(value.partition(".")[0]) for value in values]
+        trouble = _gap(column, labels)
+        if trouble:
+            problems.add(f"{column.name}: labels are 0 to n − 1, {trouble}.")
+            return nothing
+        return np.array(labels, np.int64), tuple(map(str, range(max(labels) + 1)))
+    odd = [row for row, is_whole in enumerate(whole) if not is_whole]
+    if not any(whole):
+        odd = [row for row in odd if _is_number(values[row])]
+    if odd:
+        problems.add(
+            f"{column.name}: {_rows(len(odd))} without a whole number: {some(column, odd)}. Give numbers from 0 on in "
+            "all rows, or names in all."
+        )
+        return nothing
+    names = sorted(set(values))
+    if same := same_names(names):
+        one, other = (some(column, [values.index(name)]) for name in same[0])
+        problems.add(f"{column.name}: {describe_same(same)} ({one}; {other}). {RULE}: use one spelling of each.")
+        return nothing
+    place = {name: label for label, name in enumerate(names)}
+    return np.array([place[value] for value in values], np.int64), tuple(names)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _gap(column: Column, labels: Sequence[int]) -> str:
+    """What keeps whole numbers from being 0 to n − 1, in words; empty if nothing does."""
+    below = [row for row, label in enumerate(labels) if label < 0]
+    if below:
+        return f"but {_rows(len(below))} below 0: {some(column, below)}"
+    there, top = set(labels), max(labels)
+    lacking = itertools.islice((label for label in range(top) if label not in there), FIRST + 1)
+    missing = _first([str(label) for label in lacking])
+    return missing and f"and the largest is {top}, but there is no {missing}. Number them without gaps, or write names"
+
+
+def read_bits(column: Column, known: Mapping[str, int], problems: Problems) -> np.ndarray:
+    """Labels 0 or 1, int64 (n,), written in one of two known ways."""
+    found = [known.get(value, -1) for value in column.values]
+    odd = [row for row, label in enumerate(found) if label < 0]
+    if odd:
+        problems.add(f"{column.name}: {_rows(len(odd))} with neither {' nor '.join(known)}: {some(column, odd)}.")
+    return np.maximum(np.array(found, np.int64), 0)
+
+
+def read_splits(column: Column, problems: Problems) -> np.ndarray:
+    """Splits, int64 (n,): 0, 1, 2, or what `data.splits` knows.
+
+    A name that isn't known, and names of two parts of one split, such as `val` and `id_val`, are added to the problems.
+    """
+    known = {value: split_number(value) for value in set(column.values)}
+    found = [-1 if known[value] is None else known[value] for value in column.values]
+    odd = [row for row, split in enumerate(found) if split == -1]
+    if odd:
+        near = nearest(column.values[odd[0]], KNOWN)
+        problems.add(
+            f"{column.name}: {_rows(len(odd))} with none of 0, 1, 2, train, validation (val, dev), test: "
+            f"{some(column, odd)}{near or '.'}"
+        )
+    for number, names in conflicts(sorted(known)):
+        problems.add(
+            f"{column.name}: {' and '.join(map(repr, names))} would both be the split {SPLITS[number]}. Keep the rows "
+            "of one, or name them otherwise in another column: --split-column NAME."
+        )
+    return np.array(found, np.int64)
+
+
+def cross(each: Sequence[Labels], columns: Sequence[str]) -> Labels:
+    """Attributes crossed into one: each combination that occurs is a value, in the order of the first, then the others.
+
+    Args:
+        each: Labels of the columns, and the names of their values.
+        columns: What the columns are called; where a value is a number, or true or false, it is part of the name:
+            `Male=1 + Young=0`.
+    """
+    if len(each) == 1:
+        return each[0]
+    cells = np.zeros(len(each[0][0]), np.int64)
+    for labels, names in each:
+        cells = cells * len(names) + labels
+    there, found = np.unique(cells, return_inverse=True)
+    texts = []
+    for cell in there.tolist():
+        parts = []
+        for (_, names), column in zip(reversed(each), reversed(columns), strict=True):
+            cell, at = divmod(cell, len(names))
+            parts.append(f"{column}={names[at]}" if _says_little(names[at]) else names[at])
+        texts.append(" + ".join(reversed(parts)))
+    return found.astype(np.int64), tuple(texts)
+
+
+def _says_little(value: str) -> bool:
+    """Whether a value of an attribute can't be understood without the column's name."""
+    return value.isdecimal() or value.casefold() in ("true", "false", "yes", "no")
+
+
+def column_names(said: str, known: Sequence[str]) -> list[str]:
+    """Names of columns as an option says them: one, or several with commas between."""
+    return [said] if said in known else [name.strip() for name in said.split(",") if name.strip()] or [said]
+
+
+# Files
+
+
+def find_files(
+    root: Path, column: Column, split: np.ndarray, problems: Problems, hint: str = ""
+) -> tuple[Files, tuple[str, ...], list[str]]:
+    """Looks for files, and for masks beside them.
+
+    Args:
+        root: Where they lie.
+        column: Their names below the root.
+        split: int64 (n,), for what is told of a file that is named twice.
+        hint: What to do where files are missing, as a sentence after a space.
+
+    Returns:
+        The files; their keys; notes about what lies beside them.
+    """
+    names = [_below(root, _with_slashes(root, value)) for value in column.values]
+    lost = [row for row, (name, value) in enumerate(zip(names, column.values, strict=True))
+            if not value or _is_outside(name)]  # fmt: skip
+    if lost:
+        problems.add(
+            f"{column.name}: {_rows(len(lost))} without the name of a file below {root}: {some(column, lost)}. "
+            "Pictures lie in one directory, or below it; --root DIR says which."
+        )
+    folders = {posixpath.dirname(name) for name in names if not _is_outside(name)}
+    listing = {folder: _list_folder(root / folder) for folder in sorted(folders)}
+    codings = _Codings(root)
+    for row in sorted(set(range(len(names))) - set(lost)):
+        folder, base = posixpath.split(names[row])
+        if base not in listing[folder] and (stored := codings.stored(names[row])):
+            names[row] = stored
+            folder = posixpath.dirname(stored)
+            if folder not in listing:
+                listing[folder] = _list_folder(root / folder)
+    _refuse_twice(names, column, split, problems)
+    sizes, mask_sizes = np.full((2, len(names)), -1, np.int64)
+    missing: list[str] = []
+    odd: list[str] = []
+    for row in sorted(set(range(len(names))) - set(lost)):
+        folder, base = posixpath.split(names[row])
+        there = listing[folder]
+        mask_sizes[row] = there.get(posixpath.splitext(base)[0] + MASK_SUFFIX, -1)
+        if base not in there:
+            # An error names the first; looking through a folder for each of a hundred thousand would take hours.
+            near = Lookup(there).find(base) if len(missing) < FIRST else []
+            hint_of_case = f"; there is {printable(near[0])}" if near else ""
+            missing.append(f"{printable(names[row])} (line {column.lines[row]}{hint_of_case})")
+            continue
+        sizes[row] = there[base]
+        foreign = posixpath.splitext(base)[1].lower() in FOREIGN_SUFFIXES
+        if (foreign or there[base] <= SMALL) and (reason := why_unreadable(root / names[row])):
+            odd.append(f"{printable(names[row])}: {reason}")
+    if missing:
+        problems.add(f"{counted(len(missing), 'file')} of {len(names):,} missing in {root}: {_first(missing)}.{hint}")
+    if odd:
+        problems.add(f"{counted(len(odd), 'file')} that can't be read as a picture: {_first(odd)}.")
+    masked = (root / names[row] for row in np.flatnonzero(mask_sizes >= 0))
+    if problem := why_shared(masked, MASK_SUFFIX, "mask"):
+        problems.add(problem)
+    files = Files(root, names, sizes, mask_sizes)
+    return files, tuple(map(printable, names)), list(_beside(root, listing, set(names)))
+
+
+def _with_slashes(root: Path, name: str) -> str:
+    """A file's name as Windows writes it, with `/`; a name that holds a `\\` itself stays."""
+    return name.replace("\\", "/") if "\\" in name and not os.path.lexists(root / name) else name
+
+
+def _is_outside(name: str) -> bool:
+    """Whether a name that `_below` gave leads out of the root."""
+    return posixpath.isabs(name) or _DRIVE.match(name) is not None or name == ".." or name.startswith("../")
+
+
+class _Codings:
+    """Names of files as the disk has them, where only the coding of accents is another one: macOS and Linux differ.
+
+    Args:
+        root: Where the files lie. Each folder is read once.
+    """
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._folders: dict[str, dict[str, list[str]]] = {}
+        """By folder below the root: the names in it, by their composed form (NFC)."""
+
+    def stored(self, name: str) -> str | None:
+        """The name of a file below the root as it is stored; None if there is none, or more than one."""
+        if unicodedata.normalize("NFC", name) == name and unicodedata.normalize("NFD", name) == name:
+            return None
+        folder = ""
+        for part in name.split("/"):
+            same = self._names_in(folder).get(unicodedata.normalize("NFC", part), [])
+            found = part if part in same else same[0] if len(same) == 1 else None
+            if found is None:
+                return None
+            folder = posixpath.join(folder, found)
+        return folder
+
+    def _names_in(self, folder: str) -> dict[str, list[str]]:
+        if folder not in self._folders:
+            names = self._folders[folder] = {}
+            for each in _list_folder(self._root / folder):
+                names.setdefault(unicodedata.normalize("NFC", each), []).append(each)
+        return self._folders[folder]
+
+
+def _below(root: Path, name: str) -> str:
+    """A file's name below the root, without turns that lead nowhere; absolute if it lies elsewhere."""
+    if _DRIVE.match(name):
+        return name
+    if posixpath.isabs(name):
+        inside = posixpath.relpath(name, root.absolute().as_posix())
+        return posixpath.normpath(name) if inside.startswith("..") else inside
+    return posixpath.normpath(name)
+
+
+def _list_folder(folder: Path) -> dict[str, int]:
+    """What lies in a folder, with the bytes of files, and -1 for what is none."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat().st_size if entry.is_file() else -1 for entry in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+
+def why_unreadable(path: Path) -> str | None:
+    """What keeps a file from being a picture, by its header alone."""
+    try:
+        picture_size(path)
+    except UnreadableImage as error:
+        return error.reason
+    return None
+
+
+def _refuse_twice(names: Sequence[str], column: Column, split: np.ndarray, problems: Problems) -> None:
+    """Tells of files that are named twice: within a split, or, which is worse, in two."""
+    first: dict[str, int] = {}
+    within: list[str] = []
+    across: list[str] = []
+    for row, name in enumerate(names):
+        before = first.setdefault(name, row)
+        if before != row and column.values[row]:
+            told = f"{printable(name)} (lines {column.lines[before]} and {column.lines[row]})"
+            (within if split[before] == split[row] else across).append(told)
+    if within:
+        problems.add(f"{counted(len(within), 'file')} listed twice: {_first(within)}. Leave one row of each.")
+    if across:
+        members = [{name for name, one in zip(names, split, strict=True) if one == n} for n in range(len(SPLITS))]
+        pairs = itertools.combinations(range(len(SPLITS)), 2)
+        alike = next(((a, b) for a, b in pairs if members[a] and members[a] == members[b]), None)
+        same = f" {SPLITS[alike[0]]} and {SPLITS[alike[1]]} are the same files." if alike else ""
+        problems.add(
+            f"{counted(len(across), 'file')} listed in two splits: {_first(across)}.{same} A picture that is trained "
+            "on can't test what was learnt."
+        )
+
+
+def _beside(root: Path, listing: Mapping[str, Mapping[str, int]], known: set[str]) -> Iterator[str]:
+    """A note about images that lie in the folders of a table and aren't in it."""
+    strangers = [
+        printable(name)
+        for folder, there in listing.items() if there
+        for name in (posixpath.join(folder, path.name) for path in list_images(root / folder))
+        if name not in known
+    ]  # fmt: skip
+    if strangers:
+        yield f"{counted(len(strangers), 'image')} beside those of the table, and not in it: {_first(strangers)}."

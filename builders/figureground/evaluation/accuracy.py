@@ -1,0 +1,142 @@
+"""Accuracy by group: foregrounds, backgrounds and their cells; gaps to other pictures; objects on all backgrounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from figureground.core.intervals import Interval, difference, mean
+from figureground.data.objects import settings, without_background
+from figureground.data.pictures import DatasetPictures
+
+if TYPE_CHECKING:
+    from figureground.evaluation.predict import Predictions
+
+__all__ = ["Told", "alike", "by_class", "by_group", "compare", "settings", "told"]
+
+Told = dict[str, Any]
+"""JSON-able."""
+
+
+def told(interval: Interval, objects: Sequence[np.ndarray] | None = None) -> Told:
+    """An interval for JSON.
+
+    Args:
+        objects: Of the images that it stands on, group by group; they tell `samples`, and `objects` where those are
+            fewer.
+    """
+    said: Told = interval._asdict()
+    if objects is not None:
+        samples, shown = sum(map(len, objects)), len(np.unique(np.concatenate(objects)))
+        said |= {"samples": samples, **({"objects": shown} if shown < samples else {})}
+    return said
+
+
+def by_group(pictures: DatasetPictures, predictions: Predictions) -> Told:
+    """Accuracy in all, by split, foreground, background and cell, each with its interval, and the worst group.
+
+    Images that show one object aren't independent; intervals count objects. That of the worst group takes no account of
+    its having been chosen: the least of many small groups is lower than any group truly is.
+
+    Returns:
+        `accuracy`; `by_split`, `by_foreground` and `by_background`, by name; `by_cell`, a list with `foreground` and
+        `background`; `worst_group`, one of those. Each has `value`, `low`, `high`, shares from 0 to 1, `samples`, and
+        `objects` where they are fewer. Groups without a judged sample are left out.
+    """
+    judged = predictions.judged
+    correct, objects = predictions.correct[judged], predictions.objects_in(judged)
+    foregrounds, backgrounds = pictures.source.columns.foregrounds, pictures.source.columns.backgrounds
+    axes = {
+        "by_split": (pictures.split[judged], pictures.splits),
+        "by_foreground": (pictures.foreground[judged], foregrounds),
+        "by_background": (pictures.background[judged], backgrounds),
+    }
+    report: Told = {"accuracy": _share(correct, objects)}
+    for name, (groups, names) in axes.items():
+        report[name] = {names[group]: some for group, some in _shares(groups, correct, objects).items()}
+    cells = pictures.foreground[judged] * len(backgrounds) + pictures.background[judged]
+    report["by_cell"] = [
+        {
+            "foreground": foregrounds[cell // len(backgrounds)],
+            "background": backgrounds[cell % len(backgrounds)],
+            **some,
+        }
+        for cell, some in _shares(cells, correct, objects).items()
+    ]
+    report["worst_group"] = min(report["by_cell"], key=lambda cell: (cell["value"], -cell["samples"]))
+    return report
+
+
+def _share(correct: np.ndarray, objects: np.ndarray) -> Told:
+    return told(mean([correct], [objects]), [objects])
+
+
+def _shares(groups: np.ndarray, correct: np.ndarray, objects: np.ndarray) -> dict[int, Told]:
+    """Accuracy of each group that has samples, by its number."""
+    order = np.argsort(groups, kind="stable")
+    there, starts = np.unique(groups[order], return_index=True)
+    parts = np.split(order, starts[1:])
+    return {int(g): _share(correct[rows], objects[rows]) for g, rows in zip(there, parts, strict=True)}
+
+
+def by_class(predictions: Predictions) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Which images of each class were judged right, bool, and their objects, by label; classes of which none was judged
+    are left out."""
+    seen = np.unique(predictions.label[predictions.judged]).tolist()
+    return {k: (predictions.correct[predictions.of(k)], predictions.objects_in(predictions.of(k))) for k in seen}
+
+
+def compare(here: Predictions, references: Predictions | None = None) -> Told:
+    """Accuracy with each class counting alike, and how far it lies below that on references.
+
+    Returns:
+        `accuracy` and `classes`, over how many; with references also `references`, their accuracy, and `drop`, theirs
+        less this one (below 0 where this one is higher), all over the classes that both have; `single`, how many
+        classes have one object alone on either side. Where they share no class, only `classes`: 0.
+    """
+    own = by_class(here)
+    theirs = own if references is None else by_class(references)
+    shared = sorted(set(own) & set(theirs))
+    if not shared:
+        return {"classes": 0}
+    correct, objects = zip(*(own[k] for k in shared), strict=True)
+    report: Told = {"classes": len(shared), "accuracy": told(mean(correct, objects), objects)}
+    single = {k for k, each in zip(shared, objects, strict=True) if len(np.unique(each)) == 1}
+    if references is not None:
+        right, of_theirs = zip(*(theirs[k] for k in shared), strict=True)
+        report["references"] = told(mean(right, of_theirs), of_theirs)
+        known = here.objects is not None and references.objects is not None
+        report["drop"] = told(difference(right, correct, (of_theirs, objects) if known else None))
+        single |= {k for k, each in zip(shared, of_theirs, strict=True) if len(np.unique(each)) == 1}
+    return {**report, "single": len(single)}
+
+
+def alike(keys: Sequence[str], outcomes: np.ndarray, predictions: Predictions) -> Told | None:
+    """Of a matched set, on how many objects a classifier says the same whatever the background.
+
+    An object is what a key names without its background: the same cut-out, place and noise. Where several objects show
+    one cut-out, the intervals count cut-outs.
+
+    Args:
+        keys: `{split}-{foreground}-{background}-{i}`.
+        outcomes: int (n,): the predicted class; equal numbers are the same answer.
+
+    Returns:
+        `objects`, how many were judged on two backgrounds or more; `alike`, the share that got one answer on all of
+        theirs; `right`, the share that got the right one on all. None where there is no such object.
+    """
+    objects: dict[str, list[int]] = {}
+    for row in np.flatnonzero(predictions.judged).tolist():
+        if (name := without_background(keys[row])) is not None:
+            objects.setdefault(name, []).append(row)
+    several = [rows for rows in objects.values() if len(rows) > 1]
+    if not several:
+        return None
+    same = np.array([len(np.unique(outcomes[rows])) == 1 for rows in several])
+    right = np.array([bool(predictions.correct[rows].all()) for rows in several])
+    cutouts = np.arange(len(several))
+    if predictions.objects is not None:
+        cutouts = predictions.objects[[rows[0] for rows in several]]
+    return {"objects": len(several), "alike": told(mean([same], [cutouts])), "right": told(mean([right], [cutouts]))}

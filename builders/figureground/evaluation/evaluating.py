@@ -1,0 +1,417 @@
+"""Evaluates classifiers on a dataset of this package: numbers as JSON, and a page to look at."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import re
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from figureground.core.devices import check_device
+from figureground.core.errors import FiguregroundError, RecipeError, UsageError, listed
+from figureground.core.files import replace_bytes, replace_text
+from figureground.core.intervals import LEVEL, METHOD
+from figureground.core.locks import lock
+from figureground.core.owned import is_ours
+from figureground.data.objects import is_matched, settings
+from figureground.data.pictures import SPURIOUS_FOR, DatasetPictures, FolderPictures, open_pictures
+from figureground.evaluation import accuracy, spuriousness
+from figureground.evaluation.counterparts import Counterparts, LabelTable, find_counterparts, read_label_table
+from figureground.evaluation.page import write_page
+from figureground.models.needs import refuse_absent
+from figureground.shards.card import public
+from figureground.shards.writer import SCORES, STAGES_LOCK, remove_locks
+from figureground.sources.images import content_hash
+
+if TYPE_CHECKING:
+    from figureground.evaluation.predict import Predictions
+    from figureground.vision.classifiers import Classifier
+
+BATCH_SIZE = 64
+"""Images a batch."""
+FOLDER = "_evaluation"
+"""Where results go inside a dataset: `load_dataset` passes over it, and it is not published."""
+JSON, PAGE = "evaluation.json", "evaluation.html"
+GENERATED, REFERENCES = "generated", "references"
+"""What the dataset's own pictures and the references are called beside controls."""
+
+
+@dataclass
+class Evaluation:
+    """What classifiers say of a dataset."""
+
+    pictures: DatasetPictures
+    report: dict[str, Any]
+    """What `evaluation.json` says; see `docs/evaluate.md`."""
+    classifiers: dict[str, Classifier]
+    predictions: dict[str, Predictions]
+    """By classifier, of the dataset's own pictures."""
+    independent: list[str]
+    """The classifiers that means are over: those that steered no fine-tuning of these pictures, if there are any."""
+    out: Path
+    """Where the files are."""
+    scores: tuple[Path, ...] = ()
+    """Files of scores that were written."""
+
+
+def evaluate(
+    directory: Path | str,
+    classifiers: Sequence[str | Classifier],
+    *,
+    references: Path | str | None = None,
+    validation: Path | str | None = None,
+    labels: Path | str | None = None,
+    controls: Sequence[Path | str] = (),
+    splits: Sequence[str] = (),
+    out: Path | str | None = None,
+    save_scores: bool = False,
+    device: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    show_progress: bool = True,
+) -> Evaluation:
+    """Shows a dataset's pictures to classifiers, and writes `evaluation.json` and `evaluation.html`.
+
+    Args:
+        directory: A finished dataset: of a class-wise spurious one, its classes k are the column `spurious_for`; of
+            any other, the column `foreground`.
+        classifiers: Names that `open_classifier` takes, or opened ones.
+        references: Photographs in one folder a class, or a dataset: what accuracy is compared with, or, of a spurious
+            set, pictures of the spurious feature.
+        validation: Of a spurious set, pictures of the classes themselves, likewise.
+        labels: A CSV `label,classifier_label`, for labels that classifiers call otherwise.
+        controls: Datasets to measure the same of: the control configs of a D3S recipe, or other spurious sets.
+        splits: Only these splits of the dataset, and of controls that have them; all unless said otherwise.
+        out: A directory; `_evaluation` in the dataset unless said otherwise.
+        save_scores: Whether each picture's answer is written into the dataset's `_figureground/scores/`.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        batch_size: Pictures a batch; halved where memory doesn't suffice.
+        show_progress: Whether to show bars.
+
+    Raises:
+        FiguregroundError: No finished dataset, a classifier that can't be opened or has no counterpart of any label,
+            pictures without one of the classes, a table that names what there isn't, or scores of somebody else.
+        UsageError: What doesn't go with this kind of dataset.
+    """
+    if not classifiers:
+        raise UsageError("--classifier: name at least one.")
+    if batch_size < 1:
+        raise RecipeError("--batch-size", f"{batch_size} is not a whole number of at least 1.")
+    check_device(device, "--device")
+    for given in classifiers:
+        if isinstance(given, str):
+            refuse_absent("--classifier", given)
+    directory = Path(directory)
+    pictures = DatasetPictures(directory, splits=splits)
+    spurious = pictures.column == SPURIOUS_FOR
+    if validation is not None and not spurious:
+        raise UsageError("--validation goes with class-wise spurious sets; give photographs as --references.")
+    occurring = [pictures.labels[k] for k in np.unique(pictures.label)]
+    others: dict[str, DatasetPictures | FolderPictures] = {}
+    if references is not None:
+        column = None if spurious else "foreground"
+        others[REFERENCES] = open_pictures(Path(references), pictures.labels, occurring, column)
+    for control in map(Path, controls):
+        beside = _open_control(control, pictures, occurring, splits)
+        others[_unused(_config(beside) or beside.name, (*others, GENERATED, REFERENCES))] = beside
+    real = None if validation is None else open_pictures(Path(validation), pictures.labels, occurring)
+    table = LabelTable() if labels is None else read_label_table(Path(labels), pictures.labels)
+    out = directory / FOLDER if out is None else Path(out)
+    _refuse_strangers(out, directory)
+
+    # What needs torch comes last, so that a mistake is told at once.
+    from figureground.core.accelerator import choose_device
+    from figureground.evaluation.predict import predict
+
+    place = choose_device(device)
+    opened = _open_all(classifiers)
+    counterparts = find_counterparts(list(opened.values()), pictures.labels, occurring, table)
+    scores = _score_files(directory, list(opened)) if save_scores else {}
+    for folder in (out, *[path.parent for path in scores.values()]):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise FiguregroundError(
+                f"{folder} can't be written. Give --out, and no --save-scores, where it may not be."
+            )
+
+    answers: dict[str, dict[str, Predictions]] = {}
+    positives: dict[str, Predictions] = {}
+    for (name, classifier), own in zip(opened.items(), counterparts, strict=True):
+        before = next(classifier.parameters()).device
+        classifier.to(place)
+        answer = functools.partial(
+            predict, classifier, counterparts=own, batch_size=batch_size, show_progress=show_progress
+        )
+        answers[name] = {kind: answer(some) for kind, some in {GENERATED: pictures, **others}.items()}
+        if real is not None:
+            positives[name] = answer(real)
+        classifier.to(before)
+
+    measured = {
+        name: spuriousness.measure(answers[name], positives.get(name), pictures.labels)
+        if spurious
+        else _accuracies(pictures, own, answers[name])
+        for name, own in zip(opened, counterparts, strict=True)
+    }
+    steered = _steered(pictures, opened)
+    report = {
+        "made_by": _MADE_BY.decode(),
+        "dataset": _about(pictures),
+        "kind": "spurious" if spurious else "foreground",
+        "intervals": {"method": METHOD, "level": LEVEL, **_reuse(pictures)},
+        "beside": {
+            kind: {**_beside(some, occurring), **({} if kind == REFERENCES else {"differs": _differs(pictures, some)})}
+            for kind, some in others.items()
+        },
+        "validation": None if real is None else _beside(real, occurring),
+        "label_table": None if table.path is None else {"name": table.path.name, "sha256": content_hash(table.path)},
+        "classifiers": {
+            name: {
+                "facts": public(classifier.facts),
+                **({"steered": name in steered} if spurious else {}),
+                **_coverage(classifier, own, pictures, answers[name][GENERATED]),
+                **measured[name],
+            }
+            for (name, classifier), own in zip(opened.items(), counterparts, strict=True)
+        },
+    }
+    independent = [name for name in opened if name not in steered] or list(opened)
+    if spurious:
+        report["mean"] = spuriousness.measure_mean(
+            [answers[name] for name in independent], [measured[name] for name in independent], pictures.labels
+        )
+    evaluation = Evaluation(
+        pictures, report, opened, {name: some[GENERATED] for name, some in answers.items()}, independent, out,
+        tuple(scores.values()),
+    )  # fmt: skip
+    if scores:
+        # What is there is read and written again: another evaluation may be adding other splits.
+        with lock(directory / STAGES_LOCK, wait=True):
+            for name, path in scores.items():
+                _write_scores(path, pictures, opened[name], evaluation.predictions[name])
+        remove_locks(directory)
+    replace_text(out / PAGE, write_page(evaluation))
+    replace_text(out / JSON, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    return evaluation
+
+
+def _refuse_strangers(out: Path, dataset: Path) -> None:
+    """An earlier result may be replaced, nothing else; and the dataset's own folders stay as they are."""
+    if out.exists() and not out.is_dir():
+        raise FiguregroundError(f"--out {out} is a file; give a directory.")
+    inside, own = out.resolve(), dataset.resolve()
+    if inside == own or (own in inside.parents and inside.relative_to(own).parts[0] != FOLDER):
+        raise FiguregroundError(f"--out {out} belongs to the dataset. Leave --out away, or give a place of its own.")
+    if strange := [name for name in (JSON, PAGE) if os.path.lexists(out / name) and not is_ours(out / name)]:
+        raise FiguregroundError(f"--out {out} has a {strange[0]} that isn't an earlier result. Give another directory.")
+
+
+def _open_all(classifiers: Sequence[str | Classifier]) -> dict[str, Classifier]:
+    """Opens classifiers on the CPU, so that all that is wrong with one is said before the first is at work."""
+    from figureground.vision.classifiers import open_classifier
+
+    opened: dict[str, Classifier] = {}
+    for given in classifiers:
+        classifier = open_classifier(given) if isinstance(given, str) else given
+        opened[_unused(classifier.name, opened)] = classifier
+    return opened
+
+
+def _steered(pictures: DatasetPictures, classifiers: Mapping[str, Classifier]) -> set[str]:
+    """Those whose features the pictures' concepts were drawn towards (SFSL): what they say proves nothing."""
+    concepts = pictures.source.facts.concepts or []
+    networks = {concept["feature_model"]["sha256"] for concept in concepts if concept.get("feature_model")}
+    return {name for name, classifier in classifiers.items() if classifier.facts.get("sha256") in networks}
+
+
+def _unused(name: str, taken: Container[str]) -> str:
+    """A name, or the name with a number where it is taken."""
+    return name if name not in taken else next(f"{name} ({n})" for n in range(2, 10**6) if f"{name} ({n})" not in taken)
+
+
+def _open_control(
+    directory: Path, pictures: DatasetPictures, wanted: Sequence[str], splits: Sequence[str]
+) -> DatasetPictures:
+    """A dataset of the same kind, in the splits that it has of those asked for."""
+    control = DatasetPictures(directory, pictures.labels, wanted)
+    if control.column != pictures.column:
+        raise UsageError(
+            f"--control {directory} has labels of the column {control.column}, and {pictures.name} of "
+            f"{pictures.column}: they can't be measured alike."
+        )
+    if not (control.label >= 0).any():
+        raise FiguregroundError(
+            f"--control {directory} has none of the classes of {pictures.name}, but {listed(control.unknown, 5)}."
+        )
+    there = [split for split in splits if split in control.splits]
+    return DatasetPictures(directory, pictures.labels, wanted, splits=there) if there else control
+
+
+def _config(pictures: DatasetPictures) -> str:
+    """The config that a dataset was built with, or those of the datasets that it was made from."""
+    return " and ".join(dict.fromkeys(name for name, _ in settings(pictures.source.recipe) if name))
+
+
+ALIKE = (
+    "checkpoint", "revision", "size", "steps", "guidance_scale", "negative_prompt", "scheduler", "eta", "prompt",
+    "image_format",
+)  # fmt: skip
+"""Fields of a recipe in which a control has to be as the set: else its accuracy differs for their sake too."""
+
+
+def _differs(pictures: DatasetPictures, control: DatasetPictures | FolderPictures) -> list[dict[str, Any]]:
+    """Fields of `ALIKE` in which a control isn't as the set: `field`, `dataset` and `control`, the values of each."""
+    if not isinstance(control, DatasetPictures):
+        return []
+    found = []
+    for field in ALIKE:
+        ours, theirs = (_values(some, field) for some in (pictures, control))
+        if ours != theirs:
+            found.append({"field": field, "dataset": ours, "control": theirs})
+    return found
+
+
+def _values(pictures: DatasetPictures, field: str) -> list[Any]:
+    """What the recipes that a dataset was made from say of a field, each value once."""
+    said = [identity.get(field) for _, identity in settings(pictures.source.recipe)]
+    return [json.loads(text) for text in sorted({json.dumps(value) for value in said})]
+
+
+def _reuse(pictures: DatasetPictures) -> dict[str, int]:
+    """How many objects and scenes the images show: `objects`, and of those that were guided by one, `scenes`."""
+    scenes = len(np.unique(pictures.scenes[pictures.scenes >= 0]))
+    return {"objects": len(np.unique(pictures.objects)), **({"scenes": scenes} if scenes else {})}
+
+
+def _about(pictures: DatasetPictures) -> dict[str, Any]:
+    source = pictures.source
+    return {
+        "name": source.name,
+        "builder": source.facts.builder,
+        "config": _config(pictures),
+        "recipe_sha256": source.recipe["sha256"],
+        "samples": len(pictures.keys),
+        "splits": {split: int((pictures.split == at).sum()) for at, split in enumerate(pictures.splits)},
+        **({"features": pictures.features} if pictures.features else {}),
+    }
+
+
+def _beside(pictures: DatasetPictures | FolderPictures, occurring: Sequence[str]) -> dict[str, Any]:
+    """What there is to say of other pictures: how many, of which classes, and what was passed over."""
+    unreadable = {} if isinstance(pictures, DatasetPictures) else pictures.unreadable
+    used = pictures.label >= 0
+    if unreadable:
+        used &= np.array([key not in unreadable for key in pictures.keys])
+    there = {pictures.labels[k] for k in np.unique(pictures.label[used])}
+    return {
+        "name": pictures.name,
+        "images": int(used.sum()),
+        "unreadable": [{"file": name, "reason": reason} for name, reason in sorted(unreadable.items())],
+        "without_pictures": [label for label in occurring if label not in there],
+        "other_classes": pictures.unknown,
+        **({"recipe_sha256": pictures.source.recipe["sha256"]} if isinstance(pictures, DatasetPictures) else {}),
+    }
+
+
+def _coverage(
+    classifier: Classifier, counterparts: Counterparts, pictures: DatasetPictures, predictions: Predictions
+) -> dict[str, Any]:
+    """Which of the dataset's labels a classifier knows, under what names, and how many samples that leaves out."""
+    occurring = np.unique(pictures.label).tolist()
+    known = {pictures.labels[k]: counterparts.groups[k] for k in occurring}
+    return {
+        "samples": int(predictions.judged.sum()),
+        "left_out": int((~predictions.judged).sum()),
+        "without_counterpart": [label for label, group in known.items() if not group],
+        "counterparts": {label: [classifier.labels[c] for c in group] for label, group in known.items() if group},
+    }
+
+
+def _accuracies(
+    pictures: DatasetPictures, counterparts: Counterparts, answers: Mapping[str, Predictions]
+) -> dict[str, Any]:
+    """One classifier's numbers on a set of foregrounds."""
+    own, references = answers[GENERATED], answers.get(REFERENCES)
+    report = accuracy.by_group(pictures, own)
+    if len(answers) > 1:
+        report["compared"] = {
+            kind: accuracy.compare(some, references) for kind, some in answers.items() if kind != REFERENCES
+        }
+    if is_matched(pictures.source.recipe):
+        outcomes = counterparts.outcomes(own.predicted, pictures.label)
+        report["matched"] = accuracy.alike(pictures.keys, outcomes, own)
+    return report
+
+
+# Scores
+
+
+_MADE_BY = b"figureground evaluate"
+"""Metadata of score files that `evaluate` wrote, and may write anew."""
+
+
+def _score_files(directory: Path, names: Sequence[str]) -> dict[str, Path]:
+    """A file of scores for each classifier, by its name: one that a rule of `curate` can say.
+
+    Raises:
+        FiguregroundError: Scores of that name are there that `evaluate` didn't write.
+    """
+    import pyarrow.parquet as pq
+
+    paths: dict[str, Path] = {}
+    for name in names:
+        plain = re.sub(r"\W+", "_", name).strip("_") or "classifier"
+        plain = plain if plain.isidentifier() else f"c_{plain}"
+        path = directory / SCORES / f"{_unused_stem(plain, paths)}.parquet"
+        strange = path if path.exists() else path.with_suffix(".csv")
+        if strange.exists():
+            try:
+                ours = strange.suffix == ".parquet" and _MADE_BY in (pq.read_schema(strange).metadata or {})
+            except (OSError, ValueError):
+                ours = False
+            if not ours:
+                raise FiguregroundError(
+                    f"--save-scores: {SCORES}/{strange.name} is there, and not of this command. Rename or remove it."
+                )
+        paths[name] = path
+    return paths
+
+
+def _unused_stem(plain: str, paths: Mapping[str, Path]) -> str:
+    while any(path.stem == plain for path in paths.values()):
+        plain += "_"
+    return plain
+
+
+def _write_scores(path: Path, pictures: DatasetPictures, classifier: Classifier, predictions: Predictions) -> None:
+    """Key, predicted class, probability of the label, and whether it was predicted, of each judged sample.
+
+    What the same classifier said of other splits before is kept.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    rows = np.flatnonzero(predictions.judged)
+    table = pa.table(
+        {
+            "key": [pictures.keys[row] for row in rows],
+            "predicted": [classifier.labels[k] for k in predictions.predicted[rows]],
+            "p": predictions.p[rows],
+            "correct": predictions.correct[rows],
+        }
+    )
+    made_by = {_MADE_BY: json.dumps(public(classifier.facts)).encode()}
+    if path.exists() and (earlier := pq.read_table(path)).schema.metadata[_MADE_BY] == made_by[_MADE_BY]:
+        others = pc.invert(pc.is_in(earlier["key"], pa.array(pictures.keys)))
+        table = pa.concat_tables([earlier.filter(others).cast(table.schema), table])
+    table = table.replace_schema_metadata(made_by)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    replace_bytes(path, buffer.getvalue())

@@ -1,0 +1,195 @@
+"""A classifier's answers for labelled pictures, batch by batch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from figureground.core import signals
+from figureground.core.errors import FiguregroundError, OutOfMemory, counted
+from figureground.core.numerics import usable_cores
+from figureground.core.progress import Progress
+from figureground.data.pictures import Draw, FolderPictures, Pictures
+from figureground.evaluation.counterparts import Counterparts
+from figureground.sources.images import UnreadableImage
+from figureground.vision.classifiers import Classifier
+
+BATCH_SIZE = 64
+"""Pictures a batch, unless said otherwise; halved where memory doesn't suffice."""
+MOST_DECODERS = 8
+"""Threads that decode pictures ahead."""
+AHEAD = 4
+"""Pictures that each of them decodes ahead."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier says of each picture, in the pictures' order."""
+
+    label: np.ndarray
+    """int64 (n,): the pictures' labels; -1 for one that the list of labels lacks."""
+    judged: np.ndarray
+    """bool (n,): its label has a counterpart, and the picture could be read."""
+    predicted: np.ndarray
+    """int64 (n,): the likeliest class; -1 where not judged."""
+    p: np.ndarray
+    """float64 (n,): probability of the picture's label, 0 to 1, summed over the classes that stand for it; NaN where
+    not judged."""
+    correct: np.ndarray
+    """bool (n,): whether the likeliest class is one of those."""
+    objects: np.ndarray | None = None
+    """int64 (n,): equal numbers show one object; None where each image shows its own."""
+
+    def objects_in(self, rows: np.ndarray) -> np.ndarray:
+        """The objects of some images, int64 (m,); `rows` is bool (n,), or their positions."""
+        return (np.arange(len(self.label)) if self.objects is None else self.objects)[rows]
+
+    def of(self, k: int) -> np.ndarray:
+        """The judged pictures of a label, bool (n,)."""
+        return self.judged & (self.label == k)
+
+
+def predict(
+    classifier: Classifier,
+    pictures: Pictures,
+    counterparts: Counterparts,
+    *,
+    batch_size: int = BATCH_SIZE,
+    show_progress: bool = True,
+) -> Predictions:
+    """Shows a classifier all pictures whose label it has a counterpart of.
+
+    Photographs that can't be read are noted in `pictures.unreadable` and left out.
+
+    Args:
+        classifier: On the device where it shall work.
+        pictures: Their labels are positions in `counterparts.labels`.
+
+    Raises:
+        FiguregroundError: A picture of a dataset is damaged, no photograph can be read, or logits that aren't finite.
+        OutOfMemory: One picture alone doesn't fit.
+        Stopped: A signal asked for it.
+    """
+    count = len(pictures.keys)
+    nothing: dict[str, Any] = {"judged": False, "predicted": -1, "p": np.nan, "correct": False}
+    arrays = {name: np.full(count, value) for name, value in nothing.items()}
+    found = Predictions(pictures.label, **arrays, objects=pictures.objects)
+    members = counterparts.members()
+    known = members.sum(axis=1) > 0
+    rows = np.flatnonzero((pictures.label >= 0) & known[pictures.label])
+    bar = Progress(len(rows), unit="image", desc=f"{classifier.name} on {pictures.name}", show=show_progress)
+    with signals.at_checks(), bar:
+        for batch in _batches(_readable(_decoded(pictures.read(rows)), pictures), batch_size):
+            at = np.array([row for row, _ in batch])
+            logits = _in_halves(classifier, [picture for _, picture in batch])
+            odd = ~np.isfinite(logits).all(axis=1)
+            if odd.any():
+                raise FiguregroundError(
+                    f"The classifier {classifier.name} gave logits that aren't finite for {pictures.keys[at[odd][0]]}. "
+                    "Its weights are damaged."
+                )
+            p, own = _softmax(logits), members[pictures.label[at]]
+            found.predicted[at] = p.argmax(axis=1)
+            found.p[at] = (p * own).sum(axis=1)
+            found.correct[at] = own[np.arange(len(at)), found.predicted[at]]
+            found.judged[at] = True
+            bar.update(len(batch))
+    if len(rows) and not found.judged.any():
+        first = next(iter(pictures.unreadable.items())) if isinstance(pictures, FolderPictures) else ("", "")
+        raise FiguregroundError(
+            f"{pictures.name}: none of its {counted(len(rows), 'picture')} can be read, such as {': '.join(first)}."
+        )
+    return found
+
+
+def _in_halves(classifier: Classifier, batch: list[Image.Image]) -> np.ndarray:
+    """Logits of pictures, float64 (n, classes); of halves of the batch where memory doesn't suffice."""
+    signals.check()
+    try:
+        return _logits(classifier, batch)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            width, height = batch[0].size
+            raise OutOfMemory(
+                f"The classifier {classifier.name} and one picture of {width} × {height} px don't fit into the memory "
+                "of the device. Give --device cpu."
+            ) from None
+    torch.cuda.empty_cache()  # outside the handler, which would keep what the batch took
+    half = len(batch) // 2
+    return np.concatenate([_in_halves(classifier, part) for part in (batch[:half], batch[half:])])
+
+
+@torch.inference_mode()
+def _logits(classifier: Classifier, batch: Sequence[Image.Image]) -> np.ndarray:
+    if len({picture.size for picture in batch}) == 1:
+        pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in batch]))
+        device = next(classifier.parameters()).device
+        reading = classifier(pixels.to(device).permute(0, 3, 1, 2).float() / 255)
+    else:
+        reading = classifier.read(batch)
+    return reading.logits.float().cpu().numpy().astype(np.float64)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """In float64, so that probabilities close to 1 stay apart and rank."""
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _readable(
+    drawn: Iterable[tuple[int, Image.Image | UnreadableImage]], pictures: Pictures
+) -> Iterator[tuple[int, Image.Image]]:
+    """Leaves out what can't be read; a folder takes note of it, of anything else it is an error."""
+    for row, picture in drawn:
+        if not isinstance(picture, UnreadableImage):
+            yield row, picture
+        elif isinstance(pictures, FolderPictures):
+            pictures.skip(row, picture)
+        else:
+            raise picture
+
+
+def _decoded(drawn: Iterable[tuple[int, Draw]]) -> Iterator[tuple[int, Image.Image | UnreadableImage]]:
+    """Pictures, RGB, in order, decoded ahead by a few threads."""
+    threads = min(MOST_DECODERS, usable_cores())
+    ahead: deque[tuple[int, Future[Image.Image | UnreadableImage]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for row, draw in drawn:
+                ahead.append((row, pool.submit(_drawn, draw)))
+                if len(ahead) > AHEAD * threads:
+                    row, future = ahead.popleft()
+                    yield row, future.result()
+            while ahead:
+                row, future = ahead.popleft()
+                yield row, future.result()
+        finally:
+            for _, future in ahead:
+                future.cancel()
+
+
+def _drawn(draw: Draw) -> Image.Image | UnreadableImage:
+    try:
+        return draw()
+    except UnreadableImage as error:
+        return error

@@ -1,0 +1,175 @@
+"""Writes what a fine-tuning has learned as diffusers reads it, and opens a finished concept for rendering."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from figureground.core.errors import FiguregroundError
+from figureground.core.files import read_json
+from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
+from figureground.models.concepts import CHECKPOINT, CONCEPT, LORA, Concept, hash_weights, read_concept
+from figureground.models.opening import load_adapters
+from figureground.models.weights import VARIANTS, check_files, fingerprint, list_weights, read_index
+
+__all__ = ["CHECKPOINT", "CONCEPT", "LORA", "Concept", "hash_weights", "open_concept", "read_concept"]
+
+COPIED = (".json", ".txt", ".model", ".safetensors")
+"""How the names of a checkpoint's files end, pickles and other formats aside."""
+HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
+"""Types of weights in safetensors files that take half the room."""
+
+
+def write_checkpoint(base: Path, trained: Mapping[str, nn.Module], out: Path) -> None:
+    """Writes a checkpoint like `base` in which some parts are others; whole or not at all.
+
+    Weights are stored in the type that the base stores them in. The parts given are changed to it in place.
+
+    Args:
+        base: A checkpoint directory in diffusers' layout.
+        trained: By the part's name, `unet`, what takes its place.
+        out: A directory of that name is replaced.
+
+    Raises:
+        FiguregroundError: The base isn't a whole checkpoint any more.
+    """
+    variant = check_files(base, base.name)
+    index = read_index(base, base.name)
+    draft = out.with_name(f".{out.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        for part, value in index.items():
+            if part in trained:
+                _write_part(trained[part], stored_dtype(base / part), draft / part, variant)
+            elif (base / part).is_dir() and value[0] is not None:
+                _copy_part(base / part, draft / part, variant)
+        shutil.copyfile(base / "model_index.json", draft / "model_index.json")
+        for config in draft.rglob("*.json"):  # where a part was made is nobody's business
+            content = read_json(config)
+            if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+                config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def stored_dtype(part: Path) -> torch.dtype:
+    """What a part of a checkpoint stores its weights in: float32, or one of the halves."""
+    path = min(part.glob("*.safetensors"))
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    kinds = {tensor["dtype"] for name, tensor in header.items() if name != "__metadata__"} - {"I64", "I32"}
+    return HALVES[kinds.pop()] if len(kinds) == 1 and kinds <= set(HALVES) else torch.float32
+
+
+def _write_part(part: nn.Module, dtype: torch.dtype, out: Path, variant: str | None) -> None:
+    # To mypy what a module has no field for is a Tensor or a Module.
+    part.to("cpu", dtype).save_pretrained(out, safe_serialization=True, variant=variant)  # type: ignore[operator]
+    config = out / "config.json"
+    content = read_json(config)
+    if "dtype" in content:
+        # Else a text encoder opens in the type that it is stored in, its neighbours in float32, and on a CPU the
+        # first product fails.
+        config.write_text(json.dumps({**content, "dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
+
+
+def _copy_part(part: Path, out: Path, variant: str | None) -> None:
+    out.mkdir()
+    # A part that isn't trained, such as a safety checker, may be there in the plain form alone.
+    kept = list_weights(part, variant) or list_weights(part, None)
+    for file in sorted(part.iterdir()):
+        of_variant = any(f".{name}." in file.name for name in VARIANTS if name) == (variant is not None)
+        index = ".safetensors.index" in file.name
+        weights = file.suffix == ".safetensors"
+        if file.is_file() and file.suffix in COPIED and (file in kept if weights else not index or of_variant):
+            shutil.copyfile(file, out / file.name)
+
+
+# Adapters
+
+
+def require_peft() -> None:
+    """Raises FiguregroundError where the library of adapters isn't installed."""
+    if importlib.util.find_spec("peft") is None:
+        raise FiguregroundError("adapters (lora_rank) need peft: pip install 'figureground[lora]'.")
+
+
+def write_lora(pipeline: Any, out: Path) -> None:
+    """Writes the adapters of a pipeline's UNet and text encoders as `load_lora_weights` reads them.
+
+    Args:
+        out: The file.
+    """
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import get_peft_model_state_dict
+
+    layers = {}
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        network = getattr(pipeline, part, None)
+        if network is not None and getattr(network, "peft_config", None):
+            layers[f"{part}_lora_layers"] = convert_state_dict_to_diffusers(get_peft_model_state_dict(network))
+    draft = out.with_name(f".{out.name}.part")
+    try:
+        type(pipeline).save_lora_weights(draft, **layers, weight_name=out.name, safe_serialization=True)
+        os.replace(draft / out.name, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+# Opening
+
+
+def open_concept(
+    concept: Concept,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    scheduler: str = "ddim",
+    safety: str = "reject",
+    base: str | None = None,
+) -> Checkpoint:
+    """Opens a finished concept as `open_checkpoint` opens checkpoints.
+
+    Adapters are merged into the base's weights, which then has no layers more than before.
+
+    Args:
+        base: Where the checkpoint lies that adapters were learned on, if not where it lay then.
+
+    Raises:
+        FiguregroundError: The concept is incomplete, peft isn't installed, or the base isn't the one that adapters
+            were learned on.
+    """
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "scheduler": scheduler, "safety": safety}
+    said = concept.facts["base"]
+    if concept.kind == "lora":
+        require_peft()
+        place = base or concept.checkpoint
+        found = fingerprint(place, None)
+        if said["fingerprint"].startswith("sha256:") and found != said["fingerprint"]:
+            raise FiguregroundError(
+                f"concept {concept.folder}: its adapters were learned on {said['checkpoint']} "
+                f"({said['fingerprint'][:19]}), and {place} is {found[:19]}. Give the checkpoint that it was."
+            )
+        opened = open_checkpoint(place, concept.revision, **options)
+        pipeline = opened.text_to_image
+        load_adapters(pipeline, concept.folder, LORA)
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
+    else:
+        opened = open_checkpoint(str((concept.folder / CHECKPOINT).resolve()), **options)
+    facts = {
+        **opened.facts, "checkpoint": said["checkpoint"], "revision": said["revision"] or said["fingerprint"][:19],
+        "concept": concept.name, "concept_sha256": concept.sha256,
+    }  # fmt: skip
+    return replace(opened, facts=facts)

@@ -1,0 +1,177 @@
+"""Textual inversion step by step (Gal et al. 2022, arXiv 2208.01618): the vectors of a token, and their optimizer.
+
+Vectors keep the length that the noun's have: after each step they are put back on that sphere, so there is no weight
+decay. Left free on the pocket model, one grew to five times the length of its noun's, which no ordinary embedding has;
+of two seeds one then drew a little better, the other a little worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from figureground.core.seeding import make_generator
+from figureground.diffusion.checkpoint import Checkpoint
+from figureground.diffusion.denoiser import Denoiser, tokenize
+from figureground.finetune import objective
+from figureground.finetune.inverting import PLACE, Inversion
+from figureground.finetune.latents import Posteriors
+from figureground.finetune.tokens import add_rows, text_encoders, token_names
+from figureground.finetune.training import in_turn
+from figureground.recipe.sample import derive_seed
+from figureground.training.curves import GRADIENT
+
+
+class Hidden(NamedTuple):
+    """What a UNet made for inpainting reads beside a noisy latent: where it is to paint, and what is seen around."""
+
+    where: Tensor
+    """1 where the picture is hidden and 0 elsewhere, (pictures, 1 or 2 with the mirrored one, 1, height, width)."""
+    around: Posteriors
+    """Of the pictures, grey where they are hidden."""
+
+    def take(self, rows: Tensor, mirrored: Tensor, noise: Tensor) -> Tensor:
+        """The channels of some pictures, (n, 1 + those of a latent, height, width); arguments as of `Posteriors`."""
+        which = mirrored.long() if self.where.shape[1] == 2 else torch.zeros_like(rows)
+        return torch.cat([self.where[rows, which], self.around.sample(rows, mirrored, noise)], dim=1)
+
+
+class Inverting:
+    """Everything that changes while a token is learned: its vectors, and their optimizer.
+
+    Nothing random is remembered between steps: pictures, templates, noise and noise levels follow from the seed and the
+    number of the step alone.
+
+    Args:
+        checkpoint: Nothing of it may require gradients. Its tokenizers and text encoders come to know the token.
+        pictures: Encoded.
+        masks: The share of each latent pixel that counts, (pictures, 1 or 2, 1, height, width); None is all.
+        size: Edge in pixels.
+        dtype: What is computed in: float32, or bfloat16 by autocast.
+        hidden: For a checkpoint made for inpainting, what its UNet is to paint anew; None for others.
+    """
+
+    curve_names = ("total", "denoising", GRADIENT)
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: Inversion,
+        noun: str,
+        token: str,
+        pictures: Posteriors,
+        masks: Tensor | None,
+        size: int,
+        dtype: torch.dtype,
+        hidden: Hidden | None = None,
+    ):
+        self.settings = settings
+        self._pictures, self._masks, self._dtype, self._hidden = pictures, masks, dtype, hidden
+        pipeline = checkpoint.text_to_image
+        self._device = pipeline.device
+        self._alphas_bar = pipeline.scheduler.alphas_cumprod.to(self._device, torch.float32)
+        self._prediction_type = checkpoint.facts["prediction_type"]
+        self._denoiser = Denoiser(checkpoint, size)
+        names = token_names(token, settings.vectors)
+        self.vectors: list[nn.Parameter] = []
+        """(vectors, width) for each text encoder, float32."""
+        self.noun: list[Tensor] = []
+        """What each began as, (width,)."""
+        self._lengths: list[Tensor] = []
+        for tokenizer, encoder in zip(checkpoint.tokenizers, text_encoders(checkpoint), strict=True):
+            pieces = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(noun))
+            own = encoder.get_input_embeddings().weight[pieces].detach().float()
+            length = own.norm(dim=1).mean()
+            start = own.mean(0) * (length / own.mean(0).norm())
+            rows = start.expand(settings.vectors, -1).contiguous()
+            first = add_rows(tokenizer, encoder, names, rows)[0]
+            vectors = nn.Parameter(rows.clone())
+            encoder.get_input_embeddings().register_forward_hook(_put_in(vectors, first))
+            self.vectors.append(vectors)
+            self.noun.append(start)
+            self._lengths.append(length)
+        self._optimizer = torch.optim.Adam(self.vectors, lr=settings.learning_rate, fused=True)
+        if settings.gradient_checkpointing:
+            self._denoiser.unet.enable_gradient_checkpointing()
+        # Each tokenizer has the same names, so one expands for all.
+        texts = [
+            pipeline.maybe_convert_prompt(text.replace(PLACE, token), checkpoint.tokenizers[0])
+            for text in settings.templates
+        ]
+        ids, padding = tokenize(checkpoint.tokenizers, texts)
+        self._ids, self._padding = [i.to(self._device) for i in ids], [m.to(self._device) for m in padding]
+
+    def step(self, number: int) -> Tensor:
+        """Does the step of that number, from 0; returns the values of `curve_names`, on the device."""
+        self._denoiser.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * (1 - number / self.settings.steps)
+        total, denoising = self._losses(number)
+        total.backward()
+        gradient = torch.stack([v.grad.norm() for v in self.vectors if v.grad is not None]).norm()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for vectors, length in zip(self.vectors, self._lengths, strict=True):
+                vectors.mul_(length / vectors.norm(dim=1, keepdim=True))
+        return torch.stack([total.detach(), denoising.detach(), gradient])
+
+    def _losses(self, step: int) -> tuple[Tensor, Tensor]:
+        """The mean squared error, with min-SNR weights and without."""
+        settings, device, n = self.settings, self._device, self.settings.batch_size
+        generator = make_generator(derive_seed(settings.seed, "step", str(step)))
+        shape = (n, *self._pictures.mean.shape[2:])
+        mirrored = (torch.rand(n, generator=generator) < 0.5).to(device)
+        spread = torch.randn(shape, generator=generator).to(device)
+        noise = torch.randn(shape, generator=generator).to(device)
+        time = torch.randint(len(self._alphas_bar), (n,), generator=generator).to(device)
+        templates = torch.randint(len(settings.templates), (n,), generator=generator)
+        turns = [in_turn(len(self._pictures), step * n + i, settings.seed, "pictures") for i in range(n)]
+        rows = torch.tensor(turns, device=device)
+        clean = self._pictures.sample(rows, mirrored, spread)
+        alphas_bar = self._alphas_bar[time]
+        read = objective.add_noise(clean, noise, alphas_bar)
+        if self._hidden is not None:
+            other = torch.randn(shape, generator=generator).to(device)
+            read = torch.cat([read, self._hidden.take(rows, mirrored, other)], dim=1)
+        wanted = objective.target(clean, noise, alphas_bar, self._prediction_type)
+        used, places = (each.to(device) for each in templates.unique(return_inverse=True))
+        ids, padding = [i[used] for i in self._ids], [m[used] for m in self._padding]
+        with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
+            prediction = self._denoiser(read, time, ids, padding, places, None).float()
+        error = (prediction - wanted).square().mean(1, keepdim=True)
+        if self._masks is not None:
+            masks = self._masks[rows, mirrored.long() if self._masks.shape[1] == 2 else torch.zeros_like(rows)]
+            each = (error * masks).sum((1, 2, 3)) / masks.sum((1, 2, 3))
+        else:
+            each = error.mean((1, 2, 3))
+        weights = objective.min_snr_weights(alphas_bar, settings.min_snr_gamma, self._prediction_type)
+        return (weights * each).mean(), each.mean()
+
+    def rows(self) -> list[Tensor]:
+        """The vectors as they are now, (vectors, width) for each text encoder, float32 on the CPU."""
+        return [vectors.detach().float().cpu().clone() for vectors in self.vectors]
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on; `restore` takes it."""
+        return {"vectors": [v.detach() for v in self.vectors], "optimizer": self._optimizer.state_dict()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        with torch.no_grad():
+            for vectors, value in zip(self.vectors, state["vectors"], strict=True):
+                vectors.copy_(value)
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def _put_in(vectors: Tensor, first: int) -> Any:
+    """A hook that puts trained rows in the place of a table's, so that no other row can change."""
+
+    def put_in(table: nn.Module, given: tuple[Tensor], found: Tensor) -> Tensor:
+        ids = given[0]
+        ours = (ids >= first) & (ids < first + len(vectors))
+        return torch.where(ours[..., None], vectors[(ids - first).clamp(0, len(vectors) - 1)].to(found.dtype), found)
+
+    return put_in

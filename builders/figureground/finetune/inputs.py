@@ -1,0 +1,115 @@
+"""What a concept is made from, as its directory remembers it: other inputs are refused, naming what differs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from figureground.core.differences import differences
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.files import read_json, replace_text
+from figureground.diffusion.checkpoint import download
+from figureground.finetune import priors
+from figureground.finetune.door import INPUTS, LOCK, refuse_strangers
+from figureground.finetune.references import References
+from figureground.finetune.settings import Finetuning, fingerprint_network
+from figureground.models.concepts import read_concept
+from figureground.models.weights import check_files, fingerprint, local_directory, pixels_a_latent
+from figureground.recipe.document import FORMAT
+from figureground.sources.images import content_hash
+
+__all__ = [
+    "INPUTS",
+    "LOCK",
+    "PLACES",
+    "choose_edge",
+    "choose_size",
+    "compare",
+    "identify",
+    "refuse_strangers",
+    "remember",
+]
+
+PLACES = ("checkpoint", "feature_model", "tiny_autoencoder")
+"""Settings that may name a file or a directory."""
+
+
+def identify(
+    noun: str,
+    label: str,
+    settings: Finetuning,
+    found: References,
+    prior: Path | None,
+    components: Path | None,
+    class_folder: Path | None = None,
+) -> dict[str, Any]:
+    """All that decides a concept, as JSON: contents instead of places."""
+    said = settings.deciding()
+    identity = {
+        "format": FORMAT, "noun": noun, "label": label, **said, **{name: _without_place(said[name]) for name in PLACES},
+        "checkpoint_content": fingerprint(settings.checkpoint, settings.revision),
+        "feature_model_content": fingerprint_network(settings),
+        "references": found.to_json()["used"],
+    }  # fmt: skip
+    if prior is not None and priors.own_images(prior):
+        identity["prior"] = priors.hash_own(prior)["sha256"]
+    if settings.needs_class_images and class_folder is not None and priors.own_images(class_folder):
+        identity["class_images_content"] = priors.hash_own(class_folder)["sha256"]
+    if components is not None and settings.sfsl_weight and fingerprint_network(settings) is not None:
+        identity["components_content"] = content_hash(components) if components.is_file() else None
+    return json.loads(json.dumps(identity))
+
+
+def _without_place(name: str | None) -> str | None:
+    """A name as it is kept: of a file or directory on this machine, its own name alone."""
+    return Path(name).expanduser().resolve().name if name and Path(name).expanduser().exists() else name
+
+
+def compare(out: Path, identity: dict[str, Any]) -> None:
+    """Raises FiguregroundError if a directory's concept is made from other inputs."""
+    try:
+        theirs = read_json(out / INPUTS)
+        changed = differences(_by_file(theirs), _by_file(identity))
+    except (ValueError, KeyError, TypeError) as error:
+        raise FiguregroundError(f"{out / INPUTS} is damaged ({error}). Give another directory.") from None
+    if changed:
+        raise FiguregroundError(
+            f"--out {out} holds a concept from other inputs:\n  " + "\n  ".join(changed[:12])
+            + "\nGive another directory, or the same inputs again."
+        )  # fmt: skip
+
+
+def _by_file(identity: dict[str, Any]) -> dict[str, Any]:
+    """With references by their files' names, so that what differs is told by file."""
+    return {**identity, "references": {each["file"]: each for each in identity["references"]}}
+
+
+def remember(out: Path, identity: dict[str, Any]) -> None:
+    """Writes what a directory's concept is made from."""
+    replace_text(out / INPUTS, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
+
+
+def choose_size(settings: Finetuning, out: Path, finished: bool) -> int:
+    """Edge in pixels of a concept's images: of a finished one its own, else as `choose_edge` gives it."""
+    if finished and settings.size is None:  # so that nothing is downloaded
+        return int(read_concept(out).facts["size"])
+    return choose_edge(settings.checkpoint, settings.revision, settings.size)
+
+
+def choose_edge(checkpoint: str, revision: str | None, size: int | None, inpaint: bool = False) -> int:
+    """Edge in pixels: as set, or the checkpoint's own, which with `inpaint` may be one made for inpainting.
+
+    Raises:
+        RecipeError: The checkpoint doesn't say its own.
+        FiguregroundError: There is no such checkpoint.
+    """
+    if size is not None:
+        return size
+    folder = local_directory(checkpoint) or download(checkpoint, revision)
+    check_files(folder, checkpoint, inpaint)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        config = read_json(folder / "unet" / "config.json")
+        return int(config["sample_size"]) * pixels_a_latent(folder)
+    raise RecipeError("size", f"the checkpoint {checkpoint!r} doesn't say its own; give --size.")

@@ -1,0 +1,357 @@
+"""Learns a token: a few pictures become embedding vectors of a new word, and nothing else of the model changes.
+
+Textual inversion (Gal et al. 2022, arXiv 2208.01618). The loss may be taken inside masks, so that the object is learned
+and not what is behind it. A checkpoint made for inpainting learns as it will draw: it sees what is around the mask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from figureground.core import signals
+from figureground.core.accelerator import choose_device
+from figureground.core.differences import differences
+from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.files import read_json, replace_text
+from figureground.core.locks import lock
+from figureground.core.numerics import library_versions
+from figureground.core.progress import Progress
+from figureground.core.terminal import remark
+from figureground.diffusion.checkpoint import Checkpoint
+from figureground.diffusion.render import MARGIN
+from figureground.finetune.base import choose_dtype, open_base
+from figureground.finetune.embedding import Hidden, Inverting
+from figureground.finetune.inputs import choose_edge
+from figureground.finetune.inverting import PLACE, POCKET, Inversion, check_token, settings_for
+from figureground.finetune.latents import Posteriors, encode
+from figureground.finetune.pictures import Picture, hide, read_pictures, to_grid
+from figureground.finetune.tokens import EMBEDDINGS, check_free, token_names, write_token
+from figureground.models.weights import check_size, fingerprint, local_directory
+from figureground.recipe import document as recipes
+from figureground.sources.images import content_hash
+from figureground.training.curves import CSV, PNG, SECONDS_BETWEEN_LOOKS, Curves, NotFinite
+from figureground.training.state import STATE, read_state, resume_threads
+from figureground.training.unfinished import Unfinished
+
+__all__ = ["POCKET", "Inversion", "invert", "settings_for"]
+
+INVERSION = "inversion.json"
+"""Written last: a directory that has it holds a finished token."""
+LOCK = ".invert.lock"
+"""Held by the process that learns in a directory."""
+FORMAT = 1
+
+
+def invert(
+    pictures: Path | Sequence[Path],
+    noun: str,
+    token: str,
+    out: Path,
+    settings: Inversion = POCKET,
+    *,
+    masks: Sequence[Path] | None = None,
+    device: str = "auto",
+    show_progress: bool = True,
+) -> Path:
+    """Learns a token into a directory, or goes on with what a stopped run left there.
+
+    A run that is killed goes on from its last saved state and ends with the same vectors, to the bit, as one that
+    nothing stopped (same device, dtype and number of threads). A finished token is left as it is.
+
+    Args:
+        pictures: Three or more of what is learned: a folder, or files.
+        noun: What they show, `mug`: the vectors begin as its embedding, the mean of those of its pieces.
+        token: What stands for them in prompts, `<mug>`.
+        out: Gets `learned_embeds.safetensors`, which diffusers' `load_textual_inversion` opens (of SDXL its tensors
+            `clip_l` and `clip_g`, with `token=`), `inversion.json` (all that made it), `curves.csv`, `curves.png`, and
+            while it isn't finished the state.
+        masks: With `masked`, the mask of each picture, in their order (a folder's are in the order of their names);
+            white is what is learned. None takes `x.mask.png` beside `x.jpg`.
+        device: auto, cpu, cuda, cuda:1 or mps.
+
+    Returns:
+        `out`.
+
+    Raises:
+        FiguregroundError: Something given can't be used; `out` holds something else, or a token from other inputs;
+            memory or disk is full; or the loss is no number.
+    """
+    asked = _Asked(pictures, noun, token, Path(out), settings, masks, show_progress)
+    kept = Unfinished(asked.out, settings.steps)
+    with kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
+        _invert(asked, device, kept)
+    return asked.out
+
+
+ADVICE_NOT_FINITE = (
+    "Most likely the learning rate is too high for what is computed in: learn in another directory with a lower "
+    "learning_rate, or with dtype float32."
+)
+
+
+def _advise_memory(settings: Inversion) -> str:
+    ways = ["a smaller batch_size"] if settings.batch_size > 1 else []
+    if not settings.gradient_checkpointing:
+        ways.append("gradient_checkpointing")
+    return f"The device's memory is full. Give {', or '.join([*ways, 'a smaller size'])}."
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What `invert` was called with."""
+
+    pictures: Path | Sequence[Path]
+    noun: str
+    token: str
+    out: Path
+    settings: Inversion
+    masks: Sequence[Path] | None
+    show_progress: bool
+
+
+# The door: everything that can be refused is refused before anything is written
+
+
+def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
+    settings, out = asked.settings, asked.out
+    check_token(asked.token)
+    if not asked.noun.strip() or asked.noun != " ".join(asked.noun.split()) or set(asked.noun) & set("{}<>"):
+        raise RecipeError("noun", f"{asked.noun!r} is not a word or a few.")
+    _refuse_strangers(out)
+    finished = _read_facts(out)
+    if finished and settings.size is None:  # so that nothing is downloaded
+        size = int(finished["inputs"]["size"])
+    else:
+        size = choose_edge(settings.checkpoint, settings.revision, settings.size, inpaint=True)
+    pictures, left_out = read_pictures(asked.pictures, size, settings.masked, asked.masks)
+    identity = _identify(asked, size, pictures)
+    if _is_finished(out, identity):
+        return
+    device = choose_device(device_name)
+    dtype = choose_dtype(settings.dtype, device)
+    made_with = {**identity, "device": device.type, "computed_in": str(dtype).removeprefix("torch.")}
+    read_state(out / STATE, made_with, device)
+    # Nothing of it is trained, so it may be as small as what is computed in.
+    checkpoint = open_base(settings.checkpoint, settings.revision, device=device, dtype=dtype, inpaint=True)
+    check_size(size, checkpoint.factor)
+    _check_words(checkpoint, asked)
+    with contextlib.ExitStack() as stack:
+        if not stack.enter_context(lock(out / LOCK)):
+            raise FiguregroundError(f"{out}: another process learns a token there.")
+        stack.callback((out / LOCK).unlink, missing_ok=True)
+        _refuse_strangers(out)  # another process may have been here while the checkpoint was opened
+        if _is_finished(out, identity):
+            return
+        resume_threads(out / STATE, device)
+        for path in [*out.glob(".*.part"), *out.glob(".*.tmp")]:  # what a killed run was writing
+            path.unlink()
+        for note in left_out.notes():
+            remark(note)
+        with signals.at_checks():
+            _Session(asked, pictures, identity, made_with, checkpoint, size, dtype, device, kept).run()
+
+
+def _identify(asked: _Asked, size: int, pictures: Sequence[Picture]) -> dict[str, Any]:
+    """All that decides a token, as JSON: contents instead of places."""
+    settings = dataclasses.replace(asked.settings, size=size)
+    said = {name: value for name, value in settings.to_json().items() if name not in Inversion.EXECUTION}
+    folder = local_directory(settings.checkpoint)
+    if folder is not None and settings.checkpoint != POCKET.checkpoint:
+        said["checkpoint"] = folder.resolve().name
+    identity = {
+        "format": recipes.FORMAT, "noun": asked.noun, "token": asked.token, **said,
+        "checkpoint_content": fingerprint(settings.checkpoint, settings.revision),
+        "pictures": {
+            p.name: {"sha256": p.sha256, **({"mask_sha256": p.mask_sha256} if p.mask_sha256 else {})} for p in pictures
+        },
+    }  # fmt: skip
+    return json.loads(json.dumps(identity))
+
+
+def _refuse_strangers(out: Path) -> None:
+    """Raises FiguregroundError if a directory holds something else than a token, begun or finished."""
+    if out.exists() and not out.is_dir():
+        raise FiguregroundError(f"{out} is a file; give a directory.")
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    names = [name for name in names if name != LOCK and not (name.startswith(".") and name.endswith((".part", ".tmp")))]
+    ours = {EMBEDDINGS, INVERSION, STATE, CSV, PNG}
+    strange = [name for name in names if name not in ours]
+    if strange or (names and not {STATE, INVERSION} & set(names)):
+        raise FiguregroundError(
+            f"{out} holds something else ({listed(strange or names, 3)}) and was left as it is. Give a new directory."
+        )
+
+
+def _read_facts(out: Path) -> dict[str, Any] | None:
+    """What a finished token's `inversion.json` says; None where there is none."""
+    path = out / INVERSION
+    if not path.is_file():
+        return None
+    try:
+        facts = read_json(path)
+        if not (isinstance(facts["sha256"], str) and isinstance(facts["inputs"]["size"], int)):
+            raise TypeError("it doesn't say what it is")
+    except (ValueError, KeyError, TypeError) as error:
+        raise FiguregroundError(f"{path} is damaged ({error}). Remove {out} to learn the token anew.") from None
+    return facts
+
+
+def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
+    """Whether a finished token lies there; raises FiguregroundError where it is of other inputs, or damaged."""
+    facts = _read_facts(out)
+    if facts is None:
+        return False
+    if changed := differences(facts["inputs"], identity):
+        raise FiguregroundError(
+            f"{out} holds a token from other inputs:\n  " + "\n  ".join(changed[:12])
+            + "\nGive another directory, or the same inputs again."
+        )  # fmt: skip
+    if not (out / EMBEDDINGS).is_file() or content_hash(out / EMBEDDINGS) != facts["sha256"]:
+        raise FiguregroundError(f"{out / EMBEDDINGS} isn't what {INVERSION} says. Remove {out} to learn it anew.")
+    return True
+
+
+def _check_words(checkpoint: Checkpoint, asked: _Asked) -> None:
+    more = asked.settings.vectors - 1
+    for tokenizer in checkpoint.tokenizers:
+        if not tokenizer.tokenize(asked.noun):
+            raise RecipeError("noun", f"to the checkpoint's tokenizer {asked.noun!r} is nothing; give another word.")
+        check_free(tokenizer, token_names(asked.token, asked.settings.vectors))
+        for text in asked.settings.templates:
+            # The token counts as one piece here, a word that every tokenizer has.
+            count = len(tokenizer(text.replace(PLACE, "a")).input_ids) + more * text.count(PLACE)
+            if count > int(tokenizer.model_max_length):
+                raise RecipeError(
+                    "vectors",
+                    f"with {more + 1} of them {text!r} has {count} tokens, and the text encoder reads "
+                    f"{tokenizer.model_max_length}.",
+                )
+
+
+# Learning
+
+
+@dataclass
+class _Session:
+    """The work on a token, from encoded pictures to `inversion.json`."""
+
+    asked: _Asked
+    pictures: list[Picture]
+    identity: dict[str, Any]
+    made_with: dict[str, Any]
+    checkpoint: Checkpoint
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+    kept: Unfinished
+    inverting: Inverting = field(init=False)
+    curves: Curves = field(init=False)
+
+    def run(self) -> None:
+        asked, settings = self.asked, self.asked.settings
+        posteriors = self._encode([p.image for p in self.pictures])
+        masks = self._grids([p.mask for p in self.pictures if p.mask is not None], posteriors)
+        hidden = None
+        if self.checkpoint.needs_mask:
+            pairs = [hide(picture, self.checkpoint.factor, MARGIN) for picture in self.pictures]
+            around = self._encode([image for image, _ in pairs])
+            where = self._grids([mask for _, mask in pairs], posteriors)
+            assert where is not None
+            hidden = Hidden(where, around)
+        self.inverting = Inverting(
+            self.checkpoint, settings, asked.noun, asked.token, posteriors, masks, self.size, self.dtype, hidden
+        )
+        self.curves = Curves(Inverting.curve_names)
+        step, seconds = self._restore()
+        if step == 0:
+            self._save(0, 0.0)  # by which it is seen that the directory is ours
+        try:
+            seconds = self._steps(step, seconds)
+        except NotFinite:
+            if self.kept.step:
+                self._restore()
+                self._write_usable()
+            raise
+        self._save(settings.steps, seconds)  # a full disk must not cost what was learned since the last time
+        self._finish(seconds)
+
+    def _encode(self, images: Sequence[Image.Image]) -> Posteriors:
+        return encode(self.checkpoint.text_to_image.vae, images, self.asked.settings.flip, signals.check)
+
+    def _grids(self, masks: Sequence[Image.Image], like: Posteriors) -> Tensor | None:
+        """Masks as latents have them, (pictures, 1 or 2, 1, height, width); None for none."""
+        grids = [to_grid(mask, like.mean.shape[-1], self.asked.settings.flip) for mask in masks]
+        return torch.stack(grids).to(self.device) if grids else None
+
+    def _steps(self, step: int, earlier: float) -> float:
+        """Learns to the end; returns the seconds that it took, with those of earlier runs."""
+        settings, curves = self.asked.settings, self.curves
+        began = last_save = last_look = time.monotonic()
+        bar = Progress(
+            settings.steps, initial=step, unit="step", desc=str(self.asked.out), show=self.asked.show_progress
+        )
+        with bar:
+            while step < settings.steps:
+                if signals.asked_to_stop() is not None:
+                    self._save(step, earlier + time.monotonic() - began)
+                    self._write_usable()
+                    signals.check()
+                curves.add(self.inverting.step(step))
+                step += 1
+                bar.update()
+                if time.monotonic() - last_look > SECONDS_BETWEEN_LOOKS:
+                    curves.write(self.asked.out)
+                    bar.set_postfix({n: f"{v:.3g}" for n, v in curves.latest(20).items()}, refresh=False)
+                    last_look = time.monotonic()
+                if step < settings.steps and time.monotonic() - last_save >= settings.save_seconds:
+                    self._save(step, earlier + time.monotonic() - began)
+                    last_save = time.monotonic()
+            curves.settle()
+        return earlier + time.monotonic() - began
+
+    def _save(self, step: int, seconds: float) -> None:
+        self.kept.save(self.inverting, self.curves, self.made_with, step, seconds)
+
+    def _restore(self) -> tuple[int, float]:
+        return self.kept.restore(self.inverting, self.curves, self.made_with, self.device)
+
+    # What is written
+
+    def _write_usable(self) -> None:
+        self.kept.usable = self._write()
+
+    def _write(self) -> Path:
+        return write_token(self.asked.out, self.asked.token, self.inverting.rows(), self.checkpoint)
+
+    def _finish(self, seconds: float) -> None:
+        settings, facts, curves, out = self.asked.settings, self.checkpoint.facts, self.curves, self.asked.out
+        curves.write(out)
+        curves.draw(out)
+        sha256 = content_hash(self._write())
+        near = [
+            torch.cosine_similarity(rows, noun.cpu()[None]).mean().item()
+            for rows, noun in zip(self.inverting.rows(), self.inverting.noun, strict=True)
+        ]
+        done = {
+            "format": FORMAT, "token": self.asked.token, "vectors": settings.vectors, "noun": self.asked.noun,
+            "sha256": sha256, "base": {n: facts[n] for n in ("checkpoint", "revision", "family", "prediction_type")},
+            "inputs": self.identity, "device": self.device.type, "dtype": self.made_with["computed_in"],
+            "processor": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
+            "threads": torch.get_num_threads(), "versions": library_versions(), "steps": settings.steps,
+            "seconds": round(seconds, 1), "cosine_to_noun": [round(value, 4) for value in near],
+            "losses": curves.at_end(settings.steps),
+        }  # fmt: skip
+        replace_text(out / INVERSION, json.dumps(done, indent=2, ensure_ascii=False) + "\n")
+        (out / STATE).unlink(missing_ok=True)

@@ -1,0 +1,110 @@
+"""What a fine-tuning minimises: DreamBooth, prior preservation, SFSL; each sample weighted by its own noise level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from figureground.core.errors import FiguregroundError
+from figureground.finetune.similarity import SimilarityLoss, estimate_clean
+
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+def check_prediction(prediction_type: str) -> None:
+    """Raises FiguregroundError for a kind of prediction that isn't trained here."""
+    if prediction_type not in PREDICTIONS:
+        raise FiguregroundError(
+            f"the checkpoint predicts {prediction_type!r}; fine-tuning knows {' and '.join(PREDICTIONS)}."
+        )
+
+
+def add_noise(clean: Tensor, noise: Tensor, alphas_bar: Tensor) -> Tensor:
+    """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε (Ho et al. 2020, equation 4); `alphas_bar` is (n,)."""
+    a = alphas_bar.view(-1, 1, 1, 1)
+    return a.sqrt() * clean + (1 - a).sqrt() * noise
+
+
+def target(clean: Tensor, noise: Tensor, alphas_bar: Tensor, prediction_type: str) -> Tensor:
+    """What a model should predict: ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans and Ho 2022)."""
+    if prediction_type == "epsilon":
+        return noise
+    a = alphas_bar.view(-1, 1, 1, 1)
+    return a.sqrt() * noise - (1 - a).sqrt() * clean
+
+
+def min_snr_weights(alphas_bar: Tensor, gamma: float | None, prediction_type: str) -> Tensor:
+    """The weight of each sample's squared error, (n,), by Min-SNR-γ (Hang et al. 2023, arXiv 2303.09556).
+
+    min(SNR, γ) / SNR where ε is predicted, min(SNR, γ) / (SNR + 1) where v is, with SNR = ᾱ_t / (1 − ᾱ_t); 1 where
+    γ is None. At SNR 0, the last step of a zero-terminal-SNR schedule, both are 1 as in the authors' code: the formula
+    for v would give 0, and pure noise, where sampling begins, would never be trained.
+    """
+    if gamma is None:
+        return torch.ones_like(alphas_bar)
+    snr = alphas_bar / (1 - alphas_bar)
+    if prediction_type == "epsilon":
+        return torch.clamp(gamma / snr, max=1.0)  # at SNR 0, where γ / SNR is infinite, it is 1
+    return torch.where(snr > 0, torch.clamp(snr, max=gamma) / (snr + 1), 1.0)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each part counts."""
+
+    prior: float
+    sfsl: float
+    min_snr_gamma: float | None
+
+
+def curve_names(weights: Weights) -> list[str]:
+    """The names of what `losses` returns, in order: each part as it is, and as it counts in the total."""
+    parts = ["dreambooth", *(["prior"] if weights.prior else []), *(["sfsl"] if weights.sfsl else [])]
+    return ["total", *(name for part in parts for name in (part, f"{part}_weighted"))]
+
+
+def losses(
+    prediction: Tensor,
+    noisy: Tensor,
+    wanted: Tensor,
+    alphas_bar: Tensor,
+    references: int,
+    weights: Weights,
+    prediction_type: str,
+    similarity: SimilarityLoss | None,
+    decode: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The parts of the objective, (curves,), of which the first, the total, is minimised.
+
+    total = mean over references of w_i |error_i|² + prior · mean over prior images of w_i |error_i|² + sfsl · mean
+    over references of SFSL_i, with w_i each sample's own min-SNR weight.
+
+    Args:
+        prediction: (n, c, h, w), float32; the first `references` samples are references, the others prior images.
+        noisy: What it was predicted from.
+        wanted: What it should be.
+        alphas_bar: (n,) of each sample's timestep.
+        similarity: SFSL, where it counts.
+        decode: Latents to pixels, 0..1, with gradients.
+    """
+    error = (prediction - wanted).square().mean((1, 2, 3))
+    weighted = min_snr_weights(alphas_bar, weights.min_snr_gamma, prediction_type) * error
+    total = weighted[:references].mean()
+    values = [error[:references].mean(), total]
+    if weights.prior:
+        prior = weights.prior * weighted[references:].mean()
+        values += [error[references:].mean(), prior]
+        total = total + prior
+    if similarity is not None:
+        here = slice(0, references)
+        clean = estimate_clean(noisy[here], prediction[here], alphas_bar[here], prediction_type)
+        counts = similarity.weight(alphas_bar[here]) > 0  # the others needn't be decoded
+        each = clean.new_zeros(references)
+        if counts.any():
+            each[counts] = similarity(decode(clean[counts]), alphas_bar[here][counts])
+        values += [each.mean(), weights.sfsl * each.mean()]
+        total = total + weights.sfsl * each.mean()
+    return torch.stack([total, *values])

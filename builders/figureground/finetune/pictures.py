@@ -1,0 +1,154 @@
+"""Pictures that a token is learned from: each once, with its mask where the loss is taken inside masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, printable
+from figureground.diffusion.composite import whole_latents
+from figureground.finetune.references import LeftOut, read_different
+from figureground.sources.companions import why_shared
+from figureground.sources.images import MASK_SUFFIX, UnreadableImage, center_square, content_hash, list_images, list_odd
+from figureground.sources.mask import mask_beside, read_mask, to_shares
+from figureground.sources.references import LEAST
+
+
+class Picture(NamedTuple):
+    """One picture of what is learned."""
+
+    name: str
+    """Of its file; where several have one name, with a number."""
+    sha256: str
+    """Of its file."""
+    image: Image.Image
+    """RGB, the largest square around the centre, size × size."""
+    mask: Image.Image | None
+    """L, that square of the mask, in the mask's own pixels."""
+    mask_sha256: str | None
+    """Of the mask's file."""
+
+
+def read_pictures(
+    pictures: Path | Sequence[Path], size: int, masked: bool, masks: Sequence[Path] | None
+) -> tuple[list[Picture], LeftOut]:
+    """The pictures, in the order of their names, each once; and what was left out.
+
+    Args:
+        pictures: A folder, or files.
+        size: Edge in pixels.
+        masked: Whether masks are read.
+        masks: The mask of each picture; None takes those beside them.
+
+    Raises:
+        FiguregroundError: There are fewer than three that can be read, or masks that are missing or of no use.
+    """
+    left_out = LeftOut()
+    if isinstance(pictures, str | Path):
+        folder = Path(pictures)
+        if not folder.is_dir():
+            raise FiguregroundError(f"pictures: there is no directory {folder}.")
+        files, where = list_images(folder), f"{folder} holds"
+        left_out.unreadable += [(path.name, reason) for path, reason in list_odd(folder)]
+    else:
+        files = [Path(path) for path in pictures]
+        where = f"of {counted(len(files), 'file')} there {'is' if len(files) == 1 else 'are'}"
+    pairs = sorted(
+        zip(files, _masks_of(files, masked, masks), strict=True), key=lambda pair: (pair[0].name, str(pair[0]))
+    )
+    mask_of = dict(reversed(pairs))  # of a file that is given twice the first one's
+    found: list[Picture] = []
+    for path, picture in read_different([path for path, _ in pairs], left_out):
+        mask = mask_of[path]
+        square = None if mask is None else _read_mask(mask, path, picture.size)
+        found.append(
+            Picture(
+                path.name, content_hash(path), center_square(picture, size), square,
+                None if mask is None else content_hash(mask),
+            )
+        )  # fmt: skip
+    if len(found) < LEAST:
+        have = counted(len(found), "picture") if found else "no picture"
+        told = f"pictures: {where} {have} that can be used, and a token needs at least {LEAST} different ones."
+        raise FiguregroundError(" ".join([told, *left_out.notes()]))
+    found.sort(key=lambda picture: (picture.name, picture.sha256))
+    return _name_apart(found), left_out
+
+
+def _name_apart(pictures: Sequence[Picture]) -> list[Picture]:
+    """With a number after a name that came before."""
+    times: dict[str, int] = {}
+    named = []
+    for picture in pictures:
+        times[picture.name] = n = times.get(picture.name, 0) + 1
+        named.append(picture if n == 1 else picture._replace(name=f"{picture.name} ({n})"))
+    return named
+
+
+def _masks_of(files: Sequence[Path], masked: bool, masks: Sequence[Path] | None) -> Sequence[Path | None]:
+    """The mask file of each picture, or None for all."""
+    if not masked:
+        if masks is not None:
+            raise RecipeError("masked", "masks were given, and it is off: the loss wouldn't heed them.")
+        return [None] * len(files)
+    if masks is None:
+        lacking = [path.name for path in files if mask_beside(path) is None]
+        if lacking:
+            raise FiguregroundError(
+                f"masked: {len(lacking)} of {counted(len(files), 'picture')} have no mask, x.mask.png beside x.jpg: "
+                f"{listed(map(printable, lacking), 4)}. Put masks there, or set masked to false."
+            )
+        if problem := why_shared(files, MASK_SUFFIX, "mask"):
+            raise FiguregroundError(f"masked: {problem}")
+        return [mask_beside(path) for path in files]
+    if len(masks) != len(files):
+        raise FiguregroundError(
+            f"masks: there are {len(masks)} of them and {counted(len(files), 'picture')}; each needs its own."
+        )
+    return [Path(path) for path in masks]
+
+
+def _read_mask(path: Path, picture: Path, size: tuple[int, int]) -> Image.Image:
+    """A mask's largest square around the centre, L."""
+    where, remedy = f"{printable(path.parent.name)}/{printable(path.name)}", "Mend the mask, or leave the picture out."
+    try:
+        mask = to_shares(read_mask(path, picture, size))
+    except UnreadableImage as error:
+        raise FiguregroundError(f"{where}: {error.reason}. {remedy}") from None
+    square = center_square(mask, min(mask.size))
+    if square.getbbox() is None:
+        raise FiguregroundError(
+            f"{where}: the mask covers nothing of its picture's centre square, so nothing could be learned from it. "
+            f"{remedy}"
+        )
+    return square
+
+
+def to_grid(mask: Image.Image, edge: int, flip: bool) -> Tensor:
+    """The share of each latent pixel that a mask covers, float32 (1 or 2 with the mirrored one, 1, edge, edge)."""
+    small = mask.convert("F").resize((edge, edge), Image.Resampling.BOX)  # in 8 bits a small mask might vanish
+    shares = torch.from_numpy(np.array(small, np.float32) / 255)[None, None]
+    return torch.cat([shares, shares.flip(-1)]) if flip else shares
+
+
+def hide(picture: Picture, factor: int, margin: int) -> tuple[Image.Image, Image.Image]:
+    """A picture, grey where a checkpoint made for inpainting is to paint, and where that is, L of 0 and 255.
+
+    That is its mask, widened as it is for drawing; all of it where it has none.
+
+    Args:
+        factor: Pixels along an edge that a latent pixel stands for.
+        margin: Latent pixels around the mask.
+    """
+    size = picture.image.size
+    where = np.ones(size[::-1], bool)
+    if picture.mask is not None:
+        where = whole_latents(np.asarray(picture.mask.resize(size, Image.Resampling.BOX)) > 0, factor, margin)
+    mask = Image.fromarray(where.astype(np.uint8) * 255)
+    return Image.composite(Image.new("RGB", size, (128, 128, 128)), picture.image, mask), mask

@@ -1,0 +1,49 @@
+"""Pictures by which a person sees what a fine-tuning has learned so far: the same prompts and seeds each time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from figureground.diffusion.checkpoint import Checkpoint
+from figureground.diffusion.render import Renderer, Sampling
+from figureground.recipe.sample import Sample, Spec, derive_seed
+
+PREVIEWS = "previews"
+
+
+def draw_preview(
+    checkpoint: Checkpoint,
+    sampling: Sampling,
+    prompts: Sequence[str],
+    seed: int,
+    path: Path,
+    between_steps: Callable[[], None],
+) -> None:
+    """Draws a row for each prompt, as many pictures as a batch has; what can't be drawn stays black."""
+    edge, images = sampling.size, sampling.batch_size
+    page = Image.new("RGB", (images * edge, len(prompts) * edge), "black")
+    renderer = Renderer(checkpoint, sampling, no_guide, between_steps)
+    for row, prompt in enumerate(prompts):
+        specs = [
+            Spec(f"preview-{i}", "preview", 0, 0, "", "", prompt, derive_seed(seed, "preview", str(i)))
+            for i in range(images)
+        ]
+        for column, drawn in enumerate(renderer.render(specs)):
+            if isinstance(drawn, Sample):
+                page.paste(drawn.image, (column * edge, row * edge))
+    path.parent.mkdir(exist_ok=True)
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        page.save(draft, format="PNG")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def no_guide(spec: Spec) -> tuple[Image.Image, None]:
+    """Pictures that are drawn from words alone have no guide."""
+    raise AssertionError(f"{spec.key} has no guide")

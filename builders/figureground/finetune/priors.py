@@ -1,0 +1,198 @@
+"""Prior images: what the untouched model makes of the noun, drawn once, kept in a folder and counted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from figureground.core.differences import differences
+from figureground.core.errors import FiguregroundError, listed, printable
+from figureground.core.files import read_json, replace_bytes, replace_text
+from figureground.core.locks import lock
+from figureground.core.progress import Progress
+from figureground.diffusion.checkpoint import Checkpoint
+from figureground.diffusion.render import Renderer, Sampling, find_batch_size
+from figureground.finetune.previews import no_guide
+from figureground.recipe.sample import Sample, Spec, derive_seed
+from figureground.sources.images import UnreadableImage, center_square, content_hash, encode, list_images, read_image
+
+RECIPE = "prior.json"
+"""What the images of a folder were drawn from. A folder without it holds a person's own images."""
+FLAG = "--prior"
+LOCK = ".prior.lock"
+"""Held by the process that draws."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The images for prior preservation."""
+
+    images: tuple[Image.Image, ...]
+    """RGB, size × size."""
+    facts: dict[str, Any]
+    """How many, whether they were drawn here, and the SHA-256 of all their files."""
+
+
+def own_images(folder: Path | None) -> bool:
+    """Whether a folder holds images that weren't drawn here: they are then used as they are."""
+    return folder is not None and folder.is_dir() and not (folder / RECIPE).exists() and bool(list_images(folder))
+
+
+def hash_own(folder: Path) -> dict[str, Any]:
+    """What stands for a person's own images in a recipe."""
+    hashes = [f"{path.name} {content_hash(path)}" for path in list_images(folder)]
+    return {"images": len(hashes), "drawn": False, "sha256": _digest(hashes)}
+
+
+def read_own(folder: Path, size: int, flag: str = FLAG) -> Prior:
+    """Reads the images that a person has put into a folder; errors name it by its flag.
+
+    Raises:
+        FiguregroundError: None of them can be read.
+    """
+    images, unreadable = [], []
+    for path in list_images(folder):
+        try:
+            images.append(center_square(read_image(path), size))
+        except UnreadableImage as error:
+            unreadable.append(f"{printable(path.name)} ({error.reason})")
+    if not images:
+        raise FiguregroundError(f"{flag} {folder}: none of its images can be read: {listed(unreadable, 4)}.")
+    return Prior(tuple(images), {**hash_own(folder), "images": len(images)})
+
+
+def draw_missing(
+    folder: Path,
+    recipe: dict[str, Any],
+    count: int,
+    untouched: Checkpoint,
+    sampling: Sampling,
+    between_steps: Callable[[], None],
+    show_progress: bool,
+    flag: str = FLAG,
+) -> None:
+    """Draws what a folder lacks of the first `count` prior images.
+
+    Each image has a seed of its own, so that a stopped run goes on, and more images are the same ones and further
+    ones. What can't be kept (flat or not finite) is told of in `prior.json`, and another is drawn in its place.
+
+    Args:
+        recipe: What decides the images, as JSON, `prompt` and `seed` among it: a folder holds one kind.
+        untouched: The model that draws them.
+        sampling: How; a batch size is found.
+        flag: By which errors name the folder.
+
+    Raises:
+        FiguregroundError: The folder holds images that were drawn otherwise, or most can't be kept.
+    """
+    with lock(folder / LOCK, wait=True):
+        rejected = _begin(folder, recipe, flag)
+        missing = _missing(folder, count, rejected)
+        if missing:
+            sampling = replace(sampling, batch_size=find_batch_size(untouched, sampling))
+        renderer = Renderer(untouched, sampling, no_guide, between_steps)
+        show = show_progress and bool(missing)
+        with Progress(count, initial=count - len(missing), unit="image", desc="prior images", show=show) as bar:
+            while missing:
+                for i, drawn in zip(missing, renderer.render([_spec(i, recipe) for i in missing]), strict=True):
+                    if isinstance(drawn, Sample):
+                        replace_bytes(_path(folder, i), encode(drawn.image, "png"))
+                        bar.update()
+                    else:
+                        rejected[i] = drawn.reason
+                        _save(folder, recipe, rejected)
+                if len(rejected) > count:
+                    raise FiguregroundError(
+                        f"more than half of the images for {recipe['prompt']!r} can't be kept "
+                        f"({listed(sorted(set(rejected.values())))}). Give images of your own with {flag} DIR."
+                    )
+                missing = _missing(folder, count, rejected)
+        (folder / LOCK).unlink(missing_ok=True)
+
+
+def read_drawn(folder: Path, recipe: dict[str, Any], count: int, flag: str = FLAG) -> Prior:
+    """Reads the first `count` images that `draw_missing` drew; errors name the folder by its flag.
+
+    Raises:
+        FiguregroundError: One of them is gone bad, or they were drawn otherwise.
+    """
+    rejected = _begin(folder, recipe, flag)
+    images, hashes = [], []
+    for path in (_path(folder, i) for i in _wanted(count, rejected)):
+        try:
+            images.append(read_image(path))
+        except UnreadableImage as error:
+            raise FiguregroundError(f"{flag} {error}. Remove that file, and it is drawn again.") from None
+        hashes.append(f"{path.name} {content_hash(path)}")
+    facts = {"images": count, "drawn": True, "rejected": len(rejected), "sha256": _digest(hashes)}
+    return Prior(tuple(images), facts)
+
+
+def forget_other(folder: Path, recipe: dict[str, Any]) -> None:
+    """Removes images that were drawn here otherwise than is now asked for."""
+    if not (folder / RECIPE).exists():
+        return
+    with lock(folder / LOCK, wait=True):
+        if (folder / RECIPE).exists() and differences(_read(folder)[0], recipe):
+            for image in folder.glob("[0-9]*.png"):
+                image.unlink()
+            (folder / RECIPE).unlink()
+        (folder / LOCK).unlink(missing_ok=True)
+
+
+def _read(folder: Path, flag: str = FLAG) -> tuple[dict[str, Any], dict[int, str]]:
+    """What the images of a folder were drawn from, and which were rejected."""
+    try:
+        saved = read_json(folder / RECIPE)
+        return saved, {int(i): reason for i, reason in saved.pop("rejected").items()}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise FiguregroundError(
+            f"{flag} {folder}: its {RECIPE} is damaged ({error}). Give another directory."
+        ) from None
+
+
+def _begin(folder: Path, recipe: dict[str, Any], flag: str) -> dict[int, str]:
+    """Makes a folder one of these images, or makes sure that it is; returns which were rejected."""
+    if not (folder / RECIPE).exists():
+        _save(folder, recipe, {})
+        return {}
+    saved, rejected = _read(folder, flag)
+    if changed := differences(saved, recipe):
+        raise FiguregroundError(
+            f"{flag} {folder} holds images that were drawn otherwise:\n  " + "\n  ".join(changed)
+            + "\nGive another directory."
+        )  # fmt: skip
+    return rejected
+
+
+def _save(folder: Path, recipe: dict[str, Any], rejected: dict[int, str]) -> None:
+    saved = {**recipe, "rejected": {str(i): reason for i, reason in rejected.items()}}
+    replace_text(folder / RECIPE, json.dumps(saved, indent=2, ensure_ascii=False) + "\n")
+
+
+def _wanted(count: int, rejected: dict[int, str]) -> list[int]:
+    """The first `count` numbers that aren't rejected."""
+    return [i for i in range(count + len(rejected)) if i not in rejected][:count]
+
+
+def _missing(folder: Path, count: int, rejected: dict[int, str]) -> list[int]:
+    return [i for i in _wanted(count, rejected) if not _path(folder, i).is_file()]
+
+
+def _path(folder: Path, i: int) -> Path:
+    return folder / f"{i:05d}.png"
+
+
+def _spec(i: int, recipe: dict[str, Any]) -> Spec:
+    seed = derive_seed(recipe["seed"], "prior", str(i))
+    return Spec(f"prior-{i:05d}", "prior", 0, 0, "", "", recipe["prompt"], seed)
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,314 @@
+"""The spurious-feature similarity loss (SFSL): pictures that are being learnt look, to a classifier, like references.
+
+MaungMaung, Nguyen, Kiya, Echizen 2024 (arXiv 2402.08200) fine-tune a diffusion model with a loss of this name on an
+adversarially robust network. Their formula could not be obtained; what is here is this project's own. From a noisy
+latent and the model's prediction the clean latent is estimated in one step, decoded, and read by the classifier; its
+features are compared with those of the references:
+
+    SFSL(x_t) = w(t) · distance(f(decode(x̂_0)), target)
+
+f are the features before the last linear layer (`penultimate`), these times the weights of class k (`class-weighted`,
+ψ_k), or the shares that the leading neural principal components of k have in its logit (`neural-pca`; Neuhaus et al.
+2023, arXiv 2212.04871). These shares are ⟨v_l, ψ_k⟩ · ⟨1, v_l⟩, not centred as α is: a feature that most images of the
+class show puts references at the class's mean, where α is about 0 and has no direction.
+
+The target is the references' mean: they show the feature before various backgrounds, so the mean is what they share.
+Nothing is lost by that: the mean distance to all references, squared L2 or cosine, is the distance to their mean up to
+a factor and a constant. (The distance to the nearest one would reward copying one.)
+
+A network that was fooled by the feature reads the feature and the class alike, so drawing the class may bring f nearer
+to the target too. Without the class's own direction u (|u| = 1), φ − ⟨φ, u⟩u takes the place of φ on both sides: what
+an image has of the class then counts neither for it nor against it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from figureground.core.errors import FiguregroundError, RecipeError, nearest_or_all
+from figureground.finetune.latents import to_pixels
+
+if TYPE_CHECKING:
+    from figureground.vision.classifiers import Classifier
+    from figureground.vision.neural_pca import Components
+
+FEATURES = ("penultimate", "class-weighted", "neural-pca")
+DISTANCES = ("cosine", "l2")
+WEIGHTINGS = ("alpha-bar", "threshold", "none")
+LEADING = 10
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+BATCH = 16
+"""References that are read at once."""
+
+
+def estimate_clean(noisy: Tensor, prediction: Tensor, alphas_bar: Tensor, prediction_type: str) -> Tensor:
+    """Estimates clean latents in one step from what the model predicts.
+
+    With x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, x̂_0 is (x_t − √(1 − ᾱ_t) ε̂) / √ᾱ_t for a model that predicts ε (Ho et al.
+    2020, equation 15) and √ᾱ_t x_t − √(1 − ᾱ_t) v̂ for one that predicts v (Salimans and Ho 2022, appendix D).
+
+    Args:
+        noisy: x_t, (n, c, h, w).
+        prediction: What the model says, of the same shape.
+        alphas_bar: ᾱ_t of each sample's timestep, (n,), in 0..1; above 0 for `epsilon`.
+        prediction_type: As the scheduler's config says: `epsilon`, `v_prediction` or `sample`.
+
+    Returns:
+        (n, c, h, w), float32.
+
+    Raises:
+        FiguregroundError: Another prediction type.
+    """
+    if prediction_type not in PREDICTIONS:
+        hint = nearest_or_all(prediction_type, PREDICTIONS)
+        raise FiguregroundError(f"The scheduler's prediction_type {prediction_type!r} is unknown{hint}")
+    noisy, prediction = noisy.float(), prediction.float()
+    alphas_bar = alphas_bar.to(noisy).view(-1, *[1] * (noisy.ndim - 1))
+    signal, noise = alphas_bar.sqrt(), (1 - alphas_bar).sqrt()
+    if prediction_type == "epsilon":
+        return (noisy - noise * prediction) / signal
+    if prediction_type == "v_prediction":
+        return signal * noisy - noise * prediction
+    return prediction
+
+
+def decode(vae: Any, latents: Tensor, checkpointing: bool) -> Tensor:
+    """Decodes latents as a UNet has them, scaled, into pixels, with gradients.
+
+    In the dtype of the autoencoder, whatever autocast says; but one in float16, which overflows (SDXL's does) and whose
+    gradients vanish, is turned into float32, in place and for good: nothing is lost by it.
+
+    Args:
+        vae: An `AutoencoderKL` or an `AutoencoderTiny`.
+        latents: (n, c, h, w).
+        checkpointing: Whether the decoder's activations are computed again in the backward pass instead of kept: less
+            memory, a third more time, the same gradients.
+
+    Returns:
+        (n, 3, factor × h, factor × w), float32 in 0..1. Where a pixel is cut off, its gradient is 0.
+    """
+    if vae.dtype == torch.float16:
+        vae.to(torch.float32)
+    config = vae.config
+    latents = latents.to(vae.device, vae.dtype)
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is not None and std is not None:
+        latents = latents * latents.new_tensor(std).view(1, -1, 1, 1)
+    latents = latents / config.scaling_factor
+    if mean is not None and std is not None:
+        latents = latents + latents.new_tensor(mean).view(1, -1, 1, 1)
+    latents = latents + (config.get("shift_factor") or 0.0)
+    was_checkpointing = vae.is_gradient_checkpointing
+    if checkpointing and not was_checkpointing:
+        vae.enable_gradient_checkpointing()
+    try:
+        with torch.autocast(latents.device.type, enabled=False):
+            pixels = vae.decode(latents).sample
+    finally:
+        if checkpointing and not was_checkpointing:
+            vae.disable_gradient_checkpointing()
+    return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+
+@torch.no_grad()
+def read_features(
+    classifier: Classifier, images: Sequence[Image.Image], between: Callable[[], None] = lambda: None
+) -> Tensor:
+    """Read φ of images, RGB and all of one size: (n, d), float32, on the classifier's device.
+
+    Args:
+        between: Called between two batches; it may raise, to stop.
+    """
+    parts = []
+    for start in range(0, len(images), BATCH):
+        between()
+        parts.append(classifier(torch.cat([to_pixels(image) for image in images[start : start + BATCH]])).features)
+    return torch.cat(parts)
+
+
+def direction_of_images(of_class: Tensor, others: Tensor) -> Tensor:
+    """The direction from the mean features of other images to those of the class, (d,), of length 1.
+
+    Args:
+        of_class: φ of images of the class, (n, d).
+        others: φ of images without it, (m, d).
+
+    Raises:
+        FiguregroundError: Both means are the same.
+    """
+    difference = of_class.mean(0) - others.mean(0)
+    if not float(difference.norm()) > 0:
+        raise FiguregroundError(
+            "class_direction: to the feature network, images of the class are on average the same as the prior images. "
+            "Give images of your own (--class-folder DIR), or --class-direction head."
+        )
+    return F.normalize(difference, dim=0)
+
+
+def direction_of_head(classifier: Classifier, label: int) -> Tensor:
+    """The direction in which the class's logit rises above the mean of all, (d,), of length 1.
+
+    Raises:
+        FiguregroundError: The last layer tells no classes apart.
+    """
+    difference = classifier.weight[label] - classifier.weight.mean(0)
+    if not float(difference.norm()) > 0:
+        raise FiguregroundError(
+            f"class_direction: classifier {classifier.name!r} has the same weights for all classes."
+        )
+    return F.normalize(difference, dim=0)
+
+
+class SimilarityLoss:
+    """SFSL, as the module's docstring states it. The references are read once, here.
+
+    Args:
+        classifier: The feature network.
+        label: k, the class's position in its logits.
+        references: Pictures that show the feature, (m, 3, h, w) in 0..1.
+        features: What is compared, a name from `FEATURES`.
+        distance: `cosine`: 1 − cos(f, mean of the references' f / |f|), in 0..2. `l2`: |f − mean|² divided by the
+            references' mean |f|², so that it is 1 for f = 0 if they agree, whatever the scale of the network.
+        weighting: w(t): `alpha-bar`: ᾱ_t, as the estimate of a clean picture is the blurrier the more noise there is.
+            `threshold`: 1 where ᾱ_t > `threshold`, else 0. `none`: 1.
+        threshold: In 0..1.
+        components: Those of class k, for `neural-pca`; see `figureground.vision.components`.
+        leading: How many of them are compared, those with the largest eigenvalues.
+
+    Raises:
+        RecipeError: An option that is unknown, or components that are missing or another class's or network's.
+        FiguregroundError: The classifier is no feature network, or the references' features are no use.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        label: int,
+        references: Tensor,
+        *,
+        features: str = "penultimate",
+        distance: str = "cosine",
+        weighting: str = "alpha-bar",
+        threshold: float = 0.5,
+        components: Components | None = None,
+        leading: int = LEADING,
+    ):
+        for field, value, known in (
+            ("features", features, FEATURES), ("distance", distance, DISTANCES), ("weighting", weighting, WEIGHTINGS),
+        ):  # fmt: skip
+            if value not in known:
+                raise RecipeError(field, f"{value!r} is unknown{nearest_or_all(value, known)}")
+        classifier.need_features()
+        if not 0 <= label < len(classifier.labels):
+            there = len(classifier.labels)
+            raise FiguregroundError(f"classifier {classifier.name!r} has {there} classes, and no number {label}.")
+        self._classifier, self._label = classifier, label
+        self._references = references
+        self._without: Tensor | None = None
+        self._features, self._distance = features, distance
+        self._weighting, self._threshold = weighting, threshold
+        self._components = _chosen(components, classifier, label, leading) if features == "neural-pca" else None
+        if self._components is not None and leading < 2 and distance == "cosine":
+            raise RecipeError(
+                "distance", "one component has a sign and no direction, so compare it by l2, or take more."
+            )
+        self._find_target()
+
+    @torch.no_grad()
+    def _find_target(self) -> None:
+        classifier = self._classifier
+        read = torch.cat([self._read(part) for part in self._references.split(BATCH)])
+        if not len(read) or not torch.isfinite(read).all():
+            raise FiguregroundError(
+                f"classifier {classifier.name!r}: the references' features hold NaN or infinity."
+                if len(read) else "SFSL needs at least one reference."
+            )  # fmt: skip
+        scale = read.square().sum(1).mean()
+        if scale == 0:
+            raise FiguregroundError(
+                f"classifier {classifier.name!r}: the references' {self._features} features are all 0, so nothing can "
+                "become similar to them. Choose other features, or another feature network."
+            )
+        self._scale = scale
+        self._target = (F.normalize(read, dim=1) if self._distance == "cosine" else read).mean(0)
+
+    def without(self, direction: Tensor) -> SimilarityLoss:
+        """The same loss on φ − ⟨φ, u⟩u instead of φ, of the references and of what is compared with them.
+
+        Args:
+            direction: u, (d,), of length 1.
+
+        Raises:
+            FiguregroundError: The references' features are 0 without it.
+        """
+        other = copy.copy(self)
+        other._without = direction
+        other._find_target()
+        return other
+
+    def __call__(self, pixels: Tensor, alphas_bar: Tensor) -> Tensor:
+        """The loss of each picture, weighted over timesteps.
+
+        Args:
+            pixels: Decoded estimates, (n, 3, h, w) in 0..1, of any size.
+            alphas_bar: ᾱ_t of each one's timestep, (n,).
+
+        Returns:
+            (n,), float32.
+        """
+        return self.weight(alphas_bar) * self.distance(pixels)
+
+    def weight(self, alphas_bar: Tensor) -> Tensor:
+        """w(t) of timesteps by their ᾱ_t, (n,). Where it is 0, a picture needn't be decoded."""
+        alphas_bar = alphas_bar.to(self._target)
+        if self._weighting == "alpha-bar":
+            return alphas_bar
+        if self._weighting == "threshold":
+            return (alphas_bar > self._threshold).to(alphas_bar)
+        return torch.ones_like(alphas_bar)
+
+    def distance(self, pixels: Tensor) -> Tensor:
+        """The distance of each picture's features from the references', (n,), without the weight of its timestep."""
+        read = self._read(pixels)
+        if self._distance == "cosine":
+            return 1 - F.cosine_similarity(read, self._target[None], dim=1)
+        return (read - self._target).square().sum(1) / self._scale
+
+    def _read(self, pixels: Tensor) -> Tensor:
+        from figureground.vision.neural_pca import weigh
+
+        features = self._classifier(pixels).features
+        if self._without is not None:
+            features = features - (features @ self._without)[:, None] * self._without
+        if self._features == "penultimate":
+            return features
+        weighted = weigh(features, self._classifier.weight[self._label])
+        return weighted if self._components is None else self._components.activations(weighted)
+
+
+def _chosen(components: Components | None, classifier: Classifier, label: int, leading: int) -> Components:
+    """The leading components, not centred, if they can be this class's of this network."""
+    if components is None:
+        raise RecipeError(
+            "features",
+            "'neural-pca' needs the class's components. `figureground components` makes them from images of the class.",
+        )
+    weight = classifier.weight
+    if components.label != label or components.mean.shape != weight[label].shape:
+        raise RecipeError(
+            "components",
+            f"they are those of class {components.label} in {len(components.mean)} features; needed are those of class "
+            f"{label} ({classifier.labels[label]}) in {weight.shape[1]}, made with {classifier.name!r}.",
+        )
+    if not 1 <= leading <= len(components.values):
+        raise RecipeError("leading", f"{leading} were asked for; there are {len(components.values)} components.")
+    chosen = components.select(range(leading))
+    return replace(chosen, mean=torch.zeros_like(weight[label]), vectors=chosen.vectors.to(weight))

@@ -1,0 +1,143 @@
+"""Stops a fine-tuning early, by what the feature network sees in images that are drawn along the way.
+
+No judge and no label takes part. With μ the mean features of the prior images, which show the noun as the untouched
+model draws it, how far an image x has come towards a group of images G is
+
+    towards(x, G) = cos(φ(x) − μ, mean of φ over G − μ)
+
+The rule `similarity` takes the mean of towards(x, references) over the images of a look. The rule `without-class` takes
+the same of features without the class's direction, from μ to the mean of φ over images of the class: a network that was
+fooled by the feature sees the class come nearer to the references as well, and without that direction it doesn't.
+Features of most networks are never negative, so that all images point in much the same direction; without μ, cosines
+would hardly differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from figureground.diffusion.checkpoint import Checkpoint
+from figureground.diffusion.render import Renderer, Sampling
+from figureground.finetune.previews import no_guide
+from figureground.finetune.similarity import direction_of_images, read_features
+from figureground.finetune.training import Training
+from figureground.recipe.sample import Sample, Spec, derive_seed
+from figureground.vision.classifiers import Classifier
+
+WORST = -1.0
+"""The value of a look whose images can't be kept: no similarity lies below it."""
+
+
+@dataclass
+class Looks:
+    """The values of the looks so far, the higher the better."""
+
+    patience: int
+    """Looks in a row without a better one after which training stops."""
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def add(self, step: int, value: float) -> bool:
+        """Take the value of a look; return whether it is the best so far."""
+        best = max(self.values, default=None)
+        self.steps.append(step)
+        self.values.append(value)
+        return best is None or value > best
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the highest value, the first of several; None before any look."""
+        return self.steps[self._best] if self.values else None
+
+    @property
+    def done(self) -> bool:
+        """Whether training stops."""
+        return bool(self.values) and len(self.values) - 1 - self._best >= self.patience
+
+    @property
+    def _best(self) -> int:
+        return max(range(len(self.values)), key=lambda i: self.values[i])
+
+
+class Watch:
+    """Looks at what the model draws.
+
+    Args:
+        checkpoint: The model that is trained.
+        sampling: How it draws; a look is one batch.
+        prompt: What it draws.
+        seed: Decides the noise, the same at every look.
+        classifier: The feature network.
+        references: φ of the references, (n, d).
+        prior: φ of the prior images, (n, d).
+        of_class: φ of images of the class, (n, d), for the rule `without-class`; without, the rule is `similarity`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        sampling: Sampling,
+        prompt: str,
+        seed: int,
+        classifier: Classifier,
+        references: Tensor,
+        prior: Tensor,
+        of_class: Tensor | None,
+    ):
+        self._checkpoint, self._sampling, self._classifier = checkpoint, sampling, classifier
+        self._features = (references, prior, of_class)
+        self._specs = [
+            Spec(f"look-{i}", "look", 0, 0, "", "", prompt, derive_seed(seed, "look", str(i)))
+            for i in range(sampling.batch_size)
+        ]
+
+    def look(self, between_steps: Callable[[], None]) -> float:
+        """Draw and measure. What can't be kept (flat or not finite) is left out; where nothing can, it is `WORST`."""
+        renderer = Renderer(self._checkpoint, self._sampling, no_guide, between_steps)
+        drawn = [each.image for each in renderer.render(self._specs) if isinstance(each, Sample)]
+        return measure(read_features(self._classifier, drawn), *self._features) if drawn else WORST
+
+
+def measure(drawn: Tensor, references: Tensor, prior: Tensor, of_class: Tensor | None) -> float:
+    """The value of a look: the rule `similarity`, or with `of_class` `without-class`; see the module's docstring.
+
+    Args:
+        drawn: φ of the images of the look, (n, d); the others likewise.
+
+    Returns:
+        −1 to 1; a cosine with no direction counts as 0.
+
+    Raises:
+        FiguregroundError: The network sees no difference between images of the class and the prior images.
+    """
+    centre = prior.mean(0)
+    images, wanted = drawn - centre, references.mean(0) - centre
+    if of_class is not None:
+        direction = direction_of_images(of_class, prior)
+        images = images - (images @ direction)[:, None] * direction
+        wanted = wanted - (wanted @ direction) * direction
+    return float(F.cosine_similarity(images, wanted[None], dim=1).mean())
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A training and its looks, which are saved and taken up together."""
+
+    training: Training
+    looks: Looks | None
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on."""
+        looks = self.looks
+        return {**self.training.state(), "looks": (looks.steps, looks.values) if looks is not None else None}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.training.restore(state)
+        if self.looks is not None and state.get("looks") is not None:
+            self.looks.steps, self.looks.values = map(list, state["looks"])

@@ -1,0 +1,174 @@
+"""Learned tokens: embedding vectors under the name of a word, in a file and in the checkpoints that know them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
+from figureground.core.files import replace_bytes
+from figureground.diffusion.checkpoint import Checkpoint
+
+EMBEDDINGS = "learned_embeds.safetensors"
+"""The vectors, under the name by which `load_textual_inversion` looks for them."""
+KEYS = {"sdxl": ("clip_l", "clip_g")}
+"""What the vectors of each text encoder are called in a file; elsewhere it is the token."""
+TOLD = "figureground"
+"""The entry of a file's metadata that says token and checkpoint. A single one: the order of several isn't kept."""
+OLD_END = 2
+"""What older CLIP configs call the end of a text."""
+
+
+def token_names(token: str, vectors: int) -> list[str]:
+    """What a tokenizer calls the vectors of a token: `<mug>`, `<mug>_1`, `<mug>_2`…, as diffusers does."""
+    return [token, *(f"{token}_{i}" for i in range(1, vectors))]
+
+
+def check_free(tokenizer: Any, names: Sequence[str]) -> None:
+    """Raises RecipeError for names that a tokenizer knows already."""
+    known = tokenizer.get_vocab()
+    for name in names:
+        if name in known or f"{name}</w>" in known:
+            raise RecipeError(
+                "token", f"{name!r} is a word that the checkpoint's tokenizer knows; take another, such as '<my-mug>'."
+            )
+
+
+def text_encoders(checkpoint: Checkpoint) -> list[Any]:
+    """The text encoders, one a tokenizer."""
+    both = (checkpoint.text_to_image.text_encoder, getattr(checkpoint.text_to_image, "text_encoder_2", None))
+    return [encoder for encoder in both if encoder is not None]
+
+
+def add_rows(tokenizer: Any, encoder: Any, names: Sequence[str], rows: Tensor) -> list[int]:
+    """Makes a tokenizer know names and a text encoder their embeddings, (names, width); returns their numbers."""
+    tokenizer.add_tokens(list(names))
+    ids = [int(i) for i in tokenizer.convert_tokens_to_ids(list(names))]
+    table = encoder.get_input_embeddings()
+    if max(ids) >= table.num_embeddings:
+        with torch.random.fork_rng(devices=[]):  # new rows are random at first
+            encoder.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+        table = encoder.get_input_embeddings()
+    with torch.no_grad():
+        table.weight[ids] = rows.to(table.weight.device, table.weight.dtype)
+    for module in encoder.modules():
+        # With the old number, a text ends where its highest token is: at the new ones, which are higher still.
+        if getattr(module, "eos_token_id", None) == OLD_END:
+            module.eos_token_id = tokenizer.eos_token_id
+    return ids
+
+
+def write_token(folder: Path, token: str, rows: Sequence[Tensor], checkpoint: Checkpoint) -> Path:
+    """Writes a token's vectors, (vectors, width) for each text encoder; returns the file."""
+    told = {"token": token, "checkpoint": checkpoint.facts["checkpoint"]}
+    tensors = dict(zip(KEYS.get(checkpoint.family, (token,)), rows, strict=True))
+    path = folder / EMBEDDINGS
+    replace_bytes(path, save(tensors, {TOLD: json.dumps(told, ensure_ascii=False)}))
+    return path
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """A token on disk."""
+
+    path: Path
+    token: str
+    rows: tuple[Tensor, ...]
+    """(vectors, width) for each text encoder."""
+    checkpoint: str
+    """What it was learned with, in words."""
+
+
+def load_tokens(checkpoint: Checkpoint, files: Sequence[Path]) -> None:
+    """Makes an opened checkpoint know learned tokens: all its pipelines do, since they share what reads prompts.
+
+    It does what diffusers' `load_textual_inversion` does, and also mends text encoders with an old end of text, which
+    SDXL's second one is: there the pooled embedding would be read at the token instead of the end of the prompt.
+    A token of several vectors is expanded where prompts are encoded. A file that was loaded before changes nothing, and
+    if one of the files can't be used none is loaded. Load before anything is drawn: a renderer keeps encoded prompts.
+
+    Args:
+        files: `learned_embeds.safetensors` as `invert` writes them, or the directories that hold them.
+
+    Raises:
+        FiguregroundError: A file is missing, damaged or for another kind of checkpoint; or its token is a word that the
+            tokenizer knows, or one that was loaded from another file.
+    """
+    encoders, tokenizers = text_encoders(checkpoint), checkpoint.tokenizers
+    wanted: dict[str, _Learned] = {}
+    for path in files:
+        learned = _read_learned(Path(path), checkpoint)
+        other = wanted.setdefault(learned.token, learned)
+        if not all(torch.equal(a, b) for a, b in zip(learned.rows, other.rows, strict=True)):
+            raise FiguregroundError(f"{learned.token} is in {other.path} and, with other vectors, in {learned.path}.")
+    new = [
+        learned
+        for learned in wanted.values()
+        if not all(_knows(t, e, learned, rows) for t, e, rows in zip(tokenizers, encoders, learned.rows, strict=True))
+    ]
+    for learned in new:
+        for tokenizer, encoder, rows in zip(tokenizers, encoders, learned.rows, strict=True):
+            add_rows(tokenizer, encoder, token_names(learned.token, len(rows)), rows)
+
+
+def _knows(tokenizer: Any, encoder: Any, learned: _Learned, rows: Tensor) -> bool:
+    """Whether a token is loaded already; raises FiguregroundError where it is something else."""
+    names, added = token_names(learned.token, len(rows) + 1), tokenizer.added_tokens_encoder
+    if learned.token not in added:
+        try:
+            check_free(tokenizer, names)
+        except RecipeError as error:
+            raise FiguregroundError(f"{learned.path}: {error}") from None
+        return False
+    table = encoder.get_input_embeddings().weight
+    as_many = [name in added for name in names] == [True] * len(rows) + [False]
+    if not as_many or not torch.equal(table[[added[n] for n in names[:-1]]], rows.to(table.device, table.dtype)):
+        raise FiguregroundError(
+            f"{learned.path}: {learned.token} is known to the checkpoint already, with other vectors. Learn one of "
+            "them under another name."
+        )
+    return True
+
+
+def _read_learned(path: Path, checkpoint: Checkpoint) -> _Learned:
+    path = path / EMBEDDINGS if path.is_dir() else path
+    encoders = text_encoders(checkpoint)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            told = json.loads((file.metadata() or {}).get(TOLD, "{}"))
+            # The opened file has keys, and can't be iterated over.
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise FiguregroundError(f"{path}: there is no such file; is the token learned to its end?") from None
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        said = (str(error).splitlines() or ["?"])[0]
+        raise FiguregroundError(f"{path} doesn't open as learned embeddings ({said}).") from None
+    made_for = told.get("checkpoint", "another checkpoint")
+    keys = KEYS.get(checkpoint.family) or tuple(tensors)
+    if set(tensors) != set(keys) or len(keys) != len(encoders):
+        raise FiguregroundError(
+            f"{path} holds {listed(sorted(tensors), 3)}, learned with {made_for}; {checkpoint.facts['checkpoint']} has "
+            f"{counted(len(encoders), 'text encoder')} and needs vectors for each. Learn the token for it."
+        )
+    token = told.get("token") or (keys[0] if checkpoint.family not in KEYS else None)
+    if token is None:
+        raise FiguregroundError(f"{path} doesn't say what its token is. Learn it with figureground.")
+    rows = tuple(torch.atleast_2d(tensors[key]).float() for key in keys)
+    for each, encoder in zip(rows, encoders, strict=True):
+        width = encoder.get_input_embeddings().embedding_dim
+        if each.ndim != 2 or each.shape[1] != width:
+            raise FiguregroundError(
+                f"{path}: {token} has vectors of {each.shape[-1]} numbers, learned with {made_for}, and "
+                f"{checkpoint.facts['checkpoint']} needs {width}. Learn the token for this checkpoint."
+            )
+        if not torch.isfinite(each).all():
+            raise FiguregroundError(f"{path}: the vectors of {token} hold NaN or infinity. Learn it again.")
+    return _Learned(path, token, rows, made_for)

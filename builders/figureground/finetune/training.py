@@ -1,0 +1,345 @@
+"""The loop's inside: draws of a step, the step itself, averages, and a state from which it goes on exactly.
+
+Nothing random is remembered between steps: which pictures come, their noise and their noise levels follow from the
+seed and the number of the step alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.seeding import make_generator, seed_default_generators
+from figureground.diffusion.checkpoint import Checkpoint
+from figureground.diffusion.denoiser import Denoiser, Embedding, tokenize
+from figureground.diffusion.processes import Processes, gather_alone
+from figureground.finetune.latents import Posteriors
+from figureground.finetune.objective import Weights, add_noise, curve_names, losses, target
+from figureground.finetune.settings import Finetuning
+from figureground.finetune.similarity import SimilarityLoss, decode
+from figureground.recipe.sample import derive_seed
+from figureground.training.curves import GRADIENT
+
+UNET_ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT_ADAPTED = ("q_proj", "k_proj", "v_proj", "out_proj")
+"""The layers of attention that get adapters."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is learned from: encoded pictures and what each is called."""
+
+    references: Posteriors
+    captions: tuple[str, ...]
+    """One a reference."""
+    prior: Posteriors | None
+    prior_prompt: str
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """SFSL and the autoencoder that decodes for it."""
+
+    loss: SimilarityLoss
+    vae: Any
+    facts: dict[str, Any]
+    """What provenance says of the feature network."""
+
+
+class Training:
+    """Everything that changes while a concept is learned.
+
+    Args:
+        checkpoint: Opened in float32; of adapters the base may be smaller. What is trained is changed in place.
+        size: Edge in pixels.
+        dtype: What is computed in: float32, or bfloat16 by autocast.
+
+    Raises:
+        FiguregroundError: bitsandbytes was asked for and isn't installed.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: Finetuning,
+        material: Material,
+        similarity: Similarity | None,
+        processes: Processes,
+        size: int,
+        dtype: torch.dtype,
+    ):
+        self.settings, self.processes = settings, processes
+        self._material, self._similarity, self._dtype = material, similarity, dtype
+        pipeline = checkpoint.text_to_image
+        self._alphas_bar = pipeline.scheduler.alphas_cumprod.to(processes.device, torch.float32)
+        self._prediction_type = checkpoint.facts["prediction_type"]
+        self._weights = Weights(
+            settings.prior_weight if material.prior is not None else 0.0,
+            settings.sfsl_weight if similarity is not None else 0.0,
+            settings.min_snr_gamma,
+        )
+        self.curve_names = [*curve_names(self._weights), GRADIENT]
+        self._denoiser = Denoiser(checkpoint, size)
+        groups = choose_trained(self._denoiser, settings)
+        self.trained: dict[str, nn.Parameter] = {n: p for group in groups.values() for n, p in group.items()}
+        """Parameters by name; in float32."""
+        self._values = list(self.trained.values())
+        self._optimizer = _make_optimizer(groups, settings)
+        self._averages = [p.detach().clone() for p in self._values] if settings.ema else []
+        self._best: list[Tensor] = []
+        if settings.gradient_checkpointing:
+            self._denoiser.unet.enable_gradient_checkpointing()
+            for encoder in self._denoiser.text_encoders if "text_encoder" in groups else ():
+                _checkpoint_gradients(encoder)
+        self._read_prompts(checkpoint.tokenizers)
+        self._model = processes.parallel(self._denoiser, unused=checkpoint.family == "sdxl")
+
+    def _read_prompts(self, tokenizers: Sequence[Any]) -> None:
+        """Each prompt is tokenised once, and encoded once where text encoders aren't trained."""
+        texts = list(dict.fromkeys([*self._material.captions, self._material.prior_prompt]))
+        device = self.processes.device
+        ids, masks = tokenize(tokenizers, texts)
+        self._ids, self._masks = [i.to(device) for i in ids], [m.to(device) for m in masks]
+        self._caption_rows = torch.tensor([texts.index(text) for text in self._material.captions])
+        self._prior_row = texts.index(self._material.prior_prompt)
+        self._embedding: Embedding | None = None
+        if not any(p.requires_grad for p in self._denoiser.text_encoders.parameters()):
+            with torch.no_grad(), self._autocast():
+                self._embedding = self._denoiser.embed(self._ids, self._masks)
+
+    def parts(self) -> list[str]:
+        """The parts of a pipeline that are trained."""
+        networks = {"unet": self._denoiser.unet}
+        networks |= dict(zip(("text_encoder", "text_encoder_2"), self._denoiser.text_encoders, strict=False))
+        return [name for name, network in networks.items() if any(p.requires_grad for p in network.parameters())]
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.processes.device.type, self._dtype, enabled=self._dtype != torch.float32)
+
+    # One step
+
+    def step(self, number: int) -> Tensor:
+        """Does the step of that number, from 0; returns the values of `curve_names`, on the device."""
+        settings = self.settings
+        self._denoiser.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["full_rate"] * min(1.0, (number + 1) / (settings.warmup + 1))
+        each = []
+        for i in range(settings.accumulate):
+            with gather_alone(self._model, alone=i + 1 < settings.accumulate):
+                values = self._pass(number, i)
+                (values[0] / settings.accumulate).backward()
+            each.append(values.detach())
+        norm = nn.utils.clip_grad_norm_(self._values, settings.max_gradient_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._averages:
+            decay = min(settings.ema, (1 + number) / (10 + number))
+            torch._foreach_lerp_(self._averages, [p.detach() for p in self._values], 1 - decay)
+        return torch.cat([self.processes.mean(torch.stack(each).mean(0)), norm.detach()[None]])
+
+    def _pass(self, step: int, part: int) -> Tensor:
+        draw = self._draw(step, part)
+        alphas_bar = self._alphas_bar[draw.time]
+        noisy = add_noise(draw.clean, draw.noise, alphas_bar)
+        wanted = target(draw.clean, draw.noise, alphas_bar, self._prediction_type)
+        used, rows = (_send(each, noisy.device) for each in draw.prompts.unique(return_inverse=True))
+        ids, masks = [i[used] for i in self._ids], [m[used] for m in self._masks]
+        embedding = None if self._embedding is None else self._embedding.take(used)
+        with self._autocast():
+            prediction = self._model(noisy, draw.time, ids, masks, rows, embedding).float()
+        return losses(
+            prediction, noisy, wanted, alphas_bar, self.settings.batch_size, self._weights, self._prediction_type,
+            self._similarity.loss if self._similarity else None, self._decode,
+        )  # fmt: skip
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        assert self._similarity is not None
+        return decode(self._similarity.vae, latents, checkpointing=True)
+
+    def _draw(self, step: int, part: int) -> _Draw:
+        """This process's share of what all processes draw alike, so that two are as one with twice the batch."""
+        settings = self.settings
+        n = settings.batch_size * self.processes.count
+        generator = make_generator(derive_seed(settings.seed, "step", str(step), str(part)))
+        first = (step * settings.accumulate + part) * n
+        drawn = [self._draw_kind("references", self._material.references, first, n, generator)]
+        prompts = [self._caption_rows[drawn[0][3]]]
+        if self._weights.prior and self._material.prior is not None:
+            drawn.append(self._draw_kind("prior", self._material.prior, first, n, generator))
+            prompts.append(torch.full((settings.batch_size,), self._prior_row))
+        clean, noise, time = (torch.cat(parts) for parts in list(zip(*drawn, strict=True))[:3])
+        return _Draw(clean, noise, time, torch.cat(prompts))
+
+    def _draw_kind(
+        self, name: str, pictures: Posteriors, first: int, n: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents, noise, timesteps and picture numbers; this process's share."""
+        device, share = self.processes.device, self.processes.share
+        shape = (n, *pictures.mean.shape[2:])
+        mirrored = torch.rand(n, generator=generator) < 0.5
+        spread = torch.randn(shape, generator=generator)
+        noise = torch.randn(shape, generator=generator)
+        time = torch.randint(len(self._alphas_bar), (n,), generator=generator)
+        rows = share(torch.tensor([in_turn(len(pictures), first + i, self.settings.seed, name) for i in range(n)]))
+        clean = pictures.sample(*(_send(each, device) for each in (rows, share(mirrored), share(spread))))
+        return clean, _send(share(noise), device), _send(share(time), device), rows
+
+    # Averages
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the network has its averaged weights, where averages are kept, and is in evaluation mode."""
+        kept = self._swap(self._averages)
+        self._denoiser.eval()
+        try:
+            yield
+        finally:
+            self._swap(kept)
+
+    # The best weights
+
+    def keep_best(self) -> None:
+        """Keeps the weights as they are, averaged ones where averages are kept; on the CPU."""
+        self._best = [p.detach().to("cpu", copy=True) for p in self._averages or self._values]
+
+    @contextlib.contextmanager
+    def final(self) -> Iterator[None]:
+        """Within, the network has the weights that are kept in the end: the best, where some were kept, else as
+        `averaged` has them."""
+        if not self._best:
+            with self.averaged():
+                yield
+            return
+        before = self._swap(self._best)
+        self._denoiser.eval()
+        try:
+            yield
+        finally:
+            self._swap(before)
+
+    def _swap(self, values: Sequence[Tensor]) -> list[Tensor]:
+        if not values:
+            return []
+        with torch.no_grad():
+            before = [p.detach().clone() for p in self._values]
+            torch._foreach_copy_([p.detach() for p in self._values], list(values))
+        return before
+
+    # State
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, tensors and plain values; `restore` takes it."""
+        return {
+            "weights": {name: p.detach() for name, p in self.trained.items()},
+            "averages": dict(zip(self.trained, self._averages, strict=True)) if self._averages else {},
+            "best": dict(zip(self.trained, self._best, strict=True)) if self._best else {},
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        with torch.no_grad():
+            for name, value in state["weights"].items():
+                self.trained[name].copy_(value)
+            for average, value in zip(self._averages, state["averages"].values(), strict=True):
+                average.copy_(value)
+        self._best = [value.to("cpu", copy=True) for value in state.get("best", {}).values()]
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What one forward pass is given: references first, then prior images."""
+
+    clean: Tensor
+    noise: Tensor
+    time: Tensor
+    prompts: Tensor
+
+
+def _send(values: Tensor, device: torch.device) -> Tensor:
+    """To a device, without waiting until it has done what it was told before."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def choose_trained(denoiser: Denoiser, settings: Finetuning) -> dict[str, dict[str, nn.Parameter]]:
+    """Adds adapters where they are asked for, and lets gradients reach exactly what is trained.
+
+    Returns:
+        Parameters by `unet` and `text_encoder`, then by name.
+    """
+    denoiser.requires_grad_(False)
+    rank = settings.lora_rank
+    parts: dict[str, Sequence[nn.Module]] = {"unet": [denoiser.unet], "text_encoder": list(denoiser.text_encoders)}
+    groups: dict[str, dict[str, nn.Parameter]] = {}
+    for part, networks in parts.items():
+        if settings.rate(part) == 0:
+            continue
+        for network in networks:
+            if rank is not None:
+                _add_adapters(network, UNET_ADAPTED if part == "unet" else TEXT_ADAPTED, rank, settings.seed)
+            else:
+                network.requires_grad_(True)
+        prefix = "unet." if part == "unet" else "text_encoders."
+        groups[part] = {n: p for n, p in denoiser.named_parameters() if n.startswith(prefix) and p.requires_grad}
+    if not groups:
+        raise RecipeError("learning_rate", "it is 0 for the UNet and the text encoders, so nothing would be learned.")
+    return groups
+
+
+def _add_adapters(network: Any, layers: Sequence[str], rank: int, seed: int) -> None:
+    from peft import LoraConfig
+
+    with torch.random.fork_rng(devices=[]):
+        seed_default_generators(derive_seed(seed, "adapters"))
+        adapters = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(layers))
+        network.add_adapter(adapters)
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _checkpoint_gradients(encoder: Any) -> None:
+    old = encoder.gradient_checkpointing_enable  # its name in older transformers
+    getattr(encoder, "activation_checkpointing_enable", old)({"use_reentrant": False})
+
+
+def require_bitsandbytes() -> None:
+    """Raises FiguregroundError where the library of 8-bit optimizers isn't installed."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise FiguregroundError(
+            "eight_bit_adam needs bitsandbytes: pip install bitsandbytes, or leave --eight-bit-adam out."
+        )
+
+
+def _make_optimizer(groups: Mapping[str, Mapping[str, nn.Parameter]], settings: Finetuning) -> torch.optim.Optimizer:
+    given = [
+        {"params": list(group.values()), "lr": settings.rate(part), "full_rate": settings.rate(part)}
+        for part, group in groups.items()
+    ]
+    if settings.eight_bit_adam:
+        require_bitsandbytes()
+        import bitsandbytes
+
+        return bitsandbytes.optim.AdamW8bit(given, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(given, weight_decay=settings.weight_decay, fused=True)
+
+
+def in_turn(n: int, position: int, seed: int, name: str) -> int:
+    """Which of n pictures comes at a position, when all come in turn, in another order each time."""
+    turn, place = divmod(position, n)
+    return _order(n, turn, seed, name)[place]
+
+
+@lru_cache(maxsize=8)
+def _order(n: int, turn: int, seed: int, name: str) -> tuple[int, ...]:
+    generator = make_generator(derive_seed(seed, "order", name, str(turn)))
+    return tuple(torch.randperm(n, generator=generator).tolist())

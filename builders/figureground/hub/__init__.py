@@ -1,0 +1,1 @@
+"""Datasets pushed to the Hugging Face Hub."""

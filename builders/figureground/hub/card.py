@@ -1,0 +1,113 @@
+"""Joins the card of a dataset with the one on the Hub, where people may have written into both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from figureground.core.errors import FiguregroundError
+from figureground.core.yaml_documents import safe_load
+from figureground.shards import card
+
+_HEADER = re.compile(r"\A---[ \t]*\n(?P<yaml>.*?)^---[ \t]*$\n?", re.DOTALL | re.MULTILINE)
+_MISSING: Any = None
+
+
+def join(here: str, there: str, before: str | None) -> str:
+    """The card to publish: what is generated as it is here, the rest with the edits of both sides.
+
+    A key of the YAML header, or the text outside the generated marks, that only one side has changed since
+    the last push is taken from that side; lists that both have changed are united.
+
+    Args:
+        here: The dataset's card.
+        there: The card on the Hub.
+        before: The dataset's card when it was last pushed; None where it never was.
+
+    Raises:
+        FiguregroundError: Both sides have changed the same thing, or a card's header can't be read.
+    """
+    if there in (here, before):
+        return here
+    ours, our_text = _parts(here, "README.md")
+    said, their_text = _parts(there, "README.md on the Hub")
+    theirs = said
+    if before is None:
+        # What a card says that nobody has touched; what the Hub's doesn't mention isn't an edit there.
+        title = ours.get("pretty_name")
+        base: dict[str, Any] = {"license": "unknown", "pretty_name": title}
+        base_text = f"# {title}\n\n{card.BEGIN}\n{card.END}\n"
+        theirs = {**ours, **base, **said}
+    else:
+        base, base_text = _parts(before, "the card as it was last pushed")
+    header = {}
+    for key in dict.fromkeys([*ours, *theirs]):
+        if key in card.OURS:
+            if key in ours:
+                header[key] = ours[key]
+            continue
+        value = _chosen(key, ours.get(key), theirs.get(key), base.get(key))
+        if value is not _MISSING:
+            header[key] = value
+    if not their_text.strip():
+        their_text = base_text  # an empty card is nobody's edit
+    text = _chosen("text", our_text, their_text, base_text)
+    # As it is written there, comments too, unless a value is another.
+    written = _HEADER.match(there)
+    kept = (
+        written["yaml"]
+        if written and all(header.get(key) == value for key, value in said.items() if key not in card.OURS)
+        else card.dump(header)
+    )
+    body = _body(here)
+    generated = card.generated_part(body)
+    if generated is None:
+        raise FiguregroundError("README.md: it has no generated part. Give the command that made the dataset again.")
+    our_part = body[generated[0] :]
+    return card.rewrite(f"---\n{kept}---\n{text}", header, our_part)
+
+
+def _chosen(what: str, ours: Any, theirs: Any, base: Any) -> Any:
+    if isinstance(ours, str) and isinstance(theirs, str) and ours.split() == theirs.split():
+        return ours
+    if ours == theirs or _same(theirs, base):
+        return ours
+    if _same(ours, base):
+        return theirs
+    if isinstance(ours, list) and isinstance(theirs, list):
+        return [*ours, *(item for item in theirs if item not in ours)]
+    name = "the text outside the generated part" if what == "text" else repr(what)
+    raise FiguregroundError(
+        f"README.md: {name} was changed here and on the Hub, in different ways. Copy the Hub's into the README.md "
+        "here, or this one to the Hub, and push again."
+    )
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one == other or (isinstance(one, str) and isinstance(other, str) and one.split() == other.split())
+
+
+def _parts(text: str, where: str) -> tuple[dict[str, Any], str]:
+    """A card's YAML, and its Markdown with the two marks but without what stands between them."""
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    match = _HEADER.match(text)
+    try:
+        header = (safe_load(match["yaml"]) or {}) if match else {}
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise FiguregroundError(f"{where}: its YAML header can't be read: {problem}. Mend it and push again.") from None
+    if not isinstance(header, Mapping):
+        raise FiguregroundError(f"{where}: its YAML header is no mapping of keys to values. Mend it and push again.")
+    body = _body(text)
+    found = card.generated_part(body)
+    if found is not None:
+        body = f"{body[: found[0]]}{card.BEGIN}\n{card.END}{body[found[1] :]}"
+    return dict(header), body
+
+
+def _body(text: str) -> str:
+    match = _HEADER.match(text)
+    return text[match.end() :] if match else text

@@ -1,0 +1,188 @@
+"""What of a finished dataset directory is published: the files, in the order they are sent, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.files import open_regular, read_object
+from figureground.recipe import document as recipes
+from figureground.shards import card, croissant
+from figureground.shards.directory import beside, score_files
+from figureground.shards.index import INDEX, finish_again, markers
+from figureground.shards.writer import FORMATS, MARKERS, PRIVATE, RECIPE, Shard, to_text
+
+AT_THE_TOP = (card.CARD, croissant.CROISSANT, card.PREVIEW)
+"""Files at the top of the directory that are the dataset's."""
+
+DESCRIBING = (RECIPE, INDEX, f"{PRIVATE}/numerics.json", card.ATTRIBUTION)
+"""Files below `_figureground` that are published, beside markers and scores. What `stages` holds is not: a build needs
+it while it runs, fine-tuned weights too, and the recipe's hashes say what it was."""
+
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file to publish."""
+
+    path: str
+    """Where it lies in the repository."""
+    file: Path
+    known: str | None = None
+    """Its SHA-256, where a marker says it."""
+
+    @cached_property
+    def size(self) -> int:
+        return self.file.stat().st_size
+
+    @cached_property
+    def sha256(self) -> str:
+        return self.known or _digest(self.file, hashlib.sha256())
+
+    @cached_property
+    def blob(self) -> str:
+        """Git's id of it as a blob."""
+        return _digest(self.file, hashlib.sha1(b"blob %d\0" % self.size))
+
+    @property
+    def turn(self) -> int:
+        """When it is sent. The recipe first: it says whose the repository is; what announces the data, last."""
+        return {RECIPE: 0, INDEX: 2, croissant.CROISSANT: 2, card.CARD: 3}.get(self.path, 1)
+
+
+def _digest(file: Path, digest: Any) -> str:
+    with open_regular(file) as opened:
+        while block := opened.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def pack(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[Item]:
+    """The files of a finished dataset to publish, in the order to send them.
+
+    Shards, rejects, markers, index, recipe, card and Croissant, scores, pictures of the card, and what people put
+    beside them (`LICENSE…`, `ATTRIBUTION…`). Left out: `report.html`, which `figureground show` draws from the rest,
+    the scratch of stages, locks and temporary files, and whatever else lies there.
+
+    Args:
+        formats: Which of the formats to publish; None means all that there are. With fewer than all, card, index,
+            Croissant and markers are written anew, so that they tell of what is published.
+        scratch: An empty directory for what is written anew; it must live as long as the items.
+
+    Raises:
+        RecipeError: A format that the dataset doesn't have.
+        FiguregroundError: The dataset isn't finished.
+    """
+    index = finished(directory)
+    have = tuple(kind for kind in FORMATS if kind in index["formats"])
+    chosen = tuple(kind for kind in FORMATS if kind in (have if formats is None else formats))
+    if missing := sorted(set(formats or ()) - set(have)):
+        raise RecipeError("--formats", f"{directory} has no {listed(missing)}; it holds {' and '.join(have)}.")
+    if not chosen:
+        raise RecipeError("--formats", f"none given; choose some of {' and '.join(have)}, or leave it out.")
+    recipe = scratch / "recipe.json"
+    recipe.write_text(_public_recipe(directory, chosen), encoding="utf-8")
+    if chosen != have:
+        directory = _in_formats(directory, chosen, scratch / "dataset")
+    items = {item.path: item for item in _belonging(directory)}
+    items[RECIPE] = Item(RECIPE, recipe)
+    # What a person may still write into is sent as it is now, whatever happens to it meanwhile.
+    for path in (card.CARD, croissant.CROISSANT, INDEX):
+        if path in items:
+            items[path] = Item(path, Path(shutil.copy(items[path].file, scratch / Path(path).name)))
+    return sorted(items.values(), key=lambda item: (item.turn, item.path))
+
+
+def finished(directory: Path) -> dict[str, Any]:
+    """The index of a dataset of which every shard is done.
+
+    Raises:
+        FiguregroundError: The build isn't finished, or this is no dataset.
+    """
+    from figureground.shards.reader import saved_index
+
+    index = saved_index(directory)
+    for path in (RECIPE, card.CARD):
+        if not (directory / path).exists():
+            raise FiguregroundError(
+                f"{directory} has no {path}. Give the build's command again: it goes on from there."
+            )
+    listed_there, done = {shard["shard"] for shard in index["shards"]}, set(markers(directory))
+    if listed_there != done:
+        odd = sorted(listed_there ^ done)
+        raise FiguregroundError(
+            f"{directory} isn't finished: index and markers differ in {listed(odd, 3)}. "
+            "Give the command again that builds it: it goes on from the finished shards."
+        )
+    return index
+
+
+def _belonging(directory: Path) -> Iterator[Item]:
+    """What is published, by name: what markers tell of, and files of known names. Nothing is found by walking."""
+    for marker in markers(directory).values():
+        shard = Shard.of_marker(marker).path("marker")
+        yield Item(shard, directory / shard)
+        for path, file in marker["files"].items():
+            yield Item(path, directory / path, file["sha256"])
+    named = [directory / path for path in (*AT_THE_TOP, *DESCRIBING)]
+    for path in [*named, *beside(directory), *score_files(directory)]:
+        if path.is_file():
+            yield Item(path.relative_to(directory).as_posix(), path)
+
+
+def _public_recipe(directory: Path, formats: Sequence[str]) -> str:
+    """The recipe as others may read it, without places on this machine, and with the formats that are published."""
+    recipe = read_object(directory / RECIPE, root=directory)
+    for section in (recipe["identity"], recipe["execution"]):
+        for name in {*recipes.DIRECTORIES, *recipes.FILES} & set(section):
+            section[name] = card.public(section[name])
+    if "formats" in recipe["execution"]:
+        recipe["execution"]["formats"] = list(formats)
+    recipe = recipes.seal(recipe) if recipes.SEAL in recipe else recipe
+    return json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
+
+
+def _in_formats(directory: Path, formats: Sequence[str], out: Path) -> Path:
+    """The same dataset in fewer formats: links to its files, and card, index and markers that tell of those alone."""
+    (out / MARKERS).mkdir(parents=True)
+    for marker in markers(directory).values():
+        kept = _marker_in_formats(marker, formats)
+        (out / Shard.of_marker(marker).path("marker")).write_text(to_text(kept), encoding="utf-8")
+        for path in kept["files"]:
+            _link(directory / path, out / path)
+    for item in list(_belonging(directory)):
+        if (
+            item.known is None
+            and not item.path.startswith(MARKERS)
+            and item.path not in (INDEX, card.CARD, croissant.CROISSANT)
+        ):
+            _link(item.file, out / item.path)
+    shutil.copy(directory / card.CARD, out / card.CARD)
+    index = finished(directory)
+    told = dict(index["card"])
+    if "formats" in told.get("recipe", {}):
+        told["recipe"] = {**told["recipe"], "formats": list(formats)}
+    (out / INDEX).write_text(to_text({**index, "formats": list(formats), "card": told}), encoding="utf-8")
+    finish_again(out)
+    return out
+
+
+def _marker_in_formats(marker: Mapping[str, Any], formats: Sequence[str]) -> dict[str, Any]:
+    shard = Shard.of_marker(marker)
+    dropped = {shard.path(kind) for kind in FORMATS if kind not in formats}
+    if "parquet" not in formats:  # all configs of a repository must share a format
+        dropped.add(shard.path("published_rejects"))
+    return {**marker, "files": {path: file for path, file in marker["files"].items() if path not in dropped}}
+
+
+def _link(file: Path, link: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(file.absolute())

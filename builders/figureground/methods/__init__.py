@@ -1,0 +1,1 @@
+"""The methods by which datasets are made: one module each."""

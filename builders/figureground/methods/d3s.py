@@ -1,0 +1,614 @@
+"""D3S: every foreground class on every background (Kattakinda, Levine, Feizi 2022, arXiv 2211.10370).
+
+A cut-out is pasted on a background template and the composite guides image-to-image. Where D3S drew the
+background of each image at random and shared cut-outs between splits, the class × background table is
+filled exactly here, and validation uses no cut-out and no template of training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from figureground.core.errors import FiguregroundError, RecipeError, listed, printable
+from figureground.core.hashing import digest
+from figureground.core.names import RULE, Lookup, describe_same, same_names
+from figureground.core.resources import resource
+from figureground.core.shares import whole_part
+from figureground.methods.builder import Builder
+from figureground.models.needs import Need
+from figureground.recipe import document as recipes
+from figureground.recipe.classes import Noun, define, find_list, read_nouns
+from figureground.recipe.config import Config, check_choice
+from figureground.recipe.plan import Plan, pick
+from figureground.recipe.prompts import fill, read_templates, shorten
+from figureground.recipe.sample import Guide, Spec, derive_seed
+from figureground.recipe.table import MOST_A_CELL, Correlation, read_table
+from figureground.shards.stages import run_stage
+from figureground.sources.guide import Bank, check_disjoint, compose, photograph, place, split_bank
+from figureground.sources.images import UnreadableImage, list_folders
+from figureground.sources.provenance import Credit, Source, read_source
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from figureground.diffusion.checkpoint import Checkpoint
+    from figureground.shards.writer import Columns
+
+POCKET = "pocket"
+NEEDED: dict[str, tuple[str, ...]] = {"paste": ("cutouts", "templates"), "photograph": ("photographs",), "none": ()}
+"""The directories of pictures that each kind of guide is made from."""
+UNKNOWN = "unknown"
+"""The background label of a photograph whose scene nobody named."""
+
+DIFFUSION_CITATION = """@inproceedings{rombach2022latent,
+  title = {High-Resolution Image Synthesis with Latent Diffusion Models},
+  author = {Rombach, Robin and Blattmann, Andreas and Lorenz, Dominik and Esser, Patrick and Ommer, Bj{\\"o}rn},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2022}
+}"""
+
+IMAGE_TO_IMAGE_CITATION = """@inproceedings{meng2022sdedit,
+  title = {{SDEdit}: Guided Image Synthesis and Editing with Stochastic Differential Equations},
+  author = {Meng, Chenlin and He, Yutong and Song, Yang and Song, Jiaming and Wu, Jiajun and Zhu, Jun-Yan and
+            Ermon, Stefano},
+  booktitle = {International Conference on Learning Representations},
+  year = {2022}
+}"""
+
+CITATION = """@article{kattakinda2022d3s,
+  title = {Invariant Learning via Diffusion Dreamed Distribution Shifts},
+  author = {Kattakinda, Priyatham and Levine, Alexander and Feizi, Soheil},
+  journal = {arXiv preprint arXiv:2211.10370},
+  year = {2022}
+}"""
+
+
+@dataclass
+class D3SConfig(Config):
+    """A D3S recipe. The defaults are the authors' settings."""
+
+    checkpoint: str = "CompVis/stable-diffusion-v1-4"
+    classes: str | list[str] | dict[str, str | None] = "imagenet"
+    """A file in `prompts/classes/`, a CSV's path, a list of its names, a mapping of names to definitions,
+    or `folders`: the names of the folders in `cutouts`, or in `photographs` where the recipe starts from those."""
+    definitions: str | None = None
+    """A CSV `name,definition`."""
+    backgrounds: str | list[str] | dict[str, str | None] = "d3s"
+    """A file in `prompts/backgrounds/`, a CSV's path, a list of its names, a mapping of names to phrases, or
+    `folders`: the names of the folders in `templates`, each said as `beach background`."""
+    prompt: str = "d3s"
+    """A template, or the name or path of a file of templates."""
+    cutouts: str | dict[str, str] | None = None
+    """`<dir>/<class>/*`, or a directory for each split; `pocket` for the shipped ones."""
+    templates: str | dict[str, str] | None = None
+    """`<dir>/<background>/*`, likewise."""
+    photographs: str | dict[str, str] | None = None
+    """`<dir>/<class>/*` or `<dir>/<class>/<background>/*`, for the controls that start from photographs."""
+    guide: str = "paste"
+    """`paste` a cut-out on a template, `none`, or a whole `photograph`."""
+    known_background: bool = False
+    """Whether photographs have to lie in folders of their background."""
+    paste: Literal["mask", "square"] = "square"
+    """What of a cut-out is pasted: what its transparency or mask shows, or its centre `square`, as D3S did."""
+    cutout_scale: float | list[float] = 0.4
+    """Edge of the cut-out's box as a share of the canvas, or a range of it."""
+    position: Literal["uniform", "ground"] = "uniform"
+    """`uniform` inside the canvas, or `ground`."""
+    match: str = "none"
+    """`foreground`: the same cut-out, place and noise on every background."""
+    table: str | Correlation | dict[str, str | Correlation] = "uniform"
+    """How many images each foreground has on each background: `uniform`, `{paired_share: 95%}` or `{strength: 0.9}`
+    with a `pairing` for dependent labels, a CSV `foreground,background,count[,split]`, or any of these by split."""
+    per_cell: dict[str, int] = field(default_factory=lambda: {"train": 10, "validation": 2})
+    """Images a cell, by split; of the uniform table, which the others share their totals with."""
+    allow_empty: bool = False
+    """Whether a cell may have no image."""
+    size: int = 512
+
+    def check(self) -> None:
+        super().check()
+        check_choice("guide", self.guide, ("paste", "none", "photograph"))
+        check_choice("paste", self.paste, ("mask", "square"))
+        check_choice("position", self.position, ("uniform", "ground"))
+        check_choice("match", self.match, ("none", "foreground"))
+        for name in ("allow_empty", "known_background"):
+            if not isinstance(getattr(self, name), bool):
+                raise RecipeError(name, f"{getattr(self, name)!r} is not true or false.")
+        has = {"paste": ("guide", "mask"), "photograph": ("guide",), "none": ()}[self.guide]
+        for name in self.keep:
+            if name not in has:
+                raise RecipeError("keep", f"{name!r} can't be kept: with guide={self.guide} there is none.")
+        if self.definitions is not None and not isinstance(self.definitions, str):
+            raise RecipeError("definitions", f"{self.definitions!r} is not the path of a CSV.")
+        low, high = self.scale_range()
+        if not 0.05 <= low <= high <= 1:
+            raise RecipeError(
+                "cutout_scale", f"{self.cutout_scale!r} is not a share from 0.05 to 1, or a range [low, high] of it."
+            )
+        _check_per_cell("per_cell", self.per_cell)
+        if not isinstance(self.extended, list):
+            raise RecipeError("extended", f"{self.extended!r} is not a list of mappings such as per_cell.")
+        for per_cell in self.extended:
+            _check_per_cell("extended", per_cell)
+            if list(per_cell) != list(self.per_cell):
+                raise RecipeError("extended", f"it has to name the splits {listed(self.per_cell)}, as per_cell does.")
+        if self.extended and self.limit is not None:
+            raise RecipeError(
+                "limit", "a dataset that was built with a limit can't be extended: nobody knows which cells it cut."
+            )
+        if self.guide != "none" and whole_part(self.steps, self.strength) < 1:
+            raise RecipeError(
+                "strength",
+                f"{self.steps} steps × strength {self.strength} is less than one step, so nothing would be drawn. "
+                f"Give a strength of at least {math.ceil(1000 / self.steps) / 1000:g}, or more steps.",
+            )
+
+    def scale_range(self) -> tuple[float, float]:
+        """The least and the largest share of the canvas that a cut-out's box has."""
+        value = self.cutout_scale
+        both = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
+        if len(both) != 2 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in both):
+            raise RecipeError("cutout_scale", f"{value!r} is not a number or a range [low, high].")
+        return float(both[0]), float(both[1])
+
+
+def _check_per_cell(field: str, value: Any) -> None:
+    """Raises RecipeError unless `value` maps names of splits to numbers of images."""
+    if not isinstance(value, Mapping) or not value:
+        raise RecipeError(
+            field,
+            f"{value!r} is not a mapping of splits to images a cell, such as {{train: 10, validation: 2}}.",
+        )
+    for split, n in value.items():
+        if (
+            not isinstance(split, str)
+            or not split.replace("_", "").isalnum()
+            or not split.isascii()
+            or split != split.lower()
+        ):
+            raise RecipeError(field, f"{split!r} is no name for a split: use small letters, digits and '_'.")
+        if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n <= MOST_A_CELL:
+            raise RecipeError(f"{field}.{split}", f"{n!r} is not a whole number of images, 0 to {MOST_A_CELL:,}.")
+
+
+def _find_folder(root: Path, folders: Lookup, names: Sequence[str]) -> str | None:
+    """Return the folder in `root` that has one of the names by `loosely`.
+
+    Args:
+        folders: The names of those in `root`.
+
+    Raises:
+        FiguregroundError: There are several.
+    """
+    found = folders.find(*names)
+    if len(found) > 1:
+        both = " and ".join(str(root / name) for name in found)
+        raise FiguregroundError(f"photographs: {names[0]!r} has more than one folder: {both}. {RULE}: keep one folder.")
+    return found[0] if found else None
+
+
+def _no_guide(split: str, f: int, b: int, i: int) -> None:
+    """Text-to-image starts from noise alone."""
+
+
+def _configs() -> dict[str, D3SConfig]:
+    """The demo, the authors' settings, and of both the controls that tell an artefact from a real drop."""
+    imagenet = D3SConfig(name="imagenet")
+    pocket = D3SConfig(
+        name=POCKET, checkpoint=POCKET, classes=POCKET, cutouts=POCKET, templates=POCKET, photographs=POCKET,
+        paste="mask", cutout_scale=[0.45, 0.6], position="ground", per_cell={"train": 5, "validation": 1},
+        size=64, steps=16, strength=0.6, guidance_scale=5.0, shard_size=100, batch_size=16,
+    )  # fmt: skip
+    controls: dict[str, dict[str, Any]] = {
+        "text-only": {"guide": "none"},
+        "reconstruction": {"guide": "photograph", "strength": 0.2, "allow_empty": True},
+        "same-background": {"guide": "photograph", "known_background": True, "allow_empty": True},
+    }
+    made = {"pocket": pocket, "imagenet": imagenet}
+    for name, changes in controls.items():
+        for prefix, base in (("", imagenet), ("pocket-", pocket)):
+            made[prefix + name] = dataclasses.replace(base, **changes)
+            made[prefix + name].name = prefix + name
+    return made
+
+
+class D3S(Builder):
+    """Builds a D3S dataset: `D3S("pocket").build("out/d3s")`. See `Builder` and `D3SConfig`."""
+
+    METHOD = "d3s"
+    CONFIGS = _configs()
+    DEFAULT = POCKET
+    TITLE = "D3S: foreground classes on backgrounds"
+    SUMMARIES: ClassVar[dict[str, str]] = {
+        "paste": "Each foreground class on each background, drawn by a diffusion model. A cut-out of the class was "
+        "pasted on a template of the background, and the composite guided image-to-image. Validation uses no "
+        "cut-out and no template of training.",
+        "none": "Each foreground class on each background, drawn by a diffusion model from a prompt alone: the control "
+        "of a D3S set that starts from no guide.",
+        "photograph": "Photographs of each foreground class, redrawn by a diffusion model on the scene that they show: "
+        "a control of a D3S set. Validation uses no photograph of training.",
+    }
+    CITATIONS = (CITATION,)
+    LIMITS = (
+        "The pictures carry the biases of the checkpoint that drew them.",
+        "A classifier's drop on them is not all due to backgrounds: compare it with the controls text-only, "
+        "reconstruction and same-background.",
+    )
+    config: D3SConfig
+
+    def summary(self) -> str:
+        return self.SUMMARIES[self.config.guide]
+
+    def resolve(self) -> None:
+        config = self.config
+        self._shortened: dict[str, str] = {}
+        if config.classes == "folders":
+            self.classes = self._classes_from_folders()
+        else:
+            default = str(self.CONFIGS[config.name].classes)
+            self.classes = read_nouns("classes", config.classes, "classes", default)
+        if config.definitions:
+            self.classes = define(self.classes, find_list("definitions", config.definitions, "classes"))
+        if config.backgrounds == "folders":
+            names = self._folders("backgrounds", "templates")
+            self.backgrounds = [Noun(name, f"{name.replace('_', ' ')} background") for name in names]
+        else:
+            self.backgrounds = read_nouns("backgrounds", config.backgrounds, "backgrounds", "d3s")
+        photographs = config.guide == "photograph" and config.photographs is not None
+        if photographs and all(ground == UNKNOWN for _, ground in self._photograph_folders):
+            self.backgrounds = [Noun(UNKNOWN, "")]
+        self.templates = read_templates(config.prompt)
+        names, grounds = self._names()
+        self.counts, self.pairings = read_table(config.table, config.per_cell, names, grounds, config.seed)
+        self.earlier: list[dict[str, np.ndarray]] = []
+        there = np.ones((len(names), len(grounds)), bool)
+        if photographs:
+            there = np.array([[(f, b) in self._photograph_folders for b in grounds] for f in names])
+            bare = [name for name, row in zip(names, there, strict=True) if not row.any()]
+            if bare:
+                raise RecipeError(
+                    "photographs",
+                    f"{len(bare)} of {len(names)} classes have none on a known background: {listed(bare, 5)}. "
+                    "Lay photographs out as <class>/<background>/*, or, for reconstruction alone, as <class>/*.",
+                )
+        self.counts = {split: counts * there for split, counts in self.counts.items()}
+        self._refuse_empty(names, grounds)
+        for per_cell in config.extended:
+            self.earlier.append(self.counts)
+            more, _ = read_table(config.table, per_cell, names, grounds, config.seed, self.counts)
+            self.counts = {split: counts * there for split, counts in more.items()}
+            self._refuse_fewer(self.earlier[-1], names, grounds)
+
+    def _refuse_fewer(self, before: dict[str, np.ndarray], names: list[str], grounds: list[str]) -> None:
+        """An extension adds to cells; it takes from none, and adds somewhere."""
+        for split, counts in self.counts.items():
+            fewer = [f"{names[f]} on {grounds[b]}" for f, b in np.argwhere(counts < before[split])]
+            if fewer:
+                raise RecipeError(
+                    f"extended.{split}",
+                    f"{len(fewer)} cells would have fewer images than they have: {listed(fewer, 3)}. Give a larger "
+                    "number of images a cell; what is built stays.",
+                )
+        if all((counts == before[split]).all() for split, counts in self.counts.items()):
+            raise RecipeError("extended", "it adds no image. A table from a CSV of counts can't grow by images a cell.")
+
+    def _names(self) -> tuple[list[str], list[str]]:
+        return [noun.name for noun in self.classes], [noun.name for noun in self.backgrounds]
+
+    def _refuse_empty(self, names: list[str], grounds: list[str]) -> None:
+        for split, counts in self.counts.items():
+            empty = np.argwhere(counts == 0)
+            if counts.sum() == 0:
+                raise RecipeError(
+                    "table",
+                    f"{split} would have no image. Leave it out of per_cell, as in --set 'per_cell={{train: 5}}', or "
+                    "see table and photographs.",
+                )
+            if len(empty) and not self.config.allow_empty:
+                cells = [f"{names[f]} on {grounds[b]}" for f, b in empty]
+                table: object = self.config.table
+                table = table.get(split) if isinstance(table, dict) and split in table else table
+                remedy = f"Raise per_cell.{split}, lower table.strength or table.paired_share"
+                if isinstance(table, str) and table not in ("uniform", "correlated"):
+                    remedy = f"Add their counts to {table}"
+                raise RecipeError(
+                    "table",
+                    f"{split} has {len(empty)} groups without an image: {listed(cells, 3)}. {remedy}, or ask for them "
+                    "with allow_empty=true.",
+                )
+
+    # --- source pictures ------------------------------------------------------------------------
+
+    def _classes_from_folders(self) -> list[Noun]:
+        needs_photographs = self.config.guide == "photograph"
+        either = self.config.guide == "none" and self.config.cutouts is None and self.config.photographs is not None
+        names = self._folders("classes", "photographs" if needs_photographs or either else "cutouts")
+        return [Noun(name, name.replace("_", " ")) for name in names]
+
+    def _folders(self, field: str, source: str) -> list[str]:
+        """The names of the folders in the directories that a field names."""
+        roots = self._directories(source).values()
+        names = sorted({path.name for directory in roots for path in list_folders(directory)})
+        if not names:
+            raise RecipeError(field, f"'folders' was asked for, and there is no folder in {source}.")
+        if same := same_names(names):
+            raise RecipeError(field, f"folders {describe_same(same)} in {source}. {RULE}: keep one spelling.")
+        return names
+
+    def _directories(self, name: str) -> dict[str, Path]:
+        """The directory of `cutouts`, `templates` or `photographs` for each split, under `''` when they share one."""
+        value = getattr(self.config, name)
+        if value is None:
+            raise RecipeError(
+                name,
+                f"none are given. Give a directory of your own: --set {name}=DIR, with one folder a "
+                f"{'background' if name == 'templates' else 'class'}.",
+            )
+        if value == POCKET:
+            return {"": resource(f"templates/pocket/{'backgrounds' if name == 'templates' else name}")}
+        given = value if isinstance(value, Mapping) else {"": value}
+        if isinstance(value, Mapping):
+            recipes.check_names(value, self.config.per_cell, f"{name}, given by split,")
+            missing = [s for s in self.config.per_cell if s not in value]
+            if missing:
+                raise RecipeError(name, f"no directory is given for the split {missing[0]!r}.")
+        for split, directory in given.items():
+            if not isinstance(directory, str | Path) or not Path(directory).is_dir():
+                raise RecipeError(f"{name}.{split}" if split else name, f"there is no directory {str(directory)!r}.")
+        return {split: Path(directory) for split, directory in given.items()}
+
+    def _read_banks(
+        self, name: str, names: list[str], what: str, aliases: dict[str, tuple[str, ...]]
+    ) -> dict[str, Bank]:
+        """Banks by split; disjoint, so that validation shows nothing that training showed."""
+        shares = {split: max(1, n) for split, n in self.config.per_cell.items() if self.counts[split].any()}
+        directories = self._directories(name)
+        try:
+            if "" in directories:
+                return split_bank(Bank.read(directories[""], names, what, aliases), shares)
+            banks = {split: Bank.read(directories[split], names, what, aliases) for split in shares}
+            check_disjoint(banks)
+        except ValueError as error:
+            raise FiguregroundError(str(error)) from error
+        return banks
+
+    @cached_property
+    def cutouts(self) -> dict[str, Bank]:
+        return self._read_banks(
+            "cutouts", [c.name for c in self.classes], "cutouts", {c.name: c.aliases for c in self.classes}
+        )
+
+    @cached_property
+    def scenes(self) -> dict[str, Bank]:
+        return self._read_banks("templates", [b.name for b in self.backgrounds], "templates", {})
+
+    @cached_property
+    def photographs(self) -> dict[str, Bank]:
+        return self._read_banks("photographs", list(self._photograph_folders.values()), "photographs", {})
+
+    @cached_property
+    def _photograph_folders(self) -> dict[tuple[str, str], str]:
+        """Class and background names to the folder that holds their photographs, below the directory given.
+
+        Where no class has a folder of a background, backgrounds are unknown, unless the recipe wants them known.
+        """
+        known, flat = {}, {}
+        for root in self._directories("photographs").values():
+            folders = Lookup(path.name for path in list_folders(root))
+            for f in self.classes:
+                own = _find_folder(root, folders, (f.name, *f.aliases))
+                if own is None:
+                    continue
+                flat[f.name, UNKNOWN] = own
+                scenes = Lookup(path.name for path in list_folders(root / own))
+                for b in self.backgrounds:
+                    scene = _find_folder(root / own, scenes, (b.name,))
+                    if scene is not None:
+                        known[f.name, b.name] = f"{own}/{scene}"
+        return known if known or self.config.known_background else flat
+
+    # --- the builder's parts --------------------------------------------------------------------
+
+    def resolved(self) -> dict[str, Any]:
+        content: dict[str, Any] = {
+            **super().resolved(),
+            "cutout_scale": list(self.config.scale_range()),
+            "classes": [[c.name, c.text, c.definition] for c in self.classes],
+            "backgrounds": [[b.name, b.text] for b in self.backgrounds],
+            "definitions": None,
+            "prompt": [t.text for t in self.templates],
+            "table": {split: digest(counts.tolist()) for split, counts in (self.earlier or [self.counts])[0].items()},
+        }
+        banks = NEEDED[self.config.guide]
+        for name in ("cutouts", "templates", "photographs"):
+            content[name] = None
+            if name in banks and getattr(self.config, name) is not None:
+                read = {"cutouts": "cutouts", "templates": "scenes", "photographs": "photographs"}[name]
+                content[name] = {split: bank.digest for split, bank in getattr(self, read).items()}
+        return content
+
+    def columns(self) -> Columns:
+        from figureground.shards.writer import Columns
+
+        names, grounds = self._names()
+        return Columns(names, grounds, guide="guide" in self.config.keep, mask="mask" in self.config.keep)
+
+    def plan(self) -> Plan:
+        config = self.config
+        names, grounds = self._names()
+        draw = {"paste": self._paste, "photograph": self._photograph, "none": _no_guide}[config.guide]
+        return Plan(
+            self.counts, names, grounds, config.seed, config.shard_size, config.limit, draw, self._prompt,
+            match_foreground=config.match == "foreground", earlier=self.earlier,
+        )  # fmt: skip
+
+    def _prompt(self, split: str, f: int, b: int, i: int) -> str:
+        template = self.templates[pick(self.config.seed, ["prompt", split, str(f), str(b)], len(self.templates), i)]
+        noun = self.classes[f]
+        noun = dataclasses.replace(noun, definition=self._shortened.get(noun.name, noun.definition))
+        return fill(template, noun, self._prompt_grounds()[b])
+
+    def _paste(self, split: str, f: int, b: int, i: int) -> Guide:
+        config, seed = self.config, self.config.seed
+        which = [split, str(f)] if config.match == "foreground" else [split, str(f), str(b)]
+        cutouts = self.cutouts[split].items[self.classes[f].name]
+        scenes = self.scenes[split].items[self.backgrounds[b].name]
+        cutout = cutouts[pick(seed, ["cutout", *which], len(cutouts), i)]
+        scene = scenes[pick(seed, ["template", split, str(b), str(f)], len(scenes), i)]
+        rng = np.random.default_rng(derive_seed(seed, "place", *which, str(i)))
+        box = place(rng, config.size, config.scale_range(), config.position)
+        return Guide("paste", cutout.id, scene.id, box, bool(rng.random() < 0.5))
+
+    def _photograph(self, split: str, f: int, b: int, i: int) -> Guide:
+        items = self.photographs[split].items[self._photograph_folders[self.classes[f].name, self.backgrounds[b].name]]
+        item = items[pick(self.config.seed, ["photograph", split, str(f), str(b)], len(items), i)]
+        return Guide("photograph", item.id)
+
+    def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
+        """Tokenises every prompt and shortens definitions that would push the background out."""
+        limit = min(tokenizer.model_max_length for tokenizer in checkpoint.tokenizers)
+
+        def count(prompt: str) -> int:
+            return max(len(tokenizer(prompt).input_ids) for tokenizer in checkpoint.tokenizers)
+
+        def work(folder: Path) -> dict[str, Any]:
+            shortened = {}
+            for noun in self.classes:
+                definition = noun.definition
+                for template in self.templates:
+                    for ground in self._prompt_grounds():
+                        definition = shorten(
+                            template, dataclasses.replace(noun, definition=definition), ground, count, limit
+                        )
+                if definition != noun.definition:
+                    shortened[noun.name] = definition
+            return {"limit": limit, "shortened": shortened}
+
+        run_stage(stages, "sources", self.identity(), lambda folder: {"skipped": self.skipped()})
+        self._shortened = run_stage(stages, "prompts", {"identity": self.identity(), "limit": limit}, work)["shortened"]
+
+    def citations(self) -> tuple[str, ...]:
+        guided = () if self.config.guide == "none" else (IMAGE_TO_IMAGE_CITATION,)
+        return (*super().citations(), DIFFUSION_CITATION, *guided)
+
+    def sources(self) -> tuple[list[Source], list[Credit]]:
+        read = {"paste": {"cutouts": "cutouts", "templates": "scenes"}, "photograph": {"photographs": "photographs"}}
+        sources, credits = [], []
+        for name, attribute in read.get(self.config.guide, {}).items():
+            shipped = getattr(self.config, name) == POCKET
+            banks: dict[str, Bank] = getattr(self, attribute)
+            for split, directory in self._directories(name).items():
+                used = [banks[split]] if split in banks else [] if split else list(banks.values())
+                if not used:
+                    continue
+                source, theirs = read_source(
+                    name, directory,
+                    [item.path for bank in used for items in bank.items.values() for item in items],
+                    name=POCKET if shipped else None, splits=[split] if split else [],
+                    skipped=len(used[0].skipped), license_in=resource("templates/pocket") if shipped else None,
+                )  # fmt: skip
+                sources.append(source)
+                credits += theirs
+        return sources, credits
+
+    def skipped(self) -> list[list[str]]:
+        """The source files that can't be read, as `folder/name`, and why."""
+        banks = {"paste": ("cutouts", "scenes"), "photograph": ("photographs",), "none": ()}[self.config.guide]
+        found = {
+            f"{printable(path.parent.name)}/{printable(path.name)}": reason
+            for name in banks
+            for bank in getattr(self, name).values()
+            for path, reason in bank.skipped
+        }
+        return [list(pair) for pair in sorted(found.items())]
+
+    def done_message(self, out: Path) -> str:
+        skipped = self.skipped()
+        lines = [f"  {name}: {reason}" for name, reason in skipped[:5]]
+        if len(skipped) > 5:
+            lines.append(f"  … all in {out}/_figureground/stages/sources/done.json")
+        listing = [f"{len(skipped)} source files were skipped:", *lines] if skipped else []
+        return "\n".join([super().done_message(out), *self.notes(), *listing])
+
+    def _prompt_grounds(self) -> list[Noun | None]:
+        return [None if b.name == UNKNOWN else b for b in self.backgrounds]
+
+    def denoiser_steps(self) -> int:
+        config = self.config
+        return config.steps if config.guide == "none" else whole_part(config.steps, config.strength)
+
+    def _lacking(self) -> list[str]:
+        return [name for name in NEEDED[self.config.guide] if getattr(self.config, name) is None]
+
+    def needs(self) -> list[Need]:
+        return [*super().needs(), *(Need(name, "none are given", f"--set {name}=DIR") for name in self._lacking())]
+
+    def check_plan(self) -> None:
+        if not self._lacking():
+            super().check_plan()
+
+    def plan_notes(self) -> list[str]:
+        if self._lacking():
+            return []
+        skipped = self.skipped()
+        first = ": ".join(skipped[0]) if skipped else ""
+        return [*self.notes(), *([f"{len(skipped)} source files can't be read, such as {first}."] if skipped else [])]
+
+    def notes(self) -> list[str]:
+        """What may be a mistake, and is no error."""
+        found = []
+        for name in ("class", "background"):
+            if silent := [t.text for t in self.templates if f"{{{name}}}" not in t.text]:
+                found.append(
+                    f"The prompt {silent[0]!r} doesn't say {{{name}}}: the model isn't told what labels claim."
+                )
+        if self.config.guide == "none":
+            return found
+        banks = self.cutouts if self.config.guide == "paste" else self.photographs
+        classes: dict[str, set[str]] = {}
+        for bank in banks.values():
+            for name, items in bank.items.items():
+                for item in items:
+                    classes.setdefault(item.pixels, set()).add(name.split("/")[0])
+        if doubled := [names for names in classes.values() if len(names) > 1]:
+            found.append(f"{len(doubled)} pictures are in more than one class, such as {listed(sorted(doubled[0]))}.")
+        if self.config.guide == "paste":
+            shaped = {i.pixels: i.shaped for bank in banks.values() for items in bank.items.values() for i in items}
+            cut = sum(shaped.values())
+            if self.config.paste == "mask" and cut < len(shaped):
+                found.append(
+                    f"{len(shaped) - cut} of {len(shaped)} cut-outs have neither transparency nor a mask: their centre "
+                    "square is pasted."
+                )
+            elif self.config.paste == "square" and cut:
+                found.append(
+                    f"{cut} of {len(shaped)} cut-outs have transparency or a mask, and only their centre square is "
+                    "pasted; --set paste=mask places them whole."
+                )
+        return found
+
+    def load_guide(self, spec: Spec) -> tuple[Image.Image, Image.Image | None]:
+        guide, size = spec.guide, self.config.size
+        assert guide is not None
+        try:
+            if guide.kind == "photograph":
+                return photograph(self.photographs[spec.split].find(guide.cutout).path, size), None
+            assert guide.template is not None
+            assert guide.box is not None
+            return compose(
+                self.cutouts[spec.split].find(guide.cutout).path, self.scenes[spec.split].find(guide.template).path,
+                guide.box, guide.flip, size, self.config.paste,
+            )  # fmt: skip
+        except UnreadableImage as error:
+            raise FiguregroundError(
+                f"{spec.key}: {error.path.parent.name}/{error.path.name} can't be read: {error.reason}. "
+                "Remove or mend it, and start again in a new directory."
+            ) from error

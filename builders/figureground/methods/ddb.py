@@ -1,0 +1,548 @@
+"""DDB, Diffusion Driven Balancing: another class's object is painted into a scene (Parast et al. 2025).
+
+arXiv 2503.17226; not to be taken for *Diffusing DeBias*. The pictures that an ERM classifier finds easiest carry the
+bias most. In each of them the object is found by language and repainted as the object of another class, which a word
+stands for that was learned from the training set (textual inversion): the scene stays, and the picture gets the other
+class's label. Scores of ERM and of Integrated Gradients tell which pictures to keep.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from tqdm import tqdm
+
+from figureground.core import signals
+from figureground.core.errors import FiguregroundError, RecipeError, counted
+from figureground.core.files import replace_text
+from figureground.core.locks import lock
+from figureground.core.names import slugs
+from figureground.core.text import code, markdown
+from figureground.finetune.inverting import Inversion, settings_for
+from figureground.methods.d3s import DIFFUSION_CITATION
+from figureground.methods.repaint import MASKS, TRUE, UNKNOWN, Job, Repaint, open_mask
+from figureground.methods.repainting import (
+    ON_PHOTOGRAPHS,
+    ON_POCKET,
+    TRAIN,
+    RepaintConfig,
+    check_share,
+    check_text,
+    check_whole,
+)
+from figureground.models.needs import Need, missing_segmenter, refuse_absent
+from figureground.models.segmenters import called, contents_of, models_of
+from figureground.models.weights import fingerprint_files
+from figureground.recipe import document as recipes
+from figureground.recipe.fields import check_number
+from figureground.recipe.sample import Spec
+from figureground.recipe.table import Counts
+from figureground.running import directory
+from figureground.shards import writer
+from figureground.shards.stages import again, read_marker
+from figureground.shards.writer import PRIVATE, SCORES
+from figureground.sources.references import LEAST
+
+if TYPE_CHECKING:
+    from figureground.diffusion.checkpoint import Checkpoint
+    from figureground.learn.errors import Errors
+
+POCKET = "pocket"
+SCORE = "ddb"
+"""Name of the file of scores that pruning reads."""
+TOKENS = "tokens"
+EMBEDDINGS = "learned_embeds.safetensors"
+GIVEN_ELSEWHERE = ("checkpoint", "revision", "size", "seed")
+"""Settings of textual inversion that are fields of the recipe itself."""
+SCORE_COLUMNS = ("key", "probability", "attribution", "area", "attribution_ratio", "predicted")
+"""Of pruning. `probability` is that of the painted class; `attribution` the share of Integrated Gradients inside the
+region of the source's object; `area` the region's share of the image; `attribution_ratio` attribution by area."""
+SCORED = 64
+"""Pictures that are scored at a time."""
+
+CITATION = """@inproceedings{parast2025ddb,
+  title = {{DDB}: Diffusion Driven Balancing to Address Spurious Correlations},
+  author = {Yazdan Parast, Aryan and Azam, Basim and Akhtar, Naveed},
+  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  year = {2025}
+}"""
+
+INVERSION_CITATION = """@article{gal2022image,
+  title = {An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion},
+  author = {Gal, Rinon and Alaluf, Yuval and Atzmon, Yuval and Patashnik, Or and Bermano, Amit H. and
+            Chechik, Gal and Cohen-Or, Daniel},
+  journal = {arXiv preprint arXiv:2208.01618},
+  year = {2022}
+}"""
+
+
+@dataclass
+class DDBConfig(RepaintConfig):
+    """A recipe of what paints other classes' objects into scenes."""
+
+    prompt: str = "a photo of a {V}"
+    """What is painted: `{V}` is the word that was learned for the class, `{noun}` its noun."""
+    sources: int = 100
+    """k: pictures of each class whose object is repainted, those of the lowest loss."""
+    per_source: int = 2
+    """Pictures that are made of each, with the other classes' objects in turn."""
+    segmenter: str = "CIDAS/clipseg-rd64-refined"
+    """What finds the object: `pocket`, a CLIPSeg directory or Hub id, `grounding-dino:ID+sam:ID`, or `true-masks` for
+    the data's own masks."""
+    phrases: dict[str, str] = field(default_factory=dict)
+    """What the segmenter is asked for, by class, where it isn't the noun."""
+    least_found: float = 0.5
+    """From what probability on a pixel belongs to the object."""
+    grow: float = 0.03
+    """By what share of the edge the object's region is widened, so that no rim of it stays."""
+    token_images: int = 30
+    """Sources of each class from which its word is learned, 20 to 40 in the paper."""
+    inversion: Annotated[dict[str, Any], Inversion] = field(default_factory=dict)
+    """Settings of textual inversion that differ from the checkpoint's usual ones, such as `{steps: 1000}`. A word is
+    learned from the object's region alone, so that it doesn't stand for the scene too, unless `{masked: false}`."""
+    attribution_steps: int = 32
+    """Of Integrated Gradients."""
+    least_probability: float | dict[str, float] = 0.1
+    """Of pruning: the least probability of the class by the classifier, one number or one by class."""
+    least_attribution_ratio: float | dict[str, float] = 1.0
+    """Of pruning: the least ratio of the share of attribution inside the object's region to the region's share of the
+    image, likewise. Attribution that is spread evenly has a ratio of 1, whatever the region's size."""
+
+    EXECUTION: ClassVar[tuple[str, ...]] = (*RepaintConfig.EXECUTION, "least_probability", "least_attribution_ratio")
+    PLACES: ClassVar[tuple[str, ...]] = ("{V}", "{noun}")
+
+    def check(self) -> None:
+        super().check()
+        check_whole("sources", self.sources, 3)
+        check_whole("per_source", self.per_source, 1)
+        check_whole("token_images", self.token_images, 3)
+        check_whole("attribution_steps", self.attribution_steps, 1, 10_000)
+        check_text("segmenter", self.segmenter)
+        check_share("least_found", self.least_found)
+        check_share("grow", self.grow)
+        for name in ("phrases", "inversion"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise RecipeError(name, f"{getattr(self, name)!r} is not a mapping.")
+        for name, phrase in self.phrases.items():
+            check_text(f"phrases.{name}", phrase)
+            if not phrase.strip(" ."):
+                raise RecipeError(f"phrases.{name}", f"{phrase!r} names nothing to look for.")
+        for name, most in (("least_probability", 1), ("least_attribution_ratio", None)):
+            value = getattr(self, name)
+            for label, each in value.items() if isinstance(value, Mapping) else [("", value)]:
+                check_number(f"{name}.{label}" if label else name, each, 0, most, whole=False, optional=False)
+        self.inversion_settings()
+
+    def inversion_settings(self) -> Inversion:
+        """How words are learned.
+
+        Raises:
+            RecipeError: A value that can't be used.
+        """
+        for name in self.inversion:
+            if name in GIVEN_ELSEWHERE:
+                raise RecipeError(f"inversion.{name}", f"{name} is a setting of the recipe itself: --set {name}=….")
+        given = {name: tuple(v) if isinstance(v, list) else v for name, v in self.inversion.items()}
+        given.setdefault("masked", True)
+        try:
+            return settings_for(self.checkpoint, revision=self.revision, size=self.size, seed=self.seed, **given)
+        except RecipeError as error:
+            raise RecipeError(f"inversion.{error.field}", str(error).partition(": ")[2]) from None
+        except TypeError as error:
+            raise RecipeError("inversion", f"{dict(self.inversion)!r} can't be used: {error}.") from None
+
+
+class DDB(Repaint):
+    """Builds pictures with other classes' objects: `DDB("pocket", data="birds").build("out/ddb")`. See `DDBConfig`."""
+
+    METHOD = "ddb"
+    CONFIGS: ClassVar[dict[str, DDBConfig]] = {
+        POCKET: DDBConfig(**ON_POCKET, segmenter=POCKET, sources=75, training={"epochs": 10}, grow=0.1),
+        "photographs": DDBConfig(**ON_PHOTOGRAPHS),
+    }
+    DEFAULT = POCKET
+    TITLE = "Other classes' objects in the scenes of a training set"
+    CITATIONS = (CITATION, INVERSION_CITATION, DIFFUSION_CITATION)
+    config: DDBConfig
+
+    def resolve(self) -> None:
+        super().resolve()
+        self.inversion = self.config.inversion_settings()
+        if self.groups is None:
+            return
+        for name in ("phrases", "least_probability", "least_attribution_ratio"):
+            value = getattr(self.config, name)
+            if isinstance(value, Mapping):
+                recipes.check_names(value, self.groups.classes, name)
+
+    def backgrounds(self) -> Sequence[str]:
+        return list(self.data.attributes) if self.data.attributes is not None else [UNKNOWN]
+
+    def planned(self) -> Counts:
+        classes = np.unique(self.train.y)
+        table = np.zeros(len(self.data.classes), np.int64)
+        for label in classes.tolist():
+            for target in self._targets(label, self.config.sources):
+                table[target] += 1
+        return table
+
+    def _targets(self, label: int, sources: int) -> list[int]:
+        """What a class's sources become, all once before any twice: classes in turn, the next one each time round."""
+        others = [f for f in np.unique(self.train.y).tolist() if f != label]
+        return [others[(i % sources + i // sources) % len(others)] for i in range(sources * self.config.per_source)]
+
+    def check_settings(self) -> None:
+        super().check_settings()
+        painted: dict[str, int] = {}
+        learned = "{V}" in self.config.prompt
+        for label in np.unique(self.train.y).tolist():
+            name, noun, prompt = self.data.classes[label], self.noun(label), self.prompt_of(label)
+            if learned and (noun != " ".join(noun.split()) or set(noun) & set("{}<>")):
+                raise RecipeError(
+                    f"nouns.{name}", f"{noun!r} is not a word or a few. Give what prompts call the class."
+                )
+            if (other := painted.setdefault(prompt.casefold(), label)) != label:
+                raise RecipeError(
+                    "prompt", f"{prompt!r} would be painted for {self.data.classes[other]!r} and for {name!r} alike. "
+                    "Put {V} or {noun} in it, and give classes nouns that differ."
+                )  # fmt: skip
+        if self.config.segmenter == TRUE:
+            self.need_true_masks("segmenter")
+
+    def resolved(self) -> dict[str, Any]:
+        config = self.config
+        learned = {
+            n: v for n, v in self.inversion.to_json().items() if n not in (*GIVEN_ELSEWHERE, *Inversion.EXECUTION)
+        }
+        return {
+            **super().resolved(), "inversion": learned,
+            "phrases": None if self.groups is None else [self.phrase(f) for f in range(len(self.data.classes))],
+            "segmenter": config.segmenter if config.segmenter == TRUE else contents_of(config.segmenter),
+        }  # fmt: skip
+
+    def prompts(self) -> set[str]:
+        """With a word of one letter for each vector of a class's own."""
+        word = " ".join(["x"] * self.inversion.vectors)
+        return {self.prompt_of(label, word) for label in np.unique(self.train.y).tolist()}
+
+    def phrase(self, label: int) -> str:
+        """What the segmenter is asked for."""
+        return self.config.phrases.get(self.data.classes[label], self.noun(label))
+
+    def word(self, label: int) -> str:
+        """The word of a class; no two classes have the same."""
+        return self._words[label]
+
+    @cached_property
+    def _words(self) -> list[str]:
+        apart = slugs(self.data.classes)
+        return [f"<{apart[name].replace('_', '-')}>" for name in self.data.classes]
+
+    def prompt_of(self, label: int, token: str = "") -> str:
+        return super().prompt_of(label, token or self.word(label))
+
+    # --- stages ---------------------------------------------------------------------------------
+
+    def jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
+        config, train = self.config, self.train
+        if read_marker(stages / MASKS) is None:
+            self._try_segmenter()
+        sources = self._sources(stages)
+        masks, dropped = self.find_masks(
+            stages, lambda: self._regions(sources),
+            "Ask the segmenter for something that it knows: --set phrases.CLASS='…', or change least_found.",
+        )  # fmt: skip
+        if "{V}" in config.prompt:
+            self._tokens(stages, sources, masks)
+        jobs = []
+        for label, rows in sources.items():
+            usable = [row for row in rows if row in masks]
+            for i, target in enumerate(self._targets(label, len(usable))):
+                row = usable[i % len(usable)]
+                background = 0 if train.a is None else int(train.a[row])
+                jobs.append(Job(target, background, train.keys[row]))
+        told = {"sources": {self.data.classes[f]: len(rows) for f, rows in sources.items()}, "dropped": dropped}
+        return jobs, {train.keys[row]: name for row, name in masks.items()}, told
+
+    def needed(self, stages: Path, facts: Mapping[str, Any]) -> list[Path]:
+        labels = np.unique(self.train.y).tolist() if "{V}" in self.config.prompt else []
+        return [*super().needed(stages, facts), *(self._embeddings(stages, label) for label in labels)]
+
+    @staticmethod
+    def _embeddings(stages: Path, label: int) -> Path:
+        """The file of a class's word."""
+        return stages / f"{TOKENS}-{label}" / "learned" / EMBEDDINGS
+
+    def _try_segmenter(self) -> None:
+        """Finds out before any training that the segmenter opens, and reads all phrases."""
+        if self.config.segmenter == TRUE:
+            return
+        from PIL import Image
+
+        from figureground.vision.segment import open_segmenter
+
+        phrases = [self.phrase(label) for label in np.unique(self.train.y).tolist()]
+        segmenter = open_segmenter(self.config.segmenter)
+        segmenter([Image.new("RGB", (64, 64), "gray")] * len(phrases), phrases)
+
+    def _errors(self, stages: Path) -> Errors:
+        from figureground.learn.errors import early_stopped
+
+        config = self.config
+
+        def judge(folder: Path) -> Errors:
+            if config.classifier != TRAIN:
+                return self.judge_by_given(folder)
+            training = config.training_settings()
+            self.say(f"ERM on {self.data.name}, {counted(training.epochs, 'epoch')}")
+            return early_stopped(
+                self.unlabelled, training, training.epochs, config.seed, folder, device=config.device,
+                show_progress=self._show_progress,
+            )  # fmt: skip
+
+        return self.find_errors(stages, "classifier", judge)
+
+    def _sources(self, stages: Path) -> dict[int, list[int]]:
+        """By class, rows of the pictures of lowest loss."""
+        errors = self._errors(stages)
+
+        def work(folder: Path) -> dict[str, Any]:
+            from figureground.learn.errors import lowest_loss
+
+            found = {}
+            for label in np.unique(errors.y).tolist():
+                rows = lowest_loss(errors, label, self.config.sources).tolist()
+                if not rows:
+                    advice = (
+                        "Train it longer: --set training.epochs=…."
+                        if self.config.classifier == TRAIN
+                        else "Give a better one, or train one on the data: --classifier train."
+                    )
+                    raise FiguregroundError(
+                        f"the classifier gets no picture of {self.data.classes[label]!r} right, so none can be chosen "
+                        f"by its loss. {advice}"
+                    )
+                found[str(label)] = rows
+            return {"rows": found, "losses": {f: errors.loss[rows].tolist() for f, rows in found.items()}}
+
+        return {int(label): rows for label, rows in self.stage(stages, "sources", work)["rows"].items()}
+
+    def _regions(self, sources: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray | str]:
+        """The object's region in each source, bool, or why there is none."""
+        from figureground.vision.segment import decide_mask, open_segmenter
+
+        config = self.config
+        segmenter = None if config.segmenter == TRUE else open_segmenter(config.segmenter, device=self.device)
+        found: dict[int, np.ndarray | str] = {}
+        total = sum(map(len, sources.values()))
+        bar = tqdm(total=total, desc="masks", unit="picture", disable=None if self._show_progress else True)
+        with signals.at_checks(), bar:
+            for label, rows in sources.items():
+                for start in range(0, len(rows), 16):
+                    signals.check()
+                    part = rows[start : start + 16]
+                    if segmenter is None:
+                        seen = [self.true_mask(row).astype(np.float32) for row in part]
+                    else:
+                        seen = segmenter([self.picture(row) for row in part], [self.phrase(label)] * len(part))
+                    for row, probability in zip(part, seen, strict=True):
+                        grow = round(config.grow * max(probability.shape))
+                        found[row] = decide_mask(probability, config.least_found, grow=grow)
+                    bar.update(len(part))
+        return found
+
+    def _tokens(self, stages: Path, sources: Mapping[int, Sequence[int]], masks: Mapping[int, str]) -> None:
+        """Learns a word for each class from its sources."""
+        from figureground.finetune.inversion import invert
+
+        config = self.config
+        waiting = [label for label in sources if read_marker(stages / f"{TOKENS}-{label}") is None]
+        chosen = {label: self._distinct([row for row in sources[label] if row in masks]) for label in waiting}
+        for label, shown in chosen.items():  # of all classes, before the first is learned
+            if len(shown) < LEAST:
+                named, right = self.data.classes[label], counted(len(sources[label]), "source")
+                raise FiguregroundError(
+                    f"{named!r} has {right} that the classifier gets right, of which {len(shown)} differ and have a "
+                    f"mask: a word is learned from {LEAST} or more. Raise --set sources=…, take a better classifier, "
+                    "or do without words: --set 'prompt=a photo of a {noun}'."
+                )
+        for label, shown in chosen.items():
+
+            def work(folder: Path, label: int = label, shown: Sequence[int] = shown) -> dict[str, Any]:
+                self.say(f"a word for {self.data.classes[label]}, from {counted(len(shown), 'picture')}")
+                pictures = folder / "pictures"
+                pictures.mkdir(exist_ok=True)
+                files = [pictures / f"{row:06d}.png" for row in shown]
+                for row, file in zip(shown, files, strict=True):
+                    self.picture(row, config.size).save(file)
+                regions = [stages / masks[row] for row in shown] if self.inversion.masked else None
+                for region in regions or []:
+                    open_mask(region)
+                try:
+                    invert(
+                        files, self.noun(label), self.word(label), folder / "learned", self.inversion, masks=regions,
+                        device=config.device, show_progress=self._show_progress,
+                    )  # fmt: skip
+                except FiguregroundError as error:
+                    error.args = (f"a word for {self.data.classes[label]!r}: {error}",)
+                    raise
+                return {"pictures": len(shown), "embeddings": fingerprint_files(self._embeddings(stages, label))}
+
+            self.stage(stages, f"{TOKENS}-{label}", work)
+
+    def _distinct(self, rows: Sequence[int]) -> list[int]:
+        """The first rows whose pictures differ, as many as a word is learned from."""
+        found: dict[bytes, int] = {}
+        for row in rows:
+            if len(found) == self.config.token_images:
+                break
+            found.setdefault(self.picture(row, self.config.size).tobytes(), row)
+        return list(found.values())
+
+    def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
+        """Teaches the checkpoint the words."""
+        if "{V}" in self.config.prompt:
+            from figureground.finetune.tokens import load_tokens
+
+            files = {label: self._embeddings(stages, label) for label in np.unique(self.train.y).tolist()}
+            for label, path in files.items():
+                done = read_marker(stages / f"{TOKENS}-{label}")
+                if done is None or not path.is_file() or fingerprint_files(path) != done["facts"]["embeddings"]:
+                    raise FiguregroundError(f"{path} isn't what was learned. {again(stages / f'{TOKENS}-{label}')}")
+            load_tokens(checkpoint, list(files.values()))
+        super().prepare(stages, checkpoint)
+
+    def provenance(self, spec: Spec) -> dict[str, Any]:
+        word = {"token": self.word(spec.foreground)} if "{V}" in self.config.prompt else {}
+        return {**super().provenance(spec), **word, "segmenter": called(self.config.segmenter)}
+
+    # --- pruning --------------------------------------------------------------------------------
+
+    def judge(self, out: Path, show_progress: bool) -> None:
+        """Write the scores of each image for `curate`: one row an image, with the columns `SCORE_COLUMNS`."""
+        with lock(out / writer.STAGES_LOCK, wait=True):  # one of several processes that end together
+            directory.settle_recipe(out, self.recipe(out / PRIVATE))
+            self._score(out, show_progress)
+        writer.remove_locks(out)
+
+    def _score(self, out: Path, show_progress: bool) -> None:
+        path = out / SCORES / f"{SCORE}.csv"
+        from figureground.data.pictures import DatasetPictures
+
+        made = DatasetPictures(out)
+        if _scored(path) == list(made.keys):
+            return
+        import torch
+
+        from figureground.learn.errors import match_classes
+        from figureground.vision.attribution import share_inside
+
+        assert self._stages is not None
+        classifier = self.open_classifier(self._errors(self._stages))
+        targets = match_classes(classifier, self.data.classes)
+        sources = {s.key: s.guide.cutout for shard in self.plan().shards() for s in self.plan().specs(shard) if s.guide}
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(SCORE_COLUMNS)
+        bar = tqdm(total=len(made.keys), desc="scores", unit="image", disable=None if show_progress else True)
+        with signals.at_checks(), bar:
+            for start in range(0, len(made.keys), SCORED):
+                signals.check()
+                rows = np.arange(start, min(start + SCORED, len(made.keys)))
+                pictures = [draw() for _, draw in made.read(rows)]
+                keys = [made.keys[row] for row in rows]
+                masks = [np.asarray(self.read_mask(sources[key])) >= 128 for key in keys]
+                wanted = [targets[int(f)] for f in made.foreground[rows]]
+                with torch.inference_mode():
+                    said = classifier.read(pictures).logits.float().softmax(1).cpu().numpy()
+                shares = share_inside(classifier, pictures, masks, wanted, steps=self.config.attribution_steps)
+                for i, key in enumerate(keys):
+                    table.writerow([
+                        key, f"{float(said[i, wanted[i]]):.6f}", f"{float(shares.attribution[i]):.6f}",
+                        f"{float(shares.area[i]):.6f}", f"{float(shares.ratio[i]):.6f}",
+                        classifier.labels[int(said[i].argmax())],
+                    ])  # fmt: skip
+                bar.update(len(keys))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, text.getvalue())
+
+    def pruning_rule(self) -> str:
+        """What `curate` is told, to keep the pictures whose scores reach the recipe's thresholds."""
+        parts = []
+        for score, least in (
+            ("probability", self.config.least_probability),
+            ("attribution_ratio", self.config.least_attribution_ratio),
+        ):
+            name = f"scores.{SCORE}.{score}"
+            if not isinstance(least, Mapping):
+                parts.append(f"{name} >= {least:g}")
+            else:
+                parts += [f"(foreground != {label!r} or {name} >= {each:g})" for label, each in least.items()]
+        return " and ".join(parts) or "True"
+
+    # --- what it says of itself -----------------------------------------------------------------
+
+    PACKAGES = ("captum",)
+
+    def refuse_absent(self) -> None:
+        super().refuse_absent()
+        if self.config.segmenter != TRUE:
+            for model in models_of(self.config.segmenter):
+                refuse_absent("segmenter", model)
+
+    def needs(self) -> list[Need]:
+        segmenter = self.config.segmenter
+        return [*super().needs(), *([] if segmenter == TRUE else missing_segmenter("segmenter", segmenter))]
+
+    def plan_notes(self) -> list[str]:
+        config, notes = self.config, super().plan_notes()
+        if "{V}" in config.prompt:
+            words = len(np.unique(self.train.y))
+            notes.append(
+                f"{counted(words, 'word')} to learn, {self.inversion.steps:,} steps each, from {config.token_images} "
+                "pictures at most"
+            )
+        notes.append(f"objects are found by {called(config.segmenter)}, asked for {self.phrase(0)!r} and the like")
+        return notes
+
+    def summary(self) -> str:
+        config, data = self.config, markdown(self.data.name)
+        judge = "an ERM classifier that was trained on it" if config.classifier == TRAIN else "a given classifier"
+        word = (
+            f"a word that was learned for the class from up to {config.token_images} of them (textual inversion)"
+            if "{V}" in config.prompt
+            else "the class's noun"
+        )
+        segmenter = f"segmentation by language ({code(called(config.segmenter))})"
+        masks = "their true masks" if config.segmenter == TRUE else segmenter
+        return (
+            f"Pictures that were made from the training split of {data}, to break what its classes come "
+            f"with. Sources are the {config.sources:,} pictures of each class to which {judge} gives the lowest loss, "
+            f"or fewer where it gets fewer right. Their object was found by {masks} and repainted as another class's, "
+            f"with {word}; the scene stayed. "
+            "`foreground` is the class that was painted, `background` the attribute of the source"
+            + (", where the data say it" if self.data.attributes is None else "")
+            + ", `source` its name. `_figureground/scores/ddb.csv` holds the classifier's probability of the class and "
+            "the share of Integrated Gradients inside the object's region, as it is and by the region's share of the "
+            "image, for pruning with `figureground curate`."
+        )
+
+    def done_message(self, out: Path) -> str:
+        pruning = f'To prune: figureground curate {out} --out {out}-pruned --keep "{self.pruning_rule()}"'
+        return "\n".join([super().done_message(out), *self.left_out("source"), pruning])
+
+
+def _scored(path: Path) -> list[str] | None:
+    """The keys in a file of scores, None where there is no whole one."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [row["key"] for row in csv.DictReader(file) if row["attribution_ratio"] and row["predicted"]]
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error):
+        return None

@@ -1,0 +1,144 @@
+"""What a build would make, said before it is made: counts, dependence, size and work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from figureground.core.columns import pad, text_width
+from figureground.core.errors import FiguregroundError, UsageError, counted
+from figureground.recipe.table import Counts, cramers_v, paired_share
+
+if TYPE_CHECKING:
+    from figureground.methods.builder import Builder
+    from figureground.models.needs import Need
+    from figureground.recipe.plan import Plan
+
+BYTES_PER_PIXEL = {"jpg": 0.7, "webp": 0.4, "png": 1.8}
+"""About what an image format needs; measured on pictures of diffusion models."""
+MOST_ROWS = 24
+"""Classes whose counts are printed one by one."""
+
+
+def foresee(builder: Builder, images_per_second: float | None = None) -> dict[str, Any]:
+    """Return what a build would make, as `figureground plan --json` prints it.
+
+    Args:
+        images_per_second: Speed of the machine that will build; None leaves the time out.
+
+    Returns:
+        Counts by split (rows are foregrounds), `bytes`, `denoiser_evaluations`, `seconds` (None without a speed),
+        `notes`, and `to_build`: what is missing here, each with `field`, `what`, `command` and `bytes`, which may be
+        None.
+
+    Raises:
+        UsageError: Something that the recipe says can never be built.
+    """
+    needs = _checked(builder)
+    config, plan = builder.config, builder.plan()
+    images = sum(plan.totals().values())
+    calls = builder.denoiser_steps() + (config.scheduler == "pndm")  # pndm takes its second step twice
+    splits = {}
+    for split, count in plan.totals().items():
+        cells, paired = plan.cells(split), builder.pairings.get(split)
+        splits[split] = {
+            "images": count, "cramers_v": round(cramers_v(cells), 6), "counts": cells.tolist(),
+            "paired_share": None if paired is None else round(paired_share(cells, paired), 6),
+        }  # fmt: skip
+    return {
+        "method": builder.METHOD, "config": config.name, "images": images, "size": config.size,
+        "shards": len(plan.shards()), "foregrounds": list(plan.foregrounds), "backgrounds": list(plan.backgrounds),
+        "splits": splits, "formats": list(config.formats),
+        "bytes": round(images * config.size**2 * BYTES_PER_PIXEL[config.image_format] * len(config.formats)),
+        "denoiser_evaluations": images * calls * (2 if config.guidance_scale > 1 else 1),
+        "seconds": None if images_per_second is None else images / images_per_second,
+        "notes": [*builder.checkpoint_notes(), *builder.plan_notes()], "to_build": [need.to_json() for need in needs],
+    }  # fmt: skip
+
+
+def _checked(builder: Builder) -> list[Need]:
+    """What a build needs; every error is wrong use, for nothing was begun that could fail."""
+    try:
+        builder.check_size()
+        needs = builder.needs()
+        builder.check_plan()
+    except UsageError:
+        raise
+    except FiguregroundError as error:
+        raise UsageError(str(error)) from error
+    return needs
+
+
+def forecast(builder: Builder, images_per_second: float | None = None) -> str:
+    """Return the text that `figureground plan` prints; see `foresee`."""
+    found = foresee(builder, images_per_second)
+    lines = [
+        f"{found['method']}, config {found['config']}: {found['images']:,} images of {found['size']} px in "
+        f"{counted(found['shards'], 'shard')}, {len(found['foregrounds'])} foregrounds × "
+        f"{len(found['backgrounds'])} backgrounds"
+    ]
+    lines += builder.plan_counts(builder.plan())
+    lines += [
+        "",
+        f"about {human_bytes(found['bytes'])} as {' and '.join(found['formats'])}; "
+        f"{found['denoiser_evaluations']:,} denoiser evaluations",
+    ]
+    if images_per_second:
+        lines.append(f"{human_time(found['seconds'])} of drawing at {images_per_second:g} images/s")
+    lines += found["notes"]
+    if found["to_build"]:
+        lines += ["", "To build it:", *(f"  {_said(need)}" for need in found["to_build"])]
+    return "\n".join(lines)
+
+
+def _said(need: Mapping[str, Any]) -> str:
+    size = f", about {human_bytes(need['bytes'])}" if need["bytes"] else ""
+    return f"{need['field']}: {need['what']}{size}" + (f": {need['command']}" if need["command"] else "")
+
+
+def counts_by_split(builder: Builder, plan: Plan) -> list[str]:
+    """Each split's counts of foregrounds on backgrounds, and how much these depend on each other."""
+    lines = []
+    for split, images in plan.totals().items():
+        counts = plan.cells(split)
+        paired = builder.pairings.get(split)
+        share = f", {paired_share(counts, paired):.1%} in paired cells" if paired is not None else ""
+        lines += ["", f"{split}: {images:,} images, Cramér's V {cramers_v(counts):.3f}{share}"]
+        lines += draw_counts(counts, plan.foregrounds, plan.backgrounds)
+    return lines
+
+
+def draw_counts(counts: Counts, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> list[str]:
+    """The table of counts; of many classes, each background's total and range."""
+    width = [max(7, text_width(name) + 1) for name in backgrounds]
+    many = len(foregrounds) > MOST_ROWS
+    labels = ["all classes", "least", "most"] if many else list(foregrounds)
+    rows = np.stack([counts.sum(0), counts.min(0), counts.max(0)]) if many else counts
+    left = max(map(text_width, labels))
+    head = " " * (left + 2) + "".join(pad(name, w, right=True) for name, w in zip(backgrounds, width, strict=True))
+    body = [
+        f"  {pad(label, left)}" + "".join(f"{n:>{w},}" for n, w in zip(row, width, strict=True))
+        for label, row in zip(labels, rows, strict=True)
+    ]
+    return [head, *body]
+
+
+def human_time(seconds: float) -> str:
+    """Return a duration as people say it."""
+    if seconds < 1:
+        return "less than a second"
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def human_bytes(size: float) -> str:
+    """A number of bytes as people say it."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} TB"

@@ -1,0 +1,382 @@
+"""SCGS: what ERM gets wrong is clustered, and where it looked is repainted (Li et al. 2024, arXiv 2412.19457).
+
+In a biased training set an ERM classifier errs on pictures that go against the bias. Clusters of its errors show what
+it mistakes for what; Grad-CAM++ of the wrong answer shows what misled it. A diffusion model repaints that region, or
+all but that region, and keeps the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from tqdm import tqdm
+
+from figureground.core import signals
+from figureground.core.errors import RecipeError, counted, listed
+from figureground.core.names import slugs
+from figureground.core.text import code, markdown
+from figureground.methods.d3s import DIFFUSION_CITATION
+from figureground.methods.repaint import TRUE, UNKNOWN, Job, Repaint
+from figureground.methods.repainting import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig, check_share, check_whole
+from figureground.recipe import document as recipes
+from figureground.recipe.classes import read_nouns
+from figureground.recipe.config import check_choice
+from figureground.recipe.sample import derive_seed
+from figureground.recipe.table import Counts
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from figureground.learn.errors import Errors
+
+POCKET = "pocket"
+CROSS_FITTED, EARLY_STOPPED = "cross-fitted", "early-stopped"
+ATTENTION, RANDOM, WHOLE = "attention", "random", "whole"
+QUANTILE, KNEE = "quantile", "knee"
+ATTENDED, COMPLEMENT = "attended", "complement"
+LEAST, MOST = 0.01, 0.98
+"""Shares of a picture between which a region must be, to be repainted: else it covers nothing or everything."""
+BOX = (0.3, 0.7)
+"""Edges of a random box, in shares of the picture's."""
+PLAIN = "plain"
+"""The scene that no prompt names."""
+SHOWN = 12
+"""Pictures of a cluster on its sheet."""
+
+CITATION = """@article{li2024focusing,
+  title = {Focusing Image Generation to Mitigate Spurious Correlations},
+  author = {Li, Xuewei and Nie, Zhenzhen and Yu, Mei and Zhang, Zijian and Gao, Jie and Xu, Tianyi and Liu, Zhiqiang},
+  journal = {arXiv preprint arXiv:2412.19457},
+  year = {2024}
+}"""
+
+GRAD_CAM_CITATION = """@inproceedings{chattopadhay2018gradcampp,
+  title = {{Grad-CAM++}: Generalized Gradient-Based Visual Explanations for Deep Convolutional Networks},
+  author = {Chattopadhay, Aditya and Sarkar, Anirban and Howlader, Prantik and Balasubramanian, Vineeth N.},
+  booktitle = {IEEE Winter Conference on Applications of Computer Vision},
+  year = {2018}
+}"""
+
+
+@dataclass
+class SCGSConfig(RepaintConfig):
+    """A recipe of what repaints the regions that mislead a classifier."""
+
+    errors: str = CROSS_FITTED
+    """Which answers count, of a classifier that is trained here: `cross-fitted`, on pictures that it hasn't seen, or
+    `early-stopped`, of one that was stopped before it fits everything (as JTT does)."""
+    folds: int = 5
+    """Of cross-fitted errors: parts of the training split, each answered by a classifier of the others."""
+    first_epochs: int = 2
+    """Of early-stopped errors: epochs."""
+    clustering: str = "k-means"
+    """k-means or gaussian-mixture."""
+    clusters: int | None = None
+    """Clusters of each class's errors, at most as many as these; none chooses by silhouette."""
+    most_clusters: int = 6
+    """The most that are tried."""
+    mask: str = ATTENTION
+    """What region counts as attended: `attention` (Grad-CAM++ of the wrong answer), or, to compare with, a `random`
+    box, the `whole` picture, or all but the data's own mask of the object (`true-masks`)."""
+    threshold: str = QUANTILE
+    """How a region is cut out of attention: by `quantile`, or at the `knee` of the loss as more of it is hidden."""
+    quantile: float = 0.7
+    """The share of pixels that are attended less."""
+    repaint: str = ATTENDED
+    """`attended`: the region itself; `complement`: all but the region."""
+    scenes: str | list[str] | dict[str, str | None] | None = None
+    """Where prompts place the class, in turn: a file in `prompts/scenes/`, a CSV `name,phrase`, a list of its names, or
+    a mapping of names to phrases; none says nothing of it."""
+    per_class: int | dict[str, int] = 500
+    """Pictures of each class, one number or one by class; its clusters get as many each. A class without errors gets
+    none."""
+
+    def check(self) -> None:
+        super().check()
+        for name, known in (
+            ("errors", (CROSS_FITTED, EARLY_STOPPED)), ("clustering", ("k-means", "gaussian-mixture")),
+            ("mask", (ATTENTION, RANDOM, WHOLE, TRUE)), ("threshold", (QUANTILE, KNEE)),
+            ("repaint", (ATTENDED, COMPLEMENT)),
+        ):  # fmt: skip
+            check_choice(name, getattr(self, name), known)
+        check_whole("folds", self.folds, 2, 100)
+        check_whole("first_epochs", self.first_epochs, 1, 10_000)
+        epochs = self.training_settings().epochs
+        if self.errors == EARLY_STOPPED and self.first_epochs > epochs:
+            raise RecipeError("first_epochs", f"{self.first_epochs} are more than the {epochs} of training.epochs.")
+        check_whole("clusters", self.clusters, 1, 100, optional=True)
+        check_whole("most_clusters", self.most_clusters, 2, 100)
+        check_share("quantile", self.quantile)
+        if self.quantile == 1:
+            raise RecipeError("quantile", "1 leaves nothing of any picture; give less, such as 0.7.")
+        for name, n in self.per_class.items() if isinstance(self.per_class, Mapping) else [("", self.per_class)]:
+            check_whole(f"per_class.{name}" if name else "per_class", n, 0)
+        if not any(self.per_class.values() if isinstance(self.per_class, Mapping) else [self.per_class]):
+            raise RecipeError("per_class", f"{self.per_class!r} plans no picture.")
+        if self.mask == WHOLE and self.repaint == COMPLEMENT:
+            raise RecipeError("repaint", "the complement of the whole picture is nothing.")
+
+
+class SCGS(Repaint):
+    """Builds pictures from what a classifier gets wrong: `SCGS("pocket", data="birds").build("out/scgs")`."""
+
+    METHOD = "scgs"
+    PACKAGES = ("sklearn",)
+    CONFIGS: ClassVar[dict[str, SCGSConfig]] = {
+        POCKET: SCGSConfig(**ON_POCKET, per_class=150, folds=3, training={"epochs": 3}, scenes=POCKET),
+        "photographs": SCGSConfig(**ON_PHOTOGRAPHS),
+    }
+    DEFAULT = POCKET
+    TITLE = "Pictures in which what misled a classifier is repainted"
+    CITATIONS = (CITATION, GRAD_CAM_CITATION, DIFFUSION_CITATION)
+    config: SCGSConfig
+
+    def resolve(self) -> None:
+        super().resolve()
+        scenes = self.config.scenes
+        self.scenes = [] if scenes is None else read_nouns("scenes", scenes, "scenes", POCKET)
+        if self.groups is not None and isinstance(self.config.per_class, Mapping):
+            recipes.check_names(self.config.per_class, self.groups.classes, "per_class")
+
+    def backgrounds(self) -> Sequence[str]:
+        return [UNKNOWN]
+
+    def planned(self) -> Counts:
+        per_class = self.config.per_class
+        given = per_class if isinstance(per_class, Mapping) else dict.fromkeys(self.data.classes, per_class)
+        return np.array([int(given.get(name, 0)) for name in self.data.classes], np.int64)
+
+    def check_settings(self) -> None:
+        super().check_settings()
+        if self.config.mask == TRUE:
+            self.need_true_masks("mask")
+
+    def resolved(self) -> dict[str, Any]:
+        counts = dict(zip(self.groups.classes, self.planned().tolist(), strict=True)) if self.groups else None
+        scenes = [[scene.name, scene.text] for scene in self.scenes]
+        return {**super().resolved(), "per_class": counts, "scenes": scenes or None}
+
+    def spec_prompt(self, job: Job) -> str:
+        plain = super().spec_prompt(job)
+        text = {scene.name: scene.text for scene in self.scenes}.get(job.told.get("scene", PLAIN), "")
+        return plain if job.told.get("scene", PLAIN) == PLAIN else f"{plain} {text}"
+
+    # --- stages ---------------------------------------------------------------------------------
+
+    def jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
+        errors = self._errors(stages)
+        clusters = self._clusters(stages, errors)
+        members = {f: self._used(f, some) for f, some in clusters.items()}
+        rows = sorted({row for some in members.values() for part in some for row in part})
+        masks, dropped = self.find_masks(
+            stages, lambda: self._regions(errors, rows), "Choose another --set quantile=…, threshold=knee, or mask."
+        )
+        jobs = []
+        for f, count in enumerate(self.planned().tolist()):
+            usable = [[row for row in part if row in masks] for part in members.get(f, [])]
+            usable = [part for part in usable if part]
+            for i in range(count if usable else 0):
+                part = usable[i % len(usable)]
+                times, place = divmod(i // len(usable), len(part))
+                row = part[place]
+                cluster = next(c for c, rows in enumerate(members[f]) if row in rows)
+                said = self.data.classes[int(errors.predicted[row])]
+                told = {"cluster": cluster, "predicted": said, "mask": self.config.mask, "repaint": self.config.repaint}
+                if self.scenes:  # a scene further each time round, so that every picture gets all
+                    told["scene"] = self.scenes[(place + times) % len(self.scenes)].name
+                jobs.append(Job(f, 0, self.train.keys[row], told))
+        used = {job.source for job in jobs}
+        wrong = errors.wrong
+        told = {
+            "errors": {name: int((wrong & (errors.y == f)).sum()) for f, name in enumerate(self.data.classes)},
+            "clusters": {self.data.classes[f]: [len(part) for part in parts] for f, parts in members.items()},
+            "dropped": dropped, "error_set": self._describe_errors(wrong),
+        }  # fmt: skip
+        return jobs, {self.train.keys[row]: name for row, name in masks.items() if self.train.keys[row] in used}, told
+
+    def _describe_errors(self, wrong: np.ndarray) -> dict[str, Any]:
+        """Size of the error set and, where attributes are known, its precision and recall for the minority groups."""
+        from figureground.learn.jtt import tell_errors
+
+        train, counts = self.train, self.data.counts(0)
+        group = None if train.a is None else counts.shape[1] * train.y + train.a
+        return tell_errors(wrong, np.zeros(len(wrong), bool), group, counts)
+
+    def _errors(self, stages: Path) -> Errors:
+        from figureground.learn.errors import cross_fit, early_stopped
+
+        config = self.config
+
+        def judge(folder: Path) -> Errors:
+            given = config.classifier != TRAIN
+            self.say(f"errors of {self.data.name}: {config.classifier if given else config.errors}")
+            if given:
+                return self.judge_by_given(folder, clustered=True)
+            kind, n = (
+                (cross_fit, config.folds) if config.errors == CROSS_FITTED else (early_stopped, config.first_epochs)
+            )
+            return kind(
+                self.unlabelled, config.training_settings(), n, config.seed, folder, device=config.device,
+                show_progress=self._show_progress,
+            )  # fmt: skip
+
+        return self.find_errors(stages, "errors", judge)
+
+    def _clusters(self, stages: Path, errors: Errors) -> dict[int, list[list[int]]]:
+        """By class, rows of the errors in each cluster, the nearest to its centre first."""
+        config, data = self.config, self.data
+
+        def work(folder: Path) -> dict[str, Any]:
+            from figureground.learn.clusters import cluster_errors, held_out_features
+
+            features = held_out_features(
+                errors, np.flatnonzero(errors.wrong), self.train, lambda fold: self.open_classifier(errors, fold),
+                show_progress=self._show_progress,
+            )  # fmt: skip
+            found = cluster_errors(
+                errors, features, data.classes, method=config.clustering, k=config.clusters, most=config.most_clusters,
+                seed=derive_seed(config.seed, "clusters"),
+            )  # fmt: skip
+            facts = {}
+            for each in found:
+                if (clusters := each.clusters) is not None:
+                    parts = [each.rows[clusters.members(c)].tolist() for c in range(clusters.k)]
+                    silhouettes = {str(k): value for k, value in clusters.silhouettes.items()}
+                    facts[str(each.y)] = {"rows": parts, "silhouettes": silhouettes}
+                    self._draw_sheet(folder, each.y, parts, errors)
+            return facts
+
+        facts = self.stage(stages, "clusters", work)
+        return {int(f): each["rows"] for f, each in facts.items()}
+
+    def _draw_sheet(self, folder: Path, label: int, clusters: Sequence[Sequence[int]], errors: Errors) -> None:
+        from figureground.learn.sheets import save_cluster_sheet
+
+        name = self.data.classes[label]
+        rows: list[tuple[str, Sequence[Image.Image]]] = []
+        for c, part in enumerate(clusters):
+            said = np.bincount(errors.predicted[list(part)], minlength=len(self.data.classes))
+            texts = [f"{self.data.classes[k]} {said[k]}" for k in np.argsort(-said, kind="stable") if said[k]]
+            pictures = [self.picture(row) for row in part[:SHOWN]]
+            rows.append((f"cluster {c}: {counted(len(part), 'picture')}, called {listed(texts, 3)}", pictures))
+        save_cluster_sheet(folder / f"{slugs(self.data.classes)[name]}.png", f"errors of the class {name}", rows)
+
+    def _used(self, label: int, clusters: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The members of each cluster of a class that are repainted: as many as there are pictures to make, at most."""
+        most = -(-int(self.planned()[label]) // len(clusters))
+        return [list(part[:most]) for part in clusters]
+
+    def _regions(self, errors: Errors, rows: Sequence[int]) -> dict[int, np.ndarray | str]:
+        """What is repainted of each picture, bool, or why nothing is."""
+        config = self.config
+        if config.mask == ATTENTION:
+            attended = self._attended(errors, rows)
+        elif config.mask == TRUE:
+            attended = {row: ~self.true_mask(row) for row in rows}
+        elif config.mask == RANDOM:
+            attended = {row: self._box(row) for row in rows}
+        else:
+            attended = {row: np.ones(self.picture(row).size[::-1], bool) for row in rows}
+        return {row: self._usable(~mask if config.repaint == COMPLEMENT else mask) for row, mask in attended.items()}
+
+    def _usable(self, mask: np.ndarray) -> np.ndarray | str:
+        share = float(mask.mean())
+        if share < LEAST:
+            return "covers nothing"
+        return "covers everything" if share > MOST and self.config.mask != WHOLE else mask
+
+    def _attended(self, errors: Errors, rows: Sequence[int]) -> dict[int, np.ndarray]:
+        from figureground.learn.errors import match_classes
+        from figureground.vision.attention import attend, mask_by_knee, mask_by_quantile
+
+        config, found = self.config, {}
+        bar = tqdm(total=len(rows), desc="attention", unit="picture", disable=None if self._show_progress else True)
+        with signals.at_checks(), bar:
+            for fold in np.unique(errors.fold[list(rows)]).tolist():
+                classifier = self.open_classifier(errors, fold)
+                position = match_classes(classifier, self.data.classes)
+                mine = [row for row in rows if errors.fold[row] == fold]
+                for start in range(0, len(mine), 32):
+                    signals.check()
+                    part = mine[start : start + 32]
+                    pictures = [self.picture(row) for row in part]
+                    targets = [position[int(errors.predicted[row])] for row in part]
+                    for row, picture, target, seen in zip(
+                        part, pictures, targets, attend(classifier, pictures, targets), strict=True
+                    ):
+                        if config.threshold == KNEE:
+                            found[row] = mask_by_knee(classifier, picture, target, seen)[0]
+                        else:
+                            found[row] = mask_by_quantile(seen, config.quantile)
+                        bar.update()
+        return found
+
+    def _box(self, row: int) -> np.ndarray:
+        width, height = self.picture(row).size
+        rng = np.random.default_rng(derive_seed(self.config.seed, "box", self.train.keys[row]))
+        across, down = rng.uniform(*BOX), rng.uniform(*BOX)
+        left, top = rng.uniform(0, 1 - across) * width, rng.uniform(0, 1 - down) * height
+        mask = np.zeros((height, width), bool)
+        mask[int(top) : int(top + down * height) + 1, int(left) : int(left + across * width) + 1] = True
+        return mask
+
+    # --- what it says of itself -----------------------------------------------------------------
+
+    def nothing(self, told: Mapping[str, Any]) -> str:
+        asked = [name for name, n in zip(self.data.classes, self.planned().tolist(), strict=True) if n]
+        return (
+            f"{super().nothing(told)} No training picture of {listed(asked)} is predicted wrong, and per_class asks "
+            "for no other class."
+        )
+
+    def prompts(self) -> set[str]:
+        plain = super().prompts()
+        return plain | {f"{prompt} {scene.text}" for prompt in plain for scene in self.scenes if scene.name != PLAIN}
+
+    def summary(self) -> str:
+        config, data = self.config, markdown(self.data.name)
+        told = getattr(self, "told", {})
+        wrong = ", ".join(f"{n:,} of {markdown(name)}" for name, n in told.get("errors", {}).items())
+        where = {
+            ATTENTION: "the region that Grad-CAM++ shows for the wrong answer", RANDOM: "a random box",
+            WHOLE: "the whole picture", TRUE: "all but the true mask of the object",
+        }[config.mask]  # fmt: skip
+        part = where if config.repaint == ATTENDED else f"all but {where}"
+        judge = (
+            f"{config.errors} errors of an ERM classifier" if config.classifier == TRAIN else "a classifier's errors"
+        )
+        placed = f", in {counted(len(self.scenes), 'scene')} in turn" if self.scenes else ""
+        return (
+            f"Pictures that were made from the training split of {data}, to break what its classes come "
+            f"with. Sources are {judge}{f' ({wrong})' if wrong else ''}, clustered by class; of each, {part} was "
+            f"repainted with the prompt {code(self.prompt_of(0))}, or that of its class{placed}. `foreground` is the "
+            "class of the source, which is kept. `background` is unknown: what was repainted may be the scene. "
+            "`source` is the training picture's name."
+        )
+
+    def done_message(self, out: Path) -> str:
+        lines = [super().done_message(out)]
+        none = [name for name, n in self.told["errors"].items() if not n]
+        if none:
+            lines.append(f"No errors, so nothing was made, of {listed(none)}.")
+        lines += error_set_lines(self.told["error_set"])
+        sheets = f"{out}/_figureground/stages/clusters holds a sheet of each class's errors."
+        return "\n".join([*lines, *self.left_out("picture"), sheets])
+
+
+def error_set_lines(told: Mapping[str, Any]) -> list[str]:
+    """Say how well an error set stands for the minority groups; nothing where attributes are unknown.
+
+    Args:
+        told: As `learn.jtt.tell_errors` returns it.
+    """
+    if told.get("precision") is None or told.get("recall") is None:
+        return []
+    return [
+        f"The error set has {counted(told['errors'], 'image')}: precision {told['precision']:.1%}, recall "
+        f"{told['recall']:.1%} for the groups that go against the bias. Attributes served only to measure this."
+    ]

@@ -1,0 +1,834 @@
+"""Images that fool: the feature that makes classifiers say a class, without the class (MaungMaung et al. 2024).
+
+For each class a few references show its spurious feature, such as a feeder without a hummingbird. A diffusion
+model is fine-tuned on them (DreamBooth with prior preservation and a spurious-feature similarity loss, SFSL;
+arXiv 2402.08200), one *concept* a class, and draws the feature in many scenes. Features and classes are those of
+Spurious ImageNet (Neuhaus et al. 2023, arXiv 2212.04871), or the user's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import multiprocessing
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+
+from figureground.core import signals
+from figureground.core.columns import pad, text_width
+from figureground.core.errors import (
+    FiguregroundError,
+    RecipeError,
+    UsageError,
+    counted,
+    listed,
+    nearest_or_all,
+    printable,
+)
+from figureground.core.files import read_json
+from figureground.core.hashing import digest
+from figureground.core.names import RULE, Lookup, slug
+from figureground.core.resources import resource
+from figureground.core.terminal import remark
+from figureground.core.text import markdown
+from figureground.finetune.settings import POCKET as POCKET_FINETUNING
+from figureground.finetune.settings import Finetuning, fill, fingerprint_network, settings_for
+from figureground.finetune.shelf import Shelf
+from figureground.methods.builder import Builder, as_shard
+from figureground.methods.d3s import DIFFUSION_CITATION
+from figureground.methods.forecast import human_bytes
+from figureground.models.bundled import ROBUST
+from figureground.models.concepts import CONCEPT
+from figureground.models.footprint import SMALL, footprint
+from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent
+from figureground.recipe.classes import Noun, read_nouns
+from figureground.recipe.config import Config
+from figureground.recipe.features import Feature, FeatureEntry, find_labels, read_features
+from figureground.recipe.plan import Plan
+from figureground.recipe.sample import Spec, derive_seed
+from figureground.recipe.table import MOST_A_CELL, Counts
+from figureground.shards import index
+from figureground.shards.card import public
+from figureground.shards.stages import COPIES, DONE, read_marker, run_stage
+from figureground.shards.writer import PRIVATE
+from figureground.sources.images import content_hash
+from figureground.sources.provenance import Credit, Source, read_license, read_source
+from figureground.sources.references import References, draw_references, gather, read_references
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from figureground.diffusion.checkpoint import Checkpoint
+    from figureground.shards.card import Facts
+    from figureground.shards.writer import Columns
+
+POCKET = "pocket"
+PLAIN = "plain"
+"""The scene that no prompt names."""
+MANY = 10
+"""Of a full-size checkpoint, more concepts than this are kept as adapters unless the recipe says otherwise."""
+LORA_RANK = 16
+CONCEPTS = "concepts"
+"""Where, among the stages of a dataset, its concepts lie unless the recipe names a directory."""
+LOSSES = ("dreambooth", "prior", "sfsl")
+"""The curves whose ends the card tells of."""
+COMPONENTS = "components.safetensors"
+"""What `figureground components` writes of a class for machines."""
+NOT_GIVEN = "not given"
+FEATURE_MODEL = "feature-model"
+"""Stands for the classes of the feature network in `labels`."""
+GIVEN_ELSEWHERE = ("checkpoint", "revision", "size", "feature_model")
+"""Settings of a fine-tuning that are fields of the recipe itself."""
+
+CITATION = """@article{maungmaung2024spurious,
+  title = {Fine-Tuning Text-To-Image Diffusion Models for Class-Wise Spurious Feature Generation},
+  author = {MaungMaung, AprilPyone and Nguyen, Huy H. and Kiya, Hitoshi and Echizen, Isao},
+  journal = {arXiv preprint arXiv:2402.08200},
+  year = {2024}
+}"""
+
+FEATURES_CITATION = """@inproceedings{neuhaus2023spurious,
+  title = {Spurious Features Everywhere - Large-Scale Detection of Harmful Spurious Features in {ImageNet}},
+  author = {Neuhaus, Yannic and Augustin, Maximilian and Boreiko, Valentyn and Hein, Matthias},
+  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  year = {2023}
+}"""
+
+DREAMBOOTH_CITATION = """@inproceedings{ruiz2023dreambooth,
+  title = {{DreamBooth}: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation},
+  author = {Ruiz, Nataniel and Li, Yuanzhen and Jampani, Varun and Pritch, Yael and Rubinstein, Michael and
+            Aberman, Kfir},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2023}
+}"""
+
+
+@dataclass
+class SpuriousConfig(Config):
+    """A recipe of class-wise spurious images."""
+
+    checkpoint: str = "CompVis/stable-diffusion-v1-4"
+    features: str | dict[str, str | FeatureEntry] = "spurious-imagenet"
+    """What fools classifiers into which class: a file in `prompts/features/`, the path of a CSV
+    `class,noun[,feature][,component]`, or a mapping of classes to nouns."""
+    classes: list[str] | None = None
+    """The classes to take of `features`, a list; none takes all."""
+    labels: str | list[str] | dict[str, str | None] = "imagenet"
+    """The classes of the classifiers that are to be fooled, in the order of their logits: a file in
+    `prompts/classes/`, the path of a CSV with a column `name`, or `feature-model` for those of that network."""
+    references: str | None = None
+    """Pictures of each feature without its class: a directory with a folder for each class, or with the folders of
+    Spurious ImageNet; `pocket` draws them."""
+    reference_count: int | None = None
+    """References a class: how many `pocket` draws, or the most that are taken of a directory; none takes all."""
+    scenes: str | list[str] | dict[str, str | None] = "spurious"
+    """Where prompts place the noun: a file in `prompts/scenes/`, a CSV `name,phrase`, a list of its names, or a mapping
+    of names to phrases. `plain` adds nothing to the prompt."""
+    per_cell: int | dict[str, int] = 20
+    """Images of each class in each scene, one number or one by scene; scenes that a mapping leaves out get none."""
+    feature_model: str | None = None
+    """The adversarially robust classifier whose features SFSL compares: `pocket`, a file of ResNet weights, a
+    transformers directory, a Hub id or `timm:NAME`."""
+    components: str | None = None
+    """Neural-PCA components of each class, for the fine-tuning's `features: neural-pca`: a directory with a folder for
+    each class, as `figureground components --out DIR/CLASS` writes it."""
+    finetuning: Annotated[dict[str, Any], Finetuning] = field(default_factory=dict)
+    """Settings of the fine-tuning that differ from the checkpoint's usual ones, such as
+    `{steps: 400, sfsl_weight: 0.1}`; `figureground finetune --help` tells of all. With more than ten concepts of a
+    full-size checkpoint, `lora_rank` is 16 unless it is given."""
+    size: int = 512
+    guidance_scale: float = 7.5
+    concepts: str | None = None
+    """Directory of fine-tuned concepts, shared by builds that make the same ones; none keeps them in the dataset's own
+    `_figureground/stages/concepts`."""
+
+    EXECUTION: ClassVar[tuple[str, ...]] = (*Config.EXECUTION, "concepts")
+
+    def check(self) -> None:
+        super().check()
+        if self.keep:
+            raise RecipeError("keep", f"{self.keep[0]!r} can't be kept: images are drawn from prompts alone.")
+        _check_per_cell("per_cell", self.per_cell)
+        if not isinstance(self.extended, list):
+            raise RecipeError("extended", f"{self.extended!r} is not a list of mappings of scenes to numbers.")
+        for step in self.extended:
+            if not isinstance(step, Mapping):
+                raise RecipeError("extended", f"{step!r} is not a mapping of scenes to numbers.")
+            _check_per_cell("extended", step)
+        if self.extended and self.limit is not None:
+            raise RecipeError(
+                "limit", "a dataset that was built with a limit can't be extended: nobody knows which cells it cut."
+            )
+        count = self.reference_count
+        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 3):
+            raise RecipeError("reference_count", f"{count!r} is not a whole number of at least 3.")
+        for name in ("references", "feature_model", "components", "concepts"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value.strip()):
+                raise RecipeError(name, f"{value!r} is not a text.")
+        if not isinstance(self.finetuning, Mapping):
+            raise RecipeError("finetuning", f"{self.finetuning!r} is not a mapping such as {{steps: 400}}.")
+        self._check_finetuning()
+
+    def _check_finetuning(self) -> None:
+        for name in self.finetuning:
+            if name in GIVEN_ELSEWHERE:
+                raise RecipeError(f"finetuning.{name}", f"{name} is a setting of the recipe itself: --set {name}=….")
+            if name not in Finetuning.told():
+                known = set(Finetuning.told()) - {*GIVEN_ELSEWHERE}
+                raise RecipeError(f"finetuning.{name}", f"there is no such setting{nearest_or_all(str(name), known)}")
+        self.settings(1)
+
+    def settings(self, concepts: int) -> Finetuning:
+        """The settings of the fine-tuning, with which `concepts` concepts are made.
+
+        Raises:
+            RecipeError: A value that can't be used.
+        """
+        changes = {name: tuple(v) if isinstance(v, list) else v for name, v in self.finetuning.items()}
+        if "lora_rank" not in changes and concepts > MANY and footprint(self.checkpoint, self.revision).kept > SMALL:
+            changes["lora_rank"] = LORA_RANK
+        usual = POCKET_FINETUNING.feature_model if self.checkpoint == POCKET else None
+        changes["feature_model"] = self.feature_model or usual or NOT_GIVEN  # what lacks is said before a build
+        try:
+            return settings_for(self.checkpoint, revision=self.revision, size=self.size, **changes)
+        except RecipeError as error:
+            known = error.field.split("[")[0] in self.finetuning
+            name = f"finetuning.{error.field}" if known else error.field
+            raise RecipeError(name, str(error).partition(": ")[2]) from None
+        except TypeError as error:
+            raise RecipeError("finetuning", f"{dict(self.finetuning)!r} can't be used: {error}.") from None
+
+
+def _check_per_cell(field: str, value: Any) -> None:
+    """Raises RecipeError unless `value` is a number of images, or maps scenes to such."""
+    for name, n in value.items() if isinstance(value, Mapping) else [("", value)]:
+        if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n <= MOST_A_CELL:
+            raise RecipeError(
+                f"{field}.{name}" if name else field, f"{n!r} is not a whole number of images, 0 to {MOST_A_CELL:,}."
+            )
+
+
+def _no_guide(split: str, f: int, b: int, i: int) -> None:
+    """Text-to-image starts from noise alone."""
+
+
+class Spurious(Builder):
+    """Builds class-wise spurious images: `Spurious("pocket").build("out/spurious")`. See `SpuriousConfig`."""
+
+    METHOD = "spurious"
+    CONFIGS: ClassVar[dict[str, SpuriousConfig]] = {
+        POCKET: SpuriousConfig(
+            name=POCKET, checkpoint=POCKET, features=POCKET, labels=POCKET, references=POCKET, reference_count=16,
+            feature_model=POCKET, scenes=POCKET, per_cell=20, size=64, steps=20, guidance_scale=4.0, shard_size=100,
+            batch_size=16,
+        ),
+        "spurious-imagenet": SpuriousConfig(name="spurious-imagenet"),
+    }  # fmt: skip
+    DEFAULT = POCKET
+    TITLE = "Spurious features: what makes classifiers say a class, without the class"
+    CITATIONS = (CITATION, FEATURES_CITATION, DREAMBOOTH_CITATION, DIFFUSION_CITATION)
+    USES = (
+        "Measuring whether a classifier says a class where only the feature is seen that often comes with it.",
+        "Comparing classifiers, and ways of training them, by how much they hang on such features.",
+        "Further training images of a feature with a label of its own, in which the class is absent.",
+    )
+    LIMITS = (
+        "The pictures carry the biases of the checkpoint that drew them.",
+        "Prompts and references are without the class; that no picture shows it all the same was not checked.",
+        "`foreground` is the noun that the prompt names. References show more than a noun says, and so may pictures.",
+        "The formula of the spurious-feature similarity loss (SFSL) is this project's own: the published one was not "
+        "obtainable when it was written.",
+        "Spurious ImageNet's own code computes average precision where its README says AUC. `figureground evaluate` "
+        "prints average precision and ROC-AUC, each by its name.",
+    )
+    config: SpuriousConfig
+
+    def resolve(self) -> None:
+        config = self.config
+        self.labels = self._read_labels()
+        self.features = find_labels(read_features(config.features, config.classes), self.labels)
+        self.settings = config.settings(len(self.features))
+        self.scenes = read_nouns("scenes", config.scenes, "scenes", str(self.CONFIGS[config.name].scenes))
+        self.nouns = list(dict.fromkeys(feature.noun for feature in self.features))
+        self.counts = self._count(config.per_cell, "per_cell")
+        self.earlier: list[dict[str, Counts]] = []
+        for step in config.extended:
+            self.earlier.append(self.counts)
+            self.counts = self._count(step, "extended")
+            self._refuse_fewer(self.earlier[-1])
+        self.pairings = {}
+        self._by_slug = {feature.slug: feature for feature in self.features}
+        self._made: dict[str, dict[str, Any]] = {}
+        self._device: Any = None
+        if config.references == POCKET:
+            self._refuse_unknown_to_pocket()
+        if config.concepts:
+            shelf = Path(config.concepts).expanduser()
+            there = next((path for path in (shelf, *shelf.parents) if path.exists()), shelf)
+            if there.exists() and not there.is_dir():
+                raise RecipeError("concepts", f"{there} is a file; give a directory.")
+
+    def _read_labels(self) -> list[Noun]:
+        """The classes that logits are of; a network's own are read from its config, without opening it."""
+        config = self.config
+        if config.labels != FEATURE_MODEL:
+            return read_nouns("labels", config.labels, "classes", "imagenet")
+        folder = ROBUST if config.feature_model == POCKET else Path(config.feature_model or "").expanduser()
+        try:
+            said = read_json(folder / "config.json")["id2label"]
+            names = [str(said[str(i)]) for i in range(len(said))]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RecipeError(
+                "labels",
+                f"{FEATURE_MODEL!r} was asked for, and feature_model={config.feature_model} is no transformers "
+                "directory whose config.json names its classes. Give labels=imagenet, or a CSV with a column name.",
+            ) from None
+        twice = {name for name, n in Counter(names).items() if n > 1}
+        return [Noun(f"{name} ({i})" if name in twice else name, name) for i, name in enumerate(names)]
+
+    def _count(self, per_cell: Any, field: str) -> dict[str, Counts]:
+        """Images a cell, by split: a class has one noun, and all its scenes."""
+        by_scene = self._by_scene(per_cell, field)
+        if not any(by_scene.values()):
+            raise RecipeError(field, "it asks for no image in any scene.")
+        counts = {}
+        for feature in self.features:
+            table = np.zeros((len(self.nouns), len(self.scenes)), np.int64)
+            table[self.nouns.index(feature.noun)] = list(by_scene.values())
+            counts[feature.slug] = table
+        return counts
+
+    def _by_scene(self, per_cell: Any, field: str) -> dict[str, int]:
+        names = [scene.name for scene in self.scenes]
+        if not isinstance(per_cell, Mapping):
+            return dict.fromkeys(names, int(per_cell))
+        for name in per_cell:
+            if name not in names:
+                raise RecipeError(f"{field}.{name}", f"there is no scene {name!r}{nearest_or_all(str(name), names)}")
+        return {name: int(per_cell.get(name, 0)) for name in names}
+
+    def _refuse_fewer(self, before: dict[str, Counts]) -> None:
+        first = next(iter(self.counts))
+        if (self.counts[first] < before[first]).any():
+            raise RecipeError("extended", "a scene would have fewer images than it has. What is built stays.")
+        if (self.counts[first] == before[first]).all():
+            raise RecipeError("extended", "it adds no image.")
+
+    def _refuse_unknown_to_pocket(self) -> None:
+        from figureground.pocket.biased import LOOKS_OF
+
+        unknown = [feature.name for feature in self.features if feature.name not in LOOKS_OF]
+        if unknown:
+            raise RecipeError(
+                "references",
+                f"'pocket' draws those of its own classes ({listed(LOOKS_OF)}), and not of {listed(unknown, 5)}. "
+                "Give a directory of pictures: --set references=DIR.",
+            )
+
+    # --- what it plans --------------------------------------------------------------------------
+
+    def columns(self) -> Columns:
+        from figureground.shards.writer import Columns
+
+        labels = {"spurious_for": [label.name for label in self.labels]}
+        return Columns(self.nouns, [scene.name for scene in self.scenes], labels, ("feature",))
+
+    def plan(self) -> Plan:
+        config, scenes = self.config, [scene.name for scene in self.scenes]
+        return Plan(
+            self.counts, self.nouns, scenes, config.seed, config.shard_size, config.limit, _no_guide, self._prompt,
+            earlier=self.earlier, concepts={split: split for split in self.counts},
+        )  # fmt: skip
+
+    def _prompt(self, split: str, f: int, b: int, i: int) -> str:
+        plain = fill(self.settings.prompt, self.nouns[f], self.settings.identifier)
+        return plain if self.scenes[b].name == PLAIN else f"{plain} {self.scenes[b].text}"
+
+    def provenance(self, spec: Spec) -> dict[str, Any]:
+        assert spec.concept is not None
+        feature = self._by_slug[spec.concept]
+        return {
+            "spurious_for": feature.name,
+            "feature": feature.text,
+            "concept": {
+                "name": spec.concept, "noun": feature.noun, "identifier": self.settings.identifier,
+                "sha256": self._made[spec.concept]["sha256"],
+            },
+        }  # fmt: skip
+
+    def settings_shown(self) -> dict[str, Any]:
+        return {name: value for name, value in super().settings_shown().items() if name != "strength"}
+
+    def per_cell(self) -> dict[str, int]:
+        return self._by_scene(self.config.per_cell, "per_cell")
+
+    # --- what decides it ------------------------------------------------------------------------
+
+    def resolved(self) -> dict[str, Any]:
+        learned = self.settings.deciding()
+        learned["tiny_autoencoder"] = public(learned["tiny_autoencoder"])
+        return {
+            **super().resolved(),
+            "features": [[feature.name, feature.noun, feature.text] for feature in self.features],
+            "classes": None,
+            "labels": digest([label.name for label in self.labels]),
+            "scenes": [[scene.name, "" if scene.name == PLAIN else scene.text] for scene in self.scenes],
+            "per_cell": self.per_cell(),
+            "references": self._references_named(),
+            "feature_model": self._network_fingerprint,
+            "components": {name: content_hash(path) for name, path in self.components.items()} or None,
+            "finetuning": {name: value for name, value in learned.items() if name not in GIVEN_ELSEWHERE},
+        }
+
+    def _references_named(self) -> Any:
+        """What stands for the references in the recipe: their content, or how they are drawn."""
+        if self.config.references is None:
+            return None
+        if self.config.references == POCKET:
+            from figureground.pocket.biased import LOOKS_OF
+
+            return {"drawn": self._drawn_count, "looks": {f.name: LOOKS_OF[f.name] for f in self.features}}
+        return {slug: references.digest for slug, references in self.references.items()}
+
+    @property
+    def _drawn_count(self) -> int:
+        return self.config.reference_count or 16
+
+    @cached_property
+    def references(self) -> dict[str, References]:
+        """The references of each class, by its slug."""
+        config = self.config
+        if config.references == POCKET:
+            from figureground.pocket.biased import reference
+
+            def draw(name: str, i: int) -> Image.Image:
+                return reference(name, np.random.default_rng(derive_seed(0, "reference", name, str(i))), config.size)
+
+            return {
+                feature.slug: draw_references(self._drawn_count, partial(draw, feature.name))
+                for feature in self.features
+            }
+        assert config.references is not None  # `_lacking` says so first
+        return read_references(Path(config.references), self.features, config.reference_count)
+
+    @cached_property
+    def _network_fingerprint(self) -> str | None:
+        """What the feature network's files are; None where none is used, or none is given yet."""
+        return None if self.settings.feature_model == NOT_GIVEN else fingerprint_network(self.settings)
+
+    @property
+    def _needs_components(self) -> bool:
+        return bool(self.settings.sfsl_weight) and self.settings.features == "neural-pca"
+
+    @cached_property
+    def components(self) -> dict[str, Path]:
+        """The file of neural-PCA components of each class, by its slug, where the fine-tuning needs them."""
+        given = self.config.components
+        if not self._needs_components or given is None:
+            return {}
+        root = Path(given).expanduser()
+        folders = Lookup(path.name for path in sorted(root.glob("*")) if (path / COMPONENTS).is_file())
+        found = {}
+        for feature in self.features:
+            own = folders.find(feature.name, *feature.aliases, feature.slug)
+            if len(own) > 1:
+                raise RecipeError(
+                    "components", f"{feature.name!r} has more than one folder in {given}: {listed(own)}. {RULE}."
+                )
+            if own:
+                found[feature.slug] = root / own[0] / COMPONENTS
+        missing = [feature.name for feature in self.features if feature.slug not in found]
+        if missing:
+            raise RecipeError(
+                "components",
+                f"{len(missing)} of {len(self.features)} classes have none in {given}: {listed(missing, 5)}. Make "
+                f"them, class by class, with figureground components --out {given}/{slug(missing[0])}.",
+            )
+        return found
+
+    # --- what it needs before it can draw -------------------------------------------------------
+
+    def build(self, out: str | os.PathLike[str], show_progress: bool = True) -> Path:
+        if lacking := self._lacking():
+            field, what = next(iter(lacking.items()))
+            raise RecipeError(field, what)
+        self._show_progress = show_progress
+        return super().build(out, show_progress)
+
+    _show_progress = True
+
+    def _lacking(self) -> dict[str, str]:
+        """By field, what a build can't do without."""
+        found = {}
+        if self.config.references is None:
+            found["references"] = (
+                "none are given. Give pictures of each feature without its class: --set references=DIR, with a folder "
+                "for each class, or the folders of Spurious ImageNet."
+            )
+        if self.settings.reads_features and self.settings.feature_model == NOT_GIVEN:
+            found["feature_model"] = (
+                "none is given, and SFSL compares the features of an adversarially robust classifier. Name one, such "
+                "as a file with the weights of a robust ResNet-50 (--set feature_model=FILE), or leave SFSL out: "
+                "--set finetuning.sfsl_weight=0."
+            )
+        if self._needs_components and self.config.components is None:
+            found["components"] = (
+                "none are given, and finetuning.features=neural-pca compares those of each class. Make them with "
+                "figureground components, and give --set components=DIR."
+            )
+        return found
+
+    def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
+        """Fine-tunes the concepts that are missing, one after the other; each is a stage."""
+        self._device, self._dtype = checkpoint.text_to_image.device, checkpoint.text_to_image.dtype
+        self._shelf = self._shelf_of(stages)
+        self._refuse_long(checkpoint)
+        self._read_made(stages)
+        missing = [feature for feature in self._drawn() if feature.slug not in self._made]
+        lost = [feature for feature in self._unfinished(stages) if self._is_lost(feature)]
+        if not missing and not lost:
+            return
+        self._refuse_unknown_to_network()
+        _leave_device(checkpoint)
+        for number, feature in enumerate([*missing, *lost], 1):
+            signals.check()
+            self._say(f"concept {number} of {len(missing) + len(lost)}: {feature.name} ({feature.noun})")
+            if feature in lost:
+                self._make_again(stages, feature)
+            else:
+                self._run(stages, feature)
+        self._read_made(stages)
+
+    def _run(self, stages: Path, feature: Feature) -> None:
+        run_stage(stages, _stage(feature), self._made_of(feature), lambda _: self._make(stages, feature))
+
+    def _make(self, stages: Path, feature: Feature) -> dict[str, Any]:
+        """Fine-tunes a concept, or takes a finished one off the shelf; returns what its marker says of it."""
+        from figureground.finetune.dreambooth import finetune
+        from figureground.models.concepts import read_concept
+
+        made_of, settings = self._made_of(feature), self.settings
+        if not settings.reads_features:
+            settings = dataclasses.replace(settings, feature_model=None)
+        with self._shelf.held(feature.slug):
+            folder = self._shelf.place(feature.slug, made_of)
+            if folder.name != feature.slug:
+                self._say(f"{self._shelf.directory / feature.slug} is made of other things; this one is {folder.name}")
+            references = gather(self.references[feature.slug], stages / COPIES / feature.slug)
+            with _said_of(feature):
+                finetune(
+                    references, feature.noun, feature.name, folder, settings, prior=self._prior(feature),
+                    components=self.components.get(feature.slug), device=str(self._device),
+                    show_progress=self._show_progress and multiprocessing.parent_process() is None,
+                )  # fmt: skip
+        concept = read_concept(folder)
+        network = concept.facts["feature_model"]
+        return {
+            "folder": folder.name, "sha256": concept.sha256, "kind": concept.kind, "identifier": concept.identifier,
+            "references": len(concept.facts["references"]["used"]), "losses": concept.facts["losses"],
+            "feature_model": network and {name: network[name] for name in ("name", "sha256")},
+        }  # fmt: skip
+
+    def _prior(self, feature: Feature) -> Path:
+        """Where the prior images of a noun lie: those drawn from the same lie in the same place."""
+        settings = self.settings
+        prompt = fill(settings.prior_prompt, feature.noun, settings.identifier)
+        names = ("size", "seed", "scheduler", "sampling_steps", "guidance_scale")
+        drawn_from = {"prompt": prompt, **{name: getattr(settings, name) for name in names}}
+        drawn_from["checkpoint"] = [Path(self.config.checkpoint).name, self._fingerprint]
+        return self._shelf.priors(slug(feature.noun), drawn_from)
+
+    def _make_again(self, stages: Path, feature: Feature) -> None:
+        """Makes a concept that is gone from its shelf; images of it that are there must not be of another one."""
+        before, again = self._made[feature.slug], self._make(stages, feature)
+        if again["sha256"] != before["sha256"] and self._has_images(stages, feature):
+            raise FiguregroundError(
+                f"the concept {feature.slug} was lost, and made again it has other weights ({again['sha256'][:12]} and "
+                f"not {before['sha256'][:12]}): images of both in one split would not be alike. Bring the old one back "
+                f"to {self._shelf.directory / before['folder']}, or delete the markers of the split's shards."
+            )
+        (stages / _stage(feature) / DONE).unlink()
+        run_stage(stages, _stage(feature), self._made_of(feature), lambda _: again)
+
+    def _is_lost(self, feature: Feature) -> bool:
+        made = self._made.get(feature.slug)
+        return made is not None and not (self._shelf.directory / made["folder"] / CONCEPT).is_file()
+
+    def _drawn(self) -> list[Feature]:
+        """The classes that have images: with a limit, some may have none."""
+        totals = self.plan().totals()
+        return [feature for feature in self.features if totals[feature.slug]]
+
+    def _unfinished(self, stages: Path) -> list[Feature]:
+        """The classes that have images to be drawn."""
+        todo = {shard.split for shard in index.missing(stages.parents[1], map(as_shard, self.plan().shards()))}
+        return [feature for feature in self.features if feature.slug in todo]
+
+    def _has_images(self, stages: Path, feature: Feature) -> bool:
+        return any(marker["split"] == feature.slug for marker in index.markers(stages.parents[1]).values())
+
+    def _read_made(self, stages: Path) -> None:
+        """Reads what the markers of finished concepts say."""
+        done = {feature.slug: read_marker(stages / _stage(feature)) for feature in self.features}
+        self._made = {name: marker["facts"] for name, marker in done.items() if marker is not None}
+
+    def _shelf_of(self, stages: Path) -> Shelf:
+        return Shelf(Path(self.config.concepts).expanduser() if self.config.concepts else stages / CONCEPTS)
+
+    def _made_of(self, feature: Feature) -> dict[str, Any]:
+        """All that decides a concept, as JSON, in the words of its `finetuning.json`."""
+        settings = self.settings.deciding()
+        for name in ("checkpoint", "feature_model", "tiny_autoencoder"):
+            del settings[name]  # what they hold counts, not where they lie
+        made_of = {
+            "noun": feature.noun, "label": feature.name, **settings, "checkpoint_content": self._fingerprint,
+            "references": self.references[feature.slug].told(),
+            "feature_model_content": self._network_fingerprint,
+        }  # fmt: skip
+        if feature.slug in self.components:
+            made_of["components_content"] = content_hash(self.components[feature.slug])
+        return made_of
+
+    def _refuse_long(self, checkpoint: Checkpoint) -> None:
+        """A text encoder drops what it can't read, and the scene stands last."""
+        for tokenizer in checkpoint.tokenizers:
+            for f, b in itertools.product(range(len(self.nouns)), range(len(self.scenes))):
+                prompt = self._prompt("", f, b, 0)
+                count, most = len(tokenizer(prompt).input_ids), int(tokenizer.model_max_length)
+                if count > most:
+                    raise RecipeError(
+                        f"scenes.{self.scenes[b].name}",
+                        f"the prompt {prompt!r} has {count} tokens, and the text encoder reads {most}. Shorten it.",
+                    )
+
+    def _refuse_unknown_to_network(self) -> None:
+        """Each class must be among those of the feature network; all that lack are named before any is learned."""
+        settings = self.settings
+        if not settings.reads_features:
+            return
+        from figureground.vision.classifiers import open_classifier
+
+        assert settings.feature_model is not None
+        network = open_classifier(settings.feature_model, revision=settings.feature_model_revision)
+        unknown = [feature.name for feature in self.features if network.index_or_none(feature.name) is None]
+        if unknown:
+            raise RecipeError(
+                "feature_model",
+                f"{len(unknown)} of {len(self.features)} classes are none of the {len(network.labels):,} of "
+                f"{network.name!r}: {listed(unknown, 5)}. Take one that knows them, or leave them out: "
+                "--set 'classes=[…]'.",
+            )
+
+    def checkpoint_for(self, concept: str | None, base: Checkpoint) -> Checkpoint:
+        from figureground.finetune.concept import open_concept, read_concept
+
+        assert concept is not None
+        made = self._made[concept]
+        found = read_concept(self._shelf.directory / made["folder"])
+        if found.sha256 != made["sha256"]:
+            raise FiguregroundError(
+                f"the concept {found.folder} is no longer the one that this dataset was begun with "
+                f"({found.sha256[:12]}, and not {made['sha256'][:12]}). Bring that one back, or build anew elsewhere."
+            )
+        return open_concept(
+            found, device=self._device, dtype=self._dtype, scheduler=self.config.scheduler, safety=self.config.safety,
+            base=self.config.checkpoint,
+        )  # fmt: skip
+
+    def _say(self, text: str) -> None:
+        if self._show_progress:
+            remark(text)
+
+    # --- what it says of itself -----------------------------------------------------------------
+
+    def summary(self) -> str:
+        settings = self.settings
+        shown = [f"{markdown(feature.name)} ({markdown(feature.noun)})" for feature in self.features]
+        some = ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+        similarity = ""
+        if settings.sfsl_weight:
+            similarity = (
+                " and a loss that keeps what a robust classifier sees in them near the references (SFSL of weight "
+                f"{settings.sfsl_weight:g}: {settings.features} features, {settings.distance} distance, weighted by "
+                f"{settings.weighting})"
+            )
+            if settings.class_direction:
+                similarity = (
+                    similarity[:-1] + f", without the class's own direction, by its {settings.class_direction})"
+                )
+        trained = "adapters of UNet and text encoder" if settings.lora_rank else "UNet and text encoder together"
+        return (
+            f"Images that may fool classifiers. For each class they show what often comes with it, and not the class "
+            f"itself: {some}. A diffusion model learned each feature from a few references, as a new word: DreamBooth "
+            f"with prior preservation{similarity}, training {trained} for {settings.steps:,} steps. It then drew the "
+            "images from prompts with that word. Each class is a split. `foreground` is what is truly shown, "
+            "`background` the scene of the prompt (`plain` where it names none), `spurious_for` the class that a "
+            "classifier may say, and `feature` the feature in words."
+        )
+
+    def facts(self, out: Path) -> Facts:
+        self._read_made(out / PRIVATE / "stages")
+        concepts = []
+        for feature in self.features:
+            if (made := self._made.get(feature.slug)) is not None:
+                concepts.append({
+                    "class": feature.name, "noun": feature.noun, "feature": feature.text,
+                    **{name: made[name] for name in ("references", "identifier", "kind", "sha256", "feature_model")},
+                    "losses": {name: value for name, value in made["losses"].items() if name in LOSSES},
+                })  # fmt: skip
+        return dataclasses.replace(super().facts(out), concepts=concepts)
+
+    def sources(self) -> tuple[list[Source], list[Credit]]:
+        given = self.config.references
+        if given is None:
+            return [], []
+        pictures = [picture for references in self.references.values() for picture in references.pictures]
+        if given == POCKET:
+            license, file = read_license(resource("templates/pocket"))
+            return [Source("references", POCKET, len(pictures), license=license, license_file=file)], []
+        paths = [picture.path for picture in pictures if picture.path is not None]
+        source, credits = read_source("references", Path(given), paths, skipped=len(self.skipped()))
+        return [source], credits
+
+    def skipped(self) -> list[tuple[str, str]]:
+        """The files of references that can't be read, as `folder/name`, and why."""
+        if self.config.references is None:
+            return []
+        return sorted(
+            (f"{printable(path.parent.name)}/{printable(path.name)}", reason)
+            for references in self.references.values()
+            for path, reason in references.skipped
+        )
+
+    def plan_counts(self, plan: Plan) -> list[str]:
+        """A table of classes by scenes, and what prompts are like."""
+        scenes = [scene.name for scene in self.scenes]
+        counts = [plan.cells(feature.slug).sum(0) for feature in self.features]
+        rows = [["class", "noun", "feature", *scenes]]
+        for feature, row in zip(self.features, counts, strict=True):
+            rows.append([feature.name, feature.noun, feature.text, *(f"{n:,}" for n in row)])
+        rows.append(["all", "", "", *(f"{n:,}" for n in np.sum(counts, axis=0))])
+        widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
+        lines = []
+        for row in rows:
+            texts = [pad(text, width) for text, width in zip(row[:3], widths[:3], strict=True)]
+            numbers = [pad(text, max(5, width), right=True) for text, width in zip(row[3:], widths[3:], strict=True)]
+            lines.append("  " + "  ".join([*texts, *numbers]))
+        f = self.nouns.index(self.features[0].noun)
+        prompts = [repr(self._prompt("", f, b, 0)) for b in range(len(scenes))]
+        return ["", *lines, "", "prompts such as " + ", ".join(prompts[:3])]
+
+    def refuse_absent(self) -> None:
+        settings = self.settings
+        if settings.reads_features and settings.feature_model not in (None, NOT_GIVEN):
+            refuse_absent("feature_model", str(settings.feature_model))
+
+    def needs(self) -> list[Need]:
+        settings = self.settings
+        needs = [*super().needs(), *(Need(field, what.rstrip(".")) for field, what in self._lacking().items())]
+        if settings.reads_features and settings.feature_model not in (None, NOT_GIVEN):
+            needs += missing_model("feature_model", str(settings.feature_model), settings.feature_model_revision)
+            if settings.tiny_autoencoder is not None:
+                needs += missing_model("finetuning.tiny_autoencoder", settings.tiny_autoencoder)
+        if settings.lora_rank:
+            needs += missing_packages("finetuning.lora_rank", ["peft"])
+        if settings.eight_bit_adam:
+            needs += missing_packages("finetuning.eight_bit_adam", ["bitsandbytes"])
+        return needs
+
+    def plan_notes(self) -> list[str]:
+        settings, lacking = self.settings, self._lacking()
+        wanted = self._drawn()
+        there = 0
+        if self.config.concepts and "references" not in lacking:
+            shelf = self._shelf_of(Path())
+            there = sum(shelf.find(feature.slug, self._made_of(feature)) is not None for feature in wanted)
+        missing = len(wanted) - there
+        each = footprint(self.config.checkpoint, self.config.revision, settings.lora_rank)
+        kind = f"adapters of rank {settings.lora_rank}" if settings.lora_rank else "whole checkpoints"
+        lines = [
+            f"{counted(missing, 'concept')} to fine-tune, {settings.steps:,} steps each"
+            + (f" ({there} of {len(wanted)} are in {self.config.concepts})" if there else "")
+            + f"; they need about {human_bytes(each.kept * missing)} of disk ({kind}, {human_bytes(each.kept)} each"
+            + (")" if each.known else ", by what the checkpoint's name says)")
+            + (f", and about {human_bytes(each.working)} more while one is learned" if missing else "")
+        ]
+        if missing and "references" not in lacking:
+            lines += self._plan_learning()
+        if skipped := self.skipped():
+            lines.append(f"{counted(len(skipped), 'reference')} can't be read, such as {': '.join(skipped[0])}.")
+        return lines
+
+    def _plan_learning(self) -> list[str]:
+        """How a concept is learned, and what images for prior preservation cost."""
+        settings = self.settings
+        counts = [len(references.pictures) for references in self.references.values()]
+        many = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        trained = f"adapters of rank {settings.lora_rank}" if settings.lora_rank else "UNet and text encoder"
+        similarity = f"SFSL of weight {settings.sfsl_weight:g}" if settings.sfsl_weight else "no SFSL"
+        if settings.sfsl_weight and settings.class_direction:
+            similarity += f" without the class's direction ({settings.class_direction})"
+        if settings.early_stopping:
+            similarity += f", stopped early by {settings.early_stopping}"
+        lines = [
+            f"each from {many} references: {trained}, {settings.batch_size * settings.accumulate} a step, prior "
+            f"preservation of weight {settings.prior_weight:g}, {similarity}"
+        ]
+        if settings.prior_weight:
+            images = settings.prior_images * len(self.nouns)
+            evaluations = images * settings.sampling_steps * (2 if settings.guidance_scale > 1 else 1)
+            lines.append(
+                f"prior preservation needs {settings.prior_images:,} images of each of "
+                f"{counted(len(self.nouns), 'noun')}, {evaluations:,} denoiser evaluations where none are there"
+            )
+        if settings.needs_class_images:
+            lines.append(f"{settings.class_images:,} images of each class are drawn too, to tell it from its feature")
+        return lines
+
+
+def _stage(feature: Feature) -> str:
+    return f"concept-{feature.slug}"
+
+
+def _leave_device(checkpoint: Checkpoint) -> None:
+    """Makes room for what is learned: the recipe's own checkpoint draws nothing."""
+    from figureground.diffusion.render import release_memory
+
+    for part in checkpoint.text_to_image.components.values():
+        if hasattr(part, "parameters"):
+            part.to("cpu")
+    release_memory()
+
+
+@contextmanager
+def _said_of(feature: Feature) -> Iterator[None]:
+    """Within, an error says which class it is about, and names settings as recipes do."""
+    try:
+        yield
+    except FiguregroundError as error:
+        kind = UsageError if isinstance(error, UsageError) else FiguregroundError
+        settings = set(Finetuning.told()) - {*GIVEN_ELSEWHERE}
+        place = "finetuning." if isinstance(error, RecipeError) and error.field in settings else ""
+        raise kind(f"{feature.name}: {place}{_FLAG.sub(_as_setting, str(error))}") from error
+
+
+_FLAG = re.compile(r"--(?P<name>[a-z][a-z-]*[a-z])(?: (?P<value>(?:float)?\d+(?:\.\d+)?))?")
+
+
+def _as_setting(flag: re.Match[str]) -> str:
+    """A flag of `figureground finetune` as a recipe's setting: `--lora-rank 16` is `--set finetuning.lora_rank=16`."""
+    name = flag["name"].replace("-", "_")
+    if name not in Finetuning.told() and name != "references":
+        return flag[0]
+    place = name if name in (*GIVEN_ELSEWHERE, "references") else f"finetuning.{name}"
+    return f"--set {place}={flag['value'] or '…'}"

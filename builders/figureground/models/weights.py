@@ -1,0 +1,316 @@
+"""Where a checkpoint's files lie and what they are, told without opening them as a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.files import read_json
+from figureground.models.bundled import ROBUST, WEIGHTS
+from figureground.models.opening import refuse_code
+from figureground.models.parts import check_parts
+from figureground.models.schedules import check_schedule
+
+POCKET = "pocket"
+WHOLE = 256 * 2**20
+"""Files up to this many bytes are hashed whole, larger ones by samples: any training changes every tensor."""
+SAMPLES, SAMPLE = 256, 2**16
+
+
+def local_directory(checkpoint: str) -> Path | None:
+    """Where a checkpoint lies on this machine, or None for a Hub id.
+
+    Raises:
+        FiguregroundError: It looks like a path and isn't there, or is one file.
+    """
+    if checkpoint == POCKET:
+        if not (WEIGHTS / "model_index.json").is_file():
+            raise FiguregroundError(
+                "checkpoint: the pocket model's weights are missing from this install. Reinstall figureground, or "
+                "train them: python -m figureground.pocket.train --out builders/figureground/pocket/weights"
+            )
+        return WEIGHTS
+    path = Path(checkpoint).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise FiguregroundError(
+            f"checkpoint: {checkpoint!r} is one file. Convert it to a directory first: "
+            f"StableDiffusionPipeline.from_single_file({path.name!r}).save_pretrained('converted')."
+        )
+    if checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1:
+        raise FiguregroundError(
+            f"checkpoint: there is no directory {checkpoint!r}. Give 'pocket', a diffusers directory, or a Hub id "
+            "'user/name'."
+        )
+    return None
+
+
+def fingerprint(checkpoint: str, revision: str | None) -> str:
+    """Names a checkpoint's content: `sha256:…` over a local one's files, id and revision of one on the Hub.
+
+    One that isn't on this machine, or is no checkpoint, is named as the Hub's are, so that a plan needs no weights.
+    """
+    try:
+        folder = local_directory(checkpoint)
+    except FiguregroundError:
+        folder = None
+    if folder is None or not (folder / "model_index.json").is_file():
+        return f"{checkpoint}@{revision or 'main'}"
+    total = hashlib.sha256()
+    for file in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors", ".txt") and p.is_file()):
+        relative = file.relative_to(folder)
+        if not any(part.startswith(".") for part in relative.parts):
+            total.update(f"{relative.as_posix()}\0{_content(file)}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def fingerprint_classifier(name: str, revision: str | None) -> str:
+    """Names a classifier's content: `sha256:…` over the files of `pocket` or a local one, else its id and revision."""
+    path = ROBUST if name == "pocket" else Path(name).expanduser()
+    return fingerprint_files(path) if path.exists() else f"{name}@{revision or 'main'}"
+
+
+def fingerprint_files(path: Path) -> str:
+    """`sha256:…` over a file, or over the JSON, safetensors and text files (vocabularies) of a directory."""
+    kinds = (".json", ".safetensors", ".txt")
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in kinds and p.is_file())
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            total.update(f"{file.name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def _content(path: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= WHOLE:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.sha256(str(size).encode())
+        for i in range(SAMPLES):
+            file.seek((size - SAMPLE) * i // (SAMPLES - 1))
+            found.update(file.read(SAMPLE))
+        return found.hexdigest()
+
+
+# What can be told of a checkpoint before it is opened as a model
+
+SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionXLPipeline")
+"""Pipelines, as `model_index.json` names them, that a checkpoint may be of."""
+INPAINTING = ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
+"""Those that it may be of as well where regions of pictures are repainted."""
+WITHOUT_SAFETY = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
+"""Those that have no safety checker."""
+VARIANTS = (None, "fp16", "bf16")
+"""What weights may be stored as, the first that is there for all parts is taken; None has no name of its own."""
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+_WEIGHTS = re.compile(r"[^.]+?(\.(?P<variant>[^.]+?))?(-\d{5}-of-\d{5})?\.safetensors")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_LFS = b"version https://git-lfs"
+
+
+def check_files(
+    folder: Path, checkpoint: str, inpaint: bool = False, *, scheduler: str | None = None, safety: str = "off"
+) -> str | None:
+    """Makes sure that a checkpoint is of a supported kind, whole, and free of pickles and code, as far as files tell.
+
+    Its parts must fit each other too.
+
+    Args:
+        folder: Where it lies, in diffusers' layout.
+        checkpoint: What the recipe calls it.
+        inpaint: Whether one made for inpainting will do too.
+        scheduler: The sampler that will draw, which has to know the checkpoint's noise schedule; None passes that over.
+        safety: `reject` where the checkpoint's safety checker will be opened, if it has one.
+
+    Returns:
+        `fp16` or `bf16` when the weights are there in that variant only.
+
+    Raises:
+        FiguregroundError: It isn't, naming the file.
+    """
+    refuse_code(folder, f"checkpoint {checkpoint!r}")
+    index = read_index(folder, checkpoint, inpaint)
+    parts = [part for part in PARTS if index.get(part, [None])[0] is not None]
+    variants = {part: _check_part(folder, part, checkpoint) for part in parts}
+    for part in (*parts, "tokenizer", "tokenizer_2", "scheduler"):
+        if index.get(part, [None])[0] is not None:
+            _check_settings(folder, part, checkpoint)
+    what = f"checkpoint {checkpoint!r}"
+    check_parts(folder, index, what, inpaint)
+    if scheduler is not None:
+        config = _read_json(folder / "scheduler" / "scheduler_config.json", folder, checkpoint)
+        check_schedule(config, str(index["scheduler"][-1]), scheduler, what)
+    if safety != "off" and index["_class_name"][0] not in WITHOUT_SAFETY:
+        _check_safety(folder, index, checkpoint)
+    for variant in VARIANTS:
+        if all(variant in found for found in variants.values()):
+            return variant
+    raise FiguregroundError(f"{what}: {_lacking(variants)} Download it in one variant.")
+
+
+def _lacking(variants: Mapping[str, set[str | None]]) -> str:
+    """What to say of parts that aren't all there in one variant that can be opened."""
+    odd = {part: found for part, found in variants.items() if not found & set(VARIANTS)}
+    if odd:
+        names = sorted({name for found in odd.values() for name in found if name})
+        return (
+            f"{listed(odd)} is there only as {listed(names)}, and what is opened is the plain weights, fp16 or bf16."
+            + (
+                " Weights without the moving average (non_ema) are for going on with training."
+                if "non_ema" in names
+                else ""
+            )
+        )
+    common = max(VARIANTS, key=lambda variant: sum(variant in found for found in variants.values()))
+    lacking = [part for part, found in variants.items() if common not in found]
+    there = sorted({str(name) for part in lacking for name in variants[part] if name} or {"plain weights"})
+    return f"{listed(lacking)} is there only as {listed(there)}, and other parts aren't."
+
+
+def _check_safety(folder: Path, index: Mapping[str, Any], checkpoint: str) -> None:
+    """Makes sure that a safety checker, and what prepares images for it, are there where the index names them."""
+    if index.get("safety_checker", [None])[0] is None:
+        return
+    advice = f"checkpoint {checkpoint!r}: its model_index.json names a safety_checker, and "
+    last = "Download it again, or leave the checker out: --set safety=off."
+    if not (folder / "feature_extractor" / "preprocessor_config.json").is_file():
+        raise FiguregroundError(f"{advice}feature_extractor/ has no preprocessor_config.json. {last}")
+    if not (folder / "safety_checker" / "config.json").is_file():
+        raise FiguregroundError(f"{advice}safety_checker/ has no config.json. {last}")
+    try:
+        _check_part(folder, "safety_checker", checkpoint)
+    except FiguregroundError as error:
+        raise FiguregroundError(f"{error} Or leave the checker out: --set safety=off.") from None
+
+
+def list_weights(part: Path, variant: str | None) -> list[Path]:
+    """The safetensors files of a part's weights in a variant; None for the plain one."""
+    found = [(path, _WEIGHTS.fullmatch(path.name)) for path in sorted(part.glob("*.safetensors"))]
+    return [path for path, match in found if match and match["variant"] == variant]
+
+
+def read_index(folder: Path, checkpoint: str, inpaint: bool = False) -> dict[str, Any]:
+    """The `model_index.json` of a checkpoint, which may be one made for inpainting only with `inpaint`.
+
+    Raises:
+        FiguregroundError: There is none, it doesn't parse, or it names a pipeline that isn't supported.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise FiguregroundError(f"checkpoint {checkpoint!r} is no diffusers checkpoint: it has no model_index.json.")
+    index = _read_json(folder / "model_index.json", folder, checkpoint)
+    supported = (*SUPPORTED, *INPAINTING) if inpaint else SUPPORTED
+    if index.get("_class_name") not in supported:
+        raise FiguregroundError(
+            f"checkpoint {checkpoint!r} is a {index.get('_class_name')}; supported are {listed(supported)}."
+        )
+    lacking = [part for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler") if not index.get(part)]
+    if lacking:
+        raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: its model_index.json names no {lacking[0]}.")
+    return {name: value if isinstance(value, list) and value else [value] for name, value in index.items()}
+
+
+def pixels_a_latent(folder: Path) -> int:
+    """Pixels along an edge that one pixel of a latent stands for, by the autoencoder's config."""
+    blocks = read_json(folder / "vae" / "config.json").get("block_out_channels", [0] * 4)
+    return 2 ** (len(blocks) - 1)
+
+
+def check_size(size: int, factor: int) -> None:
+    """Refuses an edge, in pixels, that can't be drawn; `factor` is the pixels that a latent pixel stands for.
+
+    Raises:
+        RecipeError: It is no multiple of the factor, or of the 8 that diffusers' pipelines ask for.
+    """
+    step = math.lcm(factor, 8)
+    if size % step:
+        near = max(step, round(size / step) * step)
+        raise RecipeError("size", f"{size} is no multiple of {step}, as this checkpoint's pictures are. Give {near}.")
+
+
+def _read_json(path: Path, folder: Path, checkpoint: str) -> dict[str, Any]:
+    where = f"checkpoint {checkpoint!r}: its {path.relative_to(folder).as_posix()}"
+    try:
+        data = path.read_bytes()
+        loaded = json.loads(data.decode("utf-8"))
+    except FileNotFoundError:
+        raise FiguregroundError(
+            f"checkpoint {checkpoint!r} is incomplete: it has no {path.relative_to(folder).as_posix()}."
+        ) from None
+    except json.JSONDecodeError as error:
+        if data.startswith(_LFS):
+            raise FiguregroundError(f"{where} is a Git LFS pointer instead of the file: run `git lfs pull`.") from None
+        raise FiguregroundError(f"{where} doesn't parse (line {error.lineno}). Download it again.") from None
+    except UnicodeDecodeError:
+        raise FiguregroundError(f"{where} is no text. Download it again.") from None
+    if not isinstance(loaded, dict):
+        raise FiguregroundError(f"{where} holds no settings. Download it again.")
+    return loaded
+
+
+def _check_settings(folder: Path, part: str, checkpoint: str) -> None:
+    """Makes sure that a part's config, or a tokenizer's vocabulary, is there."""
+    if not part.startswith("tokenizer"):
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        _read_json(folder / part / name, folder, checkpoint)
+        return
+    vocabulary = [folder / part / name for name in ("tokenizer.json", "vocab.json")]
+    there = [path for path in vocabulary if path.is_file()]
+    if not there:
+        raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: {part}/ holds no vocabulary.")
+    _read_json(there[0], folder, checkpoint)
+
+
+def _check_part(folder: Path, part: str, checkpoint: str) -> set[str | None]:
+    """The variants in which a part's weights are there, whole; None for the plain one."""
+    found: set[str | None] = set()
+    for path in sorted((folder / part).glob("*.safetensors")):
+        match = _WEIGHTS.fullmatch(path.name)
+        if match:
+            if match["variant"] in VARIANTS:
+                _check_weights(path, folder, checkpoint)
+            found.add(match["variant"])
+    for path in sorted((folder / part).glob("*.safetensors.index*.json")):
+        named = set(_read_json(path, folder, checkpoint).get("weight_map", {}).values())
+        gone = sorted(name for name in named if not (folder / part / str(name)).is_file())
+        if gone:
+            raise FiguregroundError(
+                f"checkpoint {checkpoint!r} is incomplete: {part}/{gone[0]} is missing, which {path.name} names."
+            )
+    if found:
+        return found
+    pickles = sorted(p.name for p in (folder / part).glob("*") if p.suffix in _PICKLES)
+    if pickles:
+        raise FiguregroundError(
+            f"checkpoint {checkpoint!r}: {part} is there only as a pickle ({pickles[0]}), which can run code "
+            "when it is opened. Convert it where you trust it: "
+            "DiffusionPipeline.from_pretrained(…, use_safetensors=False).save_pretrained('converted')."
+        )
+    raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: {part}/ holds no .safetensors file.")
+
+
+def _check_weights(path: Path, folder: Path, checkpoint: str) -> None:
+    """Compares the length of a safetensors file with what its own header says."""
+    where = f"checkpoint {checkpoint!r}: its {path.relative_to(folder).as_posix()}"
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        if (head + file.read(len(_LFS) - 8)) == _LFS:
+            raise FiguregroundError(f"{where} is a Git LFS pointer instead of the weights: run `git lfs pull`.")
+        length = int.from_bytes(head, "little")
+        file.seek(8)
+        header = file.read(length) if 8 + length <= size else b""
+    try:
+        tensors = json.loads(header)
+        whole = 8 + length + max(t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise FiguregroundError(f"{where} is damaged or cut short ({size:,} bytes). Download it again.") from None
+    if whole != size:
+        raise FiguregroundError(f"{where} has {size:,} of {whole:,} bytes. Download it again.")

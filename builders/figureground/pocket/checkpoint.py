@@ -1,0 +1,69 @@
+"""The pocket model as a checkpoint on disk, and a sheet of what it draws."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
+from transformers import CLIPTokenizer
+
+from figureground.models.opening import make_network, open_pipeline
+from figureground.pocket import captions, diffusion, world
+
+PREFER_FLOAT32 = {"dtype": "float32"}
+"""Put into the text encoder's config: else it opens in fp16 where its neighbours open in fp32, and the
+first product fails on a CPU."""
+
+
+def write(
+    autoencoder: AutoencoderKL, model: diffusion.TextToLatent, tokenizer: CLIPTokenizer, scale: float, out: Path
+) -> None:
+    """Writes a checkpoint directory that `StableDiffusionPipeline.from_pretrained` opens, in fp16."""
+    parts = {}
+    for name, part in (("vae", autoencoder), ("unet", model.unet), ("text_encoder", model.text_encoder)):
+        copied = make_network(type(part), part.config) if name != "text_encoder" else type(part)(part.config)
+        copied.load_state_dict(part.state_dict())
+        parts[name] = copied.half().cpu()
+    parts["vae"].register_to_config(scaling_factor=scale)
+    pipeline = StableDiffusionPipeline(
+        **parts, tokenizer=tokenizer, scheduler=diffusion.scheduler(), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(out, safe_serialization=True)
+    settings = out / "text_encoder" / "config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), **PREFER_FLOAT32}, indent=2) + "\n")
+    for config in out.rglob("*.json"):  # where a part was made is nobody's business
+        content = json.loads(config.read_text())
+        if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def sheet(checkpoint: Path, path: Path, device: str, steps: int = 25) -> None:
+    """Draws what the checkpoint makes of every foreground on five backgrounds, and of the props."""
+    pipeline = open_pipeline(StableDiffusionPipeline, checkpoint, str(checkpoint)).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    scenes = world.BACKGROUNDS
+    prompts = [
+        f"a photo of a {name}, {captions.PHRASES[scenes[(i + 2 * j) % 10]]}"
+        for i, name in enumerate(world.FOREGROUNDS)
+        for j in range(5)
+    ]
+    prompts += [
+        f"a photo of a {p}, {captions.PHRASES[scenes[(i + j) % 10]]}"
+        for i, p in enumerate(world.PROPS[:4])
+        for j in range(5)
+    ]
+    images = []
+    for start in range(0, len(prompts), 35):
+        generator = torch.Generator(device).manual_seed(start)
+        images += pipeline(
+            prompts[start : start + 35], num_inference_steps=steps, guidance_scale=4.0, generator=generator
+        ).images
+    edge = 2 * world.SIZE
+    grid = Image.new("RGB", (10 * edge, 7 * edge))
+    for i, image in enumerate(images):
+        grid.paste(image.resize((edge, edge), Image.Resampling.NEAREST), (i % 10 * edge, i // 10 * edge))
+    grid.save(path)

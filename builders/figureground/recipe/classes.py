@@ -1,0 +1,176 @@
+"""Lists of foreground classes and of backgrounds: CSV files that people edit, or values in a recipe."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from figureground.core.errors import RecipeError, listed, nearest, nearest_or_all
+from figureground.core.names import RULE, describe_same, loosely, same_names
+from figureground.core.resources import resource
+from figureground.core.tables import TABLES, TextTable, UnreadableText
+
+PHRASED = ("backgrounds", "scenes")
+"""Kinds of lists whose names stand for phrases."""
+
+
+@dataclass(frozen=True)
+class Noun:
+    """A foreground class or a background, as labels and prompts name it."""
+
+    name: str
+    """Unique in its list; what the ClassLabel says."""
+    text: str
+    """What a prompt says: the class's name, or the background's phrase."""
+    definition: str = ""
+    aliases: tuple[str, ...] = ()
+    """Other names that its folder may have, such as a WordNet id."""
+
+
+def read_nouns(field: str, value: object, kind: str, default: str) -> list[Noun]:
+    """Resolves what a recipe says of its classes or backgrounds.
+
+    Args:
+        field: The recipe's field, for errors.
+        value: The name of a file in `prompts/{kind}/`, the path of a CSV, a list that selects from the
+            file `default`, or a mapping of names to definitions (classes) or phrases (backgrounds, scenes).
+        kind: `classes`, `backgrounds` or `scenes`.
+        default: The file that a list selects from.
+
+    Raises:
+        RecipeError: No such file, a row without a name, a name that the file lacks, or a name twice, be it in another
+            spelling (`core.names`).
+    """
+    if isinstance(value, Mapping):
+        nouns = [_noun(str(name), str(text or ""), kind) for name, text in value.items()]
+    elif isinstance(value, str):
+        nouns = read_csv(find_list(field, value, kind), kind)
+    elif isinstance(value, Sequence):
+        nouns = _select(field, [str(v) for v in value], read_csv(find_list(field, default, kind), kind), default)
+    else:
+        raise RecipeError(field, f"{value!r} is neither a file, nor a list of names, nor a mapping of names to texts.")
+    if not nouns:
+        raise RecipeError(field, "the list is empty.")
+    if not all(noun.name.strip() for noun in nouns):
+        raise RecipeError(field, "a name is empty.")
+    twice = [name for name, n in Counter(noun.name for noun in nouns).items() if n > 1]
+    if twice:
+        raise RecipeError(field, f"named twice: {listed(twice)}.")
+    # Outputs of a classifier are told apart by their numbers, and lists of them aren't ours to correct.
+    if field != "labels" and (same := same_names(noun.name for noun in nouns)):
+        raise RecipeError(field, f"{describe_same(same)}. {RULE}: use one of each.")
+    return nouns
+
+
+def _noun(name: str, text: str, kind: str) -> Noun:
+    return Noun(name, text or name) if kind in PHRASED else Noun(name, name, text)
+
+
+def _select(field: str, names: list[str], known: list[Noun], source: str) -> list[Noun]:
+    by_name = {loosely(alias): noun for noun in reversed(known) for alias in (*noun.aliases, noun.name)}
+    unknown = [name for name in names if loosely(name) not in by_name]
+    if unknown:
+        raise RecipeError(
+            field,
+            f"{unknown[0]!r} is not in the list {source!r}"
+            f"{nearest_or_all(unknown[0], [alias for noun in known for alias in (noun.name, *noun.aliases)])} "
+            "For names of your own, give a CSV file, or a mapping of names to texts.",
+        )
+    if same := same_names(names):
+        raise RecipeError(field, f"{describe_same(same)}. {RULE}: use one of each.")
+    return [by_name[loosely(name)] for name in names]
+
+
+def find_list(field: str, name: str, kind: str) -> Path:
+    """The CSV called `name`: a path, or a file in `prompts/{kind}/` without its suffix."""
+    given = Path(name)
+    if given.suffix.lower() in TABLES or "/" in name:
+        if not given.is_file():
+            raise RecipeError(field, f"there is no file {name!r}.")
+        return given
+    folder = resource(f"prompts/{kind}")
+    if not (folder / f"{name}.csv").is_file():
+        known = sorted(p.stem for p in folder.glob("*.csv"))
+        raise RecipeError(
+            field,
+            f"there is no list {name!r}{nearest(name, known) or '.'} Shipped: {listed(known)}; or give a CSV's path.",
+        )
+    return folder / f"{name}.csv"
+
+
+@contextmanager
+def open_table(path: Path, field: str, *columns: str) -> Iterator[TextTable]:
+    """A table that a person wrote, for reading; see `core.tables.TextTable`.
+
+    Args:
+        field: The recipe's field, for errors.
+        columns: Which it must have.
+
+    Raises:
+        RecipeError: It can't be read, now or later, or a column is missing.
+    """
+    try:
+        table = TextTable(path)
+        table.require(*columns)
+        yield table
+    except UnreadableText as error:
+        raise RecipeError(field, str(error)) from None
+
+
+def read_csv(path: Path, kind: str) -> list[Noun]:
+    """Reads `name[,definition][,wnid][,index]` (classes) or `name[,phrase]` (backgrounds).
+
+    Names that occur twice (ImageNet has two cranes, and a Cardigan beside a cardigan) both get their WordNet id:
+    `crane (n02012849)`.
+    """
+    with open_table(path, kind, "name") as table:
+        rows = list(table.records())
+    nouns = []
+    repeated = {name for name, n in Counter(loosely(row["name"]) for _, row in rows).items() if n > 1}
+    for line, row in rows:
+        name, wnid = row["name"], row.get("wnid", "")
+        if not name:
+            raise RecipeError(kind, f"{table.name}, line {line}: the name is empty.")
+        label = f"{name} ({wnid})" if loosely(name) in repeated and wnid else name
+        text = row.get("phrase", "") if kind in PHRASED else name
+        aliases = tuple(dict.fromkeys(a for a in (wnid, name) if a and a != label))
+        if loosely(name) in repeated:
+            aliases = (wnid,) if wnid else ()
+        nouns.append(Noun(label, text or name, row.get("definition", ""), aliases))
+    return nouns
+
+
+def define(nouns: Sequence[Noun], path: Path) -> list[Noun]:
+    """Gives classes their definitions from a CSV `name,definition`, where `name` may be a WordNet id.
+
+    Raises:
+        RecipeError: A column is missing, no name is that of a class (the CSV may define further classes), or one class
+            is defined twice.
+    """
+    with open_table(path, "definitions", "name", "definition") as table:
+        found: dict[str, str] = {}
+        for line, row in table.records():
+            if (name := loosely(row["name"])) in found:
+                raise RecipeError(
+                    "definitions", f"{table.name}, line {line}: {row['name']!r} is defined twice. {RULE}."
+                )
+            if name:
+                found[name] = row["definition"]
+    known = {loosely(alias) for noun in nouns for alias in (noun.name, *noun.aliases)}
+    if found and not known & set(found):
+        raise RecipeError(
+            "definitions",
+            f"{table.name} defines none of the recipe's classes; its first name is {next(iter(found))!r}.",
+        )
+    return [
+        replace(
+            noun,
+            definition=next(
+                (found[loosely(a)] for a in (noun.name, *noun.aliases) if loosely(a) in found), noun.definition
+            ),
+        )
+        for noun in nouns
+    ]

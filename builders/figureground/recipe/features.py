@@ -1,0 +1,202 @@
+"""Spurious features: which class a classifier is fooled into, and by what. CSV files that people edit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+from figureground.core.errors import RecipeError, listed, nearest, nearest_or_all
+from figureground.core.names import RULE, describe_same, loosely, same_names, short_hash, slug
+from figureground.recipe.classes import Noun, find_list, open_table
+
+KIND = "features"
+COLUMNS = ("class", "noun", "feature", "component")
+
+
+class FeatureEntry(TypedDict, total=False):
+    """What a recipe says of a class's feature, where it says more than the noun."""
+
+    noun: str
+    feature: str | None
+    component: str | int | list[int] | None
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What fools classifiers into one class."""
+
+    name: str
+    """The class, as the list says it; `find_labels` makes it the classifier's own name."""
+    noun: str
+    """What is truly seen, in a word or a few; prompts say it, and it is the foreground label."""
+    text: str
+    """The feature in words, for people."""
+    components: tuple[int, ...] = ()
+    """Class-wise neural-PCA components that show it (Neuhaus et al. 2023); none where they aren't known."""
+    label: int = -1
+    """Position of the class among the classifier's; -1 until `find_labels` has looked."""
+    aliases: tuple[str, ...] = ()
+    """Other names that its folder may have."""
+
+    apart: str = ""
+    """What stands behind its slug where another class of the list would have the same."""
+
+    @property
+    def slug(self) -> str:
+        """The class as the name of a split, a folder and a concept: `great_white_shark`; of synonyms the first."""
+        return f"{slug(self._first_name)}{self.apart}"
+
+    @property
+    def _first_name(self) -> str:
+        return next((part.strip() for part in self.name.split(",") if part.strip()), self.name)
+
+
+def read_features(value: Any, classes: Any) -> list[Feature]:
+    """Resolves a recipe's `features`, and selects from it what `classes` names.
+
+    Args:
+        value: The name of a file in `prompts/features/`, the path of a CSV `class,noun[,feature][,component]`, or a
+            mapping of classes to nouns, or to mappings of `noun`, `feature` and `component`.
+        classes: Names to select, in this order; None takes all.
+
+    Raises:
+        RecipeError: No such file, a column or a value that is missing, a component that is no number, a class that
+            is named twice or that the list lacks; with file and line.
+    """
+    if isinstance(value, Mapping):
+        found = [_from_mapping(str(name), said) for name, said in value.items()]
+        source = "the recipe"
+    elif isinstance(value, str):
+        path = find_list(KIND, value, KIND)
+        found, source = _read_csv(path), path.name
+    else:
+        raise RecipeError(KIND, f"{value!r} is neither a file nor a mapping of classes to nouns.")
+    if not found:
+        raise RecipeError(KIND, "the list is empty.")
+    found = _tell_apart(found)
+    return found if classes is None else _select(found, classes, source)
+
+
+def _from_mapping(name: str, said: Any) -> Feature:
+    if isinstance(said, str):
+        said = {"noun": said}
+    if not isinstance(said, Mapping):
+        raise RecipeError(f"{KIND}.{name}", f"{said!r} is not a noun, such as flower.")
+    for key in said:
+        if key not in COLUMNS[1:]:
+            raise RecipeError(f"{KIND}.{name}", f"there is no {key!r}{nearest_or_all(str(key), COLUMNS[1:])}")
+    components = said.get("component", "")
+    if isinstance(components, Sequence) and not isinstance(components, str):
+        components = " ".join(map(str, components))
+    return _feature(name, said.get("noun"), said.get("feature"), components, f"{KIND}.{name}")
+
+
+def _feature(name: Any, noun: Any, text: Any, components: Any, where: str) -> Feature:
+    """Raises RecipeError for what a row lacks."""
+    name, noun, text = (" ".join(str(part or "").split()) for part in (name, noun, text))
+    if not name:
+        raise RecipeError(KIND, f"{where}: the class is empty.")
+    if not noun:
+        raise RecipeError(KIND, f"{where}: {name!r} has no noun. Say in a word or a few what is seen, such as flower.")
+    numbers = str(components if components is not None else "").replace(",", " ").split()
+    if bad := [number for number in numbers if not number.isdigit()]:
+        raise RecipeError(KIND, f"{where}: the component {bad[0]!r} is not a whole number.")
+    return Feature(name, noun, text or noun, tuple(map(int, numbers)))
+
+
+def _read_csv(path: Path) -> list[Feature]:
+    with open_table(path, KIND, *COLUMNS[:2]) as table:
+        return [
+            _feature(row["class"], row["noun"], row.get("feature"), row.get("component"), f"{table.name}, line {line}")
+            for line, row in table.records()
+        ]
+
+
+def _tell_apart(found: Sequence[Feature]) -> list[Feature]:
+    """Features whose slugs all differ.
+
+    Raises:
+        RecipeError: Two of them have the same name.
+    """
+    twice = [name for name, n in Counter(feature.name for feature in found).items() if n > 1]
+    if twice:
+        raise RecipeError(KIND, f"named twice: {listed(twice)}. A class has one feature.")
+    if same := same_names(feature.name for feature in found):
+        raise RecipeError(KIND, f"{describe_same(same)}. {RULE}. A class has one feature.")
+    plain = [replace(feature, apart="") for feature in found]
+    # Of synonyms the first gives the slug; where two classes share it, the whole name tells them apart.
+    shared = {each for each, n in Counter(feature.slug for feature in plain).items() if n > 1}
+    several = [feature.name for feature in plain if feature.slug in shared]
+    return [
+        replace(feature, apart=f"_{short_hash(feature.name)}") if feature.name in several else feature
+        for feature in plain
+    ]
+
+
+def _select(found: Sequence[Feature], classes: Any, source: str) -> list[Feature]:
+    if not isinstance(classes, list | tuple) or not classes:
+        raise RecipeError("classes", f"{classes!r} is not a list of names, such as [hummingbird, bee].")
+    by_name = {loosely(feature.name): feature for feature in found} | {feature.slug: feature for feature in found}
+    names = [str(name) for name in classes]
+    unknown = [name for name in names if loosely(name) not in by_name]
+    if unknown:
+        known = [feature.name for feature in found]
+        raise RecipeError(
+            "classes",
+            f"{len(unknown)} of {len(names)} have no feature in {source}: {listed(unknown, 5)}"
+            f"{nearest_or_all(unknown[0], known)} For features of your own, give features: a CSV, or a mapping of "
+            "classes to nouns.",
+        )
+    if same := same_names(names):
+        raise RecipeError("classes", f"{describe_same(same)}. {RULE}: use one of each.")
+    chosen = [by_name[loosely(name)] for name in names]
+    twice = [name for name, n in Counter(feature.name for feature in chosen).items() if n > 1]
+    if twice:
+        raise RecipeError("classes", f"named twice: {listed(twice)}.")
+    return chosen
+
+
+def find_labels(features: Sequence[Feature], labels: Sequence[Noun]) -> list[Feature]:
+    """Features with the classifier's names for their classes, and their positions among its logits.
+
+    Found but for capitals and `_` for a space; ImageNet's synonyms, set apart by commas, count too.
+
+    Args:
+        labels: The classifier's classes in the order of its logits.
+
+    Raises:
+        RecipeError: Classes that there are not, all counted.
+    """
+    places: dict[str, int] = {}
+    for tell in (_whole, _parts):
+        for i, label in enumerate(labels):
+            for name in tell(label):
+                places.setdefault(loosely(name), i)
+    unknown = [feature.name for feature in features if loosely(feature.name) not in places]
+    if unknown:
+        near = nearest(unknown[0], [label.name for label in labels])
+        raise RecipeError(
+            "labels",
+            f"{len(unknown)} of {len(features)} classes are none of the classifier's {len(labels):,}: "
+            f"{listed(unknown, 5)}{near or '.'} The list of labels is that of the classifier that is to be fooled.",
+        )
+    found = []
+    for feature in features:
+        at = places[loosely(feature.name)]
+        aliases = tuple(dict.fromkeys([feature.name, *labels[at].aliases]))
+        found.append(replace(feature, name=labels[at].name, label=at, aliases=aliases))
+    return _tell_apart(found)
+
+
+_Tell = Callable[[Noun], Sequence[str]]
+
+
+def _whole(label: Noun) -> Sequence[str]:
+    return label.name, *label.aliases
+
+
+def _parts(label: Noun) -> Sequence[str]:
+    return [part for part in label.name.split(",") if part.strip()]

@@ -1,0 +1,107 @@
+"""Prompt templates: text with `{class}`, `{definition}` and `{background}`, in files that people edit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from figureground.core.errors import RecipeError, listed, nearest
+from figureground.core.resources import resource
+from figureground.core.tables import UnreadableText, read_text
+from figureground.recipe.classes import Noun
+
+PLACEHOLDERS = ("class", "definition", "background")
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_DEFINITION_CLAUSE = re.compile(r",?\s*\{definition\}")
+
+
+@dataclass(frozen=True)
+class Template:
+    """One line of a prompt file."""
+
+    text: str
+    where: str
+    """Where it stands, for errors: a file and a line, or the recipe's field."""
+
+
+def read_templates(value: str) -> tuple[Template, ...]:
+    """Resolves a recipe's `prompt`: a template, the path of a `.txt` file, or a file in `prompts/templates/`.
+
+    Raises:
+        RecipeError: No such file, no template in it, or a placeholder that nothing fills; with file and line.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise RecipeError("prompt", f"{value!r} is not a template or the name of a file of templates.")
+    if value.endswith(".txt") or re.fullmatch(r"[\w-]+", value):
+        path = Path(value) if value.endswith(".txt") else resource("prompts/templates") / f"{value}.txt"
+        if not path.is_file():
+            known = sorted(p.stem for p in resource("prompts/templates").glob("*.txt"))
+            raise RecipeError(
+                "prompt", f"there is no file {path.name!r}{nearest(value, known) or '.'} Shipped: {listed(known)}."
+            )
+        try:
+            lines = enumerate(read_text(path).splitlines(), 1)
+        except UnreadableText as error:
+            raise RecipeError("prompt", str(error)) from None
+        made = tuple(
+            Template(t.strip(), f"{path.name}, line {n}") for n, t in lines if t.strip() and not t.startswith("#")
+        )
+        if not made:
+            raise RecipeError("prompt", f"{path.name} holds no template.")
+    else:
+        made = (Template(value, "the recipe's prompt"),)
+    for template in made:
+        for name in _PLACEHOLDER.findall(template.text):
+            if name not in PLACEHOLDERS:
+                raise RecipeError(
+                    "prompt",
+                    f"{template.where}: nothing fills the placeholder {{{name}}}{nearest(name, PLACEHOLDERS) or '.'} "
+                    f"Known: {', '.join('{' + p + '}' for p in PLACEHOLDERS)}.",
+                )
+        if set("{}") & set(_PLACEHOLDER.sub("", template.text)):
+            raise RecipeError("prompt", f"{template.where}: a brace has no partner in {template.text!r}.")
+    return made
+
+
+def fill(template: Template, foreground: Noun, background: Noun | None) -> str:
+    """The prompt for a class on a background, or on none."""
+    text = template.text
+    if not foreground.definition:
+        text = _DEFINITION_CLAUSE.sub("", text)
+    if background is None:
+        text = re.sub(r",?\s*\{background\}", "", text)
+    values = {
+        "class": foreground.text,
+        "definition": foreground.definition,
+        "background": background.text if background else "",
+    }
+    return " ".join(_PLACEHOLDER.sub(lambda m: values[m[1]], text).split())
+
+
+def shorten(
+    template: Template, foreground: Noun, background: Noun | None, count: Callable[[str], int], limit: int
+) -> str:
+    """The longest beginning of the class's definition, in words, whose prompt has at most `limit` tokens.
+
+    Args:
+        count: How many tokens a prompt has, begin and end included.
+        limit: Most that the text encoder reads; 77 for CLIP.
+
+    Raises:
+        RecipeError: Even without a definition the prompt is too long, so its background would be lost.
+    """
+    words = foreground.definition.split()
+    while True:
+        definition = " ".join(words).rstrip(",;:")
+        prompt = fill(template, Noun(foreground.name, foreground.text, definition), background)
+        if count(prompt) <= limit:
+            return definition
+        if not words:
+            raise RecipeError(
+                "prompt",
+                f"{template.where}: for the class {foreground.name!r} the prompt has {count(prompt)} tokens even "
+                f"without a definition, and the text encoder reads {limit}; shorten the template: {prompt!r}",
+            )
+        words.pop()

@@ -1,0 +1,316 @@
+"""How many images each foreground × background cell gets, and how dependent that makes the labels."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from figureground.core.errors import RecipeError, listed, nearest
+from figureground.core.names import Lookup
+from figureground.recipe.classes import open_table
+from figureground.recipe.sample import derive_seed
+
+
+class Correlation(TypedDict, total=False):
+    """How a recipe's `table` says that labels depend on each other; see `read_table`."""
+
+    kind: str
+    strength: float | str
+    paired_share: float | str
+    pairing: str | dict[str, str | list[str]] | None
+    path: str
+
+
+MOST_A_CELL = 1_000_000_000
+"""Most images of a cell; all cells together then fit into 64 bits."""
+MOST_CELLS = 10_000_000
+"""Most cells of a table: 21,000 classes on 400 backgrounds are fewer."""
+
+Counts = np.ndarray
+"""int64 (foregrounds, backgrounds): images a cell."""
+
+_EPSILON = 1e-9
+"""Errors of floating point that no count depends on."""
+
+
+def uniform(foregrounds: int, backgrounds: int, per_cell: int) -> Counts:
+    return np.full((foregrounds, backgrounds), per_cell, np.int64)
+
+
+def largest_remainder(weights: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers in proportion to `weights` that add up to `total`; ties go to the first."""
+    counts, remainders = _split(weights / weights.sum() * total)
+    order = np.argsort(-remainders, kind="stable")
+    counts[order[: total - int(counts.sum())]] += 1
+    return counts
+
+
+def _split(quota: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole parts and remainders; what differs by rounding errors of floating point alone counts as equal."""
+    counts = np.floor(quota + _EPSILON).astype(np.int64)
+    return counts, np.round(quota - counts, 9)
+
+
+def correlated(
+    paired: np.ndarray, per_cell: int, strength: float, seed: int = 0, before: Counts | None = None
+) -> Counts:
+    """Counts between uniform (`strength` 0) and only paired cells (1), every class keeping its total.
+
+    count = (1 - strength) * uniform + strength * paired, rounded over the whole table: the number of images in paired
+    cells is the nearest whole number to what is asked for, shared among classes by largest remainder. Within a class,
+    what is left over goes to the backgrounds that lack most, so that none is favoured. Ties are settled by the seed.
+
+    Args:
+        paired: bool (foregrounds, backgrounds), True where a class is paired with a background.
+        per_cell: Images a cell of the uniform table; a class has `per_cell * backgrounds`.
+        strength: From 0 to 1.
+        seed: Settles ties among classes and among backgrounds.
+        before: Images that each cell has already, for fewer images a cell: no cell gets fewer. Without it, a cell that
+            was rounded up once could be rounded down in a larger table.
+
+    Returns:
+        int64 (foregrounds, backgrounds): each the whole number below or above its exact count.
+    """
+    backgrounds = paired.shape[1]
+    total = per_cell * backgrounds
+    favoured = np.where(
+        paired.any(1, keepdims=True), paired / np.maximum(1, paired.sum(1, keepdims=True)), 1 / backgrounds
+    )
+    quota = ((1 - strength) / backgrounds + strength * favoured) * total
+    class_ties, background_ties = (
+        np.array([derive_seed(seed, "table", what, str(i)) for i in range(n)])
+        for what, n in zip(("class", "background"), paired.shape, strict=True)
+    )
+    of_class = (quota * paired).sum(1)
+    in_pairs, remainders = _split(of_class)
+    left = math.floor(of_class.sum() + 0.5 + _EPSILON) - int(in_pairs.sum())
+    in_pairs[np.lexsort((class_ties, -remainders))[:left]] += 1
+
+    counts, wanted = np.zeros(paired.shape, np.int64), quota.sum(0)
+    for cells, images in ((paired, in_pairs), (~paired, total - in_pairs)):
+        whole, remainders = _split(np.where(cells, quota, 0))
+        counts += whole
+        lacking = wanted - counts.sum(0)
+        for f in np.argsort(class_ties):
+            order = np.lexsort((background_ties, -np.round(lacking, 9), -remainders[f], ~cells[f]))
+            given = order[: int(images[f] - whole[f].sum())]
+            counts[f, given] += 1
+            lacking[given] -= 1
+    if before is not None:
+        _keep(counts, before, quota, paired, background_ties)
+    return counts
+
+
+def _keep(counts: Counts, before: Counts, quota: np.ndarray, paired: np.ndarray, ties: np.ndarray) -> None:
+    """Raise counts to those from before, in place, and take as many images from the same class's other cells.
+
+    They are taken where most is above the exact count, among paired cells for a paired one and among the others for
+    another, as long as there are any. A class that has fewer images in all than before stays as it is.
+    """
+    for f in np.flatnonzero((counts < before).any(1) & (counts.sum(1) >= before.sum(1))):
+        for b in np.flatnonzero(counts[f] < before[f]):
+            for _ in range(int(before[f, b] - counts[f, b])):
+                above = np.round(counts[f] - quota[f], 9)
+                order = np.lexsort((ties, -above, paired[f] != paired[f, b], counts[f] <= before[f]))
+                counts[f, order[0]] -= 1
+                counts[f, b] += 1
+
+
+def strength_for_share(paired: np.ndarray, share: float) -> float:
+    """The strength at which `share` of the images lie in paired cells.
+
+    Raises:
+        RecipeError: The share is below what independent labels give already.
+    """
+    chance = float(paired.mean())
+    if not chance <= share <= 1:
+        raise RecipeError(
+            "table.paired_share", f"{share} is not from {chance:.3g} (what independent labels give) to 1."
+        )
+    return 1.0 if chance == 1 else (share - chance) / (1 - chance)
+
+
+def read_pairing(value: Any, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> np.ndarray:
+    """Resolves `pairing`: `diagonal` (class i with background i modulo their number), or a mapping of
+    class names to one background or several. Returns bool (foregrounds, backgrounds).
+
+    Raises:
+        RecipeError: A name that the recipe doesn't have, or a class without a background.
+    """
+    paired = np.zeros((len(foregrounds), len(backgrounds)), bool)
+    if value in (None, "diagonal"):
+        paired[np.arange(len(foregrounds)), np.arange(len(foregrounds)) % len(backgrounds)] = True
+        return paired
+    if not isinstance(value, Mapping):
+        raise RecipeError("table.pairing", f"{value!r} is neither 'diagonal' nor a mapping of classes to backgrounds.")
+    classes, scenes = Lookup(foregrounds), Lookup(backgrounds)
+    for name, grounds in value.items():
+        own = classes.find(str(name))
+        if not own:
+            raise RecipeError("table.pairing", f"there is no class {name!r}{nearest(name, foregrounds)}")
+        if not isinstance(grounds, str | Sequence):
+            raise RecipeError("table.pairing", f"{name}: {grounds!r} is neither a background nor a list of them.")
+        for ground in [grounds] if isinstance(grounds, str) else grounds:
+            its = scenes.find(str(ground))
+            if not its:
+                raise RecipeError(
+                    "table.pairing", f"{name}: there is no background {ground!r}{nearest(ground, backgrounds)}"
+                )
+            paired[foregrounds.index(own[0]), backgrounds.index(its[0])] = True
+    bare = [f for f, row in zip(foregrounds, paired, strict=True) if not row.any()]
+    if bare:
+        raise RecipeError("table.pairing", f"{len(bare)} classes are paired with no background: {listed(bare, 5)}.")
+    return paired
+
+
+def read_counts_csv(
+    path: Path, splits: Sequence[str], foregrounds: Sequence[str], backgrounds: Sequence[str]
+) -> dict[str, Counts]:
+    """Reads `foreground,background,count[,split]`; a row without a split counts for every split.
+
+    Raises:
+        RecipeError: With the line, for an unknown name, a count that is no whole number, or a cell twice.
+    """
+    if not path.is_file():
+        raise RecipeError("table", f"{path.name!r} is neither 'uniform', 'correlated' nor the path of a CSV.")
+    tables = {s: np.zeros((len(foregrounds), len(backgrounds)), np.int64) for s in splits}
+    seen: dict[tuple[str, int, int], int] = {}
+    axes = [_Axis("foreground", foregrounds), _Axis("background", backgrounds)]
+    with open_table(path, "table", "foreground", "background", "count") as table:
+        for line, row in table.records():
+            where = f"{table.name}, line {line}"
+            f, b = (axis.position(where, row[axis.column]) for axis in axes)
+            count = row["count"]
+            if not re.fullmatch(r"[0-9]{1,18}", count) or int(count) > MOST_A_CELL:
+                raise RecipeError(
+                    "table", f"{where}: count {count[:30]!r} is not a whole number of images, 0 to {MOST_A_CELL:,}."
+                )
+            split = row.get("split", "")
+            if split and split not in splits:
+                raise RecipeError("table", f"{where}: there is no split {split!r}{nearest(split, splits)}")
+            for name in [split] if split else splits:
+                if (name, f, b) in seen:
+                    raise RecipeError(
+                        "table", f"{where}: this cell of {name} was given in line {seen[name, f, b]} already."
+                    )
+                seen[name, f, b] = line
+                tables[name][f, b] = int(row["count"])
+    return tables
+
+
+class _Axis:
+    """The names of a table's rows or columns, found by `core.names.loosely`."""
+
+    def __init__(self, column: str, known: Sequence[str]):
+        self.column = column
+        self._known = known
+        self._lookup = Lookup(known)
+        self._places = {name: place for place, name in enumerate(known)}
+
+    def position(self, where: str, name: str) -> int:
+        """The position of a name that a table of counts says."""
+        if not (found := self._lookup.find(name)):
+            raise RecipeError("table", f"{where}: there is no {self.column} {name!r}{nearest(name, self._known)}")
+        return self._places[found[0]]
+
+
+def read_table(
+    value: Any,
+    per_cell: Mapping[str, int],
+    foregrounds: Sequence[str],
+    backgrounds: Sequence[str],
+    seed: int = 0,
+    before: Mapping[str, Counts] | None = None,
+) -> tuple[dict[str, Counts], dict[str, np.ndarray]]:
+    """Resolves a recipe's `table` into counts by split, and the pairing of the splits that have one.
+
+    `value` is `uniform`; `correlated` or a mapping with `kind: correlated`, `strength` or `paired_share`,
+    and `pairing`; a CSV's path; or a mapping of split names to any of these. `seed` settles ties of rounding.
+    `before` are the images that a dataset has which is to be extended: rounding takes from none of its cells.
+
+    Raises:
+        RecipeError: Naming the part that can't be used.
+    """
+    splits = list(per_cell)
+    if len(foregrounds) * len(backgrounds) > MOST_CELLS:
+        raise RecipeError(
+            "backgrounds",
+            f"{len(foregrounds):,} classes on {len(backgrounds):,} backgrounds are more than {MOST_CELLS:,} cells.",
+        )
+    if isinstance(value, Mapping) and value and set(value) <= set(splits):
+        counts, pairings = {}, {}
+        for split in splits:
+            one, pairing = read_table(
+                value.get(split, "uniform"), {split: per_cell[split]}, foregrounds, backgrounds, seed, before
+            )
+            counts.update(one)
+            pairings.update(pairing)
+        return counts, pairings
+    if value == "uniform":
+        return {s: uniform(len(foregrounds), len(backgrounds), n) for s, n in per_cell.items()}, {}
+    if value == "correlated":
+        value = {"kind": "correlated"}
+    if isinstance(value, str):
+        return read_counts_csv(Path(value), splits, foregrounds, backgrounds), {}
+    if not isinstance(value, Mapping):
+        raise RecipeError("table", f"{value!r} is neither 'uniform', 'correlated', a CSV's path nor a mapping.")
+    accepted = ("kind", "strength", "paired_share", "pairing", "path")
+    for name in value:
+        if name not in accepted:
+            raise RecipeError(
+                "table",
+                f"there is no setting {name!r}{nearest(name, [*accepted, *splits]) or '.'} "
+                f"Known: {listed(accepted)}, or splits.",
+            )
+    kind = value.get("kind", "correlated")
+    if kind == "uniform":
+        return read_table("uniform", per_cell, foregrounds, backgrounds)
+    if kind == "csv":
+        return read_counts_csv(Path(str(value.get("path", ""))), splits, foregrounds, backgrounds), {}
+    if kind != "correlated":
+        raise RecipeError("table.kind", f"{kind!r} is not one of uniform, correlated, csv.")
+    paired = read_pairing(value.get("pairing"), foregrounds, backgrounds)
+    if "strength" in value and "paired_share" in value:
+        raise RecipeError("table", "give strength or paired_share, not both.")
+    if "paired_share" in value:
+        strength = strength_for_share(paired, _share("table.paired_share", value["paired_share"]))
+    else:
+        strength = _share("table.strength", value.get("strength", 0.9))
+    counts = {
+        s: correlated(paired, n, strength, derive_seed(seed, "split", s), before[s] if before else None)
+        for s, n in per_cell.items()
+    }
+    return counts, {s: paired for s in splits}
+
+
+def _share(field: str, value: Any) -> float:
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        with suppress(ValueError):
+            value = float(value.rstrip().rstrip("%")) / 100
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1 or math.isnan(value):
+        raise RecipeError(field, f"{value!r} is not a number from 0 to 1.")
+    return float(value)
+
+
+def paired_share(counts: Counts, paired: np.ndarray) -> float:
+    """The share of images that lie in paired cells, 0 to 1."""
+    return float(counts[paired].sum() / max(1, counts.sum()))
+
+
+def cramers_v(counts: Counts) -> float:
+    """Cramér's V of foreground and background: 0 when independent, 1 when one decides the other.
+
+    Rows and columns without images are left out; with fewer than two of either it is 0.
+    """
+    table = counts[counts.sum(1) > 0][:, counts.sum(0) > 0].astype(float)
+    if min(table.shape) < 2:
+        return 0.0
+    expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / table.sum()
+    chi2 = ((table - expected) ** 2 / expected).sum()
+    return float(np.sqrt(chi2 / table.sum() / (min(table.shape) - 1)))

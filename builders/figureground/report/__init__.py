@@ -1,0 +1,1 @@
+"""Sheets of a dataset's images."""

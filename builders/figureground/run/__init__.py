@@ -1,1 +1,0 @@
-"""Where a build runs: in processes on this machine."""

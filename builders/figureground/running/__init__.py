@@ -1,0 +1,1 @@
+"""Running a method: its directory, its processes, its extension."""

@@ -1,0 +1,158 @@
+"""A dataset's directory: it holds one recipe, is refused where it is something else's, and is left as it was found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from figureground.core.disk import explain, first_missing
+from figureground.core.errors import FiguregroundError, listed
+from figureground.core.files import MOST_JSON, read_text, replace_text
+from figureground.core.locks import lock
+from figureground.core.numerics import create_once
+from figureground.recipe import document as recipes
+from figureground.running import disk
+from figureground.shards import card, index, writer
+from figureground.shards.directory import refuse_strange
+from figureground.shards.writer import PRIVATE, RECIPE
+
+
+@contextmanager
+def opened(out: Path, recipe: Mapping[str, Any], kept: Callable[[], str]) -> Iterator[None]:
+    """Makes a directory ours, or makes sure that it is, with this recipe; within, it is built.
+
+    What fails before the first shard is done leaves the directory as it was.
+
+    Args:
+        recipe: As it is saved, with `sha256`.
+        kept: Says how far a build came that was stopped.
+
+    Raises:
+        FiguregroundError: It holds something else or another recipe, or can't be written.
+    """
+    made, before, ours = first_missing(out), disk.already_there(out), False
+    try:
+        _open(out, recipe)
+        ours = True
+        writer.clean_stale(out)
+        yield
+    except BaseException as error:
+        if ours or isinstance(error, OSError):
+            disk.withdraw(out, made, before)
+        if ours and isinstance(error, KeyboardInterrupt):
+            error.add_note(f"{kept()} The same command goes on from there.")
+        elif isinstance(error, OSError) and (trouble := explain(error, out)):
+            raise FiguregroundError(f"{trouble} {kept()}" if disk.has_shards(out) else trouble) from error
+        raise
+
+
+def refuse_older(out: Path) -> None:
+    """Refuses a directory whose dataset is of another version of the format; called before anything is done there.
+
+    Raises:
+        FiguregroundError: As `recipe.read_saved` and `recipe.refuse_older`.
+    """
+    try:
+        there = (out / RECIPE).exists()
+    except OSError:
+        return  # `opened` says what
+    if there and (saved := recipes.read_saved(out / RECIPE))["builder"] not in recipes.COPIES:
+        recipes.refuse_older(saved, out, "build")
+
+
+def _open(out: Path, recipe: Mapping[str, Any]) -> None:
+    refuse_strange(out)
+    card.refuse_unreadable(out)
+    saved = out / RECIPE
+    if not saved.exists():
+        if out.exists() and not out.is_dir():
+            raise FiguregroundError(f"--out {out} is a file; give a directory.")
+        strangers = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+        if set(strangers) - {PRIVATE}:
+            raise FiguregroundError(
+                f"--out {out} holds something else ({listed(strangers, 3)}) and was left as it is. "
+                "Give a new directory."
+            )
+        saved.parent.mkdir(parents=True, exist_ok=True)
+        with lock(out / writer.STAGES_LOCK, wait=True):
+            settle_recipe(out, recipe)
+    else:
+        _refuse_other(out, recipe)
+
+
+def settle_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
+    """Save the recipe where there is none, and refuse a directory that holds another one.
+
+    Call it under the stages' lock, before anything else is done there: what was read before the lock may have been
+    removed, replaced or extended by another process meanwhile.
+
+    Raises:
+        FiguregroundError: The directory holds another recipe.
+    """
+    create_once(out / RECIPE, _to_text(recipe))
+    _refuse_other(out, recipe)
+
+
+def record_execution(out: Path, recipe: Mapping[str, Any]) -> None:
+    """Replace the saved execution settings by those of this recipe.
+
+    Call it under the stages' lock, and only while no shard was made: the settings that are saved are then those of a
+    build that failed, such as a device that isn't there.
+    """
+    text = _to_text(recipe)
+    if read_text(out / RECIPE, root=out, most=MOST_JSON) != text:
+        replace_text(out / RECIPE, text)
+
+
+def has_started(out: Path) -> bool:
+    """Return whether a shard is done or a process is rendering one; call it under the stages' lock."""
+    # The lock comes first: between two looks the last worker could finish a shard and leave.
+    with lock(out / writer.WORKING_LOCK) as alone:
+        return not alone or bool(index.markers(out))
+
+
+@contextmanager
+def working(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
+    """Within, this process counts as one that writes shards of this recipe.
+
+    Raises:
+        FiguregroundError: Meanwhile the directory holds another recipe.
+    """
+    with ExitStack() as stack:
+        with lock(out / writer.STAGES_LOCK, wait=True):
+            settle_recipe(out, recipe)
+            stack.enter_context(lock(out / writer.WORKING_LOCK, wait=True, shared=True))
+        yield
+
+
+def _refuse_other(out: Path, recipe: Mapping[str, Any]) -> None:
+    theirs = recipes.read_saved(out / RECIPE)
+    if theirs["sha256"] == recipe["sha256"]:
+        return
+    both = (theirs, json.loads(json.dumps(recipe)))
+    old = {**theirs["identity"], **theirs["content"]}
+    changed = recipes.recipe_differences(*both)
+    if changed and all(line.startswith("extended:") for line in changed):
+        if not old.get("extended"):
+            raise FiguregroundError(
+                f"{out}: another process took the extension back, for it failed. Give the same command again."
+            )
+        per_cell = " ".join(f"--per-cell {split}={n}" for split, n in old["extended"][-1].items())
+        raise FiguregroundError(f"--out {out} was extended since. Go on with: figureground extend {out} {per_cell}")
+    changed = changed or ["(the version of the recipe's format)"]
+    raise FiguregroundError(
+        f"--out {out} holds another recipe, and a directory holds one:\n  " + "\n  ".join(changed[:12])
+        + "\nGive another directory, or the same recipe again."
+    )  # fmt: skip
+
+
+def _to_text(recipe: Mapping[str, Any]) -> str:
+    return json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
+
+
+def shards_kept(out: Path, shards: Sequence[writer.Shard]) -> str:
+    """How far a build came that was stopped."""
+    return f"{len(shards) - len(index.missing(out, shards)):,} of {len(shards):,} shards are done and kept."

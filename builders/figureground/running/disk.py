@@ -1,0 +1,72 @@
+"""A directory that a build began in, left as it was found."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection
+from pathlib import Path
+
+from figureground.core.locks import lock
+from figureground.shards import index, writer
+from figureground.shards.stages import has_work
+
+
+def has_shards(out: Path) -> bool:
+    """Whether a shard is marked as done, be its marker readable or not."""
+    return any((out / writer.MARKERS).glob("[!.]*.json"))
+
+
+def already_there(out: Path) -> frozenset[Path]:
+    """All files and folders in a dataset's private directory before a build; none of a dataset that has shards."""
+    private = out / writer.PRIVATE
+    return frozenset() if has_shards(out) or not private.is_dir() else frozenset([private, *private.rglob("*")])
+
+
+def withdraw(out: Path, made: Path | None, before: Collection[Path] = ()) -> None:
+    """Removes what a build that failed at once has put into a directory, so that it can be given again.
+
+    Nothing is removed when there is a shard, an index or work done in a stage, or another process is at work there.
+
+    Args:
+        out: The dataset's directory.
+        made: The uppermost directory that the build made, or None.
+        before: What was there before the build and isn't its own: `already_there`.
+    """
+    private = out / writer.MARKERS.split("/")[0]
+    with contextlib.suppress(OSError):
+        stages = private / "stages"
+        if not private.is_dir():
+            return
+        with lock(out / writer.STAGES_LOCK) as alone, lock(out / writer.WORKING_LOCK) as idle:
+            # Looked at under the locks: another process may have finished its first shard just now.
+            if not (alone and idle) or has_shards(out) or has_work(stages) or (out / index.INDEX).exists():
+                return
+            _remove_new(stages, before)
+            for name in ("numerics.json", "recipe.json"):
+                if private / name not in before:
+                    (private / name).unlink(missing_ok=True)
+            writer.clean_stale(out)
+            for name in (writer.WORKING_LOCK, writer.STAGES_LOCK):
+                (out / name).unlink(missing_ok=True)
+        writer.remove_locks(out)
+        for name in (writer.REJECTS, writer.PUBLISHED_REJECTS, writer.MARKERS, "data", "webdataset", private.name):
+            if out / name not in before:
+                with contextlib.suppress(FileNotFoundError):
+                    (out / name).rmdir()
+        for folder in (out, *out.parents) if made is not None else ():
+            folder.rmdir()
+            if folder == made:
+                break
+
+
+def _remove_new(folder: Path, before: Collection[Path]) -> None:
+    """Removes a folder with all that is in it, except what was there before."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            _remove_new(path, before)
+        elif path not in before:
+            path.unlink()
+    if folder not in before and not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,194 @@
+"""Renders with several processes on one machine; each takes shards that nobody else holds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from figureground.core import libraries, signals
+from figureground.core.errors import FiguregroundError, UsageError, listed
+from figureground.core.progress import Progress
+from figureground.core.terminal import complain
+from figureground.shards import index
+
+if TYPE_CHECKING:
+    from figureground.methods.builder import Builder
+
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_FOR_WORKERS = 12.0
+"""How long workers that were asked to stop may take; then they are killed."""
+SECONDS_FOR_KILLED = 3.0
+"""How long killed workers are waited for. One that hangs in a driver or on a lost disk ends when that lets go."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """How a worker ended that met an error."""
+
+    text: str
+    traceback: str
+    wrong_use: bool = False
+    system: tuple[int, str, str | None] | None = None
+    """Number, text and file of an error of the operating system."""
+
+
+class WorkerTraceback(Exception):
+    """Where in a worker an error arose, for `--debug`."""
+
+
+def work_in_processes(builder: Builder, out: Path, show_progress: bool = True) -> None:
+    """Runs `builder.work` in `builder.config.workers` processes and waits for them.
+
+    When this process is asked to stop, the workers are; when it dies, they stop by themselves.
+
+    Raises:
+        FiguregroundError: Workers ended with an error or were killed, and shards are missing.
+        OSError: A worker met an error of the operating system.
+    """
+    from figureground.methods.builder import as_shard
+
+    context = multiprocessing.get_context("spawn")
+    fields = {name: getattr(builder.config, name) for name in builder.config.field_names()}
+    planned = [as_shard(s) for s in builder.plan().shards()]
+    total = sum(s.count for s in planned)
+
+    def done() -> int:
+        return total - sum(s.count for s in index.missing(out, planned))
+
+    resource_tracker.ensure_running()  # started later, it would let through the Ctrl-C that is held back
+    workers: list[BaseProcess] = []
+    reports: list[Connection] = []
+    with signals.before_leaving(lambda: _kill(workers)):  # until they have stopped: see `_stop`
+        try:
+            with signals.at_checks():
+                with signals.held_back():
+                    for rank in range(builder.config.workers):
+                        receive, send = context.Pipe(duplex=False)
+                        worker = context.Process(
+                            target=_work, name=f"worker {rank}",
+                            args=(type(builder), builder.config.name, fields, out, rank, send),
+                        )  # fmt: skip
+                        worker.start()
+                        workers.append(worker)
+                        reports.append(receive)
+                        send.close()
+                with Progress(total, initial=done(), unit="image", desc=str(out), show=show_progress) as bar:
+                    while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
+                        signals.check()
+                        wait(alive, SECONDS_BETWEEN_LOOKS)
+                        bar.update(done() - bar.n)
+                signals.check()
+        except BaseException:
+            _stop(workers)
+            raise
+    failures = {worker.name: _read(report) for worker, report in zip(workers, reports, strict=True)}
+    _raise_failure(
+        {name: failure for name, failure in failures.items() if failure},
+        [w for w in workers if w.exitcode and not failures[w.name]],
+        finished=not index.missing(out, planned),
+    )
+
+
+def _raise_failure(failures: dict[str, _Failure], killed: list[BaseProcess], finished: bool) -> None:
+    lines = [f"{name}: {failure.text}" for name, failure in failures.items()]
+    if killed:
+        lines.append(
+            f"{listed(f'{worker.name} ({_ending(worker)})' for worker in killed)} ended before the work was done. If "
+            "nobody did that, most likely the machine ran out of memory: give fewer --set workers=…, or a smaller "
+            "--set batch_size=…."
+        )
+    if not lines:
+        return
+    if finished:  # what some left, others have taken over
+        for line in lines:
+            complain(f"figureground, {line}")
+        return
+    alike = {failure.text for failure in failures.values()}
+    text = "\n".join(lines) if killed or len(alike) > 1 else alike.pop()
+    first = next(iter(failures.values()), None)
+    cause = WorkerTraceback("\n" + first.traceback) if first else None
+    if first and first.system and not killed:
+        raise OSError(*first.system) from cause
+    raise (UsageError if first and first.wrong_use else FiguregroundError)(text) from cause
+
+
+def _ending(worker: BaseProcess) -> str:
+    code = worker.exitcode or 0
+    number = -code if code < 0 else code - 128
+    with suppress(ValueError):
+        return f"killed by {signal.Signals(number).name}"
+    return f"exit code {code}"
+
+
+def _read(report: Connection) -> _Failure | None:
+    with suppress(EOFError, OSError):
+        if report.poll():
+            return report.recv()
+    return None
+
+
+def _stop(workers: list[BaseProcess]) -> None:
+    """Asks workers to stop, and ends those that don't in time."""
+    try:
+        for worker in workers:
+            worker.terminate()
+        latest = time.monotonic() + SECONDS_FOR_WORKERS
+        for worker in workers:
+            worker.join(max(0.0, latest - time.monotonic()))
+    finally:
+        _kill(workers)
+
+
+def _kill(workers: list[BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
+    latest = time.monotonic() + SECONDS_FOR_KILLED
+    for worker in workers:
+        worker.join(max(0.0, latest - time.monotonic()))
+
+
+# In the worker
+
+
+def _work(kind: type[Builder], config_name: str, fields: dict, out: Path, rank: int, report: Connection) -> None:
+    libraries.quieten()
+    with signals.handled(worker=True):
+        threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
+        try:
+            kind(config_name, **fields).work(out, rank, fields["workers"], show_progress=False)
+        except BaseException as error:
+            asked = signals.asked_to_stop()
+            if asked is not None or isinstance(error, KeyboardInterrupt):
+                raise SystemExit(128 + (asked or signal.SIGINT)) from None
+            with suppress(OSError):
+                report.send(_failure(error))
+            raise SystemExit(1) from None
+
+
+def _failure(error: BaseException) -> _Failure:
+    system = None
+    if isinstance(error, OSError) and error.errno:
+        name = None if error.filename is None else str(error.filename)
+        system = (error.errno, error.strerror or str(error), name)
+    text = str(error) if isinstance(error, FiguregroundError) else f"{type(error).__name__}: {error}"
+    shown = "".join(traceback.format_exception(error))[-20_000:]
+    return _Failure(text, shown, isinstance(error, UsageError), system)
+
+
+def _end_with_parent() -> None:
+    """Stops this process when the one that started it is gone, so that nothing renders on unseen."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)

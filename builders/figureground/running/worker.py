@@ -1,0 +1,243 @@
+"""A process that renders shards: it opens the model, settles the numerics, and takes what no other process holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from figureground.core import signals
+from figureground.core.accelerator import choose_device, choose_dtype
+from figureground.core.errors import FiguregroundError, OutOfMemory
+from figureground.core.files import replace_text
+from figureground.core.locks import lock
+from figureground.core.numerics import (
+    library_versions,
+    read_numerics,
+    refuse_other_numerics,
+    settle_numerics,
+    usable_cores,
+)
+from figureground.core.progress import Progress
+from figureground.core.terminal import remark
+from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
+from figureground.diffusion.render import Renderer, Sampling, find_batch_size, release_memory
+from figureground.methods.builder import Builder, as_shard
+from figureground.models.weights import check_size
+from figureground.recipe.sample import Sample
+from figureground.running import directory
+from figureground.shards import index, writer
+from figureground.shards.writer import PRIVATE
+
+SECONDS_BETWEEN_LOOKS = 1.0
+"""How often a process that has nothing left to render looks whether others have finished."""
+
+
+def work(builder: Builder, out: Path, rank: int = 0, of: int = 1, show_progress: bool = True) -> None:
+    """Renders every shard that no other process holds, and returns when all are done.
+
+    Several processes may work in one directory, on several machines where they share it. A shard that
+    another process holds is waited for, and taken over if that process dies.
+
+    Args:
+        rank, of: Which of how many processes this is; each begins elsewhere.
+    """
+    builder.read_stages(out / PRIVATE / "stages")
+    shards = [as_shard(s) for s in builder.plan().shards()]
+    opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
+    too_much = ""
+    while opened is None or index.missing(out, shards):
+        with ExitStack() as stack:
+            with lock(out / writer.STAGES_LOCK, wait=True):
+                directory.settle_recipe(out, builder.recipe(out / PRIVATE))
+                if opened is None:
+                    opened = begin(builder, out, rank)
+                elif smaller := _smaller_batch(builder, out, *opened[1:], too_much):
+                    opened, too_much = (opened[0], *smaller), ""
+                stack.enter_context(lock(out / writer.WORKING_LOCK, wait=True, shared=True))
+            try:
+                if not too_much:
+                    return _render_shards(builder, out, *opened, rank, of, show_progress)
+            except OutOfMemory as error:
+                too_much = str(error)  # the error itself would keep the batch in memory
+        signals.check()
+        release_memory()
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def begin(builder: Builder, out: Path, rank: int) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
+    """Open the model, run the stages that images need, and record what the first shard is made with.
+
+    Called under the stages' lock. Nothing is recorded of a process that fails here, such as one whose device isn't
+    there: another may be about to begin with settings that work.
+
+    Raises:
+        FiguregroundError: Shards are made with other numerics or formats.
+    """
+    started = directory.has_started(out)
+    builder.check_formats(out, started)
+    opened = open_model(builder, out, rank, started)
+    path, numerics, mixed = out / PRIVATE / "numerics.json", opened[2], builder.config.allow_mixed_numerics
+    if started and path.exists():
+        refuse_other_numerics(path, numerics, mixed)  # before stages that may take hours
+    builder.prepare(out / PRIVATE / "stages", opened[0])
+    settle_numerics(path, numerics, mixed, started)
+    if not started:
+        directory.record_execution(out, builder.recipe(out / PRIVATE))
+    return opened
+
+
+def _smaller_batch(
+    builder: Builder, out: Path, sampling: Sampling, numerics: dict[str, Any], too_much: str
+) -> tuple[Sampling, dict[str, Any]] | None:
+    """Halves the batch and records that, while no shard of the set is done; called under the stages' lock.
+
+    Returns:
+        What to go on with, or None while others still try the same size.
+
+    Raises:
+        FiguregroundError: A shard is done, so that the size stays, or it is 1 already.
+    """
+    path = out / PRIVATE / "numerics.json"
+    settled = read_numerics(path)
+    settled.pop("mixed", None)
+    size = sampling.batch_size
+    if settled["batch_size"] >= size:  # else another process was faster
+        with lock(out / writer.WORKING_LOCK) as alone:
+            if index.markers(out):
+                shards = [as_shard(s) for s in builder.plan().shards()]
+                raise FiguregroundError(
+                    f"{too_much} This set keeps its batch size, for its first shards were made with it. Free some "
+                    "memory (other programs, fewer --set workers=…) and give the same command again, or build in a "
+                    f"new directory with a smaller --set batch_size=…. {directory.shards_kept(out, shards)}"
+                )
+            if size == 1:
+                raise FiguregroundError(f"{too_much} Give a smaller --set size=…, or a device with more memory.")
+            if not alone:
+                return None
+            settled = {
+                **numerics,
+                "batch_size": size // 2,
+                "batch_size_asked": settled.get("batch_size_asked", size),
+            }
+            replace_text(path, json.dumps({**settled, "mixed": []}, indent=2) + "\n")
+    remark(f"{too_much} Going on with batches of {settled['batch_size']}.")
+    return dataclasses.replace(sampling, batch_size=settled["batch_size"]), settled
+
+
+def _render_shards(
+    builder: Builder, out: Path, checkpoint: Checkpoint, sampling: Sampling, numerics: dict[str, Any], rank: int,
+    of: int, show_progress: bool,
+) -> None:  # fmt: skip
+    plan, columns = builder.plan(), builder.columns()
+    renderer: Renderer | None = None
+    drawn_by: str | None = None
+    common = {
+        **checkpoint.facts,
+        **builder.settings_shown(),
+        "device": numerics["device"],
+        "dtype": numerics["dtype"],
+        "versions": library_versions(),
+    }
+
+    def provenance(sample: Sample) -> dict[str, Any]:
+        spec = sample.spec
+        return {
+            "foreground_name": spec.foreground_name, "background_name": spec.background_name, "seed": spec.seed,
+            "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **builder.provenance(spec),
+        }  # fmt: skip
+
+    planned = {as_shard(s): s for s in plan.shards()}
+    shards = list(planned)
+    shards = shards[rank * len(shards) // of :] + shards[: rank * len(shards) // of]
+    total = sum(s.count for s in shards)
+    done = total - sum(s.count for s in index.missing(out, shards))
+    bar = Progress(total, initial=done, unit="image", desc=str(out), show=show_progress)
+    with signals.at_checks(), bar:
+        while todo := index.missing(out, shards):
+            for shard in todo:
+                signals.check()
+                with writer.claim(out, shard) as mine:
+                    if mine and index.missing(out, [shard]):
+                        specs = list(plan.specs(planned[shard]))
+                        if renderer is None or specs[0].concept != drawn_by:
+                            proven = renderer is not None and renderer.proven
+                            proven = proven or any(marker["samples"] for marker in index.markers(out).values())
+                            renderer, drawn_by = None, specs[0].concept
+                            release_memory()  # there may be no room for two concepts
+                            renderer = Renderer(
+                                builder.checkpoint_for(drawn_by, checkpoint), sampling, builder.load_guide,
+                                signals.check, proven,
+                            )  # fmt: skip
+                        results = _counted(renderer.render(specs), bar)
+                        writer.write_shard(
+                            out, shard, columns, results, provenance,
+                            formats=tuple(builder.config.formats), image_format=builder.config.image_format,
+                        )  # fmt: skip
+            if index.missing(out, todo):
+                signals.check()
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def open_model(builder: Builder, out: Path, rank: int, started: bool) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
+    """Open the model, and choose the numerics: those of the first shard, or new ones.
+
+    Args:
+        started: Whether a shard is done or being made.
+
+    Returns:
+        The model, how it samples, and the numerics, which aren't recorded yet.
+    """
+    config = builder.config
+    path = out / PRIVATE / "numerics.json"
+    settled = read_numerics(path) if path.exists() and started else None
+    name = config.device if config.device != "auto" or settled is None else settled["device"]
+    device = choose_device(name)
+    if device.type == "cuda" and device.index is None and config.workers > 1:
+        device = torch.device("cuda", rank % torch.cuda.device_count())
+    dtype = config.dtype if config.dtype != "auto" or settled is None else settled["dtype"]
+    threads = config.threads or (settled or {}).get("threads") or max(1, usable_cores() // config.workers)
+    torch.set_num_threads(threads)
+    checkpoint = open_checkpoint(
+        config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
+        dtype=choose_dtype(dtype, device), scheduler=config.scheduler, safety=config.safety, inpaint=builder.INPAINTS,
+    )  # fmt: skip
+    check_size(config.size, checkpoint.factor)
+    batch_size, halved = config.batch_size, {}
+    if settled and batch_size in (None, settled.get("batch_size_asked")):
+        batch_size = settled["batch_size"]
+        halved = {name: settled[name] for name in ("batch_size_asked",) if name in settled}
+    sampling = Sampling(
+        config.size, config.steps, config.strength, config.guidance_scale, config.negative_prompt, config.eta,
+        batch_size or 1, config.compile, **builder.sampling(),
+    )  # fmt: skip
+    if not config.batch_size and not settled:
+        devices = torch.cuda.device_count() if device.type == "cuda" else 1
+        sharing = -(-config.workers // max(1, devices))
+        sampling = dataclasses.replace(sampling, batch_size=find_batch_size(checkpoint, sampling, sharing))
+    mine = {
+        "device": device.type,
+        "dtype": str(choose_dtype(dtype, device)).removeprefix("torch."),
+        "batch_size": sampling.batch_size,
+        **halved,
+        "threads": threads if device.type == "cpu" else None,
+        "compile": config.compile,
+        "revision": checkpoint.facts["revision"],
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "versions": library_versions(),
+    }
+    return checkpoint, sampling, mine
+
+
+def _counted(results: Iterator[Any], bar: tqdm) -> Iterator[Any]:
+    for result in results:
+        yield result
+        bar.update()

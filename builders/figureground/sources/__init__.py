@@ -1,0 +1,1 @@
+"""Images and masks from which datasets are made, and their licences."""

@@ -1,0 +1,378 @@
+"""Pictures in and out: photographs as people have them, and files whose bytes depend on pixels alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from figureground.core.files import FileError, check_regular, open_regular
+from figureground.recipe.config import IMAGE_FORMATS
+
+SUFFIXES = frozenset(
+    {
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
+        ".pgm", ".jp2", ".heic", ".heif", ".jxl", ".svg", ".psd", ".eps", ".pdf",
+    }
+)  # fmt: skip
+"""How the names of image files end, in lower case. Some can't be read: they are told of, instead of passed over."""
+FOREIGN_SUFFIXES = frozenset({".heic", ".heif", ".jxl", ".svg", ".eps", ".pdf"})
+"""Those of `SUFFIXES` whose files can't be read, unless they hold something else than they say."""
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "PSD", "ICO", "PCX")
+"""What files may hold, by Pillow's names: pictures of pixels. Others would start Ghostscript, or fit any bytes."""
+MASK_SUFFIX = ".mask.png"
+"""`rex.mask.png` is the mask of `rex.jpg`, not a picture of its own."""
+SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
+"""Folders that archives, network drives and Windows make: nobody's classes."""
+SAVED = ("JPEG", "WEBP", "PNG")
+"""Pillow's names for that."""
+MOST_STORED = 2**26
+"""Most pixels of an image of a dataset, 8,192 by 8,192: a file of a few kilobytes can claim to have more."""
+HASHED_ROWS = 256
+"""Rows of pixels that `pixel_hash` copies at a time."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation and what turns the picture upright."""
+_EXIF_ORIENTATION = 0x0112
+
+_SAVE = {
+    "jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    "webp": ("WEBP", {"quality": 95, "method": 4, "lossless": False}),
+    "png": ("PNG", {}),
+}
+_MODES = {"jpg": ("RGB", "L"), "webp": ("RGB", "RGBA", "L"), "png": ("RGB", "RGBA", "L")}
+
+_KNOWN = {
+    b"%PDF": "a PDF", b"%!PS": "a PostScript drawing", b"<svg": "an SVG drawing", b"<?xml": "XML or an SVG drawing",
+}  # fmt: skip
+"""What files are that Pillow doesn't read, by how they begin."""
+
+# `warnings` keeps its filters per process, so two threads that change them at once could leave them changed.
+_QUIET = threading.Lock()
+# Without a handler of its own, what Pillow logs about damaged files would be printed by logging's last resort.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+class UnreadableImage(ValueError):
+    """A file that should be a picture and can't be used as one."""
+
+    def __init__(self, path: Path | str, reason: str):
+        super().__init__(path, reason)
+        self.path = Path(path)
+        self.reason = reason
+        """What is wrong, in words, without the path."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Opens a picture's header, silently; whatever goes wrong inside the block is an `UnreadableImage`."""
+    try:
+        check_regular(path)
+        with _QUIET, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(path, formats=_formats())
+        with image:
+            yield image
+    except UnreadableImage:
+        raise
+    except FileError as error:
+        raise UnreadableImage(path, error.reason) from None
+    except UnidentifiedImageError:
+        raise UnreadableImage(path, _what_else(path)) from None
+    except Image.DecompressionBombError as error:
+        limit = "raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        raise UnreadableImage(path, f"too big: {error} Shrink the picture, or {limit}.") from error
+    except MemoryError as error:
+        raise UnreadableImage(path, "too big for this machine's memory") from error
+    except OSError as error:
+        raise UnreadableImage(path, error.strerror or f"damaged: {error}") from error
+    except Exception as error:  # Pillow's decoders let through whatever damage leads to: SyntaxError, struct.error…
+        raise UnreadableImage(path, f"damaged: {type(error).__name__}: {error}") from error
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _what_else(path: Path) -> str:
+    """Says what a file is that Pillow doesn't know as a picture."""
+    with open_regular(path) as file:
+        head = file.read(64)
+    if not head:
+        return "the file is empty (0 bytes)"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer instead of the picture: run `git lfs pull`"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page instead of a picture"
+    for start, kind in _KNOWN.items():
+        if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
+            return f"{kind}, which can't be read: convert it to PNG or JPEG"
+    if head[4:8] == b"ftyp" or head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        kind = "a HEIC, AVIF or JPEG XL picture, or a film"
+        return f"{kind}, which can't be read by this Pillow: convert it to PNG or JPEG"
+    return "not a picture, or in a format that can't be read"
+
+
+def picture_size(path: Path | str) -> tuple[int, int]:
+    """Width and height as stored, from the header alone, before any EXIF rotation.
+
+    Raises:
+        UnreadableImage: The header isn't that of a picture, or the picture is bigger than Pillow allows.
+    """
+    with _opened(Path(path)) as image:
+        return image.size
+
+
+def read_image(path: Path | str, mode: Literal["RGB", "RGBA"] = "RGB", max_edge: int | None = None) -> Image.Image:
+    """Reads a photograph upright, in sRGB, 8 bits a channel.
+
+    Content decides what a file is, not its name. EXIF rotation and ICC profiles are applied. 16-bit
+    pictures are scaled from their full range, and 32-bit ones from the range that their values span (see
+    `_to_eight_bits`). Of an animation, the first frame is read. In `RGB`, what is transparent becomes white.
+
+    Args:
+        path: Any file that Pillow reads.
+        mode: `RGBA` keeps transparency, from a palette too.
+        max_edge: The most pixels that the caller has a use for along either edge. A JPEG is then decoded at a
+            half, a quarter or an eighth where that leaves both edges at least as long; others are read whole.
+
+    Returns:
+        A picture in `mode`, without metadata.
+
+    Raises:
+        UnreadableImage: No picture, a damaged or truncated one, or one bigger than Pillow allows.
+    """
+    path = Path(path)
+    with _opened(path) as image:
+        if max_edge is not None:
+            image.draft(None, (max_edge, max_edge))  # Does nothing where the format has no such thing.
+        image.load()
+        picture = _upright(_to_srgb(_to_eight_bits(image, path)), _orientation(image))
+    picture.info = {}
+    if mode == "RGBA":
+        return picture.convert("RGBA")
+    if picture.mode == "RGBA":
+        page = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(page, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def read_orientation(path: Path | str) -> int | None:
+    """Return the EXIF orientation of an image file, 1 to 8, as stored; None where it says none, or none that exists.
+
+    Raises:
+        UnreadableImage: The header isn't that of an image.
+    """
+    with _opened(Path(path)) as image:
+        try:
+            said = int(image.getexif()[_EXIF_ORIENTATION])
+        except Exception:  # no such tag, or a damaged EXIF block, which says nothing about the pixels
+            return None
+        return said if said == 1 or said in _TURNS else None
+
+
+def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Return stored pixels turned as an EXIF orientation, 1 to 8, says."""
+    return _upright(image, orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8. Read after loading: Pillow itself turns a TIFF upright while it loads."""
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # A damaged EXIF block says nothing about the pixels.
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_eight_bits(image: Image.Image, path: Path) -> Image.Image:
+    """One of L, RGB, RGBA, CMYK, LAB, from whatever Pillow loaded.
+
+    Greyscale deeper than 8 bits: 16-bit modes span 0 to 65535. The 32-bit modes don't say their range, so the
+    values do: floats within 0 to 1 or 0 to 255, whole numbers within 0 to 65535, else lowest to highest.
+    """
+    if image.mode.startswith("I;16"):
+        return _grey(np.asarray(image).astype(np.float64) / 257)
+    if image.mode in ("I", "F"):
+        values = np.asarray(image).astype(np.float64)
+        finite = values[np.isfinite(values)]
+        if finite.size == 0:
+            raise UnreadableImage(path, "holds no finite value")
+        low, high = float(finite.min()), float(finite.max())
+        values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+        if image.mode == "F" and low >= 0 and high <= 1:
+            return _grey(values * 255)
+        if image.mode == "F" and low >= 0 and high <= 255:
+            return _grey(values)
+        if low >= 0 and high <= 65535:
+            return _grey(values / 257)
+        return _grey((values - low) / max(high - low, 1e-12) * 255)
+    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBa", "RGBA"):
+        return _with_profile(image.convert("RGBA"), image)
+    if image.mode in ("L", "RGB", "CMYK", "LAB"):
+        return image
+    return _with_profile(image.convert("RGB"), image)
+
+
+def _grey(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+
+
+def _with_profile(image: Image.Image, source: Image.Image) -> Image.Image:
+    image.info["icc_profile"] = source.info.get("icc_profile")
+    return image
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """RGB or RGBA, through the picture's ICC profile where it has one that fits its mode."""
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in ("RGB", "RGBA", "CMYK"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "sRGB" in ImageCms.getProfileDescription(source):
+                return image
+            target = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(
+                image.convert("RGB") if image.mode == "RGBA" else image, source, target, outputMode="RGB"
+            )
+            if converted is not None:
+                if image.mode == "RGBA":
+                    converted.putalpha(image.getchannel("A"))
+                return converted
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass  # A profile that is damaged, or for other channels, is passed over as viewers do.
+    return image if image.mode == "RGBA" else image.convert("RGB")
+
+
+def open_stored(data: bytes) -> Image.Image:
+    """Open an image of a dataset from its bytes, and read its header alone.
+
+    Args:
+        data: What a shard holds: JPEG, WebP or PNG.
+
+    Raises:
+        ValueError: It has more than `MOST_STORED` pixels, which would take gigabytes once it is decoded.
+        Exception: Whatever Pillow raises for something else.
+    """
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of large images Pillow warns; they are refused here
+        image = Image.open(io.BytesIO(data), formats=SAVED)
+    if image.width * image.height > MOST_STORED:
+        raise ValueError(f"it has {image.width:,} by {image.height:,} pixels; at most {MOST_STORED:,} are decoded")
+    return image
+
+
+def list_images(directory: Path | str) -> list[Path]:
+    """The image files that lie in a directory itself, by suffix, sorted by name.
+
+    Hidden files and masks (`*.mask.png`) are left out; directories, linked ones too, aren't entered.
+    """
+    return [path for path in _named_as_images(directory) if path.is_file()]
+
+
+def list_folders(directory: Path | str) -> list[Path]:
+    """The folders in a directory, sorted by name, but for hidden ones and those that systems put beside pictures."""
+    there = (path for path in Path(directory).iterdir() if not path.name.startswith("."))
+    return sorted(path for path in there if path.name not in SYSTEM_FOLDERS and path.is_dir())
+
+
+def list_odd(directory: Path | str) -> list[tuple[Path, str]]:
+    """What lies in a directory under the name of an image file and is no file, and what it is."""
+    return [(path, _what_kind(path)) for path in _named_as_images(directory) if not path.is_file()]
+
+
+def _named_as_images(directory: Path | str) -> list[Path]:
+    def is_image(path: Path) -> bool:
+        name = path.name.lower()
+        return not name.startswith(".") and not name.endswith(MASK_SUFFIX) and path.suffix.lower() in SUFFIXES
+
+    return sorted(filter(is_image, Path(directory).iterdir()), key=lambda path: path.name)
+
+
+def _what_kind(path: Path) -> str:
+    if path.is_dir():
+        return "a directory"
+    if path.is_symlink() and not path.exists():
+        return "a link that leads nowhere"
+    return "no file but a pipe, a socket or a device"
+
+
+def center_square(image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+    """The largest square around the centre, resized to an edge of `size` pixels, antialiased."""
+    edge = min(image.size)
+    left, top = (image.width - edge) // 2, (image.height - edge) // 2
+    square = image.crop((left, top, left + edge, top + edge))
+    return square.resize((size, size), resample)
+
+
+def encode(image: Image.Image, format: str) -> bytes:
+    """A picture as a file's bytes, without metadata; the same pixels give the same bytes.
+
+    Args:
+        image: RGB or L; `webp` and `png` take RGBA too.
+        format: `jpg` (quality 95, 4:4:4), `webp` (lossy, quality 95, method 4) or `png`.
+
+    Raises:
+        ValueError: Another format, or a mode that the format can't hold.
+    """
+    if format not in _SAVE:
+        raise ValueError(f"Image format {format!r} is unknown; it can be {', '.join(IMAGE_FORMATS)}.")
+    if image.mode not in _MODES[format]:
+        raise ValueError(f"A {format} holds pictures of mode {' or '.join(_MODES[format])}, not {image.mode}.")
+    bare = image.copy()
+    bare.info = {}  # Pillow would write a comment or a colour profile that it finds here.
+    name, options = _SAVE[format]
+    buffer = io.BytesIO()
+    bare.save(buffer, name, **options)
+    return buffer.getvalue()
+
+
+def pixel_hash(image: Image.Image) -> str:
+    """Return the SHA-256 of what an image shows, in hexadecimal, whatever file it came from.
+
+    Covered are width, height, and 8-bit RGBA. Give it what `read_image` returns, which is upright and in sRGB: the same
+    photograph as JPEG and as PNG, with other metadata, or stored turned with an EXIF orientation has one hash. Colours
+    under fully transparent pixels don't count; lossless WebP doesn't keep them.
+    """
+    found = hashlib.sha256(f"{image.width}x{image.height}\n".encode())
+    # In strips: several threads may do this, and whole copies of large photographs would fill the memory.
+    for top in range(0, image.height, HASHED_ROWS):
+        strip = image.crop((0, top, image.width, min(top + HASHED_ROWS, image.height)))
+        pixels = np.array(strip.convert("RGBA"))
+        pixels[pixels[..., 3] == 0] = 0
+        found.update(pixels.tobytes())
+    return found.hexdigest()
+
+
+def content_hash(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open_regular(Path(path)) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

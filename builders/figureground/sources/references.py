@@ -1,0 +1,280 @@
+"""Reference images by class: which folders hold them, which files are pictures, and whether there are enough."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from figureground.core.errors import FiguregroundError, counted, listed, printable
+from figureground.core.files import replace_bytes
+from figureground.core.names import RULE, Lookup
+from figureground.core.numerics import usable_cores
+from figureground.core.tables import decode
+from figureground.recipe.features import Feature
+from figureground.sources.companions import why_shared
+from figureground.sources.images import (
+    UnreadableImage,
+    content_hash,
+    encode,
+    list_folders,
+    list_images,
+    list_odd,
+    pixel_hash,
+    read_image,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LEAST = 3
+"""References that a concept needs."""
+CAPTION = ".txt"
+"""`red.txt` is the caption of `red.jpg`."""
+MOST_OF_CAPTION = 4096
+"""Bytes: some hundreds of tokens, more than any text encoder reads."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One reference."""
+
+    name: str
+    """Of its file."""
+    sha256: str
+    """Of the file's bytes."""
+    path: Path | None = None
+    """Where it lies; None where it was drawn."""
+    drawn: bytes = b""
+    """PNG, where it was drawn."""
+    caption: str | None = None
+    """What the caption file beside it says, where there is one."""
+
+
+@dataclass(frozen=True)
+class References:
+    """The references of a class, in the order of their names; no picture comes twice."""
+
+    pictures: tuple[Picture, ...]
+    skipped: tuple[tuple[Path, str], ...] = ()
+    """Files that can't be read, and why."""
+    repeated: tuple[Path, ...] = ()
+    """Files that hold a picture which another one holds too."""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names, contents and captions: what they are, wherever they lie."""
+        lines = [f"{picture.name}\0{picture.sha256}\0{picture.caption or ''}" for picture in self.pictures]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def told(self) -> list[dict[str, str | None]]:
+        """Name, hash and caption of each, as a fine-tuning tells of them."""
+        pairs = zip(self.names, self.pictures, strict=True)
+        return [{"file": name, "sha256": p.sha256, "caption": p.caption} for name, p in pairs]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What the files are called in the folder that `gather` gives.
+
+        Those that come from several folders are told apart by a number, as are stems: captions are named by them.
+        """
+        if self.folder is not None:
+            return [picture.name for picture in self.pictures]
+        names: list[str] = []
+        stems: set[str] = set()
+        for picture in self.pictures:
+            given = Path(picture.name)
+            unique = (f"{given.stem}{f'-{n}' if n else ''}" for n in range(len(self.pictures) + 1))
+            stem = next(stem for stem in unique if stem not in stems)
+            stems.add(stem)
+            names.append(f"{stem}{given.suffix}")
+        return names
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that holds exactly these; None where they lie in several, or some of a folder's are left out."""
+        paths = {picture.path for picture in self.pictures if picture.path is not None}
+        folders = {path.parent for path in paths}
+        if len(folders) != 1:
+            return None
+        folder = folders.pop()
+        known = paths | {path for path, _ in self.skipped} | {*self.repeated}
+        return folder if known >= set(list_images(folder)) else None
+
+
+def read_references(directory: Path, features: Sequence[Feature], most: int | None = None) -> dict[str, References]:
+    """Finds, hashes and decodes the references of each class, by the class's slug.
+
+    Args:
+        directory: Holds a folder for each class, named like the class; or folders as Spurious ImageNet has them,
+            `…_{class}_…_{component}`, by number.
+        features: What to look for, with labels.
+        most: Most references a class; of more, those with the smallest hashes are taken.
+
+    Raises:
+        FiguregroundError: There is no such directory, or classes have no folder or fewer than three pictures that
+            can be read; all of them are counted.
+    """
+    if not directory.is_dir():
+        raise FiguregroundError(f"references: there is no directory {directory}.")
+    folders = find_folders(directory, features)
+
+    def read(feature: Feature) -> References:
+        return _read(folders[feature.slug], most)
+
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
+        each = pool.map(read, features)
+        bar = tqdm(each, "reading references", len(features), unit="class", delay=3, disable=None, leave=False)
+        found = {feature.slug: references for feature, references in zip(features, bar, strict=True)}
+    refuse_few(features, found)
+    return found
+
+
+def find_folders(directory: Path, features: Sequence[Feature]) -> dict[str, list[Path]]:
+    """The folders of each class, by its slug.
+
+    Raises:
+        FiguregroundError: Classes have none, all counted.
+    """
+    by_number: dict[int, list[tuple[int, Path]]] = defaultdict(list)
+    folders = list_folders(directory)
+    for path in folders:
+        if numbers := _class_and_component(path.name):
+            by_number[numbers[0]].append((numbers[1], path))
+    known = Lookup(path.name for path in folders)
+    found: dict[str, list[Path]] = {}
+    for feature in features:
+        own = known.find(feature.name, *feature.aliases, feature.slug)
+        if len(own) > 1:
+            both = " and ".join(str(directory / name) for name in own)
+            raise FiguregroundError(
+                f"references: {feature.name!r} has more than one folder: {both}. {RULE}: keep one folder."
+            )
+        numbered = [p for n, p in by_number[feature.label] if not feature.components or n in feature.components]
+        if own or numbered:
+            found[feature.slug] = [directory / own[0]] if own else numbered
+    missing = [feature.name for feature in features if feature.slug not in found]
+    if missing:
+        there = listed((printable(path.name) for path in folders), 5) if folders else "none at all"
+        raise FiguregroundError(
+            f"references: {len(missing)} of {len(features)} classes have no folder in {directory}: "
+            f"{listed(map(repr, missing), 5)}. Looked for are <class>/ (capitals and '_' for a space don't matter) and "
+            f"Spurious ImageNet's …_<class number>_…_<component>/. Folders found: {there}. --set 'classes=[…]' takes "
+            "fewer classes."
+        )
+    return found
+
+
+def _class_and_component(name: str) -> tuple[int, int] | None:
+    """The numbers in a folder's name as Spurious ImageNet has them: the class third, or first, the component last."""
+    *parts, last = name.split("_")
+    places = [place for place, part in enumerate(parts) if part.isdecimal()]
+    if not places or not last.isdecimal():
+        return None
+    return int(parts[2 if 2 in places else places[0]]), int(last)
+
+
+def _read(folders: Sequence[Path], most: int | None) -> References:
+    pictures: list[Picture] = []
+    skipped = [odd for folder in folders for odd in list_odd(folder)]
+    repeated: list[Path] = []
+    seen: set[str] = set()
+    for path in (path for folder in folders for path in list_images(folder)):
+        try:
+            pixels = pixel_hash(read_image(path))
+            sha256 = content_hash(path)
+        except UnreadableImage as error:
+            skipped.append((path, error.reason))
+            continue
+        except OSError as error:
+            skipped.append((path, error.strerror or str(error)))
+            continue
+        if pixels in seen:
+            repeated.append(path)
+            continue
+        seen.add(pixels)
+        pictures.append(Picture(path.name, sha256, path, caption=read_caption(path)))
+    refuse_shared_captions(picture.path for picture in pictures if picture.path is not None)
+    if most is not None and len(pictures) > most:
+        kept = set(sorted(picture.sha256 for picture in pictures)[:most])
+        pictures = [picture for picture in pictures if picture.sha256 in kept]
+    return References(tuple(pictures), tuple(skipped), tuple(repeated))
+
+
+def refuse_shared_captions(images: Iterable[Path]) -> None:
+    """Raise FiguregroundError where a caption lies beside two images of one name, such as rex.jpg and rex.png."""
+    if problem := why_shared(images, CAPTION, "caption"):
+        raise FiguregroundError(f"references: {problem}")
+
+
+def read_caption(image: Path) -> str | None:
+    """What the file beside an image calls it, in one line; None where there is none, or it is empty.
+
+    Raises:
+        FiguregroundError: It is no text, or longer than any text encoder reads.
+    """
+    path = image.with_suffix(CAPTION)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        said = file.read(MOST_OF_CAPTION + 1)
+    where = f"references: the caption {printable(path.parent.name)}/{printable(path.name)}"
+    if len(said) > MOST_OF_CAPTION:
+        raise FiguregroundError(f"{where} is longer than {MOST_OF_CAPTION:,} bytes; text encoders read 77 tokens.")
+    return " ".join(decode(said, where).split()) or None
+
+
+def refuse_few(features: Sequence[Feature], found: Mapping[str, References]) -> None:
+    """Raises FiguregroundError where a class has fewer references than a concept needs, all counted."""
+    few = {feature.name: found[feature.slug] for feature in features if len(found[feature.slug].pictures) < LEAST}
+    if not few:
+        return
+    told = listed((f"{name!r} ({_told(references)})" for name, references in few.items()), 5)
+    skipped = [skip for references in few.values() for skip in references.skipped]
+    unread = ""
+    if skipped:
+        path, reason = skipped[0]
+        unread = (
+            f" {counted(len(skipped), 'file')} can't be read, such as {printable(path.parent.name)}/"
+            f"{printable(path.name)}: {reason}."
+        )
+    raise FiguregroundError(
+        f"references: {len(few)} of {len(features)} classes have fewer than {LEAST} different pictures, and a concept "
+        f"needs that many: {told}.{unread}"
+    )
+
+
+def _told(references: References) -> str:
+    again = f", {len(references.repeated)} more of the same" if references.repeated else ""
+    return f"{len(references.pictures)}{again}"
+
+
+def draw_references(count: int, draw: Callable[[int], Image.Image]) -> References:
+    """References that `draw` makes, by number."""
+    drawn = [encode(draw(i), "png") for i in range(count)]
+    return References(
+        tuple(Picture(f"{i:03d}.png", hashlib.sha256(data).hexdigest(), drawn=data) for i, data in enumerate(drawn))
+    )
+
+
+def gather(references: References, folder: Path) -> Path:
+    """The folder that holds exactly these references: their own, or `folder`, into which they are then copied.
+
+    Captions are copied with them.
+    """
+    if references.folder is not None:
+        return references.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in zip(references.names, references.pictures, strict=True):
+        path = folder / name
+        replace_bytes(path, picture.path.read_bytes() if picture.path else picture.drawn)
+        if picture.path is not None and picture.caption:
+            replace_bytes(path.with_suffix(CAPTION), picture.path.with_suffix(CAPTION).read_bytes())
+    return folder

@@ -1,0 +1,124 @@
+"""The losses of a fine-tuning, step by step: kept as CSV, drawn as PNG."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from figureground.core.charts import draw_charts
+from figureground.core.errors import FiguregroundError
+from figureground.core.files import replace_text
+
+GRADIENT = "gradient"
+"""The curve of the gradient's norm."""
+CSV, PNG = "curves.csv", "curves.png"
+MOST_ACROSS = 4
+"""Curves side by side in the drawing."""
+SETTLED_EVERY = 10
+"""Steps whose losses stay on the device, so that it doesn't wait for each."""
+SECONDS_BETWEEN_LOOKS = 5.0
+"""How often the curves on disk are renewed while something is learned."""
+
+
+class Curves:
+    """One value a step for each name.
+
+    Args:
+        names: Of the curves, in the order in which values come.
+    """
+
+    def __init__(self, names: Sequence[str]):
+        self.names = tuple(names)
+        self._settled: list[list[float]] = []
+        self._pending: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return len(self._settled) + len(self._pending)
+
+    def add(self, values: Tensor) -> None:
+        """Takes the values of the next step, (names,), on whatever device; every few steps they are looked at.
+
+        Raises:
+            FiguregroundError: One is NaN or infinite; the step and the part are named.
+        """
+        self._pending.append(values.detach())
+        if len(self._pending) >= SETTLED_EVERY:
+            self.settle()
+
+    def settle(self) -> None:
+        """Fetches the values that are still on the device; raises as `add` does."""
+        if not self._pending:
+            return
+        rows = torch.stack(self._pending).double().cpu().tolist()
+        self._pending = []
+        for row in rows:
+            if not all(map(math.isfinite, row)):
+                raise NotFinite(dict(zip(self.names, row, strict=True)), len(self._settled) + 1)
+            self._settled.append(row)
+
+    def latest(self, steps: int) -> dict[str, float]:
+        """The means over the last so many settled steps."""
+        rows = self._settled[-steps:]
+        return {n: sum(r[i] for r in rows) / len(rows) for i, n in enumerate(self.names)} if rows else {}
+
+    def at_end(self, steps: int) -> dict[str, float]:
+        """What provenance tells of a run of so many steps: the means over its last tenth, 100 steps at most."""
+        last = max(1, min(100, steps // 10))
+        return {"steps": last, **{name: round(value, 6) for name, value in self.latest(last).items()}}
+
+    def state(self) -> Tensor:
+        """All values, float64 (steps, names); `restore` takes it."""
+        self.settle()
+        return torch.tensor(self._settled, dtype=torch.float64).reshape(-1, len(self.names))
+
+    def restore(self, state: Tensor) -> None:
+        self._settled, self._pending = state.tolist(), []
+
+    def write(self, folder: Path) -> None:
+        """Writes `curves.csv`, a line a step."""
+        text = io.StringIO()
+        lines = csv.writer(text, lineterminator="\n")
+        lines.writerow(["step", *self.names])
+        lines.writerows([i, *(f"{value:.6g}" for value in row)] for i, row in enumerate(self._settled, 1))
+        replace_text(folder / CSV, text.getvalue())
+
+    def draw(self, folder: Path) -> None:
+        """Draws `curves.png`: each curve, and its mean over neighbouring steps; where matplotlib is installed."""
+        rows = self.state()
+        window = max(1, len(rows) // 25)
+        across = min(MOST_ACROSS, len(self.names))
+        down = -(-len(self.names) // across)
+
+        def plot(figure: Any, axes: Any) -> None:
+            for axis in axes.flat[len(self.names) :]:
+                axis.remove()
+            for axis, name, values in zip(axes.flat, self.names, rows.T, strict=False):
+                axis.plot(range(1, len(rows) + 1), values, linewidth=0.5, alpha=0.4)
+                if len(rows) > window:
+                    smooth = values.unfold(0, window, 1).mean(1)
+                    middle = (window + 1) / 2
+                    axis.plot([i + middle for i in range(len(smooth))], smooth, linewidth=1.4)
+                axis.set_title(name.replace("_", " "), fontsize=9)
+            figure.supxlabel("step", fontsize=9)
+
+        draw_charts(folder / PNG, (3.2 * across, 2.6 * down), plot, down=down, across=across)
+
+
+class NotFinite(FiguregroundError):
+    """Losses, or a gradient, that are no numbers."""
+
+    def __init__(self, values: Mapping[str, float], step: int):
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        parts = [name for name in bad if name not in ("total", GRADIENT) and not name.endswith("_weighted")]
+        value = values[(parts or bad)[0]]
+        what = f"the {' and '.join(parts)} {'losses are' if len(parts) > 1 else 'loss is'}"
+        if not parts:  # the losses were still numbers
+            what = "the gradient is" if bad == [GRADIENT] else "the total loss is"
+        super().__init__(f"{what} {value} at step {step}.")
