@@ -13,6 +13,10 @@ from figureground.models.bundled import SEGMENTER, WEIGHTS
 from figureground.pocket import birds, segmenter, world
 
 
+PATCHES = world.SIZE // segmenter.PATCH
+"""Along an edge."""
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return AutoTokenizer.from_pretrained(WEIGHTS / "tokenizer")
@@ -73,6 +77,16 @@ def test_it_finds_the_objects_of_pocketbirds(bundled, tokenizer):
     assert found.false_alarms < 0.1
 
 
+def test_a_training_of_other_patches_begins_with_what_a_segmenter_can_do(bundled, tokenizer, monkeypatch):
+    pool = segmenter.draw_many(24, world.generator("test segmenter, refined"))
+    monkeypatch.setattr(segmenter, "PATCH", 2 * segmenter.PATCH)
+    torch.manual_seed(0)
+    other = segmenter.build(tokenizer).eval()
+    before = segmenter.measure(other, pool, tokenizer)
+    segmenter.refine(bundled, other)
+    assert segmenter.measure(other, pool, tokenizer).iou > before.iou + 0.2
+
+
 def test_it_finds_scenes_too(bundled, tokenizer):
     pool, ious = segmenter.draw_many(40, world.generator("test segmenter, scenes")), []
     for j in np.flatnonzero(pool.nouns[:, 2] >= 0):
@@ -125,7 +139,7 @@ def test_a_batch_asks_for_masks_that_are_the_drawings_own(tokenizer, monkeypatch
                 assert (noun, round(float(mask.sum()) * 255)) in sums
                 wanted += 1
     assert wanted > 40
-    torch.testing.assert_close(batch.patches.sum(1), torch.ones(40, 8, 8), atol=0.02, rtol=0)
+    torch.testing.assert_close(batch.patches.sum(1), torch.ones(40, PATCHES, PATCHES), atol=0.02, rtol=0)
 
 
 def test_a_pictures_round_trip_leaves_it_much_as_it_was():
@@ -140,7 +154,9 @@ def test_the_loss_reaches_vision_and_decoder_and_leaves_the_text_tower(tokenizer
     torch.manual_seed(0)
     model = segmenter.Taught(segmenter.build(tokenizer))
     ids = tokenizer(["a mug", "a cat"], return_tensors="pt").input_ids[None]
-    batch = segmenter.Batch(torch.rand(1, 3, 64, 64), ids, torch.rand(1, 2, 64, 64), torch.rand(1, 27, 8, 8))
+    batch = segmenter.Batch(
+        torch.rand(1, 3, 64, 64), ids, torch.rand(1, 2, 64, 64), torch.rand(1, 27, PATCHES, PATCHES)
+    )
     segmenter.loss(model, batch)["loss"].backward()
     inside = model.segmenter
     for part in (inside.clip.vision_model.embeddings, inside.clip.text_projection, inside.decoder, model.namer):
