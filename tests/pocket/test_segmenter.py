@@ -12,7 +12,6 @@ from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 from figureground.models.bundled import SEGMENTER, WEIGHTS
 from figureground.pocket import birds, segmenter, world
 
-
 PATCHES = world.SIZE // segmenter.PATCH
 """Along an edge."""
 
