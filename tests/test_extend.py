@@ -13,7 +13,7 @@ from tiny_checkpoints import make_checkpoint
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.methods.d3s import D3S
-from figureground.running.extend import extend
+from figureground.methods.extend import extend
 
 TINY = {
     "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 2, "validation": 1},

@@ -17,8 +17,8 @@ from figureground.evaluation.evaluating import evaluate
 from figureground.hub.parcel import pack
 from figureground.methods.builder import open_dataset
 from figureground.methods.d3s import D3S
+from figureground.methods.extend import extend
 from figureground.recipe.document import FORMAT, read_recipe
-from figureground.running.extend import extend
 from figureground.shards.writer import RECIPE
 
 ARCHIVE = Path(__file__).parent / "data" / "format1.tar.xz"

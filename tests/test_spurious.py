@@ -26,11 +26,11 @@ from figureground.evaluation.evaluating import evaluate
 from figureground.evaluation.summary import notes
 from figureground.hub.parcel import pack
 from figureground.methods.builder import open_dataset
+from figureground.methods.extend import extend
 from figureground.methods.forecast import forecast
 from figureground.methods.spurious import SpuriousConfig
 from figureground.models.concepts import read_concept
 from figureground.pocket.biased import LOOKS_OF
-from figureground.running.extend import extend
 
 LEARNED = {
     "steps": 3, "batch_size": 1, "prior_images": 3, "sampling_steps": 2, "preview_images": 0, "sfsl_weight": 0,

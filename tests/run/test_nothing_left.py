@@ -9,8 +9,8 @@ from figureground.checking.dataset import check
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError
 from figureground.methods.d3s import D3S
+from figureground.methods.extend import extend
 from figureground.recipe.sample import Reject
-from figureground.running.extend import extend
 from figureground.shards import index, writer
 from figureground.shards.card import CARD
 from figureground.shards.remaining import NothingLeft

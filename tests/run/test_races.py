@@ -12,10 +12,10 @@ from figureground.checking.dataset import check
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.locks import lock
 from figureground.methods.d3s import D3S
+from figureground.methods.extend import extend
 from figureground.recipe.sample import Reject, Spec
 from figureground.running import disk
 from figureground.running.directory import has_started, opened
-from figureground.running.extend import extend
 from figureground.shards import index, writer
 
 TINY = {

@@ -27,9 +27,9 @@ from figureground.core.hashing import digest
 from figureground.curation.curating import curate
 from figureground.curation.merging import merge
 from figureground.methods.builder import open_dataset
+from figureground.methods.extend import extend
 from figureground.recipe import document as recipes
 from figureground.report.sheet import show
-from figureground.running.extend import extend
 from figureground.shards.index import finish_again
 from figureground.shards.reader import dataset_columns, read_tar
 from figureground.shards.writer import FORMATS, Columns, Shard, write_encoded

@@ -23,7 +23,7 @@ from figureground.curation.curating import curate
 from figureground.hub.card import join
 from figureground.hub.errors import HubError, explained
 from figureground.methods.d3s import D3S
-from figureground.running.extend import extend
+from figureground.methods.extend import extend
 from figureground.shards import reader
 from figureground.shards.index import markers
 

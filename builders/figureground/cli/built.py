@@ -160,7 +160,7 @@ def add_extend(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _extend(options: argparse.Namespace) -> int:
     from figureground.core.values import Setting, convert
-    from figureground.running.extend import extend
+    from figureground.methods.extend import extend
 
     per_cell = {}
     for text in options.per_cell:

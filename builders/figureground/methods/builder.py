@@ -25,7 +25,7 @@ from figureground.models.needs import Need, missing_checkpoint, missing_device
 from figureground.models.weights import check_files, check_size, fingerprint, local_directory, pixels_a_latent
 from figureground.recipe import document as recipes
 from figureground.recipe.config import Config
-from figureground.recipe.plan import Plan, PlannedShard
+from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
 from figureground.running import directory
 from figureground.running.local import work_in_processes
@@ -33,7 +33,7 @@ from figureground.shards import index
 from figureground.shards.card import Facts
 from figureground.shards.directory import refuse_strange
 from figureground.shards.remaining import refuse_empty_parts
-from figureground.shards.writer import PRIVATE, RECIPE, Columns, Shard
+from figureground.shards.writer import PRIVATE, RECIPE, Columns, as_shard
 from figureground.sources.provenance import Credit, Source, read_weights
 
 if TYPE_CHECKING:
@@ -476,11 +476,6 @@ class Builder(datasets.ArrowBasedBuilder):
         for file in files:
             for i, batch in enumerate(pq.ParquetFile(file).iter_batches(100)):
                 yield f"{Path(file).name}-{i}", pa.Table.from_batches([batch])
-
-
-def as_shard(planned: PlannedShard) -> Shard:
-    """A planned shard as the writer names it."""
-    return Shard(planned.split, planned.index, planned.of, planned.count, planned.part)
 
 
 def builder_class(method: str) -> type[Builder]:

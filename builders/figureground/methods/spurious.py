@@ -43,7 +43,7 @@ from figureground.core.text import markdown
 from figureground.finetune.settings import POCKET as POCKET_FINETUNING
 from figureground.finetune.settings import Finetuning, fill, fingerprint_network, settings_for
 from figureground.finetune.shelf import Shelf
-from figureground.methods.builder import Builder, as_shard
+from figureground.methods.builder import Builder
 from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.forecast import human_bytes
 from figureground.models.bundled import ROBUST
@@ -59,7 +59,7 @@ from figureground.recipe.table import MOST_A_CELL, Counts
 from figureground.shards import index
 from figureground.shards.card import public
 from figureground.shards.stages import COPIES, DONE, read_marker, run_stage
-from figureground.shards.writer import PRIVATE
+from figureground.shards.writer import PRIVATE, as_shard
 from figureground.sources.images import content_hash
 from figureground.sources.provenance import Credit, Source, read_license, read_source
 from figureground.sources.references import References, draw_references, gather, read_references

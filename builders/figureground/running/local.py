@@ -21,6 +21,7 @@ from figureground.core.errors import FiguregroundError, UsageError, listed
 from figureground.core.progress import Progress
 from figureground.core.terminal import complain
 from figureground.shards import index
+from figureground.shards.writer import as_shard
 
 if TYPE_CHECKING:
     from figureground.methods.builder import Builder
@@ -56,8 +57,6 @@ def work_in_processes(builder: Builder, out: Path, show_progress: bool = True) -
         FiguregroundError: Workers ended with an error or were killed, and shards are missing.
         OSError: A worker met an error of the operating system.
     """
-    from figureground.methods.builder import as_shard
-
     context = multiprocessing.get_context("spawn")
     fields = {name: getattr(builder.config, name) for name in builder.config.field_names()}
     planned = [as_shard(s) for s in builder.plan().shards()]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -30,12 +30,14 @@ from figureground.core.progress import Progress
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
 from figureground.diffusion.render import Renderer, Sampling, find_batch_size, release_memory
-from figureground.methods.builder import Builder, as_shard
 from figureground.models.weights import check_size
 from figureground.recipe.sample import Sample
 from figureground.running import directory
 from figureground.shards import index, writer
-from figureground.shards.writer import PRIVATE
+from figureground.shards.writer import PRIVATE, as_shard
+
+if TYPE_CHECKING:
+    from figureground.methods.builder import Builder
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """How often a process that has nothing left to render looks whether others have finished."""

@@ -33,6 +33,7 @@ from figureground.core.files import (
 )
 from figureground.core.locks import lock, unlink_while_held
 from figureground.recipe.document import FORMAT
+from figureground.recipe.plan import PlannedShard
 from figureground.recipe.sample import Reject, Sample, Spec
 from figureground.sources.images import encode
 
@@ -135,6 +136,11 @@ class Shard:
             "rejects": f"{REJECTS}/{self.name}.jsonl",
             "published_rejects": f"{PUBLISHED_REJECTS}/{self.name}.parquet",
         }[kind]
+
+
+def as_shard(planned: PlannedShard) -> Shard:
+    """A planned shard as the writer names it."""
+    return Shard(planned.split, planned.index, planned.of, planned.count, planned.part)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from figureground.core.files import MOST_JSON, read_text, replace_text
 from figureground.core.hashing import digest
 from figureground.core.locks import lock
 from figureground.core.values import kinds_of
-from figureground.methods.builder import METHODS, Builder, as_shard, builder_class
+from figureground.methods.builder import METHODS, Builder, builder_class
 from figureground.recipe import document as recipes
 from figureground.shards import index, writer
 from figureground.shards.directory import refuse_strange
-from figureground.shards.writer import PRIVATE, RECIPE
+from figureground.shards.writer import PRIVATE, RECIPE, as_shard
 
 
 def extend(
