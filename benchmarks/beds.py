@@ -43,8 +43,8 @@ import scipy.stats
 from results import ROOT, Row, arguments, read_commit, report
 from tqdm import tqdm
 
-from figureground.data.groups import align
 from figureground.learn.backbones import open_backbone
+from figureground.learn.groups import align
 from figureground.learn.settings import Training
 from figureground.learn.sheets import save_cluster_sheet
 from figureground.learn.training import train
@@ -77,6 +77,7 @@ CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "birds-97.5": ("pocketbirds", {"paired_share": 0.975, "train": 1200}),
     "birds-98": ("pocketbirds", {"paired_share": 0.98, "train": 1200}),
     "birds-98.5": ("pocketbirds", {"paired_share": 0.985, "train": 1200}),
+    "birds-99": ("pocketbirds", {"paired_share": 0.99, "train": 1200}),
     "looks-97.5": ("pocketlooks", {"paired_share": 0.975, "train": 1200}),
     "looks-98": ("pocketlooks", {"paired_share": 0.98, "train": 1200}),
     "looks-98.5": ("pocketlooks", {"paired_share": 0.985, "train": 1200}),
