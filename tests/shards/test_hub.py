@@ -43,7 +43,7 @@ RUNNER = """
 import json, os, sys
 import figureground.checking.dataset, figureground.hub.push, huggingface_hub.hf_api, huggingface_hub.file_download
 import datasets, httpx2, hf_xet, pyarrow.parquet, PIL.Image
-from figureground import cli
+from figureground.cli import main as cli
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()

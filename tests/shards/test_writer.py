@@ -20,6 +20,7 @@ import webdataset
 from datasets import ClassLabel, Features
 from PIL import Image
 
+from figureground.core import locks
 from figureground.core.locks import lock
 from figureground.pocket import world
 from figureground.recipe.sample import Guide, Reject, Sample, Spec, key
@@ -423,14 +424,14 @@ def test_only_one_process_has_a_shard(tmp_path):
 
 def test_a_lock_that_was_removed_meanwhile_is_taken_again(tmp_path, monkeypatch):
     path = tmp_path / "lock"
-    flock, waiting = writer._flock, [True]
+    take, waiting = locks._take, [True]
 
     def removed_before_it_was_ours(handle, **kind):
         if waiting and waiting.pop():
             path.unlink()
-        return flock(handle, **kind)
+        return take(handle, **kind)
 
-    monkeypatch.setattr(writer, "_flock", removed_before_it_was_ours)
+    monkeypatch.setattr(locks, "_take", removed_before_it_was_ours)
     with lock(path) as held, lock(path) as second:
         assert (held, second, path.exists()) == (True, False, True)
 
@@ -443,7 +444,7 @@ def test_where_there_are_no_locks_shards_are_built_and_nothing_is_removed(tmp_pa
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(writer.fcntl, "flock", no_locks)
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
     with claim(tmp_path, SHARD) as held:
         assert held
     assert clean_stale(tmp_path) == []

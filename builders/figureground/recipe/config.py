@@ -12,9 +12,7 @@ import datasets
 from figureground.core.devices import check_device
 from figureground.core.errors import RecipeError, listed, nearest
 from figureground.recipe.fields import MOST, texts_below
-
-IMAGE_FORMATS = ("jpg", "webp", "png")
-"""What images are written as."""
+from figureground.recipe.sample import IMAGE_FORMATS
 
 SCHEDULER_NAMES = ("ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc")
 

@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from PIL import Image
 
+IMAGE_FORMATS = ("jpg", "webp", "png")
+"""What images are written as."""
+
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels of the canvas; right and bottom lie outside."""
 

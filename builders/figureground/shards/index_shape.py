@@ -7,7 +7,7 @@ from typing import Any
 
 from figureground.core.files import FileError, read_object
 from figureground.core.shapes import Count, Each, Fixed, Number, Optional, check_shape
-from figureground.recipe.config import IMAGE_FORMATS
+from figureground.recipe.sample import IMAGE_FORMATS
 from figureground.shards.writer import FORMATS
 
 INDEX = "_figureground/index.json"

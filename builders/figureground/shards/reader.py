@@ -11,8 +11,7 @@ from typing import Any, BinaryIO, cast
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, check_regular, open_regular, parse_json, read_object
-from figureground.recipe.config import IMAGE_FORMATS
-from figureground.recipe.sample import Guide, Spec
+from figureground.recipe.sample import IMAGE_FORMATS, Guide, Spec
 from figureground.shards.directory import refuse_strange
 from figureground.shards.index_shape import INDEX, read_index
 from figureground.shards.writer import Columns, Encoded

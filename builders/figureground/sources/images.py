@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from figureground.core.files import FileError, check_regular, open_regular
-from figureground.recipe.config import IMAGE_FORMATS
+from figureground.recipe.sample import IMAGE_FORMATS
 
 SUFFIXES = frozenset(
     {
