@@ -32,6 +32,7 @@ from results import Row, arguments, median, median_ratio, number, report, scratc
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from figureground.core import accelerator
 from figureground.core.seeding import make_generator
 from figureground.core.shares import strength_of, whole_part
 from figureground.diffusion import checkpoint as checkpoints
@@ -289,7 +290,7 @@ def parse() -> argparse.Namespace:
     add("--checkpoint", default="pocket", help="a directory in diffusers' layout (default: the bundled one)")
     add("--random-weights", choices=sorted(ARCHITECTURES), help="the architecture alone; needs twice its size on disk")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    add("--dtype", default="auto", choices=("auto", *checkpoints.DTYPES))
+    add("--dtype", default="auto", choices=("auto", *accelerator.DTYPES))
     add("--images", type=int, help="that a build makes (default: 192 a worker)")
     add("--simple-images", type=int, default=64, help="how many of them the simple ways make")
     add("--workers", type=int, help="processes of a build (default: one a core on a CPU, else one)")
@@ -304,7 +305,7 @@ def parse() -> argparse.Namespace:
     if args.quick:
         args.images, args.rounds, args.batch_size, args.steps = 4, 1, 2, 2
         args.workers = args.workers or 1
-    on_cpu = checkpoints.choose_device(args.device).type == "cpu"
+    on_cpu = accelerator.choose_device(args.device).type == "cpu"
     args.workers = args.workers or (args.threads if on_cpu else 1)
     args.images = args.images or 192 * args.workers
     return args
@@ -313,8 +314,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     began = time.monotonic()
-    device = checkpoints.choose_device(args.device)
-    dtype = checkpoints.choose_dtype(args.dtype, device)
+    device = accelerator.choose_device(args.device)
+    dtype = accelerator.choose_dtype(args.dtype, device)
     torch.set_num_threads(args.threads)
     with scratch(args.work) as work:
         checkpoint = args.checkpoint
