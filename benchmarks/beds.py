@@ -40,10 +40,10 @@ import backbones
 import numpy as np
 import oracle
 import scipy.stats
-from figureground.learn.groups import align
 from results import ROOT, Row, arguments, read_commit, report
 from tqdm import tqdm
 
+from figureground.data.groups import align
 from figureground.learn.backbones import open_backbone
 from figureground.learn.settings import Training
 from figureground.learn.sheets import save_cluster_sheet
