@@ -26,7 +26,7 @@ _FAILING = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT)
 
 
 def explain(error: OSError, out: Path) -> str | None:
-    """What is wrong, where, and what to do; None when it isn't about the disk of `out`."""
+    """Explain an error of the disk of `out`, and what to do about it; None for any other error."""
     number = error.errno
     path = Path(str(error.filename)) if error.filename is not None else None
     if path is not None and path != out and out not in path.parents and path not in out.parents:

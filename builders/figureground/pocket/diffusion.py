@@ -147,9 +147,12 @@ def train(
 ) -> tuple[TextToLatent, float]:
     """Trains to the end, or goes on where an earlier run stopped.
 
-    `on_save` is called with the averaged weights and the scale whenever a state is saved. Returns the averaged weights
-    and the factor that scales the autoencoder's latents to unit variance:
-    `scale`, that of the weights in `start`, or one measured here.
+    Args:
+        scale: Factor that scales the autoencoder's latents to unit variance; measured unless given.
+        on_save: Called with the averaged weights and the scale whenever a state is saved.
+
+    Returns:
+        The averaged weights, and the scale.
     """
     torch.manual_seed(seed)
     vae.to(device)
