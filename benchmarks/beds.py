@@ -77,9 +77,11 @@ CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "birds-97.5": ("pocketbirds", {"paired_share": 0.975, "train": 1200}),
     "birds-98": ("pocketbirds", {"paired_share": 0.98, "train": 1200}),
     "birds-98.5": ("pocketbirds", {"paired_share": 0.985, "train": 1200}),
+    "birds-98.7": ("pocketbirds", {"paired_share": 0.987, "train": 1200}),
     "birds-99": ("pocketbirds", {"paired_share": 0.99, "train": 1200}),
     "looks-97.5": ("pocketlooks", {"paired_share": 0.975, "train": 1200}),
     "looks-98": ("pocketlooks", {"paired_share": 0.98, "train": 1200}),
+    "looks-98.4": ("pocketlooks", {"paired_share": 0.984, "train": 1200}),
     "looks-98.5": ("pocketlooks", {"paired_share": 0.985, "train": 1200}),
     "looks-98-mug-umbrella": ("pocketlooks", {"paired_share": 0.98, "train": 1200, "objects": ("mug", "umbrella")}),
 }
