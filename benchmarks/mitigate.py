@@ -458,10 +458,10 @@ def make_d3s(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
 
 def build(place: Place, name: str, out: Path, **changes: Any) -> Any:
     """Builds a set by SCGS or DDB from the unit's bed, or goes on with it; returns the builder."""
-    from figureground.methods.builder import builder_class
+    from figureground.methods.registry import method_class
 
     settings = {**changes, **place.settings(name)}
-    builder = builder_class(name)("pocket", data=str(place.data), seed=place.unit.seed, **settings)
+    builder = method_class(name)("pocket", data=str(place.data), seed=place.unit.seed, **settings)
     builder.build(out, show_progress=False)
     return builder
 

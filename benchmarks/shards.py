@@ -26,7 +26,7 @@ from figureground.core.numerics import library_versions
 from figureground.recipe.config import Config
 from figureground.recipe.sample import Spec, derive_seed, key
 from figureground.shards import index
-from figureground.shards.card import Facts
+from figureground.shards.card import CardContext
 from figureground.shards.writer import Columns, Encoded, Shard, write_encoded
 from figureground.sources.images import encode
 
@@ -129,7 +129,7 @@ def measure_writing(samples: list[Encoded], rounds: int, shard_size: int, label:
         name: sum(path.stat().st_size for path in work.glob(name)) for name in ("built/webdataset/*", "built/data/*")
     }
     shards = [shard for shard, _ in in_shards(samples, shard_size)]
-    index.finish(built, shards, COLUMNS, {}, Facts("Benchmark", "benchmark", "", ""))
+    index.finish(built, shards, COLUMNS, {}, CardContext("Benchmark", "benchmark", "", ""))
     images = sum(len(sample.image) for sample in samples)
     return [
         Row(f"{label}: bytes of a JPEG", images / len(samples), "B/sample"),

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification
 
 from figureground.core.hashing import digest
 from figureground.recipe.sample import Sample, Spec, key
-from figureground.shards.card import Facts
+from figureground.shards.card import CardContext
 from figureground.shards.index import finish
 from figureground.shards.writer import FORMATS, Columns, Shard, write_shard
 from figureground.vision.classifiers import open_classifier
@@ -82,7 +82,7 @@ def make_coloured(
         "sha256": digest({"builder": builder, **identity}),
     }  # fmt: skip
     (directory / "_figureground" / "recipe.json").write_text(json.dumps(recipe))
-    facts = Facts("Colours", builder, "Colours.", "@misc{colours}")
+    facts = CardContext("Colours", builder, "Colours.", "@misc{colours}")
     finish(directory, shards, columns, identity, facts, formats=formats, image_format="png")
     return directory
 

@@ -16,6 +16,8 @@ from commands import run, start, wait_for
 from PIL import Image
 from tiny_classifiers import make_classifier
 
+from figureground.methods.base import Method
+
 SIZES: dict[str, Any] = {"size": 32, "steps": 2, "threads": 1, "image_format": "png"}
 EASY: dict[str, Any] = {
     "training": {"epochs": 2}, "sources": 3, "per_source": 1, "segmenter": "true-masks", "token_images": 3,
@@ -76,12 +78,13 @@ def torn(folder: Path, labels: Sequence[str], data: Path) -> str:
     return sure(folder, labels, (0, lead))
 
 
-def told(builder: Any, out: Path) -> list[dict[str, Any]]:
-    """What a builder will make once its stages are done, which they are here: `foreground`, and the provenance."""
-    builder.find(out, show_progress=False)
-    plan = builder.plan()
+def told(method: Method, out: Path) -> list[dict[str, Any]]:
+    """What a method will make once its stages are done, which they are here: `foreground`, and the provenance."""
+    method.show_progress = False
+    method.run_planning_stages(out)
+    plan = method.plan()
     specs = [spec for shard in plan.shards() for spec in plan.specs(shard)]
-    return [{"foreground": spec.foreground, **builder.provenance(spec)} for spec in specs]
+    return [{"foreground": spec.foreground, **method.provenance(spec)} for spec in specs]
 
 
 def build_with_a_kill(method: str, data: Path, out: Path, settings: dict[str, Any], at: str) -> set[str]:

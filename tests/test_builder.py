@@ -175,7 +175,7 @@ def test_going_on_in_other_formats_is_refused(built, checkpoint):
 
 
 def test_a_recipe_whose_sources_changed_opens_nothing(built, checkpoint, tmp_path):
-    from figureground.methods.builder import open_dataset
+    from figureground.methods.registry import open_dataset
 
     assert (
         open_dataset(built).identity()

@@ -133,17 +133,20 @@ def test_directories_by_split_that_share_a_file_are_refused(tmp_path):
     for split in ("train", "validation"):
         shutil.copytree(CUTOUTS, tmp_path / split)
     with pytest.raises(FiguregroundError, match="used by two splits"):
-        D3S("pocket", cutouts={"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")})
+        D3S("pocket", cutouts={split: str(tmp_path / split) for split in ("train", "validation")}).build(tmp_path / "d3s")
+    assert not (tmp_path / "d3s").exists()
 
 
 def test_the_recipe_does_not_depend_on_where_the_pictures_lie(tmp_path):
     shutil.copytree(CUTOUTS, tmp_path / "elsewhere")
     assert (
-        D3S("pocket", cutouts=str(tmp_path / "elsewhere")).resolved()["cutouts"] == D3S("pocket").resolved()["cutouts"]
+        D3S("pocket", cutouts=str(tmp_path / "elsewhere")).content_hashes()["cutouts"]
+        == D3S("pocket").content_hashes()["cutouts"]
     )
     next((tmp_path / "elsewhere" / "bird").glob("*.png")).unlink()
     assert (
-        D3S("pocket", cutouts=str(tmp_path / "elsewhere")).resolved()["cutouts"] != D3S("pocket").resolved()["cutouts"]
+        D3S("pocket", cutouts=str(tmp_path / "elsewhere")).content_hashes()["cutouts"]
+        != D3S("pocket").content_hashes()["cutouts"]
     )
 
 
@@ -269,7 +272,7 @@ def test_backgrounds_can_be_the_folders_of_the_templates(tmp_path):
 def test_missing_scenes_are_called_backgrounds_and_the_way_out_is_named(tmp_path):
     scenes = make_pictures(tmp_path / "scenes", {"beach": 2})
     with pytest.raises(FiguregroundError, match=r"10 of 10 backgrounds have no folder .*--set backgrounds=folders"):
-        D3S(templates=scenes)
+        D3S("pocket", templates=scenes).build(tmp_path / "d3s")
 
 
 @pytest.mark.parametrize(

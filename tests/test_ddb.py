@@ -21,8 +21,8 @@ from figureground.curation.curating import curate
 from figureground.data.layouts import read_groups
 from figureground.learn.errors import read_errors
 from figureground.learn.material import gather
-from figureground.methods.builder import open_dataset
 from figureground.methods.ddb import DDB
+from figureground.methods.registry import open_dataset
 from figureground.models.bundled import SEGMENTER
 from figureground.pocket import birds
 from figureground.vision.classifiers import open_classifier
@@ -218,7 +218,7 @@ def coloured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("coloured")
     data = draw(folder / "data", ("red", "green", "blue"), 6)
     settings = {**EASY, "prompt": "a {noun}", "training": {"epochs": 10}}
-    DDB("pocket", data=data, **settings).find(folder / "out", show_progress=False)
+    DDB("pocket", data=data, **settings).run_planning_stages(folder / "out")
     return data, str(folder / "out" / STAGES / "classifier" / "early-stopped")
 
 

@@ -15,9 +15,9 @@ from figureground.curation.curating import curate
 from figureground.curation.merging import MergeError, merge
 from figureground.evaluation.evaluating import evaluate
 from figureground.hub.parcel import pack
-from figureground.methods.builder import open_dataset
 from figureground.methods.d3s import D3S
 from figureground.methods.extend import extend
+from figureground.methods.registry import open_dataset
 from figureground.recipe.document import FORMAT, read_recipe
 from figureground.shards.writer import RECIPE
 

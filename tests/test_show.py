@@ -42,7 +42,7 @@ def build(directory: Path, shards: list[Shard] = SHARDS, formats: tuple[str, ...
         write_shard(
             directory, shard, COLUMNS, results(shard), lambda sample: {"seed": sample.spec.seed}, formats=formats
         )
-    facts = card.Facts("Drawings", "d3s", "Drawings.", "@misc{x}")
+    facts = card.CardContext("Drawings", "d3s", "Drawings.", "@misc{x}")
     index.finish(directory, SHARDS, COLUMNS, {"strength": 0.9}, facts, formats=formats)
     recipe = {"builder": "d3s", "identity": {"strength": 0.9, "per_cell": {"train": 4}}, "execution": {"workers": 2}}
     (directory / "_figureground/recipe.json").write_text(json.dumps(recipe))
@@ -95,7 +95,7 @@ def test_splits_come_in_the_order_in_which_they_are_planned(tmp_path: Path, fini
     for shard in shards:
         write_shard(tmp_path, shard, COLUMNS, results(shard), lambda sample: {})
     if finished:
-        index.finish(tmp_path, shards, COLUMNS, {}, card.Facts("Drawings", "d3s", "Drawings.", "@misc{x}"))
+        index.finish(tmp_path, shards, COLUMNS, {}, card.CardContext("Drawings", "d3s", "Drawings.", "@misc{x}"))
         written = show(tmp_path)
     else:
         written = show(tmp_path, splits=["zebra", "bee", "train", "ant"])

@@ -25,9 +25,9 @@ from figureground.curation.merging import merge
 from figureground.evaluation.evaluating import evaluate
 from figureground.evaluation.summary import notes
 from figureground.hub.parcel import pack
-from figureground.methods.builder import open_dataset
 from figureground.methods.extend import extend
 from figureground.methods.forecast import forecast
+from figureground.methods.registry import open_dataset
 from figureground.methods.spurious import SpuriousConfig
 from figureground.models.concepts import read_concept
 from figureground.pocket.biased import LOOKS_OF

@@ -9,7 +9,7 @@ from PIL import Image
 
 from figureground.core.hashing import digest
 from figureground.recipe.sample import Guide, Reject, Sample, Spec, key
-from figureground.shards.card import Facts
+from figureground.shards.card import CardContext
 from figureground.shards.index import finish
 from figureground.shards.writer import FORMATS, Columns, Shard, write_shard
 
@@ -64,6 +64,6 @@ def make_dataset(
     recipe = {"builder": "d3s", "config": "pocket", "identity": identity, "execution": {}, "content": {},
               "sha256": digest(identity)}  # fmt: skip
     (directory / "_figureground" / "recipe.json").write_text(json.dumps(recipe))
-    facts = Facts(title, "d3s", f"{title} of noise.", "@misc{noise}", {"device": "cpu"}, ("Nothing is in them.",))
+    facts = CardContext(title, "d3s", f"{title} of noise.", "@misc{noise}", {"device": "cpu"}, ("Nothing is in them.",))
     finish(directory, shards, columns, {"seed": seed}, facts, formats=formats, image_format=image_format)
     return directory

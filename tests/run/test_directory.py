@@ -59,7 +59,7 @@ def test_a_marker_that_can_not_be_read_does_not_hide_what_went_wrong(checkpoint,
 
 
 def test_how_far_a_build_came_is_counted(built):
-    from figureground.methods.builder import open_dataset
+    from figureground.methods.registry import open_dataset
     from figureground.shards.writer import as_shard
 
     shards = [as_shard(s) for s in open_dataset(built).plan().shards()]

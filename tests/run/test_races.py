@@ -15,7 +15,9 @@ from figureground.methods.d3s import D3S
 from figureground.methods.extend import extend
 from figureground.recipe.sample import Reject, Spec
 from figureground.running import disk
+from figureground.running.building import finish
 from figureground.running.directory import has_started, opened
+from figureground.running.worker import work
 from figureground.shards import index, writer
 
 TINY = {
@@ -88,8 +90,8 @@ def test_formats_are_those_of_whoever_renders_the_first_shard(checkpoint, tmp_pa
     parquet = D3S("pocket", checkpoint=checkpoint, formats=["parquet"], **TINY)
     with opened(out, tar.recipe(out / "_figureground"), lambda: ""):
         with lock(out / writer.WORKING_LOCK, shared=True), pytest.raises(RecipeError, match="formats"):
-            parquet.work(out, show_progress=False)  # it found no shard, and another process makes one
-        parquet.work(out, show_progress=False)
+            work(parquet, out, show_progress=False)  # it found no shard, and another process makes one
+        work(parquet, out, show_progress=False)
     assert saved(out)["execution"]["formats"] == ["parquet"]
 
 
@@ -101,7 +103,7 @@ def test_a_start_that_fails_leaves_its_execution_settings_in_no_recipe(checkpoin
     def fail():
         with opened(out, lost.recipe(out / "_figureground"), lambda: ""):
             good.build(out, show_progress=False)  # a second process, while the first opens its model
-            lost.work(out, show_progress=False)
+            work(lost, out, show_progress=False)
 
     with pytest.raises(FiguregroundError):
         fail()
@@ -124,11 +126,11 @@ def test_another_recipe_that_came_meanwhile_is_refused_before_anything_is_drawn(
     with opened(out, one.recipe(out / "_figureground"), lambda: ""):
         (out / "_figureground" / "recipe.json").write_text(json.dumps(other.recipe(out / "_figureground")))
         with pytest.raises(FiguregroundError, match="another recipe"):
-            one.work(out, show_progress=False)
+            work(one, out, show_progress=False)
         assert not disk.has_shards(out)
-        other.work(out, show_progress=False)
+        work(other, out, show_progress=False)
         with pytest.raises(writer.ShardError, match="recipe"):
-            one.finish(out)
+            finish(one, out)
     assert not (out / index.INDEX).exists()
 
 

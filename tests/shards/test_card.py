@@ -15,12 +15,12 @@ from PIL import Image
 
 from figureground.recipe.sample import Sample, Spec, key
 from figureground.shards import card
-from figureground.shards.card import BEGIN, END, Facts
+from figureground.shards.card import BEGIN, END, CardContext
 from figureground.shards.index import finish
 from figureground.shards.writer import Columns, Shard, ShardError, write_shard
 
 COLUMNS = Columns(("bird", "a|b <i>"), ("grass", "no"))
-FACTS = Facts("Birds", "d3s", "Birds on grass.", "@misc{d3s2022}", {"dtype": "float32"}, ("Small pictures.",))
+FACTS = CardContext("Birds", "d3s", "Birds on grass.", "@misc{d3s2022}", {"dtype": "float32"}, ("Small pictures.",))
 RECIPE = {
     "checkpoint": "/home/ada/models/sd-v1-4",
     "cutouts": {"train": "~/cats", "validation": "C:\\Users\\ada\\dogs"},
@@ -235,7 +235,7 @@ def write_hostile(directory):
     concept = {"class": HOSTILE, "noun": HOSTILE, "feature": HOSTILE, "references": 3, "identifier": HOSTILE,
                "kind": HOSTILE, "sha256": HOSTILE, "losses": {HOSTILE: 0.5}}  # fmt: skip
     step = {"did": HOSTILE, "from": [{"name": HOSTILE, "sha256": HOSTILE}], HOSTILE: HOSTILE}
-    facts = Facts(
+    facts = CardContext(
         HOSTILE, HOSTILE, HOSTILE, f"@misc{{x}}\n```\n{HOSTILE}", {HOSTILE: HOSTILE, "mixed": [HOSTILE]}, (HOSTILE,),
         (HOSTILE,), (HOSTILE,), named, [source], [credit], [step], [concept],
     )  # fmt: skip
@@ -359,7 +359,7 @@ def full_facts(**more):
         "file": "bird/a.jpg", "author": "Ada *L*", "license": "CC-BY-4.0", "source": "https://example.org/a_(1)",
         "title": "A <bird>",
     }  # fmt: skip
-    return Facts(
+    return CardContext(
         "Birds", "d3s", "Birds on grass.", "@misc{d3s2022}",
         {"device": "cpu", "versions": {"torch": "2.9"}, "mixed": [{"device": "cuda"}]},
         uses=("Tests.",), misuses=("Life.",),
@@ -485,5 +485,5 @@ def test_sizes_are_those_that_load_dataset_sees(tmp_path):
 def test_the_index_tells_all_that_the_card_was_written_from(tmp_path):
     build(tmp_path)
     saved = json.loads((tmp_path / "_figureground/index.json").read_text())["card"]
-    assert Facts(**saved["facts"]) == Facts(**json.loads(json.dumps(vars(FACTS))))
+    assert CardContext(**saved["facts"]) == CardContext(**json.loads(json.dumps(vars(FACTS))))
     assert saved["recipe"] == {"size": 32}

@@ -26,10 +26,11 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.hashing import digest
 from figureground.curation.curating import curate
 from figureground.curation.merging import merge
-from figureground.methods.builder import open_dataset
 from figureground.methods.extend import extend
+from figureground.methods.registry import open_dataset
 from figureground.recipe import document as recipes
 from figureground.report.sheet import show
+from figureground.running.building import finish
 from figureground.shards.index import finish_again
 from figureground.shards.reader import dataset_columns, read_tar
 from figureground.shards.writer import FORMATS, Columns, Shard, write_encoded
@@ -105,7 +106,7 @@ def rewrite(out, change, formats=FORMATS, name=FIRST):
 
 
 def describe_anew(out):
-    open_dataset(out).finish(out)
+    finish(open_dataset(out), out)
 
 
 def change_first(**fields):

@@ -10,7 +10,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from figureground.recipe.sample import Sample, Spec, key
-from figureground.shards.card import Facts
+from figureground.shards.card import CardContext
 from figureground.shards.croissant import CROISSANT
 from figureground.shards.index import INDEX, finish
 from figureground.shards.writer import Columns, Shard, write_shard
@@ -19,7 +19,9 @@ COLUMNS = Columns(
     ("bird", "très “long” cat"), ("grass", "in a: cave", "no"), {"spurious_for": ("a", "b")}, ("source",), guide=True
 )
 SHARDS = [Shard("train", 0, 2, 5), Shard("train", 1, 2, 4), Shard("train_2", 0, 1, 3), Shard("train", 0, 1, 2, part=1)]
-FACTS = Facts("Birds", "d3s", "Birds on\ngrass.", "@misc{x}", limits=("Small.",), uses=("Tests.",), misuses=("Life.",))
+FACTS = CardContext(
+    "Birds", "d3s", "Birds on\ngrass.", "@misc{x}", limits=("Small.",), uses=("Tests.",), misuses=("Life.",)
+)
 
 
 def results(shard):

@@ -15,13 +15,13 @@ from datasets import ClassLabel, load_dataset
 from PIL import Image
 
 from figureground.recipe.sample import Reject, Sample, Spec, key
-from figureground.shards.card import Facts
+from figureground.shards.card import CardContext
 from figureground.shards.index import INDEX, finish, markers, missing
 from figureground.shards.writer import Columns, Shard, ShardError, claim, write_shard
 
 COLUMNS = Columns(("bird", "no"), ("grass", "in a: cave"))
 SHARDS = [Shard("train", 0, 2, 6), Shard("train", 1, 2, 6), Shard("validation", 0, 1, 4)]
-FACTS = Facts("Birds", "d3s", "Birds on grass.", "@misc{x}")
+FACTS = CardContext("Birds", "d3s", "Birds on grass.", "@misc{x}")
 RECIPE = {"seed": 0, "strength": 0.9}
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError
 from figureground.recipe.sample import Guide, Sample, Spec
 from figureground.shards import index
-from figureground.shards.card import Facts
+from figureground.shards.card import CardContext
 from figureground.shards.reader import dataset_columns, read_parquet, read_tar
 from figureground.shards.writer import Columns, Shard, write_encoded, write_shard
 
@@ -82,7 +82,7 @@ def test_what_is_read_can_be_written_again_to_the_same_bytes(written, tmp_path_f
 
 def test_columns_are_read_from_the_index(written):
     directory, image_format = written
-    facts = Facts("Title", "d3s", "Summary.", "@misc{x}")
+    facts = CardContext("Title", "d3s", "Summary.", "@misc{x}")
     with pytest.raises(FiguregroundError, match="no finished dataset"):
         dataset_columns(directory)
     index.finish(directory, [SHARD], COLUMNS, {}, facts, image_format=image_format)

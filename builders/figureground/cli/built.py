@@ -19,20 +19,21 @@ def add_show(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from figureground.methods.builder import open_dataset
+    from figureground.methods.registry import open_dataset
     from figureground.recipe.document import FORMAT, format_of
     from figureground.report.sheet import license_note, show
+    from figureground.running import building
     from figureground.shards.finished import made_from_others
     from figureground.shards.index import finish_again, markers
 
-    builder = open_dataset(options.directory)
-    draw, splits = (builder.draw_guide, list(builder.plan().totals())) if builder else (None, [])
+    method = open_dataset(options.directory)
+    draw, splits = (method.draw_guide, list(method.plan().totals())) if method else (None, [])
     for path in show(options.directory, draw_guide=draw, splits=splits):
         say(path)
     if note := license_note(options.directory):
         say(note)
-    if builder:
-        builder.finish(options.directory)  # the card shows the preview
+    if method:
+        building.finish(method, options.directory)  # the card shows the preview
         return 0
     finish_again(options.directory)
     if not made_from_others(options.directory):

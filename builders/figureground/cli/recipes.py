@@ -14,14 +14,14 @@ from figureground.core.errors import RecipeError, listed
 from figureground.core.terminal import complain, say, say_json
 
 if TYPE_CHECKING:
-    from figureground.methods.builder import Builder
+    from figureground.methods.base import Method
 
 METHOD = (
     "how the dataset is made: d3s (classes on backgrounds), spurious (what fools classifiers into a class), or, "
     "from a biased training set, scgs (what misled a classifier is repainted) or ddb (another class's object is "
     "painted in); may be left out if --recipe names it"
 )
-"""What the name of a builder stands for."""
+"""Help of the argument METHOD."""
 
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
@@ -79,11 +79,11 @@ def _plan(options: argparse.Namespace) -> int:
 
     if options.images_per_second is not None and not 0 < options.images_per_second < math.inf:
         raise RecipeError("--images-per-second", "give a number above 0.")
-    builder = _builder(options)
+    method = _method(options)
     if options.json:
-        say_json(foresee(builder, options.images_per_second))
+        say_json(foresee(method, options.images_per_second))
     else:
-        say(forecast(builder, options.images_per_second))
+        say(forecast(method, options.images_per_second))
     return 0
 
 
@@ -117,15 +117,15 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _build(options: argparse.Namespace) -> int:
-    builder = _builder(options)
-    for note in builder.checkpoint_notes():
+    method = _method(options)
+    for note in method.checkpoint_notes():
         complain(f"figureground: {note}")
-    out = builder.build(options.out)
-    say(builder.done_message(out))
+    out = method.build(options.out)
+    say(method.done_message(out))
     return 0
 
 
-def _builder(options: argparse.Namespace) -> Builder:
+def _method(options: argparse.Namespace) -> Method:
     kind, fields = _kind(options)
     settings = [*options.set, *([f"limit={options.limit}"] if options.limit is not None else [])]
     if options.concepts is not None:
@@ -134,9 +134,9 @@ def _builder(options: argparse.Namespace) -> Builder:
     return kind.from_recipe(fields, settings, options.config)
 
 
-def _kind(options: argparse.Namespace) -> tuple[type[Builder], dict[str, Any]]:
+def _kind(options: argparse.Namespace) -> tuple[type[Method], dict[str, Any]]:
     """Return the method's class, which the command or the recipe names, and what the recipe file says."""
-    from figureground.methods.builder import METHODS, builder_class
+    from figureground.methods.registry import method_class, method_names
     from figureground.recipe.document import COPIES, read_recipe
 
     fields = read_recipe(options.recipe) if options.recipe else {}
@@ -150,5 +150,5 @@ def _kind(options: argparse.Namespace) -> tuple[type[Builder], dict[str, Any]]:
         raise RecipeError("METHOD", f"{options.method!r} is given, and {options.recipe} is a recipe of {named!r}.")
     if not options.method and not named:
         where = f"{options.recipe} names none (builder: d3s)" if options.recipe else "none is given"
-        raise RecipeError("METHOD", f"{where}. Name one of {listed(METHODS)}.")
-    return builder_class(options.method or str(named)), fields
+        raise RecipeError("METHOD", f"{where}. Name one of {listed(method_names())}.")
+    return method_class(options.method or str(named)), fields

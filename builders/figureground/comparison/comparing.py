@@ -68,9 +68,9 @@ def _settings_of(name: str) -> Any:
         return PasteSettings
     if name not in GENERATORS:
         return None
-    from figureground.methods.builder import builder_class
+    from figureground.methods.registry import method_class
 
-    kind = builder_class(name)
+    kind = method_class(name)
     return Annotated[dict[str, Any], type(kind.CONFIGS[kind.DEFAULT])]
 
 
@@ -110,7 +110,7 @@ def compare(
             share them too, but for those of `generators.UNSHARED`.
         overrides: By method or generator, settings of its own. Of paste: `masks` (`attended` or `true`), `quantile` and
             `count_per_class`; without, as many as training has pictures a class.
-        config: Of the builders scgs and ddb; `pocket` for small pictures and `photographs` for others, unless said.
+        config: Of the methods scgs and ddb; `pocket` for small pictures and `photographs` for others, unless said.
         device: auto, cpu, cuda, cuda:1 or mps.
         workers: Threads that decode pictures; they change no result.
         on_row: Is given the comparison so far after each row: what is there if a later row fails.
@@ -230,12 +230,12 @@ class _Door:
             if name == "paste":
                 found[name] = generators.check_paste(None)
                 continue
-            builder = generators.builder(name, seed)
+            method = generators.method(name, seed)
             if name in PRUNED:
-                self.rules[name] = builder.pruning_rule()
+                self.rules[name] = method.pruning_rule()
                 generators.refuse_other_pruning(name, self.rules[name])
-            found[name] = {key: value for key, value in builder.identity().items() if key != "seed"}
-            unknown = set(builder.columns().backgrounds) - set(self.groups.attributes or ())
+            found[name] = {key: value for key, value in method.identity().items() if key != "seed"}
+            unknown = set(method.columns().backgrounds) - set(self.groups.attributes or ())
             for row in rows:
                 if self.groups.attributes and unknown and row.generator == name and row.training in BY_GROUP:
                     raise RecipeError(

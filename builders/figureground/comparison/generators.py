@@ -1,4 +1,4 @@
-"""The pictures that a comparison adds to training: pasted, or made and pruned by a builder, once for each seed."""
+"""The pictures that a comparison adds to training: pasted, or made and pruned by a method, once for each seed."""
 
 from __future__ import annotations
 
@@ -59,21 +59,21 @@ class Generators:
     training: Mapping[str, Any]
     """Settings of training that all methods share."""
     config: str
-    """Of the builders scgs and ddb."""
+    """Of the methods scgs and ddb."""
     device: str
     show_progress: bool
 
     # What is checked before anything is made
 
-    def builder(self, name: str, seed: int) -> Any:
-        """The builder of scgs or ddb, for the data and a seed.
+    def method(self, name: str, seed: int) -> Any:
+        """The method of scgs or ddb, for the data and a seed.
 
         Raises:
             RecipeError: A setting that can't be used.
         """
-        from figureground.methods.builder import builder_class
+        from figureground.methods.registry import method_class
 
-        kind, own = builder_class(name), dict(self.overrides.get(name, {}))
+        kind, own = method_class(name), dict(self.overrides.get(name, {}))
         recipes.check_names(own, set(type(kind.CONFIGS[kind.DEFAULT]).field_names()) - {"data", "seed"}, name)
         shared = {key: value for key, value in self.training.items() if key not in UNSHARED}
         theirs = getattr(kind.CONFIGS.get(self.config), "training", {})
@@ -207,14 +207,14 @@ class Generators:
         from figureground.curation.curating import curate
         from figureground.diffusion.render import release_memory
 
-        builder = self.builder(generator, seed)
+        method = self.method(generator, seed)
         built = self.out / name
-        builder.build(built, show_progress=self.show_progress)
+        method.build(built, show_progress=self.show_progress)
         told: dict[str, Any] = {"directory": name, "pictures": _count(built)}
-        if (error_set := getattr(builder, "told", {}).get("error_set")) is not None:
+        if (error_set := getattr(method, "told", {}).get("error_set")) is not None:
             told["error_set"] = error_set
         if generator in PRUNED:
-            rule = builder.pruning_rule()
+            rule = method.pruning_rule()
             try:
                 pruned = curate(built, self.out / f"{name}-pruned", rule, show_progress=self.show_progress)
             except RecipeError as error:
@@ -223,7 +223,7 @@ class Generators:
                     f"{generator}.least_attribution_ratio=…, and give the same command again."
                 ) from None
             told |= {"directory": pruned.name, "rule": rule, "kept": _count(pruned) / told["pictures"]}
-        del builder
+        del method
         release_memory()
         return told
 

@@ -9,7 +9,7 @@ from figureground.core.errors import RecipeError, listed, nearest
 from figureground.learn.settings import METHODS, TWO_STAGE
 
 GENERATORS = ("paste", "scgs", "ddb")
-"""What makes pictures that are added to training: the module `paste`, and two builders."""
+"""What makes pictures that are added to training: the module `paste`, and two methods."""
 
 
 class Row(NamedTuple):

@@ -19,7 +19,7 @@ from figureground.recipe import sample as samples
 from figureground.recipe.sample import Reject, Spec
 from figureground.running.directory import opened, shards_kept
 from figureground.shards import index
-from figureground.shards.card import Facts
+from figureground.shards.card import CardContext
 from figureground.shards.finished import Source, refuse_overlap
 from figureground.shards.writer import RECIPE, Columns, Encoded, Shard
 from figureground.sources.images import open_stored
@@ -340,7 +340,7 @@ def _together(each: Sequence[Mapping[str, Any]], sources: Sequence[Source]) -> d
     return together
 
 
-def _facts(sources: Sequence[Source], lineage: Sequence[Mapping[str, Any]]) -> Facts:
+def _facts(sources: Sequence[Source], lineage: Sequence[Mapping[str, Any]]) -> CardContext:
     """What the card says: of each dataset what it said, once."""
     facts = [source.facts for source in sources]
 

@@ -22,7 +22,7 @@ from figureground.core.hashing import digest
 from figureground.core.names import RULE, Lookup, describe_same, same_names
 from figureground.core.resources import resource
 from figureground.core.shares import whole_part
-from figureground.methods.builder import Builder
+from figureground.methods.base import Method
 from figureground.models.needs import Need
 from figureground.recipe import document as recipes
 from figureground.recipe.classes import Noun, define, find_list, read_nouns
@@ -220,8 +220,8 @@ def _configs() -> dict[str, D3SConfig]:
     return made
 
 
-class D3S(Builder):
-    """Builds a D3S dataset: `D3S("pocket").build("out/d3s")`. See `Builder` and `D3SConfig`."""
+class D3S(Method):
+    """Builds a D3S dataset: `D3S("pocket").build("out/d3s")`. See `Method` and `D3SConfig`."""
 
     METHOD = "d3s"
     CONFIGS = _configs()
@@ -242,14 +242,18 @@ class D3S(Builder):
         "A classifier's drop on them is not all due to backgrounds: compare it with the controls text-only, "
         "reconstruction and same-background.",
     )
+    SHARED = (*Method.SHARED, "cutouts", "scenes", "photographs")
     config: D3SConfig
 
     def summary(self) -> str:
         return self.SUMMARIES[self.config.guide]
 
-    def resolve(self) -> None:
+    def load_inputs(self) -> None:
         config = self.config
         self._shortened: dict[str, str] = {}
+        for name in NEEDED[config.guide]:
+            if getattr(config, name) is not None:
+                self._directories(name)  # so that one that isn't there is said at once
         if config.classes == "folders":
             self.classes = self._classes_from_folders()
         else:
@@ -417,9 +421,9 @@ class D3S(Builder):
 
     # --- the builder's parts --------------------------------------------------------------------
 
-    def resolved(self) -> dict[str, Any]:
+    def content_hashes(self) -> dict[str, Any]:
         content: dict[str, Any] = {
-            **super().resolved(),
+            **super().content_hashes(),
             "cutout_scale": list(self.config.scale_range()),
             "classes": [[c.name, c.text, c.definition] for c in self.classes],
             "backgrounds": [[b.name, b.text] for b in self.backgrounds],
@@ -434,6 +438,9 @@ class D3S(Builder):
                 read = {"cutouts": "cutouts", "templates": "scenes", "photographs": "photographs"}[name]
                 content[name] = {split: bank.digest for split, bank in getattr(self, read).items()}
         return content
+
+    def per_cell(self) -> dict[str, int]:
+        return dict(self.config.per_cell)
 
     def columns(self) -> Columns:
         from figureground.shards.writer import Columns

@@ -172,8 +172,8 @@ class DDB(Repaint):
     CITATIONS = (CITATION, INVERSION_CITATION, DIFFUSION_CITATION)
     config: DDBConfig
 
-    def resolve(self) -> None:
-        super().resolve()
+    def load_inputs(self) -> None:
+        super().load_inputs()
         self.inversion = self.config.inversion_settings()
         if self.groups is None:
             return
@@ -216,13 +216,13 @@ class DDB(Repaint):
         if self.config.segmenter == TRUE:
             self.need_true_masks("segmenter")
 
-    def resolved(self) -> dict[str, Any]:
+    def content_hashes(self) -> dict[str, Any]:
         config = self.config
         learned = {
             n: v for n, v in self.inversion.to_json().items() if n not in (*GIVEN_ELSEWHERE, *Inversion.EXECUTION)
         }
         return {
-            **super().resolved(), "inversion": learned,
+            **super().content_hashes(), "inversion": learned,
             "phrases": None if self.groups is None else [self.phrase(f) for f in range(len(self.data.classes))],
             "segmenter": config.segmenter if config.segmenter == TRUE else contents_of(config.segmenter),
         }  # fmt: skip
@@ -304,7 +304,7 @@ class DDB(Repaint):
             self.say(f"ERM on {self.data.name}, {counted(training.epochs, 'epoch')}")
             return early_stopped(
                 self.unlabelled, training, training.epochs, config.seed, folder, device=config.device,
-                show_progress=self._show_progress,
+                show_progress=self.show_progress,
             )  # fmt: skip
 
         return self.find_errors(stages, "classifier", judge)
@@ -342,7 +342,7 @@ class DDB(Repaint):
         segmenter = None if config.segmenter == TRUE else open_segmenter(config.segmenter, device=self.device)
         found: dict[int, np.ndarray | str] = {}
         total = sum(map(len, sources.values()))
-        bar = tqdm(total=total, desc="masks", unit="picture", disable=None if self._show_progress else True)
+        bar = tqdm(total=total, desc="masks", unit="picture", disable=None if self.show_progress else True)
         with signals.at_checks(), bar:
             for label, rows in sources.items():
                 for start in range(0, len(rows), 16):
@@ -388,7 +388,7 @@ class DDB(Repaint):
                 try:
                     invert(
                         files, self.noun(label), self.word(label), folder / "learned", self.inversion, masks=regions,
-                        device=config.device, show_progress=self._show_progress,
+                        device=config.device, show_progress=self.show_progress,
                     )  # fmt: skip
                 except FiguregroundError as error:
                     error.args = (f"a word for {self.data.classes[label]!r}: {error}",)
@@ -425,14 +425,14 @@ class DDB(Repaint):
 
     # --- pruning --------------------------------------------------------------------------------
 
-    def judge(self, out: Path, show_progress: bool) -> None:
+    def score_samples(self, out: Path) -> None:
         """Write the scores of each image for `curate`: one row an image, with the columns `SCORE_COLUMNS`."""
         with lock(out / writer.STAGES_LOCK, wait=True):  # one of several processes that end together
             directory.settle_recipe(out, self.recipe(out / PRIVATE))
-            self._score(out, show_progress)
+            self._score(out)
         writer.remove_locks(out)
 
-    def _score(self, out: Path, show_progress: bool) -> None:
+    def _score(self, out: Path) -> None:
         path = out / SCORES / f"{SCORE}.csv"
         from figureground.data.pictures import DatasetPictures
 
@@ -451,7 +451,7 @@ class DDB(Repaint):
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(SCORE_COLUMNS)
-        bar = tqdm(total=len(made.keys), desc="scores", unit="image", disable=None if show_progress else True)
+        bar = tqdm(total=len(made.keys), desc="scores", unit="image", disable=None if self.show_progress else True)
         with signals.at_checks(), bar:
             for start in range(0, len(made.keys), SCORED):
                 signals.check()

@@ -13,7 +13,8 @@ from figureground.core.files import MOST_JSON, read_text, replace_text
 from figureground.core.hashing import digest
 from figureground.core.locks import lock
 from figureground.core.values import kinds_of
-from figureground.methods.builder import METHODS, Builder, builder_class
+from figureground.methods.base import Method
+from figureground.methods.registry import method_class, method_names
 from figureground.recipe import document as recipes
 from figureground.shards import index, writer
 from figureground.shards.directory import refuse_strange
@@ -31,7 +32,7 @@ def extend(
 
     Args:
         directory: A dataset that `build` finished, or that an earlier `extend` left unfinished.
-        per_cell: Images a cell in all, by split, or of the builder `spurious` by scene; what it doesn't name stays.
+        per_cell: Images a cell in all, by split, or of the method `spurious` by scene; what it doesn't name stays.
         settings: `KEY=VALUE` for fields that decide no pixel, such as `workers=4`.
 
     Returns:
@@ -49,33 +50,33 @@ def extend(
         raise FiguregroundError(f"{directory} holds no dataset: there is no {RECIPE}. Build one first.")
     while True:
         before = read_text(saved, root=directory, most=MOST_JSON)
-        builder, recipe = _plan(directory, recipes.read_saved(saved), per_cell, settings)
+        method, recipe = _plan(directory, recipes.read_saved(saved), per_cell, settings)
         if recipe is None:
-            return builder.build(directory, show_progress)
+            return method.build(directory, show_progress)
         text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
         with lock(directory / writer.STAGES_LOCK, wait=True):
             # Another process may have extended it since it was read: then all of this is to be looked at again.
             if same := read_text(saved, root=directory, most=MOST_JSON) == before:
                 replace_text(saved, text)
         if same:
-            return _build(builder, directory, before, text, show_progress)
+            return _build(method, directory, before, text, show_progress)
 
 
 def _plan(
     directory: Path, theirs: Mapping[str, Any], per_cell: Mapping[str, int], settings: Sequence[str]
-) -> tuple[Builder, dict[str, Any] | None]:
+) -> tuple[Method, dict[str, Any] | None]:
     """Return what builds the extension, and the larger recipe; None where that is saved already.
 
     Args:
         theirs: The saved recipe.
     """
-    if theirs["builder"] not in METHODS:
+    if theirs["builder"] not in method_names():
         raise FiguregroundError(
             f"{directory} was made by {theirs['builder']}, so there is no recipe that could make more. Extend the "
             f"datasets that it was made from, and {theirs['builder']} again."
         )
     recipes.refuse_older(theirs, directory, "extend")
-    kind = builder_class(theirs["builder"])
+    kind = method_class(theirs["builder"])
     config = kind.CONFIGS[kind.DEFAULT]
     execution, kinds = config.EXECUTION, kinds_of(type(config))
     fields = recipes.convert_fields(recipes.read_recipe(directory / RECIPE), kinds)
@@ -85,18 +86,18 @@ def _plan(
         raise RecipeError(
             identity[0], f"extend keeps the recipe; only fields that decide no pixel can be set: {listed(execution)}."
         )
-    builder = kind.from_recipe(now)
-    _refuse_changed(builder, theirs, directory)
+    method = kind.from_recipe(now)
+    _refuse_changed(method, theirs, directory)
     steps = list(fields.get("extended", []))
-    reached: dict[str, int] = dict(steps[-1] if steps else builder.per_cell())
+    reached: dict[str, int] = dict(steps[-1] if steps else method.per_cell())
     recipes.check_names(per_cell, reached, f"{directory}")
     wanted = {**reached, **per_cell}
     if wanted == reached:
         if not steps:
             has = listed(f"{split}={n}" for split, n in reached.items())
             raise RecipeError("--per-cell", f"{directory} has {has} already.")
-        return builder, None
-    if index.missing(directory, [as_shard(s) for s in builder.plan().shards()]):
+        return method, None
+    if index.missing(directory, [as_shard(s) for s in method.plan().shards()]):
         raise FiguregroundError(
             f"{directory} isn't finished. Give the command that began it again, and extend it then."
         )
@@ -106,7 +107,7 @@ def _plan(
     return larger, {**larger.recipe(directory / PRIVATE), "execution": theirs["execution"]}
 
 
-def _build(builder: Builder, directory: Path, before: str, text: str, show_progress: bool) -> Path:
+def _build(method: Method, directory: Path, before: str, text: str, show_progress: bool) -> Path:
     """Build what a larger recipe adds; one that fails before a shard is done is taken back.
 
     Args:
@@ -114,16 +115,16 @@ def _build(builder: Builder, directory: Path, before: str, text: str, show_progr
         text: The recipe as it is now.
     """
     try:
-        return builder.build(directory, show_progress)
+        return method.build(directory, show_progress)
     except BaseException:
-        _take_back(builder, directory, before, text)
+        _take_back(method, directory, before, text)
         raise
 
 
-def _take_back(builder: Builder, directory: Path, before: str, text: str) -> None:
+def _take_back(method: Method, directory: Path, before: str, text: str) -> None:
     """Restore the recipe of a dataset to which nothing was added, unless another process is at work there."""
     saved = directory / RECIPE
-    added = [shard for shard in map(as_shard, builder.plan().shards()) if shard.part == len(builder.config.extended)]
+    added = [shard for shard in map(as_shard, method.plan().shards()) if shard.part == len(method.config.extended)]
     with (
         suppress(OSError),
         lock(directory / writer.STAGES_LOCK) as alone,
@@ -137,11 +138,11 @@ def _take_back(builder: Builder, directory: Path, before: str, text: str) -> Non
     writer.remove_locks(directory)
 
 
-def _refuse_changed(builder: Builder, saved: Mapping[str, Any], directory: Path) -> None:
+def _refuse_changed(method: Method, saved: Mapping[str, Any], directory: Path) -> None:
     """Refuses to go on when what the recipe names is no longer what it was."""
-    if digest(builder.identity()) == saved["sha256"]:
+    if digest(method.identity()) == saved["sha256"]:
         return
-    mine = json.loads(json.dumps(builder.recipe(directory / PRIVATE)))
+    mine = json.loads(json.dumps(method.recipe(directory / PRIVATE)))
     raise FiguregroundError(
         f"{directory}: what its recipe names has changed since it was built, so that more images would be of another "
         "kind:\n  " + "\n  ".join(recipes.recipe_differences(saved, mine)) + "\nBring it back, or build anew."

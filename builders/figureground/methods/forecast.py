@@ -12,7 +12,7 @@ from figureground.core.errors import FiguregroundError, UsageError, counted
 from figureground.recipe.table import Counts, cramers_v, paired_share
 
 if TYPE_CHECKING:
-    from figureground.methods.builder import Builder
+    from figureground.methods.base import Method
     from figureground.models.needs import Need
     from figureground.recipe.plan import Plan
 
@@ -22,7 +22,7 @@ MOST_ROWS = 24
 """Classes whose counts are printed one by one."""
 
 
-def foresee(builder: Builder, images_per_second: float | None = None) -> dict[str, Any]:
+def foresee(method: Method, images_per_second: float | None = None) -> dict[str, Any]:
     """Return what a build would make, as `figureground plan --json` prints it.
 
     Args:
@@ -36,34 +36,34 @@ def foresee(builder: Builder, images_per_second: float | None = None) -> dict[st
     Raises:
         UsageError: Something that the recipe says can never be built.
     """
-    needs = _checked(builder)
-    config, plan = builder.config, builder.plan()
+    needs = _checked(method)
+    config, plan = method.config, method.plan()
     images = sum(plan.totals().values())
-    calls = builder.denoiser_steps() + (config.scheduler == "pndm")  # pndm takes its second step twice
+    calls = method.denoiser_steps() + (config.scheduler == "pndm")  # pndm takes its second step twice
     splits = {}
     for split, count in plan.totals().items():
-        cells, paired = plan.cells(split), builder.pairings.get(split)
+        cells, paired = plan.cells(split), method.pairings.get(split)
         splits[split] = {
             "images": count, "cramers_v": round(cramers_v(cells), 6), "counts": cells.tolist(),
             "paired_share": None if paired is None else round(paired_share(cells, paired), 6),
         }  # fmt: skip
     return {
-        "method": builder.METHOD, "config": config.name, "images": images, "size": config.size,
+        "method": method.METHOD, "config": config.name, "images": images, "size": config.size,
         "shards": len(plan.shards()), "foregrounds": list(plan.foregrounds), "backgrounds": list(plan.backgrounds),
         "splits": splits, "formats": list(config.formats),
         "bytes": round(images * config.size**2 * BYTES_PER_PIXEL[config.image_format] * len(config.formats)),
         "denoiser_evaluations": images * calls * (2 if config.guidance_scale > 1 else 1),
         "seconds": None if images_per_second is None else images / images_per_second,
-        "notes": [*builder.checkpoint_notes(), *builder.plan_notes()], "to_build": [need.to_json() for need in needs],
+        "notes": [*method.checkpoint_notes(), *method.plan_notes()], "to_build": [need.to_json() for need in needs],
     }  # fmt: skip
 
 
-def _checked(builder: Builder) -> list[Need]:
+def _checked(method: Method) -> list[Need]:
     """What a build needs; every error is wrong use, for nothing was begun that could fail."""
     try:
-        builder.check_size()
-        needs = builder.needs()
-        builder.check_plan()
+        method.check_size()
+        needs = method.needs()
+        method.check_plan()
     except UsageError:
         raise
     except FiguregroundError as error:
@@ -71,15 +71,15 @@ def _checked(builder: Builder) -> list[Need]:
     return needs
 
 
-def forecast(builder: Builder, images_per_second: float | None = None) -> str:
+def forecast(method: Method, images_per_second: float | None = None) -> str:
     """Return the text that `figureground plan` prints; see `foresee`."""
-    found = foresee(builder, images_per_second)
+    found = foresee(method, images_per_second)
     lines = [
         f"{found['method']}, config {found['config']}: {found['images']:,} images of {found['size']} px in "
         f"{counted(found['shards'], 'shard')}, {len(found['foregrounds'])} foregrounds × "
         f"{len(found['backgrounds'])} backgrounds"
     ]
-    lines += builder.plan_counts(builder.plan())
+    lines += method.plan_counts(method.plan())
     lines += [
         "",
         f"about {human_bytes(found['bytes'])} as {' and '.join(found['formats'])}; "
@@ -98,12 +98,12 @@ def _said(need: Mapping[str, Any]) -> str:
     return f"{need['field']}: {need['what']}{size}" + (f": {need['command']}" if need["command"] else "")
 
 
-def counts_by_split(builder: Builder, plan: Plan) -> list[str]:
+def counts_by_split(method: Method, plan: Plan) -> list[str]:
     """Each split's counts of foregrounds on backgrounds, and how much these depend on each other."""
     lines = []
     for split, images in plan.totals().items():
         counts = plan.cells(split)
-        paired = builder.pairings.get(split)
+        paired = method.pairings.get(split)
         share = f", {paired_share(counts, paired):.1%} in paired cells" if paired is not None else ""
         lines += ["", f"{split}: {images:,} images, Cramér's V {cramers_v(counts):.3f}{share}"]
         lines += draw_counts(counts, plan.foregrounds, plan.backgrounds)

@@ -23,7 +23,7 @@ from figureground.data.groups import Files, GroupedPictures
 from figureground.data.layouts import read_groups
 from figureground.finetune.settings import fill
 from figureground.learn.settings import Training, choose_backbone
-from figureground.methods.builder import Builder
+from figureground.methods.base import Method
 from figureground.methods.forecast import draw_counts
 from figureground.methods.repainting import TRAIN, RepaintConfig
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent
@@ -69,7 +69,7 @@ class Job:
     """What its provenance adds."""
 
 
-class Repaint(Builder):
+class Repaint(Method):
     """Builds what is made by repainting a region of training pictures.
 
     A method overrides `backgrounds`, `jobs`, `planned`, `summary` and what it needs of the rest.
@@ -89,9 +89,8 @@ class Repaint(Builder):
     _jobs: dict[tuple[int, int], list[Job]] | None = None
     _mask_files: Mapping[str, str] = {}
     _stages: Path | None = None
-    _show_progress = True
 
-    def resolve(self) -> None:
+    def load_inputs(self) -> None:
         config = self.config
         self.groups: GroupedPictures | None = None
         self.pairings = {}
@@ -191,25 +190,19 @@ class Repaint(Builder):
             lambda split, f, b, i: self.spec_prompt(jobs[f, b][i]),
         )  # fmt: skip
 
-    def per_cell(self) -> dict[str, int]:
-        raise FiguregroundError(
-            f"a set made by {self.METHOD} can't be extended: what it is made of was chosen for its size. Build a "
-            "larger one elsewhere, or one of another seed, and merge them."
-        )
-
     def _job(self, spec: Spec) -> Job:
         assert self._jobs is not None
         return self._jobs[spec.foreground, spec.background][int(spec.key.rpartition("-")[2])]
 
     # --- what decides it ------------------------------------------------------------------------
 
-    def resolved(self) -> dict[str, Any]:
+    def content_hashes(self) -> dict[str, Any]:
         config = self.config
         known = self.groups
         nouns = {} if known is None else {name: self.noun(i) for i, name in enumerate(known.classes)}
         return {
-            **super().resolved(), "data": None if known is None else known.fingerprint, "layout": None, "root": None,
-            "y": None, "a": None, "file": None, "split_column": None, "nouns": nouns,
+            **super().content_hashes(), "data": None if known is None else known.fingerprint, "layout": None,
+            "root": None, "y": None, "a": None, "file": None, "split_column": None, "nouns": nouns,
             "classifier": self._classifier_content,
             "training": self._training_content if config.classifier == TRAIN else None,
         }  # fmt: skip
@@ -228,8 +221,7 @@ class Repaint(Builder):
 
     # --- stages ---------------------------------------------------------------------------------
 
-    def find(self, out: Path, show_progress: bool) -> None:
-        self._show_progress = show_progress
+    def run_planning_stages(self, out: Path) -> None:
         stages = out / PRIVATE / "stages"
         self.check_settings()
         with (
@@ -320,7 +312,7 @@ class Repaint(Builder):
         return done["facts"] if done and done["inputs"] == digest(self.identity()) else None
 
     def say(self, text: str) -> None:
-        if self._show_progress:
+        if self.show_progress:
             remark(text)
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:

@@ -135,8 +135,8 @@ class SCGS(Repaint):
     CITATIONS = (CITATION, GRAD_CAM_CITATION, DIFFUSION_CITATION)
     config: SCGSConfig
 
-    def resolve(self) -> None:
-        super().resolve()
+    def load_inputs(self) -> None:
+        super().load_inputs()
         scenes = self.config.scenes
         self.scenes = [] if scenes is None else read_nouns("scenes", scenes, "scenes", POCKET)
         if self.groups is not None and isinstance(self.config.per_class, Mapping):
@@ -155,10 +155,10 @@ class SCGS(Repaint):
         if self.config.mask == TRUE:
             self.need_true_masks("mask")
 
-    def resolved(self) -> dict[str, Any]:
+    def content_hashes(self) -> dict[str, Any]:
         counts = dict(zip(self.groups.classes, self.planned().tolist(), strict=True)) if self.groups else None
         scenes = [[scene.name, scene.text] for scene in self.scenes]
-        return {**super().resolved(), "per_class": counts, "scenes": scenes or None}
+        return {**super().content_hashes(), "per_class": counts, "scenes": scenes or None}
 
     def spec_prompt(self, job: Job) -> str:
         plain = super().spec_prompt(job)
@@ -221,7 +221,7 @@ class SCGS(Repaint):
             )
             return kind(
                 self.unlabelled, config.training_settings(), n, config.seed, folder, device=config.device,
-                show_progress=self._show_progress,
+                show_progress=self.show_progress,
             )  # fmt: skip
 
         return self.find_errors(stages, "errors", judge)
@@ -235,7 +235,7 @@ class SCGS(Repaint):
 
             features = held_out_features(
                 errors, np.flatnonzero(errors.wrong), self.train, lambda fold: self.open_classifier(errors, fold),
-                show_progress=self._show_progress,
+                show_progress=self.show_progress,
             )  # fmt: skip
             found = cluster_errors(
                 errors, features, data.classes, method=config.clustering, k=config.clusters, most=config.most_clusters,
@@ -294,7 +294,7 @@ class SCGS(Repaint):
         from figureground.vision.attention import attend, mask_by_knee, mask_by_quantile
 
         config, found = self.config, {}
-        bar = tqdm(total=len(rows), desc="attention", unit="picture", disable=None if self._show_progress else True)
+        bar = tqdm(total=len(rows), desc="attention", unit="picture", disable=None if self.show_progress else True)
         with signals.at_checks(), bar:
             for fold in np.unique(errors.fold[list(rows)]).tolist():
                 classifier = self.open_classifier(errors, fold)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import multiprocessing
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -43,7 +42,7 @@ from figureground.core.text import markdown
 from figureground.finetune.settings import POCKET as POCKET_FINETUNING
 from figureground.finetune.settings import Finetuning, fill, fingerprint_network, settings_for
 from figureground.finetune.shelf import Shelf
-from figureground.methods.builder import Builder
+from figureground.methods.base import Method
 from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.forecast import human_bytes
 from figureground.models.bundled import ROBUST
@@ -68,7 +67,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from figureground.diffusion.checkpoint import Checkpoint
-    from figureground.shards.card import Facts
+    from figureground.shards.card import CardContext
     from figureground.shards.writer import Columns
 
 POCKET = "pocket"
@@ -222,7 +221,7 @@ def _no_guide(split: str, f: int, b: int, i: int) -> None:
     """Text-to-image starts from noise alone."""
 
 
-class Spurious(Builder):
+class Spurious(Method):
     """Builds class-wise spurious images: `Spurious("pocket").build("out/spurious")`. See `SpuriousConfig`."""
 
     METHOD = "spurious"
@@ -253,7 +252,7 @@ class Spurious(Builder):
     )
     config: SpuriousConfig
 
-    def resolve(self) -> None:
+    def load_inputs(self) -> None:
         config = self.config
         self.labels = self._read_labels()
         self.features = find_labels(read_features(config.features, config.classes), self.labels)
@@ -374,11 +373,11 @@ class Spurious(Builder):
 
     # --- what decides it ------------------------------------------------------------------------
 
-    def resolved(self) -> dict[str, Any]:
+    def content_hashes(self) -> dict[str, Any]:
         learned = self.settings.deciding()
         learned["tiny_autoencoder"] = public(learned["tiny_autoencoder"])
         return {
-            **super().resolved(),
+            **super().content_hashes(),
             "features": [[feature.name, feature.noun, feature.text] for feature in self.features],
             "classes": None,
             "labels": digest([label.name for label in self.labels]),
@@ -458,15 +457,6 @@ class Spurious(Builder):
 
     # --- what it needs before it can draw -------------------------------------------------------
 
-    def build(self, out: str | os.PathLike[str], show_progress: bool = True) -> Path:
-        if lacking := self._lacking():
-            field, what = next(iter(lacking.items()))
-            raise RecipeError(field, what)
-        self._show_progress = show_progress
-        return super().build(out, show_progress)
-
-    _show_progress = True
-
     def _lacking(self) -> dict[str, str]:
         """By field, what a build can't do without."""
         found = {}
@@ -529,7 +519,7 @@ class Spurious(Builder):
                 finetune(
                     references, feature.noun, feature.name, folder, settings, prior=self._prior(feature),
                     components=self.components.get(feature.slug), device=str(self._device),
-                    show_progress=self._show_progress and multiprocessing.parent_process() is None,
+                    show_progress=self.show_progress and multiprocessing.parent_process() is None,
                 )  # fmt: skip
         concept = read_concept(folder)
         network = concept.facts["feature_model"]
@@ -646,7 +636,7 @@ class Spurious(Builder):
         )  # fmt: skip
 
     def _say(self, text: str) -> None:
-        if self._show_progress:
+        if self.show_progress:
             remark(text)
 
     # --- what it says of itself -----------------------------------------------------------------
@@ -676,7 +666,7 @@ class Spurious(Builder):
             "classifier may say, and `feature` the feature in words."
         )
 
-    def facts(self, out: Path) -> Facts:
+    def card_context(self, out: Path) -> CardContext:
         self._read_made(out / PRIVATE / "stages")
         concepts = []
         for feature in self.features:
@@ -686,7 +676,7 @@ class Spurious(Builder):
                     **{name: made[name] for name in ("references", "identifier", "kind", "sha256", "feature_model")},
                     "losses": {name: value for name, value in made["losses"].items() if name in LOSSES},
                 })  # fmt: skip
-        return dataclasses.replace(super().facts(out), concepts=concepts)
+        return dataclasses.replace(super().card_context(out), concepts=concepts)
 
     def sources(self) -> tuple[list[Source], list[Credit]]:
         given = self.config.references
@@ -729,6 +719,9 @@ class Spurious(Builder):
         return ["", *lines, "", "prompts such as " + ", ".join(prompts[:3])]
 
     def refuse_absent(self) -> None:
+        if lacking := self._lacking():
+            field, what = next(iter(lacking.items()))
+            raise RecipeError(field, what)
         settings = self.settings
         if settings.reads_features and settings.feature_model not in (None, NOT_GIVEN):
             refuse_absent("feature_model", str(settings.feature_model))

@@ -7,15 +7,14 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import datasets
-
 from figureground.core.devices import check_device
 from figureground.core.errors import RecipeError, listed, nearest
 from figureground.recipe.fields import MOST, texts_below
 from figureground.recipe.sample import IMAGE_FORMATS
 
 SCHEDULER_NAMES = ("ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc")
-
+SAMPLING = ("scheduler", "steps", "strength", "guidance_scale", "negative_prompt", "eta", "size")
+"""Fields that say how images are drawn."""
 
 WHOLE: dict[str, tuple[int, int | None]] = {
     "size": (8, 16384), "steps": (1, 1000), "shard_size": (1, None), "seed": (0, 2**128 - 1), "workers": (1, 1024),
@@ -48,9 +47,10 @@ def _check_number(name: str, value: Any, least: float, most: float | None, whole
 
 
 @dataclass
-class Config(datasets.BuilderConfig):
+class Config:
     """What every method's recipe has. Fields are identity, unless `EXECUTION` names them."""
 
+    name: str = "default"
     checkpoint: str = "pocket"
     """`pocket`, a directory in diffusers' layout, or a Hub id."""
     revision: str | None = None
@@ -108,8 +108,7 @@ class Config(datasets.BuilderConfig):
     @classmethod
     def field_names(cls) -> list[str]:
         """The fields that a recipe may set."""
-        theirs = {f.name for f in dataclasses.fields(datasets.BuilderConfig)}
-        return [f.name for f in dataclasses.fields(cls) if f.name not in theirs]
+        return [f.name for f in dataclasses.fields(cls) if f.name != "name"]
 
     @classmethod
     def told(cls) -> dict[str, str]:

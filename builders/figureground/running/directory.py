@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from figureground.core.disk import explain, first_missing
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.files import MOST_JSON, read_text, replace_text
 from figureground.core.locks import lock
 from figureground.core.numerics import create_once
@@ -81,6 +81,36 @@ def _open(out: Path, recipe: Mapping[str, Any]) -> None:
             settle_recipe(out, recipe)
     else:
         _refuse_other(out, recipe)
+
+
+def check_formats(out: Path, formats: Collection[str], started: bool = False) -> None:
+    """Refuse to go on in other formats than the first shards have.
+
+    Args:
+        started: Whether another process may be writing the first shards: then the recipe that it saved says in
+            which formats. Known under the stages' lock only.
+
+    Raises:
+        RecipeError: The formats differ.
+    """
+    done = index.markers(out)
+    if started and not done:
+        theirs = recipes.read_saved(out / RECIPE)["execution"]["formats"]
+        if set(theirs) != set(formats):
+            raise RecipeError(
+                "formats",
+                f"another process builds {out} as {' and '.join(theirs)}, not as {' and '.join(formats)}. "
+                "Give the same formats, or a new directory.",
+            )
+    for name, marker in done.items():
+        folders = {path.split("/")[0] for path in marker["files"]} & {"data", "webdataset"}
+        there = sorted("parquet" if folder == "data" else folder for folder in folders)
+        if set(there) != set(formats):
+            raise RecipeError(
+                "formats",
+                f"{out} was begun as {' and '.join(there)} (shard {name}), not as {' and '.join(formats)}. "
+                f"Go on with --set 'formats=[{', '.join(there)}]', or give a new directory.",
+            )
 
 
 def settle_recipe(out: Path, recipe: Mapping[str, Any]) -> None:

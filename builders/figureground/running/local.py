@@ -24,7 +24,7 @@ from figureground.shards import index
 from figureground.shards.writer import as_shard
 
 if TYPE_CHECKING:
-    from figureground.methods.builder import Builder
+    from figureground.methods.base import Method
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_FOR_WORKERS = 12.0
@@ -48,8 +48,8 @@ class WorkerTraceback(Exception):
     """Where in a worker an error arose, for `--debug`."""
 
 
-def work_in_processes(builder: Builder, out: Path, show_progress: bool = True) -> None:
-    """Runs `builder.work` in `builder.config.workers` processes and waits for them.
+def work_in_processes(method: Method, out: Path, show_progress: bool = True) -> None:
+    """Runs `worker.work` in `config.workers` processes and waits for them.
 
     When this process is asked to stop, the workers are; when it dies, they stop by themselves.
 
@@ -58,8 +58,8 @@ def work_in_processes(builder: Builder, out: Path, show_progress: bool = True) -
         OSError: A worker met an error of the operating system.
     """
     context = multiprocessing.get_context("spawn")
-    fields = {name: getattr(builder.config, name) for name in builder.config.field_names()}
-    planned = [as_shard(s) for s in builder.plan().shards()]
+    fields = {name: getattr(method.config, name) for name in method.config.field_names()}
+    planned = [as_shard(s) for s in method.plan().shards()]
     total = sum(s.count for s in planned)
 
     def done() -> int:
@@ -72,11 +72,11 @@ def work_in_processes(builder: Builder, out: Path, show_progress: bool = True) -
         try:
             with signals.at_checks():
                 with signals.held_back():
-                    for rank in range(builder.config.workers):
+                    for rank in range(method.config.workers):
                         receive, send = context.Pipe(duplex=False)
                         worker = context.Process(
                             target=_work, name=f"worker {rank}",
-                            args=(type(builder), builder.config.name, fields, out, rank, send),
+                            args=(type(method), method.config.name, fields, method.shared(), out, rank, send),
                         )  # fmt: skip
                         worker.start()
                         workers.append(worker)
@@ -160,12 +160,18 @@ def _kill(workers: list[BaseProcess]) -> None:
 # In the worker
 
 
-def _work(kind: type[Builder], config_name: str, fields: dict, out: Path, rank: int, report: Connection) -> None:
+def _work(
+    kind: type[Method], config_name: str, fields: dict, shared: dict, out: Path, rank: int, report: Connection
+) -> None:
     libraries.quieten()
     with signals.handled(worker=True):
         threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
         try:
-            kind(config_name, **fields).work(out, rank, fields["workers"], show_progress=False)
+            from figureground.running import worker
+
+            method = kind(config_name, **fields)
+            method.adopt(shared)
+            worker.work(method, out, rank, fields["workers"], show_progress=False)
         except BaseException as error:
             asked = signals.asked_to_stop()
             if asked is not None or isinstance(error, KeyboardInterrupt):

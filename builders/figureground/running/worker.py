@@ -37,13 +37,13 @@ from figureground.shards import index, writer
 from figureground.shards.writer import PRIVATE, as_shard
 
 if TYPE_CHECKING:
-    from figureground.methods.builder import Builder
+    from figureground.methods.base import Method
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """How often a process that has nothing left to render looks whether others have finished."""
 
 
-def work(builder: Builder, out: Path, rank: int = 0, of: int = 1, show_progress: bool = True) -> None:
+def work(method: Method, out: Path, rank: int = 0, of: int = 1, show_progress: bool = True) -> None:
     """Renders every shard that no other process holds, and returns when all are done.
 
     Several processes may work in one directory, on several machines where they share it. A shard that
@@ -52,22 +52,22 @@ def work(builder: Builder, out: Path, rank: int = 0, of: int = 1, show_progress:
     Args:
         rank, of: Which of how many processes this is; each begins elsewhere.
     """
-    builder.read_stages(out / PRIVATE / "stages")
-    shards = [as_shard(s) for s in builder.plan().shards()]
+    method.read_stages(out / PRIVATE / "stages")
+    shards = [as_shard(s) for s in method.plan().shards()]
     opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
     too_much = ""
     while opened is None or index.missing(out, shards):
         with ExitStack() as stack:
             with lock(out / writer.STAGES_LOCK, wait=True):
-                directory.settle_recipe(out, builder.recipe(out / PRIVATE))
+                directory.settle_recipe(out, method.recipe(out / PRIVATE))
                 if opened is None:
-                    opened = begin(builder, out, rank)
-                elif smaller := _smaller_batch(builder, out, *opened[1:], too_much):
+                    opened = begin(method, out, rank)
+                elif smaller := _smaller_batch(method, out, *opened[1:], too_much):
                     opened, too_much = (opened[0], *smaller), ""
                 stack.enter_context(lock(out / writer.WORKING_LOCK, wait=True, shared=True))
             try:
                 if not too_much:
-                    return _render_shards(builder, out, *opened, rank, of, show_progress)
+                    return _render_shards(method, out, *opened, rank, of, show_progress)
             except OutOfMemory as error:
                 too_much = str(error)  # the error itself would keep the batch in memory
         signals.check()
@@ -75,7 +75,7 @@ def work(builder: Builder, out: Path, rank: int = 0, of: int = 1, show_progress:
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def begin(builder: Builder, out: Path, rank: int) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
+def begin(method: Method, out: Path, rank: int) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
     """Open the model, run the stages that images need, and record what the first shard is made with.
 
     Called under the stages' lock. Nothing is recorded of a process that fails here, such as one whose device isn't
@@ -85,20 +85,20 @@ def begin(builder: Builder, out: Path, rank: int) -> tuple[Checkpoint, Sampling,
         FiguregroundError: Shards are made with other numerics or formats.
     """
     started = directory.has_started(out)
-    builder.check_formats(out, started)
-    opened = open_model(builder, out, rank, started)
-    path, numerics, mixed = out / PRIVATE / "numerics.json", opened[2], builder.config.allow_mixed_numerics
+    directory.check_formats(out, method.config.formats, started)
+    opened = open_model(method, out, rank, started)
+    path, numerics, mixed = out / PRIVATE / "numerics.json", opened[2], method.config.allow_mixed_numerics
     if started and path.exists():
         refuse_other_numerics(path, numerics, mixed)  # before stages that may take hours
-    builder.prepare(out / PRIVATE / "stages", opened[0])
+    method.prepare(out / PRIVATE / "stages", opened[0])
     settle_numerics(path, numerics, mixed, started)
     if not started:
-        directory.record_execution(out, builder.recipe(out / PRIVATE))
+        directory.record_execution(out, method.recipe(out / PRIVATE))
     return opened
 
 
 def _smaller_batch(
-    builder: Builder, out: Path, sampling: Sampling, numerics: dict[str, Any], too_much: str
+    method: Method, out: Path, sampling: Sampling, numerics: dict[str, Any], too_much: str
 ) -> tuple[Sampling, dict[str, Any]] | None:
     """Halves the batch and records that, while no shard of the set is done; called under the stages' lock.
 
@@ -115,7 +115,7 @@ def _smaller_batch(
     if settled["batch_size"] >= size:  # else another process was faster
         with lock(out / writer.WORKING_LOCK) as alone:
             if index.markers(out):
-                shards = [as_shard(s) for s in builder.plan().shards()]
+                shards = [as_shard(s) for s in method.plan().shards()]
                 raise FiguregroundError(
                     f"{too_much} This set keeps its batch size, for its first shards were made with it. Free some "
                     "memory (other programs, fewer --set workers=…) and give the same command again, or build in a "
@@ -136,15 +136,15 @@ def _smaller_batch(
 
 
 def _render_shards(
-    builder: Builder, out: Path, checkpoint: Checkpoint, sampling: Sampling, numerics: dict[str, Any], rank: int,
+    method: Method, out: Path, checkpoint: Checkpoint, sampling: Sampling, numerics: dict[str, Any], rank: int,
     of: int, show_progress: bool,
 ) -> None:  # fmt: skip
-    plan, columns = builder.plan(), builder.columns()
+    plan, columns = method.plan(), method.columns()
     renderer: Renderer | None = None
     drawn_by: str | None = None
     common = {
         **checkpoint.facts,
-        **builder.settings_shown(),
+        **method.settings_shown(),
         "device": numerics["device"],
         "dtype": numerics["dtype"],
         "versions": library_versions(),
@@ -154,7 +154,7 @@ def _render_shards(
         spec = sample.spec
         return {
             "foreground_name": spec.foreground_name, "background_name": spec.background_name, "seed": spec.seed,
-            "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **builder.provenance(spec),
+            "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **method.provenance(spec),
         }  # fmt: skip
 
     planned = {as_shard(s): s for s in plan.shards()}
@@ -176,20 +176,20 @@ def _render_shards(
                             renderer, drawn_by = None, specs[0].concept
                             release_memory()  # there may be no room for two concepts
                             renderer = Renderer(
-                                builder.checkpoint_for(drawn_by, checkpoint), sampling, builder.load_guide,
+                                method.checkpoint_for(drawn_by, checkpoint), sampling, method.load_guide,
                                 signals.check, proven,
                             )  # fmt: skip
                         results = _counted(renderer.render(specs), bar)
                         writer.write_shard(
                             out, shard, columns, results, provenance,
-                            formats=tuple(builder.config.formats), image_format=builder.config.image_format,
+                            formats=tuple(method.config.formats), image_format=method.config.image_format,
                         )  # fmt: skip
             if index.missing(out, todo):
                 signals.check()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def open_model(builder: Builder, out: Path, rank: int, started: bool) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
+def open_model(method: Method, out: Path, rank: int, started: bool) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
     """Open the model, and choose the numerics: those of the first shard, or new ones.
 
     Args:
@@ -198,7 +198,7 @@ def open_model(builder: Builder, out: Path, rank: int, started: bool) -> tuple[C
     Returns:
         The model, how it samples, and the numerics, which aren't recorded yet.
     """
-    config = builder.config
+    config = method.config
     path = out / PRIVATE / "numerics.json"
     settled = read_numerics(path) if path.exists() and started else None
     name = config.device if config.device != "auto" or settled is None else settled["device"]
@@ -210,7 +210,7 @@ def open_model(builder: Builder, out: Path, rank: int, started: bool) -> tuple[C
     torch.set_num_threads(threads)
     checkpoint = open_checkpoint(
         config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
-        dtype=choose_dtype(dtype, device), scheduler=config.scheduler, safety=config.safety, inpaint=builder.INPAINTS,
+        dtype=choose_dtype(dtype, device), scheduler=config.scheduler, safety=config.safety, inpaint=method.INPAINTS,
     )  # fmt: skip
     check_size(config.size, checkpoint.factor)
     batch_size, halved = config.batch_size, {}
@@ -219,7 +219,7 @@ def open_model(builder: Builder, out: Path, rank: int, started: bool) -> tuple[C
         halved = {name: settled[name] for name in ("batch_size_asked",) if name in settled}
     sampling = Sampling(
         config.size, config.steps, config.strength, config.guidance_scale, config.negative_prompt, config.eta,
-        batch_size or 1, config.compile, **builder.sampling(),
+        batch_size or 1, config.compile, **method.sampling(),
     )  # fmt: skip
     if not config.batch_size and not settled:
         devices = torch.cuda.device_count() if device.type == "cuda" else 1

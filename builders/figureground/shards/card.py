@@ -57,7 +57,7 @@ _LINK = re.compile(r"https?://[^\s<>\"]+")
 
 
 @dataclass(frozen=True)
-class Facts:
+class CardContext:
     """What a card says beside the recipe and the counts."""
 
     title: str
@@ -95,7 +95,7 @@ def write(
     columns: Columns,
     index: Mapping[str, Any],
     recipe: Mapping[str, Any],
-    facts: Facts,
+    facts: CardContext,
     *,
     formats: Sequence[str] = FORMATS,
     image_format: str = "jpg",
@@ -115,7 +115,7 @@ def write(
     replace_changed(path, text, root=directory)
 
 
-def write_attribution(directory: Path, facts: Facts) -> None:
+def write_attribution(directory: Path, facts: CardContext) -> None:
     """Writes the credits beside the data, or removes those of an earlier build."""
     path = directory / ATTRIBUTION
     if facts.credits:
@@ -155,7 +155,7 @@ def license_of(directory: Path) -> str | None:
 
 
 def describe(
-    columns: Columns, index: Mapping[str, Any], facts: Facts, *, formats: Sequence[str], image_format: str
+    columns: Columns, index: Mapping[str, Any], facts: CardContext, *, formats: Sequence[str], image_format: str
 ) -> dict[str, Any]:
     """The card's YAML: where the files of each split lie, their columns with label names, and search tags.
 
@@ -228,7 +228,7 @@ def render(
     columns: Columns,
     index: Mapping[str, Any],
     recipe: Mapping[str, Any],
-    facts: Facts,
+    facts: CardContext,
     *,
     formats: Sequence[str],
     image_format: str,

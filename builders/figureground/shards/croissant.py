@@ -9,7 +9,7 @@ from typing import Any
 
 from figureground.core.files import replace_changed
 from figureground.shards import card
-from figureground.shards.card import Facts
+from figureground.shards.card import CardContext
 from figureground.shards.writer import FORMATS, Columns
 
 CROISSANT = "croissant.json"
@@ -49,7 +49,7 @@ def write(
     directory: Path,
     columns: Columns,
     index: Mapping[str, Any],
-    facts: Facts,
+    facts: CardContext,
     *,
     formats: Sequence[str] = FORMATS,
 ) -> None:
@@ -66,7 +66,7 @@ def write(
 def describe(
     columns: Columns,
     index: Mapping[str, Any],
-    facts: Facts,
+    facts: CardContext,
     *,
     formats: Sequence[str],
     license: str | None = None,

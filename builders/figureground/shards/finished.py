@@ -12,7 +12,7 @@ from figureground.core.files import MOST_JSON, FileError, parse_json, read_objec
 from figureground.core.hashing import digest
 from figureground.recipe import document as recipes
 from figureground.recipe.sample import Reject, Spec
-from figureground.shards.card import Facts
+from figureground.shards.card import CardContext
 from figureground.shards.index import INDEX, markers
 from figureground.shards.reader import Stored, from_row, parquet_rows, read_parquet, read_tar, saved_index, tar_members
 from figureground.shards.remaining import why_empty
@@ -46,7 +46,7 @@ class Source:
         """Names of the classes of each label column."""
         self.formats: tuple[str, ...] = tuple(self.index["formats"])
         self.image_format: str = self.index["image_format"]
-        self.facts = Facts(**self.index["card"]["facts"])
+        self.facts = CardContext(**self.index["card"]["facts"])
         self.recipe: dict[str, Any] = self._read_recipe()
         self.version: int = recipes.format_of(self.recipe, str(directory / RECIPE))
         """Of the format that its images were drawn in."""

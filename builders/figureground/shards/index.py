@@ -95,7 +95,7 @@ def finish(
     shards: Sequence[Shard],
     columns: Columns,
     recipe: Mapping[str, Any],
-    facts: card.Facts,
+    facts: card.CardContext,
     *,
     formats: Sequence[str] = FORMATS,
     image_format: str = "jpg",
@@ -158,7 +158,7 @@ def _finish(
     shards: Sequence[Shard],
     columns: Columns,
     recipe: Mapping[str, Any],
-    facts: card.Facts,
+    facts: card.CardContext,
     formats: Sequence[str],
     image_format: str,
 ) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def finish_again(directory: Path) -> dict[str, Any] | None:
             [Shard.of_marker(done[shard["shard"]]) for shard in index["shards"]],
             Columns.from_json(index["columns"]),
             index["card"]["recipe"],
-            card.Facts(**index["card"]["facts"]),
+            card.CardContext(**index["card"]["facts"]),
             tuple(index["formats"]),
             index["image_format"],
         )

@@ -1,0 +1,108 @@
+"""Builds what a method plans. The order in which a method's hooks are called stands here, and in `worker`.
+
+1. `refuse_absent`, and checks of the checkpoint's files: errors before anything is done.
+2. `run_planning_stages`, then `plan`.
+3. In each process that renders (`worker.work`): `read_stages`, `prepare`, and for each shard `checkpoint_for` and
+   `load_guide`.
+4. `card_context`, for index and card; then `score_samples`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from figureground.core.errors import RecipeError
+from figureground.core.files import read_json
+from figureground.core.owned import refuse_within
+from figureground.models.weights import check_files, check_size, local_directory, pixels_a_latent
+from figureground.recipe import document as recipes
+from figureground.recipe.config import SAMPLING
+from figureground.running import directory
+from figureground.running.local import work_in_processes
+from figureground.shards import index
+from figureground.shards.remaining import refuse_empty_parts
+from figureground.shards.writer import PRIVATE, as_shard
+
+if TYPE_CHECKING:
+    from figureground.methods.base import Method
+
+
+def build(method: Method, out: Path, show_progress: bool = True) -> Path:
+    """Builds a dataset in a directory, or goes on with what a stopped build left there.
+
+    A build that fails before it has rendered anything leaves the directory as it found it.
+
+    Returns:
+        The directory.
+
+    Raises:
+        FiguregroundError: The directory holds something else or another recipe or can't be written, the numerics
+            differ from those of its first shards, or something that the recipe names can't be used.
+        NothingLeft: Every image was rejected, or every image of a split or of the last extension.
+    """
+    config, method.show_progress = method.config, show_progress
+    _refuse_within_sources(method, out)
+    directory.refuse_older(out)
+    method.refuse_absent()
+    _check_checkpoint(method)
+    method.run_planning_stages(out)
+    plan = method.plan()
+    if not plan.shards():
+        raise RecipeError("table", "it plans no images.")
+    planned = plan.shards()
+    plan.spec(planned[0].split, 0)  # whatever the plan lacks is said now, not when the model is loaded
+    shards = [as_shard(s) for s in planned]
+    with directory.opened(out, method.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
+        directory.check_formats(out, config.formats)
+        if index.missing(out, shards):
+            if config.workers > 1:
+                work_in_processes(method, out, show_progress)
+            else:
+                from figureground.running import worker  # which needs torch
+
+                worker.work(method, out, show_progress=show_progress)
+        finish(method, out)
+        method.score_samples(out)
+    refuse_empty_parts(read_json(out / index.INDEX), str(out))
+    return out
+
+
+def finish(method: Method, out: Path) -> None:
+    """Writes index and card; every shard must have its marker."""
+    recipe, shown = method.recipe(out / PRIVATE), method.settings_shown()
+    identity = {n: v for n, v in recipe.pop("identity").items() if n not in SAMPLING or n in shown}
+    settings = {**identity, **recipe.pop("execution")}
+    for name in ("content", recipes.SEAL):
+        del recipe[name]
+    index.finish(
+        out,
+        [as_shard(s) for s in method.plan().shards()],
+        method.columns(),
+        {**recipe, **settings},
+        method.card_context(out),
+        formats=tuple(method.config.formats),
+        image_format=method.config.image_format,
+        sha256=recipe["sha256"],
+    )
+
+
+def _check_checkpoint(method: Method) -> None:
+    """Raise FiguregroundError if a checkpoint on this machine lacks what the recipe needs of it."""
+    config, folder = method.config, local_directory(method.config.checkpoint)
+    if folder is not None:
+        check_files(
+            folder, config.checkpoint, inpaint=method.INPAINTS, scheduler=config.scheduler, safety=config.safety
+        )
+        check_size(config.size, pixels_a_latent(folder))
+
+
+def _refuse_within_sources(method: Method, out: Path) -> None:
+    """Raise UsageError if the dataset would lie among the files that it is made from."""
+    for field in (*recipes.SOURCES, "data"):
+        value = getattr(method.config, field, None)
+        for each in value.values() if isinstance(value, Mapping) else [value]:
+            if isinstance(each, str | os.PathLike) and each != "pocket":
+                refuse_within(out, Path(each), field)
