@@ -132,8 +132,9 @@ def test_class_folders_may_be_named_by_wordnet_id(tmp_path):
 def test_directories_by_split_that_share_a_file_are_refused(tmp_path):
     for split in ("train", "validation"):
         shutil.copytree(CUTOUTS, tmp_path / split)
+    d3s = D3S("pocket", cutouts={split: str(tmp_path / split) for split in ("train", "validation")})
     with pytest.raises(FiguregroundError, match="used by two splits"):
-        D3S("pocket", cutouts={split: str(tmp_path / split) for split in ("train", "validation")}).build(tmp_path / "d3s")
+        d3s.build(tmp_path / "d3s")
     assert not (tmp_path / "d3s").exists()
 
 
