@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from figureground.comparison import tables as compared
-from figureground.comparison.generators import PRUNED, Generators, PasteSettings
-from figureground.comparison.rows import GENERATORS, Row, parse_methods
+from figureground.comparison.generators import Generators, PasteSettings
+from figureground.comparison.rows import PASTE, Row, generator_names, parse_methods
 from figureground.core.devices import check_device
 from figureground.core.differences import differences
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
@@ -64,9 +64,9 @@ def _settings_of(name: str) -> Any:
     """The type of what may be set for a method or a generator; None where there is none of that name."""
     if name in METHODS:
         return Annotated[dict[str, Any], Training]
-    if name == "paste":
+    if name == PASTE:
         return PasteSettings
-    if name not in GENERATORS:
+    if name not in generator_names():
         return None
     from figureground.methods.registry import method_class
 
@@ -102,8 +102,8 @@ def compare(
 
     Args:
         data: As `read_groups` takes it, and so are `layout`, `root`, `y`, `a`, `file` and `split_column`.
-        methods: Names of `settings.METHODS` and `rows.GENERATORS`, and `GENERATOR+METHOD`. A generator alone is with
-            erm.
+        methods: Names of `settings.METHODS` and `rows.generator_names`, and `GENERATOR+METHOD`. A generator alone is
+            with erm.
         seeds: How many, from 0 on; or the seeds themselves.
         out: A directory that is new, empty, or holds a comparison on the same data.
         training: Settings of `Training` that all methods share, of `SHARED`. The classifiers that generators train
@@ -182,7 +182,7 @@ class _Door:
     def check_trainings(self, rows: Sequence[Row]) -> dict[str, Training]:
         """The settings of each training, erm's included where paste looks at its classifiers."""
         used = {row.training for row in rows} | {row.generator for row in rows if row.generator}
-        if "paste" in used:
+        if PASTE in used:
             used.add("erm")
         for name in self.overrides:
             if name not in used:
@@ -227,12 +227,12 @@ class _Door:
         """What decides each generator's pictures, beside the seed."""
         found: dict[str, Any] = {}
         for name in dict.fromkeys(row.generator for row in rows if row.generator):
-            if name == "paste":
+            if name == PASTE:
                 found[name] = generators.check_paste(None)
                 continue
             method = generators.method(name, seed)
-            if name in PRUNED:
-                self.rules[name] = method.pruning_rule()
+            if (rule := method.pruning_rule()) is not None:
+                self.rules[name] = rule
                 generators.refuse_other_pruning(name, self.rules[name])
             found[name] = {key: value for key, value in method.identity().items() if key != "seed"}
             unknown = set(method.columns().backgrounds) - set(self.groups.attributes or ())

@@ -22,8 +22,6 @@ from figureground.recipe import document as recipes
 if TYPE_CHECKING:
     from figureground.learn.backbones import Backbone
 
-PRUNED = ("ddb",)
-"""Generators whose pictures are pruned by a rule of theirs before they are added."""
 UNSHARED = ("epochs", "add_weight", "add_steps", "select", "validate_every")
 """Settings of training that the classifiers which generators train have of their own."""
 
@@ -59,14 +57,14 @@ class Generators:
     training: Mapping[str, Any]
     """Settings of training that all methods share."""
     config: str
-    """Of the methods scgs and ddb."""
+    """Of the methods that make images."""
     device: str
     show_progress: bool
 
     # What is checked before anything is made
 
     def method(self, name: str, seed: int) -> Any:
-        """The method of scgs or ddb, for the data and a seed.
+        """The method of that name, for the data and a seed.
 
         Raises:
             RecipeError: A setting that can't be used.
@@ -75,22 +73,25 @@ class Generators:
 
         kind, own = method_class(name), dict(self.overrides.get(name, {}))
         recipes.check_names(own, set(type(kind.CONFIGS[kind.DEFAULT]).field_names()) - {"data", "seed"}, name)
-        shared = {key: value for key, value in self.training.items() if key not in UNSHARED}
-        theirs = getattr(kind.CONFIGS.get(self.config), "training", {})
-        given = own.get("training", {})
-        if not isinstance(given, Mapping):
-            raise RecipeError(f"{name}.training", f"{given!r} is not a mapping; write {name}.training.epochs=5.")
+        config = self.config if self.config in kind.CONFIGS else kind.DEFAULT
         fields: dict[str, Any] = {key: str(value) for key, value in self.where.items() if value is not None}
-        fields |= {**own, "training": {**theirs, **shared, **given}}
+        fields |= own
+        theirs = getattr(kind.CONFIGS[config], "training", None)
+        if theirs is not None:  # a classifier that the method trains
+            shared = {key: value for key, value in self.training.items() if key not in UNSHARED}
+            given = own.get("training", {})
+            if not isinstance(given, Mapping):
+                raise RecipeError(f"{name}.training", f"{given!r} is not a mapping; write {name}.training.epochs=5.")
+            fields["training"] = {**theirs, **shared, **given}
         if self.device != "auto":
             fields.setdefault("device", self.device)
-        return kind(self.config, data=str(self.data), seed=seed, **fields)
+        return kind(config, data=str(self.data), seed=seed, **fields)
 
     def uses_masks(self, name: str) -> bool:
         """Whether a generator looks at the data's own masks."""
         if name == "paste":
             return bool(self._masks == TRUE)
-        return bool({"mask", "segmenter"} & {k for k, v in self.overrides.get(name, {}).items() if v == TRUE_MASKS})
+        return TRUE_MASKS in self.overrides.get(name, {}).values()
 
     def refuse_other_pruning(self, generator: str, rule: str) -> None:
         """Refuses what was pruned otherwise: the rule decides no picture that is made, so it is no part of what they
@@ -105,7 +106,7 @@ class Generators:
                 raise FiguregroundError(
                     f"--out {self.out} holds pictures of {generator} that were pruned by\n  {told.get('rule')}\n"
                     f"and not by\n  {rule}\n"
-                    "Give another directory, or the same least_probability and least_attribution_ratio again."
+                    "Give another directory, or the same thresholds again."
                 )
 
     def check_paste(self, backbone: Backbone | None) -> dict[str, Any]:
@@ -213,14 +214,13 @@ class Generators:
         told: dict[str, Any] = {"directory": name, "pictures": _count(built)}
         if (error_set := getattr(method, "told", {}).get("error_set")) is not None:
             told["error_set"] = error_set
-        if generator in PRUNED:
-            rule = method.pruning_rule()
+        if (rule := method.pruning_rule()) is not None:
             try:
                 pruned = curate(built, self.out / f"{name}-pruned", rule, show_progress=self.show_progress)
             except RecipeError as error:
                 raise FiguregroundError(
-                    f"{error} What was made is kept: choose lower --set {generator}.least_probability=… and "
-                    f"{generator}.least_attribution_ratio=…, and give the same command again."
+                    f"{error} What was made is kept: loosen the rule by --set {generator}.…, and give the same command "
+                    "again."
                 ) from None
             told |= {"directory": pruned.name, "rule": rule, "kept": _count(pruned) / told["pictures"]}
         del method

@@ -7,9 +7,14 @@ from typing import NamedTuple
 
 from figureground.core.errors import RecipeError, listed, nearest
 from figureground.learn.settings import METHODS, TWO_STAGE
+from figureground.methods.registry import methods_from_data
 
-GENERATORS = ("paste", "scgs", "ddb")
-"""What makes pictures that are added to training: the module `paste`, and two methods."""
+PASTE = "paste"
+
+
+def generator_names() -> list[str]:
+    """What makes images that are added to training: the module `learn.paste`, and the methods that start from data."""
+    return [PASTE, *methods_from_data()]
 
 
 class Row(NamedTuple):
@@ -17,7 +22,7 @@ class Row(NamedTuple):
 
     name: str
     generator: str | None
-    """What makes the pictures that are added; one of `GENERATORS`."""
+    """What makes the pictures that are added; one of `generator_names`."""
     training: str
     """One of `settings.METHODS`."""
 
@@ -28,25 +33,26 @@ def parse_methods(names: Sequence[str]) -> list[Row]:
     Raises:
         RecipeError: None, one that there isn't, or one that is named twice.
     """
-    known = [*METHODS, *GENERATORS, *(f"{made}+{method}" for made in GENERATORS for method in METHODS)]
+    generators = generator_names()
+    known = [*METHODS, *generators, *(f"{made}+{method}" for made in generators for method in METHODS)]
     rows: list[Row] = []
     for name in names:
         first, plus, second = name.partition("+")
         if name not in known:
             near = nearest(name, known) or (
-                f"; there is {listed([*METHODS, *GENERATORS])}, and a generator with a training, such as scgs+jtt."
+                f"; there is {listed([*METHODS, *generators])}, and a generator with a training, such as scgs+jtt."
             )
             raise RecipeError("methods", f"there is no {name!r}{near}")
         if name == TWO_STAGE:
             raise RecipeError(
                 "methods", f"{name!r} begins with added images: name what makes them, as in ddb+{TWO_STAGE}."
             )
-        generator = first if first in GENERATORS else None
+        generator = first if first in generators else None
         training = second if plus else "erm" if generator else first
         row = Row(generator if generator and training == "erm" else name, generator, training)
         if row in rows:
             raise RecipeError("methods", f"{row.name!r} is named twice.")
         rows.append(row)
     if not rows:
-        raise RecipeError("methods", f"name some, such as erm,jtt,ddb; there is {listed([*METHODS, *GENERATORS])}.")
+        raise RecipeError("methods", f"name some, such as erm,jtt,ddb; there is {listed([*METHODS, *generators])}.")
     return rows

@@ -66,6 +66,8 @@ class Method(ABC):
     """BibTeX of what the method comes from."""
     INPAINTS: ClassVar[bool] = False
     """Whether images are made by repainting a part of others."""
+    FROM_DATA: ClassVar[bool] = False
+    """Whether images are made from a labelled training set, the setting `data`: then `compare` takes the method."""
     SHARED: ClassVar[tuple[str, ...]] = ("content",)
     """Cached properties that a build computes once and hands to its workers."""
     LIMITS: ClassVar[tuple[str, ...]] = ()
@@ -288,6 +290,10 @@ class Method(ABC):
             return self.load_guide(spec)[0]
         except (FiguregroundError, ValueError):
             return None
+
+    def pruning_rule(self) -> str | None:
+        """The rule by which `compare` curates what was made, before it is added to training; None keeps all."""
+        return None
 
     # --- what it says before a build ------------------------------------------------------------
 

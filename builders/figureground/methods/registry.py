@@ -7,6 +7,7 @@ program adds one with `register`.
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -74,6 +75,19 @@ def method_class(name: str) -> type[Method]:
         raise FiguregroundError(f"the method {name!r}, {known[name]}, can't be imported: {error}.") from error
     if not (isinstance(found, type) and issubclass(found, Method)) or getattr(found, "METHOD", None) != name:
         raise FiguregroundError(f"the method {name!r}: {known[name]} is no Method whose METHOD is {name!r}.")
+    return found
+
+
+def methods_from_data() -> list[str]:
+    """Names of the methods that make images from a labelled training set.
+
+    One of another package that can't be imported is left out; `method_class` says why, once it is named.
+    """
+    found = []
+    for name in method_names():
+        with suppress(FiguregroundError):
+            if method_class(name).FROM_DATA:
+                found.append(name)
     return found
 
 

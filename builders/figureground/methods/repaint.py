@@ -76,6 +76,7 @@ class Repaint(Method):
     """
 
     INPAINTS = True
+    FROM_DATA = True
     USES = (
         "Training beside the set that it was made from, to break a correlation between class and background there.",
         "Comparing methods that are meant to be robust against spurious correlations.",

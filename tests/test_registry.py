@@ -1,0 +1,157 @@
+"""A method of another package: one module and an entry point, and every command knows it."""
+
+import json
+import os
+import sys
+import textwrap
+
+import pytest
+from commands import ENVIRONMENT, run
+
+from figureground.cli.main import main
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.methods import registry
+from figureground.pocket import birds
+
+MODULE = '''
+"""Images of each class of a training set on each of a few scenes, drawn from a prompt alone."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from figureground.data.layouts import read_groups
+from figureground.methods.base import Method
+from figureground.recipe.config import Config
+from figureground.recipe.plan import Plan
+from figureground.shards.writer import Columns
+
+
+@dataclass
+class PlainConfig(Config):
+    """A recipe of images that are drawn from a prompt alone."""
+
+    data: str | None = None
+    """The training set whose classes are drawn."""
+    scenes: list[str] = field(default_factory=lambda: ["forest", "beach"])
+    """Where prompts place the class."""
+    each: int = 2
+    """Images of each class in each scene."""
+
+
+class Plain(Method):
+    """Draws each class of a training set in each scene."""
+
+    METHOD = "plain"
+    CONFIGS = {"pocket": PlainConfig(name="pocket", steps=2, size=32, batch_size=4, threads=1, image_format="png")}
+    DEFAULT = "pocket"
+    TITLE = "Classes in scenes"
+    FROM_DATA = True
+
+    def load_inputs(self):
+        self.classes = list(read_groups(self.config.data).classes)
+        self.pairings = {}
+
+    def content_hashes(self):
+        return {**super().content_hashes(), "data": read_groups(self.config.data).fingerprint}
+
+    def columns(self):
+        return Columns(self.classes, self.config.scenes)
+
+    def plan(self):
+        config = self.config
+        counts = np.full((len(self.classes), len(config.scenes)), config.each)
+        return Plan(
+            {"train": counts}, self.classes, config.scenes, config.seed, config.shard_size, config.limit,
+            lambda split, f, b, i: None,
+            lambda split, f, b, i: f"a photo of a {self.classes[f]} in the {config.scenes[b]}",
+        )
+
+    def summary(self):
+        return "Each class in each scene."
+
+    def pruning_rule(self):
+        return "background != 'beach'"
+'''
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A folder of installed packages with one that brings the method `plain`."""
+    site = tmp_path / "site"
+    facts = site / "plain-1.0.dist-info"
+    facts.mkdir(parents=True)
+    (site / "plainmethod.py").write_text(textwrap.dedent(MODULE))
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: plain\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[figureground.methods]\nplain = plainmethod:Plain\n")
+    yield site
+    registry._brought.cache_clear()
+    sys.modules.pop("plainmethod", None)
+
+
+def test_an_entry_point_is_enough_in_a_process_of_its_own(site, tmp_path):
+    data = birds.write(tmp_path / "birds", 4, 4, 4, size=16, show_progress=False)
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
+    code, out, err = run("plan", "plain", "--data", str(data), env=environment)
+    assert code == 0, err
+    assert "8 images" in out
+
+
+def test_a_method_of_another_package_goes_through_every_command(site, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(site)
+    registry._brought.cache_clear()
+
+    def figureground(*arguments):
+        assert main([str(each) for each in arguments]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    built = tmp_path / "plain"
+    data = birds.write(tmp_path / "birds", 40, 8, 8, paired_share=0.95, size=16, show_progress=False)
+    assert "8 images" in figureground("plan", "plain", "--data", data)
+    assert "scenes: " in figureground("settings", "plain")
+    figureground("build", "plain", "--data", data, "--out", built, "--set", "workers=2")
+    saved = json.loads((built / "_figureground" / "recipe.json").read_text())
+    assert (saved["builder"], saved["identity"]["each"]) == ("plain", 2)
+    assert saved["content"]["data"]
+    figureground("check", built)
+    figureground("show", built)
+    card = (built / "README.md").read_text()
+    assert "Classes in scenes" in card
+    assert "Each class in each scene." in card
+    figureground("curate", built, "--out", tmp_path / "beach", "--keep", "background == 'beach'")
+    figureground("check", tmp_path / "beach")
+    index = json.loads((tmp_path / "beach" / "_figureground" / "index.json").read_text())
+    assert index["samples"] == 4
+
+    compared = tmp_path / "compared"
+    figureground(
+        "compare", data, "--methods", "erm,plain", "--seeds", "1", "--epochs", "1", "--device", "cpu",
+        "--set", "plain.each=3", "--out", compared,
+    )  # fmt: skip
+    rows = json.loads((compared / "comparison.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["erm", "plain"]
+    made = json.loads((compared / "plain-seed-0.json").read_text())
+    assert (made["pictures"], made["kept"]) == (12, 0.5)
+
+
+def test_a_method_that_cannot_be_imported_is_named_with_its_place(monkeypatch):
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    registry.register("lost", "nowhere.at.all:Lost")
+    with pytest.raises(FiguregroundError, match=r"'lost', nowhere\.at\.all:Lost"):
+        registry.method_class("lost")
+    assert "lost" not in registry.methods_from_data()
+    registry.register("lost", "nowhere.at.all:Lost")
+    with pytest.raises(FiguregroundError, match="nowhere"):
+        registry.register("lost", "another:One")
+
+
+@pytest.mark.parametrize("where", ["json:loads", "figureground.methods.d3s:D3S"])
+def test_what_is_no_method_of_that_name_is_refused(monkeypatch, where):
+    monkeypatch.setattr(registry, "_METHODS", {**registry._METHODS, "mine": where})
+    with pytest.raises(FiguregroundError, match="'mine'"):
+        registry.method_class("mine")
+
+
+def test_an_unknown_method_is_refused_with_the_nearest():
+    with pytest.raises(RecipeError, match="scgs"):
+        registry.method_class("scg")
