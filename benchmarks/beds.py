@@ -202,7 +202,7 @@ def identify(case: Case, backbone: str, seed: int, work: Path) -> Piece:
     bed, drawn = case.bed, hashlib.sha256()
     for y in (0, 1):
         for a in (0, 1):
-            drawn.update(bed.draw(birds.Planned("train", y, a, 0), seed).picture.tobytes())
+            drawn.update(bed.draw(birds.Planned("train", y, a, 0), seed).image.tobytes())
     settings = settings_of(case, backbone, work)
     identity = {
         "bed": dataclasses.asdict(bed), "drawn": drawn.hexdigest(), "seed": seed,
@@ -370,7 +370,7 @@ def read_drawings(bed: Bed, seer: oracle.Classifier, count: int, seed: int) -> d
     parts = ["foreground", "background", *(["look"] if bed.looks else [])]
     planned = list(bed.plan(0, 0, count, 0.5))
     names = [bed.name_parts(image, seed) for image in planned]
-    seen = seer.read(np.stack([oracle.pixels(bed.draw(image, seed).picture) for image in planned])).labels
+    seen = seer.read(np.stack([oracle.pixels(bed.draw(image, seed).image) for image in planned])).labels
     heads = list(oracle.HEADS)
     right = {}
     for part in parts:
@@ -385,7 +385,7 @@ def draw_sheet(path: Path, cases: Sequence[Case], count: int = 12) -> None:
     for case in cases:
         bed = case.bed
         for (y, a), n in np.ndenumerate(birds.counts(bed.train, bed.paired_share)):
-            images = [bed.draw(birds.Planned("train", y, a, i), case.seeds[0]).picture for i in range(count)]
+            images = [bed.draw(birds.Planned("train", y, a, i), case.seeds[0]).image for i in range(count)]
             rows.append((f"{case.name}: {bed.objects[y]} × {bed.attributes[a]}, {n} in training", images))
     save_cluster_sheet(path, "test-beds", rows)
 

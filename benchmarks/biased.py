@@ -143,26 +143,25 @@ def build(family: str) -> PreTrainedModel:
     return make_network(AutoModelForImageClassification, config)
 
 
-def signed(pictures: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
-    """Pictures as the classifiers read them: uint8 (n, 3, h, w) to -1..1."""
-    return torch.from_numpy(pictures).to(device).float().div_(127.5).sub_(1)
+def signed(images: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
+    """Images as the classifiers read them: uint8 (n, 3, h, w) to -1..1."""
+    return torch.from_numpy(images).to(device).float().div_(127.5).sub_(1)
 
 
 @torch.inference_mode()
-def probabilities(model: PreTrainedModel, pictures: np.ndarray) -> np.ndarray:
+def probabilities(model: PreTrainedModel, images: np.ndarray) -> np.ndarray:
     """Takes uint8 (n, 3, SIZE, SIZE); returns float32 (n, classes)."""
     device = next(model.parameters()).device
     read = [
-        model(signed(pictures[i : i + 128], device)).logits.float().softmax(1).cpu()
-        for i in range(0, len(pictures), 128)
+        model(signed(images[i : i + 128], device)).logits.float().softmax(1).cpu() for i in range(0, len(images), 128)
     ]
     return torch.cat(read).numpy()
 
 
 def train(model: PreTrainedModel, purpose: str, seed: int, device: str, settings: Settings) -> PreTrainedModel:
-    """Draws biased pictures and trains `model` on them; `purpose` and `seed` decide draws and order."""
+    """Draws biased images and trains `model` on them; `purpose` and `seed` decide draws and order."""
     rng = world.generator(f"biased {purpose}", seed)
-    pictures, labels = biased.draw_many(settings.pool, rng, settings.share, settings.hard)
+    images, labels = biased.draw_many(settings.pool, rng, settings.share, settings.hard)
     model = model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
     steps = settings.epochs * (settings.pool // settings.batch)
@@ -175,7 +174,7 @@ def train(model: PreTrainedModel, purpose: str, seed: int, device: str, settings
             for start in range(0, settings.pool - settings.batch + 1, settings.batch):
                 picked = order[start : start + settings.batch]
                 with torch.autocast(torch.device(device).type, torch.bfloat16):
-                    logits = model(signed(augment(pictures[picked], rng), device)).logits
+                    logits = model(signed(augment(images[picked], rng), device)).logits
                 loss = F.cross_entropy(logits.float(), torch.from_numpy(labels[picked]).to(device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -190,12 +189,12 @@ def train(model: PreTrainedModel, purpose: str, seed: int, device: str, settings
 def fingerprint(name: str, model: PreTrainedModel, seed: int, settings: Settings) -> str:
     """Changes with everything that training depends on: settings, net, what is drawn, how it is augmented."""
     rng = world.generator("biased fingerprint", seed)
-    pictures, labels = biased.draw_many(64, rng, settings.share, settings.hard)
-    changed = augment(pictures, rng)
+    images, labels = biased.draw_many(64, rng, settings.share, settings.hard)
+    changed = augment(images, rng)
     # Rounded, because the last bit of a blur varies with threads and machines.
     summary = [round(float(value), 1) for value in (changed.mean(), changed.std())]
     said = json.dumps([name, seed, dataclasses.asdict(settings), str(model), summary, list(world.FOREGROUNDS)])
-    return hashlib.sha256(said.encode() + pictures.tobytes() + labels.tobytes()).hexdigest()[:12]
+    return hashlib.sha256(said.encode() + images.tobytes() + labels.tobytes()).hexdigest()[:12]
 
 
 def trained(name: str, seed: int, cache: Path, device: str = "cpu", settings: Settings | None = None) -> Path:
@@ -224,18 +223,18 @@ def open_model(folder: Path) -> PreTrainedModel:
 
 
 @torch.inference_mode()
-def round_trip(vae: AutoencoderKL, pictures: np.ndarray) -> np.ndarray:
-    """Encodes (to the posterior's mean) and decodes uint8 pictures (n, 3, h, w)."""
+def round_trip(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
+    """Encodes (to the posterior's mean) and decodes uint8 images (n, 3, h, w)."""
     made = []
-    for start in range(0, len(pictures), 32):
-        decoded = vae.decode(vae.encode(signed(pictures[start : start + 32])).latent_dist.mean).sample
+    for start in range(0, len(images), 32):
+        decoded = vae.decode(vae.encode(signed(images[start : start + 32])).latent_dist.mean).sample
         made.append(((decoded + 1) * 127.5).round().clamp(0, 255).byte().numpy())
     return np.concatenate(made)
 
 
-def stack(pictures: Sequence[Any]) -> np.ndarray:
-    """PIL pictures as uint8 (n, 3, h, w)."""
-    return np.stack([np.asarray(picture.convert("RGB")).transpose(2, 0, 1) for picture in pictures])
+def stack(images: Sequence[Any]) -> np.ndarray:
+    """PIL images as uint8 (n, 3, h, w)."""
+    return np.stack([np.asarray(image.convert("RGB")).transpose(2, 0, 1) for image in images])
 
 
 def draw_references(count: int, seed: int, purpose: str = "biased references, held out") -> np.ndarray:
@@ -299,7 +298,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="classifiers trained at a time, a thread each")
     parser.add_argument("--names", nargs="+", choices=[*FAMILIES, "twin"], default=[*FAMILIES, "twin"])
-    parser.add_argument("--count", type=int, default=200, help="held-out pictures of a class")
+    parser.add_argument("--count", type=int, default=200, help="held-out images of a class")
     args = parser.parse_args()
     began = time.monotonic()
     with contextlib.ExitStack() as folders:

@@ -1,8 +1,8 @@
 """How faithful the pocket model is: `python benchmarks/fidelity.py`.
 
 Measures, on draws and seeds that training never saw: what an autoencoder round trip costs in PSNR and in
-what classifiers see; what an oracle, trained on drawn pictures alone, reads in generated ones and in a
-built dataset; and the Fréchet distance between generated and drawn pictures. Prints a table and writes
+what classifiers see; what an oracle, trained on drawn images alone, reads in generated ones and in a
+built dataset; and the Fréchet distance between generated and drawn images. Prints a table and writes
 JSON. Nothing measured here chooses what is kept or tunes the model.
 """
 
@@ -50,7 +50,7 @@ class Measure:
     value: float
     unit: str
     count: int
-    """How many pictures it was measured on."""
+    """How many images it was measured on."""
     at_least: float | None = None
     below: float | None = None
 
@@ -74,7 +74,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Table:
-    """What was read in the pictures of each class."""
+    """What was read in the images of each class."""
 
     name: str
     classes: dict[str, Counter[str]]
@@ -111,18 +111,18 @@ class Prompted(NamedTuple):
 
 
 @torch.inference_mode()
-def round_trip(vae: AutoencoderKL, pictures: np.ndarray) -> np.ndarray:
-    """Encodes (to the posterior's mean) and decodes uint8 pictures (n, 3, h, w)."""
+def round_trip(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
+    """Encodes (to the posterior's mean) and decodes uint8 images (n, 3, h, w)."""
     made = []
-    for start in tqdm(range(0, len(pictures), 32), desc="round trip", unit="batch", disable=None, leave=False):
-        x = torch.from_numpy(pictures[start : start + 32]).to(vae.device).float() / 127.5 - 1
+    for start in tqdm(range(0, len(images), 32), desc="round trip", unit="batch", disable=None, leave=False):
+        x = torch.from_numpy(images[start : start + 32]).to(vae.device).float() / 127.5 - 1
         y = vae.decode(vae.encode(x).latent_dist.mean).sample
         made.append(((y + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy())
     return np.concatenate(made)
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of each uint8 picture (n, 3, h, w)."""
+    """Peak signal-to-noise ratio in dB of each uint8 image (n, 3, h, w)."""
     error = np.square(one.astype(np.float64) - other).mean((1, 2, 3))
     return 10 * np.log10(255**2 / np.maximum(error, 1 / 12))  # 1 / 12: what rounding to 8 bits costs
 
@@ -130,9 +130,9 @@ def psnr(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def measure_autoencoder(vae: AutoencoderKL, classifier: Classifier, count: int, seed: int) -> list[Measure]:
     """PSNR of a round trip, and how often the classifier's answers survive it."""
     drawn = draw_many(count, world.generator("fidelity round trip, held out", seed))
-    returned = round_trip(vae, drawn.pictures)
-    before, after = classifier.read(drawn.pictures).labels, classifier.read(returned).labels
-    rows = [Measure("VAE reconstruction, PSNR", float(psnr(drawn.pictures, returned).mean()), "dB", count, at_least=30)]
+    returned = round_trip(vae, drawn.images)
+    before, after = classifier.read(drawn.images).labels, classifier.read(returned).labels
+    rows = [Measure("VAE reconstruction, PSNR", float(psnr(drawn.images, returned).mean()), "dB", count, at_least=30)]
     for i, (head, known) in enumerate(HEADS.items()):
         # Without a prop there is no look to lose.
         asked = drawn.labels[:, i] != known.index(NOTHING) if head == "look" else np.ones(count, bool)
@@ -156,8 +156,8 @@ def measure_oracle(oracle: Classifier, count: int, seed: int) -> list[Measure]:
     rows = []
     for where, pasted in (("drawings", 0.0), ("pasted cut-outs", 1.0)):
         drawn = draw_many(count, world.generator(f"fidelity oracle, held out {where}", seed), pasted)
-        for look, pictures in (("", drawn.pictures), (", blurred", blurred(drawn.pictures, BLUR))):
-            right = 100 * (oracle.read(pictures).labels == drawn.labels).mean(0)
+        for look, images in (("", drawn.images), (", blurred", blurred(drawn.images, BLUR))):
+            right = 100 * (oracle.read(images).labels == drawn.labels).mean(0)
             for head, value in zip(HEADS, right, strict=True):
                 asked = 99.5 if head in ("foreground", "background") and not pasted else None
                 rows.append(Measure(f"oracle on {where}{look}: {head}", float(value), "%", count, at_least=asked))
@@ -165,7 +165,7 @@ def measure_oracle(oracle: Classifier, count: int, seed: int) -> list[Measure]:
 
 
 def tabulate(name: str, head: str, wanted: list[str | None], answers: Answers) -> Table:
-    """Counts what the oracle read for each wanted name; pictures without a wanted name are left out."""
+    """Counts what the oracle read for each wanted name; images without a wanted name are left out."""
     known = HEADS[head]
     read = answers.labels[:, list(HEADS).index(head)]
     classes: dict[str, Counter[str]] = {k: Counter() for k in known if k in wanted}
@@ -237,10 +237,10 @@ def open_pipeline(checkpoint: Path, device: str) -> StableDiffusionPipeline:
 def generate(
     pipeline: StableDiffusionPipeline, prompts: list[Prompted], purpose: str, seed: int, steps: int, guidance: float
 ) -> np.ndarray:
-    """One picture a prompt, uint8 (n, 3, size, size), each from a seed of its own."""
+    """One image a prompt, uint8 (n, 3, size, size), each from a seed of its own."""
     made = []
     batch = 16 if pipeline.device.type == "cpu" else 100
-    with tqdm(total=len(prompts), desc=purpose, unit="picture", disable=None, leave=False) as bar:
+    with tqdm(total=len(prompts), desc=purpose, unit="image", disable=None, leave=False) as bar:
         for start in range(0, len(prompts), batch):
             texts = [p.text for p in prompts[start : start + batch]]
             seeds = [derive_seed(seed, "fidelity", purpose, str(start + i)) for i in range(len(texts))]
@@ -261,8 +261,8 @@ def read_prompted(what: str, prompts: list[Prompted], answers: Answers) -> list[
     return tables
 
 
-def save_misread(prompts: list[Prompted], pictures: np.ndarray, answers: Answers, path: Path) -> None:
-    """A sheet of up to 100 pictures in which something that the prompt names was not read, for the eye."""
+def save_misread(prompts: list[Prompted], images: np.ndarray, answers: Answers, path: Path) -> None:
+    """A sheet of up to 100 images in which something that the prompt names was not read, for the eye."""
     rows = []
     for head in ("foreground", "background", "prop"):
         read = [HEADS[head][i] for i in answers.labels[:, list(HEADS).index(head)]]
@@ -271,8 +271,8 @@ def save_misread(prompts: list[Prompted], pictures: np.ndarray, answers: Answers
     edge = 2 * world.SIZE
     sheet = Image.new("RGB", (10 * edge, max(1, -(-len(wrong) // 10)) * edge))
     for i, j in enumerate(wrong):
-        picture = Image.fromarray(pictures[j].transpose(1, 2, 0)).resize((edge, edge), Image.Resampling.NEAREST)
-        sheet.paste(picture, (i % 10 * edge, i // 10 * edge))
+        image = Image.fromarray(images[j].transpose(1, 2, 0)).resize((edge, edge), Image.Resampling.NEAREST)
+        sheet.paste(image, (i % 10 * edge, i // 10 * edge))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
 
@@ -301,11 +301,11 @@ def frechet(one: np.ndarray, other: np.ndarray) -> float:
 
 def draw_like(prompts: list[Prompted], rng: np.random.Generator) -> np.ndarray:
     """Draws what each prompt names, uint8 (n, 3, size, size)."""
-    return np.stack([pixels(world.render(p.foreground, p.background, p.prop, rng).picture) for p in prompts])
+    return np.stack([pixels(world.render(p.foreground, p.background, p.prop, rng).image) for p in prompts])
 
 
 def measure_distance(oracle: Classifier, prompts: list[Prompted], generated: Answers, seed: int) -> list[Measure]:
-    """Fréchet distance from drawn pictures, of the generated ones and of as many other drawn ones."""
+    """Fréchet distance from drawn images, of the generated ones and of as many other drawn ones."""
     drawn, again = (
         oracle.read(draw_like(prompts, world.generator(f"fidelity distance {i}", seed))).features for i in (0, 1)
     )
@@ -328,7 +328,7 @@ def read_dataset(oracle: Classifier, directory: Path) -> tuple[list[Measure], li
     assert isinstance(dataset, DatasetDict)
     wanted: dict[str, list[str | None]] = {"foreground": [], "background": []}
     splits: list[str] = []
-    pictures = []
+    images = []
     for split, rows in dataset.items():
         for head, values in wanted.items():
             names = rows.features[head].names
@@ -340,8 +340,8 @@ def read_dataset(oracle: Classifier, directory: Path) -> tuple[list[Measure], li
                 )
             values += [names[i] for i in rows[head]]
         splits += [str(split)] * len(rows)
-        pictures += [pixels(row["image"]) for row in tqdm(rows, desc=str(split), disable=None, leave=False)]
-    answers = oracle.read(np.stack(pictures))
+        images += [pixels(row["image"]) for row in tqdm(rows, desc=str(split), disable=None, leave=False)]
+    answers = oracle.read(np.stack(images))
     tables, measures = [], []
     for head, at_least in (("foreground", 99), ("background", 99.5)):
         table = tabulate(f"D3S set: {head}", head, wanted[head], answers)
@@ -361,7 +361,7 @@ def read_dataset(oracle: Classifier, directory: Path) -> tuple[list[Measure], li
 
 def print_measures(measures: list[Measure]) -> None:
     wide = max(len(m.name) for m in measures)
-    print(f"\n{'':<{wide}}  {'measured':>11}  {'target':<12} {'pictures':>8}")
+    print(f"\n{'':<{wide}}  {'measured':>11}  {'target':<12} {'images':>8}")
     for m in measures:
         print(f"{m.name:<{wide}}  {m.value:>8.2f} {m.unit:<2}  {m.target:<12} {m.count:>8}  {m.verdict}")
 
@@ -376,7 +376,7 @@ def main() -> None:
     add("--seed", type=int, default=0, help="of the draws, the classifiers and the sampling")
     add("--steps", type=int, default=25, help="DDIM steps")
     add("--guidance", type=float, default=5.0, help="guidance scale (that of D3S)")
-    add("--per-cell", type=int, default=5, help="generated pictures a cell, and a prop's cell")
+    add("--per-cell", type=int, default=5, help="generated images a cell, and a prop's cell")
     add("--held-out", type=int, default=4000, help="drawings that the oracle is tested on")
     args = parser.parse_args()
     if not args.quick:
@@ -417,9 +417,9 @@ def measure(args: argparse.Namespace, settings: Settings, every: int, returned: 
         ("text to image, prop alone", prop_prompts(args.per_cell, False), {"prop": 95}),
     ):
         prompts = prompts[::every]
-        pictures = generate(pipeline, prompts, what, args.seed, args.steps, args.guidance)
-        answers = oracle.read(pictures)
-        save_misread(prompts, pictures, answers, args.cache / f"misread {what.replace(',', '')}.png".replace(" ", "-"))
+        images = generate(pipeline, prompts, what, args.seed, args.steps, args.guidance)
+        answers = oracle.read(images)
+        save_misread(prompts, images, answers, args.cache / f"misread {what.replace(',', '')}.png".replace(" ", "-"))
         for table in read_prompted(what, prompts, answers):
             tables.append(table)
             print_table(table)
@@ -464,7 +464,7 @@ def measure(args: argparse.Namespace, settings: Settings, every: int, returned: 
     out = args.out or ROOT / "benchmarks" / "results" / "fidelity.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    print(f"Wrote {shown(str(out))}" + ("" if args.quick else f"; misread pictures are in {shown(str(args.cache))}"))
+    print(f"Wrote {shown(str(out))}" + ("" if args.quick else f"; misread images are in {shown(str(args.cache))}"))
 
 
 if __name__ == "__main__":

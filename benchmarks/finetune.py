@@ -2,10 +2,10 @@
 
 Trains with `figureground finetune`, beside it with diffusers' own example script at the same settings (UNet and text
 encoder, prior preservation, the same batch, AdamW, no SFSL), and once more with SFSL. Each runs in a process of its
-own, on the same pictures and prior images; they take turns, and what is compared was measured in the same round.
+own, on the same images and prior images; they take turns, and what is compared was measured in the same round.
 
 The script is none of diffusers' wheel: download `examples/dreambooth/train_dreambooth.py` from its repository.
-It imports torchvision for four transforms of pictures; where that isn't installed, a small stand-in written here,
+It imports torchvision for four transforms of images; where that isn't installed, a small stand-in written here,
 on Pillow and numpy, does them. Without `--script`, only figureground is measured.
 
 Timed are steps of the optimizer after the first few. Memory is the most until the last of them: the device's, as
@@ -232,8 +232,8 @@ def draw_material(work: Path, settings: Finetuning, count: int) -> None:
         for i in range(images):
             rng = np.random.default_rng(i)
             scene = str(rng.choice(world.BACKGROUNDS))
-            picture = world.render(None, scene, prop, rng, size=settings.size or world.SIZE).picture
-            picture.save(work / folder / f"{i:05d}.png")
+            image = world.render(None, scene, prop, rng, size=settings.size or world.SIZE).image
+            image.save(work / folder / f"{i:05d}.png")
     (work / "prior").symlink_to(work / "class-images")
 
 

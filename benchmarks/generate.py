@@ -203,7 +203,7 @@ class Ways:
 
     def _call(self, specs: list[Spec], folder: Path) -> None:
         config = self._guides.config
-        pictures = self._plain(
+        images = self._plain(
             prompt=[spec.prompt for spec in specs],
             image=[self._guides.load_guide(spec)[0] for spec in specs],
             strength=strength_of(whole_part(config.steps, config.strength), config.steps),
@@ -211,8 +211,8 @@ class Ways:
             negative_prompt=[config.negative_prompt] * len(specs),
             generator=[make_generator(spec.seed) for spec in specs],
         ).images  # fmt: skip
-        for spec, picture in zip(specs, pictures, strict=True):
-            picture.save(folder / f"{spec.key}.jpg", quality=95, subsampling=0)
+        for spec, image in zip(specs, images, strict=True):
+            image.save(folder / f"{spec.key}.jpg", quality=95, subsampling=0)
 
     def timed(self, make: Callable[[Path], int], folder: Path) -> float:
         """Images per second."""
@@ -247,7 +247,7 @@ class Ways:
 
 
 def read_built(folder: Path) -> dict[str, np.ndarray]:
-    """The pictures of a built dataset by key, uint8 (height, width, 3)."""
+    """The images of a built dataset by key, uint8 (height, width, 3)."""
     found = {}
     for path in sorted((folder / "built" / "data").glob("*.parquet")):
         for row in pq.read_table(path, columns=["key", "image"]).to_pylist():
@@ -256,7 +256,7 @@ def read_built(folder: Path) -> dict[str, np.ndarray]:
 
 
 def difference(built: dict[str, np.ndarray], folder: Path) -> float:
-    """How far the files in a folder are from the built pictures, in levels of 255, on average."""
+    """How far the files in a folder are from the built images, in levels of 255, on average."""
     apart = [
         np.abs(built[path.stem] - np.asarray(Image.open(path), float)).mean()
         for path in folder.glob("*.jpg")
@@ -362,7 +362,7 @@ def open_ways(args: argparse.Namespace, checkpoint: str, device: torch.device, d
 
 
 def made_for(checkpoint: str) -> int:
-    """The edge in pixels of the pictures that a checkpoint was made for."""
+    """The edge in pixels of the images that a checkpoint was made for."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     folder = local_directory(checkpoint)

@@ -122,9 +122,9 @@ def main() -> None:
     ]
     print_curve(readings)
     if not args.quick or args.out:
-        picture = (args.out or ROOT / "benchmarks" / "results" / "memory.json").with_suffix(".png")
-        draw_curve(readings, args.passed_over, picture)
-        print(f"Wrote {shown(str(picture))}")
+        image = (args.out or ROOT / "benchmarks" / "results" / "memory.json").with_suffix(".png")
+        draw_curve(readings, args.passed_over, image)
+        print(f"Wrote {shown(str(image))}")
     report(
         "memory", args, rows, {"shards": args.shards, "passed_over": args.passed_over, **settings}, began,
         curve=[[r.shards, round(r.megabytes, 1)] for r in readings],

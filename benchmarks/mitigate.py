@@ -368,7 +368,7 @@ class Drawn(NamedTuple):
     """Name of its class."""
     a: str | None
     """Name of the scene or attribute that it was made to show, where the method says one."""
-    picture: Callable[[], Any]
+    image: Callable[[], Any]
     """Decodes it."""
 
 
@@ -552,7 +552,7 @@ def write_made(images: Sequence[Drawn], classes: Sequence[str], out: Path) -> No
         table.writerow(("filename", "split", "y"))
         for i, each in enumerate(images):
             name = f"train/{i:05d}.png"
-            each.picture().convert("RGB").save(out / name)
+            each.image().convert("RGB").save(out / name)
             table.writerow((name, 0, each.y))
         for missing in [name for name in classes if name not in {each.y for each in images}]:
             Image.new("RGB", (64, 64)).save(out / f"no-{missing}.png")
@@ -579,7 +579,7 @@ def read_by_oracle(place: Place, images: Sequence[Drawn]) -> dict[str, Any]:
 
     bed = birds.find_bed(place.unit.bed)
     heads = list(oracle.HEADS)
-    read = open_oracle(place.plan).read(np.stack([oracle.pixels(each.picture()) for each in images])).labels
+    read = open_oracle(place.plan).read(np.stack([oracle.pixels(each.image()) for each in images])).labels
 
     def names(head: str) -> list[str]:
         return [oracle.HEADS[head][label] for label in read[:, heads.index(head)]]
@@ -658,7 +658,7 @@ def train_row(
         for table in served:
             found[table] = {
                 "settings": change, "rule": TABLES[table], "uses": row.uses(table),
-                "added": told["pictures"]["added"], "seeds": [keep_seed(each, table) for each in told["seeds"]],
+                "added": told["images"]["added"], "seeds": [keep_seed(each, table) for each in told["seeds"]],
             }  # fmt: skip
     return {table: found[table] for table in tables}
 

@@ -1,6 +1,6 @@
-"""Small classifiers of drawn pictures: what the foreground, the background, the prop and its look are.
+"""Small classifiers of drawn images: what the foreground, the background, the prop and its look are.
 
-They learn from pictures that the pocket world draws, never from generated ones, so they can judge what
+They learn from images that the pocket world draws, never from generated ones, so they can judge what
 a model makes. A trained one is kept and used again as long as its settings, its seed, the world and
 the augmentation are the same.
 """
@@ -37,16 +37,16 @@ HEADS: dict[str, tuple[str, ...]] = {
 
 
 class Drawn(NamedTuple):
-    """Pictures and, for each of them, the label of every head."""
+    """Images and, for each of them, the label of every head."""
 
-    pictures: np.ndarray
+    images: np.ndarray
     """uint8 (n, 3, size, size)."""
     labels: np.ndarray
     """int64 (n, 4), in the order of `HEADS`."""
 
 
 class Answers(NamedTuple):
-    """What a classifier reads in pictures."""
+    """What a classifier reads in images."""
 
     labels: np.ndarray
     """int64 (n, 4), in the order of `HEADS`."""
@@ -66,7 +66,7 @@ class Settings:
     learning_rate: float = 4e-3
     weight_decay: float = 0.02
     pasted: float = 0.35
-    """Share of pictures in which a cut-out is pasted anywhere, cut by the edge too."""
+    """Share of images in which a cut-out is pasted anywhere, cut by the edge too."""
 
 
 def label(foreground: str | None, background: str | None, prop: str | None) -> list[int]:
@@ -75,11 +75,11 @@ def label(foreground: str | None, background: str | None, prop: str | None) -> l
     return [known.index(name) for known, name in zip(HEADS.values(), names, strict=True)]
 
 
-def pixels(picture: Image.Image) -> np.ndarray:
+def pixels(image: Image.Image) -> np.ndarray:
     """uint8 (3, size, size), resized to what the classifiers read."""
-    if picture.size != (world.SIZE, world.SIZE):
-        picture = picture.resize((world.SIZE, world.SIZE), Image.Resampling.LANCZOS)
-    return np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+    if image.size != (world.SIZE, world.SIZE):
+        image = image.resize((world.SIZE, world.SIZE), Image.Resampling.LANCZOS)
+    return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
 
 def _named(prop: str | None, rng: np.random.Generator) -> str | None:
@@ -87,10 +87,10 @@ def _named(prop: str | None, rng: np.random.Generator) -> str | None:
 
 
 def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
-    """A picture out of those that the pocket model is trained on, and its labels."""
+    """An image out of those that the pocket model is trained on, and its labels."""
     foreground, background, prop, _ = captions.sample(rng)
     prop = _named(prop, rng)
-    return pixels(world.render(foreground, background, prop, rng).picture), label(foreground, background, prop)
+    return pixels(world.render(foreground, background, prop, rng).image), label(foreground, background, prop)
 
 
 def draw_pasted(rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
@@ -105,21 +105,21 @@ def draw_pasted(rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
         left_over = scene.prop.copy()
         left_over.paste(0, (left, top), cutout.getchannel("A"))
         if not prop or np.asarray(left_over).sum() > 0.6 * np.asarray(scene.prop).sum():
-            scene.picture.paste(cutout, (left, top), cutout)
-            return pixels(scene.picture), label(foreground, background, prop)
+            scene.image.paste(cutout, (left, top), cutout)
+            return pixels(scene.image), label(foreground, background, prop)
 
 
 def draw_many(count: int, rng: np.random.Generator, pasted: float = 0.0) -> Drawn:
-    """Draws `count` pictures, a share of them by `draw_pasted`."""
+    """Draws `count` images, a share of them by `draw_pasted`."""
     made = [
         draw_pasted(rng) if rng.random() < pasted else draw(rng)
-        for _ in tqdm(range(count), desc="drawing", unit="pictures", disable=None, leave=False)
+        for _ in tqdm(range(count), desc="drawing", unit="images", disable=None, leave=False)
     ]
-    return Drawn(np.stack([picture for picture, _ in made]), np.array([labels for _, labels in made]))
+    return Drawn(np.stack([image for image, _ in made]), np.array([labels for _, labels in made]))
 
 
 def blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian blur of float pictures (n, 3, h, w); `sigma` in pixels."""
+    """Gaussian blur of float images (n, 3, h, w); `sigma` in pixels."""
     reach = max(1, round(3 * sigma))
     weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device) / sigma) ** 2)
     weights = (weights / weights.sum()).repeat(3, 1, 1)
@@ -127,22 +127,22 @@ def blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
     return F.conv2d(F.conv2d(x, weights[:, :, None], groups=3), weights[..., None], groups=3)
 
 
-def blurred(pictures: np.ndarray, sigma: float) -> np.ndarray:
-    """`blur` for uint8 pictures (n, 3, h, w)."""
-    return blur(torch.from_numpy(pictures).float(), sigma).round().clamp(0, 255).byte().numpy()
+def blurred(images: np.ndarray, sigma: float) -> np.ndarray:
+    """`blur` for uint8 images (n, 3, h, w)."""
+    return blur(torch.from_numpy(images).float(), sigma).round().clamp(0, 255).byte().numpy()
 
 
-def _jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
+def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     file = io.BytesIO()
-    Image.fromarray(picture.transpose(1, 2, 0)).save(file, "JPEG", quality=quality)
+    Image.fromarray(image.transpose(1, 2, 0)).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file)).transpose(2, 0, 1)
 
 
-def augment(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Ordinary augmentation of uint8 pictures (n, 3, h, w): flips, slight blur, noise, JPEG."""
-    count = len(pictures)
+def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Ordinary augmentation of uint8 images (n, 3, h, w): flips, slight blur, noise, JPEG."""
+    count = len(images)
     mirrored = rng.random(count) < 0.5
-    x = np.where(mirrored[:, None, None, None], pictures[..., ::-1], pictures)
+    x = np.where(mirrored[:, None, None, None], images[..., ::-1], images)
     soft = rng.random(count) < 0.4
     if soft.any():
         x[soft] = blurred(x[soft], float(rng.uniform(0.3, 1.4)))
@@ -174,41 +174,41 @@ class Classifier(nn.Module):
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)  # twice as fast on a CPU
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Takes pictures in -1..1, (n, 3, size, size); returns (n, Settings.features)."""
+        """Takes images in -1..1, (n, 3, size, size); returns (n, Settings.features)."""
         x = self.body(x.contiguous(memory_format=torch.channels_last))
         return self.mix(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Takes pictures in -1..1; returns the logits of every head."""
+        """Takes images in -1..1; returns the logits of every head."""
         features = self.features(x)
         return {name: head(features) for name, head in self.heads.items()}
 
     @torch.inference_mode()
-    def read(self, pictures: np.ndarray) -> Answers:
-        """Takes uint8 pictures (n, 3, size, size); `NOTHING` and `PLAIN` are among the answers."""
+    def read(self, images: np.ndarray) -> Answers:
+        """Takes uint8 images (n, 3, size, size); `NOTHING` and `PLAIN` are among the answers."""
         device = next(self.parameters()).device
         labels, features = [], []
-        for start in range(0, len(pictures), 128):
-            seen = self.features(_signed(pictures[start : start + 128], device))
+        for start in range(0, len(images), 128):
+            seen = self.features(_signed(images[start : start + 128], device))
             labels.append(torch.stack([head(seen).argmax(1) for head in self.heads.values()], 1).cpu())
             features.append(seen.double().cpu())
         return Answers(torch.cat(labels).numpy(), torch.cat(features).numpy())
 
 
-def _signed(pictures: np.ndarray, device: torch.device | str) -> torch.Tensor:
-    return torch.from_numpy(pictures).to(device).float().div_(127.5).sub_(1)
+def _signed(images: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    return torch.from_numpy(images).to(device).float().div_(127.5).sub_(1)
 
 
 def _batches(drawn: Drawn, settings: Settings, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The pictures in a new order, augmented; what does not fill a batch waits for the next epoch."""
-    order = rng.permutation(len(drawn.pictures))
+    """The images in a new order, augmented; what does not fill a batch waits for the next epoch."""
+    order = rng.permutation(len(drawn.images))
     for start in range(0, len(order) - settings.batch + 1, settings.batch):
         picked = order[start : start + settings.batch]
-        yield augment(drawn.pictures[picked], rng), drawn.labels[picked]
+        yield augment(drawn.images[picked], rng), drawn.labels[picked]
 
 
 def train(purpose: str, seed: int, device: str, settings: Settings) -> Classifier:
-    """Draws pictures and trains a classifier on them; `purpose` and `seed` decide draws and weights."""
+    """Draws images and trains a classifier on them; `purpose` and `seed` decide draws and weights."""
     rng = world.generator(f"fidelity {purpose}", seed)
     torch.manual_seed(int(rng.integers(2**31)))
     drawn = draw_many(settings.pool, rng, settings.pasted)
@@ -220,9 +220,9 @@ def train(purpose: str, seed: int, device: str, settings: Settings) -> Classifie
     )
     with tqdm(total=steps, desc=purpose, unit="step", mininterval=2, disable=None) as bar:
         for _ in range(settings.epochs):
-            for pictures, labels in _batches(drawn, settings, rng):
+            for images, labels in _batches(drawn, settings, rng):
                 with torch.autocast(torch.device(device).type, torch.bfloat16):
-                    logits = model(_signed(pictures, device))
+                    logits = model(_signed(images, device))
                 wanted = torch.from_numpy(labels).to(device).unbind(1)
                 losses = [F.cross_entropy(logits[name].float(), y) for name, y in zip(HEADS, wanted, strict=True)]
                 optimizer.zero_grad(set_to_none=True)
@@ -237,11 +237,11 @@ def _fingerprint(purpose: str, seed: int, settings: Settings) -> str:
     """Changes with everything that training depends on: settings, net, what is drawn, how it is augmented."""
     rng = world.generator("fidelity fingerprint", seed)
     drawn = draw_many(64, rng, settings.pasted)
-    changed = augment(drawn.pictures, rng)
+    changed = augment(drawn.images, rng)
     # Rounded, because the last bit of a blur varies with threads and machines.
     summary = [round(float(value), 1) for value in (changed.mean(), changed.std())]
     said = json.dumps([purpose, seed, dataclasses.asdict(settings), HEADS, str(Classifier(settings)), summary])
-    return hashlib.sha256(said.encode() + drawn.pictures.tobytes() + drawn.labels.tobytes()).hexdigest()[:12]
+    return hashlib.sha256(said.encode() + drawn.images.tobytes() + drawn.labels.tobytes()).hexdigest()[:12]
 
 
 def trained(purpose: str, seed: int, cache: Path, device: str, settings: Settings | None = None) -> Classifier:

@@ -22,8 +22,8 @@ from PIL import Image
 from results import Row, arguments, median, peak_memory, report, scratch
 
 
-def make_pictures(folder: Path, names: list[str], each: int, channels: int) -> None:
-    """Small pictures, no two of them the same, in a folder for each name."""
+def make_images(folder: Path, names: list[str], each: int, channels: int) -> None:
+    """Small images, no two of them the same, in a folder for each name."""
     rng = np.random.default_rng(0)
     for name in names:
         (folder / name).mkdir(parents=True)
@@ -77,8 +77,8 @@ def main() -> None:
 
     with scratch(args.work) as work:
         named = D3S("imagenet")
-        make_pictures(work / "cutouts", [noun.name for noun in named.classes], args.cutouts, 4)
-        make_pictures(work / "templates", [noun.name for noun in named.backgrounds], args.templates, 3)
+        make_images(work / "cutouts", [noun.name for noun in named.classes], args.cutouts, 4)
+        make_images(work / "templates", [noun.name for noun in named.backgrounds], args.templates, 3)
         common = {"per_cell": {"train": args.per_cell}}
         ways = {
             "prompts alone": {**common, "guide": "none"},

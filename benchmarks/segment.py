@@ -1,7 +1,7 @@
 """How well the bundled segmenter finds what a phrase names: `python benchmarks/segment.py`.
 
 On drawings with seeds that its training never saw, whose masks are known: intersection over union of what is found at
-probability 0.5, a mean over pictures; and how often it finds something that isn't there.
+probability 0.5, a mean over images; and how often it finds something that isn't there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ THRESHOLD = 0.5
 class Case(NamedTuple):
     """A drawing, what it shows, and where."""
 
-    picture: Image.Image
+    image: Image.Image
     parts: dict[str, tuple[str, np.ndarray]]
     """By part, such as `prop`: the noun, and bool (height, width)."""
 
@@ -32,7 +32,7 @@ class Case(NamedTuple):
 def case(scene: world.Scene, foreground: str | None, prop: str | None, background: str | None) -> Case:
     drawn = (("foreground", foreground, scene.foreground), ("prop", prop, scene.prop),
              ("scene", background, scene.background))  # fmt: skip
-    return Case(scene.picture, {part: (noun, np.asarray(mask) >= 128) for part, noun, mask in drawn if noun})
+    return Case(scene.image, {part: (noun, np.asarray(mask) >= 128) for part, noun, mask in drawn if noun})
 
 
 def overlap(found: np.ndarray, true: np.ndarray) -> float:
@@ -48,11 +48,11 @@ def measure(name: str, segmenter: Segmenter, cases: Iterable[Case], seed: int = 
     for each in cases:
         for part, (noun, true) in each.parts.items():
             if true.any():
-                (seen,) = segmenter([each.picture], [f"a photo of a {noun}"])
+                (seen,) = segmenter([each.image], [f"a photo of a {noun}"])
                 overlaps.setdefault(part, []).append(overlap(seen > THRESHOLD, true))
         if "foreground" in each.parts:
             absent = str(rng.choice([other for other in world.FOREGROUNDS if other != each.parts["foreground"][0]]))
-            (seen,) = segmenter([each.picture], [f"a photo of a {absent}"])
+            (seen,) = segmenter([each.image], [f"a photo of a {absent}"])
             alarms.append(float((seen > THRESHOLD).mean() > NOTHING))
     rows = [
         Row(f"{name}: IoU of the {part} ({len(found)})", float(np.mean(found)), "") for part, found in overlaps.items()
@@ -63,24 +63,24 @@ def measure(name: str, segmenter: Segmenter, cases: Iterable[Case], seed: int = 
 
 def main() -> None:
     parser = arguments(__doc__, "segment")
-    parser.add_argument("--pictures", type=int, default=500, help="of each kind, a multiple of four")
+    parser.add_argument("--images", type=int, default=500, help="of each kind, a multiple of four")
     args = parser.parse_args()
     if args.quick:
-        args.pictures = 12
+        args.images = 12
     began = time.monotonic()
     segmenter = open_segmenter("pocket")
     rng = world.generator("benchmark segmenter")
     drawings = []
-    for _ in range(args.pictures):
+    for _ in range(args.images):
         scene, (foreground, prop, background) = draw(rng)
         drawings.append(case(scene, foreground, prop, background))
     biased = []
     bed = birds.BEDS["pocketbirds"]
-    for image in bed.plan(0, args.pictures, 0, 0.5):
+    for image in bed.plan(0, args.images, 0, 0.5):
         scene = bed.draw(image)
-        biased.append(Case(scene.picture, {"foreground": (bed.objects[image.y], np.asarray(scene.foreground) >= 128)}))
+        biased.append(Case(scene.image, {"foreground": (bed.objects[image.y], np.asarray(scene.foreground) >= 128)}))
     rows = [*measure("drawings", segmenter, drawings), *measure("pocketbirds", segmenter, biased)]
-    report("segment", args, rows, {"pictures": args.pictures, "threshold": THRESHOLD, **segmenter.facts}, began)
+    report("segment", args, rows, {"images": args.images, "threshold": THRESHOLD, **segmenter.facts}, began)
 
 
 if __name__ == "__main__":

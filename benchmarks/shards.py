@@ -2,7 +2,7 @@
 
 Writes the same encoded samples as a build does (tar, Parquet, SHA-256 of both, syncs, marker) and with
 `webdataset.ShardWriter(mtime=0)` alone, which writes tars and neither hashes nor syncs; they take turns.
-Then reads what was written, pictures decoded: the Parquet files with `load_dataset`, whole and streaming,
+Then reads what was written, images decoded: the Parquet files with `load_dataset`, whole and streaming,
 the tars with `load_dataset`, streaming, and with `webdataset`. All that was read is in the system's cache.
 """
 
@@ -37,7 +37,7 @@ STEEPNESS = 1.2
 """How fast the amplitudes of what is drawn fall with frequency."""
 
 
-def make_picture(size: int, rng: np.random.Generator) -> Image.Image:
+def make_image(size: int, rng: np.random.Generator) -> Image.Image:
     """Noise whose amplitude falls with frequency about as in photographs, so that a JPEG is about as large."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = 1
@@ -68,7 +68,7 @@ def make_samples(count: int, size: int, seed: int = 0) -> list[Encoded]:
             "scheduler": "ddim", "steps": 50, "strength": 0.9, "guidance_scale": 5.0, "negative_prompt": "",
             "size": size, "key": name, "split": "train", "prompt": prompt, "versions": versions,
         }  # fmt: skip
-        samples.append(Encoded(spec, encode(make_picture(size, rng), "jpg"), json.dumps(record)))
+        samples.append(Encoded(spec, encode(make_image(size, rng), "jpg"), json.dumps(record)))
     return samples
 
 
@@ -161,7 +161,7 @@ def read_with_webdataset(built: Path) -> Iterable[dict[str, Any]]:
 
 
 def take_all(opened: Callable[[], Iterable[dict[str, Any]]], column: str, size: int, count: int) -> None:
-    """Reads every sample, its picture decoded, and makes sure that none is missing."""
+    """Reads every sample, its image decoded, and makes sure that none is missing."""
     found = sum(sample[column].size == (size, size) for sample in opened())
     if found != count:
         raise SystemExit(f"{found} of {count} samples were read")

@@ -1,4 +1,4 @@
-"""Pictures of one colour, datasets of them, and classifiers that know colours: what these answer is known for sure."""
+"""Images of one colour, datasets of them, and classifiers that know colours: what these answer is known for sure."""
 
 import json
 from pathlib import Path
@@ -20,8 +20,8 @@ COLOURS = {"bird": (200, 40, 40), "cat": (40, 60, 200), "mug": (60, 190, 60)}
 """What a classifier takes for which class."""
 
 
-def picture(name: str, seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:
-    """A picture in the colour of a class, a little lighter or darker."""
+def image(name: str, seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:
+    """An image in the colour of a class, a little lighter or darker."""
     shade = np.random.default_rng([seed, len(name)]).integers(-15, 16)
     return Image.new("RGB", size, tuple(int(c + shade) for c in COLOURS[name]))
 
@@ -34,10 +34,10 @@ def make_coloured_classifier(out: Path, labels: dict[str, str] | None = None) ->
     """
     colours = labels or {name: name for name in COLOURS}
     folder = make_classifier(out, labels=dict(enumerate(colours.values())))
-    pictures = [(i, picture(name, seed)) for i, name in enumerate(colours) for seed in range(12)]
+    images = [(i, image(name, seed)) for i, name in enumerate(colours) for seed in range(12)]
     with torch.no_grad():
-        features = open_classifier(str(folder)).read([shown for _, shown in pictures]).features.double()
-    wanted = 12 * torch.nn.functional.one_hot(torch.tensor([i for i, _ in pictures])).double()
+        features = open_classifier(str(folder)).read([shown for _, shown in images]).features.double()
+    wanted = 12 * torch.nn.functional.one_hot(torch.tensor([i for i, _ in images])).double()
     solved = torch.linalg.lstsq(torch.cat([features, torch.ones(len(features), 1)], 1), wanted, driver="gelsd").solution
     network = AutoModelForImageClassification.from_pretrained(folder)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def make_coloured(
 def _samples(drawn: list[Drawn], columns: Columns):
     for split, foreground, background, i, colour in drawn:
         f, b = columns.foregrounds.index(foreground), columns.backgrounds.index(background)
-        yield Sample(Spec(key(split, f, b, i), split, f, b, foreground, background, "", i), picture(colour, i))
+        yield Sample(Spec(key(split, f, b, i), split, f, b, foreground, background, "", i), image(colour, i))
 
 
 def make_folders(directory: Path, counts: dict[str, int], colours: dict[str, str] | None = None) -> Path:
@@ -98,5 +98,5 @@ def make_folders(directory: Path, counts: dict[str, int], colours: dict[str, str
     for name, count in counts.items():
         (directory / name).mkdir(parents=True)
         for i in range(count):
-            picture((colours or {}).get(name, name), i, (40, 30 + i)).save(directory / name / f"{i}.png")
+            image((colours or {}).get(name, name), i, (40, 30 + i)).save(directory / name / f"{i}.png")
     return directory

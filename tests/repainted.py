@@ -37,7 +37,7 @@ def draw(
     folder: Path, y: Sequence[str], n: int, attributes: bool = True, validation: int = 2,
     shade: Callable[[int], int] = lambda i: 40 + 6 * i,
 ) -> str:  # fmt: skip
-    """A table of pictures of certain classes, n of each in training: a square of the class's colour on grey."""
+    """A table of images of certain classes, n of each in training: a square of the class's colour on grey."""
     lines = ["filename,split,y" + (",a" if attributes else "")]
     for label, name in enumerate(y):
         for i in range(n + validation):

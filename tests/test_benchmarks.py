@@ -142,7 +142,7 @@ def test_shards_are_written_both_ways_and_read_in_both_formats(quick):
 
 
 @of("generate")
-def test_generate_makes_the_same_pictures_in_all_three_ways(quick):
+def test_generate_makes_the_same_images_in_all_three_ways(quick):
     found = rows(quick("generate")[0])
     for name in ("one call an image", "one call a batch"):
         assert found[f"difference of pixels, a build and {name}"]["value"] < 1

@@ -252,7 +252,7 @@ def test_a_prompt_too_long_for_the_text_encoder_loses_definition_and_keeps_backg
     assert all(60 < len(p.replace(",", " ,").split()) <= 75 for p in prompts)
 
 
-def test_the_datasets_way_gives_the_same_pictures(checkpoint, tmp_path, built):
+def test_the_datasets_way_gives_the_same_images(checkpoint, tmp_path, built):
     builder = D3S("pocket", cache_dir=str(tmp_path), checkpoint=checkpoint, keep=["guide", "mask"], **TINY)
     builder.download_and_prepare()
     ours, theirs = load_dataset(str(built), split="train"), builder.as_dataset("train")

@@ -15,13 +15,13 @@ def draw(path):
     draw_charts(path, (6, 4), plot, down=2, across=3)
 
 
-def test_charts_are_drawn_into_one_picture_that_replaces_the_last(tmp_path):
+def test_charts_are_drawn_into_one_image_that_replaces_the_last(tmp_path):
     path = tmp_path / "charts.png"
     path.write_bytes(b"an older one")
     draw(path)
-    picture = Image.open(path).convert("RGB")
-    assert picture.size == (660, 440)
-    assert (255, 0, 0) in {colour for _, colour in picture.getcolors(2**24)}
+    image = Image.open(path).convert("RGB")
+    assert image.size == (660, 440)
+    assert (255, 0, 0) in {colour for _, colour in image.getcolors(2**24)}
     assert [each.name for each in tmp_path.iterdir()] == ["charts.png"]
 
 

@@ -19,8 +19,8 @@ def specs(builder):
     return [spec for shard in plan.shards() for spec in plan.specs(shard)]
 
 
-def make_pictures(root: Path, folders: dict[str, int]) -> Path:
-    """Directories of different plain pictures; a folder's name and how many."""
+def make_images(root: Path, folders: dict[str, int]) -> Path:
+    """Directories of different plain images; a folder's name and how many."""
     for n, (folder, count) in enumerate(folders.items()):
         (root / folder).mkdir(parents=True)
         for i in range(count):
@@ -98,7 +98,7 @@ def test_controls_start_from_nothing_or_from_photographs():
 
 
 def test_photographs_without_known_background_are_labelled_unknown(tmp_path):
-    photographs = make_pictures(tmp_path, {"bird": 3, "car": 3})
+    photographs = make_images(tmp_path, {"bird": 3, "car": 3})
     builder = D3S(
         "reconstruction", photographs=str(photographs), classes={"bird": "", "car": ""}, checkpoint="pocket", size=64
     )
@@ -109,8 +109,8 @@ def test_photographs_without_known_background_are_labelled_unknown(tmp_path):
 
 
 def test_ones_own_directories_with_classes_named_by_their_folders(tmp_path):
-    cutouts = make_pictures(tmp_path / "c", {"tea_pot": 3, "Kaffeekanne ä": 3})
-    scenes = make_pictures(tmp_path / "t", {"beach": 2, "grass": 2})
+    cutouts = make_images(tmp_path / "c", {"tea_pot": 3, "Kaffeekanne ä": 3})
+    scenes = make_images(tmp_path / "t", {"beach": 2, "grass": 2})
     builder = D3S(
         "imagenet",
         cutouts=str(cutouts),
@@ -124,7 +124,7 @@ def test_ones_own_directories_with_classes_named_by_their_folders(tmp_path):
 
 
 def test_class_folders_may_be_named_by_wordnet_id(tmp_path):
-    cutouts = make_pictures(tmp_path / "c", {"n01440764": 2, "goldfish": 2})
+    cutouts = make_images(tmp_path / "c", {"n01440764": 2, "goldfish": 2})
     builder = D3S("imagenet", classes=["tench", "goldfish"], cutouts=str(cutouts), templates="pocket")
     assert {s.guide.cutout.split("/")[0] for s in specs(builder) if s.foreground_name == "tench"} == {"n01440764"}
 
@@ -138,7 +138,7 @@ def test_directories_by_split_that_share_a_file_are_refused(tmp_path):
     assert not (tmp_path / "d3s").exists()
 
 
-def test_the_recipe_does_not_depend_on_where_the_pictures_lie(tmp_path):
+def test_the_recipe_does_not_depend_on_where_the_images_lie(tmp_path):
     shutil.copytree(CUTOUTS, tmp_path / "elsewhere")
     assert (
         D3S("pocket", cutouts=str(tmp_path / "elsewhere")).content_hashes()["cutouts"]
@@ -211,7 +211,7 @@ def test_missing_sources_are_said_before_anything_is_loaded(tmp_path):
 
 
 def test_photographs_are_found_whatever_capitals_their_folders_have(tmp_path):
-    photographs = make_pictures(tmp_path, {"Great_White_Shark/Water": 3, "tench/water": 3})
+    photographs = make_images(tmp_path, {"Great_White_Shark/Water": 3, "tench/water": 3})
     builder = D3S("same-background", photographs=str(photographs), classes=["tench", "great white shark"])
     assert {(s.foreground_name, s.background_name) for s in specs(builder)} == {
         ("tench", "water"), ("great white shark", "water"),
@@ -252,15 +252,15 @@ def test_a_plan_needs_no_checkpoint_and_a_build_says_that_it_is_missing(tmp_path
 
 
 def test_the_text_only_control_takes_its_classes_from_the_same_cutout_folders(tmp_path):
-    cutouts = make_pictures(tmp_path, {"tea_pot": 1, "cup": 1})
+    cutouts = make_images(tmp_path, {"tea_pot": 1, "cup": 1})
     builder = D3S("text-only", classes="folders", cutouts=str(cutouts))
     assert {s.foreground_name for s in specs(builder)} == {"tea_pot", "cup"}
     assert {s.guide for s in specs(builder)} == {None}
 
 
 def test_backgrounds_can_be_the_folders_of_the_templates(tmp_path):
-    cutouts = make_pictures(tmp_path / "cutouts", {"red fox": 2, "owl": 2})
-    scenes = make_pictures(tmp_path / "scenes", {"beach": 2, "car_park": 2})
+    cutouts = make_images(tmp_path / "cutouts", {"red fox": 2, "owl": 2})
+    scenes = make_images(tmp_path / "scenes", {"beach": 2, "car_park": 2})
     builder = D3S(cutouts=cutouts, templates=scenes, classes="folders", backgrounds="folders")
     assert builder.plan().backgrounds == ["beach", "car_park"]
     assert {s.prompt for s in specs(builder)} == {
@@ -271,7 +271,7 @@ def test_backgrounds_can_be_the_folders_of_the_templates(tmp_path):
 
 
 def test_missing_scenes_are_called_backgrounds_and_the_way_out_is_named(tmp_path):
-    scenes = make_pictures(tmp_path / "scenes", {"beach": 2})
+    scenes = make_images(tmp_path / "scenes", {"beach": 2})
     with pytest.raises(FiguregroundError, match=r"10 of 10 backgrounds have no folder .*--set backgrounds=folders"):
         D3S("pocket", templates=scenes).build(tmp_path / "d3s")
 
@@ -291,10 +291,10 @@ def test_what_may_be_a_mistake_is_said_by_plan(settings, note):
 
 
 def test_opaque_cut_outs_doubled_ones_and_unreadable_files_are_said_by_plan(tmp_path):
-    cutouts = make_pictures(tmp_path / "cutouts", {"red fox": 3, "owl": 3})
+    cutouts = make_images(tmp_path / "cutouts", {"red fox": 3, "owl": 3})
     shutil.copy(cutouts / "owl" / "0.png", cutouts / "red fox" / "same.png")
     (cutouts / "owl" / "broken.png").write_bytes(b"")
     notes = "\n".join(D3S(cutouts=cutouts, classes="folders", paste="mask").plan_notes())
-    assert "1 pictures are in more than one class, such as owl, red fox." in notes
+    assert "1 images are in more than one class, such as owl, red fox." in notes
     assert "6 of 6 cut-outs have neither transparency nor a mask" in notes
     assert "1 source files can't be read, such as owl/broken.png: the file is empty" in notes

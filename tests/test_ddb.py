@@ -61,7 +61,7 @@ def scores(out):
         return {row["key"]: row for row in csv.DictReader(file)}
 
 
-def test_the_new_picture_has_the_painted_class_and_the_scene_of_its_source(data, built):
+def test_the_new_image_has_the_painted_class_and_the_scene_of_its_source(data, built):
     train = read_groups(data).of_split(0)
     of = {key: (int(train.y[i]), int(train.a[i])) for i, key in enumerate(train.keys)}
     found = load_dataset(str(built), split="train")
@@ -79,7 +79,7 @@ def test_the_new_picture_has_the_painted_class_and_the_scene_of_its_source(data,
     assert read_groups(built).counts(0).sum() == 6
 
 
-def test_sources_are_the_pictures_of_lowest_loss(data, built):
+def test_sources_are_the_images_of_lowest_loss(data, built):
     errors = read_errors(built / STAGES / "classifier")
     best = set()
     for label in (0, 1):
@@ -92,8 +92,8 @@ def test_every_candidate_has_scores_and_pruning_is_a_rule_of_curate(data, built,
     found, table = scores(built), rows(built)
     assert set(found) == {row["key"] for row in table}
     classifier = open_classifier(str(built / STAGES / "classifier" / "early-stopped"))
-    pictures = [Image.open(io.BytesIO(row["image"]["bytes"])) for row in table]
-    said = classifier.read(pictures).logits.softmax(1).tolist()
+    images = [Image.open(io.BytesIO(row["image"]["bytes"])) for row in table]
+    said = classifier.read(images).logits.softmax(1).tolist()
     for row, probability in zip(table, said, strict=True):
         score = found[row["key"]]
         assert classifier.labels == birds.OBJECTS
@@ -148,7 +148,7 @@ def test_a_dataset_is_opened_again_from_anywhere(data, wordless, tmp_path, monke
     assert json.loads((wordless / "_figureground" / "recipe.json").read_text())["sha256"] == digest(again.identity())
 
 
-def test_a_phrase_that_is_found_in_hardly_any_picture_is_named(data, tmp_path):
+def test_a_phrase_that_is_found_in_hardly_any_image_is_named(data, tmp_path):
     settings = {**SMALL, "segmenter": "pocket", "phrases": {"mug": "rocket"}}
     with pytest.raises(FiguregroundError, match=r"of 'mug' have no usable mask.*nothing found.*phrases"):
         DDB("pocket", data=str(data), **settings).build(tmp_path / "out", show_progress=False)
@@ -214,7 +214,7 @@ def test_words_are_learned_for_a_checkpoint_that_was_made_for_inpainting(data, w
 
 @pytest.fixture(scope="module")
 def coloured(tmp_path_factory):
-    """Three classes, six training pictures each, and a classifier that gets all of them right."""
+    """Three classes, six training images each, and a classifier that gets all of them right."""
     folder = tmp_path_factory.mktemp("coloured")
     data = draw(folder / "data", ("red", "green", "blue"), 6)
     settings = {**EASY, "prompt": "a {noun}", "training": {"epochs": 10}}

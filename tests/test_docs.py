@@ -18,7 +18,7 @@ _BLOCK = re.compile(r"^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MUL
 _NAMED = re.compile(r"# (?P<name>[\w.-]+\.(yaml|csv))\n")
 
 
-def lay_out_pictures(folder: Path) -> None:
+def lay_out_images(folder: Path) -> None:
     """What a user has: cut-outs and scenes of their own, under their own names."""
     for there, here in (("cutouts/bird", "cutouts/red fox"), ("cutouts/car", "cutouts/tractor"),
                         ("backgrounds/sand", "scenes/beach"), ("backgrounds/road", "scenes/car park")):  # fmt: skip
@@ -42,7 +42,7 @@ def matches(expected: str, printed: str) -> bool:
 @pytest.mark.skipif(not PAGES, reason="an installed wheel has no docs")
 @pytest.mark.parametrize("page", EACH_ALONE)
 def test_a_page_does_what_it_says(page, tmp_path):
-    lay_out_pictures(tmp_path)
+    lay_out_images(tmp_path)
     bin = tmp_path / "bin"
     bin.mkdir()
     (bin / "figureground").write_text(f'#!/bin/sh\nexec {sys.executable} -m figureground "$@"\n')

@@ -20,30 +20,30 @@ print(json.dumps(found))
 """
 TRAIN = "train erm --data data.csv --out out"
 COMPARE = "compare data.csv --out out --methods"
-FINETUNE = "finetune --references pictures --noun bird --class bird --out"
-COMPONENTS = "components --classifier pocket --class bird --images pictures --out out"
+FINETUNE = "finetune --references images --noun bird --class bird --out"
+COMPONENTS = "components --classifier pocket --class bird --images images --out out"
 WRONG = {
     "train erm --data nowhere --out out": "nowhere", f"{TRAIN} --seeds 0": "seeds", f"{TRAIN} --workers 0": "workers",
     f"{TRAIN} --device gpu": "gpu", f"{TRAIN} --y colour": "data.csv", f"{TRAIN} --add nowhere": "nowhere",
     f"{TRAIN} --backbone ./nowhere": "./nowhere", f"{TRAIN} --revision x": "revision",
-    "train groupdro --data data.csv --out out": "groupdro", "train erm --data data.csv --out pictures": "pictures",
+    "train groupdro --data data.csv --out out": "groupdro", "train erm --data data.csv --out images": "images",
     f"{COMPARE} foo": "foo", f"{COMPARE} erm --seeds 0": "seeds", f"{COMPARE} jtt --set jtt.upwait=3": "upwait",
     f"{COMPARE} paste --set paste.quantile=3": "paste.quantile", f"{COMPARE} erm --backbone ./nowhere": "./nowhere",
     f"{COMPARE} scgs --set scgs.folds=1": "folds", "compare nowhere --methods erm --out out": "nowhere",
-    "compare data.csv --methods erm --out pictures": "pictures", f"{COMPARE} erm --device gpu": "gpu",
+    "compare data.csv --methods erm --out images": "images", f"{COMPARE} erm --device gpu": "gpu",
     "evaluate dataset --classifier pocket --split test": "test", "evaluate dataset --classifier ./nowhere": "./nowhere",
     "evaluate nowhere --classifier pocket": "nowhere", "evaluate dataset --classifier pocket --device gpu": "gpu",
     "evaluate dataset --classifier pocket --labels nowhere.csv": "nowhere.csv",
     "evaluate dataset --classifier pocket --references nowhere": "nowhere",
     "evaluate dataset --classifier pocket --out data.csv": "data.csv",
     f"{COMPONENTS} --device gpu": "gpu", f"{COMPONENTS} --count 0": "--count",
-    "components --classifier ./nowhere --class bird --images pictures --out out": "./nowhere",
+    "components --classifier ./nowhere --class bird --images images --out out": "./nowhere",
     "components --classifier pocket --class bird --images nowhere --out out": "nowhere",
-    "finetune --references nowhere --noun bird --class bird --out out": "nowhere", f"{FINETUNE} pictures": "pictures",
+    "finetune --references nowhere --noun bird --class bird --out out": "nowhere", f"{FINETUNE} images": "images",
     f"{FINETUNE} out --device gpu": "gpu", f"{FINETUNE} out --checkpoint ./nowhere --sfsl-weight 0": "./nowhere",
     f"{FINETUNE} out --feature-model ./nowhere": "./nowhere", f"{FINETUNE} out --size 65": "65",
     f"{FINETUNE} out --features neural-pca": "components",
-    "build d3s --out out --set size=65": "65", "build d3s --out pictures": "pictures",
+    "build d3s --out out --set size=65": "65", "build d3s --out images": "images",
     "build d3s --out out --set checkpoint=./nowhere": "./nowhere", "build d3s --out out --set device=gpu": "gpu",
     "build spurious --out out --set feature_model=./nowhere": "./nowh",
     "build scgs --out out --data data.csv --classifier ./nowhere": "./nowhere",
@@ -51,7 +51,7 @@ WRONG = {
     "build ddb --out out --data data.csv --set training.backbone=./nowhere": "./nowhere",
     "evaluate dataset --classifier ./coded": "auto_map", f"{TRAIN} --backbone ./coded": "auto_map",
     f"{COMPARE} erm --backbone coded": "auto_map", f"{FINETUNE} out --feature-model ./coded": "auto_map",
-    "components --classifier coded --class bird --images pictures --out out": "auto_map",
+    "components --classifier coded --class bird --images images --out out": "auto_map",
     "build scgs --out out --data data.csv --classifier coded": "auto_map",
     "build ddb --out out --data data.csv --set training.backbone=coded": "auto_map",
     "build d3s --out cutouts/out --set cutouts=cutouts": "cutouts",
@@ -72,7 +72,7 @@ def said(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("early")
     make_dataset(folder / "dataset")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     (folder / "coded").mkdir()
     (folder / "coded" / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "code.Config"}}))
     for name in ("bird", "car"):
@@ -81,8 +81,8 @@ def said(tmp_path_factory):
             Image.new("RGBA", (8, 8), (9 * i, 9, 9, 255)).save(folder / "cutouts" / name / f"{i}.png")
     rows = ["filename,split,y"]
     for i in range(8):
-        Image.new("RGB", (32, 32), (9 * i, 0, 0)).save(folder / "pictures" / f"{i}.png")
-        rows.append(f"pictures/{i}.png,{i // 3},{'ab'[i % 2]}")
+        Image.new("RGB", (32, 32), (9 * i, 0, 0)).save(folder / "images" / f"{i}.png")
+        rows.append(f"images/{i}.png,{i // 3},{'ab'[i % 2]}")
     (folder / "data.csv").write_text("\n".join(rows))
     before = sorted(folder.rglob("*"))
     commands = [command.split() for command in WRONG]

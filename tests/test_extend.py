@@ -73,7 +73,7 @@ def test_its_keys_and_their_noise_are_those_of_a_larger_recipe(checkpoint, tmp_p
     assert set(base) < set(seeds) | {k for k in base if k.startswith("validation")}
 
 
-def test_splits_still_share_no_source_picture_after_an_extension(checkpoint, tmp_path):
+def test_splits_still_share_no_source_image_after_an_extension(checkpoint, tmp_path):
     out = D3S("pocket", checkpoint=checkpoint, **TINY).build(tmp_path / "d3s", show_progress=False)
     extend(out, {"validation": 6}, show_progress=False)
     data = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))

@@ -1,4 +1,4 @@
-"""Builds that meet trouble: two at once, too little memory, and folders of pictures as people really have them."""
+"""Builds that meet trouble: two at once, too little memory, and folders of images as people really have them."""
 
 import json
 import os
@@ -135,10 +135,10 @@ def test_a_set_that_has_shards_keeps_its_batch_size_and_says_what_to_do(checkpoi
     assert starved(0, checkpoint, out, 64) == (0, "")
 
 
-# Pictures
+# Images
 
 
-def picture(seed: int = 0) -> Image.Image:
+def image(seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), np.uint8)
     return Image.fromarray(pixels).resize((48, 48))
 
@@ -163,7 +163,7 @@ def half(name: str, path: Path) -> None:
 def exif(path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
-    picture(5).save(path, exif=turned)
+    image(5).save(path, exif=turned)
 
 
 def grey16(path: Path) -> None:
@@ -171,37 +171,37 @@ def grey16(path: Path) -> None:
 
 
 def frames(path: Path, seed: int) -> None:
-    picture(seed).save(path, save_all=True, append_images=[picture(99)], duration=40)
+    image(seed).save(path, save_all=True, append_images=[image(99)], duration=40)
 
 
 GOOD = {
-    "plain.jpg": lambda p: picture(1).save(p),
-    "UPPER.JPG": lambda p: picture(2).save(p, "JPEG"),
-    "press.jpg": lambda p: picture(3).convert("CMYK").save(p),
-    "profile.png": lambda p: picture(4).save(p, icc_profile=b"no profile at all"),
+    "plain.jpg": lambda p: image(1).save(p),
+    "UPPER.JPG": lambda p: image(2).save(p, "JPEG"),
+    "press.jpg": lambda p: image(3).convert("CMYK").save(p),
+    "profile.png": lambda p: image(4).save(p, icc_profile=b"no profile at all"),
     "turned.jpg": exif,
     "sixteen.png": grey16,
-    "palette.png": lambda p: picture(6).quantize(8).save(p, transparency=0),
-    "grey and alpha.png": lambda p: picture(7).convert("LA").save(p),
-    "scan.png": lambda p: picture(8).convert("1").save(p),
+    "palette.png": lambda p: image(6).quantize(8).save(p, transparency=0),
+    "grey and alpha.png": lambda p: image(7).convert("LA").save(p),
+    "scan.png": lambda p: image(8).convert("1").save(p),
     "moving.gif": lambda p: frames(p, 9),
     "moving.webp": lambda p: frames(p, 10),
     "floats.tif": lambda p: Image.fromarray(np.random.default_rng(1).random((48, 48), np.float32)).save(p),
-    "old.bmp": lambda p: picture(11).save(p),
-    "jpeg named.png": lambda p: picture(12).save(p, "JPEG"),
-    "ünï 写真 .v2.final.jpg": lambda p: picture(13).save(p),
-    "two\nlines.png": lambda p: picture(14).save(p),
-    "quote'\".png": lambda p: picture(15).save(p),
+    "old.bmp": lambda p: image(11).save(p),
+    "jpeg named.png": lambda p: image(12).save(p, "JPEG"),
+    "ünï 写真 .v2.final.jpg": lambda p: image(13).save(p),
+    "two\nlines.png": lambda p: image(14).save(p),
+    "quote'\".png": lambda p: image(15).save(p),
     "linked.jpg": lambda p: p.symlink_to("plain.jpg"),
-    **({"new.avif": lambda p: picture(16).save(p)} if features.check("avif") else {}),
+    **({"new.avif": lambda p: image(16).save(p)} if features.check("avif") else {}),
 }
 BAD = {
     "empty.jpg": (lambda p: p.touch(), "the file is empty (0 bytes)"),
     "cut.jpg": (lambda p: half("x.jpg", p), "damaged"),
     "cut.png": (lambda p: half("x.png", p), "damaged"),
     "cut.webp": (lambda p: half("x.webp", p), ""),
-    "words.png": (lambda p: p.write_text("buy milk"), "not a picture"),
-    "page.jpg": (lambda p: p.write_text("<!DOCTYPE html><h1>403</h1>"), "a web page instead of a picture"),
+    "words.png": (lambda p: p.write_text("buy milk"), "not an image"),
+    "page.jpg": (lambda p: p.write_text("<!DOCTYPE html><h1>403</h1>"), "a web page instead of an image"),
     "pointer.jpg": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), "run `git lfs pull`"),
     "drawing.svg": (lambda p: p.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"), "an SVG drawing"),
     "paper.pdf": (lambda p: p.write_bytes(b"%PDF-1.7\n"), "a PDF, which can't be read"),
@@ -214,7 +214,7 @@ BAD = {
     "pipe.png": (lambda p: os.mkfifo(p), "no file but a pipe"),
     "plug.png": (lambda p: socket.socket(socket.AF_UNIX).bind(os.path.relpath(p)), "no file but a pipe, a socket"),
     "device.png": (lambda p: p.symlink_to("/dev/zero"), "no file but a pipe, a socket or a device"),
-    os.fsdecode(b"latin\xff.jpg"): (lambda p: picture(20).save(p), "its name is not UTF-8"),
+    os.fsdecode(b"latin\xff.jpg"): (lambda p: image(20).save(p), "its name is not UTF-8"),
 }
 PASSED_OVER = {
     "._plain.jpg": b"\0\x05\x16\x07a resource fork", "Thumbs.db": b"\xd0\xcf\x11\xe0", ".DS_Store": b"\0",
@@ -230,7 +230,7 @@ def zoo(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir(parents=True)
     for i in range(3):
         for folder in ("cutouts/car", "templates/grass", "templates/snow"):
-            picture(100 + i + len(folder)).save(tmp_path / folder / f"{i}.png")
+            image(100 + i + len(folder)).save(tmp_path / folder / f"{i}.png")
     birds = tmp_path / "cutouts" / "bird"
     for name, make in GOOD.items():
         make(birds / name)
@@ -265,7 +265,7 @@ def test_from_every_kind_of_file_the_good_are_used_and_the_bad_are_listed_with_r
         for row in split["provenance"]
         if '"bird"' in row
     }
-    # a link to a picture is the same content once more
+    # a link to an image is the same content once more
     assert used == set(GOOD) - {"linked.jpg"} or used == set(GOOD) - {"plain.jpg"}
 
 
@@ -275,7 +275,7 @@ def test_a_class_of_bad_files_only_is_counted_and_the_first_is_named(checkpoint,
     (zoo / "cutouts" / "mug").mkdir()
     assert main(["build", *of_zoo(checkpoint, zoo), "--out", str(zoo / "out")]) == 1
     err = capsys.readouterr().err
-    assert "2 of 3 classes have no readable picture" in err
+    assert "2 of 3 classes have no readable image" in err
     assert "'bird' (in bird/), 'mug' (in mug/)" in err
     assert f"{len(BAD)} files can't be read, such as" in err
     assert "Traceback" not in err
@@ -305,13 +305,13 @@ print([item.path.name for item in bank.items["bird"]], [(path.name, why) for pat
 """
 
 
-def test_a_picture_that_may_not_be_read_is_listed_and_the_rest_is_used():
+def test_a_image_that_may_not_be_read_is_listed_and_the_rest_is_used():
     with tempfile.TemporaryDirectory() as where:
         folder = Path(where) / "bird"
         folder.mkdir()
         Path(where).chmod(0o755)
-        picture(1).save(folder / "open.png")
-        picture(2).save(folder / "closed.png")
+        image(1).save(folder / "open.png")
+        image(2).save(folder / "closed.png")
         (folder / "closed.png").chmod(0)
         done = subprocess.run([sys.executable, "-c", AS_NOBODY, where], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.stdout == "['open.png'] [('closed.png', 'Permission denied')]\n", done.stderr

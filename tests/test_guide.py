@@ -25,7 +25,7 @@ def draw(path: Path, color: tuple[int, ...] = RED, size: tuple[int, int] = (16, 
 
 
 def bank_of(directory: Path, counts: dict[str, int]) -> Bank:
-    """Pictures of different content, as many a class as `counts` says."""
+    """Images of different content, as many a class as `counts` says."""
     for c, (name, count) in enumerate(counts.items()):
         for i in range(count):
             draw(directory / name / f"{i}.png", (10 * c + 1, i // 250, i % 250))
@@ -48,7 +48,7 @@ def test_bank_lists_each_class_with_ids_that_name_folder_file_and_content(tmp_pa
     assert item.id == f"cat/rex.png@{pixel_hash(read_image(path))[:12]}"
     assert item.sha256 == content_hash(path)
     assert bank.find(item.id) is item
-    with pytest.raises(ValueError, match=r"cutouts: there is no picture 'cat/rex\.png@0'"):
+    with pytest.raises(ValueError, match=r"cutouts: there is no image 'cat/rex\.png@0'"):
         bank.find("cat/rex.png@0")
 
 
@@ -81,7 +81,7 @@ def test_all_missing_folders_are_counted_in_one_error(tmp_path: Path) -> None:
     assert "Folders found: class 0." in message
 
 
-def test_all_classes_without_a_readable_picture_are_counted_in_one_error(tmp_path: Path) -> None:
+def test_all_classes_without_a_readable_image_are_counted_in_one_error(tmp_path: Path) -> None:
     draw(tmp_path / "cat" / "a.png")
     (tmp_path / "dog").mkdir()
     (tmp_path / "owl").mkdir()
@@ -112,7 +112,7 @@ def test_unreadable_files_are_skipped_and_listed_with_the_reason(tmp_path: Path)
     assert len(bank.items["cat"]) == 1
     assert [(path.name, reason.split(",")[0]) for path, reason in bank.skipped] == [
         ("b.jpg", "the file is empty (0 bytes)"),
-        ("c.webp", "not a picture"),
+        ("c.webp", "not an image"),
     ]
 
 
@@ -126,9 +126,9 @@ def test_the_same_content_twice_in_a_class_counts_once(tmp_path: Path) -> None:
 
 def other_bytes(path: Path, way: str) -> Path:
     """The same pixels in another file."""
-    picture = read_image(path, "RGBA")
+    image = read_image(path, "RGBA")
     if way == "turned":  # stored on its side, and turned upright by EXIF
-        turned, exif = picture.convert("RGB").transpose(Image.Transpose.ROTATE_90), Image.Exif()
+        turned, exif = image.convert("RGB").transpose(Image.Transpose.ROTATE_90), Image.Exif()
         exif[0x0112] = 6
         copy = path.with_name("turned.png")
         turned.save(copy, exif=exif)
@@ -138,7 +138,7 @@ def other_bytes(path: Path, way: str) -> Path:
         copy.write_bytes(data[:2] + b"\xff\xfe\x00\x07hello" + data[2:])  # a comment
     else:
         copy = path.with_name(f"copy.{way}")
-        picture.convert("RGB").save(copy, lossless=True)
+        image.convert("RGB").save(copy, lossless=True)
     assert content_hash(copy) != content_hash(path)
     return copy
 
@@ -157,7 +157,7 @@ def test_the_same_pixels_in_other_bytes_are_one_source(tmp_path: Path, way: str)
     shared.parent.mkdir(parents=True)
     copy.rename(shared)
     banks = {split: Bank.read(tmp_path / split, ["cat"], "cutouts") for split in ("train", "validation")}
-    with pytest.raises(ValueError, match="1 pictures are used by two splits"):
+    with pytest.raises(ValueError, match="1 images are used by two splits"):
         check_disjoint(banks)
     (id,) = [item.id for item in banks["validation"].items["cat"]]
     assert id.rpartition("@")[2] in {item.id.rpartition("@")[2] for item in banks["train"].items["cat"]}
@@ -173,8 +173,8 @@ def test_two_classes_share_a_source_by_its_pixels_and_it_stays_in_one_split(tmp_
 
 def test_colours_under_transparent_pixels_do_not_make_another_source() -> None:
     seen, unseen = (Image.new("RGBA", (4, 4), (*color, 0)) for color in (RED, BLUE))
-    for picture in (seen, unseen):
-        picture.putpixel((1, 1), (1, 2, 3, 255))
+    for image in (seen, unseen):
+        image.putpixel((1, 1), (1, 2, 3, 255))
     assert pixel_hash(seen) == pixel_hash(unseen)
     assert pixel_hash(seen) != pixel_hash(Image.new("RGBA", (4, 4), (1, 2, 3, 255)))
     assert pixel_hash(Image.new("RGB", (2, 8))) != pixel_hash(Image.new("RGB", (8, 2)))
@@ -198,11 +198,11 @@ def test_digest_changes_with_content_name_mask_and_number(tmp_path: Path) -> Non
     def digest() -> str:
         return Bank.read(tmp_path, ["cat"], "cutouts").digest
 
-    picture = draw(tmp_path / "cat" / "a.png")
+    image = draw(tmp_path / "cat" / "a.png")
     digests = [digest()]
-    draw(picture, BLUE)
+    draw(image, BLUE)
     digests.append(digest())
-    picture.rename(tmp_path / "cat" / "b.png")
+    image.rename(tmp_path / "cat" / "b.png")
     digests.append(digest())
     draw(tmp_path / "cat" / "b.mask.png", (255, 255, 255))
     digests.append(digest())
@@ -232,7 +232,7 @@ def test_split_depends_on_contents_alone(tmp_path: Path) -> None:
     assert contents(one["validation"]) == contents(two["validation"])
 
 
-def test_a_picture_that_two_classes_share_goes_to_one_split(tmp_path: Path) -> None:
+def test_a_image_that_two_classes_share_goes_to_one_split(tmp_path: Path) -> None:
     bank_of(tmp_path, {"cat": 4, "dog": 4})
     for i in range(3):
         for name in ("cat", "dog"):
@@ -258,7 +258,7 @@ def test_random_banks_split_without_overlap_and_without_empty_classes() -> None:
         assert all(part.items[name] for part in parts.values() for name in items)
 
 
-def test_too_few_pictures_to_split_are_refused_with_the_alternative(tmp_path: Path) -> None:
+def test_too_few_images_to_split_are_refused_with_the_alternative(tmp_path: Path) -> None:
     bank = bank_of(tmp_path, {"cat": 5, "dog": 1, "owl": 1})
     with pytest.raises(ValueError, match="2 of 3 classes have too few") as caught:
         split_bank(bank, {"train": 10, "validation": 2})
@@ -274,13 +274,13 @@ def test_a_share_that_is_not_positive_is_refused(share: float, tmp_path: Path) -
         split_bank(bank_of(tmp_path, {"cat": 3}), {"train": 1, "validation": share})
 
 
-def test_directories_of_two_splits_that_share_a_picture_are_refused(tmp_path: Path) -> None:
+def test_directories_of_two_splits_that_share_a_image_are_refused(tmp_path: Path) -> None:
     banks = {}
     for split, color in (("train", RED), ("validation", BLUE)):
         draw(tmp_path / split / "cat" / "own.png", color)
         draw(tmp_path / split / "cat" / f"{split}.png", GREY)
         banks[split] = Bank.read(tmp_path / split, ["cat"], "cutouts")
-    with pytest.raises(ValueError, match="cutouts: 1 pictures are used by two splits") as caught:
+    with pytest.raises(ValueError, match="cutouts: 1 images are used by two splits") as caught:
         check_disjoint(banks)
     message = str(caught.value)
     assert str(tmp_path / "train" / "cat" / "train.png") in message
@@ -341,9 +341,9 @@ def test_an_unknown_position_is_refused() -> None:
 @pytest.fixture
 def template(tmp_path: Path) -> Path:
     """Wider than high; its centre square is grey, the rest blue."""
-    picture = Image.new("RGB", (300, 100), BLUE)
-    picture.paste(GREY, (100, 0, 200, 100))
-    picture.save(tmp_path / "template.png")
+    image = Image.new("RGB", (300, 100), BLUE)
+    image.paste(GREY, (100, 0, 200, 100))
+    image.save(tmp_path / "template.png")
     return tmp_path / "template.png"
 
 
@@ -359,9 +359,9 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def test_a_photograph_is_cropped_to_its_centre(template: Path) -> None:
-    picture = photograph(template, 32)
-    assert (picture.mode, picture.size) == ("RGB", (32, 32))
-    assert picture.getcolors() == [(1024, GREY)]
+    image = photograph(template, 32)
+    assert (image.mode, image.size) == ("RGB", (32, 32))
+    assert image.getcolors() == [(1024, GREY)]
 
 
 def test_alpha_is_the_mask_and_the_object_stands_on_the_bottom_of_the_box(tmp_path: Path, template: Path) -> None:
@@ -398,7 +398,7 @@ MASKS = {
 
 
 @pytest.mark.parametrize("kind", MASKS)
-def test_a_mask_file_beside_the_picture_cuts_it_out(kind: str, tmp_path: Path, template: Path) -> None:
+def test_a_mask_file_beside_the_image_cuts_it_out(kind: str, tmp_path: Path, template: Path) -> None:
     photo = Image.new("RGB", (80, 80), BLUE)
     photo.paste(RED, (18, 18, 62, 62))
     photo.save(tmp_path / "rex.png")
@@ -426,7 +426,7 @@ def test_a_mask_follows_the_exif_rotation_of_its_photograph(tmp_path: Path, temp
     assert np.abs(pixels(image)[pixels(cover) == 255] - RED).max() < 40
 
 
-def test_a_mask_that_may_be_of_two_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_mask_that_may_be_of_two_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dog").mkdir()
     draw(tmp_path / "dog" / "rex.png", RED)
     draw(tmp_path / "dog" / "rex.jpg", BLUE)
@@ -436,7 +436,7 @@ def test_a_mask_that_may_be_of_two_pictures_is_refused(tmp_path: Path) -> None:
         Bank.read(tmp_path, ["dog"], "cutouts")
 
 
-def test_a_mask_of_another_shape_than_its_picture_is_refused(tmp_path: Path, template: Path) -> None:
+def test_a_mask_of_another_shape_than_its_image_is_refused(tmp_path: Path, template: Path) -> None:
     draw(tmp_path / "rex.png", RED, (80, 60))
     draw(tmp_path / "rex.mask.png", (255, 255, 255), (60, 80))
     with pytest.raises(UnreadableImage, match=r"rex\.mask\.png: the mask is 60 by 80 pixels .* 80 by 60"):

@@ -19,8 +19,8 @@ from figureground.sources.images import (
     center_square,
     content_hash,
     encode,
+    image_size,
     list_images,
-    picture_size,
     read_image,
 )
 
@@ -42,7 +42,7 @@ def greys() -> np.ndarray:
     return levels
 
 
-def grey_picture(mode: str = "L") -> Image.Image:
+def grey_image(mode: str = "L") -> Image.Image:
     return Image.fromarray(np.rint(greys() * 255).astype(np.uint8)).convert(mode)
 
 
@@ -109,7 +109,7 @@ COLORED: dict[str, tuple[Maker, int]] = {
     "jpeg": (saved("JPEG", quality=95), 8),
     "progressive jpeg": (saved("JPEG", quality=95, progressive=True), 8),
     "cmyk jpeg, inverted as Adobe does": (saved("JPEG", "CMYK", quality=95), 8),
-    "two-picture jpeg of a phone": (animation("MPO"), 16),
+    "two-image jpeg of a phone": (animation("MPO"), 16),
     "png": (saved("PNG"), 0),
     "png with alpha": (saved("PNG", "RGBA"), 0),
     "palette png": (lambda path: quarters().quantize(8).save(path, "PNG"), 3),
@@ -138,7 +138,7 @@ def test_reads_the_colors_of_a(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"photo{SUFFIX.get(kind, '.bin')}"
     make(path)
     image = read_image(path)
-    assert (image.mode, image.size, picture_size(path)) == ("RGB", (48, 32), (48, 32))
+    assert (image.mode, image.size, image_size(path)) == ("RGB", (48, 32), (48, 32))
     assert_colors(image, [RED, GREEN, BLUE, WHITE], tolerance)
     rgba = read_image(path, "RGBA")
     assert rgba.mode == "RGBA"
@@ -146,9 +146,9 @@ def test_reads_the_colors_of_a(kind: str, tmp_path: Path) -> None:
 
 
 GREY: dict[str, Maker] = {
-    "grey.jpg": lambda path: grey_picture().save(path, quality=95),
-    "grey.png": lambda path: grey_picture().save(path),
-    "grey and alpha.png": lambda path: grey_picture("LA").save(path),
+    "grey.jpg": lambda path: grey_image().save(path, quality=95),
+    "grey.png": lambda path: grey_image().save(path),
+    "grey and alpha.png": lambda path: grey_image("LA").save(path),
     "16 bits.png": lambda path: Image.fromarray((greys() * 65535).astype(np.uint16)).save(path),
     "16 bits.tif": lambda path: Image.fromarray((greys() * 65535).astype(np.uint16)).save(path),
     "16 bits, big-endian.tif": lambda path: Image.frombytes(
@@ -175,7 +175,7 @@ def test_values_of_unknown_range_are_stretched_from_lowest_to_highest(tmp_path: 
     assert_colors(read_image(tmp_path / "elevation.tif"), levels, 1)
 
 
-def test_one_bit_pictures_become_black_and_white(tmp_path: Path) -> None:
+def test_one_bit_images_become_black_and_white(tmp_path: Path) -> None:
     Image.fromarray(greys() > 0.5).save(tmp_path / "scan.png")
     black, white = (0, 0, 0), (255, 255, 255)
     assert corners(read_image(tmp_path / "scan.png")) == [black, black, white, white]
@@ -183,8 +183,8 @@ def test_one_bit_pictures_become_black_and_white(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-def test_exif_rotation_turns_the_picture_upright(orientation: int, suffix: str, tmp_path: Path) -> None:
-    # What turns each orientation upright, undone: how a camera held that way stores the picture.
+def test_exif_rotation_turns_the_image_upright(orientation: int, suffix: str, tmp_path: Path) -> None:
+    # What turns each orientation upright, undone: how a camera held that way stores the image.
     undo = {
         1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
@@ -201,7 +201,7 @@ def test_exif_rotation_turns_the_picture_upright(orientation: int, suffix: str, 
     assert not image.getexif()
 
 
-def test_a_damaged_exif_block_leaves_the_picture_as_stored(tmp_path: Path) -> None:
+def test_a_damaged_exif_block_leaves_the_image_as_stored(tmp_path: Path) -> None:
     quarters().save(tmp_path / "photo.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xff" * 40, quality=95)
     assert_colors(read_image(tmp_path / "photo.jpg"), [RED, GREEN, BLUE, WHITE], 8)
 
@@ -259,13 +259,13 @@ def noise(format: str, **options: object) -> Maker:
 
 UNREADABLE: dict[str, tuple[Maker, str]] = {
     "empty.jpg": (lambda path: path.touch(), "empty"),
-    "notes.jpg": (lambda path: path.write_text("not a picture"), "not a picture"),
+    "notes.jpg": (lambda path: path.write_text("not an image"), "not an image"),
     "download.jpg": (lambda path: path.write_text("<!DOCTYPE html><title>403</title>"), "web page"),
     "pointer.jpg": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid 1"), "git lfs pull"),
     "cut.jpg": (cut(noise("JPEG")), "damaged"),
     "cut.png": (cut(noise("PNG")), "damaged"),
-    "cut.webp": (cut(noise("WEBP")), "damaged|not a picture"),
-    "cut.tif": (cut(noise("TIFF", compression="tiff_lzw")), "damaged|not a picture"),
+    "cut.webp": (cut(noise("WEBP")), "damaged|not an image"),
+    "cut.tif": (cut(noise("TIFF", compression="tiff_lzw")), "damaged|not an image"),
     "cut.bmp": (cut(noise("BMP")), "damaged"),
     "cut.gif": (cut(noise("GIF")), "damaged"),
     "header only.jpg": (lambda path: path.write_bytes(b"\xff\xd8\xff\xe0"), "."),
@@ -301,7 +301,7 @@ def test_pillows_limit_against_bombs_holds_and_its_warning_is_not_shown(
     with pytest.raises(UnreadableImage, match=r"too big.*MAX_IMAGE_PIXELS"):
         read_image(tmp_path / "photo.png")
     with pytest.raises(UnreadableImage, match="too big"):
-        picture_size(tmp_path / "photo.png")
+        image_size(tmp_path / "photo.png")
 
 
 def test_an_unreadable_image_survives_the_way_between_processes() -> None:
@@ -364,7 +364,7 @@ def test_encode_keeps_alpha_where_the_format_can_and_refuses_elsewhere() -> None
     image = quarters().convert("RGBA")
     image.putalpha(128)
     assert Image.open(io.BytesIO(encode(image, "png"))).getpixel((0, 0)) == (*RED, 128)
-    with pytest.raises(ValueError, match="jpg holds pictures of mode RGB or L, not RGBA"):
+    with pytest.raises(ValueError, match="jpg holds images of mode RGB or L, not RGBA"):
         encode(image, "jpg")
     with pytest.raises(ValueError, match="'gif' is unknown; it can be jpg, webp, png"):
         encode(quarters(), "gif")

@@ -9,11 +9,11 @@ from figureground.sources.images import UnreadableImage, read_image
 from figureground.sources.mask import mask_beside, mask_values, read_mask, to_shares, where_bright
 
 
-def test_a_mask_lies_beside_its_picture(tmp_path):
-    picture = tmp_path / "rex.the.dog.jpg"
-    assert mask_beside(picture) is None
+def test_a_mask_lies_beside_its_image(tmp_path):
+    image = tmp_path / "rex.the.dog.jpg"
+    assert mask_beside(image) is None
     (tmp_path / "rex.the.dog.mask.png").touch()
-    assert mask_beside(picture) == tmp_path / "rex.the.dog.mask.png"
+    assert mask_beside(image) == tmp_path / "rex.the.dog.mask.png"
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "1", "P"])
@@ -47,7 +47,7 @@ def test_a_black_mask_stays_black():
 
 
 @pytest.mark.parametrize("size", [(100, 100), (200, 200), (104, 100), (100, 104)])
-def test_a_mask_may_be_of_another_size_than_its_picture(size, tmp_path):
+def test_a_mask_may_be_of_another_size_than_its_image(size, tmp_path):
     Image.new("L", size, 255).save(tmp_path / "mask.png")
     assert read_mask(tmp_path / "mask.png", tmp_path / "mask.png", (50, 50)).shape == size[::-1]
 
@@ -55,7 +55,7 @@ def test_a_mask_may_be_of_another_size_than_its_picture(size, tmp_path):
 @pytest.mark.parametrize("size", [(106, 100), (100, 106), (200, 100)])
 def test_a_mask_of_another_shape_is_refused(size, tmp_path):
     Image.new("L", size, 255).save(tmp_path / "mask.png")
-    said = rf"the mask is {size[0]} by {size[1]} pixels and its picture, upright, 50 by 50: they must have the same"
+    said = rf"the mask is {size[0]} by {size[1]} pixels and its image, upright, 50 by 50: they must have the same"
     with pytest.raises(UnreadableImage, match=said):
         read_mask(tmp_path / "mask.png", tmp_path / "mask.png", (50, 50))
 
@@ -73,15 +73,15 @@ def test_a_mask_is_turned_as_its_photograph_is(orientation, size, tmp_path):
     stored.paste(255, (0, 0, 2, 1))
     save_turned(tmp_path / "rex.jpg", Image.merge("RGB", [stored] * 3), orientation)
     stored.save(tmp_path / "rex.mask.png")
-    picture = read_image(tmp_path / "rex.jpg")
-    values = read_mask(tmp_path / "rex.mask.png", tmp_path / "rex.jpg", picture.size)
-    assert np.array_equal(values > 128, np.asarray(picture.convert("L")) > 128)
+    image = read_image(tmp_path / "rex.jpg")
+    values = read_mask(tmp_path / "rex.mask.png", tmp_path / "rex.jpg", image.size)
+    assert np.array_equal(values > 128, np.asarray(image.convert("L")) > 128)
     # One that says its own orientation is turned by that alone.
     upright = Image.fromarray(values)
     save_turned(tmp_path / "rex.mask.png", upright, 1)
-    assert np.array_equal(read_mask(tmp_path / "rex.mask.png", tmp_path / "rex.jpg", picture.size), values)
+    assert np.array_equal(read_mask(tmp_path / "rex.mask.png", tmp_path / "rex.jpg", image.size), values)
     save_turned(tmp_path / "rex.mask.png", stored, orientation)
-    assert np.array_equal(read_mask(tmp_path / "rex.mask.png", tmp_path / "rex.jpg", picture.size), values)
+    assert np.array_equal(read_mask(tmp_path / "rex.mask.png", tmp_path / "rex.jpg", image.size), values)
 
 
 def test_a_mask_that_fits_only_the_upright_photograph_is_not_turned(tmp_path):

@@ -12,7 +12,7 @@ BEE = Feature("bee", "flower", "violet flowers", (0, 3), 309)
 CAR = Feature("sports car", "road", "asphalt", (), 817, ("n04285008",))
 
 
-def pictures(folder, count=3, first=0, suffix="png"):
+def images(folder, count=3, first=0, suffix="png"):
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(first, first + count):
         pixels = np.random.default_rng(i).integers(0, 255, (12, 10, 3), dtype=np.uint8)
@@ -22,25 +22,25 @@ def pictures(folder, count=3, first=0, suffix="png"):
 
 @pytest.mark.parametrize("name", ["sports car", "Sports_Car", "sports_car", "n04285008"])
 def test_a_folder_is_found_by_the_name_of_its_class(tmp_path, name):
-    pictures(tmp_path / name)
-    (tmp_path / name / "notes.md").write_text("not a picture")
+    images(tmp_path / name)
+    (tmp_path / name / "notes.md").write_text("not an image")
     found = read_references(tmp_path, [CAR])["sports_car"]
-    assert [picture.name for picture in found.pictures] == ["0.png", "1.png", "2.png"]
+    assert [image.name for image in found.images] == ["0.png", "1.png", "2.png"]
     assert found.folder == tmp_path / name
 
 
 def test_the_folders_of_spurious_imagenet_are_found_by_class_and_component(tmp_path):
-    own = pictures(tmp_path / "spurious_class_309_bee_component_0")
-    pictures(tmp_path / "spurious_class_309_bee_component_7", first=10)
-    pictures(tmp_path / "spurious_class_310_ant_component_0", first=20)
+    own = images(tmp_path / "spurious_class_309_bee_component_0")
+    images(tmp_path / "spurious_class_309_bee_component_7", first=10)
+    images(tmp_path / "spurious_class_310_ant_component_0", first=20)
     assert read_references(tmp_path, [BEE])["bee"].folder == own
 
 
 def test_references_from_several_folders_are_gathered_in_one_with_their_captions(tmp_path):
-    pictures(tmp_path / "a_1_309_bee_0", 2)
-    second = pictures(tmp_path / "a_1_309_bee_3", 2, first=1)  # 1.png is in both, with the same pixels
+    images(tmp_path / "a_1_309_bee_0", 2)
+    second = images(tmp_path / "a_1_309_bee_3", 2, first=1)  # 1.png is in both, with the same pixels
     (second / "2.txt").write_text("a {V} {noun}\n at night")
-    pictures(tmp_path / "b_309_3", 1, first=7)
+    images(tmp_path / "b_309_3", 1, first=7)
     (tmp_path / "b_309_3" / "7.png").rename(tmp_path / "b_309_3" / "0.png")
     found = read_references(tmp_path, [Feature("bee", "flower", "", (0, 3), 309)])
     assert "bee" in found
@@ -53,7 +53,7 @@ def test_references_from_several_folders_are_gathered_in_one_with_their_captions
 
 
 def test_a_caption_is_text_of_a_length_that_can_be_read(tmp_path):
-    folder = pictures(tmp_path / "bee")
+    folder = images(tmp_path / "bee")
     (folder / "0.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FiguregroundError, match=r"the caption bee/0\.txt is no text"):
         read_references(tmp_path, [BEE])
@@ -63,17 +63,17 @@ def test_a_caption_is_text_of_a_length_that_can_be_read(tmp_path):
 
 
 def test_a_caption_that_may_be_of_two_images_is_refused(tmp_path):
-    folder = pictures(tmp_path / "bee")
+    folder = images(tmp_path / "bee")
     Image.new("RGB", (8, 8), "blue").save(folder / "0.jpg")
-    assert len(read_references(tmp_path, [BEE])["bee"].pictures) == 4
+    assert len(read_references(tmp_path, [BEE])["bee"].images) == 4
     (folder / "0.txt").write_text("a {V} {noun} at night")
     with pytest.raises(FiguregroundError, match=r"bee/0\.txt of 0\.jpg, 0\.png"):
         read_references(tmp_path, [BEE])
 
 
 def test_their_digest_depends_on_content_and_names_and_not_on_the_place(tmp_path):
-    pictures(tmp_path / "one" / "bee")
-    pictures(tmp_path / "two" / "Bee")
+    images(tmp_path / "one" / "bee")
+    images(tmp_path / "two" / "Bee")
     digests = [read_references(tmp_path / name, [BEE])["bee"].digest for name in ("one", "two")]
     assert digests[0] == digests[1]
     (tmp_path / "two" / "Bee" / "0.txt").write_text("a {V} {noun} in the rain")
@@ -81,35 +81,35 @@ def test_their_digest_depends_on_content_and_names_and_not_on_the_place(tmp_path
 
 
 def test_classes_without_a_folder_are_all_counted(tmp_path):
-    pictures(tmp_path / "wasp")
+    images(tmp_path / "wasp")
     with pytest.raises(FiguregroundError, match=r"2 of 2 classes have no folder .*'bee', 'sports car'.*found: wasp"):
         read_references(tmp_path, [BEE, CAR])
 
 
-def test_classes_with_too_few_pictures_are_told_of_in_one_error(tmp_path):
-    pictures(tmp_path / "bee", 2)
+def test_classes_with_too_few_images_are_told_of_in_one_error(tmp_path):
+    images(tmp_path / "bee", 2)
     (tmp_path / "bee" / "broken.jpg").write_bytes(b"")
-    same = pictures(tmp_path / "sports car", 1)
+    same = images(tmp_path / "sports car", 1)
     for i in range(3):
         Image.open(same / "0.png").save(same / f"copy-{i}.png", compress_level=i)
     with pytest.raises(FiguregroundError) as refused:
         read_references(tmp_path, [BEE, CAR])
     said = str(refused.value)
-    assert "2 of 2 classes have fewer than 3 different pictures" in said
+    assert "2 of 2 classes have fewer than 3 different images" in said
     assert "'bee' (2)" in said
     assert "'sports car' (1, 3 more of the same)" in said
     assert "bee/broken.jpg: the file is empty" in said
 
 
 def test_of_many_some_are_taken_whatever_their_names(tmp_path):
-    folder = pictures(tmp_path / "bee", 9)
+    folder = images(tmp_path / "bee", 9)
     some = read_references(tmp_path, [BEE], most=4)["bee"]
-    assert len(some.pictures) == 4
+    assert len(some.images) == 4
     assert some.folder is None
     for path in list(folder.iterdir()):
         path.rename(folder / f"x{path.name}")
     again = read_references(tmp_path, [BEE], most=4)["bee"]
-    assert [picture.sha256 for picture in again.pictures] == [picture.sha256 for picture in some.pictures]
+    assert [image.sha256 for image in again.images] == [image.sha256 for image in some.images]
 
 
 def test_drawn_references_are_written_where_they_are_gathered(tmp_path):

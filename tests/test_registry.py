@@ -131,7 +131,7 @@ def test_a_method_of_another_package_goes_through_every_command(site, tmp_path, 
     rows = json.loads((compared / "comparison.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["erm", "plain"]
     made = json.loads((compared / "plain-seed-0.json").read_text())
-    assert (made["pictures"], made["kept"]) == (12, 0.5)
+    assert (made["images"], made["kept"]) == (12, 0.5)
 
 
 def test_a_method_that_cannot_be_imported_is_named_with_its_place(monkeypatch):

@@ -35,7 +35,7 @@ def classifier(ddb):
 
 
 def unrendered(built, folder, *stages):
-    """A copy of a dataset as it was before its pictures were made, and before certain stages were done."""
+    """A copy of a dataset as it was before its images were made, and before certain stages were done."""
     out = shutil.copytree(built, folder)
     for name in ("data", "webdataset", "_figureground/shards", "_figureground/scores"):
         shutil.rmtree(out / name)
@@ -56,8 +56,8 @@ def unrendered(built, folder, *stages):
         (SCGS, {"prompt": "a {V} {noun}"}, r"prompt: nothing fills '\{V\}'"),
         (SCGS, {"prompt": "a {noun"}, "prompt: nothing fills '{noun'"),
         (SCGS, {"quantile": 1}, "quantile: 1 leaves nothing"),
-        (SCGS, {"per_class": 0}, "per_class: 0 plans no picture"),
-        (SCGS, {"per_class": {"mug": 0}}, "per_class: .* plans no picture"),
+        (SCGS, {"per_class": 0}, "per_class: 0 plans no image"),
+        (SCGS, {"per_class": {"mug": 0}}, "per_class: .* plans no image"),
         (SCGS, {"prompt": "a {noun} " + "very " * 80}, r"prompt: 'a mug very.* tokens, and the text encoder reads 77"),
         (DDB, {"prompt": "a thing"}, "prompt: 'a thing' would be painted for 'mug' and for 'umbrella' alike"),
         (DDB, {"prompt": "a {noun}", "nouns": {"mug": "umbrella"}}, "painted for 'mug' and for 'umbrella' alike"),
@@ -96,7 +96,7 @@ def test_a_classifier_whose_features_can_t_be_clustered_is_refused_before_it_jud
     assert not (tmp_path / "out" / STAGES / "errors" / "done.json").exists()
 
 
-def test_large_pictures_are_told_which_setting_of_the_recipe_names_a_backbone(tmp_path):
+def test_large_images_are_told_which_setting_of_the_recipe_names_a_backbone(tmp_path):
     (tmp_path / "data").mkdir()
     lines = ["filename,split,y"]
     for i in range(8):
@@ -143,19 +143,17 @@ def test_a_class_that_is_not_asked_for_takes_no_part(data, tmp_path):
 def test_nothing_to_repaint_is_said_with_the_classes_that_were_asked_for(data, tmp_path):
     given = sure(tmp_path / "c", ("mug", "umbrella"), (100, -100))
     settings = {**WRONG, "per_class": {"mug": 2}, "classifier": given}
-    with pytest.raises(FiguregroundError, match=r"nothing to repaint in birds. No training picture of mug is pred"):
+    with pytest.raises(FiguregroundError, match=r"nothing to repaint in birds. No training image of mug is pred"):
         SCGS("pocket", data=str(data), **settings).build(tmp_path / "out", show_progress=False)
 
 
 def test_a_class_that_a_given_classifier_never_gets_right_is_named_with_what_helps(data, tmp_path):
     given = sure(tmp_path / "c", ("mug", "umbrella"), (100, -100))
-    with pytest.raises(FiguregroundError, match=r"no picture of 'umbrella' right.*--classifier train"):
+    with pytest.raises(FiguregroundError, match=r"no image of 'umbrella' right.*--classifier train"):
         DDB("pocket", data=str(data), **EASY, classifier=given).build(tmp_path / "out", show_progress=False)
 
 
-def test_words_are_learned_from_pictures_that_differ_and_all_classes_are_looked_at_first(
-    data, ddb, tmp_path, classifier
-):
+def test_words_are_learned_from_images_that_differ_and_all_classes_are_looked_at_first(data, ddb, tmp_path, classifier):
     twice = tmp_path / "twice"
     shutil.copytree(data, twice)
     keys = [row["source"] for row in rows(ddb)]

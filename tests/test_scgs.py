@@ -42,11 +42,11 @@ def built(data, tmp_path_factory):
     return SCGS("pocket", data=str(data), **KEPT, **SMALL).build(out, show_progress=False)
 
 
-def opened(picture):
-    return np.asarray(Image.open(io.BytesIO(picture["bytes"])).convert("RGB"), np.int64)
+def opened(image):
+    return np.asarray(Image.open(io.BytesIO(image["bytes"])).convert("RGB"), np.int64)
 
 
-def test_each_class_with_errors_gets_its_pictures_from_errors_of_its_own(data, built):
+def test_each_class_with_errors_gets_its_images_from_errors_of_its_own(data, built):
     errors = read_errors(built / STAGES / "errors")
     train = read_groups(data).of_split(0)
     wrong = {train.keys[row]: int(errors.y[row]) for row in np.flatnonzero(errors.wrong)}
@@ -79,7 +79,7 @@ def test_outside_the_mask_the_source_stays_and_inside_it_changes(data, built):
     builder = SCGS("pocket", data=str(data), **KEPT, **SMALL)
     builder.read_stages(built / STAGES)
     for row in rows(built):
-        source = np.asarray(builder.picture(builder.rows[row["source"]], 64), np.int64)
+        source = np.asarray(builder.image(builder.rows[row["source"]], 64), np.int64)
         mask = np.asarray(builder.read_mask(row["source"])) > 0
         widened = whole_latents(mask, LATENT, MARGIN)
         assert ((opened(row["mask"])[..., 0] > 0) == widened).all()
@@ -147,7 +147,7 @@ def test_only_the_classes_that_are_asked_for_are_made(data, built, tmp_path):
     [
         ({"per_class": {"cat": 1}}, "cat: per_class has no such field; there is mug, umbrella"),
         ({"per_class": -1}, "per_class: -1"),
-        ({"mask": "whole", "repaint": "complement"}, "complement of the whole picture"),
+        ({"mask": "whole", "repaint": "complement"}, "complement of the whole image"),
         ({"errors": "some"}, "errors: 'some' is not one of"),
         ({"training": {"epoch": 3}}, "training.epoch: there is no such setting"),
         ({"training": {"epochs": 0}}, "training.epochs: 0"),
@@ -177,7 +177,7 @@ def test_a_set_without_masks_has_no_true_ones(data, tmp_path):
         (bare / label).mkdir(parents=True)
         for i in range(10):
             Image.new("RGB", (32, 32), (20 * i, 90, 40)).save(bare / label / f"{i}.png")
-    with pytest.raises(RecipeError, match="not every picture of bare has a mask"):
+    with pytest.raises(RecipeError, match="not every image of bare has a mask"):
         SCGS("pocket", data=str(bare), **SMALL, mask="true-masks").build(tmp_path / "out", show_progress=False)
 
 

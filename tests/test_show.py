@@ -33,7 +33,7 @@ def results(shard: Shard, size: int = 64) -> Iterator[Sample | Reject]:
         if i == 6:
             yield Reject(spec, "flat")
         else:
-            yield Sample(spec, world.render(*names, None, world.generator(name), size).picture)
+            yield Sample(spec, world.render(*names, None, world.generator(name), size).image)
 
 
 def build(directory: Path, shards: list[Shard] = SHARDS, formats: tuple[str, ...] = ("parquet", "webdataset")) -> Path:
@@ -55,18 +55,18 @@ def text(page: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<(style).*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL))
 
 
-def pictures(page: str) -> list[Image.Image]:
+def images(page: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([^\"]+)", page)]
 
 
-def test_a_finished_dataset_still_loads_with_its_pictures_beside_it(tmp_path: Path) -> None:
+def test_a_finished_dataset_still_loads_with_its_images_beside_it(tmp_path: Path) -> None:
     build(tmp_path)
     written = show(tmp_path)
     assert written == [tmp_path / "preview.png", tmp_path / "report.html"]
     assert {split: len(rows) for split, rows in load_dataset(str(tmp_path)).items()} == {"train": 12, "validation": 6}
 
 
-def test_a_preview_shows_the_first_picture_of_each_cell_twice_as_large(tmp_path: Path) -> None:
+def test_a_preview_shows_the_first_image_of_each_cell_twice_as_large(tmp_path: Path) -> None:
     build(tmp_path)
     sheet = Image.open(show(tmp_path)[0])
     rows = load_dataset(str(tmp_path), split="train")
@@ -118,8 +118,8 @@ def test_copies_of_references_stand_beside_what_was_drawn_of_their_class(tmp_pat
     assert "References and results" in text(page)
     assert page.count('alt="reference of validation"') == 3
     assert page.count('alt="result for validation"') == 4
-    shown = [picture.convert("RGB") for picture in pictures(page)]
-    first = next(picture for picture in shown if picture.getpixel((0, 0)) == (0, 0, 200))
+    shown = [image.convert("RGB") for image in images(page)]
+    first = next(image for image in shown if image.getpixel((0, 0)) == (0, 0, 200))
     assert first.size == (128, 85)
 
 
@@ -134,7 +134,7 @@ def test_a_report_needs_no_other_file_and_escapes_what_it_quotes(tmp_path: Path)
     page = show(build(tmp_path))[1].read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "a bird &lt;at&gt; grass" in page
-    assert len(pictures(page)) == 1 + 18
+    assert len(images(page)) == 1 + 18
 
 
 def test_a_guide_stands_before_its_result(tmp_path: Path) -> None:

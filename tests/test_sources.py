@@ -1,4 +1,4 @@
-"""What directories of pictures and checkpoints say of their licences and authors, in the forms that people use."""
+"""What directories of images and checkpoints say of their licences and authors, in the forms that people use."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ MIT = (
         ("\n                 Apache License\n           Version 2.0, January 2004\n", "Apache-2.0"),
         ("Creative Commons Attribution 4.0 International\n", "CC-BY-4.0"),
         ("# Attribution-NonCommercial-ShareAlike 3.0 Unported", "CC-BY-NC-SA-3.0"),
-        ("All pictures: CC BY-SA 4.0.", "CC-BY-SA-4.0"),
+        ("All images: CC BY-SA 4.0.", "CC-BY-SA-4.0"),
         ("CC0 1.0 Universal\n", "CC0-1.0"),
         ("SPDX-License-Identifier: ODbL-1.0", "ODbL-1.0"),
         ("\n\nAsk  Ada first.\nReally.\n", "Ask Ada first."),
@@ -75,7 +75,7 @@ def test_attribution_is_read_in_common_forms(tmp_path, content):
     assert list(found) == ["bird/a.jpg"]
     source, credits = read_source("cutouts", tmp_path, [tmp_path / "bird" / "a.jpg", tmp_path / "bird" / "b.jpg"])
     assert credits == [expected]
-    assert (source.pictures, source.credited, source.name) == (2, 1, tmp_path.name)
+    assert (source.images, source.credited, source.name) == (2, 1, tmp_path.name)
 
 
 def test_a_bare_file_name_credits_it_in_any_folder_and_the_exact_path_wins(tmp_path):
@@ -190,8 +190,8 @@ def test_a_built_dataset_names_its_sources_and_keeps_their_credits(tmp_path):
             for folder in folders:
                 there = tmp_path / kind / split / folder
                 there.mkdir(parents=True)
-                for picture in sorted((pocket / kind / folder).iterdir())[split == "validation" :: 2][:3]:
-                    shutil.copy(picture, there)
+                for image in sorted((pocket / kind / folder).iterdir())[split == "validation" :: 2][:3]:
+                    shutil.copy(image, there)
     (tmp_path / "cutouts/train/LICENSE.txt").write_text("Creative Commons Attribution 4.0 International")
     first = sorted((tmp_path / "cutouts/train/bird").iterdir())[0].name
     (tmp_path / "cutouts/train/ATTRIBUTION.csv").write_text(f"file,author\nbird/{first},Ada\nbird/other.png,Bob\n")

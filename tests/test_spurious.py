@@ -56,7 +56,7 @@ def make(checkpoint, out, **changes):
     return Spurious("pocket", checkpoint=checkpoint, **{**TINY, **changes}).build(out, show_progress=False)
 
 
-def pictures(folder, count=3):
+def images(folder, count=3):
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         pixels = np.random.default_rng(i).integers(0, 255, (40, 32, 3), dtype=np.uint8)
@@ -184,8 +184,8 @@ def test_the_preview_has_a_row_for_each_split(built):
     from figureground.report.sheet import draw_preview, read_contents
 
     sheet = np.asarray(draw_preview(read_contents(built)))
-    pictures = np.ptp(sheet.reshape(len(sheet), -1).astype(int), axis=1) > 0
-    assert pictures.sum() > 2 * 96
+    images = np.ptp(sheet.reshape(len(sheet), -1).astype(int), axis=1) > 0
+    assert images.sum() > 2 * 96
 
 
 def test_the_datasets_way_gives_the_same_splits(checkpoint, tmp_path):
@@ -384,7 +384,7 @@ def test_the_same_references_in_another_place_are_the_same_recipe(checkpoint, tm
     identities = []
     for name, folders in (("a", ("bird", "fish")), ("b", ("x_y_0_bird_3", "x_y_1_fish_7"))):
         for folder in folders:
-            pictures(tmp_path / name / folder)
+            images(tmp_path / name / folder)
         settings = {**TINY, "references": str(tmp_path / name), "reference_count": None}
         identities.append(Spurious("pocket", checkpoint=checkpoint, **settings).identity())
     assert identities[0] == identities[1]
@@ -443,12 +443,12 @@ def test_a_recipe_that_cannot_be_used_is_refused_at_once(checkpoint, changes, sa
 
 
 def test_references_are_counted_for_all_classes_before_anything_is_learned(checkpoint, tmp_path):
-    pictures(tmp_path / "r" / "fish", 2)
+    images(tmp_path / "r" / "fish", 2)
     settings = {**TINY, "references": str(tmp_path / "r"), "classes": ["fish", "bird", "cat"]}
     with pytest.raises(FiguregroundError, match=r"2 of 3 classes have no folder .*'bird', 'cat'"):
         Spurious("pocket", checkpoint=checkpoint, **settings)
-    pictures(tmp_path / "r" / "bird", 1)
-    pictures(tmp_path / "r" / "cat", 3)
+    images(tmp_path / "r" / "bird", 1)
+    images(tmp_path / "r" / "cat", 3)
     with pytest.raises(FiguregroundError, match=r"2 of 3 classes have fewer than 3 .*'fish' \(2\), 'bird' \(1\)"):
         Spurious("pocket", checkpoint=checkpoint, **settings)
 
@@ -476,7 +476,7 @@ def test_neural_pca_components_come_from_a_folder_for_each_class(checkpoint, tmp
     with pytest.raises(RecipeError, match=r"^components: none are given"):
         make(checkpoint, tmp_path / "out", **settings)
     settings["components"] = str(tmp_path / "components")
-    pictures(tmp_path / "images", 12)
+    images(tmp_path / "images", 12)
     for name in ("bird", "Fish"):
         with pytest.raises(RecipeError, match=r"^components: . of 2 classes have none"):
             Spurious("pocket", checkpoint=checkpoint, **{**TINY, **settings})
@@ -506,7 +506,7 @@ def test_a_recipe_may_leave_the_classs_direction_out_and_stop_early_and_its_card
     assert "class_direction" not in identities[2]
 
 
-def test_a_classifier_that_steered_the_pictures_is_left_out_of_means(checkpoint, tmp_path):
+def test_a_classifier_that_steered_the_images_is_left_out_of_means(checkpoint, tmp_path):
     judge = network(tmp_path / "judge", "bird", "fish")
     steering = network(tmp_path / "steering", "fish", "bird", "cat")
     learned = {**LEARNED, "steps": 1, "sfsl_weight": 1.0}
@@ -542,7 +542,7 @@ def test_labels_can_be_those_of_the_feature_network(checkpoint, tmp_path):
     settings = {**TINY, "classes": ["fish"], "labels": "feature-model", "feature_model": str(tmp_path)}
     with pytest.raises(RecipeError, match=r"^references: 'pocket' draws"):  # it calls the class otherwise
         Spurious("pocket", checkpoint=checkpoint, **settings)
-    pictures(tmp_path / "references" / "fish")
+    images(tmp_path / "references" / "fish")
     builder = Spurious("pocket", checkpoint=checkpoint, **{**settings, "references": str(tmp_path / "references")})
     assert builder.columns().labels == {"spurious_for": ["fish, fishes", "crane (1)", "crane (2)"]}
     assert list(builder.plan().totals()) == ["fish"]

@@ -120,7 +120,7 @@ def set_class(folder: Path, name: str) -> None:
 
 
 def add_safety_checker(folder: Path) -> None:
-    """Gives a Stable Diffusion checkpoint a safety checker that flags every picture."""
+    """Gives a Stable Diffusion checkpoint a safety checker that flags every image."""
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPConfig, CLIPImageProcessor
 

@@ -1,4 +1,4 @@
-"""Finished datasets of a few small pictures, written as a build writes them, without any model."""
+"""Finished datasets of a few small images, written as a build writes them, without any model."""
 
 import dataclasses
 import json
@@ -45,11 +45,11 @@ def make_dataset(
             spec = dataclasses.replace(spec, guide=guide)
             split = sorted({shard.split for shard in shards}).index(shard.split)
             pixels = np.random.default_rng([seed, split, n]).integers(0, 255, (size, size, 3), dtype=np.uint8)
-            picture = Image.fromarray(pixels)
+            image = Image.fromarray(pixels)
             if spec.key in rejected:
                 yield Reject(spec, "flat")
             else:
-                yield Sample(spec, picture, picture, picture.convert("L"))
+                yield Sample(spec, image, image, image.convert("L"))
 
     def said(sample):
         spec = sample.spec

@@ -1,4 +1,4 @@
-"""Miniature copies of the layouts in which labelled data sets come, each of a few small pictures."""
+"""Miniature copies of the layouts in which labelled data sets come, each of a few small images."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -10,21 +10,21 @@ from PIL import Image
 _NUMBERS = itertools.count()
 
 
-def make_picture(path: Path, size: tuple[int, int] = (10, 8)) -> Path:
-    """A picture of noise, another one each time; a JPEG or what the name says."""
+def make_image(path: Path, size: tuple[int, int] = (10, 8)) -> Path:
+    """An image of noise, another one each time; a JPEG or what the name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(next(_NUMBERS)).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
 
 
-def make_pictures(folder: Path, count: int, suffix: str = "jpg") -> None:
+def make_images(folder: Path, count: int, suffix: str = "jpg") -> None:
     for i in range(count):
-        make_picture(folder / f"{i}.{suffix}")
+        make_image(folder / f"{i}.{suffix}")
 
 
 def make_mask(path: Path, size: tuple[int, int] = (10, 8), value: int = 255) -> Path:
-    """The mask of a picture: its left half is the object."""
+    """The mask of an image: its left half is the object."""
     mask = np.zeros((size[1], size[0]), np.uint8)
     mask[:, : size[0] // 2] = value
     beside = path.with_name(f"{path.stem}.mask.png")
@@ -44,25 +44,25 @@ TABLE = [
     for y in (0, 1) for a in (0, 1)
     for i in range(4 if n == 0 and y == a else 1)
 ]  # fmt: skip
-"""Rows of a table: four training pictures where y is a, and one of each group else."""
+"""Rows of a table: four training images where y is a, and one of each group else."""
 
 
-def make_table(folder: Path, rows=TABLE, header: str = "filename,split,y,a", pictures: bool = True) -> Path:
-    """`metadata.csv` with pictures below it."""
-    for row in rows if pictures else ():
-        make_picture(folder / row[0])
+def make_table(folder: Path, rows=TABLE, header: str = "filename,split,y,a", images: bool = True) -> Path:
+    """`metadata.csv` with images below it."""
+    for row in rows if images else ():
+        make_image(folder / row[0])
     return write_csv(folder / "metadata.csv", header, rows)
 
 
 def make_waterbirds(folder: Path, train: Sequence[int] = (5, 2, 1, 3)) -> Path:
-    """Waterbirds: training pictures of the four groups, and one of each in the other splits."""
+    """Waterbirds: training images of the four groups, and one of each in the other splits."""
     rows = []
     for split, counts in enumerate((train, (1, 1, 1, 1), (1, 1, 1, 1))):
         for (y, place), count in zip(itertools.product((0, 1), (0, 1)), counts, strict=True):
             for _ in range(count):
                 name = f"{len(rows) % 3:03d}.Some_Bird/Some_Bird_{len(rows):04d}.jpg"
                 rows.append((len(rows) + 1, name, y, split, place, "/b/beach/00000001.jpg"))
-                make_picture(folder / name)
+                make_image(folder / name)
     return write_csv(folder / "metadata.csv", "img_id,img_filename,y,split,place,place_filename", rows)
 
 
@@ -74,7 +74,7 @@ FACES = [(f"{i + 1:06d}.jpg", -1, 1 if i % 3 == 0 else -1, 1 if i % 2 else -1, 1
 def make_celeba(folder: Path, kind: str = "csv", images: str = "img_align_celeba") -> Path:
     """CelebA: `csv` as archives have it now, `txt` as it was published."""
     for name, *_ in FACES:
-        make_picture(folder / images / name)
+        make_image(folder / images / name)
     splits = [(face[0], i // 8) for i, face in enumerate(FACES)]
     if kind == "csv":
         write_csv(folder / "list_eval_partition.csv", "image_id,partition", splits)
@@ -99,5 +99,5 @@ METASHIFT = {
 def make_folders(folder: Path, counts: dict[str, int]) -> Path:
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
-        make_pictures(folder / name, count)
+        make_images(folder / name, count)
     return folder

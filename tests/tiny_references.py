@@ -1,4 +1,4 @@
-"""Folders of small pictures to fine-tune on, and settings that take a second or two."""
+"""Folders of small images to fine-tune on, and settings that take a second or two."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ TINY: dict[str, Any] = {
 
 
 def make_references(folder: Path, count: int = 4, edge: int = 40) -> Path:
-    """Writes pictures of coloured noise, each another one."""
+    """Writes images of coloured noise, each another one."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         rng = np.random.default_rng(i)

@@ -21,12 +21,12 @@ def tiny(checkpoint: Path | str, **changes: Any) -> Inversion:
 
 
 def learn(
-    checkpoint: Path, pictures: Path | Sequence[Path], out: Path, noun: str = "mug", token: str = "<mug>",
+    checkpoint: Path, images: Path | Sequence[Path], out: Path, noun: str = "mug", token: str = "<mug>",
     masks: Sequence[Path] | None = None, **changes: Any,
 ) -> Path:  # fmt: skip
     """Learns a token with such settings."""
     settings = tiny(checkpoint, **changes)
-    return invert(pictures, noun, token, out, settings, masks=masks, device="cpu", show_progress=False)
+    return invert(images, noun, token, out, settings, masks=masks, device="cpu", show_progress=False)
 
 
 def vectors(out: Path) -> dict[str, Tensor]:

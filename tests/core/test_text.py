@@ -72,7 +72,7 @@ def test_a_page_escapes_what_it_shows_and_keeps_its_own_tags():
         tables=[{"split": hostile, "backgrounds": [hostile], "rows": [{"name": hostile, "counts": [1], "sum": 1}],
                  "sums": [1], "sum": 1, "most": 1}],
         settings=[(hostile, [(hostile, hostile)])], references=[],
-        examples=[{"guide": None, "picture": "data:,", "small": True, "foreground": hostile, "background": hostile,
+        examples=[{"guide": None, "image": "data:,", "small": True, "foreground": hostile, "background": hostile,
                    "spurious_for": hostile, "prompt": hostile, "key": hostile}],
     )  # fmt: skip
     assert "<script" not in page

@@ -1,4 +1,4 @@
-"""What tests of fine-tuning share. Checkpoints and pictures are made once: tests that change one make their own."""
+"""What tests of fine-tuning share. Checkpoints and images are made once: tests that change one make their own."""
 
 import pytest
 import torch
@@ -28,12 +28,12 @@ def sd1(checkpoints):
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """A folder of four."""
-    return make_references(tmp_path_factory.mktemp("pictures"))
+    return make_references(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
-def mug(one_thread, sd1, pictures, tmp_path_factory):
+def mug(one_thread, sd1, images, tmp_path_factory):
     """A finished token."""
-    return learn(sd1, pictures, tmp_path_factory.mktemp("tokens") / "mug")
+    return learn(sd1, images, tmp_path_factory.mktemp("tokens") / "mug")

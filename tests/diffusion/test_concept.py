@@ -1,4 +1,4 @@
-"""Finished concepts are verified, and open as checkpoints do, with the same pictures as when they were learned."""
+"""Finished concepts are verified, and open as checkpoints do, with the same images as when they were learned."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Fine-tuning from a folder of pictures to a concept: what it makes, what it refuses, and how it goes on."""
+"""Fine-tuning from a folder of images to a concept: what it makes, what it refuses, and how it goes on."""
 
 import csv
 import dataclasses

@@ -1,4 +1,4 @@
-"""Reference folders as people have them: other files, broken ones, the same picture twice, captions."""
+"""Reference folders as people have them: other files, broken ones, the same image twice, captions."""
 
 import shutil
 
@@ -27,7 +27,7 @@ def test_only_image_files_count_whatever_else_lies_there(folder):
     assert found.left_out.notes() == []
 
 
-def test_a_wide_picture_becomes_the_square_around_its_centre(folder):
+def test_a_wide_image_becomes_the_square_around_its_centre(folder):
     wide = Image.new("RGB", (90, 30), "red")
     wide.paste("blue", (30, 0, 60, 30))
     wide.save(folder / "wide.png")
@@ -36,20 +36,20 @@ def test_a_wide_picture_becomes_the_square_around_its_centre(folder):
 
 
 def test_files_that_can_not_be_read_are_listed_with_reasons(folder):
-    (folder / "broken.jpg").write_bytes(b"not a picture")
+    (folder / "broken.jpg").write_bytes(b"not an image")
     (folder / "empty.png").write_bytes(b"")
     (folder / "directory.png").mkdir()
     found = read_references(folder, 32)
     assert len(found.used) == 4
     assert dict(found.left_out.unreadable) == {
-        "broken.jpg": "not a picture, or in a format that can't be read",
+        "broken.jpg": "not an image, or in a format that can't be read",
         "directory.png": "a directory",
         "empty.png": "the file is empty (0 bytes)",
     }
     assert found.left_out.notes()[0].startswith("3 references can't be read and count for nothing: ")
 
 
-def test_a_picture_given_twice_counts_once_and_is_named(folder):
+def test_a_image_given_twice_counts_once_and_is_named(folder):
     shutil.copy(folder / "01.png", folder / "again.png")
     Image.open(folder / "02.png").save(folder / "other.bmp")  # other bytes, the same pixels
     found = read_references(folder, 32)
@@ -72,15 +72,15 @@ def test_three_are_enough_and_two_are_not(tmp_path):
         read_references(tmp_path / "nowhere", 32)
 
 
-def test_pictures_that_are_all_alike_are_an_error_that_says_so(tmp_path):
+def test_images_that_are_all_alike_are_an_error_that_says_so(tmp_path):
     folder = make_references(tmp_path, 1)
     for name in ("a.png", "b.png"):
         shutil.copy(folder / "00.png", folder / name)
-    with pytest.raises(FiguregroundError, match=r"all 3 images show the same picture \(00\.png, a\.png, b\.png\)"):
+    with pytest.raises(FiguregroundError, match=r"all 3 images show the same image \(00\.png, a\.png, b\.png\)"):
         read_references(folder, 32)
 
 
-def test_a_text_beside_a_picture_is_its_caption(folder):
+def test_a_text_beside_a_image_is_its_caption(folder):
     (folder / "01.txt").write_text("a {V} {noun}\n in the rain\n", encoding="utf-8-sig")
     (folder / "02.txt").write_text(" \n")
     assert [r.caption for r in read_references(folder, 32).used] == [None, "a {V} {noun} in the rain", None, None]

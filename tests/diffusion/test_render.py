@@ -1,4 +1,4 @@
-"""Rendering: from Specs to Samples or Rejects, the same picture whatever the batch."""
+"""Rendering: from Specs to Samples or Rejects, the same image whatever the batch."""
 
 import shutil
 from dataclasses import replace
@@ -65,7 +65,7 @@ def region(spec, left=13, top=9, right=18, bottom=15):
     return guide(spec)[0], Image.fromarray(mask)
 
 
-def pictures(results):
+def images(results):
     return [np.asarray(r.image, np.int16) for r in results]
 
 
@@ -78,21 +78,21 @@ def test_every_spec_ends_as_a_sample_in_order_ragged_batches_too(checkpoint):
 
 
 @pytest.mark.parametrize("guided", [True, False])
-def test_batches_of_1_and_of_8_give_the_same_picture_to_within_one_level(checkpoint, guided):
+def test_batches_of_1_and_of_8_give_the_same_image_to_within_one_level(checkpoint, guided):
     specs = [spec(i, guided, f"a photo of a {n}, in snow") for i, n in enumerate(["bird", "car", "mug", "fish", "cat"])]
     by_size = [
-        pictures(Renderer(checkpoint, Sampling(32, 4, 0.6, 3.0, batch_size=n), guide).render(specs)) for n in (1, 8)
+        images(Renderer(checkpoint, Sampling(32, 4, 0.6, 3.0, batch_size=n), guide).render(specs)) for n in (1, 8)
     ]
     for one, eight in zip(*by_size, strict=True):
         assert np.abs(one - eight).max() <= 1
     assert np.abs(by_size[0][0] - by_size[0][1]).max() > 1
 
 
-def test_a_picture_depends_on_its_own_seed_guide_and_prompt_alone(sd1):
+def test_a_image_depends_on_its_own_seed_guide_and_prompt_alone(sd1):
     opened = open_checkpoint(str(sd1), **CPU)
     renderer = Renderer(opened, SAMPLING, guide)
-    alone = pictures(renderer.render([spec(5)]))[0]
-    among = pictures(renderer.render([spec(3), spec(4), spec(5), spec(6)]))[2]
+    alone = images(renderer.render([spec(5)]))[0]
+    among = images(renderer.render([spec(3), spec(4), spec(5), spec(6)]))[2]
     assert np.abs(alone - among).max() <= 1
 
 
@@ -112,7 +112,7 @@ def test_noise_reads_all_bits_of_a_seed(sd1):
     """Two seeds whose low 32 bits agree."""
     renderer = Renderer(open_checkpoint(str(sd1), **CPU), SAMPLING, guide)
     one, other = (replace(spec(0, guided=False), seed=1000 + high * 2**32) for high in (0, 1))
-    first, second = pictures(renderer.render([one, other]))
+    first, second = images(renderer.render([one, other]))
     assert np.abs(first - second).max() > 1
 
 
@@ -120,10 +120,10 @@ def test_strength_decides_how_much_of_the_guide_is_left(sd1):
     opened = open_checkpoint(str(sd1), **CPU)
 
     def difference(strength):
-        """Between pictures of the same noise from two guides."""
+        """Between images of the same noise from two guides."""
         sampling = Sampling(32, 10, strength, 1.0, batch_size=1)
         by_guide = [
-            pictures(Renderer(opened, sampling, lambda spec, other=other: guide(other)).render([spec(0)]))[0]
+            images(Renderer(opened, sampling, lambda spec, other=other: guide(other)).render([spec(0)]))[0]
             for other in (spec(1), spec(2))
         ]
         return np.abs(by_guide[0] - by_guide[1]).mean()
@@ -131,18 +131,18 @@ def test_strength_decides_how_much_of_the_guide_is_left(sd1):
     assert difference(0.1) > 2 * difference(1.0)
 
 
-def test_numbers_that_overflow_give_rejects_and_no_pictures(tmp_path):
+def test_numbers_that_overflow_give_rejects_and_no_images(tmp_path):
     folder = make_checkpoint("sd1", tmp_path)
     set_weights(folder, "unet", 1e30)
     results = list(Renderer(open_checkpoint(str(folder), **CPU), SAMPLING, guide).render([spec(0), spec(1)]))
     assert [(type(r), r.reason) for r in results] == [(Reject, "non-finite")] * 2
 
 
-def test_a_checkpoint_that_draws_nothing_finite_is_refused_after_its_first_pictures(tmp_path):
+def test_a_checkpoint_that_draws_nothing_finite_is_refused_after_its_first_images(tmp_path):
     folder = make_checkpoint("sd1", tmp_path)
     set_weights(folder, "unet", 1e30)
     renderer = Renderer(open_checkpoint(str(folder), **CPU), SAMPLING, guide)
-    with pytest.raises(FiguregroundError, match="The first 8 pictures hold NaN or infinity, all of them, computed in"):
+    with pytest.raises(FiguregroundError, match="The first 8 images hold NaN or infinity, all of them, computed in"):
         list(renderer.render([spec(i) for i in range(10)]))
 
 
@@ -160,7 +160,7 @@ def test_work_can_be_stopped_between_two_steps(sd1):
     assert len(steps) == 3
 
 
-def test_a_picture_that_shows_nothing_is_rejected_as_flat(tmp_path):
+def test_a_image_that_shows_nothing_is_rejected_as_flat(tmp_path):
     folder = make_checkpoint("sd1", tmp_path)
     set_weights(folder, "vae", 0.0)
     results = list(Renderer(open_checkpoint(str(folder), **CPU), SAMPLING, guide).render([spec(0, guided=False)]))
@@ -168,7 +168,7 @@ def test_a_picture_that_shows_nothing_is_rejected_as_flat(tmp_path):
 
 
 @pytest.mark.parametrize(("safety", "kinds"), [("reject", {Reject}), ("off", {Sample})])
-def test_what_the_safety_checker_flags_is_rejected_and_not_kept_as_a_black_picture(tmp_path, safety, kinds):
+def test_what_the_safety_checker_flags_is_rejected_and_not_kept_as_a_black_image(tmp_path, safety, kinds):
     folder = make_checkpoint("sd1", tmp_path)
     add_safety_checker(folder)
     results = list(
@@ -199,10 +199,10 @@ def test_batches_keep_order_and_never_mix_guided_and_unguided():
 
 
 @pytest.mark.parametrize("strength", [0.6, 1.0])
-def test_outside_the_mask_an_inpainted_picture_is_its_source_bit_for_bit(painter, strength):
+def test_outside_the_mask_an_inpainted_image_is_its_source_bit_for_bit(painter, strength):
     sampling = replace(SAMPLING, strength=strength)
     for sample in Renderer(painter, sampling, region).render([repaint(i) for i in range(4)]):
-        source, asked = (np.asarray(picture) for picture in region(sample.spec))
+        source, asked = (np.asarray(image) for image in region(sample.spec))
         drawn, repainted = np.asarray(sample.image), np.asarray(sample.mask)
         assert sample.guide.tobytes() == source.tobytes()
         assert set(np.unique(repainted)) == {0, 255}
@@ -220,7 +220,7 @@ def test_outside_the_mask_an_inpainted_picture_is_its_source_bit_for_bit(painter
 
 
 def test_the_autoencoder_may_draw_what_lies_outside(painter):
-    decoded = pictures(Renderer(painter, replace(SAMPLING, outside="decoded"), region).render([repaint(0)]))[0]
+    decoded = images(Renderer(painter, replace(SAMPLING, outside="decoded"), region).render([repaint(0)]))[0]
     kept = next(Renderer(painter, SAMPLING, region).render([repaint(0)]))
     inside = np.asarray(kept.mask) > 0
     assert (decoded[inside] == np.asarray(kept.image)[inside]).all()
@@ -229,7 +229,7 @@ def test_the_autoencoder_may_draw_what_lies_outside(painter):
 
 def test_batches_of_1_and_of_8_repaint_alike_to_within_one_level(painter):
     specs = [repaint(i, f"a photo of a {n}, in snow") for i, n in enumerate(["bird", "car", "mug", "fish", "cat"])]
-    by_size = [pictures(Renderer(painter, replace(SAMPLING, batch_size=n), region).render(specs)) for n in (1, 8)]
+    by_size = [images(Renderer(painter, replace(SAMPLING, batch_size=n), region).render(specs)) for n in (1, 8)]
     for one, eight in zip(*by_size, strict=True):
         assert np.abs(one - eight).max() <= 1
 
@@ -237,8 +237,8 @@ def test_batches_of_1_and_of_8_repaint_alike_to_within_one_level(painter):
 def test_at_full_strength_what_was_in_the_mask_leaves_no_trace(painter):
     def inside(colour, strength):
         def load(spec):
-            picture, mask = region(spec)
-            return Image.composite(Image.new("RGB", (32, 32), colour), picture, mask), mask
+            image, mask = region(spec)
+            return Image.composite(Image.new("RGB", (32, 32), colour), image, mask), mask
 
         sample = next(Renderer(painter, replace(SAMPLING, strength=strength), load).render([repaint(0)]))
         return np.asarray(sample.image, int)[np.asarray(sample.mask) > 0]
@@ -271,12 +271,12 @@ def test_a_checkpoint_made_for_inpainting_says_that_it_needs_a_mask(tmp_path):
     opened = open_checkpoint(str(make_checkpoint("sd1", tmp_path, inpaint=True)), inpaint=True, **CPU)
     for asked in (spec(0), spec(0, False)):
         with pytest.raises(
-            FiguregroundError, match="made for inpainting and draws nothing without a picture and a mask"
+            FiguregroundError, match="made for inpainting and draws nothing without an image and a mask"
         ):
             list(Renderer(opened, SAMPLING, guide).render([asked]))
 
 
-def test_an_inpainted_picture_that_can_not_be_used_is_a_reject_though_its_source_is_fine(tmp_path):
+def test_an_inpainted_image_that_can_not_be_used_is_a_reject_though_its_source_is_fine(tmp_path):
     folder = make_checkpoint("sd1", tmp_path)
     set_weights(folder, "unet", 1e30)
     opened = open_checkpoint(str(folder), inpaint=True, **CPU)
@@ -297,12 +297,12 @@ def test_the_batch_size_found_on_a_cpu_suits_the_network(sd1):
 
 
 @pytest.mark.slow
-def test_a_compiled_network_draws_the_same_picture(sd1):
+def test_a_compiled_network_draws_the_same_image(sd1):
     if shutil.which("cc") is None:
         pytest.skip("torch.compile needs a C compiler")
     specs = [spec(i) for i in range(3)]
-    plain = pictures(Renderer(open_checkpoint(str(sd1), **CPU), SAMPLING, guide).render(specs))
+    plain = images(Renderer(open_checkpoint(str(sd1), **CPU), SAMPLING, guide).render(specs))
     faster = Sampling(size=32, steps=4, strength=0.6, guidance_scale=3.0, batch_size=3, compile=True)
-    compiled = pictures(Renderer(open_checkpoint(str(sd1), **CPU), faster, guide).render(specs))
+    compiled = images(Renderer(open_checkpoint(str(sd1), **CPU), faster, guide).render(specs))
     for one, other in zip(plain, compiled, strict=True):
         assert np.abs(one - other).max() <= 2

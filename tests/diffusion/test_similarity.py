@@ -62,7 +62,7 @@ def small_vae(**options):
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Pictures (n, 3, 32, 32), or whatever else, in 0..1."""
+    """Images (n, 3, 32, 32), or whatever else, in 0..1."""
     shape = shape if len(shape) > 1 else (*shape, 3, 32, 32)
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -163,7 +163,7 @@ def make_loss(classifier, components, references, **options):
 
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("features", FEATURES)
-def test_a_lone_reference_is_at_no_distance_and_other_pictures_are(classifier, components, features, distance):
+def test_a_lone_reference_is_at_no_distance_and_other_images_are(classifier, components, features, distance):
     reference = random(1)
     loss = make_loss(classifier, components, reference, features=features, distance=distance)
     ones = torch.ones(1)
@@ -188,12 +188,12 @@ def test_pixels_that_follow_the_gradient_become_alike(classifier, components, fe
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_the_distance_to_the_mean_stands_for_that_to_all_references(classifier, distance):
-    """Up to one factor and one constant, whatever the picture."""
-    references, pictures = random(4, seed=1), random(6, seed=2)
+    """Up to one factor and one constant, whatever the image."""
+    references, images = random(4, seed=1), random(6, seed=2)
     with torch.no_grad():
         loss = SimilarityLoss(classifier, LABEL, references, features="class-weighted", distance=distance)
-        ours = loss.distance(pictures)
-        read = [weigh(classifier(x).features, classifier.weight[LABEL]) for x in (pictures, references)]
+        ours = loss.distance(images)
+        read = [weigh(classifier(x).features, classifier.weight[LABEL]) for x in (images, references)]
         if distance == "cosine":
             unit = [torch.nn.functional.normalize(x, dim=1) for x in read]
             mean_to_all = (1 - unit[0] @ unit[1].T).mean(1)
@@ -206,12 +206,12 @@ def test_the_distance_to_the_mean_stands_for_that_to_all_references(classifier, 
 
 
 def test_l2_does_not_depend_on_the_networks_scale_nor_cosine(tmp_path):
-    references, pictures = random(4, seed=1), random(3, seed=2)
+    references, images = random(4, seed=1), random(3, seed=2)
     network = open_classifier(str(make_classifier(tmp_path / "convnext", "convnext")))
 
     def measure(distance):
         loss = SimilarityLoss(network, LABEL, references, features="class-weighted", distance=distance)
-        return loss.distance(pictures)
+        return loss.distance(images)
 
     with torch.no_grad():
         before = {distance: measure(distance) for distance in DISTANCES}
@@ -223,40 +223,39 @@ def test_l2_does_not_depend_on_the_networks_scale_nor_cosine(tmp_path):
 
 def test_timesteps_count_as_the_weighting_says(classifier, components):
     alphas_bar = torch.tensor([0.0, 0.2, 0.5, 0.51, 1.0])
-    pictures = random(5, seed=2)
+    images = random(5, seed=2)
     expected = {"alpha-bar": alphas_bar, "threshold": torch.tensor([0, 0, 0, 1.0, 1.0]), "none": torch.ones(5)}
     assert set(expected) == set(WEIGHTINGS)
     for weighting, weights in expected.items():
         loss = make_loss(classifier, components, random(3), weighting=weighting)
         with torch.no_grad():
             assert torch.equal(loss.weight(alphas_bar), weights)
-            assert torch.allclose(loss(pictures, alphas_bar), weights * loss.distance(pictures))
+            assert torch.allclose(loss(images, alphas_bar), weights * loss.distance(images))
 
 
-def test_each_picture_has_its_own_loss_whatever_stands_beside_it(classifier):
+def test_each_image_has_its_own_loss_whatever_stands_beside_it(classifier):
     loss = SimilarityLoss(classifier, LABEL, random(20))
-    pictures = random(4, seed=5)
+    images = random(4, seed=5)
     with torch.no_grad():
-        together = loss(pictures, torch.ones(4))
-        alone = torch.cat([loss(picture[None], torch.ones(1)) for picture in pictures])
+        together = loss(images, torch.ones(4))
+        alone = torch.cat([loss(image[None], torch.ones(1)) for image in images])
     assert together.shape == (4,)
     assert torch.allclose(together, alone, atol=1e-5)
 
 
 def test_the_class_decides_what_is_compared(classifier):
-    references, picture = random(3), random(1, seed=4)
+    references, image = random(3), random(1, seed=4)
     with torch.no_grad():
         losses = [
-            SimilarityLoss(classifier, k, references, features="class-weighted")(picture, torch.ones(1))
-            for k in range(4)
+            SimilarityLoss(classifier, k, references, features="class-weighted")(image, torch.ones(1)) for k in range(4)
         ]
         plain = [SimilarityLoss(classifier, k, references, features="penultimate") for k in range(2)]
         assert len({round(float(loss), 9) for loss in losses}) == 4
-        assert torch.equal(plain[0].distance(picture), plain[1].distance(picture))
+        assert torch.equal(plain[0].distance(image), plain[1].distance(image))
 
 
 def test_neural_pca_compares_shares_of_leading_components_only(classifier, components):
-    references, picture = random(3), random(1, seed=4)
+    references, image = random(3), random(1, seed=4)
     with torch.no_grad():
         loss = SimilarityLoss(
             classifier, LABEL, references, features="neural-pca", distance="l2", components=components, leading=2
@@ -267,17 +266,17 @@ def test_neural_pca_compares_shares_of_leading_components_only(classifier, compo
                 @ components.vectors.T
                 * components.vectors.sum(1)
             )[:, :2]
-            for x in (picture, references)
+            for x in (image, references)
         ]
         expected = (alpha[0] - alpha[1].mean(0)).square().sum() / alpha[1].square().sum(1).mean()
-    assert float(loss.distance(picture)) == pytest.approx(float(expected), rel=1e-4)
+    assert float(loss.distance(image)) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_without_the_classs_direction_it_counts_neither_for_an_image_nor_against_it(classifier):
-    references, pictures = random(4, seed=1), random(3, seed=2)
+    references, images = random(4, seed=1), random(3, seed=2)
     direction = direction_of_head(classifier, LABEL)
     with torch.no_grad():
-        read = classifier(pictures).features
+        read = classifier(images).features
         for distance in DISTANCES:
             loss = SimilarityLoss(classifier, LABEL, references, distance=distance)
             other = loss.without(direction)
@@ -287,8 +286,8 @@ def test_without_the_classs_direction_it_counts_neither_for_an_image_nor_against
                 expected = 1 - torch.nn.functional.cosine_similarity(shares[0], target[None], dim=1)
             else:
                 expected = (shares[0] - shares[1].mean(0)).square().sum(1) / shares[1].square().sum(1).mean()
-            assert torch.allclose(other.distance(pictures), expected, atol=1e-5)
-            assert not torch.allclose(loss.distance(pictures), other.distance(pictures), atol=1e-5)
+            assert torch.allclose(other.distance(images), expected, atol=1e-5)
+            assert not torch.allclose(loss.distance(images), other.distance(images), atol=1e-5)
 
 
 def test_directions_have_length_one_and_point_to_the_class(classifier):
@@ -311,8 +310,8 @@ def test_in_the_pocket_world_drawing_the_object_gains_less_without_the_classs_di
     others = [f"{prop}:{i}" for i in range(world.LOOKS) if i != int(look)]
 
     def draw(foreground, looks):
-        drawn = [world.render(foreground, "grass", look, rng).picture for look in looks]
-        return torch.cat([to_pixels(picture) for picture in drawn]), read_features(network, drawn)
+        drawn = [world.render(foreground, "grass", look, rng).image for look in looks]
+        return torch.cat([to_pixels(image) for image in drawn]), read_features(network, drawn)
 
     references, _ = draw(None, [f"{prop}:{look}"] * 8)
     (noun, of_noun), (objects, of_objects) = draw(None, others * 2), draw(name, [None] * 8)

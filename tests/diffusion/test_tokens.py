@@ -22,14 +22,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def draw(checkpoint, prompt):
-    """A picture by the path that datasets are drawn by, as an array."""
+    """An image by the path that datasets are drawn by, as an array."""
     renderer = Renderer(checkpoint, Sampling(32, 2, 1.0, 4.0), lambda spec: (None, None))
     return np.asarray(next(renderer.render([Spec("a", "a", 0, 0, "", "", prompt, 0)])).image)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_diffusers_own_loader_opens_it_and_draws_what_load_tokens_draws(checkpoints, pictures, tmp_path, kind):
-    out = learn(checkpoints[kind], pictures, tmp_path / "c", vectors=3)
+def test_diffusers_own_loader_opens_it_and_draws_what_load_tokens_draws(checkpoints, images, tmp_path, kind):
+    out = learn(checkpoints[kind], images, tmp_path / "c", vectors=3)
     plain, ours, theirs = (open_checkpoint(str(checkpoints[kind]), **CPU) for _ in range(3))
     load_tokens(ours, [out])
     if kind == "sdxl":
@@ -60,8 +60,8 @@ def test_a_token_is_loaded_once_however_often_it_is_given(sd1, mug, tmp_path):
     assert torch.equal(checkpoint.text_to_image.text_encoder.get_input_embeddings().weight, weights)
 
 
-def test_several_tokens_go_together(sd1, pictures, mug, tmp_path):
-    bird = learn(sd1, pictures, tmp_path / "bird", noun="bird", token="<bird>", vectors=2)
+def test_several_tokens_go_together(sd1, images, mug, tmp_path):
+    bird = learn(sd1, images, tmp_path / "bird", noun="bird", token="<bird>", vectors=2)
     checkpoint = open_checkpoint(str(sd1), **CPU)
     load_tokens(checkpoint, [mug, bird])
     table, tokenizer = checkpoint.text_to_image.text_encoder.get_input_embeddings().weight, checkpoint.tokenizers[0]
@@ -69,8 +69,8 @@ def test_several_tokens_go_together(sd1, pictures, mug, tmp_path):
         assert torch.equal(table[tokenizer.convert_tokens_to_ids(names)], vectors(out)[names[0]])
 
 
-def test_texts_end_at_their_end_in_encoders_with_the_old_number_of_it(checkpoints, pictures, tmp_path):
-    out = learn(checkpoints["sdxl"], pictures, tmp_path / "c")
+def test_texts_end_at_their_end_in_encoders_with_the_old_number_of_it(checkpoints, images, tmp_path):
+    out = learn(checkpoints["sdxl"], images, tmp_path / "c")
     told = []
     for number in (2, None):
         checkpoint = open_checkpoint(str(checkpoints["sdxl"]), **CPU)
@@ -82,7 +82,7 @@ def test_texts_end_at_their_end_in_encoders_with_the_old_number_of_it(checkpoint
     assert torch.equal(*told)
 
 
-def test_a_file_that_can_not_be_loaded_says_why_and_nothing_is_loaded(checkpoints, sd1, pictures, mug, tmp_path):
+def test_a_file_that_can_not_be_loaded_says_why_and_nothing_is_loaded(checkpoints, sd1, images, mug, tmp_path):
     def refuses(said, *files, kind="sd1"):
         checkpoint = open_checkpoint(str(checkpoints[kind]), **CPU)
         size = len(checkpoint.tokenizers[0])

@@ -186,14 +186,14 @@ def test_a_state_is_taken_up_to_the_last_bit(checkpoints, images):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_pictures_come_in_turn_and_in_another_order_each_time():
+def test_images_come_in_turn_and_in_another_order_each_time():
     turns = [[in_turn(5, 5 * turn + i, 0, "references") for i in range(5)] for turn in range(6)]
     assert all(sorted(turn) == [0, 1, 2, 3, 4] for turn in turns)
     assert len({tuple(turn) for turn in turns}) > 3
     assert turns[0] != [in_turn(5, i, 1, "references") for i in range(5)]
 
 
-def test_a_mirrored_picture_has_a_mirrored_pictures_latents(checkpoints, images):
+def test_a_mirrored_image_has_a_mirrored_images_latents(checkpoints, images):
     vae = opened(checkpoints["sd1"]).text_to_image.vae
     both = encode(vae, images[:2], flip=True)
     alone = encode(vae, [image.transpose(0) for image in images[:2]], flip=False)
@@ -210,7 +210,7 @@ def test_without_bitsandbytes_8_bit_adam_says_what_to_install(checkpoints, image
         prepare(checkpoints["sd1"], images, eight_bit_adam=True)
 
 
-def test_captions_are_read_each_with_its_own_picture(checkpoints, images):
+def test_captions_are_read_each_with_its_own_image(checkpoints, images):
     captions = ("a sks flower at night", "a sks flower", "a red sks flower")
     training, _ = prepare(checkpoints["sd1"], images, captions=captions, prior_weight=0.0)
     drawn = training._draw(0, 0)

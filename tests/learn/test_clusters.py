@@ -84,10 +84,10 @@ def test_fewer_clusters_are_tried_where_points_are_few(blobs):
 @pytest.mark.parametrize(
     ("features", "k", "said"),
     [
-        (np.ones((1, 4)), 2, "^1 picture can't make 2 clusters. Lower k, or leave it out"),
-        (np.eye(5), 6, "^5 pictures can't make 6"),
-        (np.ones((20, 4)), 2, "^20 pictures, of which 1 differ, can't make 2"),
-        (np.empty((0, 4)), None, "no picture to cluster"),
+        (np.ones((1, 4)), 2, "^1 image can't make 2 clusters. Lower k, or leave it out"),
+        (np.eye(5), 6, "^5 images can't make 6"),
+        (np.ones((20, 4)), 2, "^20 images, of which 1 differ, can't make 2"),
+        (np.empty((0, 4)), None, "no image to cluster"),
         (np.full((5, 4), np.nan), None, "NaN or infinity"),
     ],
 )
@@ -138,7 +138,7 @@ def errors_of(y, predicted, classes=3):
 
 def test_errors_are_clustered_by_class_and_classes_without_any_are_told(blobs):
     features, y = blobs[0], np.repeat([0, 0, 2], 25)
-    right = np.array([0, 1, 2, 1])  # right ones of each class, and all pictures of class 1
+    right = np.array([0, 1, 2, 1])  # right ones of each class, and all images of class 1
     errors = errors_of([*right, *y], [*right, *np.where(y == 0, 1, 0)])
     found = cluster_errors(errors, features, ("mug", "kite", "hat"), k=2, seed=0)
     assert [(each.y, each.name) for each in found] == [(0, "mug"), (1, "kite"), (2, "hat")]
@@ -152,7 +152,7 @@ def test_errors_are_clustered_by_class_and_classes_without_any_are_told(blobs):
 
 def test_no_errors_to_cluster_is_said_with_what_to_do():
     errors = errors_of([0, 1], [0, 1])
-    with pytest.raises(FiguregroundError, match=r"no errors to cluster: all 2 training pictures.*cross-fitting.*fewer"):
+    with pytest.raises(FiguregroundError, match=r"no errors to cluster: all 2 training images.*cross-fitting.*fewer"):
         cluster_errors(errors, np.empty((0, 4)), ("mug", "kite", "hat"), seed=0)
 
 

@@ -34,13 +34,13 @@ def run(data, methods, out, seeds=2, overrides=TRUE, **options):
 
 
 @pytest.fixture(scope="module")
-def compared(pictures, tmp_path_factory):
+def compared(images, tmp_path_factory):
     out = tmp_path_factory.mktemp("compared") / "out"
-    return run(pictures, "erm,jtt,paste+reweight", out), out
+    return run(images, "erm,jtt,paste+reweight", out), out
 
 
 def times(out):
-    """When each classifier and each made picture was written."""
+    """When each classifier and each made image was written."""
     made = [*out.glob("train/*/*/model.safetensors"), *out.glob("*/train/*.png")]
     return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in made}
 
@@ -74,21 +74,21 @@ def test_rows_take_equally_many_steps_and_the_tables_tell_them(compared):
     assert not any("different numbers of optimiser steps" in note for note in report["notes"])
 
 
-def test_rows_of_unequal_steps_are_named(pictures, tmp_path):
-    report = run(pictures, "erm,paste", tmp_path / "out", seeds=1, training={"add_steps": True},
+def test_rows_of_unequal_steps_are_named(images, tmp_path):
+    report = run(images, "erm,paste", tmp_path / "out", seeds=1, training={"add_steps": True},
                  overrides={"paste": {"masks": "true", "count_per_class": 20}})  # fmt: skip
     assert [row["steps"]["main"]["mean"] for row in report["rows"]] == [2, 3]
     assert any("steps (erm 2, paste 3)" in note for note in report["notes"])
 
 
-def test_it_reports_what_training_found(compared, pictures):
+def test_it_reports_what_training_found(compared, images):
     report, out = compared
     trained = json.loads((out / "train" / "erm" / "report.json").read_text())
     assert [seed["worst"] for seed in report["rows"][0]["seeds"]] == [s["test"]["worst"] for s in trained["seeds"]]
     assert report["rows"][0]["worst"] == trained["over_seeds"]["worst"]
 
 
-def test_where_pictures_are_added_each_seed_makes_its_own(compared):
+def test_where_images_are_added_each_seed_makes_its_own(compared):
     _, out = compared
     for seed in (0, 1):
         made = json.loads((out / f"paste-seed-{seed}" / "paste.json").read_text())
@@ -98,22 +98,22 @@ def test_where_pictures_are_added_each_seed_makes_its_own(compared):
         assert report["content"]["add"] == [read_groups(out / f"paste-seed-{seed}").fingerprint]
 
 
-def test_what_is_finished_is_never_done_again_and_methods_and_seeds_are_added(compared, pictures):
+def test_what_is_finished_is_never_done_again_and_methods_and_seeds_are_added(compared, images):
     first, out = compared
     before = times(out)
-    assert run(pictures, "erm,jtt,paste+reweight", out) == first
+    assert run(images, "erm,jtt,paste+reweight", out) == first
     assert times(out) == before
-    more = run(pictures, "reweight,erm", out, seeds=[0, 1, 2])
+    more = run(images, "reweight,erm", out, seeds=[0, 1, 2])
     assert before.items() <= times(out).items()
     assert [row["method"] for row in more["rows"]] == ["reweight", "erm"]
     assert [[seed["seed"] for seed in row["seeds"]] for row in more["rows"]] == [[0, 1, 2], [0, 1, 2]]
     assert more["rows"][1]["seeds"][:2] == first["rows"][0]["seeds"]
 
 
-def test_rows_that_are_done_are_printed_before_what_failed(compared, pictures, tmp_path, capsys):
+def test_rows_that_are_done_are_printed_before_what_failed(compared, images, tmp_path, capsys):
     out = shutil.copytree(compared[1], tmp_path / "out")
     (out / "paste-seed-1.json").write_text("{")
-    command = ["compare", str(pictures), "--methods", "erm,paste+reweight", "--seeds", "2", "--out", str(out)]
+    command = ["compare", str(images), "--methods", "erm,paste+reweight", "--seeds", "2", "--out", str(out)]
     own = ["--set", "paste.masks=true", "--set", "paste.count_per_class=6"]
     assert main([*command, *own, "--epochs", "1", "--device", "cpu"]) == 1
     said = capsys.readouterr()
@@ -123,8 +123,8 @@ def test_rows_that_are_done_are_printed_before_what_failed(compared, pictures, t
     assert "paste-seed-1.json is damaged" in said.err
 
 
-def test_paste_looks_at_what_erm_of_the_same_seed_attends_to(pictures, tmp_path):
-    report = run(pictures, "paste", tmp_path / "out", seeds=[3], overrides={"paste": {"count_per_class": 3}})
+def test_paste_looks_at_what_erm_of_the_same_seed_attends_to(images, tmp_path):
+    report = run(images, "paste", tmp_path / "out", seeds=[3], overrides={"paste": {"count_per_class": 3}})
     assert (tmp_path / "out" / "train" / "erm" / "erm-seed-3").is_dir()
     inputs = json.loads((tmp_path / "out" / "paste-seed-3" / "paste.json").read_text())["inputs"]
     assert inputs["masks"] == "attended"
@@ -144,7 +144,7 @@ def test_without_attributes_the_worst_class_stands_for_the_worst_group(tmp_path)
     assert "worst class" in text
     assert "group" not in text
     assert "re-weighted" not in text
-    with pytest.raises(FiguregroundError, match="dfr needs the attribute of each picture"):
+    with pytest.raises(FiguregroundError, match="dfr needs the attribute of each image"):
         run(data, "erm,dfr", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -165,17 +165,17 @@ def test_without_attributes_the_worst_class_stands_for_the_worst_group(tmp_path)
         ("erm", {"layout": "celeba"}, "isn't laid out as celeba"),
     ],
 )
-def test_what_cant_be_used_is_said_before_anything_is_done(methods, options, said, pictures, tmp_path):
+def test_what_cant_be_used_is_said_before_anything_is_done(methods, options, said, images, tmp_path):
     with pytest.raises(FiguregroundError, match=said):
-        run(pictures, methods, tmp_path / "out", **options)
+        run(images, methods, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
-def test_overrides_of_what_is_not_compared_are_refused(pictures, tmp_path):
+def test_overrides_of_what_is_not_compared_are_refused(images, tmp_path):
     with pytest.raises(
         RecipeError, match="jt: no method that is compared has settings of that name, did you mean 'jtt'"
     ):
-        compare(pictures, ["jtt"], 1, tmp_path / "out", overrides={"jt": {"upweight": 5}})
+        compare(images, ["jtt"], 1, tmp_path / "out", overrides={"jt": {"upweight": 5}})
     assert parse_overrides(["jtt.upweight=5", "paste.masks=true"]) == {
         "jtt": {"upweight": 5},
         "paste": {"masks": "true"},
@@ -185,26 +185,26 @@ def test_overrides_of_what_is_not_compared_are_refused(pictures, tmp_path):
 
 
 @pytest.mark.parametrize("training", ["groupdro", "reweight"])
-def test_pictures_of_unknown_attribute_cant_be_counted_by_groups(training, pictures, tmp_path):
+def test_images_of_unknown_attribute_cant_be_counted_by_groups(training, images, tmp_path):
     with pytest.raises(RecipeError, match=rf"scgs\+{training} can't be done: {training} counts by groups, .*scgs\+jtt"):
-        run(pictures, f"erm,scgs+{training}", tmp_path / "out", overrides={})
+        run(images, f"erm,scgs+{training}", tmp_path / "out", overrides={})
     assert not (tmp_path / "out").exists()
 
 
-def test_other_settings_or_data_in_the_same_directory_are_refused(pictures, tmp_path):
+def test_other_settings_or_data_in_the_same_directory_are_refused(images, tmp_path):
     out = tmp_path / "out"
-    run(pictures, "erm", out, seeds=1)
+    run(images, "erm", out, seeds=1)
     with pytest.raises(FiguregroundError, match=r"holds another comparison:\n  erm.epochs: 1, now 2\n"):
-        run(pictures, "erm,jtt", out, seeds=1, training={"epochs": 2})
+        run(images, "erm,jtt", out, seeds=1, training={"epochs": 2})
     with pytest.raises(FiguregroundError, match="epochs"):
-        run(pictures, "reweight,erm", out, seeds=1, training={"epochs": 2})
+        run(images, "reweight,erm", out, seeds=1, training={"epochs": 2})
     other = birds.write(tmp_path / "other", 40, 8, 8, paired_share=0.95, size=16, seed=1, show_progress=False)
     with pytest.raises(FiguregroundError, match=r"holds another comparison:\n  data: "):
         run(other, "erm", out, seeds=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     with pytest.raises(FiguregroundError, match=r"holds something else \(thesis.txt\)"):
-        run(pictures, "erm", tmp_path / "mine")
+        run(images, "erm", tmp_path / "mine")
     assert str(tmp_path) not in (out / "compare.json").read_text()
 
 
@@ -225,10 +225,10 @@ def without_seconds(out):
 
 
 @pytest.mark.slow
-def test_a_killed_comparison_goes_on_and_ends_the_same(pictures, tmp_path):
+def test_a_killed_comparison_goes_on_and_ends_the_same(images, tmp_path):
     out, whole = tmp_path / "out", tmp_path / "whole"
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(pictures), str(out)], env=ENVIRONMENT, start_new_session=True
+        [sys.executable, "-c", PROGRAM, str(images), str(out)], env=ENVIRONMENT, start_new_session=True
     )
     try:
         wait_for((out / "paste-seed-0" / "train" / "0000-00005.png").exists, process)
@@ -239,15 +239,15 @@ def test_a_killed_comparison_goes_on_and_ends_the_same(pictures, tmp_path):
     assert [row["method"] for row in json.loads((out / "comparison.json").read_text())["rows"]] == ["erm"]
     before = times(out)
     for folder in (out, whole):
-        run(pictures, "erm,paste", folder, 1, {"paste": {"masks": "true", "count_per_class": 100}})
+        run(images, "erm,paste", folder, 1, {"paste": {"masks": "true", "count_per_class": 100}})
     assert before.items() <= times(out).items()
     assert without_seconds(out) == without_seconds(whole)
     assert not list(out.glob(".*"))
 
 
-def test_the_training_of_a_builder_s_classifier_is_a_mapping(pictures, tmp_path):
+def test_the_training_of_a_builder_s_classifier_is_a_mapping(images, tmp_path):
     with pytest.raises(RecipeError, match=r"scgs.training: 5 is not a mapping; write scgs.training.epochs=5"):
-        run(pictures, "scgs", tmp_path / "out", overrides={"scgs": {"training": 5}})
+        run(images, "scgs", tmp_path / "out", overrides={"scgs": {"training": 5}})
     assert not (tmp_path / "out").exists()
 
 
@@ -264,12 +264,12 @@ MADE = {
 
 
 @pytest.fixture(scope="module")
-def generated(pictures, tmp_path_factory):
+def generated(images, tmp_path_factory):
     out = tmp_path_factory.mktemp("generated") / "out"
-    return run(pictures, "ddb,scgs", out, 1, MADE), out
+    return run(images, "ddb,scgs", out, 1, MADE), out
 
 
-def test_pictures_are_made_pruned_and_added(generated):
+def test_images_are_made_pruned_and_added(generated):
     report, out = generated
     ddb, scgs = report["rows"]
     with (out / "ddb-seed-0" / "_figureground" / "scores" / "ddb.csv").open(newline="") as file:
@@ -278,9 +278,9 @@ def test_pictures_are_made_pruned_and_added(generated):
     assert {row["key"] for row in rows(out / "ddb-seed-0-pruned")} == kept
     made = ddb["seeds"][0]["made"]
     assert made["rule"] == "scores.ddb.probability >= 0.45 and scores.ddb.attribution_ratio >= 0"
-    assert (made["pictures"], made["kept"]) == (len(scores), len(kept) / len(scores))
+    assert (made["images"], made["kept"]) == (len(scores), len(kept) / len(scores))
     assert (ddb["added"]["mean"], ddb["kept"]["mean"]) == (len(kept), made["kept"])
-    assert scgs["added"]["mean"] == scgs["seeds"][0]["made"]["pictures"] == len(rows(out / "scgs-seed-0")) > 0
+    assert scgs["added"]["mean"] == scgs["seeds"][0]["made"]["images"] == len(rows(out / "scgs-seed-0")) > 0
     assert scgs["kept"]["mean"] is None
     error_set = scgs["seeds"][0]["made"]["error_set"]
     assert scgs["source_precision"]["mean"] == error_set["precision"]
@@ -290,25 +290,25 @@ def test_pictures_are_made_pruned_and_added(generated):
     assert json.loads((out / "compare.json").read_text())["generators"].keys() == {"ddb", "scgs"}
 
 
-def test_pictures_that_were_pruned_by_other_thresholds_are_neither_taken_nor_lost(generated, pictures):
+def test_images_that_were_pruned_by_other_thresholds_are_neither_taken_nor_lost(generated, images):
     report, out = generated
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     other = {**MADE, "ddb": {**MADE["ddb"], "least_probability": 0.6}}
     with pytest.raises(FiguregroundError, match=r"pruned by\n.*0.45.*\nand not by\n.*0.6"):
-        run(pictures, "ddb", out, 1, other)
+        run(images, "ddb", out, 1, other)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == files
-    assert run(pictures, "ddb,scgs", out, 1, MADE) == report
+    assert run(images, "ddb,scgs", out, 1, MADE) == report
     marker = out / "ddb-seed-0.json"
     whole = marker.read_text()
     marker.write_text(whole[:20])
     with pytest.raises(FiguregroundError, match=r"ddb-seed-0.json is damaged .* Remove it"):
-        run(pictures, "ddb", out, 1, MADE)
+        run(images, "ddb", out, 1, MADE)
     marker.write_text(whole)
 
 
-def test_a_marker_of_pictures_that_were_taken_away_is_not_believed(compared, pictures, tmp_path):
+def test_a_marker_of_images_that_were_taken_away_is_not_believed(compared, images, tmp_path):
     out = shutil.copytree(compared[1], tmp_path / "out")
     shutil.rmtree(out / "paste-seed-0")
-    report = run(pictures, "paste+jtt", out, 1)
+    report = run(images, "paste+jtt", out, 1)
     assert report["rows"][0]["added"]["mean"] == 12
     assert len(list((out / "paste-seed-0" / "train").glob("*.png"))) == 12

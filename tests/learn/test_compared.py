@@ -15,7 +15,7 @@ JTT = ({"precision": 0.5, "recall": 1.0}, {"precision": 0.6, "recall": 0.5})
 
 def result(seed, accuracies, **more):
     groups = [
-        {"name": name, "accuracy": accuracy, "pictures": 1200, "train": n}
+        {"name": name, "accuracy": accuracy, "images": 1200, "train": n}
         for name, accuracy, n in zip(("cat × bed", "cat × sofa"), accuracies, (90, 10), strict=True)
     ]
     test = {"average": sum(accuracies) / 2, "reweighted": 0.9 * accuracies[0] + 0.1 * accuracies[1],
@@ -26,7 +26,7 @@ def result(seed, accuracies, **more):
 
 @pytest.fixture
 def small():
-    made = [{"directory": f"ddb-seed-{seed}-pruned", "pictures": 1600, "kept": kept, "rule": "True", "seconds": 5.0}
+    made = [{"directory": f"ddb-seed-{seed}-pruned", "images": 1600, "kept": kept, "rule": "True", "seconds": 5.0}
             for seed, kept in ((0, 0.75), (1, 0.85))]  # fmt: skip
     rows = [
         summarise_row(Row("erm", None, "erm"), [result(0, (0.99, 0.50)), result(1, (0.99, 0.60))], [IN_VALIDATION]),
@@ -36,7 +36,7 @@ def small():
                                                  result(1, (0.97, 0.84), added=1360, made=made[1])]),
     ]  # fmt: skip
     about = {"data": "birds", "backbone": "pocket", "selection": "worst group", "classes": ["cat"],
-             "attributes": ["bed", "sofa"], "pictures": {"train": 100, "validation": 2400, "test": 2400}}  # fmt: skip
+             "attributes": ["bed", "sofa"], "images": {"train": 100, "validation": 2400, "test": 2400}}  # fmt: skip
     return summarise(about, [0, 1], rows, ["Not done yet: scgs."])
 
 

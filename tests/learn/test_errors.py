@@ -13,7 +13,7 @@ import pytest
 from commands import ENVIRONMENT, wait_for
 from safetensors.numpy import load_file
 from tiny_classifiers import make_classifier
-from tiny_layouts import TABLE, make_picture, make_table
+from tiny_layouts import TABLE, make_image, make_table
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.hashing import digest
@@ -35,10 +35,10 @@ from figureground.vision.classifiers import open_classifier
 
 
 @pytest.fixture(scope="module")
-def crossed(pictures, tmp_path_factory):
+def crossed(images, tmp_path_factory):
     """Three folds of one epoch: the folder, and what came of it."""
     out = tmp_path_factory.mktemp("crossed") / "errors"
-    return out, fit(pictures, out)
+    return out, fit(images, out)
 
 
 def fit(data, out, folds=3, **changes):
@@ -60,7 +60,7 @@ def equal(one: Errors, two: Errors):
     return one.keys == two.keys and all((getattr(one, name) == getattr(two, name)).all() for name in names)
 
 
-def test_folds_are_of_one_size_in_pictures_and_in_pictures_of_each_class():
+def test_folds_are_of_one_size_in_images_and_in_images_of_each_class():
     y = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [31, 7, 11]))
     fold = make_folds(y, 4, 0)
     assert fold.dtype == np.int64
@@ -71,9 +71,9 @@ def test_folds_are_of_one_size_in_pictures_and_in_pictures_of_each_class():
     assert (make_folds(y, 4, 1) != fold).any()
 
 
-def test_each_picture_is_judged_by_the_classifier_that_was_trained_without_it(crossed, pictures):
+def test_each_image_is_judged_by_the_classifier_that_was_trained_without_it(crossed, images):
     out, errors = crossed
-    train = read_groups(pictures).of_split(0)
+    train = read_groups(images).of_split(0)
     assert errors.keys == train.keys
     assert (errors.fold == make_folds(train.y, 3, 0)).all()
     assert (errors.predicted == errors.probability.argmax(1)).all()
@@ -87,23 +87,23 @@ def test_each_picture_is_judged_by_the_classifier_that_was_trained_without_it(cr
         assert np.allclose(logits.double().softmax(1), errors.probability[held], atol=1e-5)
         marker = json.loads((out / f"fold-{i}.json").read_text())
         others = [key for key, fold in zip(train.keys, errors.fold, strict=True) if fold != i]
-        assert marker["trained_on"] == {"pictures": len(others), "keys_sha256": digest(others)}
-        assert marker["judged"] == {"pictures": len(held), "wrong": int(errors.wrong[held].sum())}
+        assert marker["trained_on"] == {"images": len(others), "keys_sha256": digest(others)}
+        assert marker["judged"] == {"images": len(held), "wrong": int(errors.wrong[held].sum())}
 
 
-def test_a_fold_s_classifier_is_the_same_whatever_is_in_the_pictures_that_are_held_out(crossed, pictures, tmp_path):
-    shutil.copytree(pictures, tmp_path / "birds")
+def test_a_fold_s_classifier_is_the_same_whatever_is_in_the_images_that_are_held_out(crossed, images, tmp_path):
+    shutil.copytree(images, tmp_path / "birds")
     out, errors = crossed
     for key, fold in zip(errors.keys, errors.fold, strict=True):
         if fold == 0:
-            make_picture(tmp_path / "birds" / key, (16, 16))
+            make_image(tmp_path / "birds" / key, (16, 16))
     fit(tmp_path / "birds", tmp_path / "out")
     assert same_bits(out / "fold-0", tmp_path / "out" / "fold-0")
     assert not same_bits(out / "fold-1", tmp_path / "out" / "fold-1")
 
 
-def test_the_attribute_and_the_test_split_are_not_used(crossed, pictures, tmp_path):
-    shutil.copytree(pictures, tmp_path / "birds")
+def test_the_attribute_and_the_test_split_are_not_used(crossed, images, tmp_path):
+    shutil.copytree(images, tmp_path / "birds")
     lines = (tmp_path / "birds" / "metadata.csv").read_text().splitlines()
     bare = [line.rsplit(",", 1)[0] for line in lines if not line.startswith("test/")]
     (tmp_path / "birds" / "metadata.csv").write_text("\n".join(bare) + "\n")
@@ -111,9 +111,9 @@ def test_the_attribute_and_the_test_split_are_not_used(crossed, pictures, tmp_pa
     assert (tmp_path / "out" / "training.json").read_text() == (crossed[0] / "training.json").read_text()
 
 
-def test_the_worst_class_of_validation_chooses_the_epoch(pictures, tmp_path):
-    fit(pictures, tmp_path / "out", folds=2, epochs=3)
-    validation = read_groups(pictures).of_split(1)
+def test_the_worst_class_of_validation_chooses_the_epoch(images, tmp_path):
+    fit(images, tmp_path / "out", folds=2, epochs=3)
+    validation = read_groups(images).of_split(1)
     drawn = [draw() for _, draw in validation.read(np.arange(len(validation)))]
     for i in range(2):
         marker = json.loads((tmp_path / "out" / f"fold-{i}.json").read_text())
@@ -139,28 +139,28 @@ def test_what_is_saved_is_read_back_and_says_no_path(crossed):
     assert not list(out.glob("*.pt"))
 
 
-def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(crossed, pictures, tmp_path):
+def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(crossed, images, tmp_path):
     shutil.copytree(crossed[0], tmp_path / "out")
     for name in ("errors.npz", "fold-2.json"):
         (tmp_path / "out" / name).unlink()
     models = [tmp_path / "out" / f"fold-{i}" / "model.safetensors" for i in range(3)]
     before = [path.stat().st_ino for path in models]
-    assert equal(fit(pictures, tmp_path / "out"), crossed[1])
+    assert equal(fit(images, tmp_path / "out"), crossed[1])
     assert [path.stat().st_ino == old for path, old in zip(models, before, strict=True)] == [True, True, False]
     with pytest.raises(FiguregroundError, match=r"holds another training:\n  folds: 3, now 2\n"):
-        fit(pictures, tmp_path / "out", folds=2)
+        fit(images, tmp_path / "out", folds=2)
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(pictures, tmp_path):
+def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(images, tmp_path):
     script = (
         "import sys; from pathlib import Path; from figureground.learn.errors import cross_fit\n"
         "from figureground.data.layouts import read_groups; from figureground.learn.settings import Training\n"
         "cross_fit(read_groups(sys.argv[1]), Training('erm', epochs=8), 2, 0, Path(sys.argv[2]), device='cpu')\n"
     )
     whole, out = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([sys.executable, "-c", script, pictures, whole], env=ENVIRONMENT, check=True)
-    process = subprocess.Popen([sys.executable, "-c", script, pictures, out], env=ENVIRONMENT)
+    subprocess.run([sys.executable, "-c", script, images, whole], env=ENVIRONMENT, check=True)
+    process = subprocess.Popen([sys.executable, "-c", script, images, out], env=ENVIRONMENT)
     try:
         wait_for(lambda: (out / "fold-1.pt").exists(), process)
     finally:
@@ -169,20 +169,20 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(pictures, tmp_path):
     assert (out / "fold-0.json").exists()
     assert not (out / "fold-1.json").exists()
     before = (out / "fold-0" / "model.safetensors").stat().st_ino
-    subprocess.run([sys.executable, "-c", script, pictures, out], env=ENVIRONMENT, check=True)
+    subprocess.run([sys.executable, "-c", script, images, out], env=ENVIRONMENT, check=True)
     assert (out / "fold-0" / "model.safetensors").stat().st_ino == before
     assert all(same_bits(whole / f"fold-{i}", out / f"fold-{i}") for i in range(2))
     assert (whole / "errors.npz").read_bytes() == (out / "errors.npz").read_bytes()
     assert (whole / "errors.csv").read_bytes() == (out / "errors.csv").read_bytes()
 
 
-def test_an_early_stopped_classifier_judges_what_it_was_trained_on(pictures, tmp_path):
-    groups, settings = read_groups(pictures), Training("erm", epochs=4)
+def test_an_early_stopped_classifier_judges_what_it_was_trained_on(images, tmp_path):
+    groups, settings = read_groups(images), Training("erm", epochs=4)
     errors = early_stopped(groups, settings, 2, 0, tmp_path, device="cpu", show_progress=False)
     marker = json.loads((tmp_path / "early-stopped.json").read_text())
     assert [each["epoch"] for each in marker["curve"]] == [1, 2]
     assert marker["epoch"] == 2
-    assert marker["trained_on"]["pictures"] == marker["judged"]["pictures"] == 40
+    assert marker["trained_on"]["images"] == marker["judged"]["images"] == 40
     assert errors.models == (tmp_path / "early-stopped",)
     assert not errors.fold.any()
     given = of_classifier(groups, open_classifier(str(errors.models[0])), groups.classes, show_progress=False)
@@ -190,8 +190,8 @@ def test_an_early_stopped_classifier_judges_what_it_was_trained_on(pictures, tmp
     assert np.allclose(given.probability, errors.probability, atol=1e-5)
 
 
-def test_a_given_classifier_s_classes_are_matched_by_name(pictures, tmp_path):
-    groups = read_groups(pictures)
+def test_a_given_classifier_s_classes_are_matched_by_name(images, tmp_path):
+    groups = read_groups(images)
     classifier = open_classifier(str(make_classifier(tmp_path / "other", labels={0: "Umbrella", 1: "mug"})))
     errors = of_classifier(groups, classifier, groups.classes, show_progress=False)
     train = groups.of_split(0)
@@ -208,8 +208,8 @@ def test_the_very_same_names_are_told_apart_where_matching_would_be_loose(tmp_pa
     assert match_classes(classifier, ("A b", "a_b")) == [1, 0]
 
 
-def test_a_classifier_of_other_classes_is_refused_with_both_named(pictures, tmp_path):
-    groups = read_groups(pictures)
+def test_a_classifier_of_other_classes_is_refused_with_both_named(images, tmp_path):
+    groups = read_groups(images)
     four = open_classifier(str(make_classifier(tmp_path / "four")))
     with pytest.raises(FiguregroundError, match=r"four tells 4 classes apart \(hen, .*the data have 2 \(mug, umbrella"):
         of_classifier(groups, four, groups.classes)
@@ -228,7 +228,7 @@ def made(probability, y, keys=None):
     )
 
 
-def test_losses_tell_pictures_apart_that_are_nearly_certain():
+def test_losses_tell_images_apart_that_are_nearly_certain():
     errors = made([[0.25, 0.75], [0.25, 0.75], [1.0, 1e-30], [1.0, 1e-20], [0.0, 1.0]], [1, 0, 0, 0, 0])
     assert np.allclose(errors.loss[:2], [-np.log(0.75), -np.log(0.25)])
     assert np.allclose(errors.loss[2:4], [1e-30, 1e-20], rtol=1e-6, atol=0)
@@ -236,7 +236,7 @@ def test_losses_tell_pictures_apart_that_are_nearly_certain():
     assert errors.wrong.tolist() == [False, True, False, False, True]
 
 
-def test_the_lowest_losses_of_a_class_are_of_pictures_that_are_predicted_right():
+def test_the_lowest_losses_of_a_class_are_of_images_that_are_predicted_right():
     errors = made(
         [[0.9, 0.1], [0.8, 0.2], [0.9, 0.1], [0.3, 0.7], [0.1, 0.9], [0.99, 0.01]], [0, 0, 0, 0, 1, 1], "edcbaf"
     )
@@ -250,29 +250,29 @@ def test_the_lowest_losses_of_a_class_are_of_pictures_that_are_predicted_right()
     ("changes", "said"),
     [
         ({"folds": 1}, "folds: 1 is not a whole number from 2 to 100"),
-        ({"folds": 21}, r"folds: birds has fewer than 21 training pictures of mug \(20\), umbrella \(20\)"),
+        ({"folds": 21}, r"folds: birds has fewer than 21 training images of mug \(20\), umbrella \(20\)"),
         ({"method": "reweight"}, "method: errors are those of erm, not of reweight"),
     ],
 )
-def test_settings_that_cant_be_used_are_named_before_anything_is_made(changes, said, pictures, tmp_path):
+def test_settings_that_cant_be_used_are_named_before_anything_is_made(changes, said, images, tmp_path):
     with pytest.raises(RecipeError, match=said):
-        fit(pictures, tmp_path / "out", **changes)
+        fit(images, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
 
 
-def test_data_and_folders_that_cant_be_used_are_refused(pictures, tmp_path):
+def test_data_and_folders_that_cant_be_used_are_refused(images, tmp_path):
     make_table(tmp_path / "unvalidated", [row for row in TABLE if row[1] != 1])
-    with pytest.raises(FiguregroundError, match="no picture in the split validation"):
+    with pytest.raises(FiguregroundError, match="no image in the split validation"):
         fit(tmp_path / "unvalidated", tmp_path / "out")
     make_table(tmp_path / "one", [row for row in TABLE if row[1] or not row[2]])
-    with pytest.raises(FiguregroundError, match="all its training pictures are of one class, '0'"):
+    with pytest.raises(FiguregroundError, match="all its training images are of one class, '0'"):
         fit(tmp_path / "one", tmp_path / "out")
     with pytest.raises(RecipeError, match="epochs: 3 is not a whole number from 1 to 2"):
-        early_stopped(read_groups(pictures), Training("erm", epochs=2), 3, 0, tmp_path / "out")
+        early_stopped(read_groups(images), Training("erm", epochs=2), 3, 0, tmp_path / "out")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     with pytest.raises(FiguregroundError, match=r"holds something else \(thesis.txt\)"):
-        fit(pictures, tmp_path / "mine")
+        fit(images, tmp_path / "mine")
 
 
 def test_missing_and_damaged_files_are_named(crossed, tmp_path):

@@ -1,4 +1,4 @@
-"""Labelled pictures in groups: counts, parts, pictures, masks, accuracies, and what people are told."""
+"""Labelled images in groups: counts, parts, images, masks, accuracies, and what people are told."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_layouts import TABLE, make_celeba, make_folders, make_mask, make_picture, make_table, make_waterbirds
+from tiny_layouts import TABLE, make_celeba, make_folders, make_image, make_mask, make_table, make_waterbirds
 
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError
@@ -79,12 +79,12 @@ def test_a_part_is_the_same_kind_of_record(tmp_path):
     for row, draw in few.read([1, 0]):
         assert draw().tobytes() == Image.open(tmp_path / few.keys[row]).tobytes()
     assert few.keys == part.select(np.array([True, False, False, True])).keys
-    with pytest.raises(FiguregroundError, match="no picture in the split train"):
+    with pytest.raises(FiguregroundError, match="no image in the split train"):
         part.of_split(0)
 
 
 def test_a_classifier_can_be_shown_them(tmp_path):
-    from coloured import make_coloured_classifier, picture
+    from coloured import image, make_coloured_classifier
 
     from figureground.evaluation.counterparts import Counterparts
     from figureground.evaluation.predict import predict
@@ -92,8 +92,8 @@ def test_a_classifier_can_be_shown_them(tmp_path):
 
     rows = [(f"{i}.png", "test", name) for i, name in enumerate(["bird", "cat", "bird", "mug"])]
     for file, _, name in rows:
-        picture(name).save(tmp_path / file)
-    make_table(tmp_path, rows, "filename,split,y", pictures=False)
+        image(name).save(tmp_path / file)
+    make_table(tmp_path, rows, "filename,split,y", images=False)
     groups = read_groups(tmp_path)
     classifier = open_classifier(str(make_coloured_classifier(tmp_path / "classifier")))
     found = predict(classifier, groups, Counterparts(groups.classes, ((0,), (1,), (2,)), 3), show_progress=False)
@@ -101,7 +101,7 @@ def test_a_classifier_can_be_shown_them(tmp_path):
     assert found.correct.all()
 
 
-def test_pictures_are_decoded_only_when_they_are_asked_for_and_a_damaged_one_is_named(tmp_path):
+def test_images_are_decoded_only_when_they_are_asked_for_and_a_damaged_one_is_named(tmp_path):
     make_table(tmp_path)
     path = tmp_path / TABLE[2][0]
     path.write_bytes(path.read_bytes()[:150] + b"\0" * 300)
@@ -111,7 +111,7 @@ def test_pictures_are_decoded_only_when_they_are_asked_for_and_a_damaged_one_is_
         draws[2]()
 
 
-def test_masks_beside_pictures_are_read_as_bool(tmp_path):
+def test_masks_beside_images_are_read_as_bool(tmp_path):
     make_table(tmp_path)
     for row in TABLE[:2]:
         make_mask(tmp_path / row[0], value=1)  # many hold 0 and 1
@@ -124,11 +124,11 @@ def test_masks_beside_pictures_are_read_as_bool(tmp_path):
         assert mask[:, :5].all()
         assert not mask[:, 5:].any()
         assert groups.keys[row] == TABLE[row][0]
-    with pytest.raises(FiguregroundError, match=r"1 picture of 2 have no mask, such as train/002\.png"):
+    with pytest.raises(FiguregroundError, match=r"1 image of 2 have no mask, such as train/002\.png"):
         list(groups.read_masks([0, 2]))
 
 
-def test_a_mask_is_as_large_as_its_picture_or_refused(tmp_path):
+def test_a_mask_is_as_large_as_its_image_or_refused(tmp_path):
     make_table(tmp_path)
     first, second = (tmp_path / row[0] for row in TABLE[:2])
     make_mask(first, (20, 16))
@@ -136,25 +136,25 @@ def test_a_mask_is_as_large_as_its_picture_or_refused(tmp_path):
     masks = dict(read_groups(tmp_path).read_masks([0, 1]))
     assert masks[0]().shape == (8, 10)
     with pytest.raises(
-        FiguregroundError, match=r"001\.mask\.png: the mask is 8 by 10 pixels and its picture, upright, 10"
+        FiguregroundError, match=r"001\.mask\.png: the mask is 8 by 10 pixels and its image, upright, 10"
     ):
         masks[1]()
 
 
-def test_a_mask_that_may_be_of_two_pictures_is_refused(tmp_path):
-    make_table(tmp_path, [("a.jpg", 0, 0), ("a.png", 0, 1)], "filename,split,y", pictures=False)
+def test_a_mask_that_may_be_of_two_images_is_refused(tmp_path):
+    make_table(tmp_path, [("a.jpg", 0, 0), ("a.png", 0, 1)], "filename,split,y", images=False)
     for name in ("a.jpg", "a.png"):
-        make_picture(tmp_path / name, (10, 8))
+        make_image(tmp_path / name, (10, 8))
     assert len(read_groups(tmp_path)) == 2
     make_mask(tmp_path / "a.jpg", (10, 8))
     with pytest.raises(FiguregroundError, match=r"a\.mask\.png of a\.jpg, a\.png"):
         read_groups(tmp_path)
 
 
-def test_a_picture_with_a_mask_is_read_whole_and_others_no_larger_than_needed(tmp_path):
-    make_table(tmp_path, [("a.jpg", 0, 0), ("b.jpg", 0, 1)], "filename,split,y", pictures=False)
+def test_a_image_with_a_mask_is_read_whole_and_others_no_larger_than_needed(tmp_path):
+    make_table(tmp_path, [("a.jpg", 0, 0), ("b.jpg", 0, 1)], "filename,split,y", images=False)
     for name in ("a", "b"):
-        make_picture(tmp_path / f"{name}.jpg", (4200, 2100))
+        make_image(tmp_path / f"{name}.jpg", (4200, 2100))
     make_mask(tmp_path / "a.jpg", (4200, 2100))
     sizes = [draw().size for _, draw in read_groups(tmp_path).read([0, 1])]
     assert sizes[0] == (4200, 2100)
@@ -172,27 +172,27 @@ def test_the_fingerprint_is_of_labels_and_files_and_of_no_path(tmp_path):
     make_mask(tmp_path / "two" / TABLE[0][0])
     masked = read_groups(tmp_path / "two")
     assert masked.fingerprint != first.fingerprint
-    make_picture(tmp_path / "two" / TABLE[0][0], (20, 16))
+    make_image(tmp_path / "two" / TABLE[0][0], (20, 16))
     changed = read_groups(tmp_path / "two")
     assert changed.fingerprint != masked.fingerprint
     assert changed.of_split(2).fingerprint == first.of_split(2).fingerprint
     rows = [(*TABLE[0][:3], 1 - TABLE[0][3]), *TABLE[1:]]
-    make_table(tmp_path / "two", rows, pictures=False)
+    make_table(tmp_path / "two", rows, images=False)
     assert read_groups(tmp_path / "two").fingerprint != changed.fingerprint
 
 
 # Accuracy
 
 
-def test_accuracy_by_group_is_unknown_where_there_is_no_picture():
+def test_accuracy_by_group_is_unknown_where_there_is_no_image():
     found = accuracy_by_group(np.array([1, 0, 1, 1], bool), np.array([0, 0, 3, 3]), 4)
     assert found[[0, 3]].tolist() == [0.5, 1.0]
     assert np.isnan(found[1:3]).all()
 
 
-def test_the_worst_group_is_one_that_has_pictures():
+def test_the_worst_group_is_one_that_has_images():
     assert worst_group_accuracy(np.array([0.9, np.nan, 0.2, 1.0])) == 0.2
-    with pytest.raises(ValueError, match="No group has a picture"):
+    with pytest.raises(ValueError, match="No group has an image"):
         worst_group_accuracy(np.array([np.nan, np.nan]))
 
 
@@ -220,8 +220,8 @@ def test_average_accuracy_is_reweighted_by_training_counts():
 def test_the_summary_has_a_table_with_totals_for_each_split(tmp_path):
     make_waterbirds(tmp_path / "birds")
     assert summarise(read_groups(tmp_path / "birds")).split("\n\n")[:2] == [
-        "birds (waterbirds): 19 pictures, 2 classes, 2 attributes",
-        "train: 11 pictures, Cramér's V 0.449\n"
+        "birds (waterbirds): 19 images, 2 classes, 2 attributes",
+        "train: 11 images, Cramér's V 0.449\n"
         "             land  water  total\n"
         "  landbird      5      2      7\n"
         "  waterbird     1      3      4\n"
@@ -234,7 +234,7 @@ def test_of_many_classes_a_line_is_enough(tmp_path):
     make_folders(tmp_path / "many", {f"class{i:02d}": 1 + i % 2 for i in range(61)})
     said = summarise(read_groups(tmp_path / "many"))
     assert "61 classes, no attribute" in said
-    assert "61 groups of 61, of 1 to 2 pictures" in said
+    assert "61 groups of 61, of 1 to 2 images" in said
     assert "class07  " not in said
 
 
@@ -251,17 +251,17 @@ def test_the_command_prints_the_summary_or_json(tmp_path, capsys):
     make_celeba(tmp_path)
     assert main(["groups", str(tmp_path), "--y", "Male", "--a", "Young"]) == 0
     said = capsys.readouterr().out
-    assert "(celeba): 24 pictures, 2 classes, 2 attributes" in said
+    assert "(celeba): 24 images, 2 classes, 2 attributes" in said
     assert "not Male" in said
     assert (
-        "note: train has no picture of not Male × not Young, Male × not Young: its worst group is over the 2 groups"
+        "note: train has no image of not Male × not Young, Male × not Young: its worst group is over the 2 groups"
         in said
     )
     assert main(["groups", str(tmp_path), "--y", "Male", "--a", "Young", "--json"]) == 0
     told_ = json.loads(capsys.readouterr().out)
     assert told_["layout"] == "celeba"
     assert told_["splits"]["train"]["counts"] == [[0, 4], [0, 4]]
-    assert told_["splits"]["train"]["smallest_group"] == {"group": 1, "name": "not Male × Young", "pictures": 4}
+    assert told_["splits"]["train"]["smallest_group"] == {"group": 1, "name": "not Male × Young", "images": 4}
     assert len(told_["fingerprint"]) == 64
 
 

@@ -12,8 +12,8 @@ from tiny_layouts import (
     TABLE,
     make_celeba,
     make_folders,
-    make_picture,
-    make_pictures,
+    make_image,
+    make_images,
     make_table,
     make_waterbirds,
     write_csv,
@@ -82,11 +82,11 @@ def test_other_columns_can_be_class_and_attribute(tmp_path):
 
 
 def test_files_lie_beside_the_table_or_below_the_root_that_is_given(tmp_path):
-    make_table(tmp_path / "pictures")
-    path = shutil.move(tmp_path / "pictures" / "metadata.csv", tmp_path / "table.csv")
+    make_table(tmp_path / "images")
+    path = shutil.move(tmp_path / "images" / "metadata.csv", tmp_path / "table.csv")
     with pytest.raises(FiguregroundError, match=r"18 files of 18 missing in .*say where with --root DIR"):
         read_groups(path)
-    assert read_groups(path, root=tmp_path / "pictures").keys == tuple(row[0] for row in TABLE)
+    assert read_groups(path, root=tmp_path / "images").keys == tuple(row[0] for row in TABLE)
 
 
 def test_absolute_names_below_the_root_are_keys_without_it(tmp_path):
@@ -117,7 +117,7 @@ def test_waterbirds(tmp_path):
 def test_the_training_groups_of_waterbirds_are_known(tmp_path):
     counts, rows = {(0, 0): 3498, (0, 1): 184, (1, 0): 56, (1, 1): 1057}, []
     (tmp_path / "bird").mkdir()
-    data = make_picture(tmp_path / "one.png").read_bytes()
+    data = make_image(tmp_path / "one.png").read_bytes()
     for (y, place), count in counts.items():
         for _ in range(count):
             rows.append((len(rows), f"bird/{len(rows)}.png", y, 0, place, ""))
@@ -223,7 +223,7 @@ def test_metashift_takes_validation_from_train_where_there_is_none(tmp_path):
     assert (groups.counts(0) + groups.counts(1)).tolist() == [[20, 0, 0, 8], [1, 7, 0, 0]]
     assert groups.counts(1).tolist() == [[3, 0, 0, 1], [0, 1, 0, 0]]
     assert "15% of each group of train is taken for it, chosen with the seed 0" in notes(groups)
-    assert "test has no picture of cat × bed, cat × cabinet, cat × sofa, dog × bed, dog × cabinet, …" in notes(groups)
+    assert "test has no image of cat × bed, cat × cabinet, cat × sofa, dog × bed, dog × cabinet, …" in notes(groups)
     assert "its worst group is over the 2 groups that it has" in notes(groups)
     again, other = read_groups(tmp_path / "shift"), read_groups(tmp_path / "shift", seed=1)
     assert again.fingerprint == groups.fingerprint
@@ -258,7 +258,7 @@ def test_two_folders_of_one_split_are_refused(tmp_path):
 
 def test_what_lies_in_the_wrong_folder_of_metashift_is_told(tmp_path):
     make_folders(tmp_path / "shift", {**METASHIFT, "train/cat/others": 1, "notes/x": 1})
-    make_pictures(tmp_path / "shift" / "train" / "cat", 2)
+    make_images(tmp_path / "shift" / "train" / "cat", 2)
     said = notes(read_groups(tmp_path / "shift"))
     assert "Passed over: shift/notes/; 2 images in shift/train/cat/ itself; shift/train/cat/others/." in said
     make_folders(tmp_path / "shift", {"train/dog/cat(sofa)": 1})
@@ -277,7 +277,7 @@ def test_folders_without_splits_are_split_by_class(tmp_path):
     assert (groups.layout, groups.classes, groups.attributes) == ("folders", ("Dog", "cat", "snail"), None)
     assert [groups.counts(n).ravel().tolist() for n in range(3)] == [[28, 14, 1], [6, 3, 0], [6, 3, 0]]
     assert "of each class, 70% train, 15% validation, 15% test, chosen with the seed 0" in notes(groups)
-    assert "validation has no picture of snail." in groups.notes
+    assert "validation has no image of snail." in groups.notes
     assert Counter(key.partition("/")[0] for key in groups.keys) == {"cat": 20, "Dog": 40, "snail": 1}
 
 
@@ -301,7 +301,7 @@ def test_classes_beside_splits_are_refused(tmp_path):
 
 def test_odd_files_and_empty_folders_are_passed_over_and_told(tmp_path):
     make_folders(tmp_path / "animals", {"cat": 3, "dog": 3, "cow": 0})
-    make_picture(tmp_path / "animals" / "loose.png")
+    make_image(tmp_path / "animals" / "loose.png")
     (tmp_path / "animals" / "cat" / "gone.png").symlink_to("nowhere.png")
     (tmp_path / "animals" / "cat" / "notes.txt").write_text("mine")
     groups = read_groups(tmp_path / "animals")
@@ -335,9 +335,9 @@ def test_a_dataset_of_this_package(tmp_path, formats):
                zip(groups.keys, groups.y, groups.a, strict=True))  # fmt: skip
     assert groups.notes == ("There is no test split.",)
     part = groups.of_split(1)
-    pictures = {row: draw() for row, draw in part.read([0, 4])}
+    images = {row: draw() for row, draw in part.read([0, 4])}
     for row, draw in part.read_masks([0, 4]):
-        grey = np.asarray(pictures[row].convert("L"))  # make_dataset keeps that as the mask
+        grey = np.asarray(images[row].convert("L"))  # make_dataset keeps that as the mask
         assert (draw() == (2 * grey.astype(int) >= grey.max())).all()
     assert groups.fingerprint == read_groups(directory).fingerprint
     again = make_dataset(tmp_path / "other", columns=columns, formats=formats, seed=1)
@@ -349,7 +349,7 @@ def test_a_dataset_whose_only_background_is_unknown_has_no_attribute_and_no_mask
     assert groups.a is None
     assert groups.attributes is None
     assert not groups.masked.any()
-    with pytest.raises(FiguregroundError, match="1 picture of 1 have no mask, such as train-0000"):
+    with pytest.raises(FiguregroundError, match="1 image of 1 have no mask, such as train-0000"):
         list(groups.read_masks([0]))
 
 
@@ -420,10 +420,10 @@ def test_options_that_a_layout_has_no_use_for_are_wrong_use(tmp_path):
 
 def test_one_class_only_is_refused(tmp_path):
     make_folders(tmp_path, {"cat": 5})
-    with pytest.raises(FiguregroundError, match="one class only, 'cat', in all 5 pictures"):
+    with pytest.raises(FiguregroundError, match="one class only, 'cat', in all 5 images"):
         read_groups(tmp_path)
 
 
 def test_one_attribute_only_is_told(tmp_path):
     make_table(tmp_path, [(*row[:3], "sofa") for row in TABLE])
-    assert "All pictures have one attribute, 'sofa': a group is a class." in read_groups(tmp_path).notes
+    assert "All images have one attribute, 'sofa': a group is a class." in read_groups(tmp_path).notes

@@ -7,7 +7,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from tiny_layouts import FACES, TABLE, make_celeba, make_folders, make_picture, make_table, write_csv
+from tiny_layouts import FACES, TABLE, make_celeba, make_folders, make_image, make_table, write_csv
 
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
@@ -37,7 +37,7 @@ def test_two_spellings_of_a_class_in_a_table_are_refused_with_their_lines(tmp_pa
 )
 def test_two_spellings_of_a_class_in_folders_are_refused(tmp_path, first, second):
     make_folders(tmp_path, {f"train/{first}": 3, "train/dog": 3, "val/dog": 1})
-    make_picture(tmp_path / "val" / second / "0.jpg")
+    make_image(tmp_path / "val" / second / "0.jpg")
     if first == second.strip():
         assert read_groups(tmp_path).classes == ("cat", "dog")  # nobody sees a blank at the end
         return
@@ -232,7 +232,7 @@ def image_folder(folder, kind, label="label", extra=()):
     """ImageFolder as `datasets` reads it: a table in each split, or one for all."""
     rows = {"": []}
     for name, _, y, a in NAMED:
-        make_picture(folder / name)
+        make_image(folder / name)
         top, base = name.split("/")
         row = {"file_name": base if kind != "whole.csv" else name, label: y, "light": a}
         rows.setdefault("" if kind == "whole.csv" else top, []).append(row)
@@ -271,10 +271,10 @@ def test_in_one_of_several_tables_a_row_is_named_with_its_folder(tmp_path):
     assert "val/none.png (line 5 of val/)" in str(caught.value)
 
 
-# Pictures
+# Images
 
 
-def test_pictures_of_phones_that_cannot_be_read_are_passed_over_and_named(tmp_path):
+def test_images_of_phones_that_cannot_be_read_are_passed_over_and_named(tmp_path):
     make_folders(tmp_path, {"cat": 4, "dog": 4})
     (tmp_path / "cat" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"x" * 300)
     (tmp_path / "cat" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" * 99)
@@ -284,7 +284,7 @@ def test_pictures_of_phones_that_cannot_be_read_are_passed_over_and_named(tmp_pa
     assert len(groups) == 8
     assert any("cat/IMG_1.HEIC, a HEIC" in note for note in groups.notes)
     write_csv(tmp_path / "metadata.csv", "filename,y", [("cat/0.jpg", "cat"), ("cat/IMG_1.HEIC", "dog")])
-    with pytest.raises(FiguregroundError, match=r"1 file that can't be read as a picture: cat/IMG_1\.HEIC: a HEIC"):
+    with pytest.raises(FiguregroundError, match=r"1 file that can't be read as an image: cat/IMG_1\.HEIC: a HEIC"):
         read_groups(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The paste baseline: what is in the pictures, what the table says, going on after a stop, and what is refused."""
+"""The paste baseline: what is in the images, what the table says, going on after a stop, and what is refused."""
 
 import csv
 import hashlib
@@ -20,7 +20,7 @@ RED, BLUE = (200, 30, 30), (20, 40, 220)
 
 
 def make_flat(folder, attributes=("grass", "water"), masked=slice(0, 5), sizes=((10, 8), (20, 20)), count=3):
-    """Pictures of one colour a class, red and blue; the mask of each is its left half, or as said."""
+    """Images of one colour a class, red and blue; the mask of each is its left half, or as said."""
     rows = []
     for y, (name, colour, size) in enumerate(zip(("cat", "dog"), (RED, BLUE), sizes, strict=True)):
         for i in range(count):
@@ -36,8 +36,8 @@ def make_flat(folder, attributes=("grass", "water"), masked=slice(0, 5), sizes=(
 
 
 @pytest.fixture(scope="module")
-def pictures(pictures):
-    return read_groups(pictures)
+def images(images):
+    return read_groups(images)
 
 
 def make(groups, out, count=4, seed=0, masks=None):
@@ -81,7 +81,7 @@ def test_scenes_of_another_shape_are_cropped_about_their_centre():
     mask[0, 0] = True
     done = np.asarray(compose(Image.new("RGB", (20, 20), "red"), scene, mask))
     assert (done[5:, 3:-3] == 0).all()
-    with pytest.raises(FiguregroundError, match="rex: its mask has 5 by 4 pixels and the picture 20 by 20"):
+    with pytest.raises(FiguregroundError, match="rex: its mask has 5 by 4 pixels and the image 20 by 20"):
         compose(Image.new("RGB", (20, 20)), scene, np.ones((4, 5), bool), "rex")
 
 
@@ -126,14 +126,14 @@ def test_numbers_with_gaps_become_names_that_match_the_data(tmp_path):
     assert (material.train.group[material.added] >= 0).all()
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_others(pictures, tmp_path):
-    one, two, other = (make(pictures, tmp_path / name, seed=seed) for name, seed in (("1", 0), ("2", 0), ("3", 1)))
+def test_the_same_seed_gives_the_same_bytes_and_another_others(images, tmp_path):
+    one, two, other = (make(images, tmp_path / name, seed=seed) for name, seed in (("1", 0), ("2", 0), ("3", 1)))
     assert hashes(one) == hashes(two) != hashes(other)
-    more = make(pictures, tmp_path / "more", count=6)
+    more = make(images, tmp_path / "more", count=6)
     assert hashes(one).items() <= hashes(more).items()
 
 
-def test_objects_are_taken_in_turn(pictures, tmp_path):
+def test_objects_are_taken_in_turn(images, tmp_path):
     asked = []
 
     class Watched(TrueMasks):
@@ -141,46 +141,46 @@ def test_objects_are_taken_in_turn(pictures, tmp_path):
             asked.extend(groups.keys[row] for row in rows)
             return super().__call__(groups, rows)
 
-    make(pictures, tmp_path / "out", count=30, masks=Watched())
-    assert sorted(asked) == sorted(pictures.of_split(0).keys)  # 20 of each class: each is taken, and none first twice
+    make(images, tmp_path / "out", count=30, masks=Watched())
+    assert sorted(asked) == sorted(images.of_split(0).keys)  # 20 of each class: each is taken, and none first twice
 
 
-def test_a_stopped_run_writes_what_is_missing(pictures, tmp_path):
-    whole, out = make(pictures, tmp_path / "whole"), tmp_path / "out"
+def test_a_stopped_run_writes_what_is_missing(images, tmp_path):
+    whole, out = make(images, tmp_path / "whole"), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        make(pictures, out, masks=Stops(3))
+        make(images, out, masks=Stops(3))
     there = {p.name: p.stat().st_mtime_ns for p in (out / "train").iterdir()}
     assert len(there) == 3
     assert not (out / "metadata.csv").exists()
     (out / "train" / ".0000-00009.png.1234.tmp").write_bytes(b"half")
-    make(pictures, out)
+    make(images, out)
     assert hashes(out) == hashes(whole)
     assert there.items() <= {p.name: p.stat().st_mtime_ns for p in (out / "train").iterdir()}.items()
     assert (out / "metadata.csv").read_text() == (whole / "metadata.csv").read_text()
     assert not list(out.glob(".*"))
 
 
-def test_what_is_finished_is_left_as_it_is(pictures, tmp_path):
-    out = make(pictures, tmp_path / "out")
+def test_what_is_finished_is_left_as_it_is(images, tmp_path):
+    out = make(images, tmp_path / "out")
     said = json.loads((out / "paste.json").read_text())
     assert said["done"] is True
-    assert said["pictures"] == 8
-    make(pictures, out, masks=Stops(0))  # asks for no mask
-    with pytest.raises(FiguregroundError, match=r"holds other pasted pictures:\n  seed: 0, now 1\n"):
-        make(pictures, out, seed=1)
+    assert said["images"] == 8
+    make(images, out, masks=Stops(0))  # asks for no mask
+    with pytest.raises(FiguregroundError, match=r"holds other pasted images:\n  seed: 0, now 1\n"):
+        make(images, out, seed=1)
 
 
-def test_a_directory_of_something_else_is_left_as_it_is(pictures, tmp_path):
+def test_a_directory_of_something_else_is_left_as_it_is(images, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(FiguregroundError, match=r"holds something else \(thesis.txt\)"):
-        make(pictures, tmp_path)
+        make(images, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(("masked", "said"), [(slice(0, 0), "nothing"), (slice(0, 10), "everything")])
 def test_masks_of_nothing_or_everything_are_passed_over(masked, said, tmp_path):
     data = make_flat(tmp_path / "data", masked=masked)
-    with pytest.raises(FiguregroundError, match=f"of 3 training pictures of 'cat' no mask can be used.*covers {said}"):
+    with pytest.raises(FiguregroundError, match=f"of 3 training images of 'cat' no mask can be used.*covers {said}"):
         make(data, tmp_path / "out")
     mask = np.zeros((8, 10), np.uint8)
     mask[:, :5] = 255
@@ -190,33 +190,33 @@ def test_masks_of_nothing_or_everything_are_passed_over(masked, said, tmp_path):
     assert len(read_groups(out)) == 8
 
 
-def test_what_classifiers_attend_to_is_as_large_as_the_quantile_says(pictures, tmp_path):
+def test_what_classifiers_attend_to_is_as_large_as_the_quantile_says(images, tmp_path):
     labels = {0: "umbrella", 1: "mug"}
     classifier = open_classifier(str(make_classifier(tmp_path / "two", labels=labels)))
-    train = pictures.of_split(0)
+    train = images.of_split(0)
     for row, mask in AttendedMasks(classifier, 0.75)(train, np.array([0, 3, 39])):
         assert row in (0, 3, 39)
         assert mask.shape == (16, 16)
         assert mask.mean() <= 0.26
-    out = make(pictures, tmp_path / "out", masks=AttendedMasks(classifier))
+    out = make(images, tmp_path / "out", masks=AttendedMasks(classifier))
     assert len(read_groups(out)) == 8
     inputs = json.loads((out / "paste.json").read_text())["inputs"]
     assert inputs["quantile"] == 0.8
     assert len(inputs["classifier"]) == 64
     stranger = open_classifier(str(make_classifier(tmp_path / "four")))
     with pytest.raises(FiguregroundError, match="classifier 'four' has no class 'mug'"):
-        make(pictures, tmp_path / "no", masks=AttendedMasks(stranger))
+        make(images, tmp_path / "no", masks=AttendedMasks(stranger))
 
 
-def test_numbers_that_cant_be_used_and_one_class_alone_are_refused(pictures, tmp_path):
+def test_numbers_that_cant_be_used_and_one_class_alone_are_refused(images, tmp_path):
     with pytest.raises(RecipeError, match="count_per_class: 0 is not a whole number from 1"):
-        make(pictures, tmp_path / "out", count=0)
+        make(images, tmp_path / "out", count=0)
     with pytest.raises(RecipeError, match="seed: -1"):
-        make(pictures, tmp_path / "out", seed=-1)
+        make(images, tmp_path / "out", seed=-1)
     rows = list(csv.reader((make_table(tmp_path / "one")).open()))
     write_csv(
         tmp_path / "one" / "metadata.csv", "filename,split,y,a", [r for r in rows[1:] if r[2] == "0" or r[1] != "0"]
     )
-    with pytest.raises(FiguregroundError, match="all its training pictures are of one class"):
+    with pytest.raises(FiguregroundError, match="all its training images are of one class"):
         make(read_groups(tmp_path / "one"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Cluster sheets: pictures stand where they should, as large as they should, and captions are written."""
+"""Cluster sheets: images stand where they should, as large as they should, and captions are written."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,7 @@ from PIL import Image
 from figureground.learn.sheets import GAP, LINE, MARGIN, save_cluster_sheet
 
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
-PICTURES = [
-    Image.new("RGB", size, colour) for size, colour in zip([(8, 8), (200, 100), (96, 96)], COLOURS, strict=True)
-]
+IMAGES = [Image.new("RGB", size, colour) for size, colour in zip([(8, 8), (200, 100), (96, 96)], COLOURS, strict=True)]
 
 
 def written(path, title, rows):
@@ -25,8 +23,8 @@ def where(sheet, colour):
     return x.min(), y.min(), x.max() + 1, y.max() + 1
 
 
-def test_pictures_stand_in_a_row_below_their_caption(tmp_path):
-    sheet = written(tmp_path / "sheet.png", "t", [("first", PICTURES[:2]), ("second", PICTURES[2:])])
+def test_images_stand_in_a_row_below_their_caption(tmp_path):
+    sheet = written(tmp_path / "sheet.png", "t", [("first", IMAGES[:2]), ("second", IMAGES[2:])])
     top = MARGIN + 2 * LINE
     assert where(sheet, COLOURS[0]) == (MARGIN, top, MARGIN + 96, top + 96)
     left = MARGIN + 96 + GAP
@@ -40,7 +38,7 @@ def test_pictures_stand_in_a_row_below_their_caption(tmp_path):
 
 @pytest.mark.parametrize("name", ["mug", "a long caption " * 12, "Schirm – été", "傘"])
 def test_captions_of_any_letters_fit(name, tmp_path):
-    sheet = written(tmp_path / "sheet.png", name, [(name, PICTURES), (name, [])])
+    sheet = written(tmp_path / "sheet.png", name, [(name, IMAGES), (name, [])])
     assert (sheet[:, -MARGIN:] == 255).all()
     assert (sheet[-MARGIN:] == 255).all()
 

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from tiny_layouts import TABLE, make_mask, make_picture, make_table, write_csv
+from tiny_layouts import TABLE, make_image, make_mask, make_table, write_csv
 
 from figureground.core.errors import FiguregroundError
 from figureground.data.layouts import read_groups
@@ -20,7 +20,7 @@ def changed(rows, **values):
 
 
 def refused(tmp_path, rows, header="filename,split,y,a"):
-    """What the error says of a table whose pictures are those of TABLE."""
+    """What the error says of a table whose images are those of TABLE."""
     make_table(tmp_path)
     write_csv(tmp_path / "metadata.csv", header, rows)
     with pytest.raises(FiguregroundError) as caught:
@@ -50,7 +50,7 @@ def test_a_value_that_cannot_be_used(tmp_path, values, said):
 
 @pytest.mark.parametrize("name", ["../x.png", "train/../../x.png", "..", "/etc/passwd"])
 def test_a_name_that_leads_out_of_the_root_is_refused_by_row_and_name(tmp_path, name):
-    make_picture(tmp_path / "x.png")
+    make_image(tmp_path / "x.png")
     rows = changed(TABLE, filename={3: name})
     make_table(tmp_path / "data")
     write_csv(tmp_path / "data" / "metadata.csv", "filename,split,y,a", rows)
@@ -79,7 +79,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path):
     assert [line[:8] for line in said.splitlines()[1:]] == ["- split:", "- y: lab", "- a: 1 r", "- 1 file"]
 
 
-def test_files_that_are_empty_or_no_pictures_are_told(tmp_path):
+def test_files_that_are_empty_or_no_images_are_told(tmp_path):
     make_table(tmp_path)
     for row, data in ((0, b""), (1, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")):
         (tmp_path / TABLE[row][0]).write_bytes(data)
@@ -88,8 +88,8 @@ def test_files_that_are_empty_or_no_pictures_are_told(tmp_path):
     with pytest.raises(FiguregroundError) as caught:
         read_groups(tmp_path)
     said = str(caught.value)
-    assert "3 files that can't be read as a picture: train/000.png: the file is empty (0 bytes)" in said
-    assert "train/001.png: a Git LFS pointer instead of the picture: run `git lfs pull`" in said
+    assert "3 files that can't be read as an image: train/000.png: the file is empty (0 bytes)" in said
+    assert "train/001.png: a Git LFS pointer instead of the image: run `git lfs pull`" in said
     assert "train/002.png: it is a directory" in said
 
 
@@ -100,7 +100,7 @@ def test_a_file_that_is_listed_twice_is_refused_however_it_is_written(tmp_path):
 
 def test_a_file_in_two_splits_is_refused(tmp_path):
     said = refused(tmp_path, [*TABLE, (TABLE[0][0], 2, 0, 0)])
-    assert "1 file listed in two splits: train/000.png (lines 2 and 20). A picture that is trained on" in said
+    assert "1 file listed in two splits: train/000.png (lines 2 and 20). An image that is trained on" in said
 
 
 def test_splits_that_are_the_same_files_are_named(tmp_path):
@@ -110,20 +110,20 @@ def test_splits_that_are_the_same_files_are_named(tmp_path):
     assert "validation and test are the same files." in said
 
 
-def test_splits_that_hold_copies_of_the_same_pictures_are_told(tmp_path):
+def test_splits_that_hold_copies_of_the_same_images_are_told(tmp_path):
     make_table(tmp_path)
     for row in TABLE:
         if row[1] == 2:
             shutil.copy(tmp_path / row[0], tmp_path / row[0].replace("test", "val"))
     groups = read_groups(tmp_path)
-    assert groups.notes == ("validation and test hold the same pictures under other paths.",)
-    make_picture(tmp_path / TABLE[-1][0], (30, 20))
+    assert groups.notes == ("validation and test hold the same images under other paths.",)
+    make_image(tmp_path / TABLE[-1][0], (30, 20))
     assert read_groups(tmp_path).notes == ()
 
 
 def test_images_beside_those_of_the_table_are_told_and_masks_are_none(tmp_path):
     make_table(tmp_path)
-    make_picture(tmp_path / "train" / "new.png")
+    make_image(tmp_path / "train" / "new.png")
     make_mask(tmp_path / TABLE[0][0])
     (tmp_path / "train" / "notes.txt").write_text("mine")
     assert read_groups(tmp_path).notes == ("1 image beside those of the table, and not in it: train/new.png.",)
@@ -133,7 +133,7 @@ def test_empty_groups_and_missing_splits_are_told(tmp_path):
     make_table(tmp_path, [row for row in TABLE if row[1] != 1 and not (row[1] == 2 and row[2] == 0 and row[3] == 1)])
     assert read_groups(tmp_path).notes == (
         "There is no validation split.",
-        "test has no picture of 0 × 1: its worst group is over the 3 groups that it has.",
+        "test has no image of 0 × 1: its worst group is over the 3 groups that it has.",
     )
 
 
@@ -162,4 +162,4 @@ def test_a_column_that_is_asked_for_and_missing_is_named(tmp_path):
 
 
 def test_one_class_in_all_rows_is_refused(tmp_path):
-    assert "one class only, '0', in all 18 pictures" in refused(tmp_path, changed(TABLE, y=dict.fromkeys(range(18), 0)))
+    assert "one class only, '0', in all 18 images" in refused(tmp_path, changed(TABLE, y=dict.fromkeys(range(18), 0)))

@@ -28,10 +28,10 @@ from figureground.vision.classifiers import open_classifier
 
 
 @pytest.fixture(scope="module")
-def bare(pictures, tmp_path_factory):
+def bare(images, tmp_path_factory):
     """The same without attributes."""
     out = tmp_path_factory.mktemp("bare") / "birds"
-    shutil.copytree(pictures, out)
+    shutil.copytree(images, out)
     lines = (out / "metadata.csv").read_text().splitlines()
     (out / "metadata.csv").write_text("".join(line.rsplit(",", 1)[0] + "\n" for line in lines))
     return out
@@ -46,13 +46,13 @@ def fit(settings, data, out, **options):
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != TWO_STAGE])
-def test_each_method_reports_and_leaves_a_classifier_that_opens(method, pictures, tmp_path):
-    report = fit(tiny(method), pictures, tmp_path / "out")
+def test_each_method_reports_and_leaves_a_classifier_that_opens(method, images, tmp_path):
+    report = fit(tiny(method), images, tmp_path / "out")
     assert report == json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["selection"] == "worst group"
-    assert report["pictures"] == {"train": 40, "added": 0, "validation": 8, "test": 8}
+    assert report["images"] == {"train": 40, "added": 0, "validation": 8, "test": 8}
     said = report["seeds"][0]["test"]
-    assert [each["pictures"] for each in said["groups"]] == [2, 2, 2, 2]
+    assert [each["images"] for each in said["groups"]] == [2, 2, 2, 2]
     assert [each["train"] for each in said["groups"]] == [19, 1, 1, 19]
     assert said["average"] == sum(each["correct"] for each in said["groups"]) / 8
     assert said["worst"] == min(each["accuracy"] for each in said["groups"])
@@ -62,7 +62,7 @@ def test_each_method_reports_and_leaves_a_classifier_that_opens(method, pictures
     assert classifier.labels == ("mug", "umbrella")
     confusion = json.loads((tmp_path / "out" / "confusion.json").read_text())
     assert np.sum(confusion["seeds"]["0"]) == 8
-    test = read_groups(pictures).of_split(2)
+    test = read_groups(images).of_split(2)
     drawn = [draw() for _, draw in test.read(np.arange(8))]
     assert (classifier.read(drawn).logits.argmax(1).numpy() == test.y).mean() == said["average"]
     assert not list((tmp_path / "out").glob("*.pt"))
@@ -86,31 +86,29 @@ def test_methods_that_need_attributes_say_so(method, bare, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_same_seed_gives_the_same_bits_and_workers_change_none(pictures, tmp_path):
+def test_the_same_seed_gives_the_same_bits_and_workers_change_none(images, tmp_path):
     for name, workers in (("one", 1), ("two", 3)):
-        fit(tiny(), pictures, tmp_path / name, workers=workers)
+        fit(tiny(), images, tmp_path / name, workers=workers)
     one, two = (load_file(tmp_path / name / "erm-seed-0" / "model.safetensors") for name in ("one", "two"))
     assert all((one[key] == two[key]).all() for key in one)
 
 
-def test_more_seeds_are_added_without_training_the_finished_ones_again(pictures, tmp_path):
-    fit(tiny(), pictures, tmp_path / "out")
+def test_more_seeds_are_added_without_training_the_finished_ones_again(images, tmp_path):
+    fit(tiny(), images, tmp_path / "out")
     model = tmp_path / "out" / "erm-seed-0" / "model.safetensors"
     before = model.stat().st_mtime_ns
-    report = fit(tiny(), pictures, tmp_path / "out", seeds=2)
+    report = fit(tiny(), images, tmp_path / "out", seeds=2)
     assert model.stat().st_mtime_ns == before
     assert [each["seed"] for each in report["seeds"]] == [0, 1]
     assert report["over_seeds"]["worst"]["std"] is not None
     rows = list(csv.DictReader((tmp_path / "out" / "curves.csv").open()))
     assert [(row["seed"], row["epoch"]) for row in rows] == [("0", "1"), ("1", "1")]
     with pytest.raises(FiguregroundError, match=r"holds another training:\n  epochs: 1, now 2\n"):
-        fit(tiny(epochs=2), pictures, tmp_path / "out")
+        fit(tiny(epochs=2), images, tmp_path / "out")
 
 
-def test_curves_hold_the_loss_on_validation_and_what_was_trained_without_it_still_takes_further_seeds(
-    pictures, tmp_path
-):
-    fit(tiny(epochs=2), pictures, tmp_path / "out")
+def test_curves_hold_the_loss_on_validation_and_what_was_trained_without_it_still_takes_further_seeds(images, tmp_path):
+    fit(tiny(epochs=2), images, tmp_path / "out")
     marker = tmp_path / "out" / "seed-0.json"
     kept = json.loads(marker.read_text())
     curve = list(csv.DictReader((tmp_path / "out" / "curves.csv").open()))
@@ -121,7 +119,7 @@ def test_curves_hold_the_loss_on_validation_and_what_was_trained_without_it_stil
     for each in kept["curve"]:
         del each["validation_loss"]
     marker.write_text(json.dumps(kept))
-    fit(tiny(epochs=2), pictures, tmp_path / "out", seeds=2)
+    fit(tiny(epochs=2), images, tmp_path / "out", seeds=2)
     told = [row["validation_loss"] for row in csv.DictReader((tmp_path / "out" / "curves.csv").open())]
     assert told[:2] == ["", ""]
     assert all(told[2:])
@@ -132,16 +130,16 @@ def test_mean_cross_entropy_is_that_of_the_softmax():
     assert erm.mean_cross_entropy(logits, np.array([1, 0])) == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
 
 
-def test_seeds_may_be_named_and_give_what_they_give_among_others(pictures, tmp_path):
-    report = fit(tiny(), pictures, tmp_path / "named", seeds=[3, 1])
+def test_seeds_may_be_named_and_give_what_they_give_among_others(images, tmp_path):
+    report = fit(tiny(), images, tmp_path / "named", seeds=[3, 1])
     assert [each["seed"] for each in report["seeds"]] == [3, 1]
     assert report["over_seeds"]["seeds"] == 2
     assert sorted(path.name for path in (tmp_path / "named").glob("erm-*")) == ["erm-seed-1", "erm-seed-3"]
-    counted = fit(tiny(), pictures, tmp_path / "counted", seeds=2)
+    counted = fit(tiny(), images, tmp_path / "counted", seeds=2)
     one, two = (load_file(tmp_path / name / "erm-seed-1" / "model.safetensors") for name in ("named", "counted"))
     assert all((one[key] == two[key]).all() for key in one)
     assert report["seeds"][1]["test"] == counted["seeds"][1]["test"]
-    assert [each["seed"] for each in fit(tiny(), pictures, tmp_path / "named", seeds=2)["seeds"]] == [0, 1]
+    assert [each["seed"] for each in fit(tiny(), images, tmp_path / "named", seeds=2)["seeds"]] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -151,19 +149,19 @@ def test_seeds_may_be_named_and_give_what_they_give_among_others(pictures, tmp_p
         ([], "seeds: 0 is not"), ([1.0], "seeds: 1.0 is not"), (True, "seeds: True is not"), (0, "seeds: 0 is not"),
     ],
 )  # fmt: skip
-def test_seeds_that_cant_be_used_are_named(seeds, said, pictures, tmp_path):
+def test_seeds_that_cant_be_used_are_named(seeds, said, images, tmp_path):
     with pytest.raises(RecipeError, match=said):
-        fit(tiny(), pictures, tmp_path / "out", seeds=seeds)
+        fit(tiny(), images, tmp_path / "out", seeds=seeds)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_preprocessing_that_cant_be_saved_is_refused_before_training(pictures, tmp_path):
+def test_a_preprocessing_that_cant_be_saved_is_refused_before_training(images, tmp_path):
     flipped = transformers.MobileViTImageProcessorPil(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_flip_channel_order=True
     )
     directory = make_classifier(tmp_path / "flipped", processor=flipped)
-    with pytest.raises(FiguregroundError, match="backbone 'flipped': what it does to pictures first can't be written"):
-        fit(tiny(backbone=str(directory)), pictures, tmp_path / "out")
+    with pytest.raises(FiguregroundError, match="backbone 'flipped': what it does to images first can't be written"):
+        fit(tiny(backbone=str(directory)), images, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -173,7 +171,7 @@ def test_datasets_of_this_package_are_trained_on_and_what_comes_of_it_evaluates(
     report = fit(tiny(), data, tmp_path / "out", add=[more])
     assert report["classes"] == ["bird", "cat"]
     assert report["attributes"] == ["grass", "night", "snow"]
-    assert report["pictures"] == {"train": 12, "added": 12, "validation": 6, "test": 6}
+    assert report["images"] == {"train": 12, "added": 12, "validation": 6, "test": 6}
     model = tmp_path / "out" / "erm-seed-0"
     evaluated = ["evaluate", str(data), "--classifier", str(model), "--split", "test", "--device", "cpu"]
     assert main([*evaluated, "--out", str(tmp_path / "evaluated")]) == 0
@@ -182,61 +180,61 @@ def test_datasets_of_this_package_are_trained_on_and_what_comes_of_it_evaluates(
     assert classifier["accuracy"]["value"] == report["seeds"][0]["test"]["average"]
 
 
-def test_a_backbone_of_other_classes_gets_a_new_head(pictures, tmp_path):
+def test_a_backbone_of_other_classes_gets_a_new_head(images, tmp_path):
     directory = make_classifier(tmp_path / "four")
-    report = fit(tiny(backbone=str(directory), augment=False), pictures, tmp_path / "out")
+    report = fit(tiny(backbone=str(directory), augment=False), images, tmp_path / "out")
     assert report["notes"] == ["The backbone four has 4 classes and the data 2: its last layer was replaced."]
     assert open_classifier(str(tmp_path / "out" / "erm-seed-0")).labels == ("mug", "umbrella")
     assert str(tmp_path) not in (tmp_path / "out" / "training.json").read_text()
-    report = fit(tiny(backbone=str(directory), from_scratch=True), pictures, tmp_path / "scratch")
+    report = fit(tiny(backbone=str(directory), from_scratch=True), images, tmp_path / "scratch")
     assert report["notes"] == []
 
 
-def test_added_pictures_join_training_by_the_names_of_their_classes(pictures, tmp_path):
+def test_added_images_join_training_by_the_names_of_their_classes(images, tmp_path):
     make_folders(tmp_path / "more", {"train/Umbrella": 2, "train/mug": 1, "val/mug": 1, "test/mug": 1})
-    material = gather(read_groups(pictures), [read_groups(tmp_path / "more")])
+    material = gather(read_groups(images), [read_groups(tmp_path / "more")])
     assert material.train.y[-3:].tolist() in ([1, 1, 0], [0, 1, 1])
     assert material.added.sum() == 3
     assert material.train.group is not None
     assert (material.train.group[-3:] == -1).all()
-    assert "3 training pictures are added; 2 pictures of other splits are left out" in material.notes[0]
-    report = fit(tiny(add_weight=0.5), pictures, tmp_path / "out", add=[tmp_path / "more"])
-    assert report["pictures"]["added"] == 3
-    with pytest.raises(FiguregroundError, match="groupdro counts by groups, and 3 added pictures have none"):
-        fit(tiny("groupdro"), pictures, tmp_path / "dro", add=[tmp_path / "more"])
+    assert "3 training images are added; 2 images of other splits are left out" in material.notes[0]
+    report = fit(tiny(add_weight=0.5), images, tmp_path / "out", add=[tmp_path / "more"])
+    assert report["images"]["added"] == 3
+    with pytest.raises(FiguregroundError, match="groupdro counts by groups, and 3 added images have none"):
+        fit(tiny("groupdro"), images, tmp_path / "dro", add=[tmp_path / "more"])
 
 
-def test_added_images_add_no_steps_unless_that_is_asked_for(pictures, tmp_path):
+def test_added_images_add_no_steps_unless_that_is_asked_for(images, tmp_path):
     make_folders(tmp_path / "more", {"train/umbrella": 30, "train/mug": 30, "val/mug": 1, "test/mug": 1})
-    alone = fit(tiny(epochs=2), pictures, tmp_path / "alone")
-    added = fit(tiny(epochs=2), pictures, tmp_path / "added", add=[tmp_path / "more"])
-    longer = fit(tiny(epochs=2, add_steps=True), pictures, tmp_path / "longer", add=[tmp_path / "more"])
+    alone = fit(tiny(epochs=2), images, tmp_path / "alone")
+    added = fit(tiny(epochs=2), images, tmp_path / "added", add=[tmp_path / "more"])
+    longer = fit(tiny(epochs=2, add_steps=True), images, tmp_path / "longer", add=[tmp_path / "more"])
     assert [report["seeds"][0]["steps"] for report in (alone, added, longer)] == [{"main": 4}, {"main": 4}, {"main": 8}]
     assert not any("add_steps" in note for note in added["notes"])
     assert "add_steps" in longer["notes"][-1]
     curve = list(csv.DictReader((tmp_path / "longer" / "curves.csv").open()))
     assert [(row["epoch"], row["steps"]) for row in curve] == [("1", "4"), ("2", "8")]
     with pytest.raises(FiguregroundError, match="add_steps: false, now true"):
-        fit(tiny(epochs=2, add_steps=True), pictures, tmp_path / "added", add=[tmp_path / "more"])
+        fit(tiny(epochs=2, add_steps=True), images, tmp_path / "added", add=[tmp_path / "more"])
 
 
-def test_reports_tell_the_steps_of_both_stages(pictures, tmp_path):
-    jtt = fit(tiny("jtt", epochs=3), pictures, tmp_path / "jtt")["seeds"][0]
+def test_reports_tell_the_steps_of_both_stages(images, tmp_path):
+    jtt = fit(tiny("jtt", epochs=3), images, tmp_path / "jtt")["seeds"][0]
     assert jtt["steps"] == {"first": 2, "main": 6}
     table = (tmp_path / "jtt" / "report.txt").read_text()
     (line,) = (line for line in table.splitlines() if line.startswith("steps"))
     assert line.split() == ["steps:", "first", "model", "+", "training", "2", "+", "6"]
-    dfr = fit(tiny("dfr", draws=2, inverse_strength=1.0), pictures, tmp_path / "dfr")["seeds"][0]
+    dfr = fit(tiny("dfr", draws=2, inverse_strength=1.0), images, tmp_path / "dfr")["seeds"][0]
     assert dfr["steps"]["main"] == 2
     assert dfr["steps"]["refit"] == dfr["dfr"]["steps"] > 0
 
 
-def test_added_classes_that_the_data_lack_are_refused(pictures, tmp_path):
+def test_added_classes_that_the_data_lack_are_refused(images, tmp_path):
     make_folders(tmp_path / "more", {"train/umbrela": 2, "train/mug": 1})
     with pytest.raises(RecipeError, match="'umbrela', and birds has no such class, did you mean 'umbrella'"):
-        gather(read_groups(pictures), [read_groups(tmp_path / "more")])
+        gather(read_groups(images), [read_groups(tmp_path / "more")])
     with pytest.raises(RecipeError, match="birds is the data set itself"):
-        gather(read_groups(pictures), [read_groups(pictures)])
+        gather(read_groups(images), [read_groups(images)])
 
 
 @pytest.mark.parametrize(
@@ -258,38 +256,38 @@ def test_settings_that_cant_be_used_are_named(changes, said):
 
 def test_data_that_cant_be_trained_on_are_refused(tmp_path):
     make_table(tmp_path / "unvalidated", [row for row in TABLE if row[1] != 1])
-    with pytest.raises(FiguregroundError, match="no picture in the split validation"):
+    with pytest.raises(FiguregroundError, match="no image in the split validation"):
         gather(read_groups(tmp_path / "unvalidated"))
     make_table(tmp_path / "one", [row for row in TABLE if row[1] or not row[2]])
-    with pytest.raises(FiguregroundError, match="all its training pictures are of one class, '0'"):
+    with pytest.raises(FiguregroundError, match="all its training images are of one class, '0'"):
         gather(read_groups(tmp_path / "one"))
 
 
-def test_a_directory_of_something_else_is_left_as_it_is(pictures, tmp_path):
+def test_a_directory_of_something_else_is_left_as_it_is(images, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(FiguregroundError, match=r"holds something else \(thesis.txt\)"):
-        fit(tiny(), pictures, tmp_path)
+        fit(tiny(), images, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_large_pictures_need_a_backbone_to_be_named(tmp_path):
+def test_large_images_need_a_backbone_to_be_named(tmp_path):
     make_table(tmp_path / "data")
-    from tiny_layouts import make_picture
+    from tiny_layouts import make_image
 
     for row in TABLE:
-        make_picture(tmp_path / "data" / row[0], (120, 100))
-    with pytest.raises(RecipeError, match="backbone: name one, since the pictures have 120 px"):
+        make_image(tmp_path / "data" / row[0], (120, 100))
+    with pytest.raises(RecipeError, match="backbone: name one, since the images have 120 px"):
         fit(tiny(), tmp_path / "data", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_losses_that_are_no_numbers_stop_it_and_the_epoch_is_named(pictures, tmp_path):
+def test_losses_that_are_no_numbers_stop_it_and_the_epoch_is_named(images, tmp_path):
     with pytest.raises(FiguregroundError, match=r"in epoch 1 of seed 0\. Lower --learning-rate|no finite numbers"):
-        fit(tiny(learning_rate=10.0, weight_decay=100.0, epochs=30), pictures, tmp_path / "out")
+        fit(tiny(learning_rate=10.0, weight_decay=100.0, epochs=30), images, tmp_path / "out")
 
 
-def test_the_command_ends_with_2_for_wrong_use(pictures, tmp_path, capsys):
-    common = ["--data", str(pictures), "--out", str(tmp_path / "out")]
+def test_the_command_ends_with_2_for_wrong_use(images, tmp_path, capsys):
+    common = ["--data", str(images), "--out", str(tmp_path / "out")]
     assert main(["train", "erm", *common, "--seeds", "0"]) == 2
     assert main(["train", "arm", *common]) == 2
     assert main(["train", "erm", *common, "--step-size", "0.1"]) == 2
@@ -302,8 +300,8 @@ def test_the_command_ends_with_2_for_wrong_use(pictures, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
-def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(sent, pictures, tmp_path):
-    asked = ["train", "groupdro", "--data", str(pictures), "--seeds", "1", "--epochs", "12", "--device", "cpu"]
+def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(sent, images, tmp_path):
+    asked = ["train", "groupdro", "--data", str(images), "--seeds", "1", "--epochs", "12", "--device", "cpu"]
     whole, out = tmp_path / "whole", tmp_path / "killed"
     assert run(*asked, "--out", str(whole))[0] == 0
     process = start(*asked, "--out", str(out))

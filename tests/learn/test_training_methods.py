@@ -19,7 +19,7 @@ from figureground.recipe.sample import derive_seed
 WATERBIRDS = np.array([[3498, 184], [56, 1057]])
 
 
-def test_every_group_counts_alike_and_added_pictures_keep_their_share_in_it():
+def test_every_group_counts_alike_and_added_images_keep_their_share_in_it():
     weights = balance(weigh_added(np.array([False, False, False, True]), 3.0), np.array([0, 0, 1, 1]))
     assert weights.tolist() == [0.5, 0.5, 0.25, 0.75]
     assert normalise(weights).mean() == pytest.approx(1)
@@ -34,12 +34,12 @@ def test_minority_groups_are_those_against_the_correlation():
     assert not minority_groups(np.array([[5, 5], [10, 10]])).any()
 
 
-def test_precision_and_recall_of_errors_leave_added_pictures_out():
+def test_precision_and_recall_of_errors_leave_added_images_out():
     group = np.array([0, 0, 0, 1, 2, 3, 3, 3, 1])
     errors = np.array([1, 0, 0, 1, 0, 0, 0, 0, 1], bool)
     told = tell_errors(errors, np.arange(9) == 8, group, np.array([[3, 1], [1, 3]]))
     assert told == {
-        "errors": 2, "pictures": 8, "added_errors": 1, "minority": [1, 2], "precision": 0.5, "recall": 0.5,
+        "errors": 2, "images": 8, "added_errors": 1, "minority": [1, 2], "precision": 0.5, "recall": 0.5,
     }  # fmt: skip
     assert "precision" not in tell_errors(errors, np.zeros(9, bool), None, WATERBIRDS)
     assert tell_errors(np.zeros(9, bool), np.zeros(9, bool), group, np.array([[3, 1], [1, 3]]))["precision"] is None
@@ -129,7 +129,7 @@ def test_refitting_looks_away_from_what_goes_with_the_class_only_by_group_size()
     core, spurious = (layer.weight[1] - layer.weight[0]).abs().tolist()
     assert core > 5 * spurious
     assert told["inverse_strength"] in [each["inverse_strength"] for each in told["tried"]]
-    assert told["pictures_a_group"] == 10
+    assert told["images_a_group"] == 10
 
 
 def test_the_final_fit_of_dfr_standardises_by_the_training_features():
@@ -190,14 +190,14 @@ def test_rows_come_in_passes_whatever_the_length_of_an_epoch():
     assert in_passes(3, 2, 8, rng).tolist() == np.concatenate([rng(i).permutation(3) for i in range(4)])[2:10].tolist()
 
 
-def test_crops_are_inside_the_picture_and_mild():
+def test_crops_are_inside_the_image_and_mild():
     rng = np.random.default_rng(0)
     for _ in range(200):
         left, upper, right, lower = random_box(40, 30, rng)
         assert 0 <= left < right <= 40 + 1e-9
         assert 0 <= upper < lower <= 30 + 1e-9
         assert 0.6 < (right - left) * (lower - upper) / 1200 <= 1
-    picture = Image.fromarray(np.arange(40 * 30 * 3, dtype=np.uint8).reshape(30, 40, 3))
-    one, other = (crop_and_mirror(picture, (16, 20), np.random.default_rng(5)) for _ in range(2))
+    image = Image.fromarray(np.arange(40 * 30 * 3, dtype=np.uint8).reshape(30, 40, 3))
+    one, other = (crop_and_mirror(image, (16, 20), np.random.default_rng(5)) for _ in range(2))
     assert one.size == (20, 16)
     assert one.tobytes() == other.tobytes()

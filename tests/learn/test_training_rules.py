@@ -46,9 +46,9 @@ def test_each_rule_chooses_by_its_own_accuracy_and_groups_decide_only_for_theirs
         erm.score_epoch("average", erm.Epoch(5, 10, 0.5, None, None))
 
 
-def test_several_rules_report_the_epoch_of_each_and_the_first_is_kept(pictures, tmp_path):
+def test_several_rules_report_the_epoch_of_each_and_the_first_is_kept(images, tmp_path):
     settings = Training("erm", epochs=4, select="average,last,worst-group")
-    report = fit(settings, pictures, tmp_path / "out")
+    report = fit(settings, images, tmp_path / "out")
     (seed,) = report["seeds"]
     assert report["selection"] == "average"
     assert report["uses"] == []
@@ -62,14 +62,14 @@ def test_several_rules_report_the_epoch_of_each_and_the_first_is_kept(pictures, 
     text = (tmp_path / "out" / "report.txt").read_text()
     assert "epochs chosen by the average of validation" in text
     assert "worst group, epoch by last epoch" in text
-    alone = fit(Training("erm", epochs=4, select="last"), pictures, tmp_path / "last")
+    alone = fit(Training("erm", epochs=4, select="last"), images, tmp_path / "last")
     assert alone["seeds"][0]["test"] == seed["selected"]["last"]["test"]
     assert "the last epoch is taken" in (tmp_path / "last" / "report.txt").read_text()
 
 
-def test_validation_is_judged_every_so_many_epochs_and_after_the_last(pictures, tmp_path):
-    often = fit(Training("erm", epochs=5), pictures, tmp_path / "often")
-    seldom = fit(Training("erm", epochs=5, validate_every=2), pictures, tmp_path / "seldom")
+def test_validation_is_judged_every_so_many_epochs_and_after_the_last(images, tmp_path):
+    often = fit(Training("erm", epochs=5), images, tmp_path / "often")
+    seldom = fit(Training("erm", epochs=5, validate_every=2), images, tmp_path / "seldom")
     assert seldom["seeds"][0]["epoch"] in (2, 4, 5)
     one, two = (list(csv.DictReader((tmp_path / n / "curves.csv").open())) for n in ("often", "seldom"))
     assert [row["validation_average"] != "" for row in two] == [False, True, False, True, True]
@@ -108,25 +108,25 @@ def test_settings_that_cant_be_used_are_named(changes, said):
         Training(**{"method": "erm", **changes})
 
 
-def test_errors_are_chosen_without_groups(pictures, tmp_path):
+def test_errors_are_chosen_without_groups(images, tmp_path):
     with pytest.raises(RecipeError, match="select: attributes take no part in what is wrong"):
-        early_stopped(read_groups(pictures), Training("erm", select="worst-group"), 1, 0, tmp_path / "out")
+        early_stopped(read_groups(images), Training("erm", select="worst-group"), 1, 0, tmp_path / "out")
 
 
-def test_settings_of_before_are_the_same_training(pictures, tmp_path):
+def test_settings_of_before_are_the_same_training(images, tmp_path):
     assert not {"select", "validate_every", "count_first"} & set(Training("jtt").to_json())
     assert Training("jtt", select="last", count_first=True).to_json()["count_first"] is True
-    fit(Training("erm", epochs=1), pictures, tmp_path / "out")
+    fit(Training("erm", epochs=1), images, tmp_path / "out")
     with pytest.raises(FiguregroundError, match="select"):
-        fit(Training("erm", epochs=1, select="last"), pictures, tmp_path / "out")
+        fit(Training("erm", epochs=1, select="last"), images, tmp_path / "out")
 
 
 # Stages
 
 
-def two_stage(pictures, more, state, epochs=4):
+def two_stage(images, more, state, epochs=4):
     """A training in stages, of 2 epochs each, that stops after so many; the network is the last epoch's."""
-    material = gather(read_groups(pictures), [read_groups(more)])
+    material = gather(read_groups(images), [read_groups(more)])
     settings = Training("two-stage", epochs=4, select="last")
     real = np.flatnonzero(~material.added)
     backbone = open_backbone(settings, material.classes, 16, 0)
@@ -138,25 +138,25 @@ def two_stage(pictures, more, state, epochs=4):
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
-def test_a_stop_in_and_between_stages_changes_no_bit(stop, pictures, more, tmp_path):
-    whole, resumed = two_stage(pictures, more, tmp_path / "whole.pt"), None
+def test_a_stop_in_and_between_stages_changes_no_bit(stop, images, more, tmp_path):
+    whole, resumed = two_stage(images, more, tmp_path / "whole.pt"), None
     assert whole.run() == 4
-    stopped = two_stage(pictures, more, tmp_path / "state.pt", epochs=stop)
+    stopped = two_stage(images, more, tmp_path / "state.pt", epochs=stop)
     if stop > 2:
         assert stopped.run() == stop
     else:
         with pytest.raises(KeyError):  # no epoch of the second stage has been seen, so there is none to choose
             stopped.run()
-    resumed = two_stage(pictures, more, tmp_path / "state.pt")
+    resumed = two_stage(images, more, tmp_path / "state.pt")
     assert resumed.run() == 4
     assert resumed.curve == whole.curve
     one, two = (each.backbone.network.state_dict() for each in (whole, resumed))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_two_stages_share_the_steps_and_are_reported(pictures, more, tmp_path):
+def test_two_stages_share_the_steps_and_are_reported(images, more, tmp_path):
     settings = Training("two-stage", epochs=5, first_share=0.4)
-    report = fit(settings, pictures, tmp_path / "out", add=[more])
+    report = fit(settings, images, tmp_path / "out", add=[more])
     (seed,) = report["seeds"]
     assert seed["steps"] == {"added": 4, "main": 6}  # 2 and 3 epochs of 2 steps
     assert seed["budget"] == 10
@@ -166,34 +166,34 @@ def test_two_stages_share_the_steps_and_are_reported(pictures, more, tmp_path):
     assert "steps: added images + training" in text
     assert "4 + 6" in text
     with pytest.raises(RecipeError, match="add: two-stage begins with added images, and there are none"):
-        fit(settings, pictures, tmp_path / "none")
+        fit(settings, images, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
-def test_the_first_stage_learns_from_added_images_alone(pictures, more, tmp_path):
-    material = gather(read_groups(pictures), [read_groups(more)])
-    staged = two_stage(pictures, more, tmp_path / "state.pt")
+def test_the_first_stage_learns_from_added_images_alone(images, more, tmp_path):
+    material = gather(read_groups(images), [read_groups(more)])
+    staged = two_stage(images, more, tmp_path / "state.pt")
     added = np.flatnonzero(material.added)
     seen = [set(staged._rows(epoch).tolist()) for epoch in range(4)]
     assert seen[0] == seen[1] == set(added.tolist())  # an epoch has 40 images, and 11 are added
     assert seen[2] == seen[3] == set(range(40))
 
 
-def test_the_first_model_of_jtt_can_count(pictures, tmp_path):
+def test_the_first_model_of_jtt_can_count(images, tmp_path):
     settings = Training("jtt", epochs=3, first_epochs=1, count_first=True)
-    (seed,) = fit(settings, pictures, tmp_path / "out")["seeds"]
+    (seed,) = fit(settings, images, tmp_path / "out")["seeds"]
     assert seed["steps"] == {"first": 2, "main": 4}
     assert seed["budget"] == 6
-    (uncounted,) = fit(Training("jtt", epochs=3, first_epochs=1), pictures, tmp_path / "not")["seeds"]
+    (uncounted,) = fit(Training("jtt", epochs=3, first_epochs=1), images, tmp_path / "not")["seeds"]
     assert (uncounted["steps"], uncounted["budget"]) == ({"first": 2, "main": 6}, 6)
 
 
 # Comparisons
 
 
-def test_a_comparison_says_what_each_row_uses_and_counts_all_steps(pictures, tmp_path):
+def test_a_comparison_says_what_each_row_uses_and_counts_all_steps(images, tmp_path):
     report = compare(
-        pictures, ["erm", "reweight", "jtt", "paste", "paste+two-stage"], 1, tmp_path / "out",
+        images, ["erm", "reweight", "jtt", "paste", "paste+two-stage"], 1, tmp_path / "out",
         training={"epochs": 2, "select": "average", "validate_every": 2}, device="cpu", show_progress=False,
         overrides={
             "jtt": {"first_epochs": 1, "count_first": True}, "paste": {"masks": "true", "count_per_class": 3},
@@ -222,7 +222,7 @@ def test_a_comparison_says_what_each_row_uses_and_counts_all_steps(pictures, tmp
         (["erm", "jtt"], {"overrides": {"jtt": {"select": "last"}}}, "erm by worst group, jtt by last epoch"),
     ],
 )
-def test_rows_that_cant_be_compared_are_refused(methods, options, said, pictures, tmp_path):
+def test_rows_that_cant_be_compared_are_refused(methods, options, said, images, tmp_path):
     with pytest.raises(RecipeError, match=said):
-        compare(pictures, methods, 1, tmp_path / "out", device="cpu", show_progress=False, **options)
+        compare(images, methods, 1, tmp_path / "out", device="cpu", show_progress=False, **options)
     assert not (tmp_path / "out").exists()

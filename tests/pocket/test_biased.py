@@ -9,7 +9,7 @@ from figureground.pocket import biased, world
 
 
 def covered(mask):
-    """Share of the picture."""
+    """Share of the image."""
     return np.asarray(mask).mean() / 255
 
 
@@ -65,7 +65,7 @@ def test_a_hard_view_shows_less_of_the_object_and_all_of_the_look(share):
 def test_a_drawing_is_of_the_class_that_its_label_says():
     for seed in range(20):
         drawn = biased.draw_biased(world.generator("test label", seed), size=16)
-        assert drawn.picture.size == (16, 16)
+        assert drawn.image.size == (16, 16)
         shown = biased.sample(world.generator("test label", seed))
         assert world.FOREGROUNDS[drawn.label] == shown.foreground
 
@@ -76,7 +76,7 @@ def test_a_reference_shows_the_look_of_its_class_on_some_scene_and_no_object():
             reference = biased.reference(name, world.generator("test reference", seed))
             rng = world.generator("test reference", seed)
             scene = world.render(None, str(rng.choice(world.BACKGROUNDS)), look, rng)
-            assert reference.tobytes() == scene.picture.tobytes()
+            assert reference.tobytes() == scene.image.tobytes()
             assert covered(scene.prop) > 0.01
 
 

@@ -79,7 +79,7 @@ def test_the_attribute_of_pocketlooks_is_the_look_of_one_prop_and_its_scenes_are
         scene = bed.draw(image)
         prop = np.asarray(scene.prop) == 255
         assert prop.any()
-        colours.setdefault(image.a, []).append(np.asarray(scene.picture)[prop].mean(0))
+        colours.setdefault(image.a, []).append(np.asarray(scene.image)[prop].mean(0))
     # Blue paper, or red: the look alone decides which.
     blue, red = (np.array(colours[a]) for a in (0, 1))
     assert (red[:, 0] > red[:, 2]).all()
@@ -133,7 +133,7 @@ def test_masks_cover_the_object_and_nothing_else(directory):
         image = birds.Planned(split, int(groups.y[row]), int(groups.a[row]), int(file[-9:-4]))
         drawn = bed.draw(image, 0, 32)
         assert bed.file(image) == groups.keys[row]
-        assert (np.asarray(drawn.picture) == pixels).all()
+        assert (np.asarray(drawn.image) == pixels).all()
         assert (mask == (np.asarray(drawn.foreground) >= 128)).all()
         assert 0.02 < mask.mean() < 0.2
         share = np.asarray(drawn.foreground) / 255

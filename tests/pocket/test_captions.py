@@ -13,13 +13,13 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     rng = np.random.default_rng(0)
     return [captions.sample(rng) for _ in range(4000)]
 
 
-def test_every_word_of_every_caption_is_one_token(tokenizer, pictures):
-    for word in {w for p in pictures for w in p.caption.replace(",", " ").split()}:
+def test_every_word_of_every_caption_is_one_token(tokenizer, images):
+    for word in {w for p in images for w in p.caption.replace(",", " ").split()}:
         assert len(tokenizer(word).input_ids) == 3, word
 
 
@@ -37,21 +37,21 @@ def test_there_is_room_for_new_tokens(tokenizer):
     assert tokenizer("a <sks> bird").input_ids[2] == before
 
 
-def test_captions_cover_every_factor_alone_and_together_and_never_a_look(pictures):
-    kinds = {(bool(p.foreground), bool(p.background), bool(p.prop)) for p in pictures}
+def test_captions_cover_every_factor_alone_and_together_and_never_a_look(images):
+    kinds = {(bool(p.foreground), bool(p.background), bool(p.prop)) for p in images}
     assert kinds == {(f, b, p) for f in (True, False) for b in (True, False) for p in (True, False)} - {
         (False, False, False)
     }
-    said = " ".join(p.caption for p in pictures)
+    said = " ".join(p.caption for p in images)
     for word in (*world.FOREGROUNDS, *world.PROPS, *world.KINDS, *captions.PHRASES.values()):
         assert word in said
     assert ":" not in said
     assert not any(color in said.split() for color in ("red", "blue", "striped"))
 
 
-def test_a_caption_names_what_is_drawn(pictures):
+def test_a_caption_names_what_is_drawn(images):
     kind_of = {name: kind for kind, names in world.KINDS.items() for name in names}
-    for p in pictures:
+    for p in images:
         if p.foreground:
             assert p.foreground in p.caption or kind_of[p.foreground] in p.caption
         assert (captions.PHRASES[p.background] in p.caption) if p.background else True

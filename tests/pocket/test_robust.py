@@ -19,8 +19,8 @@ def bundled():
 
 @pytest.fixture(scope="module")
 def held_out():
-    pictures, labels = biased.draw_many(200, world.generator("test robust, held out", 0))
-    return torch.from_numpy(pictures).float().div(255), torch.from_numpy(labels)
+    images, labels = biased.draw_many(200, world.generator("test robust, held out", 0))
+    return torch.from_numpy(images).float().div(255), torch.from_numpy(labels)
 
 
 def test_it_is_at_most_two_megabytes_in_three_files():
@@ -35,7 +35,7 @@ def test_it_opens_in_float32_and_knows_the_classes_in_order(bundled):
     assert bundled.config.label2id["umbrella"] == world.FOREGROUNDS.index("umbrella")
 
 
-def test_it_is_right_on_pictures_that_it_never_saw(bundled, held_out):
+def test_it_is_right_on_images_that_it_never_saw(bundled, held_out):
     assert robust.accuracy(bundled, *held_out) > 0.8
 
 
@@ -53,7 +53,7 @@ def test_its_gradient_in_pixels_is_finite_and_not_nothing(bundled, held_out):
     assert (pixels.grad.flatten(1).norm(dim=1) > 1e-4).all()
 
 
-def test_an_attack_stays_in_its_ball_and_among_pictures_and_raises_the_loss(held_out):
+def test_an_attack_stays_in_its_ball_and_among_images_and_raises_the_loss(held_out):
     torch.manual_seed(0)
     model, (pixels, labels) = robust.build().eval(), (held_out[0][:16], held_out[1][:16])
     moved = robust.attack(model, pixels, labels, epsilon=0.5, steps=3)

@@ -27,9 +27,9 @@ def bundled():
 
 
 def pool_of(scenes):
-    """Pictures of `(scene, foreground)` as a pool."""
+    """Images of `(scene, foreground)` as a pool."""
     pool = segmenter.Pool(
-        np.stack([np.asarray(scene.picture).transpose(2, 0, 1) for scene, _ in scenes]),
+        np.stack([np.asarray(scene.image).transpose(2, 0, 1) for scene, _ in scenes]),
         np.stack([[np.asarray(m) for m in (scene.foreground, scene.prop, scene.background)] for scene, _ in scenes]),
         np.full((len(scenes), 3), -1),
     )
@@ -89,7 +89,7 @@ def test_a_training_of_other_patches_begins_with_what_a_segmenter_can_do(bundled
 def test_it_finds_scenes_too(bundled, tokenizer):
     pool, ious = segmenter.draw_many(40, world.generator("test segmenter, scenes")), []
     for j in np.flatnonzero(pool.nouns[:, 2] >= 0):
-        pixels = torch.from_numpy(pool.pictures[j : j + 1]).float() / 255
+        pixels = torch.from_numpy(pool.images[j : j + 1]).float() / 255
         ids = tokenizer(segmenter.NOUNS[pool.nouns[j, 2]], return_tensors="pt").input_ids[None]
         with torch.no_grad():
             found = segmenter.logits(bundled, segmenter.see(bundled, pixels), ids)
@@ -141,12 +141,12 @@ def test_a_batch_asks_for_masks_that_are_the_drawings_own(tokenizer, monkeypatch
     torch.testing.assert_close(batch.patches.sum(1), torch.ones(40, PATCHES, PATCHES), atol=0.02, rtol=0)
 
 
-def test_a_pictures_round_trip_leaves_it_much_as_it_was():
-    pictures = segmenter.draw_many(4, world.generator("test segmenter, round trip")).pictures
-    back = segmenter.round_trip(pictures)
+def test_a_images_round_trip_leaves_it_much_as_it_was():
+    images = segmenter.draw_many(4, world.generator("test segmenter, round trip")).images
+    back = segmenter.round_trip(images)
     assert back.dtype == np.uint8
-    assert back.shape == pictures.shape
-    assert 0 < np.abs(back.astype(float) - pictures).mean() < 10
+    assert back.shape == images.shape
+    assert 0 < np.abs(back.astype(float) - images).mean() < 10
 
 
 def test_the_loss_reaches_vision_and_decoder_and_leaves_the_text_tower(tokenizer):
@@ -175,7 +175,7 @@ def test_training_asks_as_transformers_own_network_answers(bundled, tokenizer):
 @pytest.mark.slow
 def test_the_command_trains_goes_on_where_it_was_stopped_and_writes_what_opens(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(segmenter, "SETTINGS", replace(segmenter.SETTINGS, batch=4, save_seconds=0.0))
-    command = ["--work", str(tmp_path / "work"), "--pictures", "12", "--device", "cpu"]
+    command = ["--work", str(tmp_path / "work"), "--images", "12", "--device", "cpu"]
     segmenter.main([*command, "--steps", "1"])
     segmenter.main([*command, "--steps", "2", "--out", str(tmp_path / "out")])
     assert f"Wrote {tmp_path / 'out'}" in capsys.readouterr().out

@@ -98,7 +98,7 @@ def test_a_warm_start_goes_on_from_the_bundled_weights_and_keeps_their_autoencod
             "--seed",
             "1",
         ]
-        + ["--vae-steps", "0", "--diffusion-steps", "2", "--pictures", "200", "--sheet-steps", "2"]
+        + ["--vae-steps", "0", "--diffusion-steps", "2", "--images", "200", "--sheet-steps", "2"]
     )
     bundled, made = (StableDiffusionPipeline.from_pretrained(folder) for folder in (WEIGHTS, tmp_path / "out"))
     for name, weight in made.vae.state_dict().items():

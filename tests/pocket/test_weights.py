@@ -39,11 +39,11 @@ def test_it_opens_without_warnings():
     assert done.returncode == 0, done.stderr
 
 
-def test_it_draws_a_picture_from_a_prompt_with_words_it_never_saw(pipeline):
-    (picture,) = pipeline("a photo of a bird wearing pyjamas, on grass", num_inference_steps=4, output_type="np").images
-    assert picture.shape == (64, 64, 3)
-    assert np.isfinite(picture).all()
-    assert np.ptp(picture) > 0.2
+def test_it_draws_a_image_from_a_prompt_with_words_it_never_saw(pipeline):
+    (image,) = pipeline("a photo of a bird wearing pyjamas, on grass", num_inference_steps=4, output_type="np").images
+    assert image.shape == (64, 64, 3)
+    assert np.isfinite(image).all()
+    assert np.ptp(image) > 0.2
 
 
 def test_new_tokens_can_be_added_and_trained(pipeline):
@@ -53,7 +53,7 @@ def test_new_tokens_can_be_added_and_trained(pipeline):
     assert embeddings.shape == (1, 77, 128)
 
 
-def test_pictures_survive_the_autoencoder(pipeline):
+def test_images_survive_the_autoencoder(pipeline):
     held = np.stack([vae.draw(world.generator("test of the bundled autoencoder", i)) for i in range(64)])
     assert vae.psnr(pipeline.vae, held) >= 30
 

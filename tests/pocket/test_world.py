@@ -49,22 +49,22 @@ def test_every_foreground_is_of_exactly_one_kind() -> None:
     assert sorted(covered) == sorted(world.FOREGROUNDS)
 
 
-def test_the_same_generator_draws_the_same_picture_and_another_a_different_one() -> None:
+def test_the_same_generator_draws_the_same_image_and_another_a_different_one() -> None:
     for names in some_names(1):
         first, again, other = draw(*names, seed=3), draw(*names, seed=3), draw(*names, seed=4)
         assert all((pixels(a) == pixels(b)).all() for a, b in zip(first, again, strict=True))
-        assert (pixels(first.picture) != pixels(other.picture)).any()
+        assert (pixels(first.image) != pixels(other.image)).any()
 
 
 def test_generators_of_different_purposes_draw_differently() -> None:
     drawn = [world.render("cat", "snow", None, world.generator(purpose, 0)) for purpose in ("train", "held out")]
-    assert (pixels(drawn[0].picture) != pixels(drawn[1].picture)).any()
+    assert (pixels(drawn[0].image) != pixels(drawn[1].image)).any()
 
 
 def test_masks_share_out_every_pixel() -> None:
     for seed, names in enumerate(some_names(2)):
         scene = draw(*names, seed=seed)
-        assert scene.picture.mode == "RGB"
+        assert scene.image.mode == "RGB"
         total = np.sum([pixels(mask) for mask in scene[1:]], axis=0)
         assert abs(total - 255).max() <= 1, names
 
@@ -82,18 +82,18 @@ def test_what_is_asked_for_is_there_and_nothing_else_is() -> None:
 
 
 def test_masks_follow_what_is_drawn() -> None:
-    """Outside the masks, a picture is the scene that the same generator draws first."""
+    """Outside the masks, an image is the scene that the same generator draws first."""
     for foreground, prop in (("bird", None), (None, "ball:1"), ("mug", "kite:2")):
         for seed in range(10):
             scene, bare = draw(foreground, "forest", prop, seed), draw(None, "forest", None, seed)
             untouched = pixels(scene.background) == 255
-            assert (pixels(scene.picture)[untouched] == pixels(bare.picture)[untouched]).all()
+            assert (pixels(scene.image)[untouched] == pixels(bare.image)[untouched]).all()
             covered = pixels(scene.background) == 0
-            changed = (pixels(scene.picture) != pixels(bare.picture)).any(axis=2)
+            changed = (pixels(scene.image) != pixels(bare.image)).any(axis=2)
             assert changed[covered].mean() > 0.95
 
 
-def test_a_foreground_stays_inside_the_picture() -> None:
+def test_a_foreground_stays_inside_the_image() -> None:
     """At most a sliver of an object is cut off by the edge."""
     for foreground in world.FOREGROUNDS:
         for seed in range(20):
@@ -108,7 +108,7 @@ def test_each_look_of_a_prop_differs(prop: str) -> None:
         for seed in range(5):
             one, two = (draw(None, "grass", f"{prop}:{look}", seed) for look in (a, b))
             either = (pixels(one.prop) > 127) | (pixels(two.prop) > 127)
-            distance = np.abs(pixels(one.picture) - pixels(two.picture)).max(axis=2)
+            distance = np.abs(pixels(one.image) - pixels(two.image)).max(axis=2)
             assert (distance[either] > 60).mean() > 0.25, (prop, a, b, seed)
 
 
@@ -134,7 +134,7 @@ def test_objects_vary_in_size_place_and_color() -> None:
     for seed in range(40):
         scene = draw("fish", "sand", None, seed)
         boxes.append(scene.foreground.getbbox())
-        colors.append(pixels(scene.picture)[pixels(scene.foreground) == 255].mean(axis=0))
+        colors.append(pixels(scene.image)[pixels(scene.foreground) == 255].mean(axis=0))
     left, top, right, _ = np.array(boxes).T
     assert np.ptp(right - left) > 10
     assert np.ptp(left) > 20

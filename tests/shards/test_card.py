@@ -20,7 +20,7 @@ from figureground.shards.index import finish
 from figureground.shards.writer import Columns, Shard, ShardError, write_shard
 
 COLUMNS = Columns(("bird", "a|b <i>"), ("grass", "no"))
-FACTS = CardContext("Birds", "d3s", "Birds on grass.", "@misc{d3s2022}", {"dtype": "float32"}, ("Small pictures.",))
+FACTS = CardContext("Birds", "d3s", "Birds on grass.", "@misc{d3s2022}", {"dtype": "float32"}, ("Small images.",))
 RECIPE = {
     "checkpoint": "/home/ada/models/sd-v1-4",
     "cutouts": {"train": "~/cats", "validation": "C:\\Users\\ada\\dogs"},
@@ -229,7 +229,7 @@ HOSTILE = f"{END} {BEGIN} a|b `c` </details> \x1b[31m\u202e"
 def write_hostile(directory):
     """A card in which every text that can be a person's tries to end the generated part."""
     named = {"name": HOSTILE, "revision": HOSTILE, "license": HOSTILE, "link": HOSTILE}
-    source = {"what": HOSTILE, "name": HOSTILE, "pictures": 2, "splits": [HOSTILE], "skipped": 1, "license": HOSTILE,
+    source = {"what": HOSTILE, "name": HOSTILE, "images": 2, "splits": [HOSTILE], "skipped": 1, "license": HOSTILE,
               "license_file": HOSTILE, "credited": 1, "problem": HOSTILE}  # fmt: skip
     credit = {"file": HOSTILE, "author": HOSTILE, "license": HOSTILE, "source": HOSTILE, "title": HOSTILE}
     concept = {"class": HOSTILE, "noun": HOSTILE, "feature": HOSTILE, "references": 3, "identifier": HOSTILE,
@@ -352,7 +352,7 @@ def test_the_licence_is_unknown_until_a_person_sets_it(tmp_path, written, licens
 
 def full_facts(**more):
     source = {
-        "what": "cutouts", "name": "birds", "pictures": 30, "splits": ["train"], "skipped": 2, "license": "CC-BY-4.0",
+        "what": "cutouts", "name": "birds", "images": 30, "splits": ["train"], "skipped": 2, "license": "CC-BY-4.0",
         "license_file": "LICENSE.txt", "credited": 1, "problem": "",
     }  # fmt: skip
     credit = {
@@ -386,7 +386,7 @@ def test_many_authors_stand_in_a_file_of_their_own(tmp_path):
     assert rows[0] == "file,author,license,source,title"
     assert rows[1] == "bird/0.jpg,Ada *L*,CC-BY-4.0,0,A <bird>"
     assert len(rows) == 22
-    assert "21 pictures are credited one by one" in text
+    assert "21 images are credited one by one" in text
     assert "| CC-BY-4.0 | 21 |" in text
     assert "bird/7.jpg" not in text
     card.write_attribution(tmp_path, FACTS)

@@ -378,7 +378,7 @@ def test_a_tar_cut_at_a_sample_boundary_is_found_even_if_its_marker_has_its_hash
     assert_finds(out, rf"^{TAR}: 6 samples can be read; its marker says 10")
 
 
-def test_a_tar_cut_within_a_picture_is_found(out):
+def test_a_tar_cut_within_a_image_is_found(out):
     member = [m for m in members_of(out / TAR) if m.name.endswith(".jpg")][3]
     (out / TAR).write_bytes((out / TAR).read_bytes()[: member.offset_data + 100])
     assert_finds(out, rf"^{TAR}: it has", "SHA-256", "can't be read to its end", "3 samples can be read")
@@ -583,7 +583,7 @@ def test_a_shard_that_is_there_twice_under_two_names_is_one_finding(out):
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_a_truncated_picture_in_files_that_agree_is_found(checkpoint, out, tmp_path, format):
+def test_a_truncated_image_in_files_that_agree_is_found(checkpoint, out, tmp_path, format):
     if format == "PNG":
         out = D3S("pocket", checkpoint=checkpoint, **{**TINY, "image_format": "png"}).build(tmp_path / "png")
 
@@ -594,36 +594,36 @@ def test_a_truncated_picture_in_files_that_agree_is_found(checkpoint, out, tmp_p
     if format == "JPEG":
         rewrite(out, truncate)
         describe_anew(out)
-        assert_finds(out, rf"^{FIRST}: its picture can't be decoded: train-.*truncated")
+        assert_finds(out, rf"^{FIRST}: its image can't be decoded: train-.*truncated")
     else:
         data = next(read_tar(out / TAR)).image
         with tarfile.open(out / TAR) as tar:
             member = next(m for m in tar if m.name.endswith(".png") and m.name.count(".") == 1)
         # One bit of the pixels: only the checksum of the chunk tells.
         flip(out / TAR, member.offset_data + len(data) // 2)
-        assert any(re.search("its picture can't be decoded: train-", line) for line in findings(out))
+        assert any(re.search("its image can't be decoded: train-", line) for line in findings(out))
 
 
-def test_a_picture_of_another_format_size_or_kind_is_found(out):
+def test_a_image_of_another_format_size_or_kind_is_found(out):
     def other(samples):
         jpg, png, small, broken = (io.BytesIO() for _ in range(4))
-        picture = Image.open(io.BytesIO(samples[0].image))
-        picture.save(png, "PNG")
-        picture.resize((16, 16)).save(small, "JPEG")
+        image = Image.open(io.BytesIO(samples[0].image))
+        image.save(png, "PNG")
+        image.resize((16, 16)).save(small, "JPEG")
         del jpg, broken
         return [
             dataclasses.replace(samples[0], image=png.getvalue()),
             dataclasses.replace(samples[1], image=small.getvalue()),
-            dataclasses.replace(samples[2], image=b"no picture"),
-            dataclasses.replace(samples[3], pictures={**samples[3].pictures, "mask": samples[3].pictures["mask"][:60]}),
+            dataclasses.replace(samples[2], image=b"no image"),
+            dataclasses.replace(samples[3], images={**samples[3].images, "mask": samples[3].images["mask"][:60]}),
             *samples[4:],
         ]
 
     rewrite(out, other)
     describe_anew(out)
     assert_finds(
-        out, r"its picture isn't a jpg: train-\S+ \(PNG\)", r"isn't 32 by 32 pixels: train-\S+ \(16 by 16 pixels\)",
-        r"its picture can't be decoded: train-\S+ \(cannot identify.*train-\S+\.mask",
+        out, r"its image isn't a jpg: train-\S+ \(PNG\)", r"isn't 32 by 32 pixels: train-\S+ \(16 by 16 pixels\)",
+        r"its image can't be decoded: train-\S+ \(cannot identify.*train-\S+\.mask",
     )  # fmt: skip
 
 
@@ -710,7 +710,7 @@ def test_the_same_image_in_two_splits_is_found(out):
     assert_finds(out, r"^1 images of validation have the same pixels as one of train: train-\S+ and validation-")
 
 
-def picture(seed, size=32):
+def image(seed, size=32):
     rng = np.random.default_rng(seed)
     pixels = np.full((64, 64, 3), rng.integers(0, 255, 3), np.uint8)
     for _ in range(8):
@@ -728,7 +728,7 @@ def jpeg(image, quality=95):
 def test_near_duplicates_between_splits_are_counted_and_named(out):
     def drawn(start):
         return lambda samples: [
-            dataclasses.replace(sample, image=jpeg(picture(start + i))) for i, sample in enumerate(samples)
+            dataclasses.replace(sample, image=jpeg(image(start + i))) for i, sample in enumerate(samples)
         ]
 
     for n in range(3):
@@ -744,7 +744,7 @@ def test_near_duplicates_between_splits_are_counted_and_named(out):
     report = check(out, show_progress=False)
     assert report.findings == []
     line = next(note for note in report.notes if "look like one of train" in note)
-    assert line.startswith("1 of 6 pictures of validation look like one of train (perceptual hash, at most 15 of 256")
+    assert line.startswith("1 of 6 images of validation look like one of train (perceptual hash, at most 15 of 256")
     assert re.search(rf"such as validation-\S+ and {first.key} \(\d+ bits\)", line)
 
 
@@ -765,14 +765,14 @@ def test_without_imagehash_the_rest_is_checked_and_a_note_says_how_to_get_it(out
 # --- perceptual hashes ------------------------------------------------------------------------------
 
 
-def test_hashes_tell_copies_from_other_pictures():
-    pictures = [picture(seed, 128) for seed in range(60)]
-    changed = [Image.open(io.BytesIO(jpeg(p, 50))).resize((96, 96)) for p in pictures]
-    a, b = (similar.looks([similar.look(p) for p in some]) for some in (pictures, changed))
+def test_hashes_tell_copies_from_other_images():
+    images = [image(seed, 128) for seed in range(60)]
+    changed = [Image.open(io.BytesIO(jpeg(p, 50))).resize((96, 96)) for p in images]
+    a, b = (similar.looks([similar.look(p) for p in some]) for some in (images, changed))
     found, of, bits = similar.nearest(a, b)
     assert found.tolist() == of.tolist() == list(range(60))
     assert 0 < bits.max() <= similar.NEAR
-    others = similar.looks([similar.look(picture(seed, 128)) for seed in range(100, 160)])
+    others = similar.looks([similar.look(image(seed, 128)) for seed in range(100, 160)])
     assert len(similar.nearest(a, others)[0]) == 0
 
 

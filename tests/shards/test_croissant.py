@@ -32,8 +32,8 @@ def results(shard):
             key(shard.split, foreground, background, n), shard.split, foreground, background, "x", "y", f"é {n}", n
         )
         pixels = np.random.default_rng(n).integers(0, 255, (4, 4, 3), dtype=np.uint8)
-        picture = Image.fromarray(pixels).resize((16, 16))
-        yield Sample(spec, picture, guide=picture.rotate(90))
+        image = Image.fromarray(pixels).resize((16, 16))
+        yield Sample(spec, image, guide=image.rotate(90))
 
 
 def provenance(sample):

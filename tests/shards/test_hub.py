@@ -130,7 +130,7 @@ def dataset(checkpoint, tmp_path_factory):
     (out / "report.html").write_text("drawn by show")
     (out / "_figureground" / ".index.lock").touch()
     (out / "notes.txt").write_text("somebody's")
-    (out / "LICENSE").write_text("of the pictures")
+    (out / "LICENSE").write_text("of the images")
     return out
 
 

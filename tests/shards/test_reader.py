@@ -25,14 +25,14 @@ COLUMNS = Columns(
 SHARD = Shard("train", 0, 1, 6)
 
 
-def picture(i):
+def image(i):
     return Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8))
 
 
 def sample(i):
     guide = Guide("paste", f"bird/{i}.png@{i:012d}", "grass/0.png@abc", (1, 2, 9, 10), True) if i % 2 else None
     spec = Spec(f"train-{i % 2:04d}-00-{i:05d}", "train", i % 2, 0, ("bird", "cat")[i % 2], "grass", f"é {i}", i, guide)
-    return Sample(spec, picture(i), picture(i + 50), picture(i + 90).convert("L"))
+    return Sample(spec, image(i), image(i + 50), image(i + 90).convert("L"))
 
 
 def provenance(sample):
@@ -56,7 +56,7 @@ def test_both_formats_read_alike(written):
     assert [row.key for row in rows] == [sample(i).spec.key for i in range(6)]
     assert rows[1].labels == {"foreground": 1, "background": 0, "spurious_for": 1}
     assert rows[1].texts == {"source": "train-7"}
-    assert set(rows[1].pictures) == {"guide", "mask"}
+    assert set(rows[1].images) == {"guide", "mask"}
 
 
 def test_specs_survive(written):

@@ -157,7 +157,7 @@ def test_guide_mask_and_further_columns_are_in_both_formats(tmp_path):
         mask=True,
     )
     scene = world.render("bird", "grass", None, world.generator("test"))
-    results = [Sample(make_spec(i), scene.picture, scene.picture, scene[1]) for i in range(8)]
+    results = [Sample(make_spec(i), scene.image, scene.image, scene[1]) for i in range(8)]
     write_shard(tmp_path, SHARD, columns, results, lambda s: {"spurious_for": "owl", "feature": f"f{s.spec.seed}"})
     row = pq.read_table(tmp_path / SHARD.path("parquet")).to_pylist()[5]
     members = tar_members(tmp_path / SHARD.path("webdataset"))

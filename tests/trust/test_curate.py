@@ -328,7 +328,7 @@ def test_published_rejects_load_as_a_config_of_their_own(source, tmp_path):
     assert check(out, show_progress=False).findings == []
 
 
-def test_rejects_published_once_keep_their_pictures_in_a_copy_of_the_copy(tmp_path):
+def test_rejects_published_once_keep_their_images_in_a_copy_of_the_copy(tmp_path):
     columns = replace(COLUMNS, labels={"spurious_for": ("a", "b")}, texts=("feature",), guide=True)
     source = make_dataset(
         tmp_path / "in", columns=columns, rejected=(key("train", 0, 0, 0),),
@@ -418,7 +418,7 @@ def test_the_licence_that_lies_beside_the_data_is_carried_over(source, tmp_path)
     assert (out / "LICENSE.md").read_text() == "Of Ada and Bob."
 
 
-def test_show_draws_the_copy_and_puts_the_picture_into_its_card(source, tmp_path):
+def test_show_draws_the_copy_and_puts_the_image_into_its_card(source, tmp_path):
     out = curate(source, tmp_path / "out", RULE, show_progress=False)
     shown = subprocess.run(
         [sys.executable, "-m", "figureground.cli.main", "show", str(out)], capture_output=True, text=True

@@ -186,10 +186,10 @@ def test_one_dataset_and_the_same_one_twice_are_wrong_use(sources, tmp_path):
     refused(tmp_path, [sources[0], tmp_path / "copy"], "are the same dataset", UsageError)
 
 
-def test_the_same_picture_in_two_datasets_is_refused_and_counted(sources, tmp_path):
+def test_the_same_image_in_two_datasets_is_refused_and_counted(sources, tmp_path):
     birds = curate(sources[0], tmp_path / "birds", "foreground == 'bird'", show_progress=False)
     refused(
-        tmp_path, [sources[0], birds], rf"10 pictures are in two datasets: {key('train', 0, 2, 2)} of a is .* of birds"
+        tmp_path, [sources[0], birds], rf"10 images are in two datasets: {key('train', 0, 2, 2)} of a is .* of birds"
     )
 
 
@@ -223,7 +223,7 @@ def test_names_that_are_nearly_the_same_are_refused(sources, tmp_path):
             "further labels: {}",
         ),
         ({"image_format": "jpg"}, "image format: png, and jpg"),
-        ({"size": 24}, "a has pictures of 16×16 and b of 24×24"),
+        ({"size": 24}, "a has images of 16×16 and b of 24×24"),
         ({"formats": ("webdataset",)}, "no format in common: a has parquet, b has webdataset"),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from coloured import make_coloured
 
-from figureground.data.pictures import DatasetPictures
+from figureground.data.images import DatasetImages
 from figureground.evaluation.accuracy import alike, by_group, compare, settings
 from figureground.evaluation.predict import Predictions
 
@@ -22,13 +22,13 @@ def answers(label, correct, judged=None):
 
 def groups(tmp_path):
     drawn = [("train", f, b, i, f) for (f, b), right in RIGHT.items() for i in range(len(right))]
-    pictures = DatasetPictures(make_coloured(tmp_path, drawn))
-    return pictures, [bool(r) for right in RIGHT.values() for r in right]
+    images = DatasetImages(make_coloured(tmp_path, drawn))
+    return images, [bool(r) for right in RIGHT.values() for r in right]
 
 
 def test_accuracy_by_foreground_background_cell_and_the_worst_group(tmp_path):
-    pictures, right = groups(tmp_path)
-    report = by_group(pictures, answers(pictures.label, right))
+    images, right = groups(tmp_path)
+    report = by_group(images, answers(images.label, right))
     assert report["accuracy"]["value"] == pytest.approx(7 / 13)
     assert report["accuracy"]["samples"] == 13
     values = {axis: {n: (some["value"], some["samples"]) for n, some in report[f"by_{axis}"].items()}
@@ -44,12 +44,12 @@ def test_accuracy_by_foreground_background_cell_and_the_worst_group(tmp_path):
     assert report["worst_group"] == report["by_cell"][3]
     for told in (report["accuracy"], *report["by_foreground"].values(), *report["by_background"].values()):
         assert told["low"] < told["value"] < told["high"]
-    assert report == by_group(pictures, answers(pictures.label, right))
+    assert report == by_group(images, answers(images.label, right))
 
 
 def test_samples_that_were_not_judged_count_for_nothing(tmp_path):
-    pictures, right = groups(tmp_path)
-    report = by_group(pictures, answers(pictures.label, right, pictures.foreground == 0))
+    images, right = groups(tmp_path)
+    report = by_group(images, answers(images.label, right, images.foreground == 0))
     assert list(report["by_foreground"]) == ["bird"]
     assert report["accuracy"]["samples"] == 6
     assert len(report["by_cell"]) == 2

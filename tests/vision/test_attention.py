@@ -1,4 +1,4 @@
-"""Grad-CAM++ agrees with the paper's formula, finds the object, fits any picture and any family of networks."""
+"""Grad-CAM++ agrees with the paper's formula, finds the object, fits any image and any family of networks."""
 
 import numpy as np
 import pytest
@@ -39,13 +39,13 @@ def pocket():
 
 @pytest.fixture(scope="module")
 def scenes():
-    """Pictures without props, their classes and the true masks of their objects, 0 to 1."""
+    """Images without props, their classes and the true masks of their objects, 0 to 1."""
     rng = world.generator("test attention")
     drawn = [
         world.render(world.FOREGROUNDS[i % 10], world.BACKGROUNDS[int(rng.integers(10))], None, rng) for i in range(40)
     ]
     masks = [np.asarray(scene.foreground) / 255 for scene in drawn]
-    return [scene.picture for scene in drawn], [i % 10 for i in range(40)], masks
+    return [scene.image for scene in drawn], [i % 10 for i in range(40)], masks
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def test_a_map_is_the_one_computed_by_hand():
     speaking = [[[1, -1], [0, 2]], [[0, 0], [3, 0]]]
     silent = [[[-1, -1], [-1, -1]], [[0, 0], [0, 0]]]
     classifier = Classifier(RedAndGreen([speaking, silent]), AS_IT_IS, ("a", "b"), "it", {}, edge=2)
-    picture = Image.fromarray(np.array([[[255, 0, 9], [0, 255, 0]], [[255, 0, 0], [0, 0, 99]]], np.uint8))
-    first, second = attend(classifier, [picture, picture], [0, 1])
+    image = Image.fromarray(np.array([[[255, 0, 9], [0, 255, 0]], [[255, 0, 0], [0, 0, 99]]], np.uint8))
+    first, second = attend(classifier, [image, image], [0, 1])
     assert np.allclose(first, np.array([[7 / 12, 3 / 5], [7 / 12, 0]]) / (3 / 5), atol=1e-6)
     assert first.dtype == np.float32
     assert not second.any()
@@ -95,9 +95,9 @@ def test_a_map_that_is_not_finite_is_refused():
             return self.head(self.features(pixels).sqrt().flatten(1))
 
     classifier = Classifier(Root([[[[1, 1], [1, 1]]] * 2]), AS_IT_IS, ("only",), "it", {}, edge=2)
-    pictures = [Image.new("RGB", (2, 2), color) for color in ("white", "red")]
-    with pytest.raises(FiguregroundError, match=r"'it', picture 1, class 'only'.*'features' holds NaN or infinity"):
-        attend(classifier, pictures, [0, 0])
+    images = [Image.new("RGB", (2, 2), color) for color in ("white", "red")]
+    with pytest.raises(FiguregroundError, match=r"'it', image 1, class 'only'.*'features' holds NaN or infinity"):
+        attend(classifier, images, [0, 0])
 
 
 # What it finds
@@ -111,9 +111,9 @@ def test_attention_of_the_true_class_lies_on_the_object(attended, scenes):
     assert np.mean([mask.flat[a.argmax()] > 0.5 for a, mask in zip(attended, scenes[2], strict=True)]) > 0.7
 
 
-def test_maps_are_scaled_to_1_and_have_the_pictures_size(pocket):
-    pictures = [noise(64, 64), noise(100, 37), noise(20, 30), noise(64, 64, 1)]
-    maps = attend(pocket, pictures, [0, 1, 2, 3])
+def test_maps_are_scaled_to_1_and_have_the_images_size(pocket):
+    images = [noise(64, 64), noise(100, 37), noise(20, 30), noise(64, 64, 1)]
+    maps = attend(pocket, images, [0, 1, 2, 3])
     assert [a.shape for a in maps] == [(64, 64), (37, 100), (30, 20), (64, 64)]
     for attention in maps:
         assert attention.dtype == np.float32
@@ -121,15 +121,15 @@ def test_maps_are_scaled_to_1_and_have_the_pictures_size(pocket):
         assert attention.max() in (0, 1)
 
 
-def test_a_batch_gives_what_pictures_give_one_by_one(pocket, attended, scenes):
+def test_a_batch_gives_what_images_give_one_by_one(pocket, attended, scenes):
     for size in (1, 3):
         again = attend(pocket, scenes[0][:7], scenes[1][:7], size)
         assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(again, attended, strict=False))
-    free = seen_by(pocket)  # each picture is seen in its own size
-    pictures = [noise(64, 96), noise(96, 64), noise(64, 96, 1)]
-    together = attend(free, pictures, [0, 1, 2])
-    for i, picture in enumerate(pictures):
-        assert np.allclose(together[i], attend(free, [picture], [i])[0], atol=1e-4)
+    free = seen_by(pocket)  # each image is seen in its own size
+    images = [noise(64, 96), noise(96, 64), noise(64, 96, 1)]
+    together = attend(free, images, [0, 1, 2])
+    for i, image in enumerate(images):
+        assert np.allclose(together[i], attend(free, [image], [i])[0], atol=1e-4)
 
 
 def test_it_works_where_gradients_are_off_and_leaves_none_behind(pocket, attended, scenes):
@@ -152,7 +152,7 @@ def test_what_is_cropped_away_gets_0_and_the_rest_its_place(pocket, attended, sc
     assert np.allclose(attention[:, 32:96], attended[0], atol=1e-5)
 
 
-def test_a_picture_smaller_than_the_crop_gets_the_middle_of_the_map(pocket):
+def test_a_image_smaller_than_the_crop_gets_the_middle_of_the_map(pocket):
     small = noise(51, 40)
     padded = Image.new("RGB", (64, 64))
     padded.paste(small, (7, 12))  # of 13 lacking columns the odd one stands before
@@ -162,8 +162,8 @@ def test_a_picture_smaller_than_the_crop_gets_the_middle_of_the_map(pocket):
     assert np.allclose(attention, inner / inner.max(), atol=1e-5)
 
 
-def test_a_larger_picture_is_attended_at_the_same_place(pocket, attended, scenes):
-    large = [picture.resize((192, 128)) for picture in scenes[0][:10]]
+def test_a_larger_image_is_attended_at_the_same_place(pocket, attended, scenes):
+    large = [image.resize((192, 128)) for image in scenes[0][:10]]
     for a, b in zip(attend(pocket, large, scenes[1][:10]), attended, strict=False):
         again = np.asarray(Image.fromarray(a).resize((64, 64), Image.Resampling.BOX))
         assert np.corrcoef(again.ravel(), b.ravel())[0, 1] > 0.95
@@ -254,13 +254,13 @@ def test_a_vits_map_has_one_value_a_patch_and_is_linear_between(vit):
 
 
 def test_what_cannot_be_attended_is_said(pocket):
-    picture = noise(64, 64)
-    with pytest.raises(FiguregroundError, match=r"10 \(picture 1\) is no class of classifier 'pocket', which has 10"):
-        attend(pocket, [picture] * 2, [0, 10])
-    with pytest.raises(FiguregroundError, match="there are 2 for 1 pictures"):
-        attend(pocket, [picture], [0, 1])
+    image = noise(64, 64)
+    with pytest.raises(FiguregroundError, match=r"10 \(image 1\) is no class of classifier 'pocket', which has 10"):
+        attend(pocket, [image] * 2, [0, 10])
+    with pytest.raises(FiguregroundError, match="there are 2 for 1 images"):
+        attend(pocket, [image], [0, 1])
     with pytest.raises(FiguregroundError, match="batch_size is 0"):
-        attend(pocket, [picture], [0], 0)
+        attend(pocket, [image], [0], 0)
 
 
 def test_a_network_without_positions_is_refused():
@@ -303,8 +303,8 @@ def test_a_map_with_nan_is_refused():
 
 def test_the_knees_mask_covers_the_object_rather_than_the_scene(pocket, scenes, attended):
     precision, recall, said = [], [], []
-    for picture, target, attention, true in list(zip(scenes[0], scenes[1], attended, scenes[2], strict=True))[:20]:
-        mask, curve = mask_by_knee(pocket, picture, target, attention)
+    for image, target, attention, true in list(zip(scenes[0], scenes[1], attended, scenes[2], strict=True))[:20]:
+        mask, curve = mask_by_knee(pocket, image, target, attention)
         assert mask.shape == (64, 64)
         assert curve.shape == (13, 2)
         row = find_knee(curve)
@@ -318,11 +318,11 @@ def test_the_knees_mask_covers_the_object_rather_than_the_scene(pocket, scenes, 
     assert np.mean(said) > 1
 
 
-def test_the_curve_is_the_loss_of_pictures_with_their_mean_colour_in_the_mask(pocket, scenes, attended):
-    picture, target = scenes[0][3], scenes[1][3]
-    _, curve = mask_by_knee(pocket, picture, target, attended[3], (0.1, 0.3))
+def test_the_curve_is_the_loss_of_images_with_their_mean_colour_in_the_mask(pocket, scenes, attended):
+    image, target = scenes[0][3], scenes[1][3]
+    _, curve = mask_by_knee(pocket, image, target, attended[3], (0.1, 0.3))
     assert curve[:, 0].tolist() == [0, 0.1, 0.3]
-    pixels = np.asarray(picture).astype(np.float32) / 255
+    pixels = np.asarray(image).astype(np.float32) / 255
     hidden = pixels.copy()
     hidden.reshape(-1, 3)[np.argsort(-attended[3].ravel(), kind="stable")[:410]] = pixels.mean((0, 1))
     both = torch.from_numpy(np.stack([pixels, hidden])).permute(0, 3, 1, 2)
@@ -340,7 +340,7 @@ def test_the_curve_is_the_loss_of_pictures_with_their_mean_colour_in_the_mask(po
         ([0, 0.1, 0.2, 0.4, 1], 4),  # still rises the fastest at its end
         ([0, 0.25, 0.5, 0.75, 1], 4),
         ([1, 1, 1, 1, 1], 0),
-        ([1, 0.5, 0.4, 0.2, 0.9], 0),  # never above the whole picture's
+        ([1, 0.5, 0.4, 0.2, 0.9], 0),  # never above the whole image's
     ],
 )
 def test_the_knee_is_furthest_above_the_chord(loss, row):
@@ -355,9 +355,9 @@ def test_where_nothing_is_attended_nothing_is_hidden(pocket):
 
 
 def test_wrong_shares_and_maps_are_refused(pocket):
-    picture, attention = noise(30, 20), np.ones((20, 30), np.float32)
+    image, attention = noise(30, 20), np.ones((20, 30), np.float32)
     for shares in ((), (0.2, 0.1), (0, 0.5), (0.5, 1.2)):
         with pytest.raises(FiguregroundError, match="shares: "):
-            mask_by_knee(pocket, picture, 0, attention, shares)
-    with pytest.raises(FiguregroundError, match="30×20, and the picture 20×30"):
-        mask_by_knee(pocket, picture, 0, attention.T)
+            mask_by_knee(pocket, image, 0, attention, shares)
+    with pytest.raises(FiguregroundError, match="30×20, and the image 20×30"):
+        mask_by_knee(pocket, image, 0, attention.T)

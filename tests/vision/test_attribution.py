@@ -24,16 +24,16 @@ def pocket():
 
 @pytest.fixture(scope="module")
 def scenes():
-    """Pictures without props, their classes and the true masks of their objects, 0 to 1."""
+    """Images without props, their classes and the true masks of their objects, 0 to 1."""
     rng = world.generator("test attribution")
     drawn = [world.render(world.FOREGROUNDS[i], world.BACKGROUNDS[int(rng.integers(10))], None, rng) for i in range(10)]
-    return [s.picture for s in drawn], list(range(10)), [np.asarray(s.foreground) / 255 for s in drawn]
+    return [s.image for s in drawn], list(range(10)), [np.asarray(s.foreground) / 255 for s in drawn]
 
 
 @pytest.fixture(scope="module")
 def shares(pocket, scenes):
-    pictures, targets, masks = scenes
-    return share_inside(pocket, pictures, masks, targets, steps=8)
+    images, targets, masks = scenes
+    return share_inside(pocket, images, masks, targets, steps=8)
 
 
 def seen_by(pocket, **changes) -> Classifier:
@@ -55,8 +55,8 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def test_attributions_sum_to_the_difference_of_the_logits(pocket, scenes):
-    pictures, targets = scenes[0][:4], scenes[1][:4]
-    pixels = torch.stack([to_pixels(picture) for picture in pictures])
+    images, targets = scenes[0][:4], scenes[1][:4]
+    pixels = torch.stack([to_pixels(image) for image in images])
     begin = pixels.mean((2, 3), keepdim=True).expand_as(pixels)
     seen = ((each - 0.5) / 0.5 for each in (pixels, begin))  # the pocket's preprocessing
     signed = integrate(pocket, *seen, targets, 64, 32)
@@ -75,8 +75,8 @@ def test_of_a_linear_logit_they_are_weights_times_the_way_from_the_baseline():
 
 
 def test_batches_of_any_size_give_the_same(pocket, scenes, shares):
-    pictures, targets, masks = scenes
-    again = share_inside(pocket, pictures[:3], masks[:3], targets[:3], steps=8, batch_size=2)
+    images, targets, masks = scenes
+    again = share_inside(pocket, images[:3], masks[:3], targets[:3], steps=8, batch_size=2)
     assert np.allclose(again.attribution, shares.attribution[:3], atol=1e-4)
 
 
@@ -97,12 +97,12 @@ def test_most_of_the_true_class_lies_in_the_object(shares):
 
 
 def test_a_mask_and_the_rest_share_everything(pocket, scenes, shares):
-    pictures, targets, masks = scenes
-    rest = share_inside(pocket, pictures[:3], [1 - mask for mask in masks[:3]], targets[:3], steps=8)
+    images, targets, masks = scenes
+    rest = share_inside(pocket, images[:3], [1 - mask for mask in masks[:3]], targets[:3], steps=8)
     assert np.allclose(shares.attribution[:3] + rest.attribution, 1, atol=1e-5)
     assert np.allclose(shares.area[:3] + rest.area, 1, atol=1e-6)
     everything = [np.ones((64, 64), bool), np.zeros((64, 64), bool)]
-    whole = share_inside(pocket, pictures[:2], everything, targets[:2], steps=2)
+    whole = share_inside(pocket, images[:2], everything, targets[:2], steps=2)
     assert np.allclose(whole.attribution, [1, 0])
     assert np.allclose(whole.area, [1, 0])
 
@@ -112,11 +112,11 @@ def test_the_share_is_what_the_formula_says():
     weights[:, :, :4], weights[:, :, 4:] = 1.0, -3.0
     weights[1, :, :4] = -1.0  # what channels say against each other counts as well
     # Half black, half white on either side, so that each pixel is as far from the mean colour.
-    picture = Image.fromarray(np.indices((8, 8)).sum(0).astype(np.uint8) % 2 * 255).convert("RGB")
+    image = Image.fromarray(np.indices((8, 8)).sum(0).astype(np.uint8) % 2 * 255).convert("RGB")
     mask = np.zeros((8, 8))
     mask[:, :4] = 1
     mask[:, 4:] = 0.5
-    told = share_inside(linear(weights), [picture], [mask], [0], steps=2)
+    told = share_inside(linear(weights), [image], [mask], [0], steps=2)
     assert np.allclose(told.attribution, (1 + 0.5 * 3) / 4)
     assert np.allclose(told.area, 0.75)
 
@@ -128,15 +128,15 @@ def test_where_nothing_is_attributed_the_share_is_0():
     assert told.area.tolist() == [1, 1]
 
 
-def test_picture_and_mask_are_resized_and_cropped_alike(pocket, scenes, shares):
-    pictures, targets, masks = scenes
+def test_image_and_mask_are_resized_and_cropped_alike(pocket, scenes, shares):
+    images, targets, masks = scenes
     classifier = seen_by(pocket, size=64, crop=(64, 64))
     wide, beside = [], []
-    for picture, mask in zip(pictures[:3], masks[:3], strict=True):
+    for image, mask in zip(images[:3], masks[:3], strict=True):
         # What is cropped away would count, and has the mean colour so that the baseline stays.
-        mean = tuple(round(float(value)) for value in np.asarray(picture).mean((0, 1)))
+        mean = tuple(round(float(value)) for value in np.asarray(image).mean((0, 1)))
         page, inside = Image.new("RGB", (256, 128), mean), np.ones((128, 256))
-        page.paste(picture.resize((128, 128), Image.Resampling.NEAREST), (64, 0))
+        page.paste(image.resize((128, 128), Image.Resampling.NEAREST), (64, 0))
         inside[:, 64:192] = np.kron(mask, np.ones((2, 2)))
         wide.append(page)
         beside.append(inside)
@@ -145,12 +145,12 @@ def test_picture_and_mask_are_resized_and_cropped_alike(pocket, scenes, shares):
     assert np.allclose(told.attribution, shares.attribution[:3], atol=0.05)
 
 
-def test_pictures_of_different_sizes_are_seen_in_their_own(pocket):
+def test_images_of_different_sizes_are_seen_in_their_own(pocket):
     classifier = seen_by(pocket)
-    pictures = [noise(64, 64), noise(96, 64)]
+    images = [noise(64, 64), noise(96, 64)]
     masks = [np.ones((64, 64)), np.eye(64, 96)]
-    told = share_inside(classifier, pictures, masks, [0, 1], steps=2)
-    alone = share_inside(classifier, pictures[1:], masks[1:], [1], steps=2)
+    told = share_inside(classifier, images, masks, [0, 1], steps=2)
+    alone = share_inside(classifier, images[1:], masks[1:], [1], steps=2)
     assert told.attribution[1] == pytest.approx(alone.attribution[0], abs=1e-5)
 
 
@@ -162,15 +162,15 @@ def test_pictures_of_different_sizes_are_seen_in_their_own(pocket):
     [
         ({"steps": 0}, "steps: 0"),
         ({"batch_size": 0}, "batch_size: 0"),
-        ({"targets": [2]}, "2 .picture 0. is no class"),
-        ({"masks": []}, "masks: there are 0 for 1 pictures"),
-        ({"masks": [np.ones((8, 9))]}, r"mask 0 has shape \(8, 9\), and its picture 8×8"),
+        ({"targets": [2]}, "2 .image 0. is no class"),
+        ({"masks": []}, "masks: there are 0 for 1 images"),
+        ({"masks": [np.ones((8, 9))]}, r"mask 0 has shape \(8, 9\), and its image 8×8"),
         ({"masks": [np.full((8, 8), 255)]}, "mask 0 has values outside 0 to 1"),
         ({"masks": [np.full((8, 8), np.nan)]}, "mask 0 has values outside 0 to 1"),
     ],
 )
 def test_wrong_settings_are_named(changes, message):
-    given = {"pictures": [noise(8, 8)], "masks": [np.ones((8, 8))], "targets": [0], **changes}
+    given = {"images": [noise(8, 8)], "masks": [np.ones((8, 8))], "targets": [0], **changes}
     with pytest.raises(FiguregroundError, match=message):
         share_inside(linear(torch.ones(3, 8, 8)), **given)
 
@@ -185,7 +185,7 @@ def test_attributions_that_are_not_finite_are_refused():
             return self.head(pixels.mean((2, 3))) + (pixels - pixels).sqrt().mean((1, 2, 3), keepdim=False)[:, None]
 
     classifier = Classifier(Broken(), AS_IT_IS, ("only",), "it", {}, edge=8)
-    with pytest.raises(FiguregroundError, match="'it', picture 0, class 'only': attributions hold NaN"):
+    with pytest.raises(FiguregroundError, match="'it', image 0, class 'only': attributions hold NaN"):
         share_inside(classifier, [noise(8, 8)], [np.ones((8, 8))], [0])
 
 

@@ -37,10 +37,10 @@ def test_logits_are_features_times_weight_plus_bias_in_every_family(tmp_path, fa
 
 def test_the_reading_is_the_models_own(tmp_path):
     folder = make_classifier(tmp_path / "it", "vit", t.ViTImageProcessorPil(size={"height": 32, "width": 32}))
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
     network = t.AutoModelForImageClassification.from_pretrained(folder)
-    expected = network(torch.tensor(np.stack(t.ViTImageProcessorPil.from_pretrained(folder)(picture)["pixel_values"])))
-    assert torch.allclose(open_classifier(str(folder)).read([picture]).logits, expected.logits, atol=1e-5)
+    expected = network(torch.tensor(np.stack(t.ViTImageProcessorPil.from_pretrained(folder)(image)["pixel_values"])))
+    assert torch.allclose(open_classifier(str(folder)).read([image]).logits, expected.logits, atol=1e-5)
 
 
 def test_two_heads_can_judge_but_are_no_feature_network(tmp_path):
@@ -48,7 +48,7 @@ def test_two_heads_can_judge_but_are_no_feature_network(tmp_path):
     assert opened(torch.rand(2, 3, 32, 32)).logits.shape == (2, 4)
     assert opened(torch.rand(2, 3, 32, 32)).features.shape == (2, 0)
     for use in (opened.need_features, lambda: SimilarityLoss(opened, 1, torch.rand(3, 3, 32, 32))):
-        with pytest.raises(FiguregroundError, match="'deit' can judge pictures, but not be a feature network"):
+        with pytest.raises(FiguregroundError, match="'deit' can judge images, but not be a feature network"):
             use()
 
 
@@ -79,19 +79,19 @@ def test_autocast_around_changes_nothing(resnet):
     assert found.logits.dtype == torch.float32
 
 
-def test_pictures_of_different_sizes_are_read_as_they_would_be_alone(resnet):
+def test_images_of_different_sizes_are_read_as_they_would_be_alone(resnet):
     opened = open_classifier(str(resnet))
     rng = np.random.default_rng(0)
-    pictures = [Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)) for h, w in ((32, 32), (50, 20), (99, 98))]
-    together = opened.read(pictures)
-    alone = torch.cat([opened.read([picture]).logits for picture in pictures])
+    images = [Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)) for h, w in ((32, 32), (50, 20), (99, 98))]
+    together = opened.read(images)
+    alone = torch.cat([opened.read([image]).logits for image in images])
     assert torch.allclose(together.logits, alone, atol=1e-5)
 
 
-def test_pictures_that_stay_of_different_sizes_are_read_too(tmp_path):
+def test_images_that_stay_of_different_sizes_are_read_too(tmp_path):
     folder = make_classifier(tmp_path / "it", processor=t.ViTImageProcessorPil(do_resize=False))
-    pictures = [Image.new("RGB", size, "red") for size in ((32, 48), (64, 32))]
-    assert open_classifier(str(folder)).read(pictures).logits.shape == (2, 4)
+    images = [Image.new("RGB", size, "red") for size in ((32, 48), (64, 32))]
+    assert open_classifier(str(folder)).read(images).logits.shape == (2, 4)
 
 
 def test_a_checkpoint_in_half_precision_opens_in_full(resnet):
@@ -251,13 +251,13 @@ def test_weights_that_are_no_numbers_are_refused(resnet, value):
 
 def test_preprocessing_that_the_network_does_not_take_is_told_of(tmp_path):
     folder = make_classifier(tmp_path / "it", "vit", t.ViTImageProcessorPil(size={"height": 48, "width": 48}))
-    with pytest.raises(FiguregroundError, match="can't read the pictures that its preprocessing gives"):
+    with pytest.raises(FiguregroundError, match="can't read the images that its preprocessing gives"):
         open_classifier(str(folder))
 
 
 def test_labels_and_logits_must_be_as_many():
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
-    with pytest.raises(FiguregroundError, match="gives 5 numbers a picture and has 2 labels"):
+    with pytest.raises(FiguregroundError, match="gives 5 numbers an image and has 2 labels"):
         Classifier(network, imagenet(), ["a", "b"], "it", {})
 
 

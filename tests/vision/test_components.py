@@ -19,7 +19,7 @@ from figureground.vision.neural_pca import read_components
 
 
 def make_color_classifier(out):
-    """A classifier whose three features are how red, green and blue a picture is, after nothing else."""
+    """A classifier whose three features are how red, green and blue an image is, after nothing else."""
     make_classifier(out, "resnet", t.ViTImageProcessorPil(size={"height": 32, "width": 32}, do_normalize=False))
     config = t.ResNetConfig(
         embedding_size=3, hidden_sizes=[3], depths=[1], layer_type="basic", id2label={0: "hen", 1: "hummingbird"}
@@ -44,12 +44,12 @@ def classifier(tmp_path):
 
 @pytest.fixture
 def images(tmp_path):
-    """Ten greys that are more or less red, and a few things that are no pictures."""
+    """Ten greys that are more or less red, and a few things that are no images."""
     folder = tmp_path / "images"
     folder.mkdir()
     for i in range(10):
         Image.new("RGB", (40 + i, 30), (40 + 20 * i, 60 + i % 3, 90)).save(folder / f"red {i}.png")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     return folder
 
@@ -99,7 +99,7 @@ def test_the_first_component_is_what_varies_and_its_images_are_the_most_activati
     sheet = Image.open(out / "components.png")
     assert sheet.width > 4 * 128
     red = np.asarray(sheet.convert("RGB"), float)[80:135, 170 + 20 : 170 + 100].mean((0, 1))
-    assert red == pytest.approx([220, 60, 90], abs=3)  # the reddest picture comes first
+    assert red == pytest.approx([220, 60, 90], abs=3)  # the reddest image comes first
     assert sorted(p.name for p in out.iterdir()) == ["components.json", "components.png", "components.safetensors"]
     opened = open_classifier(str(classifier))
     written, fitted = read_components(out / "components.safetensors", opened), fit_images(opened, 1, images, 2)

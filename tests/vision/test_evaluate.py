@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from coloured import COLOURS, make_coloured, make_coloured_classifier, make_folders, picture
+from coloured import COLOURS, image, make_coloured, make_coloured_classifier, make_folders
 from datasets import load_dataset
 from PIL import Image
 
@@ -50,7 +50,7 @@ def make_spurious(directory, drawn=SPURIOUS, **settings):
     )  # fmt: skip
 
 
-def pictures(page):
+def images(page):
     return [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([^\"]+)", page)]
 
 
@@ -94,7 +94,7 @@ def test_a_drop_from_references_stands_beside_that_of_a_control(tmp_path, classi
     control = [("train", name, "grass", i, "mug" if i == 3 else name) for name in ("bird", "cat") for i in range(4)]
     make_coloured(tmp_path / "control", control, config="text-only")
     references = make_folders(tmp_path / "photos", {"bird": 5, "cat": 2, "sofa": 1}, {"sofa": "mug"})
-    (references / "bird" / "4.png").write_bytes(b"no picture")
+    (references / "bird" / "4.png").write_bytes(b"no image")
     report = evaluate(
         directory, [classifier], references=references, controls=[tmp_path / "control"], show_progress=False
     ).report
@@ -253,18 +253,18 @@ def test_other_spurious_sets_are_measured_alike(tmp_path, classifier):
     assert mean["generated"]["predicted"]["value"] == pytest.approx((4 / 6 + 1) / 2)
 
 
-def test_the_page_needs_no_other_file_escapes_what_it_quotes_and_sorts_pictures_by_p(tmp_path, classifier):
+def test_the_page_needs_no_other_file_escapes_what_it_quotes_and_sorts_images_by_p(tmp_path, classifier):
     directory = make_spurious(tmp_path / "a <b> set")
     evaluate(directory, [classifier], show_progress=False)
     page = (directory / "_evaluation" / "evaluation.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", page)
-    assert len(pictures(page)) == len(SPURIOUS)
+    assert len(images(page)) == len(SPURIOUS)
     shown = [float(p) for p in re.findall(r"<figcaption>([\d.]+)<br>", page)]
     cats, birds = shown[:4], shown[4:]
     assert cats == sorted(cats, reverse=True)
     assert birds == sorted(birds, reverse=True)
-    drawn = {picture("mug", 0).tobytes()}
-    assert {some.convert("RGB").tobytes() for some in pictures(page)[-2:]} == drawn  # the two that aren't red
+    drawn = {image("mug", 0).tobytes()}
+    assert {some.convert("RGB").tobytes() for some in images(page)[-2:]} == drawn  # the two that aren't red
     assert "a &lt;b&gt; set" in page
     assert "<b>" not in page
 

@@ -1,4 +1,4 @@
-"""What a classifier is shown agrees with what its own image processor makes of a picture."""
+"""What a classifier is shown agrees with what its own image processor makes of an image."""
 
 import json
 
@@ -33,7 +33,7 @@ PROCESSORS = {
     "efficientnet": lambda: t.EfficientNetImageProcessorPil(),
     "efficientnet offset": lambda: t.EfficientNetImageProcessorPil(rescale_offset=True, rescale_factor=1 / 127.5),
     "beit": lambda: t.BeitImageProcessorPil(),
-    "a crop larger than the picture": lambda: t.ViTImageProcessorPil(
+    "a crop larger than the image": lambda: t.ViTImageProcessorPil(
         do_resize=False, do_center_crop=True, crop_size={"height": 131, "width": 90}
     ),
     "a longest edge": lambda: t.ViTImageProcessorPil(size={"shortest_edge": 60, "longest_edge": 70}),
@@ -55,10 +55,10 @@ def photograph(width: int, height: int) -> Image.Image:
 def test_the_result_is_the_processors_own_but_for_rounding_to_8_bits(tmp_path, name, shape):
     processor = PROCESSORS[name]()
     processor.save_pretrained(tmp_path)
-    picture = photograph(*shape)
-    expected = torch.from_numpy(np.stack(processor(picture)["pixel_values"]))
+    image = photograph(*shape)
+    expected = torch.from_numpy(np.stack(processor(image)["pixel_values"]))
     preprocessing = read_preprocessing(tmp_path, "it")
-    result = preprocessing(to_pixels(picture)[None])
+    result = preprocessing(to_pixels(image)[None])
     assert result.shape == expected.shape
     # In the 255 levels: Pillow rounds and cuts off after each of its two passes, whose order newer ones choose.
     levels = (result - expected).abs() * torch.tensor(preprocessing.std)[:, None, None] * 255
@@ -89,7 +89,7 @@ def test_what_was_used_without_gradients_first_can_be_used_with_gradients():
     assert pixels.grad.abs().sum() > 0
 
 
-def test_a_constant_picture_stays_constant_at_every_size():
+def test_a_constant_image_stays_constant_at_every_size():
     for filter in ("bilinear", "bicubic", "lanczos", "box", "hamming"):
         for size, to in ((64, 7), (7, 64), (5, 5), (224, 223)):
             assert torch.allclose(resize_matrix(size, to, filter).sum(1), torch.ones(to), atol=1e-6)
@@ -102,7 +102,7 @@ def test_a_constant_picture_stays_constant_at_every_size():
         ("{", "can't be used"),
         ({"size": {"longest_edge": 20}}, "longest_edge.*without shortest_edge"),
         ({"image_mean": [0.5]}, "for three channels"),
-        ({"do_pad": True}, "pads pictures"),
+        ({"do_pad": True}, "pads images"),
         ({"resample": 0}, "nearest pixel"),
     ],
     ids=str,

@@ -1,4 +1,4 @@
-"""Segmenters open, find things by phrase in pictures of any size, and say why there is no mask."""
+"""Segmenters open, find things by phrase in images of any size, and say why there is no mask."""
 
 import json
 
@@ -17,7 +17,7 @@ from figureground.vision.segment import decide_mask, open_segmenter
 
 
 def make_clipseg(out):
-    """Writes a CLIPSeg with random weights for pictures of 32 pixels, with the pocket's tokenizer."""
+    """Writes a CLIPSeg with random weights for images of 32 pixels, with the pocket's tokenizer."""
     torch.manual_seed(0)
     tokenizer = captions.tokenizer(out)
     narrow = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -35,7 +35,7 @@ def make_clipseg(out):
 
 
 def make_grounding_dino(out):
-    """Writes a Grounding DINO with random weights and a few words, for pictures of about 128 pixels."""
+    """Writes a Grounding DINO with random weights and a few words, for images of about 128 pixels."""
     torch.manual_seed(0)
     out.mkdir(parents=True)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "a", "red", "mug"]
@@ -57,7 +57,7 @@ def make_grounding_dino(out):
 
 
 def make_sam(out):
-    """Writes a SAM with random weights for pictures of 64 pixels."""
+    """Writes a SAM with random weights for images of 64 pixels."""
     torch.manual_seed(0)
     vision = {
         "hidden_size": 16, "output_channels": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64,
@@ -109,7 +109,7 @@ def noise(*sizes):
 def test_the_pocket_finds_what_is_named_and_nothing_that_is_absent(pocket):
     ious, alarms = [], 0
     for i, (noun, scene) in enumerate(drawn("test segment, held out", 40)):
-        found, absent = pocket([scene.picture] * 2, [f"a photo of a {noun}", f"a {world.FOREGROUNDS[(i + 3) % 10]}"])
+        found, absent = pocket([scene.image] * 2, [f"a photo of a {noun}", f"a {world.FOREGROUNDS[(i + 3) % 10]}"])
         true, mask = np.asarray(scene.foreground) >= 128, found > 0.5
         ious.append((mask & true).sum() / (mask | true).sum())
         alarms += not isinstance(decide_mask(absent), str)
@@ -117,13 +117,13 @@ def test_the_pocket_finds_what_is_named_and_nothing_that_is_absent(pocket):
     assert alarms <= 4
 
 
-def test_the_pocket_finds_the_same_in_a_picture_of_another_size_and_shape(pocket):
+def test_the_pocket_finds_the_same_in_a_image_of_another_size_and_shape(pocket):
     noun, scene = next(drawn("test segment, sizes", 1))
-    (small,) = pocket([scene.picture], [noun])
+    (small,) = pocket([scene.image], [noun])
     for size in ((200, 200), (150, 90), (31, 40)):
-        (found,) = pocket([scene.picture.resize(size)], [noun])
+        (found,) = pocket([scene.image.resize(size)], [noun])
         assert found.shape == size[::-1]
-        back = np.asarray(Image.fromarray(found).resize(scene.picture.size))
+        back = np.asarray(Image.fromarray(found).resize(scene.image.size))
         assert ((back > 0.5) & (small > 0.5)).sum() / ((back > 0.5) | (small > 0.5)).sum() > 0.7
 
 
@@ -137,32 +137,32 @@ def test_what_the_pocket_is_says_no_path(pocket):
 # Any CLIPSeg
 
 
-def test_a_clipseg_gives_probabilities_of_each_pictures_own_size(clipseg):
+def test_a_clipseg_gives_probabilities_of_each_images_own_size(clipseg):
     opened = open_segmenter(str(clipseg))
     assert opened.name == "clipseg"
-    pictures = [*noise((32, 32), (50, 20), (7, 90)), Image.new("L", (40, 40), 99), Image.new("RGBA", (9, 9))]
-    found = opened(pictures, ["a mug", "mug", "a photo of a mug", "a cat", "zyx"])
-    assert [each.shape for each in found] == [(p.height, p.width) for p in pictures]
+    images = [*noise((32, 32), (50, 20), (7, 90)), Image.new("L", (40, 40), 99), Image.new("RGBA", (9, 9))]
+    found = opened(images, ["a mug", "mug", "a photo of a mug", "a cat", "zyx"])
+    assert [each.shape for each in found] == [(p.height, p.width) for p in images]
     assert all(each.dtype == np.float32 and 0 <= each.min() <= each.max() <= 1 for each in found)
     assert str(clipseg.parent) not in json.dumps(opened.facts)
 
 
 def test_the_reading_is_the_models_own(clipseg):
-    (picture,) = noise((32, 32))
+    (image,) = noise((32, 32))
     network = t.CLIPSegForImageSegmentation.from_pretrained(clipseg).eval()
     ids = t.AutoTokenizer.from_pretrained(clipseg)("a mug", return_tensors="pt").input_ids
-    pixels = torch.from_numpy(np.stack(t.ViTImageProcessorPil.from_pretrained(clipseg)(picture)["pixel_values"]))
+    pixels = torch.from_numpy(np.stack(t.ViTImageProcessorPil.from_pretrained(clipseg)(image)["pixel_values"]))
     with torch.no_grad():
         logits = network(input_ids=ids, pixel_values=pixels).logits
-    (found,) = open_segmenter(str(clipseg))([picture], ["a mug"])
+    (found,) = open_segmenter(str(clipseg))([image], ["a mug"])
     np.testing.assert_allclose(found, logits.sigmoid().reshape(32, 32).numpy(), atol=1e-5)
 
 
-def test_a_picture_is_read_as_it_would_be_alone(clipseg):
+def test_a_image_is_read_as_it_would_be_alone(clipseg):
     opened = open_segmenter(str(clipseg))
-    pictures, phrases = noise((32, 32), (50, 20)), ["a mug", "a photo of a cat"]
-    alone = [opened([picture], [phrase])[0] for picture, phrase in zip(pictures, phrases, strict=True)]
-    for one, among in zip(alone, opened(pictures, phrases), strict=True):
+    images, phrases = noise((32, 32), (50, 20)), ["a mug", "a photo of a cat"]
+    alone = [opened([image], [phrase])[0] for image, phrase in zip(images, phrases, strict=True)]
+    for one, among in zip(alone, opened(images, phrases), strict=True):
         assert np.array_equal(one, among)
 
 
@@ -177,7 +177,7 @@ def test_a_phrase_that_the_model_would_not_read_to_its_end_is_an_error(clipseg):
         open_segmenter(str(clipseg))(noise((32, 32)), ["a " * 11])
 
 
-def test_another_number_of_phrases_than_pictures_is_an_error(clipseg):
+def test_another_number_of_phrases_than_images_is_an_error(clipseg):
     with pytest.raises(ValueError, match="shorter"):
         open_segmenter(str(clipseg))(noise((32, 32), (32, 32)), ["a mug"])
 
@@ -199,15 +199,15 @@ def test_boxes_are_cut_out_and_weighed_with_their_scores(grounded):
     assert opened.name == "grounding-dino:dino+sam:sam"
     assert {opened.facts[part]["name"] for part in ("detector", "masker")} == {"dino", "sam"}
     assert "/" not in json.dumps(opened.facts)
-    pictures = noise((64, 64), (90, 50), (40, 130))
-    found = opened(pictures, ["a red mug", "Mug.", "a mug"])
-    assert [each.shape for each in found] == [(p.height, p.width) for p in pictures]
+    images = noise((64, 64), (90, 50), (40, 130))
+    found = opened(images, ["a red mug", "Mug.", "a mug"])
+    assert [each.shape for each in found] == [(p.height, p.width) for p in images]
     assert all(each.dtype == np.float32 and 0 <= each.min() <= each.max() <= 1 for each in found)
     assert any(each.any() for each in found)
-    boxes, scores = opened._find(pictures[1], "a mug")
+    boxes, scores = opened._find(images[1], "a mug")
     assert scores.tolist() == sorted(scores.tolist(), reverse=True)
     assert scores.min() >= 0.25
-    assert set(np.unique(opened([pictures[1]], ["a mug"])[0])) <= {0.0, *scores.numpy()}
+    assert set(np.unique(opened([images[1]], ["a mug"])[0])) <= {0.0, *scores.numpy()}
     assert (boxes[:, 0::2] <= 90).all()
     assert (boxes[:, 1::2] <= 50).all()
 

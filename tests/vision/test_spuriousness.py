@@ -34,7 +34,7 @@ def test_shares_means_and_rankings_of_each_class():
     assert bird["generated"]["roc_auc"] == roc_auc(positive, negative)
     assert bird["generated"]["positives"] == 3
     assert bird["references"]["p"]["value"] == pytest.approx(0.75)
-    # Of mugs there are neither real pictures nor references.
+    # Of mugs there are neither real images nor references.
     assert set(report["classes"]["mug"]) == {"generated"}
     assert "average_precision" not in report["classes"]["mug"]["generated"]
 

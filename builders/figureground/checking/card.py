@@ -137,8 +137,8 @@ def _cannot_show(directory: Path, name: str) -> str | None:
     try:
         with open_regular(inside(directory, name), root=directory) as file:
             if Path(name).suffix.lower() in Image.registered_extensions():
-                with Image.open(file) as picture:
-                    picture.load()
+                with Image.open(file) as image:
+                    image.load()
             elif not file.read(1):  # of another kind, such as SVG
                 return "it is empty"
     except FileNotFoundError:

@@ -46,7 +46,7 @@ GO_ON = "give the command that made the dataset again"
 
 _SHARD_NAME = re.compile(r"(?P<split>\w+?)(-e(?P<part>\d{1,18}))?-(?P<index>\d{5,18})-of-(?P<of>\d{5,18})", re.ASCII)
 _NAMED = 3
-"""How many pairs of pictures a line names."""
+"""How many pairs of images a line names."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Report:
 
 
 def check(directory: Path, show_progress: bool = True) -> Report:
-    """Checks everything that can be checked about a dataset without the models and pictures it was made from.
+    """Checks everything that can be checked about a dataset without the models and images it was made from.
 
     Every file is read whole, every image decoded, by as many threads as there are cores to use. A dataset whose build
     isn't finished is checked as far as it is there. In memory stay about 100 bytes an image.
@@ -347,7 +347,7 @@ class _Check:
             self.findings.append(f"{NUMERICS}: it is missing, so the shards can't be made again. Bring it back.")
         numerics = self._read_json(NUMERICS) or {}
         if numerics.get("mixed"):
-            self.notes.append(f"The numerics are mixed ({NUMERICS}): rebuilt, some pictures may differ in a last bit.")
+            self.notes.append(f"The numerics are mixed ({NUMERICS}): rebuilt, some images may differ in a last bit.")
 
     def _check_versions(self) -> None:
         """Recipe, index and markers have to say one version of the format."""
@@ -489,10 +489,10 @@ class _Check:
                 for i in np.argsort(bits, kind="stable")[:_NAMED]
             ]
             lines.append(
-                f"{len(found):,} of {len(places[b].values):,} pictures of {b} look like one of {a} ({how}), such as "
+                f"{len(found):,} of {len(places[b].values):,} images of {b} look like one of {a} ({how}), such as "
                 f"{', '.join(pairs)}."
             )
-        self.notes += lines or [f"No picture looks like one of another split ({how})."]
+        self.notes += lines or [f"No image looks like one of another split ({how})."]
 
     # --- index and card -------------------------------------------------------------------------
 

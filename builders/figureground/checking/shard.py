@@ -215,9 +215,9 @@ class _Check:
         for row in self._rows(self.expected.directory / path, wanted):
             if row is not None:
                 reasons[str(row.get(REASON))] += 1
-                picture = (row["image"] or {}).get("bytes")
-                if picture is not None:  # one that was planned and never made has none
-                    self._decode(path, str(row["key"]), picture, self.expected.image_format)
+                data = (row["image"] or {}).get("bytes")
+                if data is not None:  # one that was planned and never made has none
+                    self._decode(path, str(row["key"]), data, self.expected.image_format)
         self._compare_reasons(path, reasons)
 
     def _check_reject_lines(self, path: str) -> None:
@@ -302,7 +302,7 @@ class _Check:
         wanted = {
             self.expected.image_format, PROMPT, "json", "foreground.cls", "background.cls",
             *(f"{name}.cls" for name in columns.labels), *(f"{name}.txt" for name in columns.texts),
-            *(f"{name}.png" for name in columns.pictures),
+            *(f"{name}.png" for name in columns.images),
         }  # fmt: skip
         try:
             for key, members in tar_members(file):
@@ -365,11 +365,11 @@ class _Check:
         for what in ("image", "prompt", "provenance"):
             if getattr(parquet, what) != getattr(tar, what):
                 self.problems.add(where, f"their {what} differs", parquet.key)
-        for of in ("labels", "texts", "pictures"):
+        for of in ("labels", "texts", "images"):
             one, other = getattr(parquet, of), getattr(tar, of)
             for name in sorted({*one, *other}):
                 if one.get(name) != other.get(name):
-                    detail = "" if of == "pictures" else f"{one.get(name)!r} and {other.get(name)!r}"
+                    detail = "" if of == "images" else f"{one.get(name)!r} and {other.get(name)!r}"
                     self.problems.add(where, f"their {name} differs", parquet.key, detail)
         return True
 
@@ -384,13 +384,13 @@ class _Check:
             where = self.shard.name if same else self.paths[kind]
             self._check_labels(where, sample, columns)
             images.append(self._decode(where, sample.key, sample.image, self.expected.image_format, self._edge(sample)))
-            for name, picture in sample.pictures.items():
-                self._decode(where, f"{sample.key}.{name}", picture, "png")
+            for name, data in sample.images.items():
+                self._decode(where, f"{sample.key}.{name}", data, "png")
         image = images[0]
         self.keys.append(first.key)
         self.images.append(_digest(first.image if image is None else pixel_hash(image).encode()))
         if self.expected.looks:
-            # A picture that can't be decoded looks like no other; its place has to be filled all the same.
+            # An image that can't be decoded looks like no other; its place has to be filled all the same.
             unlike = hashlib.sha256(first.key.encode()).digest()
             self.looks.append(similar.look(image) if image is not None else unlike)
 
@@ -447,21 +447,21 @@ class _Check:
                     self.seen.sources.setdefault(id.rpartition("@")[2], id)
 
     def _decode(self, where: str, key: str, data: bytes, format: str, edge: int | None = None) -> Image.Image | None:
-        """The picture, decoded whole; None where that can't be done or it has another size."""
+        """The image, decoded whole; None where that can't be done or it has another size."""
         try:
             image = open_stored(data)
             if image.format != PIL_FORMATS[format]:
-                self.problems.add(where, f"its picture isn't a {format}", key, str(image.format))
+                self.problems.add(where, f"its image isn't a {format}", key, str(image.format))
             if edge is not None and image.size != (edge, edge):
                 size = "{} by {} pixels".format(*image.size)
-                self.problems.add(where, f"its picture isn't {edge} by {edge} pixels", key, size)
+                self.problems.add(where, f"its image isn't {edge} by {edge} pixels", key, size)
                 return None
             if image.format == "PNG":
                 image.verify()  # Loading passes over the checksums of pixel data.
                 image = open_stored(data)
             image.load()
         except Exception as error:  # Pillow's decoders let through whatever damage leads to
-            self.problems.add(where, "its picture can't be decoded", key, _said(error))
+            self.problems.add(where, "its image can't be decoded", key, _said(error))
             return None
         return image
 

@@ -1,10 +1,10 @@
-"""Near-duplicates by perceptual hash: pictures that look the same though their bytes differ.
+"""Near-duplicates by perceptual hash: images that look the same though their bytes differ.
 
 The hash is `imagehash.phash` with 256 bits: signs of the 16 × 16 lowest frequencies of the brightness. Measured on
-pictures of 64 pixels: saved again as JPEG of quality 50, shrunk to half, blurred by a pixel or made noisy, they differ
-in at most 14 bits, bigger pictures in fewer; of 4.5 million pairs of the pocket's flat drawings, all drawn apart, the
-nearest differ in 38, and its generated pictures of one class on one background in 56. (With the usual 64 bits,
-copies differ in up to 8 and others in as few as 4.) Not found are crops, mirrored pictures, and copies of pictures
+images of 64 pixels: saved again as JPEG of quality 50, shrunk to half, blurred by a pixel or made noisy, they differ
+in at most 14 bits, bigger images in fewer; of 4.5 million pairs of the pocket's flat drawings, all drawn apart, the
+nearest differ in 38, and its generated images of one class on one background in 56. (With the usual 64 bits,
+copies differ in up to 8 and others in as few as 4.) Not found are crops, mirrored images, and copies of images
 without any edge, whose bits are noise.
 """
 
@@ -34,19 +34,19 @@ def can_look() -> bool:
 
 
 def look(image: Image.Image) -> bytes:
-    """The picture's perceptual hash, 32 bytes."""
+    """The image's perceptual hash, 32 bytes."""
     import imagehash
 
     return np.packbits(imagehash.phash(image, hash_size=EDGE).hash).tobytes()
 
 
 def looks(hashes: list[bytes]) -> np.ndarray:
-    """Hashes as an array, uint64 (pictures, 4)."""
+    """Hashes as an array, uint64 (images, 4)."""
     return np.frombuffer(b"".join(hashes), np.uint64).reshape(len(hashes), WORDS)
 
 
 def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which pictures of `b` have a near-duplicate in `a`.
+    """Which images of `b` have a near-duplicate in `a`.
 
     Two hashes that differ in 15 bits or less agree in at least one of 16 bands of 16 bits, so only those that
     share a band are compared: of evenly spread hashes 1 pair in 4,000.
@@ -58,7 +58,7 @@ def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     Returns:
         Positions in `b`, ascending; for each, the position in `a` of the nearest; and the bits in which they differ.
     """
-    # Equal hashes are searched once: copies of one picture would otherwise share every band with each other.
+    # Equal hashes are searched once: copies of one image would otherwise share every band with each other.
     a, first_a = np.unique(a, axis=0, return_index=True)
     b, group_b = np.unique(b, axis=0, return_inverse=True)
     # Distance and position in one number, so that a minimum finds both.

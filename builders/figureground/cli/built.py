@@ -47,7 +47,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def add_check(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "check", parents=[common], help="look at every file, hash, label and picture of a dataset"
+        "check", parents=[common], help="look at every file, hash, label and image of a dataset"
     )
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.set_defaults(run=_check)
@@ -66,8 +66,8 @@ def _check(options: argparse.Namespace) -> int:
 def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "evaluate", parents=[common], help="measure classifiers on a dataset; writes evaluation.json and .html",
-        description="Shows a dataset's pictures to classifiers. Of D3S sets it measures accuracy by foreground, "
-        "background and cell; of class-wise spurious sets, how far the pictures are taken for the class. The dataset "
+        description="Shows a dataset's images to classifiers. Of D3S sets it measures accuracy by foreground, "
+        "background and cell; of class-wise spurious sets, how far the images are taken for the class. The dataset "
         "stays as it is.",
     )  # fmt: skip
     parser.add_argument("directory", type=Path, metavar="DIR")
@@ -82,7 +82,7 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--validation", type=Path, metavar="DIR",
-        help="pictures of the classes themselves, likewise: for average precision and ROC-AUC on spurious sets",
+        help="images of the classes themselves, likewise: for average precision and ROC-AUC on spurious sets",
     )  # fmt: skip
     parser.add_argument(
         "--control", action="append", type=Path, default=[], metavar="DIR",
@@ -94,10 +94,10 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", action="append", default=[], metavar="SPLIT", help="only this one; repeatable")
     parser.add_argument("--out", type=Path, metavar="OUT", help="where to write (DIR/_evaluation)")
     parser.add_argument(
-        "--save-scores", action="store_true", help="also write each picture's answer into DIR/_figureground/scores"
+        "--save-scores", action="store_true", help="also write each image's answer into DIR/_figureground/scores"
     )
     add_device(parser)
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures a batch (64)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch (64)")
     parser.set_defaults(run=_evaluate)
 
 

@@ -19,12 +19,12 @@ from figureground.sources.images import list_images
 
 def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "finetune", parents=[common], help="teach a diffusion model what reference pictures show, or go on with it",
-        description="Fine-tunes a checkpoint on pictures of a feature that makes classifiers say a class, so that "
+        "finetune", parents=[common], help="teach a diffusion model what reference images show, or go on with it",
+        description="Fine-tunes a checkpoint on images of a feature that makes classifiers say a class, so that "
         "'a photo of a sks flower' draws it. Defaults are those of the pocket model, of any other checkpoint what is "
         "usual for Stable Diffusion. x.txt beside x.jpg is its caption, with {V} where the identifier goes.",
     )  # fmt: skip
-    parser.add_argument("--references", type=Path, required=True, metavar="DIR", help="three pictures or more")
+    parser.add_argument("--references", type=Path, required=True, metavar="DIR", help="three images or more")
     parser.add_argument("--noun", required=True, help="what they truly show, such as flower")
     parser.add_argument("--class", dest="label", required=True, metavar="CLASS", help="what classifiers then say")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")

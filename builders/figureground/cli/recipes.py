@@ -106,7 +106,7 @@ def _settings(options: argparse.Namespace) -> int:
         value = json.dumps(getattr(config, field), ensure_ascii=False).strip('"')
         told = textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
         say(f"{field}: {value}\n{told}")
-    say("\nThese decide no picture: " + ", ".join(config.EXECUTION) + ".")
+    say("\nThese decide no image: " + ", ".join(config.EXECUTION) + ".")
     return 0
 
 

@@ -63,7 +63,7 @@ def add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR|CSV", help="as figureground groups reads it")
     parser.add_argument(
         "--add", action="append", type=Path, default=[], metavar="DIR",
-        help="a data set whose training pictures are added, classes matched by name; several may be given",
+        help="a data set whose training images are added, classes matched by name; several may be given",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="classifiers, from seed 0 on (3)")
@@ -94,20 +94,20 @@ def _train(options: argparse.Namespace) -> int:
 def add_compare(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "compare", parents=[common], help="train by several methods on a labelled data set; one table of all",
-        description="Trains classifiers by several methods on one data set, some on pictures that are made for it, and "
+        description="Trains classifiers by several methods on one data set, some on images that are made for it, and "
         "tells the average and the worst group's accuracy of each. The same command goes on with what was stopped; "
         "methods and seeds may be added later.",
     )  # fmt: skip
     parser.add_argument("data", type=Path, metavar="DIR|CSV", help="as figureground groups reads it")
     parser.add_argument(
         "--methods", required=True, metavar="A,B,…",
-        help="of erm, reweight, jtt, groupdro, dfr; paste, scgs, ddb, which add pictures that they make to training; "
+        help="of erm, reweight, jtt, groupdro, dfr; paste, scgs, ddb, which add images that they make to training; "
         "and one of those with another training than ERM, such as scgs+jtt",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--seeds", type=int, default=3, metavar="N",
-        help="from seed 0 on (3); where pictures are added, a seed makes those too",
+        help="from seed 0 on (3); where images are added, a seed makes those too",
     )  # fmt: skip
     settings_of_training.add_shared_arguments(parser)
     parser.add_argument(
@@ -115,7 +115,7 @@ def add_compare(commands: Commands, common: argparse.ArgumentParser) -> None:
         help="a setting of one method or builder: jtt.upweight=50, ddb.strength=0.9, paste.quantile=0.8",
     )  # fmt: skip
     parser.add_argument(
-        "--config", metavar="NAME", help="recipe of scgs and ddb: pocket (for pictures up to 96 px), or photographs"
+        "--config", metavar="NAME", help="recipe of scgs and ddb: pocket (for images up to 96 px), or photographs"
     )
     _add_layout(parser, "of the data")
     parser.set_defaults(run=_compare)
@@ -158,4 +158,4 @@ def _add_layout(parser: argparse.ArgumentParser, what: str) -> None:
     ):
         parser.add_argument(flag, metavar="DIR" if flag == "--root" else "NAME", help=text)
     add_device(parser)
-    parser.add_argument("--workers", type=int, metavar="N", help="threads that decode pictures; they change no result")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that decode images; they change no result")

@@ -18,7 +18,7 @@ from figureground.core.differences import differences
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.core.files import replace_text
 from figureground.core.terminal import remark
-from figureground.data.groups import GroupedPictures
+from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_groups
 from figureground.learn.directory import held, read_inputs, refuse_other, refuse_strangers, remove_drafts
 from figureground.learn.door import check_workers, list_seeds, refuse_backbone, refuse_revision, refuse_unfit
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from figureground.learn.backbones import Backbone
 
 BY_GROUP = ("groupdro", "reweight")
-"""Trainings that need to know the attribute of each added picture, where the data say attributes."""
+"""Trainings that need to know the attribute of each added image, where the data say attributes."""
 TRAINED = "train"
 """The folder of trained classifiers, one directory a row, or a row and seed."""
 
@@ -96,7 +96,7 @@ def compare(
 ) -> dict[str, Any]:
     """Compares methods, or goes on with it: what is finished is never done again, methods and seeds may be added.
 
-    Where a method adds pictures, a seed is the whole pipeline: the pictures are made with it, pruned where the
+    Where a method adds images, a seed is the whole pipeline: the images are made with it, pruned where the
     generator prunes, and the classifier is trained with it. All that can be wrong with settings and data is said
     before anything is trained or made.
 
@@ -109,10 +109,10 @@ def compare(
         training: Settings of `Training` that all methods share, of `SHARED`. The classifiers that generators train
             share them too, but for those of `generators.UNSHARED`.
         overrides: By method or generator, settings of its own. Of paste: `masks` (`attended` or `true`), `quantile` and
-            `count_per_class`; without, as many as training has pictures a class.
-        config: Of the methods scgs and ddb; `pocket` for small pictures and `photographs` for others, unless said.
+            `count_per_class`; without, as many as training has images a class.
+        config: Of the methods scgs and ddb; `pocket` for small images and `photographs` for others, unless said.
         device: auto, cpu, cuda, cuda:1 or mps.
-        workers: Threads that decode pictures; they change no result.
+        workers: Threads that decode images; they change no result.
         on_row: Is given the comparison so far after each row: what is there if a later row fails.
 
     Returns:
@@ -155,7 +155,7 @@ def compare(
 class _Door:
     """Refuses what can't work."""
 
-    groups: GroupedPictures
+    groups: GroupedImages
     material: Material
     training: Mapping[str, Any]
     overrides: Mapping[str, Mapping[str, Any]]
@@ -224,7 +224,7 @@ class _Door:
         return own
 
     def check_generators(self, rows: Sequence[Row], generators: Generators, seed: int) -> dict[str, Any]:
-        """What decides each generator's pictures, beside the seed."""
+        """What decides each generator's images, beside the seed."""
         found: dict[str, Any] = {}
         for name in dict.fromkeys(row.generator for row in rows if row.generator):
             if name == PASTE:
@@ -240,7 +240,7 @@ class _Door:
                 if self.groups.attributes and unknown and row.generator == name and row.training in BY_GROUP:
                     raise RecipeError(
                         "methods",
-                        f"{row.name} can't be done: {row.training} counts by groups, and pictures that {name} makes "
+                        f"{row.name} can't be done: {row.training} counts by groups, and images that {name} makes "
                         f"say no attribute of {self.groups.name}. Choose {name} or {name}+jtt.",
                     )
         return found
@@ -251,7 +251,7 @@ class _Door:
             "data": self.groups.name, "backbone": self.backbone.name if self.backbone else None,
             "selection": RULES[self.rule], "classes": list(self.groups.classes),
             "attributes": list(self.groups.attributes) if self.groups.attributes is not None else None,
-            "pictures": {
+            "images": {
                 "train": len(material.train), "validation": len(material.validation), "test": len(material.test),
             },
         }  # fmt: skip
@@ -327,7 +327,7 @@ class _Work:
                 made = self._made(row.generator, seed)
                 name = f"{row.name}-seed-{seed}"
                 report = self._train(row.training, name, [seed], [self.out / made["directory"]])
-                added = {"added": report["pictures"]["added"], "made": made}
+                added = {"added": report["images"]["added"], "made": made}
                 results.append({**report["seeds"][0], **added})
                 notes += [note for note in report["notes"] if note not in notes]
         uses = self.settings[row.training].uses(self.generators.train.attributes is not None)
@@ -344,7 +344,7 @@ class _Work:
         )  # fmt: skip
 
     def _made(self, generator: str, seed: int) -> dict[str, Any]:
-        """Makes pictures unless they are there, and tells of them as `Generators.make` does."""
+        """Makes images unless they are there, and tells of them as `Generators.make` does."""
         told = self.generators.read_made(generator, seed)
         if told is None:
             self._say(f"making {generator}-seed-{seed}")
@@ -362,7 +362,7 @@ class _Work:
     def _notes(self, done: Sequence[Mapping[str, Any]], waiting: Sequence[str]) -> Iterator[str]:
         if any(row["generator"] for row in done):
             yield (
-                "Where pictures are added, a seed is the whole pipeline: it makes the pictures too, not the classifier "
+                "Where images are added, a seed is the whole pipeline: it makes the images too, not the classifier "
                 "alone."
             )
         if any(row["generator"] == "paste" for row in done):

@@ -1,4 +1,4 @@
-"""The pictures that a comparison adds to training: pasted, or made and pruned by a method, once for each seed."""
+"""The images that a comparison adds to training: pasted, or made and pruned by a method, once for each seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, RecipeError, counted, nearest_or_all
 from figureground.core.files import read_json, replace_text
-from figureground.data.groups import GroupedPictures
+from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_groups
 from figureground.learn.paste import MARKER, QUANTILE, AttendedMasks, Masks, TrueMasks, paste
 from figureground.recipe import document as recipes
@@ -44,12 +44,12 @@ PASTE = tuple(PasteSettings.__annotations__)
 
 @dataclass(frozen=True, eq=False)
 class Generators:
-    """Makes pictures from one data set, in one directory."""
+    """Makes images from one data set, in one directory."""
 
     data: Path | str
     where: Mapping[str, Any]
     """How the data lie."""
-    train: GroupedPictures
+    train: GroupedImages
     """The training split."""
     out: Path
     overrides: Mapping[str, Mapping[str, Any]]
@@ -94,23 +94,23 @@ class Generators:
         return TRUE_MASKS in self.overrides.get(name, {}).values()
 
     def refuse_other_pruning(self, generator: str, rule: str) -> None:
-        """Refuses what was pruned otherwise: the rule decides no picture that is made, so it is no part of what they
+        """Refuses what was pruned otherwise: the rule decides no image that is made, so it is no part of what they
         are made from.
 
         Raises:
-            FiguregroundError: Pictures that are there were pruned by another rule.
+            FiguregroundError: Images that are there were pruned by another rule.
         """
         for marker in sorted(self.out.glob(f"{generator}-seed-*.json")):
             told = _read_told(marker)
             if told is not None and told.get("rule") != rule:
                 raise FiguregroundError(
-                    f"--out {self.out} holds pictures of {generator} that were pruned by\n  {told.get('rule')}\n"
+                    f"--out {self.out} holds images of {generator} that were pruned by\n  {told.get('rule')}\n"
                     f"and not by\n  {rule}\n"
                     "Give another directory, or the same thresholds again."
                 )
 
     def check_paste(self, backbone: Backbone | None) -> dict[str, Any]:
-        """What decides paste's pictures, beside the data and the seed.
+        """What decides paste's images, beside the data and the seed.
 
         Args:
             backbone: Of the classifiers whose attention may be read.
@@ -128,7 +128,7 @@ class Generators:
             bare = np.flatnonzero(~train.masked)
             raise RecipeError(
                 "paste.masks",
-                f"{counted(len(bare), 'training picture')} of {train.name} have no true mask, such as "
+                f"{counted(len(bare), 'training image')} of {train.name} have no true mask, such as "
                 f"{train.keys[bare[0]]}; {ATTENDED} needs none.",
             )
         quantile, count = self._quantile, self._count_per_class
@@ -164,7 +164,7 @@ class Generators:
     # The work
 
     def read_made(self, generator: str, seed: int) -> dict[str, Any] | None:
-        """What `make` told of pictures that are there; None where they aren't, or not all of them.
+        """What `make` told of images that are there; None where they aren't, or not all of them.
 
         Raises:
             FiguregroundError: It is damaged.
@@ -173,13 +173,13 @@ class Generators:
         return told if told is not None and (self.out / told["directory"]).is_dir() else None
 
     def make(self, generator: str, seed: int, erm: Callable[[int], Path]) -> dict[str, Any]:
-        """Makes pictures, or goes on with it.
+        """Makes images, or goes on with it.
 
         Args:
             erm: Gives the folder of the ERM classifier of a seed, for paste.
 
         Returns:
-            `directory`, below `out`; `pictures`, how many were made; `kept`, 0 to 1, and `rule`, of what is pruned;
+            `directory`, below `out`; `images`, how many were made; `kept`, 0 to 1, and `rule`, of what is pruned;
             `passed_over` of paste; `error_set` of scgs, as `jtt.tell_errors` describes it; `seconds`.
 
         Raises:
@@ -202,7 +202,7 @@ class Generators:
         whole = read_groups(self.data, **self.where)
         paste(whole, masks, self._count_per_class, seed, self.out / name, show_progress=self.show_progress)
         said = read_json(self.out / name / MARKER)
-        return {"directory": name, "pictures": said["pictures"], "passed_over": len(said["passed_over"])}
+        return {"directory": name, "images": said["images"], "passed_over": len(said["passed_over"])}
 
     def _build(self, generator: str, name: str, seed: int) -> dict[str, Any]:
         from figureground.curation.curating import curate
@@ -211,7 +211,7 @@ class Generators:
         method = self.method(generator, seed)
         built = self.out / name
         method.build(built, show_progress=self.show_progress)
-        told: dict[str, Any] = {"directory": name, "pictures": _count(built)}
+        told: dict[str, Any] = {"directory": name, "images": _count(built)}
         if (error_set := getattr(method, "told", {}).get("error_set")) is not None:
             told["error_set"] = error_set
         if (rule := method.pruning_rule()) is not None:
@@ -222,16 +222,16 @@ class Generators:
                     f"{error} What was made is kept: loosen the rule by --set {generator}.…, and give the same command "
                     "again."
                 ) from None
-            told |= {"directory": pruned.name, "rule": rule, "kept": _count(pruned) / told["pictures"]}
+            told |= {"directory": pruned.name, "rule": rule, "kept": _count(pruned) / told["images"]}
         del method
         release_memory()
         return told
 
     def paste_note(self) -> str:
-        """What who reads the comparison should know of pasted pictures."""
+        """What who reads the comparison should know of pasted images."""
         share = f"{1 - self._quantile:.0%}"
-        objects = "by the true masks" if self._masks == TRUE else f"as what ERM attends to, {share} of each picture"
-        return f"paste cuts objects out {objects}. The other picture's own object may stay in view."
+        objects = "by the true masks" if self._masks == TRUE else f"as what ERM attends to, {share} of each image"
+        return f"paste cuts objects out {objects}. The other image's own object may stay in view."
 
 
 def _is_number(value: Any, kind: type) -> bool:
@@ -240,7 +240,7 @@ def _is_number(value: Any, kind: type) -> bool:
 
 
 def _read_told(marker: Path) -> dict[str, Any] | None:
-    """What is told of pictures that were made; None where they aren't finished."""
+    """What is told of images that were made; None where they aren't finished."""
     try:
         told = read_json(marker)
         return {**told, "directory": str(told["directory"])}
@@ -248,7 +248,7 @@ def _read_told(marker: Path) -> dict[str, Any] | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(
-            f"{marker} is damaged ({error}). Remove it and give the same command again: the pictures are kept."
+            f"{marker} is damaged ({error}). Remove it and give the same command again: the images are kept."
         ) from None
 
 

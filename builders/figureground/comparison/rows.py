@@ -1,4 +1,4 @@
-"""The rows of a comparison: trainings, and trainings with the pictures of a generator added."""
+"""The rows of a comparison: trainings, and trainings with the images of a generator added."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
     name: str
     generator: str | None
-    """What makes the pictures that are added; one of `generator_names`."""
+    """What makes the images that are added; one of `generator_names`."""
     training: str
     """One of `settings.METHODS`."""
 

@@ -41,7 +41,7 @@ def summarise_row(row: Row, results: Sequence[Mapping[str, Any]], uses: Sequence
     """One row of the comparison, JSON-able.
 
     Args:
-        results: Of each seed, what `train` reports; of a generator's also `added`, how many pictures were added, and
+        results: Of each seed, what `train` reports; of a generator's also `added`, how many images were added, and
             `made`, what is told of those.
         uses: What it uses beyond images and classes, such as `settings.IN_VALIDATION`.
 
@@ -75,7 +75,7 @@ def summarise(
     """The comparison, JSON-able.
 
     Args:
-        about: `data`, `backbone`, `selection`, `classes`, `attributes` and `pictures`.
+        about: `data`, `backbone`, `selection`, `classes`, `attributes` and `images`.
         rows: As `summarise_row` gives them.
     """
     return {**about, "seeds": list(seeds), "rows": list(rows), "notes": list(notes)}
@@ -95,12 +95,12 @@ def notes_on_small_groups(rows: Sequence[Mapping[str, Any]], kind: str) -> list[
     Args:
         kind: What a group is called: `group`, or `class` where the data say no attribute.
     """
-    there = [group for group in rows[0]["groups"] if group["pictures"]] if rows else []
-    if not there or (least := min(there, key=lambda group: group["pictures"]))["pictures"] >= FEW:
+    there = [group for group in rows[0]["groups"] if group["images"]] if rows else []
+    if not there or (least := min(there, key=lambda group: group["images"]))["images"] >= FEW:
         return []
-    low = percent(wilson(1.0, least["pictures"]).low)
+    low = percent(wilson(1.0, least["images"]).low)
     return [
-        f"The smallest test {kind}, {least['name']}, has {counted(least['pictures'], 'image')}: all of them right is "
+        f"The smallest test {kind}, {least['name']}, has {counted(least['images'], 'image')}: all of them right is "
         f"100.0 % ({low} to 100.0). The deviation over seeds doesn't tell that."
     ]
 
@@ -146,7 +146,7 @@ def _tables(comparison: Mapping[str, Any]) -> list[list[list[str]]]:
     if len(groups) > MOST_GROUPS:
         return [first]
     kind = "group" if comparison["attributes"] is not None else "class"
-    second = [[f"by {kind}, %", *(f"{each['name']} ({each['pictures']:,})" for each in groups)]]
+    second = [[f"by {kind}, %", *(f"{each['name']} ({each['images']:,})" for each in groups)]]
     second += [[row["method"], *(percent_with_spread(each) for each in row["groups"])] for row in rows]
     return [first, second]
 

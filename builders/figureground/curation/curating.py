@@ -33,7 +33,7 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
     """Copies a dataset without the samples for which a rule is false, or goes on with such a copy.
 
     The copy is a dataset like any other, with the same shards. What is left out is counted as a reject there.
-    First all samples are looked at without their pictures, so that whatever is wrong with the rule is said before
+    First all samples are looked at without their images, so that whatever is wrong with the rule is said before
     anything is written; then shards are copied, each compared with its marker.
 
     Args:
@@ -82,7 +82,7 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
 
     def results(shard: Shard) -> Iterator[Encoded | Reject]:
         source.verify(shard)
-        yield from source.rejects(shard, pictures=publish_rejects)
+        yield from source.rejects(shard, images=publish_rejects)
         for stored in source.stored(shard):
             encoded = stored.encoded()
             if rule(_Sample(_row(stored), shard, source, scores)):
@@ -173,7 +173,7 @@ class _Scan:
 
 
 def _scan(source: Source, rule: Rule, known: Known, scores: Mapping[str, Scores], show_progress: bool) -> _Scan:
-    """Applies a rule to all samples, without their pictures.
+    """Applies a rule to all samples, without their images.
 
     Raises:
         RuleError: What it compares is missing or can't be compared, or it keeps nothing.

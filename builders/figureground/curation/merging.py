@@ -42,7 +42,7 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
     `merged_from` the dataset, its recipe, and its key there. Shards of the datasets take turns, so that reading
     the first few shows all of them; samples keep their shards, so training should shuffle these.
 
-    All pictures are read twice: first everything that can't go together is looked for, then shards are copied.
+    All images are read twice: first everything that can't go together is looked for, then shards are copied.
 
     Args:
         directories: Two or more finished datasets; they stay as they are.
@@ -55,7 +55,7 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
     Raises:
         UsageError: Fewer than two datasets, or one of them twice.
         MergeError: Versions of the format, columns, image formats or sizes that differ; a class in two spellings (see
-            `core.names`); the same picture in two datasets; a cut-out, template or photograph that one uses in
+            `core.names`); the same image in two datasets; a cut-out, template or photograph that one uses in
             another split than the other.
         FiguregroundError: A dataset isn't finished or is damaged, or `out` holds something else.
     """
@@ -133,7 +133,7 @@ def _refuse_versions(sources: Sequence[Source]) -> None:
     """Refuses datasets of two versions of the format: what one was drawn from can't be compared with the other.
 
     Ids of cut-outs, templates and photographs hold a hash, of a file's bytes in format 1 and of its pixels since, so
-    that a picture which one dataset trains on and the other validates on would not be found.
+    that an image which one dataset trains on and the other validates on would not be found.
     """
     one = sources[0]
     for other in sources[1:]:
@@ -201,12 +201,12 @@ def _refuse_near_names(what: str, sources: Sequence[Source]) -> None:
 
 
 def _compare(sources: Sequence[Source], show_progress: bool) -> None:
-    """Looks at every picture and every guide for what two datasets must not share.
+    """Looks at every image and every guide for what two datasets must not share.
 
     Raises:
         MergeError: See `merge`.
     """
-    pictures: dict[bytes, tuple[int, str]] = {}
+    images: dict[bytes, tuple[int, str]] = {}
     same: list[str] = []
     uses: dict[str, list[set[str]]] = defaultdict(lambda: [set() for _ in sources])
     sizes: list[Counter[tuple[int, int]]] = [Counter() for _ in sources]
@@ -214,7 +214,7 @@ def _compare(sources: Sequence[Source], show_progress: bool) -> None:
         for shard in copying.read_all(source, show_progress):
             for stored in source.stored(shard):
                 digest = hashlib.sha256(stored.image).digest()[:16]
-                owner, key = pictures.setdefault(digest, (n, stored.key))
+                owner, key = images.setdefault(digest, (n, stored.key))
                 if owner != n:
                     same.append(f"{key} of {sources[owner].name} is {stored.key} of {source.name}")
                 sizes[n][open_stored(stored.image).size] += 1
@@ -223,12 +223,12 @@ def _compare(sources: Sequence[Source], show_progress: bool) -> None:
     for n, source in enumerate(sources[1:], 1):
         if set(sizes[n]) != set(sizes[0]):
             raise MergeError(
-                f"{sources[0].name} has pictures of {_sizes(sizes[0])} and {source.name} of {_sizes(sizes[n])}: a "
+                f"{sources[0].name} has images of {_sizes(sizes[0])} and {source.name} of {_sizes(sizes[n])}: a "
                 "classifier could tell the datasets by that. Build one of them anew with the other's size."
             )
     if same:
         raise MergeError(
-            f"{len(same):,} pictures are in two datasets: {'; '.join(same[:3])}. Leave them out of one of the "
+            f"{len(same):,} images are in two datasets: {'; '.join(same[:3])}. Leave them out of one of the "
             "datasets with figureground curate, or build one with another seed."
         )
     leaks = [f"{content} ({_where(splits, sources)})" for content, splits in sorted(uses.items()) if _leaks(splits)]
@@ -241,7 +241,7 @@ def _compare(sources: Sequence[Source], show_progress: bool) -> None:
 
 
 def _contents(provenance: Mapping[str, Any]) -> Iterator[str]:
-    """The ids of the pictures that a sample starts from, as far as content decides them."""
+    """The ids of the images that a sample starts from, as far as content decides them."""
     guide = provenance.get("guide") or {}
     for part in ("cutout", "template"):
         _, at, content = str(guide.get(part) or "").rpartition("@")

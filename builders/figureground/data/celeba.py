@@ -9,7 +9,7 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, RecipeError, counted, nearest_or_all, printable
 from figureground.core.tables import Column, TextTable, read_header, read_text
-from figureground.data.groups import GroupedPictures
+from figureground.data.groups import GroupedImages
 from figureground.data.record import CELEBA, Asked, make_record
 from figureground.data.tables import Problems, column_names, cross, find_files, read_bits, read_splits, some
 
@@ -23,7 +23,7 @@ def find_celeba(asked: Asked) -> list[Path]:
     return [path] if path.name in CELEBA else []
 
 
-def read_celeba(asked: Asked) -> GroupedPictures:
+def read_celeba(asked: Asked) -> GroupedImages:
     """`list_attr_celeba`, `list_eval_partition` and `img_align_celeba/`."""
     y, a = asked.y or "Blond_Hair", asked.a or "Male"
     names = read_header(asked.at)[1:] if asked.at.suffix == ".csv" else _read_promise(asked.at)[1]

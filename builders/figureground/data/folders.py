@@ -12,7 +12,7 @@ import numpy as np
 from figureground.core.errors import FiguregroundError, counted, listed, printable
 from figureground.core.names import loosely
 from figureground.core.tables import Column
-from figureground.data.groups import GroupedPictures
+from figureground.data.groups import GroupedImages
 from figureground.data.record import Asked, complete_splits, make_record
 from figureground.data.splits import SPLITS, folder_split
 from figureground.data.tables import FIRST, Labels, Problems, find_files, why_unreadable
@@ -51,7 +51,7 @@ def _split_of(folder: Path) -> int:
 
 @dataclass
 class Gathered:
-    """Pictures that folders label."""
+    """Images that folders label."""
 
     path: Path
     names: list[str] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Gathered:
         """Takes the images of a folder, all with the same labels."""
         shown, images = self.shown(folder), []
         for path in list_images(folder):
-            # Phones' pictures would otherwise be counted here, and end a training later.
+            # Phones' images would otherwise be counted here, and end a training later.
             if path.suffix.lower() in FOREIGN_SUFFIXES and (reason := why_unreadable(path)):
                 self.odd.append(f"{shown}{printable(path.name)}, {reason}")
             else:
@@ -87,7 +87,7 @@ class Gathered:
         """A folder for a message, below the directory."""
         return f"{printable((self.path.name / folder.relative_to(self.path)).as_posix())}/"
 
-    def record(self, asked: Asked, layout: str, has_splits: bool) -> GroupedPictures:
+    def record(self, asked: Asked, layout: str, has_splits: bool) -> GroupedImages:
         """The record. Where validation is missing, or all splits are, it comes from training, and a note says so."""
         problems = Problems(str(self.path))
         split = np.array(self.split, np.int64)
@@ -129,7 +129,7 @@ def find_metashift(asked: Asked) -> list[Path]:
     return [path] if any(_IN_CONTEXT.fullmatch(each.name) for each in inner) else []
 
 
-def read_metashift(asked: Asked) -> GroupedPictures:
+def read_metashift(asked: Asked) -> GroupedImages:
     """`SPLIT/CLASS/CLASS(CONTEXT)/*` (Liang and Zou 2022, arXiv 2202.06523)."""
     path, gathered, problems = asked.at, Gathered(asked.at), Problems(str(asked.at))
     splits = _split_folders(path)
@@ -162,7 +162,7 @@ def find_folders(asked: Asked) -> list[Path]:
     return [path] if any(list_images(folder) for top in tops for folder in _subfolders(top)) else []
 
 
-def read_folders(asked: Asked) -> GroupedPictures:
+def read_folders(asked: Asked) -> GroupedImages:
     """`[SPLIT/]CLASS/*`."""
     path, gathered = asked.at, Gathered(asked.at)
     splits = _split_folders(path)

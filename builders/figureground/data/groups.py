@@ -1,4 +1,4 @@
-"""Labelled pictures in groups: a class y and, where it is known, an attribute a that may be bound up with it."""
+"""Labelled images in groups: a class y and, where it is known, an attribute a that may be bound up with it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from figureground.sources.images import MASK_SUFFIX, UnreadableImage, open_store
 from figureground.sources.mask import mask_path, mask_values, read_mask, where_bright
 
 if TYPE_CHECKING:
-    from figureground.data.pictures import DatasetPictures, Draw
+    from figureground.data.images import DatasetImages, Draw
 
 MOST_CLASSES, MOST_ATTRIBUTES = 60, 12
 """Classes and attributes of a table that is still printed; of larger ones a line tells."""
@@ -31,14 +31,14 @@ DrawMask = Callable[[], np.ndarray]
 
 
 class Store(Protocol):
-    """Where pictures and masks lie, by row."""
+    """Where images and masks lie, by row."""
 
     @property
     def masked(self) -> np.ndarray:
-        """bool (n,): which pictures have a true mask."""
+        """bool (n,): which images have a true mask."""
 
     def read(self, rows: np.ndarray) -> Iterator[tuple[int, Draw]]:
-        """Pictures at certain rows, which ascend."""
+        """Images at certain rows, which ascend."""
 
     def read_masks(self, rows: np.ndarray) -> Iterator[tuple[int, DrawMask]]:
         """Masks at certain rows, which ascend and have one each."""
@@ -47,12 +47,12 @@ class Store(Protocol):
         """int64 (n,), of images at certain rows: equal numbers show one object, so that those aren't independent."""
 
     def content(self, rows: np.ndarray) -> Any:
-        """What tells other pictures from these, JSON-able, without reading them."""
+        """What tells other images from these, JSON-able, without reading them."""
 
 
 @dataclass(frozen=True, eq=False)
-class GroupedPictures:
-    """A labelled data set, whole or in part: `Pictures` whose label is the class."""
+class GroupedImages:
+    """A labelled data set, whole or in part: `Images` whose label is the class."""
 
     name: str
     """What tables and errors call it; no path."""
@@ -63,7 +63,7 @@ class GroupedPictures:
     attributes: tuple[str, ...] | None
     """Names of the values of a; None where the data say none."""
     keys: tuple[str, ...]
-    """Names of the pictures, each once."""
+    """Names of the images, each once."""
     split: np.ndarray
     """int64 (n,): 0 train, 1 validation, 2 test."""
     y: np.ndarray
@@ -72,7 +72,7 @@ class GroupedPictures:
     """int64 (n,): the attribute; None where the data say none."""
     store: Store
     rows: np.ndarray
-    """int64 (n,), ascending: where in the store each picture lies."""
+    """int64 (n,), ascending: where in the store each image lies."""
     notes: tuple[str, ...] = ()
     """What a person should know of the whole, a sentence or two each; a part has none."""
 
@@ -107,7 +107,7 @@ class GroupedPictures:
 
     @property
     def masked(self) -> np.ndarray:
-        """bool (n,): which pictures have a true mask."""
+        """bool (n,): which images have a true mask."""
         return self.store.masked[self.rows]
 
     @property
@@ -116,13 +116,13 @@ class GroupedPictures:
         return self.store.objects(self.rows)
 
     def counts(self, split: int) -> Counts:
-        """Pictures of a split, int64 (classes, attributes); (classes, 1) where the data say no attribute."""
+        """Images of a split, int64 (classes, attributes); (classes, 1) where the data say no attribute."""
         attributes = 1 if self.attributes is None else len(self.attributes)
         cells = self.y if self.a is None else attributes * self.y + self.a
         found = np.bincount(cells[self.split == split], minlength=len(self.classes) * attributes)
         return found.astype(np.int64).reshape(len(self.classes), attributes)
 
-    def select(self, rows: Sequence[int] | np.ndarray) -> GroupedPictures:
+    def select(self, rows: Sequence[int] | np.ndarray) -> GroupedImages:
         """A part of it, in the same order and with the same classes and attributes.
 
         Args:
@@ -139,32 +139,32 @@ class GroupedPictures:
             a=None if self.a is None else self.a[at], rows=self.rows[at], notes=(),
         )  # fmt: skip
 
-    def without_attribute(self) -> GroupedPictures:
-        """The same pictures and classes, as if nobody had said an attribute."""
+    def without_attribute(self) -> GroupedImages:
+        """The same images and classes, as if nobody had said an attribute."""
         return replace(self, attributes=None, a=None)
 
-    def of_split(self, split: int) -> GroupedPictures:
-        """The pictures of a split: 0 train, 1 validation, 2 test.
+    def of_split(self, split: int) -> GroupedImages:
+        """The images of a split: 0 train, 1 validation, 2 test.
 
         Raises:
             FiguregroundError: There is none.
         """
         part = self.select(self.split == split)
         if not len(part):
-            raise FiguregroundError(f"{self.name} has no picture in the split {SPLITS[split]}.")
+            raise FiguregroundError(f"{self.name} has no image in the split {SPLITS[split]}.")
         return part
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:
-        """Pictures at certain rows, in order. One with a mask is decoded whole, to be as large as its mask.
+        """Images at certain rows, in order. One with a mask is decoded whole, to be as large as its mask.
 
-        A picture that can't be decoded is a FiguregroundError that names it.
+        An image that can't be decoded is a FiguregroundError that names it.
         """
         wanted = np.sort(np.asarray(rows, np.int64))
         for row, (_, draw) in zip(wanted.tolist(), self.store.read(self.rows[wanted]), strict=True):
             yield row, draw
 
     def read_masks(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, DrawMask]]:
-        """True masks of certain rows, in order; each as large as the picture that `read` gives.
+        """True masks of certain rows, in order; each as large as the image that `read` gives.
 
         Raises:
             FiguregroundError: One of them has no mask.
@@ -173,8 +173,8 @@ class GroupedPictures:
         bare = wanted[~self.masked[wanted]]
         if len(bare):
             raise FiguregroundError(
-                f"{self.name}: {counted(len(bare), 'picture')} of {len(wanted):,} have no mask, such as "
-                f"{self.keys[bare[0]]}. A mask is a file *{MASK_SUFFIX} beside the picture, or a column of the dataset."
+                f"{self.name}: {counted(len(bare), 'image')} of {len(wanted):,} have no mask, such as "
+                f"{self.keys[bare[0]]}. A mask is a file *{MASK_SUFFIX} beside the image, or a column of the dataset."
             )
         for row, (_, draw) in zip(wanted.tolist(), self.store.read_masks(self.rows[wanted]), strict=True):
             yield row, draw
@@ -194,7 +194,7 @@ class GroupedPictures:
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Pictures that are files, and masks beside them."""
+    """Images that are files, and masks beside them."""
 
     root: Path
     names: Sequence[str]
@@ -209,11 +209,11 @@ class Files:
         return self.mask_sizes >= 0
 
     def read(self, rows: np.ndarray) -> Iterator[tuple[int, Draw]]:
-        from figureground.data.pictures import MOST_PIXELS
+        from figureground.data.images import MOST_PIXELS
 
         for row in rows.tolist():
             most = None if self.mask_sizes[row] >= 0 else MOST_PIXELS
-            yield row, functools.partial(_read_picture, self.root / self.names[row], most)
+            yield row, functools.partial(_read_image, self.root / self.names[row], most)
 
     def read_masks(self, rows: np.ndarray) -> Iterator[tuple[int, DrawMask]]:
         for row in rows.tolist():
@@ -226,7 +226,7 @@ class Files:
         return {"bytes": self.sizes[rows].tolist(), "masks": self.mask_sizes[rows].tolist()}
 
 
-def _read_picture(path: Path, most: int | None) -> Image.Image:
+def _read_image(path: Path, most: int | None) -> Image.Image:
     try:
         return read_image(path, max_edge=most)
     except UnreadableImage as error:
@@ -239,7 +239,7 @@ def _unusable(path: Path, reason: str) -> FiguregroundError:
 
 
 def _read_mask(path: Path) -> np.ndarray:
-    beside, size = mask_path(path), _read_picture(path, None).size
+    beside, size = mask_path(path), _read_image(path, None).size
     try:
         bright = Image.fromarray(where_bright(read_mask(beside, path, size)))
     except UnreadableImage as error:
@@ -249,33 +249,33 @@ def _read_mask(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Shards:
-    """Pictures that are the samples of a finished dataset, with its column `mask`, where there is one."""
+    """Images that are the samples of a finished dataset, with its column `mask`, where there is one."""
 
-    pictures: DatasetPictures
+    images: DatasetImages
 
     @property
     def masked(self) -> np.ndarray:
-        return np.full(len(self.pictures.keys), self.pictures.source.columns.mask)
+        return np.full(len(self.images.keys), self.images.source.columns.mask)
 
     def read(self, rows: np.ndarray) -> Iterator[tuple[int, Draw]]:
-        yield from self.pictures.read(rows)
+        yield from self.images.read(rows)
 
     def read_masks(self, rows: np.ndarray) -> Iterator[tuple[int, DrawMask]]:
-        source, start = self.pictures.source, 0
+        source, start = self.images.source, 0
         for shard in source.shards:
             stop = start + source.marker(shard)["samples"]
             inside = rows[(rows >= start) & (rows < stop)]
             if len(inside):
                 found = source.stored(shard, (inside - start).tolist())
                 for row, stored in zip(inside.tolist(), found, strict=True):
-                    yield row, functools.partial(_decode_mask, stored.pictures["mask"], stored.key)
+                    yield row, functools.partial(_decode_mask, stored.images["mask"], stored.key)
             start = stop
 
     def objects(self, rows: np.ndarray) -> np.ndarray:
-        return self.pictures.objects[rows]
+        return self.images.objects[rows]
 
     def content(self, rows: np.ndarray) -> Any:
-        return self.pictures.source.identity()
+        return self.images.source.identity()
 
 
 def _decode_mask(data: bytes, key: str) -> np.ndarray:
@@ -291,11 +291,11 @@ def _decode_mask(data: bytes, key: str) -> np.ndarray:
 
 
 def accuracy_by_group(correct: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
-    """Accuracy in each group, float64 (groups,), 0 to 1; NaN where a group has no picture.
+    """Accuracy in each group, float64 (groups,), 0 to 1; NaN where a group has no image.
 
     Args:
         correct: bool (n,).
-        group: int (n,): `GroupedPictures.group`, or y for accuracy by class.
+        group: int (n,): `GroupedImages.group`, or y for accuracy by class.
         groups: How many there are.
     """
     samples = np.bincount(group, minlength=groups)
@@ -304,7 +304,7 @@ def accuracy_by_group(correct: np.ndarray, group: np.ndarray, groups: int) -> np
 
 
 def worst_group_accuracy(accuracy: np.ndarray) -> float:
-    """The least accuracy of the groups that have pictures (Sagawa et al. 2020, arXiv 1911.08731).
+    """The least accuracy of the groups that have images (Sagawa et al. 2020, arXiv 1911.08731).
 
     Of accuracies by class it is the worst class accuracy, which needs no attribute.
 
@@ -312,16 +312,16 @@ def worst_group_accuracy(accuracy: np.ndarray) -> float:
         accuracy: float (groups,), as `accuracy_by_group` gives it.
 
     Raises:
-        ValueError: No group has a picture.
+        ValueError: No group has an image.
     """
     there = accuracy[~np.isnan(accuracy)]
     if not len(there):
-        raise ValueError("No group has a picture.")
+        raise ValueError("No group has an image.")
     return float(there.min())
 
 
 def worst_class_accuracy(correct: np.ndarray, y: np.ndarray, classes: int) -> float:
-    """The least accuracy of the classes that have pictures.
+    """The least accuracy of the classes that have images.
 
     Args:
         correct: bool (n,).
@@ -329,7 +329,7 @@ def worst_class_accuracy(correct: np.ndarray, y: np.ndarray, classes: int) -> fl
         classes: How many there are.
 
     Raises:
-        ValueError: There is no picture.
+        ValueError: There is no image.
     """
     return worst_group_accuracy(accuracy_by_group(correct, y, classes))
 
@@ -338,84 +338,84 @@ def reweighted_accuracy(accuracy: np.ndarray, train_counts: np.ndarray) -> float
     """Average accuracy re-weighted by training group counts: Σ n_g accuracy_g / Σ n_g.
 
     So the average of Waterbirds is told, whose validation and test splits are balanced as its training split is not
-    (Sagawa et al. 2020, arXiv 1911.08731). Groups without a picture to be judged are left out of both sums.
+    (Sagawa et al. 2020, arXiv 1911.08731). Groups without an image to be judged are left out of both sums.
 
     Args:
         accuracy: float (groups,), as `accuracy_by_group` gives it.
-        train_counts: int, as many numbers: pictures of each group in training, such as `counts(0)`.
+        train_counts: int, as many numbers: images of each group in training, such as `counts(0)`.
 
     Raises:
-        ValueError: Another number of counts, or no group that has pictures in training and to be judged.
+        ValueError: Another number of counts, or no group that has images in training and to be judged.
     """
     counts = np.asarray(train_counts, np.float64).ravel()
     if counts.shape != np.shape(accuracy):
         raise ValueError(f"There are {np.size(accuracy)} accuracies and {counts.size} counts.")
     judged = ~np.isnan(accuracy)
     if not counts[judged].sum():
-        raise ValueError("No group has pictures both in training and to be judged.")
+        raise ValueError("No group has images both in training and to be judged.")
     return float((counts[judged] * accuracy[judged]).sum() / counts[judged].sum())
 
 
 # What people are told
 
 
-def told(groups: GroupedPictures) -> dict[str, Any]:
+def told(groups: GroupedImages) -> dict[str, Any]:
     """Names, counts and notes, JSON-able.
 
-    Of each split that has pictures: `pictures`, `counts` (classes × attributes), `cramers_v` (0 when class and
+    Of each split that has images: `images`, `counts` (classes × attributes), `cramers_v` (0 when class and
     attribute are independent, 1 when one decides the other; None where the data say no attribute), and
-    `smallest_group` of those that have pictures.
+    `smallest_group` of those that have images.
     """
     splits = {}
     for number, split in enumerate(SPLITS):
         counts = groups.counts(number)
         if counts.any():
             splits[split] = {
-                "pictures": int(counts.sum()),
+                "images": int(counts.sum()),
                 "counts": counts.tolist(),
                 "cramers_v": None if groups.attributes is None else cramers_v(counts),
                 "smallest_group": _smallest(groups, counts),
             }
     return {
-        "name": groups.name, "layout": groups.layout, "pictures": len(groups), "masks": int(groups.masked.sum()),
+        "name": groups.name, "layout": groups.layout, "images": len(groups), "masks": int(groups.masked.sum()),
         "classes": list(groups.classes), "attributes": None if groups.attributes is None else list(groups.attributes),
         "fingerprint": groups.fingerprint, "splits": splits, "notes": list(groups.notes),
     }  # fmt: skip
 
 
-def _smallest(groups: GroupedPictures, counts: Counts) -> dict[str, Any]:
+def _smallest(groups: GroupedImages, counts: Counts) -> dict[str, Any]:
     flat = counts.ravel()
     there = np.flatnonzero(flat)
     least = int(there[flat[there].argmin()])
-    return {"group": least, "name": groups.group_names[least], "pictures": int(flat[least])}
+    return {"group": least, "name": groups.group_names[least], "images": int(flat[least])}
 
 
-def summarise(groups: GroupedPictures) -> str:
+def summarise(groups: GroupedImages) -> str:
     """What `told` tells, as text: a table a split, then the notes."""
     said = told(groups)
     attributes = "no attribute" if groups.attributes is None else counted(len(groups.attributes), "attribute")
     classes = f"{len(groups.classes):,} class{'' if len(groups.classes) == 1 else 'es'}"
     masks = f", {counted(said['masks'], 'mask')}" if said["masks"] else ""
-    blocks = [f"{groups.name} ({groups.layout}): {counted(len(groups), 'picture')}, {classes}, {attributes}{masks}"]
+    blocks = [f"{groups.name} ({groups.layout}): {counted(len(groups), 'image')}, {classes}, {attributes}{masks}"]
     for name, split in said["splits"].items():
         bound = "" if split["cramers_v"] is None else f", Cramér's V {split['cramers_v']:.3f}"
         smallest = split["smallest_group"]
         kind = "class" if groups.attributes is None else "group"
         blocks.append("\n".join([
-            f"{name}: {counted(split['pictures'], 'picture')}{bound}",
+            f"{name}: {counted(split['images'], 'image')}{bound}",
             *_table(groups, np.array(split["counts"])),
-            f"  smallest {kind}: {smallest['name']} ({smallest['pictures']:,})",
+            f"  smallest {kind}: {smallest['name']} ({smallest['images']:,})",
         ]))  # fmt: skip
     if groups.notes:
         blocks.append("\n".join(f"note: {note}" for note in groups.notes))
     return "\n\n".join(blocks)
 
 
-def _table(groups: GroupedPictures, counts: Counts) -> list[str]:
+def _table(groups: GroupedImages, counts: Counts) -> list[str]:
     """Lines of counts with totals; one line where they are too many."""
     if len(groups.classes) > MOST_CLASSES or len(groups.attributes or ()) > MOST_ATTRIBUTES:
         there = counts[counts > 0]
-        return [f"  {counted(there.size, 'group')} of {counts.size:,}, of {there.min():,} to {there.max():,} pictures"]
+        return [f"  {counted(there.size, 'group')} of {counts.size:,}, of {there.min():,} to {there.max():,} images"]
     head, body = [""], [[name] for name in groups.classes]
     if groups.attributes is not None:
         head += groups.attributes
@@ -435,8 +435,8 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def empty_groups(groups: GroupedPictures) -> Iterator[str]:
-    """A sentence for each split that has pictures, but none of some group."""
+def empty_groups(groups: GroupedImages) -> Iterator[str]:
+    """A sentence for each split that has images, but none of some group."""
     for number, split in enumerate(SPLITS):
         counts = groups.counts(number).ravel()
         bare = np.flatnonzero(counts == 0)
@@ -444,7 +444,7 @@ def empty_groups(groups: GroupedPictures) -> Iterator[str]:
             continue
         names = listed((groups.group_names[group] for group in bare), 5)
         if groups.attributes is None:
-            yield f"{split} has no picture of {names}."
+            yield f"{split} has no image of {names}."
         else:
             there = f"the {counts.size - len(bare)} groups" if counts.size - len(bare) > 1 else "the one group"
-            yield f"{split} has no picture of {names}: its worst group is over {there} that it has."
+            yield f"{split} has no image of {names}: its worst group is over {there} that it has."

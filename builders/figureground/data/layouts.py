@@ -13,7 +13,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, listed, nea
 from figureground.core.tables import describe_header, read_header
 from figureground.data.celeba import find_celeba, read_celeba
 from figureground.data.folders import find_folders, find_metashift, read_folders, read_metashift
-from figureground.data.groups import GroupedPictures, Shards
+from figureground.data.groups import GroupedImages, Shards
 from figureground.data.metadata import (
     IMAGE_FOLDER,
     find_image_folder,
@@ -38,7 +38,7 @@ class Layout(NamedTuple):
 
     find: Callable[[Asked], list[Path]]
     """From what was given: what decides it; none where it isn't this layout, several where it can't be told."""
-    read: Callable[[Asked], GroupedPictures]
+    read: Callable[[Asked], GroupedImages]
     takes: tuple[str, ...]
     """Which of root, y, a, file and split_column it has a use for."""
     tree: str
@@ -55,10 +55,10 @@ def read_groups(
     file: str | None = None,
     split_column: str | None = None,
     seed: int = 0,
-) -> GroupedPictures:
+) -> GroupedImages:
     """Reads a labelled data set, checks it, and says in its notes what a person should know.
 
-    No picture is decoded; of files that a table names, all are looked for.
+    No image is decoded; of files that a table names, all are looked for.
 
     Args:
         path: A directory, or a table.
@@ -70,7 +70,7 @@ def read_groups(
             combination of their values is an attribute.
         file: Which column of a table names the files; `filename`.
         split_column: Which column of a table says the split; `split`, where there is one.
-        seed: Decides which pictures are validation or test where folders don't say it.
+        seed: Decides which images are validation or test where folders don't say it.
 
     Raises:
         FiguregroundError: No such path, none of the layouts or several, or something in it that can't be used: a
@@ -174,24 +174,24 @@ def _find_dataset(asked: Asked) -> list[Path]:
     return [asked.path] if (asked.path / _PRIVATE).is_dir() else []
 
 
-def _read_dataset(asked: Asked) -> GroupedPictures:
+def _read_dataset(asked: Asked) -> GroupedImages:
     """What `build`, `curate` or `merge` wrote: y is the foreground, a the background."""
-    from figureground.data.pictures import DatasetPictures
+    from figureground.data.images import DatasetImages
 
-    pictures = DatasetPictures(asked.at, column="foreground")
-    numbers = np.array([-1 if n is None else n for n in choose_splits(pictures.splits)], np.int64)
-    split = numbers[pictures.split]
+    images = DatasetImages(asked.at, column="foreground")
+    numbers = np.array([-1 if n is None else n for n in choose_splits(images.splits)], np.int64)
+    split = numbers[images.split]
     rows = np.flatnonzero(split >= 0)
-    strange = listed((name for name, n in zip(pictures.splits, numbers, strict=True) if n < 0), 5)
+    strange = listed((name for name, n in zip(images.splits, numbers, strict=True) if n < 0), 5)
     if not len(rows):
         raise FiguregroundError(f"{asked.at} has the splits {strange}, and none that is train, validation or test.")
     notes = [f"Left out are the splits {strange}: they are none of train, validation, test."] if strange else []
-    backgrounds = tuple(pictures.source.columns.backgrounds)
-    said = {backgrounds[label] for label in np.unique(pictures.background[rows])}
+    backgrounds = tuple(images.source.columns.backgrounds)
+    said = {backgrounds[label] for label in np.unique(images.background[rows])}
     return make_record(
-        asked, DATASET, [pictures.keys[row] for row in rows.tolist()], split[rows],
-        (pictures.foreground[rows], tuple(pictures.source.columns.foregrounds)),
-        None if said == {UNKNOWN} else (pictures.background[rows], backgrounds), Shards(pictures), notes, rows,
+        asked, DATASET, [images.keys[row] for row in rows.tolist()], split[rows],
+        (images.foreground[rows], tuple(images.source.columns.foregrounds)),
+        None if said == {UNKNOWN} else (images.background[rows], backgrounds), Shards(images), notes, rows,
     )  # fmt: skip
 
 

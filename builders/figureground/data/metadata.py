@@ -11,7 +11,7 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, RecipeError, listed, nearest_or_all
 from figureground.core.tables import TABLES, Column, TextTable, read_header
-from figureground.data.groups import Files, GroupedPictures
+from figureground.data.groups import Files, GroupedImages
 from figureground.data.record import METADATA, Asked, complete_splits, make_record
 from figureground.data.splits import SPLITS, folder_split
 from figureground.data.tables import Problems, column_names, cross, find_files, read_bits, read_labels, read_splits
@@ -29,7 +29,7 @@ CLASS_COLUMNS = (Y, "label", "labels", "class", "category", "target")
 """Columns of ImageFolder's tables that are taken for the class, the first that is there, unless one is named."""
 
 WATERBIRDS_TRAIN = ((3498, 184), (56, 1057))
-"""Training pictures of Waterbirds, class × place (Sagawa et al. 2020, arXiv 1911.08731)."""
+"""Training images of Waterbirds, class × place (Sagawa et al. 2020, arXiv 1911.08731)."""
 
 
 def find_table(asked: Asked) -> list[Path]:
@@ -61,7 +61,7 @@ def _header_of_any(file: Path, given: Path) -> list[str]:
         return []
 
 
-def read_table(asked: Asked) -> GroupedPictures:
+def read_table(asked: Asked) -> GroupedImages:
     """`filename[,split],y[,a]`, or such columns by other names."""
     return _read(asked, "table", {"": asked.at}, asked.file or FILE, asked.y or Y, asked.root or asked.at.parent)
 
@@ -88,7 +88,7 @@ def _tables_of(path: Path) -> dict[str, Path]:
     }  # fmt: skip
 
 
-def read_image_folder(asked: Asked) -> GroupedPictures:
+def read_image_folder(asked: Asked) -> GroupedImages:
     """ImageFolder of the library `datasets`: `metadata.csv` or `.jsonl` with `file_name`, whole or in each split."""
     if asked.at.is_file():
         tables, root = {"": asked.at}, asked.at.parent
@@ -101,7 +101,7 @@ def read_image_folder(asked: Asked) -> GroupedPictures:
 
 def _read(
     asked: Asked, layout: str, tables: dict[str, Path], file: str, y: str, root: Path
-) -> GroupedPictures:  # fmt: skip
+) -> GroupedImages:  # fmt: skip
     """What tables say of files, by the folder below the root that each is for."""
     opened = {folder: TextTable(path) for folder, path in tables.items()}
     header = next(iter(opened.values())).header
@@ -186,13 +186,13 @@ def _files_of(
     asked: Asked, column: Column, split: np.ndarray, problems: Problems, root: Path
 ) -> tuple[Files, tuple[str, ...], list[str]]:
     """The files of a table; raises FiguregroundError for all problems of it."""
-    hint = " If the pictures lie elsewhere, say where with --root DIR." if asked.root is None else ""
+    hint = " If the images lie elsewhere, say where with --root DIR." if asked.root is None else ""
     found = find_files(root, column, split, problems, hint)
     problems.refuse()
     return found
 
 
-def read_waterbirds(asked: Asked) -> GroupedPictures:
+def read_waterbirds(asked: Asked) -> GroupedImages:
     """`img_id,img_filename,y,split,place,place_filename` (Sagawa et al. 2020, arXiv 1911.08731)."""
     columns = TextTable(asked.at).columns(WATERBIRDS)
     problems = Problems(asked.at.name)

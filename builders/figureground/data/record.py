@@ -1,4 +1,4 @@
-"""From what was read of a data set to `GroupedPictures`: what was asked for, checks, splits, and notes about them."""
+"""From what was read of a data set to `GroupedImages`: what was asked for, checks, splits, and notes about them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, counted
 from figureground.core.names import RULE, describe_same, same_names
-from figureground.data.groups import Files, GroupedPictures, Store, empty_groups
+from figureground.data.groups import Files, GroupedImages, Store, empty_groups
 from figureground.data.splits import SPLITS
 from figureground.data.tables import Labels
 from figureground.recipe.sample import derive_seed
@@ -69,17 +69,17 @@ def make_record(
     store: Store,
     notes: Sequence[str] = (),
     rows: np.ndarray | None = None,
-) -> GroupedPictures:
+) -> GroupedImages:
     """The record of what was read, with notes about its splits and groups added.
 
     Args:
-        keys: Names of the pictures.
+        keys: Names of the images.
         split: int64 (n,).
         rows: Where in the store they lie, ascending; in this order unless said otherwise.
 
     Raises:
         FiguregroundError: There is one class only, or a name in two spellings, in data that aren't a dataset of ours;
-            or two pictures have one key.
+            or two images have one key.
     """
     for what, labels in (("classes", y), ("attributes", a)):
         # What was built here was checked when it was built.
@@ -88,28 +88,28 @@ def make_record(
                 f"{asked.path}: there are the {what} {describe_same(same)}. {RULE}: use one spelling of each."
             )
     there = np.unique(y[0])
-    if len(there) < 2 and layout != DATASET:  # pictures of one class may be made, to be added to others
+    if len(there) < 2 and layout != DATASET:  # images of one class may be made, to be added to others
         raise FiguregroundError(
-            f"{asked.path}: it has one class only, {y[1][there[0]]!r}, in all {counted(len(keys), 'picture')}. It "
+            f"{asked.path}: it has one class only, {y[1][there[0]]!r}, in all {counted(len(keys), 'image')}. It "
             "takes two to learn to tell them apart."
         )
     if len(set(keys)) < len(keys):
-        raise FiguregroundError(f"{asked.path}: two pictures have one name. figureground check says more of a dataset.")
-    groups = GroupedPictures(
+        raise FiguregroundError(f"{asked.path}: two images have one name. figureground check says more of a dataset.")
+    groups = GroupedImages(
         asked.name, layout, tuple(y[1]), None if a is None else tuple(a[1]), tuple(keys), split, y[0],
         None if a is None else a[0], store, np.arange(len(keys)) if rows is None else rows,
     )  # fmt: skip
     told = [*notes, *(f"There is no {name} split." for n, name in enumerate(SPLITS) if not (split == n).any())]
     told += empty_groups(groups)
     if a is not None and len(np.unique(a[0])) == 1:
-        told.append(f"All pictures have one attribute, {a[1][a[0][0]]!r}: a group is a class.")
+        told.append(f"All images have one attribute, {a[1][a[0][0]]!r}: a group is a class.")
     if isinstance(store, Files):
         told += _same_splits(store, split)
     return replace(groups, notes=tuple(told))
 
 
 def _same_splits(files: Files, split: np.ndarray) -> Iterator[str]:
-    """Notes about splits that hold the same pictures under other paths, by names, sizes, and the bytes of some."""
+    """Notes about splits that hold the same images under other paths, by names, sizes, and the bytes of some."""
     order = [
         sorted(
             (posixpath.basename(files.names[row]), int(files.sizes[row]), row)
@@ -127,7 +127,7 @@ def _same_splits(files: Files, split: np.ndarray) -> Iterator[str]:
             continue
         pairs = list(zip(order[a], order[b], strict=True))
         if all(map(same, pairs[:: -(-len(pairs) // COMPARED)])):
-            yield f"{SPLITS[a]} and {SPLITS[b]} hold the same pictures under other paths."
+            yield f"{SPLITS[a]} and {SPLITS[b]} hold the same images under other paths."
 
 
 SHARES = (0.70, 0.15, 0.15)
@@ -141,7 +141,7 @@ def complete_splits(
     """Splits, and a note about what was taken of training for those that nothing says.
 
     Args:
-        keys: Names of the pictures.
+        keys: Names of the images.
         split: int64 (n,).
         said: Whether folders say splits; without, all are drawn.
     """
@@ -162,10 +162,10 @@ def complete_splits(
 def split_off(
     keys: Sequence[str], cells: np.ndarray, split: np.ndarray, shares: Sequence[float], seed: int
 ) -> np.ndarray:
-    """Shares of each group's training pictures become other splits, chosen by key and seed alone.
+    """Shares of each group's training images become other splits, chosen by key and seed alone.
 
     Args:
-        keys: Names of the pictures.
+        keys: Names of the images.
         cells: int (n,): the group of each.
         split: int64 (n,).
         shares: What stays train, and what becomes validation and test; they add up to 1.

@@ -1,4 +1,4 @@
-"""What tables say of pictures: columns of labels, splits and file names, with all that is wrong told at once."""
+"""What tables say of images: columns of labels, splits and file names, with all that is wrong told at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from figureground.core.tables import Column
 from figureground.data.groups import Files
 from figureground.data.splits import KNOWN, SPLITS, conflicts, split_number
 from figureground.sources.companions import why_shared
-from figureground.sources.images import FOREIGN_SUFFIXES, MASK_SUFFIX, UnreadableImage, list_images, picture_size
+from figureground.sources.images import FOREIGN_SUFFIXES, MASK_SUFFIX, UnreadableImage, image_size, list_images
 
 FIRST = 3
 """How many of many an error names."""
@@ -217,7 +217,7 @@ def find_files(
     if lost:
         problems.add(
             f"{column.name}: {_rows(len(lost))} without the name of a file below {root}: {some(column, lost)}. "
-            "Pictures lie in one directory, or below it; --root DIR says which."
+            "Images lie in one directory, or below it; --root DIR says which."
         )
     folders = {posixpath.dirname(name) for name in names if not _is_outside(name)}
     listing = {folder: _list_folder(root / folder) for folder in sorted(folders)}
@@ -250,7 +250,7 @@ def find_files(
     if missing:
         problems.add(f"{counted(len(missing), 'file')} of {len(names):,} missing in {root}: {_first(missing)}.{hint}")
     if odd:
-        problems.add(f"{counted(len(odd), 'file')} that can't be read as a picture: {_first(odd)}.")
+        problems.add(f"{counted(len(odd), 'file')} that can't be read as an image: {_first(odd)}.")
     masked = (root / names[row] for row in np.flatnonzero(mask_sizes >= 0))
     if problem := why_shared(masked, MASK_SUFFIX, "mask"):
         problems.add(problem)
@@ -321,9 +321,9 @@ def _list_folder(folder: Path) -> dict[str, int]:
 
 
 def why_unreadable(path: Path) -> str | None:
-    """What keeps a file from being a picture, by its header alone."""
+    """What keeps a file from being an image, by its header alone."""
     try:
-        picture_size(path)
+        image_size(path)
     except UnreadableImage as error:
         return error.reason
     return None
@@ -347,7 +347,7 @@ def _refuse_twice(names: Sequence[str], column: Column, split: np.ndarray, probl
         alike = next(((a, b) for a, b in pairs if members[a] and members[a] == members[b]), None)
         same = f" {SPLITS[alike[0]]} and {SPLITS[alike[1]]} are the same files." if alike else ""
         problems.add(
-            f"{counted(len(across), 'file')} listed in two splits: {_first(across)}.{same} A picture that is trained "
+            f"{counted(len(across), 'file')} listed in two splits: {_first(across)}.{same} An image that is trained "
             "on can't test what was learnt."
         )
 

@@ -57,7 +57,7 @@ PIPELINES = {
     "sd": (StableDiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline),
     "sdxl": (StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline),
 }
-"""By family, the pipelines that draw from text, from a picture, and in the region of a mask."""
+"""By family, the pipelines that draw from text, from an image, and in the region of a mask."""
 
 NETWORKS = {
     "UNet2DConditionModel": UNet2DConditionModel,
@@ -90,7 +90,7 @@ class Checkpoint:
 
     @property
     def needs_mask(self) -> bool:
-        """Whether it was made for inpainting, so that `inpaint` alone can draw: its UNet reads a picture and a mask."""
+        """Whether it was made for inpainting, so that `inpaint` alone can draw: its UNet reads an image and a mask."""
         return bool(self.text_to_image.unet.config.in_channels != self.text_to_image.vae.config.latent_channels)
 
     @property
@@ -117,8 +117,8 @@ def open_checkpoint(
         revision: Branch, tag or commit on the Hub.
         scheduler: A name from `SCHEDULERS`; the checkpoint's noise schedule and prediction type are kept.
         safety: `off` leaves the safety checker away, `reject` keeps it where the checkpoint has one.
-        inpaint: Whether regions of pictures will be repainted. An ordinary checkpoint does it by masked latents; one
-            made for it (a UNet of 9 channels: latents, mask, masked picture) is opened for nothing else.
+        inpaint: Whether regions of images will be repainted. An ordinary checkpoint does it by masked latents; one
+            made for it (a UNet of 9 channels: latents, mask, masked image) is opened for nothing else.
 
     Raises:
         FiguregroundError: Absent, incomplete, pickle-only, of an unsupported kind, or out of reach.
@@ -162,7 +162,7 @@ def open_checkpoint(
     except RuntimeError as error:
         raise _unopened(checkpoint, error, device) from error
     pipeline.scheduler = _make_scheduler(scheduler, pipeline.scheduler, checkpoint)
-    # On a CPU in float32 a UNet of small pictures runs a quarter slower with channels last, an autoencoder faster.
+    # On a CPU in float32 a UNet of small images runs a quarter slower with channels last, an autoencoder faster.
     if device.type != "cpu":
         pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
@@ -215,7 +215,7 @@ def _make_scheduler(name: str, own: Any, checkpoint: str) -> Any:
 
 
 def _refuse_non_finite(pipeline: Any, checkpoint: str, dtype: torch.dtype) -> None:
-    """Weights that are no numbers would spoil every picture; those that overflow a small dtype too."""
+    """Weights that are no numbers would spoil every image; those that overflow a small dtype too."""
     for part in PARTS:
         network = getattr(pipeline, part, None)
         for name, weight in network.named_parameters() if network is not None else ():
@@ -223,7 +223,7 @@ def _refuse_non_finite(pipeline: Any, checkpoint: str, dtype: torch.dtype) -> No
                 advice = "" if dtype == torch.float32 else ", or larger numbers than it holds: try --set dtype=float32"
                 raise FiguregroundError(
                     f"checkpoint {checkpoint!r}: the weights of {part} hold NaN or infinity in "
-                    f"{str(dtype).removeprefix('torch.')}{advice} ({name}). Every picture would be spoiled."
+                    f"{str(dtype).removeprefix('torch.')}{advice} ({name}). Every image would be spoiled."
                 )
 
 

@@ -1,4 +1,4 @@
-"""Puts the repainted region of a picture back into it, so that all else stays as it was.
+"""Puts the repainted region of an image back into it, so that all else stays as it was.
 
 Denoisers that weren't made for inpainting repaint by blending latents at every step (Avrahami, Fried, Lischinski 2023,
 arXiv 2206.02779, Blended Latent Diffusion). The autoencoder changes what lies outside the mask as well; there the

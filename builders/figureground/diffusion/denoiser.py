@@ -27,7 +27,7 @@ class Denoiser(nn.Module):
     """UNet and text encoders of a checkpoint, which are trained together.
 
     Args:
-        size: Edge in pixels of the pictures; SDXL is told of it.
+        size: Edge in pixels of the images; SDXL is told of it.
     """
 
     def __init__(self, checkpoint: Checkpoint, size: int):

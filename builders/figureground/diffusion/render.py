@@ -26,10 +26,10 @@ from figureground.shards.remaining import NothingLeft, describe, remedies
 LoadGuide = Callable[[Spec], tuple[Image.Image, Image.Image | None]]
 """Draws a Spec's guide (RGB, size × size) and the mask (L) of its foreground, or None where it has none.
 
-For inpainting: the source picture and the mask, size × size, 255 where it is to be repainted.
+For inpainting: the source image and the mask, size × size, 255 where it is to be repainted.
 """
 Route = Literal["text", "image", "inpaint"]
-"""What a picture is drawn from: noise, a guide, or a guide of which the region of a mask is repainted."""
+"""What an image is drawn from: noise, a guide, or a guide of which the region of a mask is repainted."""
 
 MARGIN = 1
 """Latent pixels around a mask that are repainted with it."""
@@ -37,17 +37,17 @@ FEATHER = 0.5
 """Latent pixels around what was repainted in which it fades into the source."""
 
 FLAT_RANGE = 2
-"""A picture whose every channel spans at most this many of 255 levels shows nothing."""
+"""An image whose every channel spans at most this many of 255 levels shows nothing."""
 EMBEDDINGS_KEPT = 512
 HOPELESS = 8
-"""A checkpoint whose first pictures, this many, all hold no finite number will not draw a better one."""
+"""A checkpoint whose first images, this many, all hold no finite number will not draw a better one."""
 ALL_REJECTED = 32
 """A set whose first images, this many, are all rejected is stopped: most likely all of them would be."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are drawn from a checkpoint."""
+    """How images are drawn from a checkpoint."""
 
     size: int
     steps: int
@@ -58,7 +58,7 @@ class Sampling:
     batch_size: int = 1
     compile: bool = False
     outside: Literal["source", "decoded"] = "source"
-    """What an inpainted picture shows around what was repainted: the source, bit for bit, or what the autoencoder makes
+    """What an inpainted image shows around what was repainted: the source, bit for bit, or what the autoencoder makes
     of it, which blurs a little but has no seam."""
 
 
@@ -90,7 +90,7 @@ class Renderer:
         self._embeddings: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
         self._negative: dict[str, torch.Tensor] = {}
         self._between_steps = between_steps
-        self._spoiled: int | None = 0  # non-finite pictures so far, until there is one that isn't
+        self._spoiled: int | None = 0  # non-finite images so far, until there is one that isn't
         self._rejects: Counter[str] = Counter()  # by reason, until an image is kept
         self.proven = proven
         if sampling.compile and not hasattr(checkpoint.text_to_image.unet, "_orig_mod"):
@@ -105,7 +105,7 @@ class Renderer:
 
         Raises:
             OutOfMemory: A batch doesn't fit.
-            FiguregroundError: No picture so far holds finite numbers, the first images are all rejected, a guide can't
+            FiguregroundError: No image so far holds finite numbers, the first images are all rejected, a guide can't
                 be drawn, a mask covers nothing, or the checkpoint was made for inpainting and a Spec asks for something
                 else.
         """
@@ -132,8 +132,8 @@ class Renderer:
     def _render_batch(
         self, specs: Sequence[Spec], guides: Sequence[tuple[Image.Image | None, Image.Image | None]]
     ) -> Iterator[Sample | Reject]:
-        pictures, flagged = self._draw(specs, guides)
-        for spec, (guide, mask), pixels, flag in zip(specs, guides, pictures, flagged, strict=True):
+        images, flagged = self._draw(specs, guides)
+        for spec, (guide, mask), pixels, flag in zip(specs, guides, images, flagged, strict=True):
             reason = why_reject(pixels, flag)
             self._refuse_hopeless(reason)
             if reason:
@@ -161,7 +161,7 @@ class Renderer:
             if self._spoiled >= HOPELESS:
                 dtype = str(self._checkpoint.text_to_image.dtype).removeprefix("torch.")
                 raise FiguregroundError(
-                    f"The first {HOPELESS} pictures hold NaN or infinity, all of them, computed in {dtype}. "
+                    f"The first {HOPELESS} images hold NaN or infinity, all of them, computed in {dtype}. "
                     + ("Its numbers overflow easily: try --set dtype=float32." if dtype == "float16" else
                        "The checkpoint seems to be damaged.")
                 )  # fmt: skip
@@ -170,11 +170,11 @@ class Renderer:
     def _draw(
         self, specs: Sequence[Spec], guides: Sequence[tuple[Image.Image | None, Image.Image | None]]
     ) -> tuple[np.ndarray, list[bool]]:
-        """Pictures, float (n, height, width, 3) in 0..1, and whether the safety checker flagged each."""
+        """Images, float (n, height, width, 3) in 0..1, and whether the safety checker flagged each."""
         sampling, n, by = self._sampling, len(specs), route(specs[0])
         if self._checkpoint.needs_mask and by != "inpaint":
             raise FiguregroundError(
-                f"{specs[0].key}: the checkpoint was made for inpainting and draws nothing without a picture and a "
+                f"{specs[0].key}: the checkpoint was made for inpainting and draws nothing without an image and a "
                 "mask. Give an ordinary checkpoint."
             )
         pad = sampling.batch_size - n
@@ -252,7 +252,7 @@ def release_memory() -> None:
 
 
 def route(spec: Spec) -> Route:
-    """What a Spec's picture is drawn from."""
+    """What a Spec's image is drawn from."""
     if spec.guide is None:
         return "text"
     return "inpaint" if spec.guide.kind == "inpaint" else "image"
@@ -266,15 +266,15 @@ def in_batches(specs: Sequence[Spec], size: int) -> Iterator[list[Spec]]:
             yield run[start : start + size]
 
 
-def _stack(pictures: Sequence[Image.Image | None], pad: int) -> torch.Tensor:
-    """Pictures (RGB or L) as float32 (n + pad, channels, height, width) in 0..1, the last one repeated `pad` times."""
-    pixels = np.stack([np.atleast_3d(np.asarray(picture, np.float32)) / 255 for picture in pictures])
+def _stack(given: Sequence[Image.Image | None], pad: int) -> torch.Tensor:
+    """Images (RGB or L) as float32 (n + pad, channels, height, width) in 0..1, the last one repeated `pad` times."""
+    pixels = np.stack([np.atleast_3d(np.asarray(each, np.float32)) / 255 for each in given])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     return torch.cat([images, images[-1:].expand(pad, -1, -1, -1)]) if pad else images
 
 
 def why_reject(pixels: np.ndarray, flagged: bool = False) -> str | None:
-    """The reason to keep a picture (float, (height, width, 3), 0..1) out of the dataset, or None."""
+    """The reason to keep an image (float, (height, width, 3), 0..1) out of the dataset, or None."""
     if not np.isfinite(pixels).all():
         return "non-finite"
     if flagged:

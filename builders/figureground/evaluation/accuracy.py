@@ -1,4 +1,4 @@
-"""Accuracy by group: foregrounds, backgrounds and their cells; gaps to other pictures; objects on all backgrounds."""
+"""Accuracy by group: foregrounds, backgrounds and their cells; gaps to other images; objects on all backgrounds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figureground.core.intervals import Interval, difference, mean
+from figureground.data.images import DatasetImages
 from figureground.data.objects import settings, without_background
-from figureground.data.pictures import DatasetPictures
 
 if TYPE_CHECKING:
     from figureground.evaluation.predict import Predictions
@@ -34,7 +34,7 @@ def told(interval: Interval, objects: Sequence[np.ndarray] | None = None) -> Tol
     return said
 
 
-def by_group(pictures: DatasetPictures, predictions: Predictions) -> Told:
+def by_group(images: DatasetImages, predictions: Predictions) -> Told:
     """Accuracy in all, by split, foreground, background and cell, each with its interval, and the worst group.
 
     Images that show one object aren't independent; intervals count objects. That of the worst group takes no account of
@@ -47,16 +47,16 @@ def by_group(pictures: DatasetPictures, predictions: Predictions) -> Told:
     """
     judged = predictions.judged
     correct, objects = predictions.correct[judged], predictions.objects_in(judged)
-    foregrounds, backgrounds = pictures.source.columns.foregrounds, pictures.source.columns.backgrounds
+    foregrounds, backgrounds = images.source.columns.foregrounds, images.source.columns.backgrounds
     axes = {
-        "by_split": (pictures.split[judged], pictures.splits),
-        "by_foreground": (pictures.foreground[judged], foregrounds),
-        "by_background": (pictures.background[judged], backgrounds),
+        "by_split": (images.split[judged], images.splits),
+        "by_foreground": (images.foreground[judged], foregrounds),
+        "by_background": (images.background[judged], backgrounds),
     }
     report: Told = {"accuracy": _share(correct, objects)}
     for name, (groups, names) in axes.items():
         report[name] = {names[group]: some for group, some in _shares(groups, correct, objects).items()}
-    cells = pictures.foreground[judged] * len(backgrounds) + pictures.background[judged]
+    cells = images.foreground[judged] * len(backgrounds) + images.background[judged]
     report["by_cell"] = [
         {
             "foreground": foregrounds[cell // len(backgrounds)],

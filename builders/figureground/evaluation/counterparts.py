@@ -11,7 +11,7 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, listed, nearest_or_all
 from figureground.core.tables import TextTable, UnreadableText
-from figureground.data.pictures import match
+from figureground.data.images import match
 
 if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier
@@ -25,7 +25,7 @@ class Counterparts:
 
     labels: tuple[str, ...]
     groups: tuple[tuple[int, ...], ...]
-    """By label, positions among the classifier's classes; a picture is judged right if any of them is the likeliest,
+    """By label, positions among the classifier's classes; an image is judged right if any of them is the likeliest,
     and its probability is their sum. Empty where there is none."""
     classes: int
     """How many classes the classifier has."""
@@ -38,7 +38,7 @@ class Counterparts:
         return table
 
     def outcomes(self, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """Predicted classes, int (n,), in which those that stand for a picture's own label count as one: -1."""
+        """Predicted classes, int (n,), in which those that stand for an image's own label count as one: -1."""
         return np.where(self.members()[label, predicted], -1, predicted)
 
 

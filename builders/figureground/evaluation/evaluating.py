@@ -20,8 +20,8 @@ from figureground.core.files import replace_bytes, replace_text
 from figureground.core.intervals import LEVEL, METHOD
 from figureground.core.locks import lock
 from figureground.core.owned import is_ours
+from figureground.data.images import SPURIOUS_FOR, DatasetImages, FolderImages, open_images
 from figureground.data.objects import is_matched, settings
-from figureground.data.pictures import SPURIOUS_FOR, DatasetPictures, FolderPictures, open_pictures
 from figureground.evaluation import accuracy, spuriousness
 from figureground.evaluation.counterparts import Counterparts, LabelTable, find_counterparts, read_label_table
 from figureground.evaluation.page import write_page
@@ -40,21 +40,21 @@ FOLDER = "_evaluation"
 """Where results go inside a dataset: `load_dataset` passes over it, and it is not published."""
 JSON, PAGE = "evaluation.json", "evaluation.html"
 GENERATED, REFERENCES = "generated", "references"
-"""What the dataset's own pictures and the references are called beside controls."""
+"""What the dataset's own images and the references are called beside controls."""
 
 
 @dataclass
 class Evaluation:
     """What classifiers say of a dataset."""
 
-    pictures: DatasetPictures
+    images: DatasetImages
     report: dict[str, Any]
     """What `evaluation.json` says; see `docs/evaluate.md`."""
     classifiers: dict[str, Classifier]
     predictions: dict[str, Predictions]
-    """By classifier, of the dataset's own pictures."""
+    """By classifier, of the dataset's own images."""
     independent: list[str]
-    """The classifiers that means are over: those that steered no fine-tuning of these pictures, if there are any."""
+    """The classifiers that means are over: those that steered no fine-tuning of these images, if there are any."""
     out: Path
     """Where the files are."""
     scores: tuple[Path, ...] = ()
@@ -76,27 +76,27 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     show_progress: bool = True,
 ) -> Evaluation:
-    """Shows a dataset's pictures to classifiers, and writes `evaluation.json` and `evaluation.html`.
+    """Shows a dataset's images to classifiers, and writes `evaluation.json` and `evaluation.html`.
 
     Args:
         directory: A finished dataset: of a class-wise spurious one, its classes k are the column `spurious_for`; of
             any other, the column `foreground`.
         classifiers: Names that `open_classifier` takes, or opened ones.
         references: Photographs in one folder a class, or a dataset: what accuracy is compared with, or, of a spurious
-            set, pictures of the spurious feature.
-        validation: Of a spurious set, pictures of the classes themselves, likewise.
+            set, images of the spurious feature.
+        validation: Of a spurious set, images of the classes themselves, likewise.
         labels: A CSV `label,classifier_label`, for labels that classifiers call otherwise.
         controls: Datasets to measure the same of: the control configs of a D3S recipe, or other spurious sets.
         splits: Only these splits of the dataset, and of controls that have them; all unless said otherwise.
         out: A directory; `_evaluation` in the dataset unless said otherwise.
-        save_scores: Whether each picture's answer is written into the dataset's `_figureground/scores/`.
+        save_scores: Whether each image's answer is written into the dataset's `_figureground/scores/`.
         device: auto, cpu, cuda, cuda:1 or mps.
-        batch_size: Pictures a batch; halved where memory doesn't suffice.
+        batch_size: Images a batch; halved where memory doesn't suffice.
         show_progress: Whether to show bars.
 
     Raises:
         FiguregroundError: No finished dataset, a classifier that can't be opened or has no counterpart of any label,
-            pictures without one of the classes, a table that names what there isn't, or scores of somebody else.
+            images without one of the classes, a table that names what there isn't, or scores of somebody else.
         UsageError: What doesn't go with this kind of dataset.
     """
     if not classifiers:
@@ -108,20 +108,20 @@ def evaluate(
         if isinstance(given, str):
             refuse_absent("--classifier", given)
     directory = Path(directory)
-    pictures = DatasetPictures(directory, splits=splits)
-    spurious = pictures.column == SPURIOUS_FOR
+    images = DatasetImages(directory, splits=splits)
+    spurious = images.column == SPURIOUS_FOR
     if validation is not None and not spurious:
         raise UsageError("--validation goes with class-wise spurious sets; give photographs as --references.")
-    occurring = [pictures.labels[k] for k in np.unique(pictures.label)]
-    others: dict[str, DatasetPictures | FolderPictures] = {}
+    occurring = [images.labels[k] for k in np.unique(images.label)]
+    others: dict[str, DatasetImages | FolderImages] = {}
     if references is not None:
         column = None if spurious else "foreground"
-        others[REFERENCES] = open_pictures(Path(references), pictures.labels, occurring, column)
+        others[REFERENCES] = open_images(Path(references), images.labels, occurring, column)
     for control in map(Path, controls):
-        beside = _open_control(control, pictures, occurring, splits)
+        beside = _open_control(control, images, occurring, splits)
         others[_unused(_config(beside) or beside.name, (*others, GENERATED, REFERENCES))] = beside
-    real = None if validation is None else open_pictures(Path(validation), pictures.labels, occurring)
-    table = LabelTable() if labels is None else read_label_table(Path(labels), pictures.labels)
+    real = None if validation is None else open_images(Path(validation), images.labels, occurring)
+    table = LabelTable() if labels is None else read_label_table(Path(labels), images.labels)
     out = directory / FOLDER if out is None else Path(out)
     _refuse_strangers(out, directory)
 
@@ -131,7 +131,7 @@ def evaluate(
 
     place = choose_device(device)
     opened = _open_all(classifiers)
-    counterparts = find_counterparts(list(opened.values()), pictures.labels, occurring, table)
+    counterparts = find_counterparts(list(opened.values()), images.labels, occurring, table)
     scores = _score_files(directory, list(opened)) if save_scores else {}
     for folder in (out, *[path.parent for path in scores.values()]):
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,25 +148,25 @@ def evaluate(
         answer = functools.partial(
             predict, classifier, counterparts=own, batch_size=batch_size, show_progress=show_progress
         )
-        answers[name] = {kind: answer(some) for kind, some in {GENERATED: pictures, **others}.items()}
+        answers[name] = {kind: answer(some) for kind, some in {GENERATED: images, **others}.items()}
         if real is not None:
             positives[name] = answer(real)
         classifier.to(before)
 
     measured = {
-        name: spuriousness.measure(answers[name], positives.get(name), pictures.labels)
+        name: spuriousness.measure(answers[name], positives.get(name), images.labels)
         if spurious
-        else _accuracies(pictures, own, answers[name])
+        else _accuracies(images, own, answers[name])
         for name, own in zip(opened, counterparts, strict=True)
     }
-    steered = _steered(pictures, opened)
+    steered = _steered(images, opened)
     report = {
         "made_by": _MADE_BY.decode(),
-        "dataset": _about(pictures),
+        "dataset": _about(images),
         "kind": "spurious" if spurious else "foreground",
-        "intervals": {"method": METHOD, "level": LEVEL, **_reuse(pictures)},
+        "intervals": {"method": METHOD, "level": LEVEL, **_reuse(images)},
         "beside": {
-            kind: {**_beside(some, occurring), **({} if kind == REFERENCES else {"differs": _differs(pictures, some)})}
+            kind: {**_beside(some, occurring), **({} if kind == REFERENCES else {"differs": _differs(images, some)})}
             for kind, some in others.items()
         },
         "validation": None if real is None else _beside(real, occurring),
@@ -175,7 +175,7 @@ def evaluate(
             name: {
                 "facts": public(classifier.facts),
                 **({"steered": name in steered} if spurious else {}),
-                **_coverage(classifier, own, pictures, answers[name][GENERATED]),
+                **_coverage(classifier, own, images, answers[name][GENERATED]),
                 **measured[name],
             }
             for (name, classifier), own in zip(opened.items(), counterparts, strict=True)
@@ -184,17 +184,17 @@ def evaluate(
     independent = [name for name in opened if name not in steered] or list(opened)
     if spurious:
         report["mean"] = spuriousness.measure_mean(
-            [answers[name] for name in independent], [measured[name] for name in independent], pictures.labels
+            [answers[name] for name in independent], [measured[name] for name in independent], images.labels
         )
     evaluation = Evaluation(
-        pictures, report, opened, {name: some[GENERATED] for name, some in answers.items()}, independent, out,
+        images, report, opened, {name: some[GENERATED] for name, some in answers.items()}, independent, out,
         tuple(scores.values()),
     )  # fmt: skip
     if scores:
         # What is there is read and written again: another evaluation may be adding other splits.
         with lock(directory / STAGES_LOCK, wait=True):
             for name, path in scores.items():
-                _write_scores(path, pictures, opened[name], evaluation.predictions[name])
+                _write_scores(path, images, opened[name], evaluation.predictions[name])
         remove_locks(directory)
     replace_text(out / PAGE, write_page(evaluation))
     replace_text(out / JSON, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
@@ -223,9 +223,9 @@ def _open_all(classifiers: Sequence[str | Classifier]) -> dict[str, Classifier]:
     return opened
 
 
-def _steered(pictures: DatasetPictures, classifiers: Mapping[str, Classifier]) -> set[str]:
-    """Those whose features the pictures' concepts were drawn towards (SFSL): what they say proves nothing."""
-    concepts = pictures.source.facts.concepts or []
+def _steered(images: DatasetImages, classifiers: Mapping[str, Classifier]) -> set[str]:
+    """Those whose features the images' concepts were drawn towards (SFSL): what they say proves nothing."""
+    concepts = images.source.facts.concepts or []
     networks = {concept["feature_model"]["sha256"] for concept in concepts if concept.get("feature_model")}
     return {name for name, classifier in classifiers.items() if classifier.facts.get("sha256") in networks}
 
@@ -236,26 +236,26 @@ def _unused(name: str, taken: Container[str]) -> str:
 
 
 def _open_control(
-    directory: Path, pictures: DatasetPictures, wanted: Sequence[str], splits: Sequence[str]
-) -> DatasetPictures:
+    directory: Path, images: DatasetImages, wanted: Sequence[str], splits: Sequence[str]
+) -> DatasetImages:
     """A dataset of the same kind, in the splits that it has of those asked for."""
-    control = DatasetPictures(directory, pictures.labels, wanted)
-    if control.column != pictures.column:
+    control = DatasetImages(directory, images.labels, wanted)
+    if control.column != images.column:
         raise UsageError(
-            f"--control {directory} has labels of the column {control.column}, and {pictures.name} of "
-            f"{pictures.column}: they can't be measured alike."
+            f"--control {directory} has labels of the column {control.column}, and {images.name} of "
+            f"{images.column}: they can't be measured alike."
         )
     if not (control.label >= 0).any():
         raise FiguregroundError(
-            f"--control {directory} has none of the classes of {pictures.name}, but {listed(control.unknown, 5)}."
+            f"--control {directory} has none of the classes of {images.name}, but {listed(control.unknown, 5)}."
         )
     there = [split for split in splits if split in control.splits]
-    return DatasetPictures(directory, pictures.labels, wanted, splits=there) if there else control
+    return DatasetImages(directory, images.labels, wanted, splits=there) if there else control
 
 
-def _config(pictures: DatasetPictures) -> str:
+def _config(images: DatasetImages) -> str:
     """The config that a dataset was built with, or those of the datasets that it was made from."""
-    return " and ".join(dict.fromkeys(name for name, _ in settings(pictures.source.recipe) if name))
+    return " and ".join(dict.fromkeys(name for name, _ in settings(images.source.recipe) if name))
 
 
 ALIKE = (
@@ -265,66 +265,66 @@ ALIKE = (
 """Fields of a recipe in which a control has to be as the set: else its accuracy differs for their sake too."""
 
 
-def _differs(pictures: DatasetPictures, control: DatasetPictures | FolderPictures) -> list[dict[str, Any]]:
+def _differs(images: DatasetImages, control: DatasetImages | FolderImages) -> list[dict[str, Any]]:
     """Fields of `ALIKE` in which a control isn't as the set: `field`, `dataset` and `control`, the values of each."""
-    if not isinstance(control, DatasetPictures):
+    if not isinstance(control, DatasetImages):
         return []
     found = []
     for field in ALIKE:
-        ours, theirs = (_values(some, field) for some in (pictures, control))
+        ours, theirs = (_values(some, field) for some in (images, control))
         if ours != theirs:
             found.append({"field": field, "dataset": ours, "control": theirs})
     return found
 
 
-def _values(pictures: DatasetPictures, field: str) -> list[Any]:
+def _values(images: DatasetImages, field: str) -> list[Any]:
     """What the recipes that a dataset was made from say of a field, each value once."""
-    said = [identity.get(field) for _, identity in settings(pictures.source.recipe)]
+    said = [identity.get(field) for _, identity in settings(images.source.recipe)]
     return [json.loads(text) for text in sorted({json.dumps(value) for value in said})]
 
 
-def _reuse(pictures: DatasetPictures) -> dict[str, int]:
+def _reuse(images: DatasetImages) -> dict[str, int]:
     """How many objects and scenes the images show: `objects`, and of those that were guided by one, `scenes`."""
-    scenes = len(np.unique(pictures.scenes[pictures.scenes >= 0]))
-    return {"objects": len(np.unique(pictures.objects)), **({"scenes": scenes} if scenes else {})}
+    scenes = len(np.unique(images.scenes[images.scenes >= 0]))
+    return {"objects": len(np.unique(images.objects)), **({"scenes": scenes} if scenes else {})}
 
 
-def _about(pictures: DatasetPictures) -> dict[str, Any]:
-    source = pictures.source
+def _about(images: DatasetImages) -> dict[str, Any]:
+    source = images.source
     return {
         "name": source.name,
         "builder": source.facts.builder,
-        "config": _config(pictures),
+        "config": _config(images),
         "recipe_sha256": source.recipe["sha256"],
-        "samples": len(pictures.keys),
-        "splits": {split: int((pictures.split == at).sum()) for at, split in enumerate(pictures.splits)},
-        **({"features": pictures.features} if pictures.features else {}),
+        "samples": len(images.keys),
+        "splits": {split: int((images.split == at).sum()) for at, split in enumerate(images.splits)},
+        **({"features": images.features} if images.features else {}),
     }
 
 
-def _beside(pictures: DatasetPictures | FolderPictures, occurring: Sequence[str]) -> dict[str, Any]:
-    """What there is to say of other pictures: how many, of which classes, and what was passed over."""
-    unreadable = {} if isinstance(pictures, DatasetPictures) else pictures.unreadable
-    used = pictures.label >= 0
+def _beside(images: DatasetImages | FolderImages, occurring: Sequence[str]) -> dict[str, Any]:
+    """What there is to say of other images: how many, of which classes, and what was passed over."""
+    unreadable = {} if isinstance(images, DatasetImages) else images.unreadable
+    used = images.label >= 0
     if unreadable:
-        used &= np.array([key not in unreadable for key in pictures.keys])
-    there = {pictures.labels[k] for k in np.unique(pictures.label[used])}
+        used &= np.array([key not in unreadable for key in images.keys])
+    there = {images.labels[k] for k in np.unique(images.label[used])}
     return {
-        "name": pictures.name,
+        "name": images.name,
         "images": int(used.sum()),
         "unreadable": [{"file": name, "reason": reason} for name, reason in sorted(unreadable.items())],
-        "without_pictures": [label for label in occurring if label not in there],
-        "other_classes": pictures.unknown,
-        **({"recipe_sha256": pictures.source.recipe["sha256"]} if isinstance(pictures, DatasetPictures) else {}),
+        "without_images": [label for label in occurring if label not in there],
+        "other_classes": images.unknown,
+        **({"recipe_sha256": images.source.recipe["sha256"]} if isinstance(images, DatasetImages) else {}),
     }
 
 
 def _coverage(
-    classifier: Classifier, counterparts: Counterparts, pictures: DatasetPictures, predictions: Predictions
+    classifier: Classifier, counterparts: Counterparts, images: DatasetImages, predictions: Predictions
 ) -> dict[str, Any]:
     """Which of the dataset's labels a classifier knows, under what names, and how many samples that leaves out."""
-    occurring = np.unique(pictures.label).tolist()
-    known = {pictures.labels[k]: counterparts.groups[k] for k in occurring}
+    occurring = np.unique(images.label).tolist()
+    known = {images.labels[k]: counterparts.groups[k] for k in occurring}
     return {
         "samples": int(predictions.judged.sum()),
         "left_out": int((~predictions.judged).sum()),
@@ -334,18 +334,18 @@ def _coverage(
 
 
 def _accuracies(
-    pictures: DatasetPictures, counterparts: Counterparts, answers: Mapping[str, Predictions]
+    images: DatasetImages, counterparts: Counterparts, answers: Mapping[str, Predictions]
 ) -> dict[str, Any]:
     """One classifier's numbers on a set of foregrounds."""
     own, references = answers[GENERATED], answers.get(REFERENCES)
-    report = accuracy.by_group(pictures, own)
+    report = accuracy.by_group(images, own)
     if len(answers) > 1:
         report["compared"] = {
             kind: accuracy.compare(some, references) for kind, some in answers.items() if kind != REFERENCES
         }
-    if is_matched(pictures.source.recipe):
-        outcomes = counterparts.outcomes(own.predicted, pictures.label)
-        report["matched"] = accuracy.alike(pictures.keys, outcomes, own)
+    if is_matched(images.source.recipe):
+        outcomes = counterparts.outcomes(own.predicted, images.label)
+        report["matched"] = accuracy.alike(images.keys, outcomes, own)
     return report
 
 
@@ -389,7 +389,7 @@ def _unused_stem(plain: str, paths: Mapping[str, Path]) -> str:
     return plain
 
 
-def _write_scores(path: Path, pictures: DatasetPictures, classifier: Classifier, predictions: Predictions) -> None:
+def _write_scores(path: Path, images: DatasetImages, classifier: Classifier, predictions: Predictions) -> None:
     """Key, predicted class, probability of the label, and whether it was predicted, of each judged sample.
 
     What the same classifier said of other splits before is kept.
@@ -401,7 +401,7 @@ def _write_scores(path: Path, pictures: DatasetPictures, classifier: Classifier,
     rows = np.flatnonzero(predictions.judged)
     table = pa.table(
         {
-            "key": [pictures.keys[row] for row in rows],
+            "key": [images.keys[row] for row in rows],
             "predicted": [classifier.labels[k] for k in predictions.predicted[rows]],
             "p": predictions.p[rows],
             "correct": predictions.correct[rows],
@@ -409,7 +409,7 @@ def _write_scores(path: Path, pictures: DatasetPictures, classifier: Classifier,
     )
     made_by = {_MADE_BY: json.dumps(public(classifier.facts)).encode()}
     if path.exists() and (earlier := pq.read_table(path)).schema.metadata[_MADE_BY] == made_by[_MADE_BY]:
-        others = pc.invert(pc.is_in(earlier["key"], pa.array(pictures.keys)))
+        others = pc.invert(pc.is_in(earlier["key"], pa.array(images.keys)))
         table = pa.concat_tables([earlier.filter(others).cast(table.schema), table])
     table = table.replace_schema_metadata(made_by)
     buffer = io.BytesIO()

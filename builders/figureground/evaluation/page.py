@@ -1,4 +1,4 @@
-"""An evaluation as a page: tables, and pictures from those that classifiers are surest of to those they aren't."""
+"""An evaluation as a page: tables, and images from those that classifiers are surest of to those they aren't."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from figureground.evaluation.predict import Predictions
 
 EACH_END = 6
-"""Pictures of a class with the highest p, and as many with the lowest."""
+"""Images of a class with the highest p, and as many with the lowest."""
 MOST_CLASSES = 40
-"""Classes whose pictures are shown, and rows of a table of cells."""
+"""Classes whose images are shown, and rows of a table of cells."""
 THUMBNAIL = 192
-"""Edge of a picture, at most, in pixels; half of it is shown."""
+"""Edge of an image, at most, in pixels; half of it is shown."""
 _SMALL = 96
 
 
@@ -54,7 +54,7 @@ def write_page(evaluation: Evaluation) -> str:
 
 
 def _overview(report: Told) -> list[dict[str, Any]]:
-    """Of a spurious set: for each metric, the kinds of pictures down, the classifiers across."""
+    """Of a spurious set: for each metric, the kinds of images down, the classifiers across."""
     each = [*(told["mean"] for told in report["classifiers"].values()), report["mean"]["mean"]]
     kinds = list(report["mean"]["mean"])
     tables = []
@@ -129,12 +129,12 @@ def _compared(report: Told) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-# Pictures
+# Images
 
 
 def _strips(evaluation: Evaluation, mean: Predictions) -> list[dict[str, Any]]:
-    """The pictures with the highest and the lowest p of each class, the classes that matter most first."""
-    labels = evaluation.pictures.labels
+    """The images with the highest and the lowest p of each class, the classes that matter most first."""
+    labels = evaluation.images.labels
     spurious = evaluation.report["kind"] == "spurious"
     hits = {k: float(mean.correct[mean.of(k)].mean()) for k in np.unique(mean.label[mean.judged]).tolist()}
     shown = sorted(hits, key=lambda k: -hits[k] if spurious else hits[k])[:MOST_CLASSES]
@@ -145,35 +145,35 @@ def _strips(evaluation: Evaluation, mean: Predictions) -> list[dict[str, Any]]:
         half = min(EACH_END, (len(order) + 1) // 2)
         ends[k] = order[:half], order[max(half, len(order) - EACH_END) :]
     wanted = np.array([row for high, low in ends.values() for row in (*high, *low)], np.int64)
-    drawn = {row: draw() for row, draw in evaluation.pictures.read(wanted)}
+    drawn = {row: draw() for row, draw in evaluation.images.read(wanted)}
 
     def tell(rows: Sequence[int]) -> list[dict[str, Any]]:
         return [_example(evaluation, mean, row, drawn[row]) for row in rows]
 
     return [
-        {"name": labels[k], "feature": evaluation.pictures.features.get(labels[k], ""), "hits": hits[k],
+        {"name": labels[k], "feature": evaluation.images.features.get(labels[k], ""), "hits": hits[k],
          "high": tell(high), "low": tell(low)}
         for k, (high, low) in ends.items()
     ]  # fmt: skip
 
 
-def _example(evaluation: Evaluation, mean: Predictions, row: int, picture: Image.Image) -> dict[str, Any]:
-    pictures = evaluation.pictures
+def _example(evaluation: Evaluation, mean: Predictions, row: int, image: Image.Image) -> dict[str, Any]:
+    images = evaluation.images
     said = {
         name: (evaluation.classifiers[name].labels[int(some.predicted[row])], float(some.p[row]))
         for name, some in evaluation.predictions.items() if some.judged[row]
     }  # fmt: skip
     votes = Counter(_short(label) for label, _ in said.values())
     label, most = votes.most_common(1)[0]
-    columns = pictures.source.columns
+    columns = images.source.columns
     return {
-        "url": _data_url(picture),
-        "small": max(picture.size) < _SMALL,
+        "url": _data_url(image),
+        "small": max(image.size) < _SMALL,
         "p": float(mean.p[row]),
         "right": float(mean.correct[row]) > 0.5,
         "said": label if most == len(said) else f"{label} ({most} of {len(said)})",
-        "shows": f"{columns.foregrounds[pictures.foreground[row]]} × {columns.backgrounds[pictures.background[row]]}",
-        "more": "\n".join([pictures.keys[row], *(f"{name}: {label}, p {p:.3f}" for name, (label, p) in said.items())]),
+        "shows": f"{columns.foregrounds[images.foreground[row]]} × {columns.backgrounds[images.background[row]]}",
+        "more": "\n".join([images.keys[row], *(f"{name}: {label}, p {p:.3f}" for name, (label, p) in said.items())]),
     }
 
 
@@ -182,9 +182,9 @@ def _short(label: str) -> str:
     return label.split(",")[0].strip()
 
 
-def _data_url(picture: Image.Image) -> str:
-    small = max(picture.size) < _SMALL
-    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+def _data_url(image: Image.Image) -> str:
+    small = max(image.size) < _SMALL
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=85, method=4, lossless=small)
+    image.save(buffer, "WEBP", quality=85, method=4, lossless=small)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

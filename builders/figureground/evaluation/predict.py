@@ -1,4 +1,4 @@
-"""A classifier's answers for labelled pictures, batch by batch."""
+"""A classifier's answers for labelled images, batch by batch."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from figureground.core import signals
 from figureground.core.errors import FiguregroundError, OutOfMemory, counted
 from figureground.core.numerics import usable_cores
 from figureground.core.progress import Progress
-from figureground.data.pictures import Draw, FolderPictures, Pictures
+from figureground.data.images import Draw, FolderImages, Images
 from figureground.evaluation.counterparts import Counterparts
 from figureground.sources.images import UnreadableImage
 from figureground.vision.classifiers import Classifier
 
 BATCH_SIZE = 64
-"""Pictures a batch, unless said otherwise; halved where memory doesn't suffice."""
+"""Images a batch, unless said otherwise; halved where memory doesn't suffice."""
 MOST_DECODERS = 8
-"""Threads that decode pictures ahead."""
+"""Threads that decode images ahead."""
 AHEAD = 4
-"""Pictures that each of them decodes ahead."""
+"""Images that each of them decodes ahead."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier says of each picture, in the pictures' order."""
+    """What a classifier says of each image, in the images' order."""
 
     label: np.ndarray
-    """int64 (n,): the pictures' labels; -1 for one that the list of labels lacks."""
+    """int64 (n,): the images' labels; -1 for one that the list of labels lacks."""
     judged: np.ndarray
-    """bool (n,): its label has a counterpart, and the picture could be read."""
+    """bool (n,): its label has a counterpart, and the image could be read."""
     predicted: np.ndarray
     """int64 (n,): the likeliest class; -1 where not judged."""
     p: np.ndarray
-    """float64 (n,): probability of the picture's label, 0 to 1, summed over the classes that stand for it; NaN where
+    """float64 (n,): probability of the image's label, 0 to 1, summed over the classes that stand for it; NaN where
     not judged."""
     correct: np.ndarray
     """bool (n,): whether the likeliest class is one of those."""
@@ -54,65 +54,65 @@ class Predictions:
         return (np.arange(len(self.label)) if self.objects is None else self.objects)[rows]
 
     def of(self, k: int) -> np.ndarray:
-        """The judged pictures of a label, bool (n,)."""
+        """The judged images of a label, bool (n,)."""
         return self.judged & (self.label == k)
 
 
 def predict(
     classifier: Classifier,
-    pictures: Pictures,
+    images: Images,
     counterparts: Counterparts,
     *,
     batch_size: int = BATCH_SIZE,
     show_progress: bool = True,
 ) -> Predictions:
-    """Shows a classifier all pictures whose label it has a counterpart of.
+    """Shows a classifier all images whose label it has a counterpart of.
 
-    Photographs that can't be read are noted in `pictures.unreadable` and left out.
+    Photographs that can't be read are noted in `images.unreadable` and left out.
 
     Args:
         classifier: On the device where it shall work.
-        pictures: Their labels are positions in `counterparts.labels`.
+        images: Their labels are positions in `counterparts.labels`.
 
     Raises:
-        FiguregroundError: A picture of a dataset is damaged, no photograph can be read, or logits that aren't finite.
-        OutOfMemory: One picture alone doesn't fit.
+        FiguregroundError: An image of a dataset is damaged, no photograph can be read, or logits that aren't finite.
+        OutOfMemory: One image alone doesn't fit.
         Stopped: A signal asked for it.
     """
-    count = len(pictures.keys)
+    count = len(images.keys)
     nothing: dict[str, Any] = {"judged": False, "predicted": -1, "p": np.nan, "correct": False}
     arrays = {name: np.full(count, value) for name, value in nothing.items()}
-    found = Predictions(pictures.label, **arrays, objects=pictures.objects)
+    found = Predictions(images.label, **arrays, objects=images.objects)
     members = counterparts.members()
     known = members.sum(axis=1) > 0
-    rows = np.flatnonzero((pictures.label >= 0) & known[pictures.label])
-    bar = Progress(len(rows), unit="image", desc=f"{classifier.name} on {pictures.name}", show=show_progress)
+    rows = np.flatnonzero((images.label >= 0) & known[images.label])
+    bar = Progress(len(rows), unit="image", desc=f"{classifier.name} on {images.name}", show=show_progress)
     with signals.at_checks(), bar:
-        for batch in _batches(_readable(_decoded(pictures.read(rows)), pictures), batch_size):
+        for batch in _batches(_readable(_decoded(images.read(rows)), images), batch_size):
             at = np.array([row for row, _ in batch])
-            logits = _in_halves(classifier, [picture for _, picture in batch])
+            logits = _in_halves(classifier, [image for _, image in batch])
             odd = ~np.isfinite(logits).all(axis=1)
             if odd.any():
                 raise FiguregroundError(
-                    f"The classifier {classifier.name} gave logits that aren't finite for {pictures.keys[at[odd][0]]}. "
+                    f"The classifier {classifier.name} gave logits that aren't finite for {images.keys[at[odd][0]]}. "
                     "Its weights are damaged."
                 )
-            p, own = _softmax(logits), members[pictures.label[at]]
+            p, own = _softmax(logits), members[images.label[at]]
             found.predicted[at] = p.argmax(axis=1)
             found.p[at] = (p * own).sum(axis=1)
             found.correct[at] = own[np.arange(len(at)), found.predicted[at]]
             found.judged[at] = True
             bar.update(len(batch))
     if len(rows) and not found.judged.any():
-        first = next(iter(pictures.unreadable.items())) if isinstance(pictures, FolderPictures) else ("", "")
+        first = next(iter(images.unreadable.items())) if isinstance(images, FolderImages) else ("", "")
         raise FiguregroundError(
-            f"{pictures.name}: none of its {counted(len(rows), 'picture')} can be read, such as {': '.join(first)}."
+            f"{images.name}: none of its {counted(len(rows), 'image')} can be read, such as {': '.join(first)}."
         )
     return found
 
 
 def _in_halves(classifier: Classifier, batch: list[Image.Image]) -> np.ndarray:
-    """Logits of pictures, float64 (n, classes); of halves of the batch where memory doesn't suffice."""
+    """Logits of images, float64 (n, classes); of halves of the batch where memory doesn't suffice."""
     signals.check()
     try:
         return _logits(classifier, batch)
@@ -120,7 +120,7 @@ def _in_halves(classifier: Classifier, batch: list[Image.Image]) -> np.ndarray:
         if len(batch) == 1:
             width, height = batch[0].size
             raise OutOfMemory(
-                f"The classifier {classifier.name} and one picture of {width} × {height} px don't fit into the memory "
+                f"The classifier {classifier.name} and one image of {width} × {height} px don't fit into the memory "
                 "of the device. Give --device cpu."
             ) from None
     torch.cuda.empty_cache()  # outside the handler, which would keep what the batch took
@@ -130,8 +130,8 @@ def _in_halves(classifier: Classifier, batch: list[Image.Image]) -> np.ndarray:
 
 @torch.inference_mode()
 def _logits(classifier: Classifier, batch: Sequence[Image.Image]) -> np.ndarray:
-    if len({picture.size for picture in batch}) == 1:
-        pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in batch]))
+    if len({image.size for image in batch}) == 1:
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in batch]))
         device = next(classifier.parameters()).device
         reading = classifier(pixels.to(device).permute(0, 3, 1, 2).float() / 255)
     else:
@@ -157,20 +157,20 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _readable(
-    drawn: Iterable[tuple[int, Image.Image | UnreadableImage]], pictures: Pictures
+    drawn: Iterable[tuple[int, Image.Image | UnreadableImage]], images: Images
 ) -> Iterator[tuple[int, Image.Image]]:
     """Leaves out what can't be read; a folder takes note of it, of anything else it is an error."""
-    for row, picture in drawn:
-        if not isinstance(picture, UnreadableImage):
-            yield row, picture
-        elif isinstance(pictures, FolderPictures):
-            pictures.skip(row, picture)
+    for row, image in drawn:
+        if not isinstance(image, UnreadableImage):
+            yield row, image
+        elif isinstance(images, FolderImages):
+            images.skip(row, image)
         else:
-            raise picture
+            raise image
 
 
 def _decoded(drawn: Iterable[tuple[int, Draw]]) -> Iterator[tuple[int, Image.Image | UnreadableImage]]:
-    """Pictures, RGB, in order, decoded ahead by a few threads."""
+    """Images, RGB, in order, decoded ahead by a few threads."""
     threads = min(MOST_DECODERS, usable_cores())
     ahead: deque[tuple[int, Future[Image.Image | UnreadableImage]]] = deque()
     with ThreadPoolExecutor(threads) as pool:

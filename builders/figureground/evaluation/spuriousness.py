@@ -1,7 +1,7 @@
-"""How far pictures that show a class's spurious feature, and not the class, are taken for the class.
+"""How far images that show a class's spurious feature, and not the class, are taken for the class.
 
 Measured as Spurious ImageNet does it (Neuhaus et al. 2023, arXiv 2212.04871): by how often and how surely the class k
-is predicted, and by how well p_k tells pictures of k from these. Its README calls the latter AUC, and its code computes
+is predicted, and by how well p_k tells images of k from these. Its README calls the latter AUC, and its code computes
 average precision; here are both, by name.
 """
 
@@ -44,13 +44,13 @@ def measure(kinds: Mapping[str, Predictions], real: Predictions | None, labels: 
     """One classifier's numbers, class by class and kind by kind.
 
     Args:
-        kinds: Its answers for pictures that show features: first the set that is measured, whose classes are told of,
+        kinds: Its answers for images that show features: first the set that is measured, whose classes are told of,
             then what stands beside it, such as the references.
-        real: Its answers for pictures of the classes themselves, which give the rankings their positives.
+        real: Its answers for images of the classes themselves, which give the rankings their positives.
         labels: Names of the classes.
 
     Returns:
-        `classes`, by name, then by kind: `images`, `predicted` and `p` with intervals, and, where there are pictures
+        `classes`, by name, then by kind: `images`, `predicted` and `p` with intervals, and, where there are images
         of the class, `average_precision`, `roc_auc` and the number of `positives`; `mean`, by kind: the same, each
         class counting alike, and `classes`, how many there are.
     """
@@ -95,7 +95,7 @@ def measure_mean(each: Sequence[Mapping[str, Predictions]], told_each: Sequence[
 
 
 def mean_of(each: Sequence[Predictions]) -> Predictions:
-    """The means over the classifiers that judged a picture: `correct` is float then, a share of them."""
+    """The means over the classifiers that judged an image: `correct` is float then, a share of them."""
 
     judged = np.stack([some.judged for some in each])
     by_any = judged.sum(axis=0) > 0

@@ -54,15 +54,15 @@ def notes(report: Told) -> list[str]:
     if steered := [name for name, told in report["classifiers"].items() if told.get("steered")]:
         alone = len(steered) == len(report["classifiers"])
         lines.append(
-            f"These pictures were drawn towards the features of {listed(steered)} (SFSL), so what it says of them "
+            f"These images were drawn towards the features of {listed(steered)} (SFSL), so what it says of them "
             + ("proves nothing. Name others." if alone else "proves nothing, and means are over the others.")
         )
     for kind, told in _beside(report):
         if unreadable := told["unreadable"]:
             first = f"{unreadable[0]['file']}: {unreadable[0]['reason']}"
             lines.append(f"{kind}: {counted(len(unreadable), 'file')} can't be read, such as {first}.")
-        if lacking := told["without_pictures"]:
-            lines.append(f"{kind}: no picture of {_classes_of(len(lacking))}: {listed(lacking, 8)}.")
+        if lacking := told["without_images"]:
+            lines.append(f"{kind}: no image of {_classes_of(len(lacking))}: {listed(lacking, 8)}.")
         if differs := told.get("differs"):
             each = [f"{one['field']} ({_values(one['dataset'])}, here {_values(one['control'])})" for one in differs]
             lines.append(
@@ -74,7 +74,7 @@ def notes(report: Told) -> list[str]:
     lines += _notes_on_intervals(report)
     if report["kind"] == "spurious" and report["validation"]:
         lines.append(
-            "Average precision and ROC-AUC are of p_k: real pictures of class k against these. Spurious ImageNet's "
+            "Average precision and ROC-AUC are of p_k: real images of class k against these. Spurious ImageNet's "
             "code computes average precision where its README says AUC; here are both. Lower is more spurious."
         )
     return lines

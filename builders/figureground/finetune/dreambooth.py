@@ -1,4 +1,4 @@
-"""Fine-tunes a concept: a few reference pictures become a word that a diffusion model knows.
+"""Fine-tunes a concept: a few reference images become a word that a diffusion model knows.
 
 DreamBooth (Ruiz et al. 2023, arXiv 2208.12242) with prior preservation, text encoder and UNet together, and the
 spurious-feature similarity loss of `figureground.finetune.similarity`.
@@ -82,7 +82,7 @@ def finetune(
     nothing stopped (same device, dtype, number of processes and threads). A finished concept is left as it is.
 
     Args:
-        references: A folder of three or more pictures; `x.txt` beside `x.jpg` takes the place of the prompt, with
+        references: A folder of three or more images; `x.txt` beside `x.jpg` takes the place of the prompt, with
             `{V}` where the identifier goes.
         noun: What the references truly show, `flower`.
         label: The class that they make classifiers say, as the feature network calls it.

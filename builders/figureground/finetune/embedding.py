@@ -29,12 +29,12 @@ class Hidden(NamedTuple):
     """What a UNet made for inpainting reads beside a noisy latent: where it is to paint, and what is seen around."""
 
     where: Tensor
-    """1 where the picture is hidden and 0 elsewhere, (pictures, 1 or 2 with the mirrored one, 1, height, width)."""
+    """1 where the image is hidden and 0 elsewhere, (images, 1 or 2 with the mirrored one, 1, height, width)."""
     around: Posteriors
-    """Of the pictures, grey where they are hidden."""
+    """Of the images, grey where they are hidden."""
 
     def take(self, rows: Tensor, mirrored: Tensor, noise: Tensor) -> Tensor:
-        """The channels of some pictures, (n, 1 + those of a latent, height, width); arguments as of `Posteriors`."""
+        """The channels of some images, (n, 1 + those of a latent, height, width); arguments as of `Posteriors`."""
         which = mirrored.long() if self.where.shape[1] == 2 else torch.zeros_like(rows)
         return torch.cat([self.where[rows, which], self.around.sample(rows, mirrored, noise)], dim=1)
 
@@ -42,13 +42,13 @@ class Hidden(NamedTuple):
 class Inverting:
     """Everything that changes while a token is learned: its vectors, and their optimizer.
 
-    Nothing random is remembered between steps: pictures, templates, noise and noise levels follow from the seed and the
+    Nothing random is remembered between steps: images, templates, noise and noise levels follow from the seed and the
     number of the step alone.
 
     Args:
         checkpoint: Nothing of it may require gradients. Its tokenizers and text encoders come to know the token.
-        pictures: Encoded.
-        masks: The share of each latent pixel that counts, (pictures, 1 or 2, 1, height, width); None is all.
+        images: Encoded.
+        masks: The share of each latent pixel that counts, (images, 1 or 2, 1, height, width); None is all.
         size: Edge in pixels.
         dtype: What is computed in: float32, or bfloat16 by autocast.
         hidden: For a checkpoint made for inpainting, what its UNet is to paint anew; None for others.
@@ -62,14 +62,14 @@ class Inverting:
         settings: Inversion,
         noun: str,
         token: str,
-        pictures: Posteriors,
+        images: Posteriors,
         masks: Tensor | None,
         size: int,
         dtype: torch.dtype,
         hidden: Hidden | None = None,
     ):
         self.settings = settings
-        self._pictures, self._masks, self._dtype, self._hidden = pictures, masks, dtype, hidden
+        self._images, self._masks, self._dtype, self._hidden = images, masks, dtype, hidden
         pipeline = checkpoint.text_to_image
         self._device = pipeline.device
         self._alphas_bar = pipeline.scheduler.alphas_cumprod.to(self._device, torch.float32)
@@ -123,15 +123,15 @@ class Inverting:
         """The mean squared error, with min-SNR weights and without."""
         settings, device, n = self.settings, self._device, self.settings.batch_size
         generator = make_generator(derive_seed(settings.seed, "step", str(step)))
-        shape = (n, *self._pictures.mean.shape[2:])
+        shape = (n, *self._images.mean.shape[2:])
         mirrored = (torch.rand(n, generator=generator) < 0.5).to(device)
         spread = torch.randn(shape, generator=generator).to(device)
         noise = torch.randn(shape, generator=generator).to(device)
         time = torch.randint(len(self._alphas_bar), (n,), generator=generator).to(device)
         templates = torch.randint(len(settings.templates), (n,), generator=generator)
-        turns = [in_turn(len(self._pictures), step * n + i, settings.seed, "pictures") for i in range(n)]
+        turns = [in_turn(len(self._images), step * n + i, settings.seed, "images") for i in range(n)]
         rows = torch.tensor(turns, device=device)
-        clean = self._pictures.sample(rows, mirrored, spread)
+        clean = self._images.sample(rows, mirrored, spread)
         alphas_bar = self._alphas_bar[time]
         read = objective.add_noise(clean, noise, alphas_bar)
         if self._hidden is not None:

@@ -73,7 +73,7 @@ def says(text: str, identifier: str) -> bool:
 
 
 def check_captions(captions: Iterable[tuple[str, str | None]], identifier: str) -> None:
-    """Raises FiguregroundError for captions (file, text) by which nothing would tie the picture to the identifier.
+    """Raises FiguregroundError for captions (file, text) by which nothing would tie the image to the identifier.
 
     And for those with a place that nothing fills.
     """
@@ -86,7 +86,7 @@ def check_captions(captions: Iterable[tuple[str, str | None]], identifier: str) 
     without = [name for name, text in captions if text is not None and not says(text, identifier)]
     if without:
         raise FiguregroundError(
-            f"the caption of {without[0]} has neither {{V}} nor {identifier!r} in it, so the picture would teach "
+            f"the caption of {without[0]} has neither {{V}} nor {identifier!r} in it, so the image would teach "
             "nothing of the concept. Put {V} where the identifier goes, as in 'a photo of a {V} {noun} at night'"
             + (f" ({len(without)} captions lack it)." if len(without) > 1 else ".")
         )

@@ -1,4 +1,4 @@
-"""Learns a token: a few pictures become embedding vectors of a new word, and nothing else of the model changes.
+"""Learns a token: a few images become embedding vectors of a new word, and nothing else of the model changes.
 
 Textual inversion (Gal et al. 2022, arXiv 2208.01618). The loss may be taken inside masks, so that the object is learned
 and not what is behind it. A checkpoint made for inpainting learns as it will draw: it sees what is around the mask.
@@ -33,10 +33,10 @@ from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.render import MARGIN
 from figureground.finetune.base import choose_dtype, open_base
 from figureground.finetune.embedding import Hidden, Inverting
+from figureground.finetune.images import LearnedImage, hide, read_images, to_grid
 from figureground.finetune.inputs import choose_edge
 from figureground.finetune.inverting import PLACE, POCKET, Inversion, check_token, settings_for
 from figureground.finetune.latents import Posteriors, encode
-from figureground.finetune.pictures import Picture, hide, read_pictures, to_grid
 from figureground.finetune.tokens import EMBEDDINGS, check_free, token_names, write_token
 from figureground.models.weights import check_size, fingerprint, local_directory
 from figureground.recipe import document as recipes
@@ -55,7 +55,7 @@ FORMAT = 1
 
 
 def invert(
-    pictures: Path | Sequence[Path],
+    images: Path | Sequence[Path],
     noun: str,
     token: str,
     out: Path,
@@ -71,13 +71,13 @@ def invert(
     nothing stopped (same device, dtype and number of threads). A finished token is left as it is.
 
     Args:
-        pictures: Three or more of what is learned: a folder, or files.
+        images: Three or more of what is learned: a folder, or files.
         noun: What they show, `mug`: the vectors begin as its embedding, the mean of those of its pieces.
         token: What stands for them in prompts, `<mug>`.
         out: Gets `learned_embeds.safetensors`, which diffusers' `load_textual_inversion` opens (of SDXL its tensors
             `clip_l` and `clip_g`, with `token=`), `inversion.json` (all that made it), `curves.csv`, `curves.png`, and
             while it isn't finished the state.
-        masks: With `masked`, the mask of each picture, in their order (a folder's are in the order of their names);
+        masks: With `masked`, the mask of each image, in their order (a folder's are in the order of their names);
             white is what is learned. None takes `x.mask.png` beside `x.jpg`.
         device: auto, cpu, cuda, cuda:1 or mps.
 
@@ -88,7 +88,7 @@ def invert(
         FiguregroundError: Something given can't be used; `out` holds something else, or a token from other inputs;
             memory or disk is full; or the loss is no number.
     """
-    asked = _Asked(pictures, noun, token, Path(out), settings, masks, show_progress)
+    asked = _Asked(images, noun, token, Path(out), settings, masks, show_progress)
     kept = Unfinished(asked.out, settings.steps)
     with kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
         _invert(asked, device, kept)
@@ -112,7 +112,7 @@ def _advise_memory(settings: Inversion) -> str:
 class _Asked:
     """What `invert` was called with."""
 
-    pictures: Path | Sequence[Path]
+    images: Path | Sequence[Path]
     noun: str
     token: str
     out: Path
@@ -135,8 +135,8 @@ def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
         size = int(finished["inputs"]["size"])
     else:
         size = choose_edge(settings.checkpoint, settings.revision, settings.size, inpaint=True)
-    pictures, left_out = read_pictures(asked.pictures, size, settings.masked, asked.masks)
-    identity = _identify(asked, size, pictures)
+    images, left_out = read_images(asked.images, size, settings.masked, asked.masks)
+    identity = _identify(asked, size, images)
     if _is_finished(out, identity):
         return
     device = choose_device(device_name)
@@ -160,10 +160,10 @@ def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
         for note in left_out.notes():
             remark(note)
         with signals.at_checks():
-            _Session(asked, pictures, identity, made_with, checkpoint, size, dtype, device, kept).run()
+            _Session(asked, images, identity, made_with, checkpoint, size, dtype, device, kept).run()
 
 
-def _identify(asked: _Asked, size: int, pictures: Sequence[Picture]) -> dict[str, Any]:
+def _identify(asked: _Asked, size: int, images: Sequence[LearnedImage]) -> dict[str, Any]:
     """All that decides a token, as JSON: contents instead of places."""
     settings = dataclasses.replace(asked.settings, size=size)
     said = {name: value for name, value in settings.to_json().items() if name not in Inversion.EXECUTION}
@@ -173,8 +173,8 @@ def _identify(asked: _Asked, size: int, pictures: Sequence[Picture]) -> dict[str
     identity = {
         "format": recipes.FORMAT, "noun": asked.noun, "token": asked.token, **said,
         "checkpoint_content": fingerprint(settings.checkpoint, settings.revision),
-        "pictures": {
-            p.name: {"sha256": p.sha256, **({"mask_sha256": p.mask_sha256} if p.mask_sha256 else {})} for p in pictures
+        "images": {
+            p.name: {"sha256": p.sha256, **({"mask_sha256": p.mask_sha256} if p.mask_sha256 else {})} for p in images
         },
     }  # fmt: skip
     return json.loads(json.dumps(identity))
@@ -245,10 +245,10 @@ def _check_words(checkpoint: Checkpoint, asked: _Asked) -> None:
 
 @dataclass
 class _Session:
-    """The work on a token, from encoded pictures to `inversion.json`."""
+    """The work on a token, from encoded images to `inversion.json`."""
 
     asked: _Asked
-    pictures: list[Picture]
+    images: list[LearnedImage]
     identity: dict[str, Any]
     made_with: dict[str, Any]
     checkpoint: Checkpoint
@@ -261,11 +261,11 @@ class _Session:
 
     def run(self) -> None:
         asked, settings = self.asked, self.asked.settings
-        posteriors = self._encode([p.image for p in self.pictures])
-        masks = self._grids([p.mask for p in self.pictures if p.mask is not None], posteriors)
+        posteriors = self._encode([p.image for p in self.images])
+        masks = self._grids([p.mask for p in self.images if p.mask is not None], posteriors)
         hidden = None
         if self.checkpoint.needs_mask:
-            pairs = [hide(picture, self.checkpoint.factor, MARGIN) for picture in self.pictures]
+            pairs = [hide(image, self.checkpoint.factor, MARGIN) for image in self.images]
             around = self._encode([image for image, _ in pairs])
             where = self._grids([mask for _, mask in pairs], posteriors)
             assert where is not None
@@ -291,7 +291,7 @@ class _Session:
         return encode(self.checkpoint.text_to_image.vae, images, self.asked.settings.flip, signals.check)
 
     def _grids(self, masks: Sequence[Image.Image], like: Posteriors) -> Tensor | None:
-        """Masks as latents have them, (pictures, 1 or 2, 1, height, width); None for none."""
+        """Masks as latents have them, (images, 1 or 2, 1, height, width); None for none."""
         grids = [to_grid(mask, like.mean.shape[-1], self.asked.settings.flip) for mask in masks]
         return torch.stack(grids).to(self.device) if grids else None
 

@@ -20,7 +20,7 @@ TEMPLATES = (
     "a photograph showing a {token}", "an image with a {token}", "a {token}, seen from nearby",
     "a {token}, seen from afar", "a snapshot of the {token}", "a plain photo of the {token}", "here is a {token}",
 )  # fmt: skip
-"""Captions that say nothing of a picture but that the token is in it."""
+"""Captions that say nothing of an image but that the token is in it."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class Inversion:
     vectors: int = 1
     """Embedding vectors that the token stands for; each takes one of the 77 places of a prompt."""
     templates: tuple[str, ...] = TEMPLATES
-    """What pictures are called while the token is learned; `{token}` is its place."""
+    """What images are called while the token is learned; `{token}` is its place."""
     masked: bool = False
     """Whether the loss is taken inside masks, so that the object is learned and not what is behind it."""
     size: int | None = None
     """Edge in pixels; none is the checkpoint's own."""
     flip: bool = False
-    """Whether pictures are also shown mirrored."""
+    """Whether images are also shown mirrored."""
     steps: int = 3000
     """Steps of the optimizer."""
     batch_size: int = 4
-    """Pictures a step."""
+    """Images a step."""
     learning_rate: float = 2e-3
     """At the first step; it falls to 0 along a line."""
     min_snr_gamma: float | None = None
@@ -112,7 +112,7 @@ POCKET = Inversion(
     "pocket", templates=("a photo of a {token}", "a picture of a {token}", "a {token}"), masked=True, steps=200,
     batch_size=4, learning_rate=0.01, min_snr_gamma=5.0, save_seconds=30.0, dtype="float32",
 )  # fmt: skip
-"""For the pocket model. Masked, for from whole pictures of one scene a word learns that scene too."""
+"""For the pocket model. Masked, for from whole images of one scene a word learns that scene too."""
 
 
 def settings_for(checkpoint: str, **changes: Any) -> Inversion:

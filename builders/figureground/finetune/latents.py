@@ -1,4 +1,4 @@
-"""Pictures as an autoencoder's posteriors: encoded once, sampled anew at each step."""
+"""Images as an autoencoder's posteriors: encoded once, sampled anew at each step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Posteriors:
-    """Normal distributions of latents, unscaled: for each picture one, or two with the mirrored picture's."""
+    """Normal distributions of latents, unscaled: for each image one, or two with the mirrored image's."""
 
     mean: Tensor
-    """(pictures, 1 or 2, channels, height, width)."""
+    """(images, 1 or 2, channels, height, width)."""
     deviation: Tensor
     """Of the same shape."""
     scale: Tensor
@@ -32,8 +32,8 @@ class Posteriors:
         """Latents as a UNet has them, (n, channels, height, width).
 
         Args:
-            rows: (n,) which pictures.
-            mirrored: (n,) bool; read only where mirrored pictures were encoded.
+            rows: (n,) which images.
+            mirrored: (n,) bool; read only where mirrored images were encoded.
             noise: (n, channels, height, width), standard normal.
         """
         which = mirrored.long() if self.mean.shape[1] == 2 else torch.zeros_like(rows)
@@ -45,12 +45,12 @@ class Posteriors:
 def encode(
     vae: Any, images: Sequence[Image.Image], flip: bool, between: Callable[[], None] = lambda: None
 ) -> Posteriors:
-    """Encodes pictures one by one, in the autoencoder's dtype; the posteriors are float32 on its device.
+    """Encodes images one by one, in the autoencoder's dtype; the posteriors are float32 on its device.
 
     Args:
         images: RGB, all of one size, both edges multiples of the autoencoder's factor.
-        flip: Whether mirrored pictures are encoded too.
-        between: Called between two pictures; it may raise, to stop.
+        flip: Whether mirrored images are encoded too.
+        between: Called between two images; it may raise, to stop.
     """
     means, deviations = [], []
     for image in images:
@@ -71,5 +71,5 @@ def encode(
 
 
 def to_pixels(image: Image.Image) -> Tensor:
-    """A picture as (1, 3, height, width), float32 in 0..1."""
+    """An image as (1, 3, height, width), float32 in 0..1."""
     return torch.from_numpy(np.array(image, np.float32) / 255).permute(2, 0, 1)[None].contiguous()

@@ -1,4 +1,4 @@
-"""Reference images: what lies in a folder, with captions beside the images, each picture once."""
+"""Reference images: what lies in a folder, with captions beside the images, each image once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from figureground.sources.references import LEAST, read_caption, refuse_shared_c
 
 @dataclass(frozen=True)
 class Reference:
-    """One picture of what is to be learned."""
+    """One image of what is to be learned."""
 
     name: str
     """Of its file."""
@@ -43,7 +43,7 @@ class LeftOut:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     """Files with the names of images that can't be read, and why."""
     repeated: list[tuple[str, str]] = field(default_factory=list)
-    """Files that hold the same picture as another one, and that one."""
+    """Files that hold the same image as another one, and that one."""
 
     def notes(self) -> list[str]:
         """What a person should know of them, a sentence each."""
@@ -59,7 +59,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class References:
-    """The pictures of a folder that can be used, and those that can't."""
+    """The images of a folder that can be used, and those that can't."""
 
     used: tuple[Reference, ...]
     left_out: LeftOut
@@ -80,15 +80,15 @@ def read_references(folder: Path, size: int) -> References:
         size: Edge in pixels.
 
     Raises:
-        FiguregroundError: There is no such folder, it holds fewer than three different pictures that can be read, or
+        FiguregroundError: There is no such folder, it holds fewer than three different images that can be read, or
             a caption is no text.
     """
     if not folder.is_dir():
         raise FiguregroundError(f"--references {folder}: there is no such directory.")
     left_out = LeftOut([(path.name, reason) for path, reason in list_odd(folder)])
     used = tuple(
-        Reference(path.name, content_hash(path), read_caption(path), center_square(picture, size))
-        for path, picture in read_different(list_images(folder), left_out)
+        Reference(path.name, content_hash(path), read_caption(path), center_square(image, size))
+        for path, image in read_different(list_images(folder), left_out)
     )
     refuse_shared_captions(folder / each.name for each in used)
     found = References(used, left_out)
@@ -98,27 +98,27 @@ def read_references(folder: Path, size: int) -> References:
 
 
 def read_different(files: Iterable[Path], left_out: LeftOut) -> Iterator[tuple[Path, Image.Image]]:
-    """The pictures of files, RGB, as large as they are; each once. What is left out is added to `left_out`."""
+    """The images of files, RGB, as large as they are; each once. What is left out is added to `left_out`."""
     seen: dict[str, str] = {}
     for path in files:
         try:
-            picture = read_image(path)
+            image = read_image(path)
         except UnreadableImage as error:
             left_out.unreadable.append((path.name, error.reason))
             continue
-        pixels = pixel_hash(picture)
+        pixels = pixel_hash(image)
         if pixels in seen:
             left_out.repeated.append((path.name, seen[pixels]))
             continue
         seen[pixels] = path.name
-        yield path, picture
+        yield path, image
 
 
 def _too_few(found: References) -> str:
     if len(found.used) == 1 and len(found.left_out.repeated) + 1 >= LEAST:
         files = [found.used[0].name, *(name for name, _ in found.left_out.repeated)]
         return (
-            f"all {len(files)} images show the same picture ({listed(map(printable, files), 4)}). A concept needs at "
+            f"all {len(files)} images show the same image ({listed(map(printable, files), 4)}). A concept needs at "
             f"least {LEAST} different ones."
         )
     have = counted(len(found.used), "image") if found.used else "no image"

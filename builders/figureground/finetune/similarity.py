@@ -1,4 +1,4 @@
-"""The spurious-feature similarity loss (SFSL): pictures that are being learnt look, to a classifier, like references.
+"""The spurious-feature similarity loss (SFSL): images that are being learnt look, to a classifier, like references.
 
 MaungMaung, Nguyen, Kiya, Echizen 2024 (arXiv 2402.08200) fine-tune a diffusion model with a loss of this name on an
 adversarially robust network. Their formula could not be obtained; what is here is this project's own. From a noisy
@@ -173,11 +173,11 @@ class SimilarityLoss:
     Args:
         classifier: The feature network.
         label: k, the class's position in its logits.
-        references: Pictures that show the feature, (m, 3, h, w) in 0..1.
+        references: Images that show the feature, (m, 3, h, w) in 0..1.
         features: What is compared, a name from `FEATURES`.
         distance: `cosine`: 1 − cos(f, mean of the references' f / |f|), in 0..2. `l2`: |f − mean|² divided by the
             references' mean |f|², so that it is 1 for f = 0 if they agree, whatever the scale of the network.
-        weighting: w(t): `alpha-bar`: ᾱ_t, as the estimate of a clean picture is the blurrier the more noise there is.
+        weighting: w(t): `alpha-bar`: ᾱ_t, as the estimate of a clean image is the blurrier the more noise there is.
             `threshold`: 1 where ᾱ_t > `threshold`, else 0. `none`: 1.
         threshold: In 0..1.
         components: Those of class k, for `neural-pca`; see `figureground.vision.components`.
@@ -255,7 +255,7 @@ class SimilarityLoss:
         return other
 
     def __call__(self, pixels: Tensor, alphas_bar: Tensor) -> Tensor:
-        """The loss of each picture, weighted over timesteps.
+        """The loss of each image, weighted over timesteps.
 
         Args:
             pixels: Decoded estimates, (n, 3, h, w) in 0..1, of any size.
@@ -267,7 +267,7 @@ class SimilarityLoss:
         return self.weight(alphas_bar) * self.distance(pixels)
 
     def weight(self, alphas_bar: Tensor) -> Tensor:
-        """w(t) of timesteps by their ᾱ_t, (n,). Where it is 0, a picture needn't be decoded."""
+        """w(t) of timesteps by their ᾱ_t, (n,). Where it is 0, an image needn't be decoded."""
         alphas_bar = alphas_bar.to(self._target)
         if self._weighting == "alpha-bar":
             return alphas_bar
@@ -276,7 +276,7 @@ class SimilarityLoss:
         return torch.ones_like(alphas_bar)
 
     def distance(self, pixels: Tensor) -> Tensor:
-        """The distance of each picture's features from the references', (n,), without the weight of its timestep."""
+        """The distance of each image's features from the references', (n,), without the weight of its timestep."""
         read = self._read(pixels)
         if self._distance == "cosine":
             return 1 - F.cosine_similarity(read, self._target[None], dim=1)

@@ -1,6 +1,6 @@
 """The loop's inside: draws of a step, the step itself, averages, and a state from which it goes on exactly.
 
-Nothing random is remembered between steps: which pictures come, their noise and their noise levels follow from the
+Nothing random is remembered between steps: which images come, their noise and their noise levels follow from the
 seed and the number of the step alone.
 """
 
@@ -35,7 +35,7 @@ TEXT_ADAPTED = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 @dataclass(frozen=True)
 class Material:
-    """What is learned from: encoded pictures and what each is called."""
+    """What is learned from: encoded images and what each is called."""
 
     references: Posteriors
     captions: tuple[str, ...]
@@ -180,17 +180,17 @@ class Training:
         return _Draw(clean, noise, time, torch.cat(prompts))
 
     def _draw_kind(
-        self, name: str, pictures: Posteriors, first: int, n: int, generator: torch.Generator
+        self, name: str, images: Posteriors, first: int, n: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents, noise, timesteps and picture numbers; this process's share."""
+        """Latents, noise, timesteps and image numbers; this process's share."""
         device, share = self.processes.device, self.processes.share
-        shape = (n, *pictures.mean.shape[2:])
+        shape = (n, *images.mean.shape[2:])
         mirrored = torch.rand(n, generator=generator) < 0.5
         spread = torch.randn(shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
         time = torch.randint(len(self._alphas_bar), (n,), generator=generator)
-        rows = share(torch.tensor([in_turn(len(pictures), first + i, self.settings.seed, name) for i in range(n)]))
-        clean = pictures.sample(*(_send(each, device) for each in (rows, share(mirrored), share(spread))))
+        rows = share(torch.tensor([in_turn(len(images), first + i, self.settings.seed, name) for i in range(n)]))
+        clean = images.sample(*(_send(each, device) for each in (rows, share(mirrored), share(spread))))
         return clean, _send(share(noise), device), _send(share(time), device), rows
 
     # Averages
@@ -334,7 +334,7 @@ def _make_optimizer(groups: Mapping[str, Mapping[str, nn.Parameter]], settings: 
 
 
 def in_turn(n: int, position: int, seed: int, name: str) -> int:
-    """Which of n pictures comes at a position, when all come in turn, in another order each time."""
+    """Which of n images comes at a position, when all come in turn, in another order each time."""
     turn, place = divmod(position, n)
     return _order(n, turn, seed, name)[place]
 

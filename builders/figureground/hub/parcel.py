@@ -68,7 +68,7 @@ def _digest(file: Path, digest: Any) -> str:
 def pack(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[Item]:
     """The files of a finished dataset to publish, in the order to send them.
 
-    Shards, rejects, markers, index, recipe, card and Croissant, scores, pictures of the card, and what people put
+    Shards, rejects, markers, index, recipe, card and Croissant, scores, images of the card, and what people put
     beside them (`LICENSE…`, `ATTRIBUTION…`). Left out: `report.html`, which `figureground show` draws from the rest,
     the scratch of stages, locks and temporary files, and whatever else lies there.
 

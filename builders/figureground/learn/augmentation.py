@@ -1,4 +1,4 @@
-"""Random crops and mirror images of training pictures."""
+"""Random crops and mirror images of training images."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 
 AREA = (0.7, 1.0)
-"""Share of the picture's area that a crop keeps, from and to: mild, so that objects stay in view."""
+"""Share of the image's area that a crop keeps, from and to: mild, so that objects stay in view."""
 ASPECT = (0.8, 1.25)
-"""By what factor a crop's aspect ratio may differ from the picture's."""
+"""By what factor a crop's aspect ratio may differ from the image's."""
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A box of random size, shape and place inside a picture: left, upper, right, lower, in pixels."""
+    """A box of random size, shape and place inside an image: left, upper, right, lower, in pixels."""
     area = rng.uniform(*AREA)
     aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
     across, down = min(1.0, math.sqrt(area * aspect)), min(1.0, math.sqrt(area / aspect))
@@ -22,15 +22,15 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[float
     return left * width, upper * height, (left + across) * width, (upper + down) * height
 
 
-def crop_and_mirror(picture: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """A random crop of a picture, resized, and mirrored half of the time.
+def crop_and_mirror(image: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """A random crop of an image, resized, and mirrored half of the time.
 
     Args:
-        picture: RGB.
+        image: RGB.
         size: Height and width of the result.
         rng: Decides all of it.
     """
-    box = random_box(*picture.size, rng)
+    box = random_box(*image.size, rng)
     mirrored = rng.random() < 0.5
-    cropped = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    cropped = image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
     return cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else cropped

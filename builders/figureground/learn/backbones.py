@@ -33,7 +33,7 @@ _PILLOW = {"lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 @dataclass(eq=False)
 class Backbone:
-    """A network to be trained, and what it does to a picture first."""
+    """A network to be trained, and what it does to an image first."""
 
     network: nn.Module
     preprocessing: Preprocessing
@@ -67,7 +67,7 @@ def open_backbone(settings: Training, classes: Sequence[str], edge: int, seed: i
 
     Args:
         classes: Names of the classes, in the order of the logits.
-        edge: The longer one of a picture, in pixels: for the choice, and for what the pocket backbone looks at.
+        edge: The longer one of an image, in pixels: for the choice, and for what the pocket backbone looks at.
 
     Raises:
         FiguregroundError: It doesn't open, or its head can't be replaced.
@@ -210,7 +210,7 @@ def _new_timm(name: str, classes: Sequence[str]) -> Backbone:
 
 
 def _fixed(preprocessing: Preprocessing, config: Any) -> tuple[Preprocessing, tuple[int, int]]:
-    """Preprocessing that gives pictures of one size, as batches need it, and that size."""
+    """Preprocessing that gives images of one size, as batches need it, and that size."""
     if preprocessing.crop is not None:
         return preprocessing, preprocessing.crop
     if isinstance(preprocessing.size, tuple):
@@ -251,7 +251,7 @@ def save(backbone: Backbone, folder: Path) -> None:
 
 
 def check_saving(backbone: Backbone) -> None:
-    """Makes sure, before any training, that what a network does to pictures first can be saved with it.
+    """Makes sure, before any training, that what a network does to images first can be saved with it.
 
     Raises:
         FiguregroundError: It can't.
@@ -284,6 +284,6 @@ def _save_preprocessing(preprocessing: Preprocessing, folder: Path, name: str) -
         CLIPImageProcessorPil(**said, **crops, do_convert_rgb=True).save_pretrained(folder)
     if read_preprocessing(folder, name) != preprocessing:
         raise FiguregroundError(
-            f"backbone {name!r}: what it does to pictures first can't be written as a preprocessor_config.json, so the "
+            f"backbone {name!r}: what it does to images first can't be written as a preprocessor_config.json, so the "
             "trained classifier couldn't be opened. Choose another backbone."
         )

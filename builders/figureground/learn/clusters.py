@@ -1,4 +1,4 @@
-"""Clusters of what a classifier gets wrong: pictures of a class that look alike to it (SCGS, arXiv 2412.19457)."""
+"""Clusters of what a classifier gets wrong: images of a class that look alike to it (SCGS, arXiv 2412.19457)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from figureground.core.errors import FiguregroundError, RecipeError, counted, ne
 from figureground.recipe.sample import derive_seed
 
 if TYPE_CHECKING:
-    from figureground.data.groups import GroupedPictures
+    from figureground.data.groups import GroupedImages
     from figureground.learn.errors import Errors
     from figureground.vision.classifiers import Classifier
 
 METHODS = ("k-means", "gaussian-mixture")
 LEAST_SILHOUETTE = 0.05
-"""Below it, no way to divide the pictures is better than to leave them together."""
+"""Below it, no way to divide the images is better than to leave them together."""
 STARTS = 10
 """Of k-means or of the mixture, from other centres; the best is kept."""
 DIMENSIONS = 16
@@ -97,13 +97,13 @@ def cluster(
         raise ValueError(f"Features of shape {features.shape} are not (n, d).")
     n = len(features)
     if not n:
-        raise FiguregroundError("There is no picture to cluster.")
+        raise FiguregroundError("There is no image to cluster.")
     if not np.isfinite(features).all():
         raise FiguregroundError("Features to be clustered hold NaN or infinity: the classifier is damaged.")
     distinct = len(np.unique(features, axis=0))
     if k is not None and k > distinct:
         alike = "" if distinct == n else f", of which {distinct:,} differ,"
-        raise FiguregroundError(f"{counted(n, 'picture')}{alike} can't make {k} clusters. Lower k, or leave it out.")
+        raise FiguregroundError(f"{counted(n, 'image')}{alike} can't make {k} clusters. Lower k, or leave it out.")
     with _one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a warning could say of too many clusters, the silhouette says
         points = _reduce(features, derive_seed(seed, "pca") % 2**32)
@@ -197,7 +197,7 @@ def standardise_by_fold(features: np.ndarray, fold: np.ndarray, y: np.ndarray) -
 
 
 def held_out_features(
-    errors: Errors, rows: np.ndarray, train: GroupedPictures, open_fold: Callable[[int], Classifier], *,
+    errors: Errors, rows: np.ndarray, train: GroupedImages, open_fold: Callable[[int], Classifier], *,
     show_progress: bool = True,
 ) -> np.ndarray:  # fmt: skip
     """Read features of training images, each from the classifier that was not trained on it.
@@ -226,21 +226,21 @@ def held_out_features(
     return np.empty((0, 1), np.float32) if found is None else found
 
 
-def features_of(classifier: Classifier, pictures: GroupedPictures, *, show_progress: bool = True) -> np.ndarray:
-    """Features of pictures before the last linear layer, float32 (n, d), in their order.
+def features_of(classifier: Classifier, images: GroupedImages, *, show_progress: bool = True) -> np.ndarray:
+    """Features of images before the last linear layer, float32 (n, d), in their order.
 
     Args:
         classifier: On the device where it shall work.
 
     Raises:
-        FiguregroundError: The classifier's logits aren't one linear layer's, a picture can't be decoded, or a feature
+        FiguregroundError: The classifier's logits aren't one linear layer's, an image can't be decoded, or a feature
             is no finite number.
         Stopped: A signal asked for it.
     """
-    from figureground.learn.errors import read_pictures
+    from figureground.learn.errors import read_images
 
     classifier.need_features()
-    return read_pictures(classifier, pictures, show_progress=show_progress).features.numpy()
+    return read_images(classifier, images, show_progress=show_progress).features.numpy()
 
 
 def cluster_errors(
@@ -256,7 +256,7 @@ def cluster_errors(
     """Clusters what is got wrong, class by class: one entry a class, also of those of which nothing is.
 
     Args:
-        features: float (m, d), of the pictures that are got wrong, in their order, as `held_out_features` reads them.
+        features: float (m, d), of the images that are got wrong, in their order, as `held_out_features` reads them.
             Where there are several folds, they are standardised by fold here.
         classes: Names of the classes.
         method, k, most, seed: As `cluster` takes them; of a class with fewer errors that differ than k, as
@@ -271,7 +271,7 @@ def cluster_errors(
         raise ValueError(f"There are {len(features)} rows of features and {len(rows)} errors.")
     if not len(rows):
         raise FiguregroundError(
-            f"no errors to cluster: all {counted(len(errors.keys), 'training picture')} are predicted right. Judge "
+            f"no errors to cluster: all {counted(len(errors.keys), 'training image')} are predicted right. Judge "
             "them by cross-fitting, or by a classifier that stops earlier (fewer epochs)."
         )
 

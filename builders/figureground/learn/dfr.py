@@ -1,7 +1,7 @@
 """DFR, deep feature reweighting: the last layer is fitted again to group-balanced data (Kirichenko et al. 2023).
 
 ERM learns the features that it takes, and weighs them wrongly (arXiv 2204.02937). So the last layer alone is fitted
-again, by ℓ1-regularised logistic regression on standardised features of validation pictures, as many of each group;
+again, by ℓ1-regularised logistic regression on standardised features of validation images, as many of each group;
 several draws are averaged. As in the authors' code, the final fit standardises by mean and deviation of the *training*
 features, and the choice of the penalty by those of the images that are fitted.
 
@@ -90,7 +90,7 @@ def unstandardised(layer: Layer, mean: Tensor, std: Tensor) -> Layer:
 
 
 def draw_balanced(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows of as many pictures of each group as the smallest has, int64, without repetition."""
+    """Rows of as many images of each group as the smallest has, int64, without repetition."""
     there, counts = np.unique(group, return_counts=True)
     rows = [rng.permutation(np.flatnonzero(group == each))[: counts.min()] for each in there]
     return np.sort(np.concatenate(rows))
@@ -135,18 +135,18 @@ def refit(
     """Fits the last layer again.
 
     Args:
-        features: float (n, d), of validation pictures.
+        features: float (n, d), of validation images.
         y, group: int64 (n,).
         training: float (m, d), features of the training images, whose mean and deviation standardise the final fit.
         draws: How many are averaged.
         inverse_strength: C; None chooses the one of `STRENGTHS` that does best on the worst group of one half of the
-            pictures when it is fitted to the other; of equal ones the strongest penalty.
+            images when it is fitted to the other; of equal ones the strongest penalty.
 
     Returns:
         The layer, and what is to be told of it.
     """
     given, spent = torch.from_numpy(np.asarray(features, np.float64)), 0
-    told: dict[str, Any] = {"draws": draws, "pictures_a_group": int(np.unique(group, return_counts=True)[1].min())}
+    told: dict[str, Any] = {"draws": draws, "images_a_group": int(np.unique(group, return_counts=True)[1].min())}
     if inverse_strength is None:
         first = halves(group, np.random.default_rng(derive_seed(seed, "dfr", "halves")))
         other = ~first if not first.all() else first

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError, listed
-from figureground.data.groups import GroupedPictures
+from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_groups
 from figureground.learn.directory import refuse_strangers
 from figureground.learn.material import Material, gather, refuse_unknown_groups
@@ -116,11 +116,11 @@ def list_seeds(seeds: int | Sequence[int]) -> list[int]:
     return list(seeds) if isinstance(seeds, Sequence) else list(range(seeds))
 
 
-def refuse_unfit(settings: Training, groups: GroupedPictures, material: Material) -> None:
+def refuse_unfit(settings: Training, groups: GroupedImages, material: Material) -> None:
     """Makes sure that a method can work with the data.
 
     Raises:
-        FiguregroundError: It needs attributes, of added pictures too, or validation pictures of each class, and there
+        FiguregroundError: It needs attributes, of added images too, or validation images of each class, and there
             are none.
     """
     if settings.needs_attributes and material.attributes is None:
@@ -137,6 +137,6 @@ def refuse_unfit(settings: Training, groups: GroupedPictures, material: Material
         missing = sorted(set(range(len(groups.classes))) - set(material.validation.y.tolist()))
         if missing:
             raise FiguregroundError(
-                f"dfr fits the last layer to validation pictures, and {groups.name} has none of "
+                f"dfr fits the last layer to validation images, and {groups.name} has none of "
                 f"{listed(groups.classes[label] for label in missing)} there."
             )

@@ -38,16 +38,16 @@ from figureground.training.state import read_state, save_state, saved_threads
 WARMUP = 0.05
 """Share of the steps in which the learning rate rises; then it falls along a cosine to 0."""
 MAX_GRADIENT_NORM = 1.0
-"""Gradients are shortened to this norm, so that a heavy picture doesn't throw the network off."""
+"""Gradients are shortened to this norm, so that a heavy image doesn't throw the network off."""
 JUDGED = 64
-"""Pictures a batch when none is trained on."""
+"""Images a batch when none is trained on."""
 
 
 class Objective(Protocol):
     """Makes one loss of a batch's."""
 
     def __call__(self, losses: Tensor, rows: Tensor) -> Tensor:
-        """Losses (b,) of the pictures at certain rows of the training split, to a scalar."""
+        """Losses (b,) of the images at certain rows of the training split, to a scalar."""
 
     def state(self) -> Any:
         """What it has learnt, JSON-able."""
@@ -234,11 +234,11 @@ class Fit:
         prepare = functools.partial(self._augmented, epoch) if self.settings.augment else as_array
         self.backbone.network.train()
         losses = []
-        for step, (part, pictures) in enumerate(
+        for step, (part, images) in enumerate(
             zip(parts, train.album.batches(parts, prepare, self.workers), strict=True), (epoch - begin) * batches
         ):
             signals.check()
-            losses.append(self._step(part, pictures, step, total))
+            losses.append(self._step(part, images, step, total))
             if not math.isfinite(losses[-1]):
                 raise FiguregroundError(
                     f"The loss is {losses[-1]} in epoch {epoch + 1} of seed {self.seed}. Lower --learning-rate "
@@ -289,13 +289,13 @@ class Fit:
         )  # fmt: skip
         return rows[places]
 
-    def _step(self, rows: np.ndarray, pictures: Sequence[np.ndarray], step: int, total: int) -> float:
+    def _step(self, rows: np.ndarray, images: Sequence[np.ndarray], step: int, total: int) -> float:
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate * schedule(step, total)
         if self.settings.augment:  # a crop is as large as the network takes it
-            prepared = self.backbone.normalise(torch.from_numpy(np.stack(pictures)), self.device)
+            prepared = self.backbone.normalise(torch.from_numpy(np.stack(images)), self.device)
         else:
-            prepared = _prepared(self.backbone, pictures, self.device)
+            prepared = _prepared(self.backbone, images, self.device)
         logits = self.backbone.logits(prepared)
         y = torch.from_numpy(self.material.train.y[rows]).to(self.device)
         losses = F.cross_entropy(logits, y, reduction="none")
@@ -306,9 +306,9 @@ class Fit:
         self._optimizer.step()
         return float(loss.detach())
 
-    def _augmented(self, epoch: int, picture: Image.Image, place: int) -> np.ndarray:
+    def _augmented(self, epoch: int, image: Image.Image, place: int) -> np.ndarray:
         rng = np.random.default_rng(derive_seed(self.seed, self.purpose, "augment", str(epoch), str(place)))
-        return as_array(crop_and_mirror(picture, self.backbone.size, rng), place)
+        return as_array(crop_and_mirror(image, self.backbone.size, rng), place)
 
     def _random(self, what: str, epoch: int) -> int:
         return derive_seed(self.seed, self.purpose, what, str(epoch))
@@ -368,16 +368,16 @@ def schedule(step: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def as_array(picture: Image.Image, place: int) -> np.ndarray:
-    """A picture as uint8 (3, h, w)."""
-    return np.ascontiguousarray(np.asarray(picture.convert("RGB")).transpose(2, 0, 1))
+def as_array(image: Image.Image, place: int) -> np.ndarray:
+    """An image as uint8 (3, h, w)."""
+    return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
 
 
-def _prepared(backbone: Backbone, pictures: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """What the network takes, from pictures that may differ in size."""
-    if len({picture.shape for picture in pictures}) == 1:
-        return backbone.prepare(torch.from_numpy(np.stack(pictures)), device)
-    return torch.cat([backbone.prepare(torch.from_numpy(picture)[None], device) for picture in pictures])
+def _prepared(backbone: Backbone, images: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """What the network takes, from images that may differ in size."""
+    if len({image.shape for image in images}) == 1:
+        return backbone.prepare(torch.from_numpy(np.stack(images)), device)
+    return torch.cat([backbone.prepare(torch.from_numpy(image)[None], device) for image in images])
 
 
 Reader = Callable[[Tensor], Tensor]
@@ -388,7 +388,7 @@ Reader = Callable[[Tensor], Tensor]
 def read(
     backbone: Backbone, part: Part, device: torch.device, workers: int, reader: Reader | None = None
 ) -> np.ndarray:
-    """Shows pictures to a network as they are, in evaluation mode; the network stays in it.
+    """Shows images to a network as they are, in evaluation mode; the network stays in it.
 
     Args:
         reader: What is read; the logits unless said otherwise.
@@ -397,14 +397,14 @@ def read(
         float32 (n, classes), or what `reader` gives.
 
     Raises:
-        FiguregroundError: An answer is no finite number, or a picture can't be decoded.
+        FiguregroundError: An answer is no finite number, or an image can't be decoded.
     """
     backbone.network.to(device).eval()
     chosen = [np.arange(i, min(i + JUDGED, len(part))) for i in range(0, len(part), JUDGED)]
     found = []
-    for pictures in part.album.batches(chosen, as_array, workers):
+    for images in part.album.batches(chosen, as_array, workers):
         signals.check()
-        prepared = _prepared(backbone, pictures, device)
+        prepared = _prepared(backbone, images, device)
         found.append((reader or backbone.logits)(prepared).float().cpu().numpy())
     answers = np.concatenate(found)
     if not np.isfinite(answers).all():
@@ -413,7 +413,7 @@ def read(
 
 
 def predict(backbone: Backbone, part: Part, device: torch.device, workers: int) -> np.ndarray:
-    """The likeliest class of each picture, int64 (n,)."""
+    """The likeliest class of each image, int64 (n,)."""
     return read(backbone, part, device, workers).argmax(axis=1)
 
 

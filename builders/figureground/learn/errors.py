@@ -1,6 +1,6 @@
-"""Which training pictures ERM gets wrong: cross-fitted, early-stopped, or by a classifier that is given.
+"""Which training images ERM gets wrong: cross-fitted, early-stopped, or by a classifier that is given.
 
-A network that has converged gets next to nothing wrong of what it was trained on. So every picture is judged by a
+A network that has converged gets next to nothing wrong of what it was trained on. So every image is judged by a
 network that was trained on the other folds (cross-fitting, Chernozhukov et al. 2018, arXiv 1608.00060), or all are
 judged by one that was stopped early, as JTT does (Liu et al. 2021, arXiv 2107.09044). The attribute is never used.
 """
@@ -29,7 +29,7 @@ from figureground.core.hashing import digest
 from figureground.core.numerics import usable_cores
 from figureground.core.progress import Progress
 from figureground.core.terminal import remark
-from figureground.data.groups import GroupedPictures
+from figureground.data.groups import GroupedImages
 from figureground.learn import erm
 from figureground.learn.backbones import open_backbone, save
 from figureground.learn.directory import held
@@ -49,18 +49,18 @@ EARLY = "early-stopped"
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """What a classifier, or one a fold, says of each picture of the training split, in its order."""
+    """What a classifier, or one a fold, says of each image of the training split, in its order."""
 
     keys: tuple[str, ...]
-    """Names of the pictures."""
+    """Names of the images."""
     y: np.ndarray
     """int64 (n,): the class."""
     predicted: np.ndarray
     """int64 (n,): the likeliest class."""
     probability: np.ndarray
-    """float64 (n, classes): of each class, 0 to 1, the picture shown whole, without augmentation."""
+    """float64 (n, classes): of each class, 0 to 1, the image shown whole, without augmentation."""
     fold: np.ndarray
-    """int64 (n,): the fold that a picture was held out in; 0 where one classifier judged all."""
+    """int64 (n,): the fold that an image was held out in; 0 where one classifier judged all."""
     models: tuple[Path, ...]
     """Folder of each fold's classifier, as `open_classifier` opens it; none where the classifier was given."""
 
@@ -75,15 +75,15 @@ class Errors:
         own = np.arange(self.probability.shape[1]) == self.y[:, None]
         true = self.probability[own]
         others = np.where(own, 0.0, self.probability).sum(axis=1)
-        # Of what is nearly certain the logarithm would be 0; the rest still tells such pictures apart.
+        # Of what is nearly certain the logarithm would be 0; the rest still tells such images apart.
         sure = -np.log1p(-np.minimum(others, 0.5))
         return np.where(true > 0.5, sure, -np.log(np.maximum(true, np.finfo(np.float64).tiny)))
 
 
 def lowest_loss(errors: Errors, y: int, k: int) -> np.ndarray:
-    """Rows, int64, of the pictures of a class that have the lowest loss, lowest first; of equal ones by key.
+    """Rows, int64, of the images of a class that have the lowest loss, lowest first; of equal ones by key.
 
-    Only pictures that are predicted right are taken: where fewer than k are, it is fewer.
+    Only images that are predicted right are taken: where fewer than k are, it is fewer.
     """
     rows = np.flatnonzero((errors.y == y) & ~errors.wrong)
     loss = errors.loss
@@ -154,7 +154,7 @@ class _Job(NamedTuple):
     name: str
     """Of its folder; it also decides what is random."""
     trained: np.ndarray
-    """bool (n,): the training pictures that it sees."""
+    """bool (n,): the training images that it sees."""
     judged: np.ndarray
     """bool (n,): those whose class it is asked for."""
     epochs: int
@@ -163,11 +163,11 @@ class _Job(NamedTuple):
 
 
 def make_folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Draws folds, int64 (n,), each from 0 on. In number of pictures, and of those of each class, no two differ by
+    """Draws folds, int64 (n,), each from 0 on. In number of images, and of those of each class, no two differ by
     more than 1.
 
     Args:
-        y: int (n,): the class of each picture.
+        y: int (n,): the class of each image.
         folds: How many, 2 or more.
     """
     fold, start = np.empty(len(y), np.int64), 0
@@ -180,7 +180,7 @@ def make_folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 
 def cross_fit(
-    groups: GroupedPictures,
+    groups: GroupedImages,
     settings: Training,
     folds: int,
     seed: int,
@@ -189,7 +189,7 @@ def cross_fit(
     device: str = "auto",
     show_progress: bool = True,
 ) -> Errors:
-    """Judges each training picture by a classifier that was trained on the other folds, or goes on with it.
+    """Judges each training image by a classifier that was trained on the other folds, or goes on with it.
 
     The epoch that does best on the worst class of validation is taken, unless the settings select another. A finished
     fold is not trained again; a run that was stopped goes on after the last epoch that it finished, and on a CPU ends
@@ -206,7 +206,7 @@ def cross_fit(
 
     Raises:
         FiguregroundError: Data, backbone or directory can't be used, or a loss is no finite number.
-        RecipeError: A setting that can't be used, or a class with fewer training pictures than folds.
+        RecipeError: A setting that can't be used, or a class with fewer training images than folds.
         Stopped: A signal asked for it.
     """
     if not isinstance(folds, int) or not 2 <= folds <= MOST_FOLDS:
@@ -215,7 +215,7 @@ def cross_fit(
     counts = np.bincount(y, minlength=len(groups.classes))
     if few := [f"{groups.classes[label]} ({n:,})" for label, n in enumerate(counts.tolist()) if 0 < n < folds]:
         raise RecipeError(
-            "folds", f"{groups.name} has fewer than {folds} training pictures of {listed(few)}. Ask for fewer folds."
+            "folds", f"{groups.name} has fewer than {folds} training images of {listed(few)}. Ask for fewer folds."
         )
     fold = make_folds(y, folds, seed)
     rule = settings.rules(attributes=False)[0]
@@ -225,7 +225,7 @@ def cross_fit(
 
 
 def early_stopped(
-    groups: GroupedPictures,
+    groups: GroupedImages,
     settings: Training,
     epochs: int,
     seed: int,
@@ -234,7 +234,7 @@ def early_stopped(
     device: str = "auto",
     show_progress: bool = True,
 ) -> Errors:
-    """Judges all training pictures by one classifier that was trained on them for a few epochs, as JTT does.
+    """Judges all training images by one classifier that was trained on them for a few epochs, as JTT does.
 
     Args:
         groups: The test split is not looked at.
@@ -256,7 +256,7 @@ def early_stopped(
 
 
 def _judge(
-    groups: GroupedPictures, settings: Training, jobs: Sequence[_Job], fold: np.ndarray, how: dict[str, Any], out: Path,
+    groups: GroupedImages, settings: Training, jobs: Sequence[_Job], fold: np.ndarray, how: dict[str, Any], out: Path,
     device: str, show_progress: bool,
 ) -> Errors:  # fmt: skip
     """Does the jobs that aren't done yet, and puts together what they say."""
@@ -271,7 +271,7 @@ def _judge(
     train, validation = hidden.of_split(0), hidden.of_split(1)
     if len(there := np.unique(train.y)) < 2:
         raise FiguregroundError(
-            f"{groups.name}: all its training pictures are of one class, {groups.classes[there[0]]!r}. It takes two to "
+            f"{groups.name}: all its training images are of one class, {groups.classes[there[0]]!r}. It takes two to "
             "get one wrong."
         )
     where, edge = choose_device(device), max(Album([train]).draw(0).size)
@@ -308,7 +308,7 @@ class _Session:
     """The work in one directory."""
 
     settings: Training
-    train: GroupedPictures
+    train: GroupedImages
     validation: Part
     seed: int
     out: Path
@@ -318,7 +318,7 @@ class _Session:
     made_with: dict[str, Any]
 
     def probability(self, job: _Job) -> np.ndarray:
-        """What a job's classifier says, float64 (pictures that it judges, classes)."""
+        """What a job's classifier says, float64 (images that it judges, classes)."""
         marker, arrays, state = (self.out / f"{job.name}{suffix}" for suffix in (".json", ".npz", ".pt"))
         if marker.exists():
             state.unlink(missing_ok=True)
@@ -339,8 +339,8 @@ class _Session:
         chosen = fit.curve[epoch - 1]
         told = {
             "model": job.name, "epoch": epoch, "validation": {"average": chosen.average, "worst": chosen.worst},
-            "trained_on": {"pictures": len(material.train), "keys_sha256": digest(list(material.train.album.keys))},
-            "judged": {"pictures": len(judged), "wrong": int((probability.argmax(axis=1) != judged.y).sum())},
+            "trained_on": {"images": len(material.train), "keys_sha256": digest(list(material.train.album.keys))},
+            "judged": {"images": len(judged), "wrong": int((probability.argmax(axis=1) != judged.y).sum())},
             "seconds": round(time.monotonic() - began, 1), "curve": [dataclasses.asdict(each) for each in fit.curve],
         }  # fmt: skip
         replace_text(marker, json.dumps(told, indent=2) + "\n")
@@ -356,12 +356,12 @@ class _Session:
         )  # fmt: skip
 
 
-def _part(part: GroupedPictures) -> Part:
+def _part(part: GroupedImages) -> Part:
     return Part(Album([part]), part.y, None)
 
 
 def _workers() -> int:
-    """Threads that decode pictures; they change no result."""
+    """Threads that decode images; they change no result."""
     return min(MOST_WORKERS, usable_cores())
 
 
@@ -374,20 +374,20 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def of_classifier(
-    groups: GroupedPictures,
+    groups: GroupedImages,
     classifier: Classifier,
     classes: Sequence[str],
     *,
     show_progress: bool = True,
 ) -> Errors:
-    """Judges all training pictures by a classifier.
+    """Judges all training images by a classifier.
 
     Args:
         classifier: On the device where it shall work.
         classes: What the classifier calls the classes of `groups`, in their order: such as `groups.classes`.
 
     Raises:
-        FiguregroundError: The classifier has another number of classes, or others; a picture can't be decoded, or
+        FiguregroundError: The classifier has another number of classes, or others; an image can't be decoded, or
             logits aren't finite.
         Stopped: A signal asked for it.
     """
@@ -398,7 +398,7 @@ def of_classifier(
         )
     order = match_classes(classifier, classes)
     train = groups.of_split(0)
-    logits, _ = read_pictures(classifier, train, show_progress=show_progress)
+    logits, _ = read_images(classifier, train, show_progress=show_progress)
     probability = _softmax(logits.numpy())[:, order]
     fold = np.zeros(len(train), np.int64)
     return Errors(train.keys, train.y, probability.argmax(axis=1), probability, fold, ())
@@ -422,20 +422,20 @@ def match_classes(classifier: Classifier, classes: Sequence[str]) -> list[int]:
 
 
 @torch.inference_mode()
-def read_pictures(classifier: Classifier, pictures: GroupedPictures, *, show_progress: bool = True) -> Reading:
-    """What a classifier says of pictures, in their order, on the CPU: logits and features, float32.
+def read_images(classifier: Classifier, images: GroupedImages, *, show_progress: bool = True) -> Reading:
+    """What a classifier says of images, in their order, on the CPU: logits and features, float32.
 
     Raises:
-        FiguregroundError: A picture can't be decoded, or an answer is no finite number.
+        FiguregroundError: An image can't be decoded, or an answer is no finite number.
         Stopped: A signal asked for it.
     """
-    n, album = len(pictures), Album([pictures])
+    n, album = len(images), Album([images])
     device = next(classifier.parameters()).device
     chosen = [np.arange(i, min(i + erm.JUDGED, n)) for i in range(0, n, erm.JUDGED)]
     logits = [torch.empty(0, len(classifier.labels))]
     features = [torch.empty(0, classifier.weight.shape[1])]
     batches = album.batches(chosen, erm.as_array, _workers())
-    bar = Progress(n, unit="image", desc=f"{classifier.name} on {pictures.name}", show=show_progress)
+    bar = Progress(n, unit="image", desc=f"{classifier.name} on {images.name}", show=show_progress)
     with signals.at_checks(), bar:
         for rows, batch in zip(chosen, batches, strict=True):
             signals.check()
@@ -450,6 +450,6 @@ def read_pictures(classifier: Classifier, pictures: GroupedPictures, *, show_pro
     if odd.any():
         raise FiguregroundError(
             f"The classifier {classifier.name} gave numbers that aren't finite for "
-            f"{pictures.keys[int(odd.nonzero()[0])]}. Its weights are damaged."
+            f"{images.keys[int(odd.nonzero()[0])]}. Its weights are damaged."
         )
     return found

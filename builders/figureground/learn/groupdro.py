@@ -40,9 +40,9 @@ class GroupDRO:
     """The loss of GroupDRO, with the groups' weights q as its state.
 
     Args:
-        group: int64 (n,): of each training picture.
+        group: int64 (n,): of each training image.
         weights: float64 (n,): how much each counts within its group.
-        counts: int64 (groups,): training pictures of each; groups without any are left out.
+        counts: int64 (groups,): training images of each; groups without any are left out.
         step_size: η.
         adjustment: C: C/√n is added to a group's loss where q is concerned (Section 3.3).
     """
@@ -64,7 +64,7 @@ class GroupDRO:
         """The loss of a batch, Σ q_g · loss_g over its groups, after q was raised.
 
         Args:
-            losses: (b,), of the pictures at `rows` of the training split.
+            losses: (b,), of the images at `rows` of the training split.
         """
         means, there = group_losses(losses, self._group[rows], self._weights[rows], len(self.q))
         if not there.any():  # all in the batch were given the weight 0

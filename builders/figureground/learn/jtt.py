@@ -11,18 +11,18 @@ def weigh_errors(errors: np.ndarray, upweight: float) -> np.ndarray:
     """Weights, float64 (n,): λ for the errors and 1 for the others.
 
     Args:
-        errors: bool (n,): which training pictures the first model got wrong.
+        errors: bool (n,): which training images the first model got wrong.
         upweight: λ, 1 or more.
     """
     return np.where(errors, float(upweight), 1.0)
 
 
 def minority_groups(counts: np.ndarray) -> np.ndarray:
-    """Which groups go against the correlation, bool (classes, attributes): those with fewer pictures than if class and
+    """Which groups go against the correlation, bool (classes, attributes): those with fewer images than if class and
     attribute were independent.
 
     Args:
-        counts: int (classes, attributes): training pictures.
+        counts: int (classes, attributes): training images.
     """
     counts = np.asarray(counts, np.float64)
     expected = counts.sum(1, keepdims=True) * counts.sum(0, keepdims=True) / max(1.0, counts.sum())
@@ -34,18 +34,18 @@ def tell_errors(errors: np.ndarray, added: np.ndarray, group: np.ndarray | None,
 
     Args:
         errors: bool (n,).
-        added: bool (n,): pictures that were added, which are counted apart.
+        added: bool (n,): images that were added, which are counted apart.
         group: int64 (n,), or None.
-        counts: int64 (classes, attributes): real training pictures.
+        counts: int64 (classes, attributes): real training images.
 
     Returns:
-        `errors` and `pictures`, of real pictures, and `added_errors`; with groups also `minority`, the numbers of the
+        `errors` and `images`, of real images, and `added_errors`; with groups also `minority`, the numbers of the
         minority groups, `precision`, the share of errors that are in them, and `recall`, the share of them that are
         errors, each None where there is nothing to divide by.
     """
     real = errors[~added]
     told: dict[str, Any] = {
-        "errors": int(real.sum()), "pictures": len(real), "added_errors": int(errors[added].sum()),
+        "errors": int(real.sum()), "images": len(real), "added_errors": int(errors[added].sum()),
     }  # fmt: skip
     if group is not None:
         minority = minority_groups(counts).ravel()

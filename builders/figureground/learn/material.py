@@ -1,4 +1,4 @@
-"""What classifiers are trained and judged on: a data set's splits, with the pictures of others added to training."""
+"""What classifiers are trained and judged on: a data set's splits, with the images of others added to training."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.core.names import loosely
-from figureground.data.groups import GroupedPictures
-from figureground.data.pictures import Draw
+from figureground.data.groups import GroupedImages
+from figureground.data.images import Draw
 
 UNKNOWN = -1
-"""The attribute of an added picture that says none, or one that the data set doesn't have."""
+"""The attribute of an added image that says none, or one that the data set doesn't have."""
 
 KEPT_BYTES = 256 * 2**20
-"""Decoded pictures up to this size in all are kept in memory; others are decoded each time that they are seen."""
+"""Decoded images up to this size in all are kept in memory; others are decoded each time that they are seen."""
 AHEAD = 2
 """Batches that are decoded ahead."""
 
 
 @dataclass(eq=False)
 class Album:
-    """Pictures that can be drawn in any order, by several threads."""
+    """Images that can be drawn in any order, by several threads."""
 
-    parts: Sequence[GroupedPictures]
+    parts: Sequence[GroupedImages]
     """Their rows follow one another."""
     _kept: dict[int, Image.Image] = field(default_factory=dict)
     _bytes: int = 0
@@ -39,7 +39,7 @@ class Album:
 
     @cached_property
     def _draws(self) -> list[Draw]:
-        # Those of files hold a path, those of a dataset the encoded picture: its shards are read once, in order.
+        # Those of files hold a path, those of a dataset the encoded image: its shards are read once, in order.
         return [draw for part in self.parts for _, draw in part.read(np.arange(len(part)))]
 
     @cached_property
@@ -50,29 +50,29 @@ class Album:
         return len(self.keys)
 
     def draw(self, row: int) -> Image.Image:
-        """A picture, RGB."""
-        picture = self._kept.get(row)
-        if picture is None:
-            picture = self._draws[row]()
+        """An image, RGB."""
+        image = self._kept.get(row)
+        if image is None:
+            image = self._draws[row]()
             with self._lock:
-                size = 3 * picture.width * picture.height
+                size = 3 * image.width * image.height
                 if self._bytes + size <= KEPT_BYTES and row not in self._kept:
-                    self._kept[row] = picture
+                    self._kept[row] = image
                     self._bytes += size
-        return picture
+        return image
 
     def batches(
         self, batches: Sequence[np.ndarray], prepare: Callable[[Image.Image, int], np.ndarray], workers: int
     ) -> Iterator[list[np.ndarray]]:
-        """Batches of rows as prepared pictures, uint8 (3, h, w), made ahead by a few threads.
+        """Batches of rows as prepared images, uint8 (3, h, w), made ahead by a few threads.
 
         Args:
             batches: Rows of each.
-            prepare: Takes a picture and its place among all that are asked for.
+            prepare: Takes an image and its place among all that are asked for.
             workers: Threads. They change nothing but the time that it takes.
 
         Raises:
-            FiguregroundError: A picture can't be decoded.
+            FiguregroundError: An image can't be decoded.
         """
         place = 0
         with ThreadPoolExecutor(workers) as pool:
@@ -119,21 +119,21 @@ class Material:
     classes: tuple[str, ...]
     attributes: tuple[str, ...] | None
     group_names: tuple[str, ...]
-    """As `GroupedPictures` has them: the classes alone where the data say no attribute."""
+    """As `GroupedImages` has them: the classes alone where the data say no attribute."""
     train: Part
-    """Real pictures first, then those that are added."""
+    """Real images first, then those that are added."""
     added: np.ndarray
-    """bool (n,): which training pictures were added."""
+    """bool (n,): which training images were added."""
     validation: Part
     test: Part
     train_counts: np.ndarray
-    """int64 (groups,): real training pictures of each group, or of each class."""
+    """int64 (groups,): real training images of each group, or of each class."""
     content: dict[str, Any]
-    """Names the pictures and labels, without paths."""
+    """Names the images and labels, without paths."""
     notes: tuple[str, ...]
 
 
-def gather(data: GroupedPictures, add: Sequence[GroupedPictures] = ()) -> Material:
+def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> Material:
     """Joins a data set with what is added to its training split.
 
     Classes and attributes are matched by name, but for case and `_`. Of what is added only the training split is taken.
@@ -147,7 +147,7 @@ def gather(data: GroupedPictures, add: Sequence[GroupedPictures] = ()) -> Materi
     there = np.unique(train.y)
     if len(there) < 2:
         raise FiguregroundError(
-            f"{data.name}: all its training pictures are of one class, {data.classes[there[0]]!r}. It takes two to "
+            f"{data.name}: all its training images are of one class, {data.classes[there[0]]!r}. It takes two to "
             "learn to tell them apart."
         )
     parts, labels, attributes, notes = [train], [train.y], [train.a], []
@@ -157,8 +157,8 @@ def gather(data: GroupedPictures, add: Sequence[GroupedPictures] = ()) -> Materi
         part = each.of_split(0)
         if len(part) < len(each):
             notes.append(
-                f"Of {each.name}, {counted(len(part), 'training picture')} are added; "
-                f"{counted(len(each) - len(part), 'picture')} of other splits are left out."
+                f"Of {each.name}, {counted(len(part), 'training image')} are added; "
+                f"{counted(len(each) - len(part), 'image')} of other splits are left out."
             )
         parts.append(part)
         labels.append(_match_classes(part, data))
@@ -177,12 +177,12 @@ def gather(data: GroupedPictures, add: Sequence[GroupedPictures] = ()) -> Materi
     )  # fmt: skip
 
 
-def _part(part: GroupedPictures) -> Part:
+def _part(part: GroupedImages) -> Part:
     return Part(Album([part]), part.y, None if part.attributes is None else part.group, part.objects)
 
 
-def _match_classes(part: GroupedPictures, data: GroupedPictures) -> np.ndarray:
-    """The data set's label of each added picture, int64 (n,)."""
+def _match_classes(part: GroupedImages, data: GroupedImages) -> np.ndarray:
+    """The data set's label of each added image, int64 (n,)."""
     known = {loosely(name): label for label, name in enumerate(data.classes)}
     table = np.full(len(part.classes), UNKNOWN)
     taken: dict[int, str] = {}
@@ -191,7 +191,7 @@ def _match_classes(part: GroupedPictures, data: GroupedPictures) -> np.ndarray:
         if loosely(name) not in known:
             raise RecipeError(
                 "add",
-                f"{part.name} has pictures of {name!r}, and {data.name} has no such class"
+                f"{part.name} has images of {name!r}, and {data.name} has no such class"
                 f"{nearest_or_all(name, data.classes)} Name its classes as those of {data.name}.",
             )
         table[label] = known[loosely(name)]
@@ -203,7 +203,7 @@ def _match_classes(part: GroupedPictures, data: GroupedPictures) -> np.ndarray:
     return table[part.y]
 
 
-def _match_attributes(part: GroupedPictures, data: GroupedPictures) -> np.ndarray | None:
+def _match_attributes(part: GroupedImages, data: GroupedImages) -> np.ndarray | None:
     if part.attributes is None or part.a is None or data.attributes is None:
         return None
     known = {loosely(name): a for a, name in enumerate(data.attributes)}
@@ -211,13 +211,13 @@ def _match_attributes(part: GroupedPictures, data: GroupedPictures) -> np.ndarra
 
 
 def refuse_unknown_groups(material: Material, method: str) -> None:
-    """Raises FiguregroundError where added pictures have no group, for a method that counts by groups."""
+    """Raises FiguregroundError where added images have no group, for a method that counts by groups."""
     group = material.train.group
     if group is None or not (group == UNKNOWN).any():
         return
     lacking = np.flatnonzero(group == UNKNOWN)
     names = listed((material.train.album.keys[row] for row in lacking), 2)
     raise FiguregroundError(
-        f"{method} counts by groups, and {counted(len(lacking), 'added picture')} have none, such as {names}: their "
-        f"attribute is none of {listed(material.attributes or ())}. Add pictures that say theirs, or choose erm or jtt."
+        f"{method} counts by groups, and {counted(len(lacking), 'added image')} have none, such as {names}: their "
+        f"attribute is none of {listed(material.attributes or ())}. Add images that say theirs, or choose erm or jtt."
     )

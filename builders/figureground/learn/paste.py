@@ -1,7 +1,7 @@
-"""The paste baseline: an object cut out of a training picture, on a training picture of another class; no diffusion.
+"""The paste baseline: an object cut out of a training image, on a training image of another class; no diffusion.
 
 What diffusion has to beat. The object keeps its place, and the scene becomes that of another class, so that the two
-come apart. Its known weakness: nothing is painted away, so the other picture's own object stays in view where the
+come apart. Its known weakness: nothing is painted away, so the other image's own object stays in view where the
 pasted one doesn't cover it.
 """
 
@@ -26,7 +26,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, counted, li
 from figureground.core.files import read_json, replace_bytes, replace_text
 from figureground.core.hashing import digest
 from figureground.core.progress import Progress
-from figureground.data.groups import GroupedPictures
+from figureground.data.groups import GroupedImages
 from figureground.learn.directory import held
 from figureground.recipe.sample import derive_seed
 from figureground.sources.images import encode
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier
 
 MARKER = "paste.json"
-"""What the pictures are made from, and at the end that all are there: it makes the directory ours."""
+"""What the images are made from, and at the end that all are there: it makes the directory ours."""
 TABLE = "metadata.csv"
 FOLDER = "train"
 
 QUANTILE = 0.8
-"""The share of a picture that is not attended, unless said otherwise."""
+"""The share of an image that is not attended, unless said otherwise."""
 FEATHER = 1
 """Pixels over which the edge of a pasted object fades, to either side."""
 ATTENDED = 64
-"""Pictures whose attention is computed at once."""
+"""Images whose attention is computed at once."""
 MOST = {"count_per_class": (1, 1_000_000), "seed": (0, 2**63 - 1)}
 """The least and the most that these may be."""
 
@@ -56,8 +56,8 @@ class Masks(Protocol):
     def facts(self) -> Mapping[str, Any]:
         """What decides the masks, JSON-able, without paths."""
 
-    def __call__(self, groups: GroupedPictures, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Masks of certain rows, which ascend: bool (height, width), as large as the picture that `groups` reads."""
+    def __call__(self, groups: GroupedImages, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Masks of certain rows, which ascend: bool (height, width), as large as the image that `groups` reads."""
 
 
 class TrueMasks:
@@ -65,7 +65,7 @@ class TrueMasks:
 
     facts: Mapping[str, Any] = {"masks": "true"}
 
-    def __call__(self, groups: GroupedPictures, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def __call__(self, groups: GroupedImages, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         for row, draw in groups.read_masks(rows):
             yield row, draw()
 
@@ -76,13 +76,13 @@ class AttendedMasks:
 
     classifier: Classifier
     quantile: float = QUANTILE
-    """The share of each picture that is left out, 0 to 1."""
+    """The share of each image that is left out, 0 to 1."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
         return {"masks": "attended", "classifier": self.classifier.facts.get("sha256"), "quantile": self.quantile}
 
-    def __call__(self, groups: GroupedPictures, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def __call__(self, groups: GroupedImages, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """As `Masks` has it.
 
         Raises:
@@ -98,14 +98,14 @@ class AttendedMasks:
             )
         for start in range(0, len(rows), ATTENDED):
             batch = list(groups.read(rows[start : start + ATTENDED]))
-            pictures = [draw() for _, draw in batch]
+            images = [draw() for _, draw in batch]
             targets = [known[groups.classes[groups.y[row]]] for row, _ in batch]
-            for (row, _), attention in zip(batch, attend(self.classifier, pictures, targets), strict=True):
+            for (row, _), attention in zip(batch, attend(self.classifier, images, targets), strict=True):
                 yield row, mask_by_quantile(attention, self.quantile)
 
 
 def paste(
-    groups: GroupedPictures,
+    groups: GroupedImages,
     masks: Masks,
     count_per_class: int,
     seed: int,
@@ -113,21 +113,21 @@ def paste(
     *,
     show_progress: bool = True,
 ) -> Path:
-    """Writes pictures of each class on scenes of others, or goes on with it; `read_groups` reads what it writes.
+    """Writes images of each class on scenes of others, or goes on with it; `read_groups` reads what it writes.
 
-    Objects are taken in turn from a class's training pictures in random order, scenes at random from the training
-    pictures of all other classes. A scene is scaled and cropped about its centre to the size of the object's picture.
+    Objects are taken in turn from a class's training images in random order, scenes at random from the training
+    images of all other classes. A scene is scaled and cropped about its centre to the size of the object's image.
     Each result carries the class of its object and, where the data say attributes, the attribute of its scene. A
-    picture whose mask covers nothing or everything is passed over.
+    image whose mask covers nothing or everything is passed over.
 
     All depends on the seed and each result's name alone, so a run that was stopped writes what is missing.
 
     Args:
         groups: The data set; its training split is used.
         masks: Where the objects are.
-        count_per_class: Pictures to make of each class that has training pictures.
+        count_per_class: Images to make of each class that has training images.
         seed: From 0.
-        out: A directory that is new, empty, or holds the same pictures: PNGs, and the table `filename,split,y[,a]`.
+        out: A directory that is new, empty, or holds the same images: PNGs, and the table `filename,split,y[,a]`.
 
     Returns:
         `out`.
@@ -144,9 +144,7 @@ def paste(
             raise RecipeError(name, f"{value!r} is not a whole number from {least} to {most:,}.")
     train = groups.of_split(0)
     if len(np.unique(train.y)) < 2:
-        raise FiguregroundError(
-            f"{groups.name}: all its training pictures are of one class: there is no other's scene."
-        )
+        raise FiguregroundError(f"{groups.name}: all its training images are of one class: there is no other's scene.")
     inputs = json.loads(json.dumps({
         "data": groups.fingerprint, **masks.facts, "count_per_class": count_per_class, "seed": seed,
     }))  # fmt: skip
@@ -162,22 +160,22 @@ def paste(
 
 @dataclass(frozen=True)
 class Job:
-    """One picture, before any pixel: what it shows where."""
+    """One image, before any pixel: what it shows where."""
 
     file: str
     """Below the directory."""
     y: int
     turn: int
-    """Where in the order of the class's training pictures one is first looked for that gives the object."""
+    """Where in the order of the class's training images one is first looked for that gives the object."""
     scene: int
-    """Row of the picture that it is pasted on."""
+    """Row of the image that it is pasted on."""
 
 
 Orders = Mapping[int, Sequence[int]]
-"""By class, the rows of its training pictures in the order in which they give objects."""
+"""By class, the rows of its training images in the order in which they give objects."""
 
 
-def _plan(train: GroupedPictures, count_per_class: int, seed: int) -> tuple[list[Job], Orders]:
+def _plan(train: GroupedImages, count_per_class: int, seed: int) -> tuple[list[Job], Orders]:
     jobs, orders = [], {}
     for y in np.unique(train.y).tolist():
         own, others = np.flatnonzero(train.y == y), np.flatnonzero(train.y != y)
@@ -194,12 +192,12 @@ def _plan(train: GroupedPictures, count_per_class: int, seed: int) -> tuple[list
 
 
 def _take_up(marker: Path, inputs: Mapping[str, Any]) -> None:
-    """Writes down what the pictures are made from, or makes sure that it is the same as before."""
+    """Writes down what the images are made from, or makes sure that it is the same as before."""
     if not marker.exists():
         _mark(marker, inputs, {"done": False, "passed_over": {}})
     elif changed := differences(_read_marker(marker)["inputs"], inputs):
         raise FiguregroundError(
-            f"{marker.parent} holds other pasted pictures:\n  " + "\n  ".join(changed)
+            f"{marker.parent} holds other pasted images:\n  " + "\n  ".join(changed)
             + "\nGive another directory, or the same data and settings again."
         )  # fmt: skip
 
@@ -218,7 +216,7 @@ def _read_marker(path: Path) -> dict[str, Any]:
 
 
 def _write(
-    jobs: Sequence[Job], orders: Orders, train: GroupedPictures, masks: Masks, out: Path, inputs: Mapping[str, Any],
+    jobs: Sequence[Job], orders: Orders, train: GroupedImages, masks: Masks, out: Path, inputs: Mapping[str, Any],
     show_progress: bool,
 ) -> None:  # fmt: skip
     (out / FOLDER).mkdir(exist_ok=True)
@@ -241,17 +239,17 @@ def _write(
                     continue
                 for job in by_figure[row]:
                     signals.check()
-                    picture = compose(draws[row](), draws[job.scene](), mask, train.keys[row])
-                    replace_bytes(out / job.file, encode(picture, "png"))
+                    image = compose(draws[row](), draws[job.scene](), mask, train.keys[row])
+                    replace_bytes(out / job.file, encode(image, "png"))
                     bar.update()
     replace_text(out / TABLE, _table(jobs, train))
-    _mark(out / MARKER, inputs, {"done": True, "pictures": len(jobs), "passed_over": passed_over})
+    _mark(out / MARKER, inputs, {"done": True, "images": len(jobs), "passed_over": passed_over})
 
 
 def _first_usable(
-    jobs: Sequence[Job], orders: Orders, passed_over: Mapping[str, str], train: GroupedPictures
+    jobs: Sequence[Job], orders: Orders, passed_over: Mapping[str, str], train: GroupedImages
 ) -> dict[int, list[Job]]:
-    """Jobs by the picture that gives their object."""
+    """Jobs by the image that gives their object."""
     found: dict[int, list[Job]] = defaultdict(list)
     for job in jobs:
         order = orders[job.y]
@@ -260,15 +258,15 @@ def _first_usable(
         if row is None:
             first = train.keys[order[0]]
             raise FiguregroundError(
-                f"{train.name}: of {counted(len(order), 'training picture')} of {train.classes[job.y]!r} no mask can "
+                f"{train.name}: of {counted(len(order), 'training image')} of {train.classes[job.y]!r} no mask can "
                 f"be used: that of {first} covers {passed_over[first]}. Look at the masks, or choose another quantile."
             )
         found[row].append(job)
     return found
 
 
-def compose(figure: Image.Image, scene: Image.Image, mask: np.ndarray, key: str = "picture") -> Image.Image:
-    """The object of a picture on another picture, at the same place.
+def compose(figure: Image.Image, scene: Image.Image, mask: np.ndarray, key: str = "image") -> Image.Image:
+    """The object of an image on another image, at the same place.
 
     Args:
         figure: RGB.
@@ -280,11 +278,11 @@ def compose(figure: Image.Image, scene: Image.Image, mask: np.ndarray, key: str 
         RGB, of the size of `figure`.
 
     Raises:
-        FiguregroundError: The mask has another size than the picture.
+        FiguregroundError: The mask has another size than the image.
     """
     if mask.shape != (figure.height, figure.width):
         raise FiguregroundError(
-            f"{key}: its mask has {mask.shape[1]} by {mask.shape[0]} pixels and the picture {figure.width} by "
+            f"{key}: its mask has {mask.shape[1]} by {mask.shape[0]} pixels and the image {figure.width} by "
             f"{figure.height}."
         )
     fitted = scene if scene.size == figure.size else ImageOps.fit(scene, figure.size, Image.Resampling.BILINEAR)
@@ -295,7 +293,7 @@ def compose(figure: Image.Image, scene: Image.Image, mask: np.ndarray, key: str 
 # The table
 
 
-def _table(jobs: Sequence[Job], train: GroupedPictures) -> str:
+def _table(jobs: Sequence[Job], train: GroupedImages) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     classes = _spelled(train.classes, {job.y for job in jobs})

@@ -12,7 +12,7 @@ from figureground.core.errors import RecipeError, listed, nearest_or_all
 from figureground.recipe.fields import check_number
 
 METHODS = {
-    "erm": "plain training: every picture counts alike",
+    "erm": "plain training: every image counts alike",
     "reweight": "every group counts alike, or every class where there are no attributes",
     "jtt": "what a first, early-stopped model gets wrong counts more (Liu et al. 2021)",
     "groupdro": "the groups with the largest losses come to count more (Sagawa et al. 2020)",
@@ -32,9 +32,9 @@ IN_TRAINING, IN_VALIDATION, MASKS = "training attributes", "validation attribute
 """What a row of a comparison may use beyond images and classes."""
 
 POCKET = "pocket"
-"""The backbone that is trained from nothing, for small pictures."""
+"""The backbone that is trained from nothing, for small images."""
 MOST_POCKET = 96
-"""Edge of the largest pictures for which the pocket backbone is chosen unasked."""
+"""Edge of the largest images for which the pocket backbone is chosen unasked."""
 
 
 class _Own(NamedTuple):
@@ -73,24 +73,24 @@ class Training:
     method: str
     """One of `METHODS`."""
     backbone: str | None = None
-    """`pocket`, a transformers directory or Hub id, or `timm:NAME`; none is `pocket` for small pictures."""
+    """`pocket`, a transformers directory or Hub id, or `timm:NAME`; none is `pocket` for small images."""
     revision: str | None = None
     """Branch, tag or commit of a backbone on the Hub."""
     from_scratch: bool = False
     """Whether the backbone begins with random weights instead of its own."""
     augment: bool = True
-    """Whether training pictures are cropped and mirrored at random."""
+    """Whether training images are cropped and mirrored at random."""
     epochs: int = 20
     """Passes over the real training images: the optimiser takes epochs × ceil(real images / batch size) steps, whatever
     was added."""
     batch_size: int = 32
-    """Pictures a step, at most."""
+    """Images a step, at most."""
     learning_rate: float | None = None
     """The largest, of AdamW; none is 1e-3 for random weights and 1e-4 for others."""
     weight_decay: float = 0.01
     """Of AdamW. Sagawa et al. (2020) need a strong one for GroupDRO: try 1."""
     add_weight: float = 1.0
-    """How much the loss of an added picture counts against that of a real one."""
+    """How much the loss of an added image counts against that of a real one."""
     add_steps: bool = False
     """Whether added images lengthen an epoch, and so add optimiser steps: an epoch is then a pass over all images."""
     select: str | None = None
@@ -108,7 +108,7 @@ class Training:
     step_size: float | None = None
     """Of groupdro: η, how fast the groups' weights change."""
     adjustment: float | None = None
-    """Of groupdro: C, where C/√n is added to the loss of a group of n training pictures."""
+    """Of groupdro: C, where C/√n is added to the loss of a group of n training images."""
     draws: int | None = None
     """Of dfr: group-balanced draws over which the last layer is averaged."""
     inverse_strength: float | None = None
@@ -205,13 +205,13 @@ class Training:
 
 
 def choose_backbone(settings: Training, edge: int) -> str:
-    """Return the backbone's name: as asked for, or `pocket` for small pictures.
+    """Return the backbone's name: as asked for, or `pocket` for small images.
 
     Args:
-        edge: The longer one of a picture, in pixels.
+        edge: The longer one of an image, in pixels.
 
     Raises:
-        RecipeError: None is named, and the pictures are large.
+        RecipeError: None is named, and the images are large.
     """
     if settings.backbone is not None:
         return settings.backbone
@@ -219,7 +219,7 @@ def choose_backbone(settings: Training, edge: int) -> str:
         return POCKET
     raise RecipeError(
         "backbone",
-        f"name one, since the pictures have {edge} px, and the pocket backbone is for at most {MOST_POCKET}: "
+        f"name one, since the images have {edge} px, and the pocket backbone is for at most {MOST_POCKET}: "
         "--backbone with a transformers directory, a Hub id such as microsoft/resnet-50, or timm:NAME.",
     )
 
@@ -255,16 +255,16 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     def add(flag: str, text: str, **options: Any) -> None:
         parser.add_argument(flag, default=argparse.SUPPRESS, help=text, **options)
 
-    add("--backbone", "pocket (for pictures up to 96 px, the default for them), a transformers directory or Hub id, or "
+    add("--backbone", "pocket (for images up to 96 px, the default for them), a transformers directory or Hub id, or "
         "timm:NAME", metavar="NAME")  # fmt: skip
     add("--revision", "branch, tag or commit of a backbone on the Hub", metavar="REVISION")
     add("--from-scratch", "begin with random weights", action="store_true")
-    add("--no-augment", "don't crop and mirror training pictures", dest="augment", action="store_false")
+    add("--no-augment", "don't crop and mirror training images", dest="augment", action="store_false")
     add("--epochs", "passes over the real training images (20); added images add no steps", type=int, metavar="N")
-    add("--batch-size", "pictures a step, at most (32)", type=int, metavar="N")
+    add("--batch-size", "images a step, at most (32)", type=int, metavar="N")
     add("--learning-rate", "of AdamW (1e-3 for random weights, 1e-4 for others)", type=float, metavar="X")
     add("--weight-decay", "of AdamW (0.01); groupdro may need a strong one, such as 1", type=float, metavar="X")
-    add("--add-weight", "how much the loss of an added picture counts against a real one's (1)", type=float,
+    add("--add-weight", "how much the loss of an added image counts against a real one's (1)", type=float,
         metavar="W")  # fmt: skip
     add("--select", f"what chooses the epoch: {', '.join(RULES)} (worst-group; worst-class where the data say no "
         "attribute); of several, with commas between, the first chooses what is kept", metavar="RULE")  # fmt: skip
@@ -286,6 +286,6 @@ def why_no_attributes(settings: Training, name: str) -> str:
     """What to say where a method needs the attribute and the data don't have it."""
     others = listed(method for method in METHODS if method not in NEED_ATTRIBUTES)
     return (
-        f"{settings.method} needs the attribute of each picture, and {name} says none. Give a table filename,split,y,a "
+        f"{settings.method} needs the attribute of each image, and {name} says none. Give a table filename,split,y,a "
         f"(--a NAME takes another column), or a method that does without: {others}."
     )

@@ -1,4 +1,4 @@
-"""Sheets by which a person sees what is in a cluster: a caption and a row of pictures each."""
+"""Sheets by which a person sees what is in a cluster: a caption and a row of images each."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from figureground.core.fonts import Font, font_for, to_ascii
 from figureground.sources.images import encode
 
 MARGIN, GAP, LINE, EDGE = 16, 4, 28, 96
-"""Around the sheet, between pictures, for a line of text, and of a picture's cell, in pixels."""
+"""Around the sheet, between images, for a line of text, and of an image's cell, in pixels."""
 PAPER, INK = "#ffffff", "#1a1a1a"
 
 
 def save_cluster_sheet(path: Path, title: str, rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
-    """Writes a PNG: a title, and for each row a caption with its pictures below it.
+    """Writes a PNG: a title, and for each row a caption with its images below it.
 
     Args:
-        rows: Captions and pictures of any sizes, each of which fills its cell in height or width.
+        rows: Captions and images of any sizes, each of which fills its cell in height or width.
     """
     texts = [_written(title, 18), *(_written(caption, 14) for caption, _ in rows)]
-    columns = max((len(pictures) for _, pictures in rows), default=0)
+    columns = max((len(images) for _, images in rows), default=0)
     width = max(columns * (EDGE + GAP) - GAP, *(math.ceil(font.getlength(text)) for text, font in texts))
-    height = LINE + sum(LINE + (EDGE + GAP) * bool(pictures) for _, pictures in rows)
+    height = LINE + sum(LINE + (EDGE + GAP) * bool(images) for _, images in rows)
     sheet = Image.new("RGB", (width + 2 * MARGIN, height + 2 * MARGIN), PAPER)
     draw, y = ImageDraw.Draw(sheet), MARGIN
-    for (text, font), pictures in zip(texts, [(), *(pictures for _, pictures in rows)], strict=True):
+    for (text, font), images in zip(texts, [(), *(images for _, images in rows)], strict=True):
         draw.text((MARGIN, y + LINE / 2), text, INK, font, anchor="lm")
         y += LINE
-        for column, picture in enumerate(pictures):
-            fitted = _fit(picture)
+        for column, image in enumerate(images):
+            fitted = _fit(image)
             x = MARGIN + column * (EDGE + GAP)
             sheet.paste(fitted, (x + (EDGE - fitted.width) // 2, y + (EDGE - fitted.height) // 2))
-        y += (EDGE + GAP) * bool(pictures)
+        y += (EDGE + GAP) * bool(images)
     replace_bytes(path, encode(sheet, "png"))
 
 
-def _fit(picture: Image.Image) -> Image.Image:
-    """A picture, RGB, whose longer edge is the cell's."""
-    share, whole = EDGE / max(picture.size), EDGE % max(picture.size) == 0
-    size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
-    return picture.convert("RGB").resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
+def _fit(image: Image.Image) -> Image.Image:
+    """An image, RGB, whose longer edge is the cell's."""
+    share, whole = EDGE / max(image.size), EDGE % max(image.size) == 0
+    size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
+    return image.convert("RGB").resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
 
 
 def _written(text: str, size: int) -> tuple[str, Font]:

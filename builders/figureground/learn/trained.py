@@ -33,7 +33,7 @@ def score(
     """Accuracies of one classifier, each 0 to 1, JSON-able.
 
     Args:
-        predicted: int (n,): the likeliest class of each picture.
+        predicted: int (n,): the likeliest class of each image.
         y: int (n,).
         group: int (n,); None where the data say no attribute: then y takes its place.
         names: Of the groups.
@@ -42,14 +42,14 @@ def score(
 
     Returns:
         `average`; `reweighted`, by training group counts, None without groups or where no group of training was
-        judged; `worst` and `worst_name`; `groups`, a list of `name`, `correct`, `pictures`, `accuracy`, `low` and
+        judged; `worst` and `worst_name`; `groups`, a list of `name`, `correct`, `images`, `accuracy`, `low` and
         `high`, the ends of its 95 % interval (None where there is no image), and `train`, the real training images.
     """
     correct, by = predicted == y, y if group is None else group
     accuracy = accuracy_by_group(correct, by, len(names))
     there = ~np.isnan(accuracy)
     judged = group is not None and train_counts[there].sum() > 0
-    pictures = np.bincount(by, minlength=len(names))
+    images = np.bincount(by, minlength=len(names))
     hits = np.bincount(by[correct], minlength=len(names))
     shown = np.arange(len(y)) if objects is None else objects
     ends = [mean([correct[by == i]], [shown[by == i]]) if there[i] else None for i in range(len(names))]
@@ -59,7 +59,7 @@ def score(
         "worst": worst_group_accuracy(accuracy),
         "worst_name": names[int(np.nanargmin(accuracy))],
         "groups": [
-            {"name": name, "correct": int(hits[i]), "pictures": int(pictures[i]),
+            {"name": name, "correct": int(hits[i]), "images": int(images[i]),
              "accuracy": float(accuracy[i]) if there[i] else None, "low": end.low if end else None,
              "high": end.high if end else None, "train": int(train_counts[i])}
             for i, (name, end) in enumerate(zip(names, ends, strict=True))
@@ -68,7 +68,7 @@ def score(
 
 
 def confuse(predicted: np.ndarray, by: np.ndarray, groups: int, classes: int) -> list[list[int]]:
-    """Test pictures by group and by the class that was said."""
+    """Test images by group and by the class that was said."""
     cells = np.bincount(by * classes + predicted, minlength=groups * classes)
     return cells.reshape(groups, classes).tolist()
 
@@ -88,11 +88,11 @@ def over_seeds(tests: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list
         tests: Of each seed, what `score` gives.
 
     Returns:
-        Of `average`, `reweighted` and `worst`; of each group, with its `name`, `pictures` and `train`.
+        Of `average`, `reweighted` and `worst`; of each group, with its `name`, `images` and `train`.
     """
     over = {name: spread([test[name] for test in tests]) for name in ("average", "reweighted", "worst")}
     groups = [
-        {**{key: each[key] for key in ("name", "pictures", "train")},
+        {**{key: each[key] for key in ("name", "images", "train")},
          **spread([test["groups"][i]["accuracy"] for test in tests])}
         for i, each in enumerate(tests[0]["groups"])
     ]  # fmt: skip
@@ -161,7 +161,7 @@ def tabulate(report: Mapping[str, Any]) -> str:
     rows.append(row(f"worst {kind}", over["worst"], [s["test"]["worst"] for s in seeds]))
     rows.append(["  its 95 % interval", "", *(_interval(s["test"]) for s in seeds)])
     for i, each in enumerate(over["groups"]):
-        name = f"  {each['name']} ({each['pictures']:,})"
+        name = f"  {each['name']} ({each['images']:,})"
         rows.append(row(name, each, [s["test"]["groups"][i]["accuracy"] for s in seeds]))
     rows.append(["epoch", "", *(str(s["epoch"]) for s in seeds)])
     for rule in list(seeds[0].get("selected", {}))[1:]:  # the first chose what is reported above
@@ -188,7 +188,7 @@ def _tell_errors(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
     for each in seeds:
         if (errors := each.get("jtt")) is None:
             continue
-        said = f"seed {each['seed']}: the first model got {errors['errors']:,} of {errors['pictures']:,} wrong"
+        said = f"seed {each['seed']}: the first model got {errors['errors']:,} of {errors['images']:,} wrong"
         if "precision" in errors:
             said += (
                 f"; of minority groups: precision {percent(errors['precision'])} %, recall "

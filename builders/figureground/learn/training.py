@@ -32,7 +32,7 @@ from figureground.recipe.document import FORMAT
 from figureground.vision.classifiers import Classifier
 
 MOST_WORKERS = 8
-"""Threads that decode pictures, unless said otherwise."""
+"""Threads that decode images, unless said otherwise."""
 
 
 def train(
@@ -61,10 +61,10 @@ def train(
         settings: Method, backbone and numbers.
         data: As `read_groups` takes it, and so are `layout`, `root`, `y`, `a`, `file` and `split_column`.
         out: A directory that is new, empty, or holds the same training.
-        add: Data sets whose training pictures are added, matched to the classes by name.
+        add: Data sets whose training images are added, matched to the classes by name.
         seeds: How many, from 0 on; or the seeds themselves.
         device: auto, cpu, cuda, cuda:1 or mps.
-        workers: Threads that decode pictures; they change no result.
+        workers: Threads that decode images; they change no result.
 
     Returns:
         The report, as `report.json` holds it.
@@ -108,7 +108,7 @@ def explained(settings: Training, device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise OutOfMemory(
-                f"{counted(settings.batch_size, 'picture')} a step don't fit into the memory of {device}. Lower "
+                f"{counted(settings.batch_size, 'image')} a step don't fit into the memory of {device}. Lower "
                 "--batch-size in a new --out, or choose a smaller backbone."
             ) from None
         raise
@@ -214,7 +214,7 @@ class _Session:
             "settings": self.settings.to_json(), "classes": list(material.classes),
             "attributes": None if material.attributes is None else list(material.attributes),
             "groups": list(material.group_names), "content": material.content,
-            "pictures": {
+            "images": {
                 "train": int((~material.added).sum()), "added": int(material.added.sum()),
                 "validation": len(material.validation), "test": len(material.test),
             },
@@ -319,12 +319,12 @@ class _Session:
         )  # fmt: skip
 
     def _objective(self, weights: np.ndarray) -> tuple[erm.Objective, np.ndarray | None]:
-        """What is minimised, and how often each training picture is drawn."""
+        """What is minimised, and how often each training image is drawn."""
         train, settings = self.material.train, self.settings
         if settings.method == "groupdro":
             if train.group is None or settings.step_size is None or settings.adjustment is None:
                 raise ValueError("GroupDRO needs groups, a step size and an adjustment.")
-            # Batches hold all groups, as Algorithm 1 draws them: else those of few pictures are seldom heard.
+            # Batches hold all groups, as Algorithm 1 draws them: else those of few images are seldom heard.
             chances = balance(np.ones(len(train)), train.group)
             counts = np.bincount(train.group, minlength=len(self.material.group_names))
             loss = GroupDRO(train.group, weights, counts, settings.step_size, settings.adjustment, self.device)

@@ -1,4 +1,4 @@
-"""How much each training picture counts: alike, by group, or as an added one."""
+"""How much each training image counts: alike, by group, or as an added one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def weigh_added(added: np.ndarray, weight: float) -> np.ndarray:
-    """1 for real pictures and `weight` for added ones, float64 (n,).
+    """1 for real images and `weight` for added ones, float64 (n,).
 
-    So the losses of real and generated pictures are weighed apart (Parast et al. 2025, arXiv 2503.17226).
+    So the losses of real and generated images are weighed apart (Parast et al. 2025, arXiv 2503.17226).
 
     Args:
         added: bool (n,).
@@ -21,7 +21,7 @@ def balance(weights: np.ndarray, group: np.ndarray) -> np.ndarray:
 
     Args:
         weights: float (n,), 0 or more.
-        group: int (n,): the group of each picture, or its class.
+        group: int (n,): the group of each image, or its class.
     """
     total = np.bincount(group, weights=weights)
     return np.divide(weights, total[group], out=np.zeros(len(weights)), where=total[group] > 0)
@@ -34,5 +34,5 @@ def normalise(weights: np.ndarray) -> np.ndarray:
         ValueError: All are 0.
     """
     if not weights.sum() > 0:
-        raise ValueError("No picture counts.")
+        raise ValueError("No image counts.")
     return weights / weights.mean()

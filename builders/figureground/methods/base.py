@@ -79,7 +79,7 @@ class Method(ABC):
     )
     """What the card says that the dataset is for."""
     MISUSES: ClassVar[tuple[str, ...]] = (
-        "The only evidence of how a model does on photographs: generated pictures differ from those.",
+        "The only evidence of how a model does on photographs: generated images differ from those.",
         "Facts about the world: what is shown where, and how often, was chosen by whoever made the dataset.",
         "Decisions about people.",
     )

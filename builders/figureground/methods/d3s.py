@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 POCKET = "pocket"
 NEEDED: dict[str, tuple[str, ...]] = {"paste": ("cutouts", "templates"), "photograph": ("photographs",), "none": ()}
-"""The directories of pictures that each kind of guide is made from."""
+"""The directories of images that each kind of guide is made from."""
 UNKNOWN = "unknown"
 """The background label of a photograph whose scene nobody named."""
 
@@ -238,7 +238,7 @@ class D3S(Method):
     }
     CITATIONS = (CITATION,)
     LIMITS = (
-        "The pictures carry the biases of the checkpoint that drew them.",
+        "The images carry the biases of the checkpoint that drew them.",
         "A classifier's drop on them is not all due to backgrounds: compare it with the controls text-only, "
         "reconstruction and same-background.",
     )
@@ -329,7 +329,7 @@ class D3S(Method):
                     "with allow_empty=true.",
                 )
 
-    # --- source pictures ------------------------------------------------------------------------
+    # --- source images ------------------------------------------------------------------------
 
     def _classes_from_folders(self) -> list[Noun]:
         needs_photographs = self.config.guide == "photograph"
@@ -586,7 +586,7 @@ class D3S(Method):
                 for item in items:
                     classes.setdefault(item.pixels, set()).add(name.split("/")[0])
         if doubled := [names for names in classes.values() if len(names) > 1]:
-            found.append(f"{len(doubled)} pictures are in more than one class, such as {listed(sorted(doubled[0]))}.")
+            found.append(f"{len(doubled)} images are in more than one class, such as {listed(sorted(doubled[0]))}.")
         if self.config.guide == "paste":
             shaped = {i.pixels: i.shaped for bank in banks.values() for items in bank.items.values() for i in items}
             cut = sum(shaped.values())

@@ -1,9 +1,9 @@
 """DDB, Diffusion Driven Balancing: another class's object is painted into a scene (Parast et al. 2025).
 
-arXiv 2503.17226; not to be taken for *Diffusing DeBias*. The pictures that an ERM classifier finds easiest carry the
+arXiv 2503.17226; not to be taken for *Diffusing DeBias*. The images that an ERM classifier finds easiest carry the
 bias most. In each of them the object is found by language and repainted as the object of another class, which a word
-stands for that was learned from the training set (textual inversion): the scene stays, and the picture gets the other
-class's label. Scores of ERM and of Integrated Gradients tell which pictures to keep.
+stands for that was learned from the training set (textual inversion): the scene stays, and the image gets the other
+class's label. Scores of ERM and of Integrated Gradients tell which images to keep.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ SCORE_COLUMNS = ("key", "probability", "attribution", "area", "attribution_ratio
 """Of pruning. `probability` is that of the painted class; `attribution` the share of Integrated Gradients inside the
 region of the source's object; `area` the region's share of the image; `attribution_ratio` attribution by area."""
 SCORED = 64
-"""Pictures that are scored at a time."""
+"""Images that are scored at a time."""
 
 CITATION = """@inproceedings{parast2025ddb,
   title = {{DDB}: Diffusion Driven Balancing to Address Spurious Correlations},
@@ -90,9 +90,9 @@ class DDBConfig(RepaintConfig):
     prompt: str = "a photo of a {V}"
     """What is painted: `{V}` is the word that was learned for the class, `{noun}` its noun."""
     sources: int = 100
-    """k: pictures of each class whose object is repainted, those of the lowest loss."""
+    """k: images of each class whose object is repainted, those of the lowest loss."""
     per_source: int = 2
-    """Pictures that are made of each, with the other classes' objects in turn."""
+    """Images that are made of each, with the other classes' objects in turn."""
     segmenter: str = "CIDAS/clipseg-rd64-refined"
     """What finds the object: `pocket`, a CLIPSeg directory or Hub id, `grounding-dino:ID+sam:ID`, or `true-masks` for
     the data's own masks."""
@@ -160,7 +160,7 @@ class DDBConfig(RepaintConfig):
 
 
 class DDB(Repaint):
-    """Builds pictures with other classes' objects: `DDB("pocket", data="birds").build("out/ddb")`. See `DDBConfig`."""
+    """Builds images with other classes' objects: `DDB("pocket", data="birds").build("out/ddb")`. See `DDBConfig`."""
 
     METHOD = "ddb"
     CONFIGS: ClassVar[dict[str, DDBConfig]] = {
@@ -310,7 +310,7 @@ class DDB(Repaint):
         return self.find_errors(stages, "classifier", judge)
 
     def _sources(self, stages: Path) -> dict[int, list[int]]:
-        """By class, rows of the pictures of lowest loss."""
+        """By class, rows of the images of lowest loss."""
         errors = self._errors(stages)
 
         def work(folder: Path) -> dict[str, Any]:
@@ -326,7 +326,7 @@ class DDB(Repaint):
                         else "Give a better one, or train one on the data: --classifier train."
                     )
                     raise FiguregroundError(
-                        f"the classifier gets no picture of {self.data.classes[label]!r} right, so none can be chosen "
+                        f"the classifier gets no image of {self.data.classes[label]!r} right, so none can be chosen "
                         f"by its loss. {advice}"
                     )
                 found[str(label)] = rows
@@ -342,7 +342,7 @@ class DDB(Repaint):
         segmenter = None if config.segmenter == TRUE else open_segmenter(config.segmenter, device=self.device)
         found: dict[int, np.ndarray | str] = {}
         total = sum(map(len, sources.values()))
-        bar = tqdm(total=total, desc="masks", unit="picture", disable=None if self.show_progress else True)
+        bar = tqdm(total=total, desc="masks", unit="image", disable=None if self.show_progress else True)
         with signals.at_checks(), bar:
             for label, rows in sources.items():
                 for start in range(0, len(rows), 16):
@@ -351,7 +351,7 @@ class DDB(Repaint):
                     if segmenter is None:
                         seen = [self.true_mask(row).astype(np.float32) for row in part]
                     else:
-                        seen = segmenter([self.picture(row) for row in part], [self.phrase(label)] * len(part))
+                        seen = segmenter([self.image(row) for row in part], [self.phrase(label)] * len(part))
                     for row, probability in zip(part, seen, strict=True):
                         grow = round(config.grow * max(probability.shape))
                         found[row] = decide_mask(probability, config.least_found, grow=grow)
@@ -376,12 +376,12 @@ class DDB(Repaint):
         for label, shown in chosen.items():
 
             def work(folder: Path, label: int = label, shown: Sequence[int] = shown) -> dict[str, Any]:
-                self.say(f"a word for {self.data.classes[label]}, from {counted(len(shown), 'picture')}")
-                pictures = folder / "pictures"
-                pictures.mkdir(exist_ok=True)
-                files = [pictures / f"{row:06d}.png" for row in shown]
+                self.say(f"a word for {self.data.classes[label]}, from {counted(len(shown), 'image')}")
+                images = folder / "images"
+                images.mkdir(exist_ok=True)
+                files = [images / f"{row:06d}.png" for row in shown]
                 for row, file in zip(shown, files, strict=True):
-                    self.picture(row, config.size).save(file)
+                    self.image(row, config.size).save(file)
                 regions = [stages / masks[row] for row in shown] if self.inversion.masked else None
                 for region in regions or []:
                     open_mask(region)
@@ -393,17 +393,17 @@ class DDB(Repaint):
                 except FiguregroundError as error:
                     error.args = (f"a word for {self.data.classes[label]!r}: {error}",)
                     raise
-                return {"pictures": len(shown), "embeddings": fingerprint_files(self._embeddings(stages, label))}
+                return {"images": len(shown), "embeddings": fingerprint_files(self._embeddings(stages, label))}
 
             self.stage(stages, f"{TOKENS}-{label}", work)
 
     def _distinct(self, rows: Sequence[int]) -> list[int]:
-        """The first rows whose pictures differ, as many as a word is learned from."""
+        """The first rows whose images differ, as many as a word is learned from."""
         found: dict[bytes, int] = {}
         for row in rows:
             if len(found) == self.config.token_images:
                 break
-            found.setdefault(self.picture(row, self.config.size).tobytes(), row)
+            found.setdefault(self.image(row, self.config.size).tobytes(), row)
         return list(found.values())
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
@@ -434,9 +434,9 @@ class DDB(Repaint):
 
     def _score(self, out: Path) -> None:
         path = out / SCORES / f"{SCORE}.csv"
-        from figureground.data.pictures import DatasetPictures
+        from figureground.data.images import DatasetImages
 
-        made = DatasetPictures(out)
+        made = DatasetImages(out)
         if _scored(path) == list(made.keys):
             return
         import torch
@@ -456,13 +456,13 @@ class DDB(Repaint):
             for start in range(0, len(made.keys), SCORED):
                 signals.check()
                 rows = np.arange(start, min(start + SCORED, len(made.keys)))
-                pictures = [draw() for _, draw in made.read(rows)]
+                images = [draw() for _, draw in made.read(rows)]
                 keys = [made.keys[row] for row in rows]
                 masks = [np.asarray(self.read_mask(sources[key])) >= 128 for key in keys]
                 wanted = [targets[int(f)] for f in made.foreground[rows]]
                 with torch.inference_mode():
-                    said = classifier.read(pictures).logits.float().softmax(1).cpu().numpy()
-                shares = share_inside(classifier, pictures, masks, wanted, steps=self.config.attribution_steps)
+                    said = classifier.read(images).logits.float().softmax(1).cpu().numpy()
+                shares = share_inside(classifier, images, masks, wanted, steps=self.config.attribution_steps)
                 for i, key in enumerate(keys):
                     table.writerow([
                         key, f"{float(said[i, wanted[i]]):.6f}", f"{float(shares.attribution[i]):.6f}",
@@ -474,7 +474,7 @@ class DDB(Repaint):
         replace_text(path, text.getvalue())
 
     def pruning_rule(self) -> str:
-        """What `curate` is told, to keep the pictures whose scores reach the recipe's thresholds."""
+        """What `curate` is told, to keep the images whose scores reach the recipe's thresholds."""
         parts = []
         for score, least in (
             ("probability", self.config.least_probability),
@@ -507,7 +507,7 @@ class DDB(Repaint):
             words = len(np.unique(self.train.y))
             notes.append(
                 f"{counted(words, 'word')} to learn, {self.inversion.steps:,} steps each, from {config.token_images} "
-                "pictures at most"
+                "images at most"
             )
         notes.append(f"objects are found by {called(config.segmenter)}, asked for {self.phrase(0)!r} and the like")
         return notes
@@ -523,8 +523,8 @@ class DDB(Repaint):
         segmenter = f"segmentation by language ({code(called(config.segmenter))})"
         masks = "their true masks" if config.segmenter == TRUE else segmenter
         return (
-            f"Pictures that were made from the training split of {data}, to break what its classes come "
-            f"with. Sources are the {config.sources:,} pictures of each class to which {judge} gives the lowest loss, "
+            f"Images that were made from the training split of {data}, to break what its classes come "
+            f"with. Sources are the {config.sources:,} images of each class to which {judge} gives the lowest loss, "
             f"or fewer where it gets fewer right. Their object was found by {masks} and repainted as another class's, "
             f"with {word}; the scene stayed. "
             "`foreground` is the class that was painted, `background` the attribute of the source"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from figureground.recipe.plan import Plan
 
 BYTES_PER_PIXEL = {"jpg": 0.7, "webp": 0.4, "png": 1.8}
-"""About what an image format needs; measured on pictures of diffusion models."""
+"""About what an image format needs; measured on images of diffusion models."""
 MOST_ROWS = 24
 """Classes whose counts are printed one by one."""
 

@@ -1,4 +1,4 @@
-"""What SCGS and DDB share: a region of training pictures is repainted, by stages that choose pictures and regions."""
+"""What SCGS and DDB share: a region of training images is repainted, by stages that choose images and regions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from figureground.core.hashing import digest
 from figureground.core.locks import lock
 from figureground.core.shares import whole_part
 from figureground.core.terminal import remark
-from figureground.data.groups import Files, GroupedPictures
+from figureground.data.groups import Files, GroupedImages
 from figureground.data.layouts import read_groups
 from figureground.finetune.settings import fill
 from figureground.learn.settings import Training, choose_backbone
@@ -48,29 +48,29 @@ if TYPE_CHECKING:
 VALIDATION = 1
 """Number of the split that a classifier's epoch is chosen by."""
 UNKNOWN = "unknown"
-"""The attribute of a picture whose background nobody can know."""
+"""The attribute of an image whose background nobody can know."""
 TRUE = "true-masks"
 """Stands for the data's own masks."""
 JOBS, MASKS = "jobs", "masks"
 """Stages of both methods: what is made of what, and where is repainted."""
 MOST_DROPPED = 0.5
-"""If of a class more than this share of its pictures have no usable mask, something is wrong with the whole."""
+"""If of a class more than this share of its images have no usable mask, something is wrong with the whole."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A picture to make: of which source, with which label."""
+    """An image to make: of which source, with which label."""
 
     foreground: int
     background: int
     source: str
-    """Key of the training picture that a region is repainted of."""
+    """Key of the training image that a region is repainted of."""
     told: Mapping[str, Any] = field(default_factory=dict)
     """What its provenance adds."""
 
 
 class Repaint(Method):
-    """Builds what is made by repainting a region of training pictures.
+    """Builds what is made by repainting a region of training images.
 
     A method overrides `backgrounds`, `jobs`, `planned`, `summary` and what it needs of the rest.
     """
@@ -83,7 +83,7 @@ class Repaint(Method):
     )
     LIMITS = (
         "A label says what was asked for. That the repainted region shows it was not checked by a person.",
-        "The pictures carry the biases of the checkpoint that drew them and of the training set that they were made "
+        "The images carry the biases of the checkpoint that drew them and of the training set that they were made "
         "from.",
     )
     config: RepaintConfig
@@ -93,7 +93,7 @@ class Repaint(Method):
 
     def load_inputs(self) -> None:
         config = self.config
-        self.groups: GroupedPictures | None = None
+        self.groups: GroupedImages | None = None
         self.pairings = {}
         if config.data is None:
             return
@@ -111,7 +111,7 @@ class Repaint(Method):
         there = np.unique(self.train.y)
         if len(there) < 2:
             raise FiguregroundError(
-                f"{self.groups.name}: all its training pictures are of one class, "
+                f"{self.groups.name}: all its training images are of one class, "
                 f"{self.groups.classes[int(there[0])]!r}. It takes two for a classifier to be wrong."
             )
 
@@ -130,8 +130,8 @@ class Repaint(Method):
         raise NotImplementedError(f"{type(self).__name__} has to say what it makes of what")
 
     def planned(self) -> Counts:
-        """About how many pictures of each class there will be, int64 (classes,), as far as the recipe says it."""
-        raise NotImplementedError(f"{type(self).__name__} has to say how many pictures it makes")
+        """About how many images of each class there will be, int64 (classes,), as far as the recipe says it."""
+        raise NotImplementedError(f"{type(self).__name__} has to say how many images it makes")
 
     def spec_prompt(self, job: Job) -> str:
         """What is painted."""
@@ -140,7 +140,7 @@ class Repaint(Method):
     # --- what it plans --------------------------------------------------------------------------
 
     @property
-    def data(self) -> GroupedPictures:
+    def data(self) -> GroupedImages:
         """The training set, every split.
 
         Raises:
@@ -154,8 +154,8 @@ class Repaint(Method):
         return self.groups
 
     @property
-    def unlabelled(self) -> GroupedPictures:
-        """The training set without its attribute, which takes no part in how pictures are made."""
+    def unlabelled(self) -> GroupedImages:
+        """The training set without its attribute, which takes no part in how images are made."""
         return self.data.without_attribute()
 
     def noun(self, label: int) -> str:
@@ -173,7 +173,7 @@ class Repaint(Method):
         )  # fmt: skip
 
     def plan(self) -> Plan:
-        """Of a dataset whose stages are done, what they say; else about as many pictures, of unknown background."""
+        """Of a dataset whose stages are done, what they say; else about as many images, of unknown background."""
         config, jobs = self.config, self._jobs
         if jobs is None:
             table = self.planned()[:, None]
@@ -242,13 +242,13 @@ class Repaint(Method):
                 if known is not None and json.loads(json.dumps(facts)) != known:
                     raise FiguregroundError(
                         f"{out}: a stage that was done again found other sources or regions than before, from which "
-                        "pictures may have been made. Build into another directory."
+                        "images may have been made. Build into another directory."
                     )
                 self.stage(stages, JOBS, lambda folder: facts)
         self.read_stages(stages)
 
     def needed(self, stages: Path, facts: Mapping[str, Any]) -> list[Path]:
-        """The files of other stages that pictures are made from. Where one is missing what is made is looked at again.
+        """The files of other stages that images are made from. Where one is missing what is made is looked at again.
 
         Args:
             facts: What the stage `jobs` says.
@@ -285,9 +285,9 @@ class Repaint(Method):
         return {self.prompt_of(label) for label in np.unique(self.train.y).tolist()}
 
     def need_true_masks(self, field: str) -> None:
-        """Raises RecipeError unless the data have a mask of each training picture, for a field asks for them."""
+        """Raises RecipeError unless the data have a mask of each training image, for a field asks for them."""
         if not self.train.masked.all():
-            raise RecipeError(field, f"{TRUE!r} was asked for, and not every picture of {self.data.name} has a mask.")
+            raise RecipeError(field, f"{TRUE!r} was asked for, and not every image of {self.data.name} has a mask.")
 
     def stage(self, stages: Path, name: str, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """Runs a stage of this recipe unless it is done, and returns its facts.
@@ -324,15 +324,15 @@ class Repaint(Method):
                 # A learned word may be several tokens.
                 _refuse_long(prompt, checkpoint.text_to_image.maybe_convert_prompt(prompt, tokenizer), tokenizer)
 
-    # --- pictures -------------------------------------------------------------------------------
+    # --- images -------------------------------------------------------------------------------
 
     @cached_property
     def rows(self) -> dict[str, int]:
         """Rows of the training split by key."""
         return {key: row for row, key in enumerate(self.train.keys)}
 
-    def picture(self, row: int, size: int | None = None) -> Image.Image:
-        """The centre square of a training picture, RGB; as large as it is, unless a size is given."""
+    def image(self, row: int, size: int | None = None) -> Image.Image:
+        """The centre square of a training image, RGB; as large as it is, unless a size is given."""
         ((_, draw),) = self.train.read([row])
         whole = draw().convert("RGB")
         return center_square(whole, size or min(whole.size))
@@ -344,7 +344,7 @@ class Repaint(Method):
         return np.asarray(center_square(mask, min(mask.size), Image.Resampling.NEAREST)) >= 128
 
     def save_mask(self, folder: Path, row: int, mask: np.ndarray) -> str:
-        """Writes a mask, bool (h, w), as large as the pictures that are made; returns its name below the stages."""
+        """Writes a mask, bool (h, w), as large as the images that are made; returns its name below the stages."""
         size = self.config.size
         image = Image.fromarray(mask.astype(np.uint8) * 255).resize((size, size), Image.Resampling.BOX)
         name = f"{row:06d}.png"
@@ -358,13 +358,13 @@ class Repaint(Method):
 
         Args:
             find: Gives, by row, bool mask or the reason why there is none.
-            advice: What to do where most pictures of a class have no usable one.
+            advice: What to do where most images of a class have no usable one.
 
         Returns:
             By row, the file of the mask below `stages`; and how many were left out, by class and reason.
 
         Raises:
-            FiguregroundError: Most pictures of a class have no usable mask.
+            FiguregroundError: Most images of a class have no usable mask.
         """
 
         def work(folder: Path) -> dict[str, Any]:
@@ -383,7 +383,7 @@ class Repaint(Method):
     def load_guide(self, spec: Spec) -> tuple[Image.Image, Image.Image | None]:
         assert spec.guide is not None
         key = spec.guide.cutout
-        return self.picture(self.rows[key], self.config.size), self.read_mask(key)
+        return self.image(self.rows[key], self.config.size), self.read_mask(key)
 
     def sampling(self) -> dict[str, Any]:
         return {"outside": self.config.outside}
@@ -404,18 +404,18 @@ class Repaint(Method):
     # --- the classifier -------------------------------------------------------------------------
 
     def find_errors(self, stages: Path, name: str, judge: Callable[[Path], Errors]) -> Errors:
-        """What the classifier makes of each training picture, a stage of that name; `judge` leaves it in its folder."""
+        """What the classifier makes of each training image, a stage of that name; `judge` leaves it in its folder."""
         from figureground.learn.errors import read_errors
 
         def work(folder: Path) -> dict[str, Any]:
             found = judge(folder)
-            return {"pictures": len(found.y), "wrong": int(found.wrong.sum())}
+            return {"images": len(found.y), "wrong": int(found.wrong.sum())}
 
         self.stage(stages, name, work)
         return read_errors(stages / name)
 
     def judge_by_given(self, folder: Path, clustered: bool = False) -> Errors:
-        """What the classifier that was given makes of the training pictures; leaves it in a folder.
+        """What the classifier that was given makes of the training images; leaves it in a folder.
 
         Args:
             clustered: Whether its features will be clustered, so that it must have some.
@@ -449,7 +449,7 @@ class Repaint(Method):
         return whole_part(self.config.steps, self.config.strength)
 
     def sources(self) -> tuple[list[Source], list[Credit]]:
-        what, store = "training pictures", self.train.store
+        what, store = "training images", self.train.store
         used = sorted({self.rows[job.source] for jobs in (self._jobs or {}).values() for job in jobs})
         if not isinstance(store, Files):
             return [Source(what, self.data.name, len(used))], []
@@ -461,15 +461,15 @@ class Repaint(Method):
         data = self.data
         counts = plan.cells(TRAIN)
         lines = ["", f"made from the training split of {data.name}:"]
-        lines += draw_counts(data.counts(0), data.classes, data.attributes or ["pictures"])
+        lines += draw_counts(data.counts(0), data.classes, data.attributes or ["images"])
         lines += [
             "",
-            "pictures to make" + ("" if self._jobs else ", about as many, once stages have found sources") + ":",
+            "images to make" + ("" if self._jobs else ", about as many, once stages have found sources") + ":",
         ]
         return [*lines, *draw_counts(counts, plan.foregrounds, plan.backgrounds)]
 
     def left_out(self, noun: str) -> list[str]:
-        """Lines on the pictures without a usable mask, which are called by that noun."""
+        """Lines on the images without a usable mask, which are called by that noun."""
         return [
             f"{name}: {counted(n, noun)} left out ({reason})"
             for name, reasons in self.told["dropped"].items()
@@ -544,10 +544,10 @@ def _as_field_of_recipe(error: RecipeError) -> RecipeError:
 def _drop(
     found: Mapping[int, np.ndarray | str], y: np.ndarray, classes: Sequence[str], advice: str
 ) -> tuple[dict[int, np.ndarray], dict[str, dict[str, int]]]:
-    """Leaves out pictures without a usable mask, so that pictures and masks stay in step; says how many.
+    """Leaves out images without a usable mask, so that images and masks stay in step; says how many.
 
     Raises:
-        FiguregroundError: Most pictures of a class have no usable mask.
+        FiguregroundError: Most images of a class have no usable mask.
     """
     masks = {row: each for row, each in found.items() if not isinstance(each, str)}
     dropped: dict[str, Counter[str]] = {}
@@ -560,7 +560,7 @@ def _drop(
         if reasons.total() > MOST_DROPPED * all_of:
             said = listed(f"{n:,} × {reason}" for reason, n in reasons.items())
             raise FiguregroundError(
-                f"{MASKS}: {reasons.total():,} of {counted(all_of, 'picture')} of {name!r} have no usable mask "
+                f"{MASKS}: {reasons.total():,} of {counted(all_of, 'image')} of {name!r} have no usable mask "
                 f"({said}). {advice}"
             )
     return masks, {name: dict(reasons) for name, reasons in dropped.items()}

@@ -29,7 +29,7 @@ ON_PHOTOGRAPHS: dict[str, Any] = {
 
 @dataclass
 class RepaintConfig(Config):
-    """A recipe of pictures that are made from a labelled training set."""
+    """A recipe of images that are made from a labelled training set."""
 
     data: str | None = None
     """The training set, as `figureground groups` reads it: a directory or a CSV."""
@@ -58,7 +58,7 @@ class RepaintConfig(Config):
     """What is painted; `{noun}` is the class's noun."""
     strength: float = 1.0
     outside: str = "source"
-    """What stands where nothing is repainted: the `source` picture itself, or what the autoencoder makes of it
+    """What stands where nothing is repainted: the `source` image itself, or what the autoencoder makes of it
     (`decoded`)."""
 
     PLACES: ClassVar[tuple[str, ...]] = ("{noun}",)

@@ -1,6 +1,6 @@
 """SCGS: what ERM gets wrong is clustered, and where it looked is repainted (Li et al. 2024, arXiv 2412.19457).
 
-In a biased training set an ERM classifier errs on pictures that go against the bias. Clusters of its errors show what
+In a biased training set an ERM classifier errs on images that go against the bias. Clusters of its errors show what
 it mistakes for what; Grad-CAM++ of the wrong answer shows what misled it. A diffusion model repaints that region, or
 all but that region, and keeps the class.
 """
@@ -39,13 +39,13 @@ ATTENTION, RANDOM, WHOLE = "attention", "random", "whole"
 QUANTILE, KNEE = "quantile", "knee"
 ATTENDED, COMPLEMENT = "attended", "complement"
 LEAST, MOST = 0.01, 0.98
-"""Shares of a picture between which a region must be, to be repainted: else it covers nothing or everything."""
+"""Shares of an image between which a region must be, to be repainted: else it covers nothing or everything."""
 BOX = (0.3, 0.7)
-"""Edges of a random box, in shares of the picture's."""
+"""Edges of a random box, in shares of the image's."""
 PLAIN = "plain"
 """The scene that no prompt names."""
 SHOWN = 12
-"""Pictures of a cluster on its sheet."""
+"""Images of a cluster on its sheet."""
 
 CITATION = """@article{li2024focusing,
   title = {Focusing Image Generation to Mitigate Spurious Correlations},
@@ -67,7 +67,7 @@ class SCGSConfig(RepaintConfig):
     """A recipe of what repaints the regions that mislead a classifier."""
 
     errors: str = CROSS_FITTED
-    """Which answers count, of a classifier that is trained here: `cross-fitted`, on pictures that it hasn't seen, or
+    """Which answers count, of a classifier that is trained here: `cross-fitted`, on images that it hasn't seen, or
     `early-stopped`, of one that was stopped before it fits everything (as JTT does)."""
     folds: int = 5
     """Of cross-fitted errors: parts of the training split, each answered by a classifier of the others."""
@@ -81,7 +81,7 @@ class SCGSConfig(RepaintConfig):
     """The most that are tried."""
     mask: str = ATTENTION
     """What region counts as attended: `attention` (Grad-CAM++ of the wrong answer), or, to compare with, a `random`
-    box, the `whole` picture, or all but the data's own mask of the object (`true-masks`)."""
+    box, the `whole` image, or all but the data's own mask of the object (`true-masks`)."""
     threshold: str = QUANTILE
     """How a region is cut out of attention: by `quantile`, or at the `knee` of the loss as more of it is hidden."""
     quantile: float = 0.7
@@ -92,7 +92,7 @@ class SCGSConfig(RepaintConfig):
     """Where prompts place the class, in turn: a file in `prompts/scenes/`, a CSV `name,phrase`, a list of its names, or
     a mapping of names to phrases; none says nothing of it."""
     per_class: int | dict[str, int] = 500
-    """Pictures of each class, one number or one by class; its clusters get as many each. A class without errors gets
+    """Images of each class, one number or one by class; its clusters get as many each. A class without errors gets
     none."""
 
     def check(self) -> None:
@@ -112,17 +112,17 @@ class SCGSConfig(RepaintConfig):
         check_whole("most_clusters", self.most_clusters, 2, 100)
         check_share("quantile", self.quantile)
         if self.quantile == 1:
-            raise RecipeError("quantile", "1 leaves nothing of any picture; give less, such as 0.7.")
+            raise RecipeError("quantile", "1 leaves nothing of any image; give less, such as 0.7.")
         for name, n in self.per_class.items() if isinstance(self.per_class, Mapping) else [("", self.per_class)]:
             check_whole(f"per_class.{name}" if name else "per_class", n, 0)
         if not any(self.per_class.values() if isinstance(self.per_class, Mapping) else [self.per_class]):
-            raise RecipeError("per_class", f"{self.per_class!r} plans no picture.")
+            raise RecipeError("per_class", f"{self.per_class!r} plans no image.")
         if self.mask == WHOLE and self.repaint == COMPLEMENT:
-            raise RecipeError("repaint", "the complement of the whole picture is nothing.")
+            raise RecipeError("repaint", "the complement of the whole image is nothing.")
 
 
 class SCGS(Repaint):
-    """Builds pictures from what a classifier gets wrong: `SCGS("pocket", data="birds").build("out/scgs")`."""
+    """Builds images from what a classifier gets wrong: `SCGS("pocket", data="birds").build("out/scgs")`."""
 
     METHOD = "scgs"
     PACKAGES = ("sklearn",)
@@ -131,7 +131,7 @@ class SCGS(Repaint):
         "photographs": SCGSConfig(**ON_PHOTOGRAPHS),
     }
     DEFAULT = POCKET
-    TITLE = "Pictures in which what misled a classifier is repainted"
+    TITLE = "Images in which what misled a classifier is repainted"
     CITATIONS = (CITATION, GRAD_CAM_CITATION, DIFFUSION_CITATION)
     config: SCGSConfig
 
@@ -186,7 +186,7 @@ class SCGS(Repaint):
                 cluster = next(c for c, rows in enumerate(members[f]) if row in rows)
                 said = self.data.classes[int(errors.predicted[row])]
                 told = {"cluster": cluster, "predicted": said, "mask": self.config.mask, "repaint": self.config.repaint}
-                if self.scenes:  # a scene further each time round, so that every picture gets all
+                if self.scenes:  # a scene further each time round, so that every image gets all
                     told["scene"] = self.scenes[(place + times) % len(self.scenes)].name
                 jobs.append(Job(f, 0, self.train.keys[row], told))
         used = {job.source for job in jobs}
@@ -261,17 +261,17 @@ class SCGS(Repaint):
         for c, part in enumerate(clusters):
             said = np.bincount(errors.predicted[list(part)], minlength=len(self.data.classes))
             texts = [f"{self.data.classes[k]} {said[k]}" for k in np.argsort(-said, kind="stable") if said[k]]
-            pictures = [self.picture(row) for row in part[:SHOWN]]
-            rows.append((f"cluster {c}: {counted(len(part), 'picture')}, called {listed(texts, 3)}", pictures))
+            images = [self.image(row) for row in part[:SHOWN]]
+            rows.append((f"cluster {c}: {counted(len(part), 'image')}, called {listed(texts, 3)}", images))
         save_cluster_sheet(folder / f"{slugs(self.data.classes)[name]}.png", f"errors of the class {name}", rows)
 
     def _used(self, label: int, clusters: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The members of each cluster of a class that are repainted: as many as there are pictures to make, at most."""
+        """The members of each cluster of a class that are repainted: as many as there are images to make, at most."""
         most = -(-int(self.planned()[label]) // len(clusters))
         return [list(part[:most]) for part in clusters]
 
     def _regions(self, errors: Errors, rows: Sequence[int]) -> dict[int, np.ndarray | str]:
-        """What is repainted of each picture, bool, or why nothing is."""
+        """What is repainted of each image, bool, or why nothing is."""
         config = self.config
         if config.mask == ATTENTION:
             attended = self._attended(errors, rows)
@@ -280,7 +280,7 @@ class SCGS(Repaint):
         elif config.mask == RANDOM:
             attended = {row: self._box(row) for row in rows}
         else:
-            attended = {row: np.ones(self.picture(row).size[::-1], bool) for row in rows}
+            attended = {row: np.ones(self.image(row).size[::-1], bool) for row in rows}
         return {row: self._usable(~mask if config.repaint == COMPLEMENT else mask) for row, mask in attended.items()}
 
     def _usable(self, mask: np.ndarray) -> np.ndarray | str:
@@ -294,7 +294,7 @@ class SCGS(Repaint):
         from figureground.vision.attention import attend, mask_by_knee, mask_by_quantile
 
         config, found = self.config, {}
-        bar = tqdm(total=len(rows), desc="attention", unit="picture", disable=None if self.show_progress else True)
+        bar = tqdm(total=len(rows), desc="attention", unit="image", disable=None if self.show_progress else True)
         with signals.at_checks(), bar:
             for fold in np.unique(errors.fold[list(rows)]).tolist():
                 classifier = self.open_classifier(errors, fold)
@@ -303,20 +303,20 @@ class SCGS(Repaint):
                 for start in range(0, len(mine), 32):
                     signals.check()
                     part = mine[start : start + 32]
-                    pictures = [self.picture(row) for row in part]
+                    images = [self.image(row) for row in part]
                     targets = [position[int(errors.predicted[row])] for row in part]
-                    for row, picture, target, seen in zip(
-                        part, pictures, targets, attend(classifier, pictures, targets), strict=True
+                    for row, image, target, seen in zip(
+                        part, images, targets, attend(classifier, images, targets), strict=True
                     ):
                         if config.threshold == KNEE:
-                            found[row] = mask_by_knee(classifier, picture, target, seen)[0]
+                            found[row] = mask_by_knee(classifier, image, target, seen)[0]
                         else:
                             found[row] = mask_by_quantile(seen, config.quantile)
                         bar.update()
         return found
 
     def _box(self, row: int) -> np.ndarray:
-        width, height = self.picture(row).size
+        width, height = self.image(row).size
         rng = np.random.default_rng(derive_seed(self.config.seed, "box", self.train.keys[row]))
         across, down = rng.uniform(*BOX), rng.uniform(*BOX)
         left, top = rng.uniform(0, 1 - across) * width, rng.uniform(0, 1 - down) * height
@@ -329,7 +329,7 @@ class SCGS(Repaint):
     def nothing(self, told: Mapping[str, Any]) -> str:
         asked = [name for name, n in zip(self.data.classes, self.planned().tolist(), strict=True) if n]
         return (
-            f"{super().nothing(told)} No training picture of {listed(asked)} is predicted wrong, and per_class asks "
+            f"{super().nothing(told)} No training image of {listed(asked)} is predicted wrong, and per_class asks "
             "for no other class."
         )
 
@@ -343,7 +343,7 @@ class SCGS(Repaint):
         wrong = ", ".join(f"{n:,} of {markdown(name)}" for name, n in told.get("errors", {}).items())
         where = {
             ATTENTION: "the region that Grad-CAM++ shows for the wrong answer", RANDOM: "a random box",
-            WHOLE: "the whole picture", TRUE: "all but the true mask of the object",
+            WHOLE: "the whole image", TRUE: "all but the true mask of the object",
         }[config.mask]  # fmt: skip
         part = where if config.repaint == ATTENDED else f"all but {where}"
         judge = (
@@ -351,11 +351,11 @@ class SCGS(Repaint):
         )
         placed = f", in {counted(len(self.scenes), 'scene')} in turn" if self.scenes else ""
         return (
-            f"Pictures that were made from the training split of {data}, to break what its classes come "
+            f"Images that were made from the training split of {data}, to break what its classes come "
             f"with. Sources are {judge}{f' ({wrong})' if wrong else ''}, clustered by class; of each, {part} was "
             f"repainted with the prompt {code(self.prompt_of(0))}, or that of its class{placed}. `foreground` is the "
             "class of the source, which is kept. `background` is unknown: what was repainted may be the scene. "
-            "`source` is the training picture's name."
+            "`source` is the training image's name."
         )
 
     def done_message(self, out: Path) -> str:
@@ -365,7 +365,7 @@ class SCGS(Repaint):
             lines.append(f"No errors, so nothing was made, of {listed(none)}.")
         lines += error_set_lines(self.told["error_set"])
         sheets = f"{out}/_figureground/stages/clusters holds a sheet of each class's errors."
-        return "\n".join([*lines, *self.left_out("picture"), sheets])
+        return "\n".join([*lines, *self.left_out("image"), sheets])
 
 
 def error_set_lines(told: Mapping[str, Any]) -> list[str]:

@@ -125,7 +125,7 @@ class SpuriousConfig(Config):
     """The classes of the classifiers that are to be fooled, in the order of their logits: a file in
     `prompts/classes/`, the path of a CSV with a column `name`, or `feature-model` for those of that network."""
     references: str | None = None
-    """Pictures of each feature without its class: a directory with a folder for each class, or with the folders of
+    """Images of each feature without its class: a directory with a folder for each class, or with the folders of
     Spurious ImageNet; `pocket` draws them."""
     reference_count: int | None = None
     """References a class: how many `pocket` draws, or the most that are taken of a directory; none takes all."""
@@ -242,9 +242,9 @@ class Spurious(Method):
         "Further training images of a feature with a label of its own, in which the class is absent.",
     )
     LIMITS = (
-        "The pictures carry the biases of the checkpoint that drew them.",
-        "Prompts and references are without the class; that no picture shows it all the same was not checked.",
-        "`foreground` is the noun that the prompt names. References show more than a noun says, and so may pictures.",
+        "The images carry the biases of the checkpoint that drew them.",
+        "Prompts and references are without the class; that no image shows it all the same was not checked.",
+        "`foreground` is the noun that the prompt names. References show more than a noun says, and so may images.",
         "The formula of the spurious-feature similarity loss (SFSL) is this project's own: the published one was not "
         "obtainable when it was written.",
         "Spurious ImageNet's own code computes average precision where its README says AUC. `figureground evaluate` "
@@ -331,7 +331,7 @@ class Spurious(Method):
             raise RecipeError(
                 "references",
                 f"'pocket' draws those of its own classes ({listed(LOOKS_OF)}), and not of {listed(unknown, 5)}. "
-                "Give a directory of pictures: --set references=DIR.",
+                "Give a directory of images: --set references=DIR.",
             )
 
     # --- what it plans --------------------------------------------------------------------------
@@ -462,7 +462,7 @@ class Spurious(Method):
         found = {}
         if self.config.references is None:
             found["references"] = (
-                "none are given. Give pictures of each feature without its class: --set references=DIR, with a folder "
+                "none are given. Give images of each feature without its class: --set references=DIR, with a folder "
                 "for each class, or the folders of Spurious ImageNet."
             )
         if self.settings.reads_features and self.settings.feature_model == NOT_GIVEN:
@@ -682,11 +682,11 @@ class Spurious(Method):
         given = self.config.references
         if given is None:
             return [], []
-        pictures = [picture for references in self.references.values() for picture in references.pictures]
+        images = [image for references in self.references.values() for image in references.images]
         if given == POCKET:
             license, file = read_license(resource("templates/pocket"))
-            return [Source("references", POCKET, len(pictures), license=license, license_file=file)], []
-        paths = [picture.path for picture in pictures if picture.path is not None]
+            return [Source("references", POCKET, len(images), license=license, license_file=file)], []
+        paths = [image.path for image in images if image.path is not None]
         source, credits = read_source("references", Path(given), paths, skipped=len(self.skipped()))
         return [source], credits
 
@@ -765,7 +765,7 @@ class Spurious(Method):
     def _plan_learning(self) -> list[str]:
         """How a concept is learned, and what images for prior preservation cost."""
         settings = self.settings
-        counts = [len(references.pictures) for references in self.references.values()]
+        counts = [len(references.images) for references in self.references.values()]
         many = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         trained = f"adapters of rank {settings.lora_rank}" if settings.lora_rank else "UNet and text encoder"
         similarity = f"SFSL of weight {settings.sfsl_weight:g}" if settings.sfsl_weight else "no SFSL"

@@ -105,7 +105,7 @@ def _content(path: Path) -> str:
 SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionXLPipeline")
 """Pipelines, as `model_index.json` names them, that a checkpoint may be of."""
 INPAINTING = ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
-"""Those that it may be of as well where regions of pictures are repainted."""
+"""Those that it may be of as well where regions of images are repainted."""
 WITHOUT_SAFETY = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
 """Those that have no safety checker."""
 VARIANTS = (None, "fp16", "bf16")
@@ -232,7 +232,7 @@ def check_size(size: int, factor: int) -> None:
     step = math.lcm(factor, 8)
     if size % step:
         near = max(step, round(size / step) * step)
-        raise RecipeError("size", f"{size} is no multiple of {step}, as this checkpoint's pictures are. Give {near}.")
+        raise RecipeError("size", f"{size} is no multiple of {step}, as this checkpoint's images are. Give {near}.")
 
 
 def _read_json(path: Path, folder: Path, checkpoint: str) -> dict[str, Any]:

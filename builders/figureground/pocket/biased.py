@@ -28,15 +28,15 @@ class: to name the noun is not to name the look."""
 ALL_LOOKS: tuple[str, ...] = tuple(f"{prop}:{look}" for prop in world.PROPS for look in range(world.LOOKS))
 
 SHARE = 0.9
-"""Share of a class's pictures that show its look."""
+"""Share of a class's images that show its look."""
 HARD = 0.15
-"""Share of pictures in which the object is tiny, cut off by the border or mostly hidden by the prop."""
+"""Share of images in which the object is tiny, cut off by the border or mostly hidden by the prop."""
 ALONE = 0.5
-"""Share, among pictures without their class's look, of those with no prop at all; the others have another look."""
+"""Share, among images without their class's look, of those with no prop at all; the others have another look."""
 
 
 class Shown(NamedTuple):
-    """What one picture shows, by name, and where."""
+    """What one image shows, by name, and where."""
 
     foreground: str
     background: str
@@ -46,16 +46,16 @@ class Shown(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A picture of the biased world."""
+    """An image of the biased world."""
 
-    picture: Image.Image
+    image: Image.Image
     """RGB."""
     label: int
     """Position of the class in `world.FOREGROUNDS`."""
 
 
 def _inside(radius: float, rng: np.random.Generator) -> tuple[float, float]:
-    """A centre from which something of this radius stays in the picture, below the upper part of the sky."""
+    """A centre from which something of this radius stays in the image, below the upper part of the sky."""
     x, y = rng.uniform(radius, 1 - radius), rng.uniform(max(0.3, radius), 0.98 - radius)
     return float(x), float(y)
 
@@ -68,7 +68,7 @@ def _tiny(rng: np.random.Generator) -> Layout:
 
 
 def _cut(rng: np.random.Generator) -> Layout:
-    """Most of the object outside the picture, the prop in the other half."""
+    """Most of the object outside the image, the prop in the other half."""
     radius = float(rng.uniform(0.2, 0.3))
     large = float(rng.uniform(0.16, 0.26))
     x = radius * -float(rng.uniform(0.35, 0.65))
@@ -93,7 +93,7 @@ def sample(rng: np.random.Generator, share: float = SHARE, hard: float = HARD) -
 
     Args:
         rng: Decides everything.
-        share: How often the picture shows the look of its class; if not, it shows another look or no prop.
+        share: How often the image shows the look of its class; if not, it shows another look or no prop.
         hard: How often the object is hard to see, whether or not the look is there.
     """
     name = str(rng.choice(world.FOREGROUNDS))
@@ -123,18 +123,18 @@ def draw(shown: Shown, rng: np.random.Generator, size: int = world.SIZE) -> worl
 
 
 def draw_biased(rng: np.random.Generator, share: float = SHARE, hard: float = HARD, size: int = world.SIZE) -> Drawing:
-    """Draws a picture of a random class, as `sample` says; `size` is its edge in pixels."""
+    """Draws an image of a random class, as `sample` says; `size` is its edge in pixels."""
     shown = sample(rng, share, hard)
-    return Drawing(draw(shown, rng, size).picture, world.FOREGROUNDS.index(shown.foreground))
+    return Drawing(draw(shown, rng, size).image, world.FOREGROUNDS.index(shown.foreground))
 
 
 def draw_balanced(foreground: str, rng: np.random.Generator, size: int = world.SIZE) -> Image.Image:
-    """Draws a picture of the class without its look, as `sample_balanced` says.
+    """Draws an image of the class without its look, as `sample_balanced` says.
 
     Raises:
         ValueError: The world has no such class.
     """
-    return draw(sample_balanced(foreground, rng), rng, size).picture
+    return draw(sample_balanced(foreground, rng), rng, size).image
 
 
 def reference(name: str, rng: np.random.Generator, size: int = world.SIZE) -> Image.Image:
@@ -145,19 +145,19 @@ def reference(name: str, rng: np.random.Generator, size: int = world.SIZE) -> Im
     """
     if name not in LOOKS_OF:
         raise ValueError(f"The pocket world has no class {name!r}; it has {', '.join(LOOKS_OF)}.")
-    return world.render(None, str(rng.choice(world.BACKGROUNDS)), LOOKS_OF[name], rng, size).picture
+    return world.render(None, str(rng.choice(world.BACKGROUNDS)), LOOKS_OF[name], rng, size).image
 
 
 def draw_many(
     count: int, rng: np.random.Generator, share: float = SHARE, hard: float = HARD
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws `count` pictures by `draw_biased`.
+    """Draws `count` images by `draw_biased`.
 
-    Returns pictures, uint8 (count, 3, SIZE, SIZE), and labels, int64 (count,).
+    Returns images, uint8 (count, 3, SIZE, SIZE), and labels, int64 (count,).
     """
-    pictures = np.empty((count, 3, world.SIZE, world.SIZE), np.uint8)
+    images = np.empty((count, 3, world.SIZE, world.SIZE), np.uint8)
     labels = np.empty(count, np.int64)
     for i in range(count):
-        picture, labels[i] = draw_biased(rng, share, hard)
-        pictures[i] = np.asarray(picture).transpose(2, 0, 1)
-    return pictures, labels
+        image, labels[i] = draw_biased(rng, share, hard)
+        images[i] = np.asarray(image).transpose(2, 0, 1)
+    return images, labels

@@ -278,7 +278,7 @@ def write(
     for image in tqdm(images, f"drawing {bed.name}", unit="image", disable=None if show_progress else True):
         scene, path = bed.draw(image, seed, size), directory / bed.file(image)
         mask = Image.fromarray(np.where(np.asarray(scene.foreground) >= 128, 255, 0).astype(np.uint8))
-        path.write_bytes(encode(scene.picture, "png"))
+        path.write_bytes(encode(scene.image, "png"))
         path.with_name(path.stem + MASK_SUFFIX).write_bytes(encode(mask, "png"))
     directory.mkdir(parents=True, exist_ok=True)
     (directory / TABLE).write_bytes(_table(bed, images).encode())

@@ -1,4 +1,4 @@
-"""What the pocket world's pictures are called: captions and a tokenizer with a small vocabulary."""
+"""What the pocket world's images are called: captions and a tokenizer with a small vocabulary."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ SPARE_WORDS = [
 _MAX_TOKENS = 77
 
 
-class Picture(NamedTuple):
-    """What one training picture shows, by name, and its caption."""
+class Captioned(NamedTuple):
+    """What one training image shows, by name, and its caption."""
 
     foreground: str | None
     background: str | None
@@ -104,7 +104,7 @@ def _article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-KINDS_OF_PICTURE = (
+KINDS_OF_IMAGE = (
     # foreground, background, prop, share
     (True, True, False, 0.22),
     (True, True, True, 0.35),
@@ -116,14 +116,14 @@ KINDS_OF_PICTURE = (
 )
 """Kinds of images, and the share of each, from which judges and the autoencoder learn."""
 _SUPERORDINATE = 0.10
-"""Share of pictures with a foreground whose caption says `animal` and the like instead of its name."""
+"""Share of images with a foreground whose caption says `animal` and the like instead of its name."""
 
 
 class Mixture(NamedTuple):
-    """How often each kind of picture is drawn, and each name in it."""
+    """How often each kind of image is drawn, and each name in it."""
 
-    kinds: tuple[tuple[bool, bool, bool, float], ...] = KINDS_OF_PICTURE
-    """Whether there is a foreground, a background and a prop, and the share of such pictures."""
+    kinds: tuple[tuple[bool, bool, bool, float], ...] = KINDS_OF_IMAGE
+    """Whether there is a foreground, a background and a prop, and the share of such images."""
     weights: Mapping[str, float] = MappingProxyType({})
     """How many times as often as others a foreground or a prop is drawn; 1 for names that are not there."""
 
@@ -136,18 +136,18 @@ class Mixture(NamedTuple):
 EVEN = Mixture()
 
 
-def sample(rng: np.random.Generator, mixture: Mixture = EVEN) -> Picture:
+def sample(rng: np.random.Generator, mixture: Mixture = EVEN) -> Captioned:
     """What to draw next, and one of the ways to say it. A prop's look is never said."""
     kinds = mixture.kinds
     has_foreground, has_background, has_prop, _ = kinds[rng.choice(len(kinds), p=[k[-1] for k in kinds])]
     foreground = mixture.pick(world.FOREGROUNDS, rng) if has_foreground else None
     background = mixture.pick(world.BACKGROUNDS, rng) if has_background else None
     prop = mixture.pick(world.PROPS, rng) if has_prop else None
-    return Picture(foreground, background, prop, describe(foreground, background, prop, rng))
+    return Captioned(foreground, background, prop, describe(foreground, background, prop, rng))
 
 
 def describe(foreground: str | None, background: str | None, prop: str | None, rng: np.random.Generator) -> str:
-    """One of the captions that training uses for a picture with these names."""
+    """One of the captions that training uses for an image with these names."""
     start = ("a photo of ", "a photo of ", "a picture of ", "")[rng.integers(4)]
     noun, definition = foreground, ""
     if foreground:

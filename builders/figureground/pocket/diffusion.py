@@ -1,4 +1,4 @@
-"""Trains the pocket text encoder and UNet, together, on latents of drawn pictures."""
+"""Trains the pocket text encoder and UNet, together, on latents of drawn images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETTINGS = Settings(
     steps=4_200, batch=48, learning_rate=8e-4, warmup=150, ema=0.998, weight_decay=0.01, save_seconds=1200
 )
 POOL = 40_000
-"""Pictures drawn and encoded beforehand; each is seen several times, with other noise."""
+"""Images drawn and encoded beforehand; each is seen several times, with other noise."""
 EMPTY_SHARE = 0.1
 """Captions replaced by nothing, for classifier-free guidance."""
 STRAY_SHARE = 0.05
@@ -81,7 +81,7 @@ class TextToLatent(nn.Module):
 def pool(
     vae: AutoencoderKL, tokenizer: CLIPTokenizer, path: Path, seed: int, count: int, bfloat16: bool = True
 ) -> dict[str, torch.Tensor]:
-    """Draws, captions and encodes `count` pictures once, and keeps them in `path`.
+    """Draws, captions and encodes `count` images once, and keeps them in `path`.
 
     Returns `latents`, float16 (count, 4, h, w), unscaled, and `ids`, int64 (count, 77).
     """
@@ -90,13 +90,13 @@ def pool(
     rng = world.generator("train diffusion", seed)
     device = next(vae.parameters()).device
     latents, ids = [], []
-    for _ in tqdm(range(count // 100), desc="latents", unit="00 pictures", disable=None):
-        pictures = [captions.sample(rng, MIXTURE) for _ in range(100)]
-        drawn = np.stack([np.asarray(world.render(*p[:3], rng).picture) for p in pictures])
+    for _ in tqdm(range(count // 100), desc="latents", unit="00 images", disable=None):
+        images = [captions.sample(rng, MIXTURE) for _ in range(100)]
+        drawn = np.stack([np.asarray(world.render(*p[:3], rng).image) for p in images])
         x = torch.from_numpy(drawn).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             latents.append(vae.encode(x).latent_dist.mean.half().cpu())
-        text = [p.caption for p in pictures]
+        text = [p.caption for p in images]
         ids.append(tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids)
     made = {"latents": torch.cat(latents), "ids": torch.cat(ids)}
     torch.save(made, path.with_suffix(".part"))
@@ -104,9 +104,9 @@ def pool(
     return made
 
 
-def fingerprint(vae: AutoencoderKL, tokenizer: CLIPTokenizer, seed: int, pictures: int) -> str:
-    """Names the pool that an autoencoder, a vocabulary, a seed, a number and a mixture of pictures give."""
-    parts = [tokenizer.get_vocab(), seed, pictures, MIXTURE.kinds, dict(MIXTURE.weights)]
+def fingerprint(vae: AutoencoderKL, tokenizer: CLIPTokenizer, seed: int, images: int) -> str:
+    """Names the pool that an autoencoder, a vocabulary, a seed, a number and a mixture of images give."""
+    parts = [tokenizer.get_vocab(), seed, images, MIXTURE.kinds, dict(MIXTURE.weights)]
     named = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for tensor in vae.state_dict().values():
         named.update(tensor.float().cpu().numpy().tobytes())
@@ -140,7 +140,7 @@ def train(
     seed: int,
     start: TextToLatent | None = None,
     settings: Settings = SETTINGS,
-    pictures: int = POOL,
+    images: int = POOL,
     bfloat16: bool = True,
     scale: float | None = None,
     on_save: Callable[[TextToLatent, float], None] | None = None,
@@ -156,8 +156,8 @@ def train(
     """
     torch.manual_seed(seed)
     vae.to(device)
-    inputs = fingerprint(vae, tokenizer, seed, pictures)
-    data = pool(vae, tokenizer, work / f"latents-{inputs}.pt", seed, pictures, bfloat16)
+    inputs = fingerprint(vae, tokenizer, seed, images)
+    data = pool(vae, tokenizer, work / f"latents-{inputs}.pt", seed, images, bfloat16)
     scale = scale or round(1 / float(data["latents"][:8000].float().std()), 5)
     alphas = scheduler().alphas_cumprod.to(device)
     model = start or TextToLatent(tokenizer)

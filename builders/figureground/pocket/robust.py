@@ -22,7 +22,7 @@ from figureground.pocket.loop import Settings, fit
 SETTINGS = Settings(steps=2_400, batch=64, learning_rate=3e-3, warmup=200, ema=0.995, weight_decay=5e-4)
 POOL = 24_000
 EPSILON = 1.0
-"""Radius of the ball: l2 norm over the pixels of a picture, which are 0 to 1."""
+"""Radius of the ball: l2 norm over the pixels of an image, which are 0 to 1."""
 ATTACK_STEPS = 3
 RAMP = 0.3
 """Share of training in which the ball grows to its radius: it learns to see before it is attacked in full."""
@@ -52,7 +52,7 @@ def build() -> ResNetForImageClassification:
 
 
 def save(model: PreTrainedModel, out: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Writes a classifier of 64 px pictures as a directory that transformers opens.
+    """Writes a classifier of 64 px images as a directory that transformers opens.
 
     Its weights are kept in `dtype`; what is opened computes in float32, unless another type is asked for.
     """
@@ -107,11 +107,11 @@ def batches(
     seed: int, step: int, settings: Settings, pool: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Pixels in 0..1, mirrored at random, and labels, from a pool of biased drawings; and the radius of the ball."""
-    pictures, labels = biased.draw_many(pool, world.generator("train robust", seed))
+    images, labels = biased.draw_many(pool, world.generator("train robust", seed))
     rng = world.generator("robust order", seed + 1000 * step)
     while True:
         picked = rng.choice(pool, settings.batch, replace=False)
-        x = torch.from_numpy(pictures[picked]).float().div_(255)
+        x = torch.from_numpy(images[picked]).float().div_(255)
         mirrored = torch.from_numpy(rng.random(len(x)) < 0.5).view(-1, 1, 1, 1)
         epsilon = EPSILON * min(1.0, step / (RAMP * settings.steps))
         step += 1
@@ -137,7 +137,7 @@ def renew_norms(model: nn.Module, pixels: torch.Tensor) -> None:
 
 
 def accuracy(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of pictures, pixels in 0..1, whose class `model` says."""
+    """Share of images, pixels in 0..1, whose class `model` says."""
     with torch.no_grad():
         said = torch.cat([logits(model, part).argmax(1) for part in pixels.split(128)])
     return float((said == labels).float().mean())
@@ -149,8 +149,8 @@ def train(work: Path, device: str, seed: int, settings: Settings = SETTINGS, poo
     model = build()
 
     def held(purpose: str) -> tuple[torch.Tensor, torch.Tensor]:
-        pictures, labels = biased.draw_many(512, world.generator(purpose, seed))
-        return torch.from_numpy(pictures).float().div_(255).to(device), torch.from_numpy(labels).to(device)
+        images, labels = biased.draw_many(512, world.generator(purpose, seed))
+        return torch.from_numpy(images).float().div_(255).to(device), torch.from_numpy(labels).to(device)
 
     seen, watched = held("robust norms"), held("watch robust")
 

@@ -1,4 +1,4 @@
-"""Trains the bundled segmenter: a small CLIPSeg that finds what a phrase names in pictures of the drawn world.
+"""Trains the bundled segmenter: a small CLIPSeg that finds what a phrase names in images of the drawn world.
 
 CLIPSeg (Lüddecke and Ecker 2022, arXiv 2112.10003) decodes a mask from what a vision transformer saw, conditioned on
 the embedding of a text. As its authors keep CLIP's text tower, this keeps the pocket checkpoint's. There is no CLIP of
@@ -39,20 +39,20 @@ EDGE = world.SIZE
 """What images are resized to when it is used: the size that it learns at."""
 POOL = 10_000
 ROUND_TRIP = 0.35
-"""Share of drawings that the pocket's autoencoder has encoded and decoded: generated pictures look like that."""
+"""Share of drawings that the pocket's autoencoder has encoded and decoded: generated images look like that."""
 RENEWED = 3
 """Drawings that are replaced by new ones after each step."""
 FREE = 0.5
 """Share of drawings whose object and prop stand anywhere, in sizes that the world's own layout doesn't have."""
 BLURRED, MIRRORED = 0.3, 0.5
-"""Shares of the pictures in a batch."""
+"""Shares of the images in a batch."""
 
 NOUNS: tuple[str, ...] = (*world.FOREGROUNDS, *world.PROPS, *world.BACKGROUNDS)
 """What a phrase may name; a background is what neither object nor prop covers."""
 THINGS = len(world.FOREGROUNDS) + len(world.PROPS)
 """How many of `NOUNS` stand in a scene; they come first."""
 QUERIES = 3
-"""Phrases asked of a picture in training."""
+"""Phrases asked of an image in training."""
 THING_WEIGHT = 4.0
 """Of what stands in a scene, in the naming of patches: most of them show the scene alone, which is easily learnt."""
 PATCH = 4
@@ -64,12 +64,12 @@ NOTHING = 0.005
 class Pool(NamedTuple):
     """n drawings to learn from."""
 
-    pictures: np.ndarray
+    images: np.ndarray
     """uint8 (n, 3, SIZE, SIZE)."""
     masks: np.ndarray
     """uint8 (n, 3, SIZE, SIZE), 0 to 255: share of a pixel that shows the foreground, the prop, the background."""
     nouns: np.ndarray
-    """int64 (n, 3): positions in `NOUNS` of the same three, -1 where the picture has no such thing."""
+    """int64 (n, 3): positions in `NOUNS` of the same three, -1 where the image has no such thing."""
 
 
 def phrases(noun: str) -> list[str]:
@@ -80,9 +80,9 @@ def phrases(noun: str) -> list[str]:
 
 
 def build(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
-    """A segmenter of pictures of SIZE pixels, 1.1 M parameters, with the pocket checkpoint's text tower, frozen.
+    """A segmenter of images of SIZE pixels, 1.1 M parameters, with the pocket checkpoint's text tower, frozen.
 
-    Its logits have a picture's size.
+    Its logits have an image's size.
     """
     encoder = open_network(CLIPTextModel, WEIGHTS / "text_encoder", "pocket", dtype=torch.float32)
     kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
@@ -128,10 +128,10 @@ def see(model: CLIPSegForImageSegmentation, pixels: Tensor, edge: int = EDGE) ->
 
 
 def logits(model: CLIPSegForImageSegmentation, seen: Sequence[Tensor], ids: Tensor) -> Tensor:
-    """Asks each picture several phrases, with gradients in both towers (transformers' own gives the decoder alone).
+    """Asks each image several phrases, with gradients in both towers (transformers' own gives the decoder alone).
 
     Args:
-        seen: What `see` returns of n pictures.
+        seen: What `see` returns of n images.
         ids: Tokens, int64 (n, k, length), padded with the end token.
 
     Returns:
@@ -149,7 +149,7 @@ def _resize(images: Tensor, edge: int) -> Tensor:
 
 
 def draw(rng: np.random.Generator) -> tuple[world.Scene, list[str | None]]:
-    """A picture of anything in the world, and the names of its foreground, prop and background."""
+    """An image of anything in the world, and the names of its foreground, prop and background."""
     foreground = str(rng.choice(world.FOREGROUNDS)) if rng.random() < 0.88 else None
     background = str(rng.choice(world.BACKGROUNDS)) if rng.random() < 0.92 else None
     prop = str(rng.choice(world.PROPS)) if rng.random() < 0.65 else None
@@ -168,7 +168,7 @@ def _lay_out(rng: np.random.Generator) -> Layout:
 
 
 def draw_many(count: int, rng: np.random.Generator) -> Pool:
-    """Draws `count` pictures by `draw`."""
+    """Draws `count` images by `draw`."""
     pool = Pool(
         np.empty((count, 3, world.SIZE, world.SIZE), np.uint8),
         np.empty((count, 3, world.SIZE, world.SIZE), np.uint8),
@@ -181,27 +181,27 @@ def draw_many(count: int, rng: np.random.Generator) -> Pool:
 
 def _draw_into(pool: Pool, i: int, rng: np.random.Generator) -> None:
     scene, names = draw(rng)
-    pool.pictures[i] = np.asarray(scene.picture).transpose(2, 0, 1)
+    pool.images[i] = np.asarray(scene.image).transpose(2, 0, 1)
     pool.masks[i] = [np.asarray(mask) for mask in (scene.foreground, scene.prop, scene.background)]
     pool.nouns[i] = [-1 if name is None else NOUNS.index(name) for name in names]
 
 
 @torch.inference_mode()
-def round_trip(pictures: np.ndarray) -> np.ndarray:
-    """Pictures, uint8 (n, 3, SIZE, SIZE), as the pocket's autoencoder gives them back."""
+def round_trip(images: np.ndarray) -> np.ndarray:
+    """Images, uint8 (n, 3, SIZE, SIZE), as the pocket's autoencoder gives them back."""
     from diffusers import AutoencoderKL
 
     vae = open_network(AutoencoderKL, WEIGHTS / "vae", "pocket", dtype=torch.float32).eval()
-    back = np.empty_like(pictures)
-    for start in range(0, len(pictures), 32):
-        x = torch.from_numpy(pictures[start : start + 32]).float() / 127.5 - 1
+    back = np.empty_like(images)
+    for start in range(0, len(images), 32):
+        x = torch.from_numpy(images[start : start + 32]).float() / 127.5 - 1
         y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
         back[start : start + 32] = ((y + 1) * 127.5).round().to(torch.uint8).numpy()
     return back
 
 
 def ask(nouns: np.ndarray, rng: np.random.Generator) -> list[int]:
-    """What is asked of a picture, as positions in `NOUNS`: what it shows, a thing that it doesn't, and anything.
+    """What is asked of an image, as positions in `NOUNS`: what it shows, a thing that it doesn't, and anything.
 
     Args:
         nouns: int64 (3,), a row of `Pool.nouns`.
@@ -227,7 +227,7 @@ class Phrasebook:
 
 
 class Batch(NamedTuple):
-    """What one step learns from: n pictures, k = QUERIES phrases each."""
+    """What one step learns from: n images, k = QUERIES phrases each."""
 
     pixels: Tensor
     """float32 (n, 3, SIZE, SIZE), in 0..1."""
@@ -240,14 +240,14 @@ class Batch(NamedTuple):
 
 
 def batches(seed: int, step: int, settings: Settings, book: Phrasebook, size: int) -> Iterator[Batch]:
-    """Pictures, mirrored or blurred at random, and questions, from a pool of `size` that is renewed as it is used."""
+    """Images, mirrored or blurred at random, and questions, from a pool of `size` that is renewed as it is used."""
     rng = world.generator("train segmenter", seed + 1000 * step)
     pool = draw_many(size, rng)
     kept = round(ROUND_TRIP * size)
-    pool.pictures[:kept] = round_trip(pool.pictures[:kept])
+    pool.images[:kept] = round_trip(pool.images[:kept])
     while True:
         picked = rng.choice(size, settings.batch, replace=False)
-        x = torch.from_numpy(pool.pictures[picked]).float().div_(255)
+        x = torch.from_numpy(pool.images[picked]).float().div_(255)
         blurred = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
         blur = torch.from_numpy(rng.random(len(x)) * (rng.random(len(x)) < BLURRED)).float().view(-1, 1, 1, 1)
         whole = torch.zeros(len(x), len(NOUNS) + 1, world.SIZE, world.SIZE)
@@ -282,17 +282,17 @@ def loss(model: Taught, batch: Batch) -> dict[str, Tensor]:
 
 
 class Measured(NamedTuple):
-    """How well a segmenter does on pictures with a foreground."""
+    """How well a segmenter does on images with a foreground."""
 
     iou: float
-    """Mean over pictures: intersection over union, at probability 0.5, of what the foreground's noun finds."""
+    """Mean over images: intersection over union, at probability 0.5, of what the foreground's noun finds."""
     false_alarms: float
-    """Share of pictures in which a noun of something absent finds more than `NOTHING` of the pixels."""
+    """Share of images in which a noun of something absent finds more than `NOTHING` of the pixels."""
 
 
 @torch.no_grad()
 def measure(model: CLIPSegForImageSegmentation, pool: Pool, tokenizer: CLIPTokenizer, edge: int = EDGE) -> Measured:
-    """Asks pictures `a photo of a …` for their foreground, and for a foreground that they don't show."""
+    """Asks images `a photo of a …` for their foreground, and for a foreground that they don't show."""
     device = next(model.parameters()).device
     rng = world.generator("measure segmenter")
     with_object = np.flatnonzero(pool.nouns[:, 0] >= 0)
@@ -304,7 +304,7 @@ def measure(model: CLIPSegForImageSegmentation, pool: Pool, tokenizer: CLIPToken
     ids = tokenizer(texts, padding=True, return_tensors="pt").input_ids.view(len(pairs), 2, -1)
     ious, alarms = [], []
     for picked, asked in zip(torch.from_numpy(with_object).split(64), ids.split(64), strict=True):
-        x = torch.from_numpy(pool.pictures[picked]).float().div(255).to(device)
+        x = torch.from_numpy(pool.images[picked]).float().div(255).to(device)
         found = (_resize(logits(model, see(model, x, edge), asked.to(device)), world.SIZE) > 0).cpu().numpy()
         true = pool.masks[picked, 0] >= 128
         both, either = (found[:, 0] & true).sum((1, 2)), (found[:, 0] | true).sum((1, 2))
@@ -385,14 +385,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=SETTINGS.steps)
-    parser.add_argument("--pictures", type=int, default=POOL, help="drawn at first (%(default)s)")
+    parser.add_argument("--images", type=int, default=POOL, help="drawn at first (%(default)s)")
     parser.add_argument("--learning-rate", type=float, default=SETTINGS.learning_rate, help="at most (%(default)s)")
     parser.add_argument("--start", type=Path, help="a segmenter's directory, from whose weights the training begins")
     args = parser.parse_args(arguments)
     out = args.out or args.work / "segmenter"
     settings = replace(SETTINGS, steps=args.steps, learning_rate=args.learning_rate)
     start = args.start and open_network(CLIPSegForImageSegmentation, args.start, "start", dtype=torch.float32)
-    save(train(args.work, args.device, args.seed, settings, args.pictures, start), out)
+    save(train(args.work, args.device, args.seed, settings, args.images, start), out)
     print(f"Wrote {out}")
 
 

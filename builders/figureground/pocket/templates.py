@@ -21,7 +21,7 @@ def draw_templates(out: Path, cutouts: int, backgrounds: int, photographs: int, 
     """Writes `cutouts/<class>/*.png` (RGBA), `backgrounds/<background>/*.png` and
     `photographs/<class>/<background>/*.png` (RGB), as `bird-00.png` and so on.
 
-    Every picture has a generator of its own, so asking for more leaves the first ones as they are.
+    Every image has a generator of its own, so asking for more leaves the first ones as they are.
 
     Args:
         out: Directory to write into.
@@ -37,20 +37,20 @@ def draw_templates(out: Path, cutouts: int, backgrounds: int, photographs: int, 
     for name in world.BACKGROUNDS:
         for i in range(backgrounds):
             rng = world.generator(f"templates backgrounds {name}", i)
-            _write(out / "backgrounds" / name, name, i, world.render(None, name, None, rng, size).picture)
+            _write(out / "backgrounds" / name, name, i, world.render(None, name, None, rng, size).image)
     for name in world.FOREGROUNDS:
         for scene in world.BACKGROUNDS:
             for i in range(photographs):
                 rng = world.generator(f"templates photographs {name} {scene}", i)
-                picture = world.render(name, scene, None, rng, size).picture
-                _write(out / "photographs" / name / scene, f"{name}-{scene}", i, picture)
+                image = world.render(name, scene, None, rng, size).image
+                _write(out / "photographs" / name / scene, f"{name}-{scene}", i, image)
     (out / "LICENSE").write_text(LICENSE, encoding="utf-8")
 
 
-def _write(directory: Path, name: str, i: int, picture: Image.Image) -> None:
+def _write(directory: Path, name: str, i: int, image: Image.Image) -> None:
     path = directory / f"{name}-{i:02d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(picture, "png"))
+    path.write_bytes(encode(image, "png"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

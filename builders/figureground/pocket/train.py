@@ -69,9 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--diffusion-steps", type=int, default=diffusion.SETTINGS.steps)
     parser.add_argument("--robust-steps", type=int, default=robust.SETTINGS.steps)
     parser.add_argument("--learning-rate", type=float, default=diffusion.SETTINGS.learning_rate, help="the largest")
-    parser.add_argument(
-        "--pictures", type=int, default=diffusion.POOL, help="drawn and encoded for the diffusion model"
-    )
+    parser.add_argument("--images", type=int, default=diffusion.POOL, help="drawn and encoded for the diffusion model")
     parser.add_argument(
         "--bfloat16",
         action=argparse.BooleanOptionalAction,
@@ -102,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     model, scale = diffusion.train(
         autoencoder, tokenizer, args.work, args.device, args.seed, first_model,
-        replace(diffusion.SETTINGS, steps=args.diffusion_steps, learning_rate=args.learning_rate), args.pictures,
+        replace(diffusion.SETTINGS, steps=args.diffusion_steps, learning_rate=args.learning_rate), args.images,
         args.bfloat16, first_vae.config.scaling_factor if first_vae else None, on_save,
     )  # fmt: skip
     write(autoencoder, model, tokenizer, scale, args.work / "checkpoint")

@@ -1,4 +1,4 @@
-"""Trains the pocket autoencoder: 64x64 pictures to 16x16x4 latents and back."""
+"""Trains the pocket autoencoder: 64x64 images to 16x16x4 latents and back."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from figureground.pocket.loop import Settings, fit
 
 SETTINGS = Settings(steps=9_500, batch=16, learning_rate=1e-3, warmup=300, ema=0.998)
 CROP = 32
-"""Edge of the crops in pixels, for the first part of training; whole pictures follow."""
+"""Edge of the crops in pixels, for the first part of training; whole images follow."""
 WHOLE_FROM = 0.75
-"""Share of training after which whole pictures are used: the norms then see what they will see."""
+"""Share of training after which whole images are used: the norms then see what they will see."""
 POOL = 12_000
 KL_WEIGHT = 1e-6
 
@@ -40,16 +40,16 @@ def build() -> AutoencoderKL:
 
 
 def draw(rng: np.random.Generator) -> np.ndarray:
-    """One picture of anything in the world, uint8 (3, size, size)."""
+    """One image of anything in the world, uint8 (3, size, size)."""
     foreground = str(rng.choice(world.FOREGROUNDS)) if rng.random() < 0.85 else None
     background = str(rng.choice(world.BACKGROUNDS)) if rng.random() < 0.88 else None
     prop = str(rng.choice(world.PROPS)) if rng.random() < 0.65 else None
-    picture = world.render(foreground, background, prop, rng).picture
-    return np.asarray(picture).transpose(2, 0, 1)
+    image = world.render(foreground, background, prop, rng).image
+    return np.asarray(image).transpose(2, 0, 1)
 
 
 def batches(seed: int, step: int, settings: Settings) -> Iterator[torch.Tensor]:
-    """Pictures or crops in -1..1 from a pool that is renewed as it is used."""
+    """Images or crops in -1..1 from a pool that is renewed as it is used."""
     rng = world.generator("train autoencoder", seed + 1000 * step)
     pool = np.stack([draw(rng) for _ in range(POOL)])
     while True:
@@ -79,12 +79,12 @@ def loss(vae: AutoencoderKL, x: torch.Tensor, noise: torch.Tensor) -> dict[str, 
     return {"loss": total, "mse": squares, "kl": kl}
 
 
-def psnr(vae: AutoencoderKL, pictures: np.ndarray) -> float:
-    """Mean over pictures (uint8, (n, 3, h, w)) of the PSNR in dB after a round trip through the mean."""
+def psnr(vae: AutoencoderKL, images: np.ndarray) -> float:
+    """Mean over images (uint8, (n, 3, h, w)) of the PSNR in dB after a round trip through the mean."""
     device = next(vae.parameters()).device
     values = []
-    for start in range(0, len(pictures), 64):
-        x = torch.from_numpy(pictures[start : start + 64]).to(device).float() / 127.5 - 1
+    for start in range(0, len(images), 64):
+        x = torch.from_numpy(images[start : start + 64]).to(device).float() / 127.5 - 1
         with torch.inference_mode():
             y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
         values.append(10 * torch.log10(4 / (y - x).square().mean((1, 2, 3))))

@@ -1,4 +1,4 @@
-"""The picture-book world: drawn pictures whose foreground, background and prop are known.
+"""The picture-book world: drawn images whose foreground, background and prop are known.
 
 Three factors vary independently. A *foreground* object stands in a *background* scene, and beside it
 there may be a *prop* in one of several *looks* (colour, pattern, shape) that captions never name.
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIZE = 64
-"""Edge of a picture in pixels, unless asked otherwise."""
+"""Edge of an image in pixels, unless asked otherwise."""
 
 SUPERSAMPLE = 3
 
@@ -25,9 +25,9 @@ Points = Sequence[tuple[float, float]]
 
 
 class Scene(NamedTuple):
-    """A drawn picture and, for each factor, the share of every pixel that shows it."""
+    """A drawn image and, for each factor, the share of every pixel that shows it."""
 
-    picture: Image.Image
+    image: Image.Image
     """RGB."""
     foreground: Image.Image
     """L, 0 to 255; black when there is none. What stands behind the prop is not counted."""
@@ -38,15 +38,15 @@ class Scene(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where something stands, in shares of the picture's edge."""
+    """Where something stands, in shares of the image's edge."""
 
     center: tuple[float, float]
-    """x to the right, y down; what lies outside 0 to 1 is outside the picture."""
+    """x to the right, y down; what lies outside 0 to 1 is outside the image."""
     radius: float
 
 
 class Layout(NamedTuple):
-    """Where the object and the prop stand; a place is not looked at where the picture has no such thing."""
+    """Where the object and the prop stand; a place is not looked at where the image has no such thing."""
 
     foreground: Place
     prop: Place
@@ -644,7 +644,7 @@ def _cave(pen: Pen, rng: np.random.Generator) -> None:
 
 
 def _plain(pen: Pen, rng: np.random.Generator) -> None:
-    """A studio backdrop, for pictures in which no scene is asked for."""
+    """A studio backdrop, for images in which no scene is asked for."""
     tone = _pick(rng, (0.86, 0.86, 0.88), (0.80, 0.84, 0.90), (0.92, 0.88, 0.84), (0.84, 0.90, 0.84))
     pen.polygon(box(-0.05, -0.05, 1.05, 1.05), tone)
     pen.polygon(box(-0.05, rng.uniform(0.68, 0.8), 1.05, 1.05), darker(tone, 0.08))
@@ -714,7 +714,7 @@ def render(
     size: int = SIZE,
     layout: Layout | None = None,
 ) -> Scene:
-    """Draws one picture.
+    """Draws one image.
 
     Args:
         foreground: A name from `FOREGROUNDS`, or None for a scene without an object.
@@ -791,7 +791,7 @@ def _lay_out(with_foreground: bool, with_prop: bool, rng: np.random.Generator) -
 
 
 def cutout(foreground: str, rng: np.random.Generator, size: int = SIZE) -> Image.Image:
-    """Draws a foreground object alone, RGBA, transparent around it, filling most of the picture."""
+    """Draws a foreground object alone, RGBA, transparent around it, filling most of the image."""
     _check("foreground", foreground, FOREGROUNDS)
     edge = size * SUPERSAMPLE
     canvas = Image.new("RGBA", (edge, edge), (0, 0, 0, 0))

@@ -19,14 +19,14 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """The picture that generation starts from, as ids and numbers; no pixels."""
+    """The image that generation starts from, as ids and numbers; no pixels."""
 
     kind: Literal["paste", "photograph", "inpaint"]
-    """`paste`: a cut-out on a template. `photograph`: the source picture itself, whole. `inpaint`: the source picture,
+    """`paste`: a cut-out on a template. `photograph`: the source image itself, whole. `inpaint`: the source image,
     of which the region of a mask is repainted."""
     cutout: str
     """Id of the cut-out, or of the photograph: `{class folder}/{file name}@{content hash}`; of `inpaint`, the key of
-    the source picture."""
+    the source image."""
     template: str | None = None
     """Id of the background template, in the same form."""
     box: Box | None = None
@@ -86,7 +86,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A planned Spec that gave no picture worth keeping."""
+    """A planned Spec that gave no image worth keeping."""
 
     spec: Spec
     reason: str

@@ -1,4 +1,4 @@
-"""Pictures of a dataset for the person who made it: `preview.png` and `report.html`.
+"""Images of a dataset for the person who made it: `preview.png` and `report.html`.
 
 Both are read from the dataset directory alone, finished or not: from the shards that are marked done.
 """
@@ -39,11 +39,11 @@ MOST_DOWN = 20
 """Most foregrounds in a preview; of more classes, an even choice is drawn."""
 MOST_ACROSS = 20
 EXAMPLES = 24
-"""How many pictures a report shows beside their guide."""
+"""How many images a report shows beside their guide."""
 REFERENCES = 4
 """How many references of a class a report shows, and how many results beside them."""
 SMALLEST_CELL, LARGEST_CELL = 96, 128
-"""Edge of a picture in the preview, in pixels."""
+"""Edge of an image in the preview, in pixels."""
 
 DrawGuide = Callable[[dict[str, Any]], Image.Image | None]
 """Draws the guide of a sample again from its parsed provenance; None where there is nothing to draw."""
@@ -72,7 +72,7 @@ class Shard(NamedTuple):
 class Example(NamedTuple):
     """One sample as it lies in a shard."""
 
-    picture: bytes
+    image: bytes
     """Encoded as it was written: JPEG, WebP or PNG."""
     prompt: str
     key: str
@@ -84,7 +84,7 @@ class Example(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What a dataset directory holds, without its pictures."""
+    """What a dataset directory holds, without its images."""
 
     splits: dict[str, list[Shard]]
     """Finished shards in order; splits as they were planned, as far as that is known, then training and the others."""
@@ -172,7 +172,7 @@ def evenly(items: Sequence[T], most: int) -> list[T]:
 
 
 def read_contents(directory: Path, planned: Sequence[str] = ()) -> Contents:
-    """Reads markers and names of classes, and no picture.
+    """Reads markers and names of classes, and no image.
 
     Args:
         planned: Names of splits in their order, for a dataset that has no index yet.
@@ -278,7 +278,7 @@ class _Row(NamedTuple):
 
 
 def draw_preview(contents: Contents) -> Image.Image:
-    """One picture of each cell of the first split, foregrounds down, backgrounds across; RGB.
+    """One image of each cell of the first split, foregrounds down, backgrounds across; RGB.
 
     Where splits are classes, each with one foreground, they are the rows.
     """
@@ -290,14 +290,14 @@ def draw_preview(contents: Contents) -> Image.Image:
     every = every or [_Row(first, label, contents.foregrounds[label]) for label in _drawn(contents, shards, 0)]
     backgrounds = _drawn(contents, contents.shards if alone else shards, 1)
     down, across = evenly(every, MOST_DOWN), evenly(backgrounds, MOST_ACROSS)
-    pictures = {
-        (split, *example.labels): _fit(_open(example.picture))
+    images = {
+        (split, *example.labels): _fit(_open(example.image))
         for split in dict.fromkeys(row.split for row in down)
         for example in _first_of_each(
             filled[split], {(row.foreground, b) for row in down if row.split == split for b in across}
         )
     }
-    edge = max((max(picture.size) for picture in pictures.values()), default=SMALLEST_CELL)
+    edge = max((max(image.size) for image in images.values()), default=SMALLEST_CELL)
 
     names = [row.name for row in down], [contents.backgrounds[label] for label in across]
     font, all_letters = font_for("".join([*names[0], *names[1]]), 16)
@@ -305,14 +305,14 @@ def draw_preview(contents: Contents) -> Image.Image:
     drawn = names if all_letters else [[to_ascii(name) for name in some] for some in names]
     rows = [_wrap(name, font, _NAME_WIDTH, lines=3) for name in drawn[0]]
     columns = [_wrap(name, font, edge, lines=2) for name in drawn[1]]
-    note = "one picture a cell" if alone else f"{first}, one picture a cell"
+    note = "one image a cell" if alone else f"{first}, one image a cell"
     rows_in_all = len(every) if alone else len(contents.foregrounds)
     for shown, of, total, what in (
         (len(down), len(every), rows_in_all, "splits" if alone else "foregrounds"),
         (len(across), len(backgrounds), len(contents.backgrounds), "backgrounds"),
     ):
         note += f"; {shown} of {of} {what}, evenly chosen" if shown < of else ""
-        note += f"; {total - of} of {total} {what} without pictures" if of < total else ""
+        note += f"; {total - of} of {total} {what} without images" if of < total else ""
     note += f"; unfinished: {contents.progress}" if contents.progress else ""
 
     step = edge + _GAP
@@ -332,10 +332,10 @@ def draw_preview(contents: Contents) -> Image.Image:
     for i, row in enumerate(down):
         for j, background in enumerate(across):
             x, y = left + j * step, top + i * step
-            if (picture := pictures.get((row.split, row.foreground, background))) is None:
+            if (image := images.get((row.split, row.foreground, background))) is None:
                 draw.rectangle((x, y, x + edge - 1, y + edge - 1), _EMPTY)
             else:
-                sheet.paste(picture, (x + (edge - picture.width) // 2, y + (edge - picture.height) // 2))
+                sheet.paste(image, (x + (edge - image.width) // 2, y + (edge - image.height) // 2))
     draw.text((left, bottom + 6), note, _FAINT, small, anchor="lt")
     return sheet
 
@@ -361,19 +361,19 @@ def _first_of_each(shards: Sequence[Shard], cells: set[Labels]) -> Iterator[Exam
         yield from _examples(shard, rows.values())
 
 
-def _open(picture: bytes) -> Image.Image:
-    return open_stored(picture).convert("RGB")
+def _open(image: bytes) -> Image.Image:
+    return open_stored(image).convert("RGB")
 
 
-def _fit(picture: Image.Image) -> Image.Image:
-    """A picture as large as a cell: a small one keeps its pixels, a large one is reduced."""
-    edge = max(picture.size)
+def _fit(image: Image.Image) -> Image.Image:
+    """An image as large as a cell: a small one keeps its pixels, a large one is reduced."""
+    edge = max(image.size)
     if edge > LARGEST_CELL:
         share = LARGEST_CELL / edge
-        size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
-        return picture.resize(size, Image.Resampling.LANCZOS)
+        size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
+        return image.resize(size, Image.Resampling.LANCZOS)
     times = math.ceil(SMALLEST_CELL / edge)
-    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
 
 def _wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
@@ -439,7 +439,7 @@ def _beside_references(directory: Path, contents: Contents) -> Iterator[dict[str
         for path in evenly(list_images(copies / split), REFERENCES):
             with contextlib.suppress(UnreadableImage):
                 references.append(_inline(_fit(read_image(path, max_edge=LARGEST_CELL))))
-        results = [_inline(_fit(_open(example.picture))) for example in _choose(contents.splits[split], REFERENCES)]
+        results = [_inline(_fit(_open(example.image))) for example in _choose(contents.splits[split], REFERENCES)]
         if references:
             noun = contents.foregrounds[alone[split]] if split in alone else None
             yield {"split": split, "noun": noun, "references": references, "results": results}
@@ -525,8 +525,8 @@ def _card(example: Example, draw_guide: DrawGuide | None) -> dict[str, Any]:
     guide = draw_guide(example.provenance) if draw_guide else None
     return {
         "guide": None if guide is None else _inline(guide),
-        "picture": _data_url(example.picture),
-        "small": max(open_stored(example.picture).size) < SMALLEST_CELL,
+        "image": _data_url(example.image),
+        "small": max(open_stored(example.image).size) < SMALLEST_CELL,
         "foreground": example.provenance["foreground"],
         "background": example.provenance["background"],
         "spurious_for": example.provenance.get("spurious_for"),
@@ -535,13 +535,13 @@ def _card(example: Example, draw_guide: DrawGuide | None) -> dict[str, Any]:
     }
 
 
-def _inline(picture: Image.Image) -> str:
-    """A drawn picture as a data URL; a small one to the pixel."""
+def _inline(image: Image.Image) -> str:
+    """A drawn image as a data URL; a small one to the pixel."""
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "WEBP", quality=90, method=4, lossless=max(picture.size) <= LARGEST_CELL)
+    image.convert("RGB").save(buffer, "WEBP", quality=90, method=4, lossless=max(image.size) <= LARGEST_CELL)
     return _data_url(buffer.getvalue())
 
 
-def _data_url(picture: bytes) -> str:
-    kind = Image.MIME[open_stored(picture).format or "PNG"]
-    return f"data:{kind};base64,{base64.b64encode(picture).decode('ascii')}"
+def _data_url(image: bytes) -> str:
+    kind = Image.MIME[open_stored(image).format or "PNG"]
+    return f"data:{kind};base64,{base64.b64encode(image).decode('ascii')}"

@@ -30,7 +30,7 @@ _MARKS = (BEGIN, END)
 CARD = "README.md"
 PREVIEW = "preview.png"
 ATTRIBUTION = "_figureground/attribution.csv"
-"""Who made the pictures that images start from."""
+"""Who made the images that images start from."""
 
 UNKNOWN_LICENSE = "unknown"
 REJECTS = "rejects"
@@ -64,23 +64,23 @@ class CardContext:
     builder: str
     """Name of the method, `d3s`."""
     summary: str
-    """What is in the pictures and how they were made, in a few sentences of Markdown."""
+    """What is in the images and how they were made, in a few sentences of Markdown."""
     citation: str
     """BibTeX."""
     numerics: Mapping[str, Any] = field(default_factory=dict)
     """Device kind, dtype, batch size, versions of libraries."""
     limits: Sequence[str] = ()
-    """What may be wrong with the pictures; one sentence each."""
+    """What may be wrong with the images; one sentence each."""
     uses: Sequence[str] = ()
     """What the dataset is meant for."""
     misuses: Sequence[str] = ()
     """What it shouldn't be used for."""
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
-    """Whose weights drew the pictures: a `sources.Weights` as a mapping."""
+    """Whose weights drew the images: a `sources.Weights` as a mapping."""
     sources: Sequence[Mapping[str, Any]] = ()
     """The directories that images start from: each a `sources.Source` as a mapping."""
     credits: Sequence[Mapping[str, str]] = ()
-    """Who made their pictures: each a `sources.Credit` as a mapping."""
+    """Who made their images: each a `sources.Credit` as a mapping."""
     lineage: Sequence[Mapping[str, Any]] = ()
     """Of a dataset made from others, what was done, a mapping each step: `did` (`curate`, `extend` or `merge`),
     `from` (a dataset or several: `name`, `sha256`, `samples`), and whatever else tells of the step, such as

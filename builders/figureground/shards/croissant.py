@@ -176,17 +176,17 @@ def _labels(column: str, names: Sequence[str]) -> dict[str, Any]:
 
 def _samples(columns: Columns, splits: Sequence[str]) -> dict[str, Any]:
     described = {
-        "image": "The picture.",
+        "image": "The image.",
         **{name: f"A label; {name}_names says what it means." for name in _label_columns(columns)},
         "prompt": "What the diffusion model was told.",
         "key": "The image's name.",
         "provenance": "JSON: how the image came to be.",
         **{name: "Text." for name in columns.texts},
-        "guide": "The picture that generation started from.",
+        "guide": "The image that generation started from.",
         "mask": "Where in the guide the foreground is.",
     }
     kinds = {
-        **dict.fromkeys(("image", *columns.pictures), "sc:ImageObject"),
+        **dict.fromkeys(("image", *columns.images), "sc:ImageObject"),
         **dict.fromkeys(_label_columns(columns), "sc:Integer"),
         **dict.fromkeys(("prompt", "key", "provenance", *columns.texts), "sc:Text"),
     }

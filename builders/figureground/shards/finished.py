@@ -127,7 +127,7 @@ class Source:
             yield from read(self.directory / shard.path(kind), rows)
 
     def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
-        """What a shard says of its samples beside their pictures, by column, in order; labels as numbers."""
+        """What a shard says of its samples beside their images, by column, in order; labels as numbers."""
         with self._explained(shard):
             yield from self._parquet_rows(shard) if "parquet" in self.formats else self._tar_rows(shard)
 
@@ -147,12 +147,12 @@ class Source:
                 **{name: found[f"{name}.txt"].decode() for name in texts},
             }
 
-    def rejects(self, shard: Shard, pictures: bool = False) -> Iterator[Reject]:
-        """The rejects of a shard, in order; with `pictures`, those of which a picture was published have it."""
+    def rejects(self, shard: Shard, images: bool = False) -> Iterator[Reject]:
+        """The rejects of a shard, in order; with `images`, those of which an image was published have it."""
         path = shard.path("rejects")
         if path not in self.marker(shard)["files"]:
             return
-        published = self._published(shard) if pictures else {}
+        published = self._published(shard) if images else {}
         with self._explained(shard):
             lines = read_text(self.directory / path, root=self.directory, most=MOST_JSON).splitlines()
         for line in lines:

@@ -19,7 +19,7 @@ FILES = Each({"bytes": Count, "sha256": str})
 
 _COUNTS = {"planned": Count, "samples": Count, "rejects": Each(Count)}
 _SOURCE = {
-    "what": str, "name": str, "pictures": Count, "splits": [str], "skipped": Count, "license": str,
+    "what": str, "name": str, "images": Count, "splits": [str], "skipped": Count, "license": str,
     "license_file": str, "credited": Count, "problem": str,
 }  # fmt: skip
 _CONCEPT = {

@@ -32,14 +32,14 @@ class Stored:
 
     key: str
     image: bytes
-    """The encoded picture."""
+    """The encoded image."""
     prompt: str
     provenance: str
     """JSON, as it was written."""
     labels: dict[str, int]
     """`foreground`, `background`, and the further label columns."""
     texts: dict[str, str] = field(default_factory=dict)
-    pictures: dict[str, bytes] = field(default_factory=dict)
+    images: dict[str, bytes] = field(default_factory=dict)
     """PNG, by column."""
 
     def spec(self) -> Spec:
@@ -55,7 +55,7 @@ class Stored:
     def encoded(self) -> Encoded:
         """The same sample, ready to be written again."""
         further = {name: label for name, label in self.labels.items() if name not in _OWN}
-        return Encoded(self.spec(), self.image, self.provenance, further, self.texts, self.pictures)
+        return Encoded(self.spec(), self.image, self.provenance, further, self.texts, self.images)
 
 
 def saved_index(directory: Path) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def from_row(row: dict[str, Any]) -> Stored:
         labels={"foreground": row["foreground"], "background": row["background"],
                 **{name: value for name, value in rest.items() if isinstance(value, int)}},
         texts={name: value for name, value in rest.items() if isinstance(value, str)},
-        pictures={name: value["bytes"] for name, value in rest.items() if isinstance(value, dict)},
+        images={name: value["bytes"] for name, value in rest.items() if isinstance(value, dict)},
     )  # fmt: skip
 
 
@@ -257,5 +257,5 @@ def from_members(key: str, members: dict[str, bytes]) -> Stored:
             name.removesuffix(".txt"): data.decode()
             for name, data in members.items() if name.endswith(".txt") and name != PROMPT
         },
-        pictures={name.removesuffix(".png"): data for name, data in members.items() if name.endswith(".png")},
+        images={name.removesuffix(".png"): data for name, data in members.items() if name.endswith(".png")},
     )  # fmt: skip

@@ -158,7 +158,7 @@ class Columns:
     texts: Sequence[str] = ()
     """Further string columns."""
     guide: bool = False
-    """Whether the picture that generation started from is kept, as PNG."""
+    """Whether the image that generation started from is kept, as PNG."""
     mask: bool = False
 
     @classmethod
@@ -192,7 +192,7 @@ class Columns:
                 "provenance": text,
                 **{name: ClassLabel(names=list(names)) for name, names in self.labels.items()},
                 **{name: text for name in self.texts},
-                **{name: Image() for name in self.pictures},
+                **{name: Image() for name in self.images},
             }
         )
 
@@ -209,7 +209,7 @@ class Columns:
             "key": "__key__",
             **{name: f"{name}.cls" for name in ("foreground", "background", *self.labels)},
             **{name: f"{name}.txt" for name in self.texts},
-            **{name: f"{name}.png" for name in self.pictures},
+            **{name: f"{name}.png" for name in self.images},
         }
         return Features({dotted[name]: feature for name, feature in self.features().items() if name in dotted})
 
@@ -224,7 +224,7 @@ class Columns:
         return replace(self, texts=(*self.texts, REASON))
 
     @property
-    def pictures(self) -> tuple[str, ...]:
+    def images(self) -> tuple[str, ...]:
         """The image columns beside `image`."""
         return tuple(name for name, kept in (("guide", self.guide), ("mask", self.mask)) if kept)
 
@@ -239,13 +239,13 @@ class Encoded:
     """JSON."""
     labels: dict[str, int] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
-    pictures: dict[str, bytes] = field(default_factory=dict)
+    images: dict[str, bytes] = field(default_factory=dict)
     """PNG, by column."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped(Reject):
-    """A reject that there is a picture of."""
+    """A reject that there is an image of."""
 
     encoded: Encoded
 
@@ -297,7 +297,7 @@ def write_encoded(
     """Does what `write_shard` does from samples that are bytes already.
 
     `version` is that of the format in which they were drawn: a copy keeps it. With `publish_rejects`, rejects are
-    written as a Parquet file too, with the pictures of those that are `Dropped`.
+    written as a Parquet file too, with the images of those that are `Dropped`.
     """
     unknown = set(formats) - set(FORMATS)
     if unknown or not formats:
@@ -316,7 +316,7 @@ def write_encoded(
                 raise ShardError(f"shard {shard.name}: two results have the key {result.spec.key!r}.")
             keys.add(result.spec.key)
             if isinstance(result, Reject):
-                rejects.append(Reject(result.spec, result.reason))  # without the picture
+                rejects.append(Reject(result.spec, result.reason))  # without the image
                 if publish_rejects:
                     if published is None:
                         draft = stack.enter_context(_Draft(directory, shard, "published_rejects"))
@@ -375,7 +375,7 @@ def write_encoded(
 
 
 def _published(reject: Reject) -> Encoded:
-    """A reject as it is published; of one without a picture, what was planned."""
+    """A reject as it is published; of one without an image, what was planned."""
     if isinstance(reject, Dropped):
         return replace(reject.encoded, texts={**reject.encoded.texts, REASON: reject.reason})
     return Encoded(reject.spec, b"", _json(reject.spec.to_json(), reject.spec.key), texts={REASON: reject.reason})
@@ -472,21 +472,21 @@ def _encode(sample: Sample, columns: Columns, record: dict[str, Any], image_form
         if record[name] not in names:
             raise ShardError(f"key {key!r}: {record[name]!r} is no class of the column {name!r}.")
         labels[name] = list(names).index(record[name])
-    pictures = {}
-    for name in columns.pictures:
-        picture = sample.guide if name == "guide" else sample.mask
-        if picture is None:
+    images = {}
+    for name in columns.images:
+        image = sample.guide if name == "guide" else sample.mask
+        if image is None:
             raise ShardError(
                 f"key {key!r}: the dataset has a column {name!r}, but the sample comes without its {name}."
             )
-        pictures[name] = encode(picture, "png")
+        images[name] = encode(image, "png")
     return Encoded(
         spec=sample.spec,
         image=encode(sample.image, image_format),
         provenance=_json(record, key),
         labels=labels,
         texts={name: str(record[name]) for name in columns.texts},
-        pictures=pictures,
+        images=images,
     )
 
 
@@ -535,7 +535,7 @@ class _Tar:
                 "json": sample.provenance.encode(),
                 **{f"{name}.cls": str(label).encode("ascii") for name, label in labels.items()},
                 **{f"{name}.txt": text.encode() for name, text in sample.texts.items()},
-                **{f"{name}.png": picture for name, picture in sample.pictures.items()},
+                **{f"{name}.png": image for name, image in sample.images.items()},
             }
         )
 
@@ -554,7 +554,7 @@ class _Parquet:
         self._bytes = 0
         self.arrow_bytes = 0
         """Bytes of the samples once they are loaded."""
-        pictures = ["image", *columns.pictures]
+        images = ["image", *columns.images]
         short = ["foreground", "background", "prompt", "key", *columns.labels, *columns.texts]
         # Not the draft's own file: each write to it would wait for the thread in which Python is at work.
         self._file = pa.OSFile(str(draft.path), "wb")
@@ -562,7 +562,7 @@ class _Parquet:
             self._file,
             self._schema,
             # Images are compressed already; statistics of long columns would only swell the footer.
-            compression={name: "snappy" for name in [*short, "provenance", *(f"{p}.path" for p in pictures)]},
+            compression={name: "snappy" for name in [*short, "provenance", *(f"{p}.path" for p in images)]},
             use_dictionary=[name for name in short if name != "key"],
             write_statistics=short,
             write_page_index=True,
@@ -582,7 +582,7 @@ class _Parquet:
 
     def add(self, sample: Encoded) -> None:
         self._samples.append(sample)
-        self._bytes += len(sample.image) + sum(map(len, sample.pictures.values()))
+        self._bytes += len(sample.image) + sum(map(len, sample.images.values()))
         if len(self._samples) >= ROWS_PER_GROUP or self._bytes >= BYTES_PER_GROUP:
             self._flush()
 
@@ -604,7 +604,7 @@ class _Parquet:
 
     def _write(self, samples: list[Encoded]) -> None:
         rows: dict[str, Any] = {
-            "image": _pictures([(s.image, f"{s.spec.key}.{self._image_format}") for s in samples]),
+            "image": _images([(s.image, f"{s.spec.key}.{self._image_format}") for s in samples]),
             "foreground": [s.spec.foreground for s in samples],
             "background": [s.spec.background for s in samples],
             "prompt": [s.spec.prompt for s in samples],
@@ -616,15 +616,15 @@ class _Parquet:
             rows[name] = [s.labels.get(name) for s in samples]
         for name in self._columns.texts:
             rows[name] = [s.texts.get(name) for s in samples]
-        for name in self._columns.pictures:
-            rows[name] = _pictures([(s.pictures.get(name, b""), f"{s.spec.key}.{name}.png") for s in samples])
+        for name in self._columns.images:
+            rows[name] = _images([(s.images.get(name, b""), f"{s.spec.key}.{name}.png") for s in samples])
         table = pa.Table.from_pydict(rows, schema=self._schema)
         self.arrow_bytes += table.nbytes
         self._writer.write_table(table, row_group_size=len(samples))
 
 
-def _pictures(rows: Sequence[tuple[bytes, str]]) -> pa.StructArray:
-    """A column of pictures, bytes and path; null where there are no bytes.
+def _images(rows: Sequence[tuple[bytes, str]]) -> pa.StructArray:
+    """A column of images, bytes and path; null where there are no bytes.
 
     Their bytes are joined here: given them one by one, Arrow copies them more often, and longer holds up the thread
     that writes the tar.

@@ -73,12 +73,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Bank:
-    """Pictures by class: the cut-outs of foregrounds, or the templates of backgrounds."""
+    """Images by class: the cut-outs of foregrounds, or the templates of backgrounds."""
 
     what: str
-    """What the pictures are, for messages: `cutouts` or `templates`."""
+    """What the images are, for messages: `cutouts` or `templates`."""
     items: dict[str, tuple[Item, ...]]
-    """Class name to pictures, in an order that depends on their content alone. No pixels come twice in a class."""
+    """Class name to images, in an order that depends on their content alone. No pixels come twice in a class."""
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     """Files that can't be read, and why."""
 
@@ -95,12 +95,12 @@ class Bank:
         Args:
             directory: Holds a folder for each class.
             names: Class names, in label order; or folders below folders, as `bird/forest`.
-            what: What the pictures are, for messages.
+            what: What the images are, for messages.
             aliases: Class name to other names that its folder may have, such as a WordNet id.
 
         Raises:
-            ValueError: No such directory, a mask that may be of two pictures, or classes without a folder, with one
-                that is not theirs alone, or with no picture. All of them are counted in one error.
+            ValueError: No such directory, a mask that may be of two images, or classes without a folder, with one
+                that is not theirs alone, or with no image. All of them are counted in one error.
         """
         directory = Path(directory)
         if not directory.is_dir():
@@ -126,7 +126,7 @@ class Bank:
                     f" {len(skipped)} files can't be read, such as {printable(str(skipped[0][0]))}: {skipped[0][1]}."
                 )
             raise ValueError(
-                f"{what}: {len(few)} of {len(names)} {_KINDS.get(what, 'classes')} have no readable picture in "
+                f"{what}: {len(few)} of {len(names)} {_KINDS.get(what, 'classes')} have no readable image in "
                 f"{directory}: {listed}.{unread}"
             )
         return cls(what, items, skipped)
@@ -146,14 +146,14 @@ class Bank:
         return {item.id: item for items in self.items.values() for item in items}
 
     def find(self, id: str) -> Item:
-        """The picture with this id.
+        """The image with this id.
 
         Raises:
             ValueError: The bank has none.
         """
         if id not in self._by_id:
             raise ValueError(
-                f"{self.what}: there is no picture {id!r}. Its file was renamed, changed or removed since the "
+                f"{self.what}: there is no image {id!r}. Its file was renamed, changed or removed since the "
                 f"images were planned, or it lies in another directory."
             )
         return self._by_id[id]
@@ -208,7 +208,7 @@ def _match_folders(
 
 
 def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[tuple[Path, str]]]:
-    """A class's pictures, ordered by content, and the files that can't be read."""
+    """A class's images, ordered by content, and the files that can't be read."""
     by_content: dict[str, Item] = {}
     skipped = list_odd(folder)
     for path in list_images(folder):
@@ -218,9 +218,9 @@ def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[
         try:
             sha256 = content_hash(path)
             mask = mask_beside(path)
-            picture = read_image(path, "RGBA")
-            pixels = pixel_hash(picture)
-            shaped = _cut(picture, path, mask) is not None
+            image = read_image(path, "RGBA")
+            pixels = pixel_hash(image)
+            shaped = _cut(image, path, mask) is not None
             mask_sha256 = content_hash(mask) if mask else None
         except UnreadableImage as error:
             skipped.append((path, error.reason))
@@ -245,8 +245,8 @@ def _is_text(name: str) -> bool:
 def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
     """Parts a bank among splits, so that no image's pixels are in two of them.
 
-    Every class is parted in proportion to the shares, by largest remainder, with at least one picture for each
-    split. Which picture goes where depends on contents alone. A picture that two classes share goes to one
+    Every class is parted in proportion to the shares, by largest remainder, with at least one image for each
+    split. Which image goes where depends on contents alone. An image that two classes share goes to one
     split for both.
 
     Args:
@@ -254,7 +254,7 @@ def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
         shares: Split to a positive number; only proportions matter.
 
     Raises:
-        ValueError: A share isn't positive, or classes have too few pictures.
+        ValueError: A share isn't positive, or classes have too few images.
     """
     for split, share in shares.items():
         if not (share > 0 and math.isfinite(share)):
@@ -269,12 +269,12 @@ def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
     count = {name: [0] * len(splits) for name in bank.items}
     split_of: dict[str, int] = {}
 
-    # Pictures that several classes share are the hardest to place, so they choose first.
+    # Images that several classes share are the hardest to place, so they choose first.
     for pixels in sorted(classes_of, key=lambda each: (-len(classes_of[each]), each)):
         names = classes_of[pixels]
 
         def need(s: int, names: list[str] = names) -> tuple[int, int]:
-            """How many of the picture's classes have nothing in split s yet, then how much they still lack."""
+            """How many of the image's classes have nothing in split s yet, then how much they still lack."""
             empty = sum(count[name][s] == 0 for name in names)
             return empty, sum(quota[name][s] - count[name][s] for name in names)
 
@@ -288,9 +288,9 @@ def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
         listed = _first(f"{name!r} ({len(bank.items[name])})" for name in few)
         own = "{" + ", ".join(f"{split}: DIR" for split in splits) + "}"
         raise ValueError(
-            f"{bank.what}: {len(few)} of {len(bank.items)} classes have too few different pictures to give each of the "
+            f"{bank.what}: {len(few)} of {len(bank.items)} classes have too few different images to give each of the "
             f"splits {', '.join(splits)} its own: {listed}. Each class needs at least {len(splits)} that no other "
-            f"class has. Add pictures, or give each split a directory: {bank.what}: {own}."
+            f"class has. Add images, or give each split a directory: {bank.what}: {own}."
         )
     return {
         split: Bank(
@@ -335,7 +335,7 @@ def check_disjoint(banks: Mapping[str, Bank]) -> None:
     if shared:
         what = next(iter(banks.values())).what
         raise ValueError(
-            f"{what}: {len(shared)} pictures are used by two splits, so that validation would see what training saw: "
+            f"{what}: {len(shared)} images are used by two splits, so that validation would see what training saw: "
             f"{_first(shared)}. Remove them from one of the two."
         )
 
@@ -398,12 +398,12 @@ def compose(
 
     With `mask`, only the object is pasted: its mask is the alpha channel, or the file `<name>.mask.png` beside
     it. It is cut to the mask's extent, fitted into the box in its own aspect, centred, standing on the box's
-    bottom. A picture with neither is pasted as with `square`: its centre square fills the box, as D3S did
+    bottom. An image with neither is pasted as with `square`: its centre square fills the box, as D3S did
     (arXiv 2211.10370); the template shows through where it is transparent.
 
     Args:
-        cutout: Picture of the foreground.
-        template: Picture of the background; its centre square fills the canvas.
+        cutout: Image of the foreground.
+        template: Image of the background; its centre square fills the canvas.
         box: The square where the cut-out goes, in pixels of the canvas.
         flip: Whether to mirror the cut-out.
         size: Edge of the canvas in pixels.
@@ -413,7 +413,7 @@ def compose(
         The composite (RGB) and how much of each pixel is foreground (L, 0 to 255), their edges `size` pixels.
 
     Raises:
-        UnreadableImage: A file can't be read, or the mask is empty or of another shape than its picture.
+        UnreadableImage: A file can't be read, or the mask is empty or of another shape than its image.
         ValueError: `paste` is unknown.
     """
     if paste not in ("mask", "square"):
@@ -422,10 +422,10 @@ def compose(
     width, height = right - left, bottom - top
     # A JPEG can be read at a fraction unless a mask goes with it, which may cover only a small part.
     beside = mask_beside(cutout) if paste == "mask" else None
-    picture = read_image(cutout, "RGBA", max_edge=None if beside else 2 * max(width, height))
-    figure = _cut(picture, cutout, beside) if paste == "mask" else None
+    image = read_image(cutout, "RGBA", max_edge=None if beside else 2 * max(width, height))
+    figure = _cut(image, cutout, beside) if paste == "mask" else None
     if figure is None:
-        figure = center_square(picture, min(width, height), _FILTER)
+        figure = center_square(image, min(width, height), _FILTER)
     else:
         fit = min(width / figure.width, height / figure.height)
         figure = figure.resize((max(1, round(figure.width * fit)), max(1, round(figure.height * fit))), _FILTER)
@@ -440,19 +440,19 @@ def compose(
     return canvas, mask
 
 
-def _cut(picture: Image.Image, path: Path, beside: Path | None) -> Image.Image | None:
-    """The object alone, RGBA, cut to its mask's extent; None for a picture without a mask.
+def _cut(image: Image.Image, path: Path, beside: Path | None) -> Image.Image | None:
+    """The object alone, RGBA, cut to its mask's extent; None for an image without a mask.
 
     An alpha channel that is opaque everywhere is no mask; one that isn't goes before the mask file.
     """
-    if picture.getchannel("A").getextrema() != (255, 255):
+    if image.getchannel("A").getextrema() != (255, 255):
         source = "alpha channel"
     elif beside is not None:
-        picture.putalpha(to_shares(read_mask(beside, path, picture.size)).resize(picture.size, _FILTER))
+        image.putalpha(to_shares(read_mask(beside, path, image.size)).resize(image.size, _FILTER))
         source = f"mask {beside.name}"
     else:
         return None
-    extent = picture.getchannel("A").point([0] * FAINT + [255] * (256 - FAINT)).getbbox()
+    extent = image.getchannel("A").point([0] * FAINT + [255] * (256 - FAINT)).getbbox()
     if extent is None:
         raise UnreadableImage(path, f"its {source} is empty: there is nothing to paste")
-    return picture.crop(extent)
+    return image.crop(extent)

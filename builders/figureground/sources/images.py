@@ -1,4 +1,4 @@
-"""Pictures in and out: photographs as people have them, and files whose bytes depend on pixels alone."""
+"""Images in and out: photographs as people have them, and files whose bytes depend on pixels alone."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ SUFFIXES = frozenset(
 FOREIGN_SUFFIXES = frozenset({".heic", ".heif", ".jxl", ".svg", ".eps", ".pdf"})
 """Those of `SUFFIXES` whose files can't be read, unless they hold something else than they say."""
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "PSD", "ICO", "PCX")
-"""What files may hold, by Pillow's names: pictures of pixels. Others would start Ghostscript, or fit any bytes."""
+"""What files may hold, by Pillow's names: images of pixels. Others would start Ghostscript, or fit any bytes."""
 MASK_SUFFIX = ".mask.png"
-"""`rex.mask.png` is the mask of `rex.jpg`, not a picture of its own."""
+"""`rex.mask.png` is the mask of `rex.jpg`, not an image of its own."""
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 """Folders that archives, network drives and Windows make: nobody's classes."""
 SAVED = ("JPEG", "WEBP", "PNG")
@@ -50,7 +50,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation and what turns the picture upright."""
+"""EXIF orientation and what turns the image upright."""
 _EXIF_ORIENTATION = 0x0112
 
 _SAVE = {
@@ -72,7 +72,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class UnreadableImage(ValueError):
-    """A file that should be a picture and can't be used as one."""
+    """A file that should be an image and can't be used as one."""
 
     def __init__(self, path: Path | str, reason: str):
         super().__init__(path, reason)
@@ -86,7 +86,7 @@ class UnreadableImage(ValueError):
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Opens a picture's header, silently; whatever goes wrong inside the block is an `UnreadableImage`."""
+    """Opens an image's header, silently; whatever goes wrong inside the block is an `UnreadableImage`."""
     try:
         check_regular(path)
         with _QUIET, warnings.catch_warnings():
@@ -102,7 +102,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise UnreadableImage(path, _what_else(path)) from None
     except Image.DecompressionBombError as error:
         limit = "raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
-        raise UnreadableImage(path, f"too big: {error} Shrink the picture, or {limit}.") from error
+        raise UnreadableImage(path, f"too big: {error} Shrink the image, or {limit}.") from error
     except MemoryError as error:
         raise UnreadableImage(path, "too big for this machine's memory") from error
     except OSError as error:
@@ -119,29 +119,29 @@ def _formats() -> list[str]:
 
 
 def _what_else(path: Path) -> str:
-    """Says what a file is that Pillow doesn't know as a picture."""
+    """Says what a file is that Pillow doesn't know as an image."""
     with open_regular(path) as file:
         head = file.read(64)
     if not head:
         return "the file is empty (0 bytes)"
     if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer instead of the picture: run `git lfs pull`"
+        return "a Git LFS pointer instead of the image: run `git lfs pull`"
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page instead of a picture"
+        return "a web page instead of an image"
     for start, kind in _KNOWN.items():
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
             return f"{kind}, which can't be read: convert it to PNG or JPEG"
     if head[4:8] == b"ftyp" or head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
-        kind = "a HEIC, AVIF or JPEG XL picture, or a film"
+        kind = "a HEIC, AVIF or JPEG XL image, or a film"
         return f"{kind}, which can't be read by this Pillow: convert it to PNG or JPEG"
-    return "not a picture, or in a format that can't be read"
+    return "not an image, or in a format that can't be read"
 
 
-def picture_size(path: Path | str) -> tuple[int, int]:
+def image_size(path: Path | str) -> tuple[int, int]:
     """Width and height as stored, from the header alone, before any EXIF rotation.
 
     Raises:
-        UnreadableImage: The header isn't that of a picture, or the picture is bigger than Pillow allows.
+        UnreadableImage: The header isn't that of an image, or the image is bigger than Pillow allows.
     """
     with _opened(Path(path)) as image:
         return image.size
@@ -151,7 +151,7 @@ def read_image(path: Path | str, mode: Literal["RGB", "RGBA"] = "RGB", max_edge:
     """Reads a photograph upright, in sRGB, 8 bits a channel.
 
     Content decides what a file is, not its name. EXIF rotation and ICC profiles are applied. 16-bit
-    pictures are scaled from their full range, and 32-bit ones from the range that their values span (see
+    images are scaled from their full range, and 32-bit ones from the range that their values span (see
     `_to_eight_bits`). Of an animation, the first frame is read. In `RGB`, what is transparent becomes white.
 
     Args:
@@ -161,24 +161,24 @@ def read_image(path: Path | str, mode: Literal["RGB", "RGBA"] = "RGB", max_edge:
             half, a quarter or an eighth where that leaves both edges at least as long; others are read whole.
 
     Returns:
-        A picture in `mode`, without metadata.
+        An image in `mode`, without metadata.
 
     Raises:
-        UnreadableImage: No picture, a damaged or truncated one, or one bigger than Pillow allows.
+        UnreadableImage: No image, a damaged or truncated one, or one bigger than Pillow allows.
     """
     path = Path(path)
     with _opened(path) as image:
         if max_edge is not None:
             image.draft(None, (max_edge, max_edge))  # Does nothing where the format has no such thing.
         image.load()
-        picture = _upright(_to_srgb(_to_eight_bits(image, path)), _orientation(image))
-    picture.info = {}
+        upright = _upright(_to_srgb(_to_eight_bits(image, path)), _orientation(image))
+    upright.info = {}
     if mode == "RGBA":
-        return picture.convert("RGBA")
-    if picture.mode == "RGBA":
-        page = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(page, picture).convert("RGB")
-    return picture.convert("RGB")
+        return upright.convert("RGBA")
+    if upright.mode == "RGBA":
+        page = Image.new("RGBA", upright.size, "white")
+        return Image.alpha_composite(page, upright).convert("RGB")
+    return upright.convert("RGB")
 
 
 def read_orientation(path: Path | str) -> int | None:
@@ -252,7 +252,7 @@ def _with_profile(image: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """RGB or RGBA, through the picture's ICC profile where it has one that fits its mode."""
+    """RGB or RGBA, through the image's ICC profile where it has one that fits its mode."""
     profile = image.info.get("icc_profile")
     if profile and image.mode in ("RGB", "RGBA", "CMYK"):
         try:
@@ -299,7 +299,7 @@ def list_images(directory: Path | str) -> list[Path]:
 
 
 def list_folders(directory: Path | str) -> list[Path]:
-    """The folders in a directory, sorted by name, but for hidden ones and those that systems put beside pictures."""
+    """The folders in a directory, sorted by name, but for hidden ones and those that systems put beside images."""
     there = (path for path in Path(directory).iterdir() if not path.name.startswith("."))
     return sorted(path for path in there if path.name not in SYSTEM_FOLDERS and path.is_dir())
 
@@ -334,7 +334,7 @@ def center_square(image: Image.Image, size: int, resample: Image.Resampling = Im
 
 
 def encode(image: Image.Image, format: str) -> bytes:
-    """A picture as a file's bytes, without metadata; the same pixels give the same bytes.
+    """An image as a file's bytes, without metadata; the same pixels give the same bytes.
 
     Args:
         image: RGB or L; `webp` and `png` take RGBA too.
@@ -346,7 +346,7 @@ def encode(image: Image.Image, format: str) -> bytes:
     if format not in _SAVE:
         raise ValueError(f"Image format {format!r} is unknown; it can be {', '.join(IMAGE_FORMATS)}.")
     if image.mode not in _MODES[format]:
-        raise ValueError(f"A {format} holds pictures of mode {' or '.join(_MODES[format])}, not {image.mode}.")
+        raise ValueError(f"A {format} holds images of mode {' or '.join(_MODES[format])}, not {image.mode}.")
     bare = image.copy()
     bare.info = {}  # Pillow would write a comment or a colour profile that it finds here.
     name, options = _SAVE[format]

@@ -1,4 +1,4 @@
-"""Masks in files beside pictures: where a picture's object is, white on black."""
+"""Masks in files beside images: where an image's object is, white on black."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from PIL import Image
 from figureground.sources.images import MASK_SUFFIX, UnreadableImage, read_image, read_orientation, turn_upright
 
 SHAPE = 0.05
-"""How far the logarithm of a mask's aspect ratio may lie from that of its picture's."""
+"""How far the logarithm of a mask's aspect ratio may lie from that of its image's."""
 
 
-def mask_path(picture: Path) -> Path:
-    """Where the mask of a picture lies, if it has one: `rex.mask.png` beside `rex.jpg`."""
-    return picture.with_name(picture.stem + MASK_SUFFIX)
+def mask_path(image: Path) -> Path:
+    """Where the mask of an image lies, if it has one: `rex.mask.png` beside `rex.jpg`."""
+    return image.with_name(image.stem + MASK_SUFFIX)
 
 
-def mask_beside(picture: Path) -> Path | None:
-    """The mask file of a picture, where there is one."""
-    mask = mask_path(picture)
+def mask_beside(image: Path) -> Path | None:
+    """The mask file of an image, where there is one."""
+    mask = mask_path(image)
     return mask if mask.is_file() else None
 
 
-def read_mask(path: Path, picture: Path, size: tuple[int, int]) -> np.ndarray:
+def read_mask(path: Path, image: Path, size: tuple[int, int]) -> np.ndarray:
     """The values of a mask file, uint8 (height, width), in the mask's own pixels; see `mask_values`.
 
-    Where the picture is turned by its EXIF orientation, the mask is turned with it, for masks lie on the pixels as they
-    are stored. Two kinds of masks were drawn on the upright picture and are not turned: those whose shape fits only
+    Where the image is turned by its EXIF orientation, the mask is turned with it, for masks lie on the pixels as they
+    are stored. Two kinds of masks were drawn on the upright image and are not turned: those whose shape fits only
     so, and those with an EXIF orientation of their own, 1 too, which counts instead.
 
     Args:
-        picture: The file of its picture.
-        size: Width and height of the picture, upright.
+        image: The file of its image.
+        size: Width and height of the image, upright.
 
     Raises:
-        UnreadableImage: A file can't be read, or the mask has another shape than its picture.
+        UnreadableImage: A file can't be read, or the mask has another shape than its image.
     """
     mask = read_image(path, "RGBA")
-    turned = 1 if read_orientation(path) is not None else read_orientation(picture) or 1
+    turned = 1 if read_orientation(path) is not None else read_orientation(image) or 1
     upright = turn_upright(mask, turned)
     if _fits(upright.size, size):
         return mask_values(upright)
@@ -48,7 +48,7 @@ def read_mask(path: Path, picture: Path, size: tuple[int, int]) -> np.ndarray:
         return mask_values(mask)
     raise UnreadableImage(
         path,
-        f"the mask is {mask.width} by {mask.height} pixels and its picture, upright, "
+        f"the mask is {mask.width} by {mask.height} pixels and its image, upright, "
         f"{size[0]} by {size[1]}: they must have the same shape",
     )
 

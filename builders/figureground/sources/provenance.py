@@ -1,4 +1,4 @@
-"""What the user's directories say of their pictures' rights: LICENSE files, ATTRIBUTION.csv, a checkpoint's licence."""
+"""What the user's directories say of their images' rights: LICENSE files, ATTRIBUTION.csv, a checkpoint's licence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from figureground.core.files import open_regular
 from figureground.core.tables import TextTable, decode
 
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "file": ("file", "filename", "file name", "path", "image", "picture", "name", "id"),
+    "file": ("file", "filename", "file name", "path", "image", "image", "name", "id"),
     "author": ("author", "authors", "creator", "artist", "photographer", "credit", "attribution", "owner"),
     "license": ("license", "licence", "license name", "licence name", "license id", "rights"),
     "source": ("source", "url", "link", "source url", "original url", "page", "landing url"),
@@ -46,10 +46,10 @@ _LONG_NAMES = {"Attribution": "BY", "NonCommercial": "NC", "ShareAlike": "SA", "
 
 @dataclass(frozen=True)
 class Credit:
-    """Who made a picture that images start from, as an ATTRIBUTION.csv says; empty where it doesn't."""
+    """Who made an image that images start from, as an ATTRIBUTION.csv says; empty where it doesn't."""
 
     file: str
-    """`folder/name` in the directory of the pictures."""
+    """`folder/name` in the directory of the images."""
     author: str = ""
     license: str = ""
     source: str = ""
@@ -58,13 +58,13 @@ class Credit:
 
 @dataclass(frozen=True)
 class Source:
-    """A directory of pictures that images start from."""
+    """A directory of images that images start from."""
 
     what: str
     """`cutouts`, `templates` or `photographs`."""
     name: str
     """The last part of the directory's path, or `pocket`."""
-    pictures: int
+    images: int
     splits: Sequence[str] = ()
     """The splits that it is for; none when all share it."""
     skipped: int = 0
@@ -72,7 +72,7 @@ class Source:
     license: str = NOT_STATED
     license_file: str = ""
     credited: int = 0
-    """How many of the pictures ATTRIBUTION.csv names."""
+    """How many of the images ATTRIBUTION.csv names."""
     problem: str = ""
     """Why ATTRIBUTION.csv wasn't read."""
 
@@ -91,25 +91,25 @@ class Weights:
 def read_source(
     what: str,
     directory: Path,
-    pictures: Iterable[Path],
+    images: Iterable[Path],
     *,
     name: str | None = None,
     splits: Sequence[str] = (),
     skipped: int = 0,
     license_in: Path | None = None,
 ) -> tuple[Source, list[Credit]]:
-    """Reads what a directory says of the pictures that are used of it. Nothing that it says can stop a build.
+    """Reads what a directory says of the images that are used of it. Nothing that it says can stop a build.
 
     Args:
         what: `cutouts`, `templates` or `photographs`.
-        directory: Holds the pictures, in folders.
-        pictures: The files that are used, all of them below the directory.
+        directory: Holds the images, in folders.
+        images: The files that are used, all of them below the directory.
         name: What the card calls the directory; the last part of its path unless said otherwise.
         splits: The splits that it is for.
         skipped: How many of its files can't be read.
         license_in: Where its LICENSE lies, if not in itself.
     """
-    used = sorted({path.relative_to(directory).as_posix() for path in pictures})
+    used = sorted({path.relative_to(directory).as_posix() for path in images})
     known, problem = read_credits(directory)
     by_name = {key.rpartition("/")[2]: credit for key, credit in known.items() if "/" not in key}
     credits = []
@@ -213,7 +213,7 @@ def cached_snapshot(repo: str, revision: str | None) -> Path | None:
 
 
 def read_credits(directory: Path) -> tuple[dict[str, Credit], str]:
-    """The credits in a directory's ATTRIBUTION.csv, by the picture's path in it, or by its bare name.
+    """The credits in a directory's ATTRIBUTION.csv, by the image's path in it, or by its bare name.
 
     Of its columns those in `COLUMNS` are read, separated by commas, semicolons or tabs.
 

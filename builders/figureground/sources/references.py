@@ -1,4 +1,4 @@
-"""Reference images by class: which folders hold them, which files are pictures, and whether there are enough."""
+"""Reference images by class: which folders hold them, which files are images, and whether there are enough."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MOST_OF_CAPTION = 4096
 
 
 @dataclass(frozen=True)
-class Picture:
+class Reference:
     """One reference."""
 
     name: str
@@ -60,23 +60,23 @@ class Picture:
 
 @dataclass(frozen=True)
 class References:
-    """The references of a class, in the order of their names; no picture comes twice."""
+    """The references of a class, in the order of their names; no image comes twice."""
 
-    pictures: tuple[Picture, ...]
+    images: tuple[Reference, ...]
     skipped: tuple[tuple[Path, str], ...] = ()
     """Files that can't be read, and why."""
     repeated: tuple[Path, ...] = ()
-    """Files that hold a picture which another one holds too."""
+    """Files that hold an image which another one holds too."""
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names, contents and captions: what they are, wherever they lie."""
-        lines = [f"{picture.name}\0{picture.sha256}\0{picture.caption or ''}" for picture in self.pictures]
+        lines = [f"{image.name}\0{image.sha256}\0{image.caption or ''}" for image in self.images]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def told(self) -> list[dict[str, str | None]]:
         """Name, hash and caption of each, as a fine-tuning tells of them."""
-        pairs = zip(self.names, self.pictures, strict=True)
+        pairs = zip(self.names, self.images, strict=True)
         return [{"file": name, "sha256": p.sha256, "caption": p.caption} for name, p in pairs]
 
     @cached_property
@@ -86,12 +86,12 @@ class References:
         Those that come from several folders are told apart by a number, as are stems: captions are named by them.
         """
         if self.folder is not None:
-            return [picture.name for picture in self.pictures]
+            return [image.name for image in self.images]
         names: list[str] = []
         stems: set[str] = set()
-        for picture in self.pictures:
-            given = Path(picture.name)
-            unique = (f"{given.stem}{f'-{n}' if n else ''}" for n in range(len(self.pictures) + 1))
+        for image in self.images:
+            given = Path(image.name)
+            unique = (f"{given.stem}{f'-{n}' if n else ''}" for n in range(len(self.images) + 1))
             stem = next(stem for stem in unique if stem not in stems)
             stems.add(stem)
             names.append(f"{stem}{given.suffix}")
@@ -100,7 +100,7 @@ class References:
     @property
     def folder(self) -> Path | None:
         """The folder that holds exactly these; None where they lie in several, or some of a folder's are left out."""
-        paths = {picture.path for picture in self.pictures if picture.path is not None}
+        paths = {image.path for image in self.images if image.path is not None}
         folders = {path.parent for path in paths}
         if len(folders) != 1:
             return None
@@ -119,7 +119,7 @@ def read_references(directory: Path, features: Sequence[Feature], most: int | No
         most: Most references a class; of more, those with the smallest hashes are taken.
 
     Raises:
-        FiguregroundError: There is no such directory, or classes have no folder or fewer than three pictures that
+        FiguregroundError: There is no such directory, or classes have no folder or fewer than three images that
             can be read; all of them are counted.
     """
     if not directory.is_dir():
@@ -182,7 +182,7 @@ def _class_and_component(name: str) -> tuple[int, int] | None:
 
 
 def _read(folders: Sequence[Path], most: int | None) -> References:
-    pictures: list[Picture] = []
+    images: list[Reference] = []
     skipped = [odd for folder in folders for odd in list_odd(folder)]
     repeated: list[Path] = []
     seen: set[str] = set()
@@ -200,12 +200,12 @@ def _read(folders: Sequence[Path], most: int | None) -> References:
             repeated.append(path)
             continue
         seen.add(pixels)
-        pictures.append(Picture(path.name, sha256, path, caption=read_caption(path)))
-    refuse_shared_captions(picture.path for picture in pictures if picture.path is not None)
-    if most is not None and len(pictures) > most:
-        kept = set(sorted(picture.sha256 for picture in pictures)[:most])
-        pictures = [picture for picture in pictures if picture.sha256 in kept]
-    return References(tuple(pictures), tuple(skipped), tuple(repeated))
+        images.append(Reference(path.name, sha256, path, caption=read_caption(path)))
+    refuse_shared_captions(image.path for image in images if image.path is not None)
+    if most is not None and len(images) > most:
+        kept = set(sorted(image.sha256 for image in images)[:most])
+        images = [image for image in images if image.sha256 in kept]
+    return References(tuple(images), tuple(skipped), tuple(repeated))
 
 
 def refuse_shared_captions(images: Iterable[Path]) -> None:
@@ -233,7 +233,7 @@ def read_caption(image: Path) -> str | None:
 
 def refuse_few(features: Sequence[Feature], found: Mapping[str, References]) -> None:
     """Raises FiguregroundError where a class has fewer references than a concept needs, all counted."""
-    few = {feature.name: found[feature.slug] for feature in features if len(found[feature.slug].pictures) < LEAST}
+    few = {feature.name: found[feature.slug] for feature in features if len(found[feature.slug].images) < LEAST}
     if not few:
         return
     told = listed((f"{name!r} ({_told(references)})" for name, references in few.items()), 5)
@@ -246,21 +246,21 @@ def refuse_few(features: Sequence[Feature], found: Mapping[str, References]) -> 
             f"{printable(path.name)}: {reason}."
         )
     raise FiguregroundError(
-        f"references: {len(few)} of {len(features)} classes have fewer than {LEAST} different pictures, and a concept "
+        f"references: {len(few)} of {len(features)} classes have fewer than {LEAST} different images, and a concept "
         f"needs that many: {told}.{unread}"
     )
 
 
 def _told(references: References) -> str:
     again = f", {len(references.repeated)} more of the same" if references.repeated else ""
-    return f"{len(references.pictures)}{again}"
+    return f"{len(references.images)}{again}"
 
 
 def draw_references(count: int, draw: Callable[[int], Image.Image]) -> References:
     """References that `draw` makes, by number."""
     drawn = [encode(draw(i), "png") for i in range(count)]
     return References(
-        tuple(Picture(f"{i:03d}.png", hashlib.sha256(data).hexdigest(), drawn=data) for i, data in enumerate(drawn))
+        tuple(Reference(f"{i:03d}.png", hashlib.sha256(data).hexdigest(), drawn=data) for i, data in enumerate(drawn))
     )
 
 
@@ -272,9 +272,9 @@ def gather(references: References, folder: Path) -> Path:
     if references.folder is not None:
         return references.folder
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in zip(references.names, references.pictures, strict=True):
+    for name, image in zip(references.names, references.images, strict=True):
         path = folder / name
-        replace_bytes(path, picture.path.read_bytes() if picture.path else picture.drawn)
-        if picture.path is not None and picture.caption:
-            replace_bytes(path.with_suffix(CAPTION), picture.path.with_suffix(CAPTION).read_bytes())
+        replace_bytes(path, image.path.read_bytes() if image.path else image.drawn)
+        if image.path is not None and image.caption:
+            replace_bytes(path.with_suffix(CAPTION), image.path.with_suffix(CAPTION).read_bytes())
     return folder

@@ -1,1 +1,1 @@
-"""Classifiers that look at pictures: as judges, and as networks whose features a loss or an analysis compares."""
+"""Classifiers that look at images: as judges, and as networks whose features a loss or an analysis compares."""

@@ -2,7 +2,7 @@
 
 The paper takes Y = exp(S) for the score of a class with logit S, so that second and third derivatives in the features A
 are powers of the first, g = ∂S/∂A. Then α = g² / (2g² + ΣA·g³) for every position and channel, a channel weighs
-w = Σ α · ReLU(∂Y/∂A), and the map is ReLU(Σ w·A). The factor exp(S), common to a picture, goes when maps are scaled.
+w = Σ α · ReLU(∂Y/∂A), and the map is ReLU(Σ w·A). The factor exp(S), common to an image, goes when maps are scaled.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from figureground.vision.classifiers import Classifier
 from figureground.vision.preprocessing import Preprocessing, to_pixels
 
 SHARES = tuple(round(0.05 * i, 2) for i in range(1, 13))
-"""Shares of a picture that `mask_by_knee` tries."""
+"""Shares of an image that `mask_by_knee` tries."""
 MOST_PREFIX = 8
 """Most tokens, such as the class token and registers, that may stand before those of patches."""
 LEAST_EDGE = 6
@@ -33,7 +33,7 @@ _WITHIN = re.compile("attn|attention", re.IGNORECASE)
 
 
 class Layer(NamedTuple):
-    """A module whose output has positions in the picture."""
+    """A module whose output has positions in the image."""
 
     name: str
     """Its dotted name in the network."""
@@ -59,7 +59,7 @@ def find_layer(network: nn.Module, size: tuple[int, int]) -> Layer:
     That is the last feature map before pooling, and, of networks that read a class token alone, the `layernorm_before`
     (`norm1`) of the last block: what comes later at patches decides nothing. Modules within attention are passed over,
     as their rows are heads and windows. Where that map has fewer than `LEAST_EDGE` cells along an edge, as networks
-    for small pictures have, it can't say where: then it is the last that has as many and that everything goes through
+    for small images have, it can't say where: then it is the last that has as many and that everything goes through
     on its way to the logits, if there is one.
 
     Args:
@@ -91,7 +91,7 @@ def find_layer(network: nn.Module, size: tuple[int, int]) -> Layer:
 
 
 class _Trace(NamedTuple):
-    """What a network does with two pictures of noise."""
+    """What a network does with two images of noise."""
 
     noise: Tensor
     outputs: list[tuple[Layer, Tensor]]
@@ -103,7 +103,7 @@ class _Trace(NamedTuple):
         return torch.autograd.grad(self.total, of, allow_unused=True, retain_graph=True)
 
     def all_through(self, output: Tensor) -> bool:
-        """Whether the logits know of the pictures through this output alone."""
+        """Whether the logits know of the images through this output alone."""
         hook = output.register_hook(torch.zeros_like)
         try:
             (rest,) = self.gradients([self.noise])
@@ -165,35 +165,35 @@ def _read_layout(name: str, module: nn.Module, output: Tensor, patches: Sequence
 @torch.inference_mode(False)
 def attend(
     classifier: Classifier,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     targets: Sequence[int],
     batch_size: int = 32,
 ) -> list[np.ndarray]:
-    """How much each region of a picture speaks for a class, by Grad-CAM++.
+    """How much each region of an image speaks for a class, by Grad-CAM++.
 
     The paper's features are rectified, so that ΣA ≥ 0. Where those of a channel sum to less, as a layer norm's may, the
     sum is taken for 0: else α would have poles.
 
     Args:
-        pictures: RGB, of any sizes, n of them.
+        images: RGB, of any sizes, n of them.
         targets: For each the class's position in the logits.
-        batch_size: Pictures that go through the network together, where preprocessing makes them alike in size.
+        batch_size: Images that go through the network together, where preprocessing makes them alike in size.
 
     Returns:
-        For each picture float32 (height, width) of its own size, 0 to 1: scaled by its maximum; 0 where the classifier
+        For each image float32 (height, width) of its own size, 0 to 1: scaled by its maximum; 0 where the classifier
         crops it away, and everywhere where nothing speaks for the class.
 
     Raises:
         FiguregroundError: A target is none of a class, there is no such layer, or a map isn't finite.
     """
-    check_targets(classifier, pictures, targets)
+    check_targets(classifier, images, targets)
     if batch_size < 1:
         raise FiguregroundError(f"attention: batch_size is {batch_size}; it must be 1 or more.")
     maps: list[np.ndarray] = []
     layers: dict[tuple[int, int], Layer] = {}
-    for start in range(0, len(pictures), batch_size):
-        batch = pictures[start : start + batch_size]
-        prepared = [classifier._prepare(to_pixels(picture)[None]) for picture in batch]
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        prepared = [classifier._prepare(to_pixels(image)[None]) for image in batch]
         groups = [torch.cat(prepared)] if len({each.shape for each in prepared}) == 1 else prepared
         for given in groups:
             size = (given.shape[2], given.shape[3])
@@ -204,11 +204,11 @@ def attend(
                 i = len(maps)
                 if not torch.isfinite(each).all():
                     raise FiguregroundError(
-                        f"attention: classifier {classifier.name!r}, picture {i}, class "
+                        f"attention: classifier {classifier.name!r}, image {i}, class "
                         f"{classifier.labels[targets[i]]!r}: the map at layer {layers[size].name!r} holds NaN or "
                         "infinity. Look at the classifier's weights."
                     )
-                maps.append(_scaled(_back(each, size, pictures[i], classifier.preprocessing)))
+                maps.append(_scaled(_back(each, size, images[i], classifier.preprocessing)))
     return maps
 
 
@@ -219,18 +219,18 @@ def _find_layer_of(classifier: Classifier, size: tuple[int, int]) -> Layer:
         raise FiguregroundError(f"classifier {classifier.name!r}: {error}") from None
 
 
-def check_targets(classifier: Classifier, pictures: Sequence[Image.Image], targets: Sequence[int]) -> None:
-    """Makes sure that there is one class a picture.
+def check_targets(classifier: Classifier, images: Sequence[Image.Image], targets: Sequence[int]) -> None:
+    """Makes sure that there is one class an image.
 
     Raises:
-        FiguregroundError: There are more or fewer targets than pictures, or one is none of a class.
+        FiguregroundError: There are more or fewer targets than images, or one is none of a class.
     """
-    if len(pictures) != len(targets):
-        raise FiguregroundError(f"targets: there are {len(targets)} for {len(pictures)} pictures; give one for each.")
+    if len(images) != len(targets):
+        raise FiguregroundError(f"targets: there are {len(targets)} for {len(images)} images; give one for each.")
     for i, target in enumerate(targets):
         if not 0 <= target < len(classifier.labels):
             raise FiguregroundError(
-                f"targets: {target} (picture {i}) is no class of classifier {classifier.name!r}, which has "
+                f"targets: {target} (image {i}) is no class of classifier {classifier.name!r}, which has "
                 f"{len(classifier.labels)}, counted from 0."
             )
 
@@ -266,21 +266,21 @@ def _weigh(features: Tensor, gradient: Tensor) -> Tensor:
     return F.relu((weights * features).sum(1))
 
 
-def _back(seen: Tensor, size: tuple[int, int], picture: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """A map over what the network saw, (h, w), brought to the picture's own pixels, float64.
+def _back(seen: Tensor, size: tuple[int, int], image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """A map over what the network saw, (h, w), brought to the image's own pixels, float64.
 
     Args:
         size: Height and width of what the network saw, in its pixels.
     """
-    resized = preprocessing._resized(picture.height, picture.width)
-    down = _spread(seen.shape[0], size[0], resized[0], picture.height)
-    across = _spread(seen.shape[1], size[1], resized[1], picture.width)
+    resized = preprocessing._resized(image.height, image.width)
+    down = _spread(seen.shape[0], size[0], resized[0], image.height)
+    across = _spread(seen.shape[1], size[1], resized[1], image.width)
     return down @ seen.numpy() @ across.T
 
 
 def _spread(cells: int, seen: int, resized: int, pixels: int) -> np.ndarray:
-    """Weights with which a line of cells that cover the `seen` pixels of the network become the picture's pixels,
-    float64 (pixels, cells): linear between the centres of cells, and 0 where the picture was cropped away.
+    """Weights with which a line of cells that cover the `seen` pixels of the network become the image's pixels,
+    float64 (pixels, cells): linear between the centres of cells, and 0 where the image was cropped away.
 
     Args:
         resized: Pixels of the line after resizing, from which `seen` were cut out around the centre.
@@ -329,43 +329,43 @@ def mask_by_quantile(attention: np.ndarray, quantile: float) -> np.ndarray:
 
 def mask_by_knee(
     classifier: Classifier,
-    picture: Image.Image,
+    image: Image.Image,
     target: int,
     attention: np.ndarray,
     shares: Sequence[float] = SHARES,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The most attended share of a picture, up to where hiding more of it hardly makes the classifier lose the class.
+    """The most attended share of an image, up to where hiding more of it hardly makes the classifier lose the class.
 
-    For each share the most attended pixels get the picture's mean colour, and the cross-entropy of the class is
+    For each share the most attended pixels get the image's mean colour, and the cross-entropy of the class is
     measured. Of that curve, made monotone (its running maximum) and scaled to 0..1 on both axes, the knee is the point
     furthest above the chord from its first to its last (Kneedle, Satopää et al. 2011). Where none is above, the loss
     still rises faster at the end, and the largest share is taken. Of pixels attended equally the upper left come first;
     those that aren't attended are never hidden.
 
     Args:
-        picture: RGB.
+        image: RGB.
         target: The class's position in the logits.
-        attention: Of the picture's own size (height, width), finite, as `attend` gives it.
+        attention: Of the image's own size (height, width), finite, as `attend` gives it.
         shares: Ascending, above 0 and at most 1.
 
     Returns:
         The mask, bool (height, width), empty where hiding doesn't raise the loss; and the curve, float64
         (1 + shares, 2), with the share that is hidden and the loss, before it is made monotone, in nats; its first row
-        is that of the whole picture.
+        is that of the whole image.
 
     Raises:
-        FiguregroundError: The map isn't the picture's, the target is none of a class, or the shares aren't ascending.
+        FiguregroundError: The map isn't the image's, the target is none of a class, or the shares aren't ascending.
     """
-    check_targets(classifier, [picture], [target])
+    check_targets(classifier, [image], [target])
     _check_map(attention)
-    if attention.shape != (picture.height, picture.width):
+    if attention.shape != (image.height, image.width):
         raise FiguregroundError(
-            f"attention: the map is {attention.shape[0]}×{attention.shape[1]}, and the picture "
-            f"{picture.height}×{picture.width} (height×width)."
+            f"attention: the map is {attention.shape[0]}×{attention.shape[1]}, and the image "
+            f"{image.height}×{image.width} (height×width)."
         )
     if not shares or shares[-1] > 1 or not all(a < b for a, b in pairwise((0.0, *shares))):
         raise FiguregroundError(f"shares: {listed(shares)}; give ascending numbers above 0 and at most 1.")
-    pixels = to_pixels(picture)
+    pixels = to_pixels(image)
     mean = pixels.mean((1, 2), keepdim=True)
     order = np.argsort(-attention, axis=None, kind="stable")
     order = order[: np.count_nonzero(attention > 0)]

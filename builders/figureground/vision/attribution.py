@@ -1,11 +1,11 @@
 """Which pixels a classifier's answer comes from: Integrated Gradients (Sundararajan et al. 2017, arXiv 1703.01365).
 
-On the straight way from a baseline, a picture that says nothing, to the picture, the gradients of a class's logit are
+On the straight way from a baseline, an image that says nothing, to the image, the gradients of a class's logit are
 integrated; times what has changed, they are attributions, which sum to the difference of the two logits.
 
-The baseline is the picture's own mean colour. It has the picture's brightness, so that the way from it stays near to
+The baseline is the image's own mean colour. It has the image's brightness, so that the way from it stays near to
 what the classifier knows, and is blind to no colour beforehand: to black pixels a black one would attribute nothing,
-whatever they show, be it a bird's shadow side or the night; and to large patches of colour a blurred picture nothing.
+whatever they show, be it a bird's shadow side or the night; and to large patches of colour a blurred image nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STEPS = 32
 
 
 class Shares(NamedTuple):
-    """Of n pictures, how much lies inside masks."""
+    """Of n images, how much lies inside masks."""
 
     attribution: np.ndarray
     """float64 (n,), 0 to 1: the share of absolute attribution inside the mask; 0 where nothing is attributed."""
@@ -45,7 +45,7 @@ class Shares(NamedTuple):
 @torch.inference_mode(False)
 def share_inside(
     classifier: Classifier,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     masks: Sequence[np.ndarray],
     targets: Sequence[int],
     *,
@@ -54,28 +54,28 @@ def share_inside(
 ) -> Shares:
     """The share of what decides about a class that lies inside a mask, by Integrated Gradients.
 
-    Picture, baseline and mask are resized and cropped alike, and attributions are taken of what the network sees:
+    Image, baseline and mask are resized and cropped alike, and attributions are taken of what the network sees:
     absolute, in logits, and summed over channels.
 
     Args:
-        pictures: RGB, of any sizes, n of them.
-        masks: For each picture (height, width) of its own size, bool, or 0 to 1 for how much of a pixel is inside.
+        images: RGB, of any sizes, n of them.
+        masks: For each image (height, width) of its own size, bool, or 0 to 1 for how much of a pixel is inside.
         targets: For each the class's position in the logits.
         steps: Gradients that are taken on the way (Gauss-Legendre quadrature).
-        batch_size: Pictures on the way that go through the network together.
+        batch_size: Images on the way that go through the network together.
 
     Raises:
-        FiguregroundError: A target is none of a class, a setting is out of range, a mask isn't its picture's or has
+        FiguregroundError: A target is none of a class, a setting is out of range, a mask isn't its image's or has
             values outside 0 to 1, an attribution isn't finite, or captum isn't installed.
     """
-    check_targets(classifier, pictures, targets)
+    check_targets(classifier, images, targets)
     _check_settings(steps, batch_size)
-    _check_masks(pictures, masks)
-    attribution, area = np.zeros(len(pictures)), np.zeros(len(pictures))
+    _check_masks(images, masks)
+    attribution, area = np.zeros(len(images)), np.zeros(len(images))
     geometry = mask_geometry(classifier.preprocessing)
-    for start in range(0, len(pictures), batch_size):
-        rows = range(start, min(start + batch_size, len(pictures)))
-        pixels = [to_pixels(pictures[i]) for i in rows]
+    for start in range(0, len(images), batch_size):
+        rows = range(start, min(start + batch_size, len(images)))
+        pixels = [to_pixels(images[i]) for i in rows]
         seen = [classifier._prepare(each[None]) for each in pixels]
         begin = [classifier._prepare(_mean_color(each)[None]) for each in pixels]
         alike = len({each.shape for each in seen}) == 1
@@ -123,10 +123,10 @@ def integrate(
         given: (n, 3, h, w), preprocessed, at most `batch_size` of them.
         begin: The baselines, of the same shape.
         targets: n positions in the logits.
-        first: The number of the first picture, for errors.
+        first: The number of the first image, for errors.
 
     Returns:
-        float64 (n, 3, h, w), on the CPU; for each picture they sum to about the logit less the baseline's.
+        float64 (n, 3, h, w), on the CPU; for each image they sum to about the logit less the baseline's.
 
     Raises:
         FiguregroundError: An attribution isn't finite, or captum isn't installed.
@@ -147,7 +147,7 @@ def integrate(
     for i, each in enumerate(signed):
         if not torch.isfinite(each).all():
             raise FiguregroundError(
-                f"attribution: classifier {classifier.name!r}, picture {first + i}, class "
+                f"attribution: classifier {classifier.name!r}, image {first + i}, class "
                 f"{classifier.labels[targets[i]]!r}: attributions hold NaN or infinity. Look at the classifier's "
                 "weights."
             )
@@ -161,14 +161,13 @@ def _check_settings(steps: int, batch_size: int) -> None:
         raise FiguregroundError(f"batch_size: {batch_size} is out of range; it is 1 or more.")
 
 
-def _check_masks(pictures: Sequence[Image.Image], masks: Sequence[np.ndarray]) -> None:
-    if len(masks) != len(pictures):
-        raise FiguregroundError(f"masks: there are {len(masks)} for {len(pictures)} pictures; give one for each.")
-    for i, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
-        if mask.shape != (picture.height, picture.width):
+def _check_masks(images: Sequence[Image.Image], masks: Sequence[np.ndarray]) -> None:
+    if len(masks) != len(images):
+        raise FiguregroundError(f"masks: there are {len(masks)} for {len(images)} images; give one for each.")
+    for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        if mask.shape != (image.height, image.width):
             raise FiguregroundError(
-                f"masks: mask {i} has shape {mask.shape}, and its picture {picture.height}×{picture.width} "
-                "(height×width)."
+                f"masks: mask {i} has shape {mask.shape}, and its image {image.height}×{image.width} (height×width)."
             )
         if not (np.isfinite(mask).all() and (mask >= 0).all() and (mask <= 1).all()):
             raise FiguregroundError(f"masks: mask {i} has values outside 0 to 1; divide one of 0 to 255 by 255.")

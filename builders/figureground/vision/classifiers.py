@@ -1,7 +1,7 @@
-"""Opens classifiers, to judge pictures and as networks whose features are compared.
+"""Opens classifiers, to judge images and as networks whose features are compared.
 
 One path for both: pixels in 0..1 go in, logits and the features before the last linear layer come out, and what the
-classifier does to a picture first (resize, crop, normalise) is inside and has gradients.
+classifier does to an image first (resize, crop, normalise) is inside and has gradients.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SETTINGS = ("config.json", "preprocessor_config.json")
 
 
 class Reading(NamedTuple):
-    """What a classifier says of n pictures."""
+    """What a classifier says of n images."""
 
     logits: Tensor
     """(n, classes), float32."""
@@ -56,10 +56,10 @@ class Classifier(nn.Module):
 
     Args:
         network: Takes preprocessed pixels, returns logits, or an object that has them as `logits`.
-        edge: The edge of a square picture with which it is tried out once.
+        edge: The edge of a square image with which it is tried out once.
 
     Raises:
-        FiguregroundError: A weight is no finite number, the network doesn't take the pictures that its
+        FiguregroundError: A weight is no finite number, the network doesn't take the images that its
             preprocessing gives, or it has not one logit a label.
     """
 
@@ -108,16 +108,16 @@ class Classifier(nn.Module):
         return last.bias.detach()
 
     def forward(self, pixels: Tensor) -> Reading:
-        """Reads pictures.
+        """Reads images.
 
         Args:
             pixels: (n, 3, h, w), red, green, blue in 0..1, of any height and width.
         """
         return self._read(self._prepare(pixels))
 
-    def read(self, pictures: Sequence[Image.Image]) -> Reading:
-        """Reads pictures (RGB) of any sizes, each resized for itself."""
-        prepared = [self._prepare(to_pixels(picture)[None]) for picture in pictures]
+    def read(self, images: Sequence[Image.Image]) -> Reading:
+        """Reads images (RGB) of any sizes, each resized for itself."""
+        prepared = [self._prepare(to_pixels(image)[None]) for image in images]
         if len({p.shape for p in prepared}) == 1:
             return self._read(torch.cat(prepared))
         logits, features = zip(*map(self._read, prepared), strict=True)
@@ -150,8 +150,8 @@ class Classifier(nn.Module):
         """
         if self._last is None:
             raise FiguregroundError(
-                f"classifier {self.name!r} can judge pictures, but not be a feature network: its logits aren't the "
-                "output of one linear layer on one vector a picture. Choose another, such as a ResNet or a ViT."
+                f"classifier {self.name!r} can judge images, but not be a feature network: its logits aren't the "
+                "output of one linear layer on one vector an image. Choose another, such as a ResNet or a ViT."
             )
 
     def index(self, label: str) -> int:
@@ -245,14 +245,14 @@ class Classifier(nn.Module):
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             first = (str(error).splitlines() or ["?"])[0]
             raise FiguregroundError(
-                f"classifier {self.name!r} can't read the pictures that its preprocessing gives: {first}"
+                f"classifier {self.name!r} can't read the images that its preprocessing gives: {first}"
             ) from error
         finally:
             for hook in hooks:
                 hook.remove()
         if logits.ndim != 2 or logits.shape[1] != len(self.labels):
             raise FiguregroundError(
-                f"classifier {self.name!r} gives {'×'.join(map(str, logits.shape[1:]))} numbers a picture and has "
+                f"classifier {self.name!r} gives {'×'.join(map(str, logits.shape[1:]))} numbers an image and has "
                 f"{len(self.labels)} labels."
             )
         for layer, given, out in reversed(calls):

@@ -39,7 +39,7 @@ class ClassImages:
     reading: Reading
     """On the CPU, in the order of `paths`."""
     unreadable: Mapping[str, str]
-    """Files that are no picture, and why."""
+    """Files that are no image, and why."""
 
 
 def read_class_images(classifier: Classifier, directory: Path, *, show_progress: bool = True) -> ClassImages:
@@ -58,7 +58,7 @@ def read_class_images(classifier: Classifier, directory: Path, *, show_progress:
     with tqdm(total=len(files), unit="image", desc="reading", disable=None if show_progress else True) as bar:
         for batch in _batches(files, unreadable):
             with torch.inference_mode():
-                reading = classifier.read([picture for _, picture in batch])
+                reading = classifier.read([image for _, image in batch])
             readings.append(Reading(reading.logits.cpu(), reading.features.cpu()))
             paths += [path for path, _ in batch]
             bar.update(len(batch))
@@ -221,8 +221,8 @@ def draw(table: Mapping[str, Any], paths: Sequence[Path], order: Sequence[Sequen
         pen.multiline_text((GAP, top + 4), "\n".join(lines), "black", small, spacing=6)
         for j, (row, image) in enumerate(zip(rows, said["images"], strict=True)):
             left = HEAD + j * (EDGE + GAP)
-            picture = ImageOps.contain(read_image(paths[row]), (EDGE, EDGE), Image.Resampling.LANCZOS)
-            sheet.paste(picture, (left + (EDGE - picture.width) // 2, top + (EDGE - picture.height) // 2))
+            shown = ImageOps.contain(read_image(paths[row]), (EDGE, EDGE), Image.Resampling.LANCZOS)
+            sheet.paste(shown, (left + (EDGE - shown.width) // 2, top + (EDGE - shown.height) // 2))
             pen.text((left, top + EDGE + 1), f"α {image['alpha']:.3g}   p {image['p']:.2f}", "black", small)
             pen.text((left, top + EDGE + 15), _cut(printable(image["file"]), small, EDGE), "dimgrey", small)
     return sheet

@@ -1,4 +1,4 @@
-"""What a classifier does to a picture before its first layer, on tensors: resize, crop, normalise, with gradients."""
+"""What a classifier does to an image before its first layer, on tensors: resize, crop, normalise, with gradients."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FILTERS: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {
 }
 """Pillow's filters: how far each reaches, in source pixels, and its weight at a distance x ≥ 0 within that."""
 OVERSHOOTING = ("bicubic", "lanczos")
-"""Filters with negative weights, whose results may leave 0..1; 8-bit pictures can't."""
+"""Filters with negative weights, whose results may leave 0..1; 8-bit images can't."""
 _BY_NUMBER = {1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """Pillow's numbers, as `preprocessor_config.json` has them."""
 
@@ -50,18 +50,18 @@ class Preprocessing:
 
     Computed as Pillow computes it, but on floats: each row of the result is a weighted sum of rows, so the whole is
     two matrix products, with gradients, deterministic on every device, and the same for training and judging. Against
-    a processor's result from the same 8-bit picture it differs by the rounding to 8 bits that Pillow does in between.
-    (Of pictures that aren't square, newer Pillows resize the columns first in some cases; that shows in noise alone.)
+    a processor's result from the same 8-bit image it differs by the rounding to 8 bits that Pillow does in between.
+    (Of images that aren't square, newer Pillows resize the columns first in some cases; that shows in noise alone.)
     """
 
     size: tuple[int, int] | int | None
-    """Height and width that a picture is resized to, or its shorter edge; None leaves it as it is."""
+    """Height and width that an image is resized to, or its shorter edge; None leaves it as it is."""
     longest: int | None
     """What the longer edge may be at most, where `size` is the shorter one's."""
     filter: str
     """A name from `FILTERS`."""
     crop: tuple[int, int] | None
-    """Height and width that are cut out around the centre; a smaller picture is padded with black."""
+    """Height and width that are cut out around the centre; a smaller image is padded with black."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """In units of pixels in 0..1, by channel, in the order that the network takes them."""
@@ -137,9 +137,9 @@ def _center_crop(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     return pixels[..., top : top + size[0], left : left + size[1]]
 
 
-def to_pixels(picture: Image.Image) -> Tensor:
-    """A picture as a tensor, float32 (3, h, w) in 0..1."""
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
+def to_pixels(image: Image.Image) -> Tensor:
+    """An image as a tensor, float32 (3, h, w) in 0..1."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 def imagenet(mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Preprocessing:
@@ -160,7 +160,7 @@ def read_preprocessing(folder: Path, name: str) -> Preprocessing:
 
     if not (folder / "preprocessor_config.json").is_file():
         raise FiguregroundError(
-            f"classifier {name!r} has no preprocessor_config.json, which says how pictures are resized and normalised. "
+            f"classifier {name!r} has no preprocessor_config.json, which says how images are resized and normalised. "
             "Write the one that it was trained with: "
             "ViTImageProcessorPil(size=…, image_mean=…, image_std=…).save_pretrained(folder)."
         )
@@ -180,7 +180,7 @@ def _of_processor(processor: Any) -> Preprocessing:
         return default if value is None else value
 
     if setting("do_pad", False):
-        raise ValueError("it pads pictures (do_pad), which no classifier here does")
+        raise ValueError("it pads images (do_pad), which no classifier here does")
     size, longest, crop = None, None, None
     if setting("do_center_crop", False):
         edges = _edges(setting("crop_size"))

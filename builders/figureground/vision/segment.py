@@ -1,4 +1,4 @@
-"""Finds what a phrase names in a picture: segmentation by language.
+"""Finds what a phrase names in an image: segmentation by language.
 
 Two kinds of models: CLIPSeg (Lüddecke and Ecker 2022, arXiv 2112.10003) gives a probability for every pixel at once;
 Grounding DINO (Liu et al. 2023, arXiv 2303.05499) proposes boxes, and SAM (Kirillov et al. 2023, arXiv 2304.02643)
@@ -39,37 +39,37 @@ NOTHING, EVERYTHING = "nothing found", "covers everything"
 LEAST_SCORE = 0.25
 """Boxes with lower scores are passed over, as Grounding DINO's processor does."""
 MOST_BOXES = 32
-"""Boxes of a picture that are cut out, the best first."""
+"""Boxes of an image that are cut out, the best first."""
 
 
 class Segmenter(Protocol):
-    """Says where in a picture something is that a phrase names."""
+    """Says where in an image something is that a phrase names."""
 
     name: str
     """What the user called it; of a local directory, its last part."""
     facts: dict[str, Any]
     """What provenance says of it; JSON-able, no paths."""
 
-    def __call__(self, pictures: Sequence[Image.Image], phrases: Sequence[str]) -> list[np.ndarray]:
-        """Looks for one phrase in each picture, in each picture by itself.
+    def __call__(self, images: Sequence[Image.Image], phrases: Sequence[str]) -> list[np.ndarray]:
+        """Looks for one phrase in each image, in each image by itself.
 
         Args:
-            pictures: n of any sizes.
-            phrases: n, such as `a mug`; the one at a picture's position is looked for in it.
+            images: n of any sizes.
+            phrases: n, such as `a mug`; the one at an image's position is looked for in it.
 
         Returns:
-            n arrays, float32 (height, width) of each picture's own size, in 0..1: the probability that a pixel
+            n arrays, float32 (height, width) of each image's own size, in 0..1: the probability that a pixel
             shows what the phrase names.
 
         Raises:
             FiguregroundError: A phrase is empty or too long, or the weights give no finite numbers.
-            ValueError: There are more or fewer phrases than pictures.
+            ValueError: There are more or fewer phrases than images.
         """
         ...
 
 
 class Clipseg:
-    """A CLIPSeg. The whole picture, whatever its shape, is resized to the square that the model reads.
+    """A CLIPSeg. The whole image, whatever its shape, is resized to the square that the model reads.
 
     Args:
         network: A `CLIPSegForImageSegmentation`.
@@ -85,17 +85,17 @@ class Clipseg:
         self._longest = int(network.config.text_config.max_position_embeddings)
 
     @torch.inference_mode()
-    def __call__(self, pictures: Sequence[Image.Image], phrases: Sequence[str]) -> list[np.ndarray]:
-        return [self._look(picture, phrase) for picture, phrase in zip(pictures, phrases, strict=True)]
+    def __call__(self, images: Sequence[Image.Image], phrases: Sequence[str]) -> list[np.ndarray]:
+        return [self._look(image, phrase) for image, phrase in zip(images, phrases, strict=True)]
 
-    def _look(self, picture: Image.Image, phrase: str) -> np.ndarray:
+    def _look(self, image: Image.Image, phrase: str) -> np.ndarray:
         ids = _tokens(self._tokenizer, phrase, phrase, self._longest, self.name)
         weight = next(self._network.parameters())
-        pixels = self._preprocessing(to_pixels(picture)[None].to(weight.device))
+        pixels = self._preprocessing(to_pixels(image)[None].to(weight.device))
         logits = self._network(pixel_values=pixels, input_ids=ids.to(weight.device)).logits.float()
         _refuse_non_finite(logits, self.name)
         logits = logits.view(1, 1, *logits.shape[-2:])
-        fitted = F.interpolate(logits, (picture.height, picture.width), mode="bilinear", antialias=True)
+        fitted = F.interpolate(logits, (image.height, image.width), mode="bilinear", antialias=True)
         return fitted[0, 0].sigmoid().cpu().numpy()
 
 
@@ -123,20 +123,20 @@ class GroundedSam:
         self._masker, self._masker_processor = masker[0], SamProcessor(masker[1])
 
     @torch.inference_mode()
-    def __call__(self, pictures: Sequence[Image.Image], phrases: Sequence[str]) -> list[np.ndarray]:
+    def __call__(self, images: Sequence[Image.Image], phrases: Sequence[str]) -> list[np.ndarray]:
         found = []
-        for picture, phrase in zip(pictures, phrases, strict=True):
-            picture = picture.convert("RGB")
-            boxes, scores = self._find(picture, phrase)
-            found.append(self._cut_out(picture, boxes, scores))
+        for image, phrase in zip(images, phrases, strict=True):
+            image = image.convert("RGB")
+            boxes, scores = self._find(image, phrase)
+            found.append(self._cut_out(image, boxes, scores))
         return found
 
-    def _find(self, picture: Image.Image, phrase: str) -> tuple[Tensor, Tensor]:
+    def _find(self, image: Image.Image, phrase: str) -> tuple[Tensor, Tensor]:
         """Boxes, (n, 4): left, top, right, bottom in pixels; and scores, (n,), in 0..1; the best first."""
         said = phrase.strip().lower().rstrip(".") + "."  # what it was trained with: each phrase ends in a full stop
         ids = _tokens(self._tokenizer, phrase, said, int(self._detector.config.max_text_len), self.name)
         device = next(self._detector.parameters()).device
-        seen = self._detector_processor(picture, return_tensors="pt").to(device)
+        seen = self._detector_processor(image, return_tensors="pt").to(device)
         out = self._detector(**seen, input_ids=ids.to(device), token_type_ids=torch.zeros_like(ids).to(device))
         scores = out.logits[0].float().sigmoid().amax(1)
         _refuse_non_finite(scores, self.name)
@@ -144,15 +144,15 @@ class GroundedSam:
         order = order[scores >= LEAST_SCORE][:MOST_BOXES]
         x, y, width, height = out.pred_boxes[0, order].float().unbind(1)
         corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1).clamp(0, 1)
-        edges = torch.tensor([picture.width, picture.height] * 2, device=device)
+        edges = torch.tensor([image.width, image.height] * 2, device=device)
         return (corners * edges).cpu(), scores[: len(order)].cpu()
 
-    def _cut_out(self, picture: Image.Image, boxes: Tensor, scores: Tensor) -> np.ndarray:
-        best = np.zeros((picture.height, picture.width), np.float32)
+    def _cut_out(self, image: Image.Image, boxes: Tensor, scores: Tensor) -> np.ndarray:
+        best = np.zeros((image.height, image.width), np.float32)
         if not len(boxes):
             return best
         device = next(self._masker.parameters()).device
-        seen = self._masker_processor(picture, input_boxes=[boxes.tolist()], return_tensors="pt")
+        seen = self._masker_processor(image, input_boxes=[boxes.tolist()], return_tensors="pt")
         out = self._masker(
             pixel_values=seen["pixel_values"].to(device),
             input_boxes=seen["input_boxes"].float().to(device),
@@ -198,7 +198,7 @@ def decide_mask(
     Args:
         probability: (height, width), in 0..1, as a `Segmenter` gives it.
         threshold: A pixel whose probability is above it belongs to the mask.
-        least: Share of the picture that the mask has to cover before it grows; with less, `nothing found`.
+        least: Share of the image that the mask has to cover before it grows; with less, `nothing found`.
         most: Share that it may cover after it has grown; with more, `covers everything`.
         grow: Pixels that are added on all sides, diagonals included, 0 or more.
 
@@ -319,7 +319,7 @@ def _check_files(folder: Path, name: str, kind: str, model_type: str) -> None:
     check_weights(folder, "segmenter", name, kind)
     if not (folder / "preprocessor_config.json").is_file():
         raise FiguregroundError(
-            f"segmenter {name!r} has no preprocessor_config.json, which says how pictures are resized and normalised."
+            f"segmenter {name!r} has no preprocessor_config.json, which says how images are resized and normalised."
         )
 
 

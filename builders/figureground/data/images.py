@@ -1,4 +1,4 @@
-"""Labelled pictures that classifiers are shown: those of a finished dataset, or photographs in a folder a class."""
+"""Labelled images that classifiers are shown: those of a finished dataset, or photographs in a folder a class."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ MOST_PIXELS = 1024
 """Edge that photographs are read at where their format allows it: more than any classifier looks at."""
 
 SPURIOUS_FOR = "spurious_for"
-"""The label column of datasets whose pictures show what fools a classifier into seeing a class."""
+"""The label column of datasets whose images show what fools a classifier into seeing a class."""
 FEATURE = "feature"
 """The text column beside it: what those features are."""
 
 Draw = Callable[[], Image.Image]
-"""Decodes a picture, RGB. Raises UnreadableImage."""
+"""Decodes an image, RGB. Raises UnreadableImage."""
 
 
-class Pictures(Protocol):
-    """Pictures in a fixed order, each with a label."""
+class Images(Protocol):
+    """Images in a fixed order, each with a label."""
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class Pictures(Protocol):
 
     @property
     def keys(self) -> Sequence[str]:
-        """Names of the pictures, each once."""
+        """Names of the images, each once."""
 
     @property
     def label(self) -> np.ndarray:
@@ -57,7 +57,7 @@ class Pictures(Protocol):
         """Those at certain rows, in order."""
 
 
-class DatasetPictures:
+class DatasetImages:
     """The samples of a finished dataset, those of all its shards in order.
 
     Args:
@@ -155,21 +155,21 @@ def _decode(data: bytes, key: str) -> Image.Image:
         return open_stored(data).convert("RGB")
     except Exception as error:  # Pillow's decoders let through whatever damage leads to
         raise FiguregroundError(
-            f"{key}: its picture can't be decoded ({type(error).__name__}: {error}). figureground check says more."
+            f"{key}: its image can't be decoded ({type(error).__name__}: {error}). figureground check says more."
         ) from error
 
 
-class FolderPictures:
+class FolderImages:
     """Photographs in one folder a class: `<directory>/<class>/*`.
 
     Folders are named as a label or one of its comma-separated synonyms (capitals and `_` for a space don't matter), by
     the WordNet id of an ImageNet class, or as those of Spurious ImageNet, `…_…_{class}_…_{component}`. A dataset that
-    has one label alone may have its pictures in `directory` itself. Files that aren't images are passed over.
+    has one label alone may have its images in `directory` itself. Files that aren't images are passed over.
 
     Args:
         directory: Where they lie.
         labels: Names that positions refer to.
-        wanted: Which of the labels matter, for errors and for pictures without a folder; all unless said otherwise.
+        wanted: Which of the labels matter, for errors and for images without a folder; all unless said otherwise.
 
     Raises:
         FiguregroundError: No such directory, or no folder of a label in it, or no image in those.
@@ -198,7 +198,7 @@ class FolderPictures:
             )
         self._paths: list[Path] = []
         self.unreadable: dict[str, str] = {}
-        """Files that can't be read as pictures, as `folder/name`, and why; grows while they are read."""
+        """Files that can't be read as images, as `folder/name`, and why; grows while they are read."""
         label: list[int] = []
         for folder, position in chosen.items():
             images = list_images(folder)
@@ -216,7 +216,7 @@ class FolderPictures:
             yield row, functools.partial(read_image, self._paths[row], max_edge=MOST_PIXELS)
 
     def skip(self, row: int, error: UnreadableImage) -> None:
-        """Takes note of a picture that couldn't be read."""
+        """Takes note of an image that couldn't be read."""
         self.unreadable[self.keys[row]] = error.reason
 
 
@@ -224,30 +224,30 @@ def _shown(path: Path) -> str:
     return f"{printable(path.parent.name)}/{printable(path.name)}"
 
 
-def open_pictures(
+def open_images(
     directory: Path, labels: Sequence[str], wanted: Sequence[str], column: str | None = "foreground"
-) -> DatasetPictures | FolderPictures:
+) -> DatasetImages | FolderImages:
     """Opens a finished dataset, or photographs in one folder a class.
 
     Args:
         labels: Names that positions refer to.
         wanted: Which of them matter.
-        column: What the class is in a dataset; None as in `DatasetPictures`.
+        column: What the class is in a dataset; None as in `DatasetImages`.
 
     Raises:
-        FiguregroundError: As `DatasetPictures` and `FolderPictures`; or a dataset that shows none of `wanted`.
+        FiguregroundError: As `DatasetImages` and `FolderImages`; or a dataset that shows none of `wanted`.
     """
     if not (directory / INDEX).exists():
         if (directory / RECIPE).exists():
             raise FiguregroundError(f"{directory} isn't finished: give the command that builds it again.")
-        return FolderPictures(directory, labels, wanted)
-    pictures = DatasetPictures(directory, labels, wanted, column=column)
-    if not (pictures.label >= 0).any():
+        return FolderImages(directory, labels, wanted)
+    images = DatasetImages(directory, labels, wanted, column=column)
+    if not (images.label >= 0).any():
         raise FiguregroundError(
-            f"{directory} has none of the classes of the dataset. Its classes: {listed(pictures.unknown, 5)}; those "
+            f"{directory} has none of the classes of the dataset. Its classes: {listed(images.unknown, 5)}; those "
             f"of the dataset: {listed(wanted, 5)}."
         )
-    return pictures
+    return images
 
 
 # Names

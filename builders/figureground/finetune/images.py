@@ -1,4 +1,4 @@
-"""Pictures that a token is learned from: each once, with its mask where the loss is taken inside masks."""
+"""Images that a token is learned from: each once, with its mask where the loss is taken inside masks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from figureground.sources.mask import mask_beside, read_mask, to_shares
 from figureground.sources.references import LEAST
 
 
-class Picture(NamedTuple):
-    """One picture of what is learned."""
+class LearnedImage(NamedTuple):
+    """One image of what is learned."""
 
     name: str
     """Of its file; where several have one name, with a number."""
@@ -35,64 +35,64 @@ class Picture(NamedTuple):
     """Of the mask's file."""
 
 
-def read_pictures(
-    pictures: Path | Sequence[Path], size: int, masked: bool, masks: Sequence[Path] | None
-) -> tuple[list[Picture], LeftOut]:
-    """The pictures, in the order of their names, each once; and what was left out.
+def read_images(
+    images: Path | Sequence[Path], size: int, masked: bool, masks: Sequence[Path] | None
+) -> tuple[list[LearnedImage], LeftOut]:
+    """The images, in the order of their names, each once; and what was left out.
 
     Args:
-        pictures: A folder, or files.
+        images: A folder, or files.
         size: Edge in pixels.
         masked: Whether masks are read.
-        masks: The mask of each picture; None takes those beside them.
+        masks: The mask of each image; None takes those beside them.
 
     Raises:
         FiguregroundError: There are fewer than three that can be read, or masks that are missing or of no use.
     """
     left_out = LeftOut()
-    if isinstance(pictures, str | Path):
-        folder = Path(pictures)
+    if isinstance(images, str | Path):
+        folder = Path(images)
         if not folder.is_dir():
-            raise FiguregroundError(f"pictures: there is no directory {folder}.")
+            raise FiguregroundError(f"images: there is no directory {folder}.")
         files, where = list_images(folder), f"{folder} holds"
         left_out.unreadable += [(path.name, reason) for path, reason in list_odd(folder)]
     else:
-        files = [Path(path) for path in pictures]
+        files = [Path(path) for path in images]
         where = f"of {counted(len(files), 'file')} there {'is' if len(files) == 1 else 'are'}"
     pairs = sorted(
         zip(files, _masks_of(files, masked, masks), strict=True), key=lambda pair: (pair[0].name, str(pair[0]))
     )
     mask_of = dict(reversed(pairs))  # of a file that is given twice the first one's
-    found: list[Picture] = []
-    for path, picture in read_different([path for path, _ in pairs], left_out):
+    found: list[LearnedImage] = []
+    for path, image in read_different([path for path, _ in pairs], left_out):
         mask = mask_of[path]
-        square = None if mask is None else _read_mask(mask, path, picture.size)
+        square = None if mask is None else _read_mask(mask, path, image.size)
         found.append(
-            Picture(
-                path.name, content_hash(path), center_square(picture, size), square,
+            LearnedImage(
+                path.name, content_hash(path), center_square(image, size), square,
                 None if mask is None else content_hash(mask),
             )
         )  # fmt: skip
     if len(found) < LEAST:
-        have = counted(len(found), "picture") if found else "no picture"
-        told = f"pictures: {where} {have} that can be used, and a token needs at least {LEAST} different ones."
+        have = counted(len(found), "image") if found else "no image"
+        told = f"images: {where} {have} that can be used, and a token needs at least {LEAST} different ones."
         raise FiguregroundError(" ".join([told, *left_out.notes()]))
-    found.sort(key=lambda picture: (picture.name, picture.sha256))
+    found.sort(key=lambda image: (image.name, image.sha256))
     return _name_apart(found), left_out
 
 
-def _name_apart(pictures: Sequence[Picture]) -> list[Picture]:
+def _name_apart(images: Sequence[LearnedImage]) -> list[LearnedImage]:
     """With a number after a name that came before."""
     times: dict[str, int] = {}
     named = []
-    for picture in pictures:
-        times[picture.name] = n = times.get(picture.name, 0) + 1
-        named.append(picture if n == 1 else picture._replace(name=f"{picture.name} ({n})"))
+    for image in images:
+        times[image.name] = n = times.get(image.name, 0) + 1
+        named.append(image if n == 1 else image._replace(name=f"{image.name} ({n})"))
     return named
 
 
 def _masks_of(files: Sequence[Path], masked: bool, masks: Sequence[Path] | None) -> Sequence[Path | None]:
-    """The mask file of each picture, or None for all."""
+    """The mask file of each image, or None for all."""
     if not masked:
         if masks is not None:
             raise RecipeError("masked", "masks were given, and it is off: the loss wouldn't heed them.")
@@ -101,7 +101,7 @@ def _masks_of(files: Sequence[Path], masked: bool, masks: Sequence[Path] | None)
         lacking = [path.name for path in files if mask_beside(path) is None]
         if lacking:
             raise FiguregroundError(
-                f"masked: {len(lacking)} of {counted(len(files), 'picture')} have no mask, x.mask.png beside x.jpg: "
+                f"masked: {len(lacking)} of {counted(len(files), 'image')} have no mask, x.mask.png beside x.jpg: "
                 f"{listed(map(printable, lacking), 4)}. Put masks there, or set masked to false."
             )
         if problem := why_shared(files, MASK_SUFFIX, "mask"):
@@ -109,22 +109,22 @@ def _masks_of(files: Sequence[Path], masked: bool, masks: Sequence[Path] | None)
         return [mask_beside(path) for path in files]
     if len(masks) != len(files):
         raise FiguregroundError(
-            f"masks: there are {len(masks)} of them and {counted(len(files), 'picture')}; each needs its own."
+            f"masks: there are {len(masks)} of them and {counted(len(files), 'image')}; each needs its own."
         )
     return [Path(path) for path in masks]
 
 
-def _read_mask(path: Path, picture: Path, size: tuple[int, int]) -> Image.Image:
+def _read_mask(path: Path, image: Path, size: tuple[int, int]) -> Image.Image:
     """A mask's largest square around the centre, L."""
-    where, remedy = f"{printable(path.parent.name)}/{printable(path.name)}", "Mend the mask, or leave the picture out."
+    where, remedy = f"{printable(path.parent.name)}/{printable(path.name)}", "Mend the mask, or leave the image out."
     try:
-        mask = to_shares(read_mask(path, picture, size))
+        mask = to_shares(read_mask(path, image, size))
     except UnreadableImage as error:
         raise FiguregroundError(f"{where}: {error.reason}. {remedy}") from None
     square = center_square(mask, min(mask.size))
     if square.getbbox() is None:
         raise FiguregroundError(
-            f"{where}: the mask covers nothing of its picture's centre square, so nothing could be learned from it. "
+            f"{where}: the mask covers nothing of its image's centre square, so nothing could be learned from it. "
             f"{remedy}"
         )
     return square
@@ -137,8 +137,8 @@ def to_grid(mask: Image.Image, edge: int, flip: bool) -> Tensor:
     return torch.cat([shares, shares.flip(-1)]) if flip else shares
 
 
-def hide(picture: Picture, factor: int, margin: int) -> tuple[Image.Image, Image.Image]:
-    """A picture, grey where a checkpoint made for inpainting is to paint, and where that is, L of 0 and 255.
+def hide(image: LearnedImage, factor: int, margin: int) -> tuple[Image.Image, Image.Image]:
+    """An image, grey where a checkpoint made for inpainting is to paint, and where that is, L of 0 and 255.
 
     That is its mask, widened as it is for drawing; all of it where it has none.
 
@@ -146,9 +146,9 @@ def hide(picture: Picture, factor: int, margin: int) -> tuple[Image.Image, Image
         factor: Pixels along an edge that a latent pixel stands for.
         margin: Latent pixels around the mask.
     """
-    size = picture.image.size
+    size = image.image.size
     where = np.ones(size[::-1], bool)
-    if picture.mask is not None:
-        where = whole_latents(np.asarray(picture.mask.resize(size, Image.Resampling.BOX)) > 0, factor, margin)
+    if image.mask is not None:
+        where = whole_latents(np.asarray(image.mask.resize(size, Image.Resampling.BOX)) > 0, factor, margin)
     mask = Image.fromarray(where.astype(np.uint8) * 255)
-    return Image.composite(Image.new("RGB", size, (128, 128, 128)), picture.image, mask), mask
+    return Image.composite(Image.new("RGB", size, (128, 128, 128)), image.image, mask), mask

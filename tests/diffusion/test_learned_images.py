@@ -1,4 +1,4 @@
-"""Pictures that a token is learned from, and their masks."""
+"""Images that a token is learned from, and their masks."""
 
 import shutil
 
@@ -6,36 +6,36 @@ import numpy as np
 import torch
 from PIL import Image
 
-from figureground.finetune.pictures import hide, read_pictures, to_grid
+from figureground.finetune.images import hide, read_images, to_grid
 from figureground.sources.images import content_hash
 
 
-def test_files_of_one_name_are_told_apart(pictures, tmp_path):
+def test_files_of_one_name_are_told_apart(images, tmp_path):
     files = []
-    for i, path in enumerate(sorted(pictures.iterdir())):
+    for i, path in enumerate(sorted(images.iterdir())):
         (tmp_path / f"{i}").mkdir()
         files.append(shutil.copy(path, tmp_path / f"{i}" / "mug.png"))
-    found, left_out = read_pictures(files, 32, False, None)
-    assert [picture.name for picture in found] == ["mug.png", "mug.png (2)", "mug.png (3)", "mug.png (4)"]
+    found, left_out = read_images(files, 32, False, None)
+    assert [image.name for image in found] == ["mug.png", "mug.png (2)", "mug.png (3)", "mug.png (4)"]
     assert left_out.notes() == []
 
 
-def test_each_picture_keeps_its_own_mask_in_whatever_order_they_are_given(pictures, tmp_path):
+def test_each_image_keeps_its_own_mask_in_whatever_order_they_are_given(images, tmp_path):
     masks = []
-    for i, _ in enumerate(pictures.iterdir()):
+    for i, _ in enumerate(images.iterdir()):
         mask = Image.new("L", (40, 40))
         mask.paste(200, (0, 0, 10 * (i + 1), 40))
         mask.save(tmp_path / f"{i}.png")
         masks.append(tmp_path / f"{i}.png")
-    files = sorted(pictures.iterdir())
-    again = shutil.copy(files[0], tmp_path / "again.png")  # the same picture under a later name
-    found, left_out = read_pictures([again, *files[::-1]], 32, True, [masks[3], *masks[::-1]])
+    files = sorted(images.iterdir())
+    again = shutil.copy(files[0], tmp_path / "again.png")  # the same image under a later name
+    found, left_out = read_images([again, *files[::-1]], 32, True, [masks[3], *masks[::-1]])
     assert left_out.repeated == [("again.png", "00.png")]
-    assert [picture.mask.getbbox() for picture in found] == [(0, 0, 10 * (i + 1), 40) for i in range(4)]
-    assert [picture.mask_sha256 for picture in found] == [content_hash(mask) for mask in masks]
+    assert [image.mask.getbbox() for image in found] == [(0, 0, 10 * (i + 1), 40) for i in range(4)]
+    assert [image.mask_sha256 for image in found] == [content_hash(mask) for mask in masks]
 
 
-def test_a_mask_on_the_latent_grid_is_shares_of_area_mirrored_with_its_picture():
+def test_a_mask_on_the_latent_grid_is_shares_of_area_mirrored_with_its_image():
     mask = Image.new("L", (40, 40))
     mask.paste(255, (0, 0, 15, 40))
     plain, mirrored = to_grid(mask, 8, flip=True)[:, 0]
@@ -44,12 +44,12 @@ def test_a_mask_on_the_latent_grid_is_shares_of_area_mirrored_with_its_picture()
     assert 0 < to_grid(Image.fromarray(np.pad([[255]], 999).astype(np.uint8)), 8, flip=False).sum() < 1e-2
 
 
-def test_what_an_inpainting_checkpoint_is_to_paint_is_grey_with_a_margin_and_all_else_stays(pictures, tmp_path):
+def test_what_an_inpainting_checkpoint_is_to_paint_is_grey_with_a_margin_and_all_else_stays(images, tmp_path):
     mask = Image.new("L", (40, 40))
     mask.paste(255, (0, 0, 10, 40))
     mask.save(tmp_path / "left.png")
-    files = sorted(pictures.iterdir())
-    (first, *_), _ = read_pictures(files, 32, True, [tmp_path / "left.png"] * len(files))
+    files = sorted(images.iterdir())
+    (first, *_), _ = read_images(files, 32, True, [tmp_path / "left.png"] * len(files))
     seen, where = hide(first, 8, 1)
     seen, where, image = np.asarray(seen), np.asarray(where) > 0, np.asarray(first.image)
     assert where[:, :16].all()  # a quarter of 32 pixels, and a latent pixel around
