@@ -20,7 +20,7 @@ from tiny_checkpoints import make_checkpoint, set_weights
 
 from figureground import D3S
 from figureground.core.errors import FiguregroundError
-from figureground.methods.forecast import forecast
+from figureground.methods.forecast import describe
 from figureground.running.directory import opened
 from figureground.running.worker import begin
 from figureground.shards.remaining import NothingLeft
@@ -270,15 +270,15 @@ def test_images_in_the_format_asked_for(checkpoint, tmp_path):
 
 def test_the_forecast_counts_what_is_built(checkpoint):
     builder = D3S("pocket", checkpoint=checkpoint, **TINY)
-    text = forecast(builder, images_per_second=10)
+    text = describe(builder, images_per_second=10)
     assert "30 images of 32 px in 7 shards, 3 foregrounds × 2 backgrounds" in text
     assert f"{30 * int(3 * 0.6) * 2:,} denoiser evaluations" in text
     assert "Cramér's V 0.000" in text
-    pndm = forecast(D3S("pocket", checkpoint=checkpoint, **{**TINY, "steps": 5, "scheduler": "pndm"}))
+    pndm = describe(D3S("pocket", checkpoint=checkpoint, **{**TINY, "steps": 5, "scheduler": "pndm"}))
     assert f"{30 * (3 + 1) * 2:,} denoiser evaluations" in pndm  # it takes its second step twice
     table = {"strength": 0.5, "pairing": {"bird": "grass", "car": "grass", "mug": "snow"}}
     table = {"train": table, "validation": "uniform"}
-    assert "75.0% in paired cells" in forecast(D3S("pocket", checkpoint=checkpoint, table=table, **TINY))
+    assert "75.0% in paired cells" in describe(D3S("pocket", checkpoint=checkpoint, table=table, **TINY))
 
 
 def _build(checkpoint: str, out: Path) -> None:

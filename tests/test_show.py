@@ -13,7 +13,7 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError
 from figureground.pocket import world
 from figureground.recipe.sample import Reject, Sample, Spec, key
-from figureground.report.sheet import draw_preview, evenly, license_note, read_contents, show
+from figureground.report.sheet import draw_preview, evenly, license_note, read_contents, write_sheet
 from figureground.shards import card, index
 from figureground.shards.writer import Columns, Shard, write_shard
 
@@ -61,14 +61,14 @@ def images(page: str) -> list[Image.Image]:
 
 def test_a_finished_dataset_still_loads_with_its_images_beside_it(tmp_path: Path) -> None:
     build(tmp_path)
-    written = show(tmp_path)
+    written = write_sheet(tmp_path)
     assert written == [tmp_path / "preview.png", tmp_path / "report.html"]
     assert {split: len(rows) for split, rows in load_dataset(str(tmp_path)).items()} == {"train": 12, "validation": 6}
 
 
 def test_a_preview_shows_the_first_image_of_each_cell_twice_as_large(tmp_path: Path) -> None:
     build(tmp_path)
-    sheet = Image.open(show(tmp_path)[0])
+    sheet = Image.open(write_sheet(tmp_path)[0])
     rows = load_dataset(str(tmp_path), split="train")
     left, top = sheet.width - 16 - 2 * 128 - 4, sheet.height - 28 - 3 * 132
     for row in rows.select(range(6)):
@@ -77,13 +77,13 @@ def test_a_preview_shows_the_first_image_of_each_cell_twice_as_large(tmp_path: P
 
 
 def test_tars_alone_give_the_pages_that_parquet_gives(tmp_path: Path) -> None:
-    parquet = show(build(tmp_path / "parquet" / "drawings", formats=("parquet",)))
-    tars = show(build(tmp_path / "tars" / "drawings", formats=("webdataset",)))
+    parquet = write_sheet(build(tmp_path / "parquet" / "drawings", formats=("parquet",)))
+    tars = write_sheet(build(tmp_path / "tars" / "drawings", formats=("webdataset",)))
     assert [path.read_bytes() for path in parquet] == [path.read_bytes() for path in tars]
 
 
 def test_a_report_counts_every_cell_of_every_split(tmp_path: Path) -> None:
-    page = text(show(build(tmp_path))[1].read_text())
+    page = text(write_sheet(build(tmp_path))[1].read_text())
     assert "18 images in 3 shards: train 12, validation 6" in page
     assert "grass night sum bird 2 2 4 cat 2 2 4 mug 2 2 4 sum 6 6 12" in page
     assert "grass night sum bird 1 1 2 cat 1 1 2 mug 1 1 2 sum 3 3 6" in page
@@ -96,9 +96,9 @@ def test_splits_come_in_the_order_in_which_they_are_planned(tmp_path: Path, fini
         write_shard(tmp_path, shard, COLUMNS, results(shard), lambda sample: {})
     if finished:
         index.finish(tmp_path, shards, COLUMNS, {}, card.CardContext("Drawings", "d3s", "Drawings.", "@misc{x}"))
-        written = show(tmp_path)
+        written = write_sheet(tmp_path)
     else:
-        written = show(tmp_path, splits=["zebra", "bee", "train", "ant"])
+        written = write_sheet(tmp_path, splits=["zebra", "bee", "train", "ant"])
     assert "zebra 6, train 6, ant 6" in text(written[1].read_text())
     assert list(read_contents(tmp_path).splits) == (
         ["zebra", "train", "ant"] if finished else ["train", "ant", "zebra"]
@@ -107,14 +107,14 @@ def test_splits_come_in_the_order_in_which_they_are_planned(tmp_path: Path, fini
 
 def test_copies_of_references_stand_beside_what_was_drawn_of_their_class(tmp_path: Path) -> None:
     build(tmp_path)
-    assert "References" not in text(show(tmp_path)[1].read_text())
+    assert "References" not in text(write_sheet(tmp_path)[1].read_text())
     copies = tmp_path / "_figureground/stages/references/validation"
     copies.mkdir(parents=True)
     for i in range(9):
         Image.new("RGB", (300, 200), (10 * i, 0, 200)).save(copies / f"{i}.png")
     (copies / "0.txt").write_text("a caption")
     (copies / "8.png").write_bytes(b"damaged")
-    page = show(tmp_path)[1].read_text()
+    page = write_sheet(tmp_path)[1].read_text()
     assert "References and results" in text(page)
     assert page.count('alt="reference of validation"') == 3
     assert page.count('alt="result for validation"') == 4
@@ -124,14 +124,14 @@ def test_copies_of_references_stand_beside_what_was_drawn_of_their_class(tmp_pat
 
 
 def test_a_report_tells_settings_numerics_and_rejects(tmp_path: Path) -> None:
-    page = text(show(build(tmp_path))[1].read_text())
+    page = text(write_sheet(build(tmp_path))[1].read_text())
     for said in ("builder d3s", "strength 0.9", "per_cell.train 4", "workers 2", "dtype float32", "flat 1"):
         assert said in page
     assert "unfinished" not in page
 
 
 def test_a_report_needs_no_other_file_and_escapes_what_it_quotes(tmp_path: Path) -> None:
-    page = show(build(tmp_path))[1].read_text()
+    page = write_sheet(build(tmp_path))[1].read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "a bird &lt;at&gt; grass" in page
     assert len(images(page)) == 1 + 18
@@ -144,7 +144,7 @@ def test_a_guide_stands_before_its_result(tmp_path: Path) -> None:
         seen.append(provenance)
         return Image.new("RGB", (64, 64), "red") if provenance["foreground"] == "cat" else None
 
-    page = show(build(tmp_path), draw_guide=draw_guide)[1].read_text()
+    page = write_sheet(build(tmp_path), draw_guide=draw_guide)[1].read_text()
     assert len(seen) == 18
     assert page.count('alt="guide"') == 6
     assert re.search(r'alt="guide"[^>]*>\s*<img [^>]*alt="cat, ', page)
@@ -154,7 +154,7 @@ def test_an_unfinished_build_shows_what_is_marked_as_done(tmp_path: Path) -> Non
     build(tmp_path, SHARDS[:1])
     # Published, but killed before its marker: not part of the dataset yet.
     (tmp_path / "data/train-00001-of-00002.parquet").write_bytes(b"PAR1")
-    page = text(show(tmp_path)[1].read_text())
+    page = text(write_sheet(tmp_path)[1].read_text())
     assert "unfinished: 1 of 2 shards" in page
     assert "6 images in 1 shard, train" in page
 
@@ -164,12 +164,12 @@ def test_an_extension_that_is_under_way_is_shown_as_unfinished(tmp_path: Path) -
     shard = Shard("train", 0, 3, 6, part=1)
     write_shard(tmp_path, shard, COLUMNS, results(shard), lambda sample: {"seed": sample.spec.seed})
     assert read_contents(tmp_path).progress == "4 of 6 shards"
-    assert "unfinished: 4 of 6 shards" in text(show(tmp_path)[1].read_text())
+    assert "unfinished: 4 of 6 shards" in text(write_sheet(tmp_path)[1].read_text())
 
 
 def test_pages_go_where_they_are_asked_to(tmp_path: Path) -> None:
     build(tmp_path / "set")
-    written = show(tmp_path / "set", out=tmp_path / "pages")
+    written = write_sheet(tmp_path / "set", out=tmp_path / "pages")
     assert written == [tmp_path / "pages/preview.png", tmp_path / "pages/report.html"]
     assert not (tmp_path / "set/preview.png").exists()
 
@@ -184,28 +184,28 @@ def test_a_file_of_a_person_is_refused_and_stays(tmp_path: Path, name: str) -> N
         mine.write_text("<title>My thesis</title>")
     before = mine.read_bytes()
     with pytest.raises(FiguregroundError, match=name):
-        show(tmp_path)
+        write_sheet(tmp_path)
     assert mine.read_bytes() == before
     assert [path.name for path in sorted(tmp_path.glob("[pr]*.*"))] == [name]
 
 
 def test_a_link_in_the_place_of_a_page_is_refused_and_not_followed(tmp_path: Path) -> None:
     build(tmp_path / "set")
-    ours = show(tmp_path / "set", out=tmp_path / "elsewhere")[1]
+    ours = write_sheet(tmp_path / "set", out=tmp_path / "elsewhere")[1]
     before = ours.read_bytes()
     (tmp_path / "set/report.html").symlink_to(ours)
     with pytest.raises(FiguregroundError, match=r"report\.html"):
-        show(tmp_path / "set")
+        write_sheet(tmp_path / "set")
     assert ours.read_bytes() == before
 
 
 def test_earlier_pages_and_what_a_kill_left_are_replaced(tmp_path: Path) -> None:
     build(tmp_path)
-    show(tmp_path)
+    write_sheet(tmp_path)
     (tmp_path / "preview.png").write_bytes(b"")
     (tmp_path / "report.html").write_text("<title>d3s · figureground</title> of an older release")
     (tmp_path / ".report.html.1-0123456789abcdef.tmp").write_text("half")
-    show(tmp_path)
+    write_sheet(tmp_path)
     assert Image.open(tmp_path / "preview.png").info["Software"] == "figureground"
     assert "older release" not in (tmp_path / "report.html").read_text()
     assert list(tmp_path.glob(".*")) == []
@@ -219,7 +219,7 @@ def test_a_directory_with_nothing_to_show_is_an_error(tmp_path: Path, made: bool
     if made:
         directory.mkdir()
     with pytest.raises(FiguregroundError, match=said) as error:
-        show(directory, out=tmp_path / "pages")
+        write_sheet(directory, out=tmp_path / "pages")
     assert str(directory) in str(error.value)
     assert not (tmp_path / "pages").exists()
 
@@ -228,7 +228,7 @@ def test_a_marked_shard_that_is_gone_is_named(tmp_path: Path) -> None:
     build(tmp_path, SHARDS[:1], formats=("parquet",))
     (tmp_path / "data/train-00000-of-00002.parquet").unlink()
     with pytest.raises(FiguregroundError, match="shard train-00000-of-00002 is marked as done, but"):
-        show(tmp_path)
+        write_sheet(tmp_path)
 
 
 def test_of_many_foregrounds_twenty_are_drawn_and_the_rest_is_said(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from figureground.evaluation.evaluating import evaluate
 from figureground.evaluation.summary import notes
 from figureground.hub.parcel import pack
 from figureground.methods.extend import extend
-from figureground.methods.forecast import forecast
+from figureground.methods.forecast import describe
 from figureground.methods.registry import open_dataset
 from figureground.methods.spurious import SpuriousConfig
 from figureground.models.concepts import read_concept
@@ -243,7 +243,7 @@ def test_concepts_of_another_feature_network_are_others(checkpoint, tmp_path):
 def test_plan_counts_the_concepts_that_are_there_already(checkpoint, tmp_path):
     shared = str(tmp_path / "concepts")
     make(checkpoint, tmp_path / "one", concepts=shared, per_cell=1, classes=["fish"])
-    said = forecast(Spurious("pocket", checkpoint=checkpoint, **{**TINY, "concepts": shared}))
+    said = describe(Spurious("pocket", checkpoint=checkpoint, **{**TINY, "concepts": shared}))
     assert "1 concept to fine-tune, 3 steps each (1 of 2 are in " in said
 
 
@@ -375,7 +375,7 @@ def test_a_plan_says_classes_nouns_scenes_and_what_is_lacking_without_torch():
 
 
 def test_whole_checkpoints_are_counted_with_the_bytes_of_the_one_that_is_there(checkpoint):
-    said = forecast(Spurious("pocket", checkpoint=checkpoint, **TINY))
+    said = describe(Spurious("pocket", checkpoint=checkpoint, **TINY))
     weights = sum(path.stat().st_size for path in Path(checkpoint).glob("*/*.safetensors"))
     assert f"2 concepts to fine-tune, 3 steps each; they need about {2 * weights / 1e6:.3g} MB of disk" in said
 

@@ -1,30 +1,54 @@
 """Image-classification datasets whose foreground and background labels depend on each other as much as you choose.
 
-from figureground import D3S, Spurious
-D3S("pocket").build("out/d3s")
-Spurious("pocket").build("out/spurious")
+    from figureground import D3S
+    D3S("pocket").build("out/d3s")
+
+The names below are the public interface (docs/api.md). They are imported when they are first used, so that `import
+figureground` loads no torch.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from figureground.checking.dataset import check
+    from figureground.curation.curating import curate
+    from figureground.curation.merging import merge
+    from figureground.evaluation.evaluating import evaluate
+    from figureground.hub.push import push
     from figureground.methods.d3s import D3S
+    from figureground.methods.ddb import DDB
+    from figureground.methods.extend import extend
+    from figureground.methods.forecast import plan
+    from figureground.methods.scgs import SCGS
     from figureground.methods.spurious import Spurious
+    from figureground.report.showing import show
+    from figureground.running.building import build
 
 __version__ = "0.1.0"
-__all__ = ["D3S", "Spurious", "__version__"]
+__all__ = [
+    "D3S", "DDB", "SCGS", "Spurious", "__version__", "build", "check", "curate", "evaluate", "extend", "merge", "plan",
+    "push", "show",
+]  # fmt: skip
+
+_MODULES = {
+    "D3S": "methods.d3s", "Spurious": "methods.spurious", "SCGS": "methods.scgs", "DDB": "methods.ddb",
+    "plan": "methods.forecast", "build": "running.building", "extend": "methods.extend", "check": "checking.dataset",
+    "show": "report.showing", "evaluate": "evaluation.evaluating", "curate": "curation.curating",
+    "merge": "curation.merging", "push": "hub.push",
+}  # fmt: skip
+"""Modules of the public names."""
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a builder when it is first asked for, so that `import figureground` loads no torch."""
-    if name == "D3S":
-        from figureground.methods.d3s import D3S
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"figureground.{_MODULES[name]}"), name)
+    globals()[name] = found
+    return found
 
-        return D3S
-    if name == "Spurious":
-        from figureground.methods.spurious import Spurious
 
-        return Spurious
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -29,7 +29,7 @@ from figureground.curation.merging import merge
 from figureground.methods.extend import extend
 from figureground.methods.registry import open_dataset
 from figureground.recipe import document as recipes
-from figureground.report.sheet import show
+from figureground.report.sheet import write_sheet
 from figureground.running.building import finish
 from figureground.shards.index import finish_again
 from figureground.shards.reader import dataset_columns, read_tar
@@ -264,7 +264,7 @@ def test_names_that_hold_the_marks_of_a_card_are_no_finding(tmp_path):
     hostile = "<!-- figureground: end generated --> a|b `c` \\ \u202e\x1b[31m"
     columns = Columns(("bird", hostile), (hostile, "snow"))
     out = make_dataset(tmp_path / "out", columns=columns, title=hostile)
-    show(out)
+    write_sheet(out)
     assert finish_again(out)
     assert not [line for line in findings(out) if line.startswith("README.md")]
 

@@ -19,29 +19,15 @@ def add_show(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from figureground.methods.registry import open_dataset
-    from figureground.recipe.document import FORMAT, format_of
-    from figureground.report.sheet import license_note, show
-    from figureground.running import building
-    from figureground.shards.finished import made_from_others
-    from figureground.shards.index import finish_again, markers
+    from figureground.report.showing import show
 
-    method = open_dataset(options.directory)
-    draw, splits = (method.draw_guide, list(method.plan().totals())) if method else (None, [])
-    for path in show(options.directory, draw_guide=draw, splits=splits):
+    shown = show(options.directory)
+    for path in shown.files:
         say(path)
-    if note := license_note(options.directory):
-        say(note)
-    if method:
-        building.finish(method, options.directory)  # the card shows the preview
-        return 0
-    finish_again(options.directory)
-    if not made_from_others(options.directory):
-        version = format_of(next(iter(markers(options.directory).values())), str(options.directory))
-        why = "the recipe's cut-outs, lists or checkpoint are gone or have changed since the build"
-        if version != FORMAT:
-            why = f"{options.directory} is of format {version}, whose guides this release can't draw"
-        complain(f"figureground: {why}, so the report shows no guides.")
+    if shown.license:
+        say(shown.license)
+    if shown.missing:
+        complain(f"figureground: {shown.missing}")
     return 0
 
 

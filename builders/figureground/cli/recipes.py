@@ -75,15 +75,15 @@ def add_plan(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from figureground.methods.forecast import forecast, foresee
+    from figureground.methods import forecast
 
     if options.images_per_second is not None and not 0 < options.images_per_second < math.inf:
         raise RecipeError("--images-per-second", "give a number above 0.")
     method = _method(options)
     if options.json:
-        say_json(foresee(method, options.images_per_second))
+        say_json(forecast.plan(method, options.images_per_second))
     else:
-        say(forecast(method, options.images_per_second))
+        say(forecast.describe(method, options.images_per_second))
     return 0
 
 

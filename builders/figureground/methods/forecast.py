@@ -22,7 +22,7 @@ MOST_ROWS = 24
 """Classes whose counts are printed one by one."""
 
 
-def foresee(method: Method, images_per_second: float | None = None) -> dict[str, Any]:
+def plan(method: Method, images_per_second: float | None = None) -> dict[str, Any]:
     """Return what a build would make, as `figureground plan --json` prints it.
 
     Args:
@@ -37,19 +37,20 @@ def foresee(method: Method, images_per_second: float | None = None) -> dict[str,
         UsageError: Something that the recipe says can never be built.
     """
     needs = _checked(method)
-    config, plan = method.config, method.plan()
-    images = sum(plan.totals().values())
+    config, planned = method.config, method.plan()
+    images = sum(planned.totals().values())
     calls = method.denoiser_steps() + (config.scheduler == "pndm")  # pndm takes its second step twice
     splits = {}
-    for split, count in plan.totals().items():
-        cells, paired = plan.cells(split), method.pairings.get(split)
+    for split, count in planned.totals().items():
+        cells, paired = planned.cells(split), method.pairings.get(split)
         splits[split] = {
             "images": count, "cramers_v": round(cramers_v(cells), 6), "counts": cells.tolist(),
             "paired_share": None if paired is None else round(paired_share(cells, paired), 6),
         }  # fmt: skip
     return {
         "method": method.METHOD, "config": config.name, "images": images, "size": config.size,
-        "shards": len(plan.shards()), "foregrounds": list(plan.foregrounds), "backgrounds": list(plan.backgrounds),
+        "shards": len(planned.shards()), "foregrounds": list(planned.foregrounds),
+        "backgrounds": list(planned.backgrounds),
         "splits": splits, "formats": list(config.formats),
         "bytes": round(images * config.size**2 * BYTES_PER_PIXEL[config.image_format] * len(config.formats)),
         "denoiser_evaluations": images * calls * (2 if config.guidance_scale > 1 else 1),
@@ -71,9 +72,9 @@ def _checked(method: Method) -> list[Need]:
     return needs
 
 
-def forecast(method: Method, images_per_second: float | None = None) -> str:
-    """Return the text that `figureground plan` prints; see `foresee`."""
-    found = foresee(method, images_per_second)
+def describe(method: Method, images_per_second: float | None = None) -> str:
+    """Return the text that `figureground plan` prints; see `plan`."""
+    found = plan(method, images_per_second)
     lines = [
         f"{found['method']}, config {found['config']}: {found['images']:,} images of {found['size']} px in "
         f"{counted(found['shards'], 'shard')}, {len(found['foregrounds'])} foregrounds × "

@@ -117,7 +117,7 @@ class Contents(NamedTuple):
         return f"{len(self.shards)} of {sum(planned.values())} shards"
 
 
-def show(
+def write_sheet(
     directory: Path, out: Path | None = None, draw_guide: DrawGuide | None = None, splits: Sequence[str] = ()
 ) -> list[Path]:
     """Writes `preview.png` (foregrounds down, backgrounds across) and `report.html`.
