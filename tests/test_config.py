@@ -1,12 +1,15 @@
 """Every field of a recipe has its range, and a value outside is refused by name."""
 
 import datetime
+import json
 
 import pytest
 
 from figureground import D3S
+from figureground.cli.main import main
 from figureground.core.errors import RecipeError
 from figureground.methods.d3s import D3SConfig
+from figureground.methods.registry import method_class, method_names
 
 TEXTS = [3, None, ["a"], {"a": 1}]
 SWITCH = ["yes", 1, None]
@@ -66,5 +69,25 @@ def test_a_misspelt_field_names_the_nearest(field):
 
 
 def test_every_field_says_what_it_is():
-    assert [name for name, text in D3SConfig.told().items() if not text] == []
-    assert D3SConfig.told()["shard_size"] == "Images a shard."
+    assert [name for name, text in D3SConfig.field_help().items() if not text] == []
+    assert D3SConfig.field_help()["shard_size"] == "Images per shard."
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_the_schema_has_every_field_with_its_text_and_range(name, capsys):
+    assert main(["settings", name, "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    kind = method_class(name)
+    fields = type(kind.CONFIGS[kind.DEFAULT]).field_names()
+    assert set(schema["properties"]) == {"builder", "config", *fields}
+    assert schema["additionalProperties"] is False
+    assert all(each["description"] for each in schema["properties"].values())
+    assert schema["properties"]["steps"] | {"minimum": 1, "maximum": 1000} == schema["properties"]["steps"]
+    assert schema["properties"]["config"]["enum"] == list(kind.CONFIGS)
+    assert "required" not in schema
+
+
+def test_the_schema_reaches_into_settings_of_trainings():
+    inside = method_class("scgs").recipe_schema()["properties"]["training"]
+    assert inside["properties"]["epochs"]["minimum"] == 1
+    assert inside["additionalProperties"] is False

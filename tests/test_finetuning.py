@@ -2,38 +2,31 @@
 
 import argparse
 import dataclasses
+from typing import get_args
 
 import pytest
 
+from figureground.cli.flags import add_flags, read_flags
 from figureground.core.errors import RecipeError
+from figureground.core.values import kinds_of
 from figureground.finetune import similarity
-from figureground.finetune.settings import (
-    DISTANCES,
-    FEATURES,
-    POCKET,
-    SCHEDULERS,
-    WEIGHTINGS,
-    Finetuning,
-    add_arguments,
-    fill,
-    from_arguments,
-    settings_for,
-)
-from figureground.recipe import config
+from figureground.finetune.settings import POCKET, Finetuning, fill, settings_for
+from figureground.recipe.settings import describe_fields, execution_names
 
 
 def parse(*flags):
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return from_arguments(vars(parser.parse_args(flags)))
+    add_flags(parser, Finetuning, {})
+    given = read_flags(vars(parser.parse_args(flags)), Finetuning)
+    return settings_for(given.pop("checkpoint", "pocket"), **given)
 
 
 def test_every_setting_has_a_text_and_a_flag():
-    told = Finetuning.told()
+    told = describe_fields(Finetuning)
     assert list(told) == [field.name for field in dataclasses.fields(Finetuning)]
     assert all(text.endswith(".") for text in told.values())
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_flags(parser, Finetuning, {})
     assert set(told) <= {action.dest for action in parser._actions}
 
 
@@ -59,7 +52,7 @@ def test_flags_of_every_kind_are_understood():
         ("steps", 0), ("steps", 2.5), ("batch_size", True), ("ema", 1.5), ("learning_rate", float("nan")),
         ("min_snr_gamma", 0), ("lora_rank", 0), ("flip", "yes"), ("features", "all"), ("dtype", "float16"),
         ("prompt", "a photo of a {noun}"), ("prompt", "a {V} {thing}"), ("prior_prompt", "a {V} {noun}"),
-        ("identifier", ""), ("preview_prompts", ["a {V}"]), ("class_direction", "heads"), ("early_stopping", "never"),
+        ("identifier", ""), ("preview_prompts", "a {V}"), ("class_direction", "heads"), ("early_stopping", "never"),
         ("class_images", 1), ("stop_images", 1), ("stop_patience", 0), ("class_direction", "none"),
     ],
 )  # fmt: skip
@@ -88,8 +81,8 @@ def test_early_stopping_and_the_classs_direction_are_told_by_flags_and_refused_w
 def test_fields_that_are_off_do_not_decide_and_those_that_are_on_do():
     older = {"class_direction", "class_images", *Finetuning.STOPPING}
     assert not older & set(POCKET.deciding())
-    assert not set(Finetuning.EXECUTION) & set(POCKET.deciding())
-    assert len(POCKET.deciding()) + len(older) + len(Finetuning.EXECUTION) == len(dataclasses.fields(Finetuning))
+    assert not set(execution_names(Finetuning)) & set(POCKET.deciding())
+    assert len(POCKET.deciding()) + len(older) + len(execution_names(Finetuning)) == len(dataclasses.fields(Finetuning))
     images = dataclasses.replace(POCKET, class_direction="images").deciding()
     assert {"class_direction", "class_images"} == older & set(images)
     assert "class_images" not in dataclasses.replace(POCKET, class_direction="head").deciding()
@@ -101,8 +94,10 @@ def test_fields_that_are_off_do_not_decide_and_those_that_are_on_do():
 
 
 def test_names_are_those_that_the_parts_use():
-    assert (FEATURES, DISTANCES, WEIGHTINGS) == (similarity.FEATURES, similarity.DISTANCES, similarity.WEIGHTINGS)
-    assert SCHEDULERS == config.SCHEDULER_NAMES
+    hints = kinds_of(Finetuning)
+    assert get_args(hints["features"]) == similarity.FEATURES
+    assert get_args(hints["distance"]) == similarity.DISTANCES
+    assert get_args(hints["weighting"]) == similarity.WEIGHTINGS
 
 
 @pytest.mark.parametrize(

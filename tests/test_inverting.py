@@ -9,6 +9,7 @@ import pytest
 
 from figureground.core.errors import RecipeError
 from figureground.finetune.inverting import POCKET, TEMPLATES, Inversion, check_token, settings_for
+from figureground.recipe.settings import execution_names
 
 
 def test_the_pocket_has_its_own_settings_and_other_checkpoints_the_usual():
@@ -24,7 +25,7 @@ def test_what_is_saved_makes_the_same_settings_again():
 
 
 def test_fields_that_decide_nothing_are_fields():
-    assert set(Inversion.EXECUTION) <= {field.name for field in dataclasses.fields(Inversion)}
+    assert set(execution_names(Inversion)) <= {field.name for field in dataclasses.fields(Inversion)}
 
 
 @pytest.mark.parametrize(
@@ -32,10 +33,11 @@ def test_fields_that_decide_nothing_are_fields():
     [
         ("steps", 0, "0 is not a whole number from 1"), ("steps", 2.5, "whole"), ("batch_size", True, "whole"),
         ("vectors", 76, "from 1 to 75"), ("vectors", 0, "from 1 to 75"), ("learning_rate", float("nan"), "number"),
-        ("learning_rate", 0, "number"), ("min_snr_gamma", 0, "number"), ("size", 4, "from 8"), ("seed", -1, "from 0"),
+        ("learning_rate", 0, "number"), ("min_snr_gamma", 0, "number"), ("size", 4, "from 8"), ("seed", -1, "whole"),
         ("save_seconds", -1, "from 0"), ("flip", "yes", "true or false"), ("masked", None, "true or false"),
-        ("dtype", "bfloat", "did you mean 'bfloat16'"), ("revision", "", "not a text"), ("templates", (), "not a list"),
-        ("templates", ["a {token}"], "not a list of texts"), ("templates", ("a photo",), r"doesn't hold \{token\}"),
+        ("dtype", "bfloat", "did you mean 'bfloat16'"), ("revision", "", "not a text"),
+        ("templates", (), "empty"),
+        ("templates", "a {token}", "not a list"), ("templates", ("a photo",), r"doesn't hold \{token\}"),
         ("templates", ("a {token}", "a {noun} {token}"), r"nothing fills '\{noun\}'"),
     ],
 )  # fmt: skip

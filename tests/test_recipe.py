@@ -19,9 +19,11 @@ from figureground.recipe.document import (
     for_file,
     read_recipe,
     recipe_differences,
+    relocate,
 )
+from figureground.recipe.settings import Names, marked
 
-KINDS = kinds_of(D3SConfig)
+KINDS, MARKED = kinds_of(D3SConfig), marked(D3SConfig, Names)
 BOMB = b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + b"".join(
     b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 10)) for i in range(1, 9)
 )
@@ -73,7 +75,7 @@ def test_paths_in_a_recipe_are_relative_to_it(tmp_path, monkeypatch):
     path = tmp_path / "recipes" / "mine.yaml"
     path.write_text("cutouts: {train: ../photos/train, validation: ../nowhere}\nprompt: a photo of a {class}\n")
     monkeypatch.chdir(tmp_path)
-    assert read_recipe(path) == {
+    assert relocate(read_recipe(path), D3SConfig) == {
         "cutouts": {"train": "photos/train", "validation": "../nowhere"},
         "prompt": "a photo of a {class}",
     }
@@ -84,7 +86,7 @@ def test_a_saved_recipe_holds_no_absolute_path_and_reads_back(tmp_path, monkeypa
     (tmp_path / "photos").mkdir()
     folder = tmp_path / "out" / "_figureground"
     folder.mkdir(parents=True)
-    saved = for_file("cutouts", str(tmp_path / "photos"), folder)
+    saved = for_file(MARKED["cutouts"], str(tmp_path / "photos"), folder)
     assert saved == "../../photos"
     (folder / "recipe.json").write_text(
         json.dumps(
@@ -96,7 +98,7 @@ def test_a_saved_recipe_holds_no_absolute_path_and_reads_back(tmp_path, monkeypa
             }
         )
     )
-    assert read_recipe(folder / "recipe.json") == {
+    assert relocate(read_recipe(folder / "recipe.json"), D3SConfig) == {
         "builder": "d3s",
         "config": "pocket",
         "cutouts": "photos",
@@ -161,16 +163,17 @@ def test_names_of_shipped_lists_stay_names_even_where_a_folder_is_called_so(tmp_
     monkeypatch.chdir(tmp_path)
     for name in ("imagenet", "pocket", "d3s"):
         (tmp_path / name).mkdir()
-    assert for_file("classes", "imagenet", tmp_path / "out") == "imagenet"
-    assert for_file("cutouts", "pocket", tmp_path / "out") == "pocket"
-    assert for_file("prompt", "d3s", tmp_path / "out") == "d3s"
+    assert for_file(MARKED["classes"], "imagenet", tmp_path / "out") == "imagenet"
+    assert for_file(MARKED["cutouts"], "pocket", tmp_path / "out") == "pocket"
+    assert for_file(MARKED["prompt"], "d3s", tmp_path / "out") == "d3s"
 
 
 def test_a_bare_directory_in_a_recipe_is_beside_it(tmp_path, monkeypatch):
     (tmp_path / "recipes" / "photos").mkdir(parents=True)
     (tmp_path / "recipes" / "mine.yaml").write_text("cutouts: photos\n")
     monkeypatch.chdir(tmp_path)
-    assert read_recipe(tmp_path / "recipes" / "mine.yaml") == {"cutouts": "recipes/photos"}
+    fields = relocate(read_recipe(tmp_path / "recipes" / "mine.yaml"), D3SConfig)
+    assert fields == {"cutouts": "recipes/photos"}
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from figureground.finetune.embedding import Hidden, Inverting
 from figureground.finetune.inverting import Inversion
 from figureground.finetune.latents import encode
 from figureground.finetune.tokens import load_tokens
+from figureground.recipe.settings import execution_names
 from figureground.sources.images import content_hash, read_image
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
@@ -439,6 +440,6 @@ def saved_step(out):
 
 def test_all_settings_but_those_that_decide_nothing_are_inputs(sd1, mug):
     said = json.loads((mug / "inversion.json").read_text())["inputs"]
-    fields = {field.name for field in dataclasses.fields(Inversion)} - {*Inversion.EXECUTION}
+    fields = {field.name for field in dataclasses.fields(Inversion)} - {*execution_names(Inversion)}
     assert fields <= set(said)
-    assert not set(Inversion.EXECUTION) & set(said)
+    assert not set(execution_names(Inversion)) & set(said)

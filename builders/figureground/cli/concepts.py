@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from pathlib import Path
 
-from figureground.cli.arguments import Commands, add_device
+from figureground.cli.arguments import Commands, add_device, add_later
 from figureground.core.devices import check_device
 from figureground.core.errors import RecipeError
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import complain, say
-from figureground.finetune import settings as finetuning
-from figureground.finetune.door import refuse_unfit
-from figureground.models.needs import refuse_absent
-from figureground.sources.images import list_images
 
 
 def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -41,12 +38,30 @@ def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
         "or those that a fine-tuning drew, with more added",
     )  # fmt: skip
     add_device(parser)
-    finetuning.add_arguments(parser)
+    add_later(parser, lambda: _add_settings(parser))
     parser.set_defaults(run=_finetune)
 
 
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add one flag for each setting, with the pocket model's defaults, and those of other checkpoints."""
+    from figureground.cli.flags import add_flags, show_default
+    from figureground.finetune.settings import POCKET, Finetuning
+
+    usual, defaults = Finetuning("-", feature_model="-"), {}
+    for field in dataclasses.fields(Finetuning):
+        if field.name not in ("checkpoint", "feature_model", "preview_prompts"):
+            here, elsewhere = (show_default(getattr(each, field.name)) for each in (POCKET, usual))
+            defaults[field.name] = here if here == elsewhere else f"{here}; else {elsewhere}"
+    add_flags(parser, Finetuning, defaults)
+
+
 def _finetune(options: argparse.Namespace) -> int:
-    settings = finetuning.from_arguments(vars(options))
+    from figureground.cli.flags import read_flags
+    from figureground.finetune.door import refuse_unfit
+    from figureground.finetune.settings import POCKET, Finetuning, done_message, settings_for
+
+    given = read_flags(vars(options), Finetuning)
+    settings = settings_for(given.pop("checkpoint", POCKET.checkpoint), **given)
     refuse_within(options.out, options.references, "--references")
     for flag, folder in (("--prior", options.prior), ("--class-folder", options.class_folder)):
         if folder is not None:
@@ -68,7 +83,7 @@ def _finetune(options: argparse.Namespace) -> int:
         class_folder=options.class_folder, components=options.components, device=options.device,
     )  # fmt: skip
     if speaks:
-        say(finetuning.done_message(out))
+        say(done_message(out))
     return 0
 
 
@@ -93,6 +108,9 @@ def add_components(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _components(options: argparse.Namespace) -> int:
+    from figureground.models.needs import refuse_absent
+    from figureground.sources.images import list_images
+
     refuse_within(options.out, options.images, "--images")
     check_device(options.device, "--device")
     refuse_absent("--classifier", options.classifier)

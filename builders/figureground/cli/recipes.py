@@ -91,6 +91,9 @@ def add_settings(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("settings", parents=[common], help="list what a recipe can say, with defaults")
     _add_method(parser)
     parser.add_argument("--config", help="whose defaults to print")
+    parser.add_argument(
+        "--schema", action="store_true", help="print JSON Schema, with which editors check and complete recipes"
+    )
     parser.set_defaults(run=_settings)
 
 
@@ -101,12 +104,15 @@ def _settings(options: argparse.Namespace) -> int:
     name = str(options.config or recipe.get("config") or kind.DEFAULT)
     if name not in kind.CONFIGS:
         raise RecipeError("config", f"{kind.METHOD} has no config {name!r}{nearest_or_all(name, kind.CONFIGS)}")
+    if options.schema:
+        say_json(kind.recipe_schema())
+        return 0
     config = kind.config_of(name, recipe)
-    for field, text in type(config).told().items():
+    for field, text in config.field_help().items():
         value = json.dumps(getattr(config, field), ensure_ascii=False).strip('"')
         told = textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
         say(f"{field}: {value}\n{told}")
-    say("\nThese decide no image: " + ", ".join(config.EXECUTION) + ".")
+    say("\nThese decide no image: " + ", ".join(config.execution_names()) + ".")
     return 0
 
 

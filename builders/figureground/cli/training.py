@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from figureground.cli.arguments import Commands, add_device
+from figureground.cli.arguments import Commands, add_device, add_later
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import say, say_json
-from figureground.learn import settings as settings_of_training
 
 
 def add_groups(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
         "(the worst class where there are no attributes), and looks at the test split once, at the end. The same "
         "command goes on with what was stopped.",
     )  # fmt: skip
-    settings_of_training.add_arguments(parser)
+    add_later(parser, lambda: _add_settings(parser, method=True))
     parser.add_argument("--data", type=Path, required=True, metavar="DIR|CSV", help="as figureground groups reads it")
     parser.add_argument(
         "--add", action="append", type=Path, default=[], metavar="DIR",
@@ -71,12 +71,33 @@ def add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
 
 
+def _add_settings(parser: argparse.ArgumentParser, method: bool) -> None:
+    """Add one flag for each setting of a training.
+
+    Args:
+        method: Whether to add the method too, and the settings that one method alone uses.
+    """
+    from figureground.cli.flags import add_flags, show_default
+    from figureground.learn.settings import METHODS, OWN, Training
+
+    if method:
+        texts = "; ".join(f"{name}: {text}" for name, text in METHODS.items())
+        parser.add_argument("method", metavar="|".join(METHODS), help=texts)
+    defaults = {each.name: each.default for each in dataclasses.fields(Training) if each.name != "method"}
+    defaults |= {name: own.default for name, own in OWN.items()}
+    shown = {name: show_default(value) for name, value in defaults.items() if value is not None}
+    add_flags(parser, Training, shown, omit=["method"] if method else ["method", *OWN])
+
+
 def _train(options: argparse.Namespace) -> int:
     refuse_within(options.out, options.data, "--data")
     for added in options.add:
         refuse_within(options.out, added, "--add")
-    settings = settings_of_training.from_arguments(vars(options))
+    from figureground.cli.flags import read_flags
     from figureground.learn.door import ask
+    from figureground.learn.settings import Training
+
+    settings = Training(**read_flags(vars(options), Training))
 
     asked = ask(
         settings, options.data, options.out, add=options.add, seeds=options.seeds, layout=options.layout,
@@ -109,7 +130,7 @@ def add_compare(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--seeds", type=int, default=3, metavar="N",
         help="from seed 0 on (3); where images are added, a seed makes those too",
     )  # fmt: skip
-    settings_of_training.add_shared_arguments(parser)
+    add_later(parser, lambda: _add_settings(parser, method=False))
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME.KEY=VALUE",
         help="a setting of one method or builder: jtt.upweight=50, ddb.strength=0.9, paste.quantile=0.8",

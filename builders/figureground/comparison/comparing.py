@@ -18,6 +18,7 @@ from figureground.core.differences import differences
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.core.files import replace_text
 from figureground.core.terminal import remark
+from figureground.core.values import FieldsOf
 from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_groups
 from figureground.learn.directory import held, read_inputs, refuse_other, refuse_strangers, remove_drafts
@@ -63,7 +64,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
 def _settings_of(name: str) -> Any:
     """The type of what may be set for a method or a generator; None where there is none of that name."""
     if name in METHODS:
-        return Annotated[dict[str, Any], Training]
+        return Annotated[dict[str, Any], FieldsOf(Training)]
     if name == PASTE:
         return PasteSettings
     if name not in generator_names():
@@ -71,7 +72,7 @@ def _settings_of(name: str) -> Any:
     from figureground.methods.registry import method_class
 
     kind = method_class(name)
-    return Annotated[dict[str, Any], type(kind.CONFIGS[kind.DEFAULT])]
+    return Annotated[dict[str, Any], FieldsOf(type(kind.CONFIGS[kind.DEFAULT]))]
 
 
 def compare(

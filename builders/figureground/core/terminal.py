@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn, TextIO
 
 from figureground.core.errors import FiguregroundError
@@ -85,6 +86,24 @@ def remark(text: object) -> None:
 
 class Parser(argparse.ArgumentParser):
     """A parser of arguments whose errors show those arguments as `printable` does."""
+
+    add_later: Callable[[], None] | None = None
+    """Adds further arguments when they are first needed, so that other commands don't import what they come from."""
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """See `argparse.ArgumentParser.parse_known_args`."""
+        self._add()
+        return super().parse_known_args(*args, **kwargs)
+
+    def format_help(self) -> str:
+        """See `argparse.ArgumentParser.format_help`."""
+        self._add()
+        return super().format_help()
+
+    def _add(self) -> None:
+        if add := self.add_later:
+            self.add_later = None
+            add()
 
     def error(self, message: str) -> NoReturn:
         """Print usage and error to stderr and exit with 2."""

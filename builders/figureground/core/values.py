@@ -11,6 +11,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
+from typing_extensions import is_typeddict
 
 from figureground.core.documents import Plain, parse_yaml
 from figureground.core.errors import RecipeError
@@ -24,6 +25,13 @@ _NUMBER = re.compile(r"[-+]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|
 _TOLD = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a mapping",
 }  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldsOf:
+    """Marks a mapping, `Annotated[dict[str, Any], FieldsOf(C)]`, whose entries are fields of the dataclass `C`."""
+
+    kind: type
 
 
 class Setting(str):
@@ -60,7 +68,7 @@ def convert(value: Any, kind: Any, field: str) -> Any:
     Args:
         value: Nested dicts and lists of `Plain` and `str`, as `core.documents` reads them; or a `Setting`.
         kind: A type hint: `str`, `int`, `float`, `bool`, `None`, `Literal`, `Any`, lists, dicts, TypedDicts and unions
-            of these. `Annotated[dict[str, Any], C]` is a mapping of fields of the dataclass `C`.
+            of these, also `Annotated`; see `FieldsOf`.
         field: Its name, for errors.
 
     Raises:
@@ -151,6 +159,8 @@ def _text(value: str, field: str) -> str:
 
 def _members(kind: Any) -> list[Any]:
     """The types of a union, or the one type."""
+    if get_origin(kind) is Annotated and not _fields_of(kind):
+        return _members(kind.__origin__)
     if get_origin(kind) in (Union, types.UnionType):
         return [member for each in get_args(kind) for member in _members(each)]
     return [kind]
@@ -159,26 +169,28 @@ def _members(kind: Any) -> list[Any]:
 def _base(kind: Any) -> Any:
     """`dict` for all mappings, `list` for lists and tuples, `str` for literals, else the type itself."""
     origin = get_origin(kind)
-    if origin is Annotated or typing.is_typeddict(kind):
+    if origin is Annotated or is_typeddict(kind):
         return dict
     return str if origin is Literal else list if origin is tuple else origin or kind
 
 
 def _names(kind: Any) -> typing.Collection[str]:
     """The keys of a mapping that has certain ones."""
-    return kinds_of(kind) if typing.is_typeddict(kind) else kinds_of(get_args(kind)[1]) if _is_named(kind) else ()
+    if is_typeddict(kind):
+        return kinds_of(kind)
+    return kinds_of(mark.kind) if (mark := _fields_of(kind)) else ()
 
 
-def _is_named(kind: Any) -> bool:
-    return get_origin(kind) is Annotated
+def _fields_of(kind: Any) -> FieldsOf | None:
+    return next((each for each in getattr(kind, "__metadata__", ()) if isinstance(each, FieldsOf)), None)
 
 
 def _entry(kind: Any, key: str) -> Any:
     """The type of a mapping's entry."""
-    if typing.is_typeddict(kind):
+    if is_typeddict(kind):
         return kinds_of(kind).get(key, Any)
-    if _is_named(kind):
-        return kinds_of(get_args(kind)[1]).get(key, Any)
+    if mark := _fields_of(kind):
+        return kinds_of(mark.kind).get(key, Any)
     return (*get_args(kind), Any, Any)[1] if kind is not Any else Any
 
 

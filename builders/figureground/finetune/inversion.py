@@ -40,6 +40,7 @@ from figureground.finetune.latents import Posteriors, encode
 from figureground.finetune.tokens import EMBEDDINGS, check_free, token_names, write_token
 from figureground.models.weights import check_size, fingerprint, local_directory
 from figureground.recipe import document as recipes
+from figureground.recipe.settings import execution_names
 from figureground.sources.images import content_hash
 from figureground.training.curves import CSV, PNG, SECONDS_BETWEEN_LOOKS, Curves, NotFinite
 from figureground.training.state import STATE, read_state, resume_threads
@@ -166,7 +167,7 @@ def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
 def _identify(asked: _Asked, size: int, images: Sequence[LearnedImage]) -> dict[str, Any]:
     """All that decides a token, as JSON: contents instead of places."""
     settings = dataclasses.replace(asked.settings, size=size)
-    said = {name: value for name, value in settings.to_json().items() if name not in Inversion.EXECUTION}
+    said = {name: value for name, value in settings.to_json().items() if name not in execution_names(Inversion)}
     folder = local_directory(settings.checkpoint)
     if folder is not None and settings.checkpoint != POCKET.checkpoint:
         said["checkpoint"] = folder.resolve().name

@@ -2,154 +2,144 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from figureground.core.errors import RecipeError, nearest
+from pydantic import Field, Strict
+
+from figureground.core.errors import RecipeError
 from figureground.core.files import read_json
 from figureground.models.weights import fingerprint_classifier
-from figureground.recipe.fields import check_number, texts_below
+from figureground.recipe.config import Scheduler
+from figureground.recipe.settings import EXECUTION, MOST, Count, Names, Share, Text, execution_names, settings
 
-SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc")
-FEATURES = ("penultimate", "class-weighted", "neural-pca")
-DISTANCES = ("cosine", "l2")
-WEIGHTINGS = ("alpha-bar", "threshold", "none")
-CLASS_DIRECTIONS = ("images", "head")
-STOPPING_RULES = ("similarity", "without-class")
-DTYPES = ("auto", "float32", "bfloat16")
 PLACEHOLDERS = ("{V}", "{noun}")
 
 
-@dataclass(frozen=True)
+Whole = Annotated[int, Field(ge=0, le=MOST)]
+Small = Annotated[int, Field(ge=1, le=4096)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Positive = Annotated[float, Field(ge=1e-9)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+@settings(frozen=True)
 class Finetuning:
     """Every setting of a fine-tuning. The defaults are what is usual for Stable Diffusion 1.5 at 512 pixels.
 
     The settings of the paper that the method comes from (arXiv 2402.08200) were not obtainable; these are ours.
     """
 
-    checkpoint: str
+    checkpoint: Annotated[Text, Names("directory")]
     """`pocket`, a directory in diffusers' layout, or a Hub id: what the concept is learned on top of."""
-    revision: str | None = None
+    revision: Text | None = None
     """Branch, tag or commit of a checkpoint on the Hub."""
-    identifier: str = "sks"
+    identifier: Text = "sks"
     """The rare word [V] that comes to stand for what the references show."""
-    prompt: str = "a photo of a {V} {noun}"
+    prompt: Text = "a photo of a {V} {noun}"
     """What a reference without a caption file is called."""
-    prior_prompt: str = "a photo of a {noun}"
+    prior_prompt: Text = "a photo of a {noun}"
     """What the images for prior preservation are drawn from, and called."""
-    size: int | None = None
+    size: Annotated[int, Field(ge=8, le=16384)] | None = None
     """Edge in pixels; none is the checkpoint's own."""
     flip: bool = False
     """Whether references and prior images are also shown mirrored."""
-    steps: int = 800
+    steps: Count = 800
     """Steps of the optimizer."""
-    batch_size: int = 1
+    batch_size: Small = 1
     """References in a forward pass of each process; as many prior images come with them."""
-    accumulate: int = 1
+    accumulate: Small = 1
     """Forward passes whose gradients make one step."""
-    learning_rate: float | None = None
+    learning_rate: Share | None = None
     """Of the UNet; none is 2e-6, with adapters 1e-4."""
-    text_encoder_learning_rate: float | None = None
+    text_encoder_learning_rate: Share | None = None
     """Of the text encoders; none is the UNet's, 0 leaves them as they are."""
-    warmup: int = 0
+    warmup: Whole = 0
     """Steps in which the learning rates rise from 0; then they are constant."""
-    weight_decay: float = 0.01
+    weight_decay: Share = 0.01
     """Of AdamW."""
-    max_gradient_norm: float = 1.0
+    max_gradient_norm: Positive = 1.0
     """Gradients are shortened to this norm, over all that is trained."""
-    min_snr_gamma: float | None = None
+    min_snr_gamma: Positive | None = None
     """Min-SNR weighting of each sample's loss (Hang et al. 2023, arXiv 2303.09556), 5 as a rule; none is off."""
-    prior_weight: float = 1.0
+    prior_weight: Weight = 1.0
     """Weight of prior preservation; 0 leaves it out."""
-    prior_images: int = 200
+    prior_images: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     """How many images the untouched model draws for prior preservation."""
-    sfsl_weight: float = 0.1
+    sfsl_weight: Weight = 0.1
     """Weight of the spurious-feature similarity loss (SFSL); 0 is plain DreamBooth."""
-    feature_model: str | None = None
+    feature_model: Annotated[Text | None, Names("file")] = None
     """The network whose features SFSL compares: `pocket`, a directory, a Hub id, `timm:NAME` or a file of weights."""
-    feature_model_revision: str | None = None
+    feature_model_revision: Text | None = None
     """Branch, tag or commit of a feature network on the Hub."""
-    features: str = "penultimate"
+    features: Literal["penultimate", "class-weighted", "neural-pca"] = "penultimate"
     """What is compared: penultimate, class-weighted or neural-pca."""
-    distance: str = "cosine"
+    distance: Literal["cosine", "l2"] = "cosine"
     """How it is compared: cosine or l2."""
-    weighting: str = "alpha-bar"
+    weighting: Literal["alpha-bar", "threshold", "none"] = "alpha-bar"
     """How much a noise level counts in SFSL: alpha-bar, threshold or none."""
-    threshold: float = 0.5
+    threshold: Share = 0.5
     """The least alpha-bar that counts, with weighting threshold."""
-    leading: int = 10
+    leading: Count = 10
     """How many leading neural-PCA components are compared, with features neural-pca."""
-    class_direction: str | None = None
+    class_direction: Literal["images", "head"] | None = None
     """Direction that is projected out of the features before SFSL compares them, so that the class itself is not
     learned: `images`, from the prior images to images of the class, drawn by the untouched model; `head`, the class's
     weights in the feature network's last layer; none projects nothing out."""
-    class_images: int = 64
+    class_images: Annotated[int, Field(ge=2, le=1_000_000)] = 64
     """How many images of the class the untouched model draws, for class_direction images and early_stopping
     without-class."""
-    early_stopping: str | None = None
+    early_stopping: Literal["similarity", "without-class"] | None = None
     """Rule that stops the training, read from images that are drawn along the way and from the feature network:
     `similarity`, when their features no longer come nearer to the references'; `without-class`, the same without what
     tells images of the class from the prior images; none trains all steps. The best weights are kept."""
-    stop_every: int = 50
+    stop_every: Count = 50
     """Steps between two looks, with early_stopping."""
-    stop_images: int = 16
+    stop_images: Annotated[int, Field(ge=2, le=4096)] = 16
     """Images drawn for each look, from the same seeds each time, with early_stopping."""
-    stop_patience: int = 2
+    stop_patience: Count = 2
     """Looks in a row without a better one after which the training stops, with early_stopping."""
-    tiny_autoencoder: str | None = None
+    tiny_autoencoder: Annotated[Text | None, Names("directory")] = None
     """Directory or Hub id of an AutoencoderTiny that decodes for SFSL, faster than the checkpoint's own."""
-    lora_rank: int | None = None
+    lora_rank: Small | None = None
     """Trains low-rank adapters of this rank on attention instead of all weights; none trains all."""
-    ema: float = 0.0
+    ema: Share = 0.0
     """Decay of an exponential moving average of the weights, which is then what is kept; 0 is off."""
-    scheduler: str = "ddim"
+    scheduler: Scheduler = "ddim"
     """Sampler of prior images and previews: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc."""
-    sampling_steps: int = 50
+    sampling_steps: Annotated[int, Field(ge=1, le=1000)] = 50
     """Sampling steps of prior images and previews."""
-    guidance_scale: float = 7.5
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 7.5
     """Classifier-free guidance of prior images and previews."""
-    preview_every: int = 0
+    preview_every: Annotated[Whole, EXECUTION] = 0
     """Steps between previews, which are drawn from the same seeds each time; 0 draws one at the end."""
-    preview_prompts: tuple[str, ...] = (
+    preview_prompts: Annotated[Annotated[tuple[str, ...], Strict(False)], EXECUTION] = (
         "a photo of a {V} {noun}", "a photo of a {V} {noun} on the beach", "a photo of a {V} {noun} in the snow",
     )  # fmt: skip
     """What previews are drawn from; a row each."""
-    preview_images: int = 4
+    preview_images: Annotated[Annotated[int, Field(ge=0, le=64)], EXECUTION] = 4
     """Images a row of a preview; 0 draws none."""
-    save_every: int = 0
+    save_every: Annotated[Whole, EXECUTION] = 0
     """Steps between saves of the whole state, from which a killed run goes on; 0 saves by time alone."""
-    save_seconds: float = 600.0
+    save_seconds: Annotated[NotNegative, EXECUTION] = 600.0
     """Seconds between such saves."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, EXECUTION] = False
     """Whether activations are computed twice to save memory."""
     eight_bit_adam: bool = False
     """Whether the optimizer's state is kept in 8 bits, by bitsandbytes."""
-    dtype: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What is computed in: float32 or bfloat16 (weights stay float32); auto is bfloat16 where CUDA has it."""
-    seed: int = 0
+    seed: Whole = 0
     """Everything random comes from it."""
 
-    EXECUTION: ClassVar[tuple[str, ...]] = (
-        "preview_every", "preview_prompts", "preview_images", "save_every", "save_seconds", "gradient_checkpointing",
-    )  # fmt: skip
-    """Fields that change nothing of what is learned."""
     STOPPING: ClassVar[tuple[str, ...]] = ("early_stopping", "stop_every", "stop_images", "stop_patience")
     """Fields of early stopping."""
 
     def __post_init__(self) -> None:
         """Raises RecipeError for the first value that can't be used."""
-        for name, (least, most, whole) in _NUMBERS.items():
-            check_number(name, getattr(self, name), least, most, whole, "None" in _annotation(name))
-        for name, known in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in known and not (value is None and "None" in _annotation(name)):
-                raise RecipeError(name, f"{value!r} is not one of {', '.join(known)}{nearest(str(value), known)}")
-        self._check_kinds()
         for name, text in self.prompts().items():
             if stray := unfilled(text, PLACEHOLDERS):
                 raise RecipeError(name, f"nothing fills {stray!r} in {text!r}; known are {', '.join(PLACEHOLDERS)}.")
@@ -201,17 +191,6 @@ class Finetuning:
         direction = self.sfsl_weight > 0 and self.class_direction == "images"
         return direction or self.early_stopping == "without-class"
 
-    def _check_kinds(self) -> None:
-        for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), str(field.type)
-            if kind == "bool" and not isinstance(value, bool):
-                raise RecipeError(field.name, f"{value!r} is not true or false.")
-            unset = value is None and "None" in kind
-            if kind.startswith("str") and not unset and not (isinstance(value, str) and value.strip()):
-                raise RecipeError(field.name, f"{value!r} is not a text.")
-            if kind.startswith("tuple") and not (isinstance(value, tuple) and all(isinstance(v, str) for v in value)):
-                raise RecipeError(field.name, f"{value!r} is not a list of texts.")
-
     def prompts(self) -> dict[str, str]:
         """The prompt templates, by the name of their field."""
         previews = {f"preview_prompts[{i}]": text for i, text in enumerate(self.preview_prompts)}
@@ -232,7 +211,7 @@ class Finetuning:
         Fields of the class's images, of its direction and of early stopping are left out where they are off, so that
         what a release without them learned counts as the same.
         """
-        off = set(self.EXECUTION)
+        off = set(execution_names(type(self)))
         if self.sfsl_weight == 0 or self.class_direction is None:
             off.add("class_direction")
         if not self.needs_class_images:
@@ -240,34 +219,6 @@ class Finetuning:
         if self.early_stopping is None:
             off.update(self.STOPPING)
         return {name: value for name, value in self.to_json().items() if name not in off}
-
-    @classmethod
-    def told(cls) -> dict[str, str]:
-        """What each field is, by name: the texts that stand below the fields in the source."""
-        return texts_below(cls)
-
-
-_NUMBERS: dict[str, tuple[float, float | None, bool]] = {
-    "size": (8, 16384, True), "steps": (1, None, True), "batch_size": (1, 4096, True), "accumulate": (1, 4096, True),
-    "learning_rate": (0, 1, False), "text_encoder_learning_rate": (0, 1, False), "warmup": (0, None, True),
-    "weight_decay": (0, 1, False), "max_gradient_norm": (1e-9, None, False), "min_snr_gamma": (1e-9, None, False),
-    "prior_weight": (0, 1e6, False), "prior_images": (1, 1_000_000, True), "sfsl_weight": (0, 1e6, False),
-    "threshold": (0, 1, False), "leading": (1, None, True), "lora_rank": (1, 4096, True), "ema": (0, 1, False),
-    "sampling_steps": (1, 1000, True), "guidance_scale": (0, 1000, False), "preview_every": (0, None, True),
-    "preview_images": (0, 64, True), "save_every": (0, None, True), "save_seconds": (0, None, False),
-    "seed": (0, None, True),
-    "class_images": (2, 1_000_000, True), "stop_every": (1, None, True), "stop_images": (2, 4096, True),
-    "stop_patience": (1, None, True),
-}  # fmt: skip
-"""Numeric fields: the least, the most, and whether they are whole."""
-_CHOICES = {
-    "features": FEATURES, "distance": DISTANCES, "weighting": WEIGHTINGS, "scheduler": SCHEDULERS, "dtype": DTYPES,
-    "class_direction": CLASS_DIRECTIONS, "early_stopping": STOPPING_RULES,
-}  # fmt: skip
-
-
-def _annotation(name: str) -> str:
-    return str(Finetuning.__dataclass_fields__[name].type)
 
 
 def unfilled(template: str, places: Iterable[str]) -> str | None:
@@ -319,66 +270,6 @@ def fingerprint_network(settings: Finetuning) -> str | None:
     if not settings.reads_features or settings.feature_model is None:
         return None
     return fingerprint_classifier(settings.feature_model, settings.feature_model_revision)
-
-
-# The command line
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Gives a parser one flag for each field; what isn't given is absent from what it parses.
-
-    Help shows the pocket model's defaults, and those of other checkpoints where they are others.
-    """
-    told, usual = Finetuning.told(), Finetuning("-", feature_model="-")
-    for field in dataclasses.fields(Finetuning):
-        kind, flag = str(field.type), "--" + field.name.replace("_", "-")
-        text = told[field.name].replace("`", "")
-        if field.name not in ("checkpoint", "feature_model", "preview_prompts"):
-            here, elsewhere = (_shown(getattr(settings, field.name)) for settings in (POCKET, usual))
-            text = f"{text.removesuffix('.')} ({here}{'' if here == elsewhere else f'; else {elsewhere}'})"
-        text = text.replace("%", "%%")
-        options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
-        if kind == "bool":
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
-        elif kind.startswith("tuple"):
-            parser.add_argument(flag.removesuffix("s"), action="append", metavar="TEXT", **options)
-        elif field.name in _CHOICES:
-            known = [*_CHOICES[field.name], *(["none"] if "None" in kind else [])]
-            parser.add_argument(flag, choices=known, **options)
-        else:
-            parser.add_argument(flag, type=_READ[kind], metavar=_METAVARS[kind], **options)
-
-
-def _shown(value: Any) -> str:
-    return "off" if value is False else "on" if value is True else str(value).lower() if value is None else str(value)
-
-
-def _optional(kind: type) -> Any:
-    def read(text: str) -> Any:
-        return None if text.lower() == "none" else kind(text)
-
-    read.__name__ = kind.__name__  # argparse names it in "invalid int value"
-    return read
-
-
-_READ = {
-    "int": int, "float": float, "str": str,
-    "int | None": _optional(int), "float | None": _optional(float), "str | None": _optional(str),
-}  # fmt: skip
-_METAVARS = {"int": "N", "float": "X", "str": "TEXT", "int | None": "N", "float | None": "X", "str | None": "NAME"}
-
-
-def from_arguments(options: Mapping[str, Any]) -> Finetuning:
-    """The settings that a command line gave.
-
-    Raises:
-        RecipeError: A value that can't be used.
-    """
-    names = {field.name for field in dataclasses.fields(Finetuning)}
-    given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in options.items() if n in names}
-    optional = [n for n in _CHOICES if "None" in _annotation(n)]
-    given |= {n: None for n in optional if given.get(n) == "none"}
-    return settings_for(given.pop("checkpoint", POCKET.checkpoint), **given)
 
 
 def done_message(out: Path) -> str:

@@ -142,8 +142,7 @@ def _public_recipe(directory: Path, formats: Sequence[str]) -> str:
     """The recipe as others may read it, without places on this machine, and with the formats that are published."""
     recipe = read_object(directory / RECIPE, root=directory)
     for section in (recipe["identity"], recipe["execution"]):
-        for name in {*recipes.DIRECTORIES, *recipes.FILES} & set(section):
-            section[name] = card.public(section[name])
+        section |= {name: card.public(value) for name, value in section.items()}
     if "formats" in recipe["execution"]:
         recipe["execution"]["formats"] = list(formats)
     recipe = recipes.seal(recipe) if recipes.SEAL in recipe else recipe

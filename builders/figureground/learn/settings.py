@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
 
 from figureground.core.errors import RecipeError, listed, nearest_or_all
-from figureground.recipe.fields import check_number
+from figureground.recipe.settings import Names, Share, Text, settings
 
 METHODS = {
     "erm": "plain training: every image counts alike",
@@ -44,25 +43,21 @@ class _Own(NamedTuple):
     default: float | bool | None
 
 
-_OWN = {
+OWN = {
     "first_epochs": _Own("jtt", 2), "upweight": _Own("jtt", 20.0), "step_size": _Own("groupdro", 0.01),
     "adjustment": _Own("groupdro", 0.0), "draws": _Own("dfr", 10), "inverse_strength": _Own("dfr", None),
     "count_first": _Own("jtt", False), "first_share": _Own(TWO_STAGE, 0.5),
 }  # fmt: skip
-
-_NUMBERS: dict[str, tuple[float, float, bool]] = {
-    "epochs": (1, 1e6, True), "batch_size": (2, 65536, True), "learning_rate": (1e-9, 10, False),
-    "weight_decay": (0, 100, False), "add_weight": (0, 1e6, False), "first_epochs": (1, 1e6, True),
-    "upweight": (1, 1e6, False), "step_size": (0, 100, False), "adjustment": (0, 1e6, False), "draws": (1, 10000, True),
-    "inverse_strength": (1e-6, 1e6, False), "validate_every": (1, 1e6, True), "first_share": (0, 1, False),
-}  # fmt: skip
-"""Numeric fields: the least, the most, and whether they are whole."""
+"""Settings that one method alone uses."""
 
 _UNSAID: dict[str, Any] = {"select": None, "validate_every": 1, "count_first": False}
 """Values that `to_json` leaves out, so that what was trained before there were these settings is the same training."""
 
 
-@dataclass(frozen=True)
+Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+@settings(frozen=True)
 class Training:
     """What decides a trained classifier, beside its data and its seed.
 
@@ -72,65 +67,61 @@ class Training:
 
     method: str
     """One of `METHODS`."""
-    backbone: str | None = None
+    backbone: Annotated[Text | None, Names("directory")] = None
     """`pocket`, a transformers directory or Hub id, or `timm:NAME`; none is `pocket` for small images."""
-    revision: str | None = None
+    revision: Text | None = None
     """Branch, tag or commit of a backbone on the Hub."""
     from_scratch: bool = False
     """Whether the backbone begins with random weights instead of its own."""
     augment: bool = True
     """Whether training images are cropped and mirrored at random."""
-    epochs: int = 20
+    epochs: Epochs = 20
     """Passes over the real training images: the optimiser takes epochs × ceil(real images / batch size) steps, whatever
     was added."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Field(ge=2, le=65536)] = 32
     """Images a step, at most."""
-    learning_rate: float | None = None
-    """The largest, of AdamW; none is 1e-3 for random weights and 1e-4 for others."""
-    weight_decay: float = 0.01
-    """Of AdamW. Sagawa et al. (2020) need a strong one for GroupDRO: try 1."""
-    add_weight: float = 1.0
-    """How much the loss of an added image counts against that of a real one."""
+    learning_rate: Annotated[float, Field(ge=1e-9, le=10)] | None = None
+    """Largest learning rate of AdamW; none is 1e-3 for random weights and 1e-4 for others."""
+    weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.01
+    """AdamW weight decay. GroupDRO needs a strong one (Sagawa et al. 2020): try 1."""
+    add_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    """Weight of an added image's loss, relative to a real one's."""
     add_steps: bool = False
     """Whether added images lengthen an epoch, and so add optimiser steps: an epoch is then a pass over all images."""
     select: str | None = None
     """Rule that chooses the epoch, one of `RULES`; none is `worst-group`, or `worst-class` without attributes.
     Several, with commas between: the first chooses the classifier that is kept, and test is judged by each."""
-    validate_every: int = 1
+    validate_every: Epochs = 1
     """The validation split is judged after every so many epochs, and after the last: only those can be chosen."""
-    first_epochs: int | None = None
-    """Of jtt: epochs of the model whose errors are taken."""
-    upweight: float | None = None
-    """Of jtt: how many times an error counts."""
+    first_epochs: Epochs | None = None
+    """jtt: epochs of the model whose errors are taken."""
+    upweight: Annotated[float, Field(ge=1, le=1e6)] | None = None
+    """jtt: how many times an error counts."""
     count_first: bool | None = None
-    """For jtt: whether the first model's epochs are taken off the second's, so that both together have as many as
+    """jtt: whether the first model's epochs are taken off the second's, so that both together have as many as
     another method's one."""
-    step_size: float | None = None
-    """Of groupdro: η, how fast the groups' weights change."""
-    adjustment: float | None = None
-    """Of groupdro: C, where C/√n is added to the loss of a group of n training images."""
-    draws: int | None = None
-    """Of dfr: group-balanced draws over which the last layer is averaged."""
-    inverse_strength: float | None = None
-    """Of dfr: C, the inverse of the strength of the ℓ1 penalty; none chooses it on a part of validation."""
-    first_share: float | None = None
-    """For two-stage: the share of the epochs in which added images are shown, 0 to 1, rounded to whole epochs; each
+    step_size: Annotated[float, Field(ge=0, le=100)] | None = None
+    """groupdro: η, how fast the groups' weights change."""
+    adjustment: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    """groupdro: C, where C/√n is added to the loss of a group of n training images."""
+    draws: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """dfr: group-balanced draws over which the last layer is averaged."""
+    inverse_strength: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
+    """dfr: C, the inverse of the strength of the ℓ1 penalty; none chooses it on a part of validation."""
+    first_share: Share | None = None
+    """two-stage: the share of the epochs in which added images are shown, 0 to 1, rounded to whole epochs; each
     stage has at least one."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise RecipeError("method", f"there is no {self.method!r}{nearest_or_all(self.method, METHODS)}")
-        for name, own in _OWN.items():
+        for name, own in OWN.items():
             if own.method == self.method and getattr(self, name) is None:
                 object.__setattr__(self, name, own.default)
             elif own.method != self.method and getattr(self, name) is not None:
                 raise RecipeError(name, f"{self.method} has no use for it: it is of {own.method}.")
-        for name, (least, most, whole) in _NUMBERS.items():
-            check_number(name, getattr(self, name), least, most, whole, optional=True)
         if self.first_epochs is not None and self.first_epochs > self.epochs:
             raise RecipeError("first_epochs", f"{self.first_epochs} is more than epochs, which is {self.epochs}.")
-        if self.count_first is not None and not isinstance(self.count_first, bool):
-            raise RecipeError("count_first", f"{self.count_first!r} is not true or false.")
         if self.count_first and self.first_epochs == self.epochs:
             raise RecipeError(
                 "count_first", f"first_epochs takes all {self.epochs} epochs, and leaves the second model none."
@@ -146,8 +137,6 @@ class Training:
     def _check_select(self) -> None:
         if self.select is None:
             return
-        if not isinstance(self.select, str):
-            raise RecipeError("select", f"{self.select!r} is not a text, such as worst-group or average,last.")
         rules = [name.strip() for name in self.select.split(",")]
         for name in rules:
             if name not in RULES:
@@ -200,7 +189,7 @@ class Training:
         return {
             name: v
             for name, v in said.items()
-            if (name not in _OWN or _OWN[name].method == self.method) and (name not in _UNSAID or v != _UNSAID[name])
+            if (name not in OWN or OWN[name].method == self.method) and (name not in _UNSAID or v != _UNSAID[name])
         }
 
 
@@ -222,64 +211,6 @@ def choose_backbone(settings: Training, edge: int) -> str:
         f"name one, since the images have {edge} px, and the pocket backbone is for at most {MOST_POCKET}: "
         "--backbone with a transformers directory, a Hub id such as microsoft/resnet-50, or timm:NAME.",
     )
-
-
-# The command line
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Gives a parser the method and one flag for each setting; what isn't given is absent from what it parses."""
-    told = "; ".join(f"{name}: {text}" for name, text in METHODS.items())
-    parser.add_argument("method", metavar="|".join(METHODS), help=told)
-
-    add_shared_arguments(parser)
-
-    def add(flag: str, text: str, **options: Any) -> None:
-        parser.add_argument(flag, default=argparse.SUPPRESS, help=text, **options)
-
-    add("--first-epochs", "jtt: epochs of the model whose errors are taken (2)", type=int, metavar="N")
-    add("--upweight", "jtt: λ, how many times an error counts (20)", type=float, metavar="X")
-    add("--count-first", "jtt: take the first model's epochs off the second's", action="store_true")
-    add("--step-size", "groupdro: η, how fast the groups' weights change (0.01)", type=float, metavar="X")
-    add("--adjustment", "groupdro: C, where C/√n is added to a group's loss (0)", type=float, metavar="X")
-    add("--draws", "dfr: group-balanced draws that are averaged (10)", type=int, metavar="N")
-    add("--inverse-strength", "dfr: C, the inverse strength of the ℓ1 penalty (chosen on a part of validation)",
-        type=float, metavar="X")  # fmt: skip
-    add("--first-share", "two-stage: share of the epochs on added images, before those on real ones (0.5)", type=float,
-        metavar="X")  # fmt: skip
-
-
-def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
-    """Gives a parser one flag for each setting that all methods share."""
-
-    def add(flag: str, text: str, **options: Any) -> None:
-        parser.add_argument(flag, default=argparse.SUPPRESS, help=text, **options)
-
-    add("--backbone", "pocket (for images up to 96 px, the default for them), a transformers directory or Hub id, or "
-        "timm:NAME", metavar="NAME")  # fmt: skip
-    add("--revision", "branch, tag or commit of a backbone on the Hub", metavar="REVISION")
-    add("--from-scratch", "begin with random weights", action="store_true")
-    add("--no-augment", "don't crop and mirror training images", dest="augment", action="store_false")
-    add("--epochs", "passes over the real training images (20); added images add no steps", type=int, metavar="N")
-    add("--batch-size", "images a step, at most (32)", type=int, metavar="N")
-    add("--learning-rate", "of AdamW (1e-3 for random weights, 1e-4 for others)", type=float, metavar="X")
-    add("--weight-decay", "of AdamW (0.01); groupdro may need a strong one, such as 1", type=float, metavar="X")
-    add("--add-weight", "how much the loss of an added image counts against a real one's (1)", type=float,
-        metavar="W")  # fmt: skip
-    add("--select", f"what chooses the epoch: {', '.join(RULES)} (worst-group; worst-class where the data say no "
-        "attribute); of several, with commas between, the first chooses what is kept", metavar="RULE")  # fmt: skip
-    add("--validate-every", "judge validation after every N epochs, and after the last (1)", type=int, metavar="N")
-    add("--add-steps", "let added images lengthen an epoch, and so add optimiser steps", action="store_true")
-
-
-def from_arguments(options: Mapping[str, Any]) -> Training:
-    """The settings that a command line gave.
-
-    Raises:
-        RecipeError: A value that can't be used.
-    """
-    names = {field.name for field in dataclasses.fields(Training)}
-    return Training(**{name: value for name, value in options.items() if name in names})
 
 
 def why_no_attributes(settings: Training, name: str) -> str:

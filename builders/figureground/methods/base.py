@@ -29,6 +29,7 @@ from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING, Config
 from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
+from figureground.recipe.settings import Names, json_schema, marked
 from figureground.running import building
 from figureground.shards import index
 from figureground.shards.card import CardContext
@@ -95,9 +96,6 @@ class Method(ABC):
         base = self.CONFIGS[name]
         recipes.check_names(fields, type(base).field_names(), self.METHOD)
         self.config = dataclasses.replace(base, **{n: _plain(value) for n, value in fields.items()})
-        self.config.check()
-        for field in ("strength", "guidance_scale", "eta"):  # 5 and 5.0 are one recipe
-            setattr(self.config, field, float(getattr(self.config, field)))
         self.cache_dir = cache_dir
         self.load_inputs()
 
@@ -110,6 +108,20 @@ class Method(ABC):
         return cls(name, **cls._typed(name, fields, settings or [])) if name in cls.CONFIGS else cls(name)
 
     @classmethod
+    def recipe_schema(cls) -> dict[str, Any]:
+        """JSON Schema of a recipe file of this method."""
+        schema = json_schema(type(cls.CONFIGS[cls.DEFAULT]))
+        fields = {name: value for name, value in schema["properties"].items() if name != "name"}
+        head = {
+            "builder": {"const": cls.METHOD, "description": "The method."},
+            "config": {"enum": list(cls.CONFIGS), "description": "The config whose defaults count."},
+        }
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema", **schema,
+            "title": f"figureground recipe: {cls.METHOD}", "properties": {**head, **fields},
+        }  # fmt: skip
+
+    @classmethod
     def config_of(cls, name: str, fields: recipes.Fields) -> Config:
         """The config of that name with a recipe file's fields; nothing that it names is read."""
         typed = cls._typed(name, fields, [])
@@ -120,7 +132,8 @@ class Method(ABC):
     def _typed(cls, name: str, fields: recipes.Fields, settings: list[str]) -> recipes.Fields:
         base = cls.CONFIGS[name]
         kinds = kinds_of(type(base))
-        fields = recipes.convert_fields({n: v for n, v in fields.items() if n not in recipes.HEAD}, kinds)
+        fields = {n: v for n, v in recipes.relocate(fields, type(base)).items() if n not in recipes.HEAD}
+        fields = recipes.convert_fields(fields, kinds)
         return recipes.apply_settings(fields, settings, dataclasses.asdict(base), kinds)
 
     # --- building -------------------------------------------------------------------------------
@@ -238,20 +251,20 @@ class Method(ABC):
     def _identity_names(self) -> list[str]:
         """The fields that decide the dataset; `extended` only where it was."""
         unset = () if self.config.extended else ("extended",)
-        return [n for n in self.config.field_names() if n not in (*self.config.EXECUTION, *unset)]
+        return [n for n in self.config.field_names() if n not in (*self.config.execution_names(), *unset)]
 
     def recipe(self, folder: Path) -> dict[str, Any]:
         """The recipe as saved in `folder`: it says what was made, and rebuilds it."""
-        names = self.config.field_names()
-        values = {name: getattr(self.config, name) for name in names}
-        saved = {n: recipes.for_file(n, v, folder) for n, v in values.items()}
+        named = marked(type(self.config), Names)
+        values = {name: getattr(self.config, name) for name in self.config.field_names()}
+        saved = {n: recipes.for_file(named.get(n), v, folder) for n, v in values.items()}
         recipe = {
             "format": recipes.FORMAT,
             "builder": self.METHOD,
             "config": self.config.name,
             "figureground": library_versions()["figureground"],
             "identity": {n: saved[n] for n in self._identity_names()},
-            "execution": {n: saved[n] for n in names if n in self.config.EXECUTION},
+            "execution": {n: saved[n] for n in self.config.execution_names()},
             "content": self.content,
             "sha256": digest(self.identity()),
             **({"lineage": self.lineage()} if self.lineage() else {}),

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from figureground.core.errors import FiguregroundError, RecipeError, listed, printable
 from figureground.core.hashing import digest
@@ -26,10 +28,11 @@ from figureground.methods.base import Method
 from figureground.models.needs import Need
 from figureground.recipe import document as recipes
 from figureground.recipe.classes import Noun, define, find_list, read_nouns
-from figureground.recipe.config import Config, check_choice
+from figureground.recipe.config import Config
 from figureground.recipe.plan import Plan, pick
 from figureground.recipe.prompts import fill, read_templates, shorten
 from figureground.recipe.sample import Guide, Spec, derive_seed
+from figureground.recipe.settings import Names, Text, settings
 from figureground.recipe.table import MOST_A_CELL, Correlation, read_table
 from figureground.shards.stages import run_stage
 from figureground.sources.guide import Bank, check_disjoint, compose, photograph, place, split_bank
@@ -71,79 +74,75 @@ CITATION = """@article{kattakinda2022d3s,
 }"""
 
 
-@dataclass
+Scale = Annotated[float, Field(ge=0.05, le=1)]
+PerCell = dict[str, Annotated[int, Field(ge=0, le=MOST_A_CELL)]]
+"""Images per cell, by split."""
+
+
+@settings()
 class D3SConfig(Config):
     """A D3S recipe. The defaults are the authors' settings."""
 
-    checkpoint: str = "CompVis/stable-diffusion-v1-4"
-    classes: str | list[str] | dict[str, str | None] = "imagenet"
-    """A file in `prompts/classes/`, a CSV's path, a list of its names, a mapping of names to definitions,
-    or `folders`: the names of the folders in `cutouts`, or in `photographs` where the recipe starts from those."""
-    definitions: str | None = None
+    checkpoint: Annotated[Text, Names("directory")] = "CompVis/stable-diffusion-v1-4"
+    classes: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "imagenet"
+    """Foreground classes: a file in `prompts/classes/`, a CSV's path, a list of its names, a mapping of names to
+    definitions, or `folders`: the names of the folders in `cutouts`, or in `photographs` where the recipe starts from
+    those."""
+    definitions: Annotated[str | None, Names("file")] = None
     """A CSV `name,definition`."""
-    backgrounds: str | list[str] | dict[str, str | None] = "d3s"
-    """A file in `prompts/backgrounds/`, a CSV's path, a list of its names, a mapping of names to phrases, or
-    `folders`: the names of the folders in `templates`, each said as `beach background`."""
-    prompt: str = "d3s"
-    """A template, or the name or path of a file of templates."""
-    cutouts: str | dict[str, str] | None = None
-    """`<dir>/<class>/*`, or a directory for each split; `pocket` for the shipped ones."""
-    templates: str | dict[str, str] | None = None
-    """`<dir>/<background>/*`, likewise."""
-    photographs: str | dict[str, str] | None = None
-    """`<dir>/<class>/*` or `<dir>/<class>/<background>/*`, for the controls that start from photographs."""
-    guide: str = "paste"
-    """`paste` a cut-out on a template, `none`, or a whole `photograph`."""
+    backgrounds: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "d3s"
+    """Backgrounds: a file in `prompts/backgrounds/`, a CSV's path, a list of its names, a mapping of names to phrases,
+    or `folders`: the names of the folders in `templates`, each prompted as `beach background`."""
+    prompt: Annotated[str, Names("file")] = "d3s"
+    """A prompt template, or the name or path of a file of templates."""
+    cutouts: Annotated[str | dict[str, str] | None, Names("directory", source=True)] = None
+    """Cut-outs, `<dir>/<class>/*`: a directory, or one for each split; `pocket` for the bundled ones."""
+    templates: Annotated[str | dict[str, str] | None, Names("directory", source=True)] = None
+    """Background images, `<dir>/<background>/*`, likewise."""
+    photographs: Annotated[str | dict[str, str] | None, Names("directory", source=True)] = None
+    """Photographs, `<dir>/<class>/*` or `<dir>/<class>/<background>/*`, for the controls that start from them."""
+    guide: Literal["paste", "none", "photograph"] = "paste"
+    """Guide of image-to-image: `paste` a cut-out on a template, `none`, or a whole `photograph`."""
     known_background: bool = False
     """Whether photographs have to lie in folders of their background."""
     paste: Literal["mask", "square"] = "square"
-    """What of a cut-out is pasted: what its transparency or mask shows, or its centre `square`, as D3S did."""
-    cutout_scale: float | list[float] = 0.4
-    """Edge of the cut-out's box as a share of the canvas, or a range of it."""
+    """Pasted part of a cut-out: what its transparency or mask shows, or its centre `square`, as D3S did."""
+    cutout_scale: Scale | list[Scale] = 0.4
+    """Edge of the cut-out's box as a share of the canvas, 0.05 to 1, or a range [low, high]."""
     position: Literal["uniform", "ground"] = "uniform"
-    """`uniform` inside the canvas, or `ground`."""
-    match: str = "none"
-    """`foreground`: the same cut-out, place and noise on every background."""
-    table: str | Correlation | dict[str, str | Correlation] = "uniform"
-    """How many images each foreground has on each background: `uniform`, `{paired_share: 95%}` or `{strength: 0.9}`
-    with a `pairing` for dependent labels, a CSV `foreground,background,count[,split]`, or any of these by split."""
-    per_cell: dict[str, int] = field(default_factory=lambda: {"train": 10, "validation": 2})
-    """Images a cell, by split; of the uniform table, which the others share their totals with."""
+    """Position of the cut-out: `uniform` inside the canvas, or on the `ground`."""
+    match: Literal["none", "foreground"] = "none"
+    """`foreground` uses the same cut-out, place and noise on every background."""
+    table: Annotated[str | Correlation | dict[str, str | Correlation], Names("file")] = "uniform"
+    """Images of each foreground on each background: `uniform`, `{paired_share: 95%}` or `{strength: 0.9}` with a
+    `pairing` for dependent labels, a CSV `foreground,background,count[,split]`, or any of these by split."""
+    per_cell: PerCell = field(default_factory=lambda: {"train": 10, "validation": 2})
+    """Images per cell of the uniform table, by split; the other tables have the same totals."""
     allow_empty: bool = False
     """Whether a cell may have no image."""
-    size: int = 512
+    size: Annotated[int, Field(ge=8, le=16384)] = 512
+    extended: list[PerCell] = field(default_factory=list)
+    """Images per cell after each `extend`; written by that command."""
 
     def check(self) -> None:
         super().check()
-        check_choice("guide", self.guide, ("paste", "none", "photograph"))
-        check_choice("paste", self.paste, ("mask", "square"))
-        check_choice("position", self.position, ("uniform", "ground"))
-        check_choice("match", self.match, ("none", "foreground"))
-        for name in ("allow_empty", "known_background"):
-            if not isinstance(getattr(self, name), bool):
-                raise RecipeError(name, f"{getattr(self, name)!r} is not true or false.")
         has = {"paste": ("guide", "mask"), "photograph": ("guide",), "none": ()}[self.guide]
         for name in self.keep:
             if name not in has:
                 raise RecipeError("keep", f"{name!r} can't be kept: with guide={self.guide} there is none.")
-        if self.definitions is not None and not isinstance(self.definitions, str):
-            raise RecipeError("definitions", f"{self.definitions!r} is not the path of a CSV.")
+        if isinstance(self.cutout_scale, list) and len(self.cutout_scale) != 2:
+            raise RecipeError("cutout_scale", f"{self.cutout_scale!r} is not a number or a range [low, high].")
         low, high = self.scale_range()
-        if not 0.05 <= low <= high <= 1:
-            raise RecipeError(
-                "cutout_scale", f"{self.cutout_scale!r} is not a share from 0.05 to 1, or a range [low, high] of it."
-            )
-        _check_per_cell("per_cell", self.per_cell)
-        if not isinstance(self.extended, list):
-            raise RecipeError("extended", f"{self.extended!r} is not a list of mappings such as per_cell.")
+        if low > high:
+            raise RecipeError("cutout_scale", f"{self.cutout_scale!r}: a range is [low, high].")
+        if not self.per_cell:
+            raise RecipeError("per_cell", "it names no split; write it as {train: 10, validation: 2}.")
+        for split in self.per_cell:
+            if not re.fullmatch(r"_*[a-z0-9][a-z0-9_]*", split):
+                raise RecipeError("per_cell", f"{split!r} is no name for a split: use small letters, digits and '_'.")
         for per_cell in self.extended:
-            _check_per_cell("extended", per_cell)
             if list(per_cell) != list(self.per_cell):
                 raise RecipeError("extended", f"it has to name the splits {listed(self.per_cell)}, as per_cell does.")
-        if self.extended and self.limit is not None:
-            raise RecipeError(
-                "limit", "a dataset that was built with a limit can't be extended: nobody knows which cells it cut."
-            )
         if self.guide != "none" and whole_part(self.steps, self.strength) < 1:
             raise RecipeError(
                 "strength",
@@ -152,31 +151,9 @@ class D3SConfig(Config):
             )
 
     def scale_range(self) -> tuple[float, float]:
-        """The least and the largest share of the canvas that a cut-out's box has."""
+        """The smallest and the largest share of the canvas that a cut-out's box has."""
         value = self.cutout_scale
-        both = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
-        if len(both) != 2 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in both):
-            raise RecipeError("cutout_scale", f"{value!r} is not a number or a range [low, high].")
-        return float(both[0]), float(both[1])
-
-
-def _check_per_cell(field: str, value: Any) -> None:
-    """Raises RecipeError unless `value` maps names of splits to numbers of images."""
-    if not isinstance(value, Mapping) or not value:
-        raise RecipeError(
-            field,
-            f"{value!r} is not a mapping of splits to images a cell, such as {{train: 10, validation: 2}}.",
-        )
-    for split, n in value.items():
-        if (
-            not isinstance(split, str)
-            or not split.replace("_", "").isalnum()
-            or not split.isascii()
-            or split != split.lower()
-        ):
-            raise RecipeError(field, f"{split!r} is no name for a split: use small letters, digits and '_'.")
-        if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n <= MOST_A_CELL:
-            raise RecipeError(f"{field}.{split}", f"{n!r} is not a whole number of images, 0 to {MOST_A_CELL:,}.")
+        return (value[0], value[1]) if isinstance(value, list) else (value, value)
 
 
 def _find_folder(root: Path, folders: Lookup, names: Sequence[str]) -> str | None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 from tqdm import tqdm
 
 from figureground.core import signals
@@ -25,24 +26,17 @@ from figureground.core.files import replace_text
 from figureground.core.locks import lock
 from figureground.core.names import slugs
 from figureground.core.text import code, markdown
+from figureground.core.values import FieldsOf
 from figureground.finetune.inverting import Inversion, settings_for
 from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.repaint import MASKS, TRUE, UNKNOWN, Job, Repaint, open_mask
-from figureground.methods.repainting import (
-    ON_PHOTOGRAPHS,
-    ON_POCKET,
-    TRAIN,
-    RepaintConfig,
-    check_share,
-    check_text,
-    check_whole,
-)
+from figureground.methods.repainting import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.models.needs import Need, missing_segmenter, refuse_absent
 from figureground.models.segmenters import called, contents_of, models_of
 from figureground.models.weights import fingerprint_files
 from figureground.recipe import document as recipes
-from figureground.recipe.fields import check_number
 from figureground.recipe.sample import Spec
+from figureground.recipe.settings import EXECUTION, Names, Share, Text, execution_names, settings
 from figureground.recipe.table import Counts
 from figureground.running import directory
 from figureground.shards import writer
@@ -83,61 +77,49 @@ INVERSION_CITATION = """@article{gal2022image,
 }"""
 
 
-@dataclass
+AtLeastThree = Annotated[int, Field(ge=3, le=10**9)]
+Ratio = Annotated[float, Field(ge=0)]
+
+
+@settings()
 class DDBConfig(RepaintConfig):
     """A recipe of what paints other classes' objects into scenes."""
 
-    prompt: str = "a photo of a {V}"
+    prompt: Text = "a photo of a {V}"
     """What is painted: `{V}` is the word that was learned for the class, `{noun}` its noun."""
-    sources: int = 100
+    sources: AtLeastThree = 100
     """k: images of each class whose object is repainted, those of the lowest loss."""
-    per_source: int = 2
+    per_source: Annotated[int, Field(ge=1, le=10**9)] = 2
     """Images that are made of each, with the other classes' objects in turn."""
-    segmenter: str = "CIDAS/clipseg-rd64-refined"
+    segmenter: Annotated[Text, Names("file")] = "CIDAS/clipseg-rd64-refined"
     """What finds the object: `pocket`, a CLIPSeg directory or Hub id, `grounding-dino:ID+sam:ID`, or `true-masks` for
     the data's own masks."""
-    phrases: dict[str, str] = field(default_factory=dict)
+    phrases: dict[str, Text] = field(default_factory=dict)
     """What the segmenter is asked for, by class, where it isn't the noun."""
-    least_found: float = 0.5
+    least_found: Share = 0.5
     """From what probability on a pixel belongs to the object."""
-    grow: float = 0.03
+    grow: Share = 0.03
     """By what share of the edge the object's region is widened, so that no rim of it stays."""
-    token_images: int = 30
+    token_images: AtLeastThree = 30
     """Sources of each class from which its word is learned, 20 to 40 in the paper."""
-    inversion: Annotated[dict[str, Any], Inversion] = field(default_factory=dict)
+    inversion: Annotated[dict[str, Any], FieldsOf(Inversion), Names("file")] = field(default_factory=dict)
     """Settings of textual inversion that differ from the checkpoint's usual ones, such as `{steps: 1000}`. A word is
     learned from the object's region alone, so that it doesn't stand for the scene too, unless `{masked: false}`."""
-    attribution_steps: int = 32
+    attribution_steps: Annotated[int, Field(ge=1, le=10_000)] = 32
     """Of Integrated Gradients."""
-    least_probability: float | dict[str, float] = 0.1
+    least_probability: Annotated[Share | dict[str, Share], EXECUTION] = 0.1
     """Of pruning: the least probability of the class by the classifier, one number or one by class."""
-    least_attribution_ratio: float | dict[str, float] = 1.0
+    least_attribution_ratio: Annotated[Ratio | dict[str, Ratio], EXECUTION] = 1.0
     """Of pruning: the least ratio of the share of attribution inside the object's region to the region's share of the
     image, likewise. Attribution that is spread evenly has a ratio of 1, whatever the region's size."""
 
-    EXECUTION: ClassVar[tuple[str, ...]] = (*RepaintConfig.EXECUTION, "least_probability", "least_attribution_ratio")
     PLACES: ClassVar[tuple[str, ...]] = ("{V}", "{noun}")
 
     def check(self) -> None:
         super().check()
-        check_whole("sources", self.sources, 3)
-        check_whole("per_source", self.per_source, 1)
-        check_whole("token_images", self.token_images, 3)
-        check_whole("attribution_steps", self.attribution_steps, 1, 10_000)
-        check_text("segmenter", self.segmenter)
-        check_share("least_found", self.least_found)
-        check_share("grow", self.grow)
-        for name in ("phrases", "inversion"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise RecipeError(name, f"{getattr(self, name)!r} is not a mapping.")
         for name, phrase in self.phrases.items():
-            check_text(f"phrases.{name}", phrase)
             if not phrase.strip(" ."):
                 raise RecipeError(f"phrases.{name}", f"{phrase!r} names nothing to look for.")
-        for name, most in (("least_probability", 1), ("least_attribution_ratio", None)):
-            value = getattr(self, name)
-            for label, each in value.items() if isinstance(value, Mapping) else [("", value)]:
-                check_number(f"{name}.{label}" if label else name, each, 0, most, whole=False, optional=False)
         self.inversion_settings()
 
     def inversion_settings(self) -> Inversion:
@@ -149,7 +131,7 @@ class DDBConfig(RepaintConfig):
         for name in self.inversion:
             if name in GIVEN_ELSEWHERE:
                 raise RecipeError(f"inversion.{name}", f"{name} is a setting of the recipe itself: --set {name}=….")
-        given = {name: tuple(v) if isinstance(v, list) else v for name, v in self.inversion.items()}
+        given = dict(self.inversion)
         given.setdefault("masked", True)
         try:
             return settings_for(self.checkpoint, revision=self.revision, size=self.size, seed=self.seed, **given)
@@ -219,7 +201,9 @@ class DDB(Repaint):
     def content_hashes(self) -> dict[str, Any]:
         config = self.config
         learned = {
-            n: v for n, v in self.inversion.to_json().items() if n not in (*GIVEN_ELSEWHERE, *Inversion.EXECUTION)
+            n: v
+            for n, v in self.inversion.to_json().items()
+            if n not in (*GIVEN_ELSEWHERE, *execution_names(Inversion))
         }
         return {
             **super().content_hashes(), "inversion": learned,

@@ -78,8 +78,9 @@ def _plan(
     recipes.refuse_older(theirs, directory, "extend")
     kind = method_class(theirs["builder"])
     config = kind.CONFIGS[kind.DEFAULT]
-    execution, kinds = config.EXECUTION, kinds_of(type(config))
-    fields = recipes.convert_fields(recipes.read_recipe(directory / RECIPE), kinds)
+    execution, kinds = config.execution_names(), kinds_of(type(config))
+    fields = recipes.relocate(recipes.read_recipe(directory / RECIPE), type(config))
+    fields = recipes.convert_fields(fields, kinds)
     now = {**fields, **recipes.apply_settings({}, settings, fields, kinds)}
     identity = [name for name in now if name not in execution and now[name] != fields.get(name)]
     if identity:

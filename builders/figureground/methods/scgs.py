@@ -8,11 +8,11 @@ all but that region, and keeps the class.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 from tqdm import tqdm
 
 from figureground.core import signals
@@ -21,11 +21,11 @@ from figureground.core.names import slugs
 from figureground.core.text import code, markdown
 from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.repaint import TRUE, UNKNOWN, Job, Repaint
-from figureground.methods.repainting import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig, check_share, check_whole
+from figureground.methods.repainting import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.recipe import document as recipes
 from figureground.recipe.classes import read_nouns
-from figureground.recipe.config import check_choice
 from figureground.recipe.sample import derive_seed
+from figureground.recipe.settings import Names, Share, settings
 from figureground.recipe.table import Counts
 
 if TYPE_CHECKING:
@@ -62,60 +62,50 @@ GRAD_CAM_CITATION = """@inproceedings{chattopadhay2018gradcampp,
 }"""
 
 
-@dataclass
+Images = Annotated[int, Field(ge=0, le=10**9)]
+
+
+@settings()
 class SCGSConfig(RepaintConfig):
     """A recipe of what repaints the regions that mislead a classifier."""
 
-    errors: str = CROSS_FITTED
+    errors: Literal["cross-fitted", "early-stopped"] = "cross-fitted"
     """Which answers count, of a classifier that is trained here: `cross-fitted`, on images that it hasn't seen, or
     `early-stopped`, of one that was stopped before it fits everything (as JTT does)."""
-    folds: int = 5
+    folds: Annotated[int, Field(ge=2, le=100)] = 5
     """Of cross-fitted errors: parts of the training split, each answered by a classifier of the others."""
-    first_epochs: int = 2
+    first_epochs: Annotated[int, Field(ge=1, le=10_000)] = 2
     """Of early-stopped errors: epochs."""
-    clustering: str = "k-means"
+    clustering: Literal["k-means", "gaussian-mixture"] = "k-means"
     """k-means or gaussian-mixture."""
-    clusters: int | None = None
+    clusters: Annotated[int, Field(ge=1, le=100)] | None = None
     """Clusters of each class's errors, at most as many as these; none chooses by silhouette."""
-    most_clusters: int = 6
+    most_clusters: Annotated[int, Field(ge=2, le=100)] = 6
     """The most that are tried."""
-    mask: str = ATTENTION
+    mask: Literal["attention", "random", "whole", "true-masks"] = "attention"
     """What region counts as attended: `attention` (Grad-CAM++ of the wrong answer), or, to compare with, a `random`
     box, the `whole` image, or all but the data's own mask of the object (`true-masks`)."""
-    threshold: str = QUANTILE
+    threshold: Literal["quantile", "knee"] = "quantile"
     """How a region is cut out of attention: by `quantile`, or at the `knee` of the loss as more of it is hidden."""
-    quantile: float = 0.7
+    quantile: Share = 0.7
     """The share of pixels that are attended less."""
-    repaint: str = ATTENDED
+    repaint: Literal["attended", "complement"] = "attended"
     """`attended`: the region itself; `complement`: all but the region."""
-    scenes: str | list[str] | dict[str, str | None] | None = None
+    scenes: Annotated[str | list[str] | dict[str, str | None] | None, Names("file")] = None
     """Where prompts place the class, in turn: a file in `prompts/scenes/`, a CSV `name,phrase`, a list of its names, or
     a mapping of names to phrases; none says nothing of it."""
-    per_class: int | dict[str, int] = 500
+    per_class: Images | dict[str, Images] = 500
     """Images of each class, one number or one by class; its clusters get as many each. A class without errors gets
     none."""
 
     def check(self) -> None:
         super().check()
-        for name, known in (
-            ("errors", (CROSS_FITTED, EARLY_STOPPED)), ("clustering", ("k-means", "gaussian-mixture")),
-            ("mask", (ATTENTION, RANDOM, WHOLE, TRUE)), ("threshold", (QUANTILE, KNEE)),
-            ("repaint", (ATTENDED, COMPLEMENT)),
-        ):  # fmt: skip
-            check_choice(name, getattr(self, name), known)
-        check_whole("folds", self.folds, 2, 100)
-        check_whole("first_epochs", self.first_epochs, 1, 10_000)
         epochs = self.training_settings().epochs
         if self.errors == EARLY_STOPPED and self.first_epochs > epochs:
             raise RecipeError("first_epochs", f"{self.first_epochs} are more than the {epochs} of training.epochs.")
-        check_whole("clusters", self.clusters, 1, 100, optional=True)
-        check_whole("most_clusters", self.most_clusters, 2, 100)
-        check_share("quantile", self.quantile)
         if self.quantile == 1:
             raise RecipeError("quantile", "1 leaves nothing of any image; give less, such as 0.7.")
-        for name, n in self.per_class.items() if isinstance(self.per_class, Mapping) else [("", self.per_class)]:
-            check_whole(f"per_class.{name}" if name else "per_class", n, 0)
-        if not any(self.per_class.values() if isinstance(self.per_class, Mapping) else [self.per_class]):
+        if not any(self.per_class.values() if isinstance(self.per_class, dict) else [self.per_class]):
             raise RecipeError("per_class", f"{self.per_class!r} plans no image.")
         if self.mask == WHOLE and self.repaint == COMPLEMENT:
             raise RecipeError("repaint", "the complement of the whole image is nothing.")

@@ -15,12 +15,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from figureground.core import signals
 from figureground.core.columns import pad, text_width
@@ -39,6 +40,7 @@ from figureground.core.names import RULE, Lookup, slug
 from figureground.core.resources import resource
 from figureground.core.terminal import remark
 from figureground.core.text import markdown
+from figureground.core.values import FieldsOf
 from figureground.finetune.settings import POCKET as POCKET_FINETUNING
 from figureground.finetune.settings import Finetuning, fill, fingerprint_network, settings_for
 from figureground.finetune.shelf import Shelf
@@ -54,6 +56,7 @@ from figureground.recipe.config import Config
 from figureground.recipe.features import Feature, FeatureEntry, find_labels, read_features
 from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Spec, derive_seed
+from figureground.recipe.settings import EXECUTION, MOST, Names, Text, field_names, settings
 from figureground.recipe.table import MOST_A_CELL, Counts
 from figureground.shards import index
 from figureground.shards.card import public
@@ -111,79 +114,63 @@ DREAMBOOTH_CITATION = """@inproceedings{ruiz2023dreambooth,
 }"""
 
 
-@dataclass
+Images = Annotated[int, Field(ge=0, le=MOST_A_CELL)]
+"""Images per cell."""
+
+
+@settings()
 class SpuriousConfig(Config):
     """A recipe of class-wise spurious images."""
 
-    checkpoint: str = "CompVis/stable-diffusion-v1-4"
-    features: str | dict[str, str | FeatureEntry] = "spurious-imagenet"
+    checkpoint: Annotated[Text, Names("directory")] = "CompVis/stable-diffusion-v1-4"
+    features: Annotated[str | dict[str, str | FeatureEntry], Names("file")] = "spurious-imagenet"
     """What fools classifiers into which class: a file in `prompts/features/`, the path of a CSV
     `class,noun[,feature][,component]`, or a mapping of classes to nouns."""
     classes: list[str] | None = None
     """The classes to take of `features`, a list; none takes all."""
-    labels: str | list[str] | dict[str, str | None] = "imagenet"
+    labels: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "imagenet"
     """The classes of the classifiers that are to be fooled, in the order of their logits: a file in
     `prompts/classes/`, the path of a CSV with a column `name`, or `feature-model` for those of that network."""
-    references: str | None = None
+    references: Annotated[Text | None, Names("directory", source=True)] = None
     """Images of each feature without its class: a directory with a folder for each class, or with the folders of
     Spurious ImageNet; `pocket` draws them."""
-    reference_count: int | None = None
+    reference_count: Annotated[int, Field(ge=3, le=MOST)] | None = None
     """References a class: how many `pocket` draws, or the most that are taken of a directory; none takes all."""
-    scenes: str | list[str] | dict[str, str | None] = "spurious"
+    scenes: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "spurious"
     """Where prompts place the noun: a file in `prompts/scenes/`, a CSV `name,phrase`, a list of its names, or a mapping
     of names to phrases. `plain` adds nothing to the prompt."""
-    per_cell: int | dict[str, int] = 20
+    per_cell: Images | dict[str, Images] = 20
     """Images of each class in each scene, one number or one by scene; scenes that a mapping leaves out get none."""
-    feature_model: str | None = None
+    feature_model: Annotated[Text | None, Names("file")] = None
     """The adversarially robust classifier whose features SFSL compares: `pocket`, a file of ResNet weights, a
     transformers directory, a Hub id or `timm:NAME`."""
-    components: str | None = None
+    components: Annotated[Text | None, Names("directory")] = None
     """Neural-PCA components of each class, for the fine-tuning's `features: neural-pca`: a directory with a folder for
     each class, as `figureground components --out DIR/CLASS` writes it."""
-    finetuning: Annotated[dict[str, Any], Finetuning] = field(default_factory=dict)
+    finetuning: Annotated[dict[str, Any], FieldsOf(Finetuning), Names("file")] = field(default_factory=dict)
     """Settings of the fine-tuning that differ from the checkpoint's usual ones, such as
     `{steps: 400, sfsl_weight: 0.1}`; `figureground finetune --help` tells of all. With more than ten concepts of a
     full-size checkpoint, `lora_rank` is 16 unless it is given."""
-    size: int = 512
-    guidance_scale: float = 7.5
-    concepts: str | None = None
+    size: Annotated[int, Field(ge=8, le=16384)] = 512
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 7.5
+    extended: list[dict[str, Images]] = field(default_factory=list)
+    """Images per scene after each `extend`; written by that command."""
+    concepts: Annotated[Text | None, Names("directory", made=True), EXECUTION] = None
     """Directory of fine-tuned concepts, shared by builds that make the same ones; none keeps them in the dataset's own
     `_figureground/stages/concepts`."""
-
-    EXECUTION: ClassVar[tuple[str, ...]] = (*Config.EXECUTION, "concepts")
 
     def check(self) -> None:
         super().check()
         if self.keep:
             raise RecipeError("keep", f"{self.keep[0]!r} can't be kept: images are drawn from prompts alone.")
-        _check_per_cell("per_cell", self.per_cell)
-        if not isinstance(self.extended, list):
-            raise RecipeError("extended", f"{self.extended!r} is not a list of mappings of scenes to numbers.")
-        for step in self.extended:
-            if not isinstance(step, Mapping):
-                raise RecipeError("extended", f"{step!r} is not a mapping of scenes to numbers.")
-            _check_per_cell("extended", step)
-        if self.extended and self.limit is not None:
-            raise RecipeError(
-                "limit", "a dataset that was built with a limit can't be extended: nobody knows which cells it cut."
-            )
-        count = self.reference_count
-        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 3):
-            raise RecipeError("reference_count", f"{count!r} is not a whole number of at least 3.")
-        for name in ("references", "feature_model", "components", "concepts"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value.strip()):
-                raise RecipeError(name, f"{value!r} is not a text.")
-        if not isinstance(self.finetuning, Mapping):
-            raise RecipeError("finetuning", f"{self.finetuning!r} is not a mapping such as {{steps: 400}}.")
         self._check_finetuning()
 
     def _check_finetuning(self) -> None:
         for name in self.finetuning:
             if name in GIVEN_ELSEWHERE:
                 raise RecipeError(f"finetuning.{name}", f"{name} is a setting of the recipe itself: --set {name}=….")
-            if name not in Finetuning.told():
-                known = set(Finetuning.told()) - {*GIVEN_ELSEWHERE}
+            if name not in field_names(Finetuning):
+                known = set(field_names(Finetuning)) - {*GIVEN_ELSEWHERE}
                 raise RecipeError(f"finetuning.{name}", f"there is no such setting{nearest_or_all(str(name), known)}")
         self.settings(1)
 
@@ -193,7 +180,7 @@ class SpuriousConfig(Config):
         Raises:
             RecipeError: A value that can't be used.
         """
-        changes = {name: tuple(v) if isinstance(v, list) else v for name, v in self.finetuning.items()}
+        changes = dict(self.finetuning)
         if "lora_rank" not in changes and concepts > MANY and footprint(self.checkpoint, self.revision).kept > SMALL:
             changes["lora_rank"] = LORA_RANK
         usual = POCKET_FINETUNING.feature_model if self.checkpoint == POCKET else None
@@ -206,15 +193,6 @@ class SpuriousConfig(Config):
             raise RecipeError(name, str(error).partition(": ")[2]) from None
         except TypeError as error:
             raise RecipeError("finetuning", f"{dict(self.finetuning)!r} can't be used: {error}.") from None
-
-
-def _check_per_cell(field: str, value: Any) -> None:
-    """Raises RecipeError unless `value` is a number of images, or maps scenes to such."""
-    for name, n in value.items() if isinstance(value, Mapping) else [("", value)]:
-        if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n <= MOST_A_CELL:
-            raise RecipeError(
-                f"{field}.{name}" if name else field, f"{n!r} is not a whole number of images, 0 to {MOST_A_CELL:,}."
-            )
 
 
 def _no_guide(split: str, f: int, b: int, i: int) -> None:
@@ -810,7 +788,7 @@ def _said_of(feature: Feature) -> Iterator[None]:
         yield
     except FiguregroundError as error:
         kind = UsageError if isinstance(error, UsageError) else FiguregroundError
-        settings = set(Finetuning.told()) - {*GIVEN_ELSEWHERE}
+        settings = set(field_names(Finetuning)) - {*GIVEN_ELSEWHERE}
         place = "finetuning." if isinstance(error, RecipeError) and error.field in settings else ""
         raise kind(f"{feature.name}: {place}{_FLAG.sub(_as_setting, str(error))}") from error
 
@@ -821,7 +799,7 @@ _FLAG = re.compile(r"--(?P<name>[a-z][a-z-]*[a-z])(?: (?P<value>(?:float)?\d+(?:
 def _as_setting(flag: re.Match[str]) -> str:
     """A flag of `figureground finetune` as a recipe's setting: `--lora-rank 16` is `--set finetuning.lora_rank=16`."""
     name = flag["name"].replace("-", "_")
-    if name not in Finetuning.told() and name != "references":
+    if name not in field_names(Finetuning) and name != "references":
         return flag[0]
     place = name if name in (*GIVEN_ELSEWHERE, "references") else f"finetuning.{name}"
     return f"--set {place}={flag['value'] or '…'}"

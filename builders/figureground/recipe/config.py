@@ -1,157 +1,120 @@
-"""What every method's recipe has, checked once at the door."""
+"""The settings that every method's recipe has."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from figureground.core.devices import check_device
-from figureground.core.errors import RecipeError, listed, nearest
-from figureground.recipe.fields import MOST, texts_below
-from figureground.recipe.sample import IMAGE_FORMATS
+from figureground.core.errors import RecipeError, listed
+from figureground.recipe.settings import (
+    EXECUTION,
+    Count,
+    Names,
+    Share,
+    Text,
+    describe_fields,
+    execution_names,
+    field_names,
+    settings,
+)
 
-SCHEDULER_NAMES = ("ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc")
+Scheduler = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"]
 SAMPLING = ("scheduler", "steps", "strength", "guidance_scale", "negative_prompt", "eta", "size")
 """Fields that say how images are drawn."""
 
-WHOLE: dict[str, tuple[int, int | None]] = {
-    "size": (8, 16384), "steps": (1, 1000), "shard_size": (1, None), "seed": (0, 2**128 - 1), "workers": (1, 1024),
-    "limit": (1, None), "batch_size": (1, 4096), "threads": (1, 1024),
-}  # fmt: skip
-"""Fields that are whole numbers, with the least and the most that they may be. Checkpoints know 1000 noise levels."""
-MAY_BE_NONE = ("limit", "batch_size", "threads")
 
-
-def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
-    """Raises RecipeError unless `value` is one of `known`."""
-    if value not in known:
-        raise RecipeError(name, f"{value!r} is not one of {', '.join(known)}{nearest(str(value), known)}")
-
-
-def _check_number(name: str, value: Any, least: float, most: float | None, whole: bool = False) -> None:
-    kinds = int if whole else int | float
-    if whole and most is None:
-        most = MOST
-    good = (
-        isinstance(value, kinds)
-        and not isinstance(value, bool)
-        and (isinstance(value, int) or math.isfinite(value))
-        and value >= least
-        and (most is None or value <= most)
-    )
-    if not good:
-        span = f"from {least} to {most}" if most is not None else f"of at least {least}"
-        raise RecipeError(name, f"{value!r} is not a {'whole ' if whole else ''}number {span}.")
-
-
-@dataclass
+@settings()
 class Config:
-    """What every method's recipe has. Fields are identity, unless `EXECUTION` names them."""
+    """What every method's recipe has. A field decides images, unless its type says `EXECUTION`."""
 
     name: str = "default"
-    checkpoint: str = "pocket"
+    """Name of the config."""
+    checkpoint: Annotated[Text, Names("directory")] = "pocket"
     """`pocket`, a directory in diffusers' layout, or a Hub id."""
     revision: str | None = None
     """Branch, tag or commit of a checkpoint on the Hub."""
-    size: int = 64
-    """Edge in pixels."""
-    steps: int = 50
-    """Steps of the scheduler; with a guide, `strength` of them are run."""
-    strength: float = 0.9
+    size: Annotated[int, Field(ge=8, le=16384)] = 64
+    """Edge of an image in pixels."""
+    steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    """Denoising steps; with a guide, `strength` of them are run."""
+    strength: Share = 0.9
     """Share of the steps that are run on a guide, 0 to 1."""
-    guidance_scale: float = 5.0
-    """How literally the prompt is taken (classifier-free guidance); 1 or less is none."""
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 5.0
+    """Scale of classifier-free guidance; 1 or less turns it off."""
     negative_prompt: str = ""
     """What guidance leads away from."""
-    scheduler: str = "ddim"
+    scheduler: Scheduler = "ddim"
     """ddim, ddpm, dpm++, euler, euler-a, pndm or unipc."""
-    eta: float = 0.0
+    eta: Share = 0.0
     """Share of fresh noise in each DDIM step, 0 to 1."""
-    safety: str = "reject"
-    """`reject` what a checkpoint's safety checker flags, or `off`."""
-    seed: int = 0
-    """Everything random comes from it and from an image's key."""
-    shard_size: int = 1000
-    """Images a shard."""
-    limit: int | None = None
-    """Most images in all; None for the whole table."""
+    safety: Literal["reject", "off"] = "reject"
+    """`reject` images that the checkpoint's safety checker flags, or `off`."""
+    seed: Annotated[int, Field(ge=0, le=2**128 - 1)] = 0
+    """Seed of everything random, together with an image's key."""
+    shard_size: Count = 1000
+    """Images per shard."""
+    limit: Count | None = None
+    """Largest number of images in all; none makes the whole table."""
     extended: list[dict[str, int]] = dataclasses.field(default_factory=list)
-    """What `per_cell` became with each `extend`."""
-    image_format: str = "jpg"
+    """Images per cell after each `extend`; written by that command."""
+    image_format: Literal["jpg", "webp", "png"] = "jpg"
     """jpg (quality 95, 4:4:4), webp (quality 95) or png."""
-    keep: list[str] = dataclasses.field(default_factory=list)
+    keep: list[Literal["guide", "mask"]] = dataclasses.field(default_factory=list)
     """Further image columns: `guide`, `mask`."""
 
-    device: str = "auto"
+    device: Annotated[str, EXECUTION] = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
-    dtype: str = "auto"
-    """float32, float16, bfloat16; auto is float16 on CUDA and float32 elsewhere."""
-    batch_size: int | None = None
-    """Images a batch; None finds one that suits the device."""
-    threads: int | None = None
-    """CPU threads a worker; None shares the cores among the workers."""
-    compile: bool = False
-    """Whether the denoiser goes through torch.compile: slower to begin, faster on large sets."""
-    workers: int = 1
-    """Processes that render, each with the model; on CUDA each takes a device in turn."""
-    formats: list[str] = dataclasses.field(default_factory=lambda: ["parquet", "webdataset"])
-    """What shards are written as: parquet, webdataset or both."""
-    allow_mixed_numerics: bool = False
-    """Whether shards may be made on other devices, dtypes, batch sizes or versions than the first; the card says so."""
-
-    EXECUTION: ClassVar[tuple[str, ...]] = (
-        "device", "dtype", "batch_size", "threads", "compile", "workers", "formats", "allow_mixed_numerics",
-    )  # fmt: skip
+    dtype: Annotated[Literal["auto", "float32", "float16", "bfloat16"], EXECUTION] = "auto"
+    """float32, float16 or bfloat16; auto is float16 on CUDA and float32 elsewhere."""
+    batch_size: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, EXECUTION] = None
+    """Images per batch; none finds a size that suits the device."""
+    threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, EXECUTION] = None
+    """CPU threads per worker; none shares the cores among the workers."""
+    compile: Annotated[bool, EXECUTION] = False
+    """Whether the denoiser is compiled by torch.compile: slower to start, faster on large datasets."""
+    workers: Annotated[Annotated[int, Field(ge=1, le=1024)], EXECUTION] = 1
+    """Processes that render, each with its own model; on CUDA they take devices in turn."""
+    formats: Annotated[list[Literal["parquet", "webdataset"]], EXECUTION] = dataclasses.field(
+        default_factory=lambda: ["parquet", "webdataset"]
+    )
+    """Formats of the shards: parquet, webdataset or both."""
+    allow_mixed_numerics: Annotated[bool, EXECUTION] = False
+    """Whether shards may differ in device, dtype, batch size or versions; the card then says so."""
 
     @classmethod
     def field_names(cls) -> list[str]:
         """The fields that a recipe may set."""
-        return [f.name for f in dataclasses.fields(cls) if f.name != "name"]
+        return [name for name in field_names(cls) if name != "name"]
 
     @classmethod
-    def told(cls) -> dict[str, str]:
-        """What each field is, by name: the texts that stand below the fields in the source."""
-        texts: dict[str, str] = {}
-        for kind in reversed(cls.__mro__):
-            if issubclass(kind, Config):
-                texts |= texts_below(kind)
-        return {name: texts.get(name, "") for name in cls.field_names()}
+    def execution_names(cls) -> list[str]:
+        """The fields that decide no image."""
+        return execution_names(cls)
+
+    @classmethod
+    def field_help(cls) -> dict[str, str]:
+        """The text of each field that a recipe may set."""
+        texts = describe_fields(cls)
+        return {name: texts[name] for name in cls.field_names()}
+
+    def __post_init__(self) -> None:
+        self.check()
 
     def check(self) -> None:
-        """Raises RecipeError for the first value that can't be used."""
-        for name, (least, most) in WHOLE.items():
-            if getattr(self, name) is not None or name not in MAY_BE_NONE:
-                _check_number(name, getattr(self, name), least, most, whole=True)
-        _check_number("strength", self.strength, 0, 1)
-        _check_number("guidance_scale", self.guidance_scale, 0, 1000)
-        _check_number("eta", self.eta, 0, 1)
-        for name, known in (
-            ("image_format", IMAGE_FORMATS), ("safety", ("reject", "off")), ("scheduler", SCHEDULER_NAMES),
-            ("dtype", ("auto", "float32", "float16", "bfloat16")),
-        ):  # fmt: skip
-            check_choice(name, getattr(self, name), known)
+        """Raise RecipeError for fields that don't fit together."""
         if self.scheduler == "pndm" and self.steps < 4:
             raise RecipeError("steps", f"{self.steps} is too few: the scheduler pndm needs 4 or more.")
-        for name, known in (("keep", ("guide", "mask")), ("formats", ("parquet", "webdataset"))):
+        for name in ("keep", "formats"):
             values = getattr(self, name)
-            if not isinstance(values, list | tuple):
-                raise RecipeError(name, f"{values!r} is not a list; write it as [{', '.join(known)}].")
-            if len(set(map(str, values))) < len(values):
+            if len(set(values)) < len(values):
                 raise RecipeError(name, f"{listed(values)} names one twice.")
-            for value in values:
-                check_choice(name, value, known)
         if not self.formats:
             raise RecipeError("formats", "the list is empty; a dataset needs parquet, webdataset or both.")
-        for name in ("compile", "allow_mixed_numerics"):
-            if not isinstance(getattr(self, name), bool):
-                raise RecipeError(name, f"{getattr(self, name)!r} is not true or false.")
-        for name in ("checkpoint", "device", "negative_prompt"):
-            if not isinstance(getattr(self, name), str):
-                raise RecipeError(name, f"{getattr(self, name)!r} is not a text.")
         check_device(self.device)
-        if not self.checkpoint.strip():
-            raise RecipeError("checkpoint", "the name is empty. Give 'pocket', a diffusers directory, or a Hub id.")
-        if self.revision is not None and not isinstance(self.revision, str):
-            raise RecipeError("revision", f"{self.revision!r} is not a text; put it in quotes.")
+        if self.extended and self.limit is not None:
+            raise RecipeError(
+                "limit", "a dataset that was built with a limit can't be extended: nobody knows which cells it cut."
+            )

@@ -17,16 +17,17 @@ from figureground.core.files import read_object
 from figureground.core.hashing import digest
 from figureground.core.tables import TABLES
 from figureground.core.values import NULLS, Setting, convert, kind_at
+from figureground.recipe.settings import Names, marked
 
 Fields = dict[str, Any]
 """Settings by name."""
 
 
-def read_recipe(path: Path) -> Fields:
+def read_recipe(path: Path) -> RecipeFields:
     """Read a recipe file, YAML or the `recipe.json` of a dataset.
 
-    Scalars come back as they were typed, for `convert_fields`. Relative paths in it are relative to the file; they
-    come back relative to the working directory.
+    Scalars come back as they were typed, for `convert_fields`. Relative paths in it are relative to the file, and come
+    back as they are, for `relocate`.
 
     Raises:
         UsageError: The file is missing, too large, is no text, doesn't parse, or is no recipe: with file, line and
@@ -48,7 +49,9 @@ def read_recipe(path: Path) -> Fields:
             loaded.pop(name, None)
         elif not isinstance(loaded.get(name, ""), str):
             raise UsageError(f"Recipe {path}: {name!r} names one thing, and here it is a list or a mapping.")
-    return {name: _from_file(name, value, path.parent) for name, value in loaded.items()}
+    fields = RecipeFields(loaded)
+    fields.folder = path.parent
+    return fields
 
 
 HEAD = ("builder", "config")
@@ -122,65 +125,74 @@ def read_saved(path: Path) -> dict[str, Any]:
 
 COPIES = ("curate", "merge")
 """What stands as `builder` in the recipes of datasets that were made from others."""
-SOURCES = ("cutouts", "templates", "photographs", "references")
-"""Fields whose values name directories of images that images start from, or `pocket`."""
-DIRECTORIES = ("checkpoint", *SOURCES, "concepts", "components")
-"""Fields whose values name directories, or `pocket`, or a Hub id."""
-FILES = (
-    "classes", "backgrounds", "definitions", "prompt", "table", "features", "scenes", "labels", "feature_model",
-    "finetuning", "classifier", "segmenter", "training", "inversion",
-)  # fmt: skip
-"""Fields whose values may name files."""
-PLACES = ("data", "root")
-"""Fields whose values are always paths, of directories or files."""
-MADE = ("concepts",)
-"""Fields whose directories a build makes where they aren't there."""
 _SUFFIXES = (*TABLES, ".txt", ".safetensors", ".pt", ".pth")
 
 
-def _from_file(field: str, value: Any, folder: Path) -> Any:
-    """A field's value as found in a file in `folder`; what exists there is made relative to here."""
+class RecipeFields(dict[str, Any]):
+    """Fields of a recipe file, and the folder that relative paths in it start from; see `relocate`."""
+
+    folder: Path
+
+
+def relocate(fields: Fields, kind: type) -> Fields:
+    """Return a recipe file's fields with its relative paths made relative to the working directory.
+
+    Args:
+        fields: As `read_recipe` returns them; others come back as they are.
+        kind: The class of settings, whose types say which fields name files.
+    """
+    if not isinstance(fields, RecipeFields):
+        return fields
+    names = marked(kind, Names)
+    return {n: _from_file(names[n], v, fields.folder) if n in names else v for n, v in fields.items()}
+
+
+def _from_file(names: Names, value: Any, folder: Path) -> Any:
+    """A value as found in a file in `folder`; what exists there is made relative to here."""
     if isinstance(value, Mapping):
-        return {k: _from_file(field, v, folder) for k, v in value.items()}
+        return {k: _from_file(names, v, folder) for k, v in value.items()}
     if isinstance(value, Plain) and value in NULLS:
         return value
-    if both := _two_models(field, value):
-        return "".join(_from_file(field, part, folder) for part in both.groups())
-    if _names_a_file(field, value) and not Path(value).is_absolute() and _exists(field, folder / value):
+    if both := _two_models(value):
+        return "".join(_from_file(names, part, folder) for part in both.groups())
+    if _may_be_path(names, value) and not Path(value).is_absolute() and _exists(names, folder / value):
         return os.path.relpath(folder / value)
     return value
 
 
-def for_file(field: str, value: Any, folder: Path) -> Any:
-    """The inverse of what `read_recipe` does: paths become relative to `folder`."""
+def for_file(names: Names | None, value: Any, folder: Path) -> Any:
+    """Return a field's value as a recipe in `folder` has it: paths relative to the folder. The inverse of `relocate`.
+
+    Args:
+        names: What the field's texts name; None for a field that names no files.
+    """
+    if names is None:
+        return value
     if isinstance(value, Mapping):
-        return {k: for_file(field, v, folder) for k, v in value.items()}
-    if both := _two_models(field, value):
-        return "".join(for_file(field, part, folder) for part in both.groups())
-    if _names_a_file(field, value) and _exists(field, Path(value)):
+        return {k: for_file(names, v, folder) for k, v in value.items()}
+    if both := _two_models(value):
+        return "".join(for_file(names, part, folder) for part in both.groups())
+    if _may_be_path(names, value) and _exists(names, Path(value)):
         return os.path.relpath(value, folder)
     return value
 
 
-def _two_models(field: str, value: Any) -> re.Match[str] | None:
+def _two_models(value: Any) -> re.Match[str] | None:
     """The parts of a segmenter that is two models, either of which may be a path."""
-    named = field == "segmenter" and isinstance(value, str)
-    return re.fullmatch(r"(grounding-dino:)(.+?)(\+sam:)(.+)", value) if named else None
+    return re.fullmatch(r"(grounding-dino:)(.+?)(\+sam:)(.+)", value) if isinstance(value, str) else None
 
 
-def _exists(field: str, path: Path) -> bool:
-    if field in MADE:
-        return True
-    return path.is_dir() if field in DIRECTORIES else path.exists()
+def _exists(names: Names, path: Path) -> bool:
+    return names.made or (path.is_dir() if names.kind == "directory" else path.exists())
 
 
-def _names_a_file(field: str, value: Any) -> bool:
-    """Whether a field's value can be a path: prompts and definitions are none, and may be too long to ask the disk."""
-    if not isinstance(value, str) or field not in (*DIRECTORIES, *FILES, *PLACES) or value == "pocket":
+def _may_be_path(names: Names, value: Any) -> bool:
+    """Whether a value can be a path: prompts and definitions are none, and may be too long to ask the disk."""
+    if not isinstance(value, str) or value == "pocket":
         return False
     looks = "/" in value or value.startswith(".") or Path(value).suffix.lower() in _SUFFIXES
     short = len(value.encode()) < 1000 and all(len(part.encode()) < 256 for part in value.split("/"))
-    return short and (looks or field in (*DIRECTORIES, *PLACES))
+    return short and (looks or names.kind != "file")
 
 
 def parse_setting(text: str) -> tuple[list[str], Setting]:

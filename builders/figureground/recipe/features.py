@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
 from figureground.core.errors import RecipeError, listed, nearest, nearest_or_all
 from figureground.core.names import RULE, describe_same, loosely, same_names, short_hash, slug
@@ -16,6 +19,7 @@ KIND = "features"
 COLUMNS = ("class", "noun", "feature", "component")
 
 
+@with_config(ConfigDict(extra="allow"))  # `read_features` names the nearest known name
 class FeatureEntry(TypedDict, total=False):
     """What a recipe says of a class's feature, where it says more than the noun."""
 

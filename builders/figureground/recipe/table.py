@@ -7,9 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
 from figureground.core.errors import RecipeError, listed, nearest
 from figureground.core.names import Lookup
@@ -17,6 +19,7 @@ from figureground.recipe.classes import open_table
 from figureground.recipe.sample import derive_seed
 
 
+@with_config(ConfigDict(extra="allow"))  # `read_table` names the nearest known name
 class Correlation(TypedDict, total=False):
     """How a recipe's `table` says that labels depend on each other; see `read_table`."""
 

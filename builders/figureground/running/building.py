@@ -20,6 +20,7 @@ from figureground.core.owned import refuse_within
 from figureground.models.weights import check_files, check_size, local_directory, pixels_a_latent
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING
+from figureground.recipe.settings import Names, marked
 from figureground.running import directory
 from figureground.running.local import work_in_processes
 from figureground.shards import index
@@ -101,8 +102,8 @@ def _check_checkpoint(method: Method) -> None:
 
 def _refuse_within_sources(method: Method, out: Path) -> None:
     """Raise UsageError if the dataset would lie among the files that it is made from."""
-    for field in (*recipes.SOURCES, "data"):
-        value = getattr(method.config, field, None)
+    for field, names in marked(type(method.config), Names).items():
+        value = getattr(method.config, field) if names.source else None
         for each in value.values() if isinstance(value, Mapping) else [value]:
             if isinstance(each, str | os.PathLike) and each != "pocket":
                 refuse_within(out, Path(each), field)
