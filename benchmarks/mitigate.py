@@ -6,8 +6,8 @@ D3S, SCGS and DDB, all at once with the real ones or in a first stage of their o
 
 **What is equal.** All rows take equally many optimiser steps: added images add none, and jtt's first model and the
 first stage of two-stage training are taken off the same budget. As many settings are tried for each row, on the
-pipeline seeds of `TUNED_WITH`, which are never judged, and chosen by validation (`--tune`). One rule chooses the
-epoch in all rows.
+pipeline seeds of `TUNED_WITH`, which are never judged, and chosen by validation (`--tune`); with `--untuned` all rows
+have the default settings. One rule chooses the epoch in all rows.
 
 **Two tables.** In `known` the attributes of the validation split are known: epochs and settings are chosen by its
 worst group. In `unknown` they aren't: both are chosen by the average. One training serves both tables where they
@@ -214,7 +214,8 @@ class Plan:
         """Return the facts that all units in one report must share."""
         return {
             "epochs": self.epochs, "validate_every": VALIDATE_EVERY, "trainings": self.trainings,
-            "images": self.images, "sizes": list(self.sizes), "first_backbone": BACKBONES[0], "tables": TABLES,
+            "images": self.images, "tuned": self.choose, "sizes": list(self.sizes),
+            "first_backbone": BACKBONES[0], "tables": TABLES,
         }  # fmt: skip
 
     def wanted(self, unit: Unit) -> list[str]:
@@ -866,6 +867,7 @@ def _parse() -> argparse.Namespace:
     add("--seeds", nargs="+", type=parse_seeds, metavar="N|N-M", help="pipeline seeds (all of the plan)")
     add("--rows", nargs="+", choices=list(ROWS), metavar="NAME", help=f"of {'; '.join(ROWS)} (all of the plan)")
     add("--backbones", nargs="+", default=list(BACKBONES), metavar="NAME", help="(%(default)s)")
+    add("--untuned", action="store_true", help="judge all rows with the default settings")
     add("--workers", type=int, default=2, help="processes, a thread each (%(default)s)")
     add("--kept", type=Path, default=RESULTS, help="where the units' JSON files are kept")
     what = parser.add_mutually_exclusive_group()
@@ -890,7 +892,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     backbones = tuple(args.backbones)
     if args.tune and backbones == BACKBONES:
         backbones = BACKBONES[:1]  # the second takes the settings of the first, unless it is named
-    return Plan(args.work, args.kept, rows, backbones, command=command)
+    return Plan(args.work, args.kept, rows, backbones, choose=not args.untuned, command=command)
 
 
 def _units(args: argparse.Namespace) -> list[Unit]:

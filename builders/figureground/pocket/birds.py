@@ -194,10 +194,10 @@ SCENES = ("grass", "water")
 """The attributes of pocketbirds."""
 
 _BEDS = (
-    Bed("pocketbirds", OBJECTS, SCENES, paired_share=0.96),
+    Bed("pocketbirds", OBJECTS, SCENES, paired_share=0.985, train=1200),
     Bed(
-        "pocketlooks", ("boat", "umbrella"), ("blue", "red"), ("gift:1", "gift:0"), paired_share=0.96,
-        scenes=("grass", "road", "sand", "snow"), prop_radius=(0.18, 0.22),
+        "pocketlooks", ("boat", "umbrella"), ("blue", "red"), ("gift:1", "gift:0"), paired_share=0.982,
+        train=1200, scenes=("grass", "road", "sand", "snow"), prop_radius=(0.18, 0.22),
     ),
 )  # fmt: skip
 BEDS: Mapping[str, Bed] = MappingProxyType({bed.name: bed for bed in _BEDS})
