@@ -17,7 +17,7 @@ from figureground.recipe.sample import Sample, Spec, key
 from figureground.shards import card
 from figureground.shards.card import BEGIN, END, CardContext
 from figureground.shards.index import finish
-from figureground.shards.writer import Columns, Shard, ShardError, write_shard
+from figureground.shards.writer import FORMATS, Columns, Shard, ShardError, write_shard
 
 COLUMNS = Columns(("bird", "a|b <i>"), ("grass", "no"))
 FACTS = CardContext("Birds", "d3s", "Birds on grass.", "@misc{d3s2022}", {"dtype": "float32"}, ("Small images.",))
@@ -59,7 +59,10 @@ INDEX = make_index([[0, 0, 3], [1, 1, 1200]], rejects={"flat": 7})
 
 
 def write(directory, index=INDEX, columns=COLUMNS, recipe=RECIPE, facts=FACTS, **options):
-    card.write(directory, columns, index, recipe, facts, **options)
+    given = {"formats": FORMATS, "image_format": "jpg", **options}
+    preview = card.PREVIEW if (directory / card.PREVIEW).exists() else None
+    body = card.render(columns, index, recipe, facts, **given, preview=preview)
+    card.write(directory, card.describe(columns, index, facts, **given), body)
     return (directory / "README.md").read_text()
 
 

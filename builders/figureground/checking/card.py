@@ -6,9 +6,10 @@ the user's.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -19,26 +20,27 @@ from PIL import Image
 from figureground.core.errors import listed
 from figureground.core.files import FileError, inside, open_regular, read_object, read_text
 from figureground.core.shapes import Optional, check_shape
-from figureground.core.text import printable
 from figureground.core.yaml_documents import safe_load
 from figureground.shards.card import (
     BEGIN,
     CARD,
     END,
-    MOST_FOREGROUNDS,
     PREVIEW,
     UNKNOWN_LICENSE,
+    CardContext,
     generated_part,
-    one_foreground_each,
+    hash_text,
+    render,
+    renderer,
 )
 from figureground.shards.croissant import CROISSANT
+from figureground.shards.index import INDEX
 from figureground.shards.writer import Columns, Shard, ShardError
 
 ANEW = "Give the command that made the dataset again: it is written anew"
 """What to do about index, card and Croissant."""
 
 _HEADER = re.compile(r"\A\s*^---[ \t]*\n(?P<yaml>.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
-_ESCAPE = re.compile(r"\\(.)")
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
@@ -47,15 +49,17 @@ def check_card(
     columns: Columns,
     summary: Mapping[str, Any],
     markers: Mapping[Shard, Mapping[str, Any]],
+    index: Mapping[str, Any],
     image_format: str,
 ) -> tuple[list[str], list[str]]:
-    """Checks README.md: configs, features, splits, sizes, and the counts in its generated text.
+    """Checks README.md: configs, features, splits, sizes, and its generated text.
 
     Args:
         directory: The dataset's directory.
         columns: What its samples have.
         summary: What `index.summarise` says of its markers.
         markers: All of them.
+        index: The dataset's index, as it is saved.
         image_format: What images are saved as.
 
     Returns:
@@ -96,7 +100,10 @@ def check_card(
     except ShardError as error:
         others.append(str(error))
     if part is not None:
-        found += _check_text(body[slice(*part)], columns, summary)
+        try:
+            found += [line] if (line := _check_generated(body[slice(*part)], columns, summary, index)) else []
+        except (AttributeError, KeyError, TypeError, ValueError):
+            found.append(f"{INDEX} doesn't hold what the generated text was made from")
     elif BEGIN not in body and END not in body:
         notes.append(
             f"{CARD}: it has no generated part, for its marks were taken out; they come back when it is written anew."
@@ -315,98 +322,37 @@ def _covers(category: str, samples: int) -> bool:
 # --- the generated text -----------------------------------------------------------------------------
 
 
-def _check_text(text: str, columns: Columns, summary: Mapping[str, Any]) -> Iterator[str]:
-    """The numbers of images, classes and groups, wherever the generated text gives them."""
-    numbers = {
-        "images": summary["samples"],
-        "foregrounds": len(columns.foregrounds),
-        "backgrounds": len(columns.backgrounds),
-    }
-    line = re.search(r"^([\d,]+) images\b.*?, ([\d,]+) foregrounds, ([\d,]+) backgrounds\b", text, re.MULTILINE)
-    for (what, number), said in zip(numbers.items(), line.groups() if line else (), strict=False):
-        if _number(said) != number:
-            yield f"its text says {said} {what}; the data has {number}"
-    kept = re.search(r"\bOf ([\d,]+) planned images ([\d,]+) were kept\b", text)
-    for what, said in zip(("planned", "samples"), kept.groups() if kept else (), strict=False):
-        if _number(said) != summary[what]:
-            yield f"its text says {said} {what}; the data has {summary[what]}"
-    for reason, said in re.findall(r"^\| ([\w-]+) \| ([\d,]+) \|$", _after(text, "| rejected because |"), re.MULTILINE):
-        if _number(said) != summary["rejects"].get(reason, 0):
-            yield f"its text says {said} rejects for {reason!r}; the data has {summary['rejects'].get(reason, 0)}"
-    alone = one_foreground_each(summary["splits"])
-    if alone:
-        yield from _check_one_table(text, alone, columns, summary["splits"])
-    for split, said in summary["splits"].items():
-        if said["samples"] and not alone:
-            yield from _check_table(text, split, columns, said)
+def _check_generated(text: str, columns: Columns, summary: Mapping[str, Any], index: Mapping[str, Any]) -> str | None:
+    """How the generated text differs from what the shards say; None where it doesn't.
+
+    Where this version of the package wrote it, it is rendered again. Otherwise its hash is compared with the one that
+    the index keeps: being older is no fault.
+    """
+    kept = index.get("card", {})
+    if kept.get("renderer") != renderer():
+        if kept.get("text") in (None, hash_text(text)):
+            return None
+        return f"its generated text isn't the one that {INDEX} was written with"
+    whole = render(
+        columns, {**index, **summary}, kept["recipe"], CardContext(**kept["facts"]), formats=index["formats"],
+        image_format=index["image_format"], preview=PREVIEW if f"]({PREVIEW})" in text else None,
+    )  # fmt: skip
+    part = generated_part(whole)
+    assert part is not None
+    given, due = text.splitlines(), whole[slice(*part)].splitlines()
+    if given == due:
+        return None
+    for number, (mine, theirs) in enumerate(itertools.zip_longest(given, due, fillvalue=""), 1):
+        if mine != theirs:
+            return (
+                f"its generated text differs from the data, first in line {number}: {_short(mine)} instead of "
+                f"{_short(theirs)}"
+            )
+    return None
 
 
-def _check_one_table(text: str, alone: Mapping[str, int], columns: Columns, splits: Mapping[str, Any]) -> Iterator[str]:
-    """The one table of splits that have one foreground each."""
-    groups = re.split(r"^## ", text.partition("\n## Groups\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
-    given = {row[0]: row for row in map(_cells, groups.splitlines()) if len(row) == len(columns.backgrounds) + 3}
-    for split, foreground in alone.items():
-        counts = {b: n for _, b, n in splits[split]["cells"]}
-        row = [counts.get(b, 0) for b in range(len(columns.backgrounds))]
-        wanted = [split, _bare(columns.foregrounds[foreground]), *map(str, row), str(sum(row))]
-        if split not in given:
-            yield f"its text tells nothing of the split {split}"
-        elif given[split] != wanted:
-            yield f"its text says of split {split} {listed(given[split][1:])}; in the data it is {listed(wanted[1:])}"
-
-
-def _check_table(text: str, split: str, columns: Columns, said: Mapping[str, Any]) -> Iterator[str]:
-    """A split's heading and the table of its groups."""
-    heading = re.search(rf"^#+ {split}: ([\d,]+) images\b", text, re.MULTILINE)
-    if heading is None:
-        yield f"its text tells nothing of the split {split}"
-        return
-    if _number(heading[1]) != said["samples"]:
-        yield f"its text says {heading[1]} images of split {split}; the data has {said['samples']}"
-    below = re.split(r"^#", text[heading.end() :], maxsplit=1, flags=re.MULTILINE)[0]
-    lines = [line for line in below.splitlines() if line.startswith("|")]
-    given = [_cells(line) for line in lines[2:]]
-    wanted = _table(columns, said["cells"])
-    if lines and _cells(lines[0])[1:] != [*map(_bare, columns.backgrounds), "all"]:
-        yield f"the group table of split {split} has other backgrounds than the data"
-    elif [row[0] for row in given] != [row[0] for row in wanted]:
-        yield f"the group table of split {split} has other foregrounds than the data"
-    else:
-        for mine, theirs in zip(wanted, given, strict=True):
-            if mine != theirs:
-                yield (
-                    f"the group table of split {split} says of {mine[0]} {listed(theirs[1:])}; in the data it is "
-                    f"{listed(mine[1:])}"
-                )
-                return
-
-
-def _table(columns: Columns, cells: Sequence[Sequence[int]]) -> list[list[str]]:
-    """The rows that the group table is to have: a name, the counts of each background, and their sum."""
-    grounds = range(len(columns.backgrounds))
-    counts = {(f, b): n for f, b, n in cells}
-    rows = [(_bare(name), [counts.get((f, b), 0) for b in grounds]) for f, name in enumerate(columns.foregrounds)]
-    totals = ("all", [sum(row[b] for _, row in rows) for b in grounds])
-    shown = [*(rows if len(rows) <= MOST_FOREGROUNDS else []), totals]
-    return [[name, *map(str, row), str(sum(row))] for name, row in shown]
-
-
-def _cells(line: str) -> list[str]:
-    """The cells of a table's row, without Markdown's escapes."""
-    parts = re.split(r"(?<!\\)\|", line.strip())[1:-1]
-    return [_bare(_ESCAPE.sub(r"\1", part)) for part in parts]
-
-
-def _bare(text: str) -> str:
-    return printable(" ".join(text.split()))
-
-
-def _number(text: str) -> int:
-    return int(text.replace(",", ""))
-
-
-def _after(text: str, mark: str) -> str:
-    return text.partition(mark)[2].partition("\n\n")[0]
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 100 else f"{text[:100]}…")
 
 
 # --- Croissant --------------------------------------------------------------------------------------

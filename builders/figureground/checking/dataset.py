@@ -515,7 +515,7 @@ class _Check:
             )
         if where:
             self.findings.append(f"{index.INDEX}: it disagrees with the markers in {listed(where, _NAMED)}. {ANEW}.")
-        findings, notes = check_card(self.directory, columns, summary, self.markers, self._image_format())
+        findings, notes = check_card(self.directory, columns, summary, self.markers, self.index, self._image_format())
         self.findings += findings
         self.notes += notes
         self.findings += check_croissant(self.directory, self.markers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import re
 from collections import Counter
@@ -15,13 +17,14 @@ import jinja2
 import numpy as np
 import yaml
 
+from figureground import __version__
 from figureground.core.errors import listed
 from figureground.core.files import FileError, read_text, replace_changed, replace_text
 from figureground.core.resources import resource
 from figureground.core.text import code, fence, markdown, printable, steers
 from figureground.core.yaml_documents import safe_load
 from figureground.recipe.table import cramers_v
-from figureground.shards.writer import FORMATS, Columns, Shard, ShardError
+from figureground.shards.writer import Columns, Shard, ShardError
 from figureground.sources.provenance import NOT_STATED, Credit, credits_csv
 
 BEGIN = "<!-- figureground: begin generated -->"
@@ -90,29 +93,33 @@ class CardContext:
     `identifier`, `kind`, `sha256` and `losses`."""
 
 
-def write(
-    directory: Path,
-    columns: Columns,
-    index: Mapping[str, Any],
-    recipe: Mapping[str, Any],
-    facts: CardContext,
-    *,
-    formats: Sequence[str] = FORMATS,
-    image_format: str = "jpg",
-) -> None:
+def write(directory: Path, header: Mapping[str, Any], body: str) -> None:
     """Writes README.md, and keeps what a person wrote into one that is there: see `merge`.
+
+    Args:
+        header: As `describe` returns it.
+        body: As `render` returns it.
 
     Raises:
         ShardError: The README.md that is there can't be taken apart.
     """
     path = directory / CARD
-    header = describe(columns, index, facts, formats=formats, image_format=image_format)
-    preview = PREVIEW if (directory / PREVIEW).exists() else None
-    body = render(columns, index, recipe, facts, formats=formats, image_format=image_format, preview=preview)
     text = f"---\n{dump(header)}---\n{body}"
     if path.exists():
         text = rewrite(_read(path), header, body)
     replace_changed(path, text, root=directory)
+
+
+@functools.cache
+def renderer() -> str:
+    """Names what renders cards: the package's version and a hash of the template."""
+    template = resource("templates/card.md.jinja").read_bytes()
+    return f"{__version__} {hashlib.sha256(template).hexdigest()[:16]}"
+
+
+def hash_text(text: str) -> str:
+    """SHA-256 of the generated part of a card."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_attribution(directory: Path, facts: CardContext) -> None:

@@ -172,11 +172,16 @@ def _finish(
         "card": {"recipe": card.public(recipe), "facts": card.public(dataclasses.asdict(facts))},
     }
     refuse_empty(index, str(directory))
+    preview = card.PREVIEW if (directory / card.PREVIEW).exists() else None
+    body = card.render(columns, index, recipe, facts, formats=formats, image_format=image_format, preview=preview)
+    part = card.generated_part(body)
+    assert part is not None
+    index["card"] |= {"renderer": card.renderer(), "text": card.hash_text(body[slice(*part)])}
     replace_text(directory / INDEX, to_text(index), root=directory)
     card.write_attribution(directory, facts)
     croissant.write(directory, columns, index, facts, formats=formats)
     # The card comes last, for it announces the dataset.
-    card.write(directory, columns, index, recipe, facts, formats=formats, image_format=image_format)
+    card.write(directory, card.describe(columns, index, facts, formats=formats, image_format=image_format), body)
     return index
 
 

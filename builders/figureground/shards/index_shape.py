@@ -47,7 +47,7 @@ _SHAPE = {
     "formats": [str],
     "image_format": str,
     "recipe_sha256": Optional(str),
-    "card": {"recipe": dict, "facts": _FACTS},
+    "card": {"recipe": dict, "facts": _FACTS, "renderer": Optional(str), "text": Optional(str)},
 }
 
 
