@@ -9,7 +9,7 @@ from figureground import D3S
 from figureground.cli.main import main
 from figureground.core.errors import RecipeError
 from figureground.methods.d3s import D3SConfig
-from figureground.methods.registry import method_class, method_names
+from figureground.methods.registry import METHODS, method_class
 
 TEXTS = [3, None, ["a"], {"a": 1}]
 SWITCH = ["yes", 1, None]
@@ -73,7 +73,7 @@ def test_every_field_says_what_it_is():
     assert D3SConfig.field_help()["shard_size"] == "Images per shard."
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", METHODS.names())
 def test_the_schema_has_every_field_with_its_text_and_range(name, capsys):
     assert main(["settings", name, "--schema"]) == 0
     schema = json.loads(capsys.readouterr().out)

@@ -415,7 +415,7 @@ def test_options_that_a_layout_has_no_use_for_are_wrong_use(tmp_path):
     make_folders(tmp_path, METASHIFT)
     with pytest.raises(UsageError, match="y: the layout metashift has no use for it"):
         read_groups(tmp_path, y="cat")
-    assert set(LAYOUTS) == {"table", "imagefolder", "waterbirds", "celeba", "metashift", "folders", "dataset"}
+    assert set(LAYOUTS.names()) == {"table", "imagefolder", "waterbirds", "celeba", "metashift", "folders", "dataset"}
 
 
 def test_one_class_only_is_refused(tmp_path):

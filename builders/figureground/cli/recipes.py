@@ -142,7 +142,7 @@ def _method(options: argparse.Namespace) -> Method:
 
 def _kind(options: argparse.Namespace) -> tuple[type[Method], dict[str, Any]]:
     """Return the method's class, which the command or the recipe names, and what the recipe file says."""
-    from figureground.methods.registry import method_class, method_names
+    from figureground.methods.registry import METHODS, method_class
     from figureground.recipe.document import COPIES, read_recipe
 
     fields = read_recipe(options.recipe) if options.recipe else {}
@@ -156,5 +156,5 @@ def _kind(options: argparse.Namespace) -> tuple[type[Method], dict[str, Any]]:
         raise RecipeError("METHOD", f"{options.method!r} is given, and {options.recipe} is a recipe of {named!r}.")
     if not options.method and not named:
         where = f"{options.recipe} names none (builder: d3s)" if options.recipe else "none is given"
-        raise RecipeError("METHOD", f"{where}. Name one of {listed(method_names())}.")
+        raise RecipeError("METHOD", f"{where}. Name one of {listed(METHODS.names())}.")
     return method_class(options.method or str(named)), fields

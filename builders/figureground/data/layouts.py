@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from figureground.core.errors import FiguregroundError, RecipeError, listed, nearest_or_all, printable
+from figureground.core.registry import Registry
 from figureground.core.tables import describe_header, read_header
 from figureground.data.celeba import find_celeba, read_celeba
 from figureground.data.folders import find_folders, find_metashift, read_folders, read_metashift
@@ -79,7 +80,7 @@ def read_groups(
     """
     path, root = Path(path), None if root is None else Path(root)
     if layout is not None and layout not in LAYOUTS:
-        raise RecipeError("layout", f"there is no {layout!r}{nearest_or_all(layout, LAYOUTS)}")
+        raise RecipeError("layout", f"there is no {layout!r}{nearest_or_all(layout, LAYOUTS.names())}")
     if root is not None and not root.is_dir():
         raise RecipeError("root", f"there is no directory {root}.")
     if not path.exists():
@@ -195,27 +196,44 @@ def _read_dataset(asked: Asked) -> GroupedImages:
     )  # fmt: skip
 
 
-LAYOUTS: dict[str, Layout] = {
-    "table": Layout(
-        find_table, read_table, ("root", "y", "a", "file", "split_column"),
-        "a CSV or JSON Lines with filename,y[,split][,a], or --file NAME and --y NAME that say its columns",
-    ),
-    "imagefolder": Layout(
-        find_image_folder, read_image_folder, ("y", "a", "split_column"),
-        "a metadata.csv or .jsonl with file_name and label (or --y NAME), in the directory or in each split",
-    ),
-    "waterbirds": Layout(
-        find_waterbirds, read_waterbirds, ("root",), "a metadata.csv with img_filename,y,split,place"
-    ),
-    "celeba": Layout(
-        find_celeba, read_celeba, ("root", "y", "a"),
-        "list_attr_celeba and list_eval_partition, .csv or .txt, with img_align_celeba/",
-    ),
-    DATASET: Layout(_find_dataset, _read_dataset, (), "a finished dataset of this package"),
-    "metashift": Layout(find_metashift, read_metashift, (), "folders SPLIT/CLASS/CLASS(CONTEXT)"),
-    "folders": Layout(find_folders, read_folders, (), "folders [SPLIT/]CLASS"),
-}  # fmt: skip
-"""What data sets may look like, by name."""
+TABLE = Layout(
+    find_table, read_table, ("root", "y", "a", "file", "split_column"),
+    "a CSV or JSON Lines with filename,y[,split][,a], or --file NAME and --y NAME that say its columns",
+)  # fmt: skip
+IMAGEFOLDER = Layout(
+    find_image_folder, read_image_folder, ("y", "a", "split_column"),
+    "a metadata.csv or .jsonl with file_name and label (or --y NAME), in the directory or in each split",
+)  # fmt: skip
+WATERBIRDS = Layout(
+    find_waterbirds, read_waterbirds, ("root",), "a metadata.csv with img_filename,y,split,place"
+)  # fmt: skip
+CELEBA = Layout(
+    find_celeba, read_celeba, ("root", "y", "a"),
+    "list_attr_celeba and list_eval_partition, .csv or .txt, with img_align_celeba/",
+)  # fmt: skip
+DATASET_LAYOUT = Layout(_find_dataset, _read_dataset, (), "a finished dataset of this package")  # fmt: skip
+METASHIFT = Layout(find_metashift, read_metashift, (), "folders SPLIT/CLASS/CLASS(CONTEXT)")  # fmt: skip
+FOLDERS = Layout(find_folders, read_folders, (), "folders [SPLIT/]CLASS")  # fmt: skip
+
+
+def _check(name: str, found: Any) -> str | None:
+    return None if isinstance(found, Layout) else "is no Layout"
+
+
+LAYOUTS: Registry[Layout] = Registry(
+    "figureground.layouts", "layout",
+    {
+        "table": "figureground.data.layouts:TABLE",
+        "imagefolder": "figureground.data.layouts:IMAGEFOLDER",
+        "waterbirds": "figureground.data.layouts:WATERBIRDS",
+        "celeba": "figureground.data.layouts:CELEBA",
+        DATASET: "figureground.data.layouts:DATASET_LAYOUT",
+        "metashift": "figureground.data.layouts:METASHIFT",
+        "folders": "figureground.data.layouts:FOLDERS",
+    },
+    _check,
+)  # fmt: skip
+"""How data sets may lie on the disk. Another package adds a `Layout` with an entry point in `figureground.layouts`."""
 
 _BY_FOLDER = ("metashift", "folders")
 """Layouts that are thought of where nothing says more, in this order."""

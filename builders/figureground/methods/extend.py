@@ -14,7 +14,7 @@ from figureground.core.hashing import digest
 from figureground.core.locks import lock
 from figureground.core.values import kinds_of
 from figureground.methods.base import Method
-from figureground.methods.registry import method_class, method_names
+from figureground.methods.registry import METHODS, method_class
 from figureground.recipe import document as recipes
 from figureground.shards import index, writer
 from figureground.shards.directory import refuse_strange
@@ -70,7 +70,7 @@ def _plan(
     Args:
         theirs: The saved recipe.
     """
-    if theirs["builder"] not in method_names():
+    if theirs["builder"] not in METHODS:
         raise FiguregroundError(
             f"{directory} was made by {theirs['builder']}, so there is no recipe that could make more. Extend the "
             f"datasets that it was made from, and {theirs['builder']} again."

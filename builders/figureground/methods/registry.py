@@ -1,59 +1,40 @@
-"""The methods that there are, by name: those of this package, and those that other packages bring.
+"""The methods that there are, by name: those of this package, and those of other packages.
 
 A package adds one with an entry point in the group `figureground.methods`, such as `mine = "mypackage.mine:Mine"`; a
-program adds one with `register`.
+program adds one with `METHODS.add`.
 """
 
 from __future__ import annotations
 
-import importlib
 from contextlib import suppress
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, nearest_or_all
 from figureground.core.hashing import digest
+from figureground.core.registry import Registry
 from figureground.methods.base import Method
 from figureground.recipe import document as recipes
 from figureground.shards.directory import refuse_strange
 from figureground.shards.writer import PRIVATE
 
-GROUP = "figureground.methods"
-"""The group of entry points."""
 
-_METHODS = {
-    "d3s": "figureground.methods.d3s:D3S",
-    "spurious": "figureground.methods.spurious:Spurious",
-    "scgs": "figureground.methods.scgs:SCGS",
-    "ddb": "figureground.methods.ddb:DDB",
-}
-"""By name, where the class lies: `module:class`."""
+def _check(name: str, found: Any) -> str | None:
+    if not (isinstance(found, type) and issubclass(found, Method)) or getattr(found, "METHOD", None) != name:
+        return f"is no Method whose METHOD is {name!r}"
+    return None
 
 
-def register(name: str, where: str) -> None:
-    """Adds a method for as long as this process lives.
-
-    Args:
-        name: The class's `METHOD`.
-        where: `module:class`.
-
-    Raises:
-        FiguregroundError: The name is taken by another one.
-    """
-    if (there := _METHODS.setdefault(name, where)) != where:
-        raise FiguregroundError(f"the method {name!r} is {there} already, and can't be {where}.")
-
-
-@cache
-def _brought() -> dict[str, str]:
-    """By name, the methods of other packages; a name of this package's stays this package's."""
-    return {point.name: point.value for point in entry_points(group=GROUP)}
-
-
-def method_names() -> list[str]:
-    """Names of all methods, those of this package first."""
-    return list({**_METHODS, **_brought()})
+METHODS: Registry[type[Method]] = Registry(
+    "figureground.methods", "method",
+    {
+        "d3s": "figureground.methods.d3s:D3S",
+        "spurious": "figureground.methods.spurious:Spurious",
+        "scgs": "figureground.methods.scgs:SCGS",
+        "ddb": "figureground.methods.ddb:DDB",
+    },
+    _check,
+)  # fmt: skip
 
 
 def method_class(name: str) -> type[Method]:
@@ -63,19 +44,9 @@ def method_class(name: str) -> type[Method]:
         RecipeError: There is no such method.
         FiguregroundError: Another package's method can't be imported.
     """
-    known = {**_brought(), **_METHODS}
-    if name not in known:
-        raise RecipeError("METHOD", f"there is no builder {name!r}{nearest_or_all(name, method_names())}")
-    module, _, kind = known[name].partition(":")
-    try:
-        found = getattr(importlib.import_module(module), kind)
-    except (ImportError, AttributeError) as error:
-        if name in _METHODS and module.startswith("figureground."):
-            raise
-        raise FiguregroundError(f"the method {name!r}, {known[name]}, can't be imported: {error}.") from error
-    if not (isinstance(found, type) and issubclass(found, Method)) or getattr(found, "METHOD", None) != name:
-        raise FiguregroundError(f"the method {name!r}: {known[name]} is no Method whose METHOD is {name!r}.")
-    return found
+    if name not in METHODS:
+        raise RecipeError("METHOD", f"there is no builder {name!r}{nearest_or_all(name, METHODS.names())}")
+    return METHODS[name]
 
 
 def methods_from_data() -> list[str]:
@@ -84,9 +55,9 @@ def methods_from_data() -> list[str]:
     One of another package that can't be imported is left out; `method_class` says why, once it is named.
     """
     found = []
-    for name in method_names():
+    for name in METHODS.names():
         with suppress(FiguregroundError):
-            if method_class(name).FROM_DATA:
+            if METHODS[name].FROM_DATA:
                 found.append(name)
     return found
 
