@@ -10,7 +10,8 @@ from commands import ENVIRONMENT, run
 
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
-from figureground.methods import registry
+from figureground.data.layouts import LAYOUTS, read_groups
+from figureground.methods.registry import METHODS, method_class, methods_from_data
 from figureground.pocket import birds
 
 MODULE = '''
@@ -85,7 +86,7 @@ def site(tmp_path):
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: plain\nVersion: 1.0\n")
     (facts / "entry_points.txt").write_text("[figureground.methods]\nplain = plainmethod:Plain\n")
     yield site
-    registry._brought.cache_clear()
+    METHODS.forget()
     sys.modules.pop("plainmethod", None)
 
 
@@ -99,7 +100,7 @@ def test_an_entry_point_is_enough_in_a_process_of_its_own(site, tmp_path):
 
 def test_a_method_of_another_package_goes_through_every_command(site, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(site)
-    registry._brought.cache_clear()
+    METHODS.forget()
 
     def figureground(*arguments):
         assert main([str(each) for each in arguments]) == 0, capsys.readouterr().err
@@ -134,24 +135,69 @@ def test_a_method_of_another_package_goes_through_every_command(site, tmp_path, 
     assert (made["images"], made["kept"]) == (12, 0.5)
 
 
-def test_a_method_that_cannot_be_imported_is_named_with_its_place(monkeypatch):
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
-    registry.register("lost", "nowhere.at.all:Lost")
+@pytest.fixture
+def add():
+    """Adds to the methods, and takes it back."""
+    added = []
+
+    def add(name, place):
+        METHODS.add(name, place)
+        added.append(name)
+
+    yield add
+    for name in added:
+        METHODS.remove(name)
+
+
+def test_a_method_that_cannot_be_imported_is_named_with_its_place_and_left_out_elsewhere(add):
+    add("lost", "nowhere.at.all:Lost")
     with pytest.raises(FiguregroundError, match=r"'lost', nowhere\.at\.all:Lost"):
-        registry.method_class("lost")
-    assert "lost" not in registry.methods_from_data()
-    registry.register("lost", "nowhere.at.all:Lost")
+        method_class("lost")
+    assert "lost" in METHODS
+    assert "lost" not in methods_from_data()
+    METHODS.add("lost", "nowhere.at.all:Lost")
     with pytest.raises(FiguregroundError, match="nowhere"):
-        registry.register("lost", "another:One")
+        METHODS.add("lost", "another:One")
+    with pytest.raises(FiguregroundError, match="'d3s'"):
+        METHODS.add("d3s", "another:One")
 
 
 @pytest.mark.parametrize("where", ["json:loads", "figureground.methods.d3s:D3S"])
-def test_what_is_no_method_of_that_name_is_refused(monkeypatch, where):
-    monkeypatch.setattr(registry, "_METHODS", {**registry._METHODS, "mine": where})
+def test_what_is_no_method_of_that_name_is_refused(add, where):
+    add("mine", where)
     with pytest.raises(FiguregroundError, match="'mine'"):
-        registry.method_class("mine")
+        method_class("mine")
 
 
 def test_an_unknown_method_is_refused_with_the_nearest():
     with pytest.raises(RecipeError, match="scgs"):
-        registry.method_class("scg")
+        method_class("scg")
+
+
+LAYOUT = """
+from figureground.data.layouts import Layout, read_groups
+
+def find(asked):
+    return [asked.path / "birds.list"] if (asked.path / "birds.list").is_file() else []
+
+def read(asked):
+    return read_groups(asked.at.parent / "inner")
+
+MINE = Layout(find, read, (), "a file birds.list beside inner/")
+"""
+
+
+def test_a_layout_of_another_package_is_found_and_read(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "birdlist.py").write_text(LAYOUT)
+    data = tmp_path / "data"
+    birds.write(data / "inner", 4, 4, 4, size=16, show_progress=False)
+    (data / "birds.list").write_text("")
+    with pytest.raises(FiguregroundError, match="laid out"):
+        read_groups(data)
+    LAYOUTS.add("birdlist", "birdlist:MINE")
+    try:
+        assert len(read_groups(data)) == 12
+        assert len(read_groups(data, "birdlist")) == 12
+    finally:
+        LAYOUTS.remove("birdlist")

@@ -6,7 +6,8 @@ Another package adds to a registry with an entry point in its group; a program a
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
@@ -62,9 +63,16 @@ class Registry(Generic[T]):
             self._opened[name] = found
         return self._opened[name]
 
-    def items(self) -> Iterable[tuple[str, T]]:
-        """All names with what they stand for, those of this package first."""
-        return [(name, self[name]) for name in self.names()]
+    def items(self) -> list[tuple[str, T]]:
+        """All names with what they stand for, those of this package first.
+
+        An entry of another package that can't be used is left out; `[name]` says why.
+        """
+        found = []
+        for name in self.names():
+            with suppress(FiguregroundError):
+                found.append((name, self[name]))
+        return found
 
     def add(self, name: str, place: str) -> None:
         """Add a name for as long as this process lives.
@@ -93,7 +101,5 @@ class Registry(Generic[T]):
     def _places(self) -> dict[str, str]:
         if self._found is None:
             self._found = {point.name: point.value for point in entry_points(group=self.group)}
-        return {
-            **self._built_in,
-            **{n: v for n, v in {**self._found, **self._added}.items() if n not in self._built_in},
-        }
+        others = {**self._found, **self._added}
+        return {**self._built_in, **{name: place for name, place in others.items() if name not in self._built_in}}

@@ -6,7 +6,6 @@ program adds one with `METHODS.add`.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +53,7 @@ def methods_from_data() -> list[str]:
 
     One of another package that can't be imported is left out; `method_class` says why, once it is named.
     """
-    found = []
-    for name in METHODS.names():
-        with suppress(FiguregroundError):
-            if METHODS[name].FROM_DATA:
-                found.append(name)
-    return found
+    return [name for name, kind in METHODS.items() if kind.FROM_DATA]
 
 
 def open_dataset(directory: Path) -> Method | None:
