@@ -84,9 +84,7 @@ def make_record(
     for what, labels in (("classes", y), ("attributes", a)):
         # Datasets of this package were checked when they were built.
         if labels is not None and layout != DATASET and (same := same_names(labels[1])):
-            raise FiguregroundError(
-                f"{asked.path}: {what} {describe_same(same)}. {RULE}: use one spelling of each."
-            )
+            raise FiguregroundError(f"{asked.path}: {what} {describe_same(same)}. {RULE}: use one spelling of each.")
     there = np.unique(y[0])
     if len(there) < 2 and layout != DATASET:  # images of one class may be made, to be added to others
         raise FiguregroundError(
@@ -94,7 +92,7 @@ def make_record(
             "classes are needed."
         )
     if len(set(keys)) < len(keys):
-        raise FiguregroundError(f"{asked.path}: two images have the same name. figureground check gives details for a dataset.")
+        raise FiguregroundError(f"{asked.path}: two images have the same name; for a dataset, see figureground check.")
     groups = GroupedImages(
         asked.name, layout, tuple(y[1]), None if a is None else tuple(a[1]), tuple(keys), split, y[0],
         None if a is None else a[0], store, np.arange(len(keys)) if rows is None else rows,

@@ -360,4 +360,4 @@ def _beside(root: Path, listing: Mapping[str, Mapping[str, int]], known: set[str
         if name not in known
     ]  # fmt: skip
     if strangers:
-        yield f"{counted(len(strangers), 'image')} next to those of the table but not listed in it: {_first(strangers)}."
+        yield f"{counted(len(strangers), 'image')} in the folders of the table but not listed: {_first(strangers)}."

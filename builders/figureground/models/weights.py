@@ -162,13 +162,8 @@ def _lacking(variants: Mapping[str, set[str | None]]) -> str:
     odd = {part: found for part, found in variants.items() if not found & set(VARIANTS)}
     if odd:
         names = sorted({name for found in odd.values() for name in found if name})
-        return (
-            f"{listed(odd)} exists only as {listed(names)}; supported are the plain weights, fp16 or bf16."
-            + (
-                " Weights without the moving average (non_ema) are for resuming training."
-                if "non_ema" in names
-                else ""
-            )
+        return f"{listed(odd)} exists only as {listed(names)}; supported are the plain weights, fp16 or bf16." + (
+            " Weights without the moving average (non_ema) are for resuming training." if "non_ema" in names else ""
         )
     common = max(VARIANTS, key=lambda variant: sum(variant in found for found in variants.values()))
     lacking = [part for part, found in variants.items() if common not in found]

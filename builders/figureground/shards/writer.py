@@ -476,9 +476,7 @@ def _encode(sample: Sample, columns: Columns, record: dict[str, Any], image_form
     for name in columns.images:
         image = sample.guide if name == "guide" else sample.mask
         if image is None:
-            raise ShardError(
-                f"key {key!r}: the dataset has a column {name!r}, but the sample has no {name}."
-            )
+            raise ShardError(f"key {key!r}: the dataset has a column {name!r}, but the sample has no {name}.")
         images[name] = encode(image, "png")
     return Encoded(
         spec=sample.spec,
