@@ -86,7 +86,7 @@ def test_validation_is_found_by_its_usual_names(tmp_path, name):
 
 def test_a_folder_of_the_same_classes_that_is_no_split_is_refused(tmp_path):
     make_folders(tmp_path, {"train/cat": 6, "train/dog": 6, "fold2/Cat": 2, "test/cat": 1, "notes/old": 1})
-    with pytest.raises(FiguregroundError, match=r"fold2/ holds folders of the same classes as test/, train/ \('Cat'\)"):
+    with pytest.raises(FiguregroundError, match=r"fold2/ contains folders of the same classes as test/, train/ \('Cat'\)"):
         read_groups(tmp_path)
     shutil.rmtree(tmp_path / "fold2")
     assert "notes/" in " ".join(read_groups(tmp_path).notes)
@@ -94,7 +94,7 @@ def test_a_folder_of_the_same_classes_that_is_no_split_is_refused(tmp_path):
 
 def test_folders_of_classes_below_unknown_splits_are_named(tmp_path):
     make_folders(tmp_path, {"fold1/cat": 1, "fold2/cat": 1})
-    with pytest.raises(FiguregroundError, match=r"If fold1/, fold2/ are splits, name them as such: train,"):
+    with pytest.raises(FiguregroundError, match=r"If fold1/, fold2/ are splits, rename them to one of: train,"):
         read_groups(tmp_path)
 
 
@@ -222,7 +222,7 @@ def test_a_table_without_a_split_takes_that_of_its_folders_or_draws_it(tmp_path)
     make_table(tmp_path / "flat", flat, "filename,y,a")
     groups = read_groups(tmp_path / "flat")
     assert set(groups.split.tolist()) == {0, 1, 2}
-    assert "Nothing says the splits" in groups.notes[0]
+    assert "No splits are given" in groups.notes[0]
 
 
 # ImageFolder
@@ -256,7 +256,7 @@ def test_image_folder_is_read_as_datasets_lays_it_out(tmp_path, kind):
 
 def test_the_class_of_image_folder_may_have_any_name(tmp_path):
     image_folder(tmp_path, "jsonl", "species")
-    with pytest.raises(FiguregroundError, match=r"test/, train/, val/ are named as splits .* --y NAME"):
+    with pytest.raises(FiguregroundError, match=r"test/, train/, val/ are named like splits .* --y NAME"):
         read_groups(tmp_path)
     assert read_groups(tmp_path, y="species", a="light").classes == ("cat", "dog")
 
