@@ -439,7 +439,7 @@ def test_a_mask_that_may_be_of_two_images_is_refused(tmp_path: Path) -> None:
 def test_a_mask_of_another_shape_than_its_image_is_refused(tmp_path: Path, template: Path) -> None:
     draw(tmp_path / "rex.png", RED, (80, 60))
     draw(tmp_path / "rex.mask.png", (255, 255, 255), (60, 80))
-    with pytest.raises(UnreadableImage, match=r"rex\.mask\.png: 60 by 80 pixels .* 80 by 60"):
+    with pytest.raises(UnreadableImage, match=r"rex\.mask\.png: .* 60 by 80 pixels.* 80 by 60"):
         compose(tmp_path / "rex.png", template, (0, 0, 40, 40), False, 64)
 
 

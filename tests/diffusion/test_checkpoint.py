@@ -197,7 +197,7 @@ DAMAGE = {
     "no config": (lambda d: (d / "vae/config.json").unlink(), r"incomplete: it has no vae/config\.json"),
     "a config cut short": (lambda d: cut(d / "vae/config.json", 30), r"vae/config\.json doesn't parse \(line \d\)"),
     "a config of another kind": (lambda d: (d / "unet/config.json").write_text("[]"), "unet/config.json is not"),
-    "a config that is no text": (lambda d: (d / "unet/config.json").write_bytes(b"\xff\xfe"), "config.json is not text"),
+    "a config that is no text": (lambda d: (d / "unet/config.json").write_bytes(b"\xff\xfe"), "config.json is not"),
     "no tokenizer": (lambda d: shutil.rmtree(d / "tokenizer"), "incomplete: tokenizer/ has no vocabulary"),
     "no scheduler": (lambda d: shutil.rmtree(d / "scheduler"), "no scheduler/scheduler_config.json"),
     "a part that is not named": (lambda d: forget(d, "text_encoder"), "model_index.json names no text_encoder"),

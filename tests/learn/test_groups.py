@@ -135,9 +135,7 @@ def test_a_mask_is_as_large_as_its_image_or_refused(tmp_path):
     make_mask(second, (8, 10))
     masks = dict(read_groups(tmp_path).read_masks([0, 1]))
     assert masks[0]().shape == (8, 10)
-    with pytest.raises(
-        FiguregroundError, match=r"001\.mask\.png: 8 by 10 pixels, .* 10"
-    ):
+    with pytest.raises(FiguregroundError, match=r"001\.mask\.png: .* 8 by 10 pixels, .* 10"):
         masks[1]()
 
 
@@ -254,7 +252,7 @@ def test_the_command_prints_the_summary_or_json(tmp_path, capsys):
     assert "(celeba): 24 images, 2 classes, 2 attributes" in said
     assert "not Male" in said
     assert (
-        "note: train has no image of not Male × not Young, Male × not Young: its worst group is computed over the 2 groups"
+        "train has no image of not Male × not Young, Male × not Young: its worst group is computed over the 2 groups"
         in said
     )
     assert main(["groups", str(tmp_path), "--y", "Male", "--a", "Young", "--json"]) == 0
@@ -270,7 +268,7 @@ def test_the_command_prints_the_summary_or_json(tmp_path, capsys):
     [
         (["nowhere"], 1, "nowhere: no such file or directory"),
         (["."], 1, "has no known layout. It contains: nothing."),
-        ([".", "--layout", "waterbird"], 2, "layout: there is no 'waterbird', did you mean 'waterbirds'?"),
+        ([".", "--layout", "waterbird"], 2, "layout: 'waterbird' is unknown, did you mean 'waterbirds'?"),
         ([".", "--layout", "celeba"], 1, "the layout celeba: list_attr_celeba"),
         ([".", "--root", "elsewhere"], 2, "root: no such directory: elsewhere"),
     ],

@@ -109,9 +109,7 @@ def test_waterbirds(tmp_path):
     assert groups.counts(0).tolist() == [[5, 2], [1, 3]]
     assert (groups.group == 2 * groups.y + groups.a).all()
     assert groups.keys[0] == "000.Some_Bird/Some_Bird_0000.jpg"
-    assert notes(groups).startswith(
-        "The training group sizes differ from Waterbirds (3,498, 184, 56, 1,057)"
-    )
+    assert notes(groups).startswith("The training group sizes differ from Waterbirds (3,498, 184, 56, 1,057)")
 
 
 def test_the_training_groups_of_waterbirds_are_known(tmp_path):
@@ -262,9 +260,7 @@ def test_what_lies_in_the_wrong_folder_of_metashift_is_told(tmp_path):
     said = notes(read_groups(tmp_path / "shift"))
     assert "Skipped: shift/notes/; 2 images in shift/train/cat/ itself; shift/train/cat/others/." in said
     make_folders(tmp_path / "shift", {"train/dog/cat(sofa)": 1})
-    with pytest.raises(
-        FiguregroundError, match=r"train/dog/cat\(sofa\)/ is named 'cat' .* 'dog'"
-    ):
+    with pytest.raises(FiguregroundError, match=r"train/dog/cat\(sofa\)/ is named 'cat' .* 'dog'"):
         read_groups(tmp_path / "shift")
 
 
@@ -276,7 +272,7 @@ def test_folders_without_splits_are_split_by_class(tmp_path):
     groups = read_groups(tmp_path / "animals")
     assert (groups.layout, groups.classes, groups.attributes) == ("folders", ("Dog", "cat", "snail"), None)
     assert [groups.counts(n).ravel().tolist() for n in range(3)] == [[28, 14, 1], [6, 3, 0], [6, 3, 0]]
-    assert "of each class, 70% train, 15% validation, 15% test, chosen with the seed 0" in notes(groups)
+    assert "each class is divided into 70% train, 15% validation, 15% test, with the seed 0" in notes(groups)
     assert "validation has no image of snail." in groups.notes
     assert Counter(key.partition("/")[0] for key in groups.keys) == {"cat": 20, "Dog": 40, "snail": 1}
 
@@ -401,9 +397,7 @@ def test_a_table_with_an_unknown_header_is_not_passed_over(tmp_path):
     path.write_text(path.read_text().replace("img_filename", "image"))
     with pytest.raises(FiguregroundError, match=r"known layout\. Its first line reads: img_id, image, y"):
         read_groups(tmp_path)
-    with pytest.raises(
-        FiguregroundError, match=r"known layout\. Its first line reads: img_id, image, y(.|\n)*folders"
-    ):
+    with pytest.raises(FiguregroundError, match=r"known layout\. Its first line reads: img_id, image, y(.|\n)*folders"):
         read_groups(path)
     path.write_bytes(b"\xff\xfe\x00binary")
     with pytest.raises(FiguregroundError, match=r"metadata\.csv .* UTF-8 or UTF-16"):

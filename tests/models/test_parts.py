@@ -24,7 +24,7 @@ CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
         ("sd1", "vae", {"latent_channels": 16}, "UNet takes 4 channels, not the 16"),
         ("sd1", "unet", {"cross_attention_dim": 768}, r"768 .*cross_attention_dim.*32 \(text_encoder\)"),
         ("sdxl", "text_encoder_2", {"hidden_size": 16}, r"64 .*32 \(text_encoder\) \+ 16 \(text_encoder_2\)"),
-        ("sdxl", "text_encoder_2", {"projection_dim": 64}, r"80 .*text_encoder_2 gives 64 .*6 × 8"),
+        ("sdxl", "text_encoder_2", {"projection_dim": 64}, r"80 .* 64 from text_encoder_2 .*6 × 8"),
         ("sdxl", "text_encoder_2", {"vocab_size": 9}, r"its tokenizer_2 and text_encoder_2 .* has only 9 rows"),
     ],
 )

@@ -67,9 +67,7 @@ def test_of_one_class_images_may_lie_in_the_directory_itself(tmp_path):
     make_folders(tmp_path, {"cat": 2})
     images = FolderImages(tmp_path / "cat", ["bird", "cat"], ["cat"])
     assert images.label.tolist() == [1, 1]
-    with pytest.raises(
-        FiguregroundError, match=r"no folder .*\. Its folders: none"
-    ):
+    with pytest.raises(FiguregroundError, match=r"no folder .*\. Its folders: none"):
         FolderImages(tmp_path / "cat", ["bird", "cat"], ["bird", "cat"])
 
 

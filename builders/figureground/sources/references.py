@@ -246,8 +246,8 @@ def refuse_few(features: Sequence[Feature], found: Mapping[str, References]) -> 
             f"{printable(path.name)}: {reason}."
         )
     raise FiguregroundError(
-        f"references: {len(few)} of {len(features)} classes have fewer than the {LEAST} different images that a "
-        f"concept needs: {told}.{unread}"
+        f"references: {len(few)} of {len(features)} classes have fewer than {LEAST} different images, the minimum "
+        f"for a concept: {told}.{unread}"
     )
 
 
