@@ -119,7 +119,7 @@ def test_two_workers_give_the_bytes_of_one(built, checkpoint, tmp_path):
 
 
 def test_what_all_workers_meet_is_said_once_and_ends_the_build(checkpoint, tmp_path, capfd):
-    with pytest.raises(FiguregroundError, match="device: 'cuda:99' was asked for") as failed:
+    with pytest.raises(FiguregroundError, match="device: 'cuda:99'") as failed:
         D3S("pocket", checkpoint=checkpoint, **{**TINY, "device": "cuda:99", "workers": 2}).build(tmp_path / "d3s")
     assert str(failed.value).count("cuda:99") == 1
     assert "choose_device" in str(failed.value.__cause__)  # where it arose, for --debug
@@ -230,14 +230,14 @@ def test_a_stage_whose_marker_is_damaged_is_named_and_done_again_when_it_is_gone
     folder = out / "_figureground" / "stages" / stage
     (folder / "done.json").write_bytes((folder / "done.json").read_bytes()[:20])
     builder = D3S("pocket", checkpoint=checkpoint, keep=["guide", "mask"], **TINY)
-    with pytest.raises(FiguregroundError, match=rf"{stage}/done.json is damaged .*Remove {folder} and give"):
+    with pytest.raises(FiguregroundError, match=rf"{stage}/done.json is damaged .*Remove {folder}"):
         builder.build(out)
     shutil.rmtree(folder)
     assert hashes(builder.build(out)) == hashes(built)
 
 
 def test_a_size_that_is_no_multiple_of_the_factor_is_refused(checkpoint, tmp_path):
-    with pytest.raises(FiguregroundError, match=r"size: 30 is no multiple of 8, .* Give 32\."):
+    with pytest.raises(FiguregroundError, match=r"size: 30 is not a multiple of 8, .* Give 32\."):
         D3S("pocket", checkpoint=checkpoint, **{**TINY, "size": 30}).build(tmp_path / "d3s")
     assert not (tmp_path / "d3s").exists()
 

@@ -216,7 +216,7 @@ def test_settings_lists_every_field_with_its_default(capsys):
 
 @pytest.mark.parametrize(
     ("config", "size", "message"),
-    [("pocket", 65, "65 is no multiple of 8"), ("imagenet", 516, "516 is no multiple of 8")],
+    [("pocket", 65, "65 is not a multiple of 8"), ("imagenet", 516, "516 is not a multiple of 8")],
 )
 def test_plan_refuses_a_size_that_a_build_would_refuse(config, size, message, capsys):
     assert main(["plan", "d3s", "--config", config, "--set", f"size={size}"]) == 2

@@ -111,7 +111,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_same_command_keeps_the_half
     out = tmp_path / "d3s"
     code, err = starved(400, checkpoint, out, 256)
     assert code == 0
-    assert "cpu: not enough memory for a batch of 256 images. Going on with batches of 128." in err
+    assert "cpu: not enough memory for a batch of 256 images. Continuing with batches of 128." in err
     numerics = json.loads((out / "_figureground" / "numerics.json").read_text())
     assert numerics["batch_size"] <= 128
     assert numerics["batch_size_asked"] == 256
@@ -130,7 +130,7 @@ def test_a_set_that_has_shards_keeps_its_batch_size_and_says_what_to_do(checkpoi
     marker.unlink()
     code, err = starved(100, checkpoint, out, 64)
     assert code == 1
-    assert "This set keeps its batch size, for its first shards were made with it. Free some memory" in err
+    assert "The batch size can't change because finished shards were made with it. Free some memory" in err
     assert f"{len(markers(out))} of {len(markers(out)) + 1} shards are done and kept." in err
     assert starved(0, checkpoint, out, 64) == (0, "")
 
@@ -209,11 +209,11 @@ BAD = {
     "phone.heic": (lambda p: p.write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 90), "HEIC"),
     "bomb.png": (bomb, "too big"),
     "folder.jpg": (lambda p: p.mkdir(), "a directory"),
-    "gone.jpg": (lambda p: p.symlink_to("nowhere.jpg"), "a link that leads nowhere"),
-    "round.png": (lambda p: p.symlink_to("round.png"), "a link that leads nowhere"),
-    "pipe.png": (lambda p: os.mkfifo(p), "no file but a pipe"),
-    "plug.png": (lambda p: socket.socket(socket.AF_UNIX).bind(os.path.relpath(p)), "no file but a pipe, a socket"),
-    "device.png": (lambda p: p.symlink_to("/dev/zero"), "no file but a pipe, a socket or a device"),
+    "gone.jpg": (lambda p: p.symlink_to("nowhere.jpg"), "a broken link"),
+    "round.png": (lambda p: p.symlink_to("round.png"), "a broken link"),
+    "pipe.png": (lambda p: os.mkfifo(p), "a pipe"),
+    "plug.png": (lambda p: socket.socket(socket.AF_UNIX).bind(os.path.relpath(p)), "a pipe, a socket"),
+    "device.png": (lambda p: p.symlink_to("/dev/zero"), "a pipe, a socket or a device"),
     os.fsdecode(b"latin\xff.jpg"): (lambda p: image(20).save(p), "its name is not UTF-8"),
 }
 PASSED_OVER = {

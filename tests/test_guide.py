@@ -48,7 +48,7 @@ def test_bank_lists_each_class_with_ids_that_name_folder_file_and_content(tmp_pa
     assert item.id == f"cat/rex.png@{pixel_hash(read_image(path))[:12]}"
     assert item.sha256 == content_hash(path)
     assert bank.find(item.id) is item
-    with pytest.raises(ValueError, match=r"cutouts: there is no image 'cat/rex\.png@0'"):
+    with pytest.raises(ValueError, match=r"cutouts: image 'cat/rex\.png@0'"):
         bank.find("cat/rex.png@0")
 
 
@@ -91,7 +91,7 @@ def test_all_classes_without_a_readable_image_are_counted_in_one_error(tmp_path:
 
 
 def test_a_missing_directory_and_ambiguous_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"templates: there is no directory .*nowhere"):
+    with pytest.raises(ValueError, match=r"templates: no such directory: .*nowhere"):
         Bank.read(tmp_path / "nowhere", ["snow"], "templates")
     draw(tmp_path / "Snow_Field" / "a.png")
     draw(tmp_path / "snow field" / "a.png", BLUE)
@@ -100,7 +100,7 @@ def test_a_missing_directory_and_ambiguous_folders_are_refused(tmp_path: Path) -
     with pytest.raises(ValueError, match=r"'snow field' has more than one folder"):
         Bank.read(tmp_path, ["snow field"], "templates")
     shutil.rmtree(tmp_path / "Snow_Field")
-    with pytest.raises(ValueError, match="would be that of both 'a' and 'b'"):
+    with pytest.raises(ValueError, match="matches both 'a' and 'b'"):
         Bank.read(tmp_path, ["a", "b"], "templates", {"a": ["snow field"], "b": ["snow field"]})
 
 
@@ -439,7 +439,7 @@ def test_a_mask_that_may_be_of_two_images_is_refused(tmp_path: Path) -> None:
 def test_a_mask_of_another_shape_than_its_image_is_refused(tmp_path: Path, template: Path) -> None:
     draw(tmp_path / "rex.png", RED, (80, 60))
     draw(tmp_path / "rex.mask.png", (255, 255, 255), (60, 80))
-    with pytest.raises(UnreadableImage, match=r"rex\.mask\.png: the mask is 60 by 80 pixels .* 80 by 60"):
+    with pytest.raises(UnreadableImage, match=r"rex\.mask\.png: .* 60 by 80 pixels.* 80 by 60"):
         compose(tmp_path / "rex.png", template, (0, 0, 40, 40), False, 64)
 
 

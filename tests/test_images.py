@@ -364,7 +364,7 @@ def test_encode_keeps_alpha_where_the_format_can_and_refuses_elsewhere() -> None
     image = quarters().convert("RGBA")
     image.putalpha(128)
     assert Image.open(io.BytesIO(encode(image, "png"))).getpixel((0, 0)) == (*RED, 128)
-    with pytest.raises(ValueError, match="jpg holds images of mode RGB or L, not RGBA"):
+    with pytest.raises(ValueError, match=r"jpg .* RGB or L, not RGBA"):
         encode(image, "jpg")
     with pytest.raises(ValueError, match="'gif' is unknown; it can be jpg, webp, png"):
         encode(quarters(), "gif")

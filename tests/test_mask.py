@@ -55,7 +55,7 @@ def test_a_mask_may_be_of_another_size_than_its_image(size, tmp_path):
 @pytest.mark.parametrize("size", [(106, 100), (100, 106), (200, 100)])
 def test_a_mask_of_another_shape_is_refused(size, tmp_path):
     Image.new("L", size, 255).save(tmp_path / "mask.png")
-    said = rf"the mask is {size[0]} by {size[1]} pixels and its image, upright, 50 by 50: they must have the same"
+    said = rf"{size[0]} by {size[1]} pixels, .* 50 by 50: they must have the same"
     with pytest.raises(UnreadableImage, match=said):
         read_mask(tmp_path / "mask.png", tmp_path / "mask.png", (50, 50))
 

@@ -55,7 +55,7 @@ def test_references_from_several_folders_are_gathered_in_one_with_their_captions
 def test_a_caption_is_text_of_a_length_that_can_be_read(tmp_path):
     folder = images(tmp_path / "bee")
     (folder / "0.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(FiguregroundError, match=r"the caption bee/0\.txt is no text"):
+    with pytest.raises(FiguregroundError, match=r"the caption bee/0\.txt is not text"):
         read_references(tmp_path, [BEE])
     (folder / "0.txt").write_text("word " * 10_000)
     with pytest.raises(FiguregroundError, match=r"the caption bee/0\.txt is longer than 4,096 bytes"):
@@ -97,7 +97,7 @@ def test_classes_with_too_few_images_are_told_of_in_one_error(tmp_path):
     said = str(refused.value)
     assert "2 of 2 classes have fewer than 3 different images" in said
     assert "'bee' (2)" in said
-    assert "'sports car' (1, 3 more of the same)" in said
+    assert "'sports car' (1, duplicates: 3)" in said
     assert "bee/broken.jpg: the file is empty" in said
 
 

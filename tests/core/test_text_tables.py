@@ -61,15 +61,15 @@ def test_json_lines_have_the_columns_of_all_lines(tmp_path):
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
-        ("t.csv", "name\nbürd\n".encode("latin-1"), r"t\.csv is no text in UTF-8 or UTF-16 .* at byte 6"),
+        ("t.csv", "name\nbürd\n".encode("latin-1"), r"t\.csv .* UTF-8 or UTF-16 .* at byte 6"),
         ("t.csv", b'name,phrase\na,"b\nc,d\n', r"t\.csv, line 3: .*unexpected end of data"),
         ("t.csv", b"name,phrase\na,b,c\n", r"t\.csv, line 2: 3 fields instead of 2\. A comma within"),
         ("t.csv", b"name;phrase\na;b;c\n", "A semicolon within"),
-        ("t.csv", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is no text"),
-        ("t.csv", b"nam\0e\n", "holds the character NUL"),
-        ("t.jsonl", b'{"a": 1}\n[1]\n', r"line 2: it is no JSON object"),
-        ("t.jsonl", b'{"a": 1}\n{"a": \n', r"line 2: it is no JSON "),
-        ("t.jsonl", b'{"a": 1}\n' + b"[" * 100_000, r"line 2: it is no JSON "),
+        ("t.csv", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "t.csv .* UTF-8"),
+        ("t.csv", b"nam\0e\n", "t.csv .* NUL"),
+        ("t.jsonl", b'{"a": 1}\n[1]\n', r"line 2: .* JSON object"),
+        ("t.jsonl", b'{"a": 1}\n{"a": \n', r"line 2: .* JSON "),
+        ("t.jsonl", b'{"a": 1}\n' + b"[" * 100_000, r"line 2: .* JSON "),
     ],
 )
 def test_what_is_no_table_is_said_with_file_and_line(tmp_path, name, data, said):
@@ -123,8 +123,8 @@ def test_every_reader_of_a_table_takes_what_excel_saves(tmp_path):
 
 def test_a_table_that_cannot_be_read_names_the_field(tmp_path):
     (tmp_path / "mine.csv").write_bytes("name\nbürd\n".encode("latin-1"))
-    with pytest.raises(RecipeError, match=r"^classes: mine\.csv is no text in UTF-8"):
+    with pytest.raises(RecipeError, match=r"^classes: mine\.csv .* UTF-8"):
         read_nouns("classes", str(tmp_path / "mine.csv"), "classes", "")
     (tmp_path / "mine.txt").write_bytes("a {class}, bürd\n".encode("latin-1"))
-    with pytest.raises(RecipeError, match=r"^prompt: mine\.txt is no text in UTF-8"):
+    with pytest.raises(RecipeError, match=r"^prompt: mine\.txt .* UTF-8"):
         read_templates(str(tmp_path / "mine.txt"))

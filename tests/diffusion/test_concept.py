@@ -100,7 +100,7 @@ def test_damage_is_found(learned, tmp_path):
     path = folder / "checkpoint" / "unet" / "diffusion_pytorch_model.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(FiguregroundError, match=r"its weights aren't those that concept\.json says"):
+    with pytest.raises(FiguregroundError, match=r"its weights .* concept\.json"):
         read_concept(folder)
     path.write_bytes(whole[:-9])
     with pytest.raises(FiguregroundError, match=r"has [\d,]+ of [\d,]+ bytes"):
@@ -108,7 +108,7 @@ def test_damage_is_found(learned, tmp_path):
     path.write_bytes(whole)
     facts = json.loads((folder / "concept.json").read_text())
     (folder / "concept.json").write_text(json.dumps({**facts, "format": 99}))
-    with pytest.raises(FiguregroundError, match="its format is 99, and this version reads 1"):
+    with pytest.raises(FiguregroundError, match="its format is 99"):
         read_concept(folder)
     (folder / "concept.json").write_text(json.dumps(facts)[:-20])
     with pytest.raises(FiguregroundError, match=r"its concept\.json is damaged"):
@@ -116,7 +116,7 @@ def test_damage_is_found(learned, tmp_path):
     (folder / "concept.json").unlink()
     with pytest.raises(FiguregroundError, match="isn't finished"):
         read_concept(folder)
-    with pytest.raises(FiguregroundError, match="there is no such directory"):
+    with pytest.raises(FiguregroundError, match="nowhere: no such directory"):
         read_concept(tmp_path / "nowhere")
 
 

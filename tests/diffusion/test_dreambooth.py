@@ -319,7 +319,7 @@ def test_a_directory_that_holds_something_else_is_left_as_it_is(sd1, references,
     [
         ({"identifier": "snow"}, "identifier: 'snow' is a word that the checkpoint knows"),
         ({"identifier": "flower"}, "identifier: 'flower' collides with the noun"),
-        ({"size": 33}, "size: 33 is no multiple of 8, .* Give 32"),
+        ({"size": 33}, "size: 33 is not a multiple of 8, .* Give 32"),
         ({"prompt": "a {V} " + "very " * 80 + "{noun}"}, "prompt has .* tokens, and the text encoder reads 77"),
         ({"features": "neural-pca", "sfsl_weight": 1.0, "feature_model": "x"}, "components: features neural-pca need"),
     ],
@@ -367,7 +367,7 @@ def test_a_loss_that_is_no_number_stops_naming_part_and_step_and_keeps_what_was_
     said = str(error.value)
     assert "the dreambooth and prior losses are nan at step 4" in said
     assert f"Step 2 of 6 is saved in {out}" in said
-    assert f"{out / 'checkpoint'} holds what was learned by then" in said
+    assert f"{out / 'checkpoint'} contains the result" in said
     assert "--learning-rate" in said
     assert open_checkpoint(str(out / "checkpoint"), **CPU).family == "sd"
     assert all(torch.isfinite(t.float()).all() for t in weights(out / "checkpoint").values())
@@ -430,7 +430,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(sd1, references, tmp_pa
         first = run(*command, *flags(sd1, **settings), "--device", "cpu")
         assert first[0] == 1, first
         assert first[2].count("\n") == 1
-        assert f"No space left on the disk of {out}. Free some space and give the same command again." in first[2]
+        assert f"No space left on the disk of {out}. Free some space and run the same command again." in first[2]
         assert litter(out) == []
         subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
         assert run(*command, *flags(sd1, **settings), "--device", "cpu")[0] == 0
@@ -489,8 +489,8 @@ def test_a_stop_leaves_a_usable_checkpoint_and_says_how_to_go_on(sd1, references
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
     step = saved_step(out)
-    assert f"Step {step:,} of 100,000 is saved in {out}, and the same command goes on from there." in err
-    assert f"{out / 'checkpoint'} holds what was learned by then." in err
+    assert f"Step {step:,} of 100,000 is saved in {out}" in err
+    assert f"{out / 'checkpoint'} contains the result" in err
     assert "Traceback" not in err
     assert litter(out) == []
     assert open_checkpoint(str(out / "checkpoint"), **CPU).family == "sd"
@@ -540,11 +540,11 @@ def test_an_unfinished_run_refuses_other_inputs_and_other_means(sd1, references,
     flipped[len(state) // 2] ^= 1
     for damaged in (state[: len(state) // 2], bytes(flipped)):
         (out / "state.pt").write_bytes(damaged)
-        with pytest.raises(FiguregroundError, match=r"state\.pt is damaged .* Remove it to begin anew"):
+        with pytest.raises(FiguregroundError, match=r"state\.pt is damaged .* Remove it"):
             finetune(references, "flower", "x", out, settings, **QUIET)
     (out / "state.pt").write_bytes(state)
     (out / "prior" / "00001.png").write_bytes((out / "prior" / "00000.png").read_bytes())
-    with pytest.raises(FiguregroundError, match=r"begun by other means.*\n  prior\.sha256: "):
+    with pytest.raises(FiguregroundError, match=r"begun with other settings.*\n  prior\.sha256: "):
         finetune(references, "flower", "x", out, settings, **QUIET)
     unfinished()
     torch.set_num_threads(2)  # what was begun with one goes on with one

@@ -85,5 +85,5 @@ def test_a_text_beside_a_image_is_its_caption(folder):
     (folder / "02.txt").write_text(" \n")
     assert [r.caption for r in read_references(folder, 32).used] == [None, "a {V} {noun} in the rain", None, None]
     (folder / "03.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(FiguregroundError, match=r"03\.txt is no text"):
+    with pytest.raises(FiguregroundError, match=r"03\.txt is not text"):
         read_references(folder, 32)

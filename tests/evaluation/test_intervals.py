@@ -175,7 +175,7 @@ def test_what_is_no_share_is_refused():
     for groups in ([], [np.array([True]), np.array([], bool)], [np.array([1.5])], [np.array([np.nan])]):
         with pytest.raises(ValueError, match="An interval needs"):
             mean(groups)
-    with pytest.raises(ValueError, match="no share"):
+    with pytest.raises(ValueError, match="0 answers"):
         wilson(0.5, 0)
     with pytest.raises(ValueError, match="level"):
         wilson(0.5, 10, level=95)

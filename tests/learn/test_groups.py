@@ -59,7 +59,7 @@ def test_without_an_attribute_there_are_classes_and_no_groups(tmp_path):
     assert groups.a is None
     assert groups.attributes is None
     assert groups.counts(0).tolist() == [[5], [5]]
-    with pytest.raises(FiguregroundError, match=r"says no attribute, so there are no groups"):
+    with pytest.raises(FiguregroundError, match=r"has no attribute"):
         _ = groups.group
     assert told(groups)["splits"]["train"]["cramers_v"] is None
     assert "Cramér" not in summarise(groups)
@@ -107,7 +107,7 @@ def test_images_are_decoded_only_when_they_are_asked_for_and_a_damaged_one_is_na
     path.write_bytes(path.read_bytes()[:150] + b"\0" * 300)
     draws = dict(read_groups(tmp_path).read([1, 2]))
     assert draws[1]().mode == "RGB"
-    with pytest.raises(FiguregroundError, match=r"train/002\.png: .*Replace the file, or take it out"):
+    with pytest.raises(FiguregroundError, match=r"train/002\.png: .*Replace the file"):
         draws[2]()
 
 
@@ -135,9 +135,7 @@ def test_a_mask_is_as_large_as_its_image_or_refused(tmp_path):
     make_mask(second, (8, 10))
     masks = dict(read_groups(tmp_path).read_masks([0, 1]))
     assert masks[0]().shape == (8, 10)
-    with pytest.raises(
-        FiguregroundError, match=r"001\.mask\.png: the mask is 8 by 10 pixels and its image, upright, 10"
-    ):
+    with pytest.raises(FiguregroundError, match=r"001\.mask\.png: .* 8 by 10 pixels, .* 10"):
         masks[1]()
 
 
@@ -210,7 +208,7 @@ def test_average_accuracy_is_reweighted_by_training_counts():
     assert reweighted_accuracy(np.array([0.4, 0.6]), np.array([7, 7])) == pytest.approx(0.5)
     with pytest.raises(ValueError, match="3 accuracies and 4 counts"):
         reweighted_accuracy(np.array([1.0, 1.0, 1.0]), counts)
-    with pytest.raises(ValueError, match="both in training and to be judged"):
+    with pytest.raises(ValueError, match="No group has both"):
         reweighted_accuracy(np.array([1.0, np.nan]), np.array([0, 5]))
 
 
@@ -254,7 +252,7 @@ def test_the_command_prints_the_summary_or_json(tmp_path, capsys):
     assert "(celeba): 24 images, 2 classes, 2 attributes" in said
     assert "not Male" in said
     assert (
-        "note: train has no image of not Male × not Young, Male × not Young: its worst group is over the 2 groups"
+        "train has no image of not Male × not Young, Male × not Young: its worst group is computed over the 2 groups"
         in said
     )
     assert main(["groups", str(tmp_path), "--y", "Male", "--a", "Young", "--json"]) == 0
@@ -268,11 +266,11 @@ def test_the_command_prints_the_summary_or_json(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere"], 1, "nowhere: there is no such file or directory"),
-        (["."], 1, "isn't laid out in a way that is known. In it: nothing."),
-        ([".", "--layout", "waterbird"], 2, "layout: there is no 'waterbird', did you mean 'waterbirds'?"),
-        ([".", "--layout", "celeba"], 1, "isn't laid out as celeba: that is list_attr_celeba"),
-        ([".", "--root", "elsewhere"], 2, "root: there is no directory elsewhere"),
+        (["nowhere"], 1, "nowhere: no such file or directory"),
+        (["."], 1, "has no known layout. It contains: nothing."),
+        ([".", "--layout", "waterbird"], 2, "layout: 'waterbird' is unknown, did you mean 'waterbirds'?"),
+        ([".", "--layout", "celeba"], 1, "the layout celeba: list_attr_celeba"),
+        ([".", "--root", "elsewhere"], 2, "root: no such directory: elsewhere"),
     ],
 )
 def test_what_cannot_be_read_ends_with_a_sentence(arguments, code, message, tmp_path, monkeypatch, capsys):

@@ -86,7 +86,9 @@ def test_validation_is_found_by_its_usual_names(tmp_path, name):
 
 def test_a_folder_of_the_same_classes_that_is_no_split_is_refused(tmp_path):
     make_folders(tmp_path, {"train/cat": 6, "train/dog": 6, "fold2/Cat": 2, "test/cat": 1, "notes/old": 1})
-    with pytest.raises(FiguregroundError, match=r"fold2/ holds folders of the same classes as test/, train/ \('Cat'\)"):
+    with pytest.raises(
+        FiguregroundError, match=r"fold2/ contains folders of the same classes as test/, train/ \('Cat'\)"
+    ):
         read_groups(tmp_path)
     shutil.rmtree(tmp_path / "fold2")
     assert "notes/" in " ".join(read_groups(tmp_path).notes)
@@ -94,7 +96,7 @@ def test_a_folder_of_the_same_classes_that_is_no_split_is_refused(tmp_path):
 
 def test_folders_of_classes_below_unknown_splits_are_named(tmp_path):
     make_folders(tmp_path, {"fold1/cat": 1, "fold2/cat": 1})
-    with pytest.raises(FiguregroundError, match=r"If fold1/, fold2/ are splits, name them as such: train,"):
+    with pytest.raises(FiguregroundError, match=r"If fold1/, fold2/ are splits, rename them to one of: train,"):
         read_groups(tmp_path)
 
 
@@ -138,7 +140,7 @@ def test_names_in_the_other_coding_of_accents_are_found(tmp_path):
 def test_of_a_missing_file_the_one_in_other_letters_is_named(tmp_path):
     make_table(tmp_path)
     (tmp_path / TABLE[0][0]).rename(tmp_path / "train" / "000.PNG")
-    with pytest.raises(FiguregroundError, match=r"train/000\.png \(line 2; there is 000\.PNG\)"):
+    with pytest.raises(FiguregroundError, match=r"train/000\.png \(line 2; found 000\.PNG\)"):
         read_groups(tmp_path)
 
 
@@ -153,7 +155,7 @@ def test_names_in_other_letters_or_coding_cost_no_look_through_the_folder_each(s
     if "\u00e9" in said:
         assert len(read_groups(tmp_path)) == count
     else:
-        with pytest.raises(FiguregroundError, match=r"3,000 files of 3,000 missing .*there is 0\.jpg"):
+        with pytest.raises(FiguregroundError, match=r"3,000 files of 3,000 missing .*found 0\.jpg"):
             read_groups(tmp_path)
     assert time.process_time() - began < 5
 
@@ -222,7 +224,7 @@ def test_a_table_without_a_split_takes_that_of_its_folders_or_draws_it(tmp_path)
     make_table(tmp_path / "flat", flat, "filename,y,a")
     groups = read_groups(tmp_path / "flat")
     assert set(groups.split.tolist()) == {0, 1, 2}
-    assert "Nothing says the splits" in groups.notes[0]
+    assert "No splits are given" in groups.notes[0]
 
 
 # ImageFolder
@@ -256,7 +258,7 @@ def test_image_folder_is_read_as_datasets_lays_it_out(tmp_path, kind):
 
 def test_the_class_of_image_folder_may_have_any_name(tmp_path):
     image_folder(tmp_path, "jsonl", "species")
-    with pytest.raises(FiguregroundError, match=r"test/, train/, val/ are named as splits .* --y NAME"):
+    with pytest.raises(FiguregroundError, match=r"test/, train/, val/ are named like splits .* --y NAME"):
         read_groups(tmp_path)
     assert read_groups(tmp_path, y="species", a="light").classes == ("cat", "dog")
 

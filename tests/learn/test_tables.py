@@ -31,10 +31,10 @@ def refused(tmp_path, rows, header="filename,split,y,a"):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"y": {0: 3}}, "y: labels are 0 to n − 1, and the largest is 3, but there is no 2."),
-        ({"y": {i: 9 for i in range(18)}}, "the largest is 9, but there is no 0, 1, 2, …. Number them without gaps"),
+        ({"y": {0: 3}}, "y: labels are 0 to n − 1, and the largest is 3, but 2 is missing."),
+        ({"y": {i: 9 for i in range(18)}}, "the largest is 9, but 0, 1, 2, … is missing. Number them without gaps"),
         ({"a": {0: -1, 5: -1}}, "a: labels are 0 to n − 1, but 2 rows below 0: '-1' in line 2, '-1' in line 7."),
-        ({"y": {1: "cat"}}, "y: 1 row without a whole number: 'cat' in line 3. Give numbers from 0 on in all rows, or"),
+        ({"y": {1: "cat"}}, "y: 1 row without a whole number: 'cat' in line 3. Use numbers from 0 in all rows, or"),
         ({"y": {0: 0.5}}, "y: 1 row without a whole number: '0.5' in line 2."),
         ({"a": {2: "nan"}}, "a: 1 row without a whole number: 'nan' in line 4."),
         ({"y": {2: "", 3: " "}}, "y: 2 rows without a value (line 4, 5)."),
@@ -60,7 +60,7 @@ def test_a_name_that_leads_out_of_the_root_is_refused_by_row_and_name(tmp_path, 
 
 
 def test_numbers_too_large_to_be_labels_are_no_burden(tmp_path):
-    assert "no 1, 2, 3, …" in refused(tmp_path, changed(TABLE, y={i: 10**17 * (i % 2) for i in range(18)}))
+    assert "1, 2, 3, … is missing" in refused(tmp_path, changed(TABLE, y={i: 10**17 * (i % 2) for i in range(18)}))
     assert "without a whole number" in refused(tmp_path, changed(TABLE, y={0: "9" * 5000}))
 
 
@@ -95,12 +95,12 @@ def test_files_that_are_empty_or_no_images_are_told(tmp_path):
 
 def test_a_file_that_is_listed_twice_is_refused_however_it_is_written(tmp_path):
     said = refused(tmp_path, [*TABLE, TABLE[0], ("./train/../train/001.png", *TABLE[1][1:])])
-    assert "2 files listed twice: train/000.png (lines 2 and 20), train/001.png (lines 3 and 21). Leave one row" in said
+    assert "2 files listed twice: train/000.png (lines 2 and 20), train/001.png (lines 3 and 21). Keep one row" in said
 
 
 def test_a_file_in_two_splits_is_refused(tmp_path):
     said = refused(tmp_path, [*TABLE, (TABLE[0][0], 2, 0, 0)])
-    assert "1 file listed in two splits: train/000.png (lines 2 and 20). An image that is trained on" in said
+    assert "1 file listed in two splits: train/000.png (lines 2 and 20). Training images" in said
 
 
 def test_splits_that_are_the_same_files_are_named(tmp_path):
@@ -116,7 +116,7 @@ def test_splits_that_hold_copies_of_the_same_images_are_told(tmp_path):
         if row[1] == 2:
             shutil.copy(tmp_path / row[0], tmp_path / row[0].replace("test", "val"))
     groups = read_groups(tmp_path)
-    assert groups.notes == ("validation and test hold the same images under other paths.",)
+    assert groups.notes == ("validation and test contain the same images under other paths.",)
     make_image(tmp_path / TABLE[-1][0], (30, 20))
     assert read_groups(tmp_path).notes == ()
 
@@ -126,14 +126,14 @@ def test_images_beside_those_of_the_table_are_told_and_masks_are_none(tmp_path):
     make_image(tmp_path / "train" / "new.png")
     make_mask(tmp_path / TABLE[0][0])
     (tmp_path / "train" / "notes.txt").write_text("mine")
-    assert read_groups(tmp_path).notes == ("1 image beside those of the table, and not in it: train/new.png.",)
+    assert read_groups(tmp_path).notes == ("1 image in the folders of the table but not listed: train/new.png.",)
 
 
 def test_empty_groups_and_missing_splits_are_told(tmp_path):
     make_table(tmp_path, [row for row in TABLE if row[1] != 1 and not (row[1] == 2 and row[2] == 0 and row[3] == 1)])
     assert read_groups(tmp_path).notes == (
-        "There is no validation split.",
-        "test has no image of 0 × 1: its worst group is over the 3 groups that it has.",
+        "The validation split is missing.",
+        "test has no image of 0 × 1: its worst group is computed over the 3 groups that it has.",
     )
 
 
@@ -142,8 +142,8 @@ def test_empty_groups_and_missing_splits_are_told(tmp_path):
     [
         ("filename,split,y,y\na.png,0,0,1\n", "metadata.csv has two columns 'y'"),
         ("filename,split,y\n", "metadata.csv has no row below its first line"),
-        ("filename,split,y\na.png,0\nb.png,0,0,1,2\n", "2 rows with another number of fields than the 3 of the first"),
-        ("filename,split\na.png,0\n", "no table of a known layout. Its first line reads: filename, split."),
+        ("filename,split,y\na.png,0\nb.png,0,0,1,2\n", "2 rows whose number of fields differs from the 3 of the first"),
+        ("filename,split\na.png,0\n", "not a table of a known layout. Its first line reads: filename, split."),
         ("filename|split|y\na.png|0|1\n", "Its first line reads: filename|split|y."),
         ("", "Its first line reads: nothing."),
     ],
@@ -162,4 +162,4 @@ def test_a_column_that_is_asked_for_and_missing_is_named(tmp_path):
 
 
 def test_one_class_in_all_rows_is_refused(tmp_path):
-    assert "one class only, '0', in all 18 images" in refused(tmp_path, changed(TABLE, y=dict.fromkeys(range(18), 0)))
+    assert "only one class, '0', in all 18 images" in refused(tmp_path, changed(TABLE, y=dict.fromkeys(range(18), 0)))

@@ -27,7 +27,7 @@ EULER = "EulerDiscreteScheduler"
 def test_schedulers_that_mean_another_schedule_are_refused_by_name(made, edit, kind):
     edit(made / "sd1" / "model_index.json", scheduler=["diffusers", kind])
     edit(made / "sd1" / "scheduler" / "scheduler_config.json", _class_name=kind)
-    with pytest.raises(FiguregroundError, match=rf"'mine' is drawn by a {kind}"):
+    with pytest.raises(FiguregroundError, match=rf"'mine' uses a {kind}"):
         check_files(made / "sd1", "mine", scheduler="ddim")
 
 

@@ -68,7 +68,7 @@ def test_a_full_disk_is_named_and_after_space_is_freed_the_same_command_ends(
         err = fail(checkpoint, out, "--set", f"workers={workers}")
         done = len(markers(out))
         assert 0 < done < 15
-        assert f"No space left on the disk of {out}. Free some space and give the same command again." in err
+        assert f"No space left on the disk of {out}. Free some space and run the same command again." in err
         assert f"{done} of 15 shards are done and kept." in err
         assert not [name for name in litter(out) if name.endswith(".tmp")]
         ballast.unlink()
@@ -153,7 +153,7 @@ def test_a_directory_of_somebody_else_stays_as_it_is(checkpoint, tmp_path, capsy
         (errno.ENOSPC, None, "No space left on the disk of sets/d3s. Free some space"),
         (errno.EDQUOT, None, "Your quota on the disk of sets/d3s is used up"),
         (errno.EFBIG, None, "see ulimit -f"),
-        (errno.EIO, "sets/d3s/data/x", "The disk of sets/d3s fails: Input/output error. When it works again"),
+        (errno.EIO, "sets/d3s/data/x", "The disk of sets/d3s fails: Input/output error. "),
         (errno.ESTALE, None, "The disk of sets/d3s fails"),
         (errno.EROFS, "sets/d3s/data", "sets/d3s can't be written: its file system is read-only"),
         (errno.EACCES, "sets", "sets/d3s: permission denied"),

@@ -213,7 +213,7 @@ def test_a_readme_that_was_there_before_is_only_added_to(tmp_path, text):
     ("text", "message"),
     [
         ("---\na: [\n---\n", "YAML header can't be read"),
-        ("---\n- a\n---\n", "no mapping"),
+        ("---\n- a\n---\n", "not a mapping"),
         (f"# Mine\n{BEGIN}\n", r"line 2, .* line \(none\)"),
         (f"# Mine\n{END}\n{BEGIN}\n", "line 3, .* line 2"),
         (f"# Mine\n{BEGIN}\n{END}\n{END}\n", "line 2, .* line 3, 4"),

@@ -889,4 +889,4 @@ def test_croissant_with_other_hashes_is_found(out):
     path.write_text(text.replace(sha256, "0" * 64))
     assert_finds(out, rf"^croissant\.json: its SHA-256 of {TAR} isn't the one in the marker")
     path.write_text("[]")
-    assert_finds(out, r"^croissant\.json: it holds no JSON object")
+    assert_finds(out, r"^croissant\.json: it is not a JSON object")

@@ -290,8 +290,8 @@ def test_a_parquet_file_that_inflates_is_a_finding_and_takes_no_memory(dataset):
     pq.write_table(table.set_column(place, "prompt", large), dataset / PARQUET, compression="zstd")
     assert (dataset / PARQUET).stat().st_size < 2**18
     sign(dataset, PARQUET)
-    assert any(PARQUET in finding and "stand for" in finding for finding in findings(dataset))
-    with pytest.raises(FiguregroundError, match="stand for"):
+    assert any(PARQUET in finding and "expand to" in finding for finding in findings(dataset))
+    with pytest.raises(FiguregroundError, match="expand to"):
         list(Source(dataset).stored(Source(dataset).shards[0]))
 
 

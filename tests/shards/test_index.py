@@ -211,7 +211,7 @@ def test_a_finished_dataset_holds_no_locks_and_no_temporary_files(tmp_path):
         ),
         (
             lambda out: add_marker(out, Shard("test", 0, 1, 1)),
-            "holds shards that this build doesn't plan: test-00000-of-00001",
+            "contains shards that this build doesn't plan: test-00000-of-00001",
         ),
     ],
 )
@@ -227,7 +227,7 @@ def test_shards_of_another_size_or_format_are_refused(tmp_path):
     with pytest.raises(ShardError, match=r"train-00000-of-00002 was built without the format 'webdataset'\. Delete"):
         finish(tmp_path, SHARDS, COLUMNS, RECIPE, FACTS)
     larger = [*SHARDS[:2], Shard("validation", 0, 1, 5)]
-    with pytest.raises(ShardError, match="validation-00000-of-00001 was built of 4 images, but 5 are planned"):
+    with pytest.raises(ShardError, match="validation-00000-of-00001 was built from 4 images, but 5 are planned"):
         finish(tmp_path, larger, COLUMNS, RECIPE, FACTS, formats=("parquet",))
 
 

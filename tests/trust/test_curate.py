@@ -147,15 +147,15 @@ def test_a_directory_with_something_else_or_within_the_source_is_refused_and_unt
     before = state(source)
     (tmp_path / "link").symlink_to(source)
     for out in (source, source / "data" / "cut", tmp_path, tmp_path / "link", tmp_path / "link" / "cut"):
-        with pytest.raises(FiguregroundError, match="lie in each other"):
+        with pytest.raises(FiguregroundError, match=r"--out .* overlap"):
             curate(source, out, RULE, show_progress=False)
     assert state(source) == before
 
 
 def test_a_directory_that_is_no_finished_dataset_is_refused(source, tmp_path):
-    with pytest.raises(FiguregroundError, match="there is no such directory"):
+    with pytest.raises(FiguregroundError, match="no such directory"):
         curate(tmp_path / "nowhere", tmp_path / "out", RULE, show_progress=False)
-    with pytest.raises(FiguregroundError, match="holds no finished dataset"):
+    with pytest.raises(FiguregroundError, match="no finished dataset"):
         curate(tmp_path, tmp_path.parent / "out", RULE, show_progress=False)
     (source / SHARDS[1].path("marker")).unlink()
     with pytest.raises(FiguregroundError, match="disagree about train-00001-of-00002"):
@@ -172,7 +172,7 @@ def test_a_damaged_source_is_refused_with_the_files_name(source, tmp_path, kind,
     path.unlink()
     if damage != "gone":
         path.write_bytes(bytes(data) if damage == "flipped" else bytes(data[: len(data) // 2]))
-    said = {"flipped": "is damaged", "cut": "(is damaged|bytes, and had)", "gone": "is gone"}[damage]
+    said = {"flipped": "is damaged", "cut": "(is damaged|bytes instead)", "gone": "is gone"}[damage]
     with pytest.raises(FiguregroundError, match=f"{path.name} .*{said}.*figureground check"):
         curate(source, tmp_path / "out", RULE, show_progress=False)
     assert not (tmp_path / "out").exists()

@@ -67,9 +67,7 @@ def test_of_one_class_images_may_lie_in_the_directory_itself(tmp_path):
     make_folders(tmp_path, {"cat": 2})
     images = FolderImages(tmp_path / "cat", ["bird", "cat"], ["cat"])
     assert images.label.tolist() == [1, 1]
-    with pytest.raises(
-        FiguregroundError, match=r"no folder that is named as a class of the dataset\. Its folders: none"
-    ):
+    with pytest.raises(FiguregroundError, match=r"no folder .*\. Its folders: none"):
         FolderImages(tmp_path / "cat", ["bird", "cat"], ["bird", "cat"])
 
 
@@ -77,14 +75,14 @@ def test_directories_without_what_is_needed_are_errors(tmp_path):
     make_folders(tmp_path / "photos", {"cat": 1})
     (tmp_path / "empty" / "bird").mkdir(parents=True)
     for name, reason in (
-        ("nowhere", "there is no such directory"),
+        ("nowhere", "no such directory"),
         ("photos", "Its folders: cat; the classes: bird"),
-        ("empty", "no image in the folders of bird"),
+        ("empty", "the folders of bird contain no image"),
     ):
         with pytest.raises(FiguregroundError, match=reason):
             open_images(tmp_path / name, ["bird"], ["bird"])
     other = make_coloured(tmp_path / "set", [("train", "mug", "grass", 0, "mug")])
-    with pytest.raises(FiguregroundError, match=r"none of the classes of the dataset\. Its classes: mug"):
+    with pytest.raises(FiguregroundError, match=r"none of .* classes\. Its classes: mug"):
         open_images(other, list(COLOURS), ["bird"])
-    with pytest.raises(FiguregroundError, match="holds no finished dataset"):
+    with pytest.raises(FiguregroundError, match="no finished dataset"):
         DatasetImages(tmp_path / "photos")

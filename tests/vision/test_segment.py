@@ -331,5 +331,5 @@ def test_a_word_without_a_row_in_the_text_encoder_is_named_when_it_opens(tmp_pat
     content = json.loads(path.read_text())
     content["added_tokens"].append({**content["added_tokens"][-1], "id": 60_000, "content": "<mug>"})
     path.write_text(json.dumps(content))
-    with pytest.raises(FiguregroundError, match=r'segmenter .clipseg.*"<mug>" as number '):
+    with pytest.raises(FiguregroundError, match=r'segmenter .clipseg.*"<mug>" is number '):
         open_segmenter(str(folder))

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, devices, signals."""
+"""Shared foundations: errors, files, devices, signals."""

@@ -1,4 +1,4 @@
-"""The device and number format that torch computes with, and running out of its memory."""
+"""Device, number format and out-of-memory detection of torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "could 
 
 
 def choose_device(device: str) -> torch.device:
-    """Resolves `auto` to the accelerator at hand.
+    """Resolves `auto` to the available accelerator.
 
     Raises:
-        FiguregroundError: A device that torch doesn't know or doesn't see.
+        FiguregroundError: The device is unknown to torch or not available.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -28,7 +28,7 @@ def choose_device(device: str) -> torch.device:
         raise RecipeError("device", f"{device!r} is unknown; give auto, cpu, cuda, cuda:1 or mps.")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise FiguregroundError(
-            f"device: {device!r} was asked for, and torch sees {torch.cuda.device_count()} CUDA devices."
+            f"device: {device!r} is requested, but torch sees {torch.cuda.device_count()} CUDA devices."
         )
     return chosen
 
@@ -41,7 +41,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: torch says so in several ways."""
+    """Whether an error means that memory ran out; torch reports this in several ways."""
     text = str(error)
     return (
         isinstance(error, MemoryError | torch.OutOfMemoryError)

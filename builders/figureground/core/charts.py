@@ -1,4 +1,4 @@
-"""Charts as PNG, where matplotlib is installed: it is optional, and what it draws can be read in a table too."""
+"""Draws charts as PNG if matplotlib is installed; it is optional, since the data are available as tables too."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ DOTS_PER_INCH = 110
 def draw_charts(
     path: Path, size: tuple[float, float], plot: Callable[[Any, Any], None], *, down: int = 1, across: int = 1
 ) -> None:
-    """Writes a PNG of charts in rows and columns, whole; without matplotlib it writes nothing.
+    """Writes a PNG of charts in rows and columns, atomically; without matplotlib it writes nothing.
 
     Args:
-        path: Of the PNG; one that is there is replaced.
+        path: Path of the PNG; an existing file is replaced.
         size: Width and height of all charts together, inches.
-        plot: Draws, given matplotlib's Figure and its Axes, an array (down, across). Axes that it has no use for it
-            removes.
+        plot: Draws on matplotlib's Figure and its Axes, an array (down, across), and removes unused Axes.
+        down, across: Number of rows and columns.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return
-    figure = Figure(figsize=size, layout="constrained")  # its own, so that the user's backend and figures stay
+    figure = Figure(figsize=size, layout="constrained")  # independent of the user's backend and figures
     axes = figure.subplots(down, across, squeeze=False)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)

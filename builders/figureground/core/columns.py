@@ -1,4 +1,4 @@
-"""Texts in columns: how wide a text is on a terminal, and texts filled up to a width."""
+"""Width of text on a terminal, and padding to a width."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import unicodedata
 
 
 def text_width(text: str) -> int:
-    """Return how many columns of a terminal a text takes: two for each wide letter, none for a combining mark."""
+    """Return the width of a text in terminal columns: two per wide letter, none per combining mark."""
     return sum(map(_width, text))
 
 
@@ -17,6 +17,6 @@ def _width(character: str) -> int:
 
 
 def pad(text: str, width: int, *, right: bool = False) -> str:
-    """Return a text with blanks behind it, up to a width in columns; before it if it is to end at the right."""
+    """Return a text padded with blanks to a width in columns; `right` aligns it to the right."""
     blanks = " " * (width - text_width(text))
     return blanks + text if right else text + blanks

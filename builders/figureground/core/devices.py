@@ -1,4 +1,4 @@
-"""Names of devices, checked without torch."""
+"""Checks device names without torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _NAMES = re.compile(r"auto|cpu|(cuda|mps)(:\d{1,4})?")
 
 
 def check_device(name: str, field: str = "device") -> None:
-    """Raise RecipeError unless `name` is `auto` or what torch calls a device: cpu, cuda, cuda:1, mps."""
+    """Raise RecipeError unless `name` is `auto` or a torch device: cpu, cuda, cuda:1, mps."""
     if not _NAMES.fullmatch(name):
         raise RecipeError(field, f"{name!r} is unknown; give auto, cpu, cuda, cuda:1 or mps.")

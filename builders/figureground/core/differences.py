@@ -9,7 +9,7 @@ from typing import Any
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Return the differences between two JSON values, one line a field: `strength: 0.9, now 0.5`. Hashes come last."""
+    """Return the differences of two JSON values, one line per field: `strength: 0.9, now 0.5`. Hashes come last."""
     found = _differences(old, new, name)
     found.sort(key=lambda each: _is_hash(each[1]) or _is_hash(each[2]))
     return [f"{field}: {_short(before)}, now {_short(after)}" for field, before, after in found]

@@ -1,4 +1,4 @@
-"""YAML and JSON that people write: scalars stay the text that was typed, and what is read is bounded."""
+"""Reads user-written YAML and JSON of bounded size; scalars stay text as typed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from figureground.core.files import read_at_most
 MAX_YAML_BYTES = 2**20
 MAX_JSON_BYTES = 2**26
 MAX_NODES = 200_000
-"""The most values in a YAML document once its aliases are expanded; ImageNet with definitions has 2,000."""
+"""Maximum values in a YAML document after expanding aliases; ImageNet with definitions has 2,000."""
 MAX_DEPTH = 50
-NO_TEXT = "an escape such as \\ud800 stands for no character"
+NO_TEXT = "an escape such as \\ud800 is not a character"
 _MERGE = "tag:yaml.org,2002:merge"
 _TEXT = "tag:yaml.org,2002:str"
 _PLAIN = "plain"
@@ -25,13 +25,13 @@ _TYPED = [f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null
 
 
 class Plain(str):
-    """A scalar that was written without quotes: text, until the type of its field makes something else of it."""
+    """A scalar without quotes: text, until it is converted to the type of its field."""
 
     __slots__ = ()
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which every plain scalar is text. YAML 1.1 reads `no`, `007` and `12:30` as other things."""
+    """YAML loader in which every plain scalar is text. YAML 1.1 reads `no`, `007` and `12:30` as other types."""
 
     def resolve(self, kind: type[yaml.Node], value: str | None, implicit: Any) -> str:
         if kind is not yaml.ScalarNode:
@@ -41,16 +41,16 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_document(path: Path, what: str) -> Any:
-    """Read a YAML file, or a JSON file if its name ends in `.json`.
+    """Read a YAML file, or a JSON file if its name ends with `.json`.
 
     Args:
-        what: What the file is called in errors, such as `Recipe`.
+        what: Name of the kind of file in errors, such as `Recipe`.
 
     Returns:
         Nested dicts with text keys, lists, `Plain` for scalars without quotes and `str` for those in quotes.
 
     Raises:
-        UsageError: The file is missing, too large, no text, or doesn't parse; with file, line and column.
+        UsageError: The file is missing, too large, not text, or doesn't parse; names file, line and column.
     """
     where, is_json = f"{what} {path}", path.suffix == ".json"
     most = MAX_JSON_BYTES if is_json else MAX_YAML_BYTES
@@ -64,7 +64,7 @@ def read_document(path: Path, what: str) -> Any:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UsageError(f"{where}: that is no text. Give a YAML file, or the recipe.json of a dataset.") from None
+        raise UsageError(f"{where}: it is not text. Give a YAML file, or the recipe.json of a dataset.") from None
     try:
         return parse_json(text) if is_json else parse_yaml(text)
     except yaml.MarkedYAMLError as error:
@@ -81,10 +81,10 @@ def read_document(path: Path, what: str) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse a YAML document; see `read_document` for what comes back. An empty document is `Plain('')`.
+    """Parse a YAML document; see `read_document` for the result. An empty document is `Plain('')`.
 
     Raises:
-        yaml.MarkedYAMLError: It doesn't parse, a key is given twice or is no scalar, or aliases expand to more than
+        yaml.MarkedYAMLError: It doesn't parse, a key is given twice or isn't a scalar, or aliases expand to more than
             `MAX_NODES` values or are nested deeper than `MAX_DEPTH`.
         yaml.YAMLError, RecursionError: It can't be read at all.
     """
@@ -97,7 +97,7 @@ def parse_yaml(text: str) -> Any:
 
 
 class _Expansion:
-    """Makes values of a document's nodes, with aliases expanded, as far as that is bounded."""
+    """Converts a document's nodes to values, expanding aliases within limits."""
 
     def __init__(self) -> None:
         self.left = MAX_NODES
@@ -107,10 +107,10 @@ class _Expansion:
         if self.left < 0:
             raise _error(node, f"its aliases expand to more than {MAX_NODES:,} values")
         if depth > MAX_DEPTH:
-            raise _error(node, f"values are nested more than {MAX_DEPTH} deep, or an alias holds itself")
+            raise _error(node, f"values are nested more than {MAX_DEPTH} deep, or an alias contains itself")
         if isinstance(node, yaml.ScalarNode):
             if node.tag not in (_TEXT, _PLAIN, _MERGE, *_TYPED):
-                raise _error(node, f"the tag {node.tag!r} has no meaning here")
+                raise _error(node, f"the tag {node.tag!r} is not supported")
             if not _is_text(node.value):
                 raise _error(node, NO_TEXT)
             return str(node.value) if node.tag == _TEXT else Plain(node.value)
@@ -124,12 +124,12 @@ class _Expansion:
         merged: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _error(key, "a key has to be one word or text")
+                raise _error(key, "a key must be a word or text")
             if key.tag == _MERGE:
                 sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
                 for source in sources:
                     if not isinstance(source, yaml.MappingNode):
-                        raise _error(source, "'<<' merges mappings, and this is none")
+                        raise _error(source, "'<<' merges mappings, but this is not a mapping")
                     merged = {**self.build(source, depth + 1), **merged}
                 continue
             name = str(key.value)
@@ -146,7 +146,7 @@ def _error(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON as `parse_yaml` does YAML: numbers, `true`, `false` and `null` are `Plain`.
+    """Parse JSON like `parse_yaml`: numbers, `true`, `false` and `null` are `Plain`.
 
     Raises:
         ValueError: It doesn't parse, or a key is given twice.
@@ -181,5 +181,5 @@ def _plain_json(value: Any, depth: int) -> Any:
 
 
 def _is_text(value: str) -> bool:
-    """Whether a text has no half of a surrogate pair, which no file could hold."""
+    """Whether a text has no lone surrogate, which can't be stored in a file."""
     return not any("\ud800" <= character <= "\udfff" for character in value)

@@ -1,8 +1,8 @@
-"""Reads and writes files that somebody else may have prepared.
+"""Safely reads and writes files in untrusted directories.
 
-A dataset that was downloaded can hold links to files elsewhere on this machine, FIFOs that block whoever opens them,
-and small files that cost gigabytes to read. The functions here open regular files only, stay inside a directory where
-one is given, read no more than a limit, and write by renaming, which replaces a link instead of following it.
+A downloaded dataset can contain links to files elsewhere on this machine, FIFOs that block the reader, and small files
+that take gigabytes to read. The functions here open only regular files, stay inside a directory if one is given, read
+no more than a limit, and write by renaming, which replaces a link instead of following it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import IO, Any
 from figureground.core.errors import FiguregroundError, printable
 
 MOST_TEXT = 16 * 2**20
-"""Most bytes of a text that people write: a card, a licence."""
+"""Maximum size of user-written text such as a card or a licence, bytes."""
 MOST_JSON = 256 * 2**20
-"""Most bytes of a JSON document. The index of ten million images takes about ten MiB."""
+"""Maximum size of a JSON document, bytes. The index of ten million images takes about ten MiB."""
 MOST_DEPTH = 100
-"""How deep lists and objects of a JSON document may be nested. Documents of this package need about ten levels."""
+"""Maximum nesting of a JSON document. Documents of this package need about ten levels."""
 
 _CHUNK = 2**20
-"""Bytes that are read at a time."""
+"""Bytes read at a time."""
 
-LEAVES = "it is a link, or lies behind one, that leads out of the directory; such links are never followed"
+LEAVES = "it is, or is reached through, a link out of the directory; such links are never followed"
 
 _NO_LINKS = {errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 _KINDS = {
@@ -44,11 +44,11 @@ _KINDS = {
 
 
 class FileError(FiguregroundError, ValueError):
-    """A file that is not read or written, because of where it lies, what it is, or what it would cost.
+    """Raised for a file that is refused because of its place, type or size.
 
     Args:
         where: The file, or the place in it.
-        reason: What is wrong, and what to do, without a full stop at its end.
+        reason: Problem and fix, without a full stop at the end.
     """
 
     def __init__(self, where: Path | str, reason: str):
@@ -58,17 +58,17 @@ class FileError(FiguregroundError, ValueError):
 
 
 class TooDeep(FileError):
-    """JSON that is nested so deeply that what reads it would fail."""
+    """Raised for JSON nested too deeply to process."""
 
     def __init__(self, where: Path | str, depth: int):
         super().__init__(where, f"its JSON is nested more than {depth} levels deep")
 
 
-# Where files lie
+# Places of files
 
 
 def inside(root: Path, name: str | PurePosixPath) -> Path:
-    """Return `root / name` where that is a place inside `root`, whether or not there is a file.
+    """Return `root / name` if that is inside `root`, whether or not the file exists.
 
     Links that stay inside are allowed. In a snapshot of the Hugging Face cache, links into the `blobs` of the same
     repository count as inside.
@@ -79,7 +79,7 @@ def inside(root: Path, name: str | PurePosixPath) -> Path:
     text = str(name)
     parts = PurePosixPath(text).parts
     if not parts or "\0" in text or ".." in parts or PurePosixPath(text).is_absolute():
-        raise FileError(text or "''", f"a file is named by its place below {printable(str(root))}, without '..'")
+        raise FileError(text or "''", f"a file must be named relative to {printable(str(root))}, without '..'")
     path = root / text
     if leaves(path, root):
         raise FileError(path, LEAVES)
@@ -87,17 +87,17 @@ def inside(root: Path, name: str | PurePosixPath) -> Path:
 
 
 def leaves(path: Path, root: Path) -> bool:
-    """Whether a path leads out of a directory once links are followed; links that go round in a circle do."""
+    """Whether a path leads out of a directory once links are followed; link loops count as leaving."""
     try:
         real = path.resolve()
-    except (OSError, RuntimeError):  # a circle of links
+    except (OSError, RuntimeError):  # a link loop
         return True
     return not any(real == bound or bound in real.parents for bound in _bounds(os.path.realpath(root)))
 
 
 @lru_cache(maxsize=256)
 def _bounds(root: str) -> tuple[Path, ...]:
-    """The directories that files of `root` may lie in: itself and, of a snapshot in the Hub's cache, its blobs."""
+    """Return the directories allowed for files of `root`: itself and, for a Hub cache snapshot, its blobs."""
     real = Path(root)
     for place in (real, *real.parents):
         kind, separator, _ = place.parent.parent.name.partition("--")
@@ -107,13 +107,13 @@ def _bounds(root: str) -> tuple[Path, ...]:
 
 
 def strange_entries(root: Path, names: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
-    """Find what must not be opened below a directory: links that leave it, FIFOs, devices and sockets.
+    """Find entries below a directory that must not be opened: links that leave it, FIFOs, devices and sockets.
 
-    Linked directories that stay inside are searched like others, each directory once.
+    Linked directories that stay inside are searched too; each directory is searched once.
 
     Args:
         root: The directory.
-        names: Which entries of `root` itself to search; all unless given.
+        names: Entries of `root` itself to search; default: all.
 
     Yields:
         The entry's name relative to `root`, in order, and what is wrong with it.
@@ -128,7 +128,7 @@ def strange_entries(root: Path, names: Collection[str] | None = None) -> Iterato
                 continue
             seen.add((status.st_dev, status.st_ino))
             entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
-        except OSError:  # gone meanwhile, or not ours to read: whoever opens it says so
+        except OSError:  # gone meanwhile, or unreadable: reported when it is opened
             continue
         below = []
         for entry in entries:
@@ -144,7 +144,7 @@ def strange_entries(root: Path, names: Collection[str] | None = None) -> Iterato
 
 
 def _look(entry: os.DirEntry[str], root: Path) -> tuple[str | None, bool]:
-    """What is wrong with an entry, and whether it is a directory to search."""
+    """Return the problem of an entry, if any, and whether it is a directory to search."""
     try:
         if not entry.is_symlink():
             if entry.is_file(follow_symlinks=False):
@@ -152,7 +152,7 @@ def _look(entry: os.DirEntry[str], root: Path) -> tuple[str | None, bool]:
         elif leaves(Path(entry.path), root):
             return LEAVES, False
         mode = entry.stat().st_mode
-    except OSError:  # gone meanwhile, or a link to nothing
+    except OSError:  # gone meanwhile, or a broken link
         return None, False
     if stat.S_ISDIR(mode):
         return None, True
@@ -170,8 +170,8 @@ def check_regular(path: Path, *, root: Path | None = None) -> os.stat_result:
     """Return the status of a regular file, before a library opens it by name.
 
     Raises:
-        FileError: It is a FIFO, device, socket or directory, or lies outside `root`.
-        OSError: There is none, or it can't be looked at.
+        FileError: It is a FIFO, device, socket or directory, or is outside `root`.
+        OSError: It doesn't exist or can't be accessed.
     """
     if root is not None and leaves(path, root):
         raise FileError(path, LEAVES)
@@ -182,18 +182,18 @@ def check_regular(path: Path, *, root: Path | None = None) -> os.stat_result:
 
 
 def open_regular(path: Path, *, root: Path | None = None) -> BufferedReader:
-    """Open a regular file for reading; never waits for a FIFO and touches no device.
+    """Open a regular file for reading; never blocks on a FIFO and never opens a device.
 
     Raises:
-        FileError: As `check_regular`.
-        OSError: There is none, or it can't be opened.
+        FileError: See `check_regular`.
+        OSError: It doesn't exist or can't be opened.
     """
     seen = check_regular(path, root=root)
-    # What lies there may have been exchanged since: O_NONBLOCK keeps a FIFO from blocking even then.
+    # The file may have been replaced since the check; O_NONBLOCK keeps a FIFO from blocking even then.
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         if not os.path.samestat(seen, os.fstat(handle)):
-            raise FileError(path, "it was exchanged while it was opened")
+            raise FileError(path, "it was replaced while it was opened")
         return os.fdopen(handle, "rb")
     except BaseException:
         with contextlib.suppress(OSError):
@@ -202,9 +202,9 @@ def open_regular(path: Path, *, root: Path | None = None) -> BufferedReader:
 
 
 def read_at_most(file: IO[bytes], most: int) -> bytes:
-    """Read a file to its end, or to `most` bytes.
+    """Read a file to its end, but at most `most` bytes.
 
-    `file.read(most)` would reserve memory for all of `most`, however small the file is.
+    `file.read(most)` would allocate `most` bytes, however small the file is.
     """
     parts = []
     while most > 0 and (part := file.read(min(most, _CHUNK))):
@@ -214,30 +214,30 @@ def read_at_most(file: IO[bytes], most: int) -> bytes:
 
 
 def read_bytes(path: Path, *, root: Path | None = None, most: int = MOST_TEXT) -> bytes:
-    """Read a regular file whole.
+    """Read a whole regular file.
 
     Args:
         path: The file.
-        root: The directory that it must lie in once links are followed; anywhere unless given.
-        most: The largest size in bytes that is read.
+        root: The directory that must contain it once links are followed; default: no restriction.
+        most: The maximum size, bytes.
 
     Raises:
-        FileError: It is no regular file, lies outside `root`, or is larger than `most`.
-        OSError: There is none, or it can't be read.
+        FileError: It is not a regular file, is outside `root`, or is larger than `most`.
+        OSError: It doesn't exist or can't be read.
     """
     with open_regular(path, root=root) as file:
         data = read_at_most(file, most + 1) if os.fstat(file.fileno()).st_size <= most else None
     if data is None or len(data) > most:
-        raise FileError(path, f"it is larger than {_size(most)}, the most that is read of such a file")
+        raise FileError(path, f"it is larger than {_size(most)}, the limit for such a file")
     return data
 
 
 def read_text(path: Path, *, root: Path | None = None, most: int = MOST_TEXT, encoding: str = "utf-8") -> str:
-    """Read a text file whole, with `\\n` for every line break.
+    """Read a whole text file, with `\\n` for every line break.
 
     Raises:
-        FileError: As `read_bytes`, or it is no text in this encoding.
-        OSError: As `read_bytes`.
+        FileError: See `read_bytes`; or it is not text in this encoding.
+        OSError: See `read_bytes`.
     """
     data = read_bytes(path, root=root, most=most)
     try:
@@ -251,22 +251,22 @@ def read_json(path: Path, *, root: Path | None = None, most: int = MOST_JSON, de
     """Read a JSON document.
 
     Raises:
-        FileError: As `read_text`, or it is no JSON, or nested more than `depth` levels deep.
-        OSError: As `read_bytes`.
+        FileError: See `read_text`; or it is not JSON, or nested more than `depth` levels deep.
+        OSError: See `read_bytes`.
     """
     return parse_json(read_text(path, root=root, most=most, encoding="utf-8-sig"), path, depth=depth)
 
 
 def read_object(path: Path, *, root: Path | None = None, most: int = MOST_JSON) -> dict[str, Any]:
-    """Read a JSON document that is an object.
+    """Read a JSON document that must be an object.
 
     Raises:
-        FileError: As `read_json`, or it is a list, a number or a text.
-        OSError: As `read_bytes`.
+        FileError: See `read_json`; or it is not an object.
+        OSError: See `read_bytes`.
     """
     value = read_json(path, root=root, most=most)
     if not isinstance(value, dict):
-        raise FileError(path, "it holds no JSON object")
+        raise FileError(path, "it is not a JSON object")
     return value
 
 
@@ -275,11 +275,11 @@ def parse_json(text: str | bytes, where: Path | str, *, depth: int = MOST_DEPTH)
 
     Args:
         text: The document.
-        where: What errors call it.
-        depth: How many levels lists and objects may be nested.
+        where: Its name in errors.
+        depth: Maximum nesting of lists and objects.
 
     Raises:
-        FileError: It is no JSON, or nested deeper.
+        FileError: It is not JSON, or nested deeper.
     """
     try:
         value = json.loads(text)
@@ -287,7 +287,7 @@ def parse_json(text: str | bytes, where: Path | str, *, depth: int = MOST_DEPTH)
         raise TooDeep(where, depth) from None
     except ValueError as error:
         raise FileError(where, f"it can't be read as JSON ({error})") from None
-    # Shallow enough to be parsed is not shallow enough for what is done with it: comparing and writing recurse too.
+    # JSON that can be parsed may still be too deep to process: comparing and writing recurse too.
     level = [value]
     for _ in range(depth):
         level = [
@@ -313,20 +313,20 @@ def _size(count: int) -> str:
 
 
 def temporary(final: Path) -> Path:
-    """Return a name beside `final` that no other process uses, and that `datasets` doesn't read."""
+    """Return a path next to `final` that no other process uses and that `datasets` doesn't read."""
     return final.with_name(f".{final.name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
 
 
 def replace_bytes(path: Path, data: bytes, *, root: Path | None = None) -> None:
-    """Write a file so that readers see the old one or the new one, whole. A link at its place is replaced.
+    """Write a file atomically: readers see the whole old or new file. A link at `path` is replaced.
 
     Args:
-        path: The file; its directory is made where it is missing.
-        data: What it is to hold.
+        path: The file; its directory is created if missing.
+        data: The new content.
         root: The directory that it must stay in; a parent that leads out of it is refused.
 
     Raises:
-        FileError: A parent leads out of `root`, or there is a directory at its place.
+        FileError: A parent leads out of `root`, or `path` is a directory.
         OSError: It can't be written.
     """
     with _written(path, data, root) as draft:
@@ -334,12 +334,12 @@ def replace_bytes(path: Path, data: bytes, *, root: Path | None = None) -> None:
 
 
 def replace_text(path: Path, text: str, *, root: Path | None = None) -> None:
-    """Write a text in UTF-8 as `replace_bytes` does."""
+    """Write a text in UTF-8 like `replace_bytes`."""
     replace_bytes(path, text.encode(), root=root)
 
 
 def replace_changed(path: Path, text: str, *, root: Path | None = None) -> None:
-    """Write a text as `replace_text` does, unless the file holds it already: its time of change then stays."""
+    """Write a text like `replace_text`, unless the file already contains it; then its modification time stays."""
     data = text.encode()
     with contextlib.suppress(OSError, FileError):
         if not path.is_symlink() and read_bytes(path, root=root, most=len(data)) == data:
@@ -348,11 +348,11 @@ def replace_changed(path: Path, text: str, *, root: Path | None = None) -> None:
 
 
 def create_bytes(path: Path, data: bytes, *, root: Path | None = None) -> None:
-    """Write a file that mustn't exist yet, so that readers see all of it or none.
+    """Atomically write a file that must not exist yet.
 
     Raises:
-        FileExistsError: There is something at its place, a link too; or another process was faster.
-        FileError: As `replace_bytes`.
+        FileExistsError: `path` exists, even as a link; or another process was faster.
+        FileError: See `replace_bytes`.
         OSError: It can't be written.
     """
     with _written(path, data, root) as draft:
@@ -361,7 +361,7 @@ def create_bytes(path: Path, data: bytes, *, root: Path | None = None) -> None:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            # A file system without hard links: exclusive still, though a reader may see it half written.
+            # Without hard links this is still exclusive, but a reader may see a partial file.
             with open(path, "xb") as file:
                 file.write(data)
                 file.flush()
@@ -369,7 +369,7 @@ def create_bytes(path: Path, data: bytes, *, root: Path | None = None) -> None:
 
 
 def create_text(path: Path, text: str, *, root: Path | None = None) -> None:
-    """Write a text in UTF-8 as `create_bytes` does."""
+    """Write a text in UTF-8 like `create_bytes`."""
     create_bytes(path, text.encode(), root=root)
 
 
@@ -384,11 +384,11 @@ def sync_directory(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _written(path: Path, data: bytes, root: Path | None) -> Iterator[Path]:
-    """A temporary file beside `path` that holds `data` durably; removed on exit, if it is still there."""
+    """Yield a synced temporary file with `data` next to `path`; remove it on exit if it still exists."""
     if root is not None and leaves(path.parent, root):
         raise FileError(path, LEAVES)
     if path.is_dir() and not path.is_symlink():
-        raise FileError(path, "there is a directory where a file is to be written; move it away")
+        raise FileError(path, "it is a directory, but a file is to be written there; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = temporary(path)
     try:

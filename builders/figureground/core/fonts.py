@@ -1,4 +1,4 @@
-"""Fonts for sheets that people look at: Pillow's own has ASCII alone, so other letters need one of the system's."""
+"""Fonts for contact sheets: Pillow's own has only ASCII, so other letters need a system font."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from PIL import ImageFont
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf")
-"""Tried in turn for texts that Pillow's own font lacks letters of."""
+"""Fonts tried in turn for text that is not ASCII."""
 
 
 def font_for(text: str, size: int) -> tuple[Font, bool]:
-    """A font, and whether it has more letters than ASCII."""
+    """Return a font for a text, and whether it has more letters than ASCII."""
     for name in () if text.isascii() else _SYSTEM_FONTS:
         with contextlib.suppress(OSError):
             return ImageFont.truetype(name, size), True
@@ -22,6 +22,6 @@ def font_for(text: str, size: int) -> tuple[Font, bool]:
 
 
 def to_ascii(text: str) -> str:
-    """A text without its accents; other letters become question marks."""
+    """Return a text without accents; other non-ASCII letters become question marks."""
     letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return "".join(letter if letter.isascii() else "?" for letter in letters)

@@ -1,12 +1,13 @@
 """Confidence intervals of shares, of means of groups, and of differences between them.
 
-All statistics here are means of values between 0 and 1, or sums of such means. An interval says how much a number
-depends on which images, or which objects, were drawn. Images that show one object are not independent, so objects count
-as drawn, not images: the variance is that between objects (the linearised cluster bootstrap; Cochran 1977, section 9A;
+All statistics here are means of values between 0 and 1, or sums of them. An interval measures how much a statistic
+depends on the sampled images or objects. Images that show one object are not independent, so the sampling units are
+objects, not images: the variance is that between objects (the linearised cluster bootstrap; Cochran 1977, section 9A;
 Cameron and Miller 2015). Nothing is resampled, so an interval needs no seed.
 
-An interval is Wilson's (1927) of an effective sample size (Korn and Graubard 1998): as many independent yes-or-no
-answers as have the same variance. So it never leaves 0 to 1, and never has zero width, however alike the answers are.
+An interval is Wilson's (1927) with an effective sample size (Korn and Graubard 1998): the number of independent
+yes-or-no answers with the same variance. It therefore stays within 0 to 1 and never has zero width, even if all answers
+are equal.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from typing import NamedTuple
 import numpy as np
 
 LEVEL = 0.95
-"""Nominal coverage of an interval, unless said otherwise."""
+"""Default nominal coverage of an interval."""
 METHOD = "Wilson, effective sample size by objects"
-"""What files call the method."""
+"""Name of the method in files."""
 
 PRIOR = 0.25
-"""Degrees of freedom that p(1 − p), with p the mean of all groups, weighs beside the variance seen in each group of
-several. A small class that is all right, or all wrong, by luck would else seem to tell everything."""
+"""Weight, in degrees of freedom, of p(1 − p), with p the mean of all groups, relative to the variance observed in each
+of several groups. Otherwise, a small class that is all right, or all wrong, by luck would seem certain."""
 
 _ROUNDING = 1e-6
-"""How far a sum of probabilities may lie outside 0 to 1."""
+"""Tolerance for sums of probabilities outside 0 to 1."""
 
 
 class Interval(NamedTuple):
-    """A number and the ends of its interval."""
+    """A value and the ends of its interval."""
 
     value: float
     low: float
@@ -41,18 +42,18 @@ class Interval(NamedTuple):
 
 
 def wilson(value: float, n: float, level: float = LEVEL) -> Interval:
-    """The Wilson score interval of a share.
+    """Return the Wilson score interval of a share.
 
     Args:
         value: The share, 0 to 1.
-        n: Independent answers behind it, above 0. It need not be whole.
+        n: Number of independent answers, above 0; need not be an integer.
         level: Nominal coverage, between 0 and 1.
 
     Raises:
-        ValueError: A share outside 0 to 1, or no answer.
+        ValueError: The share is outside 0 to 1, or `n` is not positive.
     """
     if not 0 <= value <= 1 or not n > 0:
-        raise ValueError(f"There is no share of {value} among {n} answers.")
+        raise ValueError(f"A share of {value} among {n} answers is impossible.")
     z2 = _normal(level) ** 2
     centre = (value + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 / n * (value * (1 - value) + z2 / (4 * n))) / (1 + z2 / n)
@@ -64,21 +65,21 @@ def wilson(value: float, n: float, level: float = LEVEL) -> Interval:
 def mean(
     groups: Sequence[np.ndarray], objects: Sequence[np.ndarray] | None = None, *, level: float = LEVEL
 ) -> Interval:
-    """The mean of the means of groups, in which each group counts alike. A share is the mean of one group.
+    """Return the interval of the mean of group means, with equal weight per group. A share is the mean of one group.
 
     Deviations from a group's mean are scaled by 1/√(1 − w), where w is the object's share of the group's images (CR2,
-    Bell and McCaffrey 2002): √(k/(k − 1)) where each of k objects has as many. The variance seen in each of several
-    groups is averaged with p(1 − p), p the mean of all, which weighs a quarter of an object. A group of one object has
-    no deviation, so p(1 − p) is taken instead.
+    Bell and McCaffrey 2002): √(k/(k − 1)) if all k objects have equally many images. The variance observed in each of
+    several groups is averaged with p(1 − p), p the mean of all, with the weight of a quarter of an object. A group of
+    one object has no deviation, so p(1 − p) is used instead.
 
     Args:
         groups: Values of the images of each group, bool or float (n,), 0 to 1; none empty.
         objects: The object that each image shows, int (n,) for each group. Images of one object are not independent.
-            The same number in two groups is the same object. Each image its own object unless given.
+            Equal numbers in two groups mean the same object. Default: each image is its own object.
         level: Nominal coverage, between 0 and 1.
 
     Raises:
-        ValueError: There is no group, an empty one, or a value outside 0 to 1.
+        ValueError: There is no group, a group is empty, or a value is outside 0 to 1.
     """
     return _Mean.of(groups, objects, level).interval
 
@@ -90,19 +91,19 @@ def difference(
     *,
     level: float = LEVEL,
 ) -> Interval:
-    """The mean of the first groups less that of the second, −1 to 1.
+    """Return the interval of the mean of the first groups minus that of the second, −1 to 1.
 
-    The two intervals are joined by Newcombe's method (1998), with the correlation that comes of objects on both sides:
-    of the same images, say, that two classifiers judged.
+    The two intervals are combined by Newcombe's method (1998), with the correlation due to objects on both sides, such
+    as the same images judged by two classifiers.
 
     Args:
-        first, second: As `mean` takes groups.
-        objects: Of the first and of the second. The same number on both sides is the same object. Without, the sides
-            are independent.
+        first, second: Groups, see `mean`.
+        objects: Objects of the first and of the second. Equal numbers on both sides mean the same object. Default: the
+            sides are independent.
         level: Nominal coverage, between 0 and 1.
 
     Raises:
-        ValueError: As `mean`.
+        ValueError: See `mean`.
     """
     a, b = (_Mean.of(side, objects and objects[i], level) for i, side in enumerate((first, second)))
     r = a.correlation(b) if objects else 0.0
@@ -116,19 +117,19 @@ def difference(
 
 @dataclass(frozen=True)
 class _Mean:
-    """A mean of groups with what its interval is made of."""
+    """A mean of groups with the components of its interval."""
 
     interval: Interval
     ids: np.ndarray
-    """int64 (k,): its objects, ascending."""
+    """int64 (k,): objects, ascending."""
     scores: np.ndarray
-    """float64 (k,): how far each object moves the mean; their squares add up to the variance."""
+    """float64 (k,): influence of each object on the mean; the squares add up to the variance."""
 
     @classmethod
     def of(cls, groups: Sequence[np.ndarray], objects: Sequence[np.ndarray] | None, level: float) -> _Mean:
         values = [np.asarray(group, np.float64) for group in groups]
         if not values or not all(len(group) for group in values):
-            raise ValueError("An interval needs at least one group, and an image in each.")
+            raise ValueError("An interval needs at least one group, with at least one image in each.")
         x, n = np.concatenate(values), np.array([len(group) for group in values])
         if not ((x >= -_ROUNDING) & (x <= 1 + _ROUNDING)).all():
             raise ValueError("An interval needs values from 0 to 1.")
@@ -143,21 +144,21 @@ class _Mean:
         means = np.bincount(group, weights=x) / n
         value = min(1.0, float(means.mean()))
         deviations = (x - means[group]) * weight[group]
-        share = copies / n[pair_group]  # of an object in its group; it pulls the group's mean towards itself
+        share = copies / n[pair_group]  # of an object in its group, whose mean it pulls towards itself
         scaled = deviations / np.sqrt(np.where(share < 1, 1 - share, 1))[which]
         scores = np.bincount(at, weights=scaled)
         alone = float(np.square(deviations * np.sqrt(n / np.maximum(n - 1, 1))[group]).sum())
-        # Objects that stand on the same easy and hard scenes look more alike than independent images do; that is no
-        # reason for an interval narrower than theirs.
+        # Objects on the same easy and hard scenes vary less than independent images; the interval must still not be
+        # narrower than that of independent images.
         variance = max(float(np.square(scores).sum()), alone)
         shares = np.square(copies * weight[pair_group])
-        units = np.bincount(pair_group, weights=shares)  # of a group's variance, if its objects vary by 1
+        units = np.bincount(pair_group, weights=shares)  # a group's variance if its objects vary by 1
         seen = np.bincount(pair_group, weights=np.square(np.bincount(which, weights=scaled)))
         prior = np.where(k == 1, 1.0, PRIOR if len(n) > 1 else 0.0)
         variance += float((prior / (k - 1 + prior).clip(1) * (units * value * (1 - value) - seen)).sum())
-        # An object that stands in several groups counts once: its images are alike across them too.
+        # An object in several groups counts once: its images are similar across groups too.
         least = 1 / float(np.square(np.bincount(pairs % len(known), weights=copies * weight[pair_group])).sum())
-        equal = 1 / np.bincount(pair_group, weights=share**2)  # objects of one size that would be worth as much (Kish)
+        equal = 1 / np.bincount(pair_group, weights=share**2)  # equivalent number of equal-sized objects (Kish)
         freedom = min(_freedom(units, equal), len(known) - 1.0)
         effective = _effective(value, variance, freedom, least, level)
         if len(n) == 1 and bool(np.isin(x, (0, 1)).all()):  # a share
@@ -165,19 +166,20 @@ class _Mean:
         return cls(wilson(value, effective, level), known, scores)
 
     def correlation(self, other: _Mean) -> float:
-        """How far both move together by the objects that they share, −1 to 1."""
+        """Return the correlation of both means due to shared objects, −1 to 1."""
         _, mine, theirs = np.intersect1d(self.ids, other.ids, assume_unique=True, return_indices=True)
         scale = math.sqrt(float(np.square(self.scores).sum()) * float(np.square(other.scores).sum()))
         return float(self.scores[mine] @ other.scores[theirs]) / scale if scale > 0 else 0.0
 
 
 def _freedom(parts: np.ndarray, k: np.ndarray) -> float:
-    """Degrees of freedom of a variance (Satterthwaite 1946), if all values vary alike; 0 where every group has one
-    object.
+    """Return the degrees of freedom of a variance (Satterthwaite 1946), if all values vary equally.
+
+    The result is 0 if every group has one object.
 
     Args:
-        parts: float64 (groups,): what each group adds to the variance.
-        k: float64 (groups,): objects of each, or fewer where one has most of a group's images.
+        parts: float64 (groups,): contribution of each group to the variance.
+        k: float64 (groups,): effective number of objects, lower if one object has most of a group's images.
     """
     several = k > 1
     if not several.any():
@@ -186,16 +188,16 @@ def _freedom(parts: np.ndarray, k: np.ndarray) -> float:
 
 
 def _effective(value: float, variance: float, freedom: float, least: float, level: float) -> float:
-    """How many independent yes-or-no answers have a variance; fewer where it was estimated from few objects.
+    """Return the number of independent yes-or-no answers with a variance; less if it was estimated from few objects.
 
-    Near 0 and 1 a sample may hold no object of the rarer answer, or one, and its variance is then too small. So the
-    variance moves towards the largest possible one, with the weight exp(−3m), where m is how many objects of the rarer
-    answer are expected: 0.05 at one, next to nothing from two on. Without it, intervals of reused objects near 0 and 1
-    cover 88 to 91 % in simulations; with it, 95 to 98 %.
+    Near 0 and 1 a sample may contain at most one object of the rarer answer, and its variance is then too small. The
+    variance is therefore moved towards the largest possible one, with the weight exp(−3m), where m is the expected
+    number of objects of the rarer answer: 0.05 at one, negligible from two on. Without this correction, intervals of
+    reused objects near 0 and 1 cover 88 to 91 % in simulations; with it, 95 to 98 %.
 
     Args:
-        least: The number if images of one object were always answered alike, and all groups had one mean. It remains
-            where no variance was seen, and few degrees of freedom never lead below it.
+        least: The number if all images of one object got the same answer and all groups had the same mean. It is used
+            if no variance was observed, and few degrees of freedom never lead below it.
     """
     if variance <= 0:
         return least
@@ -204,22 +206,25 @@ def _effective(value: float, variance: float, freedom: float, least: float, leve
     n = binomial / variance
     if freedom <= 0:
         return max(n, least)
-    # Small groups may vary more than the mean of all does, so that n is below `least` already.
+    # Small groups may vary more than the mean of all, so n may already be below `least`.
     return max(n * (_normal(level) / student(level, freedom)) ** 2, min(n, least))
 
 
 def _normal(level: float) -> float:
-    """How many standard deviations to either side a normal variable stays with a probability."""
+    """Return the two-sided normal quantile of a level, in standard deviations."""
     if not 0 < level < 1:
-        raise ValueError(f"A level lies between 0 and 1, not {level}.")
+        raise ValueError(f"A level must be between 0 and 1, not {level}.")
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def student(level: float, freedom: float) -> float:
-    """The same of Student's t, within 0.5 % at the level 0.95 (Abramowitz and Stegun 26.7.5; exact for 1 and 2,
-    to which other numbers below 3 are rounded).
+    """Return the two-sided quantile of Student's t, within 0.5 % at the level 0.95.
+
+    The approximation is Abramowitz and Stegun 26.7.5. It is exact for 1 and 2 degrees of freedom, to which other
+    numbers below 3 are rounded.
 
     Args:
+        level: Nominal coverage, between 0 and 1.
         freedom: Degrees of freedom, 1 or more.
     """
     z = _normal(level)

@@ -1,4 +1,4 @@
-"""Libraries of models: what they print is kept off the terminal, and a torchvision that doesn't fit torch is named."""
+"""Silences model libraries, and reports a torchvision that doesn't fit torch."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from importlib import metadata
 from figureground.core.errors import FiguregroundError
 
 TALKING = ("accelerate", "datasets", "diffusers", "huggingface_hub", "peft", "timm", "torchvision", "transformers")
-"""Libraries that warn of their own future and of files, where a person who builds datasets can do nothing."""
+"""Libraries with warnings about deprecations and files that a user of this package can't act on."""
 VERBOSITY = {
     "datasets": "DATASETS_VERBOSITY", "diffusers": "DIFFUSERS_VERBOSITY", "huggingface_hub": "HF_HUB_VERBOSITY",
     "transformers": "TRANSFORMERS_VERBOSITY",
 }  # fmt: skip
-"""Variables of the environment from which libraries take their level of logging; a person's own setting stays."""
+"""Environment variables for the logging level of libraries; the user's own settings are kept."""
 
 
 def quieten() -> None:
-    """Keep warnings of libraries off the terminal, in a process that runs the command or one of its workers.
+    """Suppress library warnings in a process that runs the command or one of its workers.
 
-    Called before they are imported. Errors still show, and all warnings where Python was asked for them: with
-    `PYTHONWARNINGS=default`, or `python -W default -m figureground`.
+    Call it before the libraries are imported. Errors are still shown, and so are all warnings if requested from
+    Python: with `PYTHONWARNINGS=default`, or `python -W default -m figureground`.
     """
     for variable in VERBOSITY.values():
         os.environ.setdefault(variable, "error")
@@ -40,14 +40,14 @@ def quieten() -> None:
 
 
 def prepare(*libraries: str) -> None:
-    """Make sure that libraries of models can be imported, and turn off their bars and warnings.
+    """Check that model libraries can be imported, and turn off their progress bars and warnings.
 
     Args:
-        libraries: `diffusers`, `transformers`. Their bars and warnings speak of parts that are not used (image
-            processors that want torchvision), of files and of steps, not of images.
+        libraries: `diffusers`, `transformers`. Their bars and warnings concern unused parts (image processors that
+            need torchvision), files and steps, not images.
 
     Raises:
-        FiguregroundError: An installed torchvision doesn't fit torch.
+        FiguregroundError: The installed torchvision doesn't fit torch.
     """
     check_torchvision()
     for name in libraries:
@@ -58,10 +58,10 @@ def prepare(*libraries: str) -> None:
 
 
 def check_torchvision() -> None:
-    """Import torchvision where it is installed: diffusers, timm and transformers do, and hide what went wrong.
+    """Import torchvision if it is installed: diffusers, timm and transformers import it but hide the errors.
 
     Raises:
-        FiguregroundError: It can't be imported; the error names its version and torch's.
+        FiguregroundError: It can't be imported; names its version and torch's.
     """
     if importlib.util.find_spec("torchvision") is None:
         return
@@ -70,13 +70,13 @@ def check_torchvision() -> None:
     except Exception as error:  # its compiled operators fail in many ways
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(
-            f"torchvision {_version('torchvision')} doesn't fit torch {_version('torch')} ({first}). Install the two "
-            "releases that belong together, from the same place (pip install --upgrade torch torchvision), or remove "
-            "it: pip uninstall torchvision. Only timm needs it."
+            f"torchvision {_version('torchvision')} doesn't fit torch {_version('torch')} ({first}). Install "
+            "matching releases from the same source (pip install --upgrade torch torchvision), or remove torchvision: "
+            "pip uninstall torchvision. Only timm needs it."
         ) from error
 
 
 def _version(name: str) -> str:
     with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version(name)
-    return "of an unknown version"
+    return "(unknown version)"

@@ -1,4 +1,4 @@
-"""Lock files: held by the kernel for as long as a process lives, so that a killed one blocks nobody."""
+"""Lock files, held by the kernel while a process lives, so that a killed process blocks no other."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 @contextlib.contextmanager
 def lock(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[bool]:
-    """Holds a lock file, alone or shared, which is created where there is none; yields whether it is held."""
+    """Holds a lock file, exclusive or shared, and creates it if missing; yields whether it is held."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         handle = _open(path)
         try:
             held = _take(handle, wait=wait, shared=shared)
-            # Whoever held it before may have removed it meanwhile: then this is a lock that nobody else sees.
+            # The previous holder may have removed the file; then no other process sees this lock.
             if held and not _same_file(handle, path):
                 continue
             yield held is not False
@@ -32,7 +32,7 @@ def lock(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[bo
 
 
 def unlink_while_held(path: Path, target: Path) -> bool:
-    """Removes `target` if the lock `path` is free, and the lock file too if this call made it."""
+    """Removes `target` if the lock `path` is free, and also the lock file if this call created it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     handle = _open(path)
@@ -48,7 +48,7 @@ def unlink_while_held(path: Path, target: Path) -> bool:
 
 
 def _open(path: Path) -> int:
-    """A lock file, opened; one that is a link isn't followed, or a file elsewhere would be created."""
+    """Opens a lock file; links aren't followed, because that could create a file elsewhere."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
@@ -58,7 +58,7 @@ def _open(path: Path) -> int:
 
 
 def _take(handle: int, *, wait: bool, shared: bool = False) -> bool | None:
-    """Whether the lock was taken; None where the file system has none."""
+    """Returns whether the lock was taken; None if the file system has no locks."""
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""When two names are the same, and what a name is called in paths: one rule for classes, backgrounds and folders."""
+"""Comparison of names, and names for paths: one rule for classes, backgrounds and folders."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 RULE = "Names that differ only in capitals, blanks, '_' or Unicode coding count as one"
-"""The rule in words, for errors."""
+"""Description of the rule, for errors."""
 
 MOST_SHOWN = 3
-"""Pairs of names that an error shows."""
+"""Maximum number of pairs of names in an error."""
 LONGEST_SLUG = 60
-"""Characters. Slugs are parts of file names, which may have 255 bytes."""
+"""Maximum characters of a slug. Slugs are parts of file names, which may have 255 bytes."""
 _HASH = 8
 _LATIN = {"æ": "ae", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ł": "l", "ŋ": "n", "ø": "o", "œ": "oe", "þ": "th"}
-"""Latin letters that have no decomposition, and how they are written in ASCII."""
+"""Latin letters without a decomposition, and their ASCII spelling."""
 
 
 def loosely(name: str) -> str:
-    """Return what a name is compared by: case, `_` for a space, blanks, and the coding of characters don't matter.
+    """Return a name's comparison key: case, `_` for a space, blanks, and Unicode normalisation don't matter.
 
-    Characters that can't be seen, such as a byte order mark or a soft hyphen, don't matter either. Two names are the
-    same name, everywhere in the package, if this is the same for both.
+    Invisible characters, such as a byte order mark or a soft hyphen, don't matter either. Throughout the package, two
+    names are the same if their keys are equal.
     """
     # Casefolding may undo the normalisation, so it is done twice (Unicode 15, section 3.13, definition D146).
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
@@ -33,7 +33,7 @@ def loosely(name: str) -> str:
 
 
 def same_names(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return pairs of different spellings that are the same name by `loosely`, in the order of their first."""
+    """Return pairs of different spellings that are the same name by `loosely`, in order of the first spelling."""
     first: dict[str, str] = {}
     found: dict[tuple[str, str], None] = {}
     for name in names:
@@ -49,10 +49,10 @@ def describe_same(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 class Lookup:
-    """Names that are known, found by `loosely`. Making it takes as long as there are names; finding one doesn't.
+    """Index of known names by `loosely`. Building takes time linear in the number of names; a search, constant time.
 
     Args:
-        known: The names, in the order in which `find` gives them.
+        known: The names, in the order in which `find` returns them.
     """
 
     def __init__(self, known: Iterable[str]):
@@ -61,15 +61,15 @@ class Lookup:
             self._by_name.setdefault(loosely(name), []).append(name)
 
     def find(self, *wanted: str) -> list[str]:
-        """Return the known names that are one of `wanted`: those of the first that has any."""
+        """Return the known names that match the first of `wanted` with a match."""
         return next((found for name in wanted if (found := self._by_name.get(loosely(name)))), [])
 
 
 def slug(text: str) -> str:
-    """Return a name for paths, splits and concepts: small letters, digits and `_`, at most `LONGEST_SLUG` characters.
+    """Return a name for paths, splits and concepts: lower-case letters, digits and `_`, at most `LONGEST_SLUG` long.
 
-    `potter's wheel` becomes `potters_wheel`. A letter that has no ASCII form becomes its code point: `鸟` is `u9e1f`.
-    A name without a letter or a digit is spelled in code points throughout. It is empty for no text but blanks.
+    `potter's wheel` becomes `potters_wheel`. A letter without an ASCII form becomes its code point: `鸟` is `u9e1f`.
+    A name without letters or digits is spelled entirely in code points. A blank name gives an empty slug.
     """
     plain = unicodedata.normalize("NFKC", re.sub(r"['’]", "", text).casefold())
     spelled = "".join(map(_spell, plain))
@@ -91,12 +91,12 @@ def _spell(character: str) -> str:
 
 
 def slugs(names: Collection[str]) -> dict[str, str]:
-    """Return a slug for each name, no two the same: names that would share one get a hash of the name behind it."""
+    """Return a unique slug for each name: names that would share one get a hash of the name appended."""
     made = {name: slug(name) for name in names}
     times = Counter(made.values())
     return {name: f"{each}_{short_hash(name)}" if times[each] > 1 else each for name, each in made.items()}
 
 
 def short_hash(text: str) -> str:
-    """Return eight hexadecimal digits of a name's SHA-256, the same for any coding of its accents."""
+    """Return eight hexadecimal digits of a name's SHA-256, independent of Unicode normalisation."""
     return hashlib.sha256(unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")).hexdigest()[:_HASH]

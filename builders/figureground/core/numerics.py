@@ -1,4 +1,4 @@
-"""What a pixel depends on beside the recipe: device, dtype, batch size, versions; fixed with the first shard."""
+"""Numerics that pixels depend on besides the recipe (device, dtype, batch size, versions), fixed by the first shard."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from figureground.core.files import FileError, create_text, read_object, replace
 from figureground.core.shapes import Count, Each, Optional, check_shape
 
 VERSIONED = ("figureground", "torch", "diffusers", "transformers", "pillow", "numpy", "pyarrow", "webdataset")
-"""Libraries whose versions can change a pixel, or a byte around it."""
+"""Libraries whose versions can change pixels or file bytes."""
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of `VERSIONED`."""
+    """Returns the versions of `VERSIONED`."""
     found = {}
     for name in VERSIONED:
         try:
@@ -30,9 +30,9 @@ def library_versions() -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use: a batch system often grants fewer than the machine has.
+    """Returns the number of processor cores that this process may use; a batch system may grant only some.
 
-    `OMP_NUM_THREADS` counts too, where somebody has set it to fewer.
+    A lower `OMP_NUM_THREADS` is respected too.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
@@ -40,7 +40,7 @@ def usable_cores() -> int:
 
 
 def create_once(path: Path, text: str) -> None:
-    """Writes a file whole, unless another process was first."""
+    """Writes a file atomically, unless another process was first."""
     with suppress(FileExistsError):
         create_text(path, text)
 
@@ -52,28 +52,28 @@ _SHAPE = {
 
 
 def read_numerics(path: Path) -> dict[str, Any]:
-    """Read what `settle_numerics` recorded in a dataset.
+    """Reads the numerics that `settle_numerics` recorded in a dataset.
 
     Raises:
-        FileError: It can't be read, or it lacks something or holds a value of another kind; naming the field.
-        OSError: There is none.
+        FileError: They can't be read, or a field is missing or has the wrong type; names the field.
+        OSError: They don't exist.
     """
     settled = read_object(path, root=path.parent.parent)
     try:
         check_shape(settled, _SHAPE)
     except ValueError as error:
-        raise FileError(path, f"{error}. Bring it back from a copy, or build into another directory") from None
+        raise FileError(path, f"{error}. Restore it from a copy, or build into another directory") from None
     return settled
 
 
 def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool, started: bool) -> None:
-    """Records what pixels depend on beside the recipe, or compares it with what is recorded.
+    """Records the numerics, or compares them with the recorded ones.
 
     Args:
-        started: Whether a shard exists, or a process is rendering one; before that, anything may change.
+        started: Whether a shard exists or is being rendered; before that, the numerics may still change.
 
     Raises:
-        FiguregroundError: They differ, and mixing was not allowed.
+        FiguregroundError: They differ, and mixing is not allowed.
     """
     if not started or not path.exists():
         replace_text(path, json.dumps({**mine, "mixed": []}, indent=2) + "\n")
@@ -86,14 +86,14 @@ def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool, started
 
 
 def refuse_other_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool) -> None:
-    """Raise FiguregroundError if the recorded numerics differ from these, unless mixing is allowed."""
+    """Raises FiguregroundError if the recorded numerics differ from these, unless mixing is allowed."""
     settled = read_numerics(path)
     settled.pop("mixed", None)
     changed = differences(settled, mine)
     if changed and not allow_mixed:
         raise FiguregroundError(
-            f"{path}: the shards that are there were made with other numerics, so the rest would differ in the last "
+            f"{path}: existing shards were made with other numerics, so the rest would differ in the last "
             "bit:\n  "
             + "\n  ".join(changed)
-            + "\nUse the same, or allow it with --set allow_mixed_numerics=true; the card will say so."
+            + "\nUse the same, or allow it with --set allow_mixed_numerics=true; the card will report it."
         )

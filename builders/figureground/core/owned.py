@@ -1,4 +1,4 @@
-"""Files that commands write for people to look at: marked as ours, written whole, and never over somebody else's."""
+"""Output files of commands: marked as made by figureground, so that files of others are never overwritten."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from figureground.core.errors import FiguregroundError, UsageError, printable
 from figureground.core.files import open_regular
 
 GENERATOR = "figureground"
-"""What pages and images name as the program that made them."""
+"""Program name recorded in pages and images."""
 
 _HEAD = 4096
-"""Bytes of a file in which its mark lies."""
+"""Number of leading bytes that contain a file's mark."""
 _MARKS = (
     b"tEXtSoftware\0" + GENERATOR.encode(),
     f'<meta name="generator" content="{GENERATOR}">'.encode(),
@@ -26,7 +26,7 @@ _MARKS = (
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """Return an image as PNG with the mark that it was made by figureground."""
+    """Return an image as PNG, marked as made by figureground."""
     made_by = PngInfo()
     made_by.add_text("Software", GENERATOR)
     buffer = io.BytesIO()
@@ -35,9 +35,9 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a PNG, HTML or JSON file says in its first bytes that a command of figureground wrote it.
+    """Whether a PNG, HTML or JSON file is marked in its first bytes as written by figureground.
 
-    Links and what is no regular file are not ours.
+    Links and anything but regular files are not ours.
     """
     if path.is_symlink():
         return False
@@ -50,10 +50,10 @@ def is_ours(path: Path) -> bool:
 
 
 def refuse_strangers(*paths: Path) -> None:
-    """Make sure that nothing but earlier results would be replaced. An empty file is nobody's loss.
+    """Check that only earlier results, or empty files, would be replaced.
 
     Raises:
-        FiguregroundError: One of the paths is a file that this package didn't write, a link, or a directory.
+        FiguregroundError: A path is a file that this package didn't write, a link, or a directory.
     """
     for path in paths:
         if not os.path.lexists(path) or is_ours(path):
@@ -61,18 +61,18 @@ def refuse_strangers(*paths: Path) -> None:
         if path.is_file() and not path.is_symlink() and path.stat().st_size == 0:
             continue
         raise FiguregroundError(
-            f"{printable(path)} is there and doesn't say that figureground wrote it, so it was left as it is. Rename "
-            "it, or delete it if an older release drew it, and give the command again."
+            f"{printable(path)} exists and isn't marked as written by figureground, so it was left as it is. Rename "
+            "it, or delete it if an older release drew it, and run the command again."
         )
 
 
 def refuse_within(out: Path, source: Path, option: str) -> None:
-    """Make sure that results don't land among the images that they are made from, to be counted the next time.
+    """Check that results aren't written among their source images, where the next run would read them.
 
     Args:
-        out: Where results go.
-        source: The directory that images are read from; one that isn't there is passed over.
-        option: What the directory is given as, such as `--images`.
+        out: Directory of the results.
+        source: Directory of the source images; ignored if missing.
+        option: Option that gives the directory, such as `--images`.
 
     Raises:
         UsageError: `out` is that directory or lies in it.
@@ -80,6 +80,6 @@ def refuse_within(out: Path, source: Path, option: str) -> None:
     inside, read = out.resolve(), source.resolve()
     if source.is_dir() and (inside == read or read in inside.parents):
         raise UsageError(
-            f"--out {printable(out)} lies in {option} {printable(source)}: what is written there would be taken for "
+            f"--out {printable(out)} is inside {option} {printable(source)}: results there would be taken as "
             "input the next time. Give a directory outside it."
         )

@@ -1,4 +1,4 @@
-"""Pages of HTML from the templates in `templates/`, in which other people's text stays text."""
+"""Renders HTML pages from `templates/`, with all untrusted text escaped."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from figureground.core.text import printable
 
 
 def render_page(template: str, filters: Mapping[str, Callable[..., Any]], /, **values: Any) -> str:
-    """Render a template as HTML: all values are escaped, and what could reorder a line or steer a terminal is named.
+    """Render a template as HTML; all values are escaped, and control characters are made visible.
 
     Args:
-        template: Its file name in `templates/`, ending in `.html.jinja`.
-        filters: What the template calls by name beside Jinja's own filters.
-        values: What it shows.
+        template: File name in `templates/`, ending with `.html.jinja`.
+        filters: Filters by name, in addition to Jinja's own.
+        values: Values for the template.
     """
     environment = Environment(
         loader=FileSystemLoader(resource("templates")),

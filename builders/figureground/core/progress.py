@@ -1,4 +1,4 @@
-"""How far long work has come: a bar on a terminal; in the log of a batch system, a line every minute."""
+"""Progress of long work: a bar on a terminal, or a line per minute in a log."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class Progress(tqdm):
-    """A bar as tqdm has it. Where stderr is no terminal, what it would show is written as a line now and then.
+    """A tqdm progress bar. If stderr is not a terminal, it is written as separate lines instead.
 
-    Work that ends within `SECONDS_BETWEEN_LINES` writes none, nor does any where `TQDM_DISABLE=1` is set.
+    Work that ends within `SECONDS_BETWEEN_LINES` writes no line, and `TQDM_DISABLE=1` turns all output off.
 
     Args:
-        total: How much there is to do.
+        total: Total amount of work.
         show: Whether anything is shown.
-        more: As tqdm takes it.
+        more: Further arguments of tqdm.
     """
 
     def __init__(self, total: int, *, show: bool = True, **more: Any):
@@ -31,11 +31,11 @@ class Progress(tqdm):
         if self._lines:
             more |= {"mininterval": SECONDS_BETWEEN_LINES, "delay": SECONDS_BETWEEN_LINES, "leave": False, "ncols": 100}
         if not show:
-            more["disable"] = True  # left to tqdm otherwise, which heeds TQDM_DISABLE
+            more["disable"] = True  # otherwise left to tqdm, which respects TQDM_DISABLE
         super().__init__(total=total, file=sys.stderr, **more)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if not self._lines:
             super().display(msg, pos)
-        elif msg is None:  # an empty one would wipe the bar
+        elif msg is None:  # an empty message would erase the bar
             complain(self)

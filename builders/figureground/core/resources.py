@@ -1,23 +1,23 @@
-"""Where the files lie that ship beside the code: `prompts/` and `templates/`."""
+"""Locates the files shipped with the code: `prompts/` and `templates/`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
-"""The package itself; a wheel carries its resources in here."""
+"""Directory of the package; a wheel contains the resources here."""
 
 CHECKOUT = PACKAGE.parents[1]
-"""The root of a checkout; an editable install reads the resources here, where people edit them."""
+"""Root of a checkout, from which an editable install reads the resources."""
 
 
 def resource(name: str) -> Path:
-    """The file or folder `name`, such as `"prompts"` or `"templates/report.html.jinja"`.
+    """Return the file or folder `name`, such as `"prompts"` or `"templates/report.html.jinja"`.
 
-    Looked for in the package first, then at the checkout's root.
+    Searches the package first, then the checkout's root.
 
     Raises:
-        FileNotFoundError: It is in neither; the message names both places.
+        FileNotFoundError: It is in neither; names both places.
     """
     places = [PACKAGE / name, CHECKOUT / name]
     for place in places:

@@ -1,8 +1,8 @@
-"""The one place where torch generators are seeded: with all 63 bits of a seed, on every kind of device.
+"""Seeds torch generators with all 63 bits of a seed, on every kind of device; the only module that does so.
 
-`torch.Generator.manual_seed` of the CPU reads only the low 32 bits of its seed, so that n² / 2³² of n images share
-their noise with another: 23,283 of ten million. Here the whole state of the CPU's Mersenne Twister (19,937 bits) is
-filled from the seed by NumPy's `SeedSequence`. CUDA and MPS generators are counters (Philox 4×32-10), whose key is the
+On the CPU, `torch.Generator.manual_seed` reads only the low 32 bits of its seed, so n² / 2³² of n images would share
+their noise with another: 23,283 of ten million. This module fills the whole state of the CPU's Mersenne Twister (19,937
+bits) from the seed, by NumPy's `SeedSequence`. CUDA and MPS generators are counters (Philox 4×32-10) whose key is the
 full 64-bit seed, so `manual_seed` is exact there. Generators of NumPy and of Python's `random` read seeds of any size.
 """
 
@@ -16,16 +16,17 @@ import torch
 _WORDS = 624
 """32-bit words in the state of MT19937."""
 _STATE_BYTES = 5056
-"""What `Generator.get_state` returns on the CPU: seed (uint64), words left before the next round (int32), whether it is
-seeded (int32), next word (uint64), 624 words (uint64 each), and what is kept of normal numbers drawn in pairs."""
+"""Size of the state that `Generator.get_state` returns on the CPU: seed (uint64), words left before the next round
+(int32), whether it is seeded (int32), next word (uint64), 624 words (uint64 each), and cached normal numbers, which are
+drawn in pairs."""
 
 
 def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a new generator whose whole state follows from a seed.
+    """Return a new generator whose whole state is determined by a seed.
 
     Args:
-        seed: From 0 to 2**63 - 1, as `derive_seed` gives it.
-        device: Where it draws. Noise of images is drawn on the CPU, so that it is the same whatever the device.
+        seed: From 0 to 2**63 - 1, as from `derive_seed`.
+        device: Device of the generator. Noise of images is drawn on the CPU, so that it doesn't depend on the device.
 
     Raises:
         ValueError: The seed is out of range.
@@ -40,8 +41,9 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gener
 
 
 def seed_default_generators(seed: int) -> None:
-    """Seed torch's default generators, of the CPU and of each CUDA device, for what takes no generator of its own
-    (initial weights, dropout).
+    """Seed torch's default generators, of the CPU and of each CUDA device.
+
+    They are used by operations without a generator argument (initial weights, dropout).
 
     Args:
         seed: From 0 to 2**63 - 1.
@@ -56,17 +58,17 @@ def seed_default_generators(seed: int) -> None:
 
 def _check(seed: int) -> None:
     if not 0 <= seed < 2**63:
-        raise ValueError(f"seed {seed} is not from 0 to 2**63 - 1.")
+        raise ValueError(f"seed {seed} is outside 0 to 2**63 - 1.")
 
 
 def _cpu_state(seed: int) -> torch.Tensor:
-    """The state of a CPU generator, uint8 (5056,), that has drawn nothing yet."""
-    # Of a fresh generator, with nothing left of a round and of a pair: only the words and the seed are replaced.
+    """Return the state of a CPU generator, uint8 (5056,), that has drawn nothing yet."""
+    # Start from a fresh generator, with no partial round or pair, and replace only the words and the seed.
     state = torch.Generator("cpu").manual_seed(0).get_state()
     if state.numel() != _STATE_BYTES:
         raise RuntimeError(
-            f"torch {torch.__version__} keeps {state.numel()} bytes of state in a CPU generator, where {_STATE_BYTES} "
-            "are known. Install a release of torch that this release of figureground supports."
+            f"torch {torch.__version__} has {state.numel()} bytes of state in a CPU generator, not the expected "
+            f"{_STATE_BYTES}. Install a release of torch that this release of figureground supports."
         )
     words = np.random.SeedSequence(seed).generate_state(_WORDS)
     raw = state.numpy()

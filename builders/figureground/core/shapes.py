@@ -1,4 +1,4 @@
-"""What JSON that was read back has to look like, so that a damaged or foreign file is named before it is used."""
+"""Checks the structure of JSON, so that damaged or foreign files are reported before use."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Any
 from figureground.core.text import printable
 
 MOST = 2**63 - 1
-"""The largest count: what signed 64-bit integers hold."""
+"""Largest count: the maximum of signed 64-bit integers."""
 
 
 class Count:
-    """A whole number from 0 to `MOST`, and no truth value."""
+    """Shape of an integer from 0 to `MOST`, not a boolean."""
 
 
 class Number:
-    """A number, with or without fraction."""
+    """Shape of a number, with or without fraction."""
 
 
 @dataclass(frozen=True)
 class Optional:
-    """A field that may be missing."""
+    """Shape of a field that may be missing."""
 
     shape: Any
 
 
 @dataclass(frozen=True)
 class Each:
-    """An object with any names, whose values all have one shape."""
+    """Shape of an object with arbitrary names, whose values all have one shape."""
 
     shape: Any
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """A list of one length, such as (foreground, background, count)."""
+    """Shape of a list with a fixed length, such as (foreground, background, count)."""
 
     shapes: tuple[Any, ...]
 
@@ -48,7 +48,7 @@ _NOUNS = {
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is a whole number that signed 64-bit integers hold, and not negative."""
+    """Whether a value is a non-negative integer that fits into signed 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
 
 
@@ -56,14 +56,14 @@ def check_shape(value: Any, shape: Any, name: str = "") -> None:
     """Check a JSON value against a shape.
 
     Args:
-        value: What `json.loads` returned.
-        shape: `str`, `bool`, `dict` (any object), `list` (any list), `Number` or `Count`; a list `[shape]` of one
-            shape; a dict of shapes by field, where further fields may be there; `(shape, None)` for one
-            that may be null; `Each`, `Fixed` or `Optional`.
-        name: Of the value, for the error; none for a whole document.
+        value: Output of `json.loads`.
+        shape: `str`, `bool`, `dict` (any object), `list` (any list), `Number` or `Count`; a list `[shape]` of values
+            with one shape; a dict of shapes by field, in which further fields are allowed; `(shape, None)` for a
+            nullable value; `Each`, `Fixed` or `Optional`.
+        name: Name of the value in errors; empty for a whole document.
 
     Raises:
-        ValueError: Naming the first field that is missing or of another kind, such as `shards[3].files`.
+        ValueError: A field is missing or has the wrong type; names the first one, such as `shards[3].files`.
     """
     if isinstance(shape, dict):
         _check_fields(_of(value, dict, name), shape, name)

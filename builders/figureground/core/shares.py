@@ -1,4 +1,4 @@
-"""Whole parts of a share, in decimal arithmetic: 0.58 of 50 steps is 29, where floating point says 28.99…96."""
+"""Integer parts of shares, in decimal arithmetic: 0.58 of 50 steps is 29, not 28.99…96 as in floating point."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from fractions import Fraction
 
 
 def as_fraction(share: float) -> Fraction:
-    """Return the number that a person wrote: 0.58 is 58/100, not the nearest binary fraction."""
+    """Return a share as the decimal fraction that was written: 0.58 is 58/100, not the nearest binary fraction."""
     return Fraction(repr(float(share)))
 
 
 def whole_part(n: int, share: float) -> int:
-    """Return the whole part of `n × share`, exact for any share with a finite decimal form.
+    """Return the integer part of `n × share`, exact for any share with a finite decimal form.
 
     Args:
-        n: Number of things, such as denoising steps.
-        share: From 0 to 1, as a recipe gives it.
+        n: Total, such as the number of denoising steps.
+        share: From 0 to 1, as given in a recipe.
     """
     return math.floor(n * as_fraction(share))
 
@@ -24,8 +24,8 @@ def whole_part(n: int, share: float) -> int:
 def strength_of(steps: int, all_steps: int) -> float:
     """Return a strength for which `int(all_steps * strength)`, as diffusers computes it, is exactly `steps`.
 
-    It lies half a step above, so that no rounding error reaches the next whole number; for all steps it is 1, which
-    diffusers treats as pure noise.
+    It is half a step above, so that no rounding error reaches the next integer. For all steps it is 1, which diffusers
+    treats as pure noise.
 
     Args:
         steps: From 1 to `all_steps`.

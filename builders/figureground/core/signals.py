@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a build stops between two steps, drops the shard in work, and can go on later."""
+"""Handles Ctrl-C and SIGTERM: a build stops between two steps, drops the current shard, and can be resumed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from figureground.core.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SECONDS_TO_STOP = 20.0
-"""A process that was asked to stop and hasn't by then just ends. Slurm kills after 30 seconds."""
+"""Time after which a process that was asked to stop is ended by force. Slurm kills after 30 seconds."""
 
 
 class _State:
-    """What was asked of this process, and what is to be done; signals are the whole process's."""
+    """Stop requests and handling state, global because signals concern the whole process."""
 
     asked: int | None = None
-    """The first signal that came."""
+    """First signal received."""
     waits_for_check = False
     postponed = False
-    """Whether the signal came where an exception would be lost, and hasn't taken effect yet."""
+    """Whether the signal arrived where an exception would be lost, and hasn't taken effect yet."""
     reminded = False
     holding_back = False
     held_back = False
-    """Whether Ctrl-C came meanwhile."""
+    """Whether Ctrl-C arrived while it was held back."""
     worker = False
     watched = False
     before_leaving: Callable[[], None] | None = None
@@ -38,17 +38,17 @@ _came = threading.Event()
 
 
 def check() -> None:
-    """Called where work can stop.
+    """Raises `Stopped` if a signal asked to stop; call it where work can stop.
 
     Raises:
-        Stopped: A signal asked for it.
+        Stopped: A signal asked to stop.
     """
     if _State.asked is not None:
         raise Stopped(_State.asked)
 
 
 def asked_to_stop() -> int | None:
-    """The signal that asked this process to stop, or None."""
+    """Returns the signal that asked this process to stop, or None."""
     return _State.asked
 
 
@@ -56,13 +56,13 @@ def asked_to_stop() -> int | None:
 def handled(worker: bool = False) -> Iterator[None]:
     """Turns SIGINT and SIGTERM into `Stopped`, in the main thread of a command or of a worker.
 
-    The first signal raises `Stopped` where the work stands or, within `at_checks`, at the next check. A second
-    Ctrl-C ends the process at once, and so does the passing of `SECONDS_TO_STOP`: finished shards are safe either
-    way. A signal that is ignored, as `nohup` and background jobs have it, stays ignored. Handlers are put back at
-    the end, unless a signal came: the process is ending then, and one more Ctrl-C shouldn't show its remains.
+    The first signal raises `Stopped` at the current statement or, within `at_checks`, at the next check. A second
+    Ctrl-C ends the process at once, and so does the timeout `SECONDS_TO_STOP`; finished shards are safe either way.
+    Signals that are ignored, as with `nohup` and in background jobs, stay ignored. Handlers are restored at the end,
+    unless a signal arrived: then the process is ending, and another Ctrl-C shouldn't print tracebacks.
 
     Args:
-        worker: Whether Ctrl-C is left to the process that started this one, which passes it on as SIGTERM.
+        worker: Whether Ctrl-C is left to the parent process, which passes it on as SIGTERM.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -89,7 +89,7 @@ def handled(worker: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_checks() -> Iterator[None]:
-    """Within, a signal takes effect at the next `check` only, so that no library is interrupted midway."""
+    """Delays signals until the next `check`, so that no library is interrupted midway."""
     before, _State.waits_for_check = _State.waits_for_check, True
     try:
         yield
@@ -99,7 +99,7 @@ def at_checks() -> Iterator[None]:
 
 @contextlib.contextmanager
 def before_leaving(action: Callable[[], None]) -> Iterator[None]:
-    """Within, `action` comes first when the process ends at once, such as ending its workers."""
+    """Runs `action`, such as killing workers, first if the process is ended by force within the context."""
     before, _State.before_leaving = _State.before_leaving, action
     try:
         yield
@@ -109,9 +109,9 @@ def before_leaving(action: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Within, Ctrl-C waits. A process started here holds it back too, until `handled` is ready for it."""
+    """Holds Ctrl-C back. A process started within the context holds it back too, until it enters `handled`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    _State.holding_back = True  # the mask is this thread's; what another one takes is handled here all the same
+    _State.holding_back = True  # the mask applies to this thread; signals to other threads are still handled here
     try:
         yield
     finally:
@@ -136,7 +136,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     elif number == signal.SIGINT and not reminder:
         _leave(number)
     if (first or reminder) and not _State.waits_for_check:
-        # Within an import an exception may be swallowed, or be printed as one that nobody could catch.
+        # During an import, an exception may be swallowed, or printed as uncatchable.
         _State.postponed = _importing(frame)
         if not _State.postponed:
             raise Stopped(number)
@@ -151,7 +151,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def _leave_in_time() -> None:
-    """Sees to it that a signal takes effect: sent again where it was postponed, and by force in the end."""
+    """Makes sure that a signal takes effect: resends it if it was postponed, and finally ends the process by force."""
     _came.wait()
     latest = time.monotonic() + SECONDS_TO_STOP
     while time.monotonic() < latest:
@@ -163,17 +163,17 @@ def _leave_in_time() -> None:
 
 
 def _leave(number: int) -> None:
-    """Ends the process without unwinding; what it was writing is cleared away by the next build."""
+    """Ends the process without unwinding; the next build removes its partial files."""
     if _State.before_leaving is not None:
         with contextlib.suppress(Exception):
             _State.before_leaving()
-    _say("figureground: stopped at once. What was saved is kept; the same command goes on from there.")
+    _say("figureground: stopped at once. Saved results are kept; the same command resumes from there.")
     os._exit(128 + number)
 
 
 def _say(text: str) -> None:
-    """Writes past Python's buffers, which a handler may find in use."""
+    """Writes directly to stderr, because a handler may interrupt the use of Python's buffers."""
     if not _State.worker:
-        start = "\n" if os.isatty(2) else ""  # a progress bar may stand in the line
+        start = "\n" if os.isatty(2) else ""  # the line may contain a progress bar
         with contextlib.suppress(OSError):
             os.write(2, f"{start}{text}\n".encode())

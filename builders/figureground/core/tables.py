@@ -1,4 +1,4 @@
-"""Text and tables as people have them: CSV with any usual separator and coding, JSON Lines, and plain text."""
+"""Reads tables and text: CSV with the usual separators and encodings, JSON Lines, and plain text."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from figureground.core.errors import FiguregroundError, counted, listed, nearest
 from figureground.core.files import FileError, open_regular
 
 SEPARATORS = ",;\t"
-"""What may stand between the columns of a CSV. The first line decides."""
+"""Possible separators of a CSV; the first line decides."""
 JSON_LINES = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv", *JSON_LINES)
-"""How the names of tables end."""
+"""Suffixes of tables."""
 HEAD = 65536
-"""Bytes that are read where only the header is wanted."""
+"""Bytes read if only the header is needed."""
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
 )  # fmt: skip
-"""Byte order marks, the longer ones first where one begins with the other."""
+"""Byte order marks; if one is a prefix of another, the longer comes first."""
 
 
 class UnreadableText(FiguregroundError):
-    """A file that should be a text or a table and can't be read as one; the message begins with the file's name."""
+    """Raised for a file that can't be read as text or as a table; the message begins with the file's name."""
 
 
 # Text
@@ -40,10 +40,10 @@ def read_text(path: Path, *, lenient: bool = False) -> str:
     """Return the text of a file in UTF-8 or UTF-16, with or without a byte order mark.
 
     Args:
-        lenient: Whether other bytes are read as Windows' code page 1252 instead of refused.
+        lenient: Whether other bytes are read as Windows code page 1252 instead of refused.
 
     Raises:
-        UnreadableText: It is no such text, or no file.
+        UnreadableText: It is missing or has another encoding.
     """
     return decode(_read_bytes(path), printable(path.name), lenient=lenient)
 
@@ -60,10 +60,10 @@ def _read_bytes(path: Path, most: int = -1) -> bytes:
 
 
 def decode(data: bytes, name: str, *, lenient: bool = False, whole: bool = True) -> str:
-    """Decode what a text file holds; see `read_text`.
+    """Decode the content of a text file; see `read_text`.
 
     Args:
-        name: The file's, for errors.
+        name: The file's name, for errors.
         whole: False where `data` may end within a character.
 
     Raises:
@@ -76,16 +76,16 @@ def decode(data: bytes, name: str, *, lenient: bool = False, whole: bool = True)
         if lenient and coding == "utf-8":
             return data.decode("cp1252", errors="replace")
         raise UnreadableText(
-            f"{name} is no text in UTF-8 or UTF-16 ({error.reason} at byte {start + error.start:,}). Save it as UTF-8; "
-            'spreadsheets call that "CSV UTF-8".'
+            f"{name} is not text in UTF-8 or UTF-16 ({error.reason} at byte {start + error.start:,}). Save it as "
+            'UTF-8; spreadsheets call that "CSV UTF-8".'
         ) from None
     if "\0" in text:
-        raise UnreadableText(f"{name} is no text: it holds the character NUL.")
+        raise UnreadableText(f"{name} is not text: it contains the character NUL.")
     return text
 
 
 def _coding(data: bytes) -> tuple[str, int]:
-    """Return the coding of a text, and how many bytes its mark takes."""
+    """Return the encoding of a text, and the length of its byte order mark."""
     for mark, coding in _MARKS:
         if data.startswith(mark):
             return coding, len(mark)
@@ -107,15 +107,16 @@ class Column:
     name: str
     values: Sequence[str]
     lines: Sequence[int | str]
-    """Line of each value in its file; of several files, a text that names the file too."""
+    """Line of each value in its file; with several files, a text that also names the file."""
 
 
 class TextTable:
-    """A CSV (separated by `,`, `;` or tabs) or JSON Lines. Blank lines are passed over, blanks around values dropped.
+    """A CSV (separated by `,`, `;` or tabs) or JSON Lines. Blank lines, and blanks around values, are ignored.
 
     Args:
-        path: Its name decides: `.jsonl` and `.ndjson` hold an object a line, others are CSV.
-        head: Whether only the header is wanted, of what may be a large file.
+        path: Its suffix decides: `.jsonl` and `.ndjson` have one object per line, others are CSV.
+        head: Whether only the header of a possibly large file is needed.
+        lenient: See `read_text`.
 
     Raises:
         UnreadableText: It can't be read as a table.
@@ -136,7 +137,7 @@ class TextTable:
             self.header = [name.strip() for name in next(self._fields(), (0, []))[1]]
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield line by line its number and its fields, which may be more or fewer than the header's."""
+        """Yield the number and fields of each line; there may be more or fewer fields than in the header."""
         if self.is_json:
             for line, each in self._objects:
                 yield line, [_as_text(each.get(name)) for name in self.header]
@@ -146,10 +147,10 @@ class TextTable:
         yield from ((line, [value.strip() for value in row]) for line, row in fields)
 
     def records(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """Yield line by line its number and its values by column; a column that a line is too short for is empty.
+        """Yield the number and values by column of each line; missing fields at the end of a line are empty.
 
         Raises:
-            UnreadableText: A line has more fields than the header, so a value was cut.
+            UnreadableText: A line has more fields than the header, so a value contains a separator.
         """
         for line, fields in self:
             if len(fields) > len(self.header) and any(fields[len(self.header) :]):
@@ -161,7 +162,7 @@ class TextTable:
             yield line, dict(zip(self.header, values, strict=True))
 
     def require(self, *names: str) -> None:
-        """Raise UnreadableText unless there is exactly one column of each name."""
+        """Raise UnreadableText unless each name has exactly one column."""
         for name in names:
             if self.header.count(name) > 1:
                 raise UnreadableText(f"{self.name} has two columns {name!r}. {describe_header(self.header)}")
@@ -173,8 +174,8 @@ class TextTable:
         """Return columns by name.
 
         Raises:
-            UnreadableText: A column is missing or there twice, a line has another number of fields than the header, or
-                there is no line below it.
+            UnreadableText: A column is missing or duplicated, a line's number of fields differs from the header's, or
+                no line follows the header.
         """
         self.require(*names)
         places = [self.header.index(name) for name in names]
@@ -191,7 +192,7 @@ class TextTable:
         if uneven:
             line, count = uneven[0]
             raise UnreadableText(
-                f"{self.name}: {counted(len(uneven), 'row')} with another number of fields than the "
+                f"{self.name}: {counted(len(uneven), 'row')} whose number of fields differs from the "
                 f"{len(self.header)} of the first line, such as line {line} with {count}. {self.quoting_hint()}"
             )
         if not lines:
@@ -199,13 +200,13 @@ class TextTable:
         return {name: Column(name, column, lines) for name, column in zip(names, values, strict=True)}
 
     def quoting_hint(self) -> str:
-        """Return what to do about a line with too many fields."""
+        """Return the advice for a line with too many fields."""
         sign = {",": "A comma", ";": "A semicolon", "\t": "A tab"}.get(self.separator, f"A {self.separator!r}")
         return f"{sign} within a value needs quotes around the value."
 
     def _fields(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the lines of a CSV that aren't blank, the header first."""
-        # Strict, or a quote that is never closed would take the rest of the file into one value.
+        """Yield the non-blank lines of a CSV, the header first."""
+        # Strict, because otherwise an unclosed quote would swallow the rest of the file.
         strict = not self._cut
         reader = csv.reader(io.StringIO(self.text, newline=""), delimiter=self.separator, strict=strict)
         try:
@@ -225,23 +226,23 @@ class TextTable:
                 said = json.loads(line)
             except (ValueError, RecursionError) as error:
                 told = getattr(error, "msg", None) or type(error).__name__
-                raise UnreadableText(f"{self.name}, line {number}: it is no JSON ({told}).") from None
+                raise UnreadableText(f"{self.name}, line {number}: it is not JSON ({told}).") from None
             if not isinstance(said, dict):
-                raise UnreadableText(f'{self.name}, line {number}: it is no JSON object, such as {{"y": "cat"}}.')
+                raise UnreadableText(f'{self.name}, line {number}: it is not a JSON object such as {{"y": "cat"}}.')
             yield number, {name.strip(): value for name, value in said.items()}
 
 
 def _as_text(value: Any) -> str:
-    """Return a JSON value as a CSV would say it."""
+    """Return a JSON value in CSV notation."""
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False)
     return "" if value is None else str(value).strip()
 
 
 def _find_separator(text: str) -> tuple[str, str, int]:
-    """Return the text of a CSV, what separates its columns, and how many lines before its header were dropped.
+    """Return the text of a CSV, its separator, and the number of lines dropped before its header.
 
-    Excel writes `sep=;` into the first line.
+    Excel may write `sep=;` into the first line.
     """
     first, _, rest = text.partition("\n")
     if (said := first.strip().strip('"')).lower().startswith("sep=") and len(said) == len("sep=,"):
@@ -252,7 +253,7 @@ def _find_separator(text: str) -> tuple[str, str, int]:
 
 
 def read_header(path: Path) -> list[str]:
-    """Return the names of a table's columns; empty for a file without a line.
+    """Return the column names of a table; empty for an empty file.
 
     Raises:
         UnreadableText: It can't be read as a table.
@@ -261,5 +262,5 @@ def read_header(path: Path) -> list[str]:
 
 
 def describe_header(header: Sequence[str]) -> str:
-    """Return what the first line of a table says, as a sentence."""
+    """Describe the first line of a table, as a sentence."""
     return f"Its first line reads: {printable(listed(header, 8)) or 'nothing'}."

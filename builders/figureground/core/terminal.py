@@ -1,4 +1,4 @@
-"""What is printed: every line goes through here, so that no name of a file or class can steer the terminal."""
+"""Prints all output, so that no name of a file or class can control the terminal."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from figureground.core.text import printable
 
 
 def prepare() -> None:
-    """Make stdout and stderr take any text: if closed it goes nowhere, and what a terminal can't show is coded.
+    """Make stdout and stderr accept any text: a closed stream discards it, and unencodable characters are escaped.
 
-    A closed file descriptor is opened on the null device, or the next file that is written would get its number.
+    A closed file descriptor is opened on the null device; otherwise the next file written would get its number.
     """
     for number in (0, 1, 2):
         try:
@@ -37,8 +37,8 @@ def say(text: object = "") -> None:
     """Print a result, one line or several, to stdout.
 
     Raises:
-        FiguregroundError: It can't be written, for a disk is full, say.
-        BrokenPipeError: Whoever read it has enough.
+        FiguregroundError: It can't be written, for example because a disk is full.
+        BrokenPipeError: The reader closed the pipe.
     """
     try:
         print(printable(text, lines=True))
@@ -49,25 +49,25 @@ def say(text: object = "") -> None:
 
 
 def say_json(value: Any) -> None:
-    """Print JSON to stdout, in ASCII where the terminal knows no more; raises as `say` does."""
+    """Print JSON to stdout, in ASCII unless stdout is UTF-8; raises like `say`."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
     say(json.dumps(value, indent=2, ensure_ascii=encoding != "utf8"))
 
 
 def unwritable(error: OSError) -> FiguregroundError:
-    """Return what to say where stdout can't be written, which from then on goes nowhere."""
+    """Return the error for an unwritable stdout, and discard further output."""
     discard(sys.stdout)
-    return FiguregroundError(f"the output can't be written: {error.strerror or error}. What was done is kept.")
+    return FiguregroundError(f"the output can't be written: {error.strerror or error}. Results are kept.")
 
 
 def discard(stream: TextIO) -> None:
-    """Let what a stream still holds, and all that follows, go nowhere: Python writes it out again at its end."""
+    """Discard a stream's buffered and further output, which Python would otherwise flush at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def complain(text: object) -> None:
-    """Print an error or a note to stderr; where that can't be written it is lost."""
+    """Print an error or a note to stderr; if stderr can't be written, it is lost."""
     try:
         print(printable(text, lines=True), file=sys.stderr, flush=True)
     except OSError:
@@ -75,7 +75,7 @@ def complain(text: object) -> None:
 
 
 def remark(text: object) -> None:
-    """Print a note to stderr while work goes on, above a progress bar if there is one."""
+    """Print a note to stderr during work, above a progress bar if there is one."""
     from tqdm import tqdm
 
     try:
@@ -85,7 +85,7 @@ def remark(text: object) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of arguments whose errors show those arguments as `printable` does."""
+    """An argument parser whose errors show arguments as `printable` text."""
 
     add_later: Callable[[], None] | None = None
     """Adds further arguments when they are first needed, so that other commands don't import what they come from."""

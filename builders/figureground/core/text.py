@@ -1,29 +1,29 @@
-"""Other people's text, made safe for where it is shown: a terminal, Markdown, a page."""
+"""Makes untrusted text safe for terminals, Markdown and HTML pages."""
 
 from __future__ import annotations
 
 import re
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-"""Control characters, marks that reorder text, line separators and bytes that are no text.
+"""Control characters, marks that reorder text, line separators and bytes that are not text.
 
-The joiners U+200C and U+200D stay: scripts and emoji need them, and they move nothing.
+The joiners U+200C and U+200D are allowed: scripts and emoji need them, and they don't reorder text.
 """
 
 _MARKDOWN = re.compile(r"[\\|<>&*_`~$\[\]]")
 _IN_CODE = re.compile(r"[!-/:-@\[-`{-~]")
-"""All punctuation of ASCII: as a character reference none of it can begin or end anything in Markdown or HTML."""
+"""All ASCII punctuation, which as character references can't start or end any Markdown or HTML syntax."""
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    r"""Return text that any terminal shows as it is: what would steer the terminal is written as a code.
+    r"""Return text that any terminal shows literally: characters that would control the terminal are escaped.
 
     Escape sequences, carriage returns, bidirectional overrides and lone surrogates become `\x1b`, `\r`, `\u202e`,
     `\udc80`.
 
     Args:
-        text: Anything; what isn't text is turned into it.
-        lines: Whether line breaks and tabs stay; otherwise the result is one line.
+        text: Any object; converted to text.
+        lines: Whether line breaks and tabs are kept; otherwise the result is one line.
     """
 
     def code(match: re.Match[str]) -> str:
@@ -38,30 +38,30 @@ def printable(text: object, *, lines: bool = False) -> str:
 
 
 def steers(text: str) -> bool:
-    """Whether text holds anything but line breaks and tabs that `printable` would write as a code."""
+    """Whether `printable` would escape anything in a text, besides line breaks and tabs."""
     return printable(text, lines=True) != text
 
 
 def markdown(text: object) -> str:
-    """Return text as one line of Markdown that shows it letter for letter, also in the cell of a table.
+    """Return text as one line of Markdown that shows it literally, also in a table cell.
 
-    Runs of blanks become one. What is escaped can't open a comment, a tag, a link, a code span or a formula.
+    Runs of blanks become one. Escaped text can't open a comment, a tag, a link, a code span or a formula.
     """
     return _MARKDOWN.sub(r"\\\g<0>", printable(" ".join(str(text).split())))
 
 
 def code(text: object, longest: int = 200) -> str:
-    """Return text as code in one line of Markdown, also in the cell of a table; nothing for no text.
+    """Return text as code in one line of Markdown, also for a table cell; empty for empty text.
 
     Args:
-        text: What isn't text is turned into it.
-        longest: Characters that are shown; more are cut off with an ellipsis.
+        text: Any object; converted to text.
+        longest: Maximum number of characters; longer text is cut off with an ellipsis.
     """
     line = printable(" ".join(str(text).split()))
     line = f"{line[:longest]}…" if len(line) > longest else line
     if not line:
         return ""
-    # Nothing can be escaped in a code span: what could end the cell or look like a comment is written as HTML.
+    # Code spans allow no escapes, so text that could end the cell or look like a comment is written as HTML.
     if re.search(r"\\\||\\$|<!--|-->|--!>", line):
         return f"<code>{_IN_CODE.sub(lambda match: f'&#{ord(match[0])};', line)}</code>"
     ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
@@ -70,5 +70,5 @@ def code(text: object, longest: int = 200) -> str:
 
 
 def fence(text: str) -> str:
-    """Return the backticks that enclose a block of code in Markdown: more than the text has in a row."""
+    """Return the backticks of a Markdown code fence: more than the text has in a row."""
     return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))

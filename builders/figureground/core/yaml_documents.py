@@ -1,4 +1,4 @@
-"""Loads YAML of bounded size: a few lines of aliases can stand for billions of values."""
+"""Loads YAML of bounded size, because a few lines of aliases can expand to billions of values."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import yaml
 
 MOST_VALUES = 1_000_000
-"""Most values of a document once its aliases are written out; a card with 20,000 classes has about 100,000."""
+"""Maximum values of a document after expanding aliases; a card with 20,000 classes has about 100,000."""
 MOST_DEPTH = 100
-"""How deep lists and mappings may be nested once aliases are written out."""
+"""Maximum nesting of lists and mappings after expanding aliases."""
 MOST_CHARACTERS = 4 * 2**20
-"""Longest document; it takes about half a minute to parse."""
+"""Maximum length of a document; it takes about half a minute to parse."""
 
 
 def safe_load(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
@@ -19,16 +19,16 @@ def safe_load(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any
 
     Args:
         text: The document.
-        loader: A SafeLoader, or a class made from it.
+        loader: SafeLoader, or a subclass of it.
 
     Raises:
-        yaml.YAMLError: It is no YAML, or holds a value that can't be (a date such as 2024-02-30), or more than
-            `MOST_VALUES`, or is nested deeper than `MOST_DEPTH`, or is longer than `MOST_CHARACTERS`.
+        yaml.YAMLError: It is not YAML, contains an impossible value (a date such as 2024-02-30) or more than
+            `MOST_VALUES` values, is nested deeper than `MOST_DEPTH`, or is longer than `MOST_CHARACTERS`.
     """
     if len(text) > MOST_CHARACTERS:
         raise yaml.YAMLError(f"it has {len(text):,} characters; at most {MOST_CHARACTERS:,} are read")
     try:
-        parser = loader(text)  # which looks for characters that YAML doesn't allow
+        parser = loader(text)  # checks for characters that YAML doesn't allow
         try:
             node = parser.get_single_node()
             if node is None:
@@ -42,13 +42,13 @@ def safe_load(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any
     except yaml.YAMLError:
         raise
     except (ValueError, OverflowError) as error:
-        raise yaml.YAMLError(f"it holds a value that can't be: {error}") from None
+        raise yaml.YAMLError(f"it contains an impossible value: {error}") from None
 
 
 def _refuse_large(root: yaml.Node) -> None:
-    """Refuse a document that is large or deep once its aliases are written out, or that contains itself."""
+    """Refuse a document that is too large or deep after expanding aliases, or that contains itself."""
     done: dict[int, tuple[int, int]] = {}
-    """By node: how many values, and how many levels."""
+    """By node: number of values, and of levels."""
     open_nodes: set[int] = set()
     stack = [root]
     while stack:
@@ -61,7 +61,7 @@ def _refuse_large(root: yaml.Node) -> None:
             open_nodes.add(id(node))
             for child in children:
                 if id(child) in open_nodes:
-                    raise yaml.MarkedYAMLError(problem="an alias stands within its own anchor", problem_mark=_at(child))
+                    raise yaml.MarkedYAMLError(problem="an alias is within its own anchor", problem_mark=_at(child))
                 if id(child) not in done:
                     stack.append(child)
             if stack[-1] is not node:
@@ -69,7 +69,7 @@ def _refuse_large(root: yaml.Node) -> None:
         size = 1 + sum(done[id(child)][0] for child in children)
         depth = 1 + max((done[id(child)][1] for child in children), default=0)
         if size > MOST_VALUES:
-            problem = f"its aliases stand for more than {MOST_VALUES:,} values"
+            problem = f"its aliases expand to more than {MOST_VALUES:,} values"
         elif depth > MOST_DEPTH:
             problem = f"it is nested more than {MOST_DEPTH} levels deep"
         else:

@@ -1,4 +1,4 @@
-"""CelebA as it comes: a table of attributes, a list of splits, aligned images (Liu et al. 2015, arXiv 1411.7766)."""
+"""Reads CelebA: a table of attributes, a list of splits, aligned images (Liu et al. 2015, arXiv 1411.7766)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def find_celeba(asked: Asked) -> list[Path]:
 
 
 def read_celeba(asked: Asked) -> GroupedImages:
-    """`list_attr_celeba`, `list_eval_partition` and `img_align_celeba/`."""
+    """Reads `list_attr_celeba`, `list_eval_partition` and `img_align_celeba/`."""
     y, a = asked.y or "Blond_Hair", asked.a or "Male"
     names = read_header(asked.at)[1:] if asked.at.suffix == ".csv" else _read_promise(asked.at)[1]
     chosen = column_names(a, names)
     if y in chosen:
-        raise RecipeError("a", f"{y!r} is the class already; the attribute is another one.")
+        raise RecipeError("a", f"{y!r} is already the class; choose another attribute.")
     for option, name in (("y", y), *(("a", name) for name in chosen)):
         if name not in names:
             raise RecipeError(option, f"{asked.at.name} has no attribute {name!r}{nearest_or_all(name, names)}")
@@ -49,30 +49,30 @@ def read_celeba(asked: Asked) -> GroupedImages:
 
 
 def _read_promise(path: Path) -> tuple[int, list[str]]:
-    """The first two lines of the original list: how many images, and the names of the attributes."""
+    """Returns the first two lines of the original list: number of images, and attribute names."""
     count, names = [*read_text(path).splitlines()[:2], "", ""][:2]
     if not count.strip().isdecimal():
         raise FiguregroundError(
-            f"{path.name}: its header can't be read: the first line is {printable(count[:40])!r}, and no number of "
+            f"{path.name}: its header can't be read: the first line is {printable(count[:40])!r}, not the number of "
             "images."
         )
     return int(count), names.split()
 
 
 def _read_attributes(path: Path, names: Sequence[str], wanted: Sequence[str], problems: Problems) -> list[Column]:
-    """File names, and the values of some attributes, from the original list."""
+    """Returns file names and the values of the wanted attributes, from the original list."""
     found = _read_spaced(path, 2, ["image_id", *names])
     promised, images = _read_promise(path)[0], found["image_id"]
     if promised != len(images.values):
-        problems.add(f"its first line promises {counted(promised, 'image')}, and it lists {len(images.values):,}.")
+        problems.add(f"its first line states {counted(promised, 'image')}, but it lists {len(images.values):,}.")
     return [images, *(found[name] for name in wanted)]
 
 
 def _read_spaced(path: Path, skip: int, names: Sequence[str]) -> dict[str, Column]:
-    """Columns of a text whose fields are set apart by spaces, below the lines that are skipped.
+    """Reads the columns of a space-separated text, below the first `skip` lines.
 
     Raises:
-        FiguregroundError: A line has another number of fields than there are names, or there is none.
+        FiguregroundError: A line has the wrong number of fields, or no line has any.
     """
     lines: list[int] = []
     rows: list[list[str]] = []
@@ -85,15 +85,15 @@ def _read_spaced(path: Path, skip: int, names: Sequence[str]) -> dict[str, Colum
         lines.append(number)
         rows.append(fields)
     if not rows:
-        raise FiguregroundError(f"{path.name} names no image.")
+        raise FiguregroundError(f"{path.name} lists no image.")
     return {name: Column(name, values, lines) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
 
 
 def _read_partition(attributes: Path, images: Column, problems: Problems) -> np.ndarray:
-    """Splits in the order of the images, int64 (n,).
+    """Reads the splits in the order of the images, int64 (n,).
 
     Raises:
-        FiguregroundError: There is no list of them, or it can't be used.
+        FiguregroundError: The list of splits is missing or can't be used.
     """
     folders = (attributes.parent, attributes.parent / "Eval", attributes.parent.parent / "Eval")
     suffixes = dict.fromkeys([attributes.suffix, ".csv", ".txt"])
@@ -101,8 +101,8 @@ def _read_partition(attributes: Path, images: Column, problems: Problems) -> np.
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise FiguregroundError(
-            f"{attributes.parent} has no list_eval_partition.csv or .txt beside {attributes.name}. It says which "
-            "images are train, validation and test."
+            f"{attributes.parent} has no list_eval_partition.csv or .txt next to {attributes.name}. This file assigns "
+            "the images to train, validation and test."
         )
     if path.suffix == ".csv":
         found = TextTable(path).columns([read_header(path)[0], "partition"])
@@ -119,7 +119,7 @@ def _read_partition(attributes: Path, images: Column, problems: Problems) -> np.
 
 
 def _celeba_root(asked: Asked, first: str) -> Path:
-    """The folder of the images: `img_align_celeba`, which some archives nest once more, or what was given as root."""
+    """Returns the folder of the images: `img_align_celeba`, nested twice in some archives, or the given root."""
     base = asked.at.parent
     tops = [asked.root] if asked.root else [base, base / "Img", base.parent / "Img"]
     places = [top / folder for top in tops for folder in (_ALIGNED / _ALIGNED, _ALIGNED)]
@@ -128,6 +128,6 @@ def _celeba_root(asked: Asked, first: str) -> Path:
     there = there or next((place for place in places if place.is_dir()), None)
     if there is None:
         raise FiguregroundError(
-            f"{base} has no folder {_ALIGNED} with the images. If they lie elsewhere, say where with --root DIR."
+            f"{base} has no folder {_ALIGNED} with the images. If they are elsewhere, give --root DIR."
         )
     return there

@@ -1,4 +1,4 @@
-"""Data sets that folders label: `[SPLIT/]CLASS`, and MetaShift's `SPLIT/CLASS/CLASS(CONTEXT)`."""
+"""Reads data sets labelled by folders: `[SPLIT/]CLASS`, and MetaShift's `SPLIT/CLASS/CLASS(CONTEXT)`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _IN_CONTEXT = re.compile(r"(?P<name>.+?)\s*\((?P<context>[^()]+)\)")
 
 
 def _subfolders(path: Path) -> list[Path]:
-    """Visible folders, by name; those that begin with `_` are private."""
+    """Lists visible folders by name; folders that begin with `_` are private."""
     return [each for each in list_folders(path) if not each.name.startswith("_")]
 
 
 def _split_folders(path: Path) -> list[Path]:
-    """Folders that are named as splits and hold folders, which that of a class called `train` doesn't.
+    """Lists folders named like splits that contain folders, unlike the folder of a class named `train`.
 
     Raises:
         FiguregroundError: Two of them are the same split.
@@ -37,7 +37,7 @@ def _split_folders(path: Path) -> list[Path]:
         same = [f"{folder.name}/" for folder in folders if folder_split(folder.name) == number]
         if len(same) > 1:
             raise FiguregroundError(
-                f"{path}: {listed(same)} would all be the split {split}. Take all but one out of the directory, or "
+                f"{path}: {listed(same)} would all be the split {split}. Move all but one out of the directory, or "
                 "write a table filename,split,y[,a]."
             )
     return folders
@@ -51,7 +51,7 @@ def _split_of(folder: Path) -> int:
 
 @dataclass
 class Gathered:
-    """Images that folders label."""
+    """Images labelled by folders."""
 
     path: Path
     names: list[str] = field(default_factory=list)
@@ -59,13 +59,13 @@ class Gathered:
     y: list[str] = field(default_factory=list)
     a: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
-    """What is passed over, in a few words each."""
+    """Descriptions of skipped entries."""
 
     def take(self, folder: Path, split: int, y: str, a: str = "") -> None:
-        """Takes the images of a folder, all with the same labels."""
+        """Adds the images of a folder, all with the same labels."""
         shown, images = self.shown(folder), []
         for path in list_images(folder):
-            # Phones' images would otherwise be counted here, and end a training later.
+            # Images from phones would otherwise be counted here, and stop a training later.
             if path.suffix.lower() in FOREIGN_SUFFIXES and (reason := why_unreadable(path)):
                 self.odd.append(f"{shown}{printable(path.name)}, {reason}")
             else:
@@ -76,19 +76,19 @@ class Gathered:
         self.a += [a] * len(images)
         self.odd += [f"{shown}{printable(path.name)}, {kind}" for path, kind in list_odd(folder)]
         if not images:
-            self.odd.append(f"{shown}, which holds no image")
+            self.odd.append(f"{shown}, which contains no image")
 
     def pass_over(self, folder: Path) -> None:
-        """Takes note of images that lie in a folder of folders."""
+        """Records images that are in a folder of folders."""
         if loose := len(list_images(folder)):
             self.odd.append(f"{counted(loose, 'image')} in {self.shown(folder)} itself")
 
     def shown(self, folder: Path) -> str:
-        """A folder for a message, below the directory."""
+        """Returns a folder's path for messages, relative to the directory."""
         return f"{printable((self.path.name / folder.relative_to(self.path)).as_posix())}/"
 
     def record(self, asked: Asked, layout: str, has_splits: bool) -> GroupedImages:
-        """The record. Where validation is missing, or all splits are, it comes from training, and a note says so."""
+        """Makes the record. Missing validation, or all missing splits, are taken from training, with a note."""
         problems = Problems(str(self.path))
         split = np.array(self.split, np.int64)
         files, keys, _ = find_files(self.path, Column("file", self.names, [0] * len(self.names)), split, problems)
@@ -96,27 +96,27 @@ class Gathered:
         y, a = _number(self.y), _number(self.a) if any(self.a) else None
         split, notes = complete_splits(keys, y, a, split, has_splits, asked.seed)
         if self.odd:
-            notes.append(f"Passed over: {'; '.join(self.odd[:FIRST])}{'; …' if len(self.odd) > FIRST else ''}.")
+            notes.append(f"Skipped: {'; '.join(self.odd[:FIRST])}{'; …' if len(self.odd) > FIRST else ''}.")
         return make_record(asked, layout, keys, split, y, a, files, notes)
 
 
 def _number(values: Sequence[str]) -> Labels:
-    """Labels of names, in alphabetical order."""
+    """Returns labels of names, in alphabetical order."""
     names = sorted(set(values))
     place = {name: label for label, name in enumerate(names)}
     return np.array([place[value] for value in values], np.int64), names
 
 
 def _refuse_unknown_splits(path: Path, splits: Sequence[Path], others: Sequence[Path]) -> None:
-    """Raise FiguregroundError where a folder beside the splits holds the same classes and is named as no split."""
+    """Raises FiguregroundError if a folder next to the splits has the same classes but isn't named like a split."""
     classes = {loosely(each.name) for split in splits for each in _subfolders(split)}
     for folder in others:
         same = [each.name for each in _subfolders(folder) if loosely(each.name) in classes]
         if same:
             raise FiguregroundError(
-                f"{path}: {printable(folder.name)}/ holds folders of the same classes as "
-                f"{listed(f'{split.name}/' for split in splits)} ({listed(map(repr, same), FIRST)}), and is no known "
-                "name of a split. Rename it, as train, validation (val, dev, eval) or test, or take it out of the "
+                f"{path}: {printable(folder.name)}/ contains folders of the same classes as "
+                f"{listed(f'{split.name}/' for split in splits)} ({listed(map(repr, same), FIRST)}), but is not a "
+                "known name of a split. Rename it to train, validation (val, dev, eval) or test, or move it out of the "
                 "directory."
             )
 
@@ -130,7 +130,7 @@ def find_metashift(asked: Asked) -> list[Path]:
 
 
 def read_metashift(asked: Asked) -> GroupedImages:
-    """`SPLIT/CLASS/CLASS(CONTEXT)/*` (Liang and Zou 2022, arXiv 2202.06523)."""
+    """Reads `SPLIT/CLASS/CLASS(CONTEXT)/*` (Liang and Zou 2022, arXiv 2202.06523)."""
     path, gathered, problems = asked.at, Gathered(asked.at), Problems(str(asked.at))
     splits = _split_folders(path)
     others = [each for each in _subfolders(path) if each not in splits]
@@ -145,12 +145,12 @@ def read_metashift(asked: Asked) -> GroupedImages:
                     gathered.odd.append(gathered.shown(each))
                 elif loosely(named["name"]) != loosely(folder.name):
                     shown, own = gathered.shown(each), folder.name
-                    problems.add(f"{shown} is named as {named['name']!r} and lies in the folder of {own!r}.")
+                    problems.add(f"{shown} is named {named['name']!r} but is in the folder of {own!r}.")
                 else:
                     gathered.take(each, _split_of(split), folder.name.strip(), named["context"].strip())
     problems.refuse()
     if not gathered.names:
-        raise FiguregroundError(f"{path}: there is no image in its folders SPLIT/CLASS/CLASS(CONTEXT).")
+        raise FiguregroundError(f"{path}: its folders SPLIT/CLASS/CLASS(CONTEXT) contain no image.")
     return gathered.record(asked, "metashift", True)
 
 
@@ -163,22 +163,22 @@ def find_folders(asked: Asked) -> list[Path]:
 
 
 def read_folders(asked: Asked) -> GroupedImages:
-    """`[SPLIT/]CLASS/*`."""
+    """Reads `[SPLIT/]CLASS/*`."""
     path, gathered = asked.at, Gathered(asked.at)
     splits = _split_folders(path)
     bare = [f"{each.name}/" for each in _subfolders(path) if not splits and folder_split(each.name) is not None]
     if len(bare) > 1:
         raise FiguregroundError(
-            f"{path}: {listed(bare)} are named as splits and hold images, but no folders of classes. Put the images "
-            "into a folder for each class, or name the class column of a table metadata.csv or metadata.jsonl: "
+            f"{path}: {listed(bare)} are named like splits and contain images, but no class folders. Put the images "
+            "into one folder per class, or name the class column of a table metadata.csv or metadata.jsonl: "
             "--y NAME."
         )
     others = [each for each in _subfolders(path) if splits and each not in splits]
     classes = [f"{each.name}/" for each in others if list_images(each)]
     if classes:
         raise FiguregroundError(
-            f"{path} holds the splits {listed(f'{each.name}/' for each in splits)} and beside them folders of images, "
-            f"{listed(classes, FIRST)}. Take one kind out of the directory, or write a table filename,split,y[,a]."
+            f"{path} contains the splits {listed(f'{each.name}/' for each in splits)} and also folders of images, "
+            f"{listed(classes, FIRST)}. Move one kind out of the directory, or write a table filename,split,y[,a]."
         )
     _refuse_unknown_splits(path, splits, others)
     gathered.odd += [gathered.shown(each) for each in others]

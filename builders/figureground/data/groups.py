@@ -1,4 +1,4 @@
-"""Labelled images in groups: a class y and, where it is known, an attribute a that may be bound up with it."""
+"""Labelled images in groups: a class y and, if known, an attribute a that may correlate with it."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
     from figureground.data.images import DatasetImages, Draw
 
 MOST_CLASSES, MOST_ATTRIBUTES = 60, 12
-"""Classes and attributes of a table that is still printed; of larger ones a line tells."""
+"""Maximum classes and attributes of a printed table; larger ones are summarised in one line."""
 
 DrawMask = Callable[[], np.ndarray]
 """Decodes a mask, bool (height, width): True where the object is. Raises FiguregroundError."""
 
 
 class Store(Protocol):
-    """Where images and masks lie, by row."""
+    """Storage of images and masks, by row."""
 
     @property
     def masked(self) -> np.ndarray:
         """bool (n,): which images have a true mask."""
 
     def read(self, rows: np.ndarray) -> Iterator[tuple[int, Draw]]:
-        """Images at certain rows, which ascend."""
+        """Yields the images at the given rows, in ascending order."""
 
     def read_masks(self, rows: np.ndarray) -> Iterator[tuple[int, DrawMask]]:
-        """Masks at certain rows, which ascend and have one each."""
+        """Yields the masks at the given rows, in ascending order; each row must have one."""
 
     def objects(self, rows: np.ndarray) -> np.ndarray:
-        """int64 (n,), of images at certain rows: equal numbers show one object, so that those aren't independent."""
+        """Returns object numbers of rows, int64 (n,); images with equal numbers show one object, so are dependent."""
 
     def content(self, rows: np.ndarray) -> Any:
-        """What tells other images from these, JSON-able, without reading them."""
+        """Returns an identity of the images at the given rows, JSON-able, without reading them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,26 +55,26 @@ class GroupedImages:
     """A labelled data set, whole or in part: `Images` whose label is the class."""
 
     name: str
-    """What tables and errors call it; no path."""
+    """Name in tables and errors, not a path."""
     layout: str
-    """How it lies on the disk, one of `layouts.LAYOUTS`."""
+    """Layout on disk, one of `layouts.LAYOUTS`."""
     classes: tuple[str, ...]
     """Names of the values of y."""
     attributes: tuple[str, ...] | None
-    """Names of the values of a; None where the data say none."""
+    """Names of the values of a; None if the data have no attribute."""
     keys: tuple[str, ...]
-    """Names of the images, each once."""
+    """Unique names of the images."""
     split: np.ndarray
     """int64 (n,): 0 train, 1 validation, 2 test."""
     y: np.ndarray
     """int64 (n,): the class."""
     a: np.ndarray | None
-    """int64 (n,): the attribute; None where the data say none."""
+    """int64 (n,): the attribute; None if the data have no attribute."""
     store: Store
     rows: np.ndarray
-    """int64 (n,), ascending: where in the store each image lies."""
+    """int64 (n,), ascending: row of each image in the store."""
     notes: tuple[str, ...] = ()
-    """What a person should know of the whole, a sentence or two each; a part has none."""
+    """Notes on the whole data set, a sentence or two each; a part has none."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -89,18 +89,18 @@ class GroupedImages:
         """int64 (n,): number of attributes · y + a.
 
         Raises:
-            FiguregroundError: The data say no attribute.
+            FiguregroundError: The data have no attribute.
         """
         if self.a is None or self.attributes is None:
             raise FiguregroundError(
-                f"{self.name} says no attribute, so there are no groups in it. Give a table filename,split,y,a, or "
-                "choose a method that needs no groups."
+                f"{self.name} has no attribute, so it has no groups. Give a table filename,split,y,a, or choose a "
+                "method that needs no groups."
             )
         return len(self.attributes) * self.y + self.a
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """`class × attribute` of each group, by number; the classes alone where the data say no attribute."""
+        """`class × attribute` of each group, by number; only classes if the data have no attribute."""
         if self.attributes is None:
             return self.classes
         return tuple(f"{name} × {attribute}" for name in self.classes for attribute in self.attributes)
@@ -112,18 +112,18 @@ class GroupedImages:
 
     @property
     def objects(self) -> np.ndarray:
-        """int64 (n,): equal numbers show one object, so that those images aren't independent."""
+        """int64 (n,): images with equal numbers show one object, so they aren't independent."""
         return self.store.objects(self.rows)
 
     def counts(self, split: int) -> Counts:
-        """Images of a split, int64 (classes, attributes); (classes, 1) where the data say no attribute."""
+        """Counts the images of a split, int64 (classes, attributes); (classes, 1) if the data have no attribute."""
         attributes = 1 if self.attributes is None else len(self.attributes)
         cells = self.y if self.a is None else attributes * self.y + self.a
         found = np.bincount(cells[self.split == split], minlength=len(self.classes) * attributes)
         return found.astype(np.int64).reshape(len(self.classes), attributes)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> GroupedImages:
-        """A part of it, in the same order and with the same classes and attributes.
+        """Returns a part of the data set, in the same order and with the same classes and attributes.
 
         Args:
             rows: Positions, in any order, or bool (n,).
@@ -140,14 +140,14 @@ class GroupedImages:
         )  # fmt: skip
 
     def without_attribute(self) -> GroupedImages:
-        """The same images and classes, as if nobody had said an attribute."""
+        """Returns the same images and classes without the attribute."""
         return replace(self, attributes=None, a=None)
 
     def of_split(self, split: int) -> GroupedImages:
-        """The images of a split: 0 train, 1 validation, 2 test.
+        """Returns the images of a split: 0 train, 1 validation, 2 test.
 
         Raises:
-            FiguregroundError: There is none.
+            FiguregroundError: The split is empty.
         """
         part = self.select(self.split == split)
         if not len(part):
@@ -155,33 +155,33 @@ class GroupedImages:
         return part
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:
-        """Images at certain rows, in order. One with a mask is decoded whole, to be as large as its mask.
+        """Yields the images at the given rows, in order. An image with a mask is decoded at full size, like its mask.
 
-        An image that can't be decoded is a FiguregroundError that names it.
+        An image that can't be decoded raises a FiguregroundError that names it.
         """
         wanted = np.sort(np.asarray(rows, np.int64))
         for row, (_, draw) in zip(wanted.tolist(), self.store.read(self.rows[wanted]), strict=True):
             yield row, draw
 
     def read_masks(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, DrawMask]]:
-        """True masks of certain rows, in order; each as large as the image that `read` gives.
+        """Yields the true masks of the given rows, in order; each as large as the image from `read`.
 
         Raises:
-            FiguregroundError: One of them has no mask.
+            FiguregroundError: A row has no mask.
         """
         wanted = np.sort(np.asarray(rows, np.int64))
         bare = wanted[~self.masked[wanted]]
         if len(bare):
             raise FiguregroundError(
                 f"{self.name}: {counted(len(bare), 'image')} of {len(wanted):,} have no mask, such as "
-                f"{self.keys[bare[0]]}. A mask is a file *{MASK_SUFFIX} beside the image, or a column of the dataset."
+                f"{self.keys[bare[0]]}. A mask is a file *{MASK_SUFFIX} next to the image, or a column of the dataset."
             )
         for row, (_, draw) in zip(wanted.tolist(), self.store.read_masks(self.rows[wanted]), strict=True):
             yield row, draw
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over names, keys, labels, and the sizes of files or the hashes of shards; no path enters it."""
+        """SHA-256 over names, keys, labels, and the sizes of files or the hashes of shards; independent of paths."""
         return digest({
             "classes": self.classes, "attributes": self.attributes, "keys": self.keys, "split": self.split.tolist(),
             "y": self.y.tolist(), "a": None if self.a is None else self.a.tolist(),
@@ -194,15 +194,15 @@ class GroupedImages:
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Images that are files, and masks beside them."""
+    """Image files, with mask files next to them."""
 
     root: Path
     names: Sequence[str]
-    """Where they lie below the root."""
+    """Paths relative to the root."""
     sizes: np.ndarray
-    """int64 (n,): bytes of each."""
+    """int64 (n,): size of each file, bytes."""
     mask_sizes: np.ndarray
-    """int64 (n,): bytes of the mask beside each; -1 where there is none."""
+    """int64 (n,): size of each mask file, bytes; -1 without a mask."""
 
     @property
     def masked(self) -> np.ndarray:
@@ -235,7 +235,7 @@ def _read_image(path: Path, most: int | None) -> Image.Image:
 
 def _unusable(path: Path, reason: str) -> FiguregroundError:
     shown = f"{printable(path.parent.name)}/{printable(path.name)}"
-    return FiguregroundError(f"{shown}: {reason}. Replace the file, or take it out of the data set.")
+    return FiguregroundError(f"{shown}: {reason}. Replace the file, or remove it from the data set.")
 
 
 def _read_mask(path: Path) -> np.ndarray:
@@ -249,7 +249,7 @@ def _read_mask(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Shards:
-    """Images that are the samples of a finished dataset, with its column `mask`, where there is one."""
+    """Samples of a finished dataset, with its column `mask`, if any."""
 
     images: DatasetImages
 
@@ -281,9 +281,9 @@ class Shards:
 def _decode_mask(data: bytes, key: str) -> np.ndarray:
     try:
         return where_bright(mask_values(open_stored(data)))
-    except Exception as error:  # Pillow's decoders let through whatever damage leads to
+    except Exception as error:  # Pillow's decoders can raise any exception for damaged data
         raise FiguregroundError(
-            f"{key}: its mask can't be decoded ({type(error).__name__}: {error}). figureground check says more."
+            f"{key}: its mask can't be decoded ({type(error).__name__}: {error}). figureground check gives details."
         ) from error
 
 
@@ -291,12 +291,12 @@ def _decode_mask(data: bytes, key: str) -> np.ndarray:
 
 
 def accuracy_by_group(correct: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
-    """Accuracy in each group, float64 (groups,), 0 to 1; NaN where a group has no image.
+    """Return the accuracy in each group, float64 (groups,), 0 to 1; NaN for a group without images.
 
     Args:
         correct: bool (n,).
         group: int (n,): `GroupedImages.group`, or y for accuracy by class.
-        groups: How many there are.
+        groups: Number of groups.
     """
     samples = np.bincount(group, minlength=groups)
     hits = np.bincount(group, weights=np.asarray(correct, np.float64), minlength=groups)
@@ -304,12 +304,12 @@ def accuracy_by_group(correct: np.ndarray, group: np.ndarray, groups: int) -> np
 
 
 def worst_group_accuracy(accuracy: np.ndarray) -> float:
-    """The least accuracy of the groups that have images (Sagawa et al. 2020, arXiv 1911.08731).
+    """Return the lowest accuracy of the groups that have images (Sagawa et al. 2020, arXiv 1911.08731).
 
-    Of accuracies by class it is the worst class accuracy, which needs no attribute.
+    For accuracies by class it is the worst-class accuracy, which needs no attribute.
 
     Args:
-        accuracy: float (groups,), as `accuracy_by_group` gives it.
+        accuracy: float (groups,), from `accuracy_by_group`.
 
     Raises:
         ValueError: No group has an image.
@@ -321,50 +321,50 @@ def worst_group_accuracy(accuracy: np.ndarray) -> float:
 
 
 def worst_class_accuracy(correct: np.ndarray, y: np.ndarray, classes: int) -> float:
-    """The least accuracy of the classes that have images.
+    """Return the lowest accuracy of the classes that have images.
 
     Args:
         correct: bool (n,).
         y: int (n,).
-        classes: How many there are.
+        classes: Number of classes.
 
     Raises:
-        ValueError: There is no image.
+        ValueError: No class has an image.
     """
     return worst_group_accuracy(accuracy_by_group(correct, y, classes))
 
 
 def reweighted_accuracy(accuracy: np.ndarray, train_counts: np.ndarray) -> float:
-    """Average accuracy re-weighted by training group counts: Σ n_g accuracy_g / Σ n_g.
+    """Return the average accuracy weighted by training group counts: Σ n_g accuracy_g / Σ n_g.
 
-    So the average of Waterbirds is told, whose validation and test splits are balanced as its training split is not
-    (Sagawa et al. 2020, arXiv 1911.08731). Groups without an image to be judged are left out of both sums.
+    This is the convention for Waterbirds, whose validation and test splits are balanced, unlike its training split
+    (Sagawa et al. 2020, arXiv 1911.08731). Groups without evaluated images are left out of both sums.
 
     Args:
-        accuracy: float (groups,), as `accuracy_by_group` gives it.
-        train_counts: int, as many numbers: images of each group in training, such as `counts(0)`.
+        accuracy: float (groups,), from `accuracy_by_group`.
+        train_counts: int, one number per group: its training images, such as `counts(0)`.
 
     Raises:
-        ValueError: Another number of counts, or no group that has images in training and to be judged.
+        ValueError: The number of counts is wrong, or no group has both training and evaluated images.
     """
     counts = np.asarray(train_counts, np.float64).ravel()
     if counts.shape != np.shape(accuracy):
         raise ValueError(f"There are {np.size(accuracy)} accuracies and {counts.size} counts.")
     judged = ~np.isnan(accuracy)
     if not counts[judged].sum():
-        raise ValueError("No group has images both in training and to be judged.")
+        raise ValueError("No group has both training images and evaluated images.")
     return float((counts[judged] * accuracy[judged]).sum() / counts[judged].sum())
 
 
-# What people are told
+# Summaries
 
 
 def told(groups: GroupedImages) -> dict[str, Any]:
-    """Names, counts and notes, JSON-able.
+    """Return names, counts and notes, JSON-able.
 
-    Of each split that has images: `images`, `counts` (classes × attributes), `cramers_v` (0 when class and
-    attribute are independent, 1 when one decides the other; None where the data say no attribute), and
-    `smallest_group` of those that have images.
+    For each split that has images: `images`, `counts` (classes × attributes), `cramers_v` (0 if class and attribute
+    are independent, 1 if one determines the other; None if the data have no attribute), and `smallest_group` among
+    the groups that have images.
     """
     splits = {}
     for number, split in enumerate(SPLITS):
@@ -391,7 +391,7 @@ def _smallest(groups: GroupedImages, counts: Counts) -> dict[str, Any]:
 
 
 def summarise(groups: GroupedImages) -> str:
-    """What `told` tells, as text: a table a split, then the notes."""
+    """Return the contents of `told` as text: one table per split, then the notes."""
     said = told(groups)
     attributes = "no attribute" if groups.attributes is None else counted(len(groups.attributes), "attribute")
     classes = f"{len(groups.classes):,} class{'' if len(groups.classes) == 1 else 'es'}"
@@ -412,7 +412,7 @@ def summarise(groups: GroupedImages) -> str:
 
 
 def _table(groups: GroupedImages, counts: Counts) -> list[str]:
-    """Lines of counts with totals; one line where they are too many."""
+    """Return lines of counts with totals; a single line if there are too many."""
     if len(groups.classes) > MOST_CLASSES or len(groups.attributes or ()) > MOST_ATTRIBUTES:
         there = counts[counts > 0]
         return [f"  {counted(there.size, 'group')} of {counts.size:,}, of {there.min():,} to {there.max():,} images"]
@@ -427,7 +427,7 @@ def _table(groups: GroupedImages, counts: Counts) -> list[str]:
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of cells in columns, the first flush left, the others flush right."""
+    """Align cells in columns, the first flush left, the others flush right."""
     widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([pad(r[0], widths[0]), *(pad(c, w, right=True) for c, w in zip(r[1:], widths[1:], strict=True))])
@@ -436,7 +436,7 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def empty_groups(groups: GroupedImages) -> Iterator[str]:
-    """A sentence for each split that has images, but none of some group."""
+    """Yield a sentence for each split that has images, but none of some group."""
     for number, split in enumerate(SPLITS):
         counts = groups.counts(number).ravel()
         bare = np.flatnonzero(counts == 0)
@@ -447,4 +447,4 @@ def empty_groups(groups: GroupedImages) -> Iterator[str]:
             yield f"{split} has no image of {names}."
         else:
             there = f"the {counts.size - len(bare)} groups" if counts.size - len(bare) > 1 else "the one group"
-            yield f"{split} has no image of {names}: its worst group is over {there} that it has."
+            yield f"{split} has no image of {names}: its worst group is computed over {there} that it has."

@@ -1,4 +1,4 @@
-"""Labelled images that classifiers are shown: those of a finished dataset, or photographs in a folder a class."""
+"""Labelled images for classifiers: samples of a finished dataset, or photographs in one folder per class."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from figureground.shards.writer import RECIPE
 from figureground.sources.images import UnreadableImage, list_folders, list_images, list_odd, open_stored, read_image
 
 MOST_PIXELS = 1024
-"""Edge that photographs are read at where their format allows it: more than any classifier looks at."""
+"""Edge, pixels, at which photographs are read if the format allows it: more than any classifier uses."""
 
 SPURIOUS_FOR = "spurious_for"
-"""The label column of datasets whose images show what fools a classifier into seeing a class."""
+"""Label column of datasets whose images show features that make a classifier predict a wrong class."""
 FEATURE = "feature"
-"""The text column beside it: what those features are."""
+"""Text column that describes those features."""
 
 Draw = Callable[[], Image.Image]
 """Decodes an image, RGB. Raises UnreadableImage."""
@@ -39,37 +39,37 @@ class Images(Protocol):
 
     @property
     def name(self) -> str:
-        """What tables and errors call them; no path."""
+        """Name in tables and errors, not a path."""
 
     @property
     def keys(self) -> Sequence[str]:
-        """Names of the images, each once."""
+        """Unique names of the images."""
 
     @property
     def label(self) -> np.ndarray:
-        """int64 (n,): position in the list of labels that they were opened with, -1 where it isn't there."""
+        """int64 (n,): position in the list of labels that they were opened with; -1 for other labels."""
 
     @property
     def objects(self) -> np.ndarray:
-        """int64 (n,): equal numbers show one object, so that those images aren't independent."""
+        """int64 (n,): images with equal numbers show one object, so they aren't independent."""
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:
-        """Those at certain rows, in order."""
+        """Yields the images at the given rows, in order."""
 
 
 class DatasetImages:
-    """The samples of a finished dataset, those of all its shards in order.
+    """The samples of a finished dataset, in the order of its shards.
 
     Args:
-        directory: What `build`, `curate` or `merge` wrote.
-        labels: The list of labels that positions refer to; the names of `column` unless said otherwise.
-        wanted: Which of `labels` matter; samples of others have the label -1. All unless said otherwise.
-        column: The label column; `spurious_for` where there is one, else `foreground`.
-        splits: Only these; all unless said otherwise.
+        directory: Output directory of `build`, `curate` or `merge`.
+        labels: List of labels that positions refer to; default: the names of `column`.
+        wanted: Subset of `labels` to use; samples of others have the label -1. Default: all.
+        column: The label column; default: `spurious_for` if it exists, else `foreground`.
+        splits: Splits to read; default: all.
 
     Raises:
-        FiguregroundError: No finished dataset, or a damaged one.
-        RecipeError: A split that it doesn't have.
+        FiguregroundError: The dataset is unfinished or damaged.
+        RecipeError: A split doesn't exist.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class DatasetImages:
                 raise RecipeError("--split", f"{self.name} has no split {split!r}{nearest_or_all(split, there)}")
         self._shards = [shard for shard in self.source.shards if not splits or shard.split in splits]
         self.splits = tuple(split for split in there if not splits or split in splits)
-        """Names of the splits that are read."""
+        """Names of the selected splits."""
         own = list(self.source.names[self.column])
         self.labels: tuple[str, ...] = tuple(labels) if labels is not None else tuple(own)
         keys, columns, starts = [], [], [0]
@@ -115,7 +115,7 @@ class DatasetImages:
         self.keys: list[str] = keys
         self.objects = np.array(objects, np.int64)
         self.scenes = np.array(scenes, np.int64)
-        """int64 (n,): equal numbers were guided by one scene; -1 where there was none."""
+        """int64 (n,): images with equal numbers were guided by one scene; -1 without a scene."""
         self._starts = np.array(starts)
         given, self.foreground, self.background, self.split = np.array(columns, np.int64).T
         to_labels = np.arange(len(own)) if labels is None else match(own, self.labels)
@@ -123,9 +123,9 @@ class DatasetImages:
             to_labels[~np.isin(to_labels, [self.labels.index(name) for name in wanted])] = -1
         self.label = to_labels[given]
         self.features = {own[label]: features[label] for label in sorted(features)}
-        """What the column `feature` says of each class."""
+        """Value of the column `feature` by class."""
         self.unknown = sorted({own[label] for label in np.unique(given[self.label < 0])})
-        """Classes of its own that aren't wanted."""
+        """Classes of the dataset that aren't wanted."""
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:
         wanted = np.sort(np.asarray(rows, np.int64))
@@ -138,14 +138,14 @@ class DatasetImages:
 
 
 def _provenance(row: Mapping[str, Any], directory: Path) -> Mapping[str, Any]:
-    """How a sample was made; its guide is a mapping or None."""
+    """Returns a sample's provenance; its guide is a mapping or None."""
     try:
         provenance = parse_json(row["provenance"], "provenance")
         guide = provenance.get("guide")
     except (ValueError, TypeError, AttributeError) as error:
         raise FiguregroundError(
             f"{directory}: the provenance of {printable(str(row['key']))} isn't a JSON object ({error}). "
-            f"figureground check {directory} lists all that is wrong."
+            f"figureground check {directory} lists all problems."
         ) from None
     return {**provenance, "guide": guide if isinstance(guide, Mapping) else None}
 
@@ -153,31 +153,31 @@ def _provenance(row: Mapping[str, Any], directory: Path) -> Mapping[str, Any]:
 def _decode(data: bytes, key: str) -> Image.Image:
     try:
         return open_stored(data).convert("RGB")
-    except Exception as error:  # Pillow's decoders let through whatever damage leads to
+    except Exception as error:  # Pillow's decoders can raise any exception for damaged data
         raise FiguregroundError(
-            f"{key}: its image can't be decoded ({type(error).__name__}: {error}). figureground check says more."
+            f"{key}: its image can't be decoded ({type(error).__name__}: {error}). figureground check gives details."
         ) from error
 
 
 class FolderImages:
-    """Photographs in one folder a class: `<directory>/<class>/*`.
+    """Photographs in one folder per class: `<directory>/<class>/*`.
 
-    Folders are named as a label or one of its comma-separated synonyms (capitals and `_` for a space don't matter), by
-    the WordNet id of an ImageNet class, or as those of Spurious ImageNet, `…_…_{class}_…_{component}`. A dataset that
-    has one label alone may have its images in `directory` itself. Files that aren't images are passed over.
+    Folders are named by a label or one of its comma-separated synonyms (case, and `_` for a space, don't matter), by
+    the WordNet id of an ImageNet class, or like those of Spurious ImageNet, `…_…_{class}_…_{component}`. With a single
+    label, the images may be in `directory` itself. Files that aren't images are skipped.
 
     Args:
-        directory: Where they lie.
+        directory: Directory of the class folders.
         labels: Names that positions refer to.
-        wanted: Which of the labels matter, for errors and for images without a folder; all unless said otherwise.
+        wanted: Subset of the labels to use, for errors and for images without a folder; default: all.
 
     Raises:
-        FiguregroundError: No such directory, or no folder of a label in it, or no image in those.
+        FiguregroundError: The directory is missing, has no folder for a label, or those folders contain no image.
     """
 
     def __init__(self, directory: Path, labels: Sequence[str], wanted: Sequence[str] | None = None):
         if not directory.is_dir():
-            raise FiguregroundError(f"{directory}: there is no such directory.")
+            raise FiguregroundError(f"{directory}: no such directory.")
         self.name = directory.resolve().name
         self.labels = tuple(labels)
         wanted = list(labels if wanted is None else wanted)
@@ -187,18 +187,18 @@ class FolderImages:
         found = _match_folders([folder.name for folder in folders], self.labels, wanted)
         chosen = {folder: found[folder.name] for folder in folders if folder.name in found}
         self.unknown = [folder.name for folder in folders if folder not in chosen]
-        """Folders that are those of no label."""
+        """Folders that belong to no label."""
         if not chosen and len(wanted) == 1 and list_images(directory):
             chosen = {directory: self.labels.index(wanted[0])}
         if not chosen:
             there = listed([folder.name for folder in folders], 5) if folders else "none at all"
             raise FiguregroundError(
-                f"{directory} has no folder that is named as a class of the dataset. Its folders: {there}; the "
+                f"{directory} has no folder named like a class of the dataset. Its folders: {there}; the "
                 f"classes: {listed(wanted, 5)}."
             )
         self._paths: list[Path] = []
         self.unreadable: dict[str, str] = {}
-        """Files that can't be read as images, as `folder/name`, and why; grows while they are read."""
+        """Unreadable files, as `folder/name`, with reasons; grows during reading."""
         label: list[int] = []
         for folder, position in chosen.items():
             images = list_images(folder)
@@ -206,7 +206,7 @@ class FolderImages:
             label += [position] * len(images)
             self.unreadable |= {_shown(path): reason for path, reason in list_odd(folder)}
         if not self._paths:
-            raise FiguregroundError(f"{directory}: there is no image in the folders of {listed(wanted, 3)}.")
+            raise FiguregroundError(f"{directory}: the folders of {listed(wanted, 3)} contain no image.")
         self.keys: list[str] = [_shown(path) for path in self._paths]
         self.label = np.array(label, np.int64)
         self.objects = np.array([as_number(f"{directory.resolve()}/{key}") for key in self.keys], np.int64)
@@ -216,7 +216,7 @@ class FolderImages:
             yield row, functools.partial(read_image, self._paths[row], max_edge=MOST_PIXELS)
 
     def skip(self, row: int, error: UnreadableImage) -> None:
-        """Takes note of an image that couldn't be read."""
+        """Records an image that couldn't be read."""
         self.unreadable[self.keys[row]] = error.reason
 
 
@@ -227,25 +227,25 @@ def _shown(path: Path) -> str:
 def open_images(
     directory: Path, labels: Sequence[str], wanted: Sequence[str], column: str | None = "foreground"
 ) -> DatasetImages | FolderImages:
-    """Opens a finished dataset, or photographs in one folder a class.
+    """Opens a finished dataset, or photographs in one folder per class.
 
     Args:
         labels: Names that positions refer to.
-        wanted: Which of them matter.
-        column: What the class is in a dataset; None as in `DatasetImages`.
+        wanted: Subset of the labels to use.
+        column: Label column of a dataset; None for the default of `DatasetImages`.
 
     Raises:
-        FiguregroundError: As `DatasetImages` and `FolderImages`; or a dataset that shows none of `wanted`.
+        FiguregroundError: See `DatasetImages` and `FolderImages`; or a dataset has none of the `wanted` labels.
     """
     if not (directory / INDEX).exists():
         if (directory / RECIPE).exists():
-            raise FiguregroundError(f"{directory} isn't finished: give the command that builds it again.")
+            raise FiguregroundError(f"{directory} isn't finished: run the command that builds it again.")
         return FolderImages(directory, labels, wanted)
     images = DatasetImages(directory, labels, wanted, column=column)
     if not (images.label >= 0).any():
         raise FiguregroundError(
-            f"{directory} has none of the classes of the dataset. Its classes: {listed(images.unknown, 5)}; those "
-            f"of the dataset: {listed(wanted, 5)}."
+            f"{directory} has none of the dataset's classes. Its classes: {listed(images.unknown, 5)}; the dataset's "
+            f"classes: {listed(wanted, 5)}."
         )
     return images
 
@@ -254,18 +254,18 @@ def open_images(
 
 
 def match(names: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """For each name the position of the label that goes by it, int (names,); -1 where there is none."""
+    """Returns the position of each name's label, int (names,); -1 without a match."""
     known = _positions(labels)
     return np.array([next((known[n] for n in synonyms(name) if n in known), -1) for name in names], np.int64)
 
 
 def synonyms(label: str) -> list[str]:
-    """What a label goes by, loosely: itself first, then each part between commas, as ImageNet's labels have them."""
+    """Returns a label's names by `loosely`: itself, then each comma-separated part, as in ImageNet's labels."""
     return list(dict.fromkeys(loosely(part) for part in [label, *label.split(",")] if part.strip()))
 
 
 def _positions(labels: Sequence[str]) -> dict[str, int]:
-    """Label by what it goes by; whole names first, and no synonym that two labels share."""
+    """Returns label positions by name; whole names take precedence, and synonyms shared by two labels are left out."""
     known: dict[str, int] = {}
     shared = Counter(name for label in labels for name in synonyms(label))
     for position, label in enumerate(labels):
@@ -278,7 +278,7 @@ def _positions(labels: Sequence[str]) -> dict[str, int]:
 
 
 def _match_folders(names: Sequence[str], labels: Sequence[str], wanted: Sequence[str]) -> Mapping[str, int]:
-    """Folder name to label. A label has one folder or several; a folder is that of one label."""
+    """Returns labels by folder name. A label may have several folders; a folder belongs to one label."""
     found = dict(zip(names, match(names, labels).tolist(), strict=True))
     lacking = [name for name, position in found.items() if position < 0]
     if lacking:
@@ -292,7 +292,7 @@ def _match_folders(names: Sequence[str], labels: Sequence[str], wanted: Sequence
 
 
 def _imagenet_folders(labels: Sequence[str]) -> dict[str, int]:
-    """Labels by the WordNet ids and by the numbers of ImageNet's classes."""
+    """Returns labels by the WordNet ids and numbers of ImageNet's classes."""
     nouns = read_nouns("classes", "imagenet", "classes", "imagenet")
     known: dict[str, int] = {}
     for number, position in enumerate(match([noun.name for noun in nouns], labels).tolist()):
@@ -302,6 +302,6 @@ def _imagenet_folders(labels: Sequence[str]) -> dict[str, int]:
 
 
 def _class_number(folder: str) -> str:
-    """The class in a folder's name of Spurious ImageNet: `…_…_{class}_…_{component}`; empty in others."""
+    """Returns the class in a Spurious ImageNet folder name, `…_…_{class}_…_{component}`; empty for others."""
     found = re.fullmatch(r"[^_]+_[^_]+_(\d+)_(.*_)?\d+", folder)
     return str(int(found[1])) if found else ""

@@ -1,4 +1,4 @@
-"""How labelled data sets may lie on the disk: which layout one has, found out or said, and its reader."""
+"""Layouts of labelled data sets on disk: detects a layout and reads the data set."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from figureground.data.splits import KNOWN, choose_splits, folder_split
 from figureground.sources.images import list_folders, list_images
 
 UNKNOWN = "unknown"
-"""The background of a dataset that says none."""
+"""Background of a dataset without a background label."""
 
 _PRIVATE = "_figureground"
 
 
 class Layout(NamedTuple):
-    """One way in which data sets lie."""
+    """A layout of data sets on disk."""
 
     find: Callable[[Asked], list[Path]]
-    """From what was given: what decides it; none where it isn't this layout, several where it can't be told."""
+    """Returns the tables or directories that have this layout; none if it doesn't apply, several if ambiguous."""
     read: Callable[[Asked], GroupedImages]
     takes: tuple[str, ...]
-    """Which of root, y, a, file and split_column it has a use for."""
+    """Accepted options among root, y, a, file and split_column."""
     tree: str
-    """What must lie there, in a few words."""
+    """Short description of the expected files."""
 
 
 def read_groups(
@@ -57,66 +57,66 @@ def read_groups(
     split_column: str | None = None,
     seed: int = 0,
 ) -> GroupedImages:
-    """Reads a labelled data set, checks it, and says in its notes what a person should know.
+    """Reads and checks a labelled data set; its notes report peculiarities.
 
-    No image is decoded; of files that a table names, all are looked for.
+    No image is decoded, but the existence of all files named by a table is checked.
 
     Args:
         path: A directory, or a table.
-        layout: One of `LAYOUTS`; found out unless said.
-        root: Where the files lie that a table names (layouts `table`, `waterbirds`, `celeba`); the directory of the
-            table unless said otherwise.
-        y: Which column of a table, or which attribute of CelebA, is the class; `y` and `Blond_Hair`.
-        a: Which is the attribute; `a`, where there is one, and `Male`. Several, with commas between, are crossed: each
-            combination of their values is an attribute.
-        file: Which column of a table names the files; `filename`.
-        split_column: Which column of a table says the split; `split`, where there is one.
-        seed: Decides which images are validation or test where folders don't say it.
+        layout: One of `LAYOUTS`; default: detected.
+        root: Directory of the files named by a table (layouts `table`, `waterbirds`, `celeba`); default: the
+            directory of the table.
+        y: Column of a table, or attribute of CelebA, that is the class; default: `y` or `Blond_Hair`.
+        a: Column or attribute that is the attribute; default: `a`, if it exists, or `Male`. Several, separated by
+            commas, are crossed: each combination of their values is an attribute.
+        file: Column of a table with the file names; default: `filename`.
+        split_column: Column of a table with the split; default: `split`, if it exists.
+        seed: Seed for choosing validation and test images if folders don't define them.
 
     Raises:
-        FiguregroundError: No such path, none of the layouts or several, or something in it that can't be used: a
-            header, a label, a split, a file. What is wrong with a table is told all at once.
-        RecipeError: A layout, a column or an attribute that there isn't, or one that the layout has no use for.
+        FiguregroundError: The path doesn't exist, no layout or several match, or its content can't be used: a header,
+            a label, a split, a file. All problems of a table are reported at once.
+        RecipeError: A layout, a column or an attribute doesn't exist, or the layout doesn't accept an option.
     """
     path, root = Path(path), None if root is None else Path(root)
     if layout is not None and layout not in LAYOUTS:
-        raise RecipeError("layout", f"there is no {layout!r}{nearest_or_all(layout, LAYOUTS.names())}")
+        raise RecipeError("layout", f"{layout!r} is unknown{nearest_or_all(layout, LAYOUTS.names())}")
     if root is not None and not root.is_dir():
-        raise RecipeError("root", f"there is no directory {root}.")
+        raise RecipeError("root", f"no such directory: {root}.")
     if not path.exists():
-        raise FiguregroundError(f"{path}: there is no such file or directory.")
+        raise FiguregroundError(f"{path}: no such file or directory.")
     asked = Asked(path, path, root, y, a, file, split_column, seed)
-    # Which column says what decides between tables; what else is given is refused where it has no use.
+    # Given column names decide between tables; other options are refused if the layout doesn't accept them.
     columns = [name for name, value in (("file", file), ("split_column", split_column)) if value is not None]
     name, at = _find_layout(asked, layout, columns)
     for option, value in (("root", root), ("y", y), ("a", a), ("file", file), ("split_column", split_column)):
         if value is not None and option not in LAYOUTS[name].takes:
-            raise RecipeError(option, f"the layout {name} has no use for it.")
+            raise RecipeError(option, f"the layout {name} doesn't accept it.")
     return LAYOUTS[name].read(replace(asked, at=at))
 
 
 def _find_layout(asked: Asked, layout: str | None, columns: Sequence[str]) -> tuple[str, Path]:
-    """The layout of what lies there, and what decides it.
+    """Returns the layout of the data set, and the table or directory that has it.
 
     Args:
-        columns: Which of file and split_column are given: layouts that have no use for them aren't thought of.
+        columns: Given options among file and split_column; layouts that don't accept them aren't considered.
     """
     path = asked.path
     if layout is not None:
         found = [(layout, at) for at in LAYOUTS[layout].find(asked)]
         if not found:
             _refuse_columns(asked)
-            raise FiguregroundError(f"{path} isn't laid out as {layout}: that is {LAYOUTS[layout].tree}. {_seen(path)}")
+            raise FiguregroundError(f"{path} doesn't have the layout {layout}: {LAYOUTS[layout].tree}. {_seen(path)}")
     else:
-        # Class folders lie beside the tables of Waterbirds and of others, so tables are looked for first.
+        # Waterbirds and others have class folders next to their tables, so tables are tried first.
         usable = {name: each for name, each in LAYOUTS.items() if set(columns) <= set(each.takes)}
         found = [(n, at) for n, each in usable.items() if n not in _BY_FOLDER for at in each.find(asked)]
         table = next((path / name for name in IMAGE_FOLDER if (path / name).is_file()), None)
         if not found and table is not None:
             _refuse_columns(asked)
             raise FiguregroundError(
-                f"{table} is no table of a known layout. {_seen(table)} Say which column names the files, and which "
-                "is the class: --file NAME --y NAME. To pass the table over, say which layout it is: --layout folders."
+                f"{table} is not a table of a known layout. {_seen(table)} Give the columns of the files and of the "
+                "class: --file NAME --y NAME. To ignore the table, give the layout: --layout folders."
             )
         for name in _BY_FOLDER:
             found = found or [(name, at) for at in usable[name].find(asked)] if name in usable else found
@@ -124,22 +124,22 @@ def _find_layout(asked: Asked, layout: str | None, columns: Sequence[str]) -> tu
         _refuse_columns(asked)
         known = "".join(f"\n  {name}: {each.tree}" for name, each in LAYOUTS.items())
         raise FiguregroundError(
-            f"{path} isn't laid out in a way that is known. {_seen(path)}{_unknown_splits(path)} Known are{known}"
+            f"{path} has no known layout. {_seen(path)}{_unknown_splits(path)} Known layouts:{known}"
         )
     if len(found) > 1:
         told = listed((f"{at.relative_to(path)} ({name})" if at != path else name for name, at in found), 5)
         names = dict.fromkeys(name for name, _ in found)
-        layouts = f", or say which layout it is: {' or '.join(f'--layout {name}' for name in names)}"
+        layouts = f", or give the layout: {' or '.join(f'--layout {name}' for name in names)}"
         layouts = layouts if len(names) > 1 else ""
-        raise FiguregroundError(f"{path} can be read in several ways: {told}. Give the file that is meant{layouts}.")
+        raise FiguregroundError(f"{path} can be read in several ways: {told}. Give the intended file{layouts}.")
     return found[0]
 
 
 def _refuse_columns(asked: Asked) -> None:
-    """Name a column that was asked for and that the table lacks, where it is plain which table is meant.
+    """Refuses a requested column that the table lacks, if it is clear which table is meant.
 
     Raises:
-        RecipeError: There is such a column.
+        RecipeError: The table lacks a requested column.
     """
     path = asked.path
     table = path if path.is_file() else next((path / name for name in IMAGE_FOLDER if (path / name).is_file()), None)
@@ -152,20 +152,20 @@ def _refuse_columns(asked: Asked) -> None:
 
 
 def _seen(path: Path) -> str:
-    """What lies in a directory, or what the first line of a file says, as a sentence."""
+    """Describes the entries of a directory, or the first line of a file, as a sentence."""
     if path.is_file():
         return describe_header(read_header(path))
     there = sorted(printable(each.name) for each in path.iterdir() if not each.name.startswith("."))
-    return f"In it: {listed(there, 6) or 'nothing'}."
+    return f"It contains: {listed(there, 6) or 'nothing'}."
 
 
 def _unknown_splits(path: Path) -> str:
-    """A hint where folders of classes lie in folders that no split is called, as a sentence after a space."""
+    """Returns a hint if class folders are in folders not named like splits, as a sentence after a space."""
     if not path.is_dir():
         return ""
     tops = [each for each in list_folders(path) if folder_split(each.name) is None]
     odd = [f"{top.name}/" for top in tops if any(list_images(folder) for folder in list_folders(top))]
-    return f" If {listed(odd, 3)} are splits, name them as such: {listed(KNOWN, 30)}." if odd else ""
+    return f" If {listed(odd, 3)} are splits, rename them to one of: {listed(KNOWN, 30)}." if odd else ""
 
 
 # Datasets of this package
@@ -176,7 +176,7 @@ def _find_dataset(asked: Asked) -> list[Path]:
 
 
 def _read_dataset(asked: Asked) -> GroupedImages:
-    """What `build`, `curate` or `merge` wrote: y is the foreground, a the background."""
+    """Reads a dataset of `build`, `curate` or `merge`: y is the foreground, a the background."""
     from figureground.data.images import DatasetImages
 
     images = DatasetImages(asked.at, column="foreground")
@@ -185,8 +185,8 @@ def _read_dataset(asked: Asked) -> GroupedImages:
     rows = np.flatnonzero(split >= 0)
     strange = listed((name for name, n in zip(images.splits, numbers, strict=True) if n < 0), 5)
     if not len(rows):
-        raise FiguregroundError(f"{asked.at} has the splits {strange}, and none that is train, validation or test.")
-    notes = [f"Left out are the splits {strange}: they are none of train, validation, test."] if strange else []
+        raise FiguregroundError(f"{asked.at} has the splits {strange}, but no train, validation or test.")
+    notes = [f"Left out the splits {strange}, which are not train, validation or test."] if strange else []
     backgrounds = tuple(images.source.columns.backgrounds)
     said = {backgrounds[label] for label in np.unique(images.background[rows])}
     return make_record(
@@ -198,7 +198,7 @@ def _read_dataset(asked: Asked) -> GroupedImages:
 
 TABLE = Layout(
     find_table, read_table, ("root", "y", "a", "file", "split_column"),
-    "a CSV or JSON Lines with filename,y[,split][,a], or --file NAME and --y NAME that say its columns",
+    "a CSV or JSON Lines with filename,y[,split][,a], or with columns given by --file NAME and --y NAME",
 )  # fmt: skip
 IMAGEFOLDER = Layout(
     find_image_folder, read_image_folder, ("y", "a", "split_column"),
@@ -236,4 +236,4 @@ LAYOUTS: Registry[Layout] = Registry(
 """How data sets may lie on the disk. Another package adds a `Layout` with an entry point in `figureground.layouts`."""
 
 _BY_FOLDER = ("metashift", "folders")
-"""Layouts that are thought of where nothing says more, in this order."""
+"""Fallback layouts, in this order."""

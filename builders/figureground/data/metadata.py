@@ -1,4 +1,4 @@
-"""Data sets that tables label: `filename[,split],y[,a]`, ImageFolder's `file_name`, and Waterbirds' metadata.csv."""
+"""Reads data sets labelled by tables: `filename[,split],y[,a]`, ImageFolder's `file_name`, Waterbirds' metadata.csv."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from figureground.data.tables import Problems, column_names, cross, find_files, 
 from figureground.sources.images import list_folders
 
 FILE, SPLIT, Y, A = "filename", "split", "y", "a"
-"""Columns of a table, unless said otherwise."""
+"""Default columns of a table."""
 WATERBIRDS = ("img_filename", "y", "split", "place")
 
 FILE_NAME = "file_name"
-"""ImageFolder's column of files."""
+"""ImageFolder's column of file names."""
 IMAGE_FOLDER = (METADATA, "metadata.jsonl")
-"""What ImageFolder's tables are called."""
+"""File names of ImageFolder's tables."""
 CLASS_COLUMNS = (Y, "label", "labels", "class", "category", "target")
-"""Columns of ImageFolder's tables that are taken for the class, the first that is there, unless one is named."""
+"""Default class columns of ImageFolder's tables; the first that exists is used."""
 
 WATERBIRDS_TRAIN = ((3498, 184), (56, 1057))
-"""Training images of Waterbirds, class × place (Sagawa et al. 2020, arXiv 1911.08731)."""
+"""Number of training images of Waterbirds, class × place (Sagawa et al. 2020, arXiv 1911.08731)."""
 
 
 def find_table(asked: Asked) -> list[Path]:
@@ -41,7 +41,7 @@ def find_waterbirds(asked: Asked) -> list[Path]:
 
 
 def _find(asked: Asked, columns: Sequence[str]) -> list[Path]:
-    """The tables that have certain columns."""
+    """Finds the tables that have the given columns."""
     path = asked.path
     files = sorted(each for each in path.iterdir() if _is_table(each)) if path.is_dir() else [path]
     return [file for file in files if file.is_file() and {*columns} <= set(_header_of_any(file, path))]
@@ -52,7 +52,7 @@ def _is_table(path: Path) -> bool:
 
 
 def _header_of_any(file: Path, given: Path) -> list[str]:
-    """As `read_header`; but a file that can't be read, and that nobody meant, has none."""
+    """Reads a header like `read_header`; returns none for an unreadable file that wasn't requested."""
     try:
         return read_header(file)
     except FiguregroundError:
@@ -62,7 +62,7 @@ def _header_of_any(file: Path, given: Path) -> list[str]:
 
 
 def read_table(asked: Asked) -> GroupedImages:
-    """`filename[,split],y[,a]`, or such columns by other names."""
+    """Reads `filename[,split],y[,a]`, or the same columns under other names."""
     return _read(asked, "table", {"": asked.at}, asked.file or FILE, asked.y or Y, asked.root or asked.at.parent)
 
 
@@ -80,7 +80,7 @@ def _has_class(asked: Asked, header: Sequence[str]) -> bool:
 
 
 def _tables_of(path: Path) -> dict[str, Path]:
-    """ImageFolder's tables by folder: that of the directory itself, and those of its splits."""
+    """Returns ImageFolder's tables by folder: the directory itself and its splits."""
     folders = [path, *(each for each in list_folders(path) if folder_split(each.name) is not None)]
     return {
         "" if folder == path else folder.name: folder / name
@@ -89,7 +89,7 @@ def _tables_of(path: Path) -> dict[str, Path]:
 
 
 def read_image_folder(asked: Asked) -> GroupedImages:
-    """ImageFolder of the library `datasets`: `metadata.csv` or `.jsonl` with `file_name`, whole or in each split."""
+    """Reads ImageFolder of `datasets`: `metadata.csv` or `.jsonl` with `file_name`, once or in each split."""
     if asked.at.is_file():
         tables, root = {"": asked.at}, asked.at.parent
     else:
@@ -102,7 +102,7 @@ def read_image_folder(asked: Asked) -> GroupedImages:
 def _read(
     asked: Asked, layout: str, tables: dict[str, Path], file: str, y: str, root: Path
 ) -> GroupedImages:  # fmt: skip
-    """What tables say of files, by the folder below the root that each is for."""
+    """Reads the labels of files from tables, given by the folder (relative to the root) that each describes."""
     opened = {folder: TextTable(path) for folder, path in tables.items()}
     header = next(iter(opened.values())).header
     attributes = _attributes(asked, y, header, next(iter(opened.values())).name)
@@ -127,10 +127,10 @@ def _read(
 
 
 def _attributes(asked: Asked, y: str, header: Sequence[str], table: str) -> list[str]:
-    """The columns of the attribute.
+    """Returns the columns of the attribute.
 
     Raises:
-        RecipeError: One that there isn't, that of the class, or one twice.
+        RecipeError: A column doesn't exist, is the class, or is named twice.
     """
     if asked.a is None:
         return [A] if A in header and y != A else []
@@ -139,14 +139,14 @@ def _attributes(asked: Asked, y: str, header: Sequence[str], table: str) -> list
         if name not in header:
             raise RecipeError("a", f"{table} has no column {name!r}{nearest_or_all(name, header)}")
     if y in chosen:
-        raise RecipeError("a", f"{y!r} is the class already; the attribute is another column.")
+        raise RecipeError("a", f"{y!r} is already the class; choose another column.")
     if len(set(chosen)) < len(chosen):
         raise RecipeError("a", f"{asked.a!r} names a column twice.")
     return chosen
 
 
 def _join(each: dict[str, dict[str, Column]], file: str) -> dict[str, Column]:
-    """Columns of several tables as those of one, files named from the directory that holds all."""
+    """Joins the columns of several tables, with file names relative to their common directory."""
     if list(each) == [""]:
         return each[""]
     joined = {}
@@ -162,7 +162,7 @@ def _join(each: dict[str, dict[str, Column]], file: str) -> dict[str, Column]:
 
 
 def _splits_of_folders(files: Sequence[str]) -> list[int] | None:
-    """The split of each file, if all lie in folders that are named as splits; None otherwise.
+    """Returns the split of each file if all are in folders named like splits; None otherwise.
 
     Raises:
         FiguregroundError: Two of the folders are the same split.
@@ -175,7 +175,7 @@ def _splits_of_folders(files: Sequence[str]) -> list[int] | None:
         same = [f"{top}/" for top, each in found.items() if each == number]
         if len(same) > 1:
             raise FiguregroundError(
-                f"{listed(same)} would all be the split {split}. Say the split of each file in a column: "
+                f"{listed(same)} would all be the split {split}. Give the split of each file in a column: "
                 "--split-column NAME."
             )
     known = {top: each for top, each in found.items() if each is not None}
@@ -185,15 +185,15 @@ def _splits_of_folders(files: Sequence[str]) -> list[int] | None:
 def _files_of(
     asked: Asked, column: Column, split: np.ndarray, problems: Problems, root: Path
 ) -> tuple[Files, tuple[str, ...], list[str]]:
-    """The files of a table; raises FiguregroundError for all problems of it."""
-    hint = " If the images lie elsewhere, say where with --root DIR." if asked.root is None else ""
+    """Finds the files of a table; raises FiguregroundError with all its problems."""
+    hint = " If the images are elsewhere, give --root DIR." if asked.root is None else ""
     found = find_files(root, column, split, problems, hint)
     problems.refuse()
     return found
 
 
 def read_waterbirds(asked: Asked) -> GroupedImages:
-    """`img_id,img_filename,y,split,place,place_filename` (Sagawa et al. 2020, arXiv 1911.08731)."""
+    """Reads `img_id,img_filename,y,split,place,place_filename` (Sagawa et al. 2020, arXiv 1911.08731)."""
     columns = TextTable(asked.at).columns(WATERBIRDS)
     problems = Problems(asked.at.name)
     split = read_splits(columns["split"], problems)
@@ -204,7 +204,7 @@ def read_waterbirds(asked: Asked) -> GroupedImages:
     )
     known = ", ".join(f"{n:,}" for row in WATERBIRDS_TRAIN for n in row)
     if groups.counts(0).tolist() == [list(row) for row in WATERBIRDS_TRAIN]:
-        said = f"The training groups are those of Waterbirds: {known}."
+        said = f"The training group sizes match those of Waterbirds: {known}."
     else:
-        said = f"The training groups are not those of Waterbirds ({known}): this is a part of it, or another draw."
+        said = f"The training group sizes differ from Waterbirds ({known}): this is a subset or another draw."
     return replace(groups, notes=(said, *groups.notes))

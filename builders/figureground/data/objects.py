@@ -1,4 +1,4 @@
-"""Which images show one object, and which scenes they share: what is not independent among a dataset's samples."""
+"""Identifies objects and scenes shared by images, because such samples aren't independent."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _KEY = re.compile(r"(?P<before>.+-\d+)-\d+-(?P<i>\d+)")
 
 
 def as_number(name: str) -> int:
-    """A number from 0 to 2⁶³ − 1 that stands for a name: the same in every dataset and on every machine."""
+    """Returns a number from 0 to 2⁶³ − 1 for a name, the same in every dataset and on every machine."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 
 
 def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Config and identity of a dataset, or of those that it was made from."""
+    """Yields config and identity of a dataset, or of the datasets that it was made from."""
     for source in recipe.get("sources", ()):
         yield from settings(source)
     if not recipe.get("sources"):
@@ -25,28 +25,29 @@ def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
 
 
 def is_matched(recipe: Mapping[str, Any]) -> bool:
-    """Whether an object's images on different backgrounds share cut-out, place and noise, and keys tell of it."""
+    """Whether images of one object on different backgrounds share cut-out, position and noise, as shown by keys."""
     return recipe.get("builder") != "merge" and all(
         identity.get("match") == "foreground" for _, identity in settings(recipe)
     )
 
 
 def without_background(key: str) -> str | None:
-    """What a key of a matched set names beside the background: its object. None for a key of another form."""
+    """Returns a key of a matched dataset without its background part; None for a key of another form."""
     found = _KEY.fullmatch(key)
     return f"{found['before']}-{found['i']}" if found else None
 
 
 def object_of(key: str, provenance: Mapping[str, Any], matched: bool) -> str:
-    """A name of the object that an image shows.
+    """Returns a name of the object that an image shows.
 
-    It is the cut-out or the source image that its guide starts from, by content where an id tells that, so that it is
-    the same in all datasets that use it. Without a guide it is the object of a matched set, whose images share their
-    noise, and otherwise the image itself.
+    With a guide, it is the cut-out or source image, identified by content if its id contains a hash, so that it is
+    the same in all datasets that use it. Without a guide, it is the object of a matched dataset, whose images share
+    their noise; otherwise the image itself.
 
     Args:
-        provenance: Of the sample, as its JSON says it.
-        matched: Whether it is of a set whose images of one object share their noise.
+        key: Key of the sample.
+        provenance: Provenance of the sample, from its JSON.
+        matched: Whether images of one object share their noise in this dataset.
     """
     guide = provenance.get("guide") or {}
     if guide.get("cutout"):
@@ -55,11 +56,11 @@ def object_of(key: str, provenance: Mapping[str, Any], matched: bool) -> str:
 
 
 def scene_of(provenance: Mapping[str, Any]) -> str | None:
-    """A name of the scene that an image was guided by; None where there was none."""
+    """Returns a name of the scene that guided an image; None without a scene."""
     template = (provenance.get("guide") or {}).get("template")
     return _content(str(template)) if template else None
 
 
 def _content(id: str) -> str:
-    """The hash in `{folder}/{name}@{hash}`; the whole id where there is none."""
+    """Returns the hash in `{folder}/{name}@{hash}`; the whole id without a hash."""
     return id.rpartition("@")[2] or id

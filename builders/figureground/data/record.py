@@ -1,4 +1,4 @@
-"""From what was read of a data set to `GroupedImages`: what was asked for, checks, splits, and notes about them."""
+"""Converts a data set's contents to `GroupedImages`: request, checks, splits, and notes."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ from figureground.recipe.table import largest_remainder
 from figureground.sources.images import content_hash
 
 METADATA = "metadata.csv"
-"""What tables are called that come with a data set."""
+"""File name of tables that come with a data set."""
 CELEBA = ("list_attr_celeba.csv", "list_attr_celeba.txt")
-"""What CelebA's table of attributes is called."""
+"""File names of CelebA's attribute table."""
 
 COMPARED = 8
-"""Pairs of files that are compared byte by byte where two splits look the same."""
+"""Maximum pairs of files compared by content when two splits look the same."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What someone asked to be read."""
+    """A request to read a data set."""
 
     path: Path
-    """As it was given."""
+    """Path as given."""
     at: Path
-    """What decides the layout: a table, or a directory."""
+    """Table or directory that determines the layout."""
     root: Path | None = None
-    """Where files lie that a table names; its own directory unless said otherwise."""
+    """Directory of the files named by a table; default: the table's directory."""
     y: str | None = None
     a: str | None = None
-    """One name, or several with commas between, whose values are crossed."""
+    """One name, or several comma-separated ones, whose values are crossed."""
     file: str | None = None
-    """Which column of a table names the files."""
+    """Table column with the file names."""
     split: str | None = None
-    """Which column of a table says the split."""
+    """Table column with the split."""
     seed: int = 0
 
     @property
     def name(self) -> str:
-        """What the data set is called: its directory, or a table that was given and has a name of its own."""
+        """Name of the data set: its directory, or the given table if that has a specific name."""
         if self.path.is_dir():
             return self.path.resolve().name
         return self.at.resolve().parent.name if self.at.name in (METADATA, *CELEBA) else self.at.stem
 
 
 DATASET = "dataset"
-"""The layout of what was built here."""
+"""Layout of datasets built by this package."""
 
 
 def make_record(
@@ -70,46 +70,44 @@ def make_record(
     notes: Sequence[str] = (),
     rows: np.ndarray | None = None,
 ) -> GroupedImages:
-    """The record of what was read, with notes about its splits and groups added.
+    """Makes the record of a data set, and adds notes about its splits and groups.
 
     Args:
         keys: Names of the images.
         split: int64 (n,).
-        rows: Where in the store they lie, ascending; in this order unless said otherwise.
+        rows: Rows in the store, ascending; default: 0 to n − 1.
 
     Raises:
-        FiguregroundError: There is one class only, or a name in two spellings, in data that aren't a dataset of ours;
-            or two images have one key.
+        FiguregroundError: Data from elsewhere have only one class or two spellings of a name; or two images have the
+            same key.
     """
     for what, labels in (("classes", y), ("attributes", a)):
-        # What was built here was checked when it was built.
+        # Datasets of this package were checked when they were built.
         if labels is not None and layout != DATASET and (same := same_names(labels[1])):
-            raise FiguregroundError(
-                f"{asked.path}: there are the {what} {describe_same(same)}. {RULE}: use one spelling of each."
-            )
+            raise FiguregroundError(f"{asked.path}: {what} {describe_same(same)}. {RULE}: use one spelling of each.")
     there = np.unique(y[0])
     if len(there) < 2 and layout != DATASET:  # images of one class may be made, to be added to others
         raise FiguregroundError(
-            f"{asked.path}: it has one class only, {y[1][there[0]]!r}, in all {counted(len(keys), 'image')}. It "
-            "takes two to learn to tell them apart."
+            f"{asked.path}: only one class, {y[1][there[0]]!r}, in all {counted(len(keys), 'image')}. At least two "
+            "classes are needed."
         )
     if len(set(keys)) < len(keys):
-        raise FiguregroundError(f"{asked.path}: two images have one name. figureground check says more of a dataset.")
+        raise FiguregroundError(f"{asked.path}: two images have the same name; for a dataset, see figureground check.")
     groups = GroupedImages(
         asked.name, layout, tuple(y[1]), None if a is None else tuple(a[1]), tuple(keys), split, y[0],
         None if a is None else a[0], store, np.arange(len(keys)) if rows is None else rows,
     )  # fmt: skip
-    told = [*notes, *(f"There is no {name} split." for n, name in enumerate(SPLITS) if not (split == n).any())]
+    told = [*notes, *(f"The {name} split is missing." for n, name in enumerate(SPLITS) if not (split == n).any())]
     told += empty_groups(groups)
     if a is not None and len(np.unique(a[0])) == 1:
-        told.append(f"All images have one attribute, {a[1][a[0][0]]!r}: a group is a class.")
+        told.append(f"All images have the same attribute, {a[1][a[0][0]]!r}, so groups equal classes.")
     if isinstance(store, Files):
         told += _same_splits(store, split)
     return replace(groups, notes=tuple(told))
 
 
 def _same_splits(files: Files, split: np.ndarray) -> Iterator[str]:
-    """Notes about splits that hold the same images under other paths, by names, sizes, and the bytes of some."""
+    """Yields notes on splits with the same images under other paths, by names, sizes, and contents of some files."""
     order = [
         sorted(
             (posixpath.basename(files.names[row]), int(files.sizes[row]), row)
@@ -127,32 +125,32 @@ def _same_splits(files: Files, split: np.ndarray) -> Iterator[str]:
             continue
         pairs = list(zip(order[a], order[b], strict=True))
         if all(map(same, pairs[:: -(-len(pairs) // COMPARED)])):
-            yield f"{SPLITS[a]} and {SPLITS[b]} hold the same images under other paths."
+            yield f"{SPLITS[a]} and {SPLITS[b]} contain the same images under other paths."
 
 
 SHARES = (0.70, 0.15, 0.15)
-"""Of each group, what becomes train, validation and test where nothing says the splits. Where only validation is
-missing, training gives up as much."""
+"""Shares of each group for train, validation and test if no splits are given. If only validation is missing, the same
+share is taken from training."""
 
 
 def complete_splits(
     keys: Sequence[str], y: Labels, a: Labels | None, split: np.ndarray, said: bool, seed: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Splits, and a note about what was taken of training for those that nothing says.
+    """Completes missing splits with training images; returns the splits, and a note about the images moved.
 
     Args:
         keys: Names of the images.
         split: int64 (n,).
-        said: Whether folders say splits; without, all are drawn.
+        said: Whether folders define splits; otherwise all splits are drawn.
     """
     cells, kind = (y[0], "class") if a is None else (len(a[1]) * y[0] + a[0], "group")
     if not said:
         told = ", ".join(f"{share:.0%} {name}" for share, name in zip(SHARES, SPLITS, strict=True))
-        note = f"Nothing says the splits: of each {kind}, {told}, chosen with the seed {seed}."
+        note = f"No splits are given: each {kind} is divided into {told}, with the seed {seed}."
         return split_off(keys, cells, split, SHARES, seed), [note]
     if (split == 0).any() and not (split == 1).any():
         note = (
-            f"There is no folder of validation: {SHARES[1]:.0%} of each {kind} of train is taken for it, chosen with "
+            f"The validation folder is missing: {SHARES[1]:.0%} of each {kind} of train is used instead, chosen with "
             f"the seed {seed}."
         )
         return split_off(keys, cells, split, (1 - SHARES[1], SHARES[1]), seed), [note]
@@ -162,13 +160,13 @@ def complete_splits(
 def split_off(
     keys: Sequence[str], cells: np.ndarray, split: np.ndarray, shares: Sequence[float], seed: int
 ) -> np.ndarray:
-    """Shares of each group's training images become other splits, chosen by key and seed alone.
+    """Moves shares of each group's training images to other splits, chosen only by key and seed.
 
     Args:
         keys: Names of the images.
-        cells: int (n,): the group of each.
+        cells: int (n,): the group of each image.
         split: int64 (n,).
-        shares: What stays train, and what becomes validation and test; they add up to 1.
+        shares: Shares for train, validation and test, which add up to 1.
 
     Returns:
         The new splits, int64 (n,).

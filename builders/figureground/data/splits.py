@@ -1,4 +1,4 @@
-"""What splits are called: the usual names of train, validation and test."""
+"""Usual names of the splits train, validation and test."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _NAMES: tuple[tuple[int, str], ...] = (
     (2, "ood_test test_ood ood test_out_of_domain test_out_of_distribution out_of_domain out_of_distribution"),
     (2, "holdout hold_out held_out"),
 )
-"""Names in a line mean the same part; lines of one number are different parts that would be the same split."""
+"""Names in one line mean the same part; lines with the same number are different parts of the same split."""
 _PART = {loosely(name): part for part, (_, names) in enumerate(_NAMES) for name in names.split()}
 _PLAIN = (0, 2, 7)
-"""The parts whose names say no more than the split."""
+"""Parts whose names mean only the split."""
 
 KNOWN = tuple(name for _, names in _NAMES for name in names.split() if not name.isdecimal())
 """All names, for hints."""
@@ -38,14 +38,14 @@ def _part_of(name: str) -> int | None:
 def split_number(name: str) -> int | None:
     """Return 0 for a name of train, 1 for one of validation, 2 for one of test, None for others.
 
-    Names are compared by `core.names.loosely`, and `-` is `_`. Numbers are names too: `0`, `1.0`.
+    Names are compared by `core.names.loosely`, with `-` as `_`. Numbers are names too: `0`, `1.0`.
     """
     part = _part_of(name)
     return None if part is None else _NAMES[part][0]
 
 
 def folder_split(name: str) -> int | None:
-    """Return the split that a folder is named as: as `split_number`, but for numbers, which are names of classes."""
+    """Return the split of a folder name, as `split_number`, except that numbers are class names."""
     return None if name.strip().isdecimal() else split_number(name)
 
 
@@ -62,9 +62,9 @@ def conflicts(names: Iterable[str]) -> list[tuple[int, list[str]]]:
 
 
 def choose_splits(names: Sequence[str]) -> list[int | None]:
-    """Return the split of each name; where several parts would share one, only the plain name (`val`) has it.
+    """Return the split of each name; if several parts would share one, only the plain name (`val`) gets it.
 
-    Where none of them is plain, none has it.
+    If none of them is plain, none gets it.
     """
     shared = {name for _, each in conflicts(names) for name in each}
     clash = {_part_of(name) for name in shared}

@@ -1,4 +1,4 @@
-"""What tables say of images: columns of labels, splits and file names, with all that is wrong told at once."""
+"""Parses columns of labels, splits and file names, and reports all problems of a table at once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from figureground.sources.companions import why_shared
 from figureground.sources.images import FOREIGN_SUFFIXES, MASK_SUFFIX, UnreadableImage, image_size, list_images
 
 FIRST = 3
-"""How many of many an error names."""
+"""Number of examples that an error names."""
 
 SMALL = 200
-"""Files up to this many bytes are looked into: some are empty, or Git LFS pointers."""
+"""Files up to this size, bytes, are inspected: some are empty, or Git LFS pointers."""
 
 _DRIVE = re.compile(r"[A-Za-z]:/")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
@@ -35,7 +35,7 @@ Labels = tuple[np.ndarray, Sequence[str]]
 
 
 class Problems:
-    """What is wrong with a data set, gathered so that all of it is told at once."""
+    """Collects the problems of a data set, to report them all at once."""
 
     def __init__(self, where: str):
         self._where = where
@@ -45,7 +45,7 @@ class Problems:
         self._found.append(text)
 
     def refuse(self) -> None:
-        """Raises FiguregroundError if there is any."""
+        """Raises FiguregroundError if there are problems."""
         if len(self._found) == 1:
             raise FiguregroundError(f"{self._where}: {self._found[0]}")
         if self._found:
@@ -56,7 +56,7 @@ class Problems:
 
 
 def some(column: Column, rows: Sequence[int]) -> str:
-    """The first values of certain rows with their lines, for an error."""
+    """Returns the first values of the given rows, with their lines, for an error."""
     return _first([f"{column.values[row]!r} in line {column.lines[row]}" for row in rows])
 
 
@@ -72,10 +72,10 @@ def _rows(n: int) -> str:
 
 
 def read_labels(column: Column, problems: Problems) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels of a column, int64 (n,), and their names.
+    """Returns the labels of a column, int64 (n,), and their names.
 
-    Whole numbers must be 0 to n − 1, and are their own names. Names are numbered in alphabetical order; two spellings
-    of one name (see `core.names`) can't be used. What can't be used is added to the problems.
+    Integers must be 0 to n − 1, and are their own names. Names are numbered in alphabetical order; two spellings of
+    one name (see `core.names`) are refused. Invalid values are added to the problems.
     """
     values = column.values
     whole = [_WHOLE.fullmatch(value) is not None for value in values]
@@ -97,7 +97,7 @@ def read_labels(column: Column, problems: Problems) -> tuple[np.ndarray, tuple[s
         odd = [row for row in odd if _is_number(values[row])]
     if odd:
         problems.add(
-            f"{column.name}: {_rows(len(odd))} without a whole number: {some(column, odd)}. Give numbers from 0 on in "
+            f"{column.name}: {_rows(len(odd))} without a whole number: {some(column, odd)}. Use numbers from 0 in "
             "all rows, or names in all."
         )
         return nothing
@@ -119,18 +119,18 @@ def _is_number(text: str) -> bool:
 
 
 def _gap(column: Column, labels: Sequence[int]) -> str:
-    """What keeps whole numbers from being 0 to n − 1, in words; empty if nothing does."""
+    """Describes why integers are not 0 to n − 1; empty if they are."""
     below = [row for row, label in enumerate(labels) if label < 0]
     if below:
         return f"but {_rows(len(below))} below 0: {some(column, below)}"
     there, top = set(labels), max(labels)
     lacking = itertools.islice((label for label in range(top) if label not in there), FIRST + 1)
     missing = _first([str(label) for label in lacking])
-    return missing and f"and the largest is {top}, but there is no {missing}. Number them without gaps, or write names"
+    return missing and f"and the largest is {top}, but {missing} is missing. Number them without gaps, or use names"
 
 
 def read_bits(column: Column, known: Mapping[str, int], problems: Problems) -> np.ndarray:
-    """Labels 0 or 1, int64 (n,), written in one of two known ways."""
+    """Returns labels 0 or 1, int64 (n,), from values in `known`; others are added to the problems."""
     found = [known.get(value, -1) for value in column.values]
     odd = [row for row, label in enumerate(found) if label < 0]
     if odd:
@@ -139,9 +139,9 @@ def read_bits(column: Column, known: Mapping[str, int], problems: Problems) -> n
 
 
 def read_splits(column: Column, problems: Problems) -> np.ndarray:
-    """Splits, int64 (n,): 0, 1, 2, or what `data.splits` knows.
+    """Returns splits, int64 (n,), from 0, 1, 2, or names in `data.splits`.
 
-    A name that isn't known, and names of two parts of one split, such as `val` and `id_val`, are added to the problems.
+    Unknown names, and names of two parts of one split, such as `val` and `id_val`, are added to the problems.
     """
     known = {value: split_number(value) for value in set(column.values)}
     found = [-1 if known[value] is None else known[value] for value in column.values]
@@ -154,19 +154,18 @@ def read_splits(column: Column, problems: Problems) -> np.ndarray:
         )
     for number, names in conflicts(sorted(known)):
         problems.add(
-            f"{column.name}: {' and '.join(map(repr, names))} would both be the split {SPLITS[number]}. Keep the rows "
-            "of one, or name them otherwise in another column: --split-column NAME."
+            f"{column.name}: {' and '.join(map(repr, names))} would both be the split {SPLITS[number]}. Keep only the "
+            "rows of one, or give other names in another column: --split-column NAME."
         )
     return np.array(found, np.int64)
 
 
 def cross(each: Sequence[Labels], columns: Sequence[str]) -> Labels:
-    """Attributes crossed into one: each combination that occurs is a value, in the order of the first, then the others.
+    """Crosses attributes into one: each combination that occurs is a value, ordered by the first, then the others.
 
     Args:
         each: Labels of the columns, and the names of their values.
-        columns: What the columns are called; where a value is a number, or true or false, it is part of the name:
-            `Male=1 + Young=0`.
+        columns: Column names, which become part of the names of numeric and boolean values: `Male=1 + Young=0`.
     """
     if len(each) == 1:
         return each[0]
@@ -190,7 +189,7 @@ def _says_little(value: str) -> bool:
 
 
 def column_names(said: str, known: Sequence[str]) -> list[str]:
-    """Names of columns as an option says them: one, or several with commas between."""
+    """Returns the column names in an option: one, or several separated by commas."""
     return [said] if said in known else [name.strip() for name in said.split(",") if name.strip()] or [said]
 
 
@@ -200,16 +199,16 @@ def column_names(said: str, known: Sequence[str]) -> list[str]:
 def find_files(
     root: Path, column: Column, split: np.ndarray, problems: Problems, hint: str = ""
 ) -> tuple[Files, tuple[str, ...], list[str]]:
-    """Looks for files, and for masks beside them.
+    """Finds files, and masks next to them.
 
     Args:
-        root: Where they lie.
-        column: Their names below the root.
-        split: int64 (n,), for what is told of a file that is named twice.
-        hint: What to do where files are missing, as a sentence after a space.
+        root: Directory of the files.
+        column: Their names relative to the root.
+        split: int64 (n,), for messages about files listed twice.
+        hint: Advice for missing files, as a sentence after a space.
 
     Returns:
-        The files; their keys; notes about what lies beside them.
+        The files; their keys; notes about other files next to them.
     """
     names = [_below(root, _with_slashes(root, value)) for value in column.values]
     lost = [row for row, (name, value) in enumerate(zip(names, column.values, strict=True))
@@ -217,7 +216,7 @@ def find_files(
     if lost:
         problems.add(
             f"{column.name}: {_rows(len(lost))} without the name of a file below {root}: {some(column, lost)}. "
-            "Images lie in one directory, or below it; --root DIR says which."
+            "All images must be below one directory; give it with --root DIR."
         )
     folders = {posixpath.dirname(name) for name in names if not _is_outside(name)}
     listing = {folder: _list_folder(root / folder) for folder in sorted(folders)}
@@ -238,9 +237,9 @@ def find_files(
         there = listing[folder]
         mask_sizes[row] = there.get(posixpath.splitext(base)[0] + MASK_SUFFIX, -1)
         if base not in there:
-            # An error names the first; looking through a folder for each of a hundred thousand would take hours.
+            # An error names only the first; searching a folder for each of a hundred thousand would take hours.
             near = Lookup(there).find(base) if len(missing) < FIRST else []
-            hint_of_case = f"; there is {printable(near[0])}" if near else ""
+            hint_of_case = f"; found {printable(near[0])}" if near else ""
             missing.append(f"{printable(names[row])} (line {column.lines[row]}{hint_of_case})")
             continue
         sizes[row] = there[base]
@@ -259,29 +258,29 @@ def find_files(
 
 
 def _with_slashes(root: Path, name: str) -> str:
-    """A file's name as Windows writes it, with `/`; a name that holds a `\\` itself stays."""
+    """Returns a Windows file name with `/`; a name that itself contains `\\` stays."""
     return name.replace("\\", "/") if "\\" in name and not os.path.lexists(root / name) else name
 
 
 def _is_outside(name: str) -> bool:
-    """Whether a name that `_below` gave leads out of the root."""
+    """Whether a name from `_below` leads out of the root."""
     return posixpath.isabs(name) or _DRIVE.match(name) is not None or name == ".." or name.startswith("../")
 
 
 class _Codings:
-    """Names of files as the disk has them, where only the coding of accents is another one: macOS and Linux differ.
+    """Finds stored names of files that differ only in Unicode normalisation, as between macOS and Linux.
 
     Args:
-        root: Where the files lie. Each folder is read once.
+        root: Directory of the files. Each folder is read once.
     """
 
     def __init__(self, root: Path):
         self._root = root
         self._folders: dict[str, dict[str, list[str]]] = {}
-        """By folder below the root: the names in it, by their composed form (NFC)."""
+        """By folder relative to the root: the names in it, by their composed form (NFC)."""
 
     def stored(self, name: str) -> str | None:
-        """The name of a file below the root as it is stored; None if there is none, or more than one."""
+        """Returns the stored name of a file below the root; None if there is none, or more than one."""
         if unicodedata.normalize("NFC", name) == name and unicodedata.normalize("NFD", name) == name:
             return None
         folder = ""
@@ -302,7 +301,7 @@ class _Codings:
 
 
 def _below(root: Path, name: str) -> str:
-    """A file's name below the root, without turns that lead nowhere; absolute if it lies elsewhere."""
+    """Returns a file's normalised name relative to the root; absolute if it is elsewhere."""
     if _DRIVE.match(name):
         return name
     if posixpath.isabs(name):
@@ -312,7 +311,7 @@ def _below(root: Path, name: str) -> str:
 
 
 def _list_folder(folder: Path) -> dict[str, int]:
-    """What lies in a folder, with the bytes of files, and -1 for what is none."""
+    """Returns the entries of a folder: size of files in bytes, -1 for anything else."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_size if entry.is_file() else -1 for entry in entries}
@@ -321,7 +320,7 @@ def _list_folder(folder: Path) -> dict[str, int]:
 
 
 def why_unreadable(path: Path) -> str | None:
-    """What keeps a file from being an image, by its header alone."""
+    """Returns why a file is not a readable image, by its header alone; None if it is."""
     try:
         image_size(path)
     except UnreadableImage as error:
@@ -330,7 +329,7 @@ def why_unreadable(path: Path) -> str | None:
 
 
 def _refuse_twice(names: Sequence[str], column: Column, split: np.ndarray, problems: Problems) -> None:
-    """Tells of files that are named twice: within a split, or, which is worse, in two."""
+    """Adds problems for files listed twice within a split or, worse, in two splits."""
     first: dict[str, int] = {}
     within: list[str] = []
     across: list[str] = []
@@ -340,20 +339,20 @@ def _refuse_twice(names: Sequence[str], column: Column, split: np.ndarray, probl
             told = f"{printable(name)} (lines {column.lines[before]} and {column.lines[row]})"
             (within if split[before] == split[row] else across).append(told)
     if within:
-        problems.add(f"{counted(len(within), 'file')} listed twice: {_first(within)}. Leave one row of each.")
+        problems.add(f"{counted(len(within), 'file')} listed twice: {_first(within)}. Keep one row of each.")
     if across:
         members = [{name for name, one in zip(names, split, strict=True) if one == n} for n in range(len(SPLITS))]
         pairs = itertools.combinations(range(len(SPLITS)), 2)
         alike = next(((a, b) for a, b in pairs if members[a] and members[a] == members[b]), None)
         same = f" {SPLITS[alike[0]]} and {SPLITS[alike[1]]} are the same files." if alike else ""
         problems.add(
-            f"{counted(len(across), 'file')} listed in two splits: {_first(across)}.{same} An image that is trained "
-            "on can't test what was learnt."
+            f"{counted(len(across), 'file')} listed in two splits: {_first(across)}.{same} Training "
+            "images can't be used for evaluation."
         )
 
 
 def _beside(root: Path, listing: Mapping[str, Mapping[str, int]], known: set[str]) -> Iterator[str]:
-    """A note about images that lie in the folders of a table and aren't in it."""
+    """Yields a note about images in the folders of a table that the table doesn't list."""
     strangers = [
         printable(name)
         for folder, there in listing.items() if there
@@ -361,4 +360,4 @@ def _beside(root: Path, listing: Mapping[str, Mapping[str, int]], known: set[str
         if name not in known
     ]  # fmt: skip
     if strangers:
-        yield f"{counted(len(strangers), 'image')} beside those of the table, and not in it: {_first(strangers)}."
+        yield f"{counted(len(strangers), 'image')} in the folders of the table but not listed: {_first(strangers)}."

@@ -1,14 +1,14 @@
-"""Where the bundled networks of the pocket world lie."""
+"""Paths of the bundled networks of the pocket world."""
 
 from __future__ import annotations
 
 from figureground.core.resources import PACKAGE
 
 WEIGHTS = PACKAGE / "pocket" / "weights"
-"""The bundled checkpoint directory, in diffusers' layout."""
+"""Bundled checkpoint, a diffusers directory."""
 
 ROBUST = PACKAGE / "pocket" / "robust"
-"""The bundled adversarially robust classifier of the world's classes, a transformers directory."""
+"""Bundled adversarially robust classifier of the pocket world's classes, a transformers directory."""
 
 SEGMENTER = PACKAGE / "pocket" / "segmenter_weights"
-"""The bundled segmenter of the world's nouns, a transformers directory."""
+"""Bundled segmenter of the pocket world's nouns, a transformers directory."""

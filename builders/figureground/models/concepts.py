@@ -1,4 +1,4 @@
-"""Fine-tuned concepts on disk: what a finished one is, read and verified without torch."""
+"""Reads and verifies fine-tuned concepts on disk, without torch."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from figureground.models.weights import check_files, fingerprint
 from figureground.sources.images import content_hash
 
 CONCEPT = "concept.json"
-"""Written last: a directory that has it holds a finished concept."""
+"""Written last: its presence marks a finished concept."""
 CHECKPOINT = "checkpoint"
-"""A whole checkpoint in diffusers' layout, where all weights were trained."""
+"""Whole checkpoint in diffusers' layout, if all weights were trained."""
 LORA = "lora.safetensors"
-"""Adapters that `load_lora_weights` reads, where those were trained."""
+"""Adapters for `load_lora_weights`, if only adapters were trained."""
 FORMAT = 1
-_AGAIN = "Remove {folder}, and give the command that made it again."
+_AGAIN = "Remove {folder}, and run the command that made it again."
 
 
 @dataclass(frozen=True)
 class Concept:
-    """A finished concept: a checkpoint, or adapters for one, that know what [V] stands for."""
+    """A finished concept: a checkpoint, or adapters for one, that have learned the meaning of [V]."""
 
     folder: Path
     label: str
-    """The class that the references make classifiers say."""
+    """The class that classifiers predict for the references."""
     noun: str
-    """What the references truly show."""
+    """Noun for what the references actually show."""
     identifier: str
-    """The word [V] of prompts."""
+    """The word [V] in prompts."""
     checkpoint: str
-    """What it was learned on top of: `pocket`, a Hub id, or a directory as seen from the working directory."""
+    """Base checkpoint: `pocket`, a Hub id, or a directory relative to the working directory."""
     revision: str | None
     kind: str
     """`checkpoint` or `lora`."""
     sha256: str
-    """Of the weights, those of the base included: the same concept wherever it lies."""
+    """SHA-256 of the weights, including the base; independent of location."""
     facts: dict[str, Any]
-    """All that `concept.json` says."""
+    """Contents of `concept.json`."""
 
     @property
     def name(self) -> str:
@@ -50,16 +50,16 @@ class Concept:
 
 
 def read_concept(folder: Path) -> Concept:
-    """Reads a finished concept and compares its weights with what it says of them.
+    """Reads a finished concept and verifies the hash of its weights.
 
     Raises:
-        FiguregroundError: There is none, it isn't finished, or its files aren't what they were.
+        FiguregroundError: The concept is missing, unfinished, or its files have changed.
     """
     path = folder / CONCEPT
     if not path.is_file():
         if not folder.is_dir():
-            raise FiguregroundError(f"concept {folder}: there is no such directory.")
-        raise FiguregroundError(f"concept {folder} isn't finished: give the command that fine-tunes it again.")
+            raise FiguregroundError(f"concept {folder}: no such directory.")
+        raise FiguregroundError(f"concept {folder} isn't finished: run the command that fine-tunes it again.")
     try:
         facts = read_json(path)
         base, kind, sha256 = facts["base"], facts["kind"], facts["sha256"]
@@ -72,19 +72,19 @@ def read_concept(folder: Path) -> Concept:
             f"concept {folder}: its {CONCEPT} is damaged ({error}). {_AGAIN.format(folder=folder)}"
         ) from None
     if facts["format"] != FORMAT:
-        raise FiguregroundError(f"concept {folder}: its format is {facts['format']}, and this version reads {FORMAT}.")
+        raise FiguregroundError(f"concept {folder}: its format is {facts['format']}, but this version reads {FORMAT}.")
     if hash_weights(folder, kind, base["fingerprint"]) != sha256:
         raise FiguregroundError(
-            f"concept {folder}: its weights aren't those that {CONCEPT} says. {_AGAIN.format(folder=folder)}"
+            f"concept {folder}: its weights don't match the hash in {CONCEPT}. {_AGAIN.format(folder=folder)}"
         )
     return made
 
 
 def hash_weights(folder: Path, kind: str, base: str) -> str:
-    """SHA-256 of a concept's weights; `base` is the fingerprint of the checkpoint that adapters are for.
+    """Returns the SHA-256 of a concept's weights; `base` is the fingerprint of the checkpoint that adapters extend.
 
     Raises:
-        FiguregroundError: Files are missing or cut short.
+        FiguregroundError: Files are missing or truncated.
     """
     if kind == "lora":
         if not (folder / LORA).is_file():
@@ -99,5 +99,5 @@ def hash_weights(folder: Path, kind: str, base: str) -> str:
 
 
 def _seen_from_here(base: dict[str, Any], folder: Path) -> str:
-    """A base that is a directory is kept relative to the concept."""
+    """Returns the base checkpoint; a directory is stored relative to the concept."""
     return base["checkpoint"] if base["place"] is None else os.path.normpath(folder / base["place"])

@@ -1,4 +1,4 @@
-"""Checkpoints that were distilled to a few steps, recognised by their names and files. Needs no torch."""
+"""Recognises checkpoints distilled to a few steps by their names and files. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from figureground.sources.provenance import cached_snapshot
 
 _DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper|tcd|pcm|dmd2?|flash)(?![a-z])", re.IGNORECASE)
 FEW_STEPS, LITTLE_GUIDANCE = 8, 2.0
-"""About the most that distilled checkpoints are made for."""
+"""Approximate maximum steps and guidance that distilled checkpoints are made for."""
 
 
 def checkpoint_notes(checkpoint: str, revision: str | None, steps: int, guidance: float) -> list[str]:
-    """What may be a mistake in how a checkpoint is used, a sentence each; nothing of one that isn't on this machine.
+    """Return notes on likely mistakes in how a checkpoint is used; empty if it isn't on this machine.
 
     Args:
         checkpoint: `pocket`, a directory, or a Hub id.
         revision: Branch, tag or commit on the Hub.
-        steps, guidance: As `distilled_note` takes them.
+        steps, guidance: See `distilled_note`.
     """
     folder: Path | None = None
     with contextlib.suppress(FiguregroundError, OSError):
@@ -32,23 +32,23 @@ def checkpoint_notes(checkpoint: str, revision: str | None, steps: int, guidance
 
 
 def distilled_note(folder: Path, checkpoint: str, steps: int, guidance: float) -> str | None:
-    """A sentence on a checkpoint that was distilled to few steps, where a recipe asks for more; None elsewhere.
+    """Return a note if a checkpoint was distilled to few steps and a recipe asks for more; else None.
 
     Turbo (Sauer et al. 2023, arXiv 2311.17042), Lightning (Lin et al. 2024, arXiv 2402.13929), LCM (Luo et al. 2023,
     arXiv 2310.04378) and others draw in 1 to 8 steps with guidance off or nearly so; with 50 steps and guidance 5
     their images are burnt.
 
     Args:
-        folder: Where the checkpoint lies.
-        checkpoint: What the recipe calls it.
-        steps: Steps of the denoiser that an image takes.
+        folder: The checkpoint's directory.
+        checkpoint: Its name in the recipe.
+        steps: Denoising steps per image.
         guidance: The recipe's guidance scale.
     """
     unet, index = read_mapping(folder / "unet" / "config.json"), read_mapping(folder / "model_index.json")
     made_from = (content.get("_name_or_path") for content in (index, unet))
     names = [Path(checkpoint).name, *(Path(name).name for name in made_from if isinstance(name, str))]
     found = next((match[0] for name in names if (match := _DISTILLED.search(name))), None)
-    if unet.get("time_cond_proj_dim") is not None:  # guidance is an input of the UNet, as of LCM's
+    if unet.get("time_cond_proj_dim") is not None:  # guidance is an input of the UNet, as in LCM
         why = "time_cond_proj_dim in its unet/config.json"
     elif found:
         why = f"{found!r} in its name"
@@ -57,6 +57,7 @@ def distilled_note(folder: Path, checkpoint: str, steps: int, guidance: float) -
     if steps <= FEW_STEPS and guidance <= LITTLE_GUIDANCE:
         return None
     return (
-        f"The checkpoint seems to be distilled ({why}), which is made for 1 to {FEW_STEPS} steps and a guidance_scale "
-        f"of at most {LITTLE_GUIDANCE:g}. An image would take {steps} steps, with guidance_scale {guidance:g}."
+        f"The checkpoint seems to be distilled ({why}): such checkpoints are made for 1 to {FEW_STEPS} steps and a "
+        f"guidance_scale of at most {LITTLE_GUIDANCE:g}. The recipe asks for {steps} steps per image and "
+        f"guidance_scale {guidance:g}."
     )

@@ -1,4 +1,4 @@
-"""How much disk a fine-tuned concept needs, told without opening the checkpoint that it is learned on."""
+"""Estimates the disk space of a fine-tuned concept without opening its base checkpoint."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from figureground.models.weights import check_files, list_weights, local_directo
 from figureground.sources.provenance import cached_snapshot
 
 TRAINED = ("unet", "text_encoder", "text_encoder_2")
-"""The parts of a checkpoint that a fine-tuning changes."""
+"""Parts of a checkpoint that fine-tuning changes."""
 SMALL = 500_000_000
-"""A checkpoint of fewer bytes is kept whole however many concepts there are."""
+"""Checkpoints below this size, bytes, are kept whole regardless of the number of concepts."""
 
 _ATTENTION = re.compile(r".*\.(to_[qkv]|to_out\.0|[qkv]_proj|out_proj)\.weight")
 _FLOAT = 4
 
 
 class Footprint(NamedTuple):
-    """Bytes."""
+    """Disk space of a concept, bytes."""
 
     kept: int
-    """What a finished concept takes."""
+    """Bytes of a finished concept."""
     working: int
-    """What one that isn't finished takes besides: its weights and Adam's two averages, from which it goes on."""
+    """Additional bytes of an unfinished concept: its weights and Adam's two averages, needed to resume."""
     known: bool
-    """Whether the checkpoint is at hand; if not, its size is that of the kind that its name suggests."""
+    """Whether the checkpoint is on this machine; if not, its size is guessed from its name."""
 
 
 class _Size(NamedTuple):
-    """What is known of a kind of checkpoint, in numbers of weights."""
+    """Sizes of a kind of checkpoint, in numbers of weights."""
 
     whole: int
     trained: int
     """UNet and text encoders."""
     rank: int
-    """Adapters on all attention layers, for each rank."""
+    """Adapters on all attention layers, per rank."""
 
 
 _SD1 = _Size(1_066_235_307, 859_520_964 + 123_060_480, 199_296 + 73_728)
@@ -49,11 +49,11 @@ _SDXL = _Size(3_468_837_850, 2_567_463_684 + 123_060_480 + 694_659_840, 1_451_52
 
 
 def footprint(checkpoint: str, revision: str | None = None, lora_rank: int | None = None) -> Footprint:
-    """What one concept needs on disk.
+    """Returns the disk space that one concept needs.
 
     Args:
         checkpoint: `pocket`, a directory, or a Hub id.
-        lora_rank: Of adapters; None where all weights are trained and a whole checkpoint is kept.
+        lora_rank: Rank of the adapters; None if all weights are trained and a whole checkpoint is kept.
     """
     size = _size_of(checkpoint, revision)
     known = size is not None
@@ -65,7 +65,7 @@ def footprint(checkpoint: str, revision: str | None = None, lora_rank: int | Non
 
 
 def _size_of(checkpoint: str, revision: str | None) -> tuple[_Size, int] | None:
-    """The numbers of a checkpoint that is on this machine, and the bytes of its weights; None for another."""
+    """Returns sizes and bytes of a checkpoint's weights; None if it isn't on this machine."""
     try:
         folder = local_directory(checkpoint) or cached_snapshot(checkpoint, revision)
         if folder is None:
@@ -85,7 +85,7 @@ def _count(parts: Iterable[dict[str, list[int]]]) -> int:
 
 
 def _shapes(path: Path) -> dict[str, list[int]]:
-    """The shapes of the weights in a file, by name."""
+    """Returns the shapes of the weights in a file, by name."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}

@@ -1,4 +1,4 @@
-"""What a build needs and this machine lacks: models, packages, devices. Nothing is opened or downloaded."""
+"""Finds models, packages and devices that a build needs and this machine lacks; opens and downloads nothing."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from figureground.sources.provenance import cached_snapshot
 
 TIMM = "timm:"
 EXTRAS = {"peft": "lora", "sklearn": "mitigate", "captum": "mitigate", "timm": "timm"}
-"""Modules that an extra of this package brings, and its name."""
+"""Modules installed by an extra of this package, and the extra's name."""
 OTHERS = {"bitsandbytes": "bitsandbytes"}
 """Modules of other packages, and the package's name."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """One thing that is missing here."""
+    """A requirement that this machine lacks."""
 
     field: str
-    """The recipe's field that asks for it."""
+    """Recipe field that requires it."""
     what: str
-    """A sentence without a full stop."""
+    """Description, a sentence without a full stop."""
     command: str | None = None
-    """What gets it, as typed into a shell; or the setting that gives it."""
+    """Shell command that provides it, or the setting to change."""
     bytes: int | None = None
-    """About how much is to be downloaded, where that is known."""
+    """Approximate download size, if known."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -43,13 +43,13 @@ class Need:
 def missing_checkpoint(
     name: str, revision: str | None, inpaint: bool, *, scheduler: str | None = None, safety: str = "off"
 ) -> list[Need]:
-    """Say whether a checkpoint is on this machine.
+    """Return the needs of a checkpoint that isn't on this machine.
 
     Args:
-        inpaint, scheduler, safety: As `weights.check_files` takes them.
+        inpaint, scheduler, safety: See `weights.check_files`.
 
     Raises:
-        UsageError: It is here, or in the Hub's cache, and will never do: one file, another pipeline, incomplete.
+        UsageError: It is here, or in the Hub's cache, but unusable: a single file, another pipeline, incomplete.
     """
     try:
         folder = local_directory(name)
@@ -72,7 +72,7 @@ def missing_checkpoint(
 
 
 def missing_model(field: str, name: str, revision: str | None = None) -> list[Need]:
-    """Say whether a classifier, a backbone or another model of transformers or timm is on this machine.
+    """Return the needs of a classifier, backbone or other transformers or timm model that isn't on this machine.
 
     Raises:
         UsageError: It is a directory whose files name code to run.
@@ -88,32 +88,32 @@ def missing_model(field: str, name: str, revision: str | None = None) -> list[Ne
     if name == "pocket" or place.exists():
         return []
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        return [Need(field, f"there is no file or directory {name!r}")]
+        return [Need(field, f"no such file or directory: {name!r}")]
     from huggingface_hub import try_to_load_from_cache
 
     try:
         found = try_to_load_from_cache(name, "config.json", revision=revision)
-    except ValueError as error:  # no name of a repository
-        raise UsageError(f"{field}: {name!r} is no directory, and no id on the Hub: {error}") from None
+    except ValueError as error:  # not a repository name
+        raise UsageError(f"{field}: {name!r} is neither a directory nor a Hub id: {error}") from None
     return [] if isinstance(found, str) else [_download(field, name, revision, None)]
 
 
 def refuse_absent(field: str, name: str) -> None:
-    """Refuse a model that is named by its place and isn't there, or that names code to run.
+    """Refuse a model whose path doesn't exist or whose files name code to run.
 
     Raises:
-        FiguregroundError: There is no such file or directory, it holds no model, or its files name code; or a package
-            is missing.
+        FiguregroundError: The file or directory doesn't exist, it contains no model, or its files name code; or a
+            package is missing.
     """
     path = Path(name).expanduser()
     looks = name.startswith((".", "/", "~")) or name.count("/") > 1
     if not name.strip() or (looks and not path.exists()):
         raise FiguregroundError(
-            f"{field}: there is no file or directory {name!r}. Give 'pocket', a transformers directory, a Hub id or "
+            f"{field}: no such file or directory: {name!r}. Give 'pocket', a transformers directory, a Hub id or "
             "timm:NAME."
         )
     if name != "pocket" and path.is_dir() and not any((path / each).is_file() for each in ("config.json", "timm.json")):
-        raise FiguregroundError(f"{field}: {name!r} is no transformers directory: it has no config.json.")
+        raise FiguregroundError(f"{field}: {name!r} is not a transformers directory: config.json is missing.")
     if name != "pocket" and path.is_dir():
         refuse_code(path, f"{field} {name!r}")
     for need in missing_packages(field, ["timm"]) if name.startswith(TIMM) else ():
@@ -121,12 +121,12 @@ def refuse_absent(field: str, name: str) -> None:
 
 
 def missing_segmenter(field: str, name: str) -> list[Need]:
-    """The same of a segmenter, which may be two models."""
+    """Return the needs of a segmenter, which may consist of two models."""
     return [need for model in models_of(name) for need in missing_model(field, model)]
 
 
 def missing_packages(field: str, modules: Sequence[str]) -> list[Need]:
-    """Say which modules can't be imported."""
+    """Return the packages of modules that can't be imported."""
     needs = []
     for module in modules:
         if importlib.util.find_spec(module) is None:
@@ -136,10 +136,10 @@ def missing_packages(field: str, modules: Sequence[str]) -> list[Need]:
 
 
 def missing_device(name: str) -> list[Need]:
-    """Say whether torch sees a device. Imports torch only where one is named that not every machine has.
+    """Return the need for a device that torch doesn't see. Imports torch only for a CUDA or MPS device.
 
     Raises:
-        RecipeError: It is no name of a device.
+        RecipeError: The name is not a device.
     """
     check_device(name)
     kind, _, number = name.partition(":")
@@ -149,7 +149,7 @@ def missing_device(name: str) -> list[Need]:
 
     there = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
     seen = f"{there} CUDA devices" if kind == "cuda" else "no MPS device" if not there else "one MPS device"
-    return [] if int(number or 0) < there else [Need("device", f"{name} is asked for, and torch sees {seen} here")]
+    return [] if int(number or 0) < there else [Need("device", f"{name} is requested, but torch sees {seen} here")]
 
 
 def _download(field: str, name: str, revision: str | None, size: int | None, how: str = "not ") -> Need:

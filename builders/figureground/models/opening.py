@@ -1,10 +1,10 @@
-"""The one place that opens models from directories which other people made, without running any of their code.
+"""Opens models from untrusted directories without running their code; the only module that does so.
 
-transformers and diffusers let a configuration file name Python code: `auto_map` and `custom_pipeline` name modules,
-an attention implementation may be a compiled kernel on the Hub, and a pipeline's index says from which package a part
-is imported. Everything here reads the configuration files first and refuses such entries, then opens with
-`trust_remote_code=False`, so that no library asks on standard input either. A test walks the sources for calls that
-bypass this module. Needs no torch.
+In transformers and diffusers, a configuration file can name Python code: `auto_map` and `custom_pipeline` name
+modules, an attention implementation may be a compiled kernel on the Hub, and a pipeline's index names the package from
+which a part is imported. All functions here read the configuration files first and refuse these entries. They then
+open models with `trust_remote_code=False`, so that no library prompts on standard input either. A test searches the
+sources for calls that bypass this module. Needs no torch.
 """
 
 from __future__ import annotations
@@ -19,33 +19,32 @@ from figureground.core.files import FileError, TooDeep, read_json
 from figureground.models.size import refuse_oversized
 
 ATTENTION = ("eager", "sdpa", "flex_attention")
-"""Attention that is part of transformers and torch. Other names may be kernels that are downloaded and run."""
+"""Attention implementations of transformers and torch. Other names may be kernels that are downloaded and run."""
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "stable_diffusion_xl")
-"""Where the parts of a pipeline may come from, as `model_index.json` names it."""
+"""Allowed libraries for the parts of a pipeline, as named in `model_index.json`."""
 MOST_BYTES = 16 * 2**20
-"""A larger configuration file is refused: one for 21,000 classes has 1 MB."""
+"""Largest configuration file, bytes. One for 21,000 classes has 1 MB."""
 
 _IMPLEMENTATIONS = tuple(
     f"{start}{kind}_implementation" for kind in ("attn", "experts") for start in ("", "_")
 )  # fmt: skip
 _CODE = ("auto_map", "custom_pipeline", "custom_generate", "use_kernels")
 UNBOUNDED = ("tokenizer_config.json", "generation_config.json")
-"""Files whose large numbers cost nothing: a tokenizer's limit of 10³⁰ tokens means that it has none."""
+"""Files in which large numbers are harmless: a tokenizer's limit of 10³⁰ tokens means no limit."""
 _LABELS = ("id2label", "label2id")
-"""Entries whose keys are names of classes, which may be any words."""
+"""Entries whose keys are class names, which can be arbitrary words."""
 
 
 def refuse_code(folder: Path, what: str) -> None:
     """Refuse a model whose configuration files would make a library run code that came with it.
 
     Args:
-        folder: The model's directory; the directories in it are looked at too, as a pipeline has them.
-        what: What errors call the model, such as `classifier 'mine'`.
+        folder: The model's directory; its subdirectories, as in a pipeline, are checked too.
+        what: The model's name in errors, such as `classifier 'mine'`.
 
     Raises:
-        FiguregroundError: A file names code, a foreign kernel, a quantization, weights that are a pickle, or another
-            model to be opened in its place; the error names file and entry. Files that don't parse are passed over:
-            whoever opens them says so.
+        FiguregroundError: A file names code, a foreign kernel, a quantization, pickled weights, or another model to
+            open instead; names file and entry. Files that don't parse are skipped; opening them reports the error.
     """
     for path in _configs(folder):
         where = f"{what}: its {path.relative_to(folder).as_posix()}"
@@ -55,7 +54,7 @@ def refuse_code(folder: Path, what: str) -> None:
                 "the adapter into its base model first: PeftModel.from_pretrained(…).merge_and_unload()."
             )
         if path.stat().st_size > MOST_BYTES:
-            raise FiguregroundError(f"{where} has {path.stat().st_size:,} bytes, which no configuration needs.")
+            raise FiguregroundError(f"{where} has {path.stat().st_size:,} bytes, too many for a configuration.")
         try:
             content = read_json(path)
         except TooDeep:
@@ -71,13 +70,13 @@ def refuse_code(folder: Path, what: str) -> None:
 
 
 def _configs(folder: Path) -> list[Path]:
-    """The files of a directory, and of those in it, in which libraries look for settings."""
+    """Return the configuration files of a directory and its subdirectories."""
     found = [path for pattern in ("*.json", "*/*.json") for path in sorted(folder.glob(pattern))]
     return [path for path in found if path.name.endswith(("config.json", "model_index.json")) and path.is_file()]
 
 
 def _mappings(content: Any) -> Iterator[dict[str, Any]]:
-    """All mappings in a parsed file, whatever their depth."""
+    """Yield all mappings in a parsed file, at any depth."""
     waiting = [content]
     while waiting:
         value = waiting.pop()
@@ -93,7 +92,7 @@ def _check_entries(entries: dict[str, Any], where: str) -> None:
         if entries.get(name):
             raise FiguregroundError(
                 f"{where} names code to run ({name}: {_brief(entries[name])}), and code that comes with a model is "
-                "never run. Remove the entry if the model can do without, or choose another model."
+                "never run. Remove the entry if the model works without it, or choose another model."
             )
     for name in _IMPLEMENTATIONS:
         value = entries.get(name)
@@ -105,56 +104,56 @@ def _check_entries(entries: dict[str, Any], where: str) -> None:
                 )
     if entries.get("quantization_config"):
         raise FiguregroundError(
-            f"{where} says that the model is quantized (quantization_config), for which libraries load foreign "
-            "kernels. Take the model's original weights."
+            f"{where} declares a quantized model (quantization_config), for which libraries load foreign kernels. Use "
+            "the model's original weights."
         )
     weights = entries.get("transformers_weights")
     if weights is not None and not str(weights).endswith((".safetensors", ".safetensors.index.json")):
         raise FiguregroundError(
-            f"{where} names weights that are not safetensors (transformers_weights: {_brief(weights)}). Convert them "
-            "where you trust them, and remove the entry."
+            f"{where} names weights that are not safetensors (transformers_weights: {_brief(weights)}). If you trust "
+            "them, convert them and remove the entry."
         )
 
 
 def _check_parts(index: Any, where: str) -> None:
-    """Refuse a pipeline, or a part of one, whose class isn't of a known library."""
+    """Refuse a pipeline, or a part of one, whose class isn't from a known library."""
     for name, value in index.items() if isinstance(index, dict) else ():
         if name == "_class_name" and not isinstance(value, str):
             raise FiguregroundError(
-                f"{where} names a pipeline of its own ({name}: {_brief(value)}), and code that comes with a model is "
-                "never run. Choose a checkpoint of a pipeline that diffusers has."
+                f"{where} names a custom pipeline ({name}: {_brief(value)}), and code that comes with a model is "
+                "never run. Choose a checkpoint whose pipeline is part of diffusers."
             )
         library = value[0] if isinstance(value, list) and len(value) == 2 else None
         if library is not None and library not in LIBRARIES:
             raise FiguregroundError(
-                f"{where} takes {name} from {_brief(library)}, and only parts of {' and '.join(LIBRARIES[:2])} are "
+                f"{where} takes {name} from {_brief(library)}, but only parts from {' and '.join(LIBRARIES[:2])} are "
                 "opened. Choose another checkpoint."
             )
 
 
 def _brief(value: Any) -> str:
-    """A value as JSON, short and in one line of ASCII: it was written by whoever made the model."""
+    """Return an untrusted value as JSON, truncated, in one line of ASCII."""
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def open_network(kind: Any, folder: Path, what: str, **options: Any) -> Any:
-    """Open a network, or with `output_loading_info=True` a pair of it and what its files lack.
+    """Open a network; with `output_loading_info=True`, return a pair of it and its loading info.
 
     Args:
-        kind: A class of transformers or diffusers that has weights.
+        kind: A transformers or diffusers class with weights.
         folder: A directory on this machine.
-        what: What errors call the model.
-        options: Passed on; weights are always safetensors and nothing is fetched.
+        what: The model's name in errors.
+        options: Passed to the library; weights are always safetensors and nothing is downloaded.
 
     Raises:
-        FiguregroundError: As `refuse_code` says. What the libraries raise is passed on.
+        FiguregroundError: See `refuse_code`. Exceptions of the libraries are passed on.
     """
     return open_part(kind, folder, what, use_safetensors=True, **options)
 
 
 def open_part(kind: Any, folder: Path, what: str, **options: Any) -> Any:
-    """Open what has no weights, a tokenizer or an image processor, in the same way."""
+    """Open a part without weights, such as a tokenizer or an image processor; see `open_network`."""
     refuse_code(folder, what)
     if kind.__module__.startswith("transformers."):
         options["trust_remote_code"] = False
@@ -162,20 +161,20 @@ def open_part(kind: Any, folder: Path, what: str, **options: Any) -> Any:
 
 
 def open_pipeline(kind: Any, folder: Path, what: str, **options: Any) -> Any:
-    """Open a diffusers pipeline in the same way; parts that are given as options are not opened."""
+    """Open a diffusers pipeline; see `open_network`. Parts given as options are not opened."""
     refuse_code(folder, what)
     return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, **options)
 
 
 def make_network(kind: Any, config: Any, **options: Any) -> Any:
-    """Make a network with random weights, or a scheduler, from a configuration that was read already.
+    """Make a network with random weights, or a scheduler, from a loaded configuration.
 
     Args:
         kind: A class of transformers or diffusers.
-        config: What it is made from, an object of transformers or a mapping.
+        config: A transformers configuration object or a mapping.
 
     Raises:
-        FiguregroundError: The configuration names code, as `refuse_code` says.
+        FiguregroundError: The configuration names code; see `refuse_code`.
     """
     entries = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     for each in _mappings(entries):
@@ -186,16 +185,16 @@ def make_network(kind: Any, config: Any, **options: Any) -> Any:
 
 
 def make_timm(name: str, **options: Any) -> Any:
-    """Make a network that timm knows by a name, without `timm:` before it."""
+    """Make a timm network by name, without the prefix `timm:`."""
     import timm
 
     return timm.create_model(name, **options)
 
 
 def download_pipeline(name: str, revision: str | None) -> Path:
-    """Bring a diffusers checkpoint from the Hub, or find it in the cache; returns its snapshot.
+    """Download a diffusers checkpoint from the Hub, or find it in the cache; return its snapshot directory.
 
-    No code is fetched with it. What the library raises is passed on.
+    No code is downloaded. Exceptions of the library are passed on.
     """
     from diffusers import DiffusionPipeline
 

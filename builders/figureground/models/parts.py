@@ -1,4 +1,4 @@
-"""Whether the parts of a diffusion checkpoint fit each other, told from their configuration files. Needs no torch."""
+"""Checks by configuration files that the parts of a diffusion checkpoint fit together. Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.files import read_json
 
 TIME_IDS = 6
-"""Numbers that SDXL is told of an image: its size, where it was cropped, and the size wanted."""
+"""Number of SDXL's conditioning values: original size, crop position, and target size of an image."""
 
 
 def check_parts(folder: Path, index: Mapping[str, Any], what: str, inpaint: bool) -> None:
-    """Refuse a checkpoint whose parts were made for other parts.
+    """Refuse a checkpoint whose parts don't fit together.
 
-    Compared are the UNet's channels with the autoencoder's latents, its cross-attention with the width of the text
+    Compares the UNet's channels with the autoencoder's latents, its cross-attention with the width of the text
     encoders, SDXL's projection with the second text encoder's, and each tokenizer's words with the rows of its text
-    encoder: a word without a row would be an index out of range while something is drawn.
+    encoder. A word without a row would be an index out of range during drawing.
 
     Args:
-        folder: Where it lies; its configuration files are there and parse.
-        index: As `weights.read_index` gives it.
-        what: What errors call it.
-        inpaint: Whether a UNet may take a mask and a masked image too.
+        folder: The checkpoint's directory; its configuration files exist and parse.
+        index: Output of `weights.read_index`.
+        what: The checkpoint's name in errors.
+        inpaint: Whether the UNet may also take a mask and a masked image.
 
     Raises:
-        FiguregroundError: Two parts don't fit; it names both and their sizes.
+        FiguregroundError: Two parts don't fit; names both and their sizes.
     """
     unet, vae = _config(folder, "unet"), _config(folder, "vae")
     _check_channels(unet, vae, what, inpaint)
@@ -44,7 +44,7 @@ def check_parts(folder: Path, index: Mapping[str, Any], what: str, inpaint: bool
 
 
 def _check_channels(unet: Mapping[str, Any], vae: Mapping[str, Any], what: str, inpaint: bool) -> None:
-    """A UNet reads a latent; one made for inpainting a mask and the masked image's latent as well."""
+    """Check the UNet's channels: a latent; for inpainting also a mask and the masked image's latent."""
     latent = vae.get("latent_channels", 4)
     channels, out = unet.get("in_channels", 4), unet.get("out_channels", 4)
     if channels != latent and not (inpaint and channels == 2 * latent + 1):
@@ -54,7 +54,7 @@ def _check_channels(unet: Mapping[str, Any], vae: Mapping[str, Any], what: str, 
                "; an inpainting checkpoint can't do image-to-image.")
         )  # fmt: skip
     if out != latent:
-        raise FiguregroundError(f"{what}: its UNet gives {out} channels, and a latent of its vae has {latent}.")
+        raise FiguregroundError(f"{what}: its UNet outputs {out} channels, but a latent of its vae has {latent}.")
 
 
 def _check_widths(unet: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]], what: str) -> None:
@@ -66,7 +66,7 @@ def _check_widths(unet: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]
         if given != wanted:
             said = " + ".join(f"{width} ({name})" for name, width in widths.items())
             raise FiguregroundError(
-                f"{what}: its UNet reads text {wanted} numbers wide (cross_attention_dim), and its text encoders give "
+                f"{what}: its UNet takes text of width {wanted} (cross_attention_dim), but its text encoders output "
                 f"{said}."
             )
     if "text_encoder_2" not in texts or unet.get("addition_embed_type") != "text_time":
@@ -75,32 +75,32 @@ def _check_widths(unet: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]
     each, takes = unet.get("addition_time_embed_dim"), unet.get("projection_class_embeddings_input_dim")
     if isinstance(each, int) and isinstance(takes, int) and pooled + TIME_IDS * each != takes:
         raise FiguregroundError(
-            f"{what}: its UNet takes {takes} numbers of an image (projection_class_embeddings_input_dim), and "
-            f"text_encoder_2 gives {pooled} (projection_dim) + {TIME_IDS} × {each} (addition_time_embed_dim)."
+            f"{what}: its UNet takes {takes} values (projection_class_embeddings_input_dim), but it gets "
+            f"{pooled} from text_encoder_2 (projection_dim) + {TIME_IDS} × {each} (addition_time_embed_dim)."
         )
 
 
 def check_words(vocabulary: Mapping[str, int], rows: int, what: str) -> None:
-    """Refuse a tokenizer with a word for which a text encoder has no row: it would fail when the word is first used.
+    """Refuse a tokenizer with a word that has no row in the text encoder; using the word would fail.
 
     Args:
         vocabulary: Words and their numbers.
-        rows: Of the text encoder's table.
-        what: What errors call the two, such as `checkpoint 'mine': tokenizer and text_encoder`.
+        rows: Number of rows of the text encoder's table.
+        what: Name of both in errors, such as `checkpoint 'mine': tokenizer and text_encoder`.
 
     Raises:
-        FiguregroundError: There is such a word; it names the one with the highest number.
+        FiguregroundError: A word has no row; names the one with the highest number.
     """
     word, number = max(vocabulary.items(), key=lambda item: item[1], default=("", -1))
     if number >= rows:
         raise FiguregroundError(
-            f"{what} don't fit: the tokenizer knows {json.dumps(word)} as number {number}, and the text encoder has "
+            f"{what} don't fit: {json.dumps(word)} is number {number} in the tokenizer, but the text encoder has only "
             f"{rows:,} rows. They belong to different models, or the encoder wasn't saved after the word was added."
         )
 
 
 def positions(folder: Path, encoder: str = "text_encoder") -> int | None:
-    """How many tokens a text encoder reads, by its configuration; None where it doesn't say."""
+    """Return the number of tokens that a text encoder reads, by its configuration; None if not stated."""
     try:
         most = _config(folder, encoder).get("max_position_embeddings", 77)
     except (OSError, ValueError):
@@ -109,9 +109,9 @@ def positions(folder: Path, encoder: str = "text_encoder") -> int | None:
 
 
 def limit_tokens(tokenizer: Any, most: int | None) -> None:
-    """Make a tokenizer's limit the lesser of its own and its text encoder's.
+    """Lower a tokenizer's limit to that of its text encoder.
 
-    A tokenizer saved without `model_max_length` has 10^30, with which padding to the limit overflows.
+    A tokenizer saved without `model_max_length` has the limit 10^30; padding to it overflows.
     """
     if most is not None:
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), most)
@@ -123,7 +123,7 @@ def _config(folder: Path, part: str) -> dict[str, Any]:
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:
-    """A tokenizer's words and their numbers, added ones too, from whichever files it has."""
+    """Return a tokenizer's words and numbers, including added ones, from the files it has."""
     found: dict[str, Any] = {}
     whole = folder / "tokenizer.json"
     content = read_mapping(whole)
@@ -144,7 +144,7 @@ def _vocabulary(folder: Path) -> dict[str, int]:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Return the mapping in a JSON file; an empty one where it can't be read, which whoever opens the model says."""
+    """Return the mapping in a JSON file; empty if unreadable, which opening the model reports."""
     try:
         content = read_json(path)
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Whether a sampler can draw by the noise schedule that a checkpoint was trained with. Needs no torch."""
+"""Checks that a sampler can express the noise schedule that a checkpoint was trained with. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ DISCRETE = (
     "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler",
     "SASolverScheduler", "UniPCMultistepScheduler",
 )  # fmt: skip
-"""Schedulers that differ in how they sample alone: their noise schedule is DDPM's, by betas, so each can stand for
-another. All others (EDM, flow matching, consistency models) mean another schedule or another prediction by entries
-that these don't have, and `from_config` would drop those without a word."""
+"""Schedulers that differ only in how they sample. Their noise schedule is DDPM's, by betas, so they are
+interchangeable. All others (EDM, flow matching, consistency models) define another schedule or prediction by entries
+that these lack, and `from_config` would silently drop those entries."""
 
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
-"""Beta schedules that every sampler knows."""
+"""Beta schedules that every sampler supports."""
 MORE_BETAS = {"ddpm": ("laplace", "sigmoid")}
 PREDICTIONS = ("epsilon", "v_prediction")
-"""What a UNet may predict, for every sampler."""
+"""Prediction types that every sampler supports."""
 MORE_PREDICTIONS: dict[str, tuple[str, ...]] = {name: ("sample",) for name in ("ddim", "ddpm", "dpm++", "unipc")}
 NO_ZERO_SNR = ("pndm",)
 """Samplers without `rescale_betas_zero_snr`."""
 
 LATENT: dict[str, Any] = {"set_alpha_to_one": False, "steps_offset": 1, "skip_prk_steps": True}
-"""What Stable Diffusion's checkpoints say and the schedulers' own defaults contradict: for a configuration that was
-saved by a scheduler without these entries."""
+"""Settings of Stable Diffusion checkpoints that differ from the schedulers' defaults. They apply to a configuration
+that was saved without these entries."""
 UNBOUNDED: dict[str, Any] = {"clip_sample": False, "thresholding": False}
-"""Both clip what a step predicts to −1..1, which pixels keep to and latents don't; DDIM's and DDPM's defaults clip."""
+"""Both settings clip predictions to −1..1, the range of pixels but not of latents; DDIM and DDPM clip by default."""
 
 
 def check_schedule(config: Mapping[str, Any], kind: str, sampler: str, what: str) -> None:
@@ -39,20 +39,20 @@ def check_schedule(config: Mapping[str, Any], kind: str, sampler: str, what: str
 
     Args:
         config: The checkpoint's `scheduler_config.json`.
-        kind: The class that `model_index.json` names.
-        sampler: A name such as `ddim`, as recipes have it.
-        what: What errors call the checkpoint.
+        kind: The scheduler class in `model_index.json`.
+        sampler: Name of the sampler in recipes, such as `ddim`.
+        what: The checkpoint's name in errors.
 
     Raises:
-        FiguregroundError: No sampler here can; it names the entry.
-        RecipeError: Another sampler could.
+        FiguregroundError: No sampler can express the schedule; names the entry.
+        RecipeError: Another sampler can express it.
     """
     where = f"{what}: its scheduler/scheduler_config.json"
     for name in (kind, config.get("_class_name")):
         if name is not None and name not in DISCRETE:
             raise FiguregroundError(
-                f"{what} is drawn by a {name}, whose noise schedule or prediction no sampler here can express: they "
-                "know DDPM's discrete noise levels. Choose a checkpoint with another scheduler, such as "
+                f"{what} uses a {name}, whose noise schedule or prediction no sampler here can express: they "
+                "support DDPM's discrete noise levels. Choose a checkpoint with another scheduler, such as "
                 f"{listed(('DDIMScheduler', 'EulerDiscreteScheduler'))}."
             )
     for name, usual in (("use_flow_sigmas", False), ("timestep_type", "discrete")):
@@ -79,18 +79,18 @@ def _check_known(
         return
     able = [name for name, values in by_some.items() if value in values]
     if able:
-        raise RecipeError("scheduler", f"{sampler} doesn't know {entry} {value!r} ({where}). Give {' or '.join(able)}.")
+        raise RecipeError("scheduler", f"{sampler} lacks the {entry} {value!r} ({where}). Give {' or '.join(able)}.")
     raise FiguregroundError(
-        f"{where} has the {entry} {value!r}; known are {listed(by_all)}. Choose another checkpoint."
+        f"{where} has the {entry} {value!r}; supported: {listed(by_all)}. Choose another checkpoint."
     )
 
 
 def settings_for_latents(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings from which any sampler is made for latents, from those of the checkpoint's own scheduler.
+    """Derive the settings of any sampler for latents from those of the checkpoint's own scheduler.
 
     Args:
-        config: As diffusers has it of an opened scheduler: with the defaults of that scheduler's class, and their
-            names in `_use_default_values`. Defaults of one class say nothing of another, so they are left out.
+        config: Configuration of the opened diffusers scheduler, with the defaults of its class and their names in
+            `_use_default_values`. Defaults of one class don't apply to another, so they are left out.
     """
     unsaid = {"_use_default_values", *config.get("_use_default_values", ())}
     said = {name: value for name, value in config.items() if name not in unsaid}

@@ -1,4 +1,4 @@
-"""What a recipe says of the model that finds objects: its name, taken apart without opening anything."""
+"""Parses the name of a recipe's segmenter, without opening any model."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from figureground.models.bundled import SEGMENTER
 from figureground.models.weights import fingerprint_files
 
 POCKET = "pocket"
-"""The name of the bundled one."""
+"""Name of the bundled segmenter."""
 BOXES, MASKS = "grounding-dino:", "+sam:"
-"""Before the name of a detector, and between it and the name of the model that cuts out what it found."""
+"""Prefix of a detector's name, and separator between it and the model that segments its detections."""
 
 
 def models_of(name: str) -> list[str]:
-    """The models that a segmenter is made of: one, or of `grounding-dino:A+sam:B` A and B.
+    """Return the models of a segmenter: one, or A and B for `grounding-dino:A+sam:B`.
 
     Raises:
-        FiguregroundError: One of the two isn't named.
+        FiguregroundError: One of the two models is missing.
     """
     if not name.startswith(BOXES):
         return [name]
@@ -31,13 +31,13 @@ def models_of(name: str) -> list[str]:
 
 
 def called(name: str) -> str:
-    """The segmenter without places: a directory by its own name, which a dataset may publish."""
+    """Return a segmenter's name fit for publication: directories are reduced to their own name."""
     short = [Path(each).resolve().name if (each := _place(model)) else model for model in models_of(name)]
     return f"{BOXES}{short[0]}{MASKS}{short[1]}" if len(short) == 2 else short[0]
 
 
 def contents_of(name: str) -> list[str]:
-    """What decides what is found: `sha256:…` over the files of the bundled one and of directories, the id of others."""
+    """Return each model's identity: `sha256:…` over the files of a directory or the bundled model, else the id."""
     found = []
     for model in models_of(name):
         place = SEGMENTER if model == POCKET else _place(model)

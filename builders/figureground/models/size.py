@@ -1,8 +1,8 @@
-"""Bounds what a model's configuration may ask for by what its weights can be. Needs no torch.
+"""Limits the size that a model's configuration may request by the size of its weights. Needs no torch.
 
-A configuration of a few lines can ask for a million layers or a billion classes, which libraries make before they look
-at the weights. Each layer has a tensor of its own, and each width is the length of one, so the headers of the weights
-tell how much there can be.
+A configuration of a few lines can request a million layers or a billion classes, which libraries allocate before they
+read the weights. Each layer has its own tensor, and each width is the length of one, so the headers of the weights
+bound both.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, open_regular, parse_json
 
 FREE_LAYERS = 256
-"""So many layers are let pass whatever the weights have: configurations name defaults of parts that aren't there."""
+"""Number of layers always allowed, because configurations include defaults of missing parts."""
 FREE_WIDTH = 16384
-"""So large a width, image or number of classes is let pass likewise. SDXL's widest layer has 10,240 channels."""
+"""Width, image size or number of classes always allowed. SDXL's widest layer has 10,240 channels."""
 MOST_HEADER = 100_000_000
-"""Largest header of a safetensors file, in bytes: the library's own limit."""
+"""Largest header of a safetensors file, bytes: the library's own limit."""
 
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".gguf")
 FREE_ENTRIES = 2**18
-"""So many words, positions, classes or noise levels are let pass likewise: the largest vocabularies have that many."""
+"""Number of words, positions, classes or noise levels always allowed: the size of the largest vocabularies."""
 
 _LAYERS = re.compile(r".*(layers?(_per_block)?|depths?|num_(hidden_)?blocks|blocks|stages|n_layer|repeats)", re.ASCII)
 _WIDTHS = re.compile(
@@ -36,15 +36,15 @@ _ENTRIES = re.compile(r".*(vocab_size|positions?|embeddings?|labels|classes|time
 
 
 def refuse_oversized(content: Any, path: Path, where: str) -> None:
-    """Refuse a configuration that asks for more layers or larger ones than the weights beside it can be.
+    """Refuse a configuration that requests more or larger layers than its weights can contain.
 
     Args:
         content: The parsed configuration.
         path: Its file; the safetensors files in the same directory are its weights.
-        where: What errors call it.
+        where: Its name in errors.
 
     Raises:
-        FiguregroundError: Naming the entry, its value, and the most that it may be.
+        FiguregroundError: An entry is too large; names the entry, its value, and the limit.
     """
     large = [(name, value) for name, value in _numbers(content) if value > FREE_LAYERS]
     if not large:
@@ -63,18 +63,18 @@ def refuse_oversized(content: Any, path: Path, where: str) -> None:
             continue
         if value > most:
             raise FiguregroundError(
-                f"{where} asks for {name}: {value:,}, and its weights have no room for more than {most:,}. Download "
-                "the model again, or choose another one."
+                f"{where} asks for {name}: {value:,}, but its weights allow at most {most:,}. Download the model "
+                "again, or choose another one."
             )
 
 
 def _numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every number of a configuration with the name that it stands below, in lists too."""
+    """Yield every number of a configuration, including those in lists, with its entry's name."""
     waiting = [(name, content)]
     while waiting:
         name, value = waiting.pop()
         if isinstance(value, dict):
-            # The keys of label2id are names of classes: a "tape player" asks for no layers.
+            # The keys of label2id are class names: a "tape player" is not a number of layers.
             waiting += [(str(key), item) for key, item in value.items() if key not in ("label2id", "id2label")]
         elif isinstance(value, list):
             waiting += [(name, item) for item in value]
@@ -83,9 +83,9 @@ def _numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _measure(folder: Path) -> tuple[int, int]:
-    """How many tensors the safetensors files of a directory have, and the longest edge of any.
+    """Return the number of tensors in a directory's safetensors files, and the longest edge of any tensor.
 
-    Files that can't be read count as empty: whoever opens them says so.
+    Unreadable files count as empty; opening the model reports them.
     """
     tensors = longest = 0
     for path in sorted(folder.glob("*.safetensors")):

@@ -1,4 +1,4 @@
-"""Where a checkpoint's files lie and what they are, told without opening them as a model."""
+"""Locates, identifies and checks a checkpoint's files without opening them as a model."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from figureground.models.schedules import check_schedule
 
 POCKET = "pocket"
 WHOLE = 256 * 2**20
-"""Files up to this many bytes are hashed whole, larger ones by samples: any training changes every tensor."""
+"""Files up to this size, bytes, are hashed whole, larger ones by samples: training changes every tensor."""
 SAMPLES, SAMPLE = 256, 2**16
 
 
 def local_directory(checkpoint: str) -> Path | None:
-    """Where a checkpoint lies on this machine, or None for a Hub id.
+    """Returns a checkpoint's directory on this machine; None for a Hub id.
 
     Raises:
-        FiguregroundError: It looks like a path and isn't there, or is one file.
+        FiguregroundError: It looks like a path but doesn't exist, or is a single file.
     """
     if checkpoint == POCKET:
         if not (WEIGHTS / "model_index.json").is_file():
@@ -41,21 +41,22 @@ def local_directory(checkpoint: str) -> Path | None:
         return path
     if path.is_file():
         raise FiguregroundError(
-            f"checkpoint: {checkpoint!r} is one file. Convert it to a directory first: "
+            f"checkpoint: {checkpoint!r} is a single file. Convert it to a directory first: "
             f"StableDiffusionPipeline.from_single_file({path.name!r}).save_pretrained('converted')."
         )
     if checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1:
         raise FiguregroundError(
-            f"checkpoint: there is no directory {checkpoint!r}. Give 'pocket', a diffusers directory, or a Hub id "
+            f"checkpoint: no such directory: {checkpoint!r}. Give 'pocket', a diffusers directory, or a Hub id "
             "'user/name'."
         )
     return None
 
 
 def fingerprint(checkpoint: str, revision: str | None) -> str:
-    """Names a checkpoint's content: `sha256:…` over a local one's files, id and revision of one on the Hub.
+    """Identifies a checkpoint's content: `sha256:…` over a local one's files, else its Hub id and revision.
 
-    One that isn't on this machine, or is no checkpoint, is named as the Hub's are, so that a plan needs no weights.
+    A checkpoint that isn't on this machine, or isn't valid, is treated like one on the Hub, so that a plan needs no
+    weights.
     """
     try:
         folder = local_directory(checkpoint)
@@ -72,13 +73,13 @@ def fingerprint(checkpoint: str, revision: str | None) -> str:
 
 
 def fingerprint_classifier(name: str, revision: str | None) -> str:
-    """Names a classifier's content: `sha256:…` over the files of `pocket` or a local one, else its id and revision."""
+    """Identifies a classifier's content: `sha256:…` over files of `pocket` or a local one, else id and revision."""
     path = ROBUST if name == "pocket" else Path(name).expanduser()
     return fingerprint_files(path) if path.exists() else f"{name}@{revision or 'main'}"
 
 
 def fingerprint_files(path: Path) -> str:
-    """`sha256:…` over a file, or over the JSON, safetensors and text files (vocabularies) of a directory."""
+    """Returns `sha256:…` over a file, or over a directory's JSON, safetensors and text files (vocabularies)."""
     kinds = (".json", ".safetensors", ".txt")
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in kinds and p.is_file())
     total = hashlib.sha256()
@@ -100,16 +101,16 @@ def _content(path: Path) -> str:
         return found.hexdigest()
 
 
-# What can be told of a checkpoint before it is opened as a model
+# Checks of a checkpoint before it is opened as a model
 
 SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionXLPipeline")
-"""Pipelines, as `model_index.json` names them, that a checkpoint may be of."""
+"""Supported pipelines, as named in `model_index.json`."""
 INPAINTING = ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
-"""Those that it may be of as well where regions of images are repainted."""
+"""Pipelines additionally supported for inpainting."""
 WITHOUT_SAFETY = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
-"""Those that have no safety checker."""
+"""Pipelines without a safety checker."""
 VARIANTS = (None, "fp16", "bf16")
-"""What weights may be stored as, the first that is there for all parts is taken; None has no name of its own."""
+"""Variants of weights, in order of preference; the first that all parts have is used. None: no suffix."""
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _WEIGHTS = re.compile(r"[^.]+?(\.(?P<variant>[^.]+?))?(-\d{5}-of-\d{5})?\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -119,22 +120,22 @@ _LFS = b"version https://git-lfs"
 def check_files(
     folder: Path, checkpoint: str, inpaint: bool = False, *, scheduler: str | None = None, safety: str = "off"
 ) -> str | None:
-    """Makes sure that a checkpoint is of a supported kind, whole, and free of pickles and code, as far as files tell.
+    """Checks by its files that a checkpoint is supported, complete, and free of pickles and code.
 
-    Its parts must fit each other too.
+    Also checks that its parts fit together.
 
     Args:
-        folder: Where it lies, in diffusers' layout.
-        checkpoint: What the recipe calls it.
-        inpaint: Whether one made for inpainting will do too.
-        scheduler: The sampler that will draw, which has to know the checkpoint's noise schedule; None passes that over.
-        safety: `reject` where the checkpoint's safety checker will be opened, if it has one.
+        folder: The checkpoint's directory, in diffusers' layout.
+        checkpoint: Its name in the recipe.
+        inpaint: Whether inpainting checkpoints are accepted too.
+        scheduler: The sampler, which must support the checkpoint's noise schedule; None skips that check.
+        safety: `reject` if the checkpoint's safety checker, if any, will be opened.
 
     Returns:
-        `fp16` or `bf16` when the weights are there in that variant only.
+        `fp16` or `bf16` if the weights exist only in that variant, else None.
 
     Raises:
-        FiguregroundError: It isn't, naming the file.
+        FiguregroundError: A check fails; names the file.
     """
     refuse_code(folder, f"checkpoint {checkpoint!r}")
     index = read_index(folder, checkpoint, inpaint)
@@ -157,29 +158,24 @@ def check_files(
 
 
 def _lacking(variants: Mapping[str, set[str | None]]) -> str:
-    """What to say of parts that aren't all there in one variant that can be opened."""
+    """Describes parts that have no common variant that can be opened."""
     odd = {part: found for part, found in variants.items() if not found & set(VARIANTS)}
     if odd:
         names = sorted({name for found in odd.values() for name in found if name})
-        return (
-            f"{listed(odd)} is there only as {listed(names)}, and what is opened is the plain weights, fp16 or bf16."
-            + (
-                " Weights without the moving average (non_ema) are for going on with training."
-                if "non_ema" in names
-                else ""
-            )
+        return f"{listed(odd)} exists only as {listed(names)}; supported are the plain weights, fp16 or bf16." + (
+            " Weights without the moving average (non_ema) are for resuming training." if "non_ema" in names else ""
         )
     common = max(VARIANTS, key=lambda variant: sum(variant in found for found in variants.values()))
     lacking = [part for part, found in variants.items() if common not in found]
     there = sorted({str(name) for part in lacking for name in variants[part] if name} or {"plain weights"})
-    return f"{listed(lacking)} is there only as {listed(there)}, and other parts aren't."
+    return f"{listed(lacking)} exists only as {listed(there)}, unlike the other parts."
 
 
 def _check_safety(folder: Path, index: Mapping[str, Any], checkpoint: str) -> None:
-    """Makes sure that a safety checker, and what prepares images for it, are there where the index names them."""
+    """Checks that the safety checker named by the index exists, along with its image preprocessor."""
     if index.get("safety_checker", [None])[0] is None:
         return
-    advice = f"checkpoint {checkpoint!r}: its model_index.json names a safety_checker, and "
+    advice = f"checkpoint {checkpoint!r}: its model_index.json names a safety_checker, but "
     last = "Download it again, or leave the checker out: --set safety=off."
     if not (folder / "feature_extractor" / "preprocessor_config.json").is_file():
         raise FiguregroundError(f"{advice}feature_extractor/ has no preprocessor_config.json. {last}")
@@ -192,19 +188,19 @@ def _check_safety(folder: Path, index: Mapping[str, Any], checkpoint: str) -> No
 
 
 def list_weights(part: Path, variant: str | None) -> list[Path]:
-    """The safetensors files of a part's weights in a variant; None for the plain one."""
+    """Lists the safetensors files of a part's weights in a variant; None for the plain one."""
     found = [(path, _WEIGHTS.fullmatch(path.name)) for path in sorted(part.glob("*.safetensors"))]
     return [path for path, match in found if match and match["variant"] == variant]
 
 
 def read_index(folder: Path, checkpoint: str, inpaint: bool = False) -> dict[str, Any]:
-    """The `model_index.json` of a checkpoint, which may be one made for inpainting only with `inpaint`.
+    """Reads a checkpoint's `model_index.json`; inpainting checkpoints are accepted only with `inpaint`.
 
     Raises:
-        FiguregroundError: There is none, it doesn't parse, or it names a pipeline that isn't supported.
+        FiguregroundError: It is missing, doesn't parse, or names an unsupported pipeline.
     """
     if not (folder / "model_index.json").is_file():
-        raise FiguregroundError(f"checkpoint {checkpoint!r} is no diffusers checkpoint: it has no model_index.json.")
+        raise FiguregroundError(f"checkpoint {checkpoint!r} is not a diffusers checkpoint: it has no model_index.json.")
     index = _read_json(folder / "model_index.json", folder, checkpoint)
     supported = (*SUPPORTED, *INPAINTING) if inpaint else SUPPORTED
     if index.get("_class_name") not in supported:
@@ -218,21 +214,21 @@ def read_index(folder: Path, checkpoint: str, inpaint: bool = False) -> dict[str
 
 
 def pixels_a_latent(folder: Path) -> int:
-    """Pixels along an edge that one pixel of a latent stands for, by the autoencoder's config."""
+    """Returns the number of image pixels per latent pixel along an edge, by the autoencoder's config."""
     blocks = read_json(folder / "vae" / "config.json").get("block_out_channels", [0] * 4)
     return 2 ** (len(blocks) - 1)
 
 
 def check_size(size: int, factor: int) -> None:
-    """Refuses an edge, in pixels, that can't be drawn; `factor` is the pixels that a latent pixel stands for.
+    """Refuses an image edge, in pixels, that can't be drawn; `factor` is the pixels per latent pixel.
 
     Raises:
-        RecipeError: It is no multiple of the factor, or of the 8 that diffusers' pipelines ask for.
+        RecipeError: It isn't a multiple of the factor, or of the 8 that diffusers' pipelines require.
     """
     step = math.lcm(factor, 8)
     if size % step:
         near = max(step, round(size / step) * step)
-        raise RecipeError("size", f"{size} is no multiple of {step}, as this checkpoint's images are. Give {near}.")
+        raise RecipeError("size", f"{size} is not a multiple of {step}, which this checkpoint requires. Give {near}.")
 
 
 def _read_json(path: Path, folder: Path, checkpoint: str) -> dict[str, Any]:
@@ -249,14 +245,14 @@ def _read_json(path: Path, folder: Path, checkpoint: str) -> dict[str, Any]:
             raise FiguregroundError(f"{where} is a Git LFS pointer instead of the file: run `git lfs pull`.") from None
         raise FiguregroundError(f"{where} doesn't parse (line {error.lineno}). Download it again.") from None
     except UnicodeDecodeError:
-        raise FiguregroundError(f"{where} is no text. Download it again.") from None
+        raise FiguregroundError(f"{where} is not text. Download it again.") from None
     if not isinstance(loaded, dict):
-        raise FiguregroundError(f"{where} holds no settings. Download it again.")
+        raise FiguregroundError(f"{where} is not a JSON object. Download it again.")
     return loaded
 
 
 def _check_settings(folder: Path, part: str, checkpoint: str) -> None:
-    """Makes sure that a part's config, or a tokenizer's vocabulary, is there."""
+    """Checks that a part's config, or a tokenizer's vocabulary, exists."""
     if not part.startswith("tokenizer"):
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         _read_json(folder / part / name, folder, checkpoint)
@@ -264,12 +260,12 @@ def _check_settings(folder: Path, part: str, checkpoint: str) -> None:
     vocabulary = [folder / part / name for name in ("tokenizer.json", "vocab.json")]
     there = [path for path in vocabulary if path.is_file()]
     if not there:
-        raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: {part}/ holds no vocabulary.")
+        raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: {part}/ has no vocabulary.")
     _read_json(there[0], folder, checkpoint)
 
 
 def _check_part(folder: Path, part: str, checkpoint: str) -> set[str | None]:
-    """The variants in which a part's weights are there, whole; None for the plain one."""
+    """Returns the variants in which a part's weights are complete; None for the plain one."""
     found: set[str | None] = set()
     for path in sorted((folder / part).glob("*.safetensors")):
         match = _WEIGHTS.fullmatch(path.name)
@@ -282,22 +278,22 @@ def _check_part(folder: Path, part: str, checkpoint: str) -> set[str | None]:
         gone = sorted(name for name in named if not (folder / part / str(name)).is_file())
         if gone:
             raise FiguregroundError(
-                f"checkpoint {checkpoint!r} is incomplete: {part}/{gone[0]} is missing, which {path.name} names."
+                f"checkpoint {checkpoint!r} is incomplete: {part}/{gone[0]}, named in {path.name}, is missing."
             )
     if found:
         return found
     pickles = sorted(p.name for p in (folder / part).glob("*") if p.suffix in _PICKLES)
     if pickles:
         raise FiguregroundError(
-            f"checkpoint {checkpoint!r}: {part} is there only as a pickle ({pickles[0]}), which can run code "
-            "when it is opened. Convert it where you trust it: "
+            f"checkpoint {checkpoint!r}: {part} exists only as a pickle ({pickles[0]}), which can run code "
+            "when it is opened. If you trust it, convert it: "
             "DiffusionPipeline.from_pretrained(…, use_safetensors=False).save_pretrained('converted')."
         )
-    raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: {part}/ holds no .safetensors file.")
+    raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: {part}/ has no .safetensors file.")
 
 
 def _check_weights(path: Path, folder: Path, checkpoint: str) -> None:
-    """Compares the length of a safetensors file with what its own header says."""
+    """Compares the length of a safetensors file with its header."""
     where = f"checkpoint {checkpoint!r}: its {path.relative_to(folder).as_posix()}"
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -311,6 +307,6 @@ def _check_weights(path: Path, folder: Path, checkpoint: str) -> None:
         tensors = json.loads(header)
         whole = 8 + length + max(t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__")
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise FiguregroundError(f"{where} is damaged or cut short ({size:,} bytes). Download it again.") from None
+        raise FiguregroundError(f"{where} is damaged or truncated ({size:,} bytes). Download it again.") from None
     if whole != size:
         raise FiguregroundError(f"{where} has {size:,} of {whole:,} bytes. Download it again.")

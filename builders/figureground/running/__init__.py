@@ -1,1 +1,1 @@
-"""Running a method: its directory, its processes, its worker."""
+"""Runs a method: its directory, its processes, its worker."""

@@ -1,10 +1,10 @@
-"""Builds what a method plans. The order in which a method's hooks are called stands here, and in `worker`.
+"""Builds the dataset that a method plans. A method's hooks are called in this order:
 
-1. `refuse_absent`, and checks of the checkpoint's files: errors before anything is done.
+1. `refuse_absent`, and checks of the checkpoint's files, so that errors come before any work.
 2. `run_planning_stages`, then `plan`.
-3. In each process that renders (`worker.work`): `read_stages`, `prepare`, and for each shard `checkpoint_for` and
+3. In each rendering process (`worker.work`): `read_stages`, `prepare`, and for each shard `checkpoint_for` and
    `load_guide`.
-4. `card_context`, for index and card; then `score_samples`.
+4. `card_context`, for the index and the card; then `score_samples`.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 
 def build(method: Method, out: Path, show_progress: bool = True) -> Path:
-    """Builds a dataset in a directory, or goes on with what a stopped build left there.
+    """Builds a dataset in a directory, or resumes a stopped build there.
 
-    A build that fails before it has rendered anything leaves the directory as it found it.
+    A build that fails before it has rendered anything leaves the directory unchanged.
 
     Returns:
         The directory.
 
     Raises:
         FiguregroundError: The directory holds something else or another recipe or can't be written, the numerics
-            differ from those of its first shards, or something that the recipe names can't be used.
-        NothingLeft: Every image was rejected, or every image of a split or of the last extension.
+            differ from those of its first shards, or an input named by the recipe can't be used.
+        NothingLeft: Every image was rejected, in total, in a split or in the last extension.
     """
     config, method.show_progress = method.config, show_progress
     _refuse_within_sources(method, out)
@@ -54,7 +54,7 @@ def build(method: Method, out: Path, show_progress: bool = True) -> Path:
     if not plan.shards():
         raise RecipeError("table", "it plans no images.")
     planned = plan.shards()
-    plan.spec(planned[0].split, 0)  # whatever the plan lacks is said now, not when the model is loaded
+    plan.spec(planned[0].split, 0)  # report a defective plan now, not when the model is loaded
     shards = [as_shard(s) for s in planned]
     with directory.opened(out, method.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
         directory.check_formats(out, config.formats)
@@ -62,7 +62,7 @@ def build(method: Method, out: Path, show_progress: bool = True) -> Path:
             if config.workers > 1:
                 work_in_processes(method, out, show_progress)
             else:
-                from figureground.running import worker  # which needs torch
+                from figureground.running import worker  # needs torch
 
                 worker.work(method, out, show_progress=show_progress)
         finish(method, out)
@@ -91,7 +91,7 @@ def finish(method: Method, out: Path) -> None:
 
 
 def _check_checkpoint(method: Method) -> None:
-    """Raise FiguregroundError if a checkpoint on this machine lacks what the recipe needs of it."""
+    """Raises FiguregroundError if a checkpoint on this machine doesn't meet the recipe's requirements."""
     config, folder = method.config, local_directory(method.config.checkpoint)
     if folder is not None:
         check_files(

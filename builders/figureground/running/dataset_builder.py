@@ -1,4 +1,4 @@
-"""A method as a `datasets.DatasetBuilder`: the way of `datasets` to what `build` writes."""
+"""Adapts a method to `datasets.DatasetBuilder`, so that `datasets` can read what `build` writes."""
 
 from __future__ import annotations
 

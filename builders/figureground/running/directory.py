@@ -1,4 +1,4 @@
-"""A dataset's directory: it holds one recipe, is refused where it is something else's, and is left as it was found."""
+"""Opens a dataset directory for one recipe, refuses other contents, and restores it after early failures."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from figureground.shards.writer import PRIVATE, RECIPE
 
 @contextmanager
 def opened(out: Path, recipe: Mapping[str, Any], kept: Callable[[], str]) -> Iterator[None]:
-    """Makes a directory ours, or makes sure that it is, with this recipe; within, it is built.
+    """Claims a directory for a recipe, or checks that it already belongs to it, for the duration of a build.
 
-    What fails before the first shard is done leaves the directory as it was.
+    A failure before the first shard is finished leaves the directory unchanged.
 
     Args:
-        recipe: As it is saved, with `sha256`.
-        kept: Says how far a build came that was stopped.
+        recipe: The recipe as saved, with `sha256`.
+        kept: Describes the progress of a stopped build.
 
     Raises:
-        FiguregroundError: It holds something else or another recipe, or can't be written.
+        FiguregroundError: The directory holds something else or another recipe, or can't be written.
     """
     made, before, ours = first_missing(out), disk.already_there(out), False
     try:
@@ -43,22 +43,22 @@ def opened(out: Path, recipe: Mapping[str, Any], kept: Callable[[], str]) -> Ite
         if ours or isinstance(error, OSError):
             disk.withdraw(out, made, before)
         if ours and isinstance(error, KeyboardInterrupt):
-            error.add_note(f"{kept()} The same command goes on from there.")
+            error.add_note(f"{kept()} The same command resumes from there.")
         elif isinstance(error, OSError) and (trouble := explain(error, out)):
             raise FiguregroundError(f"{trouble} {kept()}" if disk.has_shards(out) else trouble) from error
         raise
 
 
 def refuse_older(out: Path) -> None:
-    """Refuses a directory whose dataset is of another version of the format; called before anything is done there.
+    """Refuses a directory whose dataset has another format version; called before any work there.
 
     Raises:
-        FiguregroundError: As `recipe.read_saved` and `recipe.refuse_older`.
+        FiguregroundError: See `recipe.read_saved` and `recipe.refuse_older`.
     """
     try:
         there = (out / RECIPE).exists()
     except OSError:
-        return  # `opened` says what
+        return  # `opened` reports it
     if there and (saved := recipes.read_saved(out / RECIPE))["builder"] not in recipes.COPIES:
         recipes.refuse_older(saved, out, "build")
 
@@ -84,11 +84,11 @@ def _open(out: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def check_formats(out: Path, formats: Collection[str], started: bool = False) -> None:
-    """Refuse to go on in other formats than the first shards have.
+    """Refuses formats that differ from those of the first shards.
 
     Args:
-        started: Whether another process may be writing the first shards: then the recipe that it saved says in
-            which formats. Known under the stages' lock only.
+        started: Whether another process may be writing the first shards. Then their formats are those of the recipe
+            that it saved. Known only under the stages' lock.
 
     Raises:
         RecipeError: The formats differ.
@@ -114,10 +114,10 @@ def check_formats(out: Path, formats: Collection[str], started: bool = False) ->
 
 
 def settle_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
-    """Save the recipe where there is none, and refuse a directory that holds another one.
+    """Saves the recipe if none exists, and refuses a directory that holds another one.
 
-    Call it under the stages' lock, before anything else is done there: what was read before the lock may have been
-    removed, replaced or extended by another process meanwhile.
+    Call it under the stages' lock, before any other work there: another process may have removed, replaced or
+    extended anything that was read before the lock.
 
     Raises:
         FiguregroundError: The directory holds another recipe.
@@ -127,10 +127,10 @@ def settle_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def record_execution(out: Path, recipe: Mapping[str, Any]) -> None:
-    """Replace the saved execution settings by those of this recipe.
+    """Replaces the saved execution settings with those of this recipe.
 
-    Call it under the stages' lock, and only while no shard was made: the settings that are saved are then those of a
-    build that failed, such as a device that isn't there.
+    Call it under the stages' lock, and only before the first shard: the saved settings then belong to a build that
+    failed, for example because of a missing device.
     """
     text = _to_text(recipe)
     if read_text(out / RECIPE, root=out, most=MOST_JSON) != text:
@@ -138,18 +138,18 @@ def record_execution(out: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def has_started(out: Path) -> bool:
-    """Return whether a shard is done or a process is rendering one; call it under the stages' lock."""
-    # The lock comes first: between two looks the last worker could finish a shard and leave.
+    """Returns whether a shard is finished or a process is rendering one; call it under the stages' lock."""
+    # The lock comes first: between the two checks the last worker could finish a shard and exit.
     with lock(out / writer.WORKING_LOCK) as alone:
         return not alone or bool(index.markers(out))
 
 
 @contextmanager
 def working(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
-    """Within, this process counts as one that writes shards of this recipe.
+    """Registers this process as one that writes shards of this recipe, for the duration of the context.
 
     Raises:
-        FiguregroundError: Meanwhile the directory holds another recipe.
+        FiguregroundError: The directory now holds another recipe.
     """
     with ExitStack() as stack:
         with lock(out / writer.STAGES_LOCK, wait=True):
@@ -168,14 +168,14 @@ def _refuse_other(out: Path, recipe: Mapping[str, Any]) -> None:
     if changed and all(line.startswith("extended:") for line in changed):
         if not old.get("extended"):
             raise FiguregroundError(
-                f"{out}: another process took the extension back, for it failed. Give the same command again."
+                f"{out}: another process withdrew the failed extension. Run the same command again."
             )
         per_cell = " ".join(f"--per-cell {split}={n}" for split, n in old["extended"][-1].items())
-        raise FiguregroundError(f"--out {out} was extended since. Go on with: figureground extend {out} {per_cell}")
+        raise FiguregroundError(f"--out {out} was extended since. Continue with: figureground extend {out} {per_cell}")
     changed = changed or ["(the version of the recipe's format)"]
     raise FiguregroundError(
-        f"--out {out} holds another recipe, and a directory holds one:\n  " + "\n  ".join(changed[:12])
-        + "\nGive another directory, or the same recipe again."
+        f"--out {out} holds another recipe, and a directory can hold only one:\n  " + "\n  ".join(changed[:12])
+        + "\nGive another directory, or the same recipe."
     )  # fmt: skip
 
 
@@ -184,5 +184,5 @@ def _to_text(recipe: Mapping[str, Any]) -> str:
 
 
 def shards_kept(out: Path, shards: Sequence[writer.Shard]) -> str:
-    """How far a build came that was stopped."""
+    """Describes the progress of a stopped build."""
     return f"{len(shards) - len(index.missing(out, shards)):,} of {len(shards):,} shards are done and kept."

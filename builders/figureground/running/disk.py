@@ -1,4 +1,4 @@
-"""A directory that a build began in, left as it was found."""
+"""Restores a directory after a build that failed before its first shard."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from figureground.shards.stages import has_work
 
 
 def has_shards(out: Path) -> bool:
-    """Whether a shard is marked as done, be its marker readable or not."""
+    """Whether a shard is marked as finished, even if its marker is unreadable."""
     return any((out / writer.MARKERS).glob("[!.]*.json"))
 
 
 def already_there(out: Path) -> frozenset[Path]:
-    """All files and folders in a dataset's private directory before a build; none of a dataset that has shards."""
+    """Returns all paths in a dataset's private directory before a build; empty if the dataset has shards."""
     private = out / writer.PRIVATE
     return frozenset() if has_shards(out) or not private.is_dir() else frozenset([private, *private.rglob("*")])
 
 
 def withdraw(out: Path, made: Path | None, before: Collection[Path] = ()) -> None:
-    """Removes what a build that failed at once has put into a directory, so that it can be given again.
+    """Removes the files of a build that failed early, so that the directory can be used again.
 
-    Nothing is removed when there is a shard, an index or work done in a stage, or another process is at work there.
+    Nothing is removed if a shard, an index or results of a stage exist, or another process is working there.
 
     Args:
         out: The dataset's directory.
-        made: The uppermost directory that the build made, or None.
-        before: What was there before the build and isn't its own: `already_there`.
+        made: The topmost directory that the build created, or None.
+        before: Paths that existed before the build: `already_there`.
     """
     private = out / writer.MARKERS.split("/")[0]
     with contextlib.suppress(OSError):
@@ -38,7 +38,7 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = ()) -> Non
         if not private.is_dir():
             return
         with lock(out / writer.STAGES_LOCK) as alone, lock(out / writer.WORKING_LOCK) as idle:
-            # Looked at under the locks: another process may have finished its first shard just now.
+            # Checked under the locks: another process may just have finished its first shard.
             if not (alone and idle) or has_shards(out) or has_work(stages) or (out / index.INDEX).exists():
                 return
             _remove_new(stages, before)
@@ -60,7 +60,7 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = ()) -> Non
 
 
 def _remove_new(folder: Path, before: Collection[Path]) -> None:
-    """Removes a folder with all that is in it, except what was there before."""
+    """Removes a folder and its contents, except for paths that existed before."""
     if folder.is_symlink() or not folder.is_dir():
         return
     for path in folder.iterdir():

@@ -1,4 +1,4 @@
-"""Renders with several processes on one machine; each takes shards that nobody else holds."""
+"""Renders with several processes on one machine; each takes shards that no other process holds."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_FOR_WORKERS = 12.0
-"""How long workers that were asked to stop may take; then they are killed."""
+"""Time that workers get to stop before they are killed, seconds."""
 SECONDS_FOR_KILLED = 3.0
-"""How long killed workers are waited for. One that hangs in a driver or on a lost disk ends when that lets go."""
+"""Time to wait for killed workers, seconds. One that hangs in a driver or on a lost disk ends when that returns."""
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """How a worker ended that met an error."""
+    """Error with which a worker ended."""
 
     text: str
     traceback: str
     wrong_use: bool = False
     system: tuple[int, str, str | None] | None = None
-    """Number, text and file of an error of the operating system."""
+    """Number, text and file of an operating system error."""
 
 
 class WorkerTraceback(Exception):
-    """Where in a worker an error arose, for `--debug`."""
+    """Traceback of an error in a worker, for `--debug`."""
 
 
 def work_in_processes(method: Method, out: Path, show_progress: bool = True) -> None:
     """Runs `worker.work` in `config.workers` processes and waits for them.
 
-    When this process is asked to stop, the workers are; when it dies, they stop by themselves.
+    If this process is asked to stop, the workers are stopped; if it dies, they stop by themselves.
 
     Raises:
         FiguregroundError: Workers ended with an error or were killed, and shards are missing.
-        OSError: A worker met an error of the operating system.
+        OSError: A worker met an operating system error.
     """
     context = multiprocessing.get_context("spawn")
     fields = {name: getattr(method.config, name) for name in method.config.field_names()}
@@ -65,7 +65,7 @@ def work_in_processes(method: Method, out: Path, show_progress: bool = True) -> 
     def done() -> int:
         return total - sum(s.count for s in index.missing(out, planned))
 
-    resource_tracker.ensure_running()  # started later, it would let through the Ctrl-C that is held back
+    resource_tracker.ensure_running()  # if started later, it would receive the Ctrl-C that is held back
     workers: list[BaseProcess] = []
     reports: list[Connection] = []
     with signals.before_leaving(lambda: _kill(workers)):  # until they have stopped: see `_stop`
@@ -104,12 +104,12 @@ def _raise_failure(failures: dict[str, _Failure], killed: list[BaseProcess], fin
     if killed:
         lines.append(
             f"{listed(f'{worker.name} ({_ending(worker)})' for worker in killed)} ended before the work was done. If "
-            "nobody did that, most likely the machine ran out of memory: give fewer --set workers=…, or a smaller "
+            "you didn't stop them, the machine most likely ran out of memory: give fewer --set workers=…, or a smaller "
             "--set batch_size=…."
         )
     if not lines:
         return
-    if finished:  # what some left, others have taken over
+    if finished:  # the other workers took over the rest
         for line in lines:
             complain(f"figureground, {line}")
         return
@@ -138,7 +138,7 @@ def _read(report: Connection) -> _Failure | None:
 
 
 def _stop(workers: list[BaseProcess]) -> None:
-    """Asks workers to stop, and ends those that don't in time."""
+    """Asks workers to stop, and kills those that don't stop in time."""
     try:
         for worker in workers:
             worker.terminate()
@@ -192,7 +192,7 @@ def _failure(error: BaseException) -> _Failure:
 
 
 def _end_with_parent() -> None:
-    """Stops this process when the one that started it is gone, so that nothing renders on unseen."""
+    """Stops this process when its parent is gone, so that no orphan keeps rendering."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""A process that renders shards: it opens the model, settles the numerics, and takes what no other process holds."""
+"""Renders shards in one process: opens the model, settles the numerics, and takes shards that no other holds."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
     from figureground.methods.base import Method
 
 SECONDS_BETWEEN_LOOKS = 1.0
-"""How often a process that has nothing left to render looks whether others have finished."""
+"""Interval at which an idle process checks whether others have finished, seconds."""
 
 
 def work(method: Method, out: Path, rank: int = 0, of: int = 1, show_progress: bool = True) -> None:
-    """Renders every shard that no other process holds, and returns when all are done.
+    """Renders every shard that no other process holds, and returns when all are finished.
 
-    Several processes may work in one directory, on several machines where they share it. A shard that
-    another process holds is waited for, and taken over if that process dies.
+    Several processes may work in one directory, also on several machines that share it. If another process holds a
+    shard, this one waits for it, and takes it over if that process dies.
 
     Args:
-        rank, of: Which of how many processes this is; each begins elsewhere.
+        rank, of: Index of this process and number of processes; each starts at a different shard.
     """
     method.read_stages(out / PRIVATE / "stages")
     shards = [as_shard(s) for s in method.plan().shards()]
@@ -76,13 +76,13 @@ def work(method: Method, out: Path, rank: int = 0, of: int = 1, show_progress: b
 
 
 def begin(method: Method, out: Path, rank: int) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
-    """Open the model, run the stages that images need, and record what the first shard is made with.
+    """Opens the model, runs the stages that images need, and records the numerics of the first shard.
 
-    Called under the stages' lock. Nothing is recorded of a process that fails here, such as one whose device isn't
-    there: another may be about to begin with settings that work.
+    Called under the stages' lock. Nothing is recorded for a process that fails here, for example because of a missing
+    device: another process may be about to start with settings that work.
 
     Raises:
-        FiguregroundError: Shards are made with other numerics or formats.
+        FiguregroundError: Existing shards were made with other numerics or formats.
     """
     started = directory.has_started(out)
     directory.check_formats(out, method.config.formats, started)
@@ -100,25 +100,25 @@ def begin(method: Method, out: Path, rank: int) -> tuple[Checkpoint, Sampling, d
 def _smaller_batch(
     method: Method, out: Path, sampling: Sampling, numerics: dict[str, Any], too_much: str
 ) -> tuple[Sampling, dict[str, Any]] | None:
-    """Halves the batch and records that, while no shard of the set is done; called under the stages' lock.
+    """Halves the batch size and records it, if no shard is finished yet; called under the stages' lock.
 
     Returns:
-        What to go on with, or None while others still try the same size.
+        The new sampling and numerics; None while other processes still try the same size.
 
     Raises:
-        FiguregroundError: A shard is done, so that the size stays, or it is 1 already.
+        FiguregroundError: A shard is finished, so the size can't change, or the size is already 1.
     """
     path = out / PRIVATE / "numerics.json"
     settled = read_numerics(path)
     settled.pop("mixed", None)
     size = sampling.batch_size
-    if settled["batch_size"] >= size:  # else another process was faster
+    if settled["batch_size"] >= size:  # otherwise another process was faster
         with lock(out / writer.WORKING_LOCK) as alone:
             if index.markers(out):
                 shards = [as_shard(s) for s in method.plan().shards()]
                 raise FiguregroundError(
-                    f"{too_much} This set keeps its batch size, for its first shards were made with it. Free some "
-                    "memory (other programs, fewer --set workers=…) and give the same command again, or build in a "
+                    f"{too_much} The batch size can't change because finished shards were made with it. Free some "
+                    "memory (other programs, fewer --set workers=…) and run the same command again, or build in a "
                     f"new directory with a smaller --set batch_size=…. {directory.shards_kept(out, shards)}"
                 )
             if size == 1:
@@ -131,7 +131,7 @@ def _smaller_batch(
                 "batch_size_asked": settled.get("batch_size_asked", size),
             }
             replace_text(path, json.dumps({**settled, "mixed": []}, indent=2) + "\n")
-    remark(f"{too_much} Going on with batches of {settled['batch_size']}.")
+    remark(f"{too_much} Continuing with batches of {settled['batch_size']}.")
     return dataclasses.replace(sampling, batch_size=settled["batch_size"]), settled
 
 
@@ -174,7 +174,7 @@ def _render_shards(
                             proven = renderer is not None and renderer.proven
                             proven = proven or any(marker["samples"] for marker in index.markers(out).values())
                             renderer, drawn_by = None, specs[0].concept
-                            release_memory()  # there may be no room for two concepts
+                            release_memory()  # memory may not hold two concepts
                             renderer = Renderer(
                                 method.checkpoint_for(drawn_by, checkpoint), sampling, method.load_guide,
                                 signals.check, proven,
@@ -190,13 +190,13 @@ def _render_shards(
 
 
 def open_model(method: Method, out: Path, rank: int, started: bool) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
-    """Open the model, and choose the numerics: those of the first shard, or new ones.
+    """Opens the model and chooses the numerics: those of the first shard, or new ones.
 
     Args:
-        started: Whether a shard is done or being made.
+        started: Whether a shard is finished or being rendered.
 
     Returns:
-        The model, how it samples, and the numerics, which aren't recorded yet.
+        The model, its sampling settings, and the numerics, which aren't recorded yet.
     """
     config = method.config
     path = out / PRIVATE / "numerics.json"

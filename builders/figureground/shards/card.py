@@ -1,4 +1,4 @@
-"""The dataset card: a README.md whose YAML tells `load_dataset` of files, splits and labels."""
+"""The dataset card: a README.md whose YAML describes files, splits and labels to `load_dataset`."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ _MARKS = (BEGIN, END)
 CARD = "README.md"
 PREVIEW = "preview.png"
 ATTRIBUTION = "_figureground/attribution.csv"
-"""Who made the images that images start from."""
+"""Credits for the images that generation starts from."""
 
 UNKNOWN_LICENSE = "unknown"
 REJECTS = "rejects"
 """The config of published rejects."""
 
 OURS = ("configs", "dataset_info", "size_categories")
-"""What of the YAML is written anew each time; all else that is there is the user's."""
+"""YAML keys that are rewritten each time; all others belong to the user."""
 
 MOST_CREDITS = 20
-"""More credits than this stand in `ATTRIBUTION` alone."""
+"""Above this number, credits are listed only in `ATTRIBUTION`."""
 
 MOST_FOREGROUNDS = 40
-"""With more foreground classes than this the card shows totals of each background only."""
+"""Above this number of foreground classes, the card shows only the totals of each background."""
 
 TAGS = ("figureground", "spurious-correlations", "distribution-shift", "synthetic")
 
@@ -61,35 +61,34 @@ _LINK = re.compile(r"https?://[^\s<>\"]+")
 
 @dataclass(frozen=True)
 class CardContext:
-    """What a card says beside the recipe and the counts."""
+    """Contents of a card besides the recipe and the counts."""
 
     title: str
     builder: str
     """Name of the method, `d3s`."""
     summary: str
-    """What is in the images and how they were made, in a few sentences of Markdown."""
+    """Content of the images and how they were made, in a few sentences of Markdown."""
     citation: str
     """BibTeX."""
     numerics: Mapping[str, Any] = field(default_factory=dict)
-    """Device kind, dtype, batch size, versions of libraries."""
+    """Device kind, dtype, batch size, library versions."""
     limits: Sequence[str] = ()
-    """What may be wrong with the images; one sentence each."""
+    """Known limitations of the images, one sentence each."""
     uses: Sequence[str] = ()
-    """What the dataset is meant for."""
+    """Intended uses."""
     misuses: Sequence[str] = ()
-    """What it shouldn't be used for."""
+    """Uses to avoid."""
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
-    """Whose weights drew the images: a `sources.Weights` as a mapping."""
+    """Checkpoint that drew the images: a `sources.Weights` as a mapping."""
     sources: Sequence[Mapping[str, Any]] = ()
-    """The directories that images start from: each a `sources.Source` as a mapping."""
+    """Directories of the images that generation starts from, each a `sources.Source` as a mapping."""
     credits: Sequence[Mapping[str, str]] = ()
-    """Who made their images: each a `sources.Credit` as a mapping."""
+    """Credits for those images, each a `sources.Credit` as a mapping."""
     lineage: Sequence[Mapping[str, Any]] = ()
-    """Of a dataset made from others, what was done, a mapping each step: `did` (`curate`, `extend` or `merge`),
-    `from` (a dataset or several: `name`, `sha256`, `samples`), and whatever else tells of the step, such as
-    `rule`, `kept`, `dropped`."""
+    """Steps that made a dataset from others, one mapping each: `did` (`curate`, `extend` or `merge`), `from` (one or
+    several datasets: `name`, `sha256`, `samples`), and further facts such as `rule`, `kept`, `dropped`."""
     concepts: Sequence[Mapping[str, Any]] = ()
-    """What a diffusion model was taught before it drew: of each concept `class`, `noun`, `feature`, `references`,
+    """Concepts that the diffusion model was fine-tuned on, each with `class`, `noun`, `feature`, `references`,
     `identifier`, `kind`, `sha256` and `losses`."""
 
 
@@ -101,7 +100,7 @@ def write(directory: Path, header: Mapping[str, Any], body: str) -> None:
         body: As `render` returns it.
 
     Raises:
-        ShardError: The README.md that is there can't be taken apart.
+        ShardError: The existing README.md can't be parsed.
     """
     path = directory / CARD
     text = f"---\n{dump(header)}---\n{body}"
@@ -123,7 +122,7 @@ def hash_text(text: str) -> str:
 
 
 def write_attribution(directory: Path, facts: CardContext) -> None:
-    """Writes the credits beside the data, or removes those of an earlier build."""
+    """Writes the credits next to the data, or removes those of an earlier build."""
     path = directory / ATTRIBUTION
     if facts.credits:
         text = credits_csv(Credit(**_public_credit(credit)) for credit in facts.credits)
@@ -133,7 +132,7 @@ def write_attribution(directory: Path, facts: CardContext) -> None:
 
 
 def refuse_unreadable(directory: Path) -> None:
-    """Make sure, before anything is drawn, that the card that is there can be written anew.
+    """Checks, before anything is drawn, that the existing card can be rewritten.
 
     Raises:
         ShardError: As `write`.
@@ -144,9 +143,9 @@ def refuse_unreadable(directory: Path) -> None:
 
 
 def license_of(directory: Path) -> str | None:
-    """The licence that the card's YAML names; None when there is no card, or none is set, or it is unknown.
+    """Returns the licence in the card's YAML; None if there is no card, or the licence is not set or unknown.
 
-    Of several, all; of one that is called `other`, its `license_link`, or else its `license_name`.
+    Several licences are joined by commas. For `other`, returns `license_link`, or else `license_name`.
 
     Raises:
         ShardError: As `write`.
@@ -164,15 +163,15 @@ def license_of(directory: Path) -> str | None:
 def describe(
     columns: Columns, index: Mapping[str, Any], facts: CardContext, *, formats: Sequence[str], image_format: str
 ) -> dict[str, Any]:
-    """The card's YAML: where the files of each split lie, their columns with label names, and search tags.
+    """Returns the card's YAML: the files of each split, their columns with label names, and search tags.
 
-    It points at Parquet, or at the tars where there is none. A split without any sample is left out, for
-    `load_dataset` refuses one. Rejects that are published are a config of their own.
+    It points at Parquet, or at the tars if there is none. A split without samples is left out because `load_dataset`
+    refuses it. Published rejects are a separate config.
     """
     kind = "parquet" if "parquet" in formats else "webdataset"
     features = columns.features() if kind == "parquet" else columns.tar_features(image_format)
     splits = {name: split for name, split in index["splits"].items() if split["samples"]}
-    # What takes space once it is loaded is known of Parquet alone; a tar's size is a guess at it.
+    # The size once loaded is known for Parquet only; a tar's size is an estimate.
     loaded = {name: split["bytes"][kind] for name, split in splits.items()}
     if kind == "parquet":
         loaded = {name: split.get("arrow_bytes", loaded[name]) for name, split in splits.items()}
@@ -207,10 +206,10 @@ def describe(
 
 
 def globs(index: Mapping[str, Any], split: str, kind: str) -> list[str]:
-    """What matches all files of a split in one format, and no others.
+    """Returns glob patterns that match exactly the files of a split in one format.
 
-    Each part has its own: an extension that isn't finished is not announced. Names of splits hold no `-`, so
-    that those of `train` never match `train_2`.
+    Each part has its own pattern, so that an unfinished extension is not announced. Split names contain no `-`, so
+    the pattern of `train` never matches `train_2`.
     """
     folder = PurePosixPath(Shard(split, 0, 1, 0).path(kind)).parent.as_posix()
     shards = (shard for shard in index["shards"] if shard["split"] == split)
@@ -222,7 +221,7 @@ def _globs(files: Iterable[str]) -> list[str]:
     for file in files:
         name = _SHARD_FILE.fullmatch(file)
         if name is None:
-            raise ShardError(f"{file} is not called like a shard's file.")
+            raise ShardError(f"{file} is not named like a shard's file.")
         found[f"{name['before']}-{'*' if name['part'] else '[0-9]*'}{name['suffix']}"] = None
     return list(found)
 
@@ -241,7 +240,7 @@ def render(
     image_format: str,
     preview: str | None = None,
 ) -> str:
-    """The card's Markdown, from `templates/card.md.jinja`: a heading, and what is generated between two marks."""
+    """Renders the card's Markdown from `templates/card.md.jinja`: a heading, and a generated part between two marks."""
     template = resource("templates/card.md.jinja")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -287,7 +286,7 @@ def render(
 
 
 def _only_marks_of_its_own(text: str) -> str:
-    """Generated Markdown in which nothing but the first and the last line of the generated part is a mark."""
+    """Escapes marks in generated Markdown, except those on the first and last line of the generated part."""
     before, _, rest = text.partition(f"{BEGIN}\n")
     inner, _, after = rest.rpartition(f"\n{END}")
     inner = printable(inner, lines=True).replace(BEGIN, f"&lt;{BEGIN[1:]}").replace(END, f"&lt;{END[1:]}")
@@ -295,10 +294,10 @@ def _only_marks_of_its_own(text: str) -> str:
 
 
 def one_foreground_each(splits: Mapping[str, Any]) -> dict[str, int]:
-    """The foreground of each split, where splits are classes: each has one alone, and they aren't two of the same.
+    """Returns the foreground of each split if splits are classes: one foreground each, and not all the same one.
 
     Args:
-        splits: As the index has them: `samples`, and `cells` of (foreground, background, samples).
+        splits: Splits of the index: `samples`, and `cells` of (foreground, background, samples).
     """
     found = {name: {cell[0] for cell in split["cells"]} for name, split in splits.items() if split["samples"]}
     if any(len(foregrounds) != 1 for foregrounds in found.values()):
@@ -308,14 +307,14 @@ def one_foreground_each(splits: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _names(columns: Columns, formats: Sequence[str], image_format: str) -> dict[str, str]:
-    """What `load_dataset` calls a column."""
+    """Returns the names that `load_dataset` gives to columns."""
     if "parquet" in formats:
         return {name: name for name in ("image", "foreground", "background")}
     return {"image": image_format, "foreground": "foreground.cls", "background": "background.cls"}
 
 
 def _braced(urls: Iterable[str]) -> list[str]:
-    """The files of a split as `webdataset` is told of them: consecutive numbers in braces."""
+    """Returns the files of a split in `webdataset` notation: consecutive numbers in braces."""
     runs: list[tuple[str, list[str], str]] = []
     for url in urls:
         found = _NUMBERED.fullmatch(url)
@@ -343,26 +342,26 @@ def _counts(columns: Columns, cells: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def _table(columns: Columns, cells: Sequence[Sequence[int]]) -> list[tuple[str, list[int]]]:
-    """Rows of foreground and counts by background, or the row of totals alone when there are too many."""
+    """Returns rows of foreground and counts by background, or only the row of totals if there are too many."""
     counts = _counts(columns, cells)
     rows = list(zip(columns.foregrounds, counts.tolist(), strict=True))
     return [*(rows if len(rows) <= MOST_FOREGROUNDS else []), ("all", counts.sum(0).tolist())]
 
 
 def _code(value: object) -> str:
-    """A setting's value as code in a Markdown table, cut when it is long."""
+    """Formats a setting's value as code in a Markdown table, truncated if long."""
     return code(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _url(value: str, text: str) -> str:
-    """A link, if the value is one that a browser opens; else the value as text."""
+    """Formats a value as a link if it is an http(s) URL, else as text."""
     if not _LINK.fullmatch(value):
         return markdown(value)
     return f"[{markdown(text)}]({quote(value, safe=_URL_SAFE)})"
 
 
 def _said(value: Any) -> str:
-    """A value of a lineage's step in words: datasets with their names, numbers with commas, all else as code."""
+    """Formats a value of a lineage step: datasets with their names, numbers with commas, all else as code."""
     if isinstance(value, Mapping) and "name" in value:
         more = [f"recipe `{str(value['sha256'])[:12]}`"] if value.get("sha256") else []
         more += [f"{value['samples']:,} samples"] if isinstance(value.get("samples"), int) else []
@@ -379,7 +378,7 @@ def _public_credit(credit: Mapping[str, str]) -> dict[str, str]:
 
 
 def public(value: Any) -> Any:
-    """A setting as others may read it: of a path on this machine only the last part is left."""
+    """Returns a setting fit for publication: paths on this machine are reduced to their last part."""
     if isinstance(value, Mapping):
         return {str(key): public(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -392,27 +391,27 @@ def public(value: Any) -> Any:
 
 
 def merge(existing: str, header: Mapping[str, Any], body: str) -> tuple[dict[str, Any], str]:
-    """Joins a card that is there with what is generated anew.
+    """Merges an existing card with newly generated content.
 
-    Of the YAML, `configs`, `dataset_info` and `size_categories` are ours; whatever else is there stays, a
-    license or tags too. Of the Markdown, what stands between our two marks is ours; where there are none,
-    our part is appended.
+    In the YAML, `configs`, `dataset_info` and `size_categories` are replaced; everything else stays, including
+    license and tags. In the Markdown, the part between the two marks is replaced; without marks, the generated
+    part is appended.
 
     Returns:
         The YAML and the Markdown.
 
     Raises:
-        ShardError: YAML that can't be read, or one mark without the other.
+        ShardError: The YAML can't be read, or one mark is missing.
     """
     theirs, _, text = _header(existing)
     return {**header, **theirs, **{key: header[key] for key in OURS}}, _merge_text(text, body)
 
 
 def rewrite(existing: str, header: Mapping[str, Any], body: str) -> str:
-    """A card that is there with what `merge` changes; all else in its YAML stays as it is written, comments too.
+    """Applies `merge` to an existing card; the rest of its YAML stays as written, including comments.
 
     Raises:
-        ShardError: As `merge`.
+        ShardError: See `merge`.
     """
     wanted, text = merge(existing, header, body)
     theirs, written, _ = _header(existing)
@@ -427,14 +426,14 @@ def _read(path: Path) -> str:
 
 
 def _in_a_line(error: yaml.YAMLError) -> str:
-    """What is wrong with YAML and where, counted from the header's first line, without the lines themselves."""
+    """Describes a YAML error and its position from the header's first line, without quoting the lines."""
     problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
     place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
     return f"{problem}{place}" if problem else " ".join(str(error).split())
 
 
 def _header(existing: str) -> tuple[dict[Any, Any], str, str]:
-    """A card's YAML, read and as it is written, and what follows it."""
+    """Splits a card into its YAML, parsed and as text, and the Markdown after it."""
     match = _HEADER.match(existing)
     if not match:
         return {}, "", existing
@@ -442,15 +441,15 @@ def _header(existing: str) -> tuple[dict[Any, Any], str, str]:
         theirs = safe_load(match["yaml"]) or {}
     except yaml.YAMLError as error:
         raise ShardError(
-            f"README.md: its YAML header can't be read: {_in_a_line(error)}. Mend it, or delete the file."
+            f"README.md: its YAML header can't be read: {_in_a_line(error)}. Fix it, or delete the file."
         ) from error
     if not isinstance(theirs, dict):
-        raise ShardError("README.md: its YAML header is no mapping of keys to values. Mend it, or delete the file.")
+        raise ShardError("README.md: its YAML header is not a mapping. Fix it, or delete the file.")
     return theirs, match["yaml"], existing[match.end() :]
 
 
 def dump(values: Mapping[Any, Any]) -> str:
-    """Values as YAML, in their own letters unless one of them would reorder the line or steer a terminal."""
+    """Returns values as YAML; non-ASCII is escaped if a character would reorder the line or control a terminal."""
     if not values:
         return ""
     text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120)
@@ -458,7 +457,7 @@ def dump(values: Mapping[Any, Any]) -> str:
 
 
 def _merge_yaml(written: str, theirs: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> str:
-    """The lines of a header, of which only those are written anew that differ from what is wanted."""
+    """Returns a header's YAML in which only keys that differ from the wanted values are rewritten."""
     changed = {key: value for key, value in wanted.items() if key not in theirs or theirs[key] != value}
     text = _replace_keys(written, changed)
     try:
@@ -466,11 +465,11 @@ def _merge_yaml(written: str, theirs: Mapping[Any, Any], wanted: Mapping[Any, An
             return text
     except yaml.YAMLError:
         pass
-    return dump(wanted)  # written in another style, such as {a: 1}: the values stay, comments don't
+    return dump(wanted)  # written in another style, such as {a: 1}: values are kept, comments are lost
 
 
 def _replace_keys(written: str, changed: Mapping[Any, Any]) -> str:
-    """YAML whose top-level keys have new values; those that it lacks are appended."""
+    """Replaces the values of top-level keys in YAML; missing keys are appended."""
     root = yaml.compose(written)
     keys = root.value if isinstance(root, yaml.MappingNode) else []
     starts = [key.start_mark.index for key, _ in keys]
@@ -479,7 +478,7 @@ def _replace_keys(written: str, changed: Mapping[Any, Any]) -> str:
     for (key, _), start, end in zip(keys, starts, ends, strict=True):
         block = written[start:end]
         if key.value in changed:
-            # Comments at the end of our lines and above the next key are the user's.
+            # Comments after our lines and above the next key belong to the user.
             own = re.sub(r"(?:^(?:#.*)?\n)+\Z", "", block, flags=re.MULTILINE)
             block = dump({key.value: changed[key.value]}) + block[len(own) :]
         parts.append(block)
@@ -490,13 +489,13 @@ def _replace_keys(written: str, changed: Mapping[Any, Any]) -> str:
 
 
 def generated_part(text: str) -> tuple[int, int] | None:
-    """Find the generated part of a card: where its first mark begins and its last mark ends; None without marks.
+    """Returns start and end of a card's generated part, including both marks; None without marks.
 
-    Marks are written on lines of their own. One that stands within a line is a setting's value or a class's name, as
-    older releases wrote them, and is passed over.
+    Marks stand on lines of their own. A mark within a line is a setting's value or a class name, written by an older
+    release, and is ignored.
 
     Raises:
-        ShardError: A mark is missing or there more than once; the error says in which lines and how to mend it.
+        ShardError: A mark is missing or repeated; the error names the lines and the fix.
     """
     alone = {m: [f.start(1) for f in re.finditer(rf"^[ \t]*({re.escape(m)})[ \t]*\r?$", text, re.M)] for m in _MARKS}
     found = alone
@@ -509,10 +508,10 @@ def generated_part(text: str) -> tuple[int, int] | None:
         return begins[0], ends[0] + len(END)
     lines = {mark: listed((text.count("\n", 0, place) + 1 for place in found[mark]), 5) for mark in _MARKS}
     raise ShardError(
-        f"README.md: the generated part stands between the lines {BEGIN} and {END}, once each and in this order. Below "
-        f"the header, the first is in line {lines[BEGIN] or '(none)'}, the second in line {lines[END] or '(none)'}. "
-        "Delete the generated part with all its marks, or the whole file, and give the same command again: it is "
-        "written anew."
+        f"README.md: the generated part must stand between the lines {BEGIN} and {END}, once each, in this order. "
+        f"Below the header, the first is in line {lines[BEGIN] or '(none)'}, the second in line "
+        f"{lines[END] or '(none)'}. Delete the generated part with all its marks, or the whole file, and run the same "
+        "command again to rewrite it."
     )
 
 

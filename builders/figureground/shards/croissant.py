@@ -1,4 +1,4 @@
-"""croissant.json: the dataset's files and records for the tools that read the Croissant format (version 1.0)."""
+"""croissant.json: description of the dataset's files and records in the Croissant format (version 1.0)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SPDX = {
     "cc-by-nd-4.0": "CC-BY-ND-4.0", "cc-by-nc-nd-4.0": "CC-BY-NC-ND-4.0", "odc-by": "ODC-By-1.0",
     "odbl": "ODbL-1.0", "pddl": "PDDL-1.0", "gpl-3.0": "GPL-3.0-only",
 }  # fmt: skip
-"""The Hub's names of licences, and those of spdx.org, whose pages Croissant wants to be pointed at."""
+"""Licence names of the Hub, mapped to those of spdx.org, whose pages Croissant links to."""
 
 _CROISSANT_TERMS = (
     "citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format",
@@ -53,10 +53,10 @@ def write(
     *,
     formats: Sequence[str] = FORMATS,
 ) -> None:
-    """Writes croissant.json, with the licence that a person set in the card.
+    """Writes croissant.json, with the licence set in the card.
 
     Raises:
-        ShardError: The README.md that is there can't be taken apart.
+        ShardError: The existing README.md can't be parsed.
     """
     document = describe(columns, index, facts, formats=formats, license=card.license_of(directory))
     path, text = directory / CROISSANT, json.dumps(document, indent=1, ensure_ascii=False) + "\n"
@@ -71,18 +71,18 @@ def describe(
     formats: Sequence[str],
     license: str | None = None,
 ) -> dict[str, Any]:
-    """The dataset as JSON-LD: its files with sizes and SHA-256, and the records in its Parquet files.
+    """Describes the dataset as JSON-LD: its files with sizes and SHA-256, and the records in its Parquet files.
 
-    All places are relative to the dataset's directory. Of a dataset that is in tars alone the files are listed
-    and the labels named, but there are no records: readers of Croissant unpack tars into a cache that
-    goes by their relative names, where those of another dataset may lie already.
+    All paths are relative to the dataset directory. For a dataset that consists of tars only, files and labels are
+    listed but no records: Croissant readers unpack tars into a cache by relative name, where tars of another dataset
+    may already exist.
 
     Args:
-        columns: What each sample has.
-        index: As `index.summarise` gives it.
-        facts: As on the card.
-        formats: What the shards are written as.
-        license: As the card's YAML names it; None when it isn't known.
+        columns: Columns of each sample.
+        index: Index from `index.summarise`.
+        facts: Facts on the card.
+        formats: Formats of the shards.
+        license: Licence in the card's YAML; None if unknown.
     """
     splits = [name for name, split in index["splits"].items() if split["samples"]]
     files = [_file(path, file) for shard in index["shards"] for path, file in shard["files"].items()]
@@ -120,7 +120,7 @@ def _license_url(license: str) -> str:
 def _file(path: str, file: Mapping[str, Any]) -> dict[str, Any] | None:
     kind = {"data": "parquet", "webdataset": "webdataset", "rejects": "parquet"}.get(path.split("/")[0])
     if kind is None:
-        return None  # the list of rejects is the tool's own
+        return None  # the list of rejects is internal
     return {
         "@type": "cr:FileObject",
         "@id": path,
@@ -137,7 +137,7 @@ def _parquet(globs: Sequence[str]) -> dict[str, Any]:
         "@type": "cr:FileSet",
         "@id": "parquet",
         "name": "parquet",
-        "description": "The Parquet files of all splits; each is listed with its hash too.",
+        "description": "The Parquet files of all splits; each is also listed with its hash.",
         "includes": list(globs),
         "encodingFormat": _ENCODINGS["parquet"],
     }
@@ -166,7 +166,7 @@ def _labels(column: str, names: Sequence[str]) -> dict[str, Any]:
         "@type": "cr:RecordSet",
         "@id": own,
         "name": own,
-        "description": f"What the labels in {column} mean.",
+        "description": f"Names of the labels in {column}.",
         "dataType": "sc:Enumeration",
         "key": {"@id": f"{own}/label"},
         "field": [_field(own, "label", "sc:Integer"), _field(own, "name", "sc:Text")],
@@ -177,20 +177,20 @@ def _labels(column: str, names: Sequence[str]) -> dict[str, Any]:
 def _samples(columns: Columns, splits: Sequence[str]) -> dict[str, Any]:
     described = {
         "image": "The image.",
-        **{name: f"A label; {name}_names says what it means." for name in _label_columns(columns)},
-        "prompt": "What the diffusion model was told.",
-        "key": "The image's name.",
-        "provenance": "JSON: how the image came to be.",
+        **{name: f"A label; {name}_names holds its name." for name in _label_columns(columns)},
+        "prompt": "The prompt of the diffusion model.",
+        "key": "The name of the image.",
+        "provenance": "JSON: how the image was made.",
         **{name: "Text." for name in columns.texts},
         "guide": "The image that generation started from.",
-        "mask": "Where in the guide the foreground is.",
+        "mask": "The mask of the foreground in the guide.",
     }
     kinds = {
         **dict.fromkeys(("image", *columns.images), "sc:ImageObject"),
         **dict.fromkeys(_label_columns(columns), "sc:Integer"),
         **dict.fromkeys(("prompt", "key", "provenance", *columns.texts), "sc:Text"),
     }
-    # What matches twice, a path and then the split itself, is what mlcroissant asks for when it joins.
+    # The pattern matches a path and also the bare split name, which mlcroissant looks up when it joins.
     split = {
         "extract": {"fileProperty": "fullpath"},
         "transform": {"regex": rf"^(?:data/)?({'|'.join(splits)})(?:-.+\.parquet)?$"},
@@ -199,7 +199,7 @@ def _samples(columns: Columns, splits: Sequence[str]) -> dict[str, Any]:
         {
             **_field("default", "split", "sc:Text", "The split that the sample belongs to."),
             "source": {"fileSet": {"@id": "parquet"}, **split},
-            # Labels refer to their names in words alone: with a second join, mlcroissant can't filter by split.
+            # Labels refer to their names only in words: with a second join, mlcroissant can't filter by split.
             "references": {"field": {"@id": "splits/name"}},
         }
     ]

@@ -1,4 +1,4 @@
-"""What belongs to a dataset directory, by name, and what must not be opened in one that somebody else made."""
+"""Names that belong to a dataset directory, and entries that must not be opened in an untrusted one."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from pathlib import Path
 from figureground.core.files import FileError, leaves, strange_entries
 
 FOLDERS = ("data", "webdataset", "rejects", "_figureground", "_evaluation")
-"""The directories of a dataset."""
+"""Directories of a dataset."""
 
 DESCRIPTIONS = ("README.md", "croissant.json", "preview.png", "report.html")
-"""The files at the top that commands write."""
+"""Top-level files that commands write."""
 
 BESIDE = ("LICENSE", "LICENCE", "NOTICE", "ATTRIBUTION", "CITATION")
-"""How files at the top begin that people put beside a dataset, to be published with it, in capitals."""
+"""Prefixes, in capitals, of top-level files that people add to be published with a dataset."""
 
 
 def belongs(name: str) -> bool:
-    """Whether an entry at the top of a directory is the dataset's, and not something that somebody left there."""
+    """Whether a top-level entry belongs to the dataset."""
     return name in FOLDERS or name in DESCRIPTIONS or name.upper().startswith(BESIDE)
 
 
 def strange(directory: Path) -> list[tuple[str, str]]:
-    """Return what must not be opened in a dataset directory: its name there, and what is wrong with it.
+    """Return the entries of a dataset directory that must not be opened: name, and what is wrong with it.
 
-    These are links that leave the directory, FIFOs, devices and sockets. At the top, names that begin with `.` are
-    passed over, for nothing reads them.
+    These are links that leave the directory, FIFOs, devices and sockets. Top-level names that begin with `.` are
+    skipped because nothing reads them.
     """
     names = {name for name in _names(directory) if not name.startswith(".")}
     return list(strange_entries(directory, names))
 
 
 def refuse_strange(directory: Path) -> None:
-    """Refuse a dataset directory in which a name that commands read or write is no regular file inside it.
+    """Refuse a dataset directory in which a name that commands use is not a regular file inside it.
 
     Raises:
-        FileError: Naming the first such entry; what a link points to is neither opened nor told.
+        FileError: There is such an entry; names the first. The target of a link is neither opened nor named.
     """
     names = {name for name in _names(directory) if belongs(name)}
     found = list(strange_entries(directory, names))
@@ -48,7 +48,7 @@ def refuse_strange(directory: Path) -> None:
 
 
 def beside(directory: Path) -> Iterator[Path]:
-    """Yield the files that people put beside a dataset, in order: licence, notice, attribution, citation."""
+    """Yield the files that people added to a dataset (licence, notice, attribution, citation), sorted by name."""
     for name in sorted(_names(directory)):
         path = directory / name
         if name.upper().startswith(BESIDE) and not leaves(path, directory) and path.is_file():
@@ -56,7 +56,7 @@ def beside(directory: Path) -> Iterator[Path]:
 
 
 def score_files(directory: Path) -> Iterator[Path]:
-    """Yield the files of scores, CSV and Parquet, in order."""
+    """Yield the score files, CSV and Parquet, sorted by name."""
     folder = directory / "_figureground" / "scores"
     for name in sorted(_names(folder)):
         path = folder / name
@@ -69,5 +69,5 @@ def score_files(directory: Path) -> Iterator[Path]:
 def _names(directory: Path) -> list[str]:
     try:
         return os.listdir(directory)
-    except OSError:  # whoever needs the directory says what is wrong with it
+    except OSError:  # reported where the directory is needed
         return []

@@ -1,4 +1,4 @@
-"""A finished dataset that another one is made from: read, compared with its markers, and never changed."""
+"""Read-only access to a finished dataset that another one is made from, verified against its markers."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ class Source:
     """A finished dataset.
 
     Args:
-        directory: Where it lies.
-        name: What others are told that it is called; the directory's own name unless said otherwise.
+        directory: The dataset directory.
+        name: Published name of the dataset; default: the directory's name.
 
     Raises:
-        FiguregroundError: There is none, it isn't finished, it has no sample, or its index and its markers disagree.
+        FiguregroundError: The dataset is missing, unfinished or empty, or its index and markers disagree.
     """
 
     def __init__(self, directory: Path, name: str | None = None):
         if not directory.is_dir():
-            raise FiguregroundError(f"{directory}: there is no such directory; give that of a finished dataset.")
+            raise FiguregroundError(f"{directory}: no such directory; give that of a finished dataset.")
         self.directory = directory
         self.name = name or directory.resolve().name
         self.index = saved_index(directory)
         if problem := why_empty(self.index):
-            raise FiguregroundError(f"{directory}: {problem} There is nothing to take from it.")
+            raise FiguregroundError(f"{directory}: {problem} No samples can be taken from it.")
         self.columns = Columns.from_json(self.index["columns"])
         self.names: dict[str, Sequence[str]] = {
             "foreground": self.columns.foregrounds, "background": self.columns.backgrounds, **self.columns.labels,
         }  # fmt: skip
-        """Names of the classes of each label column."""
+        """Class names of each label column."""
         self.formats: tuple[str, ...] = tuple(self.index["formats"])
         self.image_format: str = self.index["image_format"]
         self.facts = CardContext(**self.index["card"]["facts"])
         self.recipe: dict[str, Any] = self._read_recipe()
         self.version: int = recipes.format_of(self.recipe, str(directory / RECIPE))
-        """Of the format that its images were drawn in."""
+        """Version of the format in which its images were drawn."""
         self._markers = markers(directory)
         listed_there = [shard["shard"] for shard in self.index["shards"]]
         odd = sorted(set(listed_there) ^ set(self._markers))
@@ -73,11 +73,11 @@ class Source:
         return int(self.index["samples"])
 
     def told(self) -> dict[str, Any]:
-        """What a lineage says of it."""
+        """Returns the lineage's entry for this dataset."""
         return {"name": self.name, "sha256": self.recipe["sha256"], "samples": self.samples}
 
     def identity(self) -> dict[str, Any]:
-        """What a copy depends on: its recipe and the bytes of all its shards."""
+        """Returns what a copy depends on: the recipe and the bytes of all shards."""
         files = {
             name: file["sha256"] for marker in self._markers.values() for name, file in marker["files"].items()
         }  # fmt: skip
@@ -89,19 +89,19 @@ class Source:
     # --- reading --------------------------------------------------------------------------------
 
     def verify(self, shard: Shard) -> None:
-        """Compares a shard's files with what its marker says.
+        """Compares a shard's files with its marker.
 
         Raises:
-            FiguregroundError: One is gone or has other bytes.
+            FiguregroundError: A file is missing or has other bytes.
         """
         for name, file in self.marker(shard)["files"].items():
             path = self.directory / name
             if not path.is_file():
                 trouble = "is gone"
             elif path.stat().st_size != file["bytes"]:
-                trouble = f"has {path.stat().st_size:,} bytes, and had {file['bytes']:,} when it was built"
+                trouble = f"has {path.stat().st_size:,} bytes instead of the {file['bytes']:,} recorded by the build"
             elif content_hash(path) != file["sha256"]:
-                trouble = "is damaged: its SHA-256 is not that of when it was built"
+                trouble = "is damaged: its SHA-256 differs from the one recorded by the build"
             else:
                 continue
             raise FiguregroundError(
@@ -111,7 +111,7 @@ class Source:
 
     @contextmanager
     def _explained(self, shard: Shard) -> Iterator[None]:
-        """Of a shard that can't be read, says which of its files is damaged."""
+        """Names the damaged file if a shard can't be read."""
         try:
             yield
         except FileError:
@@ -121,13 +121,13 @@ class Source:
             raise
 
     def stored(self, shard: Shard, rows: Sequence[int] | None = None) -> Iterator[Stored]:
-        """The samples of a shard in order, or those in certain rows."""
+        """Yields the samples of a shard in order, or only those in `rows`."""
         read, kind = (read_parquet, "parquet") if "parquet" in self.formats else (read_tar, "webdataset")
         with self._explained(shard):
             yield from read(self.directory / shard.path(kind), rows)
 
     def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
-        """What a shard says of its samples beside their images, by column, in order; labels as numbers."""
+        """Yields each sample's columns except images, in order; labels as numbers."""
         with self._explained(shard):
             yield from self._parquet_rows(shard) if "parquet" in self.formats else self._tar_rows(shard)
 
@@ -148,7 +148,7 @@ class Source:
             }
 
     def rejects(self, shard: Shard, images: bool = False) -> Iterator[Reject]:
-        """The rejects of a shard, in order; with `images`, those of which an image was published have it."""
+        """Yields the rejects of a shard, in order; with `images`, including their published images."""
         path = shard.path("rejects")
         if path not in self.marker(shard)["files"]:
             return
@@ -174,7 +174,7 @@ class Source:
 
 
 def made_from_others(directory: Path) -> bool:
-    """Whether a dataset was made by `curate` or `merge`, so that no method can build it again."""
+    """Whether a dataset was made by `curate` or `merge`, so no method can rebuild it."""
     try:
         return read_object(directory / RECIPE, root=directory)["builder"] in recipes.COPIES
     except (OSError, ValueError, KeyError, TypeError):
@@ -182,13 +182,13 @@ def made_from_others(directory: Path) -> bool:
 
 
 def refuse_overlap(out: Path, directories: Sequence[Path]) -> None:
-    """Refuses an output that lies in one of the datasets that it is made from, or the other way round.
+    """Refuses an output directory that lies inside one of its source datasets, or contains one.
 
     Raises:
-        FiguregroundError: Naming both.
+        FiguregroundError: The directories overlap; names both.
     """
     there = out.resolve()
     for directory in directories:
         source = directory.resolve()
         if there == source or source in there.parents or there in source.parents:
-            raise FiguregroundError(f"--out {out} and {directory} lie in each other. Give a directory of its own.")
+            raise FiguregroundError(f"--out {out} and {directory} overlap. Give a separate directory.")

@@ -1,4 +1,4 @@
-"""What a dataset directory holds: its markers, what is missing, and the index of all shards."""
+"""Markers, missing shards and the index of a dataset directory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from figureground.shards.writer import (
 )
 
 RECIPE_SHA256 = "recipe_sha256"
-"""What the index calls the `sha256` of the recipe that its shards were made by."""
+"""Index key of the `sha256` of the recipe that its shards were made with."""
 
 _MARKER = {
     "shard": str, "split": str, "index": Count, "of": Count, "part": Optional(Count), "planned": Count,
@@ -43,10 +43,10 @@ _MARKER = {
 
 
 def markers(directory: Path) -> dict[str, dict[str, Any]]:
-    """The markers of all shards that are done, by the shard's name; each names files of its own shard alone.
+    """Returns the markers of all finished shards by shard name; each lists only files of its own shard.
 
     Raises:
-        ShardError: A marker that can't be read, lacks something, or tells of other files than its shard's.
+        ShardError: A marker can't be read, lacks a field, or lists files of another shard.
     """
     found = {}
     for path in sorted((directory / MARKERS).glob("[!.]*.json")):
@@ -54,12 +54,12 @@ def markers(directory: Path) -> dict[str, dict[str, Any]]:
             marker = read_json(path, root=directory)
             check_marker(marker)
             if Shard.of_marker(marker).name != path.stem:
-                raise ValueError(f"it tells of the shard {Shard.of_marker(marker).name}")
+                raise ValueError(f"it describes the shard {Shard.of_marker(marker).name}")
             if foreign := sorted(set(marker["files"]) - set(paths(path.stem))):
-                raise ValueError(f"it tells of {printable(foreign[0])}, which is no file of this shard")
+                raise ValueError(f"it lists {printable(foreign[0])}, which is not a file of this shard")
         except (OSError, ValueError) as error:
             raise ShardError(
-                f"marker {MARKERS}/{printable(path.name)} can't be read ({error}). Delete it, and the shard is "
+                f"marker {MARKERS}/{printable(path.name)} can't be read ({error}). Delete it to have the shard "
                 "rendered anew."
             ) from error
         found[path.stem] = marker
@@ -67,16 +67,16 @@ def markers(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_marker(marker: Any) -> None:
-    """Check that all that a marker says is there, of the right type, and that its numbers fit into 64 bits.
+    """Checks that a marker has all fields, with the right types, and that its numbers fit into 64 bits.
 
     Raises:
-        ValueError: Naming the field.
+        ValueError: The check fails; names the field.
     """
     check_shape(marker, _MARKER)
 
 
 def paths(name: str) -> list[str]:
-    """Where the files of a shard lie, by its name."""
+    """Returns the paths of a shard's files, by shard name."""
     return [
         f"data/{name}.parquet",
         f"webdataset/{name}.tar",
@@ -86,7 +86,7 @@ def paths(name: str) -> list[str]:
 
 
 def missing(directory: Path, shards: Iterable[Shard]) -> list[Shard]:
-    """The shards that aren't done, in the order given."""
+    """Returns the unfinished shards, in the given order."""
     return [shard for shard in shards if not (directory / shard.path("marker")).exists()]
 
 
@@ -101,24 +101,24 @@ def finish(
     image_format: str = "jpg",
     sha256: str | None = None,
 ) -> dict[str, Any] | None:
-    """Writes index, croissant.json and card once every shard is done; any process may call it, at any time.
+    """Writes index, croissant.json and card once every shard is finished; any process may call it at any time.
 
     Args:
         directory: The dataset's directory.
         shards: All shards of all splits, in order.
-        columns: What each sample has.
+        columns: Columns of each sample.
         recipe: The resolved recipe, shown on the card.
-        facts: What else the card says.
-        formats: What every shard was written as.
+        facts: Further contents of the card.
+        formats: Formats of every shard.
         image_format: `jpg`, `webp` or `png`.
-        sha256: Of the recipe that the shards belong to; None doesn't compare it with the one in the directory.
+        sha256: SHA-256 of the shards' recipe, compared with the one in the directory; None skips the comparison.
 
     Returns:
-        The index, or None while shards are missing.
+        The index; None while shards are missing.
 
     Raises:
-        ShardError: Markers that don't belong to these shards, files that aren't as a marker says, or a recipe that
-            another process has replaced.
+        ShardError: Markers don't belong to these shards, files differ from their marker, or another process has
+            replaced the recipe.
         NothingLeft: Every image was rejected. Nothing is written then.
     """
     if missing(directory, shards):
@@ -131,9 +131,9 @@ def finish(
 
 @contextmanager
 def writing_beside(directory: Path) -> Iterator[None]:
-    """Within, no other process writes what lies beside the data: index, card, preview, report.
+    """Locks the files next to the data (index, card, preview, report) against other processes.
 
-    What they are made from is read here, not before.
+    Read the inputs of these files inside this context, not before.
     """
     clean_stale(directory)
     with lock(directory / INDEX_LOCK, wait=True):
@@ -149,7 +149,7 @@ def _refuse_other_recipe(directory: Path, sha256: str) -> None:
     if theirs != sha256:
         raise ShardError(
             f"{directory} was extended by another process meanwhile ({RECIPE} has the SHA-256 {theirs[:12]}, not "
-            f"{sha256[:12]}). The index is written when that is finished."
+            f"{sha256[:12]}). The index is written when that process has finished."
         )
 
 
@@ -168,7 +168,7 @@ def _finish(
         "formats": list(formats),
         "image_format": image_format,
         **_recipe_of(directory),
-        # With these the card can be written anew where nothing else of the build is at hand.
+        # With these, the card can be rewritten when nothing else of the build is available.
         "card": {"recipe": card.public(recipe), "facts": card.public(dataclasses.asdict(facts))},
     }
     refuse_empty(index, str(directory))
@@ -180,27 +180,27 @@ def _finish(
     replace_text(directory / INDEX, to_text(index), root=directory)
     card.write_attribution(directory, facts)
     croissant.write(directory, columns, index, facts, formats=formats)
-    # The card comes last, for it announces the dataset.
+    # The card comes last, because it announces the dataset.
     card.write(directory, card.describe(columns, index, facts, formats=formats, image_format=image_format), body)
     return index
 
 
 def _recipe_of(directory: Path) -> dict[str, str]:
-    """The SHA-256 of the saved recipe's identity, where there is one."""
+    """Returns the SHA-256 of the saved recipe's identity, if there is a recipe."""
     try:
         return {RECIPE_SHA256: read_object(directory / RECIPE, root=directory)["sha256"]}
-    except (FileError, OSError, KeyError):  # `check` tells of it
+    except (FileError, OSError, KeyError):  # `check` reports it
         return {}
 
 
 def finish_again(directory: Path) -> dict[str, Any] | None:
-    """Writes the index and the card of a finished dataset anew, from what its index and its markers say.
+    """Rewrites the index and the card of a finished dataset from its index and markers.
 
     Returns:
-        The index, or None where there was none, or one that an older release wrote.
+        The index; None if there was none, or an older release wrote it.
 
     Raises:
-        ShardError: As `finish`.
+        ShardError: See `finish`.
     """
     path = directory / INDEX
     with writing_beside(directory):
@@ -210,7 +210,7 @@ def finish_again(directory: Path) -> dict[str, Any] | None:
         done = markers(directory)
         gone = [shard["shard"] for shard in index["shards"] if shard["shard"] not in done]
         if gone:
-            raise ShardError(f"{MARKERS} lacks the markers of {listed(gone, 3)}. Bring them back, or build again.")
+            raise ShardError(f"{MARKERS} lacks the markers of {listed(gone, 3)}. Restore them, or build again.")
         return _finish(
             directory,
             [Shard.of_marker(done[shard["shard"]]) for shard in index["shards"]],
@@ -223,24 +223,23 @@ def finish_again(directory: Path) -> dict[str, Any] | None:
 
 
 def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) -> dict[str, Any]:
-    """Adds up the markers of finished shards; the same for the same data, whenever and wherever it is done.
+    """Adds up the markers of finished shards; the result depends only on the data.
 
     Returns:
-        `format`, the version that all markers say; `samples`, `planned` and `rejects` (by reason) in all;
-        `splits`, by name: the same, and `cells`, a list
-        of (foreground, background, samples), `bytes` by format, and `arrow_bytes`, what the samples take once
-        they are loaded; `shards`, in order; `shardlists`, by split, one url with nsamples and filesize a tar, as
-        `wids.ShardListDataset` takes them; and, where rejects are published, `published_rejects`, by split:
-        `files`, `samples`, and `bytes`.
+        `format`, the version in all markers; `samples`, `planned` and `rejects` (by reason) in total;
+        `splits`, by name: the same counts, `cells`, a list of (foreground, background, samples), `bytes` by format,
+        and `arrow_bytes`, the size of the samples once loaded; `shards`, in order; `shardlists`, by split, with url,
+        nsamples and filesize of each tar, as `wids.ShardListDataset` takes them; and, if rejects are published,
+        `published_rejects`, by split: `files`, `samples`, and `bytes`.
 
     Raises:
-        ShardError: As `finish`.
+        ShardError: See `finish`.
     """
     done = markers(directory)
     strangers = set(done) - {shard.name for shard in shards}
     if strangers:
         raise ShardError(
-            f"{MARKERS} holds shards that this build doesn't plan: {listed(sorted(strangers))}. "
+            f"{MARKERS} contains shards that this build doesn't plan: {listed(sorted(strangers))}. "
             "Build into an empty directory, or remove those shards' files and markers."
         )
     for shard in shards:
@@ -259,7 +258,7 @@ def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) 
 
 
 def sum_markers(found: Sequence[tuple[Shard, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Return the counts of an index alone, by which `remaining` judges: of all, of splits, and of shards."""
+    """Returns only the counts of an index, which `remaining` needs: in total, by split, and by shard."""
     splits: dict[str, list[Mapping[str, Any]]] = {}
     for shard, marker in found:
         splits.setdefault(shard.split, []).append(marker)
@@ -276,10 +275,10 @@ def _listed(shard: Shard, marker: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _version(directory: Path, shards: Sequence[Shard], done: Mapping[str, Mapping[str, Any]]) -> int:
-    """The version of the format that all markers say.
+    """Returns the format version of all markers.
 
     Raises:
-        ShardError: They say several, or one that this release doesn't know.
+        ShardError: Markers have different versions, or one that this release doesn't know.
     """
     found: dict[int, str] = {}
     for shard in shards:
@@ -287,17 +286,17 @@ def _version(directory: Path, shards: Sequence[Shard], done: Mapping[str, Mappin
     if len(found) > 1:
         each = listed(f"shard {name} of format {version}" for version, name in sorted(found.items()))
         raise ShardError(
-            f"{directory} holds {each}: their noise and their order differ, so they are no dataset together. Delete "
-            "the markers and files of one kind, and build again."
+            f"{directory} contains {each}: their noise and order differ, so they don't form one dataset. Delete the "
+            "markers and files of one format, and build again."
         )
     return next(iter(found), FORMAT)
 
 
 def _check(directory: Path, shard: Shard, marker: Mapping[str, Any], formats: Sequence[str]) -> None:
-    again = f"Delete {shard.path('marker')} and build again, so that the shard is rendered anew."
+    again = f"Delete {shard.path('marker')} and build again to render the shard anew."
     if marker["planned"] != shard.count:
         raise ShardError(
-            f"shard {shard.name} was built of {marker['planned']} images, but {shard.count} are planned. {again}"
+            f"shard {shard.name} was built from {marker['planned']} images, but {shard.count} are planned. {again}"
         )
     for kind in formats:
         if shard.path(kind) not in marker["files"]:
@@ -341,7 +340,7 @@ def _split(found: Sequence[Mapping[str, Any]], formats: Sequence[str]) -> dict[s
 
 
 def _loaded(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Bytes of a split's samples once `load_dataset` has them, where the shards are Parquet too."""
+    """Returns the size of a split's samples once loaded, bytes, if the shards include Parquet."""
     known = [marker["arrow_bytes"] for marker in found if "arrow_bytes" in marker]
     return {"arrow_bytes": sum(known)} if len(known) == len(found) else {}
 

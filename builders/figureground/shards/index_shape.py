@@ -1,4 +1,4 @@
-"""Where the index of a dataset lies, and what it has to say before a command uses it."""
+"""Path and required shape of a dataset's index."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from figureground.shards.writer import FORMATS
 INDEX = "_figureground/index.json"
 
 CELL = Fixed((Count, Count, Count))
-"""Foreground, background, and how many images of them."""
+"""Foreground, background, and number of images."""
 FILES = Each({"bytes": Count, "sha256": str})
-"""The files of a shard, by their place in the dataset."""
+"""Files of a shard, by path in the dataset."""
 
 _COUNTS = {"planned": Count, "samples": Count, "rejects": Each(Count)}
 _SOURCE = {
@@ -36,7 +36,7 @@ COLUMNS = {
     "foregrounds": [str], "backgrounds": [str], "labels": Optional(Each([str])), "texts": Optional([str]),
     "guide": Optional(bool), "mask": Optional(bool),
 }  # fmt: skip
-"""What `Columns.to_json` gives."""
+"""Shape of the output of `Columns.to_json`."""
 _SHAPE = {
     **_COUNTS,
     "splits": Each({**_COUNTS, "shards": Count, "bytes": Each(Count), "arrow_bytes": Optional(Count), "cells": [CELL]}),
@@ -55,29 +55,29 @@ def read_index(directory: Path) -> dict[str, Any]:
     """Read the index of a finished dataset.
 
     Raises:
-        FileError: It can't be read, or it lacks something or holds a value of another kind; naming the field.
-        OSError: There is none.
+        FileError: It can't be read, or a field is missing or has the wrong type; names the field.
+        OSError: It doesn't exist.
     """
     path = directory / INDEX
     index = read_object(path, root=directory)
     try:
         check_index(index)
     except ValueError as error:
-        raise FileError(path, f"it is damaged, or no index of a dataset: {error}") from None
+        raise FileError(path, f"it is damaged, or not the index of a dataset: {error}") from None
     return index
 
 
 def check_index(index: dict[str, Any]) -> None:
-    """Check that an index holds all that commands use, of the right type, and that its labels have names.
+    """Check that an index has all fields that commands use, with the right types, and that its labels have names.
 
     Raises:
-        ValueError: Naming the field.
+        ValueError: The check fails; names the field.
     """
     check_shape(index, _SHAPE)
     for part, fields in (("columns", COLUMNS), ("card.facts", _FACTS)):
         held = index["columns"] if part == "columns" else index["card"]["facts"]
         if unknown := sorted(set(held) - set(fields)):
-            raise ValueError(f"{part}.{unknown[0]} is no field that this release knows")
+            raise ValueError(f"{part}.{unknown[0]} is not a field that this release knows")
     if not index["formats"] or not set(index["formats"]) <= set(FORMATS):
         raise ValueError(f"formats is none of {' and '.join(FORMATS)}")
     if index["image_format"] not in IMAGE_FORMATS:
@@ -86,4 +86,4 @@ def check_index(index: dict[str, Any]) -> None:
     for name, split in index["splits"].items():
         for foreground, background, _ in split["cells"]:
             if foreground >= sizes[0] or background >= sizes[1]:
-                raise ValueError(f"splits.{name}.cells has labels that columns doesn't name")
+                raise ValueError(f"splits.{name}.cells has labels that are missing from columns")

@@ -1,4 +1,4 @@
-"""Reads shards back, sample by sample, so that both formats say the same of a sample."""
+"""Reads shards sample by sample, with the same result for both formats."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from figureground.shards.writer import Columns, Encoded
 
 PROMPT = "prompt.txt"
 MOST_MEMBER = 2**28
-"""Largest member of a tar that is read, in bytes: an image of 8,192 by 8,192 pixels as PNG has fewer."""
+"""Largest tar member that is read, bytes. A PNG of 8,192 by 8,192 pixels is smaller."""
 MOST_INFLATED, MOST_RATIO = 2**26, 4
-"""A row group may take so many bytes in memory, and so many more for each byte in the file. Images hardly shrink."""
+"""Bytes of memory allowed for a row group, and additional bytes per byte in the file. Images hardly compress."""
 MOST_ROWS, MOST_IN_MEMORY = 1000, 2**30
-"""Rows of Parquet that are held in memory at a time, and the most bytes that they may come to."""
+"""Maximum number and size, bytes, of the Parquet rows held in memory at a time."""
 _OWN = ("foreground", "background", "prompt", "key", "provenance", "image")
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A sample as it lies in a shard: bytes and labels, nothing decoded."""
+    """A sample as stored in a shard: bytes and labels, not decoded."""
 
     key: str
     image: bytes
     """The encoded image."""
     prompt: str
     provenance: str
-    """JSON, as it was written."""
+    """JSON, as written."""
     labels: dict[str, int]
     """`foreground`, `background`, and the further label columns."""
     texts: dict[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Stored:
     """PNG, by column."""
 
     def spec(self) -> Spec:
-        """The Spec that it was made from, as far as its provenance tells."""
+        """Returns the Spec that the sample was made from, as far as its provenance records it."""
         said: dict[str, Any] = parse_json(self.provenance, f"{self.key}: its provenance")
         guide = Guide.from_json(said["guide"]) if said.get("guide") else None
         return Spec(
@@ -53,48 +53,47 @@ class Stored:
         )  # fmt: skip
 
     def encoded(self) -> Encoded:
-        """The same sample, ready to be written again."""
+        """Returns the same sample, ready to be written again."""
         further = {name: label for name, label in self.labels.items() if name not in _OWN}
         return Encoded(self.spec(), self.image, self.provenance, further, self.texts, self.images)
 
 
 def saved_index(directory: Path) -> dict[str, Any]:
-    """What `_figureground/index.json` says.
+    """Returns the contents of `_figureground/index.json`.
 
     Raises:
-        FiguregroundError: There is none, so nothing was built here or a build isn't finished; or it can't be read, or
-            lacks what this release writes.
+        FiguregroundError: It doesn't exist, because nothing was built or a build isn't finished; it can't be read; or
+            it lacks a field that this release writes.
     """
     path = directory / INDEX
     refuse_strange(directory)
     try:
         if not {"columns", "formats", "image_format", "card"} <= set(read_object(path, root=directory)):
             raise FiguregroundError(
-                f"{path} was written by an older release. Give the command that made the dataset again: it is written "
-                "anew."
+                f"{path} was written by an older release. Run the command that made the dataset again to rewrite it."
             )
         return read_index(directory)
     except FileNotFoundError:
         raise FiguregroundError(
-            f"{directory} holds no finished dataset: there is no {INDEX}. Build one into it, or finish the build "
-            "with the command that began it."
+            f"{directory} contains no finished dataset: {INDEX} is missing. Build one there, or finish the build with "
+            "the command that began it."
         ) from None
     except (OSError, FileError) as error:
         why = error.reason if isinstance(error, FileError) else error.strerror or error
-        raise FiguregroundError(f"{path} can't be used: {why}. Build again: it is written anew.") from None
+        raise FiguregroundError(f"{path} can't be used: {why}. Build again to rewrite it.") from None
 
 
 def dataset_columns(directory: Path) -> Columns:
-    """The columns of a finished dataset.
+    """Returns the columns of a finished dataset.
 
     Raises:
-        FiguregroundError: As `saved_index`.
+        FiguregroundError: See `saved_index`.
     """
     return Columns.from_json(saved_index(directory)["columns"])
 
 
 def read_parquet(path: Path, rows: Sequence[int] | None = None) -> Iterator[Stored]:
-    """The samples of a Parquet shard in order, or those in certain rows; other row groups stay unread."""
+    """Yields the samples of a Parquet shard in order, or only those in `rows`; other row groups stay unread."""
     import pyarrow.parquet as pq
 
     check_regular(path)
@@ -112,18 +111,18 @@ def read_parquet(path: Path, rows: Sequence[int] | None = None) -> Iterator[Stor
 
 
 def _check_labels(row: dict[str, Any]) -> None:
-    """Raise ValueError for a label that is no number."""
+    """Raises ValueError for a label that is not an integer."""
     for name in ("foreground", "background"):
         if name in row and not isinstance(row[name], int):
-            raise ValueError(f"its column {name} holds {row[name]!r}, which is no label")
+            raise ValueError(f"its column {name} contains {row[name]!r}, which is not a label")
 
 
 @contextlib.contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Within, a damaged file or one with other columns is an error that names it.
+    """Turns errors from a damaged file, or one with other columns, into an error that names the file.
 
     Raises:
-        FiguregroundError: It can't be read.
+        FiguregroundError: The file can't be read.
     """
     import pyarrow as pa
 
@@ -135,12 +134,12 @@ def damage_named(path: Path) -> Iterator[None]:
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise FiguregroundError(
             f"{path} is damaged ({type(error).__name__}: {said}). figureground check {path.parent.parent} lists all "
-            "that is wrong. Bring the file back from a copy, or delete its shard's marker and build again."
+            "problems. Restore the file from a copy, or delete its shard's marker and build again."
         ) from error
 
 
 def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Certain columns of a Parquet shard, row by row."""
+    """Yields the given columns of a Parquet shard, row by row."""
     import pyarrow.parquet as pq
 
     check_regular(path)
@@ -152,10 +151,10 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]
 
 
 def group_rows(file: Any, group: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a row group of a `pyarrow.parquet.ParquetFile`, a few in memory at a time.
+    """Yields the rows of a row group of a `pyarrow.parquet.ParquetFile`, with a few in memory at a time.
 
     Raises:
-        FileError: It would take many times as much memory as the file has bytes.
+        FileError: The row group would take many times more memory than it has bytes in the file.
     """
     said = file.metadata.row_group(group)
     chunks = [said.column(i) for i in range(said.num_columns)]
@@ -164,8 +163,8 @@ def group_rows(file: Any, group: int, columns: Sequence[str] | None = None) -> I
     stored = sum(chunk.total_compressed_size for chunk in chunks)
     inflated = sum(chunk.total_uncompressed_size for chunk in chunks)
     if inflated > MOST_INFLATED + MOST_RATIO * stored:
-        raise FileError(f"row group {group}", f"its {stored:,} bytes stand for {inflated:,}, so it isn't read")
-    # A value that all rows share is stored once and takes memory once a row; none is larger than its column.
+        raise FileError(f"row group {group}", f"its {stored:,} bytes expand to {inflated:,}, so it isn't read")
+    # A value that all rows share is stored once but takes memory in each row; none is larger than its column.
     largest = max((chunk.total_uncompressed_size for chunk in chunks), default=1)
     rows = max(1, min(MOST_ROWS, MOST_IN_MEMORY // max(1, largest)))
     for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
@@ -173,7 +172,7 @@ def group_rows(file: Any, group: int, columns: Sequence[str] | None = None) -> I
 
 
 def from_row(row: dict[str, Any]) -> Stored:
-    """The sample in a row of a Parquet shard."""
+    """Returns the sample in a row of a Parquet shard."""
     rest = {name: value for name, value in row.items() if name not in _OWN}
     return Stored(
         row["key"], row["image"]["bytes"], row["prompt"], row["provenance"],
@@ -185,7 +184,7 @@ def from_row(row: dict[str, Any]) -> Stored:
 
 
 def read_tar(path: Path, rows: Sequence[int] | None = None) -> Iterator[Stored]:
-    """The samples of a tar shard in order, or those in certain rows."""
+    """Yields the samples of a tar shard in order, or only those in `rows`."""
     wanted = None if rows is None else set(rows)
     for row, (key, members) in enumerate(tar_members(path)):
         if wanted is None or row in wanted:
@@ -193,7 +192,10 @@ def read_tar(path: Path, rows: Sequence[int] | None = None) -> Iterator[Stored]:
 
 
 class _Bounded:
-    """A file for `tarfile`, which reads as much at once as a header claims; most holes of a sparse file are cheap."""
+    """File wrapper for `tarfile`, which otherwise reads as many bytes at once as a header claims.
+
+    A sparse file can hold that many bytes, mostly holes, at little cost on disk.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -206,13 +208,13 @@ class _Bounded:
 
 
 def tar_members(path: Path | BinaryIO, only: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members of each sample: runs of members whose names are the same up to the first dot.
+    """Yields key and members of each sample: runs of members whose names are equal up to the first dot.
 
-    Members go by the rest of their names, such as `foreground.cls`; others than `only` are passed over unread.
+    Members are keyed by the rest of their names, such as `foreground.cls`. With `only`, others are skipped unread.
 
     Raises:
         FiguregroundError: A sample has two members of one name, or a member is sparse or larger than `MOST_MEMBER`.
-        tarfile.TarError: The file is cut within a member, or no tar.
+        tarfile.TarError: The file ends within a member, or isn't a tar.
     """
     key: str | None = None
     members: dict[str, bytes] = {}
@@ -229,7 +231,7 @@ def tar_members(path: Path | BinaryIO, only: Sequence[str] | None = None) -> Ite
                 members = {}
             key = name
             if end in members:
-                raise FiguregroundError(f"the member {member.name} comes twice in one sample")
+                raise FiguregroundError(f"the member {member.name} occurs twice in one sample")
             if only is None or end in only:
                 if member.issparse() or member.size > MOST_MEMBER:
                     raise FileError(member.name, f"it is a member of {member.size:,} bytes, so it isn't read")
@@ -241,10 +243,10 @@ def tar_members(path: Path | BinaryIO, only: Sequence[str] | None = None) -> Ite
 
 
 def from_members(key: str, members: dict[str, bytes]) -> Stored:
-    """The sample that members of a tar make up, by the names that `tar_members` gives them.
+    """Returns the sample that tar members from `tar_members` form.
 
     Raises:
-        FiguregroundError: One that every sample has is missing.
+        FiguregroundError: The image, the prompt or the JSON is missing.
     """
     image = next((members[name] for name in IMAGE_FORMATS if name in members), None)
     lacking = [name for name in (PROMPT, "json") if name not in members]

@@ -1,4 +1,4 @@
-"""What is left of a dataset once images are rejected: a dataset, a split or an extension without any is an error."""
+"""Checks for datasets, splits and extensions of which every image was rejected."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import Any
 from figureground.core.errors import FiguregroundError, counted
 
 REMEDIES = {
-    "safety-flagged": "If they are harmless, build without the safety checker, in a new directory: --set safety=off.",
-    "non-finite": "Compute in numbers that overflow less easily: --set dtype=float32.",
+    "safety-flagged": "If they are harmless, build in a new directory without the safety checker: --set safety=off.",
+    "non-finite": "Use a dtype that overflows less easily: --set dtype=float32.",
     "flat": "Images of one color mean that the checkpoint doesn't fit its settings, such as size, scheduler or "
     "guidance_scale, or that it is damaged.",
 }
-"""By the reason of a reject, what to do where nothing but such rejects came."""
+"""Advice by reject reason, for when all images were rejected."""
 
 
 class NothingLeft(FiguregroundError):
-    """Every image was rejected."""
+    """Raised when every image was rejected."""
 
 
 def describe(rejects: Mapping[str, int]) -> str:
-    """Return the reasons of rejects with their counts, the most frequent first: `3 flat, 1 non-finite`."""
+    """Return reject reasons with their counts, most frequent first: `3 flat, 1 non-finite`."""
     return ", ".join(f"{n:,} {reason}" for reason, n in Counter(rejects).most_common())
 
 
 def remedies(rejects: Mapping[str, int]) -> str:
-    """Return what to do about rejects of these reasons, a sentence each."""
+    """Return advice for the given reject reasons, one sentence each."""
     return " ".join(REMEDIES[reason] for reason, _ in Counter(rejects).most_common() if reason in REMEDIES)
 
 
 def why_empty(index: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with an index, or a sum of markers, that has no sample; None where there is one."""
+    """Describe an index, or a sum of markers, that has no sample; None if it has samples."""
     if index["samples"]:
         return None
     return f"no image is left: all {index['planned']:,} were rejected ({describe(index['rejects'])})."
 
 
 def empty_splits(index: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each split of which every image was rejected."""
+    """Return one sentence per split of which every image was rejected."""
     return [
         f"the split {name!r} is empty: {_all(split['planned'])} rejected ({describe(split['rejects'])})."
         for name, split in index["splits"].items()
@@ -48,7 +48,7 @@ def empty_splits(index: Mapping[str, Any]) -> list[str]:
 
 
 def empty_extension(index: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with the last extension if every image that it added was rejected, else None."""
+    """Describe the last extension if every image in it was rejected, else None."""
     last = max((shard["part"] for shard in index["shards"]), default=0)
     added = [shard for shard in index["shards"] if shard["part"] == last]
     if not last or any(shard["samples"] for shard in added):
@@ -65,12 +65,13 @@ def refuse_empty(index: Mapping[str, Any], where: str) -> None:
     """
     if problem := why_empty(index):
         raise NothingLeft(
-            f"{where}: {problem} It gets no index and no card. {remedies(index['rejects'])} Build in a new directory.",
+            f"{where}: {problem} No index and no card are written. {remedies(index['rejects'])} "
+            "Build in a new directory.",
         )
 
 
 def refuse_empty_parts(index: Mapping[str, Any], where: str) -> None:
-    """Raise NothingLeft if a split, or the last extension, has no sample; the rest is a dataset.
+    """Raise NothingLeft if a split or the last extension has no sample, although the rest is a valid dataset.
 
     Args:
         where: The dataset's directory, for the error.
@@ -80,7 +81,7 @@ def refuse_empty_parts(index: Mapping[str, Any], where: str) -> None:
     if problems:
         advice = remedies(index["rejects"])
         raise NothingLeft(
-            f"{where} is finished, but {' '.join(problems)} load_dataset knows no split without images. {advice} "
+            f"{where} is finished, but {' '.join(problems)} load_dataset can't read a split without images. {advice} "
             "Build in a new directory, or leave the split out of the recipe."
         )
 

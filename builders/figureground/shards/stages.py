@@ -1,4 +1,4 @@
-"""What a method needs before it can plan: a sequence of stages, each done once and kept with its hash."""
+"""Preparatory stages of a method, each run once and stored with a hash of its inputs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from figureground.core.files import read_object, replace_text
 from figureground.core.hashing import digest
 
 COPIES = "references"
-"""Folder among the stages with copies of what the recipe names, which cost nothing to make again."""
+"""Stage folder with copies of the recipe's inputs, which are cheap to make again."""
 DONE = "done.json"
-"""The marker of a finished stage, in its folder."""
+"""Marker file of a finished stage, in its folder."""
 
 
 def has_work(root: Path) -> bool:
-    """Whether stages hold anything that would have to be worked for again: files but for copies and locks."""
+    """Whether stages contain results that cost work: any files except copies and locks."""
     files = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
     return any(path.parts[0] != COPIES and not path.name.startswith(".") for path in files)
 
@@ -28,13 +28,13 @@ def run_stage(root: Path, name: str, inputs: Any, work: Callable[[Path], dict[st
 
     Args:
         root: The dataset's `_figureground/stages` directory.
-        name: Of the stage; it owns `root/name`.
-        inputs: JSON-able; whatever decides the stage's outcome. Finished with other inputs, it runs again.
-        work: Does the stage in its directory, where it may find what a killed run left, and returns facts
-            about it, JSON-able. The finished stage's marker is written after it returns.
+        name: Name of the stage, which owns `root/name`.
+        inputs: Everything that decides the stage's outcome, JSON-able. If they changed, the stage runs again.
+        work: Runs the stage in its directory, which may hold files of a killed run, and returns facts about it,
+            JSON-able. The marker is written after it returns.
 
     Raises:
-        FiguregroundError: Its marker is damaged.
+        FiguregroundError: The marker is damaged.
     """
     folder, inputs_hash = root / name, digest(inputs)
     done = read_marker(folder)
@@ -48,10 +48,10 @@ def run_stage(root: Path, name: str, inputs: Any, work: Callable[[Path], dict[st
 
 
 def read_marker(folder: Path) -> dict[str, Any] | None:
-    """What the marker of a stage says, `inputs` and `facts`; None where the stage isn't done.
+    """Reads the marker of a stage, `inputs` and `facts`; returns None if the stage isn't finished.
 
     Raises:
-        FiguregroundError: It is damaged.
+        FiguregroundError: The marker is damaged.
     """
     path = folder / DONE
     if not path.exists():
@@ -64,5 +64,5 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
 
 
 def again(folder: Path) -> str:
-    """What to do where a file of a finished stage is damaged."""
-    return f"Remove {folder} and give the same command again: that stage alone is done anew."
+    """Returns the advice for a damaged file of a finished stage."""
+    return f"Remove {folder} and run the same command again: only that stage is repeated."

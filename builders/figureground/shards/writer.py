@@ -1,7 +1,7 @@
-"""Writes one shard whole or not at all: a tar and a Parquet file of the same samples, and then its marker.
+"""Writes a shard atomically: a tar and a Parquet file with the same samples, then its marker.
 
-A shard is rendered into privately named temporary files, which are synced and renamed; only then does a
-marker, created exclusively, say that the shard is done, with counts and the SHA-256 of each file.
+A shard is rendered into privately named temporary files, which are synced and renamed. Only then is the marker
+created, exclusively. It records that the shard is finished, with counts and the SHA-256 of each file.
 """
 
 from __future__ import annotations
@@ -41,47 +41,47 @@ if TYPE_CHECKING:
     from datasets import Features
 
 REASON = "reason"
-"""The column of published rejects that says why."""
+"""Column of published rejects that holds the reason for rejection."""
 
 FORMATS: tuple[str, ...] = ("parquet", "webdataset")
-"""What a shard can be written as."""
+"""Formats that a shard can be written in."""
 
 PRIVATE = "_figureground"
-"""The directory of everything that is not the data; `datasets` passes over names that begin with `_`."""
+"""Directory for everything except the data; `datasets` skips names that begin with `_`."""
 
 RECIPE = f"{PRIVATE}/recipe.json"
 
 MARKERS = f"{PRIVATE}/shards"
-"""Where markers lie, relative to the dataset directory."""
+"""Directory of the markers, relative to the dataset directory."""
 
 REJECTS = "_figureground/rejects"
 
 PUBLISHED_REJECTS = "rejects"
-"""Where rejects lie as Parquet files, in datasets that publish them."""
+"""Directory of rejects as Parquet files, in datasets that publish them."""
 
 ROWS_PER_GROUP = 100
 BYTES_PER_GROUP = 32 * 2**20
-"""A row group ends at whichever comes first: reading one row from the Hub reads its whole group."""
+"""A row group ends at whichever limit comes first. Reading one row from the Hub reads its whole group."""
 
 ENCODERS = 2
 """Threads that encode images."""
 AHEAD = 32
-"""Images that may wait for their encoding or for their turn."""
+"""Maximum number of images that wait to be encoded or written."""
 
 CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_level": 0}
-"""Content-defined chunking of Parquet pages: sets that share images share storage on the Hub."""
+"""Content-defined chunking of Parquet pages: datasets that share images share storage on the Hub."""
 
 INDEX_LOCK = "_figureground/.index.lock"
-"""Held while the index and the card are written."""
+"""Lock held while the index and the card are written."""
 
 SCORES = "_figureground/scores"
-"""Where scores lie, a file each."""
+"""Directory of scores, one file per score."""
 
 STAGES_LOCK = "_figureground/.stages.lock"
-"""Held while recipe and numerics are settled and stages are run."""
+"""Lock held while recipe and numerics are settled and stages are run."""
 
 WORKING_LOCK = "_figureground/.working.lock"
-"""Shared by all processes that render."""
+"""Lock shared by all processes that render."""
 
 _NAME = r"\w+(-e\d+)?-\d{5,}-of-\d{5,}"
 _TEMPORARY = re.compile(
@@ -91,32 +91,32 @@ _LOCK = re.compile(rf"\.{_NAME}\.lock")
 
 
 class ShardError(FiguregroundError, ValueError):
-    """Samples that can't be written as asked, or files on disk that contradict each other."""
+    """Raised for samples that can't be written as requested, and for files on disk that contradict each other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One unit of work: the planned images of one file."""
+    """Unit of work: the planned images of one file."""
 
     split: str
     index: int
     """Position within its split and part, from 0."""
     of: int
-    """How many shards the split has in this part."""
+    """Number of shards of the split in this part."""
     count: int
-    """Planned images; each becomes a sample or a reject."""
+    """Number of planned images; each becomes a sample or a reject."""
     part: int = 0
-    """0 for what was built first, n for what the n-th extension added."""
+    """0 for the first build, n for the n-th extension."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w+", self.split, re.ASCII):
             raise ShardError(f"split {self.split!r}: a split's name consists of letters, digits and '_'.")
         if not 0 <= self.index < self.of:
-            raise ShardError(f"split {self.split!r}: there is no shard {self.index} of {self.of}.")
+            raise ShardError(f"split {self.split!r}: shard {self.index} of {self.of} doesn't exist.")
 
     @classmethod
     def of_marker(cls, marker: Mapping[str, Any]) -> Shard:
-        """The shard that a marker tells of."""
+        """Returns the shard that a marker describes."""
         return cls(marker["split"], marker["index"], marker["of"], marker["planned"], marker.get("part", 0))
 
     @property
@@ -125,7 +125,7 @@ class Shard:
         return f"{self.split}{part}-{self.index:05d}-of-{self.of:05d}"
 
     def path(self, kind: str) -> str:
-        """Where the shard's file of a kind lies in the dataset directory.
+        """Returns the path of the shard's file of a kind, relative to the dataset directory.
 
         Kinds are `parquet`, `webdataset`, `marker`, `rejects`, and `published_rejects`.
         """
@@ -139,13 +139,13 @@ class Shard:
 
 
 def as_shard(planned: PlannedShard) -> Shard:
-    """A planned shard as the writer names it."""
+    """Converts a planned shard to a `Shard`."""
     return Shard(planned.split, planned.index, planned.of, planned.count, planned.part)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What every sample of a dataset has, in this order, besides `prompt`, `key` and `provenance`.
+    """Columns of a dataset, in this order, besides `prompt`, `key` and `provenance`.
 
     The values of `labels` and `texts` are read from a sample's provenance, under the same names.
     """
@@ -154,20 +154,20 @@ class Columns:
     """Names of the foreground classes, in label order."""
     backgrounds: Sequence[str]
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Further ClassLabel columns, and the names of their classes; in provenance stands the name."""
+    """Further ClassLabel columns, with the names of their classes; provenance holds the name."""
     texts: Sequence[str] = ()
     """Further string columns."""
     guide: bool = False
-    """Whether the image that generation started from is kept, as PNG."""
+    """Whether the guide, the image that generation started from, is stored as PNG."""
     mask: bool = False
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Columns:
-        """The columns that `to_json` told of."""
+        """Restores the columns from the output of `to_json`."""
         return cls(**saved)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, for the index."""
+        """Returns all columns as JSON, for the index."""
         return {
             "foregrounds": list(self.foregrounds),
             "backgrounds": list(self.backgrounds),
@@ -178,7 +178,7 @@ class Columns:
         }
 
     def features(self) -> Features:
-        """The columns of the Parquet files, as `load_dataset` shows them."""
+        """Returns the columns of the Parquet files, as `load_dataset` shows them."""
         from datasets import ClassLabel, Features, Image, Value
 
         text = Value("string")
@@ -197,9 +197,9 @@ class Columns:
         )
 
     def tar_features(self, image_format: str) -> Features:
-        """The members of the tars, as `load_dataset` shows them where there is no Parquet.
+        """Returns the members of the tars, as `load_dataset` shows them for datasets without Parquet.
 
-        `json` is left out: its type can't be declared in a way that older releases of datasets read.
+        `json` is left out because older releases of datasets can't read a declaration of its type.
         """
         from datasets import Features
 
@@ -214,18 +214,18 @@ class Columns:
         return Features({dotted[name]: feature for name, feature in self.features().items() if name in dotted})
 
     def of_rejects(self) -> Columns:
-        """The columns of published rejects: `reason` too.
+        """Returns the columns of published rejects, which include `reason`.
 
         Raises:
-            ShardError: The dataset has a column of that name.
+            ShardError: The dataset already has a column `reason`.
         """
         if REASON in (*self.labels, *self.texts):
-            raise ShardError(f"rejects can't be published: the dataset has a column {REASON!r} of its own.")
+            raise ShardError(f"rejects can't be published: the dataset already has a column {REASON!r}.")
         return replace(self, texts=(*self.texts, REASON))
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The image columns beside `image`."""
+        """Names of the image columns besides `image`."""
         return tuple(name for name, kept in (("guide", self.guide), ("mask", self.mask)) if kept)
 
 
@@ -245,7 +245,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Dropped(Reject):
-    """A reject that there is an image of."""
+    """A reject that has an image."""
 
     encoded: Encoded
 
@@ -260,23 +260,23 @@ def write_shard(
     formats: Sequence[str] = FORMATS,
     image_format: str = "jpg",
 ) -> dict[str, Any]:
-    """Writes a shard from rendered samples, encoding images in threads beside whatever renders them.
+    """Writes a shard from rendered samples, encoding images in threads while others are rendered.
 
     Args:
         directory: The dataset's directory.
-        shard: Which shard; hold its `claim` meanwhile, where several processes may be at work.
-        columns: What each sample has.
-        results: One for every planned image, in the order in which they are to be written.
-        provenance: How a sample came to be, JSON-able; key, split, prompt and the labels' names are added.
-        formats: Some of `FORMATS`.
+        shard: The shard to write. Hold its `claim` meanwhile if several processes may write to this directory.
+        columns: Columns of each sample.
+        results: One result per planned image, in the order in which to write them.
+        provenance: Returns a sample's provenance, JSON-able; key, split, prompt and label names are added.
+        formats: A subset of `FORMATS`.
         image_format: `jpg`, `webp` or `png`.
 
     Returns:
         The marker, as written.
 
     Raises:
-        ShardError: A result that doesn't belong here, fewer or more of them than planned, or a shard that
-            is already done. Nothing is published then, nor when `results` raises.
+        ShardError: A result belongs to another shard, their number differs from the planned one, or the shard is
+            already finished. Nothing is published then, nor when `results` raises.
     """
     encoded = _encode_all(shard, columns, results, provenance, image_format)
     with contextlib.closing(encoded):
@@ -294,14 +294,14 @@ def write_encoded(
     publish_rejects: bool = False,
     version: int = FORMAT,
 ) -> dict[str, Any]:
-    """Does what `write_shard` does from samples that are bytes already.
+    """Writes a shard from encoded samples; otherwise the same as `write_shard`.
 
-    `version` is that of the format in which they were drawn: a copy keeps it. With `publish_rejects`, rejects are
-    written as a Parquet file too, with the images of those that are `Dropped`.
+    `version` is the format version in which the images were drawn; a copy keeps it. With `publish_rejects`, rejects
+    are also written as a Parquet file, with the images of those that are `Dropped`.
     """
     unknown = set(formats) - set(FORMATS)
     if unknown or not formats:
-        raise ShardError(f"formats: {listed(unknown) or 'none'} given; choose some of {listed(FORMATS)}.")
+        raise ShardError(f"formats: {listed(unknown) or 'none'} given; choose from {listed(FORMATS)}.")
     _refuse_done(directory, shard)
     start = time.perf_counter()
     cells: Counter[tuple[int, int]] = Counter()
@@ -330,7 +330,7 @@ def write_encoded(
         if len(keys) != shard.count:
             raise ShardError(
                 f"shard {shard.name}: {shard.count} images were planned, but {len(keys) - len(rejects)} samples "
-                f"and {len(rejects)} rejects came; every planned image must end as one of them."
+                f"and {len(rejects)} rejects arrived; every planned image must become one or the other."
             )
         for writer in [*writers, *([published] if published else [])]:
             writer.close()
@@ -343,11 +343,11 @@ def write_encoded(
             finished = pool.map(_Draft.finish, drafts.values())
             files = {shard.path(kind): facts for kind, facts in zip(drafts, finished, strict=True)}
         if (directory / shard.path("marker")).exists():
-            return _theirs(directory, shard, files)  # where nobody can lock, two may render one shard
+            return _theirs(directory, shard, files)  # without locks, two processes may render one shard
         for draft in drafts.values():
             draft.publish()
         for kind in {*FORMATS, "rejects", "published_rejects"} - set(drafts):
-            # A build that was killed may have written this shard otherwise: without a marker it is litter.
+            # A killed build may have left files of this shard in other formats; without a marker they are garbage.
             (directory / shard.path(kind)).unlink(missing_ok=True)
     samples, seconds = len(keys) - len(rejects), time.perf_counter() - start
     parquet = [writer for writer in writers if isinstance(writer, _Parquet)]
@@ -375,19 +375,19 @@ def write_encoded(
 
 
 def _published(reject: Reject) -> Encoded:
-    """A reject as it is published; of one without an image, what was planned."""
+    """Returns a reject as it is published; one without an image holds its planned spec."""
     if isinstance(reject, Dropped):
         return replace(reject.encoded, texts={**reject.encoded.texts, REASON: reject.reason})
     return Encoded(reject.spec, b"", _json(reject.spec.to_json(), reject.spec.key), texts={REASON: reject.reason})
 
 
 def _theirs(directory: Path, shard: Shard, files: Mapping[str, Any]) -> dict[str, Any]:
-    """The marker of a shard that another process finished meanwhile, which must be of the same bytes."""
+    """Returns the marker of a shard that another process finished meanwhile; its files must have the same bytes."""
     done: dict[str, Any] = read_object(directory / shard.path("marker"), root=directory)
     if done["files"] != files:
         raise ShardError(
-            f"shard {shard.name}: another process wrote it at the same time, with other bytes. Delete its "
-            f"marker {shard.path('marker')} and build again, so that it is rendered anew."
+            f"shard {shard.name}: another process wrote it at the same time, with different bytes. Delete its "
+            f"marker {shard.path('marker')} and build again to render it anew."
         )
     return done
 
@@ -395,7 +395,7 @@ def _theirs(directory: Path, shard: Shard, files: Mapping[str, Any]) -> dict[str
 def _refuse_done(directory: Path, shard: Shard) -> None:
     if (directory / shard.path("marker")).exists():
         raise ShardError(
-            f"shard {shard.name} is already done, says {shard.path('marker')}; shards are never rewritten."
+            f"shard {shard.name} is already done according to {shard.path('marker')}; shards are never rewritten."
         )
 
 
@@ -409,7 +409,7 @@ def _encode_all(
     provenance: Callable[[Sample], Mapping[str, Any]],
     image_format: str,
 ) -> Generator[Encoded | Reject, None, None]:
-    """Encodes images a few ahead, in order; what is ready is handed on before more is asked for."""
+    """Encodes images in order, a few ahead; yields finished ones before requesting more."""
     waiting: deque[Future[Encoded] | Reject] = deque()
     with ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode") as pool:
         try:
@@ -439,7 +439,7 @@ def _check(spec: Spec, shard: Shard, columns: Columns) -> None:
     if spec.split != shard.split:
         raise ShardError(f"{where}: the image belongs to the split {spec.split!r}.")
     if not re.fullmatch(r"[^./\\\s]+", spec.key):
-        raise ShardError(f"{where}: a key holds no dots, slashes or blanks, for tar members are told apart by them.")
+        raise ShardError(f"{where}: a key must not contain dots, slashes or blanks, which separate tar members.")
     for what, label, names in (
         ("foreground", spec.foreground, columns.foregrounds),
         ("background", spec.background, columns.backgrounds),
@@ -449,7 +449,7 @@ def _check(spec: Spec, shard: Shard, columns: Columns) -> None:
 
 
 def _record(sample: Sample, columns: Columns, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said of a sample beside its pixels, the same in every format."""
+    """Returns a sample's record, everything but its pixels, which is the same in every format."""
     spec = sample.spec
     missing = [name for name in (*columns.labels, *columns.texts) if name not in provenance]
     if missing:
@@ -476,9 +476,7 @@ def _encode(sample: Sample, columns: Columns, record: dict[str, Any], image_form
     for name in columns.images:
         image = sample.guide if name == "guide" else sample.mask
         if image is None:
-            raise ShardError(
-                f"key {key!r}: the dataset has a column {name!r}, but the sample comes without its {name}."
-            )
+            raise ShardError(f"key {key!r}: the dataset has a column {name!r}, but the sample has no {name}.")
         images[name] = encode(image, "png")
     return Encoded(
         spec=sample.spec,
@@ -494,7 +492,7 @@ def _json(record: Mapping[str, Any], key: str) -> str:
     try:
         return json.dumps(record, ensure_ascii=False, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ShardError(f"key {key!r}: what is recorded of it can't be written as JSON: {error}.") from error
+        raise ShardError(f"key {key!r}: its record can't be written as JSON: {error}.") from error
 
 
 # Formats
@@ -544,7 +542,7 @@ class _Tar:
 
 
 class _Parquet:
-    """Writes row groups in a thread of its own, one behind the samples that come in."""
+    """Writes row groups in its own thread, one group behind the incoming samples."""
 
     def __init__(self, draft: _Draft, columns: Columns, image_format: str) -> None:
         self._columns = columns
@@ -553,15 +551,15 @@ class _Parquet:
         self._samples: list[Encoded] = []
         self._bytes = 0
         self.arrow_bytes = 0
-        """Bytes of the samples once they are loaded."""
+        """Size of the samples once loaded, bytes."""
         images = ["image", *columns.images]
         short = ["foreground", "background", "prompt", "key", *columns.labels, *columns.texts]
-        # Not the draft's own file: each write to it would wait for the thread in which Python is at work.
+        # Not the draft's own file: each write to it would wait for the thread that runs Python.
         self._file = pa.OSFile(str(draft.path), "wb")
         self._writer = pq.ParquetWriter(
             self._file,
             self._schema,
-            # Images are compressed already; statistics of long columns would only swell the footer.
+            # Images are already compressed; statistics of long columns would only enlarge the footer.
             compression={name: "snappy" for name in [*short, "provenance", *(f"{p}.path" for p in images)]},
             use_dictionary=[name for name in short if name != "key"],
             write_statistics=short,
@@ -611,7 +609,7 @@ class _Parquet:
             "key": [s.spec.key for s in samples],
             "provenance": [s.provenance for s in samples],
         }
-        # Only a published reject may lack something: it was planned and never made.
+        # Only a published reject may lack values: it was planned but never made.
         for name in self._columns.labels:
             rows[name] = [s.labels.get(name) for s in samples]
         for name in self._columns.texts:
@@ -624,10 +622,10 @@ class _Parquet:
 
 
 def _images(rows: Sequence[tuple[bytes, str]]) -> pa.StructArray:
-    """A column of images, bytes and path; null where there are no bytes.
+    """Returns a column of images, bytes and path; null where there are no bytes.
 
-    Their bytes are joined here: given them one by one, Arrow copies them more often, and longer holds up the thread
-    that writes the tar.
+    The bytes are joined here: given one by one, Arrow copies them more often and blocks the thread that writes the
+    tar for longer.
     """
     ends = array.array("i", itertools.accumulate((len(data) for data, _ in rows), initial=0))
     joined = pa.py_buffer(b"".join(data for data, _ in rows))
@@ -643,30 +641,30 @@ _WRITERS: dict[str, type[_Writer]] = {"parquet": _Parquet, "webdataset": _Tar}
 
 
 class _Draft:
-    """A file of a shard while nobody may see it; removed on exit, unless it was published."""
+    """A file of a shard that isn't visible yet; removed on exit unless it was published."""
 
     def __init__(self, directory: Path, shard: Shard, kind: str) -> None:
         self._final = directory / shard.path(kind)
         self._final.parent.mkdir(parents=True, exist_ok=True)
         self.path = temporary(self._final)
-        """Where it lies until it is published."""
+        """Path until the file is published."""
         self.file = self.path.open("xb", buffering=2**20)
 
     def __enter__(self) -> _Draft:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # On a full disk closing fails too; what matters is the error that is under way.
+        # On a full disk closing fails too; the error already raised is the one that matters.
         with contextlib.suppress(OSError):
             self.file.close()
         self.path.unlink(missing_ok=True)
 
     def finish(self) -> dict[str, Any]:
-        """Makes the bytes durable; returns their number and SHA-256."""
+        """Makes the bytes durable; returns their count and SHA-256."""
         self.file.flush()
         with ThreadPoolExecutor(1, thread_name_prefix="sync") as pool:
             synced = pool.submit(os.fsync, self.file.fileno())
-            # Read back, while the disk is at work: hashing what is being written would slow its writer.
+            # Read back while the disk syncs: hashing during the write would slow the writer.
             with self.path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             synced.result()
@@ -678,7 +676,7 @@ class _Draft:
 
 
 def to_text(document: Mapping[str, Any]) -> str:
-    """JSON for machines that people can look into: one line a key."""
+    """Returns a document as JSON with one line per key, so that people can read it too."""
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in document.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
@@ -688,20 +686,20 @@ def to_text(document: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def claim(directory: Path, shard: Shard) -> Iterator[bool]:
-    """Tries to take a shard for this process; yields whether that worked, without waiting.
+    """Tries to claim a shard for this process, without waiting; yields whether that succeeded.
 
-    The kernel lets go of it when the process ends, however it ends. On a file system without locks every
-    claim works: a shard may then be rendered twice, and the marker still has one owner.
+    The kernel releases the claim when the process ends, however it ends. On a file system without locks every
+    claim succeeds: a shard may then be rendered twice, but its marker still has one owner.
     """
     with lock(directory / MARKERS / f".{shard.name}.lock") as held:
         yield held
 
 
 def clean_stale(directory: Path) -> list[Path]:
-    """Removes temporary files that a killed build left; returns what it removed.
+    """Removes temporary files that a killed build left behind; returns the removed paths.
 
-    What a process is writing stays, and so does everything that isn't ours. Where the file system has no
-    locks nothing is removed, for nobody can tell.
+    Files that a process is still writing stay, and so do files of other programs. On a file system without locks
+    nothing is removed, because files in use can't be recognised.
     """
     removed = []
     stages = sorted(p for p in (directory / "_figureground" / "stages").glob("*") if p.is_dir())

@@ -1,4 +1,4 @@
-"""Files beside images that go by the image's name without its suffix, such as masks and captions."""
+"""Companion files that share an image's name except for the suffix, such as masks and captions."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from figureground.core.errors import counted, listed, printable
 
 
 def why_shared(images: Iterable[Path], suffix: str, what: str) -> str | None:
-    """Return which images share one companion file, and what to do.
+    """Describe images that share one companion file.
 
     Args:
-        images: Image files; one that is given twice counts once.
-        suffix: What stands after the image's stem, such as `.mask.png`.
-        what: What the companion is, as a noun: mask.
+        images: Image files; duplicates count once.
+        suffix: Suffix of the companion after the image's stem, such as `.mask.png`.
+        what: Noun for the companion, such as `mask`.
 
     Returns:
-        A sentence that names them and says what to do; None where each companion is of one image.
+        A sentence that names the images and the fix; None if each companion belongs to one image.
     """
     owners: dict[Path, set[str]] = {}
     for image in images:
@@ -30,6 +30,6 @@ def why_shared(images: Iterable[Path], suffix: str, what: str) -> str | None:
     if not found:
         return None
     return (
-        f"{counted(len(found), what)} {'lies' if len(found) == 1 else 'lie'} beside images whose names differ in the "
-        f"suffix alone, so that nobody can tell whose: {'; '.join(found[:3])}. Give those images other names."
+        f"{counted(len(found), what)} {'is' if len(found) == 1 else 'are'} ambiguous because image names differ only "
+        f"in the suffix: {'; '.join(found[:3])}. Rename those images."
     )

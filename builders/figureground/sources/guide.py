@@ -1,4 +1,4 @@
-"""Guides: cut-outs and background templates from directories, and the composite that generation starts from."""
+"""Guides: composites of cut-outs and background templates, which generation starts from."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from figureground.sources.images import (
 from figureground.sources.mask import mask_beside, read_mask, to_shares
 
 FAINT = 8
-"""Masks below this (of 255) don't count for where an object ends: background removers leave such traces."""
+"""Mask values below this (of 255) don't count for an object's extent: background removers leave faint traces."""
 
 GROUND = (0.78, 0.98)
-"""Where, as shares of the canvas's height, the bottom of what stands on the ground lies."""
+"""Range of the bottom edge of objects on the ground, as shares of the canvas height."""
 
 _KINDS = {"templates": "backgrounds"}
 _REMEDIES = {
@@ -49,8 +49,8 @@ _REMEDIES = {
     "beach}' says how a prompt names each.",
 }
 
-# Pillow resizes RGBA with colours premultiplied, so what lies under transparent pixels doesn't bleed in. A filter
-# with negative lobes, such as Lanczos, would still leave bright rims where colour overshoots and alpha is cut at 255.
+# Pillow resizes RGBA with premultiplied colours, so colours under transparent pixels don't bleed in. A filter with
+# negative lobes, such as Lanczos, would still leave bright rims where colour overshoots and alpha is clipped at 255.
 _FILTER = Image.Resampling.HAMMING
 
 
@@ -59,28 +59,28 @@ class Item:
     """One cut-out or template."""
 
     id: str
-    """`{folder}/{file name}@{first 12 digits of pixels}`, the folder below the bank's directory."""
+    """`{folder}/{file name}@{first 12 digits of pixels}`, with the folder relative to the bank's directory."""
     path: Path
     sha256: str
-    """Of the image file's bytes."""
+    """SHA-256 of the image file's bytes."""
     pixels: str
-    """Of what it shows (`pixel_hash`): files with the same pixels are one source."""
+    """Hash of the pixels (`pixel_hash`): files with the same pixels are one source."""
     mask_sha256: str | None = None
-    """Of the mask file beside it, where there is one."""
+    """SHA-256 of the mask file next to it, if any."""
     shaped: bool = False
-    """Whether transparency or a mask says which part is the object."""
+    """Whether transparency or a mask marks the object."""
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Images by class: the cut-outs of foregrounds, or the templates of backgrounds."""
+    """Images by class: cut-outs of foregrounds, or templates of backgrounds."""
 
     what: str
-    """What the images are, for messages: `cutouts` or `templates`."""
+    """Kind of the images, for messages: `cutouts` or `templates`."""
     items: dict[str, tuple[Item, ...]]
-    """Class name to images, in an order that depends on their content alone. No pixels come twice in a class."""
+    """Class name to images, in an order that depends only on their content. Pixels are unique within a class."""
     skipped: list[tuple[Path, str]] = field(default_factory=list)
-    """Files that can't be read, and why."""
+    """Unreadable files, with reasons."""
 
     @classmethod
     def read(
@@ -90,21 +90,21 @@ class Bank:
         what: str,
         aliases: Mapping[str, Sequence[str]] | None = None,
     ) -> Bank:
-        """Lists, hashes and decodes `<directory>/<class>/*`, so that a damaged file is known before it is needed.
+        """Lists, hashes and decodes `<directory>/<class>/*`, so that damaged files are found before they are needed.
 
         Args:
-            directory: Holds a folder for each class.
-            names: Class names, in label order; or folders below folders, as `bird/forest`.
-            what: What the images are, for messages.
-            aliases: Class name to other names that its folder may have, such as a WordNet id.
+            directory: Directory with one folder per class.
+            names: Class names, in label order; or nested folders, such as `bird/forest`.
+            what: Kind of the images, for messages.
+            aliases: Class name to alternative folder names, such as a WordNet id.
 
         Raises:
-            ValueError: No such directory, a mask that may be of two images, or classes without a folder, with one
-                that is not theirs alone, or with no image. All of them are counted in one error.
+            ValueError: The directory is missing, a mask may belong to two images, or classes have no folder, share a
+                folder, or have no image. One error counts all of these.
         """
         directory = Path(directory)
         if not directory.is_dir():
-            raise ValueError(f"{what}: there is no directory {directory}.")
+            raise ValueError(f"{what}: no such directory: {directory}.")
         folders = _match_folders(directory, names, what, aliases or {})
         items: dict[str, tuple[Item, ...]] = {}
         skipped: list[tuple[Path, str]] = []
@@ -133,7 +133,7 @@ class Bank:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over class names, file names and contents: what the bank is, wherever its directory lies."""
+        """SHA-256 over class names, file names and contents, independent of the directory's location."""
         rows = sorted(
             (name, item.id.rpartition("@")[0], item.sha256, item.mask_sha256 or "")
             for name, items in self.items.items()
@@ -146,21 +146,21 @@ class Bank:
         return {item.id: item for items in self.items.values() for item in items}
 
     def find(self, id: str) -> Item:
-        """The image with this id.
+        """Returns the image with this id.
 
         Raises:
-            ValueError: The bank has none.
+            ValueError: The bank doesn't contain it.
         """
         if id not in self._by_id:
             raise ValueError(
-                f"{self.what}: there is no image {id!r}. Its file was renamed, changed or removed since the "
-                f"images were planned, or it lies in another directory."
+                f"{self.what}: image {id!r} is missing. Its file was renamed, changed or removed after the "
+                f"images were planned, or it is in another directory."
             )
         return self._by_id[id]
 
 
 def _first(names: Iterable[str], limit: int = 5) -> str:
-    """The first names of many, and how many more there are."""
+    """Returns the first names and the number of further ones."""
     listed = list(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + more
@@ -169,10 +169,10 @@ def _first(names: Iterable[str], limit: int = 5) -> str:
 def _match_folders(
     directory: Path, names: Sequence[str], what: str, aliases: Mapping[str, Sequence[str]]
 ) -> dict[str, Path]:
-    """Class name to its folder, which has the same name by `loosely`.
+    """Returns the folder of each class, which has the same name by `loosely`.
 
     Raises:
-        ValueError: A class has no folder or several, or a folder is that of two classes.
+        ValueError: A class has no folder or several, or a folder belongs to two classes.
     """
     folders = list_folders(directory)
     known = Lookup(path.name for path in folders)
@@ -192,8 +192,8 @@ def _match_folders(
         folder = candidates[0]
         if folder in owner:
             raise ValueError(
-                f"{what}: folder {folder} would be that of both {owner[folder]!r} and {name!r}. "
-                f"Give each class a folder of its own, named exactly like the class."
+                f"{what}: folder {folder} matches both {owner[folder]!r} and {name!r}. "
+                f"Give each class its own folder, named exactly like the class."
             )
         found[name], owner[folder] = folder, name
     if missing:
@@ -208,7 +208,7 @@ def _match_folders(
 
 
 def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[tuple[Path, str]]]:
-    """A class's images, ordered by content, and the files that can't be read."""
+    """Returns a class's images, ordered by content, and the unreadable files."""
     by_content: dict[str, Item] = {}
     skipped = list_odd(folder)
     for path in list_images(folder):
@@ -234,7 +234,7 @@ def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name can be written down: file systems allow bytes that are no text."""
+    """Whether a name is valid text: file systems allow arbitrary bytes."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -243,14 +243,13 @@ def _is_text(name: str) -> bool:
 
 
 def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
-    """Parts a bank among splits, so that no image's pixels are in two of them.
+    """Divides a bank among splits so that no image's pixels are in two of them.
 
-    Every class is parted in proportion to the shares, by largest remainder, with at least one image for each
-    split. Which image goes where depends on contents alone. An image that two classes share goes to one
-    split for both.
+    Every class is divided in proportion to the shares, by largest remainder, with at least one image per split. The
+    assignment depends only on contents. An image that two classes share goes to the same split for both.
 
     Args:
-        bank: What to part.
+        bank: The bank to divide.
         shares: Split to a positive number; only proportions matter.
 
     Raises:
@@ -274,11 +273,11 @@ def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
         names = classes_of[pixels]
 
         def need(s: int, names: list[str] = names) -> tuple[int, int]:
-            """How many of the image's classes have nothing in split s yet, then how much they still lack."""
+            """Returns how many of the image's classes are still empty in split s, and how many images they lack."""
             empty = sum(count[name][s] == 0 for name in names)
             return empty, sum(quota[name][s] - count[name][s] for name in names)
 
-        chosen = max(range(len(splits)), key=need)  # The first of equals: the order of `shares` decides.
+        chosen = max(range(len(splits)), key=need)  # Among equals the first, in the order of `shares`.
         split_of[pixels] = chosen
         for name in names:
             count[name][chosen] += 1
@@ -288,8 +287,8 @@ def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
         listed = _first(f"{name!r} ({len(bank.items[name])})" for name in few)
         own = "{" + ", ".join(f"{split}: DIR" for split in splits) + "}"
         raise ValueError(
-            f"{bank.what}: {len(few)} of {len(bank.items)} classes have too few different images to give each of the "
-            f"splits {', '.join(splits)} its own: {listed}. Each class needs at least {len(splits)} that no other "
+            f"{bank.what}: {len(few)} of {len(bank.items)} classes have too few different images to divide among the "
+            f"splits {', '.join(splits)}: {listed}. Each class needs at least {len(splits)} that no other "
             f"class has. Add images, or give each split a directory: {bank.what}: {own}."
         )
     return {
@@ -303,7 +302,7 @@ def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
 
 
 def _apportion(n: int, shares: Sequence[float]) -> list[int]:
-    """n things in proportion to the shares, by largest remainder, each at least one where n allows."""
+    """Divides n in proportion to the shares, by largest remainder, with at least one each if n suffices."""
     fractions = [as_fraction(share) for share in shares]
     exact = [n * share / sum(fractions) for share in fractions]
     counts = [math.floor(each) for each in exact]
@@ -317,10 +316,10 @@ def _apportion(n: int, shares: Sequence[float]) -> list[int]:
 
 
 def check_disjoint(banks: Mapping[str, Bank]) -> None:
-    """Refuses splits that share an image, in the same file or in another one with the same pixels.
+    """Refuses splits that share an image, as the same file or as files with the same pixels.
 
     Raises:
-        ValueError: Two splits hold the same pixels; some of the files are named.
+        ValueError: Two splits contain the same pixels; names some of the files.
     """
     seen: dict[str, tuple[str, Path]] = {}
     shared = []
@@ -335,7 +334,7 @@ def check_disjoint(banks: Mapping[str, Bank]) -> None:
     if shared:
         what = next(iter(banks.values())).what
         raise ValueError(
-            f"{what}: {len(shared)} images are used by two splits, so that validation would see what training saw: "
+            f"{what}: {len(shared)} images are used by two splits, so evaluation would see training images: "
             f"{_first(shared)}. Remove them from one of the two."
         )
 
@@ -346,19 +345,19 @@ def place(
     scale: tuple[float, float],
     position: Literal["uniform", "ground"] = "uniform",
 ) -> Box:
-    """A random square on the canvas.
+    """Draws a random square on the canvas.
 
-    Takes three numbers from the generator whatever the settings are, so that recipes which differ in them
-    stay comparable image by image.
+    Always takes three numbers from the generator, so that recipes with different settings stay comparable image by
+    image.
 
     Args:
-        rng: Decides scale and place.
+        rng: Generator for scale and position.
         size: Edge of the canvas in pixels.
         scale: Lowest and highest edge of the square, as shares of the canvas, within (0, 1].
-        position: `uniform`: anywhere wholly inside. `ground`: the bottom lies low, as in `GROUND`.
+        position: `uniform`: anywhere inside the canvas. `ground`: the bottom edge within `GROUND`.
 
     Raises:
-        ValueError: The scale is no such range, or the position is unknown.
+        ValueError: The scale is not a valid range, or the position is unknown.
     """
     low, high = scale
     if not 0 < low <= high <= 1:
@@ -377,12 +376,12 @@ def place(
 
 
 def photograph(path: Path, size: int) -> Image.Image:
-    """The centre square of a photograph, RGB, its edge `size` pixels.
+    """Returns the centre square of a photograph, RGB, with an edge of `size` pixels.
 
     Raises:
         UnreadableImage: The file can't be read.
     """
-    # Twice the edge: what a JPEG's own reduction leaves is then still reduced by a good filter.
+    # Twice the edge: after a JPEG's own reduction, a good filter still does the final one.
     return center_square(read_image(path, max_edge=2 * size), size)
 
 
@@ -396,31 +395,31 @@ def compose(
 ) -> tuple[Image.Image, Image.Image]:
     """Pastes a cut-out on a background template.
 
-    With `mask`, only the object is pasted: its mask is the alpha channel, or the file `<name>.mask.png` beside
-    it. It is cut to the mask's extent, fitted into the box in its own aspect, centred, standing on the box's
-    bottom. An image with neither is pasted as with `square`: its centre square fills the box, as D3S did
-    (arXiv 2211.10370); the template shows through where it is transparent.
+    With `mask`, only the object is pasted: its mask is the alpha channel, or the file `<name>.mask.png` next to it.
+    The object is cropped to the mask's extent, fitted into the box with its own aspect ratio, centred, and placed at
+    the bottom of the box. An image with neither is pasted as with `square`: its centre square fills the box, as in
+    D3S (arXiv 2211.10370), and the template shows through transparent pixels.
 
     Args:
         cutout: Image of the foreground.
         template: Image of the background; its centre square fills the canvas.
-        box: The square where the cut-out goes, in pixels of the canvas.
+        box: The square for the cut-out, in canvas pixels.
         flip: Whether to mirror the cut-out.
         size: Edge of the canvas in pixels.
         paste: `mask` or `square`.
 
     Returns:
-        The composite (RGB) and how much of each pixel is foreground (L, 0 to 255), their edges `size` pixels.
+        The composite (RGB) and the foreground share of each pixel (L, 0 to 255), with edges of `size` pixels.
 
     Raises:
-        UnreadableImage: A file can't be read, or the mask is empty or of another shape than its image.
+        UnreadableImage: A file can't be read, or the mask is empty or its shape differs from the image's.
         ValueError: `paste` is unknown.
     """
     if paste not in ("mask", "square"):
         raise ValueError(f"paste can be 'mask' or 'square', not {paste!r}.")
     left, top, right, bottom = box
     width, height = right - left, bottom - top
-    # A JPEG can be read at a fraction unless a mask goes with it, which may cover only a small part.
+    # A JPEG can be read at reduced size, except with a mask, which may cover only a small part.
     beside = mask_beside(cutout) if paste == "mask" else None
     image = read_image(cutout, "RGBA", max_edge=None if beside else 2 * max(width, height))
     figure = _cut(image, cutout, beside) if paste == "mask" else None
@@ -441,9 +440,9 @@ def compose(
 
 
 def _cut(image: Image.Image, path: Path, beside: Path | None) -> Image.Image | None:
-    """The object alone, RGBA, cut to its mask's extent; None for an image without a mask.
+    """Returns the object, RGBA, cropped to its mask's extent; None for an image without a mask.
 
-    An alpha channel that is opaque everywhere is no mask; one that isn't goes before the mask file.
+    A fully opaque alpha channel is not a mask; any other alpha channel takes precedence over the mask file.
     """
     if image.getchannel("A").getextrema() != (255, 255):
         source = "alpha channel"

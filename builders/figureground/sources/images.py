@@ -1,4 +1,4 @@
-"""Images in and out: photographs as people have them, and files whose bytes depend on pixels alone."""
+"""Reads photographs in many formats, and encodes images as files whose bytes depend only on the pixels."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ SUFFIXES = frozenset(
         ".pgm", ".jp2", ".heic", ".heif", ".jxl", ".svg", ".psd", ".eps", ".pdf",
     }
 )  # fmt: skip
-"""How the names of image files end, in lower case. Some can't be read: they are told of, instead of passed over."""
+"""Suffixes of image files, in lower case. Some can't be read; such files are reported instead of skipped."""
 FOREIGN_SUFFIXES = frozenset({".heic", ".heif", ".jxl", ".svg", ".eps", ".pdf"})
-"""Those of `SUFFIXES` whose files can't be read, unless they hold something else than they say."""
+"""Members of `SUFFIXES` that can't be read, unless the content differs from the suffix."""
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "PSD", "ICO", "PCX")
-"""What files may hold, by Pillow's names: images of pixels. Others would start Ghostscript, or fit any bytes."""
+"""Allowed formats, by Pillow's names: raster images. Others would start Ghostscript, or match any bytes."""
 MASK_SUFFIX = ".mask.png"
-"""`rex.mask.png` is the mask of `rex.jpg`, not an image of its own."""
+"""Suffix of masks: `rex.mask.png` is the mask of `rex.jpg`, not an image itself."""
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
-"""Folders that archives, network drives and Windows make: nobody's classes."""
+"""Folders created by archives, network drives and Windows, which are not classes."""
 SAVED = ("JPEG", "WEBP", "PNG")
-"""Pillow's names for that."""
+"""Pillow's names of the formats of stored images."""
 MOST_STORED = 2**26
-"""Most pixels of an image of a dataset, 8,192 by 8,192: a file of a few kilobytes can claim to have more."""
+"""Maximum pixels of a stored image, 8,192 by 8,192: a file of a few kilobytes can claim more."""
 HASHED_ROWS = 256
 """Rows of pixels that `pixel_hash` copies at a time."""
 
@@ -50,7 +50,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation and what turns the image upright."""
+"""EXIF orientation to the transposition that turns the image upright."""
 _EXIF_ORIENTATION = 0x0112
 
 _SAVE = {
@@ -63,22 +63,22 @@ _MODES = {"jpg": ("RGB", "L"), "webp": ("RGB", "RGBA", "L"), "png": ("RGB", "RGB
 _KNOWN = {
     b"%PDF": "a PDF", b"%!PS": "a PostScript drawing", b"<svg": "an SVG drawing", b"<?xml": "XML or an SVG drawing",
 }  # fmt: skip
-"""What files are that Pillow doesn't read, by how they begin."""
+"""Descriptions of files that Pillow doesn't read, by their first bytes."""
 
 # `warnings` keeps its filters per process, so two threads that change them at once could leave them changed.
 _QUIET = threading.Lock()
-# Without a handler of its own, what Pillow logs about damaged files would be printed by logging's last resort.
+# Without a handler, Pillow's log messages about damaged files would be printed by logging's last resort.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class UnreadableImage(ValueError):
-    """A file that should be an image and can't be used as one."""
+    """Raised for a file that can't be used as an image."""
 
     def __init__(self, path: Path | str, reason: str):
         super().__init__(path, reason)
         self.path = Path(path)
         self.reason = reason
-        """What is wrong, in words, without the path."""
+        """Description of the problem, without the path."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -86,7 +86,7 @@ class UnreadableImage(ValueError):
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Opens an image's header, silently; whatever goes wrong inside the block is an `UnreadableImage`."""
+    """Opens an image's header, silently; turns any error inside the block into `UnreadableImage`."""
     try:
         check_regular(path)
         with _QUIET, warnings.catch_warnings():
@@ -113,13 +113,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 @cache
 def _formats() -> list[str]:
-    """Those of `FORMATS` that this Pillow was built with."""
+    """Returns the members of `FORMATS` that this Pillow build supports."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _what_else(path: Path) -> str:
-    """Says what a file is that Pillow doesn't know as an image."""
+    """Describes a file that Pillow doesn't recognise as an image."""
     with open_regular(path) as file:
         head = file.read(64)
     if not head:
@@ -132,44 +132,44 @@ def _what_else(path: Path) -> str:
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
             return f"{kind}, which can't be read: convert it to PNG or JPEG"
     if head[4:8] == b"ftyp" or head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
-        kind = "a HEIC, AVIF or JPEG XL image, or a film"
+        kind = "a HEIC, AVIF or JPEG XL image, or a video"
         return f"{kind}, which can't be read by this Pillow: convert it to PNG or JPEG"
     return "not an image, or in a format that can't be read"
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
-    """Width and height as stored, from the header alone, before any EXIF rotation.
+    """Returns width and height as stored, from the header alone, before any EXIF rotation.
 
     Raises:
-        UnreadableImage: The header isn't that of an image, or the image is bigger than Pillow allows.
+        UnreadableImage: The header isn't an image header, or the image is larger than Pillow allows.
     """
     with _opened(Path(path)) as image:
         return image.size
 
 
 def read_image(path: Path | str, mode: Literal["RGB", "RGBA"] = "RGB", max_edge: int | None = None) -> Image.Image:
-    """Reads a photograph upright, in sRGB, 8 bits a channel.
+    """Reads a photograph upright, in sRGB, 8 bits per channel.
 
-    Content decides what a file is, not its name. EXIF rotation and ICC profiles are applied. 16-bit
-    images are scaled from their full range, and 32-bit ones from the range that their values span (see
-    `_to_eight_bits`). Of an animation, the first frame is read. In `RGB`, what is transparent becomes white.
+    The content, not the name, determines the format. EXIF rotation and ICC profiles are applied. 16-bit images are
+    scaled from their full range, and 32-bit ones from the range that their values span (see `_to_eight_bits`). Only
+    the first frame of an animation is read. In `RGB`, transparent pixels become white.
 
     Args:
         path: Any file that Pillow reads.
-        mode: `RGBA` keeps transparency, from a palette too.
-        max_edge: The most pixels that the caller has a use for along either edge. A JPEG is then decoded at a
-            half, a quarter or an eighth where that leaves both edges at least as long; others are read whole.
+        mode: `RGBA` keeps transparency, including that of a palette.
+        max_edge: Maximum edge in pixels that the caller needs. A JPEG is then decoded at a half, a quarter or an
+            eighth if both edges stay at least that long; other formats are read whole.
 
     Returns:
         An image in `mode`, without metadata.
 
     Raises:
-        UnreadableImage: No image, a damaged or truncated one, or one bigger than Pillow allows.
+        UnreadableImage: The file is not an image, is damaged or truncated, or is larger than Pillow allows.
     """
     path = Path(path)
     with _opened(path) as image:
         if max_edge is not None:
-            image.draft(None, (max_edge, max_edge))  # Does nothing where the format has no such thing.
+            image.draft(None, (max_edge, max_edge))  # Does nothing for formats that don't support it.
         image.load()
         upright = _upright(_to_srgb(_to_eight_bits(image, path)), _orientation(image))
     upright.info = {}
@@ -182,29 +182,29 @@ def read_image(path: Path | str, mode: Literal["RGB", "RGBA"] = "RGB", max_edge:
 
 
 def read_orientation(path: Path | str) -> int | None:
-    """Return the EXIF orientation of an image file, 1 to 8, as stored; None where it says none, or none that exists.
+    """Return the EXIF orientation of an image file, 1 to 8, as stored; None if it is missing or invalid.
 
     Raises:
-        UnreadableImage: The header isn't that of an image.
+        UnreadableImage: The header isn't an image header.
     """
     with _opened(Path(path)) as image:
         try:
             said = int(image.getexif()[_EXIF_ORIENTATION])
-        except Exception:  # no such tag, or a damaged EXIF block, which says nothing about the pixels
+        except Exception:  # no such tag, or a damaged EXIF block, which doesn't affect the pixels
             return None
         return said if said == 1 or said in _TURNS else None
 
 
 def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Return stored pixels turned as an EXIF orientation, 1 to 8, says."""
+    """Return stored pixels turned according to an EXIF orientation, 1 to 8."""
     return _upright(image, orientation)
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8. Read after loading: Pillow itself turns a TIFF upright while it loads."""
+    """Return the EXIF orientation, 1 to 8. Call it after loading: Pillow turns a TIFF upright while loading."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # A damaged EXIF block says nothing about the pixels.
+    except Exception:  # A damaged EXIF block doesn't affect the pixels.
         return 1
 
 
@@ -214,10 +214,10 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image, path: Path) -> Image.Image:
-    """One of L, RGB, RGBA, CMYK, LAB, from whatever Pillow loaded.
+    """Convert a loaded image to L, RGB, RGBA, CMYK or LAB.
 
-    Greyscale deeper than 8 bits: 16-bit modes span 0 to 65535. The 32-bit modes don't say their range, so the
-    values do: floats within 0 to 1 or 0 to 255, whole numbers within 0 to 65535, else lowest to highest.
+    Greyscale deeper than 8 bits: 16-bit modes span 0 to 65535. The 32-bit modes don't define a range, so the values
+    decide: floats within 0 to 1 or 0 to 255, integers within 0 to 65535, else lowest to highest.
     """
     if image.mode.startswith("I;16"):
         return _grey(np.asarray(image).astype(np.float64) / 257)
@@ -225,7 +225,7 @@ def _to_eight_bits(image: Image.Image, path: Path) -> Image.Image:
         values = np.asarray(image).astype(np.float64)
         finite = values[np.isfinite(values)]
         if finite.size == 0:
-            raise UnreadableImage(path, "holds no finite value")
+            raise UnreadableImage(path, "contains no finite value")
         low, high = float(finite.min()), float(finite.max())
         values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
         if image.mode == "F" and low >= 0 and high <= 1:
@@ -252,7 +252,7 @@ def _with_profile(image: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """RGB or RGBA, through the image's ICC profile where it has one that fits its mode."""
+    """Convert to RGB or RGBA, through the image's ICC profile if it has one that fits its mode."""
     profile = image.info.get("icc_profile")
     if profile and image.mode in ("RGB", "RGBA", "CMYK"):
         try:
@@ -268,22 +268,22 @@ def _to_srgb(image: Image.Image) -> Image.Image:
                     converted.putalpha(image.getchannel("A"))
                 return converted
         except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # A profile that is damaged, or for other channels, is passed over as viewers do.
+            pass  # A profile that is damaged, or for other channels, is ignored, as in image viewers.
     return image if image.mode == "RGBA" else image.convert("RGB")
 
 
 def open_stored(data: bytes) -> Image.Image:
-    """Open an image of a dataset from its bytes, and read its header alone.
+    """Open an image of a dataset from its bytes, reading only its header.
 
     Args:
-        data: What a shard holds: JPEG, WebP or PNG.
+        data: Bytes from a shard: JPEG, WebP or PNG.
 
     Raises:
-        ValueError: It has more than `MOST_STORED` pixels, which would take gigabytes once it is decoded.
-        Exception: Whatever Pillow raises for something else.
+        ValueError: It has more than `MOST_STORED` pixels, which would take gigabytes once decoded.
+        Exception: Pillow's exceptions for other data.
     """
     with _QUIET, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of large images Pillow warns; they are refused here
+        warnings.simplefilter("ignore")  # Pillow warns about large images; they are refused here
         image = Image.open(io.BytesIO(data), formats=SAVED)
     if image.width * image.height > MOST_STORED:
         raise ValueError(f"it has {image.width:,} by {image.height:,} pixels; at most {MOST_STORED:,} are decoded")
@@ -291,21 +291,21 @@ def open_stored(data: bytes) -> Image.Image:
 
 
 def list_images(directory: Path | str) -> list[Path]:
-    """The image files that lie in a directory itself, by suffix, sorted by name.
+    """List the image files directly in a directory, by suffix, sorted by name.
 
-    Hidden files and masks (`*.mask.png`) are left out; directories, linked ones too, aren't entered.
+    Hidden files and masks (`*.mask.png`) are left out; directories, including linked ones, aren't entered.
     """
     return [path for path in _named_as_images(directory) if path.is_file()]
 
 
 def list_folders(directory: Path | str) -> list[Path]:
-    """The folders in a directory, sorted by name, but for hidden ones and those that systems put beside images."""
+    """List the folders in a directory, sorted by name, except hidden ones and `SYSTEM_FOLDERS`."""
     there = (path for path in Path(directory).iterdir() if not path.name.startswith("."))
     return sorted(path for path in there if path.name not in SYSTEM_FOLDERS and path.is_dir())
 
 
 def list_odd(directory: Path | str) -> list[tuple[Path, str]]:
-    """What lies in a directory under the name of an image file and is no file, and what it is."""
+    """List entries of a directory that are named like image files but aren't files, with their kind."""
     return [(path, _what_kind(path)) for path in _named_as_images(directory) if not path.is_file()]
 
 
@@ -321,12 +321,12 @@ def _what_kind(path: Path) -> str:
     if path.is_dir():
         return "a directory"
     if path.is_symlink() and not path.exists():
-        return "a link that leads nowhere"
-    return "no file but a pipe, a socket or a device"
+        return "a broken link"
+    return "a pipe, a socket or a device"
 
 
 def center_square(image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
-    """The largest square around the centre, resized to an edge of `size` pixels, antialiased."""
+    """Return the largest centred square, resized to an edge of `size` pixels, antialiased."""
     edge = min(image.size)
     left, top = (image.width - edge) // 2, (image.height - edge) // 2
     square = image.crop((left, top, left + edge, top + edge))
@@ -334,21 +334,21 @@ def center_square(image: Image.Image, size: int, resample: Image.Resampling = Im
 
 
 def encode(image: Image.Image, format: str) -> bytes:
-    """An image as a file's bytes, without metadata; the same pixels give the same bytes.
+    """Encode an image as a file's bytes, without metadata; the same pixels give the same bytes.
 
     Args:
         image: RGB or L; `webp` and `png` take RGBA too.
         format: `jpg` (quality 95, 4:4:4), `webp` (lossy, quality 95, method 4) or `png`.
 
     Raises:
-        ValueError: Another format, or a mode that the format can't hold.
+        ValueError: The format is unknown, or doesn't support the image's mode.
     """
     if format not in _SAVE:
         raise ValueError(f"Image format {format!r} is unknown; it can be {', '.join(IMAGE_FORMATS)}.")
     if image.mode not in _MODES[format]:
-        raise ValueError(f"A {format} holds images of mode {' or '.join(_MODES[format])}, not {image.mode}.")
+        raise ValueError(f"A {format} file supports the modes {' or '.join(_MODES[format])}, not {image.mode}.")
     bare = image.copy()
-    bare.info = {}  # Pillow would write a comment or a colour profile that it finds here.
+    bare.info = {}  # Pillow would write a comment or a colour profile found here.
     name, options = _SAVE[format]
     buffer = io.BytesIO()
     bare.save(buffer, name, **options)
@@ -356,14 +356,14 @@ def encode(image: Image.Image, format: str) -> bytes:
 
 
 def pixel_hash(image: Image.Image) -> str:
-    """Return the SHA-256 of what an image shows, in hexadecimal, whatever file it came from.
+    """Return the SHA-256 of an image's pixels, in hexadecimal, independent of the file format.
 
-    Covered are width, height, and 8-bit RGBA. Give it what `read_image` returns, which is upright and in sRGB: the same
-    photograph as JPEG and as PNG, with other metadata, or stored turned with an EXIF orientation has one hash. Colours
-    under fully transparent pixels don't count; lossless WebP doesn't keep them.
+    The hash covers width, height, and 8-bit RGBA. Pass the output of `read_image`, which is upright and in sRGB. Then
+    the same photograph has one hash as JPEG and as PNG, with other metadata, or stored turned with an EXIF
+    orientation. Colours under fully transparent pixels don't count, because lossless WebP doesn't keep them.
     """
     found = hashlib.sha256(f"{image.width}x{image.height}\n".encode())
-    # In strips: several threads may do this, and whole copies of large photographs would fill the memory.
+    # In strips: several threads may hash at once, and whole copies of large photographs would fill the memory.
     for top in range(0, image.height, HASHED_ROWS):
         strip = image.crop((0, top, image.width, min(top + HASHED_ROWS, image.height)))
         pixels = np.array(strip.convert("RGBA"))
@@ -373,6 +373,6 @@ def pixel_hash(image: Image.Image) -> str:
 
 
 def content_hash(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with open_regular(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

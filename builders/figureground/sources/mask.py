@@ -1,4 +1,4 @@
-"""Masks in files beside images: where an image's object is, white on black."""
+"""Mask files next to images, which mark the object in white on black."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from PIL import Image
 from figureground.sources.images import MASK_SUFFIX, UnreadableImage, read_image, read_orientation, turn_upright
 
 SHAPE = 0.05
-"""How far the logarithm of a mask's aspect ratio may lie from that of its image's."""
+"""Maximum difference between the logarithms of the aspect ratios of a mask and its image."""
 
 
 def mask_path(image: Path) -> Path:
-    """Where the mask of an image lies, if it has one: `rex.mask.png` beside `rex.jpg`."""
+    """Return the path of an image's mask, whether or not it exists: `rex.mask.png` for `rex.jpg`."""
     return image.with_name(image.stem + MASK_SUFFIX)
 
 
 def mask_beside(image: Path) -> Path | None:
-    """The mask file of an image, where there is one."""
+    """Return the mask file of an image, or None."""
     mask = mask_path(image)
     return mask if mask.is_file() else None
 
 
 def read_mask(path: Path, image: Path, size: tuple[int, int]) -> np.ndarray:
-    """The values of a mask file, uint8 (height, width), in the mask's own pixels; see `mask_values`.
+    """Read the values of a mask file, uint8 (height, width), at the mask's own resolution; see `mask_values`.
 
-    Where the image is turned by its EXIF orientation, the mask is turned with it, for masks lie on the pixels as they
-    are stored. Two kinds of masks were drawn on the upright image and are not turned: those whose shape fits only
-    so, and those with an EXIF orientation of their own, 1 too, which counts instead.
+    If the image has an EXIF orientation, the mask is turned with it, because masks refer to the pixels as stored. Two
+    kinds of masks were drawn on the upright image and are not turned: those whose shape fits only that way, and those
+    with their own EXIF orientation, including 1, which is used instead.
 
     Args:
-        image: The file of its image.
-        size: Width and height of the image, upright.
+        path: The mask file.
+        image: The image file.
+        size: Width and height of the upright image.
 
     Raises:
-        UnreadableImage: A file can't be read, or the mask has another shape than its image.
+        UnreadableImage: A file can't be read, or the shapes of mask and image differ.
     """
     mask = read_image(path, "RGBA")
     turned = 1 if read_orientation(path) is not None else read_orientation(image) or 1
@@ -48,7 +49,7 @@ def read_mask(path: Path, image: Path, size: tuple[int, int]) -> np.ndarray:
         return mask_values(mask)
     raise UnreadableImage(
         path,
-        f"the mask is {mask.width} by {mask.height} pixels and its image, upright, "
+        f"the mask has {mask.width} by {mask.height} pixels, but its upright image has "
         f"{size[0]} by {size[1]}: they must have the same shape",
     )
 
@@ -59,19 +60,19 @@ def _fits(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def mask_values(mask: Image.Image) -> np.ndarray:
-    """The brightest channel of each pixel, over black, uint8 (height, width).
+    """Return the brightest channel of each pixel, over black, uint8 (height, width).
 
-    Many masks hold 0 and 1, so a value says something only beside the highest.
+    Many masks contain only 0 and 1, so a value is meaningful only relative to the highest.
     """
     black = Image.new("RGBA", mask.size, "black")
     return np.asarray(Image.alpha_composite(black, mask.convert("RGBA")).convert("RGB")).max(axis=2)
 
 
 def to_shares(values: np.ndarray) -> Image.Image:
-    """A mask's values as L, the highest made 255; one that is black stays so."""
+    """Return a mask's values as an image in mode L, scaled to a maximum of 255; an all-black mask stays black."""
     return Image.fromarray(np.rint(values * (255 / max(1.0, float(values.max())))).astype(np.uint8))
 
 
 def where_bright(values: np.ndarray) -> np.ndarray:
-    """Where a mask is at least half as bright as at its brightest, bool (height, width); nowhere if it is black."""
+    """Return where a mask has at least half its maximum, bool (height, width); all False if it is black."""
     return values.astype(np.int64) * 2 >= max(1, int(values.max()))

@@ -1,4 +1,4 @@
-"""What the user's directories say of their images' rights: LICENSE files, ATTRIBUTION.csv, a checkpoint's licence."""
+"""Licences and credits of the user's directories and checkpoints: LICENSE files, ATTRIBUTION.csv, model cards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "source": ("source", "url", "link", "source url", "original url", "page", "landing url"),
     "title": ("title", "caption", "description"),
 }
-"""What is read of ATTRIBUTION.csv, and what each column may be called: capitals, `_` and `-` don't matter."""
+"""Columns read from ATTRIBUTION.csv, with accepted names; case, `_` and `-` are ignored."""
 
 NOT_STATED = "not stated"
 
@@ -33,7 +33,7 @@ _LICENSES = ("LICENSE", "LICENCE", "COPYING")
 _LONGEST = 120
 _MOST = 2**20
 _FORMULA = ("=", "+", "-", "@")
-"""How a cell begins that a spreadsheet would run."""
+"""First characters of cells that a spreadsheet would run as a formula."""
 _KNOWN: tuple[tuple[str, str], ...] = (
     (r"SPDX-License-Identifier:\s*(?P<name>[\w.+-]+)", ""),
     (r"\bCC0[ -]1\.0\b|CC0 1\.0 Universal", "CC0-1.0"),
@@ -46,10 +46,10 @@ _LONG_NAMES = {"Attribution": "BY", "NonCommercial": "NC", "ShareAlike": "SA", "
 
 @dataclass(frozen=True)
 class Credit:
-    """Who made an image that images start from, as an ATTRIBUTION.csv says; empty where it doesn't."""
+    """Credit for a source image, from an ATTRIBUTION.csv; missing values are empty."""
 
     file: str
-    """`folder/name` in the directory of the images."""
+    """`folder/name`, relative to the directory of the images."""
     author: str = ""
     license: str = ""
     source: str = ""
@@ -58,7 +58,7 @@ class Credit:
 
 @dataclass(frozen=True)
 class Source:
-    """A directory of images that images start from."""
+    """A directory of images that generation starts from."""
 
     what: str
     """`cutouts`, `templates` or `photographs`."""
@@ -66,26 +66,26 @@ class Source:
     """The last part of the directory's path, or `pocket`."""
     images: int
     splits: Sequence[str] = ()
-    """The splits that it is for; none when all share it."""
+    """Splits that use it; empty if all splits share it."""
     skipped: int = 0
-    """Files that can't be read."""
+    """Number of unreadable files."""
     license: str = NOT_STATED
     license_file: str = ""
     credited: int = 0
-    """How many of the images ATTRIBUTION.csv names."""
+    """Number of images listed in ATTRIBUTION.csv."""
     problem: str = ""
-    """Why ATTRIBUTION.csv wasn't read."""
+    """Reason why ATTRIBUTION.csv wasn't read."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The checkpoint that drew a dataset, as others may know of it."""
+    """The checkpoint that drew a dataset, in a form fit for publication."""
 
     name: str
     revision: str = ""
     license: str = NOT_STATED
     link: str = ""
-    """Where the licence can be read, when the checkpoint says so."""
+    """URL of the licence, if the checkpoint states one."""
 
 
 def read_source(
@@ -98,16 +98,16 @@ def read_source(
     skipped: int = 0,
     license_in: Path | None = None,
 ) -> tuple[Source, list[Credit]]:
-    """Reads what a directory says of the images that are used of it. Nothing that it says can stop a build.
+    """Reads licence and credits of the images used from a directory. Faulty files never stop a build.
 
     Args:
         what: `cutouts`, `templates` or `photographs`.
-        directory: Holds the images, in folders.
-        images: The files that are used, all of them below the directory.
-        name: What the card calls the directory; the last part of its path unless said otherwise.
-        splits: The splits that it is for.
-        skipped: How many of its files can't be read.
-        license_in: Where its LICENSE lies, if not in itself.
+        directory: Directory with the images, in folders.
+        images: The files that are used, all below the directory.
+        name: Name of the directory on the card; default: the last part of its path.
+        splits: Splits that use it.
+        skipped: Number of unreadable files.
+        license_in: Directory of its LICENSE; default: the directory itself.
     """
     used = sorted({path.relative_to(directory).as_posix() for path in images})
     known, problem = read_credits(directory)
@@ -129,7 +129,7 @@ def read_source(
 
 
 def read_license(directory: Path) -> tuple[str, str]:
-    """A LICENSE, LICENCE or COPYING file's licence and the file's name; `not stated` and no name without one."""
+    """Returns the licence in a LICENSE, LICENCE or COPYING file, and the file's name; else `not stated` and ''."""
     try:
         files = sorted(p for p in directory.iterdir() if p.is_file() and p.name.upper().startswith(_LICENSES))
     except OSError:
@@ -141,7 +141,7 @@ def read_license(directory: Path) -> tuple[str, str]:
 
 
 def license_name(text: str) -> str:
-    """What a licence's text is called: an SPDX name where it is a well-known one, else its first line."""
+    """Returns the name of a licence text: the SPDX name of a well-known one, else its first line."""
     for pattern, name in _KNOWN:
         found = re.search(pattern, text)
         if found and (name or "kind" in found.groupdict()):
@@ -157,15 +157,15 @@ def license_name(text: str) -> str:
 
 
 def weights_license(folder: Path) -> tuple[str, str]:
-    """A checkpoint's licence and a link to it, from its README.md's YAML or its LICENSE; `not stated` else.
+    """Returns a checkpoint's licence and its URL, from the YAML of README.md or from LICENSE; else `not stated`.
 
-    Whatever else these files hold, and whatever is wrong with them, is passed over.
+    Other contents of these files, and errors in them, are ignored.
     """
     match = re.match(r"\s*---[ \t]*\n(.*?)^---", _head(folder / "README.md"), re.DOTALL | re.MULTILINE)
     header = match[1] if match else ""
     try:
         loaded = parse_yaml(header)
-    except (yaml.YAMLError, ValueError, RecursionError):  # only its other fields may be wrong
+    except (yaml.YAMLError, ValueError, RecursionError):  # the errors may be in other fields
         loaded = dict(re.findall(r"^(license\w*):[ \t]*[\"']?([\w.:/-]+)[\"']?[ \t]*$", header, re.MULTILINE))
     said: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {}
     licenses = said.get("license")
@@ -180,11 +180,11 @@ def weights_license(folder: Path) -> tuple[str, str]:
 
 
 def read_weights(checkpoint: str, revision: str | None) -> Weights:
-    """What is known here of a checkpoint's licence; nothing is downloaded, and nothing is no error.
+    """Returns what is known locally about a checkpoint's licence; downloads nothing, and a missing licence is no error.
 
     Args:
         checkpoint: `pocket`, a directory in diffusers' layout, or a Hub id.
-        revision: What was loaded of it: a commit, or a hash of its content.
+        revision: The loaded version: a commit, or a hash of the content.
     """
     if checkpoint == "pocket":
         return Weights("pocket (shipped with figureground)", revision or "", "Apache-2.0")
@@ -198,10 +198,10 @@ def read_weights(checkpoint: str, revision: str | None) -> Weights:
 
 
 def cached_snapshot(repo: str, revision: str | None) -> Path | None:
-    """Where a checkpoint of the Hub lies in this machine's cache; None where it doesn't."""
+    """Returns the directory of a Hub checkpoint in this machine's cache; None if it isn't cached."""
     from huggingface_hub import try_to_load_from_cache
 
-    # Which files a checkpoint brings along differs; all of them lie in one folder.
+    # Checkpoints differ in which of these files they have; all are in one folder.
     for name in ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "model_index.json"):
         found = try_to_load_from_cache(repo, name, revision=revision)
         if isinstance(found, str):
@@ -213,12 +213,12 @@ def cached_snapshot(repo: str, revision: str | None) -> Path | None:
 
 
 def read_credits(directory: Path) -> tuple[dict[str, Credit], str]:
-    """The credits in a directory's ATTRIBUTION.csv, by the image's path in it, or by its bare name.
+    """Reads the credits in a directory's ATTRIBUTION.csv, by the image's relative path or its bare name.
 
-    Of its columns those in `COLUMNS` are read, separated by commas, semicolons or tabs.
+    Reads the columns in `COLUMNS`, separated by commas, semicolons or tabs.
 
     Returns:
-        The credits, and why there are none although there is a file; empty else.
+        The credits, and the reason why an existing file can't be used, else an empty string.
     """
     try:
         path = next((p for p in sorted(directory.iterdir()) if p.name.lower() == "attribution.csv"), None)
@@ -246,14 +246,14 @@ def read_credits(directory: Path) -> tuple[dict[str, Credit], str]:
 
 
 def _same(file: str) -> str:
-    """A path as it can be compared: `/` between folders, one coding of accents, and nothing about `.`."""
+    """Normalises a path for comparison: `/` between folders, Unicode NFC, no leading `./`."""
     return unicodedata.normalize("NFC", file.strip().replace("\\", "/")).removeprefix("./").strip("/")
 
 
 def credits_csv(credits: Iterable[Credit]) -> str:
-    """Credits as a CSV, in the columns that `read_credits` reads.
+    """Formats credits as a CSV with the columns that `read_credits` reads.
 
-    A cell that a spreadsheet would run as a formula begins with an apostrophe, which `read_credits` takes off.
+    A cell that a spreadsheet would run as a formula gets a leading apostrophe, which `read_credits` removes.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
@@ -271,7 +271,7 @@ def _from_cell(value: str) -> str:
 
 
 def _head(path: Path) -> str:
-    """The first MiB of a text file of whatever program, in lines that end with `\\n`; empty if it can't be read."""
+    """Returns the first MiB of a text file, with line ends as `\\n`; empty if it can't be read."""
     try:
         with open_regular(path) as file:
             data = file.read(_MOST)

@@ -1,4 +1,4 @@
-"""Reference images by class: which folders hold them, which files are images, and whether there are enough."""
+"""Finds, reads and checks the reference images of each class."""
 
 from __future__ import annotations
 
@@ -35,55 +35,55 @@ if TYPE_CHECKING:
     from PIL import Image
 
 LEAST = 3
-"""References that a concept needs."""
+"""Minimum number of references of a concept."""
 CAPTION = ".txt"
-"""`red.txt` is the caption of `red.jpg`."""
+"""Suffix of captions: `red.txt` is the caption of `red.jpg`."""
 MOST_OF_CAPTION = 4096
-"""Bytes: some hundreds of tokens, more than any text encoder reads."""
+"""Maximum size of a caption, bytes: several hundred tokens, more than any text encoder reads."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """One reference."""
+    """A reference image."""
 
     name: str
-    """Of its file."""
+    """File name."""
     sha256: str
-    """Of the file's bytes."""
+    """SHA-256 of the file's bytes."""
     path: Path | None = None
-    """Where it lies; None where it was drawn."""
+    """Path of the file; None if it was drawn."""
     drawn: bytes = b""
-    """PNG, where it was drawn."""
+    """PNG, if it was drawn."""
     caption: str | None = None
-    """What the caption file beside it says, where there is one."""
+    """Content of the caption file next to it, if any."""
 
 
 @dataclass(frozen=True)
 class References:
-    """The references of a class, in the order of their names; no image comes twice."""
+    """The references of a class, sorted by name, without duplicates."""
 
     images: tuple[Reference, ...]
     skipped: tuple[tuple[Path, str], ...] = ()
-    """Files that can't be read, and why."""
+    """Unreadable files, with reasons."""
     repeated: tuple[Path, ...] = ()
-    """Files that hold an image which another one holds too."""
+    """Files whose image duplicates another one."""
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over names, contents and captions: what they are, wherever they lie."""
+        """SHA-256 over names, contents and captions, independent of location."""
         lines = [f"{image.name}\0{image.sha256}\0{image.caption or ''}" for image in self.images]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def told(self) -> list[dict[str, str | None]]:
-        """Name, hash and caption of each, as a fine-tuning tells of them."""
+        """Return name, hash and caption of each reference, as a fine-tuning records them."""
         pairs = zip(self.names, self.images, strict=True)
         return [{"file": name, "sha256": p.sha256, "caption": p.caption} for name, p in pairs]
 
     @cached_property
     def names(self) -> list[str]:
-        """What the files are called in the folder that `gather` gives.
+        """File names in the folder that `gather` returns.
 
-        Those that come from several folders are told apart by a number, as are stems: captions are named by them.
+        Files from several folders get a number if their stems are equal, because captions are named by stem.
         """
         if self.folder is not None:
             return [image.name for image in self.images]
@@ -99,7 +99,7 @@ class References:
 
     @property
     def folder(self) -> Path | None:
-        """The folder that holds exactly these; None where they lie in several, or some of a folder's are left out."""
+        """The folder with exactly these images; None for several folders, or if others in the folder are left out."""
         paths = {image.path for image in self.images if image.path is not None}
         folders = {path.parent for path in paths}
         if len(folders) != 1:
@@ -110,20 +110,20 @@ class References:
 
 
 def read_references(directory: Path, features: Sequence[Feature], most: int | None = None) -> dict[str, References]:
-    """Finds, hashes and decodes the references of each class, by the class's slug.
+    """Finds, hashes and decodes the references of each class; returns them by the class's slug.
 
     Args:
-        directory: Holds a folder for each class, named like the class; or folders as Spurious ImageNet has them,
+        directory: Directory with one folder per class, named like the class; or with folders of Spurious ImageNet,
             `…_{class}_…_{component}`, by number.
-        features: What to look for, with labels.
-        most: Most references a class; of more, those with the smallest hashes are taken.
+        features: The features to look for, with labels.
+        most: Maximum number of references per class; those with the smallest hashes are kept.
 
     Raises:
-        FiguregroundError: There is no such directory, or classes have no folder or fewer than three images that
-            can be read; all of them are counted.
+        FiguregroundError: The directory is missing, or classes have no folder or fewer than three readable images;
+            the error counts all of them.
     """
     if not directory.is_dir():
-        raise FiguregroundError(f"references: there is no directory {directory}.")
+        raise FiguregroundError(f"references: no such directory: {directory}.")
     folders = find_folders(directory, features)
 
     def read(feature: Feature) -> References:
@@ -138,10 +138,10 @@ def read_references(directory: Path, features: Sequence[Feature], most: int | No
 
 
 def find_folders(directory: Path, features: Sequence[Feature]) -> dict[str, list[Path]]:
-    """The folders of each class, by its slug.
+    """Returns the folders of each class, by its slug.
 
     Raises:
-        FiguregroundError: Classes have none, all counted.
+        FiguregroundError: Classes have no folder; the error counts them.
     """
     by_number: dict[int, list[tuple[int, Path]]] = defaultdict(list)
     folders = list_folders(directory)
@@ -173,7 +173,7 @@ def find_folders(directory: Path, features: Sequence[Feature]) -> dict[str, list
 
 
 def _class_and_component(name: str) -> tuple[int, int] | None:
-    """The numbers in a folder's name as Spurious ImageNet has them: the class third, or first, the component last."""
+    """Returns class and component number in a Spurious ImageNet folder name: class third or first, component last."""
     *parts, last = name.split("_")
     places = [place for place, part in enumerate(parts) if part.isdecimal()]
     if not places or not last.isdecimal():
@@ -209,16 +209,16 @@ def _read(folders: Sequence[Path], most: int | None) -> References:
 
 
 def refuse_shared_captions(images: Iterable[Path]) -> None:
-    """Raise FiguregroundError where a caption lies beside two images of one name, such as rex.jpg and rex.png."""
+    """Raises FiguregroundError if a caption matches two images of one name, such as rex.jpg and rex.png."""
     if problem := why_shared(images, CAPTION, "caption"):
         raise FiguregroundError(f"references: {problem}")
 
 
 def read_caption(image: Path) -> str | None:
-    """What the file beside an image calls it, in one line; None where there is none, or it is empty.
+    """Reads the caption next to an image, as one line; returns None if it is missing or empty.
 
     Raises:
-        FiguregroundError: It is no text, or longer than any text encoder reads.
+        FiguregroundError: It is not text, or longer than any text encoder reads.
     """
     path = image.with_suffix(CAPTION)
     if not path.is_file():
@@ -232,7 +232,7 @@ def read_caption(image: Path) -> str | None:
 
 
 def refuse_few(features: Sequence[Feature], found: Mapping[str, References]) -> None:
-    """Raises FiguregroundError where a class has fewer references than a concept needs, all counted."""
+    """Raises FiguregroundError if classes have fewer references than a concept needs; counts all of them."""
     few = {feature.name: found[feature.slug] for feature in features if len(found[feature.slug].images) < LEAST}
     if not few:
         return
@@ -246,18 +246,18 @@ def refuse_few(features: Sequence[Feature], found: Mapping[str, References]) -> 
             f"{printable(path.name)}: {reason}."
         )
     raise FiguregroundError(
-        f"references: {len(few)} of {len(features)} classes have fewer than {LEAST} different images, and a concept "
-        f"needs that many: {told}.{unread}"
+        f"references: {len(few)} of {len(features)} classes have fewer than {LEAST} different images, the minimum "
+        f"for a concept: {told}.{unread}"
     )
 
 
 def _told(references: References) -> str:
-    again = f", {len(references.repeated)} more of the same" if references.repeated else ""
+    again = f", duplicates: {len(references.repeated)}" if references.repeated else ""
     return f"{len(references.images)}{again}"
 
 
 def draw_references(count: int, draw: Callable[[int], Image.Image]) -> References:
-    """References that `draw` makes, by number."""
+    """Returns `count` references, drawn by `draw` from their number."""
     drawn = [encode(draw(i), "png") for i in range(count)]
     return References(
         tuple(Reference(f"{i:03d}.png", hashlib.sha256(data).hexdigest(), drawn=data) for i, data in enumerate(drawn))
@@ -265,9 +265,9 @@ def draw_references(count: int, draw: Callable[[int], Image.Image]) -> Reference
 
 
 def gather(references: References, folder: Path) -> Path:
-    """The folder that holds exactly these references: their own, or `folder`, into which they are then copied.
+    """Returns a folder with exactly these references: their own, or `folder`, into which they are copied.
 
-    Captions are copied with them.
+    Captions are copied too.
     """
     if references.folder is not None:
         return references.folder

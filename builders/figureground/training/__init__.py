@@ -1,1 +1,1 @@
-"""The state of an unfinished training, and its curves."""
+"""State and loss curves of unfinished trainings."""

@@ -1,4 +1,4 @@
-"""The losses of a fine-tuning, step by step: kept as CSV, drawn as PNG."""
+"""Loss curves of a fine-tuning, one value per step, saved as CSV and drawn as PNG."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.files import replace_text
 
 GRADIENT = "gradient"
-"""The curve of the gradient's norm."""
+"""Name of the curve of the gradient norm."""
 CSV, PNG = "curves.csv", "curves.png"
 MOST_ACROSS = 4
-"""Curves side by side in the drawing."""
+"""Maximum number of curves per row of the drawing."""
 SETTLED_EVERY = 10
-"""Steps whose losses stay on the device, so that it doesn't wait for each."""
+"""Number of steps whose losses stay on the device, so that it doesn't wait after each step."""
 SECONDS_BETWEEN_LOOKS = 5.0
-"""How often the curves on disk are renewed while something is learned."""
+"""Interval at which the curves on disk are updated during training."""
 
 
 class Curves:
-    """One value a step for each name.
+    """Curves with one value per step.
 
     Args:
-        names: Of the curves, in the order in which values come.
+        names: Names of the curves, in the order of the values.
     """
 
     def __init__(self, names: Sequence[str]):
@@ -43,17 +43,17 @@ class Curves:
         return len(self._settled) + len(self._pending)
 
     def add(self, values: Tensor) -> None:
-        """Takes the values of the next step, (names,), on whatever device; every few steps they are looked at.
+        """Adds the values of the next step, shape (names,), on any device; they are checked every few steps.
 
         Raises:
-            FiguregroundError: One is NaN or infinite; the step and the part are named.
+            FiguregroundError: A value is NaN or infinite; names the step and the loss.
         """
         self._pending.append(values.detach())
         if len(self._pending) >= SETTLED_EVERY:
             self.settle()
 
     def settle(self) -> None:
-        """Fetches the values that are still on the device; raises as `add` does."""
+        """Fetches and checks the values that are still on the device; raises like `add`."""
         if not self._pending:
             return
         rows = torch.stack(self._pending).double().cpu().tolist()
@@ -64,17 +64,17 @@ class Curves:
             self._settled.append(row)
 
     def latest(self, steps: int) -> dict[str, float]:
-        """The means over the last so many settled steps."""
+        """Returns the means over the last `steps` settled steps."""
         rows = self._settled[-steps:]
         return {n: sum(r[i] for r in rows) / len(rows) for i, n in enumerate(self.names)} if rows else {}
 
     def at_end(self, steps: int) -> dict[str, float]:
-        """What provenance tells of a run of so many steps: the means over its last tenth, 100 steps at most."""
+        """Returns the final means for provenance: over the last tenth of `steps`, at most 100 steps."""
         last = max(1, min(100, steps // 10))
         return {"steps": last, **{name: round(value, 6) for name, value in self.latest(last).items()}}
 
     def state(self) -> Tensor:
-        """All values, float64 (steps, names); `restore` takes it."""
+        """Returns all values, float64 (steps, names), for `restore`."""
         self.settle()
         return torch.tensor(self._settled, dtype=torch.float64).reshape(-1, len(self.names))
 
@@ -82,7 +82,7 @@ class Curves:
         self._settled, self._pending = state.tolist(), []
 
     def write(self, folder: Path) -> None:
-        """Writes `curves.csv`, a line a step."""
+        """Writes `curves.csv`, one line per step."""
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
         lines.writerow(["step", *self.names])
@@ -90,7 +90,7 @@ class Curves:
         replace_text(folder / CSV, text.getvalue())
 
     def draw(self, folder: Path) -> None:
-        """Draws `curves.png`: each curve, and its mean over neighbouring steps; where matplotlib is installed."""
+        """Draws `curves.png`, each curve with its moving average, if matplotlib is installed."""
         rows = self.state()
         window = max(1, len(rows) // 25)
         across = min(MOST_ACROSS, len(self.names))
@@ -112,13 +112,13 @@ class Curves:
 
 
 class NotFinite(FiguregroundError):
-    """Losses, or a gradient, that are no numbers."""
+    """Raised for losses or gradients that are NaN or infinite."""
 
     def __init__(self, values: Mapping[str, float], step: int):
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         parts = [name for name in bad if name not in ("total", GRADIENT) and not name.endswith("_weighted")]
         value = values[(parts or bad)[0]]
         what = f"the {' and '.join(parts)} {'losses are' if len(parts) > 1 else 'loss is'}"
-        if not parts:  # the losses were still numbers
+        if not parts:  # the losses were still finite
             what = "the gradient is" if bad == [GRADIENT] else "the total loss is"
         super().__init__(f"{what} {value} at step {step}.")

@@ -1,4 +1,4 @@
-"""The state of an unfinished fine-tuning on disk: whole or not there."""
+"""Saves and restores the state of an unfinished fine-tuning atomically."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     """Replaces the state on disk.
 
     Raises:
-        OSError: The disk is full, or fails; what was there before is kept.
+        OSError: The disk is full or fails; the previous state is kept.
     """
     draft = path.with_name(f".{path.name}.part")
     try:
@@ -29,7 +29,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
             try:
                 torch.save(state, file)
             except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # torch hides what the file said
+                if isinstance(error.__context__, OSError):  # torch hides the file's error
                     raise error.__context__ from None
                 raise
             file.flush()
@@ -41,10 +41,10 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def resume_threads(path: Path, device: torch.device) -> bool:
-    """Use as many threads as a saved state was made with: on a CPU, sums are split up by threads and rounded so.
+    """Uses the thread count of a saved state: on a CPU, the rounding of sums depends on the number of threads.
 
     Args:
-        path: The state, which may not be there.
+        path: The state, which may be missing.
 
     Returns:
         Whether the number changed.
@@ -57,32 +57,32 @@ def resume_threads(path: Path, device: torch.device) -> bool:
 
 
 def saved_threads(path: Path) -> int | None:
-    """With how many threads the state on disk was computed; None where there is none, or it can't be read."""
-    with contextlib.suppress(Exception):  # what is wrong with it, `read_state` says
+    """Returns the thread count of the state on disk; None if it is missing or unreadable."""
+    with contextlib.suppress(Exception):  # `read_state` reports the error
         return int(torch.load(path, weights_only=True, mmap=True)["threads"])
     return None
 
 
 def read_state(path: Path, made_with: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
-    """The state on disk, its tensors on a device; None where there is none.
+    """Reads the state on disk, with its tensors on a device; returns None if it is missing.
 
     Raises:
-        FiguregroundError: It is damaged, or was made with other means: then it couldn't go on exactly.
+        FiguregroundError: It is damaged, or was made with other settings, so training couldn't resume exactly.
     """
     if not path.exists():
         return None
     try:
-        with zipfile.ZipFile(path) as archive:  # torch writes checksums, and doesn't read them
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums but doesn't verify them
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
         state = torch.load(path, map_location=device, weights_only=True)
         theirs = json.loads(state["made_with"])
-    except Exception as error:  # torch raises whatever damage leads to
+    except Exception as error:  # torch can raise any exception for damaged data
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FiguregroundError(f"{path} is damaged ({said}). Remove it to begin anew.") from None
+        raise FiguregroundError(f"{path} is damaged ({said}). Remove it to start over.") from None
     if changed := differences(theirs, json.loads(json.dumps(made_with))):
         raise FiguregroundError(
-            f"{path.parent} was begun by other means, so it can't go on exactly:\n  " + "\n  ".join(changed)
-            + f"\nUse the same again, or remove {path.name} to begin anew."
+            f"{path.parent} was begun with other settings, so it can't resume exactly:\n  " + "\n  ".join(changed)
+            + f"\nUse the same settings, or remove {path.name} to start over."
         )  # fmt: skip
     return state

@@ -1,4 +1,4 @@
-"""A fine-tuning that isn't finished: what is saved of it, how it goes on, and what is told when something ends it."""
+"""Saves and resumes an unfinished fine-tuning, and reports its saved state when it stops early."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ from figureground.training.state import STATE, read_state, save_state
 
 
 class Learner(Protocol):
-    """What changes while something is learned."""
+    """Everything that changes during training."""
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+        """Returns everything that the next step depends on."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes up what `state` gave."""
+        """Restores the output of `state`."""
 
 
 @dataclass
 class Unfinished:
-    """What is on disk of an unfinished run."""
+    """An unfinished run on disk."""
 
     out: Path
     steps: int
-    """Of the whole run."""
+    """Number of steps of the whole run."""
     step: int = 0
-    """Up to which it is saved."""
+    """Last saved step."""
     usable: Path | None = None
-    """What was written by then in the form of a finished one."""
+    """Path of a usable result written so far, in the form of a finished one."""
 
     def said(self) -> str:
-        """A sentence or two, or nothing."""
+        """Describes the saved state in a sentence or two; empty if nothing is saved."""
         if not self.step:
             return ""
-        said = f"Step {self.step:,} of {self.steps:,} is saved in {self.out}, and the same command goes on from there."
-        return f"{said} {self.usable} holds what was learned by then." if self.usable else said
+        said = f"Step {self.step:,} of {self.steps:,} is saved in {self.out}; the same command resumes from there."
+        return f"{said} {self.usable} contains the result so far." if self.usable else said
 
     def save(self, learner: Learner, curves: Curves, made_with: Mapping[str, Any], step: int, seconds: float) -> None:
-        """Replaces the state on disk, and the curves; raises as `save_state` and `Curves.settle` do."""
+        """Replaces the state and the curves on disk; raises like `save_state` and `Curves.settle`."""
         state = {
             **learner.state(), "step": step, "seconds": seconds, "made_with": json.dumps(made_with),
             "threads": torch.get_num_threads(),
-            "curves": curves.state(),  # settles them: what isn't finite is never saved
+            "curves": curves.state(),  # settles them, so non-finite values are never saved
         }  # fmt: skip
         save_state(self.out / STATE, state)
         self.step = step
@@ -63,7 +63,7 @@ class Unfinished:
     def restore(
         self, learner: Learner, curves: Curves, made_with: dict[str, Any], device: torch.device
     ) -> tuple[int, float]:
-        """Takes up the state on disk, where there is one; returns its step and seconds. Raises as `read_state` does."""
+        """Restores the state on disk, if any; returns its step and seconds. Raises like `read_state`."""
         state = read_state(self.out / STATE, made_with, device)
         if state is None:
             return 0, 0.0
@@ -74,14 +74,14 @@ class Unfinished:
 
     @contextlib.contextmanager
     def told(self, not_finite: str, memory: str) -> Iterator[None]:
-        """Within, whatever ends the run early says also what is kept of it.
+        """Adds the saved state to any error that ends the run early.
 
         Args:
-            not_finite: What to do where losses are no numbers.
-            memory: What to do where memory is full.
+            not_finite: Advice for losses that are NaN or infinite.
+            memory: Message for full memory.
 
         Raises:
-            FiguregroundError: Losses are no numbers; memory is full; or the disk is full, or fails.
+            FiguregroundError: Losses are NaN or infinite, memory is full, or the disk is full or fails.
         """
         try:
             yield
@@ -102,7 +102,7 @@ class Unfinished:
 
 
 def _as_os_error(error: OSError | SafetensorError) -> OSError:
-    """What safetensors says of a disk in words alone, with its number."""
+    """Converts an error of safetensors, which names disk errors only in its text, to one with a number."""
     if isinstance(error, OSError):
         return error
     number = re.search(r"os error (\d+)", str(error))
