@@ -255,7 +255,7 @@ def test_a_vits_map_has_one_value_a_patch_and_is_linear_between(vit):
 
 def test_what_cannot_be_attended_is_said(pocket):
     image = noise(64, 64)
-    with pytest.raises(FiguregroundError, match=r"10 \(image 1\) is no class of classifier 'pocket', which has 10"):
+    with pytest.raises(FiguregroundError, match=r"10 \(image 1\) is not a class of classifier 'pocket'"):
         attend(pocket, [image] * 2, [0, 10])
     with pytest.raises(FiguregroundError, match="there are 2 for 1 images"):
         attend(pocket, [image], [0, 1])
