@@ -586,7 +586,7 @@ def test_the_command_names_files_that_count_for_nothing_and_what_came_of_it(sd1,
     arguments = ["--references", str(messy), "--noun", "flower", "--class", "x", "--out", str(out), "--device", "cpu"]
     code, said, err = run("finetune", *arguments, *flags(sd1, steps=1))
     assert code == 0, err
-    assert "1 reference can't be read and count for nothing: broken.jpg (the file is empty (0 bytes))" in err
+    assert "1 reference can't be read and aren't used: broken.jpg (the file is empty (0 bytes))" in err
     assert "1 reference given twice, counted once: twin.png is 00.png" in err
     assert said.startswith(f"{out}: sks flower, 1 steps")
     assert os.listdir(out)
