@@ -265,7 +265,7 @@ def test_a_finished_token_is_left_alone_and_other_inputs_are_refused(sd1, images
     assert {path: path.stat().st_mtime_ns for path in mug.iterdir()} == before
     spoiled = shutil.copytree(mug, tmp_path / "spoiled")
     save_file({"<mug>": torch.ones(1, 32)}, spoiled / "learned_embeds.safetensors")
-    with pytest.raises(FiguregroundError, match=r"isn't what inversion\.json says"):
+    with pytest.raises(FiguregroundError, match=r"doesn't match inversion\.json"):
         learn(sd1, images, spoiled)
 
 

@@ -81,7 +81,7 @@ def test_scenes_of_another_shape_are_cropped_about_their_centre():
     mask[0, 0] = True
     done = np.asarray(compose(Image.new("RGB", (20, 20), "red"), scene, mask))
     assert (done[5:, 3:-3] == 0).all()
-    with pytest.raises(FiguregroundError, match="rex: its mask has 5 by 4 pixels, .* 20 by 20"):
+    with pytest.raises(FiguregroundError, match=r"rex: its mask has 5 by 4 pixels, .* 20 by 20"):
         compose(Image.new("RGB", (20, 20)), scene, np.ones((4, 5), bool), "rex")
 
 

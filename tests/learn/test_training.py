@@ -200,7 +200,7 @@ def test_added_images_join_training_by_the_names_of_their_classes(images, tmp_pa
     assert "3 training images are added; 2 images of other splits are left out" in material.notes[0]
     report = fit(tiny(add_weight=0.5), images, tmp_path / "out", add=[tmp_path / "more"])
     assert report["images"]["added"] == 3
-    with pytest.raises(FiguregroundError, match="groupdro .*3 added images have none"):
+    with pytest.raises(FiguregroundError, match=r"groupdro .*3 added images have none"):
         fit(tiny("groupdro"), images, tmp_path / "dro", add=[tmp_path / "more"])
 
 
@@ -231,7 +231,7 @@ def test_reports_tell_the_steps_of_both_stages(images, tmp_path):
 
 def test_added_classes_that_the_data_lack_are_refused(images, tmp_path):
     make_folders(tmp_path / "more", {"train/umbrela": 2, "train/mug": 1})
-    with pytest.raises(RecipeError, match="'umbrela', .*birds, did you mean 'umbrella'"):
+    with pytest.raises(RecipeError, match=r"'umbrela', .*birds, did you mean 'umbrella'"):
         gather(read_groups(images), [read_groups(tmp_path / "more")])
     with pytest.raises(RecipeError, match="birds is the dataset itself"):
         gather(read_groups(images), [read_groups(images)])

@@ -109,7 +109,7 @@ def test_settings_that_cant_be_used_are_named(changes, said):
 
 
 def test_errors_are_chosen_without_groups(images, tmp_path):
-    with pytest.raises(RecipeError, match="select: .*attributes"):
+    with pytest.raises(RecipeError, match=r"select: .*attributes"):
         early_stopped(read_groups(images), Training("erm", select="worst-group"), 1, 0, tmp_path / "out")
 
 
@@ -165,7 +165,7 @@ def test_two_stages_share_the_steps_and_are_reported(images, more, tmp_path):
     text = (tmp_path / "out" / "report.txt").read_text()
     assert "steps: added images + training" in text
     assert "4 + 6" in text
-    with pytest.raises(RecipeError, match="add: two-stage .*--add DIR"):
+    with pytest.raises(RecipeError, match=r"add: two-stage .*--add DIR"):
         fit(settings, images, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 

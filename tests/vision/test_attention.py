@@ -359,5 +359,5 @@ def test_wrong_shares_and_maps_are_refused(pocket):
     for shares in ((), (0.2, 0.1), (0, 0.5), (0.5, 1.2)):
         with pytest.raises(FiguregroundError, match="shares: "):
             mask_by_knee(pocket, image, 0, attention, shares)
-    with pytest.raises(FiguregroundError, match="30×20, .* 20×30"):
+    with pytest.raises(FiguregroundError, match=r"30×20, .* 20×30"):
         mask_by_knee(pocket, image, 0, attention.T)

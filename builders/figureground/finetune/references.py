@@ -50,7 +50,7 @@ class LeftOut:
         lines = []
         if self.unreadable:
             what = listed((f"{printable(name)} ({reason})" for name, reason in self.unreadable), 6)
-            lines.append(f"{counted(len(self.unreadable), 'reference')} can't be read and aren't used: {what}.")
+            lines.append(f"{counted(len(self.unreadable), 'reference')} left out as unreadable: {what}.")
         if self.repeated:
             what = listed((f"{printable(name)} is {printable(of)}" for name, of in self.repeated), 6)
             lines.append(f"{counted(len(self.repeated), 'reference')} given twice, counted once: {what}.")

@@ -259,7 +259,7 @@ def _attend_prepared(classifier: Classifier, prepared: Tensor, targets: Tensor, 
 
 
 def _weigh(features: Tensor, gradient: Tensor) -> Tensor:
-    """Return the Grad-CAM++ map (n, h, w) for features A and g = ∂S/∂A, (n, c, h, w) each, without the factor exp(S)."""
+    """Return the Grad-CAM++ map (n, h, w) for features A and g = ∂S/∂A, both (n, c, h, w), without exp(S)."""
     positive = F.relu(gradient)
     sums = features.sum((2, 3), keepdim=True).clamp(min=0)
     alpha = 1 / (2 + sums * positive)  # the paper's α divided by g²; where g ≤ 0, its factor is 0
