@@ -202,7 +202,7 @@ class Final:
         return found
 
     def object_share(self, row: str) -> Interval:
-        """Return the share of images with an object seen by the oracle, with equal class weights, clustered by concept."""
+        """Return the share of images with a visible object, with equal class weights, clustered by concept."""
         groups = [
             np.concatenate([answers(self.by[row, name, seed]["object"]) for seed in self.seeds])
             for name in self.classes

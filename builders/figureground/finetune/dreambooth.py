@@ -539,7 +539,7 @@ class _Session:
     def _restore(self) -> tuple[int, float]:
         return self.kept.restore(self.learner, self.curves, self.made_with, self.device)
 
-    # What is written
+    # Output files
 
     def _preview(self, step: int, final: bool = False) -> None:
         settings = self.settings

@@ -327,7 +327,7 @@ class _Session:
     def _restore(self) -> tuple[int, float]:
         return self.kept.restore(self.inverting, self.curves, self.made_with, self.device)
 
-    # What is written
+    # Output files
 
     def _write_usable(self) -> None:
         self.kept.usable = self._write()

@@ -125,7 +125,7 @@ def cluster(
 def _one_thread() -> Any:
     """Limit computation to one thread, because the rounding of sums depends on how threads split them."""
     try:
-        import sklearn  # noqa: F401  # asked for here, once, before any work
+        import sklearn  # noqa: F401  # checked once here, before any work
         from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise FiguregroundError("Clusters need scikit-learn: pip install 'figureground[mitigate]'.") from error

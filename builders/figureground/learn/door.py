@@ -137,6 +137,6 @@ def refuse_unfit(settings: Training, groups: GroupedImages, material: Material) 
         missing = sorted(set(range(len(groups.classes))) - set(material.validation.y.tolist()))
         if missing:
             raise FiguregroundError(
-                f"dfr fits the last layer to validation images, and {groups.name} has none of "
-                f"{listed(groups.classes[label] for label in missing)} there."
+                f"dfr fits the last layer to validation images, but {groups.name} has none of "
+                f"{listed(groups.classes[label] for label in missing)}."
             )
