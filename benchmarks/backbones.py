@@ -1,7 +1,8 @@
-"""Networks of several families that benchmarks train from random weights, named as `Training` takes them.
+"""Backbones of several families that benchmarks train from random weights, with names for `Training`.
 
-A few hundred images must teach them a shape. Of the small ones here those with batch normalisation and overlapping
-convolutions do; patches and layer normalisation (ViT, Swin, ConvNeXt, PoolFormer) learn the scene and nothing else.
+They must learn a shape from a few hundred images. Of the small networks tried, only those with batch normalisation and
+overlapping convolutions do. Networks with patches and layer normalisation (ViT, Swin, ConvNeXt, PoolFormer) learn only
+the scene.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ FAMILIES: dict[str, Family] = {
     "mobilenet": Family(lambda: MobileNetV2Config(image_size=world.SIZE, depth_multiplier=0.35), 2e-3),
     **biased.FAMILIES,
 }
-"""Configurations, and the largest learning rate of a training from random weights."""
+"""Configurations, and the maximum learning rate for training from random weights."""
 NAMES = (POCKET, *FAMILIES)
 
 
@@ -39,8 +40,8 @@ def training(name: str, folder: Path) -> dict[str, Any]:
 
     Args:
         name: One of `NAMES`.
-        folder: Where the directories of backbones lie. It is made there unless it is there already; the same bytes each
-            time.
+        folder: Folder of the backbones' directories. The backbone is created there if missing, always with the same
+            bytes.
     """
     if name == POCKET:
         return {"backbone": POCKET}
@@ -53,6 +54,6 @@ def training(name: str, folder: Path) -> dict[str, Any]:
         robust.save(model, part)
         try:
             part.rename(out)
-        except OSError:  # another process was as quick
+        except OSError:  # another process was faster
             shutil.rmtree(part)
     return {"backbone": str(out), "from_scratch": True, "learning_rate": FAMILIES[name].learning_rate}

@@ -1,10 +1,10 @@
-"""The classifiers that judge spurious images: `python benchmarks/biased.py`.
+"""Classifiers that judge spurious images: `python benchmarks/biased.py`.
 
-Trains small classifiers of several families, `transformers` models, on the biased pocket world, where each class
-comes with a look of a prop, and shows that they take the look for the class: how often they say class k for the
-references of k (its look on a scene, no object), on drawings and after a round trip through the pocket
-autoencoder. Each is kept as a directory that `figureground evaluate --classifier DIR` opens, and used again as
-long as its settings, its seed, the world and the augmentation are the same.
+Trains small `transformers` classifiers of several families on the biased pocket world, where each class is paired with
+a look of a prop, and shows that they rely on the look. Measured is how often they predict class k for the references of
+k (its look on a scene, without object), on drawings and after a round trip through the pocket autoencoder. Each
+classifier is kept as a directory for `figureground evaluate --classifier DIR`, and reused as long as its settings, its
+seed, the world and the augmentation are the same.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ CACHE = ROOT / "out" / "biased"
 
 @dataclass(frozen=True)
 class Settings:
-    """How a classifier is trained: AdamW, one cycle."""
+    """Training settings of a classifier: AdamW, one cycle."""
 
     pool: int = 20_000
     epochs: int = 8
     batch: int = 64
     learning_rate: float = 3e-3
-    """The largest of the cycle; `trained` puts the family's own here."""
+    """Maximum of the cycle; `trained` replaces it by the family's own."""
     weight_decay: float = 0.03
     share: float = biased.SHARE
     hard: float = biased.HARD
@@ -66,11 +66,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of classifier."""
+    """A family of classifiers."""
 
     config: Callable[[], PreTrainedConfig]
     learning_rate: float
-    """The largest of the cycle."""
+    """Maximum of the cycle."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -123,19 +123,19 @@ FAMILIES: dict[str, Family] = {
         3e-3,
     ),
 }  # fmt: skip
-"""Nets of several kinds: convolutional ones, transformers, a pooling and a focal metaformer; none is the feature
-network."""
+"""Networks of several kinds: convolutional networks, transformers, a pooling and a focal metaformer. None is the
+feature network."""
 
 DEVELOPMENT = ("resnet", "vit")
-"""With these, settings are chosen, and no other judge is asked."""
+"""The only judges used for choosing settings."""
 FINAL = ("regnet", "convnext", "poolformer", "swin", "focalnet", "efficientnet")
-"""Off these, what is claimed is read; the last two had no part in anything before."""
+"""Judges for the reported results; the last two were not used for anything before."""
 FINAL_SEED = 1
-"""Of their data, weights and order; classifiers of seed 0 were looked at before."""
+"""Seed of their data, weights and order; classifiers with seed 0 were inspected before."""
 
 
 def build(family: str) -> PreTrainedModel:
-    """An untrained classifier of the pocket world's classes."""
+    """Return an untrained classifier of the pocket world's classes."""
     config = FAMILIES[family].config()
     config.num_labels = len(world.FOREGROUNDS)
     config.id2label = dict(enumerate(world.FOREGROUNDS))
@@ -144,13 +144,13 @@ def build(family: str) -> PreTrainedModel:
 
 
 def signed(images: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
-    """Images as the classifiers read them: uint8 (n, 3, h, w) to -1..1."""
+    """Convert images, uint8 (n, 3, h, w), to the classifiers' input in -1..1."""
     return torch.from_numpy(images).to(device).float().div_(127.5).sub_(1)
 
 
 @torch.inference_mode()
 def probabilities(model: PreTrainedModel, images: np.ndarray) -> np.ndarray:
-    """Takes uint8 (n, 3, SIZE, SIZE); returns float32 (n, classes)."""
+    """Return probabilities, float32 (n, classes), of images, uint8 (n, 3, SIZE, SIZE)."""
     device = next(model.parameters()).device
     read = [
         model(signed(images[i : i + 128], device)).logits.float().softmax(1).cpu() for i in range(0, len(images), 128)
@@ -159,7 +159,7 @@ def probabilities(model: PreTrainedModel, images: np.ndarray) -> np.ndarray:
 
 
 def train(model: PreTrainedModel, purpose: str, seed: int, device: str, settings: Settings) -> PreTrainedModel:
-    """Draws biased images and trains `model` on them; `purpose` and `seed` decide draws and order."""
+    """Draw biased images and train `model` on them; `purpose` and `seed` determine drawings and order."""
     rng = world.generator(f"biased {purpose}", seed)
     images, labels = biased.draw_many(settings.pool, rng, settings.share, settings.hard)
     model = model.to(device).train()
@@ -187,7 +187,7 @@ def train(model: PreTrainedModel, purpose: str, seed: int, device: str, settings
 
 
 def fingerprint(name: str, model: PreTrainedModel, seed: int, settings: Settings) -> str:
-    """Changes with everything that training depends on: settings, net, what is drawn, how it is augmented."""
+    """Return a hash of everything that training depends on: settings, network, drawings and augmentation."""
     rng = world.generator("biased fingerprint", seed)
     images, labels = biased.draw_many(64, rng, settings.share, settings.hard)
     changed = augment(images, rng)
@@ -198,9 +198,9 @@ def fingerprint(name: str, model: PreTrainedModel, seed: int, settings: Settings
 
 
 def trained(name: str, seed: int, cache: Path, device: str = "cpu", settings: Settings | None = None) -> Path:
-    """The directory of a classifier: out of `cache`, or trained and put there.
+    """Return the directory of a classifier in `cache`, training it if necessary.
 
-    `name` is one of `FAMILIES`, or `twin`: the feature network's architecture, trained without an adversary.
+    `name` is one of `FAMILIES`, or `twin`: the feature network's architecture, trained without adversarial attacks.
     """
     torch.manual_seed(int(world.generator(f"biased weights {name}", seed).integers(2**31)))
     model = robust.build() if name == "twin" else build(name)
@@ -213,7 +213,7 @@ def trained(name: str, seed: int, cache: Path, device: str = "cpu", settings: Se
         robust.save(model.float().cpu(), part)
         try:
             part.rename(folder)
-        except OSError:  # another process was as quick
+        except OSError:  # another process was faster
             shutil.rmtree(part)
     return folder
 
@@ -224,7 +224,7 @@ def open_model(folder: Path) -> PreTrainedModel:
 
 @torch.inference_mode()
 def round_trip(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
-    """Encodes (to the posterior's mean) and decodes uint8 images (n, 3, h, w)."""
+    """Encode (to the posterior's mean) and decode uint8 images (n, 3, h, w)."""
     made = []
     for start in range(0, len(images), 32):
         decoded = vae.decode(vae.encode(signed(images[start : start + 32])).latent_dist.mean).sample
@@ -233,24 +233,24 @@ def round_trip(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
 
 
 def stack(images: Sequence[Any]) -> np.ndarray:
-    """PIL images as uint8 (n, 3, h, w)."""
+    """Stack PIL images as uint8 (n, 3, h, w)."""
     return np.stack([np.asarray(image.convert("RGB")).transpose(2, 0, 1) for image in images])
 
 
 def draw_references(count: int, seed: int, purpose: str = "biased references, held out") -> np.ndarray:
-    """uint8 (classes × count, 3, SIZE, SIZE), class by class."""
+    """Draw references, uint8 (classes × count, 3, SIZE, SIZE), class by class."""
     rng = world.generator(purpose, seed)
     return stack([biased.reference(name, rng) for name in world.FOREGROUNDS for _ in range(count)])
 
 
 def draw_balanced(count: int, seed: int, purpose: str = "biased balanced, held out") -> np.ndarray:
-    """uint8 (classes × count, 3, SIZE, SIZE), class by class: objects in plain view, without the class's look."""
+    """Draw objects in plain view without their class's look, uint8 (classes × count, 3, SIZE, SIZE), class by class."""
     rng = world.generator(purpose, seed)
     return stack([biased.draw_balanced(name, rng) for name in world.FOREGROUNDS for _ in range(count)])
 
 
 def measure(models: dict[str, Path], count: int, seed: int) -> tuple[list[Row], dict[str, Any]]:
-    """What every classifier makes of held-out drawings and references; `count` of each class."""
+    """Evaluate all classifiers on held-out drawings and references, `count` per class."""
     vae = open_network(AutoencoderKL, WEIGHTS / "vae", "pocket", dtype=torch.float32).eval()
     classes = len(world.FOREGROUNDS)
     truth = np.repeat(np.arange(classes), count)
@@ -285,7 +285,7 @@ def _train_one(job: tuple[str, int, Path, Settings]) -> tuple[str, Path, float]:
 def train_all(
     names: Sequence[str], seed: int, cache: Path, settings: Settings, workers: int
 ) -> tuple[dict[str, Path], dict[str, float]]:
-    """Directories of the classifiers and the seconds that each took, trained `workers` at a time, a thread each."""
+    """Train classifiers, `workers` at a time with a thread each; return their directories and durations in seconds."""
     cache.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(workers) as processes:
         done = list(processes.imap_unordered(_train_one, [(name, seed, cache, settings) for name in names]))

@@ -1,9 +1,9 @@
-"""How faithful the pocket model is: `python benchmarks/fidelity.py`.
+"""Fidelity of the pocket model: `python benchmarks/fidelity.py`.
 
-Measures, on draws and seeds that training never saw: what an autoencoder round trip costs in PSNR and in
-what classifiers see; what an oracle, trained on drawn images alone, reads in generated ones and in a
-built dataset; and the Fréchet distance between generated and drawn images. Prints a table and writes
-JSON. Nothing measured here chooses what is kept or tunes the model.
+Measures, on drawings and seeds not used in training: the cost of an autoencoder round trip in PSNR and in classifiers'
+predictions; the predictions of an oracle, trained only on drawn images, for generated images and a built dataset; and
+the Fréchet distance between generated and drawn images. Prints a table and writes JSON. Nothing measured here is used
+to select images or to tune the model.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from figureground.pocket import captions, world
 from figureground.recipe.sample import derive_seed
 
 BLUR = 1.0
-"""Standard deviation in pixels of the blur that the oracle is tested with."""
+"""Standard deviation of the oracle's test blur, in pixels."""
 LIBRARIES = ("torch", "diffusers", "transformers", "datasets", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number, and what is asked of it."""
+    """One number, and its target."""
 
     name: str
     value: float
     unit: str
     count: int
-    """How many images it was measured on."""
+    """Number of images it was measured on."""
     at_least: float | None = None
     below: float | None = None
 
@@ -62,7 +62,7 @@ class Measure:
 
     @property
     def verdict(self) -> str:
-        """`OK`, by how much it falls short or goes over, or nothing if nothing is asked."""
+        """`OK`, the distance from the target, or an empty string without a target."""
         if self.at_least is not None:
             gap = self.at_least - self.value
             return "OK" if gap <= 0 else f"short by {gap:.2f}"
@@ -74,11 +74,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Table:
-    """What was read in the images of each class."""
+    """The oracle's predictions for the images of each class."""
 
     name: str
     classes: dict[str, Counter[str]]
-    """For each true name, how often each name was read."""
+    """For each true name, the count of each predicted name."""
 
     @property
     def count(self) -> int:
@@ -86,7 +86,7 @@ class Table:
 
     @property
     def least(self) -> Measure:
-        """The class that is right least often, a share that is biased low: it is the least of several."""
+        """The lowest accuracy of a class; biased low, as the minimum of several shares."""
         shares = {true: 100 * counts[true] / counts.total() for true, counts in self.classes.items()}
         name = min(shares, key=shares.__getitem__)
         count = self.classes[name].total()
@@ -99,7 +99,7 @@ class Table:
 
 
 class Prompted(NamedTuple):
-    """A prompt and what it names; for each of these None if it doesn't."""
+    """A prompt, and the names in it; None for each that is missing."""
 
     text: str
     foreground: str | None
@@ -112,7 +112,7 @@ class Prompted(NamedTuple):
 
 @torch.inference_mode()
 def round_trip(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
-    """Encodes (to the posterior's mean) and decodes uint8 images (n, 3, h, w)."""
+    """Encode (to the posterior's mean) and decode uint8 images (n, 3, h, w)."""
     made = []
     for start in tqdm(range(0, len(images), 32), desc="round trip", unit="batch", disable=None, leave=False):
         x = torch.from_numpy(images[start : start + 32]).to(vae.device).float() / 127.5 - 1
@@ -122,19 +122,19 @@ def round_trip(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of each uint8 image (n, 3, h, w)."""
+    """Return the peak signal-to-noise ratio in dB of each uint8 image (n, 3, h, w)."""
     error = np.square(one.astype(np.float64) - other).mean((1, 2, 3))
-    return 10 * np.log10(255**2 / np.maximum(error, 1 / 12))  # 1 / 12: what rounding to 8 bits costs
+    return 10 * np.log10(255**2 / np.maximum(error, 1 / 12))  # 1 / 12: error of rounding to 8 bits
 
 
 def measure_autoencoder(vae: AutoencoderKL, classifier: Classifier, count: int, seed: int) -> list[Measure]:
-    """PSNR of a round trip, and how often the classifier's answers survive it."""
+    """Measure the PSNR of a round trip, and how often the classifier's predictions survive it."""
     drawn = draw_many(count, world.generator("fidelity round trip, held out", seed))
     returned = round_trip(vae, drawn.images)
     before, after = classifier.read(drawn.images).labels, classifier.read(returned).labels
     rows = [Measure("VAE reconstruction, PSNR", float(psnr(drawn.images, returned).mean()), "dB", count, at_least=30)]
     for i, (head, known) in enumerate(HEADS.items()):
-        # Without a prop there is no look to lose.
+        # Images without a prop have no look.
         asked = drawn.labels[:, i] != known.index(NOTHING) if head == "look" else np.ones(count, bool)
         of = int(asked.sum())
         changed = 100 * float((before[asked, i] != after[asked, i]).mean())
@@ -152,7 +152,7 @@ def measure_autoencoder(vae: AutoencoderKL, classifier: Classifier, count: int, 
 
 
 def measure_oracle(oracle: Classifier, count: int, seed: int) -> list[Measure]:
-    """How often the oracle is right on held-out drawings, sharp and blurred, and with pasted cut-outs."""
+    """Measure the oracle's accuracy on held-out drawings, sharp and blurred, and with pasted cut-outs."""
     rows = []
     for where, pasted in (("drawings", 0.0), ("pasted cut-outs", 1.0)):
         drawn = draw_many(count, world.generator(f"fidelity oracle, held out {where}", seed), pasted)
@@ -165,7 +165,7 @@ def measure_oracle(oracle: Classifier, count: int, seed: int) -> list[Measure]:
 
 
 def tabulate(name: str, head: str, wanted: list[str | None], answers: Answers) -> Table:
-    """Counts what the oracle read for each wanted name; images without a wanted name are left out."""
+    """Count the oracle's predictions for each wanted name; images without a wanted name are left out."""
     known = HEADS[head]
     read = answers.labels[:, list(HEADS).index(head)]
     classes: dict[str, Counter[str]] = {k: Counter() for k in known if k in wanted}
@@ -176,7 +176,7 @@ def tabulate(name: str, head: str, wanted: list[str | None], answers: Answers) -
 
 
 def print_table(table: Table) -> None:
-    """Right per class, then who was taken for whom."""
+    """Print the accuracy per class, and the confusions."""
     print(f"\n{table.name}: {table.share_right:.2f} % of {table.count} right")
     wrong: Counter[tuple[str, str]] = Counter()
     for true, counts in table.classes.items():
@@ -193,7 +193,7 @@ def print_table(table: Table) -> None:
 
 
 def cell_prompts(per_cell: int) -> list[Prompted]:
-    """Every foreground on every background; every other prompt holds the foreground's definition."""
+    """Return prompts of every foreground on every background; every other one contains the foreground's definition."""
     prompts = []
     for f, foreground in enumerate(world.FOREGROUNDS):
         for b, (background, phrase) in enumerate(captions.PHRASES.items()):
@@ -205,7 +205,7 @@ def cell_prompts(per_cell: int) -> list[Prompted]:
 
 
 def prop_prompts(per_pair: int, with_foreground: bool) -> list[Prompted]:
-    """Every prop `per_pair` times with every foreground, or with none on every background."""
+    """Return prompts of every prop, `per_pair` times with every foreground, or without one on every background."""
     prompts = []
     for p, prop in enumerate(world.PROPS):
         for i, foreground in enumerate(world.FOREGROUNDS if with_foreground else [None] * len(world.BACKGROUNDS)):
@@ -218,7 +218,7 @@ def prop_prompts(per_pair: int, with_foreground: bool) -> list[Prompted]:
 
 
 def open_pipeline(checkpoint: Path, device: str) -> StableDiffusionPipeline:
-    """Opens a checkpoint in float32 with DDIM.
+    """Open a checkpoint in float32 with DDIM.
 
     Raises:
         FileNotFoundError: The directory holds no checkpoint.
@@ -237,7 +237,7 @@ def open_pipeline(checkpoint: Path, device: str) -> StableDiffusionPipeline:
 def generate(
     pipeline: StableDiffusionPipeline, prompts: list[Prompted], purpose: str, seed: int, steps: int, guidance: float
 ) -> np.ndarray:
-    """One image a prompt, uint8 (n, 3, size, size), each from a seed of its own."""
+    """Generate one image per prompt, uint8 (n, 3, size, size), each with its own seed."""
     made = []
     batch = 16 if pipeline.device.type == "cpu" else 100
     with tqdm(total=len(prompts), desc=purpose, unit="image", disable=None, leave=False) as bar:
@@ -252,7 +252,7 @@ def generate(
 
 
 def read_prompted(what: str, prompts: list[Prompted], answers: Answers) -> list[Table]:
-    """One table for each factor that some prompt names."""
+    """Return a table for each factor that any prompt names."""
     tables = []
     for head in ("foreground", "background", "prop"):
         wanted = [getattr(p, head) for p in prompts]
@@ -262,7 +262,7 @@ def read_prompted(what: str, prompts: list[Prompted], answers: Answers) -> list[
 
 
 def save_misread(prompts: list[Prompted], images: np.ndarray, answers: Answers, path: Path) -> None:
-    """A sheet of up to 100 images in which something that the prompt names was not read, for the eye."""
+    """Save a sheet of up to 100 images in which the oracle misses something named in the prompt, for inspection."""
     rows = []
     for head in ("foreground", "background", "prop"):
         read = [HEADS[head][i] for i in answers.labels[:, list(HEADS).index(head)]]
@@ -281,13 +281,13 @@ def save_misread(prompts: list[Prompted], images: np.ndarray, answers: Answers, 
 
 
 def _root(matrix: np.ndarray) -> np.ndarray:
-    """The symmetric square root of a positive semi-definite matrix."""
+    """Return the symmetric square root of a positive semi-definite matrix."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def frechet(one: np.ndarray, other: np.ndarray) -> float:
-    """Fréchet distance of the Gaussians fitted to two sets of features (n, d) (Heusel et al. 2017).
+    """Return the Fréchet distance of the Gaussians fitted to two sets of features (n, d) (Heusel et al. 2017).
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), the last trace through the symmetric
     C1^(1/2) C2 C1^(1/2), which has the same eigenvalues as C1 C2.
@@ -300,12 +300,12 @@ def frechet(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def draw_like(prompts: list[Prompted], rng: np.random.Generator) -> np.ndarray:
-    """Draws what each prompt names, uint8 (n, 3, size, size)."""
+    """Draw the content of each prompt, uint8 (n, 3, size, size)."""
     return np.stack([pixels(world.render(p.foreground, p.background, p.prop, rng).image) for p in prompts])
 
 
 def measure_distance(oracle: Classifier, prompts: list[Prompted], generated: Answers, seed: int) -> list[Measure]:
-    """Fréchet distance from drawn images, of the generated ones and of as many other drawn ones."""
+    """Measure the Fréchet distance from drawn images of generated ones, and of the same number of other drawings."""
     drawn, again = (
         oracle.read(draw_like(prompts, world.generator(f"fidelity distance {i}", seed))).features for i in (0, 1)
     )
@@ -319,10 +319,10 @@ def measure_distance(oracle: Classifier, prompts: list[Prompted], generated: Ans
 
 
 def read_dataset(oracle: Classifier, directory: Path) -> tuple[list[Measure], list[Table]]:
-    """Reads every split of a D3S set of pocket classes, built with `figureground build d3s`.
+    """Evaluate every split of a D3S dataset of pocket classes, built with `figureground build d3s`.
 
     Raises:
-        ValueError: The set has a class that the pocket world doesn't draw.
+        ValueError: The dataset has a class that the pocket world doesn't have.
     """
     dataset = load_dataset(str(directory))
     assert isinstance(dataset, DatasetDict)
@@ -335,8 +335,8 @@ def read_dataset(oracle: Classifier, directory: Path) -> tuple[list[Measure], li
             unknown = [name for name in names if name not in HEADS[head]]
             if unknown:
                 raise ValueError(
-                    f"{directory}, column {head!r}: the oracle knows the pocket world alone, not "
-                    f"{', '.join(unknown[:5])}; give --dataset a set that was built with the config `pocket`."
+                    f"{directory}, column {head!r}: the oracle knows only the pocket world, not "
+                    f"{', '.join(unknown[:5])}; give --dataset a dataset built with the config `pocket`."
                 )
             values += [names[i] for i in rows[head]]
         splits += [str(split)] * len(rows)
@@ -370,19 +370,19 @@ def main() -> None:
     parser = arguments(__doc__, "fidelity")
     add = parser.add_argument
     add("--checkpoint", type=Path, default=WEIGHTS, help="a checkpoint directory (default: the bundled one)")
-    add("--dataset", type=Path, help="a D3S set of pocket classes, to be read as well")
+    add("--dataset", type=Path, help="a D3S dataset of pocket classes to evaluate too")
     add("--cache", type=Path, default=ROOT / "out" / "fidelity", help="trained classifiers, sheets of misread images")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--seed", type=int, default=0, help="of the draws, the classifiers and the sampling")
+    add("--seed", type=int, default=0, help="seed of drawings, classifiers and sampling")
     add("--steps", type=int, default=25, help="DDIM steps")
     add("--guidance", type=float, default=5.0, help="guidance scale (that of D3S)")
-    add("--per-cell", type=int, default=5, help="generated images a cell, and a prop's cell")
-    add("--held-out", type=int, default=4000, help="drawings that the oracle is tested on")
+    add("--per-cell", type=int, default=5, help="generated images per cell, and per prop's cell")
+    add("--held-out", type=int, default=4000, help="number of drawings for testing the oracle")
     args = parser.parse_args()
     if not args.quick:
         measure(args, Settings(), every=1, returned=max(1000, args.held_out // 2))
         return
-    # Classifiers that know next to nothing, images of some prompts: all of the code runs, no number means anything.
+    # Barely trained classifiers and images of some prompts: all of the code runs, but the numbers are meaningless.
     args.per_cell, args.steps, args.held_out = 1, 2, 40
     with scratch(args.work) as work:
         args.cache = work
@@ -390,13 +390,13 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, settings: Settings, every: int, returned: int) -> None:
-    """Measures everything, prints it, and writes the JSON.
+    """Measure everything, print it, and write the JSON.
 
     Args:
-        args: The command line.
-        settings: How the classifiers are trained.
-        every: Of the prompts, each so manieth is drawn.
-        returned: How many drawings make a round trip through the autoencoder.
+        args: The parsed command line.
+        settings: Training settings of the classifiers.
+        every: Draw every n-th prompt.
+        returned: Number of drawings for the autoencoder's round trip.
     """
     began = time.monotonic()
     pipeline = open_pipeline(args.checkpoint, args.device)

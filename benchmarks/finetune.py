@@ -1,15 +1,15 @@
-"""How fast a concept is learned, and in how much memory: `python benchmarks/finetune.py --script train_dreambooth.py`.
+"""Speed and memory of fine-tuning: `python benchmarks/finetune.py --script train_dreambooth.py`.
 
-Trains with `figureground finetune`, beside it with diffusers' own example script at the same settings (UNet and text
-encoder, prior preservation, the same batch, AdamW, no SFSL), and once more with SFSL. Each runs in a process of its
-own, on the same images and prior images; they take turns, and what is compared was measured in the same round.
+Trains with `figureground finetune`, with diffusers' own example script at the same settings (UNet and text encoder,
+prior preservation, the same batch, AdamW, no SFSL), and with `figureground finetune` and SFSL. Each runs in its own
+process, on the same images and prior images. They take turns, and comparisons are within a round.
 
-The script is none of diffusers' wheel: download `examples/dreambooth/train_dreambooth.py` from its repository.
-It imports torchvision for four transforms of images; where that isn't installed, a small stand-in written here,
-on Pillow and numpy, does them. Without `--script`, only figureground is measured.
+The script isn't part of diffusers' wheel: download `examples/dreambooth/train_dreambooth.py` from its repository.
+It imports torchvision for four image transforms; if that isn't installed, a small stand-in based on Pillow and numpy is
+used. Without `--script`, only figureground is measured.
 
-Timed are steps of the optimizer after the first few. Memory is the most until the last of them: the device's, as
-torch counts it, or on a CPU what the process had resident.
+Time is measured over optimizer steps after the first few. Memory is the peak up to the last step: the device's, as
+counted by torch, or on a CPU the resident memory of the process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from figureground.models.weights import local_directory
 OURS, THEIRS, SFSL = "figureground", "train_dreambooth.py", "figureground with SFSL"
 NOUN, IDENTIFIER = "flower", "sks"
 PASSED_OVER = 0.2
-"""Share of the steps, at the start, that count for nothing."""
+"""Share of the steps at the start that aren't timed."""
 
 STAND_IN = '''
 """The four transforms of torchvision that train_dreambooth.py asks for, on Pillow and numpy."""
@@ -105,11 +105,11 @@ class Normalize:
 '''
 
 
-# --- in a process of its own ------------------------------------------------------------------------
+# --- in a separate process --------------------------------------------------------------------------
 
 
 class Clock:
-    """Looks at the time after the steps of whatever optimizer runs in this process."""
+    """Records the time after each step of any optimizer in this process."""
 
     def __init__(self, steps: int):
         self._first, self._steps, self._done = max(1, round(PASSED_OVER * steps)), steps, 0
@@ -133,16 +133,16 @@ class Clock:
 
 
 def do_job(path: Path) -> None:
-    """Trains once, as `path` says, and writes what the clock found beside it."""
+    """Train once, as described in the file `path`, and write the clock's result beside it."""
     job = json.loads(path.read_text())
     torch.set_num_threads(job["threads"])
     clock = Clock(job["steps"])
     if "script" in job:
         if "stand_in" in job:
-            # As late as this: libraries that ask for torchvision when they are imported shouldn't find it.
+            # Only now, because libraries that look for torchvision at import shouldn't find the stand-in.
             with contextlib.suppress(ImportError):
                 importlib.import_module("peft")
-            importlib.import_module("transformers").utils.is_torchvision_available()  # remembers the answer
+            importlib.import_module("transformers").utils.is_torchvision_available()  # caches the answer
             sys.path.insert(0, job["stand_in"])
         sys.argv = [job["script"], *job["arguments"]]
         runpy.run_path(job["script"], run_name="__main__")
@@ -155,12 +155,12 @@ def do_job(path: Path) -> None:
     path.with_suffix(".found").write_text(json.dumps(clock.found))
 
 
-# --- what is compared -------------------------------------------------------------------------------
+# --- the comparison ---------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
 class Bench:
-    """The material of all runs, and how each is started."""
+    """The data of all runs, and how to start each."""
 
     args: argparse.Namespace
     work: Path
@@ -170,7 +170,7 @@ class Bench:
     label: str
 
     def run(self, name: str, round_: int) -> dict[str, float]:
-        """Trains in one of the ways; returns steps a second and the most memory in MB."""
+        """Train in one of the ways; return steps per second and the peak memory in MB."""
         folder = self.work / f"{round_}-{name.replace(' ', '-')}"
         folder.mkdir()
         job: dict[str, Any] = {"steps": self.settings.steps, "threads": self.args.threads}
@@ -194,7 +194,7 @@ class Bench:
         return json.loads(path.with_suffix(".found").read_text())
 
     def _flags(self, out: Path) -> list[str]:
-        """The settings in the script's words."""
+        """Return the settings as flags of the script."""
         settings = self.settings
         precision = {"bfloat16": "bf16", "float32": "no"}[settings.dtype]
         values = {
@@ -222,7 +222,7 @@ class Bench:
 
 
 def draw_material(work: Path, settings: Finetuning, count: int) -> None:
-    """References, and prior images: once as figureground keeps them, once without its own files."""
+    """Draw references and prior images, the latter both in figureground's layout and without its own files."""
     import numpy as np
 
     from figureground.pocket import world
@@ -238,7 +238,7 @@ def draw_material(work: Path, settings: Finetuning, count: int) -> None:
 
 
 def make_network(work: Path, real: bool) -> tuple[str, str]:
-    """A feature network with random weights, of a real size or of the bundled one's; its folder and a class."""
+    """Make a feature network with random weights, of a real size or the bundled one's; return folder and class."""
     from transformers import ResNetConfig, ResNetForImageClassification
 
     from figureground.pocket import robust, world
@@ -258,13 +258,13 @@ def make_random(kind: str, device: torch.device, out: Path) -> str:
     from generate import make_random_checkpoint
 
     folder = make_random_checkpoint(kind, device, out)
-    config = folder / "text_encoder" / "config.json"  # the script wants float32 however weights are stored
+    config = folder / "text_encoder" / "config.json"  # the script requires float32 regardless of the storage dtype
     config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float32"}))
     return str(folder)
 
 
 def measure(bench: Bench, rounds: int) -> list[Row]:
-    """Trains in each way, in turn, round after round."""
+    """Train in each way in turn, for several rounds."""
     names = [OURS, *([THEIRS] if bench.args.script else []), SFSL]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for round_ in range(rounds):
@@ -289,12 +289,12 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = arguments(__doc__, "finetune")
     parser.add_argument("--script", type=Path, metavar="FILE", help="a copy of diffusers' train_dreambooth.py")
     parser.add_argument("--checkpoint", default="pocket", help="pocket, or a directory in diffusers' layout")
-    parser.add_argument("--random-weights", choices=("sd15",), help="a real architecture, without its weights")
+    parser.add_argument("--random-weights", choices=("sd15",), help="a real architecture with random weights")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--size", type=int, help="edge in pixels (default: the checkpoint's own)")
-    parser.add_argument("--batch-size", type=int, help="references a step (default: 4 for pocket, else 1)")
-    parser.add_argument("--steps", type=int, default=60, help="steps a run")
+    parser.add_argument("--batch-size", type=int, help="references per step (default: 4 for pocket, otherwise 1)")
+    parser.add_argument("--steps", type=int, default=60, help="steps per run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--references", type=int, default=20)
     parser.add_argument("--prior-images", type=int, default=64)
@@ -309,7 +309,7 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     if args.script and not args.script.is_file():
         parser.error(f"--script: there is no file {args.script}")
     if not args.script:
-        print(f"Without --script, {THEIRS} isn't measured: only what figureground itself does.")
+        print(f"Without --script, {THEIRS} isn't measured, only figureground.")
     if args.quick:
         args.steps, args.rounds, args.references, args.prior_images = 5, 1, 4, 4
     return args

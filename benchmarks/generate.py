@@ -1,15 +1,14 @@
-"""How fast a build makes images: `python benchmarks/generate.py`.
+"""Speed of a build: `python benchmarks/generate.py`.
 
-Makes the same images three ways from one checkpoint: with one image-to-image call of diffusers an image, as
-a research script does it; with one such call a batch; and with a whole build, `Builder.build` into a new
-directory. The three take turns, and what is compared was measured in the same round. The simple ways make
-every so manieth of a build's images, and have all cores, as a build's workers have together.
+Makes the same images in three ways from one checkpoint: with one image-to-image call of diffusers per image, as in a
+research script; with one call per batch; and with a whole build, `Builder.build` into a new directory. The three take
+turns, and comparisons are within a round. The simple ways make every n-th of a build's images, and use all cores, as do
+a build's workers together.
 
-Counted are: guides drawn from cut-outs and templates, prompts encoded, diffusion, and for the simple ways
-JPEG files saved, for a build reading and hashing its cut-outs and templates, tokenising every prompt of the
-recipe, tar and Parquet shards, their SHA-256, syncs, markers, index and card. Loading the model counts for
-a build of several workers, as does starting their processes; for one of one worker, and for the simple
-ways, it doesn't.
+The time includes drawing guides from cut-outs and templates, encoding prompts, and diffusion. For the simple ways it
+also includes saving JPEG files. For a build it also includes reading and hashing its cut-outs and templates, tokenising
+every prompt of the recipe, tar and Parquet shards, their SHA-256, syncs, markers, index and card. Loading the model and
+starting processes are included only for a build with several workers.
 """
 
 from __future__ import annotations
@@ -80,17 +79,17 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "text": [TEXT, TEXT_2],
     },
 }  # fmt: skip
-"""Dimensions of the models of Stable Diffusion 1.5 and XL; the values of weights don't change the time they take."""
+"""Dimensions of the models of Stable Diffusion 1.5 and XL; the values of the weights don't affect the speed."""
 
 
 # --- checkpoints ------------------------------------------------------------------------------------
 
 
 def make_random_checkpoint(kind: str, device: torch.device, out: Path) -> Path:
-    """Saves a checkpoint of a real architecture with random weights, in float16, made on the device.
+    """Save a checkpoint of a real architecture with random weights, in float16, created on the device.
 
-    Its tokenizer is the pocket's, which knows few words; the text encoder still has CLIP's whole vocabulary,
-    and every prompt is 77 tokens long, so it does the same work.
+    Its tokenizer is the pocket's, with few words. The text encoder still has CLIP's whole vocabulary and every prompt
+    is 77 tokens long, so the computation is the same.
     """
     from diffusers import (
         AutoencoderKL,
@@ -132,7 +131,7 @@ def make_random_checkpoint(kind: str, device: torch.device, out: Path) -> Path:
 
 @contextlib.contextmanager
 def in_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Makes new weights of that type."""
+    """Create new weights in this dtype within the context."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -142,7 +141,7 @@ def in_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def open_plainly(checkpoint: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """The image-to-image pipeline as a script opens it, with DDIM, as a build has it by default."""
+    """Open the image-to-image pipeline as a script does, with DDIM, a build's default."""
     from diffusers import AutoPipelineForImage2Image, DDIMScheduler
 
     folder = local_directory(checkpoint)
@@ -160,9 +159,9 @@ def open_plainly(checkpoint: str, device: torch.device, dtype: torch.dtype) -> A
 
 
 class Ways:
-    """Makes the images of one recipe, in each of the three ways, into a folder.
+    """Makes the images of one recipe in each of the three ways, into a folder.
 
-    The simple ways make at most `some` of them, spread over all.
+    The simple ways make at most `some` of the images, evenly spaced.
     """
 
     def __init__(self, checkpoint: str, fields: dict[str, Any], device: torch.device, dtype: torch.dtype, some: int):
@@ -174,13 +173,13 @@ class Ways:
         specs = [spec for shard in plan.shards() for spec in plan.specs(shard)]
         self.count = len(specs)
         self.specs = specs[:: -(-len(specs) // some)]
-        """Those that the simple ways make."""
+        """Specs of the images made by the simple ways."""
 
     def builder(self) -> D3S:
         return D3S("pocket", **self._fields)
 
     def single(self, folder: Path) -> int:
-        """Returns how many it has made, as the other ways do."""
+        """Make the images, and return their number; likewise the other ways."""
         for spec in self.specs:
             self._call([spec], folder)
         return len(self.specs)
@@ -193,11 +192,11 @@ class Ways:
 
     def build(self, folder: Path) -> int:
         builder = self.builder()
-        # Opened before, as the plain pipeline is; everything else, and in other processes this too, is what
-        # `figureground build` does.
+        # Opened in advance, like the plain pipeline. Everything else (and this too, in other processes) is part of
+        # `figureground build`.
         with patch.object(checkpoints, "open_checkpoint", return_value=self._opened):
             builder.build(folder / "built", show_progress=False)
-        # A build sets it for its own process, which here is that of the simple ways.
+        # A build sets it for its own process, which here is shared with the simple ways.
         torch.set_num_threads(self._threads)
         return self.count
 
@@ -215,7 +214,7 @@ class Ways:
             image.save(folder / f"{spec.key}.jpg", quality=95, subsampling=0)
 
     def timed(self, make: Callable[[Path], int], folder: Path) -> float:
-        """Images per second."""
+        """Return images per second."""
         folder.mkdir()
         os.sync()
         if self._device.type == "cuda":
@@ -227,9 +226,9 @@ class Ways:
         return count / (time.perf_counter() - start)
 
     def flops(self) -> int:
-        """Floating-point operations of the denoiser and the autoencoder for one image.
+        """Return the floating-point operations of the denoiser and the autoencoder for one image.
 
-        Attention is counted as the two matrix products that it is, whatever computes it.
+        Attention counts as its two matrix products, regardless of the implementation.
         """
         config, spec = self._guides.config, self.specs[0]
         names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
@@ -247,7 +246,7 @@ class Ways:
 
 
 def read_built(folder: Path) -> dict[str, np.ndarray]:
-    """The images of a built dataset by key, uint8 (height, width, 3)."""
+    """Read the images of a built dataset by key, uint8 (height, width, 3)."""
     found = {}
     for path in sorted((folder / "built" / "data").glob("*.parquet")):
         for row in pq.read_table(path, columns=["key", "image"]).to_pylist():
@@ -256,7 +255,7 @@ def read_built(folder: Path) -> dict[str, np.ndarray]:
 
 
 def difference(built: dict[str, np.ndarray], folder: Path) -> float:
-    """How far the files in a folder are from the built images, in levels of 255, on average."""
+    """Return the mean difference between the files in a folder and the built images, in levels of 255."""
     apart = [
         np.abs(built[path.stem] - np.asarray(Image.open(path), float)).mean()
         for path in folder.glob("*.jpg")
@@ -266,7 +265,7 @@ def difference(built: dict[str, np.ndarray], folder: Path) -> float:
 
 
 def measure_ceiling(device: torch.device, dtype: torch.dtype, edge: int) -> float:
-    """The most floating-point operations a second of a large matrix product, in TFLOP/s; best of 20."""
+    """Measure the speed of a large matrix product, in TFLOP/s; best of 20."""
     one, other = (torch.randn(edge, edge, device=device, dtype=dtype) for _ in range(2))
     best = 0.0
     for _ in range(20):
@@ -288,16 +287,20 @@ def parse() -> argparse.Namespace:
     parser = arguments(__doc__, "generate")
     add = parser.add_argument
     add("--checkpoint", default="pocket", help="a directory in diffusers' layout (default: the bundled one)")
-    add("--random-weights", choices=sorted(ARCHITECTURES), help="the architecture alone; needs twice its size on disk")
+    add(
+        "--random-weights",
+        choices=sorted(ARCHITECTURES),
+        help="an architecture with random weights; needs twice its size on disk",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     add("--dtype", default="auto", choices=("auto", *accelerator.DTYPES))
-    add("--images", type=int, help="that a build makes (default: 192 a worker)")
-    add("--simple-images", type=int, default=64, help="how many of them the simple ways make")
-    add("--workers", type=int, help="processes of a build (default: one a core on a CPU, else one)")
+    add("--images", type=int, help="images of a build (default: 192 per worker)")
+    add("--simple-images", type=int, default=64, help="images of the simple ways")
+    add("--workers", type=int, help="processes of a build (default: one per core on a CPU, otherwise one)")
     add("--rounds", type=int, default=3)
     add("--batch-size", type=int, default=defaults.batch_size)
-    add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads in all")
-    add("--size", type=int, help="edge in pixels (default: what the checkpoint was made for)")
+    add("--threads", type=int, default=torch.get_num_threads(), help="total CPU threads")
+    add("--size", type=int, help="edge in pixels (default: the checkpoint's own)")
     add("--steps", type=int, default=defaults.steps)
     add("--strength", type=float, default=defaults.strength)
     add("--guidance", type=float, default=defaults.guidance_scale)
@@ -347,7 +350,7 @@ def main() -> None:
 
 
 def open_ways(args: argparse.Namespace, checkpoint: str, device: torch.device, dtype: torch.dtype) -> Ways:
-    """The three ways, for the recipe that the arguments ask for: the pocket's classes, scenes and cut-outs."""
+    """Set up the three ways for the recipe given by the arguments: the pocket's classes, scenes and cut-outs."""
     cells = 100
     fields: dict[str, Any] = {
         "checkpoint": checkpoint, "per_cell": {"train": -(-args.images // cells)}, "limit": args.images,
@@ -355,14 +358,14 @@ def open_ways(args: argparse.Namespace, checkpoint: str, device: torch.device, d
         "guidance_scale": args.guidance, "device": str(device), "dtype": str(dtype).removeprefix("torch."),
         "size": args.size or made_for(checkpoint), "workers": args.workers,
         "threads": max(1, args.threads // args.workers),
-        # Whole batches, and the same number of shards for every worker.
+        # Full batches, and the same number of shards for every worker.
         "shard_size": args.batch_size * max(1, min(6, args.images // args.workers // args.batch_size)),
     }  # fmt: skip
     return Ways(checkpoint, fields, device, dtype, args.simple_images)
 
 
 def made_for(checkpoint: str) -> int:
-    """The edge in pixels of the images that a checkpoint was made for."""
+    """Return the edge in pixels of the images that a checkpoint was trained for."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     folder = local_directory(checkpoint)
@@ -372,7 +375,7 @@ def made_for(checkpoint: str) -> int:
 
 
 def measure(args: argparse.Namespace, ways: Ways, work: Path) -> list[Row]:
-    """Makes the images in all ways, in turn, round after round; the first round warms up and counts for nothing."""
+    """Make the images in all ways in turn, for several rounds; the first round is a warm-up."""
     makers = {SINGLE: ways.single, BATCHED: ways.batched, BUILD: ways.build}
     speeds: dict[str, list[float]] = {name: [] for name in makers}
     apart: dict[str, list[float]] = {SINGLE: [], BATCHED: []}

@@ -1,8 +1,8 @@
-"""Whether a build's memory stays flat: `python benchmarks/memory.py`.
+"""Memory growth of a build: `python benchmarks/memory.py`.
 
-Runs `figureground build d3s` with the pocket model in a process of its own, in many small shards, and reads
-that process's resident memory after every shard. The first shards are passed over: libraries, weights and
-buffers come then. Prints a table, writes JSON, and draws the curve as a PNG beside it.
+Runs `figureground build d3s` with the pocket model in a separate process, with many small shards, and reads that
+process's resident memory after every shard. The first shards are skipped, because libraries, weights and buffers are
+loaded then. Prints a table, writes JSON, and draws the curve as a PNG beside it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from results import MEGABYTE, ROOT, Row, arguments, report, scratch, shown
 from figureground.shards.writer import MARKERS
 
 IMAGES_A_SHARD, STEPS = 4, 4
-"""As few as there can be: memory is to grow with shards, if it does."""
+"""Minimal values, so that memory growth, if any, is due to the number of shards."""
 SECONDS_BETWEEN_LOOKS = 0.02
 
 
 class Reading(NamedTuple):
     shards: int
-    """How many were done."""
+    """Number of finished shards."""
     megabytes: float
     seconds: float
 
 
 def watch(command: Sequence[str], out: Path, log: Path) -> list[Reading]:
-    """Runs a build; returns its resident memory just after each shard, or after the last of several."""
+    """Run a build; return its resident memory just after each shard, or after the last of several."""
     readings: list[Reading] = []
     start = time.perf_counter()
     with log.open("wb") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
@@ -43,7 +43,7 @@ def watch(command: Sequence[str], out: Path, log: Path) -> list[Reading]:
             try:
                 megabytes = looked_at.memory_info().rss / MEGABYTE
             except psutil.Error:
-                break  # it ends just now
+                break  # the process is exiting
             done = sum(1 for _ in (out / MARKERS).glob("[!.]*.json"))
             if done and (not readings or done > readings[-1].shards):
                 readings.append(Reading(done, megabytes, time.perf_counter() - start))
@@ -54,20 +54,20 @@ def watch(command: Sequence[str], out: Path, log: Path) -> list[Reading]:
 
 
 def slope(readings: Sequence[Reading]) -> float:
-    """Of a straight line through the readings, in MB for 100 shards."""
+    """Return the slope of a straight line through the readings, in MB per 100 shards."""
     shards, megabytes = np.array([(r.shards, r.megabytes) for r in readings]).T
     return float(100 * np.polyfit(shards, megabytes, 1)[0])
 
 
 def growth(readings: Sequence[Reading]) -> float:
-    """By how many per cent the last fifth of the readings lies above the first fifth; medians."""
+    """Return the growth in per cent from the first to the last fifth of the readings, by medians."""
     megabytes = [r.megabytes for r in readings]
     fifth = max(1, len(megabytes) // 5)
     return float(100 * (np.median(megabytes[-fifth:]) / np.median(megabytes[:fifth]) - 1))
 
 
 def print_curve(readings: Sequence[Reading], lines: int = 20) -> None:
-    """One line for every so many shards, with a bar as long as the memory that is used."""
+    """Print a line for every n-th shard, with a bar proportional to the memory used."""
     highest = max(r.megabytes for r in readings)
     print(f"\n{'shards':>7}  {'MB':>6}")
     for r in readings[:: max(1, len(readings) // lines)]:
@@ -94,7 +94,7 @@ def draw_curve(readings: Sequence[Reading], passed_over: int, path: Path) -> Non
 def main() -> None:
     parser = arguments(__doc__, "memory")
     parser.add_argument("--shards", type=int, default=500)
-    parser.add_argument("--passed-over", type=int, default=100, help="shards at the start that count for nothing")
+    parser.add_argument("--passed-over", type=int, default=100, help="shards at the start that are skipped")
     args = parser.parse_args()
     if args.quick:
         args.shards, args.passed_over = 12, 2

@@ -1,8 +1,7 @@
-"""Small classifiers of drawn images: what the foreground, the background, the prop and its look are.
+"""Small classifiers of the foreground, background, prop and look of drawn images.
 
-They learn from images that the pocket world draws, never from generated ones, so they can judge what
-a model makes. A trained one is kept and used again as long as its settings, its seed, the world and
-the augmentation are the same.
+They are trained on images drawn by the pocket world, never on generated ones, so they can judge a model's images. A
+trained classifier is cached and reused as long as its settings, its seed, the world and the augmentation are the same.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ HEADS: dict[str, tuple[str, ...]] = {
     "prop": (*world.PROPS, NOTHING),
     "look": (*(f"{prop}:{look}" for prop in world.PROPS for look in range(world.LOOKS)), NOTHING),
 }
-"""What each head of a classifier tells apart, in label order; a look is that of a certain prop."""
+"""Classes of each head of a classifier, in label order; a look belongs to a specific prop."""
 
 
 class Drawn(NamedTuple):
@@ -46,17 +45,17 @@ class Drawn(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What a classifier reads in images."""
+    """A classifier's predictions for images."""
 
     labels: np.ndarray
     """int64 (n, 4), in the order of `HEADS`."""
     features: np.ndarray
-    """float64 (n, Settings.features), the layer before the heads."""
+    """float64 (n, Settings.features): output of the layer before the heads."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a classifier is built and trained: AdamW, one cycle."""
+    """Architecture and training settings of a classifier: AdamW, one cycle."""
 
     widths: tuple[int, ...] = (24, 48, 96, 160)
     features: int = 128
@@ -66,17 +65,17 @@ class Settings:
     learning_rate: float = 4e-3
     weight_decay: float = 0.02
     pasted: float = 0.35
-    """Share of images in which a cut-out is pasted anywhere, cut by the edge too."""
+    """Share of images with a cut-out pasted at any position, including across the edge."""
 
 
 def label(foreground: str | None, background: str | None, prop: str | None) -> list[int]:
-    """The label of every head; `prop` with its look, as in `"flower:2"`."""
+    """Return the label of every head; `prop` includes its look, as in `"flower:2"`."""
     names = (foreground or NOTHING, background or PLAIN, (prop or NOTHING).partition(":")[0], prop or NOTHING)
     return [known.index(name) for known, name in zip(HEADS.values(), names, strict=True)]
 
 
 def pixels(image: Image.Image) -> np.ndarray:
-    """uint8 (3, size, size), resized to what the classifiers read."""
+    """Return pixels, uint8 (3, size, size), resized to the classifiers' input size."""
     if image.size != (world.SIZE, world.SIZE):
         image = image.resize((world.SIZE, world.SIZE), Image.Resampling.LANCZOS)
     return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
@@ -87,14 +86,14 @@ def _named(prop: str | None, rng: np.random.Generator) -> str | None:
 
 
 def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
-    """An image out of those that the pocket model is trained on, and its labels."""
+    """Draw an image from the pocket model's training distribution, and return its labels."""
     foreground, background, prop, _ = captions.sample(rng)
     prop = _named(prop, rng)
     return pixels(world.render(foreground, background, prop, rng).image), label(foreground, background, prop)
 
 
 def draw_pasted(rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
-    """A cut-out pasted on a scene wherever it falls, up to a sixth of it outside; a prop stays in view."""
+    """Draw a cut-out pasted at any position on a scene, up to a sixth of it outside; a prop stays in view."""
     foreground, background = str(rng.choice(world.FOREGROUNDS)), str(rng.choice(world.BACKGROUNDS))
     prop = _named(str(rng.choice(world.PROPS)), rng) if rng.random() < 0.3 else None
     while True:
@@ -110,7 +109,7 @@ def draw_pasted(rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
 
 
 def draw_many(count: int, rng: np.random.Generator, pasted: float = 0.0) -> Drawn:
-    """Draws `count` images, a share of them by `draw_pasted`."""
+    """Draw `count` images, a share of them by `draw_pasted`."""
     made = [
         draw_pasted(rng) if rng.random() < pasted else draw(rng)
         for _ in tqdm(range(count), desc="drawing", unit="images", disable=None, leave=False)
@@ -119,7 +118,7 @@ def draw_many(count: int, rng: np.random.Generator, pasted: float = 0.0) -> Draw
 
 
 def blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian blur of float images (n, 3, h, w); `sigma` in pixels."""
+    """Apply a Gaussian blur to float images (n, 3, h, w); `sigma` in pixels."""
     reach = max(1, round(3 * sigma))
     weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device) / sigma) ** 2)
     weights = (weights / weights.sum()).repeat(3, 1, 1)
@@ -139,7 +138,7 @@ def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Ordinary augmentation of uint8 images (n, 3, h, w): flips, slight blur, noise, JPEG."""
+    """Apply standard augmentation to uint8 images (n, 3, h, w): flips, slight blur, noise, JPEG."""
     count = len(images)
     mirrored = rng.random(count) < 0.5
     x = np.where(mirrored[:, None, None, None], images[..., ::-1], images)
@@ -155,7 +154,7 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 class Classifier(nn.Module):
-    """A small convolutional net with one head for each of `HEADS`."""
+    """A small convolutional network with one head for each of `HEADS`."""
 
     def __init__(self, settings: Settings):
         super().__init__()
@@ -174,18 +173,18 @@ class Classifier(nn.Module):
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)  # twice as fast on a CPU
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Takes images in -1..1, (n, 3, size, size); returns (n, Settings.features)."""
+        """Return features (n, Settings.features) of images in -1..1, (n, 3, size, size)."""
         x = self.body(x.contiguous(memory_format=torch.channels_last))
         return self.mix(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Takes images in -1..1; returns the logits of every head."""
+        """Return the logits of every head for images in -1..1."""
         features = self.features(x)
         return {name: head(features) for name, head in self.heads.items()}
 
     @torch.inference_mode()
     def read(self, images: np.ndarray) -> Answers:
-        """Takes uint8 images (n, 3, size, size); `NOTHING` and `PLAIN` are among the answers."""
+        """Return predictions for uint8 images (n, 3, size, size); they may be `NOTHING` and `PLAIN`."""
         device = next(self.parameters()).device
         labels, features = [], []
         for start in range(0, len(images), 128):
@@ -200,7 +199,7 @@ def _signed(images: np.ndarray, device: torch.device | str) -> torch.Tensor:
 
 
 def _batches(drawn: Drawn, settings: Settings, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The images in a new order, augmented; what does not fill a batch waits for the next epoch."""
+    """Yield augmented images in a random order, in full batches; the rest is dropped in this epoch."""
     order = rng.permutation(len(drawn.images))
     for start in range(0, len(order) - settings.batch + 1, settings.batch):
         picked = order[start : start + settings.batch]
@@ -208,7 +207,7 @@ def _batches(drawn: Drawn, settings: Settings, rng: np.random.Generator) -> Iter
 
 
 def train(purpose: str, seed: int, device: str, settings: Settings) -> Classifier:
-    """Draws images and trains a classifier on them; `purpose` and `seed` decide draws and weights."""
+    """Draw images and train a classifier on them; `purpose` and `seed` determine drawings and weights."""
     rng = world.generator(f"fidelity {purpose}", seed)
     torch.manual_seed(int(rng.integers(2**31)))
     drawn = draw_many(settings.pool, rng, settings.pasted)
@@ -234,7 +233,7 @@ def train(purpose: str, seed: int, device: str, settings: Settings) -> Classifie
 
 
 def _fingerprint(purpose: str, seed: int, settings: Settings) -> str:
-    """Changes with everything that training depends on: settings, net, what is drawn, how it is augmented."""
+    """Return a hash of everything that training depends on: settings, network, drawings and augmentation."""
     rng = world.generator("fidelity fingerprint", seed)
     drawn = draw_many(64, rng, settings.pasted)
     changed = augment(drawn.images, rng)
@@ -245,7 +244,7 @@ def _fingerprint(purpose: str, seed: int, settings: Settings) -> str:
 
 
 def trained(purpose: str, seed: int, cache: Path, device: str, settings: Settings | None = None) -> Classifier:
-    """The classifier of that purpose and seed: out of `cache`, or trained and put there."""
+    """Return the classifier with this purpose and seed from `cache`, training it if necessary."""
     settings = settings or Settings()
     path = cache / f"{purpose.replace(' ', '-')}-{_fingerprint(purpose, seed, settings)}.pt"
     if path.exists():

@@ -12,34 +12,34 @@ import scipy.stats
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of paired differences, and what chance would do to it."""
+    """The mean of paired differences, with its interval and p-value."""
 
     n: int
-    """Pairs."""
+    """Number of pairs."""
     mean: float
     low: float | None
-    """The lower end of the interval; None where there is one pair."""
+    """Lower end of the interval; None for a single pair."""
     high: float | None
     p: float | None
-    """Two-sided p-value of a mean of 0; None where there is one pair."""
+    """Two-sided p-value of a mean of 0; None for a single pair."""
 
 
 def subtract(
     first: Mapping[int, float], second: Mapping[int, float], *, level: float = 0.95, comparisons: int = 1
 ) -> Difference:
-    """The mean of first − second over the seeds that both have, with the interval of Student's t.
+    """Return the mean of first − second over the common seeds, with Student's t interval.
 
     Args:
-        first, second: A number a seed; seeds that only one of them has are left out.
+        first, second: One number per seed; seeds in only one of them are left out.
         level: Nominal coverage, between 0 and 1.
-        comparisons: How many intervals shall all cover at that level together (Bonferroni).
+        comparisons: Number of intervals that jointly cover at this level (Bonferroni).
 
     Raises:
-        ValueError: They share no seed.
+        ValueError: There is no common seed.
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
-        raise ValueError("There is no seed that both have.")
+        raise ValueError("There is no common seed.")
     differences = np.array([first[seed] - second[seed] for seed in seeds], np.float64)
     n, mean = len(differences), float(differences.mean())
     if n == 1:
@@ -52,9 +52,9 @@ def subtract(
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values, in the order given: each at most 1, and none below that of a smaller p.
+    """Return Holm's (1979) adjusted p-values, in the given order: each at most 1, and monotone in p.
 
-    Whoever rejects those at or below α is wrong about any of them with a probability of at most α.
+    Rejecting those at or below α keeps the family-wise error rate at or below α.
     """
     order = sorted(range(len(p)), key=lambda i: p[i])
     adjusted, least = [0.0] * len(p), 0.0

@@ -1,10 +1,10 @@
-"""What a plan of ten million images costs: `python benchmarks/plan.py`.
+"""Cost of planning ten million images: `python benchmarks/plan.py`.
 
-Plans D3S on ImageNet's 1000 classes and 10 backgrounds, 1000 images a cell, each in a new process: from
-prompts alone, and from guides, whose cut-outs and templates are tiny files made for the purpose. Measured
-are the seconds that the Specs of the shard in the middle take, from a builder that has planned nothing yet,
-and the most memory that the process has had resident. Reading the recipe stands apart: with guides it lists,
-hashes and decodes their files, and takes as long as there are many.
+Plans D3S on ImageNet's 1000 classes and 10 backgrounds, 1000 images per cell, each in a new process: from prompts
+alone, and from guides, with tiny cut-outs and templates made for this benchmark. Measured are the time in seconds for
+the Specs of the middle shard, from a builder that has not planned before, and the peak resident memory. Reading the
+recipe is measured separately: with guides, it lists, hashes and decodes their files, in time proportional to their
+number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from results import Row, arguments, median, peak_memory, report, scratch
 
 
 def make_images(folder: Path, names: list[str], each: int, channels: int) -> None:
-    """Small images, no two of them the same, in a folder for each name."""
+    """Write small, distinct images into a folder for each name."""
     rng = np.random.default_rng(0)
     for name in names:
         (folder / name).mkdir(parents=True)
@@ -33,7 +33,7 @@ def make_images(folder: Path, names: list[str], each: int, channels: int) -> Non
 
 
 def measure_here(fields: dict[str, Any]) -> dict[str, float]:
-    """Plans in this process; prints nothing."""
+    """Plan in this process, and return the measurements."""
     began = time.perf_counter()
     from figureground.methods.d3s import D3S
 
@@ -54,16 +54,16 @@ def measure_here(fields: dict[str, Any]) -> dict[str, float]:
 
 
 def measure(fields: dict[str, Any]) -> dict[str, float]:
-    """Plans in a new process."""
+    """Plan in a new process, and return the measurements."""
     command = [sys.executable, __file__, "--here", json.dumps(fields)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def main() -> None:
     parser = arguments(__doc__, "plan")
-    parser.add_argument("--per-cell", type=int, default=1000, help="images a cell")
-    parser.add_argument("--cutouts", type=int, default=4, help="files a class")
-    parser.add_argument("--templates", type=int, default=20, help="files a background")
+    parser.add_argument("--per-cell", type=int, default=1000, help="images per cell")
+    parser.add_argument("--cutouts", type=int, default=4, help="files per class")
+    parser.add_argument("--templates", type=int, default=20, help="files per background")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--here", help=argparse.SUPPRESS)
     args = parser.parse_args()

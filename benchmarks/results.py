@@ -1,6 +1,6 @@
-"""What the benchmarks share: rows of a table, the JSON that is kept, the class of the machine, a place to work in.
+"""Shared helpers of the benchmarks: table rows, JSON results, the class of the machine, and scratch folders.
 
-Nothing here, and nothing that is kept, names a host, a user or a path outside the repository.
+Neither this code nor the results name a host, a user or a path outside the repository.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Row:
-    """One measured number, and what is asked of it."""
+    """One measured number, and its target."""
 
     name: str
     value: float
     unit: str
     low: float | None = None
-    """The least of the repeats; None where there was one."""
+    """Minimum of the repeats; None for a single measurement."""
     high: float | None = None
     at_least: float | None = None
     at_most: float | None = None
@@ -56,7 +56,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """`reached`, `missed`, or nothing if nothing is asked."""
+        """`reached`, `missed`, or an empty string without a target."""
         if not self.wanted:
             return ""
         enough = self.at_least is None or self.value >= self.at_least
@@ -66,18 +66,18 @@ class Row:
 def median(
     name: str, values: Sequence[float], unit: str, *, at_least: float | None = None, at_most: float | None = None
 ) -> Row:
-    """A row of the median of repeated measurements, with their range."""
+    """Return a row with the median and range of repeated measurements."""
     low, high = (min(values), max(values)) if len(values) > 1 else (None, None)
     return Row(name, statistics.median(values), unit, low, high, at_least, at_most)
 
 
 def median_ratio(name: str, above: Sequence[float], below: Sequence[float], *, at_least: float | None = None) -> Row:
-    """A row of the median of ratios of what was measured in the same round."""
+    """Return a row with the median of ratios of measurements in the same round."""
     return median(name, [a / b for a, b in zip(above, below, strict=True)], "×", at_least=at_least)
 
 
 def print_rows(rows: Sequence[Row]) -> None:
-    """Prints a table to read."""
+    """Print the rows as a table."""
     wide = max(len(row.name) for row in rows)
     print(f"\n{'':<{wide}}  {'median':>10} {'unit':<10} {'range of repeats':>19}  wanted")
     for row in rows:
@@ -87,31 +87,33 @@ def print_rows(rows: Sequence[Row]) -> None:
 
 
 def number(value: float) -> str:
-    """Three significant digits, or all digits before the point."""
+    """Format a number with three significant digits, or with all digits before the decimal point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def arguments(description: str | None, name: str) -> argparse.ArgumentParser:
-    """A parser of what every benchmark takes; `name` is the file of its results, without a suffix."""
+    """Return a parser with the common options; `name` is the benchmark's results file, without a suffix."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help=f"where the JSON goes (default: benchmarks/results/{name}.json)")
+    parser.add_argument("--out", type=Path, help=f"JSON file to write (default: benchmarks/results/{name}.json)")
     parser.add_argument(
-        "--work", type=Path, default=ROOT / "out" / "benchmarks", help="a folder on the disk that is to be measured"
+        "--work", type=Path, default=ROOT / "out" / "benchmarks", help="a folder on the disk to be measured"
     )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; kept only with --out")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, as a smoke test; results are kept only with --out"
+    )
     return parser
 
 
 @contextlib.contextmanager
 def scratch(work: Path) -> Iterator[Path]:
-    """A new folder in `work`, removed afterwards."""
+    """Create a new folder in `work`, and remove it afterwards."""
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=work) as folder:
         yield Path(folder)
 
 
 def read_cpu() -> str:
-    """The processor's model, family and number, as far as the system says them."""
+    """Return the processor's model, family and number, as far as the system reports them."""
     said: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -124,7 +126,7 @@ def read_cpu() -> str:
 
 
 def machine(**more: Any) -> dict[str, Any]:
-    """The class of machine, and how busy it is; no names."""
+    """Return the class of machine and its load, without names."""
     return {
         "cpu": read_cpu(),
         "cores": os.cpu_count(),
@@ -138,8 +140,8 @@ def machine(**more: Any) -> dict[str, Any]:
 
 
 def peak_memory() -> float:
-    """The most memory, in MB, that this process has had resident."""
-    # Not getrusage, whose number a new process has from the one that started it.
+    """Return the peak resident memory of this process, in MB."""
+    # Not getrusage, whose value a new process inherits from its parent.
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -151,7 +153,7 @@ def peak_memory() -> float:
 
 
 def shown(argument: str) -> str:
-    """A command line argument as a report shows it: a path relative to the repository, or its name alone."""
+    """Return a command line argument for reports: a path relative to the repository, or only its name."""
     path = Path(argument)
     if not path.is_absolute():
         return argument
@@ -159,7 +161,7 @@ def shown(argument: str) -> str:
 
 
 def without_places(arguments: Sequence[str]) -> list[str]:
-    """Command line arguments but for `--out` and `--work`, which change nothing that is measured."""
+    """Return command line arguments without `--out` and `--work`, which don't affect measurements."""
     kept, after = [], ""
     for argument in arguments:
         if after not in ("--out", "--work") and not argument.startswith(("--out", "--work=")):
@@ -169,14 +171,14 @@ def without_places(arguments: Sequence[str]) -> list[str]:
 
 
 def origin(checkpoint: str | None = None) -> dict[str, Any]:
-    """What results depend on beside settings and libraries: the version of the format, the commit, and the weights.
+    """Return what results depend on besides settings and libraries: format version, commit and weights.
 
     Args:
-        checkpoint: What was measured beside the bundled weights: a directory, a Hub id, or `pocket`.
+        checkpoint: The measured checkpoint besides the bundled weights: a directory, a Hub id, or `pocket`.
 
     Returns:
-        `format`; `commit`, with `+changes` where tracked files differ from it, and None outside a repository;
-        `weights`, SHA-256 by name.
+        `format`; `commit`, with `+changes` if tracked files differ from it, and None outside a repository; `weights`,
+        SHA-256 by name.
     """
     weights = {
         "pocket": fingerprint("pocket", None), "robust": fingerprint_files(ROBUST),
@@ -188,7 +190,7 @@ def origin(checkpoint: str | None = None) -> dict[str, Any]:
 
 
 def read_commit() -> str | None:
-    """The commit that is checked out; `+changes` says that tracked files, results apart, differ from it."""
+    """Return the current commit; with `+changes` if tracked files other than results differ from it."""
     git = ["git", "-C", str(ROOT)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
@@ -214,16 +216,16 @@ def report(
     checkpoint: str | None = None,
     **more: Any,
 ) -> None:
-    """Prints the rows and keeps them as JSON, with the command and the class of machine.
+    """Print the rows and save them as JSON, with the command and the class of machine.
 
     Args:
-        name: Of the benchmark, `generate` of `generate.py`.
-        args: What `arguments` parsed; a `--quick` run is kept only where `--out` says.
-        rows: What was measured.
-        settings: What it was measured with.
+        name: Name of the benchmark, such as `generate` for `generate.py`.
+        args: Arguments parsed by `arguments`; a `--quick` run is saved only with `--out`.
+        rows: The measurements.
+        settings: Settings of the measurements.
         began: `time.monotonic()` at the start.
-        of_machine: What is to be said of the machine beside `machine()`.
-        checkpoint: What was measured beside the bundled weights.
+        of_machine: Facts about the machine besides `machine()`.
+        checkpoint: The measured checkpoint besides the bundled weights.
         more: Further entries of the JSON.
     """
     print_rows(rows)
@@ -248,6 +250,6 @@ def report(
 
 
 def kept_name(name: str, args: argparse.Namespace) -> str:
-    """The name under which results are kept: those of other weights than the bundled ones have their own."""
+    """Return the name for saving results; results of weights other than the bundled ones have their own."""
     weights = getattr(args, "random_weights", None)
     return f"{name}-{weights}" if weights else name

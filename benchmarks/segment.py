@@ -1,7 +1,7 @@
-"""How well the bundled segmenter finds what a phrase names: `python benchmarks/segment.py`.
+"""Accuracy of the bundled segmenter: `python benchmarks/segment.py`.
 
-On drawings with seeds that its training never saw, whose masks are known: intersection over union of what is found at
-probability 0.5, a mean over images; and how often it finds something that isn't there.
+Measures, on drawings with known masks and seeds not used in training, the intersection over union at probability 0.5,
+averaged over images, and how often the segmenter finds an absent object.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ THRESHOLD = 0.5
 
 
 class Case(NamedTuple):
-    """A drawing, what it shows, and where."""
+    """A drawing, its content, and the true masks."""
 
     image: Image.Image
     parts: dict[str, tuple[str, np.ndarray]]
-    """By part, such as `prop`: the noun, and bool (height, width)."""
+    """Noun and mask, bool (height, width), by part, such as `prop`."""
 
 
 def case(scene: world.Scene, foreground: str | None, prop: str | None, background: str | None) -> Case:
@@ -41,7 +41,7 @@ def overlap(found: np.ndarray, true: np.ndarray) -> float:
 
 
 def measure(name: str, segmenter: Segmenter, cases: Iterable[Case], seed: int = 0) -> list[Row]:
-    """Rows of some drawings."""
+    """Return result rows for some drawings."""
     rng = np.random.default_rng(seed)
     overlaps: dict[str, list[float]] = {}
     alarms = []
@@ -63,7 +63,7 @@ def measure(name: str, segmenter: Segmenter, cases: Iterable[Case], seed: int = 
 
 def main() -> None:
     parser = arguments(__doc__, "segment")
-    parser.add_argument("--images", type=int, default=500, help="of each kind, a multiple of four")
+    parser.add_argument("--images", type=int, default=500, help="number of images per kind, a multiple of four")
     args = parser.parse_args()
     if args.quick:
         args.images = 12

@@ -1,9 +1,9 @@
-"""How fast shards are written and read: `python benchmarks/shards.py`.
+"""Speed of writing and reading shards: `python benchmarks/shards.py`.
 
-Writes the same encoded samples as a build does (tar, Parquet, SHA-256 of both, syncs, marker) and with
-`webdataset.ShardWriter(mtime=0)` alone, which writes tars and neither hashes nor syncs; they take turns.
-Then reads what was written, images decoded: the Parquet files with `load_dataset`, whole and streaming,
-the tars with `load_dataset`, streaming, and with `webdataset`. All that was read is in the system's cache.
+Writes the same encoded samples like a build (tar, Parquet, SHA-256 of both, syncs, marker) and with
+`webdataset.ShardWriter(mtime=0)`, which writes only tars and neither hashes nor syncs; they take turns. Then reads the
+files, with images decoded: the Parquet files with `load_dataset`, whole and streaming; the tars with `load_dataset`,
+streaming, and with `webdataset`. All files are in the system's cache when read.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ FOREGROUNDS = tuple(f"class {i}" for i in range(100))
 BACKGROUNDS = tuple(f"scene {i}" for i in range(10))
 COLUMNS = Columns(FOREGROUNDS, BACKGROUNDS)
 STEEPNESS = 1.2
-"""How fast the amplitudes of what is drawn fall with frequency."""
+"""Exponent of the decrease of drawn amplitudes with frequency."""
 
 
 def make_image(size: int, rng: np.random.Generator) -> Image.Image:
-    """Noise whose amplitude falls with frequency about as in photographs, so that a JPEG is about as large."""
+    """Draw noise with a spectrum similar to that of photographs, so that its JPEG has a similar size."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = 1
     spectrum = np.fft.rfft2(rng.standard_normal((3, size, size))) / frequency**STEEPNESS
@@ -49,7 +49,7 @@ def make_image(size: int, rng: np.random.Generator) -> Image.Image:
 
 
 def make_samples(count: int, size: int, seed: int = 0) -> list[Encoded]:
-    """Encoded samples of the usual columns, in shuffled cells, with about as much provenance as a build notes."""
+    """Make encoded samples with the usual columns, in shuffled cells, with about as much provenance as in a build."""
     rng = np.random.default_rng(seed)
     samples, versions = [], library_versions()
     for number in rng.permutation(count).tolist():
@@ -92,7 +92,7 @@ def write_with_webdataset(samples: list[dict[str, Any]], shard_size: int, out: P
 
 
 def as_members(sample: Encoded) -> dict[str, Any]:
-    """A sample as `ShardWriter` takes it: the members that a build writes, bytes already."""
+    """Convert a sample for `ShardWriter`: the members that a build writes, already encoded."""
     return {
         "__key__": sample.spec.key, "jpg": sample.image, "json": sample.provenance.encode(),
         "foreground.cls": str(sample.spec.foreground).encode(), "background.cls": str(sample.spec.background).encode(),
@@ -101,7 +101,7 @@ def as_members(sample: Encoded) -> dict[str, Any]:
 
 
 def timed(act: Callable[[], object]) -> float:
-    """Seconds that it takes, what others have written being on the disk before."""
+    """Return the duration in seconds, measured after earlier writes have been flushed to disk."""
     os.sync()
     start = time.perf_counter()
     act()
@@ -109,7 +109,7 @@ def timed(act: Callable[[], object]) -> float:
 
 
 def measure_writing(samples: list[Encoded], rounds: int, shard_size: int, label: str, work: Path) -> list[Row]:
-    """Leaves a finished dataset in `work/built`. The first round warms up and counts for nothing."""
+    """Measure writing, and leave a finished dataset in `work/built`. The first round is a warm-up."""
     members = [as_members(sample) for sample in samples]
     ours: list[float] = []
     theirs: list[float] = []
@@ -161,7 +161,7 @@ def read_with_webdataset(built: Path) -> Iterable[dict[str, Any]]:
 
 
 def take_all(opened: Callable[[], Iterable[dict[str, Any]]], column: str, size: int, count: int) -> None:
-    """Reads every sample, its image decoded, and makes sure that none is missing."""
+    """Read every sample with its image decoded, and check that none is missing."""
     found = sum(sample[column].size == (size, size) for sample in opened())
     if found != count:
         raise SystemExit(f"{found} of {count} samples were read")
@@ -171,7 +171,7 @@ def measure_reading(built: Path, size: int, count: int, rounds: int, label: str,
     prepared: list[float] = []
     speeds: dict[str, list[float]] = {}
     for round_ in range(rounds + 1):
-        # A new cache each round: else the conversion to Arrow would happen once.
+        # A new cache each round; otherwise the conversion to Arrow would happen only once.
         cache = work / f"cache-{round_}"
         start = time.perf_counter()
         whole = read_parquet(built, cache, streaming=False)

@@ -1,17 +1,17 @@
-"""Does the similarity loss earn its place? `python benchmarks/spurious.py --select`, `--final`, `--report`.
+"""Benefit of the similarity loss: `python benchmarks/spurious.py --select`, `--final`, `--report`.
 
-The pocket model is fine-tuned on references of spurious features and draws images in the scenes that
-`spurious --config pocket` builds. How many of them say the class to classifiers that took no part, the judges, and in
-how many an oracle sees the object itself, is compared between DreamBooth with prior preservation and DreamBooth with
-the spurious-feature similarity loss (SFSL).
+The pocket model is fine-tuned on references of spurious features and draws images in the scenes of
+`spurious --config pocket`. DreamBooth with prior preservation is compared with DreamBooth and the spurious-feature
+similarity loss (SFSL), by two measures: in how many images independent classifiers, the judges, predict the class, and
+in how many an oracle sees the object itself.
 
-`--select` chooses a setting of either among as many (`SETTINGS`) by successive halving, on the development classes with
-the development judges. `--final` measures both choices on held-out classes and on the development classes, with new
-seeds, by judges and an oracle that are trained for it. Every row trains for at most the same number of steps, from the
-same seeds. `--report` makes the tables and the chart from the JSON files alone.
+`--select` chooses a setting for each method from equally many (`SETTINGS`) by successive halving, on the development
+classes with the development judges. `--final` measures both choices on held-out classes and on the development classes,
+with new seeds, and with judges and an oracle trained for it. Every row trains for at most the same number of steps,
+from the same seeds. `--report` makes the tables and the chart from the JSON files alone.
 
-Each concept leaves one JSON file in `--results` as soon as it is read, and is skipped from then on, so a stopped run
-goes on where it was. `--time` says what is left to do and how long it takes.
+Each concept writes one JSON file in `--results` when it has been evaluated, and is skipped from then on, so a stopped
+run can be resumed. `--time` reports the remaining work and its duration.
 """
 
 from __future__ import annotations
@@ -51,33 +51,33 @@ from figureground.recipe.sample import Sample, Spec, derive_seed
 from figureground.sources.references import gather
 
 DEVELOPMENT_CLASSES = ("bird", "boat", "mug")
-"""With these, settings are chosen."""
+"""Classes for choosing settings."""
 HELD_OUT_CLASSES = ("fish", "cat", "snail", "car", "rocket", "cactus")
-"""Of these, nothing was looked at when they were chosen."""
+"""Classes that were not inspected when settings were chosen."""
 SELECTION_SEEDS = (0, 1, 2)
-"""One for each round of the selection."""
+"""Seed of each round of the selection."""
 FINAL_SEEDS = (100, 101, 102, 103, 104, 105)
 KEPT = (3, 2, 1)
-"""How many settings each round of the selection keeps."""
+"""Number of settings that each round of the selection keeps."""
 PER_SCENE = 12
-"""Images of a concept in each scene."""
+"""Number of images of a concept per scene."""
 BASE = dataclasses.replace(
     POCKET, steps=350, prior_weight=1.0, prior_images=64, sfsl_weight=0.5, features="penultimate", distance="cosine",
     weighting="alpha-bar", class_direction=None, early_stopping=None, preview_images=0,
 )  # fmt: skip
-"""What every setting starts from; the number of steps is the same in all."""
+"""Base of all settings; the number of steps is the same in all."""
 FEW, MANY = 16, 48
-"""References of a concept."""
+"""Numbers of references of a concept."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A way of learning a concept."""
+    """Fine-tuning settings under test."""
 
     name: str
     text: str
     changes: Mapping[str, Any]
-    """Changes of `BASE`."""
+    """Changes to `BASE`."""
     references: int = FEW
 
     def settings(self, seed: int) -> Finetuning:
@@ -114,11 +114,11 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         ),
     ),
 }  # fmt: skip
-"""Both families have as many, so that neither is tuned more than the other."""
+"""Both families have equally many, so that neither is tuned more than the other."""
 DRAWN = (REFERENCES, UNTOUCHED)
-"""Rows for which nothing is learned."""
+"""Rows without fine-tuning."""
 FINAL_ORACLE = 1
-"""Seed of the oracle of the final run; the selection has that of `fidelity.py`, 0."""
+"""Seed of the oracle of the final run; the selection uses that of `fidelity.py`, 0."""
 
 
 def setting_named(name: str) -> Setting:
@@ -127,12 +127,12 @@ def setting_named(name: str) -> Setting:
 
 @dataclass(frozen=True)
 class Job:
-    """One row, class and seed: what is drawn, and read."""
+    """One row, class and seed, whose images are drawn and evaluated."""
 
     stage: str
     """`select` or `final`."""
     setting: str
-    """A name among `SETTINGS`, or a row that needs none."""
+    """A name from `SETTINGS`, or a row without settings."""
     name: str
     """The class."""
     seed: int
@@ -145,7 +145,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Judges:
-    """Who reads images in a stage."""
+    """Judges and oracle of a stage."""
 
     classifiers: Mapping[str, Path]
     """Directories by name."""
@@ -154,12 +154,12 @@ class Judges:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run makes, and where."""
+    """Parameters and folders of a run."""
 
     work: Path
     results: Path
     cache: Path
-    """Of judges."""
+    """Folder of cached judges."""
     oracle_cache: Path
     development: tuple[str, ...]
     held_out: tuple[str, ...]
@@ -171,9 +171,9 @@ class Plan:
     origin: Mapping[str, Any]
     command: str
     judges: Mapping[str, Judges] = dataclasses.field(default_factory=dict)
-    """By stage."""
+    """Judges by stage."""
     smaller: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Changes of every fine-tuning, for `--quick`."""
+    """Changes to every fine-tuning, for `--quick`."""
     oracle_settings: oracle.Settings = dataclasses.field(default_factory=oracle.Settings)
 
     def result(self, job: Job) -> Path:
@@ -183,7 +183,7 @@ class Plan:
         return dataclasses.replace(setting_named(job.setting).settings(job.seed), **self.smaller)
 
     def said(self, job: Job) -> dict[str, Any]:
-        """The settings of a row as its JSON tells them, the seed aside."""
+        """Return the settings of a row for its JSON, without the seed."""
         if job.setting in DRAWN:
             return {}
         settings = self.finetuning(job).deciding()
@@ -191,7 +191,7 @@ class Plan:
         return {**settings, "references": setting_named(job.setting).references}
 
     def key(self, job: Job) -> str:
-        """Changes with everything that decides a reading."""
+        """Return a hash of everything that determines a reading."""
         by = self.judges[job.stage]
         decided = [
             job.stage, job.setting, job.name, job.seed, self.said(job), biased.LOOKS_OF[job.name], self.per_scene,
@@ -205,7 +205,7 @@ class Plan:
         return {name: self.origin["weights"][name] for name in tables.WEIGHTS}
 
     def concept(self, job: Job) -> Path:
-        """Where a concept is learned; it is removed once its images are read."""
+        """Return the folder of a concept, which is removed once its images are evaluated."""
         return self.work / "concepts" / f"{job.stage}-{job.setting}-{job.name}-{job.seed}-{self.key(job)}"
 
     def is_done(self, job: Job) -> bool:
@@ -213,7 +213,7 @@ class Plan:
         return path.exists() and json.loads(path.read_text())["key"] == self.key(job)
 
     def drawn_from(self) -> str:
-        """A short name of the weights, for folders of what the untouched model draws."""
+        """Return a short name of the weights, for folders of the original model's images."""
         return hashlib.sha256(json.dumps([self.weights(), self.origin["format"]]).encode()).hexdigest()[:8]
 
 
@@ -222,12 +222,12 @@ class Plan:
 
 @functools.cache
 def recipe(references: int) -> Spurious:
-    """The builder whose references, nouns and scenes are used."""
+    """Return the builder that provides references, nouns and scenes."""
     return Spurious("pocket", reference_count=references)
 
 
 def specs(builder: Spurious, name: str, identifier: str, per_scene: int, seed: int) -> list[Spec]:
-    """The images of a class: the prompts of the builder, the same seeds whatever draws them."""
+    """Return the Specs of a class: the builder's prompts, with the same seeds for all models."""
     noun = next(feature.noun for feature in builder.features if feature.name == name)
     template = builder.settings.prompt
     plain = fill(template if identifier else template.replace("{V} ", ""), noun, identifier)
@@ -241,7 +241,7 @@ def specs(builder: Spurious, name: str, identifier: str, per_scene: int, seed: i
 
 
 def render(checkpoint: Any, wanted: Sequence[Spec], builder: Spurious, steps: int | None = None) -> np.ndarray:
-    """Draws them as a build does, uint8 (n, 3, SIZE, SIZE); what a build would reject is black."""
+    """Draw Specs like a build, uint8 (n, 3, SIZE, SIZE); rejected images are black."""
     from figureground.diffusion.render import Renderer, Sampling
     from figureground.finetune.previews import no_guide
 
@@ -255,15 +255,15 @@ def render(checkpoint: Any, wanted: Sequence[Spec], builder: Spurious, steps: in
 
 
 def real(name: str, seed: int, count: int) -> np.ndarray:
-    """Drawings of the class itself, without its look: what the rankings are to tell from the generated images."""
+    """Draw the class itself without its look, as negatives of the generated images in the rankings."""
     rng = world.generator(f"spurious benchmark real {name}", seed)
     return judges.stack([biased.draw_balanced(name, rng) for _ in range(count)])
 
 
 def draw(plan: Plan, job: Job) -> tuple[np.ndarray, dict[str, Any]]:
-    """The images of a job, and what there is to tell of how they came about."""
+    """Return the images of a job, and facts about their making."""
     builder = recipe(FEW)
-    if job.setting == REFERENCES:  # fresh drawings, none of those that are learned from
+    if job.setting == REFERENCES:  # new drawings, not used for training
         rng = world.generator(f"spurious benchmark references {job.name}", job.seed)
         count = plan.per_scene * len(builder.scenes)
         return judges.stack([biased.reference(job.name, rng) for _ in range(count)]), {}
@@ -295,7 +295,7 @@ def draw(plan: Plan, job: Job) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def learn(plan: Plan, job: Job) -> Path:
-    """The finished concept of a job: learned now, gone on with, or there."""
+    """Return the finished concept of a job, learning it or resuming if necessary."""
     from figureground.finetune.dreambooth import finetune
 
     setting, settings = setting_named(job.setting), plan.finetuning(job)
@@ -325,7 +325,7 @@ def open_oracle(seed: int, cache: Path, settings: oracle.Settings) -> oracle.Cla
 
 
 def read(plan: Plan, job: Job, images: np.ndarray) -> dict[str, Any]:
-    """The answers of a stage's judges and oracle on images."""
+    """Return the predictions of a stage's judges and oracle for images."""
     by = plan.judges[job.stage]
     k = world.FOREGROUNDS.index(job.name)
     positives = real(job.name, job.seed, len(images))
@@ -349,7 +349,7 @@ def read(plan: Plan, job: Job, images: np.ndarray) -> dict[str, Any]:
 
 
 def make(task: tuple[Plan, Job]) -> Job:
-    """Draws and reads what a job is about, and writes its JSON."""
+    """Draw and evaluate the images of a job, and write its JSON."""
     torch.set_num_threads(1)
     plan, job = task
     if plan.is_done(job):
@@ -366,12 +366,12 @@ def make(task: tuple[Plan, Job]) -> Job:
         tables.save_samples(images, plan.results / f"samples-{job.row}-{job.name}.jpg")
     plan.results.mkdir(parents=True, exist_ok=True)
     replace_text(plan.result(job), json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    shutil.rmtree(plan.concept(job), ignore_errors=True)  # some 30 MB each, and needed no more
+    shutil.rmtree(plan.concept(job), ignore_errors=True)  # some 30 MB each, no longer needed
     return job
 
 
 def run(plan: Plan, jobs: Sequence[Job], workers: int) -> None:
-    """Makes what isn't done, `workers` jobs at a time, a thread each."""
+    """Run the unfinished jobs, `workers` at a time with a thread each."""
     left = [(plan, job) for job in jobs if not plan.is_done(job)]
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(left), unit="concept", disable=None)
     with bar:
@@ -386,12 +386,12 @@ def run(plan: Plan, jobs: Sequence[Job], workers: int) -> None:
 
 
 def open_stage(plan: Plan, stage: str, settings: judges.Settings, workers: int) -> Plan:
-    """The plan with the judges of a stage, which are trained where they aren't there."""
+    """Return the plan with the judges of a stage, training missing ones."""
     names, seed = (judges.DEVELOPMENT, 0) if stage == "select" else (judges.FINAL, judges.FINAL_SEED)
     names = names[: len(names) if not plan.smaller else 2]
     folders, _ = judges.train_all(names, seed, plan.cache, settings, workers)
     oracle_seed = 0 if stage == "select" else FINAL_ORACLE
-    open_oracle(oracle_seed, plan.oracle_cache, plan.oracle_settings)  # once, and not in each worker
+    open_oracle(oracle_seed, plan.oracle_cache, plan.oracle_settings)  # trained once, not in each worker
     found = Judges({name: folders[name] for name in names}, oracle_seed)
     return dataclasses.replace(plan, judges={**plan.judges, stage: found})
 
@@ -402,7 +402,7 @@ CHOSEN = "chosen.json"
 
 
 def select(plan: Plan, workers: int) -> dict[str, Any]:
-    """Successive halving: a seed a round, on all development classes; writes and returns what was chosen."""
+    """Run successive halving with one seed per round on all development classes; write and return the choice."""
     left = {family: [each.name for each in some] for family, some in plan.settings.items()}
     rounds: dict[str, list[dict[str, Any]]] = {family: [] for family in left}
     for i, seed in enumerate(plan.selection_seeds):
@@ -435,23 +435,23 @@ def _readings(
 
 
 def read_chosen(plan: Plan) -> dict[str, Any]:
-    """Return the choice of `select` with the present weights.
+    """Return the choice of `select` with the current weights.
 
     Raises:
-        FiguregroundError: Nothing was chosen yet, or it was chosen with other weights.
+        FiguregroundError: No choice exists, or it was made with other weights.
     """
     path = plan.results / CHOSEN
     if not path.exists():
-        raise FiguregroundError(f"{path.name} isn't there: choose the settings first, with --select.")
+        raise FiguregroundError(f"{path.name} doesn't exist: choose the settings first, with --select.")
     chosen = json.loads(path.read_text())
     there = {name: chosen["weights"][name] for name in plan.weights()}
     if there != plan.weights() or chosen["format"] != plan.origin["format"]:
-        raise FiguregroundError(f"{path.name} was chosen with other weights: choose anew, with --select.")
+        raise FiguregroundError(f"{path.name} was chosen with other weights: choose again, with --select.")
     return chosen
 
 
 def final_jobs(plan: Plan, chosen: Mapping[str, Any]) -> list[Job]:
-    """All rows of all classes, seed by seed, held-out classes first."""
+    """Return all rows of all classes, seed by seed, held-out classes first."""
     rows = (REFERENCES, UNTOUCHED, chosen["chosen"][DREAMBOOTH], chosen["chosen"][SFSL])
     classes = (*plan.held_out, *plan.development)
     return [Job("final", row, name, seed) for seed in plan.final_seeds for name in classes for row in rows]
@@ -463,7 +463,7 @@ KINDS = {SFSL: "concept with SFSL", DREAMBOOTH: "concept with DreamBooth", UNTOU
 
 
 def seconds_each(plan: Plan) -> tuple[dict[str, float], str]:
-    """Seconds of CPU a job of each kind, and where they are from: the readings that are there, or a trial."""
+    """Return CPU seconds per job of each kind, and their source: existing readings, or a trial."""
     found: dict[str, list[float]] = {}
     for path in plan.results.glob("*-*.json"):
         each = json.loads(path.read_text())
@@ -477,7 +477,7 @@ def seconds_each(plan: Plan) -> tuple[dict[str, float], str]:
 
 
 def _trial(plan: Plan) -> dict[str, float]:
-    """Learns for a few steps, draws a few images, and extrapolates."""
+    """Train for a few steps, draw a few images, and extrapolate."""
     from figureground.diffusion.checkpoint import open_checkpoint
 
     torch.set_num_threads(1)
@@ -515,7 +515,7 @@ def _trial(plan: Plan) -> dict[str, float]:
 
 
 def print_time(plan: Plan) -> dict[str, float]:
-    """Prints how many concepts are left and how long they take on one core; returns core-hours by stage."""
+    """Print the number of remaining concepts and their duration on one core; return core-hours by stage."""
     each, source = seconds_each(plan)
     rounds = [len(plan.development) * n for n in (len(SETTINGS[SFSL]), *KEPT[: len(plan.selection_seeds) - 1])]
     pairs = (len(plan.development) + len(plan.held_out)) * len(plan.final_seeds)
@@ -531,7 +531,7 @@ def print_time(plan: Plan) -> dict[str, float]:
         parts = ", ".join(f"{n} of {counts[kind]} {KINDS[kind]}" for kind, n in left.items())
         print(f"{stage}: {parts} left: {hours[stage]:.1f} core-hours")
     print(", ".join(f"{KINDS[kind]} {value:.0f} s" for kind, value in each.items()) + f" on one core ({source})")
-    print(f"Besides, where absent: {len(judges.DEVELOPMENT)} + {len(judges.FINAL)} judges and 2 oracles are trained.")
+    print(f"If missing, {len(judges.DEVELOPMENT)} + {len(judges.FINAL)} judges and 2 oracles are trained in addition.")
     return hours
 
 
@@ -539,7 +539,7 @@ def print_time(plan: Plan) -> dict[str, float]:
 
 
 def make_report(plan: Plan, out: Path) -> tuple[list[Row], dict[str, Any]]:
-    """Writes the tables and the chart beside `out`, from the JSON files alone; returns rows and what else is kept."""
+    """Write the tables and the chart beside `out`, from the JSON files alone; return rows and further JSON entries."""
     readings = tables.read_all(plan.results, "final")
     path = plan.results / CHOSEN
     chosen = json.loads(path.read_text()) if path.exists() else None
@@ -608,13 +608,13 @@ def _parse() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--select", action="store_true", help="choose the settings, on development classes")
     what.add_argument("--final", action="store_true", help="measure the chosen settings, on all classes with new seeds")
-    what.add_argument("--report", action="store_true", help="make tables and chart of the JSON files that are there")
-    what.add_argument("--time", action="store_true", help="say what is left to do and how long it takes")
+    what.add_argument("--report", action="store_true", help="make tables and chart from the existing JSON files")
+    what.add_argument("--time", action="store_true", help="report the remaining work and its duration")
     parser.add_argument(
-        "--results", type=Path, help="where each concept's JSON goes (default: benchmarks/results/spurious)"
+        "--results", type=Path, help="folder for each concept's JSON (default: benchmarks/results/spurious)"
     )
-    parser.add_argument("--cache", type=Path, default=judges.CACHE, help="where trained judges are kept")
-    parser.add_argument("--workers", type=int, default=2, help="concepts at a time, a thread each")
+    parser.add_argument("--cache", type=Path, default=judges.CACHE, help="folder of trained judges")
+    parser.add_argument("--workers", type=int, default=2, help="number of parallel concepts, with a thread each")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     args = parser.parse_args()
     if not (args.quick or args.select or args.final or args.report or args.time):
@@ -666,7 +666,7 @@ def main() -> None:
     out = args.out or (args.work / "quick" if args.quick else ROOT / "benchmarks/results") / "spurious.json"
     rows, more = make_report(plan, out)
     if not rows:
-        print(f"No seed has all rows of all classes yet; {out.with_suffix('.md').name} tells of the selection.")
+        print(f"No seed has all rows of all classes yet; {out.with_suffix('.md').name} describes the selection.")
         return
     report(
         "spurious", args, rows,

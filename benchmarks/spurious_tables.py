@@ -1,6 +1,6 @@
-"""What the readings of `spurious.py` come to: scores of settings, intervals, tables and the chart, from JSON alone.
+"""Analysis of the readings of `spurious.py`: scores of settings, intervals, tables and the chart, from JSON alone.
 
-A *reading* is one JSON document: what judges and the oracle see in the images of one row, class and seed.
+A *reading* is one JSON document: the predictions of judges and oracle for the images of one row, class and seed.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ ROWS = {
 }  # fmt: skip
 """The rows of the final run."""
 WEIGHTS = ("pocket", "robust")
-"""The bundled weights on which images depend."""
+"""Bundled weights on which images depend."""
 MOST_OBJECT = 0.05
-"""Share of images in which the object may be seen."""
+"""Maximum share of images in which the object is visible."""
 RULE = (
     "A setting's score is the share of its images that say k and show no object (development judges; oracle), less "
     f"the points by which the share of images that show an object exceeds {100 * MOST_OBJECT:g} %. Classes count "
@@ -42,21 +42,20 @@ RULE = (
 
 
 def bits(values: Iterable[Any]) -> str:
-    """Yes-or-no answers as a text of 1 and 0."""
+    """Encode booleans as a string of 1 and 0."""
     return "".join("1" if value else "0" for value in values)
 
 
 def answers(text: str) -> np.ndarray:
-    """What `bits` wrote, bool (n,)."""
+    """Decode the output of `bits`, bool (n,)."""
     return np.array([letter == "1" for letter in text], bool)
 
 
 def read_all(folder: Path, stage: str) -> list[dict[str, Any]]:
-    """The readings of a stage, `select` or `final`, in the order of their files' names.
+    """Read the readings of a stage, `select` or `final`, in the order of their file names.
 
     Raises:
-        FiguregroundError: They were not all made with the same weights, the same judges and, row by row, the same
-            settings.
+        FiguregroundError: They were made with different weights, different judges or, within a row, different settings.
     """
     found = [(path, json.loads(path.read_text())) for path in sorted(folder.glob(f"{stage}-*.json"))]
     _refuse_mixed(found, lambda each: {name: each["weights"][name] for name in WEIGHTS}, "weights")
@@ -75,34 +74,34 @@ def _refuse_mixed(found: Sequence[tuple[Path, dict[str, Any]]], what: Any, name:
         other, expected = first.setdefault(each[by] if by else None, (path, value))
         if value != expected:
             raise FiguregroundError(
-                f"{path.name} and {other.name} were made with different {name}. Give the command that made them again: "
-                "it renews those that are out of date. Remove those of settings that are no longer there."
+                f"{path.name} and {other.name} were made with different {name}. Run the command that made them again: "
+                "it updates outdated ones. Remove those of settings that no longer exist."
             )
 
 
 def says_k(reading: Reading) -> float:
-    """Share of the images whose class judges say, mean over judges."""
+    """Return the share of images for which judges predict the class, averaged over judges."""
     return float(np.mean([answers(each).mean() for each in reading["says_k"].values()]))
 
 
 def clean(reading: Reading) -> float:
-    """Share of the images that say k and show no object, mean over judges."""
+    """Return the share of images predicted as k that show no object, averaged over judges."""
     absent = ~answers(reading["object"])
     return float(np.mean([(answers(each) & absent).mean() for each in reading["says_k"].values()]))
 
 
 def shows_object(reading: Reading) -> float:
-    """Share of the images in which the oracle sees an object."""
+    """Return the share of images in which the oracle sees an object."""
     return float(answers(reading["object"]).mean())
 
 
 def shows_look(reading: Reading) -> float:
-    """Share of the images in which the oracle sees the class's look."""
+    """Return the share of images in which the oracle sees the class's look."""
     return float(answers(reading["look"]).mean())
 
 
 def mean_of(name: str) -> Any:
-    """A function that takes a reading's mean over judges of a number such as `p`."""
+    """Return a function that averages a value such as `p` over the judges of a reading."""
     return lambda reading: float(np.mean(list(reading[name].values())))
 
 
@@ -110,14 +109,14 @@ def mean_of(name: str) -> Any:
 
 
 def score(readings: Sequence[Reading]) -> float:
-    """The score of a setting by `RULE`; its readings are those of one setting, all classes with the same seeds."""
+    """Return the score of a setting by `RULE`, from its readings, with the same seeds for all classes."""
     return float(np.mean([clean(r) for r in readings])) - max(
         0.0, float(np.mean([shows_object(r) for r in readings])) - MOST_OBJECT
     )
 
 
 def best(scores: Mapping[str, float], count: int) -> list[str]:
-    """The settings with the highest scores, best first; of equal ones those that come first."""
+    """Return the settings with the highest scores, best first; ties keep their order."""
     return sorted(scores, key=lambda name: -scores[name])[:count]
 
 
@@ -132,17 +131,17 @@ class Interval:
     low: float
     high: float
     n: int
-    """Of what it is an interval over: seeds, or classes."""
+    """Number of seeds or classes of the interval."""
 
     def shown(self, scale: float = 100.0) -> str:
-        """`5.1 (2.0 to 8.2)`, in per cent or points."""
+        """Format the interval as `5.1 (2.0 to 8.2)`, in per cent or points."""
         if not math.isfinite(self.low):
             return f"{scale * self.value:.1f}"
         return f"{scale * self.value:.1f} ({scale * self.low:.1f} to {scale * self.high:.1f})"
 
 
 def student(values: Sequence[float]) -> Interval:
-    """Student's 95 % interval of a mean; without ends where there is one value."""
+    """Return Student's 95 % interval of a mean; without ends for a single value."""
     x = np.asarray(values, float)
     if len(x) < 2:
         return Interval(float(x.mean()), -math.inf, math.inf, len(x))
@@ -151,11 +150,11 @@ def student(values: Sequence[float]) -> Interval:
 
 
 def two_way(table: np.ndarray) -> Interval:
-    """The 95 % interval of the mean of a table whose rows and columns are both samples: other classes, other seeds.
+    """Return the 95 % interval of a table's mean, where both rows (classes) and columns (seeds) are samples.
 
-    The variance of the mean is (MS_rows + MS_columns − MS_residual) / (rows · columns), by the mean squares of a
-    two-way layout without replication, and not less than either way alone gives; Student's t has the degrees of
-    freedom of the shorter side.
+    The variance of the mean is (MS_rows + MS_columns − MS_residual) / (rows · columns), from the mean squares of a
+    two-way layout without replication, and at least that of each way alone. Student's t has the degrees of freedom of
+    the shorter side.
 
     Args:
         table: float (rows, columns), both 2 or more.
@@ -175,27 +174,27 @@ def two_way(table: np.ndarray) -> Interval:
 
 @dataclass(frozen=True)
 class Final:
-    """The final readings of some classes, those seeds that every class and row has."""
+    """The final readings of some classes, for the seeds that every class and row has."""
 
     classes: tuple[str, ...]
     seeds: tuple[int, ...]
     by: Mapping[tuple[str, str, int], Reading]
-    """By row, class and seed."""
+    """Readings by row, class and seed."""
 
     @classmethod
     def of(cls, readings: Sequence[Reading], classes: Sequence[str]) -> Final:
-        """Take up readings; of classes that have none yet nothing is said."""
+        """Select readings; classes without readings are left out."""
         by = {(r["row"], r["class"], r["seed"]): r for r in readings if r["class"] in classes}
         seeds = sorted({seed for _, _, seed in by})
         whole = [s for s in seeds if all((row, name, s) in by for row in ROWS for name in classes)]
         return cls(tuple(classes), tuple(whole), by)
 
     def table(self, row: str, measure: Any) -> np.ndarray:
-        """Float (classes, seeds)."""
+        """Return a measure's values for a row, float (classes, seeds)."""
         return np.array([[measure(self.by[row, name, seed]) for seed in self.seeds] for name in self.classes])
 
     def difference(self, first: str, second: str, measure: Any = says_k) -> dict[str, Interval]:
-        """The first row less the second, paired by class and seed: over seeds, over classes, over both."""
+        """Return the first row minus the second, paired by class and seed: over seeds, over classes, over both."""
         table = self.table(first, measure) - self.table(second, measure)
         found = {"seeds": student(table.mean(0)), "classes": student(table.mean(1))}
         if min(table.shape) > 1:
@@ -203,7 +202,7 @@ class Final:
         return found
 
     def object_share(self, row: str) -> Interval:
-        """Share of images in which the oracle sees an object, classes alike; a concept's images are a cluster."""
+        """Return the share of images with a visible object, with equal class weights, clustered by concept."""
         groups = [
             np.concatenate([answers(self.by[row, name, seed]["object"]) for seed in self.seeds])
             for name in self.classes
@@ -219,12 +218,12 @@ class Final:
         return Interval(found.value, found.low, found.high, len(self.classes) * len(self.seeds))
 
     def worst_first(self) -> list[str]:
-        """The classes by what the SFSL row says of them, the lowest share first."""
+        """Return the classes by their share in the SFSL row, lowest first."""
         shares = dict(zip(self.classes, self.table(SFSL, says_k).mean(1), strict=True))
         return sorted(self.classes, key=lambda name: shares[name])
 
 
-# --- what people read ---------------------------------------------------------------------------------
+# --- tables and chart ---------------------------------------------------------------------------------
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -235,7 +234,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def markdown_final(title: str, final: Final) -> list[str]:
-    """The tables of some classes: rows, differences, classes worst first, judges."""
+    """Return the tables of some classes: rows, differences, classes worst first, judges."""
     if not final.seeds:
         return [f"**{title}**: no seed has all rows of all classes yet.", ""]
     count = f"{len(final.classes)} classes × {len(final.seeds)} seeds"
@@ -285,7 +284,7 @@ _SHORT = {REFERENCES: "references", UNTOUCHED: "untouched", DREAMBOOTH: "DreamBo
 
 
 def markdown_selection(chosen: Mapping[str, Any], readings: Sequence[Reading]) -> list[str]:
-    """The rounds of the selection."""
+    """Return the table of the selection's rounds."""
     lines = [
         f"**Selection** (classes {', '.join(chosen['classes'])}; judges {', '.join(chosen['judges'])}). "
         + chosen["rule"], "",
@@ -316,13 +315,13 @@ def _points(value: float | None) -> str:
 
 
 def draw_chart(groups: Mapping[str, Final], samples: Path, out: Path) -> None:
-    """One chart: by class, worst first, which share of images says k and in which share the object is seen; and images
-    of the first seed below.
+    """Draw one chart: by class, worst first, the share of images predicted as k and the share with a visible object;
+    below, images of the first seed.
 
     Args:
-        groups: By title; those without a whole seed are left out.
+        groups: Readings by title; those without a complete seed are left out.
         samples: The folder with `samples-ROW-CLASS.jpg`.
-        out: A PNG.
+        out: The output PNG.
     """
     shown = {title: final for title, final in groups.items() if final.seeds}
     names = [(title, name) for title, final in shown.items() for name in final.worst_first()]
@@ -364,7 +363,7 @@ def draw_chart(groups: Mapping[str, Final], samples: Path, out: Path) -> None:
 
 
 def _montage(names: Sequence[str], samples: Path, strip: tuple[int, int] = (192, 64)) -> Image.Image:
-    """Strips of images, a column of strips for each row of the table, a line for each class."""
+    """Combine strips of images: one column for each row of the table, one line for each class."""
     wide, high = strip
     left, head, gap = 60, 16, 6
     page = Image.new("RGB", (left + len(ROWS) * (wide + gap), head + len(names) * (high + 2)), "white")
@@ -382,7 +381,7 @@ def _montage(names: Sequence[str], samples: Path, strip: tuple[int, int] = (192,
 
 
 def save_samples(pixels: np.ndarray, path: Path, count: int = 3) -> None:
-    """Keep some of the images of a row and class side by side.
+    """Save some images of a row and class side by side.
 
     Args:
         pixels: uint8 (n, 3, h, w).

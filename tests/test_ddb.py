@@ -156,7 +156,7 @@ def test_a_phrase_that_is_found_in_hardly_any_image_is_named(data, tmp_path):
 
 def test_a_classifier_of_other_classes_is_refused(data, tmp_path):
     folder = make_classifier(tmp_path / "classifier", labels={0: "mug", 1: "umbrella", 2: "cat"})
-    with pytest.raises(FiguregroundError, match=r"tells 3 classes apart \(mug, umbrella, cat\), .*the data have 2"):
+    with pytest.raises(FiguregroundError, match=r"has 3 classes \(mug, umbrella, cat\), .*the data have 2"):
         DDB("pocket", data=str(data), **SMALL, classifier=str(folder)).build(tmp_path / "out", show_progress=False)
     assert not (tmp_path / "out").exists()
 

@@ -149,7 +149,7 @@ def test_adapters_are_refused_on_another_base_and_follow_theirs_when_it_moves(ad
     assert open_concept(read_concept(moved), base=str(elsewhere), **CPU).facts["checkpoint"] == "sd1"
     path = elsewhere / "unet" / "diffusion_pytorch_model.safetensors"
     save_file({n: t + 1 for n, t in load_file(path).items()}, path, {"format": "pt"})
-    with pytest.raises(FiguregroundError, match=r"its adapters were learned on sd1 .* Give the checkpoint that it was"):
+    with pytest.raises(FiguregroundError, match=r"its adapters were learned on sd1 .* Give the original"):
         open_concept(read_concept(moved), base=str(elsewhere), **CPU)
 
 

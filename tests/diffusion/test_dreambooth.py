@@ -205,9 +205,7 @@ def test_prior_images_are_drawn_once_and_more_are_added_to_those_that_are_there(
     assert all((prior / name).stat().st_mtime_ns == time for name, time in times.items())
     assert json.loads((out / "concept.json").read_text())["prior"]["images"] == 5
     assert not (out / "prior").exists()
-    with pytest.raises(
-        FiguregroundError, match=r'drawn otherwise:\n  prompt: "a photo of a flower", now "a photo of a ball"'
-    ):
+    with pytest.raises(FiguregroundError, match=r'settings:\n  prompt: "a photo of a flower", now "a photo of a ball"'):
         finetune(references, "ball", "x", tmp_path / "d", settings, prior=prior, **QUIET)
 
 
@@ -586,7 +584,7 @@ def test_the_command_names_files_that_count_for_nothing_and_what_came_of_it(sd1,
     arguments = ["--references", str(messy), "--noun", "flower", "--class", "x", "--out", str(out), "--device", "cpu"]
     code, said, err = run("finetune", *arguments, *flags(sd1, steps=1))
     assert code == 0, err
-    assert "1 reference can't be read and count for nothing: broken.jpg (the file is empty (0 bytes))" in err
+    assert "1 reference left out as unreadable: broken.jpg (the file is empty (0 bytes))" in err
     assert "1 reference given twice, counted once: twin.png is 00.png" in err
     assert said.startswith(f"{out}: sks flower, 1 steps")
     assert os.listdir(out)

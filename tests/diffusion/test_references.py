@@ -46,7 +46,7 @@ def test_files_that_can_not_be_read_are_listed_with_reasons(folder):
         "directory.png": "a directory",
         "empty.png": "the file is empty (0 bytes)",
     }
-    assert found.left_out.notes()[0].startswith("3 references can't be read and count for nothing: ")
+    assert found.left_out.notes()[0].startswith("3 references left out")
 
 
 def test_a_image_given_twice_counts_once_and_is_named(folder):

@@ -142,7 +142,7 @@ def test_a_checkpoint_that_draws_nothing_finite_is_refused_after_its_first_image
     folder = make_checkpoint("sd1", tmp_path)
     set_weights(folder, "unet", 1e30)
     renderer = Renderer(open_checkpoint(str(folder), **CPU), SAMPLING, guide)
-    with pytest.raises(FiguregroundError, match="The first 8 images hold NaN or infinity, all of them, computed in"):
+    with pytest.raises(FiguregroundError, match="The first 8 images, computed in"):
         list(renderer.render([spec(i) for i in range(10)]))
 
 

@@ -339,9 +339,9 @@ def test_options_that_cannot_be_used_are_refused(classifier, components, tmp_pat
         loss(features="neural-pca")
     with pytest.raises(RecipeError, match="of class 1 in 16 features; needed are those of class 2"):
         SimilarityLoss(classifier, 2, random(3), features="neural-pca", components=components)
-    with pytest.raises(RecipeError, match="leading: 17 were asked for; there are 16"):
+    with pytest.raises(RecipeError, match=r"leading: 17 .* 16"):
         loss(features="neural-pca", components=components, leading=17)
-    with pytest.raises(RecipeError, match="distance: one component has a sign and no direction"):
+    with pytest.raises(RecipeError, match="distance: one component"):
         loss(features="neural-pca", components=components, leading=1)
     with pytest.raises(FiguregroundError, match="has 4 classes, and no number 4"):
         SimilarityLoss(classifier, 4, random(3))

@@ -87,7 +87,7 @@ def test_fewer_clusters_are_tried_where_points_are_few(blobs):
         (np.ones((1, 4)), 2, "^1 image can't make 2 clusters. Lower k, or leave it out"),
         (np.eye(5), 6, "^5 images can't make 6"),
         (np.ones((20, 4)), 2, "^20 images, of which 1 differ, can't make 2"),
-        (np.empty((0, 4)), None, "no image to cluster"),
+        (np.empty((0, 4)), None, "to cluster"),
         (np.full((5, 4), np.nan), None, "NaN or infinity"),
     ],
 )

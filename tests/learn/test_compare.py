@@ -186,7 +186,7 @@ def test_overrides_of_what_is_not_compared_are_refused(images, tmp_path):
 
 @pytest.mark.parametrize("training", ["groupdro", "reweight"])
 def test_images_of_unknown_attribute_cant_be_counted_by_groups(training, images, tmp_path):
-    with pytest.raises(RecipeError, match=rf"scgs\+{training} can't be done: {training} counts by groups, .*scgs\+jtt"):
+    with pytest.raises(RecipeError, match=rf"scgs\+{training} can't be done: {training} .*groups, .*scgs\+jtt"):
         run(images, f"erm,scgs+{training}", tmp_path / "out", overrides={})
     assert not (tmp_path / "out").exists()
 

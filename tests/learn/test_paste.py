@@ -81,7 +81,7 @@ def test_scenes_of_another_shape_are_cropped_about_their_centre():
     mask[0, 0] = True
     done = np.asarray(compose(Image.new("RGB", (20, 20), "red"), scene, mask))
     assert (done[5:, 3:-3] == 0).all()
-    with pytest.raises(FiguregroundError, match="rex: its mask has 5 by 4 pixels and the image 20 by 20"):
+    with pytest.raises(FiguregroundError, match=r"rex: its mask has 5 by 4 pixels, .* 20 by 20"):
         compose(Image.new("RGB", (20, 20)), scene, np.ones((4, 5), bool), "rex")
 
 
@@ -180,7 +180,7 @@ def test_a_directory_of_something_else_is_left_as_it_is(images, tmp_path):
 @pytest.mark.parametrize(("masked", "said"), [(slice(0, 0), "nothing"), (slice(0, 10), "everything")])
 def test_masks_of_nothing_or_everything_are_passed_over(masked, said, tmp_path):
     data = make_flat(tmp_path / "data", masked=masked)
-    with pytest.raises(FiguregroundError, match=f"of 3 training images of 'cat' no mask can be used.*covers {said}"):
+    with pytest.raises(FiguregroundError, match=f"of 3 training images of 'cat' .*covers {said}"):
         make(data, tmp_path / "out")
     mask = np.zeros((8, 10), np.uint8)
     mask[:, :5] = 255

@@ -160,7 +160,7 @@ def test_a_preprocessing_that_cant_be_saved_is_refused_before_training(images, t
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_flip_channel_order=True
     )
     directory = make_classifier(tmp_path / "flipped", processor=flipped)
-    with pytest.raises(FiguregroundError, match="backbone 'flipped': what it does to images first can't be written"):
+    with pytest.raises(FiguregroundError, match="backbone 'flipped': its preprocessing can't be written"):
         fit(tiny(backbone=str(directory)), images, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -200,7 +200,7 @@ def test_added_images_join_training_by_the_names_of_their_classes(images, tmp_pa
     assert "3 training images are added; 2 images of other splits are left out" in material.notes[0]
     report = fit(tiny(add_weight=0.5), images, tmp_path / "out", add=[tmp_path / "more"])
     assert report["images"]["added"] == 3
-    with pytest.raises(FiguregroundError, match="groupdro counts by groups, and 3 added images have none"):
+    with pytest.raises(FiguregroundError, match=r"groupdro .*3 added images have none"):
         fit(tiny("groupdro"), images, tmp_path / "dro", add=[tmp_path / "more"])
 
 
@@ -231,9 +231,9 @@ def test_reports_tell_the_steps_of_both_stages(images, tmp_path):
 
 def test_added_classes_that_the_data_lack_are_refused(images, tmp_path):
     make_folders(tmp_path / "more", {"train/umbrela": 2, "train/mug": 1})
-    with pytest.raises(RecipeError, match="'umbrela', and birds has no such class, did you mean 'umbrella'"):
+    with pytest.raises(RecipeError, match=r"'umbrela', .*birds, did you mean 'umbrella'"):
         gather(read_groups(images), [read_groups(tmp_path / "more")])
-    with pytest.raises(RecipeError, match="birds is the data set itself"):
+    with pytest.raises(RecipeError, match="birds is the dataset itself"):
         gather(read_groups(images), [read_groups(images)])
 
 
@@ -282,7 +282,7 @@ def test_large_images_need_a_backbone_to_be_named(tmp_path):
 
 
 def test_losses_that_are_no_numbers_stop_it_and_the_epoch_is_named(images, tmp_path):
-    with pytest.raises(FiguregroundError, match=r"in epoch 1 of seed 0\. Lower --learning-rate|no finite numbers"):
+    with pytest.raises(FiguregroundError, match=r"in epoch 1 of seed 0\. Lower --learning-rate|no longer finite"):
         fit(tiny(learning_rate=10.0, weight_decay=100.0, epochs=30), images, tmp_path / "out")
 
 

@@ -79,7 +79,7 @@ def test_validation_is_judged_every_so_many_epochs_and_after_the_last(images, tm
 
 
 def test_worst_group_needs_attributes_and_rules_without_them_refuse_dfr(more, tmp_path):
-    with pytest.raises(RecipeError, match=r"select: more says no attribute.*worst-class, average or last"):
+    with pytest.raises(RecipeError, match=r"select: more .*worst-class, average or last"):
         fit(Training("erm", epochs=1, select="worst-group"), more, tmp_path / "out")
     for rule in ("average", "worst-class"):
         with pytest.raises(RecipeError, match=f"select: dfr fits the last layer to the groups.*'{rule}'.*leave dfr"):
@@ -109,7 +109,7 @@ def test_settings_that_cant_be_used_are_named(changes, said):
 
 
 def test_errors_are_chosen_without_groups(images, tmp_path):
-    with pytest.raises(RecipeError, match="select: attributes take no part in what is wrong"):
+    with pytest.raises(RecipeError, match=r"select: .*attributes"):
         early_stopped(read_groups(images), Training("erm", select="worst-group"), 1, 0, tmp_path / "out")
 
 
@@ -165,7 +165,7 @@ def test_two_stages_share_the_steps_and_are_reported(images, more, tmp_path):
     text = (tmp_path / "out" / "report.txt").read_text()
     assert "steps: added images + training" in text
     assert "4 + 6" in text
-    with pytest.raises(RecipeError, match="add: two-stage begins with added images, and there are none"):
+    with pytest.raises(RecipeError, match=r"add: two-stage .*--add DIR"):
         fit(settings, images, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 

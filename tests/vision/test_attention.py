@@ -255,7 +255,7 @@ def test_a_vits_map_has_one_value_a_patch_and_is_linear_between(vit):
 
 def test_what_cannot_be_attended_is_said(pocket):
     image = noise(64, 64)
-    with pytest.raises(FiguregroundError, match=r"10 \(image 1\) is no class of classifier 'pocket', which has 10"):
+    with pytest.raises(FiguregroundError, match=r"10 \(image 1\) is not a class of classifier 'pocket'"):
         attend(pocket, [image] * 2, [0, 10])
     with pytest.raises(FiguregroundError, match="there are 2 for 1 images"):
         attend(pocket, [image], [0, 1])
@@ -359,5 +359,5 @@ def test_wrong_shares_and_maps_are_refused(pocket):
     for shares in ((), (0.2, 0.1), (0, 0.5), (0.5, 1.2)):
         with pytest.raises(FiguregroundError, match="shares: "):
             mask_by_knee(pocket, image, 0, attention, shares)
-    with pytest.raises(FiguregroundError, match="30×20, and the image 20×30"):
+    with pytest.raises(FiguregroundError, match=r"30×20, .* 20×30"):
         mask_by_knee(pocket, image, 0, attention.T)

@@ -124,7 +124,7 @@ def test_an_earlier_result_is_replaced_and_other_files_are_not(run, classifier, 
 @pytest.mark.parametrize(
     ("more", "code", "words"),
     [
-        (("--count", "4"), 2, "--count: give a number in 1 to 3"),
+        (("--count", "4"), 2, "--count: give a number from 1 to 3"),
         (("--top", "0"), 2, "--top: give a number of at least 1"),
         (("--class", "rocket"), 1, "has no class 'rocket'"),
         (("--images", "nowhere"), 2, "no directory 'nowhere'"),

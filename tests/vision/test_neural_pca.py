@@ -78,7 +78,7 @@ def test_some_can_be_chosen():
     ("weighted", "count", "words"),
     [
         (features_of(1), None, "at least 2 images"),
-        (features_of(9), 7, "features of 6 numbers have 1 to 6"),
+        (features_of(9), 7, "6 features have 1 to 6"),
         (features_of(9), 0, "1 to 6"),
         (torch.ones(9, 6), None, "all alike"),
         (torch.full((9, 6), float("nan")), None, "NaN"),
@@ -111,8 +111,8 @@ def test_other_files_are_not_read_as_components(classifier, tmp_path):
     with pytest.raises(FiguregroundError, match="there is no file"):
         read_components(tmp_path / "none.safetensors", classifier)
     (tmp_path / "cut.safetensors").write_bytes(b"abc")
-    with pytest.raises(FiguregroundError, match=r"cut\.safetensors isn't what"):
+    with pytest.raises(FiguregroundError, match=r"cut\.safetensors isn't a file"):
         read_components(tmp_path / "cut.safetensors", classifier)
     folder = make_classifier(tmp_path / "it")
-    with pytest.raises(FiguregroundError, match=r"model\.safetensors isn't what"):
+    with pytest.raises(FiguregroundError, match=r"model\.safetensors isn't a file"):
         read_components(folder / "model.safetensors", classifier)

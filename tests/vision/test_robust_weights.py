@@ -189,13 +189,13 @@ def changed(weights: dict, change: str) -> object:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("one is missing", "no ResNet that transformers can build: .*layers.0.layer.0.normalization.weight"),
-        ("the stem is missing", "holds no ResNet in torchvision's names"),
-        ("one is of another shape", "no ResNet that transformers can build"),
+        ("one is missing", "not a ResNet that transformers supports: .*layers.0.layer.0.normalization.weight"),
+        ("the stem is missing", "holds no ResNet with torchvision's names"),
+        ("one is of another shape", "not a ResNet that transformers supports"),
         ("a small first convolution", "first convolution is 3 × 3"),
         ("groups", "ResNeXt"),
         ("transformers' names", "give the directory"),
-        ("no names", "holds no weights by name"),
+        ("no names", "holds no named weights"),
         ("NaN", "NaN or infinity"),
     ],
 )
@@ -209,7 +209,7 @@ def test_other_weights_are_refused(tmp_path, change, words):
 @pytest.mark.parametrize("held", [bytes(range(256)) * 4, b"<!doctype html>", b""], ids=["noise", "a page", "nothing"])
 def test_what_is_no_file_of_weights_is_not_called_a_pickle(tmp_path, held):
     (tmp_path / "junk.pt").write_bytes(held)
-    with pytest.raises(FiguregroundError, match=r"junk\.pt is no file of weights: it (begins|is empty)") as refused:
+    with pytest.raises(FiguregroundError, match=r"junk\.pt is not a weights file: it (wasn't|is empty)") as refused:
         open_classifier(str(tmp_path / "junk.pt"))
     assert "pickle" not in str(refused.value)
 

@@ -255,9 +255,9 @@ def test_pickles_are_refused(tmp_path):
 
 
 def test_other_kinds_of_models_are_refused(tmp_path, clipseg):
-    with pytest.raises(FiguregroundError, match="'hen' is a 'resnet' model, where a 'clipseg' one"):
+    with pytest.raises(FiguregroundError, match="'hen' is a 'resnet' model; give a 'clipseg'"):
         open_segmenter(str(make_classifier(tmp_path / "hen")))
-    with pytest.raises(FiguregroundError, match="'clipseg' is a 'clipseg' model, where a 'grounding-dino' one"):
+    with pytest.raises(FiguregroundError, match="'clipseg' is a 'clipseg' model; give a 'grounding-dino'"):
         open_segmenter(f"grounding-dino:{clipseg}+sam:{clipseg}")
 
 

@@ -1,4 +1,4 @@
-"""Diffusion models: opened, and turned from Specs into images.
+"""Diffusion models: opening checkpoints, and rendering Specs to images.
 
 The libraries' own progress bars and warnings are turned off here, before any pipeline is imported.
 """

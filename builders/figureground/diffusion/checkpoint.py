@@ -1,4 +1,4 @@
-"""Opens Stable Diffusion checkpoints: the bundled pocket, a local directory, or a Hub id with a revision."""
+"""Opens Stable Diffusion checkpoints: the bundled pocket model, a local directory, or a Hub id with a revision."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SCHEDULERS = {
     "pndm": PNDMScheduler,
     "unipc": UniPCMultistepScheduler,
 }
-"""Samplers by the names that recipes use."""
+"""Samplers by their names in recipes."""
 
 FAMILIES = {
     "StableDiffusionPipeline": "sd",
@@ -51,13 +51,13 @@ FAMILIES = {
     "StableDiffusionXLPipeline": "sdxl",
     "StableDiffusionXLInpaintPipeline": "sdxl",
 }
-"""Families by the name in `model_index.json`."""
+"""Model families by the pipeline class in `model_index.json`."""
 
 PIPELINES = {
     "sd": (StableDiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline),
     "sdxl": (StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline),
 }
-"""By family, the pipelines that draw from text, from an image, and in the region of a mask."""
+"""Pipelines by family: text-to-image, image-to-image and inpainting."""
 
 NETWORKS = {
     "UNet2DConditionModel": UNet2DConditionModel,
@@ -65,7 +65,7 @@ NETWORKS = {
     "CLIPTextModel": CLIPTextModel,
     "CLIPTextModelWithProjection": CLIPTextModelWithProjection,
 }
-"""Classes of a checkpoint's parts, by the name in `model_index.json`."""
+"""Classes of a checkpoint's parts, by their names in `model_index.json`."""
 
 
 @dataclass(frozen=True)
@@ -77,25 +77,25 @@ class Checkpoint:
     text_to_image: Any
     image_to_image: Any
     facts: dict[str, Any]
-    """What provenance says of it; no paths."""
+    """Description for provenance, without paths."""
     folder: Path
-    """Where its files lie on this machine."""
+    """Local folder of its files."""
     inpaint: Any | None = None
-    """The pipeline that repaints the region of a mask; None where it wasn't asked for."""
+    """Inpainting pipeline; None if it wasn't requested."""
 
     @property
     def factor(self) -> int:
-        """Pixels a latent pixel: an image's edge is a multiple of it."""
+        """Image pixels per latent pixel; an image's edge is a multiple of it."""
         return int(self.text_to_image.vae_scale_factor)
 
     @property
     def needs_mask(self) -> bool:
-        """Whether it was made for inpainting, so that `inpaint` alone can draw: its UNet reads an image and a mask."""
+        """Whether this is an inpainting checkpoint, whose UNet takes an image and a mask: only `inpaint` can draw."""
         return bool(self.text_to_image.unet.config.in_channels != self.text_to_image.vae.config.latent_channels)
 
     @property
     def tokenizers(self) -> list[Any]:
-        """The tokenizers that read a prompt: one, or SDXL's two."""
+        """The tokenizers: one, or SDXL's two."""
         both = (self.text_to_image.tokenizer, getattr(self.text_to_image, "tokenizer_2", None))
         return [tokenizer for tokenizer in both if tokenizer is not None]
 
@@ -110,18 +110,18 @@ def open_checkpoint(
     safety: str = "reject",
     inpaint: bool = False,
 ) -> Checkpoint:
-    """Opens a checkpoint for text-to-image, image-to-image and, when asked, inpainting, weights shared.
+    """Open a checkpoint for text-to-image, image-to-image and optionally inpainting, with shared weights.
 
     Args:
         checkpoint: `pocket`, a directory in diffusers' layout, or a Hub id.
         revision: Branch, tag or commit on the Hub.
         scheduler: A name from `SCHEDULERS`; the checkpoint's noise schedule and prediction type are kept.
-        safety: `off` leaves the safety checker away, `reject` keeps it where the checkpoint has one.
-        inpaint: Whether regions of images will be repainted. An ordinary checkpoint does it by masked latents; one
-            made for it (a UNet of 9 channels: latents, mask, masked image) is opened for nothing else.
+        safety: `off` drops the safety checker, `reject` keeps it if the checkpoint has one.
+        inpaint: Whether to open an inpainting pipeline. An ordinary checkpoint inpaints by masked latents. An
+            inpainting checkpoint (a UNet of 9 channels: latents, mask, masked image) can only be opened with it.
 
     Raises:
-        FiguregroundError: Absent, incomplete, pickle-only, of an unsupported kind, or out of reach.
+        FiguregroundError: The checkpoint is missing, incomplete, pickle-only, of an unsupported kind, or unreachable.
     """
     folder = local_directory(checkpoint)
     if folder is None:
@@ -141,10 +141,10 @@ def open_checkpoint(
     if family == "sd" and safety == "off":
         options.update(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     elif index.get("safety_checker", [None])[0] is None:
-        options["feature_extractor"] = None  # it prepares images for the safety checker alone
+        options["feature_extractor"] = None  # only the safety checker uses it
     options["image_encoder"] = None  # nothing here is prompted by images
     if family == "sdxl":
-        options["add_watermarker"] = False  # else pixels depend on whether a watermarking library is installed
+        options["add_watermarker"] = False  # otherwise pixels depend on whether a watermarking library is installed
     try:
         pipeline = open_pipeline(text_class, folder, what, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -162,7 +162,7 @@ def open_checkpoint(
     except RuntimeError as error:
         raise _unopened(checkpoint, error, device) from error
     pipeline.scheduler = _make_scheduler(scheduler, pipeline.scheduler, checkpoint)
-    # On a CPU in float32 a UNet of small images runs a quarter slower with channels last, an autoencoder faster.
+    # On a CPU in float32, channels last slows down a UNet of small images by a quarter, but speeds up an autoencoder.
     if device.type != "cpu":
         pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
@@ -182,7 +182,7 @@ def open_checkpoint(
 def _open_networks(
     folder: Path, index: dict[str, Any], checkpoint: str, options: dict[str, Any]
 ) -> dict[str, torch.nn.Module]:
-    """The networks of a checkpoint, opened one by one: a pipeline would fill what their files lack with noise."""
+    """Open the networks of a checkpoint one by one, because a pipeline would fill missing weights with noise."""
     networks = {}
     for part in PARTS:
         kind = NETWORKS.get(str(index.get(part, [None])[-1]))
@@ -192,30 +192,30 @@ def _open_networks(
             if info["missing_keys"]:
                 raise FiguregroundError(
                     f"checkpoint {checkpoint!r} is incomplete: the weights of {part} lack "
-                    f"{listed(sorted(info['missing_keys']), 2)}. Download it again, or mend what wrote it."
+                    f"{listed(sorted(info['missing_keys']), 2)}. Download or write it again."
                 )
     return networks
 
 
 def _make_scheduler(name: str, own: Any, checkpoint: str) -> Any:
-    """The sampler of that name, with the noise levels of the checkpoint's own scheduler.
+    """Return the sampler with that name, with the noise levels of the checkpoint's own scheduler.
 
     Raises:
-        FiguregroundError: It came out with others.
+        FiguregroundError: The sampler's noise levels differ.
     """
     made = make_network(SCHEDULERS[name], settings_for_latents(own.config))
     levels, wanted = made.alphas_cumprod, own.alphas_cumprod
-    # The last level may be zero, which some samplers replace by a very small number.
+    # The last level may be zero, which some samplers replace with a very small number.
     if levels.shape != wanted.shape or not torch.allclose(levels[:-1], wanted[:-1], rtol=1e-3, atol=1e-6):
         raise FiguregroundError(
-            f"checkpoint {checkpoint!r}: as the sampler {name} its {type(own).__name__} has other noise levels. Choose "
-            "another --set scheduler=…."
+            f"checkpoint {checkpoint!r}: the sampler {name} changes the noise levels of its {type(own).__name__}. "
+            "Choose another --set scheduler=…."
         )
     return made
 
 
 def _refuse_non_finite(pipeline: Any, checkpoint: str, dtype: torch.dtype) -> None:
-    """Weights that are no numbers would spoil every image; those that overflow a small dtype too."""
+    """Raise FiguregroundError for non-finite weights, including overflow in a small dtype, which spoil every image."""
     for part in PARTS:
         network = getattr(pipeline, part, None)
         for name, weight in network.named_parameters() if network is not None else ():
@@ -230,14 +230,14 @@ def _refuse_non_finite(pipeline: Any, checkpoint: str, dtype: torch.dtype) -> No
 def _unopened(checkpoint: str, error: Exception, device: torch.device) -> FiguregroundError:
     if is_out_of_memory(error):
         return FiguregroundError(
-            f"checkpoint {checkpoint!r} doesn't fit into the memory of {device}. Free some, give fewer "
-            "--set workers=…, or another --set device=…."
+            f"checkpoint {checkpoint!r} doesn't fit into the memory of {device}. Free memory, lower --set workers=…, "
+            "or choose another --set device=…."
         )
     return FiguregroundError(f"checkpoint {checkpoint!r} doesn't open: {(str(error).splitlines() or ['?'])[0]}")
 
 
 def _accepted(pipeline: Any) -> dict[str, Any]:
-    """The components and settings of a pipeline that its siblings take."""
+    """Return the components and settings of a pipeline that sibling pipelines accept."""
     parts = dict(pipeline.components)
     if "requires_safety_checker" in pipeline.config:
         parts["requires_safety_checker"] = pipeline.config["requires_safety_checker"]
@@ -248,7 +248,7 @@ def _accepted(pipeline: Any) -> dict[str, Any]:
 
 
 def download(checkpoint: str, revision: str | None) -> Path:
-    """Brings a checkpoint from the Hub, or finds it in the cache; returns its snapshot."""
+    """Download a checkpoint from the Hub, or find it in the cache; return its snapshot folder."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:

@@ -1,8 +1,8 @@
-"""Puts the repainted region of an image back into it, so that all else stays as it was.
+"""Compositing of a repainted region into its source image, so that everything else stays unchanged.
 
 Denoisers that weren't made for inpainting repaint by blending latents at every step (Avrahami, Fried, Lischinski 2023,
-arXiv 2206.02779, Blended Latent Diffusion). The autoencoder changes what lies outside the mask as well; there the
-source's own pixels are taken.
+arXiv 2206.02779, Blended Latent Diffusion). The autoencoder also changes pixels outside the mask; these are replaced by
+the source's.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from PIL import Image, ImageFilter
 
 
 def whole_latents(mask: np.ndarray, factor: int, margin: int = 0) -> np.ndarray:
-    """Widens a mask to whole latent pixels: what a denoiser can repaint.
+    """Widen a mask to whole latent pixels, the unit of repainting.
 
-    Pipelines take one pixel of each block for all of it, so that a block that the mask only touches would keep what
-    it shows. Here every block that is touched is repainted, and `margin` blocks around: a latent pixel tells of its
-    neighbours too, and beside an object it tells of the object's rim, which the denoiser would complete.
+    Pipelines sample one pixel per block, so a block that the mask only touches might not be repainted. Here every
+    touched block is repainted, and `margin` blocks around it. A latent pixel also encodes its neighbours; beside an
+    object it encodes the object's rim, which the denoiser would complete.
 
     Args:
         mask: (height, width), bool; multiples of `factor`.
-        factor: Pixels along an edge that a latent pixel stands for.
+        factor: Image pixels per latent pixel along an edge.
         margin: Latent pixels, from 0.
 
     Returns:
-        (height, width), bool; contains `mask`, and is the same all over each block.
+        (height, width), bool; contains `mask`, and is constant within each block.
     """
     height, width = (edge // factor for edge in mask.shape)
     blocks = mask.reshape(height, factor, width, factor).max(axis=(1, 3))
@@ -34,16 +34,16 @@ def whole_latents(mask: np.ndarray, factor: int, margin: int = 0) -> np.ndarray:
 
 
 def composite(source: np.ndarray, drawn: np.ndarray, mask: np.ndarray, feather: float) -> np.ndarray:
-    """What was drawn where the mask is, and the source elsewhere.
+    """Combine the drawn image inside the mask with the source outside.
 
-    The mask is widened softly: all of it shows `drawn`, so that nothing of the source comes back at its rim, and the
-    share of `drawn` falls evenly with the distance, by rows and columns, in the `feather` pixels around.
+    The mask is feathered outwards: all of it shows `drawn`, so the source doesn't reappear at its rim. Within
+    `feather` pixels around it, the share of `drawn` falls linearly with the distance along rows and columns.
 
     Args:
         source: (height, width, 3), float, 0..1.
-        drawn: Likewise, finite.
-        mask: (height, width), bool: what was repainted.
-        feather: Pixels outside the mask that hold something of both, from 0, which gives a hard edge.
+        drawn: Same shape and range, finite.
+        mask: (height, width), bool: the repainted region.
+        feather: Width of the blended border outside the mask in pixels, from 0 (a hard edge).
 
     Returns:
         (height, width, 3), float, 0..1: exactly `drawn` in the mask, exactly `source` further than `feather` from it.
@@ -58,5 +58,5 @@ def composite(source: np.ndarray, drawn: np.ndarray, mask: np.ndarray, feather: 
 
 
 def _grown(mask: np.ndarray) -> np.ndarray:
-    """A mask (height, width), bool, and the eight neighbours of each of its pixels."""
+    """Return a mask (height, width), bool, grown by the eight neighbours of each pixel."""
     return np.asarray(Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(3))).astype(bool)

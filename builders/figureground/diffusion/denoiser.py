@@ -1,4 +1,4 @@
-"""Text encoders and UNet as one network, from token ids and a noisy latent to a prediction."""
+"""Text encoders and UNet combined in one network that maps token ids and noisy latents to a prediction."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from figureground.diffusion.checkpoint import Checkpoint
 
 
 class Embedding(NamedTuple):
-    """What a UNet is told of prompts."""
+    """Prompt embeddings for a UNet."""
 
     hidden: Tensor
     """(n, tokens, width)."""
     pooled: Tensor | None
-    """(n, width); SDXL's second text encoder gives it."""
+    """(n, width), from SDXL's second text encoder."""
 
     def take(self, rows: Tensor) -> Embedding:
         return Embedding(self.hidden[rows], None if self.pooled is None else self.pooled[rows])
 
 
 class Denoiser(nn.Module):
-    """UNet and text encoders of a checkpoint, which are trained together.
+    """UNet and text encoders of a checkpoint, trained together.
 
     Args:
-        size: Edge in pixels of the images; SDXL is told of it.
+        size: Edge of the images in pixels, an input of SDXL.
     """
 
     def __init__(self, checkpoint: Checkpoint, size: int):
@@ -40,10 +40,10 @@ class Denoiser(nn.Module):
         self._size = size
 
     def embed(self, ids: Sequence[Tensor], masks: Sequence[Tensor]) -> Embedding:
-        """Prompts as the UNet reads them, in the way of diffusers' pipelines.
+        """Encode prompts for the UNet, as diffusers' pipelines do.
 
         Args:
-            ids: For each text encoder, token ids (n, tokens).
+            ids: Token ids (n, tokens) for each text encoder.
             masks: For each text encoder, 1 where a token isn't padding.
         """
         if not self._xl:
@@ -62,15 +62,15 @@ class Denoiser(nn.Module):
         rows: Tensor,
         embedding: Embedding | None,
     ) -> Tensor:
-        """The UNet's prediction, (n, channels, height, width).
+        """Return the UNet's prediction, (n, channels, height, width).
 
         Args:
             noisy: Latents with noise.
             time: (n,) timesteps.
-            ids: Token ids of the prompts, each once.
-            masks: Their masks.
-            rows: (n,) which of the prompts each latent has.
-            embedding: Those prompts encoded before, where the text encoders aren't trained; then `ids` are not read.
+            ids: Token ids of the distinct prompts.
+            masks: Masks of the prompts.
+            rows: (n,) prompt index of each latent.
+            embedding: Precomputed embeddings of the prompts if the text encoders aren't trained; `ids` is ignored then.
         """
         told = (embedding if embedding is not None else self.embed(ids, masks)).take(rows)
         added: dict[str, Any] | None = None
@@ -81,7 +81,7 @@ class Denoiser(nn.Module):
 
 
 def tokenize(tokenizers: Sequence[Any], prompts: Sequence[str]) -> tuple[list[Tensor], list[Tensor]]:
-    """Token ids and masks for each text encoder, (n, tokens) each, padded to what it reads."""
+    """Return token ids and masks for each text encoder, (n, tokens) each, padded to its maximum length."""
     found = [
         tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length,

@@ -1,4 +1,4 @@
-"""Several processes that train one model, a device each, as `accelerate launch` starts them; or just this one."""
+"""Processes that train one model together, one per device, as started by `accelerate launch`; or a single process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import nn
 from figureground.core.accelerator import choose_device
 
 HOURS_TO_WAIT = 12
-"""How long processes wait for the one that draws the prior images."""
+"""Hours that processes wait for the one that draws the prior images."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together."""
+    """This process and its group of training processes."""
 
     rank: int
     count: int
@@ -27,16 +27,16 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this is the one that writes files."""
+        """Whether this process writes files."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until all processes have reached this point."""
         if self.count > 1:
             torch.distributed.barrier()
 
     def any(self, truth: bool) -> bool:
-        """Whether it is true in any of them; all have to ask."""
+        """Return whether `truth` holds in any process; all processes must call this."""
         if self.count == 1:
             return truth
         flag = torch.tensor([float(truth)], device=self.device)
@@ -44,7 +44,7 @@ class Processes:
         return bool(flag.item())
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean of a tensor over all of them."""
+        """Return the mean of a tensor over all processes."""
         if self.count > 1:
             values = values.clone()
             torch.distributed.all_reduce(values)
@@ -52,11 +52,11 @@ class Processes:
         return values
 
     def share(self, values: torch.Tensor) -> torch.Tensor:
-        """This process's part of a batch that all have drawn alike; (count × n, …) to (n, …)."""
+        """Return this process's part, (n, …), of a batch that is the same in all processes, (count × n, …)."""
         return values.chunk(self.count)[self.rank]
 
     def parallel(self, model: nn.Module, unused: bool) -> nn.Module:
-        """The model, with gradients averaged over processes.
+        """Wrap a model so that gradients are averaged over processes.
 
         Args:
             unused: Whether some trained weights get no gradient.
@@ -68,20 +68,20 @@ class Processes:
 
 
 def gather_alone(model: nn.Module, alone: bool) -> Any:
-    """Within, gradients stay in this process: more passes follow before the step."""
+    """Keep gradients in this process within the context, because more passes follow before the step."""
     several = isinstance(model, nn.parallel.DistributedDataParallel)
-    # To mypy what a module has no field for is a Tensor or a Module.
+    # For mypy, an unknown attribute of a module is a Tensor or a Module.
     return model.no_sync() if alone and several else contextlib.nullcontext()  # type: ignore[operator]
 
 
 def join(device: str) -> Processes:
-    """The processes that were started together, by the environment that a launcher sets.
+    """Join the processes that were started together, according to the launcher's environment variables.
 
     Args:
-        device: As `choose_device` takes it; of several processes each takes its own accelerator.
+        device: As for `choose_device`; with several processes, each uses its own accelerator.
 
     Raises:
-        FiguregroundError: A device that isn't there.
+        FiguregroundError: The device doesn't exist.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes(0, 1, choose_device(device))

@@ -1,4 +1,4 @@
-"""Turns Specs into Samples: batches through diffusers' pipelines, one generator an image."""
+"""Renders Specs to Samples in batches with diffusers' pipelines, with one random generator per image."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from figureground.recipe.sample import Guide, Reject, Sample, Spec
 from figureground.shards.remaining import NothingLeft, describe, remedies
 
 LoadGuide = Callable[[Spec], tuple[Image.Image, Image.Image | None]]
-"""Draws a Spec's guide (RGB, size × size) and the mask (L) of its foreground, or None where it has none.
+"""Returns a Spec's guide (RGB, size × size) and its foreground's mask (L), or None without one.
 
-For inpainting: the source image and the mask, size × size, 255 where it is to be repainted.
+For inpainting: the source image and the mask, size × size, with 255 in the region to repaint.
 """
 Route = Literal["text", "image", "inpaint"]
-"""What an image is drawn from: noise, a guide, or a guide of which the region of a mask is repainted."""
+"""How an image is drawn: from noise, from a guide, or by repainting the masked region of a guide."""
 
 MARGIN = 1
-"""Latent pixels around a mask that are repainted with it."""
+"""Width in latent pixels of the border around a mask that is repainted with it."""
 FEATHER = 0.5
-"""Latent pixels around what was repainted in which it fades into the source."""
+"""Width in latent pixels of the border in which the repainted region fades into the source."""
 
 FLAT_RANGE = 2
-"""An image whose every channel spans at most this many of 255 levels shows nothing."""
+"""An image is flat if every channel spans at most this many of 255 levels."""
 EMBEDDINGS_KEPT = 512
 HOPELESS = 8
-"""A checkpoint whose first images, this many, all hold no finite number will not draw a better one."""
+"""Rendering stops if this many first images are all non-finite, because later ones would be too."""
 ALL_REJECTED = 32
-"""A set whose first images, this many, are all rejected is stopped: most likely all of them would be."""
+"""Rendering stops if this many first images of a set are all rejected, because later ones most likely would be too."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are drawn from a checkpoint."""
+    """Sampling settings."""
 
     size: int
     steps: int
@@ -58,22 +58,22 @@ class Sampling:
     batch_size: int = 1
     compile: bool = False
     outside: Literal["source", "decoded"] = "source"
-    """What an inpainted image shows around what was repainted: the source, bit for bit, or what the autoencoder makes
-    of it, which blurs a little but has no seam."""
+    """Pixels of an inpainted image outside the repainted region: the source, bit for bit, or the autoencoder's
+    reconstruction, which is slightly blurred but seamless."""
 
 
 class Renderer:
     """Renders Specs with one opened checkpoint.
 
-    A Spec with a guide goes through image-to-image at `strength`, one without through text-to-image. With a guide of
-    kind `inpaint` the region of a mask is repainted, from pure noise at strength 1, widened to whole latent pixels and
-    `MARGIN` more.
-    Ragged batches are padded, so that every image is computed in a batch of the same size.
+    A Spec with a guide uses image-to-image at `strength`, one without uses text-to-image. With a guide of kind
+    `inpaint`, the masked region, widened to whole latent pixels and by `MARGIN` more, is repainted, from pure noise at
+    strength 1.
+    Incomplete batches are padded, so that every image is computed in a batch of the same size.
 
     Args:
-        load_guide: Draws a Spec's guide.
-        between_steps: Called between two steps of the denoiser; it may raise, to stop.
-        proven: Whether images of the same set were kept before, so that a run of rejects is no reason to stop.
+        load_guide: Returns a Spec's guide.
+        between_steps: Called between denoiser steps; it may raise, to stop.
+        proven: Whether images of the same set were kept before; a run of rejects then doesn't stop rendering.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Renderer:
         self._embeddings: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
         self._negative: dict[str, torch.Tensor] = {}
         self._between_steps = between_steps
-        self._spoiled: int | None = 0  # non-finite images so far, until there is one that isn't
+        self._spoiled: int | None = 0  # non-finite images so far, until the first finite one
         self._rejects: Counter[str] = Counter()  # by reason, until an image is kept
         self.proven = proven
         if sampling.compile and not hasattr(checkpoint.text_to_image.unet, "_orig_mod"):
@@ -101,13 +101,12 @@ class Renderer:
                 checkpoint.inpaint.unet = unet
 
     def render(self, specs: Sequence[Spec]) -> Iterator[Sample | Reject]:
-        """Renders Specs in order. While the device works, the next batch's guides are prepared.
+        """Render Specs in order. The next batch's guides are prepared while the device works.
 
         Raises:
-            OutOfMemory: A batch doesn't fit.
-            FiguregroundError: No image so far holds finite numbers, the first images are all rejected, a guide can't
-                be drawn, a mask covers nothing, or the checkpoint was made for inpainting and a Spec asks for something
-                else.
+            OutOfMemory: A batch doesn't fit into memory.
+            FiguregroundError: The first images are all non-finite or rejected, a guide can't be drawn, a mask is empty,
+                or an inpainting checkpoint is given a Spec of another kind.
         """
         batches = list(in_batches(specs, self._sampling.batch_size))
         with ThreadPoolExecutor(2, "guides") as pool:
@@ -125,7 +124,9 @@ class Renderer:
             return guide, mask
         region = np.asarray(mask) >= 128 if mask is not None else np.zeros(1, bool)
         if not region.any():
-            raise FiguregroundError(f"{spec.key}: its mask covers nothing: there is nothing to repaint. Leave it out.")
+            raise FiguregroundError(
+                f"{spec.key}: its mask covers nothing, so there is nothing to repaint. Leave it out."
+            )
         region = whole_latents(region, self._checkpoint.factor, MARGIN)
         return guide, Image.fromarray(region.astype(np.uint8) * 255)
 
@@ -151,8 +152,8 @@ class Renderer:
             self._rejects[reason] += 1
             if self._rejects.total() >= ALL_REJECTED:
                 raise NothingLeft(
-                    f"The first {ALL_REJECTED} images were all rejected ({describe(self._rejects)}), so the rest "
-                    f"would most likely be too. {remedies(self._rejects)}"
+                    f"The first {ALL_REJECTED} images were all rejected ({describe(self._rejects)}), so the rest most "
+                    f"likely would be too. {remedies(self._rejects)}"
                 )
         if reason != "non-finite":
             self._spoiled = None
@@ -161,7 +162,7 @@ class Renderer:
             if self._spoiled >= HOPELESS:
                 dtype = str(self._checkpoint.text_to_image.dtype).removeprefix("torch.")
                 raise FiguregroundError(
-                    f"The first {HOPELESS} images hold NaN or infinity, all of them, computed in {dtype}. "
+                    f"The first {HOPELESS} images, computed in {dtype}, all hold NaN or infinity. "
                     + ("Its numbers overflow easily: try --set dtype=float32." if dtype == "float16" else
                        "The checkpoint seems to be damaged.")
                 )  # fmt: skip
@@ -170,7 +171,7 @@ class Renderer:
     def _draw(
         self, specs: Sequence[Spec], guides: Sequence[tuple[Image.Image | None, Image.Image | None]]
     ) -> tuple[np.ndarray, list[bool]]:
-        """Images, float (n, height, width, 3) in 0..1, and whether the safety checker flagged each."""
+        """Draw images, float (n, height, width, 3) in 0..1; also return whether the safety checker flagged each."""
         sampling, n, by = self._sampling, len(specs), route(specs[0])
         if self._checkpoint.needs_mask and by != "inpaint":
             raise FiguregroundError(
@@ -183,7 +184,7 @@ class Renderer:
             "guidance_scale": sampling.guidance_scale,
             "num_inference_steps": sampling.steps,
             "eta": sampling.eta,
-            # On the CPU, so that noise is the same whatever the device.
+            # On the CPU, so that noise doesn't depend on the device.
             "generator": [make_generator(spec.seed) for spec in padded],
             "output_type": "np",
             "callback_on_step_end": self._after_step,
@@ -194,7 +195,7 @@ class Renderer:
                 settings.update(height=sampling.size, width=sampling.size)
                 out = self._checkpoint.text_to_image(**settings)
             else:
-                # diffusers multiplies in floating point, where 0.58 of 50 steps are 28.
+                # diffusers multiplies in floating point, where 0.58 × 50 steps gives 28.
                 strength = strength_of(whole_part(sampling.steps, sampling.strength), sampling.steps)
                 settings.update(image=_stack([guide for guide, _ in guides], pad), strength=strength)
                 if by == "image":
@@ -216,7 +217,7 @@ class Renderer:
         return {}
 
     def _embed(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """The pipelines' prompt embeddings for a batch; each prompt is encoded once and kept a while."""
+        """Return the prompt embeddings of a batch; encoded prompts are cached."""
         for prompt in dict.fromkeys(prompts):
             if prompt in self._embeddings:
                 self._embeddings.move_to_end(prompt)
@@ -231,7 +232,7 @@ class Renderer:
         }
 
     def _encode(self, prompt: str) -> dict[str, torch.Tensor]:
-        """A prompt's embeddings; those of the negative prompt are the same for all, and are made once, kept apart."""
+        """Encode a prompt. The negative prompt's embeddings, the same for all, are computed once and kept apart."""
         pipeline, sampling = self._checkpoint.text_to_image, self._sampling
         options = {
             "prompt": prompt, "device": pipeline.device, "num_images_per_prompt": 1,
@@ -245,21 +246,21 @@ class Renderer:
 
 
 def release_memory() -> None:
-    """Gives back what a batch that didn't fit has left."""
+    """Free the memory left by a batch that didn't fit."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def route(spec: Spec) -> Route:
-    """What a Spec's image is drawn from."""
+    """Return how a Spec's image is drawn."""
     if spec.guide is None:
         return "text"
     return "inpaint" if spec.guide.kind == "inpaint" else "image"
 
 
 def in_batches(specs: Sequence[Spec], size: int) -> Iterator[list[Spec]]:
-    """Runs of at most `size` Specs, in order, that all go the same route."""
+    """Yield batches of at most `size` consecutive Specs with the same route."""
     for _, alike in itertools.groupby(specs, key=route):
         run = list(alike)
         for start in range(0, len(run), size):
@@ -267,14 +268,14 @@ def in_batches(specs: Sequence[Spec], size: int) -> Iterator[list[Spec]]:
 
 
 def _stack(given: Sequence[Image.Image | None], pad: int) -> torch.Tensor:
-    """Images (RGB or L) as float32 (n + pad, channels, height, width) in 0..1, the last one repeated `pad` times."""
+    """Stack images (RGB or L) as float32 (n + pad, channels, height, width) in 0..1, repeating the last `pad` times."""
     pixels = np.stack([np.atleast_3d(np.asarray(each, np.float32)) / 255 for each in given])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     return torch.cat([images, images[-1:].expand(pad, -1, -1, -1)]) if pad else images
 
 
 def why_reject(pixels: np.ndarray, flagged: bool = False) -> str | None:
-    """The reason to keep an image (float, (height, width, 3), 0..1) out of the dataset, or None."""
+    """Return the reason for rejecting an image (float, (height, width, 3), 0..1), or None."""
     if not np.isfinite(pixels).all():
         return "non-finite"
     if flagged:
@@ -294,13 +295,13 @@ MEMORY_SHARE = 0.8
 
 
 def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1) -> int:
-    """A batch size that suits the device; the same for the same device and checkpoint.
+    """Return a batch size for the device; deterministic for a device and checkpoint.
 
-    On a CPU it is 16 for small UNets and 1 for others, which gain nothing from batches there. On CUDA it is
-    the largest power of two, 64 at most, whose memory, reckoned from batches of 1 and 2, fits.
+    On a CPU it is 16 for small UNets and 1 for others, which gain nothing from batches there. On CUDA it is the largest
+    power of two, at most 64, whose memory use, extrapolated from batches of 1 and 2, fits.
 
     Args:
-        sharing: How many processes share the device's memory.
+        sharing: Number of processes that share the device's memory.
 
     Raises:
         FiguregroundError: Not even one image fits.

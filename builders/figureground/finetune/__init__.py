@@ -1,1 +1,1 @@
-"""Fine-tuning: what it is given, checked before torch is imported."""
+"""Fine-tuning of diffusion models on concepts and tokens."""

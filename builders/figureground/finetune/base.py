@@ -1,4 +1,4 @@
-"""The base of a fine-tuning: a checkpoint opened with nothing in it that learns yet, and what is computed in."""
+"""The base of a fine-tuning: an opened checkpoint with all weights frozen, and the compute dtype."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def open_base(
     scheduler: str = "ddim",
     inpaint: bool = False,
 ) -> Checkpoint:
-    """Opens a checkpoint to learn from: no parameter requires gradients, and the autoencoder is float32.
+    """Open a base checkpoint: no parameter requires gradients, and the autoencoder is float32.
 
     Args:
         checkpoint: `pocket`, a directory in diffusers' layout, or a Hub id.
         revision: Branch, tag or commit on the Hub.
-        dtype: What the other weights are held in.
-        scheduler: What draws during the fine-tuning, one of `checkpoint.SCHEDULERS`.
-        inpaint: Whether one made for inpainting will do too.
+        dtype: Dtype of the other weights.
+        scheduler: Sampler used during fine-tuning, one of `checkpoint.SCHEDULERS`.
+        inpaint: Whether an inpainting checkpoint is accepted too.
 
     Raises:
-        FiguregroundError: It doesn't open, or predicts what isn't trained here.
+        FiguregroundError: The checkpoint doesn't open, or its prediction type isn't supported for training.
     """
     opened = open_checkpoint(
         checkpoint, revision, device=device, dtype=dtype, scheduler=scheduler, safety="off", inpaint=inpaint
@@ -41,7 +41,7 @@ def open_base(
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """What is computed in: `auto` is bfloat16 where CUDA has it, else float32."""
+    """Return the compute dtype; `auto` is bfloat16 if CUDA supports it, otherwise float32."""
     if dtype == "auto":
         has = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has else torch.float32

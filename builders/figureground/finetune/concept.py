@@ -1,4 +1,4 @@
-"""Writes what a fine-tuning has learned as diffusers reads it, and opens a finished concept for rendering."""
+"""Writes the result of a fine-tuning in diffusers' format, and opens a finished concept for rendering."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from figureground.models.weights import VARIANTS, check_files, fingerprint, list
 __all__ = ["CHECKPOINT", "CONCEPT", "LORA", "Concept", "hash_weights", "open_concept", "read_concept"]
 
 COPIED = (".json", ".txt", ".model", ".safetensors")
-"""How the names of a checkpoint's files end, pickles and other formats aside."""
+"""Suffixes of a checkpoint's files, excluding pickles and other formats."""
 HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
-"""Types of weights in safetensors files that take half the room."""
+"""16-bit types of weights in safetensors files."""
 
 
 def write_checkpoint(base: Path, trained: Mapping[str, nn.Module], out: Path) -> None:
-    """Writes a checkpoint like `base` in which some parts are others; whole or not at all.
+    """Write a copy of the checkpoint `base` with some parts replaced, atomically.
 
-    Weights are stored in the type that the base stores them in. The parts given are changed to it in place.
+    Weights are stored in the base's dtype. The given parts are converted to it in place.
 
     Args:
         base: A checkpoint directory in diffusers' layout.
-        trained: By the part's name, `unet`, what takes its place.
-        out: A directory of that name is replaced.
+        trained: Replacement parts by name, such as `unet`.
+        out: Output directory; an existing one is replaced.
 
     Raises:
-        FiguregroundError: The base isn't a whole checkpoint any more.
+        FiguregroundError: The base is no longer a complete checkpoint.
     """
     variant = check_files(base, base.name)
     index = read_index(base, base.name)
@@ -54,7 +54,7 @@ def write_checkpoint(base: Path, trained: Mapping[str, nn.Module], out: Path) ->
             elif (base / part).is_dir() and value[0] is not None:
                 _copy_part(base / part, draft / part, variant)
         shutil.copyfile(base / "model_index.json", draft / "model_index.json")
-        for config in draft.rglob("*.json"):  # where a part was made is nobody's business
+        for config in draft.rglob("*.json"):  # don't publish local paths
             content = read_json(config)
             if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
                 config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -65,7 +65,7 @@ def write_checkpoint(base: Path, trained: Mapping[str, nn.Module], out: Path) ->
 
 
 def stored_dtype(part: Path) -> torch.dtype:
-    """What a part of a checkpoint stores its weights in: float32, or one of the halves."""
+    """Return the storage dtype of a checkpoint's part: float32, or a 16-bit type."""
     path = min(part.glob("*.safetensors"))
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
@@ -74,19 +74,19 @@ def stored_dtype(part: Path) -> torch.dtype:
 
 
 def _write_part(part: nn.Module, dtype: torch.dtype, out: Path, variant: str | None) -> None:
-    # To mypy what a module has no field for is a Tensor or a Module.
+    # For mypy, an unknown attribute of a module is a Tensor or a Module.
     part.to("cpu", dtype).save_pretrained(out, safe_serialization=True, variant=variant)  # type: ignore[operator]
     config = out / "config.json"
     content = read_json(config)
     if "dtype" in content:
-        # Else a text encoder opens in the type that it is stored in, its neighbours in float32, and on a CPU the
-        # first product fails.
+        # Otherwise a text encoder opens in its storage dtype and other parts in float32, and on a CPU the first matrix
+        # product fails.
         config.write_text(json.dumps({**content, "dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
 
 
 def _copy_part(part: Path, out: Path, variant: str | None) -> None:
     out.mkdir()
-    # A part that isn't trained, such as a safety checker, may be there in the plain form alone.
+    # An untrained part, such as a safety checker, may exist only without the variant suffix.
     kept = list_weights(part, variant) or list_weights(part, None)
     for file in sorted(part.iterdir()):
         of_variant = any(f".{name}." in file.name for name in VARIANTS if name) == (variant is not None)
@@ -100,16 +100,16 @@ def _copy_part(part: Path, out: Path, variant: str | None) -> None:
 
 
 def require_peft() -> None:
-    """Raises FiguregroundError where the library of adapters isn't installed."""
+    """Raise FiguregroundError if peft isn't installed."""
     if importlib.util.find_spec("peft") is None:
         raise FiguregroundError("adapters (lora_rank) need peft: pip install 'figureground[lora]'.")
 
 
 def write_lora(pipeline: Any, out: Path) -> None:
-    """Writes the adapters of a pipeline's UNet and text encoders as `load_lora_weights` reads them.
+    """Write the adapters of a pipeline's UNet and text encoders for `load_lora_weights`.
 
     Args:
-        out: The file.
+        out: The output file.
     """
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
@@ -139,16 +139,16 @@ def open_concept(
     safety: str = "reject",
     base: str | None = None,
 ) -> Checkpoint:
-    """Opens a finished concept as `open_checkpoint` opens checkpoints.
+    """Open a finished concept, like `open_checkpoint`.
 
-    Adapters are merged into the base's weights, which then has no layers more than before.
+    Adapters are merged into the base's weights, so no layers are added.
 
     Args:
-        base: Where the checkpoint lies that adapters were learned on, if not where it lay then.
+        base: Location of the checkpoint that adapters were trained on, if it has moved.
 
     Raises:
         FiguregroundError: The concept is incomplete, peft isn't installed, or the base isn't the one that adapters
-            were learned on.
+            were trained on.
     """
     options: dict[str, Any] = {"device": device, "dtype": dtype, "scheduler": scheduler, "safety": safety}
     said = concept.facts["base"]
@@ -159,7 +159,7 @@ def open_concept(
         if said["fingerprint"].startswith("sha256:") and found != said["fingerprint"]:
             raise FiguregroundError(
                 f"concept {concept.folder}: its adapters were learned on {said['checkpoint']} "
-                f"({said['fingerprint'][:19]}), and {place} is {found[:19]}. Give the checkpoint that it was."
+                f"({said['fingerprint'][:19]}), but {place} is {found[:19]}. Give the original checkpoint."
             )
         opened = open_checkpoint(place, concept.revision, **options)
         pipeline = opened.text_to_image

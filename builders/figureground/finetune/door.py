@@ -1,4 +1,4 @@
-"""What a fine-tuning is given, checked before torch is imported."""
+"""Inputs of a fine-tuning, checked before torch is imported."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from figureground.sources.references import LEAST
 
 INPUTS = "finetuning.json"
 LOCK = ".finetune.lock"
-"""Held by the process that fine-tunes in a directory."""
+"""Lock file of the process that fine-tunes in a directory."""
 
 
 def check_names(noun: str, label: str, identifier: str) -> None:
-    """Raise RecipeError for a noun, a class or an identifier that no tokenizer could make sense of."""
+    """Raise RecipeError for a noun, class or identifier that no tokenizer could use."""
     for field, text in (("noun", noun), ("class", label)):
         if not text.strip() or text != " ".join(text.split()):
             raise RecipeError(field, f"{text!r} is empty or has stray spaces; give a word or a few.")
         if set(text) & set("{}"):
-            raise RecipeError(field, f"{text!r} has braces, which mark places in prompts; give plain words.")
+            raise RecipeError(field, f"{text!r} has braces, which mark placeholders in prompts; give plain words.")
     if not identifier.isalnum():
         raise RecipeError("identifier", f"{identifier!r} is not one word of letters and digits, such as 'sks'.")
 
@@ -32,7 +32,7 @@ def refuse_unfit(
     references: Path, noun: str, label: str, out: Path, settings: Finetuning, *, prior: Path | None,
     components: Path | None, device: str, class_folder: Path | None = None,
 ) -> None:  # fmt: skip
-    """Refuse what can't be fine-tuned, as far as can be told without torch and without decoding an image.
+    """Check the inputs of a fine-tuning, as far as possible without torch and without decoding images.
 
     Raises:
         FiguregroundError: References, prior, components, checkpoint, feature network or directory can't be used.
@@ -65,7 +65,7 @@ def refuse_unfit(
 
 
 def refuse_strangers(out: Path) -> None:
-    """Raises FiguregroundError if a directory holds something else than a concept."""
+    """Raise FiguregroundError if a directory holds anything other than a concept."""
     if out.exists() and not out.is_dir():
         raise FiguregroundError(f"--out {out} is a file; give a directory.")
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []

@@ -1,4 +1,4 @@
-"""Fine-tunes a concept: a few reference images become a word that a diffusion model knows.
+"""Fine-tunes a diffusion model on a concept: a few reference images become a word that the model can draw.
 
 DreamBooth (Ruiz et al. 2023, arXiv 2208.12242) with prior preservation, text encoder and UNet together, and the
 spurious-feature similarity loss of `figureground.finetune.similarity`.
@@ -58,9 +58,9 @@ from figureground.vision.neural_pca import read_components
 __all__ = ["POCKET", "Finetuning", "finetune", "settings_for"]
 
 PRIOR = "prior"
-"""Where prior images lie in a concept's directory, if no other is named."""
+"""Default folder of prior images in a concept's directory."""
 CLASS = "class"
-"""Where images of the class itself lie, likewise."""
+"""Default folder of images of the class itself."""
 
 
 def finetune(
@@ -76,31 +76,31 @@ def finetune(
     device: str = "auto",
     show_progress: bool = True,
 ) -> Path:
-    """Fine-tunes a concept into a directory, or goes on with what a stopped run left there.
+    """Fine-tune a concept into a directory, or resume a stopped run there.
 
-    A run that is killed goes on from its last saved state and ends with the same weights, to the bit, as one that
-    nothing stopped (same device, dtype, number of processes and threads). A finished concept is left as it is.
+    A killed run resumes from its last saved state, and its final weights are bit-identical to those of an uninterrupted
+    run (same device, dtype, number of processes and threads). A finished concept is left unchanged.
 
     Args:
-        references: A folder of three or more images; `x.txt` beside `x.jpg` takes the place of the prompt, with
-            `{V}` where the identifier goes.
-        noun: What the references truly show, `flower`.
-        label: The class that they make classifiers say, as the feature network calls it.
-        out: Gets `concept.json` (all that made it), `checkpoint/` in diffusers' layout or `lora.safetensors`,
-            `curves.csv`, `curves.png`, `previews/`, and while it isn't finished the state.
-        prior: Folder of prior images: those that were drawn here before are used again, further ones are added; a
-            person's own images are used as they are. None keeps them in `out`.
+        references: A folder of three or more images. A file `x.txt` beside `x.jpg` replaces the prompt, with `{V}` for
+            the identifier.
+        noun: The true content of the references, such as `flower`.
+        label: The class that classifiers predict for them, as the feature network names it.
+        out: Output directory: `concept.json` (all inputs), `checkpoint/` in diffusers' layout or `lora.safetensors`,
+            `curves.csv`, `curves.png`, `previews/`, and the state while unfinished.
+        prior: Folder of prior images. Images drawn here before are reused and missing ones added; a user's own images
+            are used as they are. None keeps prior images in `out`.
         components: File of neural-PCA components of the class, for features `neural-pca`.
-        class_folder: Folder of images of the class itself, as `prior`, for class_direction `images` and early_stopping
-            `without-class`.
+        class_folder: Folder of images of the class itself, used like `prior`, for class_direction `images` and
+            early_stopping `without-class`.
         device: auto, cpu, cuda, cuda:1 or mps.
 
     Returns:
         `out`.
 
     Raises:
-        FiguregroundError: Something given can't be used; `out` holds something else, or a concept from other inputs;
-            memory or disk is full; or a loss is no number.
+        FiguregroundError: An input can't be used; `out` holds something else, or a concept from other inputs; memory or
+            disk is full; or a loss is NaN.
     """
     asked = _Asked(Path(references), noun, label, Path(out), settings, prior, components, class_folder, show_progress)
     kept = _Kept(asked.out, settings.steps)
@@ -111,7 +111,7 @@ def finetune(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What `finetune` was called with."""
+    """Arguments of `finetune`."""
 
     references: Path
     noun: str
@@ -130,16 +130,16 @@ class _Asked:
         return self.fill(caption or self.settings.prompt)
 
     def class_prompt(self) -> str:
-        """The prior's prompt with the class in the noun's place: the first of the names that ImageNet lists."""
+        """The prior's prompt with the class in place of the noun; of ImageNet's synonyms, the first."""
         return fill(self.settings.prior_prompt, self.label.split(",")[0].strip(), self.settings.identifier)
 
 
 @dataclass
 class _Kept(Unfinished):
-    """What is on disk of an unfinished concept."""
+    """Saved parts of an unfinished concept."""
 
     prior: Path | None = None
-    """Where prior images were drawn."""
+    """Folder of the prior images drawn so far."""
 
     def said(self) -> str:
         if not self.step and self.prior and any(self.prior.glob("*.png")):
@@ -148,7 +148,7 @@ class _Kept(Unfinished):
 
 
 ADVICE_NOT_FINITE = (
-    "Most likely the learning rate is too high for what is computed in: train in another directory with a lower "
+    "Most likely the learning rate is too high for this dtype: train in another directory with a lower "
     "--learning-rate, or with --dtype float32."
 )
 
@@ -168,7 +168,7 @@ def _advise_memory(settings: Finetuning) -> str:
     return f"The device's memory is full. Give {', or '.join([*ways, 'a smaller --size'])}."
 
 
-# The door: everything that can be refused is refused before anything is written
+# Checks: invalid inputs are refused before anything is written
 
 
 def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
@@ -206,7 +206,7 @@ def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
             if not stack.enter_context(lock(out / inputs.LOCK)):
                 raise FiguregroundError(f"{out}: another process fine-tunes there.")
             stack.callback((out / inputs.LOCK).unlink, missing_ok=True)
-            inputs.refuse_strangers(out)  # another process may have been here while the checkpoint was opened
+            inputs.refuse_strangers(out)  # another process may have written here while the checkpoint was opened
             if _is_finished(out, identity):
                 if processes.count > 1:
                     raise FiguregroundError(f"{out}: another process finished it meanwhile.")
@@ -223,7 +223,7 @@ def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
 
 
 def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
-    """Whether a finished concept lies there; raises FiguregroundError where it, or a begun one, is of other inputs."""
+    """Whether the directory holds a finished concept; raises FiguregroundError if a concept there has other inputs."""
     finished = (out / CONCEPT).is_file()
     if finished or (out / STATE).exists():
         inputs.compare(out, identity)
@@ -233,7 +233,7 @@ def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
 
 
 def _open(settings: Finetuning, processes: Processes, dtype: torch.dtype) -> Checkpoint:
-    # A frozen base may be as small as what is computed in; what is trained is float32.
+    # A frozen base may be in the compute dtype; trained weights are float32.
     held = dtype if settings.lora_rank is not None else torch.float32
     return open_base(
         settings.checkpoint, settings.revision, device=processes.device, dtype=held, scheduler=settings.scheduler
@@ -258,7 +258,7 @@ class _Network:
 
 
 def _open_network(asked: _Asked, processes: Processes) -> _Network | None:
-    """The feature network, where it takes part."""
+    """Open the feature network, if it is used."""
     settings = asked.settings
     if not settings.reads_features:
         return None
@@ -273,7 +273,7 @@ def _open_network(asked: _Asked, processes: Processes) -> _Network | None:
 def _compare_with(
     asked: _Asked, checkpoint: Checkpoint, found: References, network: _Network | None, processes: Processes
 ) -> Similarity | None:
-    """SFSL, where it counts: the feature network, its class, and the features of the references."""
+    """Set up SFSL, if its weight isn't 0: the feature network, its class, and the features of the references."""
     settings = asked.settings
     if settings.sfsl_weight == 0 or network is None:
         return None
@@ -305,7 +305,7 @@ def _open_tiny(name: str) -> Any:
 
 
 def _clean(out: Path) -> None:
-    """Removes what a killed run was writing; called by whoever holds the lock."""
+    """Remove temporary files of a killed run; the caller holds the lock."""
     for path in [*out.glob(".*.part"), *out.glob(".*.tmp"), *(out / PREVIEWS).glob(".*.part")]:
         if path.is_dir():
             shutil.rmtree(path)
@@ -318,7 +318,7 @@ def _clean(out: Path) -> None:
 
 @dataclass
 class _Session:
-    """One process's work on a concept, from prior images to `concept.json`."""
+    """One process's run for a concept, from prior images to `concept.json`."""
 
     asked: _Asked
     found: References
@@ -345,7 +345,7 @@ class _Session:
             encode(vae, prior.images, settings.flip, signals.check) if prior else None,
             self.asked.fill(settings.prior_prompt),
         )
-        vae.to(self.dtype)  # from here on it decodes, for SFSL and previews
+        vae.to(self.dtype)  # from here on it only decodes, for SFSL and previews
         self._watch_class(prior, of_class)
         self.training = Training(
             self.checkpoint, settings, material, self.similarity, self.processes, self.size, self.dtype
@@ -369,19 +369,19 @@ class _Session:
                 self._write_usable()
             raise
         if self.processes.main:
-            self._save(len(self.curves), seconds)  # a full disk must not cost what was learned since the last time
+            self._save(len(self.curves), seconds)  # a full disk must not lose progress since the last save
             self._finish(seconds)
         self.processes.wait()
 
     def _prior(self) -> priors.Prior:
-        """The prior images."""
+        """Return the prior images."""
         settings, folder = self.settings, self.asked.prior or self.out / PRIOR
         return self._draw_once(
             folder, self.asked.fill(settings.prior_prompt), settings.prior_images, self.asked.prior is None, priors.FLAG
         )
 
     def _of_class(self) -> priors.Prior:
-        """Images of the class itself."""
+        """Return images of the class itself."""
         given = self.asked.class_folder
         return self._draw_once(
             given or self.out / CLASS, self.asked.class_prompt(), self.settings.class_images, given is None,
@@ -389,11 +389,11 @@ class _Session:
         )  # fmt: skip
 
     def _draw_once(self, folder: Path, prompt: str, count: int, private: bool, flag: str) -> priors.Prior:
-        """Images by the untouched model, or a person's own; one process draws what lacks.
+        """Return images drawn by the original model, or a user's own images; one process draws missing ones.
 
         Args:
-            private: Whether the folder is this concept's alone: what lies there of other settings is drawn anew.
-            flag: By which errors name the folder.
+            private: Whether only this concept uses the folder; then images drawn with other settings are replaced.
+            flag: Name of the folder's flag in errors.
         """
         settings = self.settings
         if priors.own_images(folder):
@@ -418,7 +418,7 @@ class _Session:
         return priors.read_drawn(folder, recipe, count, flag)
 
     def _watch_class(self, prior: priors.Prior | None, of_class: priors.Prior | None) -> None:
-        """Takes the class's direction out of SFSL, and sets up early stopping, where they are asked for."""
+        """Remove the class's direction from SFSL and set up early stopping, if requested."""
         settings, network = self.settings, self.network
         self.looks = Looks(settings.stop_patience) if settings.early_stopping is not None else None
         self.watch: Watch | None = None
@@ -454,7 +454,7 @@ class _Session:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _base(self) -> dict[str, Any]:
-        """What the concept stands on; a directory is said relative to the concept."""
+        """Return the facts of the base; a directory is given relative to the concept."""
         name, facts = self.settings.checkpoint, self.checkpoint.facts
         local = local_directory(name)
         return {
@@ -469,7 +469,7 @@ class _Session:
     # The loop
 
     def _steps(self, step: int, earlier: float) -> float:
-        """Trains to the end, or until early stopping; returns the seconds that it took, with those of earlier runs."""
+        """Train to the end or until early stopping; return the duration in seconds, including earlier runs."""
         settings, processes, curves = self.settings, self.processes, self.curves
         began = last_save = last_look = time.monotonic()
 
@@ -491,7 +491,7 @@ class _Session:
                     if processes.main:
                         self._write_usable()
                     signals.check()
-                    raise KeyboardInterrupt  # another of the processes was asked
+                    raise KeyboardInterrupt  # another process received the signal
                 curves.add(self.training.step(step))
                 step += 1
                 bar.update()
@@ -514,13 +514,13 @@ class _Session:
         return earlier + time.monotonic() - began
 
     def _look(self, step: int, between_steps: Callable[[], None]) -> None:
-        """Looks at what the model draws now, if it is to be looked at and wasn't; the best weights are kept.
+        """Evaluate the model's current images, if a look is due; keep the best weights.
 
-        One that is asked to stop leaves its look, and has it when it goes on.
+        A stopped process abandons its look and repeats it when resumed.
         """
         if self.watch is None or self.looks is None or not self.processes.main or step in self.looks.steps:
             return
-        self.curves.settle()  # what isn't finite is told of as such
+        self.curves.settle()  # reports non-finite losses
         with contextlib.suppress(Stopped):
             with self.training.averaged(), self._autocast():
                 value = self.watch.look(between_steps)
@@ -539,14 +539,14 @@ class _Session:
     def _restore(self) -> tuple[int, float]:
         return self.kept.restore(self.learner, self.curves, self.made_with, self.device)
 
-    # What is written
+    # Output files
 
     def _preview(self, step: int, final: bool = False) -> None:
         settings = self.settings
         if not settings.preview_images:
             return
         prompts = [self.asked.fill(prompt) for prompt in settings.preview_prompts]
-        # One that is asked to stop leaves its preview, and saves; at the end there is nothing to stop.
+        # A stopped process abandons its preview and saves; the final preview isn't interrupted.
         weights = self.training.final() if final else self.training.averaged()
         with weights, self._autocast(), contextlib.suppress(Stopped):
             draw_preview(
@@ -558,7 +558,7 @@ class _Session:
         self.kept.usable = self._write()
 
     def _write(self) -> Path:
-        """Writes what was learned; the network is of no use afterwards."""
+        """Write the result; the network can't be used afterwards."""
         pipeline = self.checkpoint.text_to_image
         with self.training.final():
             if self.settings.lora_rank is not None:
@@ -603,7 +603,7 @@ def _postfix(curves: Curves, device: torch.device) -> dict[str, str]:
 
 
 def _peak_memory(device: torch.device) -> float:
-    """The most memory so far, in MB: the device's, or on a CPU what this process has had resident."""
+    """Return the peak memory so far, in MB: of the device, or on a CPU this process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -1,8 +1,8 @@
-"""Textual inversion step by step (Gal et al. 2022, arXiv 2208.01618): the vectors of a token, and their optimizer.
+"""Training steps of textual inversion (Gal et al. 2022, arXiv 2208.01618): the vectors of a token, and their optimizer.
 
-Vectors keep the length that the noun's have: after each step they are put back on that sphere, so there is no weight
-decay. Left free on the pocket model, one grew to five times the length of its noun's, which no ordinary embedding has;
-of two seeds one then drew a little better, the other a little worse.
+Vectors keep the length of the noun's embedding: after each step they are projected back onto that sphere, so there is
+no weight decay. Without this, a vector on the pocket model grew to five times the length of its noun's, unlike any
+ordinary embedding. Of two seeds, one then drew slightly better, the other slightly worse.
 """
 
 from __future__ import annotations
@@ -26,32 +26,33 @@ from figureground.training.curves import GRADIENT
 
 
 class Hidden(NamedTuple):
-    """What a UNet made for inpainting reads beside a noisy latent: where it is to paint, and what is seen around."""
+    """Extra inputs of an inpainting UNet: the region to paint, and the masked image around it."""
 
     where: Tensor
     """1 where the image is hidden and 0 elsewhere, (images, 1 or 2 with the mirrored one, 1, height, width)."""
     around: Posteriors
-    """Of the images, grey where they are hidden."""
+    """Posteriors of the images, grey where they are hidden."""
 
     def take(self, rows: Tensor, mirrored: Tensor, noise: Tensor) -> Tensor:
-        """The channels of some images, (n, 1 + those of a latent, height, width); arguments as of `Posteriors`."""
+        """Return the channels of some images, (n, 1 + latent channels, height, width); arguments as in `Posteriors`."""
         which = mirrored.long() if self.where.shape[1] == 2 else torch.zeros_like(rows)
         return torch.cat([self.where[rows, which], self.around.sample(rows, mirrored, noise)], dim=1)
 
 
 class Inverting:
-    """Everything that changes while a token is learned: its vectors, and their optimizer.
+    """The mutable state of learning a token: its vectors, and their optimizer.
 
-    Nothing random is remembered between steps: images, templates, noise and noise levels follow from the seed and the
-    number of the step alone.
+    No random state is kept between steps: images, templates, noise and noise levels follow from the seed and the step
+    number alone.
 
     Args:
-        checkpoint: Nothing of it may require gradients. Its tokenizers and text encoders come to know the token.
-        images: Encoded.
-        masks: The share of each latent pixel that counts, (images, 1 or 2, 1, height, width); None is all.
+        checkpoint: None of its parameters may require gradients. The token is added to its tokenizers and text
+            encoders.
+        images: Encoded images.
+        masks: Share of each latent pixel in the loss, (images, 1 or 2, 1, height, width); None is all.
         size: Edge in pixels.
-        dtype: What is computed in: float32, or bfloat16 by autocast.
-        hidden: For a checkpoint made for inpainting, what its UNet is to paint anew; None for others.
+        dtype: Compute dtype: float32, or bfloat16 by autocast.
+        hidden: For an inpainting checkpoint, the inputs that define the region to paint; None for others.
     """
 
     curve_names = ("total", "denoising", GRADIENT)
@@ -79,7 +80,7 @@ class Inverting:
         self.vectors: list[nn.Parameter] = []
         """(vectors, width) for each text encoder, float32."""
         self.noun: list[Tensor] = []
-        """What each began as, (width,)."""
+        """Initial value of the vectors for each text encoder, (width,)."""
         self._lengths: list[Tensor] = []
         for tokenizer, encoder in zip(checkpoint.tokenizers, text_encoders(checkpoint), strict=True):
             pieces = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(noun))
@@ -96,7 +97,7 @@ class Inverting:
         self._optimizer = torch.optim.Adam(self.vectors, lr=settings.learning_rate, fused=True)
         if settings.gradient_checkpointing:
             self._denoiser.unet.enable_gradient_checkpointing()
-        # Each tokenizer has the same names, so one expands for all.
+        # All tokenizers have the same names, so one expands prompts for all.
         texts = [
             pipeline.maybe_convert_prompt(text.replace(PLACE, token), checkpoint.tokenizers[0])
             for text in settings.templates
@@ -105,7 +106,7 @@ class Inverting:
         self._ids, self._padding = [i.to(self._device) for i in ids], [m.to(self._device) for m in padding]
 
     def step(self, number: int) -> Tensor:
-        """Does the step of that number, from 0; returns the values of `curve_names`, on the device."""
+        """Run the step with that number, from 0; return the values of `curve_names`, on the device."""
         self._denoiser.train()
         for group in self._optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * (1 - number / self.settings.steps)
@@ -120,7 +121,7 @@ class Inverting:
         return torch.stack([total.detach(), denoising.detach(), gradient])
 
     def _losses(self, step: int) -> tuple[Tensor, Tensor]:
-        """The mean squared error, with min-SNR weights and without."""
+        """Return the mean squared error, with and without min-SNR weights."""
         settings, device, n = self.settings, self._device, self.settings.batch_size
         generator = make_generator(derive_seed(settings.seed, "step", str(step)))
         shape = (n, *self._images.mean.shape[2:])
@@ -152,11 +153,11 @@ class Inverting:
         return (weights * each).mean(), each.mean()
 
     def rows(self) -> list[Tensor]:
-        """The vectors as they are now, (vectors, width) for each text encoder, float32 on the CPU."""
+        """Return the current vectors, (vectors, width) for each text encoder, float32 on the CPU."""
         return [vectors.detach().float().cpu().clone() for vectors in self.vectors]
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on; `restore` takes it."""
+        """Return everything that the next step depends on, for `restore`."""
         return {"vectors": [v.detach() for v in self.vectors], "optimizer": self._optimizer.state_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -167,7 +168,7 @@ class Inverting:
 
 
 def _put_in(vectors: Tensor, first: int) -> Any:
-    """A hook that puts trained rows in the place of a table's, so that no other row can change."""
+    """Return a hook that replaces rows of an embedding table by trained ones, so that no other row can change."""
 
     def put_in(table: nn.Module, given: tuple[Tensor], found: Tensor) -> Tensor:
         ids = given[0]

@@ -1,4 +1,4 @@
-"""Images that a token is learned from: each once, with its mask where the loss is taken inside masks."""
+"""Images for learning a token: deduplicated, with masks if the loss is restricted to masks."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from figureground.sources.references import LEAST
 
 
 class LearnedImage(NamedTuple):
-    """One image of what is learned."""
+    """One image for learning a token."""
 
     name: str
-    """Of its file; where several have one name, with a number."""
+    """Name of its file; with a number if several files have the same name."""
     sha256: str
-    """Of its file."""
+    """SHA-256 of its file."""
     image: Image.Image
     """RGB, the largest square around the centre, size × size."""
     mask: Image.Image | None
-    """L, that square of the mask, in the mask's own pixels."""
+    """L, the same square of the mask, in the mask's own resolution."""
     mask_sha256: str | None
-    """Of the mask's file."""
+    """SHA-256 of the mask's file."""
 
 
 def read_images(
     images: Path | Sequence[Path], size: int, masked: bool, masks: Sequence[Path] | None
 ) -> tuple[list[LearnedImage], LeftOut]:
-    """The images, in the order of their names, each once; and what was left out.
+    """Read images in the order of their names, without duplicates; also return what was left out.
 
     Args:
         images: A folder, or files.
         size: Edge in pixels.
-        masked: Whether masks are read.
-        masks: The mask of each image; None takes those beside them.
+        masked: Whether to read masks.
+        masks: The mask of each image; None takes the masks beside the images.
 
     Raises:
-        FiguregroundError: There are fewer than three that can be read, or masks that are missing or of no use.
+        FiguregroundError: Fewer than three images are readable, or masks are missing or unusable.
     """
     left_out = LeftOut()
     if isinstance(images, str | Path):
@@ -62,7 +62,7 @@ def read_images(
     pairs = sorted(
         zip(files, _masks_of(files, masked, masks), strict=True), key=lambda pair: (pair[0].name, str(pair[0]))
     )
-    mask_of = dict(reversed(pairs))  # of a file that is given twice the first one's
+    mask_of = dict(reversed(pairs))  # for a file given twice, the first mask
     found: list[LearnedImage] = []
     for path, image in read_different([path for path, _ in pairs], left_out):
         mask = mask_of[path]
@@ -82,7 +82,7 @@ def read_images(
 
 
 def _name_apart(images: Sequence[LearnedImage]) -> list[LearnedImage]:
-    """With a number after a name that came before."""
+    """Append numbers to repeated names."""
     times: dict[str, int] = {}
     named = []
     for image in images:
@@ -92,10 +92,10 @@ def _name_apart(images: Sequence[LearnedImage]) -> list[LearnedImage]:
 
 
 def _masks_of(files: Sequence[Path], masked: bool, masks: Sequence[Path] | None) -> Sequence[Path | None]:
-    """The mask file of each image, or None for all."""
+    """Return the mask file of each image, or None for all."""
     if not masked:
         if masks is not None:
-            raise RecipeError("masked", "masks were given, and it is off: the loss wouldn't heed them.")
+            raise RecipeError("masked", "masks were given, but it is off: the loss would ignore them.")
         return [None] * len(files)
     if masks is None:
         lacking = [path.name for path in files if mask_beside(path) is None]
@@ -108,15 +108,13 @@ def _masks_of(files: Sequence[Path], masked: bool, masks: Sequence[Path] | None)
             raise FiguregroundError(f"masked: {problem}")
         return [mask_beside(path) for path in files]
     if len(masks) != len(files):
-        raise FiguregroundError(
-            f"masks: there are {len(masks)} of them and {counted(len(files), 'image')}; each needs its own."
-        )
+        raise FiguregroundError(f"masks: {len(masks)} for {counted(len(files), 'image')}; give one per image.")
     return [Path(path) for path in masks]
 
 
 def _read_mask(path: Path, image: Path, size: tuple[int, int]) -> Image.Image:
-    """A mask's largest square around the centre, L."""
-    where, remedy = f"{printable(path.parent.name)}/{printable(path.name)}", "Mend the mask, or leave the image out."
+    """Read the largest centred square of a mask, L."""
+    where, remedy = f"{printable(path.parent.name)}/{printable(path.name)}", "Fix the mask, or leave the image out."
     try:
         mask = to_shares(read_mask(path, image, size))
     except UnreadableImage as error:
@@ -131,19 +129,19 @@ def _read_mask(path: Path, image: Path, size: tuple[int, int]) -> Image.Image:
 
 
 def to_grid(mask: Image.Image, edge: int, flip: bool) -> Tensor:
-    """The share of each latent pixel that a mask covers, float32 (1 or 2 with the mirrored one, 1, edge, edge)."""
-    small = mask.convert("F").resize((edge, edge), Image.Resampling.BOX)  # in 8 bits a small mask might vanish
+    """Return a mask's share of each latent pixel, float32 (1 or 2 with the mirrored one, 1, edge, edge)."""
+    small = mask.convert("F").resize((edge, edge), Image.Resampling.BOX)  # in 8 bits a small mask could vanish
     shares = torch.from_numpy(np.array(small, np.float32) / 255)[None, None]
     return torch.cat([shares, shares.flip(-1)]) if flip else shares
 
 
 def hide(image: LearnedImage, factor: int, margin: int) -> tuple[Image.Image, Image.Image]:
-    """An image, grey where a checkpoint made for inpainting is to paint, and where that is, L of 0 and 255.
+    """Return an image with its repainted region in grey, and the region itself, L of 0 and 255, for inpainting.
 
-    That is its mask, widened as it is for drawing; all of it where it has none.
+    The region is the image's mask, widened as for drawing; the whole image if it has no mask.
 
     Args:
-        factor: Pixels along an edge that a latent pixel stands for.
+        factor: Image pixels per latent pixel along an edge.
         margin: Latent pixels around the mask.
     """
     size = image.image.size

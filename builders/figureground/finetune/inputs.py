@@ -1,4 +1,4 @@
-"""What a concept is made from, as its directory remembers it: other inputs are refused, naming what differs."""
+"""The recorded inputs of a concept: a run with other inputs is refused, and the differences are listed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def identify(
     components: Path | None,
     class_folder: Path | None = None,
 ) -> dict[str, Any]:
-    """All that decides a concept, as JSON: contents instead of places."""
+    """Return everything that determines a concept, as JSON: contents instead of paths."""
     said = settings.deciding()
     identity = {
         "format": FORMAT, "noun": noun, "label": label, **said, **{name: _without_place(said[name]) for name in PLACES},
@@ -63,12 +63,12 @@ def identify(
 
 
 def _without_place(name: str | None) -> str | None:
-    """A name as it is kept: of a file or directory on this machine, its own name alone."""
+    """Return a name for storage; for a local file or directory, only its last part."""
     return Path(name).expanduser().resolve().name if name and Path(name).expanduser().exists() else name
 
 
 def compare(out: Path, identity: dict[str, Any]) -> None:
-    """Raises FiguregroundError if a directory's concept is made from other inputs."""
+    """Raise FiguregroundError if a directory's concept has other inputs."""
     try:
         theirs = read_json(out / INPUTS)
         changed = differences(_by_file(theirs), _by_file(identity))
@@ -82,28 +82,28 @@ def compare(out: Path, identity: dict[str, Any]) -> None:
 
 
 def _by_file(identity: dict[str, Any]) -> dict[str, Any]:
-    """With references by their files' names, so that what differs is told by file."""
+    """Return the identity with references keyed by file name, so that differences are reported by file."""
     return {**identity, "references": {each["file"]: each for each in identity["references"]}}
 
 
 def remember(out: Path, identity: dict[str, Any]) -> None:
-    """Writes what a directory's concept is made from."""
+    """Write the inputs of a directory's concept."""
     replace_text(out / INPUTS, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
 
 
 def choose_size(settings: Finetuning, out: Path, finished: bool) -> int:
-    """Edge in pixels of a concept's images: of a finished one its own, else as `choose_edge` gives it."""
-    if finished and settings.size is None:  # so that nothing is downloaded
+    """Return the edge in pixels of a concept's images: that of a finished concept, otherwise from `choose_edge`."""
+    if finished and settings.size is None:  # avoids a download
         return int(read_concept(out).facts["size"])
     return choose_edge(settings.checkpoint, settings.revision, settings.size)
 
 
 def choose_edge(checkpoint: str, revision: str | None, size: int | None, inpaint: bool = False) -> int:
-    """Edge in pixels: as set, or the checkpoint's own, which with `inpaint` may be one made for inpainting.
+    """Return the edge in pixels: `size`, or the checkpoint's own; with `inpaint`, inpainting checkpoints are accepted.
 
     Raises:
-        RecipeError: The checkpoint doesn't say its own.
-        FiguregroundError: There is no such checkpoint.
+        RecipeError: The checkpoint doesn't specify its size.
+        FiguregroundError: The checkpoint doesn't exist.
     """
     if size is not None:
         return size
@@ -112,4 +112,4 @@ def choose_edge(checkpoint: str, revision: str | None, size: int | None, inpaint
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         config = read_json(folder / "unet" / "config.json")
         return int(config["sample_size"]) * pixels_a_latent(folder)
-    raise RecipeError("size", f"the checkpoint {checkpoint!r} doesn't say its own; give --size.")
+    raise RecipeError("size", f"the checkpoint {checkpoint!r} doesn't specify its own; give --size.")

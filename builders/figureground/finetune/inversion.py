@@ -1,7 +1,7 @@
-"""Learns a token: a few images become embedding vectors of a new word, and nothing else of the model changes.
+"""Learns a token: a few images become embedding vectors of a new word, and the rest of the model stays unchanged.
 
-Textual inversion (Gal et al. 2022, arXiv 2208.01618). The loss may be taken inside masks, so that the object is learned
-and not what is behind it. A checkpoint made for inpainting learns as it will draw: it sees what is around the mask.
+Textual inversion (Gal et al. 2022, arXiv 2208.01618). The loss can be restricted to masks, so that the object is
+learned without its background. An inpainting checkpoint learns as it will draw: it sees the image around the mask.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ from figureground.training.unfinished import Unfinished
 __all__ = ["POCKET", "Inversion", "invert", "settings_for"]
 
 INVERSION = "inversion.json"
-"""Written last: a directory that has it holds a finished token."""
+"""File written last; its presence marks a finished token."""
 LOCK = ".invert.lock"
-"""Held by the process that learns in a directory."""
+"""Lock file of the process that learns in a directory."""
 FORMAT = 1
 
 
@@ -66,28 +66,28 @@ def invert(
     device: str = "auto",
     show_progress: bool = True,
 ) -> Path:
-    """Learns a token into a directory, or goes on with what a stopped run left there.
+    """Learn a token into a directory, or resume a stopped run there.
 
-    A run that is killed goes on from its last saved state and ends with the same vectors, to the bit, as one that
-    nothing stopped (same device, dtype and number of threads). A finished token is left as it is.
+    A killed run resumes from its last saved state, and its final vectors are bit-identical to those of an uninterrupted
+    run (same device, dtype and number of threads). A finished token is left unchanged.
 
     Args:
-        images: Three or more of what is learned: a folder, or files.
-        noun: What they show, `mug`: the vectors begin as its embedding, the mean of those of its pieces.
-        token: What stands for them in prompts, `<mug>`.
-        out: Gets `learned_embeds.safetensors`, which diffusers' `load_textual_inversion` opens (of SDXL its tensors
-            `clip_l` and `clip_g`, with `token=`), `inversion.json` (all that made it), `curves.csv`, `curves.png`, and
-            while it isn't finished the state.
-        masks: With `masked`, the mask of each image, in their order (a folder's are in the order of their names);
-            white is what is learned. None takes `x.mask.png` beside `x.jpg`.
+        images: Three or more images of the object: a folder, or files.
+        noun: Their content, such as `mug`. The vectors start as its embedding, the mean over its pieces.
+        token: The new word for them in prompts, such as `<mug>`.
+        out: Output directory: `learned_embeds.safetensors`, which diffusers' `load_textual_inversion` opens (for SDXL
+            its tensors `clip_l` and `clip_g`, with `token=`), `inversion.json` (all inputs), `curves.csv`,
+            `curves.png`, and the state while unfinished.
+        masks: With `masked`, the mask of each image, in image order (a folder's images are in the order of their
+            names); white marks the learned region. None takes `x.mask.png` beside `x.jpg`.
         device: auto, cpu, cuda, cuda:1 or mps.
 
     Returns:
         `out`.
 
     Raises:
-        FiguregroundError: Something given can't be used; `out` holds something else, or a token from other inputs;
-            memory or disk is full; or the loss is no number.
+        FiguregroundError: An input can't be used; `out` holds something else, or a token from other inputs; memory or
+            disk is full; or the loss is NaN.
     """
     asked = _Asked(images, noun, token, Path(out), settings, masks, show_progress)
     kept = Unfinished(asked.out, settings.steps)
@@ -97,7 +97,7 @@ def invert(
 
 
 ADVICE_NOT_FINITE = (
-    "Most likely the learning rate is too high for what is computed in: learn in another directory with a lower "
+    "Most likely the learning rate is too high for this dtype: learn in another directory with a lower "
     "learning_rate, or with dtype float32."
 )
 
@@ -111,7 +111,7 @@ def _advise_memory(settings: Inversion) -> str:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What `invert` was called with."""
+    """Arguments of `invert`."""
 
     images: Path | Sequence[Path]
     noun: str
@@ -122,7 +122,7 @@ class _Asked:
     show_progress: bool
 
 
-# The door: everything that can be refused is refused before anything is written
+# Checks: invalid inputs are refused before anything is written
 
 
 def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
@@ -132,7 +132,7 @@ def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
         raise RecipeError("noun", f"{asked.noun!r} is not a word or a few.")
     _refuse_strangers(out)
     finished = _read_facts(out)
-    if finished and settings.size is None:  # so that nothing is downloaded
+    if finished and settings.size is None:  # avoids a download
         size = int(finished["inputs"]["size"])
     else:
         size = choose_edge(settings.checkpoint, settings.revision, settings.size, inpaint=True)
@@ -144,7 +144,7 @@ def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
     dtype = choose_dtype(settings.dtype, device)
     made_with = {**identity, "device": device.type, "computed_in": str(dtype).removeprefix("torch.")}
     read_state(out / STATE, made_with, device)
-    # Nothing of it is trained, so it may be as small as what is computed in.
+    # None of it is trained, so it may be in the compute dtype.
     checkpoint = open_base(settings.checkpoint, settings.revision, device=device, dtype=dtype, inpaint=True)
     check_size(size, checkpoint.factor)
     _check_words(checkpoint, asked)
@@ -152,11 +152,11 @@ def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
         if not stack.enter_context(lock(out / LOCK)):
             raise FiguregroundError(f"{out}: another process learns a token there.")
         stack.callback((out / LOCK).unlink, missing_ok=True)
-        _refuse_strangers(out)  # another process may have been here while the checkpoint was opened
+        _refuse_strangers(out)  # another process may have written here while the checkpoint was opened
         if _is_finished(out, identity):
             return
         resume_threads(out / STATE, device)
-        for path in [*out.glob(".*.part"), *out.glob(".*.tmp")]:  # what a killed run was writing
+        for path in [*out.glob(".*.part"), *out.glob(".*.tmp")]:  # left by a killed run
             path.unlink()
         for note in left_out.notes():
             remark(note)
@@ -165,7 +165,7 @@ def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
 
 
 def _identify(asked: _Asked, size: int, images: Sequence[LearnedImage]) -> dict[str, Any]:
-    """All that decides a token, as JSON: contents instead of places."""
+    """Return everything that determines a token, as JSON: contents instead of paths."""
     settings = dataclasses.replace(asked.settings, size=size)
     said = {name: value for name, value in settings.to_json().items() if name not in execution_names(Inversion)}
     folder = local_directory(settings.checkpoint)
@@ -182,7 +182,7 @@ def _identify(asked: _Asked, size: int, images: Sequence[LearnedImage]) -> dict[
 
 
 def _refuse_strangers(out: Path) -> None:
-    """Raises FiguregroundError if a directory holds something else than a token, begun or finished."""
+    """Raise FiguregroundError if a directory holds anything other than a token, begun or finished."""
     if out.exists() and not out.is_dir():
         raise FiguregroundError(f"{out} is a file; give a directory.")
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
@@ -196,21 +196,21 @@ def _refuse_strangers(out: Path) -> None:
 
 
 def _read_facts(out: Path) -> dict[str, Any] | None:
-    """What a finished token's `inversion.json` says; None where there is none."""
+    """Return the content of a finished token's `inversion.json`, or None if it doesn't exist."""
     path = out / INVERSION
     if not path.is_file():
         return None
     try:
         facts = read_json(path)
         if not (isinstance(facts["sha256"], str) and isinstance(facts["inputs"]["size"], int)):
-            raise TypeError("it doesn't say what it is")
+            raise TypeError("its format is missing")
     except (ValueError, KeyError, TypeError) as error:
-        raise FiguregroundError(f"{path} is damaged ({error}). Remove {out} to learn the token anew.") from None
+        raise FiguregroundError(f"{path} is damaged ({error}). Remove {out} to learn the token again.") from None
     return facts
 
 
 def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
-    """Whether a finished token lies there; raises FiguregroundError where it is of other inputs, or damaged."""
+    """Whether the directory holds a finished token; raises FiguregroundError if it has other inputs or is damaged."""
     facts = _read_facts(out)
     if facts is None:
         return False
@@ -220,7 +220,7 @@ def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
             + "\nGive another directory, or the same inputs again."
         )  # fmt: skip
     if not (out / EMBEDDINGS).is_file() or content_hash(out / EMBEDDINGS) != facts["sha256"]:
-        raise FiguregroundError(f"{out / EMBEDDINGS} isn't what {INVERSION} says. Remove {out} to learn it anew.")
+        raise FiguregroundError(f"{out / EMBEDDINGS} doesn't match {INVERSION}. Remove {out} to learn it again.")
     return True
 
 
@@ -228,15 +228,15 @@ def _check_words(checkpoint: Checkpoint, asked: _Asked) -> None:
     more = asked.settings.vectors - 1
     for tokenizer in checkpoint.tokenizers:
         if not tokenizer.tokenize(asked.noun):
-            raise RecipeError("noun", f"to the checkpoint's tokenizer {asked.noun!r} is nothing; give another word.")
+            raise RecipeError("noun", f"{asked.noun!r} has no tokens in the checkpoint's tokenizer; give another word.")
         check_free(tokenizer, token_names(asked.token, asked.settings.vectors))
         for text in asked.settings.templates:
-            # The token counts as one piece here, a word that every tokenizer has.
+            # Here a word that every tokenizer has, of one piece, stands in for the token.
             count = len(tokenizer(text.replace(PLACE, "a")).input_ids) + more * text.count(PLACE)
             if count > int(tokenizer.model_max_length):
                 raise RecipeError(
                     "vectors",
-                    f"with {more + 1} of them {text!r} has {count} tokens, and the text encoder reads "
+                    f"with {more + 1} of them {text!r} has {count} tokens, but the text encoder reads "
                     f"{tokenizer.model_max_length}.",
                 )
 
@@ -246,7 +246,7 @@ def _check_words(checkpoint: Checkpoint, asked: _Asked) -> None:
 
 @dataclass
 class _Session:
-    """The work on a token, from encoded images to `inversion.json`."""
+    """A run for a token, from encoded images to `inversion.json`."""
 
     asked: _Asked
     images: list[LearnedImage]
@@ -277,7 +277,7 @@ class _Session:
         self.curves = Curves(Inverting.curve_names)
         step, seconds = self._restore()
         if step == 0:
-            self._save(0, 0.0)  # by which it is seen that the directory is ours
+            self._save(0, 0.0)  # marks the directory as ours
         try:
             seconds = self._steps(step, seconds)
         except NotFinite:
@@ -285,19 +285,19 @@ class _Session:
                 self._restore()
                 self._write_usable()
             raise
-        self._save(settings.steps, seconds)  # a full disk must not cost what was learned since the last time
+        self._save(settings.steps, seconds)  # a full disk must not lose progress since the last save
         self._finish(seconds)
 
     def _encode(self, images: Sequence[Image.Image]) -> Posteriors:
         return encode(self.checkpoint.text_to_image.vae, images, self.asked.settings.flip, signals.check)
 
     def _grids(self, masks: Sequence[Image.Image], like: Posteriors) -> Tensor | None:
-        """Masks as latents have them, (images, 1 or 2, 1, height, width); None for none."""
+        """Return masks at latent resolution, (images, 1 or 2, 1, height, width), or None without masks."""
         grids = [to_grid(mask, like.mean.shape[-1], self.asked.settings.flip) for mask in masks]
         return torch.stack(grids).to(self.device) if grids else None
 
     def _steps(self, step: int, earlier: float) -> float:
-        """Learns to the end; returns the seconds that it took, with those of earlier runs."""
+        """Learn to the end; return the duration in seconds, including earlier runs."""
         settings, curves = self.asked.settings, self.curves
         began = last_save = last_look = time.monotonic()
         bar = Progress(
@@ -328,7 +328,7 @@ class _Session:
     def _restore(self) -> tuple[int, float]:
         return self.kept.restore(self.inverting, self.curves, self.made_with, self.device)
 
-    # What is written
+    # Output files
 
     def _write_usable(self) -> None:
         self.kept.usable = self._write()

@@ -1,4 +1,4 @@
-"""Images as an autoencoder's posteriors: encoded once, sampled anew at each step."""
+"""Posteriors of an autoencoder: images are encoded once, and latents sampled at each step."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Posteriors:
-    """Normal distributions of latents, unscaled: for each image one, or two with the mirrored image's."""
+    """Normal distributions of unscaled latents, one per image, or two with the mirrored image."""
 
     mean: Tensor
     """(images, 1 or 2, channels, height, width)."""
     deviation: Tensor
-    """Of the same shape."""
+    """Standard deviation, of the same shape."""
     scale: Tensor
-    """What a UNet's latents are multiplied by, (1 or channels, 1, 1)."""
+    """Factor by which latents are scaled for a UNet, (1 or channels, 1, 1)."""
     shift: Tensor
-    """What is subtracted before, of the same shape."""
+    """Value subtracted before scaling, of the same shape."""
 
     def __len__(self) -> int:
         return len(self.mean)
 
     def sample(self, rows: Tensor, mirrored: Tensor, noise: Tensor) -> Tensor:
-        """Latents as a UNet has them, (n, channels, height, width).
+        """Sample latents scaled for a UNet, (n, channels, height, width).
 
         Args:
-            rows: (n,) which images.
-            mirrored: (n,) bool; read only where mirrored images were encoded.
+            rows: (n,) image indices.
+            mirrored: (n,) bool; ignored unless mirrored images were encoded.
             noise: (n, channels, height, width), standard normal.
         """
         which = mirrored.long() if self.mean.shape[1] == 2 else torch.zeros_like(rows)
@@ -45,12 +45,12 @@ class Posteriors:
 def encode(
     vae: Any, images: Sequence[Image.Image], flip: bool, between: Callable[[], None] = lambda: None
 ) -> Posteriors:
-    """Encodes images one by one, in the autoencoder's dtype; the posteriors are float32 on its device.
+    """Encode images one by one, in the autoencoder's dtype; the posteriors are float32 on its device.
 
     Args:
         images: RGB, all of one size, both edges multiples of the autoencoder's factor.
-        flip: Whether mirrored images are encoded too.
-        between: Called between two images; it may raise, to stop.
+        flip: Whether to encode mirrored images too.
+        between: Called between images; it may raise, to stop.
     """
     means, deviations = [], []
     for image in images:
@@ -71,5 +71,5 @@ def encode(
 
 
 def to_pixels(image: Image.Image) -> Tensor:
-    """An image as (1, 3, height, width), float32 in 0..1."""
+    """Return an image as (1, 3, height, width), float32 in 0..1."""
     return torch.from_numpy(np.array(image, np.float32) / 255).permute(2, 0, 1)[None].contiguous()

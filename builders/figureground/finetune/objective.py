@@ -1,4 +1,4 @@
-"""What a fine-tuning minimises: DreamBooth, prior preservation, SFSL; each sample weighted by its own noise level."""
+"""The fine-tuning objective: DreamBooth, prior preservation and SFSL, each sample weighted by its noise level."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ PREDICTIONS = ("epsilon", "v_prediction")
 
 
 def check_prediction(prediction_type: str) -> None:
-    """Raises FiguregroundError for a kind of prediction that isn't trained here."""
+    """Raise FiguregroundError for a prediction type that isn't supported for training."""
     if prediction_type not in PREDICTIONS:
         raise FiguregroundError(
-            f"the checkpoint predicts {prediction_type!r}; fine-tuning knows {' and '.join(PREDICTIONS)}."
+            f"the checkpoint predicts {prediction_type!r}; fine-tuning supports {' and '.join(PREDICTIONS)}."
         )
 
 
 def add_noise(clean: Tensor, noise: Tensor, alphas_bar: Tensor) -> Tensor:
-    """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε (Ho et al. 2020, equation 4); `alphas_bar` is (n,)."""
+    """Return x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε (Ho et al. 2020, equation 4); `alphas_bar` is (n,)."""
     a = alphas_bar.view(-1, 1, 1, 1)
     return a.sqrt() * clean + (1 - a).sqrt() * noise
 
 
 def target(clean: Tensor, noise: Tensor, alphas_bar: Tensor, prediction_type: str) -> Tensor:
-    """What a model should predict: ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans and Ho 2022)."""
+    """Return the prediction target: ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans and Ho 2022)."""
     if prediction_type == "epsilon":
         return noise
     a = alphas_bar.view(-1, 1, 1, 1)
@@ -37,11 +37,11 @@ def target(clean: Tensor, noise: Tensor, alphas_bar: Tensor, prediction_type: st
 
 
 def min_snr_weights(alphas_bar: Tensor, gamma: float | None, prediction_type: str) -> Tensor:
-    """The weight of each sample's squared error, (n,), by Min-SNR-γ (Hang et al. 2023, arXiv 2303.09556).
+    """Return the weight of each sample's squared error, (n,), by Min-SNR-γ (Hang et al. 2023, arXiv 2303.09556).
 
-    min(SNR, γ) / SNR where ε is predicted, min(SNR, γ) / (SNR + 1) where v is, with SNR = ᾱ_t / (1 − ᾱ_t); 1 where
-    γ is None. At SNR 0, the last step of a zero-terminal-SNR schedule, both are 1 as in the authors' code: the formula
-    for v would give 0, and pure noise, where sampling begins, would never be trained.
+    It is min(SNR, γ) / SNR for ε-prediction and min(SNR, γ) / (SNR + 1) for v-prediction, with SNR = ᾱ_t / (1 − ᾱ_t);
+    1 if γ is None. At SNR 0, the last step of a zero-terminal-SNR schedule, both are 1 as in the authors' code. The
+    formula for v would give 0, so pure noise, where sampling begins, would never be trained.
     """
     if gamma is None:
         return torch.ones_like(alphas_bar)
@@ -53,7 +53,7 @@ def min_snr_weights(alphas_bar: Tensor, gamma: float | None, prediction_type: st
 
 @dataclass(frozen=True)
 class Weights:
-    """How much each part counts."""
+    """Weights of the objective's parts."""
 
     prior: float
     sfsl: float
@@ -61,7 +61,7 @@ class Weights:
 
 
 def curve_names(weights: Weights) -> list[str]:
-    """The names of what `losses` returns, in order: each part as it is, and as it counts in the total."""
+    """Return the names of the values of `losses`, in order: each part unweighted, and weighted as in the total."""
     parts = ["dreambooth", *(["prior"] if weights.prior else []), *(["sfsl"] if weights.sfsl else [])]
     return ["total", *(name for part in parts for name in (part, f"{part}_weighted"))]
 
@@ -77,18 +77,18 @@ def losses(
     similarity: SimilarityLoss | None,
     decode: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """The parts of the objective, (curves,), of which the first, the total, is minimised.
+    """Return the parts of the objective, (curves,); the first, the total, is minimised.
 
     total = mean over references of w_i |error_i|² + prior · mean over prior images of w_i |error_i|² + sfsl · mean
     over references of SFSL_i, with w_i each sample's own min-SNR weight.
 
     Args:
         prediction: (n, c, h, w), float32; the first `references` samples are references, the others prior images.
-        noisy: What it was predicted from.
-        wanted: What it should be.
-        alphas_bar: (n,) of each sample's timestep.
-        similarity: SFSL, where it counts.
-        decode: Latents to pixels, 0..1, with gradients.
+        noisy: The noisy latents of the prediction.
+        wanted: The prediction target.
+        alphas_bar: (n,), ᾱ_t at each sample's timestep.
+        similarity: SFSL, if its weight isn't 0.
+        decode: Decodes latents to pixels, 0..1, with gradients.
     """
     error = (prediction - wanted).square().mean((1, 2, 3))
     weighted = min_snr_weights(alphas_bar, weights.min_snr_gamma, prediction_type) * error

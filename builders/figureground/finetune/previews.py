@@ -1,4 +1,4 @@
-"""Images by which a person sees what a fine-tuning has learned so far: the same prompts and seeds each time."""
+"""Preview images of a fine-tuning's progress, with the same prompts and seeds each time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def draw_preview(
     path: Path,
     between_steps: Callable[[], None],
 ) -> None:
-    """Draws a row for each prompt, as many images as a batch has; what can't be drawn stays black."""
+    """Draw a row per prompt, with one batch of images each; images that can't be drawn stay black."""
     edge, images = sampling.size, sampling.batch_size
     page = Image.new("RGB", (images * edge, len(prompts) * edge), "black")
     renderer = Renderer(checkpoint, sampling, no_guide, between_steps)
@@ -45,5 +45,5 @@ def draw_preview(
 
 
 def no_guide(spec: Spec) -> tuple[Image.Image, None]:
-    """Images that are drawn from words alone have no guide."""
+    """Raise, because images drawn from text alone have no guide."""
     raise AssertionError(f"{spec.key} has no guide")

@@ -1,4 +1,4 @@
-"""Prior images: what the untouched model makes of the noun, drawn once, kept in a folder and counted."""
+"""Prior images: images of the noun drawn by the original model, drawn once and kept in a folder."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from figureground.recipe.sample import Sample, Spec, derive_seed
 from figureground.sources.images import UnreadableImage, center_square, content_hash, encode, list_images, read_image
 
 RECIPE = "prior.json"
-"""What the images of a folder were drawn from. A folder without it holds a person's own images."""
+"""File that records how a folder's images were drawn. A folder without it holds a user's own images."""
 FLAG = "--prior"
 LOCK = ".prior.lock"
-"""Held by the process that draws."""
+"""Lock file of the process that draws."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +36,25 @@ class Prior:
     images: tuple[Image.Image, ...]
     """RGB, size × size."""
     facts: dict[str, Any]
-    """How many, whether they were drawn here, and the SHA-256 of all their files."""
+    """Number of images, whether they were drawn here, and the SHA-256 of all their files."""
 
 
 def own_images(folder: Path | None) -> bool:
-    """Whether a folder holds images that weren't drawn here: they are then used as they are."""
+    """Whether a folder holds images that weren't drawn here; these are used as they are."""
     return folder is not None and folder.is_dir() and not (folder / RECIPE).exists() and bool(list_images(folder))
 
 
 def hash_own(folder: Path) -> dict[str, Any]:
-    """What stands for a person's own images in a recipe."""
+    """Return the recipe entry for a user's own images."""
     hashes = [f"{path.name} {content_hash(path)}" for path in list_images(folder)]
     return {"images": len(hashes), "drawn": False, "sha256": _digest(hashes)}
 
 
 def read_own(folder: Path, size: int, flag: str = FLAG) -> Prior:
-    """Reads the images that a person has put into a folder; errors name it by its flag.
+    """Read a user's own images in a folder; errors name it by its flag.
 
     Raises:
-        FiguregroundError: None of them can be read.
+        FiguregroundError: None of the images can be read.
     """
     images, unreadable = [], []
     for path in list_images(folder):
@@ -77,19 +77,19 @@ def draw_missing(
     show_progress: bool,
     flag: str = FLAG,
 ) -> None:
-    """Draws what a folder lacks of the first `count` prior images.
+    """Draw the missing ones of the first `count` prior images in a folder.
 
-    Each image has a seed of its own, so that a stopped run goes on, and more images are the same ones and further
-    ones. What can't be kept (flat or not finite) is told of in `prior.json`, and another is drawn in its place.
+    Each image has its own seed, so a stopped run can resume, and a larger count keeps existing images. Rejected images
+    (flat or not finite) are recorded in `prior.json` and replaced by others.
 
     Args:
-        recipe: What decides the images, as JSON, `prompt` and `seed` among it: a folder holds one kind.
-        untouched: The model that draws them.
-        sampling: How; a batch size is found.
-        flag: By which errors name the folder.
+        recipe: Everything that determines the images, as JSON, including `prompt` and `seed`; one per folder.
+        untouched: The original model, which draws them.
+        sampling: Sampling settings; the batch size is chosen here.
+        flag: Name of the folder's flag in errors.
 
     Raises:
-        FiguregroundError: The folder holds images that were drawn otherwise, or most can't be kept.
+        FiguregroundError: The folder holds images drawn with another recipe, or most images are rejected.
     """
     with lock(folder / LOCK, wait=True):
         rejected = _begin(folder, recipe, flag)
@@ -117,10 +117,10 @@ def draw_missing(
 
 
 def read_drawn(folder: Path, recipe: dict[str, Any], count: int, flag: str = FLAG) -> Prior:
-    """Reads the first `count` images that `draw_missing` drew; errors name the folder by its flag.
+    """Read the first `count` images from `draw_missing`; errors name the folder by its flag.
 
     Raises:
-        FiguregroundError: One of them is gone bad, or they were drawn otherwise.
+        FiguregroundError: An image is damaged, or the images were drawn with another recipe.
     """
     rejected = _begin(folder, recipe, flag)
     images, hashes = [], []
@@ -128,14 +128,14 @@ def read_drawn(folder: Path, recipe: dict[str, Any], count: int, flag: str = FLA
         try:
             images.append(read_image(path))
         except UnreadableImage as error:
-            raise FiguregroundError(f"{flag} {error}. Remove that file, and it is drawn again.") from None
+            raise FiguregroundError(f"{flag} {error}. Remove that file to draw it again.") from None
         hashes.append(f"{path.name} {content_hash(path)}")
     facts = {"images": count, "drawn": True, "rejected": len(rejected), "sha256": _digest(hashes)}
     return Prior(tuple(images), facts)
 
 
 def forget_other(folder: Path, recipe: dict[str, Any]) -> None:
-    """Removes images that were drawn here otherwise than is now asked for."""
+    """Remove images that were drawn with another recipe."""
     if not (folder / RECIPE).exists():
         return
     with lock(folder / LOCK, wait=True):
@@ -147,7 +147,7 @@ def forget_other(folder: Path, recipe: dict[str, Any]) -> None:
 
 
 def _read(folder: Path, flag: str = FLAG) -> tuple[dict[str, Any], dict[int, str]]:
-    """What the images of a folder were drawn from, and which were rejected."""
+    """Read the recipe of a folder's images, and which were rejected."""
     try:
         saved = read_json(folder / RECIPE)
         return saved, {int(i): reason for i, reason in saved.pop("rejected").items()}
@@ -158,14 +158,14 @@ def _read(folder: Path, flag: str = FLAG) -> tuple[dict[str, Any], dict[int, str
 
 
 def _begin(folder: Path, recipe: dict[str, Any], flag: str) -> dict[int, str]:
-    """Makes a folder one of these images, or makes sure that it is; returns which were rejected."""
+    """Record the recipe in a folder, or check that it matches; return the rejected images."""
     if not (folder / RECIPE).exists():
         _save(folder, recipe, {})
         return {}
     saved, rejected = _read(folder, flag)
     if changed := differences(saved, recipe):
         raise FiguregroundError(
-            f"{flag} {folder} holds images that were drawn otherwise:\n  " + "\n  ".join(changed)
+            f"{flag} {folder} holds images drawn with other settings:\n  " + "\n  ".join(changed)
             + "\nGive another directory."
         )  # fmt: skip
     return rejected
@@ -177,7 +177,7 @@ def _save(folder: Path, recipe: dict[str, Any], rejected: dict[int, str]) -> Non
 
 
 def _wanted(count: int, rejected: dict[int, str]) -> list[int]:
-    """The first `count` numbers that aren't rejected."""
+    """Return the first `count` image numbers that aren't rejected."""
     return [i for i in range(count + len(rejected)) if i not in rejected][:count]
 
 

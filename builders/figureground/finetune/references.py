@@ -1,4 +1,4 @@
-"""Reference images: what lies in a folder, with captions beside the images, each image once."""
+"""Reference images of a folder, deduplicated, with captions from files beside them."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from figureground.sources.references import LEAST, read_caption, refuse_shared_c
 
 @dataclass(frozen=True)
 class Reference:
-    """One image of what is to be learned."""
+    """One image of the concept."""
 
     name: str
-    """Of its file."""
+    """Name of its file."""
     sha256: str
-    """Of its file."""
+    """SHA-256 of its file."""
     caption: str | None
-    """What `name.txt` beside it says, where there is one: it takes the place of the prompt."""
+    """Content of `name.txt` beside it, if it exists; replaces the prompt."""
     image: Image.Image
     """RGB, the largest square around the centre, size × size."""
 
 
 @dataclass
 class LeftOut:
-    """Files that aren't used."""
+    """Unused files."""
 
     unreadable: list[tuple[str, str]] = field(default_factory=list)
-    """Files with the names of images that can't be read, and why."""
+    """Image files that can't be read, and why."""
     repeated: list[tuple[str, str]] = field(default_factory=list)
-    """Files that hold the same image as another one, and that one."""
+    """Files that duplicate another image, and that image's file."""
 
     def notes(self) -> list[str]:
-        """What a person should know of them, a sentence each."""
+        """Return notes for the user, one sentence each."""
         lines = []
         if self.unreadable:
             what = listed((f"{printable(name)} ({reason})" for name, reason in self.unreadable), 6)
-            lines.append(f"{counted(len(self.unreadable), 'reference')} can't be read and count for nothing: {what}.")
+            lines.append(f"{counted(len(self.unreadable), 'reference')} left out as unreadable: {what}.")
         if self.repeated:
             what = listed((f"{printable(name)} is {printable(of)}" for name, of in self.repeated), 6)
             lines.append(f"{counted(len(self.repeated), 'reference')} given twice, counted once: {what}.")
@@ -59,13 +59,13 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class References:
-    """The images of a folder that can be used, and those that can't."""
+    """The usable images of a folder, and the files left out."""
 
     used: tuple[Reference, ...]
     left_out: LeftOut
 
     def to_json(self) -> dict[str, Any]:
-        """File names, hashes and captions; no pixels and no places."""
+        """Return file names, hashes and captions, without pixels and paths."""
         return {
             "used": [{"file": r.name, "sha256": r.sha256, "caption": r.caption} for r in self.used],
             "unreadable": [{"file": name, "reason": reason} for name, reason in self.left_out.unreadable],
@@ -74,14 +74,14 @@ class References:
 
 
 def read_references(folder: Path, size: int) -> References:
-    """Reads the image files that lie in a folder itself; whatever else lies there is passed over.
+    """Read the image files directly in a folder; other files are ignored.
 
     Args:
         size: Edge in pixels.
 
     Raises:
-        FiguregroundError: There is no such folder, it holds fewer than three different images that can be read, or
-            a caption is no text.
+        FiguregroundError: The folder doesn't exist or holds fewer than three different readable images, or a caption
+            isn't text.
     """
     if not folder.is_dir():
         raise FiguregroundError(f"--references {folder}: there is no such directory.")
@@ -98,7 +98,7 @@ def read_references(folder: Path, size: int) -> References:
 
 
 def read_different(files: Iterable[Path], left_out: LeftOut) -> Iterator[tuple[Path, Image.Image]]:
-    """The images of files, RGB, as large as they are; each once. What is left out is added to `left_out`."""
+    """Yield the images of files, RGB, in their own size, without duplicates. Unused files are added to `left_out`."""
     seen: dict[str, str] = {}
     for path in files:
         try:

@@ -1,4 +1,4 @@
-"""A directory of fine-tuned concepts that several builds share: which of them is made of what, told without torch."""
+"""A directory of fine-tuned concepts shared by several builds, identified by their inputs without torch."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from figureground.models.concepts import CONCEPT
 from figureground.recipe.document import FORMAT
 
 INPUTS = "finetuning.json"
-"""What a fine-tuning says, before its first step, of all that decides its outcome."""
+"""File in which a fine-tuning records, before its first step, everything that determines its result."""
 PRIORS = "prior-images"
-"""Where images for prior preservation lie: those of one noun serve all concepts that have it."""
+"""Folder of prior images; those of one noun are shared by all concepts with that noun."""
 
 
 class Shelf:
-    """Concepts by name, each in a folder; one that is made of other things stands beside, with a suffix."""
+    """Concepts by name, each in a folder; concepts with the same name but other inputs get a suffix."""
 
     def __init__(self, directory: Path):
         self.directory = directory
 
     def place(self, name: str, made_of: Mapping[str, Any]) -> Path:
-        """The folder of a concept, there or to be made.
+        """Return the folder of a concept, which may not exist yet.
 
         Args:
-            name: Of the concept.
-            made_of: All that decides it, in the words of its `finetuning.json`; what that file doesn't know of isn't
-                compared.
+            name: The concept's name.
+            made_of: Everything that determines it, with the keys of its `finetuning.json`; keys that are missing there
+                aren't compared.
         """
         plain = self.directory / name
         if _free(plain) or _same(plain, made_of):
@@ -40,17 +40,17 @@ class Shelf:
         return self.directory / f"{name}-{_digest(made_of)}"
 
     def find(self, name: str, made_of: Mapping[str, Any]) -> Path | None:
-        """The folder of a finished concept that is made of just this, or None."""
+        """Return the folder of a finished concept with exactly these inputs, or None."""
         folder = self.place(name, made_of)
         return folder if (folder / CONCEPT).is_file() and _same(folder, made_of) else None
 
     def priors(self, name: str, drawn_from: Mapping[str, Any]) -> Path:
-        """The folder of the prior images for a noun."""
+        """Return the folder of the prior images for a noun."""
         return self.directory / PRIORS / f"{name}-{_digest(drawn_from)}"
 
     @contextlib.contextmanager
     def held(self, name: str) -> Iterator[None]:
-        """Within, no other build makes a concept of this name here; until then, this waits."""
+        """Lock a concept's name, so that no other build makes it meanwhile; wait for the lock if necessary."""
         path = self.directory / f".{name}.lock"
         with lock(path, wait=True):
             try:
@@ -68,12 +68,12 @@ def _free(folder: Path) -> bool:
 
 
 def _same(folder: Path, made_of: Mapping[str, Any]) -> bool:
-    """Whether what lies in a folder, finished or not, is made of the same."""
+    """Whether a folder's concept, finished or not, has the same inputs."""
     try:
         theirs = read_json(folder / INPUTS)
     except (OSError, ValueError):
         return False
     mine = json.loads(json.dumps(dict(made_of)))
-    if not isinstance(theirs, dict) or theirs.get("format") != FORMAT:  # learned with other noise
+    if not isinstance(theirs, dict) or theirs.get("format") != FORMAT:  # trained with other noise
         return False
     return all(theirs[name] == mine[name] for name in mine if name in theirs)

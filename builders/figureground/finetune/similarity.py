@@ -1,24 +1,25 @@
-"""The spurious-feature similarity loss (SFSL): images that are being learnt look, to a classifier, like references.
+"""The spurious-feature similarity loss (SFSL), which makes a classifier's features of generated images similar to
+those of the references.
 
 MaungMaung, Nguyen, Kiya, Echizen 2024 (arXiv 2402.08200) fine-tune a diffusion model with a loss of this name on an
-adversarially robust network. Their formula could not be obtained; what is here is this project's own. From a noisy
-latent and the model's prediction the clean latent is estimated in one step, decoded, and read by the classifier; its
-features are compared with those of the references:
+adversarially robust network. Their formula was not available; this one is our own. From a noisy latent and the model's
+prediction, the clean latent is estimated in one step, decoded, and passed to the classifier. Its features are compared
+with those of the references:
 
     SFSL(x_t) = w(t) · distance(f(decode(x̂_0)), target)
 
-f are the features before the last linear layer (`penultimate`), these times the weights of class k (`class-weighted`,
-ψ_k), or the shares that the leading neural principal components of k have in its logit (`neural-pca`; Neuhaus et al.
-2023, arXiv 2212.04871). These shares are ⟨v_l, ψ_k⟩ · ⟨1, v_l⟩, not centred as α is: a feature that most images of the
-class show puts references at the class's mean, where α is about 0 and has no direction.
+f are the features before the last linear layer (`penultimate`), the same times the weights of class k
+(`class-weighted`, ψ_k), or the shares of the leading neural principal components of k in its logit (`neural-pca`;
+Neuhaus et al. 2023, arXiv 2212.04871). These shares are ⟨v_l, ψ_k⟩ · ⟨1, v_l⟩, not centred like α. If most images of
+the class show the feature, references lie at the class's mean, where α is about 0 and has no direction.
 
-The target is the references' mean: they show the feature before various backgrounds, so the mean is what they share.
-Nothing is lost by that: the mean distance to all references, squared L2 or cosine, is the distance to their mean up to
-a factor and a constant. (The distance to the nearest one would reward copying one.)
+The target is the references' mean: they show the feature on various backgrounds, so the mean is what they share.
+Nothing is lost: the mean distance to all references, squared L2 or cosine, equals the distance to their mean up to a
+factor and a constant. (The distance to the nearest reference would reward copying it.)
 
-A network that was fooled by the feature reads the feature and the class alike, so drawing the class may bring f nearer
-to the target too. Without the class's own direction u (|u| = 1), φ − ⟨φ, u⟩u takes the place of φ on both sides: what
-an image has of the class then counts neither for it nor against it.
+A network fooled by the feature represents the feature and the class alike, so drawing the class may also bring f closer
+to the target. To remove the class's own direction u (|u| = 1), φ is replaced by φ − ⟨φ, u⟩u on both sides. Then the
+class in an image neither lowers nor raises the loss.
 """
 
 from __future__ import annotations
@@ -46,26 +47,26 @@ WEIGHTINGS = ("alpha-bar", "threshold", "none")
 LEADING = 10
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 BATCH = 16
-"""References that are read at once."""
+"""Batch size for reading references."""
 
 
 def estimate_clean(noisy: Tensor, prediction: Tensor, alphas_bar: Tensor, prediction_type: str) -> Tensor:
-    """Estimates clean latents in one step from what the model predicts.
+    """Estimate clean latents in one step from the model's prediction.
 
-    With x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, x̂_0 is (x_t − √(1 − ᾱ_t) ε̂) / √ᾱ_t for a model that predicts ε (Ho et al.
-    2020, equation 15) and √ᾱ_t x_t − √(1 − ᾱ_t) v̂ for one that predicts v (Salimans and Ho 2022, appendix D).
+    With x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, x̂_0 is (x_t − √(1 − ᾱ_t) ε̂) / √ᾱ_t for ε-prediction (Ho et al. 2020,
+    equation 15) and √ᾱ_t x_t − √(1 − ᾱ_t) v̂ for v-prediction (Salimans and Ho 2022, appendix D).
 
     Args:
         noisy: x_t, (n, c, h, w).
-        prediction: What the model says, of the same shape.
+        prediction: The model's output, of the same shape.
         alphas_bar: ᾱ_t of each sample's timestep, (n,), in 0..1; above 0 for `epsilon`.
-        prediction_type: As the scheduler's config says: `epsilon`, `v_prediction` or `sample`.
+        prediction_type: From the scheduler's config: `epsilon`, `v_prediction` or `sample`.
 
     Returns:
         (n, c, h, w), float32.
 
     Raises:
-        FiguregroundError: Another prediction type.
+        FiguregroundError: The prediction type is unknown.
     """
     if prediction_type not in PREDICTIONS:
         hint = nearest_or_all(prediction_type, PREDICTIONS)
@@ -81,19 +82,19 @@ def estimate_clean(noisy: Tensor, prediction: Tensor, alphas_bar: Tensor, predic
 
 
 def decode(vae: Any, latents: Tensor, checkpointing: bool) -> Tensor:
-    """Decodes latents as a UNet has them, scaled, into pixels, with gradients.
+    """Decode scaled latents of a UNet into pixels, with gradients.
 
-    In the dtype of the autoencoder, whatever autocast says; but one in float16, which overflows (SDXL's does) and whose
-    gradients vanish, is turned into float32, in place and for good: nothing is lost by it.
+    The autoencoder's dtype is used regardless of autocast. A float16 autoencoder is converted to float32 in place,
+    because it overflows (as SDXL's does) and its gradients vanish; the conversion is lossless.
 
     Args:
         vae: An `AutoencoderKL` or an `AutoencoderTiny`.
         latents: (n, c, h, w).
-        checkpointing: Whether the decoder's activations are computed again in the backward pass instead of kept: less
-            memory, a third more time, the same gradients.
+        checkpointing: Whether to recompute the decoder's activations in the backward pass: less memory, a third more
+            time, the same gradients.
 
     Returns:
-        (n, 3, factor × h, factor × w), float32 in 0..1. Where a pixel is cut off, its gradient is 0.
+        (n, 3, factor × h, factor × w), float32 in 0..1. The gradient of a clipped pixel is 0.
     """
     if vae.dtype == torch.float16:
         vae.to(torch.float32)
@@ -122,10 +123,10 @@ def decode(vae: Any, latents: Tensor, checkpointing: bool) -> Tensor:
 def read_features(
     classifier: Classifier, images: Sequence[Image.Image], between: Callable[[], None] = lambda: None
 ) -> Tensor:
-    """Read φ of images, RGB and all of one size: (n, d), float32, on the classifier's device.
+    """Compute φ of RGB images of one size: (n, d), float32, on the classifier's device.
 
     Args:
-        between: Called between two batches; it may raise, to stop.
+        between: Called between batches; it may raise, to stop.
     """
     parts = []
     for start in range(0, len(images), BATCH):
@@ -135,29 +136,29 @@ def read_features(
 
 
 def direction_of_images(of_class: Tensor, others: Tensor) -> Tensor:
-    """The direction from the mean features of other images to those of the class, (d,), of length 1.
+    """Return the direction from the mean features of other images to those of the class, (d,), of length 1.
 
     Args:
         of_class: φ of images of the class, (n, d).
         others: φ of images without it, (m, d).
 
     Raises:
-        FiguregroundError: Both means are the same.
+        FiguregroundError: Both means are equal.
     """
     difference = of_class.mean(0) - others.mean(0)
     if not float(difference.norm()) > 0:
         raise FiguregroundError(
-            "class_direction: to the feature network, images of the class are on average the same as the prior images. "
-            "Give images of your own (--class-folder DIR), or --class-direction head."
+            "class_direction: for the feature network, images of the class are on average the same as the prior "
+            "images. Give your own images (--class-folder DIR), or --class-direction head."
         )
     return F.normalize(difference, dim=0)
 
 
 def direction_of_head(classifier: Classifier, label: int) -> Tensor:
-    """The direction in which the class's logit rises above the mean of all, (d,), of length 1.
+    """Return the direction in which the class's logit rises above the mean of all logits, (d,), of length 1.
 
     Raises:
-        FiguregroundError: The last layer tells no classes apart.
+        FiguregroundError: The last layer has the same weights for all classes.
     """
     difference = classifier.weight[label] - classifier.weight.mean(0)
     if not float(difference.norm()) > 0:
@@ -168,24 +169,24 @@ def direction_of_head(classifier: Classifier, label: int) -> Tensor:
 
 
 class SimilarityLoss:
-    """SFSL, as the module's docstring states it. The references are read once, here.
+    """SFSL, as defined in the module's docstring. The references are read once, here.
 
     Args:
         classifier: The feature network.
         label: k, the class's position in its logits.
         references: Images that show the feature, (m, 3, h, w) in 0..1.
-        features: What is compared, a name from `FEATURES`.
+        features: The features to compare, a name from `FEATURES`.
         distance: `cosine`: 1 − cos(f, mean of the references' f / |f|), in 0..2. `l2`: |f − mean|² divided by the
             references' mean |f|², so that it is 1 for f = 0 if they agree, whatever the scale of the network.
-        weighting: w(t): `alpha-bar`: ᾱ_t, as the estimate of a clean image is the blurrier the more noise there is.
-            `threshold`: 1 where ᾱ_t > `threshold`, else 0. `none`: 1.
+        weighting: w(t): `alpha-bar`: ᾱ_t, as estimates of clean images are blurrier with more noise. `threshold`: 1
+            if ᾱ_t > `threshold`, otherwise 0. `none`: 1.
         threshold: In 0..1.
-        components: Those of class k, for `neural-pca`; see `figureground.vision.components`.
-        leading: How many of them are compared, those with the largest eigenvalues.
+        components: Components of class k, for `neural-pca`; see `figureground.vision.components`.
+        leading: Number of components to compare, those with the largest eigenvalues.
 
     Raises:
-        RecipeError: An option that is unknown, or components that are missing or another class's or network's.
-        FiguregroundError: The classifier is no feature network, or the references' features are no use.
+        RecipeError: An option is unknown, or components are missing or belong to another class or network.
+        FiguregroundError: The classifier isn't a feature network, or the references' features are unusable.
     """
 
     def __init__(
@@ -209,7 +210,7 @@ class SimilarityLoss:
         classifier.need_features()
         if not 0 <= label < len(classifier.labels):
             there = len(classifier.labels)
-            raise FiguregroundError(f"classifier {classifier.name!r} has {there} classes, and no number {label}.")
+            raise FiguregroundError(f"classifier {classifier.name!r} has {there} classes, so {label} is out of range.")
         self._classifier, self._label = classifier, label
         self._references = references
         self._without: Tensor | None = None
@@ -218,7 +219,7 @@ class SimilarityLoss:
         self._components = _chosen(components, classifier, label, leading) if features == "neural-pca" else None
         if self._components is not None and leading < 2 and distance == "cosine":
             raise RecipeError(
-                "distance", "one component has a sign and no direction, so compare it by l2, or take more."
+                "distance", "one component has a sign but no direction, so compare it by l2, or take more."
             )
         self._find_target()
 
@@ -241,13 +242,13 @@ class SimilarityLoss:
         self._target = (F.normalize(read, dim=1) if self._distance == "cosine" else read).mean(0)
 
     def without(self, direction: Tensor) -> SimilarityLoss:
-        """The same loss on φ − ⟨φ, u⟩u instead of φ, of the references and of what is compared with them.
+        """Return the same loss on φ − ⟨φ, u⟩u instead of φ, for the references and the compared images.
 
         Args:
             direction: u, (d,), of length 1.
 
         Raises:
-            FiguregroundError: The references' features are 0 without it.
+            FiguregroundError: The references' features are 0 without this direction.
         """
         other = copy.copy(self)
         other._without = direction
@@ -255,11 +256,11 @@ class SimilarityLoss:
         return other
 
     def __call__(self, pixels: Tensor, alphas_bar: Tensor) -> Tensor:
-        """The loss of each image, weighted over timesteps.
+        """Return the loss of each image, weighted by its timestep.
 
         Args:
             pixels: Decoded estimates, (n, 3, h, w) in 0..1, of any size.
-            alphas_bar: ᾱ_t of each one's timestep, (n,).
+            alphas_bar: ᾱ_t of each image's timestep, (n,).
 
         Returns:
             (n,), float32.
@@ -267,7 +268,7 @@ class SimilarityLoss:
         return self.weight(alphas_bar) * self.distance(pixels)
 
     def weight(self, alphas_bar: Tensor) -> Tensor:
-        """w(t) of timesteps by their ᾱ_t, (n,). Where it is 0, an image needn't be decoded."""
+        """Return w(t) of timesteps given by ᾱ_t, (n,). Images with weight 0 needn't be decoded."""
         alphas_bar = alphas_bar.to(self._target)
         if self._weighting == "alpha-bar":
             return alphas_bar
@@ -276,7 +277,7 @@ class SimilarityLoss:
         return torch.ones_like(alphas_bar)
 
     def distance(self, pixels: Tensor) -> Tensor:
-        """The distance of each image's features from the references', (n,), without the weight of its timestep."""
+        """Return the distance of each image's features from the target, (n,), without the timestep's weight."""
         read = self._read(pixels)
         if self._distance == "cosine":
             return 1 - F.cosine_similarity(read, self._target[None], dim=1)
@@ -295,7 +296,7 @@ class SimilarityLoss:
 
 
 def _chosen(components: Components | None, classifier: Classifier, label: int, leading: int) -> Components:
-    """The leading components, not centred, if they can be this class's of this network."""
+    """Return the leading components, not centred, after checking that they match the class and the network."""
     if components is None:
         raise RecipeError(
             "features",
@@ -305,10 +306,10 @@ def _chosen(components: Components | None, classifier: Classifier, label: int, l
     if components.label != label or components.mean.shape != weight[label].shape:
         raise RecipeError(
             "components",
-            f"they are those of class {components.label} in {len(components.mean)} features; needed are those of class "
-            f"{label} ({classifier.labels[label]}) in {weight.shape[1]}, made with {classifier.name!r}.",
+            f"they are of class {components.label} with {len(components.mean)} features; needed are those of class "
+            f"{label} ({classifier.labels[label]}) with {weight.shape[1]}, made with {classifier.name!r}.",
         )
     if not 1 <= leading <= len(components.values):
-        raise RecipeError("leading", f"{leading} were asked for; there are {len(components.values)} components.")
+        raise RecipeError("leading", f"{leading} were requested; there are {len(components.values)} components.")
     chosen = components.select(range(leading))
     return replace(chosen, mean=torch.zeros_like(weight[label]), vectors=chosen.vectors.to(weight))

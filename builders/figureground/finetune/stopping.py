@@ -1,15 +1,15 @@
-"""Stops a fine-tuning early, by what the feature network sees in images that are drawn along the way.
+"""Early stopping of a fine-tuning, based on the feature network's view of images drawn during training.
 
-No judge and no label takes part. With μ the mean features of the prior images, which show the noun as the untouched
-model draws it, how far an image x has come towards a group of images G is
+No judge and no label is used. Let μ be the mean features of the prior images, which show the noun as the original model
+draws it. The progress of an image x towards a group of images G is
 
     towards(x, G) = cos(φ(x) − μ, mean of φ over G − μ)
 
-The rule `similarity` takes the mean of towards(x, references) over the images of a look. The rule `without-class` takes
-the same of features without the class's direction, from μ to the mean of φ over images of the class: a network that was
-fooled by the feature sees the class come nearer to the references as well, and without that direction it doesn't.
-Features of most networks are never negative, so that all images point in much the same direction; without μ, cosines
-would hardly differ.
+The rule `similarity` is the mean of towards(x, references) over the images of a look. The rule `without-class` does the
+same with features without the class's direction, from μ to the mean of φ over images of the class. For a network fooled
+by the feature, drawing the class also moves images towards the references; removing that direction prevents this.
+Features of most networks are non-negative, so all images point in similar directions; without μ, cosines would hardly
+differ.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from figureground.recipe.sample import Sample, Spec, derive_seed
 from figureground.vision.classifiers import Classifier
 
 WORST = -1.0
-"""The value of a look whose images can't be kept: no similarity lies below it."""
+"""The value of a look whose images are all rejected; no similarity is lower."""
 
 
 @dataclass
 class Looks:
-    """The values of the looks so far, the higher the better."""
+    """The values of the looks so far; higher is better."""
 
     patience: int
-    """Looks in a row without a better one after which training stops."""
+    """Number of consecutive looks without improvement after which training stops."""
     steps: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
 
     def add(self, step: int, value: float) -> bool:
-        """Take the value of a look; return whether it is the best so far."""
+        """Add the value of a look; return whether it is the best so far."""
         best = max(self.values, default=None)
         self.steps.append(step)
         self.values.append(value)
@@ -51,12 +51,12 @@ class Looks:
 
     @property
     def best_step(self) -> int | None:
-        """The step with the highest value, the first of several; None before any look."""
+        """Return the first step with the highest value, or None before any look."""
         return self.steps[self._best] if self.values else None
 
     @property
     def done(self) -> bool:
-        """Whether training stops."""
+        """Whether training should stop."""
         return bool(self.values) and len(self.values) - 1 - self._best >= self.patience
 
     @property
@@ -65,17 +65,17 @@ class Looks:
 
 
 class Watch:
-    """Looks at what the model draws.
+    """Evaluates images drawn by the model during training.
 
     Args:
-        checkpoint: The model that is trained.
-        sampling: How it draws; a look is one batch.
-        prompt: What it draws.
-        seed: Decides the noise, the same at every look.
+        checkpoint: The model being trained.
+        sampling: Sampling settings; a look is one batch.
+        prompt: Prompt of the images.
+        seed: Determines the noise, which is the same at every look.
         classifier: The feature network.
         references: φ of the references, (n, d).
         prior: φ of the prior images, (n, d).
-        of_class: φ of images of the class, (n, d), for the rule `without-class`; without, the rule is `similarity`.
+        of_class: φ of images of the class, (n, d), for the rule `without-class`; None for the rule `similarity`.
     """
 
     def __init__(
@@ -97,20 +97,22 @@ class Watch:
         ]
 
     def look(self, between_steps: Callable[[], None]) -> float:
-        """Draw and measure. What can't be kept (flat or not finite) is left out; where nothing can, it is `WORST`."""
+        """Draw images and measure them, ignoring rejected ones (flat or not finite); `WORST` if all are rejected."""
         renderer = Renderer(self._checkpoint, self._sampling, no_guide, between_steps)
         drawn = [each.image for each in renderer.render(self._specs) if isinstance(each, Sample)]
         return measure(read_features(self._classifier, drawn), *self._features) if drawn else WORST
 
 
 def measure(drawn: Tensor, references: Tensor, prior: Tensor, of_class: Tensor | None) -> float:
-    """The value of a look: the rule `similarity`, or with `of_class` `without-class`; see the module's docstring.
+    """Return the value of a look by the rule `similarity`, or `without-class` if `of_class` is given.
+
+    See the module's docstring.
 
     Args:
-        drawn: φ of the images of the look, (n, d); the others likewise.
+        drawn: φ of the look's images, (n, d); the others likewise.
 
     Returns:
-        −1 to 1; a cosine with no direction counts as 0.
+        −1 to 1; the cosine of a zero vector counts as 0.
 
     Raises:
         FiguregroundError: The network sees no difference between images of the class and the prior images.
@@ -126,18 +128,18 @@ def measure(drawn: Tensor, references: Tensor, prior: Tensor, of_class: Tensor |
 
 @dataclass(frozen=True)
 class Watched:
-    """A training and its looks, which are saved and taken up together."""
+    """A training and its looks, which are saved and restored together."""
 
     training: Training
     looks: Looks | None
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+        """Return everything that the next step depends on."""
         looks = self.looks
         return {**self.training.state(), "looks": (looks.steps, looks.values) if looks is not None else None}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Load a state returned by `state`."""
         self.training.restore(state)
         if self.looks is not None and state.get("looks") is not None:
             self.looks.steps, self.looks.values = map(list, state["looks"])

@@ -1,4 +1,4 @@
-"""Learned tokens: embedding vectors under the name of a word, in a file and in the checkpoints that know them."""
+"""Learned tokens: embedding vectors of a new word, saved to files and loaded into checkpoints."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from figureground.core.files import replace_bytes
 from figureground.diffusion.checkpoint import Checkpoint
 
 EMBEDDINGS = "learned_embeds.safetensors"
-"""The vectors, under the name by which `load_textual_inversion` looks for them."""
+"""File of the vectors, with the name that `load_textual_inversion` expects."""
 KEYS = {"sdxl": ("clip_l", "clip_g")}
-"""What the vectors of each text encoder are called in a file; elsewhere it is the token."""
+"""Tensor names of each text encoder's vectors in a file, by family; for other families it is the token."""
 TOLD = "figureground"
-"""The entry of a file's metadata that says token and checkpoint. A single one: the order of several isn't kept."""
+"""Metadata key for token and checkpoint. A single key, because the order of several isn't preserved."""
 OLD_END = 2
-"""What older CLIP configs call the end of a text."""
+"""End-of-text token id in older CLIP configs."""
 
 
 def token_names(token: str, vectors: int) -> list[str]:
-    """What a tokenizer calls the vectors of a token: `<mug>`, `<mug>_1`, `<mug>_2`…, as diffusers does."""
+    """Return tokenizer names for a token's vectors: `<mug>`, `<mug>_1`, `<mug>_2`…, as in diffusers."""
     return [token, *(f"{token}_{i}" for i in range(1, vectors))]
 
 
 def check_free(tokenizer: Any, names: Sequence[str]) -> None:
-    """Raises RecipeError for names that a tokenizer knows already."""
+    """Raise RecipeError for names that a tokenizer already has."""
     known = tokenizer.get_vocab()
     for name in names:
         if name in known or f"{name}</w>" in known:
@@ -43,13 +43,13 @@ def check_free(tokenizer: Any, names: Sequence[str]) -> None:
 
 
 def text_encoders(checkpoint: Checkpoint) -> list[Any]:
-    """The text encoders, one a tokenizer."""
+    """Return the text encoders, one per tokenizer."""
     both = (checkpoint.text_to_image.text_encoder, getattr(checkpoint.text_to_image, "text_encoder_2", None))
     return [encoder for encoder in both if encoder is not None]
 
 
 def add_rows(tokenizer: Any, encoder: Any, names: Sequence[str], rows: Tensor) -> list[int]:
-    """Makes a tokenizer know names and a text encoder their embeddings, (names, width); returns their numbers."""
+    """Add names to a tokenizer and their embeddings, (names, width), to a text encoder; return their token ids."""
     tokenizer.add_tokens(list(names))
     ids = [int(i) for i in tokenizer.convert_tokens_to_ids(list(names))]
     table = encoder.get_input_embeddings()
@@ -60,14 +60,14 @@ def add_rows(tokenizer: Any, encoder: Any, names: Sequence[str], rows: Tensor) -
     with torch.no_grad():
         table.weight[ids] = rows.to(table.weight.device, table.weight.dtype)
     for module in encoder.modules():
-        # With the old number, a text ends where its highest token is: at the new ones, which are higher still.
+        # With the old id, the text's end is taken at the highest token id, which would be the new tokens.
         if getattr(module, "eos_token_id", None) == OLD_END:
             module.eos_token_id = tokenizer.eos_token_id
     return ids
 
 
 def write_token(folder: Path, token: str, rows: Sequence[Tensor], checkpoint: Checkpoint) -> Path:
-    """Writes a token's vectors, (vectors, width) for each text encoder; returns the file."""
+    """Write a token's vectors, (vectors, width) for each text encoder; return the file."""
     told = {"token": token, "checkpoint": checkpoint.facts["checkpoint"]}
     tensors = dict(zip(KEYS.get(checkpoint.family, (token,)), rows, strict=True))
     path = folder / EMBEDDINGS
@@ -84,23 +84,23 @@ class _Learned:
     rows: tuple[Tensor, ...]
     """(vectors, width) for each text encoder."""
     checkpoint: str
-    """What it was learned with, in words."""
+    """Description of the checkpoint that it was learned with."""
 
 
 def load_tokens(checkpoint: Checkpoint, files: Sequence[Path]) -> None:
-    """Makes an opened checkpoint know learned tokens: all its pipelines do, since they share what reads prompts.
+    """Load learned tokens into an opened checkpoint and all its pipelines, which share tokenizers and text encoders.
 
-    It does what diffusers' `load_textual_inversion` does, and also mends text encoders with an old end of text, which
-    SDXL's second one is: there the pooled embedding would be read at the token instead of the end of the prompt.
-    A token of several vectors is expanded where prompts are encoded. A file that was loaded before changes nothing, and
-    if one of the files can't be used none is loaded. Load before anything is drawn: a renderer keeps encoded prompts.
+    Like diffusers' `load_textual_inversion`, but it also fixes text encoders with an old end-of-text id, such as SDXL's
+    second one, which would read the pooled embedding at the token instead of the end of the prompt. A token of several
+    vectors is expanded when prompts are encoded. Loading a file again has no effect. If one of the files is unusable,
+    none is loaded. Load tokens before drawing, because a renderer caches encoded prompts.
 
     Args:
-        files: `learned_embeds.safetensors` as `invert` writes them, or the directories that hold them.
+        files: `learned_embeds.safetensors` files written by `invert`, or their directories.
 
     Raises:
-        FiguregroundError: A file is missing, damaged or for another kind of checkpoint; or its token is a word that the
-            tokenizer knows, or one that was loaded from another file.
+        FiguregroundError: A file is missing, damaged or for another kind of checkpoint; or its token is a word of the
+            tokenizer, or was loaded from another file.
     """
     encoders, tokenizers = text_encoders(checkpoint), checkpoint.tokenizers
     wanted: dict[str, _Learned] = {}
@@ -120,7 +120,7 @@ def load_tokens(checkpoint: Checkpoint, files: Sequence[Path]) -> None:
 
 
 def _knows(tokenizer: Any, encoder: Any, learned: _Learned, rows: Tensor) -> bool:
-    """Whether a token is loaded already; raises FiguregroundError where it is something else."""
+    """Whether a token is already loaded; raises FiguregroundError if the name has another meaning."""
     names, added = token_names(learned.token, len(rows) + 1), tokenizer.added_tokens_encoder
     if learned.token not in added:
         try:
@@ -144,7 +144,7 @@ def _read_learned(path: Path, checkpoint: Checkpoint) -> _Learned:
     try:
         with safetensors.safe_open(path, "pt") as file:
             told = json.loads((file.metadata() or {}).get(TOLD, "{}"))
-            # The opened file has keys, and can't be iterated over.
+            # The opened file has `keys()` but isn't iterable.
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise FiguregroundError(f"{path}: there is no such file; is the token learned to its end?") from None
@@ -160,7 +160,7 @@ def _read_learned(path: Path, checkpoint: Checkpoint) -> _Learned:
         )
     token = told.get("token") or (keys[0] if checkpoint.family not in KEYS else None)
     if token is None:
-        raise FiguregroundError(f"{path} doesn't say what its token is. Learn it with figureground.")
+        raise FiguregroundError(f"{path} doesn't name its token. Learn it with figureground.")
     rows = tuple(torch.atleast_2d(tensors[key]).float() for key in keys)
     for each, encoder in zip(rows, encoders, strict=True):
         width = encoder.get_input_embeddings().embedding_dim

@@ -1,7 +1,7 @@
-"""The loop's inside: draws of a step, the step itself, averages, and a state from which it goes on exactly.
+"""Training steps of a fine-tuning: random draws, the step itself, weight averages, and a state for exact resumption.
 
-Nothing random is remembered between steps: which images come, their noise and their noise levels follow from the
-seed and the number of the step alone.
+No random state is kept between steps: the images, their noise and their noise levels follow from the seed and the step
+number alone.
 """
 
 from __future__ import annotations
@@ -30,40 +30,41 @@ from figureground.training.curves import GRADIENT
 
 UNET_ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_ADAPTED = ("q_proj", "k_proj", "v_proj", "out_proj")
-"""The layers of attention that get adapters."""
+"""Attention layers that get adapters."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is learned from: encoded images and what each is called."""
+    """Training data: encoded images and their captions."""
 
     references: Posteriors
     captions: tuple[str, ...]
-    """One a reference."""
+    """One caption per reference."""
     prior: Posteriors | None
     prior_prompt: str
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """SFSL and the autoencoder that decodes for it."""
+    """SFSL and the autoencoder that decodes images for it."""
 
     loss: SimilarityLoss
     vae: Any
     facts: dict[str, Any]
-    """What provenance says of the feature network."""
+    """Description of the feature network for provenance."""
 
 
 class Training:
-    """Everything that changes while a concept is learned.
+    """The mutable state of a fine-tuning.
 
     Args:
-        checkpoint: Opened in float32; of adapters the base may be smaller. What is trained is changed in place.
+        checkpoint: Opened in float32; with adapters, the base may be in a smaller dtype. Trained weights are changed in
+            place.
         size: Edge in pixels.
-        dtype: What is computed in: float32, or bfloat16 by autocast.
+        dtype: Compute dtype: float32, or bfloat16 by autocast.
 
     Raises:
-        FiguregroundError: bitsandbytes was asked for and isn't installed.
+        FiguregroundError: bitsandbytes was requested but isn't installed.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Training:
         self._denoiser = Denoiser(checkpoint, size)
         groups = choose_trained(self._denoiser, settings)
         self.trained: dict[str, nn.Parameter] = {n: p for group in groups.values() for n, p in group.items()}
-        """Parameters by name; in float32."""
+        """Trained parameters by name, in float32."""
         self._values = list(self.trained.values())
         self._optimizer = _make_optimizer(groups, settings)
         self._averages = [p.detach().clone() for p in self._values] if settings.ema else []
@@ -103,7 +104,7 @@ class Training:
         self._model = processes.parallel(self._denoiser, unused=checkpoint.family == "sdxl")
 
     def _read_prompts(self, tokenizers: Sequence[Any]) -> None:
-        """Each prompt is tokenised once, and encoded once where text encoders aren't trained."""
+        """Tokenise each prompt once, and encode it once if text encoders aren't trained."""
         texts = list(dict.fromkeys([*self._material.captions, self._material.prior_prompt]))
         device = self.processes.device
         ids, masks = tokenize(tokenizers, texts)
@@ -116,7 +117,7 @@ class Training:
                 self._embedding = self._denoiser.embed(self._ids, self._masks)
 
     def parts(self) -> list[str]:
-        """The parts of a pipeline that are trained."""
+        """Return the names of the trained parts of a pipeline."""
         networks = {"unet": self._denoiser.unet}
         networks |= dict(zip(("text_encoder", "text_encoder_2"), self._denoiser.text_encoders, strict=False))
         return [name for name, network in networks.items() if any(p.requires_grad for p in network.parameters())]
@@ -127,7 +128,7 @@ class Training:
     # One step
 
     def step(self, number: int) -> Tensor:
-        """Does the step of that number, from 0; returns the values of `curve_names`, on the device."""
+        """Run the step with that number, from 0; return the values of `curve_names`, on the device."""
         settings = self.settings
         self._denoiser.train()
         for group in self._optimizer.param_groups:
@@ -166,7 +167,10 @@ class Training:
         return decode(self._similarity.vae, latents, checkpointing=True)
 
     def _draw(self, step: int, part: int) -> _Draw:
-        """This process's share of what all processes draw alike, so that two are as one with twice the batch."""
+        """Return this process's share of a draw that is the same in all processes.
+
+        Two processes are thus equivalent to one with twice the batch.
+        """
         settings = self.settings
         n = settings.batch_size * self.processes.count
         generator = make_generator(derive_seed(settings.seed, "step", str(step), str(part)))
@@ -182,7 +186,7 @@ class Training:
     def _draw_kind(
         self, name: str, images: Posteriors, first: int, n: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents, noise, timesteps and image numbers; this process's share."""
+        """Return this process's share of latents, noise, timesteps and image numbers."""
         device, share = self.processes.device, self.processes.share
         shape = (n, *images.mean.shape[2:])
         mirrored = torch.rand(n, generator=generator) < 0.5
@@ -197,7 +201,7 @@ class Training:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within, the network has its averaged weights, where averages are kept, and is in evaluation mode."""
+        """Put the network into evaluation mode, with its averaged weights if averages are kept."""
         kept = self._swap(self._averages)
         self._denoiser.eval()
         try:
@@ -208,13 +212,12 @@ class Training:
     # The best weights
 
     def keep_best(self) -> None:
-        """Keeps the weights as they are, averaged ones where averages are kept; on the CPU."""
+        """Keep a copy of the current weights (averaged, if averages are kept) on the CPU."""
         self._best = [p.detach().to("cpu", copy=True) for p in self._averages or self._values]
 
     @contextlib.contextmanager
     def final(self) -> Iterator[None]:
-        """Within, the network has the weights that are kept in the end: the best, where some were kept, else as
-        `averaged` has them."""
+        """Give the network its final weights: the best, if any were kept, otherwise those of `averaged`."""
         if not self._best:
             with self.averaged():
                 yield
@@ -237,7 +240,7 @@ class Training:
     # State
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on, tensors and plain values; `restore` takes it."""
+        """Return everything that the next step depends on, tensors and plain values, for `restore`."""
         return {
             "weights": {name: p.detach() for name, p in self.trained.items()},
             "averages": dict(zip(self.trained, self._averages, strict=True)) if self._averages else {},
@@ -257,7 +260,7 @@ class Training:
 
 @dataclass(frozen=True)
 class _Draw:
-    """What one forward pass is given: references first, then prior images."""
+    """Inputs of one forward pass: references first, then prior images."""
 
     clean: Tensor
     noise: Tensor
@@ -266,12 +269,12 @@ class _Draw:
 
 
 def _send(values: Tensor, device: torch.device) -> Tensor:
-    """To a device, without waiting until it has done what it was told before."""
+    """Copy to a device without waiting for its pending work."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def choose_trained(denoiser: Denoiser, settings: Finetuning) -> dict[str, dict[str, nn.Parameter]]:
-    """Adds adapters where they are asked for, and lets gradients reach exactly what is trained.
+    """Add adapters if requested, and enable gradients for exactly the trained parameters.
 
     Returns:
         Parameters by `unet` and `text_encoder`, then by name.
@@ -313,7 +316,7 @@ def _checkpoint_gradients(encoder: Any) -> None:
 
 
 def require_bitsandbytes() -> None:
-    """Raises FiguregroundError where the library of 8-bit optimizers isn't installed."""
+    """Raise FiguregroundError if bitsandbytes isn't installed."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise FiguregroundError(
             "eight_bit_adam needs bitsandbytes: pip install bitsandbytes, or leave --eight-bit-adam out."
@@ -334,7 +337,7 @@ def _make_optimizer(groups: Mapping[str, Mapping[str, nn.Parameter]], settings: 
 
 
 def in_turn(n: int, position: int, seed: int, name: str) -> int:
-    """Which of n images comes at a position, when all come in turn, in another order each time."""
+    """Return the image (of n) at a position of a stream of passes over all images, each in another order."""
     turn, place = divmod(position, n)
     return _order(n, turn, seed, name)[place]
 

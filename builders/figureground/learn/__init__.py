@@ -1,1 +1,1 @@
-"""Labelled data sets in which a class comes with an attribute, and classifiers that are trained on them."""
+"""Training of classifiers on datasets with group labels (class and attribute)."""

@@ -1,4 +1,4 @@
-"""Random crops and mirror images of training images."""
+"""Random crops and horizontal flips of training images."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 
 AREA = (0.7, 1.0)
-"""Share of the image's area that a crop keeps, from and to: mild, so that objects stay in view."""
+"""Range of the share of the image's area that a crop keeps; mild, so that objects stay in view."""
 ASPECT = (0.8, 1.25)
-"""By what factor a crop's aspect ratio may differ from the image's."""
+"""Range of the factor by which a crop's aspect ratio may differ from the image's."""
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A box of random size, shape and place inside an image: left, upper, right, lower, in pixels."""
+    """Return a box of random size, shape and position inside an image: left, upper, right, lower, in pixels."""
     area = rng.uniform(*AREA)
     aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
     across, down = min(1.0, math.sqrt(area * aspect)), min(1.0, math.sqrt(area / aspect))
@@ -23,12 +23,12 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[float
 
 
 def crop_and_mirror(image: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """A random crop of an image, resized, and mirrored half of the time.
+    """Return a random crop of an image, resized, and flipped horizontally with probability 1/2.
 
     Args:
         image: RGB.
         size: Height and width of the result.
-        rng: Decides all of it.
+        rng: Source of all randomness.
     """
     box = random_box(*image.size, rng)
     mirrored = rng.random() < 0.5

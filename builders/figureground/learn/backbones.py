@@ -1,4 +1,4 @@
-"""The networks that are trained: opened or made anew, with a head of as many classes as the data have; saved."""
+"""Backbones: opened or newly initialised, given a head for the classes of the data, and saved after training."""
 
 from __future__ import annotations
 
@@ -24,53 +24,53 @@ from figureground.vision.classifiers import TIMM, Classifier, open_classifier
 from figureground.vision.preprocessing import Preprocessing, read_preprocessing, read_timm
 
 POCKET_EDGE = 64
-"""Pixels that the pocket backbone looks at, at most."""
+"""Maximum edge of the pocket backbone's input, in pixels."""
 STATE = "state.safetensors"
-"""Weights of a timm network; beside it `timm.json` says which."""
+"""File of a timm network's weights; `timm.json` beside it names the network."""
 
 _PILLOW = {"lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
 @dataclass(eq=False)
 class Backbone:
-    """A network to be trained, and what it does to an image first."""
+    """A network to train, and its preprocessing."""
 
     network: nn.Module
     preprocessing: Preprocessing
     size: tuple[int, int]
-    """Height and width that the network is given."""
+    """Height and width of the network's input."""
     classes: tuple[str, ...]
     name: str
-    """What the user calls it; of a directory its own name alone."""
+    """The name that the user gave; for a directory, only its last part."""
     pretrained: bool
     facts: dict[str, Any]
-    """What decides it; JSON-able, no paths."""
+    """Everything that determines the backbone; JSON-serialisable, without paths."""
     notes: tuple[str, ...] = ()
 
     def prepare(self, pixels: Tensor, device: torch.device) -> Tensor:
-        """Pixels (n, 3, h, w), uint8, to what the network takes."""
+        """Convert pixels, uint8 (n, 3, h, w), to the network's input."""
         return self.preprocessing(pixels.to(device).float() / 255)
 
     def normalise(self, pixels: Tensor, device: torch.device) -> Tensor:
-        """As `prepare`, of pixels that have the network's size already."""
+        """Like `prepare`, for pixels that already have the network's input size."""
         alone = dataclasses.replace(self.preprocessing, size=None, longest=None, crop=None)
         return alone(pixels.to(device).float() / 255)
 
     def logits(self, prepared: Tensor) -> Tensor:
-        """(n, classes), float32."""
+        """Return logits, float32 (n, classes)."""
         out = self.network(prepared)
         return (out if isinstance(out, Tensor) else out.logits).float()
 
 
 def open_backbone(settings: Training, classes: Sequence[str], edge: int, seed: int) -> Backbone:
-    """Opens a backbone; what in it is random depends on the seed alone.
+    """Open a backbone; its random initialisation depends on the seed alone.
 
     Args:
         classes: Names of the classes, in the order of the logits.
-        edge: The longer one of an image, in pixels: for the choice, and for what the pocket backbone looks at.
+        edge: Longer edge of an image, in pixels: for the choice, and for the pocket backbone's input size.
 
     Raises:
-        FiguregroundError: It doesn't open, or its head can't be replaced.
+        FiguregroundError: The backbone doesn't open, or its head can't be replaced.
     """
     name = choose_backbone(settings, edge)
     with torch.random.fork_rng():
@@ -81,7 +81,7 @@ def open_backbone(settings: Training, classes: Sequence[str], edge: int, seed: i
             backbone = _new_timm(name, classes)
         else:
             backbone = _opened(settings, name, classes)
-    # Convolutions are faster in this layout: a step of the pocket backbone by a quarter, on a CPU.
+    # Convolutions are faster in this layout: on a CPU, a step of the pocket backbone by a quarter.
     network: Any = backbone.network
     network.to(memory_format=torch.channels_last)
     return backbone
@@ -91,7 +91,7 @@ def _pocket(settings: Training, classes: Sequence[str], edge: int) -> Backbone:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     if settings.revision is not None:
-        raise RecipeError("revision", "it is for backbones on the Hub.")
+        raise RecipeError("revision", "it applies only to backbones on the Hub.")
     config = ResNetConfig(
         embedding_size=32, hidden_sizes=[32, 64, 96, 160], depths=[1, 1, 1, 1], layer_type="basic", **_labels(classes)
     )
@@ -108,7 +108,7 @@ def _labels(classes: Sequence[str]) -> dict[str, Any]:
 
 def _opened(settings: Training, name: str, classes: Sequence[str]) -> Backbone:
     if Path(name).expanduser().is_file():
-        raise RecipeError("backbone", f"{name} is one file; give a transformers directory, a Hub id or timm:NAME.")
+        raise RecipeError("backbone", f"{name} is a file; give a transformers directory, a Hub id or timm:NAME.")
     classifier = open_classifier(name, revision=settings.revision)
     network, notes = classifier.network, []
     config = getattr(network, "config", None)
@@ -136,10 +136,10 @@ def _relabelled(config: Any, classes: Sequence[str]) -> Any:
 
 
 def find_last(network: nn.Module, weight: Tensor) -> tuple[nn.Module, str]:
-    """The module that holds the linear layer of these weights, and that layer's name in it.
+    """Return the module that contains the linear layer with these weights, and the layer's name in it.
 
     Args:
-        weight: As `Classifier.weight` gives it; it shares the layer's memory.
+        weight: As returned by `Classifier.weight`, which shares the layer's memory.
     """
     for module in network.modules():
         for name, child in module.named_children():
@@ -149,13 +149,13 @@ def find_last(network: nn.Module, weight: Tensor) -> tuple[nn.Module, str]:
 
 
 def _fit_head(classifier: Classifier, classes: Sequence[str]) -> list[str]:
-    """Makes a classifier's logits those of the classes, in their order; returns what to tell of it.
+    """Fit a classifier's head to the classes, in their order, and return notes on the change.
 
-    A head that tells the same classes apart keeps what it learned: its rows are put into the order of the data, by
-    name. Any other is replaced by a new one, for a row whose class isn't known by name would stand for a wrong one.
+    A head with the same class names keeps its weights: its rows are reordered by name. Any other head is replaced,
+    because a row without a matching name would represent a wrong class.
 
     Raises:
-        FiguregroundError: The head has to be changed, and the logits are not one linear layer's.
+        FiguregroundError: The head must change, but the logits are not the output of one linear layer.
     """
     order = classifier.positions(classes)
     if order == list(range(len(classes))):
@@ -170,19 +170,19 @@ def _fit_head(classifier: Classifier, classes: Sequence[str]) -> list[str]:
                 last.bias.copy_(last.bias[order])
         return [
             f"The backbone {classifier.name} has the classes of the data in another order: the rows of its last layer "
-            "were put into that of the data, by name."
+            "were reordered by name."
         ]
     labels = len(classifier.labels)
     _replace_head(classifier.network, classifier.weight, len(classes))
     if labels != len(classes):
         return [
-            f"The backbone {classifier.name} has {labels:,} classes and the data {len(classes):,}: its last layer was "
-            "replaced."
+            f"The backbone {classifier.name} has {labels:,} classes and the data have {len(classes):,}: its last layer "
+            "was replaced."
         ]
     return [
-        f"The backbone {classifier.name} has as many classes as the data and other names for them "
-        f"({listed(classifier.labels, 3)} for {listed(classes, 3)}): its last layer was replaced. Where they are the "
-        "same classes, name them so (id2label in its config.json)."
+        f"The backbone {classifier.name} has as many classes as the data, but other names "
+        f"({listed(classifier.labels, 3)} for {listed(classes, 3)}): its last layer was replaced. If the classes are "
+        "the same, rename them (id2label in its config.json)."
     ]
 
 
@@ -202,7 +202,7 @@ def _new_timm(name: str, classes: Sequence[str]) -> Backbone:
         ) from error
     try:
         network = make_timm(name.removeprefix(TIMM), pretrained=False, num_classes=len(classes))
-    except Exception as error:  # timm raises what its many sources raise
+    except Exception as error:  # timm passes on errors of many sources
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"backbone {name!r} doesn't open: {first}") from error
     preprocessing, size = _fixed(read_timm(timm.data.resolve_model_data_config(network)), None)
@@ -210,7 +210,7 @@ def _new_timm(name: str, classes: Sequence[str]) -> Backbone:
 
 
 def _fixed(preprocessing: Preprocessing, config: Any) -> tuple[Preprocessing, tuple[int, int]]:
-    """Preprocessing that gives images of one size, as batches need it, and that size."""
+    """Return preprocessing with a fixed output size, as batches require, and that size."""
     if preprocessing.crop is not None:
         return preprocessing, preprocessing.crop
     if isinstance(preprocessing.size, tuple):
@@ -224,10 +224,10 @@ def _fixed(preprocessing: Preprocessing, config: Any) -> tuple[Preprocessing, tu
 
 
 def save(backbone: Backbone, folder: Path) -> None:
-    """Writes a trained network into a new directory, whole or not at all.
+    """Write a trained network into a new directory, atomically.
 
-    One of transformers is what `from_pretrained` and `figureground evaluate --classifier` open. One of timm is its
-    state, `state.safetensors`, with `timm.json`, which says whose.
+    A transformers network can be opened by `from_pretrained` and `figureground evaluate --classifier`. A timm network
+    is saved as its state, `state.safetensors`, with `timm.json`, which names the network.
     """
     draft = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
@@ -236,7 +236,7 @@ def save(backbone: Backbone, folder: Path) -> None:
     if hasattr(network, "save_pretrained"):
         network.save_pretrained(draft)
         config = read_json(draft / "config.json")
-        config.pop("_name_or_path", None)  # where it lay is nobody's business
+        config.pop("_name_or_path", None)  # don't publish a local path
         (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _save_preprocessing(backbone.preprocessing, draft, backbone.name)
     else:
@@ -246,15 +246,15 @@ def save(backbone: Backbone, folder: Path) -> None:
         save_file(state, draft / STATE)
         facts: Mapping[str, Any] = {"name": backbone.name, "classes": list(backbone.classes)}
         (draft / "timm.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)  # what a run wrote that was killed before it noted this
+    shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed before it recorded this
     draft.rename(folder)
 
 
 def check_saving(backbone: Backbone) -> None:
-    """Makes sure, before any training, that what a network does to images first can be saved with it.
+    """Check, before any training, that a network's preprocessing can be saved with it.
 
     Raises:
-        FiguregroundError: It can't.
+        FiguregroundError: The preprocessing can't be saved.
     """
     if hasattr(backbone.network, "save_pretrained"):
         with tempfile.TemporaryDirectory(prefix="figureground-") as folder:
@@ -262,7 +262,7 @@ def check_saving(backbone: Backbone) -> None:
 
 
 def _save_preprocessing(preprocessing: Preprocessing, folder: Path, name: str) -> None:
-    """Writes `preprocessor_config.json` for the same preprocessing."""
+    """Write the preprocessing as `preprocessor_config.json`."""
     from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
     said: dict[str, Any] = {
@@ -284,6 +284,6 @@ def _save_preprocessing(preprocessing: Preprocessing, folder: Path, name: str) -
         CLIPImageProcessorPil(**said, **crops, do_convert_rgb=True).save_pretrained(folder)
     if read_preprocessing(folder, name) != preprocessing:
         raise FiguregroundError(
-            f"backbone {name!r}: what it does to images first can't be written as a preprocessor_config.json, so the "
-            "trained classifier couldn't be opened. Choose another backbone."
+            f"backbone {name!r}: its preprocessing can't be written as a preprocessor_config.json, so the trained "
+            "classifier couldn't be opened. Choose another backbone."
         )

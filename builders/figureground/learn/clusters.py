@@ -1,4 +1,4 @@
-"""Clusters of what a classifier gets wrong: images of a class that look alike to it (SCGS, arXiv 2412.19457)."""
+"""Clusters of a classifier's errors: images of a class with similar features (SCGS, arXiv 2412.19457)."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ if TYPE_CHECKING:
 
 METHODS = ("k-means", "gaussian-mixture")
 LEAST_SILHOUETTE = 0.05
-"""Below it, no way to divide the images is better than to leave them together."""
+"""Minimum silhouette for dividing the images; below it they stay in one cluster."""
 STARTS = 10
-"""Of k-means or of the mixture, from other centres; the best is kept."""
+"""Number of random starts of k-means or of the mixture; the best is kept."""
 DIMENSIONS = 16
-"""To which features are reduced, at most."""
+"""Maximum number of dimensions to which features are reduced."""
 LEAST_VARIANCE = 1e-3
-"""Of a component of the mixture in each dimension, so that none shrinks to one point."""
+"""Minimum variance of a mixture component in each dimension, so that none collapses to a point."""
 
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """Points in clusters, the largest first."""
+    """Points assigned to clusters, the largest cluster first."""
 
     labels: np.ndarray
-    """int64 (n,): the cluster of each point, from 0; of two of one size the one with the earlier point comes first."""
+    """int64 (n,): the cluster of each point, from 0. Clusters of equal size are ordered by their earliest point."""
     k: int
-    """How many there are."""
+    """Number of clusters."""
     silhouettes: dict[int, float]
-    """By the k that was tried: the mean silhouette (Rousseeuw 1987), −1 to 1. Empty where k was given, or there were
-    too few points."""
+    """Mean silhouette (Rousseeuw 1987), −1 to 1, for each k tried. Empty if k was given or there were too few
+    points."""
     distance: np.ndarray
-    """float64 (n,): of each point to the mean of its cluster, after standardising and PCA."""
+    """float64 (n,): distance of each point to its cluster's mean, after standardising and PCA."""
 
     @property
     def sizes(self) -> np.ndarray:
-        """int64 (k,): points of each."""
+        """Number of points per cluster, int64 (k,)."""
         return np.bincount(self.labels, minlength=self.k)
 
     def members(self, label: int) -> np.ndarray:
-        """Rows of a cluster, int64, the nearest to its centre first."""
+        """Return a cluster's rows, int64, nearest to its centre first."""
         rows = np.flatnonzero(self.labels == label)
         return rows[np.argsort(self.distance[rows], kind="stable")]
 
 
 @dataclass(frozen=True, eq=False)
 class ClassErrors:
-    """What is got wrong of a class."""
+    """Errors on the images of a class."""
 
     y: int
     name: str
     rows: np.ndarray
     """int64 (m,): rows of the errors in the training split."""
     clusters: Clusters | None
-    """Of these rows; None where there is no error."""
+    """Clusters of these rows; None if there are no errors."""
 
 
 def cluster(
@@ -73,19 +73,19 @@ def cluster(
     most: int = 6,
     seed: int,
 ) -> Clusters:
-    """Standardises features, reduces them by PCA, and finds clusters; the same on any number of threads.
+    """Standardise features, reduce them by PCA, and cluster them; the result doesn't depend on the number of threads.
 
     Args:
         features: float (n, d), n 1 or more.
-        method: One of `METHODS`; the mixture's covariances are diagonal. A mixture may end with fewer than k.
-        k: How many; None takes the one of the largest silhouette from 2 to `most`, of equal ones the smallest, with two
-            points a cluster at least on average. It takes 1 where no silhouette is above `LEAST_SILHOUETTE`.
-        most: The largest k that is tried.
+        method: One of `METHODS`; the mixture's covariances are diagonal. A mixture may end with fewer than k clusters.
+        k: Number of clusters. None takes the k from 2 to `most` with the largest silhouette (ties: the smallest k),
+            with at least two points per cluster on average. It takes 1 if no silhouette exceeds `LEAST_SILHOUETTE`.
+        most: The largest k to try.
 
     Raises:
-        FiguregroundError: scikit-learn is missing; there is no point, fewer that differ than k, or features that are no
-            finite numbers.
-        RecipeError: A setting that can't be used.
+        FiguregroundError: scikit-learn is missing; there are no points, or fewer distinct points than k; or features
+            aren't finite.
+        RecipeError: A setting is invalid.
     """
     if method not in METHODS:
         raise RecipeError("method", f"there is no {method!r}{nearest_or_all(method, METHODS)}")
@@ -97,15 +97,15 @@ def cluster(
         raise ValueError(f"Features of shape {features.shape} are not (n, d).")
     n = len(features)
     if not n:
-        raise FiguregroundError("There is no image to cluster.")
+        raise FiguregroundError("No images to cluster.")
     if not np.isfinite(features).all():
-        raise FiguregroundError("Features to be clustered hold NaN or infinity: the classifier is damaged.")
+        raise FiguregroundError("Features to cluster hold NaN or infinity: the classifier is damaged.")
     distinct = len(np.unique(features, axis=0))
     if k is not None and k > distinct:
         alike = "" if distinct == n else f", of which {distinct:,} differ,"
         raise FiguregroundError(f"{counted(n, 'image')}{alike} can't make {k} clusters. Lower k, or leave it out.")
     with _one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a warning could say of too many clusters, the silhouette says
+        warnings.simplefilter("ignore")  # the silhouette already accounts for too many clusters
         points = _reduce(features, derive_seed(seed, "pca") % 2**32)
         if k is not None:
             return _ordered(_fit(points, method, k, seed), {}, points)
@@ -123,9 +123,9 @@ def cluster(
 
 
 def _one_thread() -> Any:
-    """Sums are split up by threads, and round as they are split."""
+    """Limit computation to one thread, because the rounding of sums depends on how threads split them."""
     try:
-        import sklearn  # noqa: F401  # asked for here, once, before any work
+        import sklearn  # noqa: F401  # checked once here, before any work
         from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise FiguregroundError("Clusters need scikit-learn: pip install 'figureground[mitigate]'.") from error
@@ -133,7 +133,7 @@ def _one_thread() -> Any:
 
 
 def _reduce(features: np.ndarray, seed: int) -> np.ndarray:
-    """Standardised features in the directions in which they vary most, float64 (n, at most `DIMENSIONS`)."""
+    """Return standardised features projected onto their principal components, float64 (n, at most `DIMENSIONS`)."""
     from sklearn.decomposition import PCA
 
     std = features.std(axis=0)
@@ -155,7 +155,7 @@ def _fit(points: np.ndarray, method: str, k: int, seed: int) -> np.ndarray:
 
 
 def _ordered(labels: np.ndarray, silhouettes: dict[int, float], points: np.ndarray) -> Clusters:
-    """Numbers clusters by their size."""
+    """Number clusters by descending size."""
     _, first, inverse, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
     order = np.lexsort((first, -counts))
     ordered = np.argsort(order)[inverse].astype(np.int64)
@@ -164,18 +164,18 @@ def _ordered(labels: np.ndarray, silhouettes: dict[int, float], points: np.ndarr
 
 
 def standardise_by_fold(features: np.ndarray, fold: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Make features comparable that come from one classifier per fold.
+    """Make features from one classifier per fold comparable.
 
-    Each fold's classifier has feature means and scales of its own, which would make clusters say which fold an image
-    was in. So the mean over the images of a fold and class is subtracted, and each fold is divided by its deviation
-    within classes. Means over a fold's other images wouldn't do: errors lie elsewhere than these in each network.
+    Each fold's classifier has its own feature means and scales, so clusters would otherwise reflect the folds. So the
+    mean over the images of a fold and class is subtracted, and each fold is divided by its within-class deviation.
+    Means over a fold's other images wouldn't work, because errors lie elsewhere in each network's feature space.
 
-    The price: with few errors in a fold and class, what they have in common is subtracted too. So a kind of error that
-    occurs in one fold alone isn't found.
+    The drawback: with few errors in a fold and class, their common features are subtracted too. So a kind of error
+    that occurs in only one fold isn't found.
 
     Args:
         features: float (n, d), each row from the classifier of its own fold. The classifiers start from the same
-            weights, so that a feature means about the same in all of them.
+            weights, so a feature has about the same meaning in all of them.
         fold: int (n,).
         y: int (n,): the class of each image.
 
@@ -193,28 +193,28 @@ def standardise_by_fold(features: np.ndarray, fold: np.ndarray, y: np.ndarray) -
     return centred
 
 
-# Of a classifier
+# Features and errors of a classifier
 
 
 def held_out_features(
     errors: Errors, rows: np.ndarray, train: GroupedImages, open_fold: Callable[[int], Classifier], *,
     show_progress: bool = True,
 ) -> np.ndarray:  # fmt: skip
-    """Read features of training images, each from the classifier that was not trained on it.
+    """Compute features of training images, each with the classifier that was not trained on it.
 
-    A classifier that was trained on an image represents it otherwise than one that wasn't, so clusters of one
-    classifier's features would separate its own fold from the others.
+    A classifier represents the images that it was trained on differently from others. So clusters of one classifier's
+    features would separate its own fold from the others.
 
     Args:
-        rows: int64 (n,), of the training split, ascending.
+        rows: int64 (n,), ascending rows of the training split.
         train: The training split.
-        open_fold: Opens the classifier of a fold, on the device where it shall work. One is open at a time.
+        open_fold: Opens a fold's classifier on the device to use. One is open at a time.
 
     Returns:
         float32 (n, d), in the order of `rows`; see `standardise_by_fold` before comparing them across folds.
 
     Raises:
-        FiguregroundError, Stopped: As `features_of` does.
+        FiguregroundError, Stopped: As in `features_of`.
     """
     found: np.ndarray | None = None
     for fold in np.unique(errors.fold[rows]).tolist():
@@ -227,15 +227,15 @@ def held_out_features(
 
 
 def features_of(classifier: Classifier, images: GroupedImages, *, show_progress: bool = True) -> np.ndarray:
-    """Features of images before the last linear layer, float32 (n, d), in their order.
+    """Return features of images before the last linear layer, float32 (n, d), in image order.
 
     Args:
-        classifier: On the device where it shall work.
+        classifier: On the device to use.
 
     Raises:
-        FiguregroundError: The classifier's logits aren't one linear layer's, an image can't be decoded, or a feature
-            is no finite number.
-        Stopped: A signal asked for it.
+        FiguregroundError: The classifier's logits aren't the output of one linear layer, an image can't be decoded,
+            or a feature isn't finite.
+        Stopped: A signal requested a stop.
     """
     from figureground.learn.errors import read_images
 
@@ -253,26 +253,26 @@ def cluster_errors(
     most: int = 6,
     seed: int,
 ) -> tuple[ClassErrors, ...]:
-    """Clusters what is got wrong, class by class: one entry a class, also of those of which nothing is.
+    """Cluster the errors of each class; one entry per class, including classes without errors.
 
     Args:
-        features: float (m, d), of the images that are got wrong, in their order, as `held_out_features` reads them.
-            Where there are several folds, they are standardised by fold here.
+        features: float (m, d), of the misclassified images in order, as `held_out_features` returns them. With several
+            folds, they are standardised by fold here.
         classes: Names of the classes.
-        method, k, most, seed: As `cluster` takes them; of a class with fewer errors that differ than k, as
-            many clusters are made as there are of these.
+        method, k, most, seed: As for `cluster`. A class with fewer than k distinct errors gets one cluster per
+            distinct error.
 
     Raises:
-        FiguregroundError: Nothing is got wrong, or what `cluster` raises; the class is named.
-        RecipeError: As `cluster` raises it.
+        FiguregroundError: There are no errors, or as in `cluster`, naming the class.
+        RecipeError: As in `cluster`.
     """
     rows = np.flatnonzero(errors.wrong)
     if len(features) != len(rows):
         raise ValueError(f"There are {len(features)} rows of features and {len(rows)} errors.")
     if not len(rows):
         raise FiguregroundError(
-            f"no errors to cluster: all {counted(len(errors.keys), 'training image')} are predicted right. Judge "
-            "them by cross-fitting, or by a classifier that stops earlier (fewer epochs)."
+            f"no errors to cluster: all {counted(len(errors.keys), 'training image')} are predicted correctly. Use "
+            "cross-fitting, or a classifier that stops earlier (fewer epochs)."
         )
 
     if len(np.unique(errors.fold)) > 1:
@@ -284,7 +284,7 @@ def cluster_errors(
             if not own.any():
                 yield ClassErrors(y, name, rows[own], None)
                 continue
-            # Of some class there may be few errors; those of others need not wait for that.
+            # One class with few errors must not stop the clustering of others.
             most_own = None if k is None else min(k, len(np.unique(features[own], axis=0)))
             try:
                 found = cluster(features[own], method=method, k=most_own, most=most, seed=seed)

@@ -1,12 +1,12 @@
-"""DFR, deep feature reweighting: the last layer is fitted again to group-balanced data (Kirichenko et al. 2023).
+"""DFR, deep feature reweighting: the last layer is refitted to group-balanced data (Kirichenko et al. 2023).
 
-ERM learns the features that it takes, and weighs them wrongly (arXiv 2204.02937). So the last layer alone is fitted
-again, by ℓ1-regularised logistic regression on standardised features of validation images, as many of each group;
-several draws are averaged. As in the authors' code, the final fit standardises by mean and deviation of the *training*
-features, and the choice of the penalty by those of the images that are fitted.
+ERM learns the necessary features but weights them wrongly (arXiv 2204.02937). So only the last layer is refitted, by
+ℓ1-regularised logistic regression on standardised features of validation images, balanced by group; several draws are
+averaged. As in the authors' code, the final fit standardises by mean and deviation of the *training* features, and the
+choice of the penalty by those of the fitted images.
 
-Two things differ from that code: the bias has no penalty (liblinear penalises it), and the halves between which the
-penalty is chosen are drawn within each group.
+Two details differ from that code: the bias has no penalty (liblinear penalises it), and the halves used to choose the
+penalty are drawn within each group.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from figureground.data.groups import accuracy_by_group, worst_group_accuracy
 from figureground.recipe.sample import derive_seed
 
 STRENGTHS = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
-"""Inverse strengths C among which one is chosen, as in the paper."""
+"""Candidate inverse strengths C, as in the paper."""
 MOST_STEPS = 5000
 TOLERANCE = 1e-7
-"""Of the change of a weight in a step, relative to the largest weight."""
+"""Convergence tolerance: largest change of a weight in a step, relative to the largest weight."""
 
 
 class Layer(NamedTuple):
@@ -36,19 +36,20 @@ class Layer(NamedTuple):
     bias: Tensor
     """float64 (classes,)."""
     steps: int = 0
-    """Proximal gradient steps that fitting it took, of all draws together."""
+    """Number of proximal gradient steps of the fit, over all draws."""
 
 
 def fit_logistic(features: Tensor, y: Tensor, classes: int, inverse_strength: float) -> Layer:
-    """ℓ1-regularised logistic regression: minimises ‖w‖₁ + C · Σ cross-entropy, the bias without penalty.
+    """Fit ℓ1-regularised logistic regression: minimise ‖w‖₁ + C · Σ cross-entropy, without a penalty on the bias.
 
-    Proximal gradient steps with momentum (FISTA, Beck & Teboulle 2009), which begins anew where it leads uphill
-    (O'Donoghue & Candès 2015). Of two classes it is what a single weight vector gives under the same penalty.
+    The optimiser is proximal gradient descent with momentum (FISTA, Beck & Teboulle 2009), restarted when momentum
+    leads uphill (O'Donoghue & Candès 2015). For two classes the result equals that of a single weight vector under
+    the same penalty.
 
     Args:
         features: float64 (n, d).
         y: int64 (n,).
-        classes: How many there are.
+        classes: Number of classes.
         inverse_strength: C, above 0.
     """
     n, d = features.shape
@@ -78,26 +79,26 @@ def fit_logistic(features: Tensor, y: Tensor, classes: int, inverse_strength: fl
 
 
 def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each feature, (d,); a feature that is constant has 1."""
+    """Return mean and standard deviation of each feature, (d,) each; the deviation of a constant feature is 1."""
     std = features.std(0, correction=0)
     return features.mean(0), torch.where(std > 1e-8, std, 1.0)
 
 
 def unstandardised(layer: Layer, mean: Tensor, std: Tensor) -> Layer:
-    """The same layer for features as they were before mean and deviation were taken off."""
+    """Return the equivalent layer for features that are not standardised."""
     weight = layer.weight / std
     return Layer(weight, layer.bias - weight @ mean, layer.steps)
 
 
 def draw_balanced(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows of as many images of each group as the smallest has, int64, without repetition."""
+    """Draw as many rows of each group as the smallest group has, int64, without replacement."""
     there, counts = np.unique(group, return_counts=True)
     rows = [rng.permutation(np.flatnonzero(group == each))[: counts.min()] for each in there]
     return np.sort(np.concatenate(rows))
 
 
 def halves(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """bool (n,): a random half of each group, the larger one where the number is odd."""
+    """Draw a random half of each group, bool (n,); the larger half if the number is odd."""
     first = np.zeros(len(group), bool)
     for each in np.unique(group):
         rows = rng.permutation(np.flatnonzero(group == each))
@@ -109,13 +110,12 @@ def average_draws(
     features: Tensor, y: np.ndarray, group: np.ndarray, classes: int, inverse_strength: float, draws: int, seed: int,
     scaler: tuple[Tensor, Tensor] | None = None,
 ) -> Layer:  # fmt: skip
-    """Return the mean of the layers that are fitted to several group-balanced draws.
+    """Return the mean of the layers fitted to several group-balanced draws.
 
     Args:
-        features: float64 (n, d), as the network gives them.
+        features: float64 (n, d), not standardised.
         y, group: int64 (n,).
-        scaler: Mean and standard deviation, (d,) each, by which features are standardised; None takes those of the
-            first draw.
+        scaler: Mean and standard deviation, (d,) each, for standardising features; None uses those of the first draw.
     """
     layers = []
     for i in range(draws):
@@ -132,18 +132,18 @@ def refit(
     features: np.ndarray, y: np.ndarray, group: np.ndarray, classes: int, *, training: np.ndarray, draws: int,
     inverse_strength: float | None, seed: int,
 ) -> tuple[Layer, dict[str, Any]]:  # fmt: skip
-    """Fits the last layer again.
+    """Refit the last layer.
 
     Args:
         features: float (n, d), of validation images.
         y, group: int64 (n,).
         training: float (m, d), features of the training images, whose mean and deviation standardise the final fit.
-        draws: How many are averaged.
-        inverse_strength: C; None chooses the one of `STRENGTHS` that does best on the worst group of one half of the
-            images when it is fitted to the other; of equal ones the strongest penalty.
+        draws: Number of draws to average.
+        inverse_strength: C. None fits each of `STRENGTHS` to one half of the images and chooses the best on the worst
+            group of the other half (ties: the strongest penalty).
 
     Returns:
-        The layer, and what is to be told of it.
+        The layer, and facts for the report.
     """
     given, spent = torch.from_numpy(np.asarray(features, np.float64)), 0
     told: dict[str, Any] = {"draws": draws, "images_a_group": int(np.unique(group, return_counts=True)[1].min())}

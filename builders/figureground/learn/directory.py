@@ -1,4 +1,4 @@
-"""The directory that training, comparing or pasting works in: known by a marker, held alone, left as it was found."""
+"""Working directories of training, comparing and pasting: identified by a marker, locked, and left as found."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from figureground.core.locks import lock
 
 @contextlib.contextmanager
 def held(out: Path, marker: str, work: str, option: str = "--out ") -> Iterator[None]:
-    """Holds a directory for this process alone, after making sure that it is nobody else's.
+    """Lock a directory for this process, after checking that it is empty or ours.
 
-    One that was made for it and stays empty is removed again.
+    A directory that is created here and stays empty is removed again.
 
     Args:
-        marker: Name of the file by which a directory that isn't empty is ours.
-        work: What is done there, as a verb: train.
-        option: What stands before the directory in errors.
+        marker: Name of the file that marks a directory as ours.
+        work: Verb for the work done there, such as "train".
+        option: Text before the directory in errors.
 
     Raises:
-        FiguregroundError: It is a file, holds something else, can't be written, or another process holds it.
+        FiguregroundError: The path is a file, holds something else, isn't writable, or is locked by another process.
     """
     own, there = out / f".{work}.lock", out.is_dir()
     try:
@@ -37,7 +37,7 @@ def held(out: Path, marker: str, work: str, option: str = "--out ") -> Iterator[
             if not alone:
                 raise FiguregroundError(f"{out}: another process {work}s there.")
             try:
-                # Again, for another kind of work has a lock of its own, and may have begun just now.
+                # Check again: another kind of work has its own lock and may have begun just now.
                 _refuse_strangers(out, own, marker, option)
                 yield
             finally:
@@ -53,13 +53,13 @@ def held(out: Path, marker: str, work: str, option: str = "--out ") -> Iterator[
 
 
 def refuse_strangers(out: Path, marker: str, option: str = "--out ") -> None:
-    """Raise FiguregroundError if a directory is a file, or holds something else; as `held` does, before any work."""
+    """Raise FiguregroundError if a path is a file or holds something else; the checks of `held`, before any work."""
     try:
         if out.exists() and not out.is_dir():
             raise FiguregroundError(f"{option}{out} is a file; give a directory.")
         names = sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) if out.is_dir() else []
     except OSError:
-        return  # `held` says what
+        return  # `held` reports the problem
     if names and marker not in names:
         _refuse_strangers(out, out / ".", marker, option)
 
@@ -73,10 +73,10 @@ def _refuse_strangers(out: Path, own: Path, marker: str, option: str) -> None:
 
 
 def read_inputs(path: Path) -> Any:
-    """What a directory's marker says, JSON.
+    """Read the JSON content of a directory's marker.
 
     Raises:
-        FiguregroundError: It is damaged.
+        FiguregroundError: The marker is damaged.
     """
     try:
         return read_json(path)
@@ -85,10 +85,10 @@ def read_inputs(path: Path) -> Any:
 
 
 def refuse_other(out: Path, kind: str, changed: Sequence[str]) -> None:
-    """Raises FiguregroundError if what a directory holds, such as a training, differs from what is asked for.
+    """Raise FiguregroundError if a directory's content, such as a training, differs from the requested one.
 
     Args:
-        changed: What `recipe.differences` says.
+        changed: Differences from `recipe.differences`.
     """
     if changed:
         raise FiguregroundError(
@@ -98,6 +98,6 @@ def refuse_other(out: Path, kind: str, changed: Sequence[str]) -> None:
 
 
 def remove_drafts(out: Path) -> None:
-    """Removes what a killed run was writing."""
+    """Remove temporary files of a killed run."""
     for path in [*out.glob(".*.part"), *out.glob(".*.tmp")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,4 +1,4 @@
-"""What training is given, read and checked before torch is imported."""
+"""Inputs of training, read and checked before torch is imported."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from figureground.learn.settings import POCKET, TWO_STAGE, WORST_GROUP, Training
 from figureground.models.needs import refuse_absent
 
 INPUTS = "training.json"
-"""What a directory's classifiers are trained from: it makes the directory ours."""
+"""File that records the inputs of a directory's classifiers and marks the directory as ours."""
 MOST_SEEDS = 1000
 MOST_DECODERS = 256
-"""Threads that may be asked for."""
+"""Maximum number of decoding threads."""
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """What a training is asked for; nothing of it is wrong, as far as can be told without torch."""
+    """Checked inputs of a training, as far as they can be checked without torch."""
 
     settings: Training
     material: Material
     out: Path
     seeds: list[int]
     edge: int
-    """The longer one of a training image, in pixels."""
+    """Longer edge of a training image, in pixels."""
     device: str
     workers: int | None
 
@@ -52,11 +52,11 @@ def ask(
     device: str = "auto",
     workers: int | None = None,
 ) -> Asked:
-    """Read what `learn.training.train` is given, and check it.
+    """Read and check the inputs of `learn.training.train`.
 
     Raises:
         FiguregroundError: Data, backbone or directory can't be used.
-        RecipeError: A setting that can't be used.
+        RecipeError: A setting is invalid.
     """
     out, chosen = Path(out), list_seeds(seeds)
     check_workers(workers)
@@ -67,42 +67,42 @@ def ask(
     material = gather(groups, [read_groups(each) for each in add])
     refuse_unfit(settings, groups, material)
     if settings.method == TWO_STAGE and not material.added.any():
-        raise RecipeError("add", "two-stage begins with added images, and there are none. Name some: --add DIR.")
+        raise RecipeError("add", "two-stage begins with added images, but there are none. Add some: --add DIR.")
     edge = max(material.train.album.draw(0).size)
     refuse_revision(settings, choose_backbone(settings, edge))
     return Asked(settings, material, out, chosen, edge, device, workers)
 
 
 def refuse_backbone(settings: Training) -> None:
-    """Raise FiguregroundError for a backbone that is named by its place and isn't there, or is one file."""
+    """Raise FiguregroundError for a backbone path that doesn't exist or is a file."""
     if settings.backbone is not None:
         refuse_absent("backbone", settings.backbone)
         if Path(settings.backbone).expanduser().is_file():
             raise RecipeError(
-                "backbone", f"{settings.backbone} is one file; give a transformers directory, a Hub id or timm:NAME."
+                "backbone", f"{settings.backbone} is a file; give a transformers directory, a Hub id or timm:NAME."
             )
 
 
 def refuse_revision(settings: Training, backbone: str) -> None:
-    """Raise RecipeError for a revision of the backbone that is trained from nothing."""
+    """Raise RecipeError for a revision of the backbone that is trained from scratch."""
     if settings.revision is not None and backbone == POCKET:
-        raise RecipeError("revision", "it is for backbones on the Hub.")
+        raise RecipeError("revision", "it applies only to backbones on the Hub.")
 
 
 def check_workers(workers: int | None) -> None:
-    """Raise RecipeError for a number of decoding threads that can't be used."""
+    """Raise RecipeError for an invalid number of decoding threads."""
     if workers is not None and not 1 <= workers <= MOST_DECODERS:
         raise RecipeError("workers", f"{workers} is not a whole number from 1 to {MOST_DECODERS}.")
 
 
 def list_seeds(seeds: int | Sequence[int]) -> list[int]:
-    """The seeds that are asked for.
+    """Return the requested seeds.
 
     Args:
-        seeds: How many, from 0 on; or the seeds themselves.
+        seeds: Number of seeds, counted from 0; or the seeds themselves.
 
     Raises:
-        RecipeError: None, too many, one below 0, or one twice.
+        RecipeError: There are no or too many seeds, or a seed is negative or repeated.
     """
     if isinstance(seeds, Sequence):
         for seed in seeds:
@@ -117,18 +117,18 @@ def list_seeds(seeds: int | Sequence[int]) -> list[int]:
 
 
 def refuse_unfit(settings: Training, groups: GroupedImages, material: Material) -> None:
-    """Makes sure that a method can work with the data.
+    """Check that a method can be used with the data.
 
     Raises:
-        FiguregroundError: It needs attributes, of added images too, or validation images of each class, and there
-            are none.
+        FiguregroundError: The method needs attributes (of added images too), or validation images of each class, and
+            they are missing.
     """
     if settings.needs_attributes and material.attributes is None:
         raise FiguregroundError(why_no_attributes(settings, groups.name))
     if WORST_GROUP in (settings.select or "").split(",") and material.attributes is None:
         raise RecipeError(
             "select",
-            f"{groups.name} says no attribute, so there are no groups: choose worst-class, average or last, or give a "
+            f"{groups.name} has no attribute, so there are no groups: choose worst-class, average or last, or give a "
             "table filename,split,y,a (--a NAME takes another column).",
         )
     if settings.method in ("groupdro", "reweight"):
@@ -137,6 +137,6 @@ def refuse_unfit(settings: Training, groups: GroupedImages, material: Material) 
         missing = sorted(set(range(len(groups.classes))) - set(material.validation.y.tolist()))
         if missing:
             raise FiguregroundError(
-                f"dfr fits the last layer to validation images, and {groups.name} has none of "
-                f"{listed(groups.classes[label] for label in missing)} there."
+                f"dfr fits the last layer to validation images, but {groups.name} has none of "
+                f"{listed(groups.classes[label] for label in missing)}."
             )

@@ -1,9 +1,9 @@
-"""The loop in which all methods train: epochs over weighed images, of which validation chooses one.
+"""The training loop of all methods: epochs over weighted images, one of which is chosen on validation.
 
-Added images add no optimiser steps unless that is asked for. Otherwise what they are worth could not be told from what
-longer training is worth. An epoch has as many steps as a pass over the real images takes, and real and added images are
-drawn from one stream, in which every image comes up equally often. Training in stages, such as added images first and
-real ones then, is one training after another, whose steps add up to as many.
+By default, added images add no optimiser steps, so that their benefit isn't confounded with that of longer training. An
+epoch has as many steps as a pass over the real images. Real and added images are drawn from one stream, in which every
+image comes up equally often. Training in stages, such as added images first and then real ones, is a sequence of
+trainings with the same total number of steps.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ from figureground.recipe.sample import derive_seed
 from figureground.training.state import read_state, save_state, saved_threads
 
 WARMUP = 0.05
-"""Share of the steps in which the learning rate rises; then it falls along a cosine to 0."""
+"""Share of the steps in which the learning rate rises; then it falls to 0 along a cosine."""
 MAX_GRADIENT_NORM = 1.0
-"""Gradients are shortened to this norm, so that a heavy image doesn't throw the network off."""
+"""Gradients are clipped to this norm, so that an image with a large weight doesn't destabilise training."""
 JUDGED = 64
-"""Images a batch when none is trained on."""
+"""Batch size for evaluation."""
 
 
 class Objective(Protocol):
-    """Makes one loss of a batch's."""
+    """Combines the losses of a batch into one."""
 
     def __call__(self, losses: Tensor, rows: Tensor) -> Tensor:
-        """Losses (b,) of the images at certain rows of the training split, to a scalar."""
+        """Return a scalar from the losses (b,) of the images at `rows` of the training split."""
 
     def state(self) -> Any:
-        """What it has learnt, JSON-able."""
+        """Return the learned state, JSON-serialisable."""
 
     def restore(self, state: Any) -> None:
-        """Takes up such a state."""
+        """Load a state returned by `state`."""
 
 
 class WeightedMean:
-    """Empirical risk: the mean of the losses, each times its weight.
+    """Empirical risk: the weighted mean of the losses.
 
     Args:
-        weights: float64 (n,), of the training split.
+        weights: float64 (n,), one weight per image of the training split.
     """
 
     def __init__(self, weights: np.ndarray, device: torch.device):
@@ -73,45 +73,45 @@ class WeightedMean:
         return None
 
     def restore(self, state: Any) -> None:
-        """There is nothing to take up."""
+        """Do nothing; there is no state."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is known after an epoch."""
+    """Results of an epoch."""
 
     epoch: int
     """From 1."""
     steps: int
     """Optimiser steps since training began."""
     loss: float
-    """Mean over the training steps, of what the method minimises."""
+    """Mean of the method's objective over the training steps."""
     average: float | None
-    """Accuracy on validation, 0 to 1; None, like all that follows, where validation was not judged."""
+    """Average validation accuracy, 0 to 1. This and all fields below are None if validation was not evaluated."""
     worst: float | None
-    """Of the worst group of validation; of the worst class where there are no groups."""
+    """Validation accuracy of the worst group, or of the worst class if there are no groups."""
     validation_loss: float | None = None
-    """Mean cross-entropy on validation, unweighted; None in what was trained before it was recorded."""
+    """Unweighted mean cross-entropy on validation; None in trainings that predate this field."""
     worst_class: float | None = None
-    """Accuracy on the worst class of validation; None in trainings from before it was recorded."""
+    """Validation accuracy of the worst class; None in trainings that predate this field."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """A part of a training, with an optimiser and a schedule of its own."""
+    """A part of a training, with its own optimiser and schedule."""
 
     rows: np.ndarray
-    """int64 (n,): the training images that it shows."""
+    """int64 (n,): the training images used."""
     epochs: int
-    """At whose end the learning rate has fallen to 0."""
+    """Number of epochs; the learning rate reaches 0 at the end."""
 
 
 @dataclass(frozen=True, eq=False)
 class Best:
-    """The best epoch so far, by one rule."""
+    """The best epoch so far according to one rule."""
 
     score: tuple[float, float]
-    """An accuracy, and another one that breaks ties."""
+    """An accuracy, and a second one that breaks ties."""
     epoch: int
     """From 1."""
     weights: dict[str, Tensor]
@@ -119,15 +119,15 @@ class Best:
 
 
 def score_epoch(rule: str, epoch: Epoch) -> tuple[float, float]:
-    """Return the score of a judged epoch by a rule: the largest is chosen, and of equal ones the first.
+    """Return the score of an evaluated epoch under a rule. The largest score is chosen; ties go to the first epoch.
 
-    Rules that know no groups don't let groups decide between equal epochs either.
+    Rules that don't use groups don't use them to break ties either.
 
     Args:
         rule: One of `settings.RULES`.
     """
     if epoch.average is None or epoch.worst is None:
-        raise ValueError(f"Epoch {epoch.epoch} was not judged.")
+        raise ValueError(f"Epoch {epoch.epoch} was not evaluated.")
     if rule == LAST:
         return float(epoch.epoch), 0.0
     worst_class = epoch.worst_class or 0.0
@@ -142,14 +142,16 @@ class Fit:
     """One training of one network.
 
     Args:
-        purpose: Names it; with the seed it decides what is random.
-        objective: Of the method.
-        chances: float64 (n,), how often each image is drawn, with replacement; None: all equally often, in passes.
-        stages: One after another; one of all images and the settings' epochs unless given.
-        epochs: After how many it stops; the learning rate falls as if it went on to the end of the last stage.
-        rules: Names of `settings.RULES`, each of which chooses an epoch of the last stage: one or more.
-        state: Where the state is kept after each epoch.
-        made_with: What a state must have been made with.
+        purpose: Name of the training; together with the seed it determines all randomness.
+        objective: The method's objective.
+        chances: float64 (n,), sampling probability of each image, with replacement; None draws all images equally
+            often, in passes.
+        stages: Consecutive stages; by default one stage with all images and the settings' epochs.
+        epochs: Number of epochs after which training stops; the learning rate falls as if training continued to the
+            end of the last stage.
+        rules: One or more names of `settings.RULES`, each of which chooses an epoch of the last stage.
+        state: File to which the state is saved after each epoch.
+        made_with: Versions and inputs that a saved state must match.
     """
 
     backbone: Backbone
@@ -177,22 +179,22 @@ class Fit:
 
     @property
     def images_per_epoch(self) -> int:
-        """Images that an epoch sees: as many as there are real ones, or, with `add_steps`, as many as there are."""
+        """Number of images per epoch: the number of real images or, with `add_steps`, of all images."""
         added = 0 if self.settings.add_steps else int(self.material.added.sum())
         return len(self.material.train) - added
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of an epoch."""
+        """Optimiser steps per epoch."""
         return math.ceil(self.images_per_epoch / self.settings.batch_size)
 
     def run(self) -> int:
-        """Trains to the end, or goes on; the network is then that of the epoch that the first rule chooses, which is
-        returned, from 1.
+        """Train to the end, or resume. Load the epoch chosen by the first rule into the network and return its number,
+        from 1.
 
         Raises:
-            FiguregroundError: A loss is no finite number, or the state is damaged.
-            Stopped: A signal asked for it. What was done up to the last epoch is kept.
+            FiguregroundError: A loss isn't finite, or the state is damaged.
+            Stopped: A signal requested a stop. Finished epochs are kept.
         """
         self.backbone.network.to(self.device)
         self._rate = self.settings.learning_rate or (1e-4 if self.backbone.pretrained else 1e-3)
@@ -208,7 +210,7 @@ class Fit:
         return self.take(self.rules[0])
 
     def take(self, rule: str) -> int:
-        """Gives the network the weights of the epoch that a rule chose, after `run`, and returns that epoch, from 1."""
+        """Load the weights of the epoch chosen by a rule into the network, after `run`, and return it, from 1."""
         best = self._best[rule]
         self.backbone.network.load_state_dict(best.weights)
         self.backbone.network.eval()
@@ -220,7 +222,7 @@ class Fit:
         )
 
     def _stage(self, epoch: int) -> int:
-        """The stage that an epoch is in, from 0."""
+        """Return the index of an epoch's stage, from 0."""
         return max(i for i, begin in enumerate(self._begins) if begin <= epoch)
 
     def _epoch(self, epoch: int, batches: int, bar: Progress) -> None:
@@ -230,7 +232,7 @@ class Fit:
         if epoch == begin:
             self._optimizer = self._new_optimizer()
         seed_default_generators(self._random("dropout", epoch))
-        parts = np.array_split(self._rows(epoch), batches)  # of nearly one size: an image alone can't be normalised
+        parts = np.array_split(self._rows(epoch), batches)  # nearly equal sizes: batch norm needs more than one image
         prepare = functools.partial(self._augmented, epoch) if self.settings.augment else as_array
         self.backbone.network.train()
         losses = []
@@ -255,7 +257,7 @@ class Fit:
         self.curve.append(told)
 
     def _judge(self, answers: np.ndarray) -> dict[str, Any]:
-        """Fields of `Epoch` that validation decides."""
+        """Return the fields of `Epoch` computed on validation."""
         validation, predicted = self.material.validation, answers.argmax(axis=1)
         average, worst = judge(predicted, validation, len(self.material.group_names))
         by_class = accuracy_by_group(predicted == validation.y, validation.y, len(self.material.classes))
@@ -265,7 +267,7 @@ class Fit:
         }  # fmt: skip
 
     def _compare(self, told: Epoch) -> None:
-        """Keeps the weights for each rule by which this epoch is the best so far; in one copy for all of them."""
+        """Keep the weights for each rule under which this epoch is the best so far; all rules share one copy."""
         better = [
             rule
             for rule in self.rules
@@ -277,7 +279,7 @@ class Fit:
             self._best |= {rule: Best(score_epoch(rule, told), told.epoch, weights) for rule in better}
 
     def _rows(self, epoch: int) -> np.ndarray:
-        """Training images of an epoch, int64 (images_per_epoch,), in the order in which they are seen."""
+        """Return an epoch's training images, int64 (images_per_epoch,), in training order."""
         n, size = len(self.material.train), self.images_per_epoch
         if self.chances is not None:
             return np.random.default_rng(self._random("order", epoch)).choice(n, size, p=self.chances)
@@ -292,7 +294,7 @@ class Fit:
     def _step(self, rows: np.ndarray, images: Sequence[np.ndarray], step: int, total: int) -> float:
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate * schedule(step, total)
-        if self.settings.augment:  # a crop is as large as the network takes it
+        if self.settings.augment:  # crops already have the network's input size
             prepared = self.backbone.normalise(torch.from_numpy(np.stack(images)), self.device)
         else:
             prepared = _prepared(self.backbone, images, self.device)
@@ -313,7 +315,7 @@ class Fit:
     def _random(self, what: str, epoch: int) -> int:
         return derive_seed(self.seed, self.purpose, what, str(epoch))
 
-    # Going on
+    # Saving and resuming
 
     def _save(self) -> None:
         save_state(self.state, {
@@ -327,7 +329,7 @@ class Fit:
     def _restore(self) -> None:
         threads = saved_threads(self.state) if self.device.type == "cpu" else None
         if threads:
-            torch.set_num_threads(threads)  # sums are split up by threads, and round as they are split
+            torch.set_num_threads(threads)  # the rounding of sums depends on how threads split them
         state = read_state(self.state, self.made_with, self.device)
         if state is None:
             return
@@ -342,14 +344,14 @@ class Fit:
 
 
 def in_passes(n: int, start: int, count: int, rng: Callable[[int], np.random.Generator]) -> np.ndarray:
-    """A part of an endless stream of rows, int64 (count,). The stream is one permutation of 0 to n − 1 after another,
-    so that after any number of draws all rows came up equally often, give or take one.
+    """Return a part of an endless stream of rows, int64 (count,). The stream is a sequence of permutations of
+    0 to n − 1, so after any number of draws the counts of two rows differ by at most one.
 
     Args:
-        n: Rows, 1 or more.
-        start: Place in the stream where the part begins, from 0.
-        count: Its length, 1 or more.
-        rng: Gives the generator of the i-th pass, from 0.
+        n: Number of rows, 1 or more.
+        start: Position in the stream where the part begins, from 0.
+        count: Length of the part, 1 or more.
+        rng: Returns the generator of the i-th pass, from 0.
     """
     first, last = start // n, (start + count - 1) // n
     rows = np.concatenate([rng(i).permutation(n) for i in range(first, last + 1)])
@@ -357,7 +359,7 @@ def in_passes(n: int, start: int, count: int, rng: Callable[[int], np.random.Gen
 
 
 def schedule(step: int, total: int) -> float:
-    """The learning rate's share of its largest: it rises for `WARMUP` of the steps, and falls along a cosine.
+    """Return the learning rate relative to its maximum: rising for `WARMUP` of the steps, then falling along a cosine.
 
     Args:
         step: From 0 to total − 1.
@@ -369,35 +371,35 @@ def schedule(step: int, total: int) -> float:
 
 
 def as_array(image: Image.Image, place: int) -> np.ndarray:
-    """An image as uint8 (3, h, w)."""
+    """Return an image as uint8 (3, h, w)."""
     return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
 
 
 def _prepared(backbone: Backbone, images: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """What the network takes, from images that may differ in size."""
+    """Return the network's input for images that may differ in size."""
     if len({image.shape for image in images}) == 1:
         return backbone.prepare(torch.from_numpy(np.stack(images)), device)
     return torch.cat([backbone.prepare(torch.from_numpy(image)[None], device) for image in images])
 
 
 Reader = Callable[[Tensor], Tensor]
-"""Takes what the network takes, (n, 3, h, w), and returns (n, d)."""
+"""Maps the network's input, (n, 3, h, w), to (n, d)."""
 
 
 @torch.inference_mode()
 def read(
     backbone: Backbone, part: Part, device: torch.device, workers: int, reader: Reader | None = None
 ) -> np.ndarray:
-    """Shows images to a network as they are, in evaluation mode; the network stays in it.
+    """Run a network on images without augmentation, in evaluation mode; the network stays in that mode.
 
     Args:
-        reader: What is read; the logits unless said otherwise.
+        reader: Function to evaluate; by default the logits.
 
     Returns:
-        float32 (n, classes), or what `reader` gives.
+        float32 (n, classes), or the output of `reader`.
 
     Raises:
-        FiguregroundError: An answer is no finite number, or an image can't be decoded.
+        FiguregroundError: An output isn't finite, or an image can't be decoded.
     """
     backbone.network.to(device).eval()
     chosen = [np.arange(i, min(i + JUDGED, len(part))) for i in range(0, len(part), JUDGED)]
@@ -408,17 +410,17 @@ def read(
         found.append((reader or backbone.logits)(prepared).float().cpu().numpy())
     answers = np.concatenate(found)
     if not np.isfinite(answers).all():
-        raise FiguregroundError("The network's answers are no finite numbers any more. Lower --learning-rate.")
+        raise FiguregroundError("The network's outputs are no longer finite. Lower --learning-rate.")
     return answers
 
 
 def predict(backbone: Backbone, part: Part, device: torch.device, workers: int) -> np.ndarray:
-    """The likeliest class of each image, int64 (n,)."""
+    """Return the most likely class of each image, int64 (n,)."""
     return read(backbone, part, device, workers).argmax(axis=1)
 
 
 def mean_cross_entropy(logits: np.ndarray, y: np.ndarray) -> float:
-    """Mean cross-entropy, in nats.
+    """Return the mean cross-entropy, in nats.
 
     Args:
         logits: float32 (n, classes).
@@ -428,7 +430,7 @@ def mean_cross_entropy(logits: np.ndarray, y: np.ndarray) -> float:
 
 
 def judge(predicted: np.ndarray, part: Part, groups: int) -> tuple[float, float]:
-    """Accuracy on average, and of the worst group, or class where there are no groups."""
+    """Return the average accuracy, and that of the worst group (or class, if there are no groups)."""
     correct = predicted == part.y
     by = part.y if part.group is None else part.group
     return float(correct.mean()), worst_group_accuracy(accuracy_by_group(correct, by, groups))

@@ -1,8 +1,8 @@
-"""Which training images ERM gets wrong: cross-fitted, early-stopped, or by a classifier that is given.
+"""Training images that ERM misclassifies: by cross-fitting, early stopping, or a given classifier.
 
-A network that has converged gets next to nothing wrong of what it was trained on. So every image is judged by a
-network that was trained on the other folds (cross-fitting, Chernozhukov et al. 2018, arXiv 1608.00060), or all are
-judged by one that was stopped early, as JTT does (Liu et al. 2021, arXiv 2107.09044). The attribute is never used.
+A converged network makes almost no errors on its own training images. So every image is judged by a network trained
+on the other folds (cross-fitting, Chernozhukov et al. 2018, arXiv 1608.00060), or all images by a network stopped
+early, as in JTT (Liu et al. 2021, arXiv 2107.09044). The attribute is never used.
 """
 
 from __future__ import annotations
@@ -41,32 +41,32 @@ from figureground.recipe.sample import derive_seed
 from figureground.vision.classifiers import Classifier, Reading
 
 CSV, ARRAYS = "errors.csv", "errors.npz"
-"""A table for people, and the same in full."""
+"""A human-readable table, and the full arrays."""
 MOST_FOLDS = 100
 EARLY = "early-stopped"
-"""Folder of the classifier that was stopped early."""
+"""Folder of the early-stopped classifier."""
 
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """What a classifier, or one a fold, says of each image of the training split, in its order."""
+    """Predictions of a classifier (or one per fold) for each training image, in split order."""
 
     keys: tuple[str, ...]
     """Names of the images."""
     y: np.ndarray
     """int64 (n,): the class."""
     predicted: np.ndarray
-    """int64 (n,): the likeliest class."""
+    """int64 (n,): the most likely class."""
     probability: np.ndarray
-    """float64 (n, classes): of each class, 0 to 1, the image shown whole, without augmentation."""
+    """float64 (n, classes): probability of each class, 0 to 1, for the whole image without augmentation."""
     fold: np.ndarray
-    """int64 (n,): the fold that an image was held out in; 0 where one classifier judged all."""
+    """int64 (n,): the fold in which an image was held out; 0 if one classifier judged all."""
     models: tuple[Path, ...]
-    """Folder of each fold's classifier, as `open_classifier` opens it; none where the classifier was given."""
+    """Folder of each fold's classifier, for `open_classifier`; empty if the classifier was given."""
 
     @property
     def wrong(self) -> np.ndarray:
-        """bool (n,): whether the likeliest class is another one than y."""
+        """bool (n,): whether the most likely class differs from y."""
         return self.predicted != self.y
 
     @property
@@ -75,15 +75,15 @@ class Errors:
         own = np.arange(self.probability.shape[1]) == self.y[:, None]
         true = self.probability[own]
         others = np.where(own, 0.0, self.probability).sum(axis=1)
-        # Of what is nearly certain the logarithm would be 0; the rest still tells such images apart.
+        # For near-certain images log p would round to 0; the other probabilities still distinguish them.
         sure = -np.log1p(-np.minimum(others, 0.5))
         return np.where(true > 0.5, sure, -np.log(np.maximum(true, np.finfo(np.float64).tiny)))
 
 
 def lowest_loss(errors: Errors, y: int, k: int) -> np.ndarray:
-    """Rows, int64, of the images of a class that have the lowest loss, lowest first; of equal ones by key.
+    """Return the rows, int64, of a class's k images with the lowest loss, lowest first; ties are ordered by key.
 
-    Only images that are predicted right are taken: where fewer than k are, it is fewer.
+    Only correctly predicted images count, so there may be fewer than k.
     """
     rows = np.flatnonzero((errors.y == y) & ~errors.wrong)
     loss = errors.loss
@@ -94,7 +94,7 @@ def lowest_loss(errors: Errors, y: int, k: int) -> np.ndarray:
 
 
 def save_errors(errors: Errors, classes: Sequence[str], folder: Path) -> None:
-    """Writes `errors.csv` and `errors.npz`; of the classifiers' folders, which lie in the same, only their names.
+    """Write `errors.csv` and `errors.npz`. Classifiers' folders, which are in the same folder, are stored by name.
 
     Args:
         classes: Names of the classes, for the table.
@@ -115,15 +115,15 @@ def save_errors(errors: Errors, classes: Sequence[str], folder: Path) -> None:
 
 
 def read_errors(folder: Path) -> Errors:
-    """What `save_errors` wrote.
+    """Read the output of `save_errors`.
 
     Raises:
-        FiguregroundError: There is nothing, or it is damaged.
+        FiguregroundError: The files are missing or damaged.
     """
     if not (folder / ARRAYS).is_file():
         raise FiguregroundError(
-            f"{folder} holds no {ARRAYS}: the errors weren't determined, or not to the end. Remove {folder} to begin "
-            "anew."
+            f"{folder} holds no {ARRAYS}: the errors weren't determined, or not completely. Remove {folder} to start "
+            "over."
         )
     found = _read_arrays(folder / ARRAYS, ("keys", "y", "predicted", "probability", "fold", "models"))
     models = tuple(folder / name for name in found["models"].tolist())
@@ -142,33 +142,32 @@ def _read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as found:
             return {name: found[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise FiguregroundError(f"{path} is damaged ({error}). Remove {path.parent} to begin anew.") from None
+        raise FiguregroundError(f"{path} is damaged ({error}). Remove {path.parent} to start over.") from None
 
 
-# Classifiers that are trained for it
+# Training of classifiers
 
 
 class _Job(NamedTuple):
-    """A classifier to be trained, and what it judges."""
+    """A classifier to train, and the images that it judges."""
 
     name: str
-    """Of its folder; it also decides what is random."""
+    """Name of its folder; it also determines the randomness."""
     trained: np.ndarray
-    """bool (n,): the training images that it sees."""
+    """bool (n,): the images that it is trained on."""
     judged: np.ndarray
-    """bool (n,): those whose class it is asked for."""
+    """bool (n,): the images that it classifies."""
     epochs: int
     rule: str
     """Rule that chooses the epoch, one of `settings.RULES`."""
 
 
 def make_folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Draws folds, int64 (n,), each from 0 on. In number of images, and of those of each class, no two differ by
-    more than 1.
+    """Draw folds, int64 (n,), numbered from 0. Sizes of two folds differ by at most 1, also within each class.
 
     Args:
         y: int (n,): the class of each image.
-        folds: How many, 2 or more.
+        folds: Number of folds, 2 or more.
     """
     fold, start = np.empty(len(y), np.int64), 0
     for label in np.unique(y).tolist():
@@ -189,25 +188,25 @@ def cross_fit(
     device: str = "auto",
     show_progress: bool = True,
 ) -> Errors:
-    """Judges each training image by a classifier that was trained on the other folds, or goes on with it.
+    """Predict each training image with a classifier trained on the other folds; resume if begun before.
 
-    The epoch that does best on the worst class of validation is taken, unless the settings select another. A finished
-    fold is not trained again; a run that was stopped goes on after the last epoch that it finished, and on a CPU ends
-    with the same bits.
+    The epoch with the best worst-class accuracy on validation is chosen, unless the settings select otherwise. A
+    finished fold is not trained again. A stopped run resumes after its last finished epoch, with bit-identical results
+    on a CPU.
 
     Args:
-        groups: The training split is divided into folds by class; the test split is not looked at.
-        settings: Of erm.
-        folds: How many, 2 or more.
-        seed: Decides the folds and all else that is random.
-        out: A directory that is new, empty, or holds the same. It comes to hold `fold-I`, a classifier each, and what
-            `save_errors` writes.
+        groups: The training split is divided into folds by class; the test split is not used.
+        settings: Settings of erm.
+        folds: Number of folds, 2 or more.
+        seed: Determines the folds and all other randomness.
+        out: A directory that is new, empty, or holds the same run. A classifier per fold (`fold-I`) and the output of
+            `save_errors` are written to it.
         device: auto, cpu, cuda, cuda:1 or mps.
 
     Raises:
-        FiguregroundError: Data, backbone or directory can't be used, or a loss is no finite number.
-        RecipeError: A setting that can't be used, or a class with fewer training images than folds.
-        Stopped: A signal asked for it.
+        FiguregroundError: Data, backbone or directory can't be used, or a loss isn't finite.
+        RecipeError: A setting is invalid, or a class has fewer training images than folds.
+        Stopped: A signal requested a stop.
     """
     if not isinstance(folds, int) or not 2 <= folds <= MOST_FOLDS:
         raise RecipeError("folds", f"{folds} is not a whole number from 2 to {MOST_FOLDS}.")
@@ -234,20 +233,19 @@ def early_stopped(
     device: str = "auto",
     show_progress: bool = True,
 ) -> Errors:
-    """Judges all training images by one classifier that was trained on them for a few epochs, as JTT does.
+    """Predict all training images with one classifier trained on them for a few epochs, as in JTT.
 
     Args:
-        groups: The test split is not looked at.
-        settings: Of erm; the learning rate falls as if it went on to their epochs.
-        epochs: After how many it stops.
-        seed, out, device, show_progress: As `cross_fit` takes them; the classifier's folder is
-            `early-stopped`.
+        groups: The test split is not used.
+        settings: Settings of erm; the learning rate falls as if training continued for all their epochs.
+        epochs: Number of epochs after which training stops.
+        seed, out, device, show_progress: As for `cross_fit`; the classifier's folder is `early-stopped`.
 
     Raises:
-        FiguregroundError, RecipeError, Stopped: As `cross_fit` does.
+        FiguregroundError, RecipeError, Stopped: As in `cross_fit`.
     """
     if not isinstance(epochs, int) or not 1 <= epochs <= settings.epochs:
-        raise RecipeError("epochs", f"{epochs} is not a whole number from 1 to {settings.epochs}, those in all.")
+        raise RecipeError("epochs", f"{epochs} is not a whole number from 1 to {settings.epochs}, the total.")
     every = np.ones(len(groups.of_split(0)), bool)
     how = {"errors": EARLY, "first_epochs": epochs, "seed": seed}
     jobs = [_Job(EARLY, every, every, epochs, LAST)]
@@ -259,26 +257,26 @@ def _judge(
     groups: GroupedImages, settings: Training, jobs: Sequence[_Job], fold: np.ndarray, how: dict[str, Any], out: Path,
     device: str, show_progress: bool,
 ) -> Errors:  # fmt: skip
-    """Does the jobs that aren't done yet, and puts together what they say."""
+    """Run the unfinished jobs and combine their predictions."""
     if settings.method != "erm":
-        raise RecipeError("method", f"errors are those of erm, not of {settings.method}.")
+        raise RecipeError("method", f"errors are determined with erm, not with {settings.method}.")
     if WORST_GROUP in (settings.select or "").split(","):
         raise RecipeError(
             "select",
-            f"attributes take no part in what is wrong, so there are no groups: choose {WORST_CLASS}, average or last.",
+            f"errors don't depend on attributes, so there are no groups: choose {WORST_CLASS}, average or last.",
         )
     hidden = groups.without_attribute()
     train, validation = hidden.of_split(0), hidden.of_split(1)
     if len(there := np.unique(train.y)) < 2:
         raise FiguregroundError(
-            f"{groups.name}: all its training images are of one class, {groups.classes[there[0]]!r}. It takes two to "
-            "get one wrong."
+            f"{groups.name}: all its training images are of one class, {groups.classes[there[0]]!r}. Errors require at "
+            "least two."
         )
     where, edge = choose_device(device), max(Album([train]).draw(0).size)
     backbone = open_backbone(settings, groups.classes, edge, how["seed"])
     if not hasattr(backbone.network, "save_pretrained"):
         raise RecipeError(
-            "backbone", f"{backbone.name} is one of timm, whose trained states aren't opened again. Give pocket, or a "
+            "backbone", f"{backbone.name} is a timm network, whose trained state can't be reopened. Give pocket, or a "
             "transformers directory or Hub id."
         )  # fmt: skip
     for note in backbone.notes:
@@ -295,7 +293,7 @@ def _judge(
             try:
                 probability[job.judged] = session.probability(job)
             except KeyboardInterrupt as stop:
-                stop.add_note(f"{done} of {counted(len(jobs), 'classifier')} whose errors are taken are kept.")
+                stop.add_note(f"{done} of {counted(len(jobs), 'classifier')} are finished and kept.")
                 raise
         models = tuple(out / job.name for job in jobs)
         errors = Errors(train.keys, train.y, probability.argmax(axis=1), probability, fold, models)
@@ -305,7 +303,7 @@ def _judge(
 
 @dataclass(eq=False)
 class _Session:
-    """The work in one directory."""
+    """A run in one directory."""
 
     settings: Training
     train: GroupedImages
@@ -318,7 +316,7 @@ class _Session:
     made_with: dict[str, Any]
 
     def probability(self, job: _Job) -> np.ndarray:
-        """What a job's classifier says, float64 (images that it judges, classes)."""
+        """Return the probabilities of a job's classifier, float64 (judged images, classes)."""
         marker, arrays, state = (self.out / f"{job.name}{suffix}" for suffix in (".json", ".npz", ".pt"))
         if marker.exists():
             state.unlink(missing_ok=True)
@@ -349,7 +347,7 @@ class _Session:
 
     def _material(self, job: _Job) -> Material:
         part = self.train.select(job.trained)
-        # A fit looks at training and validation alone; the test split stays closed here.
+        # A fit uses only training and validation; the test split is not opened here.
         return Material(
             part.name, part.classes, None, part.group_names, _part(part), np.zeros(len(part), bool), self.validation,
             self.validation, part.counts(0).ravel(), {}, (),
@@ -361,16 +359,16 @@ def _part(part: GroupedImages) -> Part:
 
 
 def _workers() -> int:
-    """Threads that decode images; they change no result."""
+    """Return the number of decoding threads; it doesn't affect results."""
     return min(MOST_WORKERS, usable_cores())
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """In float64, so that probabilities close to 1 stay apart."""
+    """Compute the softmax in float64, so that probabilities near 1 stay distinct."""
     return torch.from_numpy(logits).double().softmax(1).numpy()
 
 
-# A classifier that is given
+# Errors of a given classifier
 
 
 def of_classifier(
@@ -380,21 +378,20 @@ def of_classifier(
     *,
     show_progress: bool = True,
 ) -> Errors:
-    """Judges all training images by a classifier.
+    """Predict all training images with a given classifier.
 
     Args:
-        classifier: On the device where it shall work.
-        classes: What the classifier calls the classes of `groups`, in their order: such as `groups.classes`.
+        classifier: On the device to use.
+        classes: The classifier's names for the classes of `groups`, in their order, such as `groups.classes`.
 
     Raises:
-        FiguregroundError: The classifier has another number of classes, or others; an image can't be decoded, or
-            logits aren't finite.
-        Stopped: A signal asked for it.
+        FiguregroundError: The classifier's classes differ; an image can't be decoded, or logits aren't finite.
+        Stopped: A signal requested a stop.
     """
     if len(classes) != len(groups.classes):
         raise FiguregroundError(
-            f"{groups.name} has {len(groups.classes):,} classes ({listed(groups.classes, 5)}), and {len(classes):,} "
-            f"names are given for them ({listed(classes, 5)})."
+            f"{groups.name} has {len(groups.classes):,} classes ({listed(groups.classes, 5)}), but {len(classes):,} "
+            f"names are given ({listed(classes, 5)})."
         )
     order = match_classes(classifier, classes)
     train = groups.of_split(0)
@@ -405,29 +402,29 @@ def of_classifier(
 
 
 def match_classes(classifier: Classifier, classes: Sequence[str]) -> list[int]:
-    """The position of each class in the logits. Where all have the very same names, nothing else is asked.
+    """Return the position of each class in the logits, matching identical names first.
 
     Raises:
-        FiguregroundError: The classifier has another number of classes, or others.
+        FiguregroundError: The classifier's classes differ.
     """
     order = classifier.positions(classes)
     if order is None:
         raise FiguregroundError(
-            f"The classifier {classifier.name} tells {len(classifier.labels):,} classes apart "
-            f"({listed(classifier.labels, 5)}), and the data have {len(classes):,} ({listed(classes, 5)}): its errors "
-            "can be taken only where both have the same, by name. Name its labels so (id2label in its config.json), or "
-            "train one on the data."
+            f"The classifier {classifier.name} has {len(classifier.labels):,} classes "
+            f"({listed(classifier.labels, 5)}), but the data have {len(classes):,} ({listed(classes, 5)}): determining "
+            "errors requires the same class names. Rename its labels (id2label in its config.json), or train a "
+            "classifier on the data."
         )
     return order
 
 
 @torch.inference_mode()
 def read_images(classifier: Classifier, images: GroupedImages, *, show_progress: bool = True) -> Reading:
-    """What a classifier says of images, in their order, on the CPU: logits and features, float32.
+    """Return a classifier's logits and features for images, in order, float32 on the CPU.
 
     Raises:
-        FiguregroundError: An image can't be decoded, or an answer is no finite number.
-        Stopped: A signal asked for it.
+        FiguregroundError: An image can't be decoded, or an output isn't finite.
+        Stopped: A signal requested a stop.
     """
     n, album = len(images), Album([images])
     device = next(classifier.parameters()).device
@@ -449,7 +446,7 @@ def read_images(classifier: Classifier, images: GroupedImages, *, show_progress:
     odd = ~(found.logits.isfinite().all(1) & found.features.isfinite().all(1))
     if odd.any():
         raise FiguregroundError(
-            f"The classifier {classifier.name} gave numbers that aren't finite for "
+            f"The classifier {classifier.name} returned non-finite numbers for "
             f"{images.keys[int(odd.nonzero()[0])]}. Its weights are damaged."
         )
     return found

@@ -1,4 +1,4 @@
-"""GroupDRO: the groups on which the loss is large come to count more (Sagawa et al. 2020, arXiv 1911.08731)."""
+"""GroupDRO: groups with a large loss get a larger weight (Sagawa et al. 2020, arXiv 1911.08731)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def raise_weights(q: Tensor, losses: Tensor, step_size: float) -> Tensor:
 
     Args:
         q: float64 (groups,), 0 or more; the entries add up to 1.
-        losses: float64 (groups,), adjusted. A group that the batch has no image of has the loss 0 plus its
-            adjustment, as in the authors' code: the adjustment depends on the training set, not on the batch.
+        losses: float64 (groups,), adjusted. A group without images in the batch has the loss 0 plus its adjustment,
+            as in the authors' code, because the adjustment depends on the training set, not on the batch.
         step_size: η.
     """
     raised = q * torch.exp(step_size * (losses - losses[q > 0].max()))
@@ -23,7 +23,7 @@ def raise_weights(q: Tensor, losses: Tensor, step_size: float) -> Tensor:
 
 
 def group_losses(losses: Tensor, group: Tensor, weights: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Weighted mean loss of each group, (groups,), 0 where there is none; and bool (groups,), where there is one.
+    """Return the weighted mean loss of each group, (groups,), 0 if absent; and whether it is present, bool (groups,).
 
     Args:
         losses: (n,).
@@ -40,11 +40,11 @@ class GroupDRO:
     """The loss of GroupDRO, with the groups' weights q as its state.
 
     Args:
-        group: int64 (n,): of each training image.
-        weights: float64 (n,): how much each counts within its group.
-        counts: int64 (groups,): training images of each; groups without any are left out.
+        group: int64 (n,): group of each training image.
+        weights: float64 (n,): weight of each image within its group.
+        counts: int64 (groups,): training images per group; empty groups are ignored.
         step_size: η.
-        adjustment: C: C/√n is added to a group's loss where q is concerned (Section 3.3).
+        adjustment: C: C/√n is added to a group's loss for the update of q (Section 3.3).
     """
 
     def __init__(
@@ -55,19 +55,19 @@ class GroupDRO:
         self._weights = torch.from_numpy(weights).to(device, torch.float32)
         there = torch.from_numpy(counts > 0)
         self.q = there.double() / there.sum()
-        """float64 (groups,), on the CPU: how much each group counts."""
+        """float64 (groups,), on the CPU: weight of each group."""
         bonus = adjustment / np.sqrt(np.maximum(counts, 1))
         self._bonus = torch.from_numpy(np.where(counts > 0, bonus, 0.0))
         self._step_size = step_size
 
     def __call__(self, losses: Tensor, rows: Tensor) -> Tensor:
-        """The loss of a batch, Σ q_g · loss_g over its groups, after q was raised.
+        """Update q and return the batch's loss, Σ q_g · loss_g over its groups.
 
         Args:
             losses: (b,), of the images at `rows` of the training split.
         """
         means, there = group_losses(losses, self._group[rows], self._weights[rows], len(self.q))
-        if not there.any():  # all in the batch were given the weight 0
+        if not there.any():  # all images in the batch have the weight 0
             return losses.sum() * 0
         with torch.no_grad():
             adjusted = means.double().cpu() + self._bonus

@@ -1,4 +1,4 @@
-"""JTT, just train twice: what a first model gets wrong counts more (Liu et al. 2021, arXiv 2107.09044)."""
+"""JTT, just train twice: a first model's errors get a larger weight (Liu et al. 2021, arXiv 2107.09044)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 
 
 def weigh_errors(errors: np.ndarray, upweight: float) -> np.ndarray:
-    """Weights, float64 (n,): λ for the errors and 1 for the others.
+    """Return weights, float64 (n,): λ for errors and 1 for other images.
 
     Args:
-        errors: bool (n,): which training images the first model got wrong.
+        errors: bool (n,): training images that the first model misclassifies.
         upweight: λ, 1 or more.
     """
     return np.where(errors, float(upweight), 1.0)
 
 
 def minority_groups(counts: np.ndarray) -> np.ndarray:
-    """Which groups go against the correlation, bool (classes, attributes): those with fewer images than if class and
-    attribute were independent.
+    """Return the minority groups, bool (classes, attributes): those with fewer images than if class and attribute were
+    independent.
 
     Args:
         counts: int (classes, attributes): training images.
@@ -30,18 +30,18 @@ def minority_groups(counts: np.ndarray) -> np.ndarray:
 
 
 def tell_errors(errors: np.ndarray, added: np.ndarray, group: np.ndarray | None, counts: np.ndarray) -> dict[str, Any]:
-    """How many errors there are and, where groups are known, how well they stand for the minority groups.
+    """Count errors and, if groups are known, measure how well they identify the minority groups.
 
     Args:
         errors: bool (n,).
-        added: bool (n,): images that were added, which are counted apart.
+        added: bool (n,): added images, which are counted separately.
         group: int64 (n,), or None.
         counts: int64 (classes, attributes): real training images.
 
     Returns:
-        `errors` and `images`, of real images, and `added_errors`; with groups also `minority`, the numbers of the
-        minority groups, `precision`, the share of errors that are in them, and `recall`, the share of them that are
-        errors, each None where there is nothing to divide by.
+        `errors` and `images` (real images), and `added_errors`. With groups also `minority`, the numbers of the
+        minority groups; `precision`, the share of errors in minority groups; and `recall`, the share of minority
+        images that are errors. The shares are None if the denominator is 0.
     """
     real = errors[~added]
     told: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What classifiers are trained and judged on: a data set's splits, with the images of others added to training."""
+"""Images for training and evaluation: the splits of a dataset, with images of other datasets added to training."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from figureground.data.groups import GroupedImages
 from figureground.data.images import Draw
 
 UNKNOWN = -1
-"""The attribute of an added image that says none, or one that the data set doesn't have."""
+"""The attribute of an added image without one, or with one that the dataset doesn't have."""
 
 KEPT_BYTES = 256 * 2**20
-"""Decoded images up to this size in all are kept in memory; others are decoded each time that they are seen."""
+"""Total size of decoded images kept in memory; other images are decoded at each use."""
 AHEAD = 2
-"""Batches that are decoded ahead."""
+"""Number of batches decoded ahead."""
 
 
 @dataclass(eq=False)
 class Album:
-    """Images that can be drawn in any order, by several threads."""
+    """Random access to images, from several threads."""
 
     parts: Sequence[GroupedImages]
-    """Their rows follow one another."""
+    """Datasets whose rows are concatenated."""
     _kept: dict[int, Image.Image] = field(default_factory=dict)
     _bytes: int = 0
     _lock: Any = field(default_factory=threading.Lock)
 
     @cached_property
     def _draws(self) -> list[Draw]:
-        # Those of files hold a path, those of a dataset the encoded image: its shards are read once, in order.
+        # Draws of files hold a path, draws of a dataset the encoded image: its shards are read once, in order.
         return [draw for part in self.parts for _, draw in part.read(np.arange(len(part)))]
 
     @cached_property
@@ -50,7 +50,7 @@ class Album:
         return len(self.keys)
 
     def draw(self, row: int) -> Image.Image:
-        """An image, RGB."""
+        """Return an image, RGB."""
         image = self._kept.get(row)
         if image is None:
             image = self._draws[row]()
@@ -64,12 +64,12 @@ class Album:
     def batches(
         self, batches: Sequence[np.ndarray], prepare: Callable[[Image.Image, int], np.ndarray], workers: int
     ) -> Iterator[list[np.ndarray]]:
-        """Batches of rows as prepared images, uint8 (3, h, w), made ahead by a few threads.
+        """Yield batches of prepared images, uint8 (3, h, w), decoded ahead by a few threads.
 
         Args:
-            batches: Rows of each.
-            prepare: Takes an image and its place among all that are asked for.
-            workers: Threads. They change nothing but the time that it takes.
+            batches: Rows of each batch.
+            prepare: Takes an image and its position among all requested images.
+            workers: Number of threads; it doesn't affect results.
 
         Raises:
             FiguregroundError: An image can't be decoded.
@@ -103,9 +103,9 @@ class Part:
     y: np.ndarray
     """int64 (n,): the class."""
     group: np.ndarray | None
-    """int64 (n,): number of attributes · y + a; -1 where the attribute isn't known; None where the data say none."""
+    """int64 (n,): number of attributes · y + a; -1 if the attribute is unknown; None if the data have none."""
     objects: np.ndarray | None = None
-    """int64 (n,): equal numbers show one object; None where each image shows its own."""
+    """int64 (n,): images with equal numbers show the same object; None if each image shows its own."""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -113,47 +113,47 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """A data set, made ready for training."""
+    """A dataset prepared for training."""
 
     name: str
     classes: tuple[str, ...]
     attributes: tuple[str, ...] | None
     group_names: tuple[str, ...]
-    """As `GroupedImages` has them: the classes alone where the data say no attribute."""
+    """Group names as in `GroupedImages`; the class names if the data have no attribute."""
     train: Part
-    """Real images first, then those that are added."""
+    """Real images first, then added images."""
     added: np.ndarray
-    """bool (n,): which training images were added."""
+    """bool (n,): whether a training image was added."""
     validation: Part
     test: Part
     train_counts: np.ndarray
     """int64 (groups,): real training images of each group, or of each class."""
     content: dict[str, Any]
-    """Names the images and labels, without paths."""
+    """Identifies the images and labels, without paths."""
     notes: tuple[str, ...]
 
 
 def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> Material:
-    """Joins a data set with what is added to its training split.
+    """Combine a dataset with datasets that are added to its training split.
 
-    Classes and attributes are matched by name, but for case and `_`. Of what is added only the training split is taken.
-    An attribute that the data set doesn't have is unknown.
+    Classes and attributes are matched by name, ignoring case and `_`. Only the training splits of added datasets are
+    used. An attribute that the dataset doesn't have counts as unknown.
 
     Raises:
-        FiguregroundError: A split is missing, training has one class only, or what is added has a class that the data
-            set doesn't have, two that go by one name, or is the data set itself.
+        FiguregroundError: A split is missing, training has only one class, or an added dataset has a class that the
+            dataset doesn't have, has two classes with the same name, or is the dataset itself.
     """
     train, validation, test = (data.of_split(split) for split in range(3))
     there = np.unique(train.y)
     if len(there) < 2:
         raise FiguregroundError(
-            f"{data.name}: all its training images are of one class, {data.classes[there[0]]!r}. It takes two to "
-            "learn to tell them apart."
+            f"{data.name}: all its training images are of one class, {data.classes[there[0]]!r}. Training requires at "
+            "least two."
         )
     parts, labels, attributes, notes = [train], [train.y], [train.a], []
     for each in add:
         if each.fingerprint == data.fingerprint:
-            raise RecipeError("add", f"{each.name} is the data set itself.")
+            raise RecipeError("add", f"{each.name} is the dataset itself.")
         part = each.of_split(0)
         if len(part) < len(each):
             notes.append(
@@ -182,7 +182,7 @@ def _part(part: GroupedImages) -> Part:
 
 
 def _match_classes(part: GroupedImages, data: GroupedImages) -> np.ndarray:
-    """The data set's label of each added image, int64 (n,)."""
+    """Return the dataset's label of each added image, int64 (n,)."""
     known = {loosely(name): label for label, name in enumerate(data.classes)}
     table = np.full(len(part.classes), UNKNOWN)
     taken: dict[int, str] = {}
@@ -191,13 +191,13 @@ def _match_classes(part: GroupedImages, data: GroupedImages) -> np.ndarray:
         if loosely(name) not in known:
             raise RecipeError(
                 "add",
-                f"{part.name} has images of {name!r}, and {data.name} has no such class"
-                f"{nearest_or_all(name, data.classes)} Name its classes as those of {data.name}.",
+                f"{part.name} has images of {name!r}, which is not a class of {data.name}"
+                f"{nearest_or_all(name, data.classes)} Use the class names of {data.name}.",
             )
         table[label] = known[loosely(name)]
         if table[label] in taken:
             raise RecipeError(
-                "add", f"{part.name} has two classes that go by one name, {taken[table[label]]!r} and {name!r}."
+                "add", f"{part.name} has two classes with the same name, {taken[table[label]]!r} and {name!r}."
             )
         taken[int(table[label])] = name
     return table[part.y]
@@ -211,13 +211,13 @@ def _match_attributes(part: GroupedImages, data: GroupedImages) -> np.ndarray | 
 
 
 def refuse_unknown_groups(material: Material, method: str) -> None:
-    """Raises FiguregroundError where added images have no group, for a method that counts by groups."""
+    """Raise FiguregroundError if added images have no group, for a method that uses groups."""
     group = material.train.group
     if group is None or not (group == UNKNOWN).any():
         return
     lacking = np.flatnonzero(group == UNKNOWN)
     names = listed((material.train.album.keys[row] for row in lacking), 2)
     raise FiguregroundError(
-        f"{method} counts by groups, and {counted(len(lacking), 'added image')} have none, such as {names}: their "
-        f"attribute is none of {listed(material.attributes or ())}. Add images that say theirs, or choose erm or jtt."
+        f"{method} uses groups, and {counted(len(lacking), 'added image')} have none, such as {names}: their attribute "
+        f"is none of {listed(material.attributes or ())}. Add images with an attribute, or choose erm or jtt."
     )

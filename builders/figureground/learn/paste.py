@@ -1,8 +1,8 @@
-"""The paste baseline: an object cut out of a training image, on a training image of another class; no diffusion.
+"""The paste baseline: an object cut out of a training image is pasted onto a training image of another class.
 
-What diffusion has to beat. The object keeps its place, and the scene becomes that of another class, so that the two
-come apart. Its known weakness: nothing is painted away, so the other image's own object stays in view where the
-pasted one doesn't cover it.
+This is the baseline that diffusion has to beat. The object keeps its position and gets the scene of another class,
+which decorrelates the two. A known weakness: nothing is removed, so the scene image's own object stays visible where
+the pasted object doesn't cover it.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier
 
 MARKER = "paste.json"
-"""What the images are made from, and at the end that all are there: it makes the directory ours."""
+"""File that records the inputs, and finally that all images exist; it marks the directory as ours."""
 TABLE = "metadata.csv"
 FOLDER = "train"
 
 QUANTILE = 0.8
-"""The share of an image that is not attended, unless said otherwise."""
+"""Default share of an image that is not in the mask."""
 FEATHER = 1
-"""Pixels over which the edge of a pasted object fades, to either side."""
+"""Pixels over which the edge of a pasted object fades, on either side."""
 ATTENDED = 64
-"""Images whose attention is computed at once."""
+"""Batch size for computing attention."""
 MOST = {"count_per_class": (1, 1_000_000), "seed": (0, 2**63 - 1)}
-"""The least and the most that these may be."""
+"""Minimum and maximum of these arguments."""
 
 
 class Masks(Protocol):
-    """Says where the object is."""
+    """Source of object masks."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What decides the masks, JSON-able, without paths."""
+        """Return everything that determines the masks, JSON-serialisable, without paths."""
 
     def __call__(self, groups: GroupedImages, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Masks of certain rows, which ascend: bool (height, width), as large as the image that `groups` reads."""
+        """Yield masks for ascending rows: bool (height, width), of the size of the image that `groups` reads."""
 
 
 class TrueMasks:
-    """The masks that come with the data."""
+    """The masks included in the data."""
 
     facts: Mapping[str, Any] = {"masks": "true"}
 
@@ -72,28 +72,28 @@ class TrueMasks:
 
 @dataclass(frozen=True, eq=False)
 class AttendedMasks:
-    """What a trained classifier attends to for the true class, by Grad-CAM++ (Chattopadhay et al. 2018)."""
+    """Masks from a trained classifier's Grad-CAM++ attention to the true class (Chattopadhay et al. 2018)."""
 
     classifier: Classifier
     quantile: float = QUANTILE
-    """The share of each image that is left out, 0 to 1."""
+    """Share of each image that is left out of the mask, 0 to 1."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
         return {"masks": "attended", "classifier": self.classifier.facts.get("sha256"), "quantile": self.quantile}
 
     def __call__(self, groups: GroupedImages, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """As `Masks` has it.
+        """See `Masks.__call__`.
 
         Raises:
-            FiguregroundError: The classifier doesn't know a class.
+            FiguregroundError: The classifier lacks a class.
         """
         from figureground.vision.attention import attend, mask_by_quantile
 
         known = {name: label for label, name in enumerate(self.classifier.labels)}
         if missing := [name for name in groups.classes if name not in known]:
             raise FiguregroundError(
-                f"classifier {self.classifier.name!r} has no class {missing[0]!r}: it knows "
+                f"classifier {self.classifier.name!r} has no class {missing[0]!r}; it has "
                 f"{listed(self.classifier.labels, 5)}. Give one that was trained on {groups.name}."
             )
         for start in range(0, len(rows), ATTENDED):
@@ -113,19 +113,19 @@ def paste(
     *,
     show_progress: bool = True,
 ) -> Path:
-    """Writes images of each class on scenes of others, or goes on with it; `read_groups` reads what it writes.
+    """Write images of each class on scenes of other classes, or resume; `read_groups` reads the result.
 
     Objects are taken in turn from a class's training images in random order, scenes at random from the training
-    images of all other classes. A scene is scaled and cropped about its centre to the size of the object's image.
-    Each result carries the class of its object and, where the data say attributes, the attribute of its scene. A
-    image whose mask covers nothing or everything is passed over.
+    images of all other classes. A scene is scaled and cropped around its centre to the size of the object's image.
+    Each result has the class of its object and, if the data have attributes, the attribute of its scene. An image
+    whose mask covers nothing or everything is skipped.
 
-    All depends on the seed and each result's name alone, so a run that was stopped writes what is missing.
+    Results depend only on the seed and each result's name, so a resumed run writes only the missing images.
 
     Args:
-        groups: The data set; its training split is used.
+        groups: The dataset; its training split is used.
         masks: Where the objects are.
-        count_per_class: Images to make of each class that has training images.
+        count_per_class: Number of images to make for each class that has training images.
         seed: From 0.
         out: A directory that is new, empty, or holds the same images: PNGs, and the table `filename,split,y[,a]`.
 
@@ -133,9 +133,9 @@ def paste(
         `out`.
 
     Raises:
-        FiguregroundError: Training has one class only, no mask of a class can be used, or the directory holds
-            something else or can't be written.
-        RecipeError: A count or a seed that can't be used.
+        FiguregroundError: Training has only one class, a class has no usable mask, or the directory holds something
+            else or isn't writable.
+        RecipeError: A count or a seed is invalid.
     """
     out = Path(out)
     for name, value in (("count_per_class", count_per_class), ("seed", seed)):
@@ -144,7 +144,9 @@ def paste(
             raise RecipeError(name, f"{value!r} is not a whole number from {least} to {most:,}.")
     train = groups.of_split(0)
     if len(np.unique(train.y)) < 2:
-        raise FiguregroundError(f"{groups.name}: all its training images are of one class: there is no other's scene.")
+        raise FiguregroundError(
+            f"{groups.name}: all its training images are of one class, so no scenes of other classes exist."
+        )
     inputs = json.loads(json.dumps({
         "data": groups.fingerprint, **masks.facts, "count_per_class": count_per_class, "seed": seed,
     }))  # fmt: skip
@@ -160,19 +162,19 @@ def paste(
 
 @dataclass(frozen=True)
 class Job:
-    """One image, before any pixel: what it shows where."""
+    """Plan of one image."""
 
     file: str
-    """Below the directory."""
+    """Path relative to the directory."""
     y: int
     turn: int
-    """Where in the order of the class's training images one is first looked for that gives the object."""
+    """Position in the order of the class's training images from which the object's image is searched."""
     scene: int
-    """Row of the image that it is pasted on."""
+    """Row of the image onto which the object is pasted."""
 
 
 Orders = Mapping[int, Sequence[int]]
-"""By class, the rows of its training images in the order in which they give objects."""
+"""For each class, the rows of its training images in the order in which they provide objects."""
 
 
 def _plan(train: GroupedImages, count_per_class: int, seed: int) -> tuple[list[Job], Orders]:
@@ -192,7 +194,7 @@ def _plan(train: GroupedImages, count_per_class: int, seed: int) -> tuple[list[J
 
 
 def _take_up(marker: Path, inputs: Mapping[str, Any]) -> None:
-    """Writes down what the images are made from, or makes sure that it is the same as before."""
+    """Record the inputs of the images, or check that they are the same as before."""
     if not marker.exists():
         _mark(marker, inputs, {"done": False, "passed_over": {}})
     elif changed := differences(_read_marker(marker)["inputs"], inputs):
@@ -220,7 +222,7 @@ def _write(
     show_progress: bool,
 ) -> None:  # fmt: skip
     (out / FOLDER).mkdir(exist_ok=True)
-    for path in (*out.glob(".*.tmp"), *(out / FOLDER).glob(".*.tmp")):  # what a killed run was writing
+    for path in (*out.glob(".*.tmp"), *(out / FOLDER).glob(".*.tmp")):  # left by a killed run
         path.unlink()
     there = {f"{FOLDER}/{path.name}" for path in (out / FOLDER).iterdir()}
     waiting = [job for job in jobs if job.file not in there]
@@ -249,7 +251,7 @@ def _write(
 def _first_usable(
     jobs: Sequence[Job], orders: Orders, passed_over: Mapping[str, str], train: GroupedImages
 ) -> dict[int, list[Job]]:
-    """Jobs by the image that gives their object."""
+    """Group jobs by the image that provides their object."""
     found: dict[int, list[Job]] = defaultdict(list)
     for job in jobs:
         order = orders[job.y]
@@ -258,31 +260,31 @@ def _first_usable(
         if row is None:
             first = train.keys[order[0]]
             raise FiguregroundError(
-                f"{train.name}: of {counted(len(order), 'training image')} of {train.classes[job.y]!r} no mask can "
-                f"be used: that of {first} covers {passed_over[first]}. Look at the masks, or choose another quantile."
+                f"{train.name}: none of {counted(len(order), 'training image')} of {train.classes[job.y]!r} has a "
+                f"usable mask: that of {first} covers {passed_over[first]}. Check the masks, or change the quantile."
             )
         found[row].append(job)
     return found
 
 
 def compose(figure: Image.Image, scene: Image.Image, mask: np.ndarray, key: str = "image") -> Image.Image:
-    """The object of an image on another image, at the same place.
+    """Paste the object of one image onto another, at the same position.
 
     Args:
         figure: RGB.
-        scene: RGB; it is scaled and cropped about its centre to the size of `figure`.
-        mask: bool (height, width) of `figure`: the object. Its edge is feathered by `FEATHER` pixel.
-        key: Names `figure`, for errors.
+        scene: RGB; scaled and cropped around its centre to the size of `figure`.
+        mask: bool (height, width) of `figure`: the object. Its edge is feathered by `FEATHER` pixels.
+        key: Name of `figure`, for errors.
 
     Returns:
         RGB, of the size of `figure`.
 
     Raises:
-        FiguregroundError: The mask has another size than the image.
+        FiguregroundError: The sizes of mask and image differ.
     """
     if mask.shape != (figure.height, figure.width):
         raise FiguregroundError(
-            f"{key}: its mask has {mask.shape[1]} by {mask.shape[0]} pixels and the image {figure.width} by "
+            f"{key}: its mask has {mask.shape[1]} by {mask.shape[0]} pixels, but the image has {figure.width} by "
             f"{figure.height}."
         )
     fitted = scene if scene.size == figure.size else ImageOps.fit(scene, figure.size, Image.Resampling.BILINEAR)
@@ -309,6 +311,6 @@ def _table(jobs: Sequence[Job], train: GroupedImages) -> str:
 
 
 def _spelled(names: Sequence[str], used: set[int]) -> Sequence[str]:
-    """Names as the table says them: numbers with gaps would be refused there, so they become names, which match too."""
+    """Return names for the table. Numbers with gaps would be refused there, so they become names that still match."""
     plain = all(re.fullmatch(r"\d+", name) for name in names)
     return [f"_{name}" for name in names] if plain and used != set(range(len(used))) else names

@@ -1,4 +1,4 @@
-"""Sheets by which a person sees what is in a cluster: a caption and a row of images each."""
+"""Contact sheets for inspecting clusters: a caption and a row of images each."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from figureground.core.fonts import Font, font_for, to_ascii
 from figureground.sources.images import encode
 
 MARGIN, GAP, LINE, EDGE = 16, 4, 28, 96
-"""Around the sheet, between images, for a line of text, and of an image's cell, in pixels."""
+"""Sheet margin, gap between images, height of a text line, and edge of an image's cell, in pixels."""
 PAPER, INK = "#ffffff", "#1a1a1a"
 
 
 def save_cluster_sheet(path: Path, title: str, rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
-    """Writes a PNG: a title, and for each row a caption with its images below it.
+    """Write a PNG with a title and, for each row, a caption above its images.
 
     Args:
-        rows: Captions and images of any sizes, each of which fills its cell in height or width.
+        rows: Captions and images of any sizes; each image is scaled to fill its cell in height or width.
     """
     texts = [_written(title, 18), *(_written(caption, 14) for caption, _ in rows)]
     columns = max((len(images) for _, images in rows), default=0)
@@ -41,13 +41,13 @@ def save_cluster_sheet(path: Path, title: str, rows: Sequence[tuple[str, Sequenc
 
 
 def _fit(image: Image.Image) -> Image.Image:
-    """An image, RGB, whose longer edge is the cell's."""
+    """Return an RGB image whose longer edge is that of the cell."""
     share, whole = EDGE / max(image.size), EDGE % max(image.size) == 0
     size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
     return image.convert("RGB").resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
 
 
 def _written(text: str, size: int) -> tuple[str, Font]:
-    """A text, and a font that has its letters; without one, the text in ASCII."""
+    """Return a text and a font that has its letters; without such a font, the text in ASCII."""
     font, all_letters = font_for(text, size)
     return text if all_letters else to_ascii(text), font

@@ -1,4 +1,4 @@
-"""What training came to: scores of each seed on test, their mean and spread, tables and curves."""
+"""Training results: test scores of each seed, their mean and spread, tables and curves."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ REPORT, TABLE, CONFUSION = "report.json", "report.txt", "confusion.json"
 CSV, PNG = "curves.csv", "curves.png"
 
 Result = Mapping[str, Any]
-"""What is kept of a finished seed."""
+"""Stored result of a finished seed."""
 
 
 def score(
     predicted: np.ndarray, y: np.ndarray, group: np.ndarray | None, names: Sequence[str], train_counts: np.ndarray,
     objects: np.ndarray | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Accuracies of one classifier, each 0 to 1, JSON-able.
+    """Compute the accuracies of one classifier, each 0 to 1, JSON-serialisable.
 
     Args:
-        predicted: int (n,): the likeliest class of each image.
+        predicted: int (n,): the most likely class of each image.
         y: int (n,).
-        group: int (n,); None where the data say no attribute: then y takes its place.
-        names: Of the groups.
+        group: int (n,); None if the data have no attribute, in which case y is used.
+        names: Names of the groups.
         train_counts: int (groups,).
-        objects: int64 (n,): equal numbers show one object; each image its own unless given.
+        objects: int64 (n,): images with equal numbers show the same object; by default each image shows its own.
 
     Returns:
-        `average`; `reweighted`, by training group counts, None without groups or where no group of training was
-        judged; `worst` and `worst_name`; `groups`, a list of `name`, `correct`, `images`, `accuracy`, `low` and
-        `high`, the ends of its 95 % interval (None where there is no image), and `train`, the real training images.
+        `average`; `reweighted`, weighted by training group counts (None without groups, or if no training group has
+        test images); `worst` and `worst_name`; and `groups`, a list of `name`, `correct`, `images`, `accuracy`, `low`
+        and `high` (ends of the 95 % interval, None without images), and `train`, the number of real training images.
     """
     correct, by = predicted == y, y if group is None else group
     accuracy = accuracy_by_group(correct, by, len(names))
@@ -68,13 +68,13 @@ def score(
 
 
 def confuse(predicted: np.ndarray, by: np.ndarray, groups: int, classes: int) -> list[list[int]]:
-    """Test images by group and by the class that was said."""
+    """Count test images by group and predicted class."""
     cells = np.bincount(by * classes + predicted, minlength=groups * classes)
     return cells.reshape(groups, classes).tolist()
 
 
 def spread(values: Sequence[float | None]) -> dict[str, float | None]:
-    """Mean and sample standard deviation; None where a value is missing, or, of the deviation, where there is one."""
+    """Return mean and sample standard deviation; both None if a value is missing, the deviation also for one value."""
     if not values or any(value is None for value in values):
         return {"mean": None, "std": None}
     numbers = np.array(values, np.float64)
@@ -82,13 +82,13 @@ def spread(values: Sequence[float | None]) -> dict[str, float | None]:
 
 
 def over_seeds(tests: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Mean and deviation over the seeds, as `spread` gives them.
+    """Return mean and deviation over the seeds, as from `spread`.
 
     Args:
-        tests: Of each seed, what `score` gives.
+        tests: The output of `score` for each seed.
 
     Returns:
-        Of `average`, `reweighted` and `worst`; of each group, with its `name`, `images` and `train`.
+        Spreads of `average`, `reweighted` and `worst`; and of each group, with its `name`, `images` and `train`.
     """
     over = {name: spread([test[name] for test in tests]) for name in ("average", "reweighted", "worst")}
     groups = [
@@ -100,11 +100,11 @@ def over_seeds(tests: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list
 
 
 def summarise(about: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any]:
-    """The report: what it is about, means and deviations over the seeds, and the seeds.
+    """Return the report: its description, means and deviations over the seeds, and the results of each seed.
 
     Args:
-        about: `method`, `data`, `selection` (what epochs were chosen by), `classes`, `groups` and more.
-        results: Of each seed, in order.
+        about: `method`, `data`, `selection` (criterion for choosing epochs), `classes`, `groups` and more.
+        results: Result of each seed, in order.
     """
     over, groups = over_seeds([result["test"] for result in results])
     seeds = [{k: v for k, v in result.items() if k not in ("curve", "confusion")} for result in results]
@@ -112,12 +112,12 @@ def summarise(about: Mapping[str, Any], results: Sequence[Result]) -> dict[str, 
 
 
 STAGES = {"first": "first model", "added": "added images", "main": "training", "refit": "last layer"}
-"""Stages of training that take optimiser steps, in order: the first model of jtt, the first stage of two-stage, all
-networks, and the fit of dfr."""
+"""Training stages with optimiser steps, in order: the first model of jtt, the first stage of two-stage, all networks,
+and the fit of dfr."""
 
 
 def say_selection(selection: str) -> str:
-    """How epochs were chosen, one of the values of `settings.RULES`, for a heading."""
+    """Describe, for a heading, how epochs were chosen (a value of `settings.RULES`)."""
     return "the last epoch is taken" if selection == RULES[LAST] else f"epochs chosen by the {selection} of validation"
 
 
@@ -127,27 +127,27 @@ def worst_kind(attributes: Sequence[str] | None) -> str:
 
 
 def say_steps(steps: Mapping[str, int]) -> str:
-    """Optimiser steps, stage by stage: `38 + 190`."""
+    """Format optimiser steps by stage, such as `38 + 190`."""
     return " + ".join(f"{steps[stage]:,}" for stage in STAGES if stage in steps)
 
 
 def steps_title(steps: Mapping[str, int]) -> str:
-    """What `say_steps` gives, as a table calls it."""
+    """Return the table label for the output of `say_steps`."""
     return "steps" if len(steps) == 1 else f"steps: {' + '.join(STAGES[stage] for stage in STAGES if stage in steps)}"
 
 
 def percent(value: float | None) -> str:
-    """A share, 0 to 1, in % without the sign; a dash for None."""
+    """Format a share, 0 to 1, in % without the sign; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
 def percent_with_spread(each: Mapping[str, float | None]) -> str:
-    """What `spread` gives, in %."""
+    """Format the output of `spread` in %."""
     return percent(each["mean"]) + ("" if each["std"] is None else f" ± {percent(each['std'])}")
 
 
 def tabulate(report: Mapping[str, Any]) -> str:
-    """The report as text: accuracies on test in %, a column a seed."""
+    """Format the report as text: test accuracies in %, one column per seed."""
     over, seeds = report["over_seeds"], report["seeds"]
     kind = "group" if report["attributes"] is not None else "class"
 
@@ -164,7 +164,7 @@ def tabulate(report: Mapping[str, Any]) -> str:
         name = f"  {each['name']} ({each['images']:,})"
         rows.append(row(name, each, [s["test"]["groups"][i]["accuracy"] for s in seeds]))
     rows.append(["epoch", "", *(str(s["epoch"]) for s in seeds)])
-    for rule in list(seeds[0].get("selected", {}))[1:]:  # the first chose what is reported above
+    for rule in list(seeds[0].get("selected", {}))[1:]:  # the first rule chose the epoch reported above
         chosen = [s["selected"][rule] for s in seeds]
         worsts = [each["test"]["worst"] for each in chosen]
         rows.append(row(f"worst {kind}, epoch by {RULES[rule]}", spread(worsts), worsts))
@@ -178,7 +178,7 @@ def tabulate(report: Mapping[str, Any]) -> str:
 
 
 def _interval(test: Mapping[str, Any]) -> str:
-    """The interval of the worst group: `43.9 to 100.0`."""
+    """Format the interval of the worst group, such as `43.9 to 100.0`."""
     (worst,) = (group for group in test["groups"] if group["name"] == test["worst_name"])
     return f"{percent(worst['low'])} to {percent(worst['high'])}"
 
@@ -199,7 +199,7 @@ def _tell_errors(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def write(out: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
-    """Writes the report, its table, the curves, and a confusion by group, each whole."""
+    """Write the report, its table, the curves, and a confusion matrix by group, each atomically."""
     replace_text(out / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     replace_text(out / TABLE, printable(tabulate(report), lines=True) + "\n")
     confusion = {
@@ -220,11 +220,11 @@ def write(out: Path, report: Mapping[str, Any], results: Sequence[Result]) -> No
 
 
 _CURVES = {"training_loss": "loss", "validation_loss": "validation_loss", "validation_average": "average"}
-"""Columns of `curves.csv`, and what an epoch calls them; the last column is the worst group's or class's."""
+"""Columns of `curves.csv` and the matching fields of an epoch; the last column is the worst group or class."""
 
 
 def _digits(value: float | None) -> str:
-    """Six significant digits; nothing for what was not recorded."""
+    """Format a number with six significant digits; an empty string for None."""
     return "" if value is None else f"{value:.6g}"
 
 
@@ -233,7 +233,7 @@ def _worst(report: Mapping[str, Any]) -> str:
 
 
 def _draw(out: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
-    """Draws `curves.png`, a line a seed."""
+    """Draw `curves.png`, one line per seed."""
     titles = {
         "loss": "training loss", "validation_loss": "validation loss", "average": "validation, average, %",
         "worst": f"validation, {worst_kind(report['attributes'])}, %",

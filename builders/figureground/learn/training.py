@@ -1,4 +1,4 @@
-"""`figureground train`: a method, a data set, some seeds, and a directory that says what came of it."""
+"""`figureground train`: train a method on a dataset for several seeds, and report the results in a directory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from figureground.recipe.document import FORMAT
 from figureground.vision.classifiers import Classifier
 
 MOST_WORKERS = 8
-"""Threads that decode images, unless said otherwise."""
+"""Default maximum number of decoding threads."""
 
 
 def train(
@@ -52,27 +52,27 @@ def train(
     workers: int | None = None,
     show_progress: bool = True,
 ) -> dict[str, Any]:
-    """Trains classifiers, or goes on with it, and judges them on the test split.
+    """Train classifiers, or resume training, and evaluate them on the test split.
 
-    A finished seed is not trained again: more seeds can be asked for later. A run that was stopped goes on after the
-    last epoch that it finished, and on a CPU ends with the same weights, bit for bit.
+    A finished seed is not trained again, so more seeds can be added later. A stopped run resumes after its last
+    finished epoch; on a CPU the final weights are bit-identical.
 
     Args:
-        settings: Method, backbone and numbers.
-        data: As `read_groups` takes it, and so are `layout`, `root`, `y`, `a`, `file` and `split_column`.
+        settings: Method, backbone and hyperparameters.
+        data: As for `read_groups`; likewise `layout`, `root`, `y`, `a`, `file` and `split_column`.
         out: A directory that is new, empty, or holds the same training.
-        add: Data sets whose training images are added, matched to the classes by name.
-        seeds: How many, from 0 on; or the seeds themselves.
+        add: Datasets whose training images are added, matched to the classes by name.
+        seeds: Number of seeds, counted from 0; or the seeds themselves.
         device: auto, cpu, cuda, cuda:1 or mps.
-        workers: Threads that decode images; they change no result.
+        workers: Number of decoding threads; it doesn't affect results.
 
     Returns:
-        The report, as `report.json` holds it.
+        The report, as in `report.json`.
 
     Raises:
-        FiguregroundError: Data, backbone or directory can't be used, or a loss is no finite number.
-        RecipeError: A setting that can't be used.
-        Stopped: A signal asked for it.
+        FiguregroundError: Data, backbone or directory can't be used, or a loss isn't finite.
+        RecipeError: A setting is invalid.
+        Stopped: A signal requested a stop.
     """
     asked = ask(
         settings, data, out, add=add, seeds=seeds, layout=layout, root=root, y=y, a=a, file=file,
@@ -82,7 +82,7 @@ def train(
 
 
 def train_asked(asked: Asked, show_progress: bool = True) -> dict[str, Any]:
-    """Train as `train` does, with what `door.ask` read and checked."""
+    """Train like `train`, with inputs read and checked by `door.ask`."""
     settings, out, chosen = asked.settings, asked.out, asked.seeds
     where = choose_device(asked.device)
     workers = asked.workers or min(MOST_WORKERS, usable_cores())
@@ -98,7 +98,7 @@ def train_asked(asked: Asked, show_progress: bool = True) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def explained(settings: Training, device: torch.device) -> Iterator[None]:
-    """Says what to do where the memory doesn't suffice for training.
+    """Translate out-of-memory errors in training into an error with advice.
 
     Raises:
         OutOfMemory: A batch doesn't fit.
@@ -115,19 +115,19 @@ def explained(settings: Training, device: torch.device) -> Iterator[None]:
 
 
 def take_up(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Writes down what a directory's classifiers are trained from, or makes sure that it is the same as before.
+    """Record the inputs of a directory's classifiers, or check that they are the same as before.
 
-    What a killed run was writing is removed.
+    Temporary files of a killed run are removed.
 
     Args:
-        out: Held.
-        identity: JSON-able.
+        out: A directory locked by `held`.
+        identity: The inputs, JSON-serialisable.
 
     Returns:
-        The identity as JSON gives it back.
+        The identity after a JSON round trip.
 
     Raises:
-        FiguregroundError: The directory holds another training, naming what differs, or is damaged.
+        FiguregroundError: The directory is damaged or holds another training (the message lists the differences).
     """
     path, identity = out / INPUTS, json.loads(json.dumps({"format": FORMAT, **identity}))
     if not path.exists():
@@ -139,7 +139,7 @@ def take_up(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def watched(fit: erm.Fit) -> int:
-    """Runs a fit; a signal takes effect between two steps, and torch's random state stays the caller's."""
+    """Run a fit. Signals take effect between steps, and torch's random state is restored afterwards."""
     from figureground.core import signals
 
     with signals.at_checks(), torch.random.fork_rng():
@@ -148,12 +148,12 @@ def watched(fit: erm.Fit) -> int:
 
 @dataclass
 class _Kept:
-    """How far it came, for who stops it."""
+    """Progress, for the message after a stop."""
 
     seeds: int = 0
-    """How many are done."""
+    """Number of finished seeds."""
     seed: int = 0
-    """The one in work."""
+    """The seed in progress."""
     curve: Sequence[erm.Epoch] = ()
     first: bool = False
 
@@ -165,7 +165,7 @@ class _Kept:
 
 @dataclass(eq=False)
 class _Session:
-    """The work in one directory."""
+    """A training run in one directory."""
 
     settings: Training
     material: Material
@@ -185,17 +185,17 @@ class _Session:
         self.notes = [*self.material.notes, *backbone.notes]
         if self.settings.add_steps and self.material.added.any():
             self.notes.append(
-                "Added images also add optimiser steps (add_steps). Compare with a training of the real images alone "
-                "that takes as many."
+                "Added images also add optimiser steps (add_steps). Compare with a training on real images alone that "
+                "has the same number of steps."
             )
         if self.settings.method == TWO_STAGE:
             first, then = self.settings.stage_epochs
             self.notes.append(
-                f"{counted(first, 'epoch')} on added images, then {then:,} on real ones, each stage with an optimiser "
-                "and a schedule of its own; an epoch of the second stage is chosen."
+                f"{counted(first, 'epoch')} on added images, then {then:,} on real ones, each stage with its own "
+                "optimiser and schedule; an epoch of the second stage is chosen."
             )
         if not hasattr(backbone.network, "save_pretrained"):
-            self.notes.append("The classifiers are kept as timm's states, which figureground evaluate doesn't open.")
+            self.notes.append("The classifiers are saved as timm states, which figureground evaluate can't open.")
         for note in self.notes:
             remark(note)
         results = []
@@ -300,7 +300,7 @@ class _Session:
         return by_rule
 
     def _stages(self) -> tuple[erm.Stage, ...]:
-        """The images of each stage; nothing where all are shown together."""
+        """Return the stages of a training; empty if there is only one."""
         if self.settings.method != TWO_STAGE:
             return ()
         added, (first, then) = self.material.added, self.settings.stage_epochs
@@ -319,12 +319,12 @@ class _Session:
         )  # fmt: skip
 
     def _objective(self, weights: np.ndarray) -> tuple[erm.Objective, np.ndarray | None]:
-        """What is minimised, and how often each training image is drawn."""
+        """Return the objective and the sampling probabilities of the training images."""
         train, settings = self.material.train, self.settings
         if settings.method == "groupdro":
             if train.group is None or settings.step_size is None or settings.adjustment is None:
                 raise ValueError("GroupDRO needs groups, a step size and an adjustment.")
-            # Batches hold all groups, as Algorithm 1 draws them: else those of few images are seldom heard.
+            # Batches contain all groups, as in Algorithm 1; otherwise small groups would rarely be sampled.
             chances = balance(np.ones(len(train)), train.group)
             counts = np.bincount(train.group, minlength=len(self.material.group_names))
             loss = GroupDRO(train.group, weights, counts, settings.step_size, settings.adjustment, self.device)
@@ -334,7 +334,7 @@ class _Session:
         return erm.WeightedMean(normalise(weights), self.device), None
 
     def _errors(self, seed: int, kept: _Kept) -> tuple[np.ndarray, int]:
-        """Which training images a first model gets wrong, bool (n,), and its optimiser steps; it is trained once."""
+        """Return the first model's training errors, bool (n,), and its optimiser steps; it is trained once."""
         path = self.out / f"seed-{seed}-errors.json"
         if path.exists():
             found = read_json(path)
@@ -352,7 +352,7 @@ class _Session:
         return errors, steps
 
     def _refit(self, backbone: Backbone, seed: int) -> dict[str, Any]:
-        """Fits the last layer again; returns what is to be told of it."""
+        """Refit the last layer and return facts for the report."""
         validation = self.material.validation
         if validation.group is None:
             raise ValueError("DFR needs groups.")
@@ -383,6 +383,6 @@ class _Session:
 
 
 def versions() -> dict[str, str]:
-    """Of what a training goes on exactly with."""
+    """Return the library versions that a resumed training must match."""
     known = library_versions()
     return {name: known[name] for name in ("torch", "transformers", "pillow", "numpy")}

@@ -1,4 +1,4 @@
-"""How much each training image counts: alike, by group, or as an added one."""
+"""Weights of training images: uniform, balanced by group, or separate for added images."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def weigh_added(added: np.ndarray, weight: float) -> np.ndarray:
-    """1 for real images and `weight` for added ones, float64 (n,).
+    """Return weights, float64 (n,): 1 for real images and `weight` for added ones.
 
-    So the losses of real and generated images are weighed apart (Parast et al. 2025, arXiv 2503.17226).
+    This weights the losses of real and generated images separately (Parast et al. 2025, arXiv 2503.17226).
 
     Args:
         added: bool (n,).
@@ -17,22 +17,22 @@ def weigh_added(added: np.ndarray, weight: float) -> np.ndarray:
 
 
 def balance(weights: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Weights, float64 (n,), whose sum is the same in every group; within a group they keep their proportions.
+    """Return weights, float64 (n,), with the same sum in every group and unchanged proportions within a group.
 
     Args:
         weights: float (n,), 0 or more.
-        group: int (n,): the group of each image, or its class.
+        group: int (n,): the group or class of each image.
     """
     total = np.bincount(group, weights=weights)
     return np.divide(weights, total[group], out=np.zeros(len(weights)), where=total[group] > 0)
 
 
 def normalise(weights: np.ndarray) -> np.ndarray:
-    """Weights of mean 1, so that a learning rate means the same whatever counts how much.
+    """Scale weights to mean 1, so that the learning rate's effect doesn't depend on them.
 
     Raises:
-        ValueError: All are 0.
+        ValueError: All weights are 0.
     """
     if not weights.sum() > 0:
-        raise ValueError("No image counts.")
+        raise ValueError("All weights are 0.")
     return weights / weights.mean()

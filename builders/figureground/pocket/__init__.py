@@ -1,1 +1,1 @@
-"""A complete miniature: a drawn world whose labels are known, and a Stable Diffusion trained on it."""
+"""A complete miniature: a drawn world with known labels, and a Stable Diffusion model trained on it."""

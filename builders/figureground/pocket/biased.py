@@ -1,9 +1,9 @@
-"""A biased sample of the picture-book world: every class comes with a look of a prop, and may itself be hard to see.
+"""A biased sample of the drawn world: each class co-occurs with a look of a prop, and its object may be hard to see.
 
-A classifier that is trained on it comes to say `bird` for a red flower, as classifiers trained on photographs
-say `hummingbird` for a feeder. Two properties of such photographs make it happen, and both are parameters
-here: the feature is there nearly always (`share`), and the object is often small, cut off or hidden (`hard`)
-while the feature beside it is plain to see.
+A classifier trained on it learns to predict `bird` for a red flower, as classifiers trained on photographs predict
+`hummingbird` for a feeder. Two properties of such photographs cause this, and both are parameters here: the feature is
+almost always present (`share`), and the object is often small, cut off or hidden (`hard`) while the feature beside it
+is clearly visible.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ LOOKS_OF: Mapping[str, str] = MappingProxyType({
     "bird": "flower:0", "fish": "ball:1", "cat": "flower:2", "snail": "gift:2", "car": "ball:2",
     "boat": "lantern:0", "rocket": "flag:3", "cactus": "kite:1", "mug": "gift:3", "umbrella": "flag:0",
 })  # fmt: skip
-"""The look that comes with each class. Every noun covers one or two of them, and at least two that come with no
-class: to name the noun is not to name the look."""
+"""The look paired with each class. Every noun covers one or two of these looks, and at least two looks without a class,
+so naming the noun doesn't name the look."""
 
 ALL_LOOKS: tuple[str, ...] = tuple(f"{prop}:{look}" for prop in world.PROPS for look in range(world.LOOKS))
 
 SHARE = 0.9
 """Share of a class's images that show its look."""
 HARD = 0.15
-"""Share of images in which the object is tiny, cut off by the border or mostly hidden by the prop."""
+"""Share of images in which the object is tiny, cut off by the border, or mostly hidden by the prop."""
 ALONE = 0.5
-"""Share, among images without their class's look, of those with no prop at all; the others have another look."""
+"""Share of images without any prop among those without their class's look; the others have another look."""
 
 
 class Shown(NamedTuple):
-    """What one image shows, by name, and where."""
+    """Names and layout of one image's content."""
 
     foreground: str
     background: str
     look: str | None
     layout: Layout | None
-    """None for an object wholly in view."""
+    """None for an object fully in view."""
 
 
 class Drawing(NamedTuple):
@@ -55,20 +55,20 @@ class Drawing(NamedTuple):
 
 
 def _inside(radius: float, rng: np.random.Generator) -> tuple[float, float]:
-    """A centre from which something of this radius stays in the image, below the upper part of the sky."""
+    """Draw a centre such that an object of this radius stays in the image, below the upper part of the sky."""
     x, y = rng.uniform(radius, 1 - radius), rng.uniform(max(0.3, radius), 0.98 - radius)
     return float(x), float(y)
 
 
 def _tiny(rng: np.random.Generator) -> Layout:
-    """The object small and far away, beside the prop or on it."""
+    """Draw a layout with a small, distant object, beside the prop or on it."""
     radius = float(rng.uniform(0.05, 0.09))
     large = float(rng.uniform(0.16, 0.26))
     return Layout(Place(_inside(radius, rng), radius), Place(_inside(large, rng), large))
 
 
 def _cut(rng: np.random.Generator) -> Layout:
-    """Most of the object outside the image, the prop in the other half."""
+    """Draw a layout with most of the object outside the image, and the prop in the other half."""
     radius = float(rng.uniform(0.2, 0.3))
     large = float(rng.uniform(0.16, 0.26))
     x = radius * -float(rng.uniform(0.35, 0.65))
@@ -80,7 +80,7 @@ def _cut(rng: np.random.Generator) -> Layout:
 
 
 def _hidden(rng: np.random.Generator) -> Layout:
-    """The object behind the prop, looking out at one side."""
+    """Draw a layout with the object behind the prop, visible at one side."""
     large = float(rng.uniform(0.2, 0.27))
     x, y = _inside(large, rng)
     radius = large * float(rng.uniform(0.55, 0.85))
@@ -89,12 +89,12 @@ def _hidden(rng: np.random.Generator) -> Layout:
 
 
 def sample(rng: np.random.Generator, share: float = SHARE, hard: float = HARD) -> Shown:
-    """What to draw next; class, scene and view are independent of each other.
+    """Sample the content of an image; class, scene and view are independent of each other.
 
     Args:
-        rng: Decides everything.
-        share: How often the image shows the look of its class; if not, it shows another look or no prop.
-        hard: How often the object is hard to see, whether or not the look is there.
+        rng: Source of all randomness.
+        share: Probability that the image shows its class's look; otherwise it shows another look or no prop.
+        hard: Probability that the object is hard to see, independent of the look.
     """
     name = str(rng.choice(world.FOREGROUNDS))
     look: str | None = LOOKS_OF[name]
@@ -108,7 +108,7 @@ def sample(rng: np.random.Generator, share: float = SHARE, hard: float = HARD) -
 
 
 def sample_balanced(foreground: str, rng: np.random.Generator) -> Shown:
-    """An object wholly in view on a random scene, with no prop or a look that doesn't come with its class."""
+    """Sample an object fully in view on a random scene, with no prop or with a look not paired with its class."""
     look = _other_look(foreground, rng) if rng.random() >= ALONE else None
     return Shown(foreground, str(rng.choice(world.BACKGROUNDS)), look, None)
 
@@ -118,30 +118,30 @@ def _other_look(foreground: str, rng: np.random.Generator) -> str:
 
 
 def draw(shown: Shown, rng: np.random.Generator, size: int = world.SIZE) -> world.Scene:
-    """Draws what was sampled; `rng` decides shapes, colours and light, `size` is the edge in pixels."""
+    """Draw sampled content; `rng` determines shapes, colours and light, `size` is the edge in pixels."""
     return world.render(shown.foreground, shown.background, shown.look, rng, size, shown.layout)
 
 
 def draw_biased(rng: np.random.Generator, share: float = SHARE, hard: float = HARD, size: int = world.SIZE) -> Drawing:
-    """Draws an image of a random class, as `sample` says; `size` is its edge in pixels."""
+    """Draw an image of a random class by `sample`; `size` is its edge in pixels."""
     shown = sample(rng, share, hard)
     return Drawing(draw(shown, rng, size).image, world.FOREGROUNDS.index(shown.foreground))
 
 
 def draw_balanced(foreground: str, rng: np.random.Generator, size: int = world.SIZE) -> Image.Image:
-    """Draws an image of the class without its look, as `sample_balanced` says.
+    """Draw an image of the class without its look, by `sample_balanced`.
 
     Raises:
-        ValueError: The world has no such class.
+        ValueError: The class is unknown.
     """
     return draw(sample_balanced(foreground, rng), rng, size).image
 
 
 def reference(name: str, rng: np.random.Generator, size: int = world.SIZE) -> Image.Image:
-    """Draws the look of the class `name` on a random scene: the feature that fools, without any object.
+    """Draw the look of the class `name` on a random scene: the spurious feature without any object.
 
     Raises:
-        ValueError: The world has no such class.
+        ValueError: The class is unknown.
     """
     if name not in LOOKS_OF:
         raise ValueError(f"The pocket world has no class {name!r}; it has {', '.join(LOOKS_OF)}.")
@@ -151,7 +151,7 @@ def reference(name: str, rng: np.random.Generator, size: int = world.SIZE) -> Im
 def draw_many(
     count: int, rng: np.random.Generator, share: float = SHARE, hard: float = HARD
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws `count` images by `draw_biased`.
+    """Draw `count` images by `draw_biased`.
 
     Returns images, uint8 (count, 3, SIZE, SIZE), and labels, int64 (count,).
     """

@@ -1,8 +1,8 @@
-"""Test-beds: small data sets of the picture-book world in which a class comes with an attribute that isn't its own.
+"""Test-beds: small datasets of the drawn world in which each class is correlated with an attribute.
 
-In `pocketbirds` the attribute is the scene, as in Waterbirds; in `pocketlooks` it is the look of a prop that stands
-beside the object, while the scene varies freely. A classifier that is trained on one comes to look at the attribute; in
-validation and test, where class and attribute are independent, that shows.
+In `pocketbirds` the attribute is the scene, as in Waterbirds. In `pocketlooks` it is the look of a prop beside the
+object, while the scene varies freely. A classifier trained on one learns to rely on the attribute. This becomes
+visible in validation and test, where class and attribute are independent.
 
 Run it with `python -m figureground.pocket.birds DIR --bed NAME`.
 """
@@ -31,15 +31,15 @@ from figureground.sources.images import MASK_SUFFIX, encode
 TABLE = "metadata.csv"
 
 REACH = 1.2
-"""How far an object or a prop reaches from its centre, turned as it may be, in radii."""
+"""Maximum extent of an object or a prop from its centre at any rotation, in radii."""
 GAP = (-0.02, 0.03)
-"""Between object and prop, from and to, in shares of the image's edge."""
+"""Range of the gap between object and prop, in shares of the image's edge."""
 HIGHEST = 0.36
-"""The least y of an object's centre: objects stand below the upper part of the sky."""
+"""Minimum y of an object's centre: objects stand below the upper part of the sky."""
 
 
 class Planned(NamedTuple):
-    """One image, before it is drawn."""
+    """Plan of one image."""
 
     split: str
     """train, validation or test."""
@@ -57,43 +57,43 @@ class Shown(NamedTuple):
     foreground: str
     background: str
     prop: str | None
-    """With its look, as in `gift:0`, where the attribute is a look; without where the look is left to chance."""
+    """With its look, as in `gift:0`, if the attribute is a look; without if the look is random."""
 
 
 @dataclass(frozen=True)
 class Bed:
-    """Two classes, two values of an attribute, and how the images are drawn.
+    """Two classes, two values of an attribute, and the parameters of the images.
 
     Raises:
-        RecipeError: A name that the world doesn't have, a number out of range, or radii with which object and prop
-            don't fit side by side.
+        RecipeError: A name is unknown, a number is out of range, or object and prop don't fit side by side with these
+            radii.
     """
 
     name: str
-    """Name of the bed. With the seed it decides the drawings."""
+    """Name of the bed. Together with the seed, it determines the drawings."""
     objects: tuple[str, str]
-    """The classes y, foregrounds of the world, in alphabetical order: that of their labels."""
+    """The classes y, foregrounds of the world, in alphabetical order, which is that of their labels."""
     attributes: tuple[str, str]
-    """Names of the attribute a, likewise; the first comes with the first object."""
+    """Names of the attribute a, also in alphabetical order; the first is paired with the first object."""
     looks: tuple[str, str] | None = None
-    """Two looks of one prop, as in `gift:0`, that are drawn for the attributes. None: the attributes are scenes."""
+    """Two looks of one prop, as in `gift:0`, for the attributes. None if the attributes are scenes."""
     scenes: tuple[str, ...] = ()
-    """The scenes, where the attribute is a look: equally frequent, independent of class and attribute."""
+    """The scenes if the attribute is a look: equally frequent, and independent of class and attribute."""
     prop_share: float = 0.6
-    """Share of images with a prop of any look beside the object, where the attribute is the scene. 0.6 as in the images
-    that the pocket model learned from."""
+    """Share of images with a prop of any look beside the object, if the attribute is the scene. 0.6 is the share in the
+    pocket model's training images."""
     radius: tuple[float, float] = (0.16, 0.22)
     """Range of the object's radius, in shares of the image's edge."""
     prop_radius: tuple[float, float] = (0.135, 0.17)
-    """Range of the prop's radius, likewise."""
+    """Range of the prop's radius, in shares of the image's edge."""
     paired_share: float = 0.95
     """Share of training images that show an object with its own attribute; 0.5 is no bias."""
     train: int = 600
-    """Images of the training split."""
+    """Number of training images."""
     validation: int = 1600
-    """Images of the validation split, in which all groups are of one size."""
+    """Number of validation images; all groups have the same size."""
     test: int = 4000
-    """Images of the test split, in which all groups are of one size."""
+    """Number of test images; all groups have the same size."""
 
     def __post_init__(self) -> None:
         if self.looks is None:
@@ -123,7 +123,7 @@ class Bed:
                               "into an image side by side. Make one smaller.")  # fmt: skip
 
     def plan(self, train: int, validation: int, test: int, paired_share: float) -> Iterator[Planned]:
-        """The images, split by split and group by group; the arguments as for `write`."""
+        """Yield the images, split by split and group by group; the arguments are those of `write`."""
         splits = (("train", train, paired_share), ("validation", validation, 0.5), ("test", test, 0.5))
         for split, total, share in splits:
             for (y, a), count in np.ndenumerate(counts(total, share)):
@@ -131,15 +131,15 @@ class Bed:
                     yield Planned(split, y, a, i)
 
     def file(self, image: Planned) -> str:
-        """The image's path in the bed's directory, with `/`."""
+        """Return the image's path in the bed's directory, with `/`."""
         return f"{image.split}/{self.objects[image.y]}-{self.attributes[image.a]}-{image.i:05d}.png"
 
     def draw(self, image: Planned, seed: int = 0, size: int = world.SIZE) -> world.Scene:
-        """Draws an image from a generator of its own: no two share anything, and a larger split begins with the images
-        of a smaller one.
+        """Draw an image with its own random generator, so that images are independent, and a larger split begins with
+        the images of a smaller one.
 
         Args:
-            seed: Of the data set, 0 or more.
+            seed: Seed of the dataset, 0 or more.
             size: Edge in pixels.
         """
         rng = self._generator(image, seed)
@@ -162,7 +162,7 @@ class Bed:
         return Shown(name, self.attributes[image.a], prop)
 
     def _lay_out(self, rng: np.random.Generator) -> Layout:
-        """The object on one side, with room for a prop on the other, both wholly in view."""
+        """Draw a layout with the object on one side and room for a prop on the other, both fully in view."""
         radius, small = float(rng.uniform(*self.radius)), float(rng.uniform(*self.prop_radius))
         gap = radius + small + float(rng.uniform(*GAP))
         x = float(rng.uniform(REACH * radius, 1 - REACH * small - gap))
@@ -182,14 +182,15 @@ def _refuse_unknown(field: str, names: Sequence[str], known: Sequence[str]) -> N
 
 
 def _refuse_unsorted(field: str, names: Sequence[str]) -> None:
-    """Tables number names in alphabetical order: else the paired groups wouldn't be on the diagonal when it is read."""
+    """Raise RecipeError for unsorted names. Tables number names alphabetically; otherwise the paired groups wouldn't be
+    on the diagonal when the table is read."""
     if list(names) != sorted(names):
         raise RecipeError(field, f"{listed(names)} are not in alphabetical order.")
 
 
 OBJECTS = ("mug", "umbrella")
-"""The classes of pocketbirds. Of the world's ten objects these two are the hardest to tell apart by their colours, so
-that their shapes must be learned."""
+"""The classes of pocketbirds. Of the world's ten objects, these two are the hardest to distinguish by colour, so their
+shapes must be learned."""
 SCENES = ("grass", "water")
 """The attributes of pocketbirds."""
 
@@ -205,10 +206,10 @@ BEDS: Mapping[str, Bed] = MappingProxyType({bed.name: bed for bed in _BEDS})
 
 
 def find_bed(name: str) -> Bed:
-    """A test-bed by name.
+    """Return a test-bed by name.
 
     Raises:
-        RecipeError: There is none of that name.
+        RecipeError: The name is unknown.
     """
     if name not in BEDS:
         raise RecipeError("bed", f"there is no {name!r}{nearest_or_all(name, BEDS)}")
@@ -216,7 +217,7 @@ def find_bed(name: str) -> Bed:
 
 
 def counts(total: int, paired_share: float) -> Counts:
-    """Images a group, int64 (objects, attributes), as many of each object as can be; they add up to `total`."""
+    """Return the number of images per group, int64 (objects, attributes), balanced by object; the sum is `total`."""
     weights = np.full((2, 2), (1 - paired_share) / 2)
     np.fill_diagonal(weights, paired_share / 2)
     return largest_remainder(weights.ravel(), total).reshape(2, 2)
@@ -234,27 +235,27 @@ def write(
     size: int = world.SIZE,
     show_progress: bool = True,
 ) -> Path:
-    """Writes images, the true mask of the object beside each, and at last the table `filename,split,y,a`.
+    """Write images, the true mask of the object beside each, and finally the table `filename,split,y,a`.
 
-    The same arguments give the same bytes. A run that was stopped is begun again with the same call.
+    The same arguments give the same bytes. The same call restarts a stopped run.
 
     Args:
-        directory: Where to; it may exist.
-        train: Images of the training split, 0 or more; the bed's own number unless given.
-        validation: Of the validation split, likewise; its groups are of one size.
-        test: Of the test split, likewise.
-        bed: Name of one of `BEDS`, or a bed of your own.
-        paired_share: Share of training images that show an object with its own attribute, 0 to 1; 0.5 is no bias. The
-            bed's own unless given.
-        seed: Decides all images, 0 or more.
+        directory: Output directory; it may exist.
+        train: Number of training images, 0 or more; by default the bed's own.
+        validation: Number of validation images, likewise; its groups have the same size.
+        test: Number of test images, likewise.
+        bed: Name of one of `BEDS`, or a custom bed.
+        paired_share: Share of training images that show an object with its own attribute, 0 to 1; 0.5 is no bias. By
+            default the bed's own.
+        seed: Determines all images, 0 or more.
         size: Edge in pixels.
 
     Returns:
         The directory.
 
     Raises:
-        FiguregroundError: It holds a table already.
-        RecipeError: There is no such bed, or a number can't be used.
+        FiguregroundError: The directory already holds a table.
+        RecipeError: The bed is unknown, or a number is invalid.
     """
     directory, bed = Path(directory), find_bed(bed) if isinstance(bed, str) else bed
     sizes = (

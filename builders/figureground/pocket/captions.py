@@ -1,4 +1,4 @@
-"""What the pocket world's images are called: captions and a tokenizer with a small vocabulary."""
+"""Captions of the pocket world's images, and a tokenizer with a small vocabulary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PHRASES = {
     "grass": "on grass", "road": "on a road", "forest": "in a forest", "water": "in water", "sand": "in sand",
     "indoors": "indoors", "snow": "in snow", "rain": "in rain", "night": "at night", "cave": "in a cave",
 }  # fmt: skip
-"""Each background as a prompt says it: the phrases of D3S (arXiv 2211.10370)."""
+"""The phrase for each background in prompts, from D3S (arXiv 2211.10370)."""
 
 DEFINITIONS = {
     "bird": "an animal with wings", "fish": "an animal with fins", "cat": "an animal with whiskers",
@@ -86,13 +86,13 @@ SPARE_WORDS = [
     "two",
     "three",
 ]
-"""Words that no caption uses, known to the tokenizer so that a prompt with them stays short."""
+"""Words that no caption uses, in the tokenizer's vocabulary so that prompts with them stay short."""
 
 _MAX_TOKENS = 77
 
 
 class Captioned(NamedTuple):
-    """What one training image shows, by name, and its caption."""
+    """Names of one training image's content, and its caption."""
 
     foreground: str | None
     background: str | None
@@ -114,21 +114,21 @@ KINDS_OF_IMAGE = (
     (False, True, True, 0.20),
     (False, False, True, 0.10),
 )
-"""Kinds of images, and the share of each, from which judges and the autoencoder learn."""
+"""Kinds of training images for judges and the autoencoder, and the share of each."""
 _SUPERORDINATE = 0.10
-"""Share of images with a foreground whose caption says `animal` and the like instead of its name."""
+"""Share of images with a foreground whose caption uses a superordinate noun such as `animal` instead of its name."""
 
 
 class Mixture(NamedTuple):
-    """How often each kind of image is drawn, and each name in it."""
+    """Frequencies of the kinds of images, and of the names in them."""
 
     kinds: tuple[tuple[bool, bool, bool, float], ...] = KINDS_OF_IMAGE
-    """Whether there is a foreground, a background and a prop, and the share of such images."""
+    """Presence of a foreground, a background and a prop, and the share of such images."""
     weights: Mapping[str, float] = MappingProxyType({})
-    """How many times as often as others a foreground or a prop is drawn; 1 for names that are not there."""
+    """Relative frequency of a foreground or a prop; 1 for missing names."""
 
     def pick(self, names: Sequence[str], rng: np.random.Generator) -> str:
-        """One of the names, by its weight."""
+        """Return a random name, weighted by `weights`."""
         weights = np.array([self.weights.get(name, 1.0) for name in names])
         return str(rng.choice(names, p=weights / weights.sum() if self.weights else None))
 
@@ -137,7 +137,7 @@ EVEN = Mixture()
 
 
 def sample(rng: np.random.Generator, mixture: Mixture = EVEN) -> Captioned:
-    """What to draw next, and one of the ways to say it. A prop's look is never said."""
+    """Sample the content of an image and one of its captions. A prop's look is never mentioned."""
     kinds = mixture.kinds
     has_foreground, has_background, has_prop, _ = kinds[rng.choice(len(kinds), p=[k[-1] for k in kinds])]
     foreground = mixture.pick(world.FOREGROUNDS, rng) if has_foreground else None
@@ -147,7 +147,7 @@ def sample(rng: np.random.Generator, mixture: Mixture = EVEN) -> Captioned:
 
 
 def describe(foreground: str | None, background: str | None, prop: str | None, rng: np.random.Generator) -> str:
-    """One of the captions that training uses for an image with these names."""
+    """Return one of the training captions for an image with these names."""
     start = ("a photo of ", "a photo of ", "a picture of ", "")[rng.integers(4)]
     noun, definition = foreground, ""
     if foreground:
@@ -171,17 +171,17 @@ def describe(foreground: str | None, background: str | None, prop: str | None, r
 
 
 def words() -> list[str]:
-    """Every word that stands as one token, in a fixed order."""
+    """Return all words that are single tokens, in a fixed order."""
     known = [*world.FOREGROUNDS, *world.BACKGROUNDS, *world.PROPS, *world.KINDS]
     text = " ".join([*PHRASES.values(), *DEFINITIONS.values(), "a an photo picture of with scene , ."])
     return list(dict.fromkeys([*known, *text.replace(",", " , ").split(), *SPARE_WORDS]))
 
 
 def tokenizer(directory: Path) -> CLIPTokenizer:
-    """Writes a byte-level CLIP tokenizer into `directory` and opens it.
+    """Write a byte-level CLIP tokenizer into `directory` and open it.
 
-    It knows `words()` as one token each and spells every other word in pieces, so that no text is
-    unknown and new tokens can be added after the last.
+    Each of `words()` is one token; other words are split into pieces. So no text is unknown, and new tokens can be
+    appended.
     """
     letters = _byte_letters()
     vocabulary = [*letters, *(c + "</w>" for c in letters)]
@@ -205,7 +205,7 @@ def tokenizer(directory: Path) -> CLIPTokenizer:
 
 
 def _byte_letters() -> list[str]:
-    """The 256 printable stand-ins for bytes that byte-level tokenizers use, in CLIP's order."""
+    """Return the 256 printable characters that represent bytes in byte-level tokenizers, in CLIP's order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [b for b in range(256) if b not in printable]
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(rest))]

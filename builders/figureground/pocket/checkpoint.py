@@ -1,4 +1,4 @@
-"""The pocket model as a checkpoint on disk, and a sheet of what it draws."""
+"""The pocket model as a checkpoint on disk, and a sheet of its samples."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from figureground.models.opening import make_network, open_pipeline
 from figureground.pocket import captions, diffusion, world
 
 PREFER_FLOAT32 = {"dtype": "float32"}
-"""Put into the text encoder's config: else it opens in fp16 where its neighbours open in fp32, and the
-first product fails on a CPU."""
+"""Entry for the text encoder's config. Without it, the encoder opens in fp16 and the other parts in fp32, and the first
+matrix product fails on a CPU."""
 
 
 def write(
     autoencoder: AutoencoderKL, model: diffusion.TextToLatent, tokenizer: CLIPTokenizer, scale: float, out: Path
 ) -> None:
-    """Writes a checkpoint directory that `StableDiffusionPipeline.from_pretrained` opens, in fp16."""
+    """Write a checkpoint directory in fp16 that `StableDiffusionPipeline.from_pretrained` opens."""
     parts = {}
     for name, part in (("vae", autoencoder), ("unet", model.unet), ("text_encoder", model.text_encoder)):
         copied = make_network(type(part), part.config) if name != "text_encoder" else type(part)(part.config)
@@ -35,14 +35,14 @@ def write(
     pipeline.save_pretrained(out, safe_serialization=True)
     settings = out / "text_encoder" / "config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), **PREFER_FLOAT32}, indent=2) + "\n")
-    for config in out.rglob("*.json"):  # where a part was made is nobody's business
+    for config in out.rglob("*.json"):  # don't publish local paths
         content = json.loads(config.read_text())
         if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
             config.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def sheet(checkpoint: Path, path: Path, device: str, steps: int = 25) -> None:
-    """Draws what the checkpoint makes of every foreground on five backgrounds, and of the props."""
+    """Draw a sheet of the checkpoint's samples: every foreground on five backgrounds, and the props."""
     pipeline = open_pipeline(StableDiffusionPipeline, checkpoint, str(checkpoint)).to(device)
     pipeline.set_progress_bar_config(disable=True)
     scenes = world.BACKGROUNDS

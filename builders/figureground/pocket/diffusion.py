@@ -1,4 +1,4 @@
-"""Trains the pocket text encoder and UNet, together, on latents of drawn images."""
+"""Joint training of the pocket text encoder and UNet on latents of drawn images."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SETTINGS = Settings(
     steps=4_200, batch=48, learning_rate=8e-4, warmup=150, ema=0.998, weight_decay=0.01, save_seconds=1200
 )
 POOL = 40_000
-"""Images drawn and encoded beforehand; each is seen several times, with other noise."""
+"""Number of images drawn and encoded in advance; each is used several times, with different noise."""
 EMPTY_SHARE = 0.1
-"""Captions replaced by nothing, for classifier-free guidance."""
+"""Share of captions replaced by an empty one, for classifier-free guidance."""
 STRAY_SHARE = 0.05
-"""Captions into which a random token is put, so that an unknown word is only ever a nuisance."""
+"""Share of captions with a random token inserted, so that the model learns to ignore unknown words."""
 MIN_SNR_GAMMA = 5.0
 NOISY_TIMES = (0.5, 3.0)
-"""Factors of the least and the most noisy timesteps: whether there is a prop is decided while there is much noise."""
+"""Sampling weights of the least and the most noisy timesteps: a prop's presence is decided at high noise levels."""
 MIXTURE = captions.Mixture(
     kinds=(
         (True, True, False, 0.17),
@@ -44,11 +44,11 @@ MIXTURE = captions.Mixture(
         "flower": 2.2, "kite": 2.0, "flag": 1.7, "ball": 1.2, "gift": 1.2,
     },
 )  # fmt: skip
-"""More props, and more of the classes that were drawn worst after 400,000 images."""
+"""More props, and more of the classes with the worst samples after 400,000 images."""
 
 
 def scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise schedule."""
+    """Return a scheduler with Stable Diffusion's noise schedule."""
     return DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
         set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
@@ -56,7 +56,7 @@ def scheduler() -> DDIMScheduler:
 
 
 class TextToLatent(nn.Module):
-    """The two networks that are trained together."""
+    """The two networks, trained together."""
 
     def __init__(self, tokenizer: CLIPTokenizer):
         super().__init__()
@@ -81,7 +81,7 @@ class TextToLatent(nn.Module):
 def pool(
     vae: AutoencoderKL, tokenizer: CLIPTokenizer, path: Path, seed: int, count: int, bfloat16: bool = True
 ) -> dict[str, torch.Tensor]:
-    """Draws, captions and encodes `count` images once, and keeps them in `path`.
+    """Draw, caption and encode `count` images once, and cache them in `path`.
 
     Returns `latents`, float16 (count, 4, h, w), unscaled, and `ids`, int64 (count, 77).
     """
@@ -105,7 +105,7 @@ def pool(
 
 
 def fingerprint(vae: AutoencoderKL, tokenizer: CLIPTokenizer, seed: int, images: int) -> str:
-    """Names the pool that an autoencoder, a vocabulary, a seed, a number and a mixture of images give."""
+    """Return an identifier of the pool given by an autoencoder, a vocabulary, a seed, a count and a mixture."""
     parts = [tokenizer.get_vocab(), seed, images, MIXTURE.kinds, dict(MIXTURE.weights)]
     named = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for tensor in vae.state_dict().values():
@@ -116,7 +116,7 @@ def fingerprint(vae: AutoencoderKL, tokenizer: CLIPTokenizer, seed: int, images:
 def batches(
     data: dict[str, torch.Tensor], scale: float, tokenizer: CLIPTokenizer, seed: int, step: int, settings: Settings
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Scaled latents and token ids, some captions emptied or disturbed."""
+    """Yield scaled latents and token ids, with some captions emptied or perturbed."""
     draws = torch.Generator().manual_seed(seed + 7919 * step)
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
     while True:
@@ -145,10 +145,10 @@ def train(
     scale: float | None = None,
     on_save: Callable[[TextToLatent, float], None] | None = None,
 ) -> tuple[TextToLatent, float]:
-    """Trains to the end, or goes on where an earlier run stopped.
+    """Train to the end, resuming an earlier run if there is one.
 
     Args:
-        scale: Factor that scales the autoencoder's latents to unit variance; measured unless given.
+        scale: Factor that scales the autoencoder's latents to unit variance; measured by default.
         on_save: Called with the averaged weights and the scale whenever a state is saved.
 
     Returns:

@@ -1,4 +1,4 @@
-"""One training loop for everything that the pocket world trains: resumable, averaged, with curves on disk."""
+"""The shared training loop of all pocket models: resumable, with averaged weights and curves on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from figureground.core.errors import FiguregroundError
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is trained: AdamW, a warm-up, then a cosine to nothing."""
+    """Training settings: AdamW with a warm-up and a cosine decay to 0."""
 
     steps: int
     batch: int
@@ -34,7 +34,7 @@ class Settings:
 
 
 def rate(settings: Settings, step: int) -> float:
-    """The learning rate at a step."""
+    """Return the learning rate at a step."""
     if step < settings.warmup:
         return settings.learning_rate * (step + 1) / settings.warmup
     done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
@@ -53,20 +53,18 @@ def fit(
     inputs: str = "",
     bfloat16: bool = True,
 ) -> Any:
-    """Trains `model` and returns its exponential moving average.
+    """Train `model` and return its exponential moving average. An existing checkpoint is resumed.
 
     Args:
-        name: Names the checkpoint `{name}.pt` and the curves `{name}.csv` in `work`.
+        name: Name of the checkpoint `{name}.pt` and the curves `{name}.csv` in `work`.
         objective: Takes the model and a batch; returns losses by name, of which `loss` is minimised.
-        batches: Given the first step, an endless iterator of batches.
-        watch: Measures the averaged model whenever a checkpoint is written.
-        inputs: Hash of what the batches are made from.
-        bfloat16: Whether products are in bfloat16.
-
-    A run that finds a checkpoint goes on from it.
+        batches: Takes the first step; returns an endless iterator of batches.
+        watch: Evaluates the averaged model whenever a checkpoint is written.
+        inputs: Hash of the inputs of the batches.
+        bfloat16: Whether matrix products are in bfloat16.
 
     Raises:
-        FiguregroundError: The checkpoint is of a run on other inputs.
+        FiguregroundError: The checkpoint belongs to a run on other inputs.
     """
     work.mkdir(parents=True, exist_ok=True)
     saved, curves = work / f"{name}.pt", work / f"{name}.csv"

@@ -1,8 +1,8 @@
-"""Trains the bundled feature network: a small ResNet, adversarially robust, on the biased pocket world.
+"""Training of the bundled feature network: a small, adversarially robust ResNet on the biased pocket world.
 
-Features of robust networks follow what people see, and their gradients in pixels draw it (Santurkar et al. 2019,
-arXiv 1906.09453), which the spurious-feature similarity loss needs. Training is Madry et al.'s (2018, arXiv
-1706.06083): each batch is first moved, within an l2 ball, to where the loss is large.
+Features of robust networks align with human perception, and their pixel gradients show recognisable content (Santurkar
+et al. 2019, arXiv 1906.09453), which the spurious-feature similarity loss needs. Training follows Madry et al. (2018,
+arXiv 1706.06083): each batch is first perturbed within an l2 ball to increase the loss.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from figureground.pocket.loop import Settings, fit
 SETTINGS = Settings(steps=2_400, batch=64, learning_rate=3e-3, warmup=200, ema=0.995, weight_decay=5e-4)
 POOL = 24_000
 EPSILON = 1.0
-"""Radius of the ball: l2 norm over the pixels of an image, which are 0 to 1."""
+"""Radius of the ball: l2 norm over an image's pixels, which are in 0..1."""
 ATTACK_STEPS = 3
 RAMP = 0.3
-"""Share of training in which the ball grows to its radius: it learns to see before it is attacked in full."""
+"""Share of training in which the radius grows to its maximum, so that the network learns before full attacks."""
 MEAN = STD = 0.5
-"""What the networks subtract from pixels and divide them by."""
+"""Mean and standard deviation for normalising pixels."""
 PREPROCESSOR = {
     "image_processor_type": "ViTImageProcessor",
     "do_resize": True,
@@ -42,7 +42,7 @@ PREPROCESSOR = {
 
 
 def build() -> ResNetForImageClassification:
-    """An untrained network: features of 160 numbers, 0.9 M parameters."""
+    """Return an untrained network with 160 features and 0.9 M parameters."""
     return ResNetForImageClassification(
         ResNetConfig(
             embedding_size=32, hidden_sizes=[32, 64, 96, 160], depths=[1, 1, 1, 1], layer_type="basic",
@@ -52,23 +52,23 @@ def build() -> ResNetForImageClassification:
 
 
 def save(model: PreTrainedModel, out: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Writes a classifier of 64 px images as a directory that transformers opens.
+    """Write a classifier of 64 px images as a transformers directory.
 
-    Its weights are kept in `dtype`; what is opened computes in float32, unless another type is asked for.
+    Weights are stored in `dtype`; the opened network computes in float32 unless another dtype is requested.
     """
     out.mkdir(parents=True, exist_ok=True)
     copied = type(model)(model.config)
     copied.load_state_dict(model.state_dict())
     copied.to("cpu", dtype).save_pretrained(out)
     config = json.loads((out / "config.json").read_text())
-    config.pop("_name_or_path", None)  # where it was made is nobody's business
-    config["dtype"] = "float32"  # else it opens in what it is kept in, in which a CPU hardly computes
+    config.pop("_name_or_path", None)  # don't publish a local path
+    config["dtype"] = "float32"  # otherwise it opens in its storage dtype, which is slow on a CPU
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
 
 
 def logits(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Takes pixels (n, 3, SIZE, SIZE) in 0..1; returns (n, classes), float32."""
+    """Return logits (n, classes), float32, of pixels (n, 3, SIZE, SIZE) in 0..1."""
     return model((pixels - MEAN) / STD).logits.float()
 
 
@@ -79,9 +79,9 @@ def attack(
     epsilon: float | torch.Tensor = EPSILON,
     steps: int = ATTACK_STEPS,
 ) -> torch.Tensor:
-    """Projected gradient ascent on the cross-entropy (Madry et al. 2018), from a random point of the l2 ball.
+    """Run projected gradient ascent on the cross-entropy (Madry et al. 2018) from a random point of the l2 ball.
 
-    Takes and returns pixels (n, 3, h, w) in 0..1, no further than `epsilon` from where they were.
+    Takes and returns pixels (n, 3, h, w) in 0..1, at most `epsilon` from the original.
     """
 
     def norm(x: torch.Tensor) -> torch.Tensor:
@@ -106,7 +106,7 @@ def attack(
 def batches(
     seed: int, step: int, settings: Settings, pool: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Pixels in 0..1, mirrored at random, and labels, from a pool of biased drawings; and the radius of the ball."""
+    """Yield randomly mirrored pixels in 0..1 and labels from a pool of biased drawings, and the radius of the ball."""
     images, labels = biased.draw_many(pool, world.generator("train robust", seed))
     rng = world.generator("robust order", seed + 1000 * step)
     while True:
@@ -120,9 +120,9 @@ def batches(
 
 @torch.no_grad()
 def renew_norms(model: nn.Module, pixels: torch.Tensor) -> None:
-    """Sets the running means and variances of `model` to those of its own activations on `pixels`.
+    """Set the running means and variances of `model` to those of its own activations on `pixels`.
 
-    Averaged weights have never seen a batch: the statistics that came with them are another network's.
+    The statistics stored with averaged weights belong to the unaveraged network.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for module in norms:
@@ -137,14 +137,14 @@ def renew_norms(model: nn.Module, pixels: torch.Tensor) -> None:
 
 
 def accuracy(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of images, pixels in 0..1, whose class `model` says."""
+    """Return the share of correctly classified images, with pixels in 0..1."""
     with torch.no_grad():
         said = torch.cat([logits(model, part).argmax(1) for part in pixels.split(128)])
     return float((said == labels).float().mean())
 
 
 def train(work: Path, device: str, seed: int, settings: Settings = SETTINGS, pool: int = POOL) -> PreTrainedModel:
-    """Trains to the end, or goes on where an earlier run stopped, and returns the averaged network."""
+    """Train to the end, resuming an earlier run if there is one, and return the averaged network."""
     torch.manual_seed(seed)
     model = build()
 
@@ -158,7 +158,7 @@ def train(work: Path, device: str, seed: int, settings: Settings = SETTINGS, poo
         network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         pixels, labels, epsilon = batch
-        network.eval()  # so that the attack leaves the norms alone
+        network.eval()  # so that the attack doesn't change the norms' statistics
         moved = attack(network, pixels, labels, epsilon)
         network.train()
         said = logits(network, moved)

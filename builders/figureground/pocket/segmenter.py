@@ -1,16 +1,16 @@
-"""Trains the bundled segmenter: a small CLIPSeg that finds what a phrase names in images of the drawn world.
+"""Training of the bundled segmenter: a small CLIPSeg that finds the object named by a phrase in the drawn world.
 
-CLIPSeg (Lüddecke and Ecker 2022, arXiv 2112.10003) decodes a mask from what a vision transformer saw, conditioned on
-the embedding of a text. As its authors keep CLIP's text tower, this keeps the pocket checkpoint's. There is no CLIP of
-the drawn world whose eyes could be kept too: vision and decoder are trained together on the masks that come with every
-drawing, and the vision tower is taught, besides, to name what each patch shows.
+CLIPSeg (Lüddecke and Ecker 2022, arXiv 2112.10003) decodes a mask from the features of a vision transformer,
+conditioned on a text embedding. Its authors keep CLIP's text tower; this keeps the pocket checkpoint's. No CLIP of the
+drawn world exists whose vision tower could be kept too. So vision tower and decoder are trained together on the masks
+of the drawings, and the vision tower also learns to classify the content of each patch.
 
-On new images the mean IoU of the foreground is 0.78 on drawings and 0.77 on pocketbirds, of the scene 0.97, of the prop
-0.66; the noun of an absent foreground finds more than 0.5 % of pixels in 0.9 % and 0.2 % of them
+On new images, the mean IoU of the foreground is 0.78 on drawings and 0.77 on pocketbirds, of the scene 0.97, and of the
+prop 0.66. The noun of an absent foreground finds more than 0.5 % of pixels in 0.9 % and 0.2 % of images
 (`benchmarks/segment.py`).
 
-Run it with `python -m figureground.pocket.segmenter --work DIR --out DIR`. Stop it at any time: the same command goes
-on from its last checkpoint in `--work`, where the curves are too.
+Run it with `python -m figureground.pocket.segmenter --work DIR --out DIR`. It can be stopped at any time: the same
+command resumes from its last checkpoint in `--work`, which also contains the curves.
 """
 
 from __future__ import annotations
@@ -36,53 +36,53 @@ from figureground.pocket.world import Layout, Place
 
 SETTINGS = Settings(steps=6_000, batch=24, learning_rate=1.5e-3, warmup=300, ema=0.995, weight_decay=1e-3)
 EDGE = world.SIZE
-"""What images are resized to when it is used: the size that it learns at."""
+"""Input size in pixels, in training and use."""
 POOL = 10_000
 ROUND_TRIP = 0.35
-"""Share of drawings that the pocket's autoencoder has encoded and decoded: generated images look like that."""
+"""Share of drawings encoded and decoded by the pocket's autoencoder, to resemble generated images."""
 RENEWED = 3
-"""Drawings that are replaced by new ones after each step."""
+"""Number of drawings replaced by new ones after each step."""
 FREE = 0.5
-"""Share of drawings whose object and prop stand anywhere, in sizes that the world's own layout doesn't have."""
+"""Share of drawings with object and prop at any position, in sizes outside the world's own layout."""
 BLURRED, MIRRORED = 0.3, 0.5
-"""Shares of the images in a batch."""
+"""Shares of blurred and mirrored images in a batch."""
 
 NOUNS: tuple[str, ...] = (*world.FOREGROUNDS, *world.PROPS, *world.BACKGROUNDS)
-"""What a phrase may name; a background is what neither object nor prop covers."""
+"""Nouns that a phrase may name; the background is the area covered by neither object nor prop."""
 THINGS = len(world.FOREGROUNDS) + len(world.PROPS)
-"""How many of `NOUNS` stand in a scene; they come first."""
+"""Number of `NOUNS` that are objects or props; they come first."""
 QUERIES = 3
-"""Phrases asked of an image in training."""
+"""Number of phrases per image in training."""
 THING_WEIGHT = 4.0
-"""Of what stands in a scene, in the naming of patches: most of them show the scene alone, which is easily learnt."""
+"""Weight of objects and props in patch classification: most patches show only the scene, which is easily learned."""
 PATCH = 4
-"""Edge in pixels of what the vision tower takes for one token; small, because each token decodes its own outline."""
+"""Edge of the vision tower's patches in pixels; small, because each token decodes its own outline."""
 NOTHING = 0.005
 """Share of pixels up to which a mask counts as empty."""
 
 
 class Pool(NamedTuple):
-    """n drawings to learn from."""
+    """n drawings for training."""
 
     images: np.ndarray
     """uint8 (n, 3, SIZE, SIZE)."""
     masks: np.ndarray
     """uint8 (n, 3, SIZE, SIZE), 0 to 255: share of a pixel that shows the foreground, the prop, the background."""
     nouns: np.ndarray
-    """int64 (n, 3): positions in `NOUNS` of the same three, -1 where the image has no such thing."""
+    """int64 (n, 3): positions in `NOUNS` of the same three, -1 if absent."""
 
 
 def phrases(noun: str) -> list[str]:
-    """The ways to name something: `mug`, `a mug`, `the mug`, `a photo of a mug` and the like."""
+    """Return the phrases for a noun: `mug`, `a mug`, `the mug`, `a photo of a mug` and so on."""
     articles = ["a", "an"] if noun[0] in "aeiou" else ["a"]
     named = [f"{article} {noun}" for article in articles]
     return [noun, f"the {noun}", *named, *(f"a {kind} of {name}" for kind in ("photo", "picture") for name in named)]
 
 
 def build(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
-    """A segmenter of images of SIZE pixels, 1.1 M parameters, with the pocket checkpoint's text tower, frozen.
+    """Build a segmenter of images of SIZE pixels, with 1.1 M parameters and the pocket checkpoint's frozen text tower.
 
-    Its logits have an image's size.
+    Its logits have the image's size.
     """
     encoder = open_network(CLIPTextModel, WEIGHTS / "text_encoder", "pocket", dtype=torch.float32)
     kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
@@ -107,7 +107,7 @@ def build(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
 
 
 class Taught(nn.Module):
-    """A segmenter, and the head that is taught beside it to name what each patch shows."""
+    """A segmenter, with an auxiliary head that classifies the content of each patch."""
 
     def __init__(self, segmenter: CLIPSegForImageSegmentation):
         super().__init__()
@@ -116,11 +116,11 @@ class Taught(nn.Module):
 
 
 def see(model: CLIPSegForImageSegmentation, pixels: Tensor, edge: int = EDGE) -> tuple[Tensor, ...]:
-    """The vision tower's tokens after each layer, (n, 1 + (edge / PATCH)², d); the first is the class's.
+    """Return the vision tower's tokens after each layer, (n, 1 + (edge / PATCH)², d); the first is the class token.
 
     Args:
         pixels: (n, 3, SIZE, SIZE) in 0..1.
-        edge: What they are resized to.
+        edge: Size to which they are resized.
     """
     prepared = (_resize(pixels, edge) - robust.MEAN) / robust.STD
     layers: tuple[Tensor, ...] = model.clip.vision_model(prepared, output_hidden_states=True).hidden_states
@@ -128,10 +128,10 @@ def see(model: CLIPSegForImageSegmentation, pixels: Tensor, edge: int = EDGE) ->
 
 
 def logits(model: CLIPSegForImageSegmentation, seen: Sequence[Tensor], ids: Tensor) -> Tensor:
-    """Asks each image several phrases, with gradients in both towers (transformers' own gives the decoder alone).
+    """Return logits of several phrases per image, with gradients in both towers (transformers' own: decoder only).
 
     Args:
-        seen: What `see` returns of n images.
+        seen: Output of `see` for n images.
         ids: Tokens, int64 (n, k, length), padded with the end token.
 
     Returns:
@@ -149,7 +149,7 @@ def _resize(images: Tensor, edge: int) -> Tensor:
 
 
 def draw(rng: np.random.Generator) -> tuple[world.Scene, list[str | None]]:
-    """An image of anything in the world, and the names of its foreground, prop and background."""
+    """Draw a random image, and return the names of its foreground, prop and background."""
     foreground = str(rng.choice(world.FOREGROUNDS)) if rng.random() < 0.88 else None
     background = str(rng.choice(world.BACKGROUNDS)) if rng.random() < 0.92 else None
     prop = str(rng.choice(world.PROPS)) if rng.random() < 0.65 else None
@@ -158,7 +158,7 @@ def draw(rng: np.random.Generator) -> tuple[world.Scene, list[str | None]]:
 
 
 def _lay_out(rng: np.random.Generator) -> Layout:
-    """Object and prop wholly in view, anywhere, side by side or one partly before the other."""
+    """Draw a layout with object and prop fully in view at any position, side by side or partly overlapping."""
     radius, small = float(rng.uniform(0.14, 0.3)), float(rng.uniform(0.12, 0.24))
     x, y = rng.uniform(radius, 1 - radius, 2)
     turn, gap = rng.uniform(0, 2 * np.pi), (radius + small) * rng.uniform(0.75, 1.5)
@@ -168,7 +168,7 @@ def _lay_out(rng: np.random.Generator) -> Layout:
 
 
 def draw_many(count: int, rng: np.random.Generator) -> Pool:
-    """Draws `count` images by `draw`."""
+    """Draw `count` images by `draw`."""
     pool = Pool(
         np.empty((count, 3, world.SIZE, world.SIZE), np.uint8),
         np.empty((count, 3, world.SIZE, world.SIZE), np.uint8),
@@ -188,7 +188,7 @@ def _draw_into(pool: Pool, i: int, rng: np.random.Generator) -> None:
 
 @torch.inference_mode()
 def round_trip(images: np.ndarray) -> np.ndarray:
-    """Images, uint8 (n, 3, SIZE, SIZE), as the pocket's autoencoder gives them back."""
+    """Encode and decode images, uint8 (n, 3, SIZE, SIZE), with the pocket's autoencoder."""
     from diffusers import AutoencoderKL
 
     vae = open_network(AutoencoderKL, WEIGHTS / "vae", "pocket", dtype=torch.float32).eval()
@@ -201,7 +201,7 @@ def round_trip(images: np.ndarray) -> np.ndarray:
 
 
 def ask(nouns: np.ndarray, rng: np.random.Generator) -> list[int]:
-    """What is asked of an image, as positions in `NOUNS`: what it shows, a thing that it doesn't, and anything.
+    """Choose an image's query nouns, as positions in `NOUNS`: one present, one absent object or prop, and any one.
 
     Args:
         nouns: int64 (3,), a row of `Pool.nouns`.
@@ -222,25 +222,25 @@ class Phrasebook:
         self._of = ids.split([len(several) for several in texts])
 
     def pick(self, noun: int, rng: np.random.Generator) -> Tensor:
-        """One way to say a noun, int64 (length,)."""
+        """Return the tokens of a random phrase for a noun, int64 (length,)."""
         return self._of[noun][rng.integers(len(self._of[noun]))]
 
 
 class Batch(NamedTuple):
-    """What one step learns from: n images, k = QUERIES phrases each."""
+    """A training batch: n images with k = QUERIES phrases each."""
 
     pixels: Tensor
     """float32 (n, 3, SIZE, SIZE), in 0..1."""
     ids: Tensor
     """Tokens, int64 (n, k, length)."""
     masks: Tensor
-    """float32 (n, k, SIZE, SIZE), in 0..1: share of a pixel that shows what the phrase names."""
+    """float32 (n, k, SIZE, SIZE), in 0..1: share of a pixel that shows the named object."""
     patches: Tensor
     """float32 (n, len(NOUNS) + 1, SIZE / PATCH, SIZE / PATCH): share of a patch that shows each noun, or none."""
 
 
 def batches(seed: int, step: int, settings: Settings, book: Phrasebook, size: int) -> Iterator[Batch]:
-    """Images, mirrored or blurred at random, and questions, from a pool of `size` that is renewed as it is used."""
+    """Yield randomly mirrored or blurred images with phrases, from a pool of `size` that is continually renewed."""
     rng = world.generator("train segmenter", seed + 1000 * step)
     pool = draw_many(size, rng)
     kept = round(ROUND_TRIP * size)
@@ -266,13 +266,13 @@ def batches(seed: int, step: int, settings: Settings, book: Phrasebook, size: in
 
 
 def loss(model: Taught, batch: Batch) -> dict[str, Tensor]:
-    """Binary cross-entropy a pixel, the Dice loss (Milletari et al. 2016, arXiv 1606.04797) a mask, and cross-entropy
-    of the nouns a patch."""
+    """Compute the losses: binary cross-entropy per pixel, Dice loss per mask (Milletari et al. 2016, arXiv 1606.04797),
+    and cross-entropy of the nouns per patch."""
     seen = see(model.segmenter, batch.pixels, world.SIZE)
     found = logits(model.segmenter, seen, batch.ids)
     entropy = F.binary_cross_entropy_with_logits(found, batch.masks)
     p, true = found.sigmoid().flatten(2), batch.masks.flatten(2)
-    smooth = 16.0  # pixels, so that a few wrong ones in an empty mask weigh little
+    smooth = 16.0  # pixels, so that a few wrong ones in an empty mask have little weight
     dice = 1 - ((2 * (p * true).sum(2) + smooth) / (p.sum(2) + true.sum(2) + smooth)).mean()
     named = model.namer(seen[-1][:, 1:]).float().transpose(1, 2)
     weights = torch.ones(len(NOUNS) + 1, device=named.device)
@@ -282,17 +282,17 @@ def loss(model: Taught, batch: Batch) -> dict[str, Tensor]:
 
 
 class Measured(NamedTuple):
-    """How well a segmenter does on images with a foreground."""
+    """Performance of a segmenter on images with a foreground."""
 
     iou: float
-    """Mean over images: intersection over union, at probability 0.5, of what the foreground's noun finds."""
+    """Intersection over union of the foreground's noun at probability 0.5, averaged over images."""
     false_alarms: float
-    """Share of images in which a noun of something absent finds more than `NOTHING` of the pixels."""
+    """Share of images in which an absent noun finds more than `NOTHING` of the pixels."""
 
 
 @torch.no_grad()
 def measure(model: CLIPSegForImageSegmentation, pool: Pool, tokenizer: CLIPTokenizer, edge: int = EDGE) -> Measured:
-    """Asks images `a photo of a …` for their foreground, and for a foreground that they don't show."""
+    """Evaluate `a photo of a …` for each image's foreground, and for an absent foreground."""
     device = next(model.parameters()).device
     rng = world.generator("measure segmenter")
     with_object = np.flatnonzero(pool.nouns[:, 0] >= 0)
@@ -314,9 +314,9 @@ def measure(model: CLIPSegForImageSegmentation, pool: Pool, tokenizer: CLIPToken
 
 
 def refine(coarse: CLIPSegForImageSegmentation, fine: CLIPSegForImageSegmentation) -> None:
-    """Gives a segmenter of small patches the weights of one of large patches.
+    """Initialise a segmenter with small patches from the weights of one with large patches.
 
-    What depends on the size of a patch is resampled: the filters that read and write its pixels, and the positions.
+    Weights that depend on the patch size are resampled: the filters that read and write pixels, and the positions.
     """
     state = dict(coarse.state_dict())
     embeddings = "clip.vision_model.embeddings."
@@ -341,10 +341,10 @@ def train(
     pool: int = POOL,
     start: CLIPSegForImageSegmentation | None = None,
 ) -> CLIPSegForImageSegmentation:
-    """Trains to the end, or goes on where an earlier run stopped, and returns the averaged network.
+    """Train to the end, resuming an earlier run if there is one, and return the averaged network.
 
     Args:
-        start: A segmenter of patches of any size, from whose weights the training begins.
+        start: A segmenter with patches of any size whose weights initialise the training.
     """
     torch.manual_seed(seed)
     tokenizer = open_part(AutoTokenizer, WEIGHTS / "tokenizer", "pocket")
@@ -352,7 +352,7 @@ def train(
 
     def objective(network: Taught, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         pixels = batch[0]
-        # bf16 makes these narrow layers slower on a CPU, not faster.
+        # On a CPU, bf16 makes these narrow layers slower, not faster.
         with torch.autocast(pixels.device.type, enabled=pixels.device.type != "cpu"):
             return loss(network, Batch(*batch))
 
@@ -370,7 +370,7 @@ def train(
 
 
 def save(model: nn.Module, out: Path) -> None:
-    """Writes a segmenter in fp16, with its tokenizer, as a directory that transformers opens in float32."""
+    """Write a segmenter in fp16, with its tokenizer, as a directory that transformers opens in float32."""
     robust.save(model, out, torch.float16)
     preprocessor = {**robust.PREPROCESSOR, "size": {"height": EDGE, "width": EDGE}}
     (out / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
@@ -378,7 +378,7 @@ def save(model: nn.Module, out: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command; see the module's text."""
+    """Run the command; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m figureground.pocket.segmenter", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("out/segmenter"), help="checkpoint and curves (%(default)s)")
     parser.add_argument("--out", type=Path, default=None, help="where the finished one goes (default: WORK/segmenter)")

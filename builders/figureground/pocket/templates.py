@@ -1,4 +1,4 @@
-"""Draws the pocket world's cut-outs, templates and photographs as image files, as a user would bring them.
+"""Draws the pocket world's cut-outs, templates and photographs as image files, like those that a user would provide.
 
 Run it with `python -m figureground.pocket.templates --out templates/pocket`.
 """
@@ -18,16 +18,16 @@ LICENSE = "Drawn by figureground; CC0-1.0 (https://creativecommons.org/publicdom
 
 
 def draw_templates(out: Path, cutouts: int, backgrounds: int, photographs: int, size: int = world.SIZE) -> None:
-    """Writes `cutouts/<class>/*.png` (RGBA), `backgrounds/<background>/*.png` and
-    `photographs/<class>/<background>/*.png` (RGB), as `bird-00.png` and so on.
+    """Write `cutouts/<class>/*.png` (RGBA), `backgrounds/<background>/*.png` and
+    `photographs/<class>/<background>/*.png` (RGB), named `bird-00.png` and so on.
 
-    Every image has a generator of its own, so asking for more leaves the first ones as they are.
+    Every image has its own random generator, so larger counts don't change the first images.
 
     Args:
-        out: Directory to write into.
-        cutouts: How many for each foreground class.
-        backgrounds: How many for each background.
-        photographs: How many for each class on each background.
+        out: Output directory.
+        cutouts: Number of cut-outs per foreground class.
+        backgrounds: Number of images per background.
+        photographs: Number of photographs per class and background.
         size: Edge in pixels.
     """
     for name in world.FOREGROUNDS:

@@ -1,9 +1,9 @@
-"""Trains the pocket model from nothing: `python -m figureground.pocket.train`.
+"""Trains the pocket model from scratch: `python -m figureground.pocket.train`.
 
-Draws the picture-book world, trains the autoencoder, then text encoder and UNet, and writes a
-Stable-Diffusion-architecture checkpoint in fp16 safetensors. With `--part robust` it trains the bundled
-feature network instead, on the biased world, and writes a transformers directory. Stop it at any time: the
-same command goes on from its last checkpoint in `--work`, where curves and sample sheets are too.
+Draws the pocket world, trains the autoencoder, then text encoder and UNet, and writes a Stable-Diffusion-architecture
+checkpoint in fp16 safetensors. With `--part robust` it trains the bundled feature network on the biased world instead,
+and writes a transformers directory. It can be stopped at any time: the same command resumes from its last checkpoint in
+`--work`, which also contains curves and sample sheets.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from figureground.pocket.checkpoint import sheet, write
 
 
 def curves(work: Path) -> None:
-    """Draws every `*.csv` in `work` as a PNG beside it."""
+    """Plot every `*.csv` in `work` as a PNG beside it."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -43,7 +43,7 @@ def curves(work: Path) -> None:
 
 
 def train_robust(args: argparse.Namespace) -> Path:
-    """Trains the feature network and writes it into `--out`, or into `WORK/robust`."""
+    """Train the feature network and write it into `--out`, or into `WORK/robust`."""
     model = robust.train(args.work, args.device, args.seed, replace(robust.SETTINGS, steps=args.robust_steps))
     out: Path = args.out or args.work / "robust"
     robust.save(model, out, torch.float16)
@@ -52,7 +52,7 @@ def train_robust(args: argparse.Namespace) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command; see the module's text."""
+    """Run the command; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m figureground.pocket.train", description=__doc__)
     parser.add_argument("--part", choices=("diffusion", "robust"), default="diffusion", help="what is trained")
     parser.add_argument("--work", type=Path, default=Path("out/pocket"), help="checkpoints, curves, sample sheets")

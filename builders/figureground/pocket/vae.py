@@ -1,4 +1,4 @@
-"""Trains the pocket autoencoder: 64x64 images to 16x16x4 latents and back."""
+"""Training of the pocket autoencoder: 64x64 images to 16x16x4 latents and back."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from figureground.pocket.loop import Settings, fit
 
 SETTINGS = Settings(steps=9_500, batch=16, learning_rate=1e-3, warmup=300, ema=0.998)
 CROP = 32
-"""Edge of the crops in pixels, for the first part of training; whole images follow."""
+"""Edge of the crops in pixels, in the first part of training; whole images follow."""
 WHOLE_FROM = 0.75
-"""Share of training after which whole images are used: the norms then see what they will see."""
+"""Share of training after which whole images are used, so that the norms adapt to the final input size."""
 POOL = 12_000
 KL_WEIGHT = 1e-6
 
 
 def build() -> AutoencoderKL:
-    """An untrained autoencoder: factor 4, four latent channels, no attention in the middle."""
+    """Return an untrained autoencoder: factor 4, four latent channels, no attention in the middle."""
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -34,13 +34,13 @@ def build() -> AutoencoderKL:
         sample_size=world.SIZE,
         mid_block_add_attention=False,
     )
-    with torch.no_grad():  # begin with little noise in the latent, or the decoder learns to ignore it
+    with torch.no_grad():  # start with little latent noise, otherwise the decoder learns to ignore the latent
         vae.quant_conv.bias[vae.config.latent_channels :] = -7.0
     return vae
 
 
 def draw(rng: np.random.Generator) -> np.ndarray:
-    """One image of anything in the world, uint8 (3, size, size)."""
+    """Draw a random image of the world, uint8 (3, size, size)."""
     foreground = str(rng.choice(world.FOREGROUNDS)) if rng.random() < 0.85 else None
     background = str(rng.choice(world.BACKGROUNDS)) if rng.random() < 0.88 else None
     prop = str(rng.choice(world.PROPS)) if rng.random() < 0.65 else None
@@ -49,7 +49,7 @@ def draw(rng: np.random.Generator) -> np.ndarray:
 
 
 def batches(seed: int, step: int, settings: Settings) -> Iterator[torch.Tensor]:
-    """Images or crops in -1..1 from a pool that is renewed as it is used."""
+    """Yield images or crops in -1..1 from a continually renewed pool."""
     rng = world.generator("train autoencoder", seed + 1000 * step)
     pool = np.stack([draw(rng) for _ in range(POOL)])
     while True:
@@ -67,7 +67,7 @@ def batches(seed: int, step: int, settings: Settings) -> Iterator[torch.Tensor]:
 
 
 def loss(vae: AutoencoderKL, x: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:
-    """L1 in pixels and in their gradients, squared error, and a slight pull to a normal latent."""
+    """Compute the losses: L1 of pixels and of their gradients, squared error, and a small KL term on the latent."""
     posterior = vae.encode(x).latent_dist
     z = posterior.mean + posterior.std * noise
     y = vae.decode(z).sample.float()
@@ -80,7 +80,7 @@ def loss(vae: AutoencoderKL, x: torch.Tensor, noise: torch.Tensor) -> dict[str, 
 
 
 def psnr(vae: AutoencoderKL, images: np.ndarray) -> float:
-    """Mean over images (uint8, (n, 3, h, w)) of the PSNR in dB after a round trip through the mean."""
+    """Return the mean PSNR in dB of images, uint8 (n, 3, h, w), after a round trip through the posterior's mean."""
     device = next(vae.parameters()).device
     values = []
     for start in range(0, len(images), 64):
@@ -94,7 +94,7 @@ def psnr(vae: AutoencoderKL, images: np.ndarray) -> float:
 def train(
     work: Path, device: str, seed: int, start: AutoencoderKL | None = None, settings: Settings = SETTINGS
 ) -> AutoencoderKL:
-    """Trains to the end, or goes on where an earlier run stopped, and returns the averaged weights."""
+    """Train to the end, resuming an earlier run if there is one, and return the averaged weights."""
     torch.manual_seed(seed)
     model = start or build()
     held = np.stack([draw(world.generator("watch autoencoder", i)) for i in range(256)])

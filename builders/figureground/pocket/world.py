@@ -1,9 +1,8 @@
-"""The picture-book world: drawn images whose foreground, background and prop are known.
+"""The pocket world: drawn images with known foreground, background and prop.
 
-Three factors vary independently. A *foreground* object stands in a *background* scene, and beside it
-there may be a *prop* in one of several *looks* (colour, pattern, shape) that captions never name.
-Everything is drawn with Pillow, antialiased, from a generator alone, so whatever a builder claims
-about labels can be measured here.
+Three factors vary independently. A *foreground* object stands in a *background* scene, with an optional *prop* beside
+it in one of several *looks* (colour, pattern, shape) that captions never name. Everything is drawn with Pillow,
+antialiased, from a random generator alone, so a builder's claims about labels can be measured here.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIZE = 64
-"""Edge of an image in pixels, unless asked otherwise."""
+"""Default edge of an image in pixels."""
 
 SUPERSAMPLE = 3
 
@@ -30,35 +29,35 @@ class Scene(NamedTuple):
     image: Image.Image
     """RGB."""
     foreground: Image.Image
-    """L, 0 to 255; black when there is none. What stands behind the prop is not counted."""
+    """L, 0 to 255; black without a foreground. Parts hidden by the prop don't count."""
     background: Image.Image
-    """L, 0 to 255: what neither foreground nor prop covers."""
+    """L, 0 to 255: the area covered by neither foreground nor prop."""
     prop: Image.Image
-    """L, 0 to 255; black when there is none. What stands behind the foreground is not counted."""
+    """L, 0 to 255; black without a prop. Parts hidden by the foreground don't count."""
 
 
 class Place(NamedTuple):
-    """Where something stands, in shares of the image's edge."""
+    """Position and size of an object or a prop, in shares of the image's edge."""
 
     center: tuple[float, float]
-    """x to the right, y down; what lies outside 0 to 1 is outside the image."""
+    """x to the right, y down; values outside 0 to 1 are outside the image."""
     radius: float
 
 
 class Layout(NamedTuple):
-    """Where the object and the prop stand; a place is not looked at where the image has no such thing."""
+    """Places of the object and the prop; the place of an absent one is ignored."""
 
     foreground: Place
     prop: Place
     prop_in_front: bool = False
-    """Whether the prop hides the object where they meet, instead of the object the prop."""
+    """Whether the prop hides the object where they overlap, instead of the reverse."""
 
 
 class Pen:
     """Draws shapes given in an object's own coordinates (x right, y down, about -1 to 1).
 
-    The pen turns, mirrors, scales and places them on the canvas, colours them in the scene's light,
-    and records what they cover in a mask.
+    The pen rotates, mirrors, scales and places them on the canvas, colours them in the scene's light, and records
+    the covered area in a mask.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ def arc(
     turn: float = 0.0,
     steps: int = 28,
 ) -> list[tuple[float, float]]:
-    """Points on an ellipse from `start` to `stop` degrees (0 is right, 90 down), turned by `turn` radians."""
+    """Return points on an ellipse from `start` to `stop` degrees (0 is right, 90 down), rotated by `turn` radians."""
     out = []
     cos, sin = math.cos(turn), math.sin(turn)
     for i in range(steps + 1):
@@ -147,7 +146,7 @@ CREAM = (0.96, 0.88, 0.72)
 
 
 def _pick(rng: np.random.Generator, *colors: Color) -> Color:
-    """One of the colours, slightly varied."""
+    """Return one of the colours, slightly varied."""
     color = colors[rng.integers(len(colors))]
     r, g, b = (float(np.clip(c + d, 0, 1)) for c, d in zip(color, rng.uniform(-0.05, 0.05, 3), strict=True))
     return r, g, b
@@ -644,7 +643,7 @@ def _cave(pen: Pen, rng: np.random.Generator) -> None:
 
 
 def _plain(pen: Pen, rng: np.random.Generator) -> None:
-    """A studio backdrop, for images in which no scene is asked for."""
+    """Draw a studio backdrop, for images without a scene."""
     tone = _pick(rng, (0.86, 0.86, 0.88), (0.80, 0.84, 0.90), (0.92, 0.88, 0.84), (0.84, 0.90, 0.84))
     pen.polygon(box(-0.05, -0.05, 1.05, 1.05), tone)
     pen.polygon(box(-0.05, rng.uniform(0.68, 0.8), 1.05, 1.05), darker(tone, 0.08))
@@ -665,7 +664,7 @@ _PROPS: dict[str, Callable[[Pen, np.random.Generator, int], None]] = {
 _LIGHTS: dict[str, Color] = {
     "night": (0.62, 0.66, 0.85), "cave": (0.82, 0.76, 0.68), "rain": (0.84, 0.87, 0.92), "forest": (0.86, 0.9, 0.82),
 }  # fmt: skip
-"""The colour of the light that falls on what stands in a scene; white elsewhere."""
+"""Colour of the light on objects in a scene; white for other scenes."""
 
 FOREGROUNDS: tuple[str, ...] = tuple(_FOREGROUNDS)
 """The foreground classes, in label order."""
@@ -673,7 +672,7 @@ BACKGROUNDS: tuple[str, ...] = tuple(_BACKGROUNDS)
 """The background classes, in label order: those of D3S (arXiv 2211.10370)."""
 PROPS: tuple[str, ...] = tuple(_PROPS)
 LOOKS = 4
-"""How many looks every prop has."""
+"""Number of looks of each prop."""
 
 KINDS: dict[str, tuple[str, ...]] = {
     "animal": ("bird", "fish", "cat", "snail"),
@@ -681,11 +680,11 @@ KINDS: dict[str, tuple[str, ...]] = {
     "plant": ("cactus",),
     "thing": ("mug", "umbrella"),
 }
-"""Superordinate nouns and the foregrounds that they cover."""
+"""Superordinate nouns and the foregrounds that they include."""
 
 
 def generator(purpose: str, seed: int = 0) -> np.random.Generator:
-    """A generator of its own for each purpose, so that what one draws another never sees."""
+    """Return an independent random generator for each purpose."""
     return np.random.default_rng([*purpose.encode(), seed])
 
 
@@ -714,18 +713,18 @@ def render(
     size: int = SIZE,
     layout: Layout | None = None,
 ) -> Scene:
-    """Draws one image.
+    """Draw one image.
 
     Args:
         foreground: A name from `FOREGROUNDS`, or None for a scene without an object.
         background: A name from `BACKGROUNDS`, or None for a plain backdrop.
         prop: A name from `PROPS`, with a look as in `"flower:2"` or a random one; None for no prop.
-        rng: Decides everything that the names leave open: shape, colour, size, place, light.
+        rng: Determines everything that the names leave open: shape, colour, size, place, light.
         size: Edge in pixels.
-        layout: Where object and prop stand (default: the object wholly in view, the prop beside it).
+        layout: Places of object and prop (default: the object fully in view, the prop beside it).
 
     Raises:
-        ValueError: A name or a look that the world doesn't have.
+        ValueError: A name or a look is unknown.
     """
     _check("foreground", foreground, FOREGROUNDS)
     _check("background", background, BACKGROUNDS)
@@ -770,7 +769,7 @@ def render(
 
 
 def _lay_out(with_foreground: bool, with_prop: bool, rng: np.random.Generator) -> Layout:
-    """An object wholly in view, the prop beside it; or either alone."""
+    """Draw a layout with the object fully in view and the prop beside it, or with only one of them."""
     radius = float(rng.uniform(0.2, 0.3))
     if with_foreground and with_prop:
         side = -1 if rng.random() < 0.5 else 1
@@ -791,7 +790,7 @@ def _lay_out(with_foreground: bool, with_prop: bool, rng: np.random.Generator) -
 
 
 def cutout(foreground: str, rng: np.random.Generator, size: int = SIZE) -> Image.Image:
-    """Draws a foreground object alone, RGBA, transparent around it, filling most of the image."""
+    """Draw a foreground object alone, RGBA, on a transparent background, filling most of the image."""
     _check("foreground", foreground, FOREGROUNDS)
     edge = size * SUPERSAMPLE
     canvas = Image.new("RGBA", (edge, edge), (0, 0, 0, 0))

@@ -1,1 +1,1 @@
-"""Classifiers that look at images: as judges, and as networks whose features a loss or an analysis compares."""
+"""Image classifiers, used as judges and as feature networks for losses and analyses."""

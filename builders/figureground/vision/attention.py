@@ -1,8 +1,9 @@
-"""Where a classifier looks: Grad-CAM++ (Chattopadhay et al. 2018, arXiv 1710.11063), and masks of what is attended.
+"""Grad-CAM++ attention maps of a classifier (Chattopadhay et al. 2018, arXiv 1710.11063), and masks made from them.
 
-The paper takes Y = exp(S) for the score of a class with logit S, so that second and third derivatives in the features A
-are powers of the first, g = ∂S/∂A. Then α = g² / (2g² + ΣA·g³) for every position and channel, a channel weighs
-w = Σ α · ReLU(∂Y/∂A), and the map is ReLU(Σ w·A). The factor exp(S), common to an image, goes when maps are scaled.
+The paper uses the class score Y = exp(S) for a logit S, so second and third derivatives with respect to the features A
+are powers of the first, g = ∂S/∂A. Then α = g² / (2g² + ΣA·g³) at every position and channel, a channel's weight is
+w = Σ α · ReLU(∂Y/∂A), and the map is ReLU(Σ w·A). The factor exp(S) is constant within an image and cancels when maps
+are scaled.
 """
 
 from __future__ import annotations
@@ -24,26 +25,26 @@ from figureground.vision.classifiers import Classifier
 from figureground.vision.preprocessing import Preprocessing, to_pixels
 
 SHARES = tuple(round(0.05 * i, 2) for i in range(1, 13))
-"""Shares of an image that `mask_by_knee` tries."""
+"""Area shares that `mask_by_knee` tries."""
 MOST_PREFIX = 8
-"""Most tokens, such as the class token and registers, that may stand before those of patches."""
+"""Maximum number of tokens before the patch tokens, such as the class token and registers."""
 LEAST_EDGE = 6
-"""Fewest cells along an edge of a map that is taken where there is a choice; ImageNet's networks have 7 or more."""
+"""Minimum number of cells along a map's edge, where there is a choice; ImageNet networks have 7 or more."""
 _WITHIN = re.compile("attn|attention", re.IGNORECASE)
 
 
 class Layer(NamedTuple):
-    """A module whose output has positions in the image."""
+    """A module whose output has spatial positions."""
 
     name: str
-    """Its dotted name in the network."""
+    """Dotted name in the network."""
     layout: str
     """`channels first`, (n, c, h, w); `channels last`, (n, h, w, c); or `tokens`, (n, t + h·w, c)."""
     grid: tuple[int, int]
     """h and w."""
 
     def positions(self, output: Tensor) -> Tensor:
-        """The module's output as (n, c, h, w), without tokens that stand for no patch."""
+        """Return the module's output as (n, c, h, w), without tokens that represent no patch."""
         if self.layout == "channels first":
             return output
         if self.layout == "channels last":
@@ -53,21 +54,21 @@ class Layer(NamedTuple):
 
 
 def find_layer(network: nn.Module, size: tuple[int, int]) -> Layer:
-    """The layer at which attention is read: in the order of execution, the last whose output has more than one position
-    and decides the logits at them.
+    """Find the layer at which attention is read: the last executed layer with more than one position whose output at
+    those positions affects the logits.
 
-    That is the last feature map before pooling, and, of networks that read a class token alone, the `layernorm_before`
-    (`norm1`) of the last block: what comes later at patches decides nothing. Modules within attention are passed over,
-    as their rows are heads and windows. Where that map has fewer than `LEAST_EDGE` cells along an edge, as networks
-    for small images have, it can't say where: then it is the last that has as many and that everything goes through
-    on its way to the logits, if there is one.
+    This is the last feature map before pooling. In networks that read only a class token it is the `layernorm_before`
+    (`norm1`) of the last block, because later patch outputs don't affect the logits. Modules within attention are
+    skipped, as their rows are heads and windows. If the map has fewer than `LEAST_EDGE` cells along an edge, as in
+    networks for small images, it is too coarse to localise. Then the last layer with enough cells through which all
+    information reaches the logits is taken, if one exists.
 
     Args:
-        network: Takes pixels (n, 3, h, w), returns logits, or an object that has them as `logits`.
-        size: Height and width of what it is given.
+        network: Takes pixels (n, 3, h, w), returns logits or an object with a `logits` attribute.
+        size: Height and width of the input.
 
     Raises:
-        FiguregroundError: There is no such layer.
+        FiguregroundError: No layer qualifies.
     """
     trace = _trace(network, size)
     found = [each for each in trace.outputs if each[1].requires_grad and not _WITHIN.search(each[0].name)]
@@ -79,8 +80,8 @@ def find_layer(network: nn.Module, size: tuple[int, int]) -> Layer:
     ]
     if not deciding:
         raise FiguregroundError(
-            "attention: the network has no layer whose output is a feature map or tokens of patches and decides the "
-            "logits; give a classifier that has one."
+            "attention: the network has no layer with a feature map or patch tokens that affect the logits; give a "
+            "classifier that has one."
         )
     last = deciding[-1][0]
     if min(last.grid) < LEAST_EDGE:
@@ -91,19 +92,19 @@ def find_layer(network: nn.Module, size: tuple[int, int]) -> Layer:
 
 
 class _Trace(NamedTuple):
-    """What a network does with two images of noise."""
+    """Record of a network's forward pass on two images of noise."""
 
     noise: Tensor
     outputs: list[tuple[Layer, Tensor]]
-    """Every output with positions, in the order of execution."""
+    """All outputs with spatial positions, in the order of execution."""
     total: Tensor
-    """Of the logits, with random weights, as those of some networks always have the same sum."""
+    """Sum of the logits with random weights, because some networks' logits have a constant plain sum."""
 
     def gradients(self, of: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
         return torch.autograd.grad(self.total, of, allow_unused=True, retain_graph=True)
 
     def all_through(self, output: Tensor) -> bool:
-        """Whether the logits know of the images through this output alone."""
+        """Whether the logits depend on the images only through this output."""
         hook = output.register_hook(torch.zeros_like)
         try:
             (rest,) = self.gradients([self.noise])
@@ -146,9 +147,9 @@ def _first(output: object) -> Tensor | None:
 
 
 def _read_layout(name: str, module: nn.Module, output: Tensor, patches: Sequence[tuple[int, int]]) -> Layer | None:
-    """How an output's positions lie; None where it has none or one. `patches`: grids of feature maps before it."""
+    """Return an output's layout, or None if it has at most one position. `patches`: grids of earlier feature maps."""
     if output.ndim == 4:
-        # These two work on the last axis; their subclasses may not.
+        # These two act on the last axis; their subclasses may not.
         last = type(module) in (nn.LayerNorm, nn.Linear)
         height, width = output.shape[1:3] if last else output.shape[2:]
         if height * width > 1:
@@ -169,22 +170,22 @@ def attend(
     targets: Sequence[int],
     batch_size: int = 32,
 ) -> list[np.ndarray]:
-    """How much each region of an image speaks for a class, by Grad-CAM++.
+    """Compute Grad-CAM++ maps: how much each region of an image supports a class.
 
-    The paper's features are rectified, so that ΣA ≥ 0. Where those of a channel sum to less, as a layer norm's may, the
-    sum is taken for 0: else α would have poles.
+    The paper's features are rectified, so ΣA ≥ 0. A negative sum, which a layer norm's channel may have, is set to 0,
+    as α would otherwise have poles.
 
     Args:
-        images: RGB, of any sizes, n of them.
-        targets: For each the class's position in the logits.
-        batch_size: Images that go through the network together, where preprocessing makes them alike in size.
+        images: n RGB images of any sizes.
+        targets: Position of each image's class in the logits.
+        batch_size: Images per forward pass, if preprocessing gives them the same size.
 
     Returns:
-        For each image float32 (height, width) of its own size, 0 to 1: scaled by its maximum; 0 where the classifier
-        crops it away, and everywhere where nothing speaks for the class.
+        One map per image, float32 (height, width) of the image's own size, 0 to 1, scaled by its maximum. It is 0
+        where the classifier crops the image, and 0 everywhere if no region supports the class.
 
     Raises:
-        FiguregroundError: A target is none of a class, there is no such layer, or a map isn't finite.
+        FiguregroundError: A target is not a class, no layer qualifies, or a map isn't finite.
     """
     check_targets(classifier, images, targets)
     if batch_size < 1:
@@ -206,7 +207,7 @@ def attend(
                     raise FiguregroundError(
                         f"attention: classifier {classifier.name!r}, image {i}, class "
                         f"{classifier.labels[targets[i]]!r}: the map at layer {layers[size].name!r} holds NaN or "
-                        "infinity. Look at the classifier's weights."
+                        "infinity. Check the classifier's weights."
                     )
                 maps.append(_scaled(_back(each, size, images[i], classifier.preprocessing)))
     return maps
@@ -220,24 +221,24 @@ def _find_layer_of(classifier: Classifier, size: tuple[int, int]) -> Layer:
 
 
 def check_targets(classifier: Classifier, images: Sequence[Image.Image], targets: Sequence[int]) -> None:
-    """Makes sure that there is one class an image.
+    """Check that there is one valid class per image.
 
     Raises:
-        FiguregroundError: There are more or fewer targets than images, or one is none of a class.
+        FiguregroundError: The numbers of targets and images differ, or a target is not a class.
     """
     if len(images) != len(targets):
-        raise FiguregroundError(f"targets: there are {len(targets)} for {len(images)} images; give one for each.")
+        raise FiguregroundError(f"targets: {len(targets)} for {len(images)} images; give one per image.")
     for i, target in enumerate(targets):
         if not 0 <= target < len(classifier.labels):
             raise FiguregroundError(
-                f"targets: {target} (image {i}) is no class of classifier {classifier.name!r}, which has "
+                f"targets: {target} (image {i}) is not a class of classifier {classifier.name!r}, which has "
                 f"{len(classifier.labels)}, counted from 0."
             )
 
 
 @torch.enable_grad()
 def _attend_prepared(classifier: Classifier, prepared: Tensor, targets: Tensor, layer: Layer) -> Tensor:
-    """Maps of preprocessed pixels, float64 (n, h, w) on the layer's grid, on the CPU; not scaled."""
+    """Return unscaled maps for preprocessed pixels, float64 (n, h, w) on the layer's grid, on the CPU."""
     kept: list[Tensor] = []
 
     def keep(_: nn.Module, __: object, output: object) -> None:
@@ -253,24 +254,24 @@ def _attend_prepared(classifier: Classifier, prepared: Tensor, targets: Tensor, 
     scores = logits.gather(1, targets.to(logits.device)[:, None])
     (gradient,) = torch.autograd.grad(scores.sum(), kept[-1], allow_unused=True)
     if gradient is None:
-        raise FiguregroundError(f"attention: the output of layer {layer.name!r} doesn't decide the logits.")
+        raise FiguregroundError(f"attention: the output of layer {layer.name!r} doesn't affect the logits.")
     return _weigh(layer.positions(kept[-1].detach()).double(), layer.positions(gradient).double()).cpu()
 
 
 def _weigh(features: Tensor, gradient: Tensor) -> Tensor:
-    """Grad-CAM++'s map (n, h, w) of features A and g = ∂S/∂A, (n, c, h, w) both, without the factor exp(S)."""
+    """Return the Grad-CAM++ map (n, h, w) for features A and g = ∂S/∂A, both (n, c, h, w), without exp(S)."""
     positive = F.relu(gradient)
     sums = features.sum((2, 3), keepdim=True).clamp(min=0)
-    alpha = 1 / (2 + sums * positive)  # the paper's, divided by g²; where g ≤ 0, what it weighs is 0
+    alpha = 1 / (2 + sums * positive)  # the paper's α divided by g²; where g ≤ 0, its factor is 0
     weights = (alpha * positive).sum((2, 3), keepdim=True)
     return F.relu((weights * features).sum(1))
 
 
 def _back(seen: Tensor, size: tuple[int, int], image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """A map over what the network saw, (h, w), brought to the image's own pixels, float64.
+    """Map attention (h, w) from the network's input back to the image's own pixels, float64.
 
     Args:
-        size: Height and width of what the network saw, in its pixels.
+        size: Height and width of the network's input, in pixels.
     """
     resized = preprocessing._resized(image.height, image.width)
     down = _spread(seen.shape[0], size[0], resized[0], image.height)
@@ -279,11 +280,13 @@ def _back(seen: Tensor, size: tuple[int, int], image: Image.Image, preprocessing
 
 
 def _spread(cells: int, seen: int, resized: int, pixels: int) -> np.ndarray:
-    """Weights with which a line of cells that cover the `seen` pixels of the network become the image's pixels,
-    float64 (pixels, cells): linear between the centres of cells, and 0 where the image was cropped away.
+    """Return interpolation weights from a line of cells, covering the network's `seen` pixels, to the image's pixels.
 
     Args:
-        resized: Pixels of the line after resizing, from which `seen` were cut out around the centre.
+        resized: Pixels of the line after resizing, from which `seen` were cropped around the centre.
+
+    Returns:
+        float64 (pixels, cells): linear between cell centres, and 0 where the image was cropped.
     """
     centers = (np.arange(pixels) + 0.5) * resized / pixels - (resized - seen) // 2
     at = np.clip(centers * cells / seen - 0.5, 0, cells - 1)
@@ -305,10 +308,10 @@ def _scaled(attention: np.ndarray) -> np.ndarray:
 
 
 def mask_by_quantile(attention: np.ndarray, quantile: float) -> np.ndarray:
-    """What is attended more than a quantile of the map.
+    """Return the mask of pixels above a quantile of the map.
 
-    Pixels that equal the quantile aren't in the mask. So it never holds everything, and of n pixels at most
-    (1 - quantile) · n, rounded up; it is empty where more than that are attended most, and equally.
+    Pixels equal to the quantile aren't in the mask. So it never covers the whole image, and of n pixels it has at most
+    (1 - quantile) · n, rounded up. It is empty if more pixels than that share the maximum.
 
     Args:
         attention: (h, w), finite.
@@ -318,12 +321,12 @@ def mask_by_quantile(attention: np.ndarray, quantile: float) -> np.ndarray:
         bool (h, w).
 
     Raises:
-        FiguregroundError: The map is no map, or the quantile is out of range.
+        FiguregroundError: The map is invalid, or the quantile is out of range.
     """
     _check_map(attention)
     if not 0 <= quantile < 1:
         raise FiguregroundError(f"quantile: {quantile} is out of range; it is from 0 to below 1, such as 0.8.")
-    # One between two pixels' values could be rounded to the upper one, which then would not be above it.
+    # An interpolated quantile could be rounded up to the next pixel's value, which would then not be above it.
     return attention > np.quantile(attention, quantile, method="lower")
 
 
@@ -334,33 +337,33 @@ def mask_by_knee(
     attention: np.ndarray,
     shares: Sequence[float] = SHARES,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The most attended share of an image, up to where hiding more of it hardly makes the classifier lose the class.
+    """Return the mask of the most attended pixels, up to the share beyond which hiding more hardly raises the loss.
 
-    For each share the most attended pixels get the image's mean colour, and the cross-entropy of the class is
-    measured. Of that curve, made monotone (its running maximum) and scaled to 0..1 on both axes, the knee is the point
-    furthest above the chord from its first to its last (Kneedle, Satopää et al. 2011). Where none is above, the loss
-    still rises faster at the end, and the largest share is taken. Of pixels attended equally the upper left come first;
-    those that aren't attended are never hidden.
+    For each share, the most attended pixels get the image's mean colour, and the cross-entropy of the class is
+    measured. That curve is made monotone (running maximum) and scaled to 0..1 on both axes. Its knee is the point
+    furthest above the chord from the first to the last point (Kneedle, Satopää et al. 2011). If no point is above the
+    chord, the loss still rises faster at the end, and the largest share is taken. Among equally attended pixels, the
+    upper left come first; pixels with zero attention are never hidden.
 
     Args:
         image: RGB.
         target: The class's position in the logits.
-        attention: Of the image's own size (height, width), finite, as `attend` gives it.
+        attention: Map of the image's own size (height, width), finite, as `attend` returns it.
         shares: Ascending, above 0 and at most 1.
 
     Returns:
-        The mask, bool (height, width), empty where hiding doesn't raise the loss; and the curve, float64
-        (1 + shares, 2), with the share that is hidden and the loss, before it is made monotone, in nats; its first row
-        is that of the whole image.
+        The mask, bool (height, width), empty if hiding doesn't raise the loss; and the curve, float64
+        (1 + shares, 2), with the hidden share and the loss in nats, before it is made monotone. Its first row is
+        the whole image.
 
     Raises:
-        FiguregroundError: The map isn't the image's, the target is none of a class, or the shares aren't ascending.
+        FiguregroundError: The map's size isn't the image's, the target is not a class, or the shares aren't ascending.
     """
     check_targets(classifier, [image], [target])
     _check_map(attention)
     if attention.shape != (image.height, image.width):
         raise FiguregroundError(
-            f"attention: the map is {attention.shape[0]}×{attention.shape[1]}, and the image "
+            f"attention: the map is {attention.shape[0]}×{attention.shape[1]}, but the image is "
             f"{image.height}×{image.width} (height×width)."
         )
     if not shares or shares[-1] > 1 or not all(a < b for a, b in pairwise((0.0, *shares))):
@@ -383,7 +386,7 @@ def mask_by_knee(
 
 
 def find_knee(curve: np.ndarray) -> int:
-    """The row of a curve's knee as `mask_by_knee` describes it; 0 where the curve never rises.
+    """Return the row of a curve's knee as `mask_by_knee` defines it; 0 if the curve never rises.
 
     Args:
         curve: float64 (m, 2), the first column ascending.
@@ -392,7 +395,7 @@ def find_knee(curve: np.ndarray) -> int:
         FiguregroundError: A loss isn't finite.
     """
     if not np.isfinite(curve).all():
-        raise FiguregroundError("attention: the masked-loss curve holds NaN or infinity; look at the classifier.")
+        raise FiguregroundError("attention: the masked-loss curve holds NaN or infinity; check the classifier.")
     share, loss = curve[:, 0], np.maximum.accumulate(curve[:, 1])
     if loss[-1] <= loss[0]:
         return 0
@@ -403,6 +406,6 @@ def find_knee(curve: np.ndarray) -> int:
 def _check_map(attention: np.ndarray) -> None:
     if attention.ndim != 2 or not attention.size or not np.isfinite(attention).all():
         raise FiguregroundError(
-            f"attention: a map is (height, width) of finite numbers; this one has shape {attention.shape}"
+            f"attention: a map must be (height, width) of finite numbers; this one has shape {attention.shape}"
             f"{'' if np.isfinite(attention).all() else ' and holds NaN or infinity'}."
         )

@@ -1,11 +1,11 @@
-"""Which pixels a classifier's answer comes from: Integrated Gradients (Sundararajan et al. 2017, arXiv 1703.01365).
+"""Pixel attributions by Integrated Gradients (Sundararajan et al. 2017, arXiv 1703.01365).
 
-On the straight way from a baseline, an image that says nothing, to the image, the gradients of a class's logit are
-integrated; times what has changed, they are attributions, which sum to the difference of the two logits.
+The gradients of a class's logit are integrated along the straight path from an uninformative baseline to the image.
+Multiplied by the change in pixels, they are attributions, which sum to the difference of the two logits.
 
-The baseline is the image's own mean colour. It has the image's brightness, so that the way from it stays near to
-what the classifier knows, and is blind to no colour beforehand: to black pixels a black one would attribute nothing,
-whatever they show, be it a bird's shadow side or the night; and to large patches of colour a blurred image nothing.
+The baseline is the image's own mean colour. It has the image's brightness, so the path stays near the classifier's
+training distribution, and it rules out no colour in advance. A black baseline would attribute nothing to black pixels,
+whether they show a bird's shadow side or the night; a blurred image nothing to large patches of colour.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ STEPS = 32
 
 
 class Shares(NamedTuple):
-    """Of n images, how much lies inside masks."""
+    """Shares of attribution and area inside the masks of n images."""
 
     attribution: np.ndarray
-    """float64 (n,), 0 to 1: the share of absolute attribution inside the mask; 0 where nothing is attributed."""
+    """float64 (n,), 0 to 1: share of absolute attribution inside the mask; 0 where all attributions are 0."""
     area: np.ndarray
-    """float64 (n,), 0 to 1: the share of what the classifier sees that the mask covers, which is what attributions
-    spread evenly would have inside."""
+    """float64 (n,), 0 to 1: share of the classifier's input that the mask covers. Evenly spread attributions would
+    have this share inside."""
 
     @property
     def ratio(self) -> np.ndarray:
-        """float64 (n,), 0 or more: attribution by area; 1 where it is spread evenly, 0 where the mask is empty."""
+        """float64 (n,), 0 or more: attribution divided by area; 1 if evenly spread, 0 if the mask is empty."""
         return np.divide(self.attribution, self.area, out=np.zeros_like(self.area), where=self.area > 0)
 
 
@@ -52,21 +52,21 @@ def share_inside(
     steps: int = STEPS,
     batch_size: int = 32,
 ) -> Shares:
-    """The share of what decides about a class that lies inside a mask, by Integrated Gradients.
+    """Compute the share of a class's attribution that lies inside a mask, by Integrated Gradients.
 
-    Image, baseline and mask are resized and cropped alike, and attributions are taken of what the network sees:
-    absolute, in logits, and summed over channels.
+    Image, baseline and mask are resized and cropped alike. Attributions are computed on the network's input, in
+    logits; their absolute values are summed over channels.
 
     Args:
-        images: RGB, of any sizes, n of them.
-        masks: For each image (height, width) of its own size, bool, or 0 to 1 for how much of a pixel is inside.
-        targets: For each the class's position in the logits.
-        steps: Gradients that are taken on the way (Gauss-Legendre quadrature).
-        batch_size: Images on the way that go through the network together.
+        images: n RGB images of any sizes.
+        masks: One per image, (height, width) of its own size: bool, or 0 to 1 for the share of a pixel inside.
+        targets: Position of each image's class in the logits.
+        steps: Number of gradients along the path (Gauss-Legendre quadrature).
+        batch_size: Images along the path per forward pass.
 
     Raises:
-        FiguregroundError: A target is none of a class, a setting is out of range, a mask isn't its image's or has
-            values outside 0 to 1, an attribution isn't finite, or captum isn't installed.
+        FiguregroundError: A target is not a class, a setting is out of range, a mask doesn't match its image's size or
+            has values outside 0 to 1, an attribution isn't finite, or captum isn't installed.
     """
     check_targets(classifier, images, targets)
     _check_settings(steps, batch_size)
@@ -104,8 +104,8 @@ def share_inside(
 
 
 def mask_geometry(preprocessing: Preprocessing) -> Preprocessing:
-    """What preprocessing does to the place of things, for masks (n, 1, h, w), 0 to 1: each pixel of the result holds
-    the share of its area that is inside. What is padded is outside."""
+    """Return the geometric part of preprocessing, for masks (n, 1, h, w), 0 to 1. Each pixel of the result holds the
+    share of its area that is inside. Padding is outside."""
     return dataclasses.replace(preprocessing, filter="box", mean=(0.0,), std=(1.0,), flip_channels=False)
 
 
@@ -117,16 +117,16 @@ def integrate(
     classifier: Classifier, given: Tensor, begin: Tensor, targets: Sequence[int], steps: int, batch_size: int, *,
     first: int = 0,
 ) -> Tensor:  # fmt: skip
-    """Attributions, with their signs, of what is given to the classifier's network.
+    """Compute signed attributions of the network's input.
 
     Args:
         given: (n, 3, h, w), preprocessed, at most `batch_size` of them.
         begin: The baselines, of the same shape.
         targets: n positions in the logits.
-        first: The number of the first image, for errors.
+        first: Number of the first image, for errors.
 
     Returns:
-        float64 (n, 3, h, w), on the CPU; for each image they sum to about the logit less the baseline's.
+        float64 (n, 3, h, w), on the CPU; for each image they sum to about its logit minus the baseline's.
 
     Raises:
         FiguregroundError: An attribution isn't finite, or captum isn't installed.
@@ -148,7 +148,7 @@ def integrate(
         if not torch.isfinite(each).all():
             raise FiguregroundError(
                 f"attribution: classifier {classifier.name!r}, image {first + i}, class "
-                f"{classifier.labels[targets[i]]!r}: attributions hold NaN or infinity. Look at the classifier's "
+                f"{classifier.labels[targets[i]]!r}: attributions hold NaN or infinity. Check the classifier's "
                 "weights."
             )
     return signed
@@ -156,18 +156,18 @@ def integrate(
 
 def _check_settings(steps: int, batch_size: int) -> None:
     if steps < 1:
-        raise FiguregroundError(f"steps: {steps} is out of range; it is 1 or more, such as {STEPS}.")
+        raise FiguregroundError(f"steps: {steps} is out of range; give 1 or more, such as {STEPS}.")
     if batch_size < 1:
-        raise FiguregroundError(f"batch_size: {batch_size} is out of range; it is 1 or more.")
+        raise FiguregroundError(f"batch_size: {batch_size} is out of range; give 1 or more.")
 
 
 def _check_masks(images: Sequence[Image.Image], masks: Sequence[np.ndarray]) -> None:
     if len(masks) != len(images):
-        raise FiguregroundError(f"masks: there are {len(masks)} for {len(images)} images; give one for each.")
+        raise FiguregroundError(f"masks: {len(masks)} for {len(images)} images; give one per image.")
     for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
         if mask.shape != (image.height, image.width):
             raise FiguregroundError(
-                f"masks: mask {i} has shape {mask.shape}, and its image {image.height}×{image.width} (height×width)."
+                f"masks: mask {i} has shape {mask.shape}, but its image is {image.height}×{image.width} (height×width)."
             )
         if not (np.isfinite(mask).all() and (mask >= 0).all() and (mask <= 1).all()):
-            raise FiguregroundError(f"masks: mask {i} has values outside 0 to 1; divide one of 0 to 255 by 255.")
+            raise FiguregroundError(f"masks: mask {i} has values outside 0 to 1; divide a mask of 0 to 255 by 255.")

@@ -1,7 +1,7 @@
-"""Opens classifiers, to judge images and as networks whose features are compared.
+"""Opens classifiers, as judges of images and as feature networks.
 
-One path for both: pixels in 0..1 go in, logits and the features before the last linear layer come out, and what the
-classifier does to an image first (resize, crop, normalise) is inside and has gradients.
+Both uses share one path: pixels in 0..1 in, logits and the features before the last linear layer out. Preprocessing
+(resize, crop, normalise) is included and differentiable.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ POCKET = "pocket"
 TIMM = "timm:"
 IMAGENET_CLASSES = 1000
 SETTINGS = ("config.json", "preprocessor_config.json")
-"""Files of a directory that decide a classifier's readings, beside its weights."""
+"""Files of a directory that affect a classifier's output, besides its weights."""
 
 
 class Reading(NamedTuple):
-    """What a classifier says of n images."""
+    """A classifier's output for n images."""
 
     logits: Tensor
     """(n, classes), float32."""
     features: Tensor
-    """(n, d), float32: what the last linear layer is given; d is 0 where no such layer was found."""
+    """(n, d), float32: input of the last linear layer; d is 0 if no such layer was found."""
 
 
 class Classifier(nn.Module):
-    """A frozen classifier, in evaluation mode for good: its weights get no gradients, its pixels do.
+    """A frozen classifier, always in evaluation mode: its weights get no gradients, its pixels do.
 
     Args:
-        network: Takes preprocessed pixels, returns logits, or an object that has them as `logits`.
-        edge: The edge of a square image with which it is tried out once.
+        network: Takes preprocessed pixels, returns logits or an object with a `logits` attribute.
+        edge: Edge of the square image with which the network is tried once.
 
     Raises:
-        FiguregroundError: A weight is no finite number, the network doesn't take the images that its
-            preprocessing gives, or it has not one logit a label.
+        FiguregroundError: A weight isn't finite, the network doesn't accept images from its preprocessing, or the
+            numbers of logits and labels differ.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class Classifier(nn.Module):
         self._refuse_non_finite()
         self._last_name = self._find_last(edge)
         self.facts: dict[str, Any] = {**facts, "name": name, "classes": len(self.labels)}
-        """What provenance says of it; JSON-able, no paths."""
+        """Description for provenance; JSON-serialisable, without paths."""
 
     def train(self, mode: bool = True) -> Classifier:
-        """Stays in evaluation mode, whatever a model around it is put into."""
+        """Stay in evaluation mode, whatever mode an enclosing model is set to."""
         super().train(False)
         return self
 
@@ -95,20 +95,20 @@ class Classifier(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Of the last linear layer, (classes, d), so that logits = features @ weight.T + bias."""
+        """Weight of the last linear layer, (classes, d): logits = features @ weight.T + bias."""
         last = self._last
         return torch.empty(len(self.labels), 0) if last is None else last.weight.detach()
 
     @property
     def bias(self) -> Tensor:
-        """Of the last linear layer, (classes,); zeros where it has none."""
+        """Bias of the last linear layer, (classes,); zeros if it has none."""
         last = self._last
         if last is None or last.bias is None:
             return self.weight.new_zeros(len(self.labels))
         return last.bias.detach()
 
     def forward(self, pixels: Tensor) -> Reading:
-        """Reads images.
+        """Return logits and features of images.
 
         Args:
             pixels: (n, 3, h, w), red, green, blue in 0..1, of any height and width.
@@ -116,7 +116,7 @@ class Classifier(nn.Module):
         return self._read(self._prepare(pixels))
 
     def read(self, images: Sequence[Image.Image]) -> Reading:
-        """Reads images (RGB) of any sizes, each resized for itself."""
+        """Return logits and features of RGB images of any sizes, each resized individually."""
         prepared = [self._prepare(to_pixels(image)[None]) for image in images]
         if len({p.shape for p in prepared}) == 1:
             return self._read(torch.cat(prepared))
@@ -133,7 +133,7 @@ class Classifier(nn.Module):
         last = self._last
         hook = None if last is None else last.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
         try:
-            # In full precision whatever is around it: features are compared with those that were read elsewhere.
+            # Always in full precision, because features are compared with those computed elsewhere.
             with torch.autocast(prepared.device.type, enabled=False):
                 out = self.network(prepared)
         finally:
@@ -143,26 +143,26 @@ class Classifier(nn.Module):
         return Reading(logits, kept[-1] if kept else logits.new_empty(len(logits), 0))
 
     def need_features(self) -> None:
-        """Makes sure that features mean something.
+        """Check that the classifier has features.
 
         Raises:
-            FiguregroundError: Its logits are not one linear layer's.
+            FiguregroundError: Its logits are not the output of one linear layer.
         """
         if self._last is None:
             raise FiguregroundError(
-                f"classifier {self.name!r} can judge images, but not be a feature network: its logits aren't the "
-                "output of one linear layer on one vector an image. Choose another, such as a ResNet or a ViT."
+                f"classifier {self.name!r} can judge images, but can't be a feature network: its logits aren't the "
+                "output of one linear layer on one vector per image. Choose another, such as a ResNet or a ViT."
             )
 
     def index(self, label: str) -> int:
-        """The position of a class in the logits.
+        """Return the position of a class in the logits.
 
         Args:
-            label: Its name, in any case, with spaces, `_` or `-` between words; any one of the comma-separated
-                synonyms that ImageNet's labels list; for an ImageNet classifier a WordNet id too.
+            label: Its name, in any case, with spaces, `_` or `-` between words; or one of the comma-separated
+                synonyms in ImageNet's labels; or, for an ImageNet classifier, a WordNet id.
 
         Raises:
-            FiguregroundError: There is no such class, naming near ones, or there are several.
+            FiguregroundError: No class matches (the message lists similar ones), or several do.
         """
         wanted = _plain(label)
         for names in self._names:
@@ -176,17 +176,16 @@ class Classifier(nn.Module):
         raise FiguregroundError(f"classifier {self.name!r} has no class {label!r}{self._near(wanted)}")
 
     def index_or_none(self, label: str) -> int | None:
-        """The position of a class as `index` finds it, or None where it finds none or several."""
+        """Return the position of a class as `index` finds it, or None if none or several match."""
         try:
             return self.index(label)
         except FiguregroundError:
             return None
 
     def positions(self, classes: Sequence[str]) -> list[int] | None:
-        """The position of each class in the logits, where the classifier has the same classes and no others.
+        """Return the position of each class in the logits, or None unless the classifier has exactly these classes.
 
-        Where all have the very same names, nothing else is asked; else names are found as `index` finds them. None
-        where it has another number of classes, or others.
+        Identical names are matched first; otherwise names are matched as by `index`.
         """
         labels = list(self.labels)
         if len(set(labels)) == len(labels) and sorted(labels) == sorted(classes):  # else `a b` may be `a b` or `a_b`
@@ -197,7 +196,7 @@ class Classifier(nn.Module):
 
     @functools.cached_property
     def _names(self) -> tuple[dict[str, list[int]], ...]:
-        """Positions by whole label, by synonym, and by what else ImageNet calls a class, plainly written."""
+        """Positions by full label, by synonym, and by ImageNet's other names for a class, all normalised."""
         whole, synonyms, known = (defaultdict[str, list[int]](list) for _ in range(3))
         for i, label in enumerate(self.labels):
             whole[_plain(label)].append(i)
@@ -224,13 +223,12 @@ class Classifier(nn.Module):
         for name, tensor in self.network.state_dict().items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise FiguregroundError(
-                    f"classifier {self.name!r}: its weights hold NaN or infinity ({name}), so it would say nothing."
+                    f"classifier {self.name!r}: its weights hold NaN or infinity ({name}), so it can't be used."
                 )
 
     @torch.no_grad()
     def _find_last(self, edge: int) -> str | None:
-        """The name of the linear layer whose output the logits are, found by trying the network out; None if there
-        is none."""
+        """Return the name of the linear layer whose output is the logits, found by a trial run, or None."""
         calls: list[tuple[nn.Linear, Tensor, Tensor]] = []
         layers = {module: name for name, module in self.network.named_modules() if isinstance(module, nn.Linear)}
         hooks = [
@@ -245,48 +243,48 @@ class Classifier(nn.Module):
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             first = (str(error).splitlines() or ["?"])[0]
             raise FiguregroundError(
-                f"classifier {self.name!r} can't read the images that its preprocessing gives: {first}"
+                f"classifier {self.name!r} can't read the images from its own preprocessing: {first}"
             ) from error
         finally:
             for hook in hooks:
                 hook.remove()
         if logits.ndim != 2 or logits.shape[1] != len(self.labels):
             raise FiguregroundError(
-                f"classifier {self.name!r} gives {'×'.join(map(str, logits.shape[1:]))} numbers an image and has "
+                f"classifier {self.name!r} returns {'×'.join(map(str, logits.shape[1:]))} numbers per image but has "
                 f"{len(self.labels)} labels."
             )
         for layer, given, out in reversed(calls):
             if given.ndim == 2 and out.shape == logits.shape and torch.allclose(out, logits):
-                product = nn.functional.linear(given, layer.weight, layer.bias)  # what features will be taken for
+                product = nn.functional.linear(given, layer.weight, layer.bias)  # how features will be used
                 if torch.allclose(product, logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
                     return layers[layer]
         return None
 
 
 def _plain(text: str) -> str:
-    """A label as it is compared: lower case, one space for all that is no letter or digit."""
+    """Normalise a label for comparison: lower case, one space for each run of other than letters and digits."""
     return re.sub(r"[\W_]+", " ", loosely(text)).strip() or text.strip()
 
 
 @functools.cache
 def imagenet_nouns() -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """ImageNet's 1,000 classes in the order of its logits: a name that is unique, and others (WordNet id, name)."""
+    """Return ImageNet's 1,000 classes in logit order: a unique name, and other names (WordNet id, name)."""
     path = resource("prompts/classes/imagenet.csv")
     return tuple((noun.name, (*noun.aliases, noun.text)) for noun in read_csv(path, "classes"))
 
 
 def open_classifier(name: str, *, revision: str | None = None, device: str | torch.device = "cpu") -> Classifier:
-    """Opens a classifier, in float32.
+    """Open a classifier, in float32.
 
     Args:
-        name: `pocket`, the robust network that comes with this package; a directory or a Hub id of a transformers
+        name: `pocket`, the robust network bundled with this package; a directory or a Hub id of a transformers
             image-classification model; `timm:NAME`; or a `.safetensors`, `.pt` or `.pth` file with the weights of an
             ImageNet ResNet, such as a robust one (see `robust_weights`).
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        FiguregroundError: Absent, out of reach, no classifier, pickle-only, damaged, or with weights that are no
-            numbers.
+        FiguregroundError: The classifier is missing, unreachable, of another kind, pickle-only, damaged, or has
+            non-finite weights.
     """
     path = Path(name).expanduser()
     if revision is not None and (name == POCKET or name.startswith(TIMM) or path.exists()):
@@ -305,7 +303,7 @@ def open_classifier(name: str, *, revision: str | None = None, device: str | tor
         opened = _open_weights(path)
     elif name.startswith((".", "/", "~")) or name.count("/") != 1 or path.suffix in robust_weights.SUFFIXES:
         raise FiguregroundError(
-            f"classifier: there is no file or directory {name!r}. Give 'pocket', a transformers directory, a Hub id "
+            f"classifier: file or directory {name!r} doesn't exist. Give 'pocket', a transformers directory, a Hub id "
             "'user/name', 'timm:NAME', or a .safetensors, .pt or .pth file of ResNet weights."
         )
     else:
@@ -319,7 +317,7 @@ def _open_directory(folder: Path, name: str, facts: dict[str, Any]) -> Classifie
     from transformers import AutoModelForImageClassification
 
     if not (folder / "config.json").is_file():
-        raise FiguregroundError(f"classifier {name!r} is no transformers directory: it has no config.json.")
+        raise FiguregroundError(f"classifier {name!r} is not a transformers directory: it has no config.json.")
     check_weights(folder, "classifier", name, "AutoModelForImageClassification")
     try:
         network, info = open_network(
@@ -329,12 +327,14 @@ def _open_directory(folder: Path, name: str, facts: dict[str, Any]) -> Classifie
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         text = str(error)
         if "Unrecognized configuration class" in text or "for this kind of AutoModel" in text:
-            raise FiguregroundError(f"classifier {name!r} is no image classifier that transformers knows.") from error
+            raise FiguregroundError(
+                f"classifier {name!r} is not an image classifier that transformers supports."
+            ) from error
         first = (text.splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"classifier {name!r} doesn't open: {first}") from error
     if info["missing_keys"]:
         raise FiguregroundError(
-            f"classifier {name!r} is no whole image classifier: its weights lack "
+            f"classifier {name!r} is not a complete image classifier: its weights lack "
             f"{listed(sorted(info['missing_keys']), 2)}."
         )
     config = network.config
@@ -357,7 +357,7 @@ def _open_directory(folder: Path, name: str, facts: dict[str, Any]) -> Classifie
 def _open_weights(path: Path) -> Classifier:
     if path.suffix not in robust_weights.SUFFIXES:
         raise FiguregroundError(
-            f"classifier: {path.name} is one file, and none of {listed(robust_weights.SUFFIXES)} with ResNet weights."
+            f"classifier: {path.name} is not a file of ResNet weights ({listed(robust_weights.SUFFIXES)})."
         )
     if is_pointer(path):
         raise FiguregroundError(f"{path.name} is a Git LFS pointer instead of the weights: run `git lfs pull`.")
@@ -367,7 +367,7 @@ def _open_weights(path: Path) -> Classifier:
 
 
 def _labels_of(classes: int) -> list[str]:
-    """ImageNet's names for 1,000 logits, else numbers."""
+    """Return ImageNet's names for 1,000 logits, otherwise numbers."""
     if classes == IMAGENET_CLASSES:
         return [name for name, _ in imagenet_nouns()]
     return [str(i) for i in range(classes)]
@@ -382,7 +382,7 @@ def _open_timm(name: str) -> Classifier:
         ) from error
     try:
         network = make_timm(name.removeprefix(TIMM), pretrained=True)
-    except Exception as error:  # timm raises what its many sources raise
+    except Exception as error:  # timm passes on errors of many sources
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"classifier {name!r} doesn't open: {first}") from error
     settings = timm.data.resolve_model_data_config(network)

@@ -1,4 +1,4 @@
-"""Which images activate a class's neural principal components: a sheet on which a person sees what is spurious."""
+"""Contact sheets of the images that most activate a class's neural principal components, to find spurious features."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ from figureground.vision.classifiers import Classifier, Reading
 from figureground.vision.neural_pca import Components, fit, weigh, write_components
 
 SHEET, TABLE, TENSORS = "components.png", "components.json", "components.safetensors"
-"""What the command writes."""
+"""Output files of the command."""
 MADE_BY = "figureground components"
 BATCH = 32
 MOST_DOWN, MOST_ACROSS = 128, 32
-"""Most components and most images of each on a sheet."""
+"""Maximum number of components, and of images per component, on a sheet."""
 EDGE, GAP, CAPTION, HEAD = 128, 6, 30, 170
-"""Pixels: an image, the space between two, the text below one, the text before a row."""
+"""Sizes in pixels: image edge, gap between images, height of captions, width of the text before a row."""
 
 
 @dataclass(frozen=True)
 class ClassImages:
-    """The images of a class, as a classifier reads them."""
+    """The images of a class, with a classifier's output."""
 
     paths: tuple[Path, ...]
     reading: Reading
     """On the CPU, in the order of `paths`."""
     unreadable: Mapping[str, str]
-    """Files that are no image, and why."""
+    """Files that can't be read as images, and why."""
 
 
 def read_class_images(classifier: Classifier, directory: Path, *, show_progress: bool = True) -> ClassImages:
-    """Shows a classifier all images that lie in a directory itself.
+    """Run a classifier on all images directly in a directory.
 
     Raises:
-        FiguregroundError: No such directory, fewer than two images in it, or a classifier that is no feature network.
+        FiguregroundError: The directory doesn't exist or has fewer than two images, or the classifier isn't a feature
+            network.
     """
     classifier.need_features()
     if not directory.is_dir():
@@ -65,8 +66,8 @@ def read_class_images(classifier: Classifier, directory: Path, *, show_progress:
     if len(paths) < 2:
         said = listed([f"{name}: {reason}" for name, reason in unreadable.items()], 3)
         raise FiguregroundError(
-            f"{str(directory)!r} has {counted(len(paths), 'image')} that can be read; components need at least 2 of "
-            f"the class, better 50 or more, in the directory itself{f' ({said})' if said else ''}."
+            f"{str(directory)!r} has {counted(len(paths), 'image')} that can be read; components need at least 2, "
+            f"preferably 50 or more, directly in the directory{f' ({said})' if said else ''}."
         )
     logits, features = (torch.cat(parts).clone() for parts in zip(*readings, strict=True))
     return ClassImages(tuple(paths), Reading(logits, features), unreadable)
@@ -88,14 +89,14 @@ def _batches(files: Sequence[Path], unreadable: dict[str, str]) -> Iterator[list
 
 
 def fit_images(classifier: Classifier, label: int, directory: Path, count: int | None = None) -> Components:
-    """The components of a class, from a directory with images of it.
+    """Compute the components of a class from a directory of its images.
 
     Args:
         label: The class's position in the logits.
-        count: How many; None for all.
+        count: Number of components; None for all.
 
     Raises:
-        FiguregroundError: As `read_class_images` and `fit` say.
+        FiguregroundError: As in `read_class_images` and `fit`.
     """
     images = read_class_images(classifier, directory)
     return fit(weigh(images.reading.features, classifier.weight[label].cpu()), label, count)
@@ -111,20 +112,20 @@ def analyse(
     top: int = 8,
     show_progress: bool = True,
 ) -> str:
-    """Finds a class's components and writes `components.png`, `components.json` and `components.safetensors`.
+    """Compute a class's components and write `components.png`, `components.json` and `components.safetensors`.
 
     Args:
-        name: The class, as `Classifier.index` finds it.
-        directory: Images of the class, best those that the classifier was trained on.
-        out: Made where it isn't there. The three files of an earlier run are replaced.
-        count: How many components, those with the largest eigenvalues.
-        top: How many images are drawn of each.
+        name: The class, as for `Classifier.index`.
+        directory: Images of the class, preferably the classifier's training images.
+        out: Output directory, created if missing. The three files of an earlier run are replaced.
+        count: Number of components, those with the largest eigenvalues.
+        top: Number of images drawn per component.
 
     Returns:
-        A few lines that say what was found.
+        A summary of a few lines.
 
     Raises:
-        FiguregroundError: An unknown class, too few images, or other files in the way.
+        FiguregroundError: The class is unknown, there are too few images, or other files are in the way.
         RecipeError: `count` or `top` is out of range.
     """
     label = classifier.index(name)
@@ -132,7 +133,7 @@ def analyse(
     width = classifier.weight.shape[1]
     for field, value, most in (("--count", count, min(MOST_DOWN, width)), ("--top", top, MOST_ACROSS)):
         if not 1 <= value <= most:
-            raise RecipeError(field, f"give a number in 1 to {most}, not {value}.")
+            raise RecipeError(field, f"give a number from 1 to {most}, not {value}.")
     refuse_within(out, directory, "--images")
     _refuse_others_files(out)
     images = read_class_images(classifier, directory, show_progress=show_progress)
@@ -143,7 +144,7 @@ def analyse(
     probability = images.reading.logits.softmax(1)[:, label]
     share = float((images.reading.logits.argmax(1) == label).float().mean())
     ranked = alpha.argsort(dim=0, descending=True, stable=True)[:top].T.tolist()
-    # An image in which a component counts against the class is none of those that activate it.
+    # Images with a negative α don't activate the component.
     order = [[row for row in rows if alpha[row, i] > 0] or rows[:1] for i, rows in enumerate(ranked)]
     facts = {
         "classifier": classifier.facts,
@@ -156,7 +157,7 @@ def analyse(
         **facts,
         "label": label,
         "unreadable": dict(images.unreadable),
-        # alpha's mean over all images is 0 by construction, so it is given over those that are drawn
+        # α's mean over all images is 0 by construction, so it is reported over the drawn images
         "components": [
             {
                 "component": i,
@@ -174,14 +175,14 @@ def analyse(
     }
     out.mkdir(parents=True, exist_ok=True)
     sheet = encode_png(draw(table, images.paths, order))
-    # The table comes first: by it the other files are known as ours, also those that a killed run left.
+    # The table is written first: it marks the other files as ours, including those of a killed run.
     replace_bytes(out / TABLE, (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode())
     write_components(components, out / TENSORS, facts)
     replace_bytes(out / SHEET, sheet)
     told = [
         f"{out}: {counted(count, 'component')} of {classifier.labels[label]!r} from "
-        f"{counted(len(images.paths), 'image')}, {share:.0%} of them predicted as such. Look at {SHEET}: "
-        "a row that shows something else than the class is spurious."
+        f"{counted(len(images.paths), 'image')}, {share:.0%} of them predicted as such. Inspect {SHEET}: "
+        "a row that shows something other than the class is spurious."
     ]
     if images.unreadable:
         told.append(f"{counted(len(images.unreadable), 'file')} left out: {listed(sorted(images.unreadable), 5)}.")
@@ -189,19 +190,19 @@ def analyse(
 
 
 def _refuse_others_files(out: Path) -> None:
-    """An earlier result may be replaced, nothing else."""
+    """Raise FiguregroundError unless existing files are an earlier result."""
     strange = [name for name in (SHEET, TABLE, TENSORS) if os.path.lexists(out / name) and not is_ours(out / name)]
     if strange and not (is_ours(out / TABLE) and not any((out / name).is_symlink() for name in strange)):
         raise FiguregroundError(f"{out} has a {strange[0]} that isn't an earlier result. Give another --out.")
 
 
 def draw(table: Mapping[str, Any], paths: Sequence[Path], order: Sequence[Sequence[int]]) -> Image.Image:
-    """Draws a row a component: its most activating images, each with its α and its file's name.
+    """Draw one row per component: its most activating images, each with its α and file name.
 
     Args:
-        table: What `components.json` says.
+        table: Content of `components.json`.
         paths: The images.
-        order: Of each component, rows of `paths`, the most activating first.
+        order: For each component, rows of `paths`, the most activating first.
     """
     across = max(map(len, order))
     title = 44
@@ -233,13 +234,13 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 def _font(size: int) -> Font:
     try:
-        return ImageFont.truetype("DejaVuSans.ttf", size)  # has more letters than Pillow's own
+        return ImageFont.truetype("DejaVuSans.ttf", size)  # has more glyphs than Pillow's default
     except OSError:
         return ImageFont.load_default(size=size)
 
 
 def _cut(text: str, font: Font, width: float) -> str:
-    """A text in one line that fits, its end kept: files differ there."""
+    """Shorten a text to fit in one line, keeping its end, where file names differ."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"…{text}") > width:

@@ -1,4 +1,4 @@
-"""The files of a transformers model: brought from the Hub, and checked before they are opened as one."""
+"""Files of a transformers model: downloaded from the Hub, and checked before the model is opened."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _LFS = b"version https://git-lfs"
 
 
 def download(what: str, name: str, revision: str | None, patterns: Iterable[str]) -> Path:
-    """Brings a model from the Hub, or finds it in the cache; returns its snapshot.
+    """Download a model from the Hub, or find it in the cache; return its snapshot folder.
 
     Args:
-        what: What errors call it: `classifier`.
-        name: Its id.
+        what: Kind of model for errors, such as `classifier`.
+        name: The model's id.
         revision: Branch, tag or commit.
-        patterns: The files that are wanted, such as `*.json`.
+        patterns: Files to download, such as `*.json`.
 
     Raises:
-        FiguregroundError: It is out of reach, or there is no such model.
+        FiguregroundError: The model doesn't exist or can't be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -40,22 +40,22 @@ def download(what: str, name: str, revision: str | None, patterns: Iterable[str]
 
 
 def check_weights(folder: Path, what: str, name: str, kind: str) -> None:
-    """Makes sure that a directory, which has a config, has weights that are no pickle, and no pointer in their place.
+    """Check that a directory with a config has weights that are neither pickles nor Git LFS pointers.
 
     Args:
-        what: What errors call the model, as in `classifier 'mine'`.
-        name: The same.
-        kind: The class of transformers that a pickle can be converted with.
+        what: Kind of model for errors, as in `classifier 'mine'`.
+        name: Name of the model for errors.
+        kind: The transformers class that can convert a pickle.
 
     Raises:
-        FiguregroundError: It isn't so, naming the file.
+        FiguregroundError: The check failed; the message names the file.
     """
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
         there = f"only as a pickle ({pickles[0]}), which can run code when it is opened" if pickles else "missing"
         raise FiguregroundError(
-            f"{what} {name!r}: its weights (model.safetensors) are {there}. Convert them where you trust them: "
+            f"{what} {name!r}: its weights (model.safetensors) are {there}. If you trust them, convert them: "
             f"{kind}.from_pretrained(…, use_safetensors=False).save_pretrained('converted')."
         )
     for path in (folder / "config.json", *weights):
@@ -66,13 +66,13 @@ def check_weights(folder: Path, what: str, name: str, kind: str) -> None:
 
 
 def is_pointer(path: Path) -> bool:
-    """Whether a file is what Git LFS puts in the place of a large one."""
+    """Whether a file is a Git LFS pointer."""
     with path.open("rb") as file:
         return file.read(len(_LFS)) == _LFS
 
 
 def hash_files(paths: Iterable[Path]) -> str:
-    """SHA-256, in hexadecimal, over the names and bytes of the files among `paths`, in the order of their paths."""
+    """Return the hexadecimal SHA-256 of the names and contents of the files in `paths`, in path order."""
     total = hashlib.sha256()
     for path in sorted(path for path in paths if path.is_file()):
         total.update(f"{path.name}\0{content_hash(path)}\n".encode())

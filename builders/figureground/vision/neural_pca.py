@@ -1,9 +1,9 @@
-"""Class-wise neural PCA (Neuhaus, Augustin, Boreiko, Hein 2023, arXiv 2212.04871): what makes a classifier say k.
+"""Class-wise neural PCA (Neuhaus, Augustin, Boreiko, Hein 2023, arXiv 2212.04871): the components of a class's logit.
 
 The logit of class k is ⟨w_k, φ(x)⟩ + b_k. On images of class k, the weighted features ψ_k(x) = w_k ⊙ φ(x) are analysed
-into principal components v_l. As the entries of ψ_k sum to the logit less its bias, each component has a share
-α_l(x) = ⟨v_l, ψ_k(x) − μ⟩ · ⟨1, v_l⟩ in it, and all shares sum to the logit less its mean over the class. A component
-whose most activating images show something other than the class is a spurious feature.
+into principal components v_l. The entries of ψ_k sum to the logit minus its bias. So each component contributes
+α_l(x) = ⟨v_l, ψ_k(x) − μ⟩ · ⟨1, v_l⟩ to it, and all contributions sum to the logit minus its mean over the class. A
+component whose most activating images show something other than the class is a spurious feature.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Components:
-    """Principal components of a class, by eigenvalue, the largest first."""
+    """Principal components of a class, by descending eigenvalue."""
 
     label: int
     """The class's position in the logits."""
     mean: Tensor
     """μ, the mean of ψ_k over images of the class, float32 (d,)."""
     vectors: Tensor
-    """Orthonormal rows v_l, float32 (L, d). Their sign is such that ⟨1, v_l⟩ ≥ 0."""
+    """Orthonormal rows v_l, float32 (L, d), with signs such that ⟨1, v_l⟩ ≥ 0."""
     values: Tensor
     """Eigenvalues of the covariance of ψ_k (divided by the number of images), float32 (L,)."""
 
     def activations(self, weighted: Tensor) -> Tensor:
-        """α, (n, L), of weighted features ψ_k, (n, d): shares in the logit; differentiable."""
+        """Return α, (n, L), of weighted features ψ_k, (n, d): contributions to the logit; differentiable."""
         mean, vectors = self.mean.to(weighted), self.vectors.to(weighted)
         return (weighted - mean) @ vectors.T * vectors.sum(1)
 
     def select(self, which: Sequence[int]) -> Components:
-        """Some of the components, such as those that a person found to be spurious.
+        """Return a subset of the components, such as those that a person found spurious.
 
         Raises:
-            FiguregroundError: A number that is none of a component.
+            FiguregroundError: A number isn't that of a component.
         """
         for i in which:
             if not 0 <= i < len(self.values):
@@ -58,34 +58,35 @@ class Components:
 
 
 def weigh(features: Tensor, weight: Tensor) -> Tensor:
-    """ψ_k = w_k ⊙ φ: features (n, d) and the class's row of the last layer's weight (d,) to (n, d)."""
+    """Return ψ_k = w_k ⊙ φ, (n, d), from features (n, d) and the class's row of the last layer's weight (d,)."""
     return features * weight.to(features)
 
 
 def fit(weighted: Tensor, label: int, count: int | None = None) -> Components:
-    """Analyses weighted features of images of a class.
+    """Compute principal components of the weighted features of a class's images.
 
     Args:
         weighted: ψ_k, (n, d).
         label: The class's position in the logits.
-        count: How many components; None for all d, which span everything, so that their α sum to the logit less
-            its mean even for images that aren't among these.
+        count: Number of components; None for all d, which span the whole space, so that their α sum to the logit minus
+            its mean for other images too.
 
     Raises:
-        FiguregroundError: Fewer than two images, features that are no numbers or all alike, or `count` isn't in 1..d.
+        FiguregroundError: There are fewer than two images, features are non-finite or all equal, or `count` isn't in
+            1..d.
     """
     n, d = weighted.shape
     if n < 2:
-        raise FiguregroundError(f"neural PCA needs at least 2 images of the class, better 50 or more; there is {n}.")
+        raise FiguregroundError(f"neural PCA needs at least 2 images of the class, preferably 50 or more, not {n}.")
     if count is not None and not 1 <= count <= d:
-        raise FiguregroundError(f"components: {count} were asked for; features of {d} numbers have 1 to {d}.")
+        raise FiguregroundError(f"components: {count} were requested; {d} features have 1 to {d}.")
     exact = weighted.detach().double().cpu()
     if not torch.isfinite(exact).all():
         raise FiguregroundError("neural PCA: features hold NaN or infinity.")
     mean = exact.mean(0)
     centered = exact - mean
     if float(centered.abs().max()) <= 1e-9 * float(exact.abs().max()):
-        raise FiguregroundError("neural PCA: the images' features are all alike, so nothing varies among them.")
+        raise FiguregroundError("neural PCA: the images' features are all equal, so they have no components.")
     values, vectors = torch.linalg.eigh(centered.T @ centered / n)
     values, vectors = values.flip(0).clamp(min=0)[:count], vectors.flip(1).T[:count]
     vectors = torch.where(vectors.sum(1, keepdim=True) < 0, -vectors, vectors)
@@ -93,20 +94,20 @@ def fit(weighted: Tensor, label: int, count: int | None = None) -> Components:
 
 
 def write_components(components: Components, path: Path, facts: Mapping[str, Any]) -> None:
-    """Writes components as safetensors, whole or not at all.
+    """Write components as safetensors, atomically.
 
     Args:
-        facts: Whose they are, JSON-able: `classifier`, its facts, and what else is worth knowing.
+        facts: Origin of the components, JSON-serialisable: `classifier` (its facts), and any other entries.
     """
     tensors = {name: getattr(components, name).cpu().contiguous() for name in _TENSORS}
     replace_bytes(path, save(tensors, {"label": str(components.label), "facts": json.dumps(facts, sort_keys=True)}))
 
 
 def read_components(path: Path, classifier: Classifier) -> Components:
-    """Reads what `write_components` wrote.
+    """Read components written by `write_components`.
 
     Raises:
-        FiguregroundError: The file is absent, damaged or something else, or was made with another classifier.
+        FiguregroundError: The file is missing, damaged or of another kind, or was made with another classifier.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -117,12 +118,12 @@ def read_components(path: Path, classifier: Classifier) -> Components:
         raise FiguregroundError(f"components: there is no file {str(path)!r}.") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise FiguregroundError(
-            f"components: {path.name} isn't what `figureground components` writes ({error})."
+            f"components: {path.name} isn't a file of `figureground components` ({error})."
         ) from error
     if made_with["sha256"] != classifier.facts["sha256"]:
         raise FiguregroundError(
             f"components: {path.name} was made with the classifier {made_with['name']!r}, whose weights or settings "
-            f"aren't those of {classifier.name!r}. Make it again with `figureground components`."
+            f"differ from those of {classifier.name!r}. Make it again with `figureground components`."
         )
     return components
 

@@ -1,4 +1,4 @@
-"""What a classifier does to an image before its first layer, on tensors: resize, crop, normalise, with gradients."""
+"""Differentiable preprocessing of a classifier on tensors: resize, crop, normalise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from figureground.models.opening import open_part
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of ImageNet's pixels in 0..1, by channel: red, green, blue."""
+"""Mean and standard deviation of ImageNet's pixels in 0..1, by channel: red, green, blue."""
 
 
 def _cubic(x: Tensor) -> Tensor:
@@ -37,45 +37,45 @@ FILTERS: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     "bicubic": (2.0, _cubic),
     "lanczos": (3.0, lambda x: torch.sinc(x) * torch.sinc(x / 3)),
 }
-"""Pillow's filters: how far each reaches, in source pixels, and its weight at a distance x ≥ 0 within that."""
+"""Pillow's filters: the support of each, in source pixels, and its weight at a distance x ≥ 0 within it."""
 OVERSHOOTING = ("bicubic", "lanczos")
-"""Filters with negative weights, whose results may leave 0..1; 8-bit images can't."""
+"""Filters with negative weights, whose results may leave 0..1, which 8-bit images can't."""
 _BY_NUMBER = {1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-"""Pillow's numbers, as `preprocessor_config.json` has them."""
+"""Pillow's filter numbers, as used in `preprocessor_config.json`."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resizes, crops around the centre and normalises, as an image processor of transformers or timm does.
+    """Resizes, crops around the centre and normalises, like an image processor of transformers or timm.
 
-    Computed as Pillow computes it, but on floats: each row of the result is a weighted sum of rows, so the whole is
-    two matrix products, with gradients, deterministic on every device, and the same for training and judging. Against
-    a processor's result from the same 8-bit image it differs by the rounding to 8 bits that Pillow does in between.
-    (Of images that aren't square, newer Pillows resize the columns first in some cases; that shows in noise alone.)
+    The computation is Pillow's, but on floats: each row of the result is a weighted sum of rows. So resizing is two
+    matrix products, differentiable, deterministic on every device, and the same for training and evaluation. It differs
+    from a processor's result for the same 8-bit image by Pillow's intermediate rounding to 8 bits. (For non-square
+    images, newer versions of Pillow resize the columns first in some cases; the effect is visible only on noise.)
     """
 
     size: tuple[int, int] | int | None
-    """Height and width that an image is resized to, or its shorter edge; None leaves it as it is."""
+    """Height and width after resizing, or only the shorter edge; None doesn't resize."""
     longest: int | None
-    """What the longer edge may be at most, where `size` is the shorter one's."""
+    """Maximum of the longer edge, if `size` is the shorter edge."""
     filter: str
     """A name from `FILTERS`."""
     crop: tuple[int, int] | None
-    """Height and width that are cut out around the centre; a smaller image is padded with black."""
+    """Height and width of the centre crop; a smaller image is padded with black."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """In units of pixels in 0..1, by channel, in the order that the network takes them."""
+    """Mean and standard deviation of pixels in 0..1, by channel, in the network's channel order."""
     flip_channels: bool = False
-    """Whether the network takes blue, green, red."""
+    """Whether the network's channel order is blue, green, red."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Pixels (n, 3, h, w), float in 0..1, to what the network takes, (n, 3, h', w')."""
+        """Convert pixels (n, 3, h, w), float in 0..1, to the network's input, (n, 3, h', w')."""
         height, width = pixels.shape[-2:]
         to_height, to_width = self._resized(height, width)
         if (to_height, to_width) != (height, width):
             rows = resize_matrix(height, to_height, self.filter).to(pixels)
             columns = resize_matrix(width, to_width, self.filter).to(pixels)
-            if self.crop:  # what will be cut away needn't be computed
+            if self.crop:  # skip pixels that will be cropped
                 rows, columns = _center(rows, self.crop[0]), _center(columns, self.crop[1])
             pixels = self._in_range(pixels @ columns.T)
             pixels = self._in_range(rows @ pixels)
@@ -102,9 +102,9 @@ class Preprocessing:
 @functools.lru_cache(maxsize=256)
 @torch.inference_mode(False)  # a tensor made in inference mode could not be used in training later
 def resize_matrix(size: int, to: int, filter: str) -> Tensor:
-    """The weights with which `size` pixels in a line become `to` pixels: float32 (to, size), rows sum to 1.
+    """Return the weights for resizing a line of `size` pixels to `to` pixels: float32 (to, size), rows sum to 1.
 
-    As Pillow's resize: when shrinking, the filter is stretched by the factor, which is what antialiases.
+    As in Pillow's resize, the filter is stretched by the scale factor when shrinking, which gives antialiasing.
     """
     scale = size / to
     centers = (torch.arange(to, dtype=torch.float64) + 0.5) * scale
@@ -120,13 +120,13 @@ def resize_matrix(size: int, to: int, filter: str) -> Tensor:
 
 
 def _center(rows: Tensor, count: int) -> Tensor:
-    """The `count` rows around the centre, or all where there are no more."""
+    """Return the `count` rows around the centre, or all rows if there are fewer."""
     first = max(0, (len(rows) - count) // 2)
     return rows[first : first + count]
 
 
 def _center_crop(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cuts around the centre; what is missing on either side is black, the odd pixel before."""
+    """Crop around the centre; missing pixels are black, with the odd pixel at the top or left."""
     height, width = pixels.shape[-2:]
     lacking = [max(0, size[0] - height), max(0, size[1] - width)]
     if any(lacking):
@@ -138,30 +138,30 @@ def _center_crop(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def to_pixels(image: Image.Image) -> Tensor:
-    """An image as a tensor, float32 (3, h, w) in 0..1."""
+    """Return an image as a tensor, float32 (3, h, w) in 0..1."""
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 def imagenet(mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Preprocessing:
-    """What ImageNet classifiers are judged with: the shorter edge to 256, bilinear, and the middle 224 × 224."""
+    """Return the standard ImageNet preprocessing: shorter edge to 256, bilinear, and a centre crop of 224 × 224."""
     return Preprocessing(256, None, "bilinear", (224, 224), mean, std)
 
 
 def read_preprocessing(folder: Path, name: str) -> Preprocessing:
-    """Reads a transformers directory's `preprocessor_config.json`; what it leaves out is its processor's default.
+    """Read a transformers directory's `preprocessor_config.json`; missing settings get the processor's defaults.
 
     Args:
-        name: What the user calls the classifier, for errors.
+        name: The classifier's name, for errors.
 
     Raises:
-        FiguregroundError: The file is missing, damaged, or asks for what isn't supported.
+        FiguregroundError: The file is missing, damaged, or has unsupported settings.
     """
     from transformers import AutoImageProcessor
 
     if not (folder / "preprocessor_config.json").is_file():
         raise FiguregroundError(
-            f"classifier {name!r} has no preprocessor_config.json, which says how images are resized and normalised. "
-            "Write the one that it was trained with: "
+            f"classifier {name!r} has no preprocessor_config.json, which describes how to resize and normalise images. "
+            "Write the one used in training: "
             "ViTImageProcessorPil(size=…, image_mean=…, image_std=…).save_pretrained(folder)."
         )
     try:
@@ -180,7 +180,7 @@ def _of_processor(processor: Any) -> Preprocessing:
         return default if value is None else value
 
     if setting("do_pad", False):
-        raise ValueError("it pads images (do_pad), which no classifier here does")
+        raise ValueError("it pads images (do_pad), which isn't supported")
     size, longest, crop = None, None, None
     if setting("do_center_crop", False):
         edges = _edges(setting("crop_size"))
@@ -189,16 +189,16 @@ def _of_processor(processor: Any) -> Preprocessing:
         edges = _edges(setting("size"))
         size, crop = _size_of(kind, edges, setting("crop_pct"), crop)
         longest = edges.get("longest_edge")
-    # Pixels come in 0..1, and processors begin with 0..255: (255 × factor × pixel − offset − mean) / std.
+    # Pixels are in 0..1, but processors expect 0..255: (255 × factor × pixel − offset − mean) / std.
     scale = 255 * float(setting("rescale_factor", 1 / 255)) if setting("do_rescale", False) else 255.0
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    if setting("do_normalize", False) and kind != "MobileViT":  # whose processor has the setting and passes it over
+    if setting("do_normalize", False) and kind != "MobileViT":  # MobileViT's processor ignores the setting
         mean, std = _channels(setting("image_mean")), _channels(setting("image_std"))
     offset = 0.0
     if kind == "EfficientNet":
         offset = float(bool(setting("rescale_offset", False)))
-        if setting("include_top", False):  # it divides by the deviation once more
+        if setting("include_top", False):  # EfficientNet's processor divides by the deviation twice
             std = tuple(s * t for s, t in zip(std, _channels(setting("image_std")), strict=True))
     filter = _BY_NUMBER.get(int(setting("resample", 2)))
     if filter is None:
@@ -217,7 +217,7 @@ def _of_processor(processor: Any) -> Preprocessing:
 def _size_of(
     kind: str, edges: dict[str, int], crop_pct: float | None, crop: tuple[int, int] | None
 ) -> tuple[tuple[int, int] | int, tuple[int, int] | None]:
-    """What a processor resizes to, and what it crops: a few take the size for that of the crop."""
+    """Return a processor's target size and crop; some processors use the size as the crop's."""
     edge = edges.get("shortest_edge")
     both = (edges["height"], edges["width"]) if "height" in edges and "width" in edges else None
     if edge is not None:
@@ -235,24 +235,24 @@ def _size_of(
 
 
 def _edges(size: Any) -> dict[str, int]:
-    """A processor's size as a mapping, without what it leaves open."""
+    """Return a processor's size as a mapping, without entries that are None."""
     if size is None:
-        raise ValueError("it resizes or crops and says no size")
+        raise ValueError("it resizes or crops but gives no size")
     return {name: int(value) for name, value in dict(size).items() if value is not None}
 
 
 def _channels(value: Any) -> tuple[float, ...]:
     values = (float(value),) * 3 if isinstance(value, int | float) else tuple(float(v) for v in value)
     if len(values) != 3 or not all(map(math.isfinite, values)):
-        raise ValueError(f"image_mean and image_std are for three channels, not {value!r}")
+        raise ValueError(f"image_mean and image_std must have three channels, not {value!r}")
     return values
 
 
 def read_timm(settings: dict[str, Any]) -> Preprocessing:
-    """What timm's `resolve_model_data_config` says of a model.
+    """Return the preprocessing described by timm's `resolve_model_data_config`.
 
     Raises:
-        FiguregroundError: It crops in a way that isn't supported.
+        FiguregroundError: The crop mode or interpolation isn't supported.
     """
     _, height, width = settings["input_size"]
     share = float(settings.get("crop_pct") or 0.875)

@@ -1,7 +1,7 @@
-"""ImageNet ResNets from weights files, robust ones first of all: their key names mapped to those of transformers.
+"""ImageNet ResNets from weights files, especially robust ones, with key names mapped to those of transformers.
 
-Adversarially robust ResNets are published as bare weights: in torchvision's names, or wrapped as the `robustness`
-library of Madry's lab saves them (`module.model.…` with a normaliser beside, the same again under `module.attacker.…`).
+Adversarially robust ResNets are published as bare weights: with torchvision's names, or wrapped by the `robustness`
+library of Madry's lab (`module.model.…` beside a normaliser, and a copy under `module.attacker.…`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from figureground.vision.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 NESTED = ("state_dict", "model", "model_state_dict", "net")
-"""Where files keep the weights beside other things, such as the epoch."""
+"""Keys under which files store the weights beside other data, such as the epoch."""
 NAMES: dict[tuple[str, tuple[int, ...]], str] = {
     ("basic", (2, 2, 2, 2)): "resnet18",
     ("basic", (3, 4, 6, 3)): "resnet34",
@@ -26,11 +26,11 @@ NAMES: dict[tuple[str, tuple[int, ...]], str] = {
     ("bottleneck", (3, 4, 23, 3)): "resnet101",
     ("bottleneck", (3, 8, 36, 3)): "resnet152",
 }
-"""torchvision's names by kind of block and blocks a stage."""
+"""torchvision's names by block type and number of blocks per stage."""
 _BLOCK = re.compile(r"layer(?P<stage>[1-4])\.(?P<block>\d+)\.(?P<rest>.+)")
 _CONVOLUTION = re.compile(r"(?P<kind>conv|bn)(?P<number>[123])\.(?P<rest>.+)")
 _PROTOCOLS = {bytes([number]) for number in range(2, 6)}
-"""Of pickles, as their second byte tells them."""
+"""Supported pickle protocols, as the second byte of the file."""
 _STATISTIC = re.compile(r"(?:.*\.)?(?:new_)?(?P<which>mean|std)")
 
 
@@ -41,18 +41,17 @@ class Weights(NamedTuple):
     """transformers' ResNetForImageClassification."""
     classes: int
     architecture: str
-    """torchvision's name for it."""
+    """torchvision's name of the network."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """The normaliser in the file, else ImageNet's."""
+    """Mean and deviation of the normaliser in the file, otherwise ImageNet's."""
 
 
 def read_weights(path: Path) -> Weights:
-    """Reads a ResNet (18 to 152, or wide) from a `.safetensors` file or a tensor-only `.pt` or `.pth`.
+    """Read a ResNet (18 to 152, or wide) from a `.safetensors` file or a tensor-only `.pt` or `.pth`.
 
     Raises:
-        FiguregroundError: The file is none of weights, damaged, or a pickle of more than tensors, or holds something
-            else.
+        FiguregroundError: The file is damaged, doesn't hold ResNet weights, or is a pickle of more than tensors.
     """
     tensors = _read_tensors(path)
     prefix = _find_prefix(tensors, path)
@@ -63,7 +62,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, by name."""
+    """Read all tensors of a file, by name."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -79,7 +78,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise FiguregroundError(
-            f"{path.name} is a pickle of more than tensors, which can run code when it is opened. Where you trust it, "
+            f"{path.name} is a pickle of more than tensors, which can run code when it is opened. If you trust it, "
             "convert it:\n"
             "    import torch\n"
             "    from safetensors.torch import save_file\n"
@@ -96,17 +95,17 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_others(path: Path) -> None:
-    """Tells of what torch can't have saved: it writes a ZIP archive or, long ago, a pickle that says its protocol."""
+    """Raise FiguregroundError for a file not saved by torch, which writes ZIP archives or (formerly) pickles."""
     with path.open("rb") as file:
         head = file.read(2)
     if head.startswith(b"PK") or (head[:1] == b"\x80" and head[1:2] in _PROTOCOLS):
         return
-    what = "begins otherwise than what torch saves" if head else "is empty"
-    raise FiguregroundError(f"{path.name} is no file of weights: it {what}. Get it again.")
+    what = "wasn't saved by torch" if head else "is empty"
+    raise FiguregroundError(f"{path.name} is not a weights file: it {what}. Get it again.")
 
 
 def _flatten(found: Any, path: Path) -> dict[str, Tensor]:
-    """The weights in what a file holds, which may keep them beside other things, and those so again."""
+    """Return the weights in a file's content, which may be nested repeatedly."""
     while isinstance(found, dict):
         inner = [found[name] for name in NESTED if isinstance(found.get(name), dict)]
         if not inner:
@@ -114,12 +113,12 @@ def _flatten(found: Any, path: Path) -> dict[str, Tensor]:
         found = inner[0]
     tensors = {n: t for n, t in found.items() if isinstance(t, Tensor)} if isinstance(found, dict) else {}
     if not tensors:
-        raise FiguregroundError(f"{path.name} holds no weights by name, but a {type(found).__name__}.")
+        raise FiguregroundError(f"{path.name} holds no named weights, but a {type(found).__name__}.")
     return tensors
 
 
 def _find_prefix(tensors: dict[str, Tensor], path: Path) -> str:
-    """What stands before the names of the ResNet: the shortest, as attackers hold the same network once more."""
+    """Return the prefix of the ResNet's names; the shortest, because attackers contain a copy of the network."""
     ends = "fc.weight"
     prefixes = [name.removesuffix(ends) for name in tensors if name.endswith(ends)]
     prefixes = [p for p in prefixes if f"{p}conv1.weight" in tensors and f"{p}layer1.0.conv1.weight" in tensors]
@@ -127,17 +126,17 @@ def _find_prefix(tensors: dict[str, Tensor], path: Path) -> str:
         return min(prefixes, key=len)
     hint = ""
     if any(name.startswith("resnet.embedder.") for name in tensors):
-        hint = " These are transformers' names: give the directory that has the config.json too."
+        hint = " These are transformers' names: give the directory with the config.json."
     elif any("layer1.0.shortcut" in name or name.endswith("linear.weight") for name in tensors):
-        hint = " It looks like a ResNet for CIFAR, which is built otherwise."
+        hint = " It looks like a ResNet for CIFAR, which has another architecture."
     raise FiguregroundError(
-        f"{path.name} holds no ResNet in torchvision's names (conv1.weight, layer1.0.conv1.weight, fc.weight); it has "
+        f"{path.name} holds no ResNet with torchvision's names (conv1.weight, layer1.0.conv1.weight, fc.weight), but "
         f"{listed(sorted(tensors), 3)}.{hint} Other networks open as transformers directories."
     )
 
 
 def _normaliser(tensors: dict[str, Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation by channel, where a file has both; `running_mean` of a batch norm is something else."""
+    """Return mean and deviation by channel from the file (not a batch norm's `running_mean`), or ImageNet's."""
     found: dict[str, tuple[float, ...]] = {}
     for name in sorted(tensors, key=len):
         match = _STATISTIC.fullmatch(name)
@@ -149,7 +148,7 @@ def _normaliser(tensors: dict[str, Tensor]) -> tuple[tuple[float, ...], tuple[fl
 
 
 def _build(own: dict[str, Tensor], path: Path) -> tuple[nn.Module, str]:
-    """The network whose shape the weights have, with the weights in it."""
+    """Build the network that fits the weights, and load them."""
     from transformers import ResNetConfig, ResNetForImageClassification
     from transformers.models.resnet.modeling_resnet import ResNetBottleNeckLayer
 
@@ -166,7 +165,7 @@ def _build(own: dict[str, Tensor], path: Path) -> tuple[nn.Module, str]:
             downsample_in_bottleneck=False,  # torchvision strides in the 3 × 3 convolution
         )  # fmt: skip
     except KeyError as error:
-        raise FiguregroundError(f"{path.name} is no whole ResNet: it lacks {error.args[0]}.") from None
+        raise FiguregroundError(f"{path.name} is not a complete ResNet: it lacks {error.args[0]}.") from None
     if stem.shape[2:] != (7, 7):
         raise FiguregroundError(
             f"{path.name}: its first convolution is {stem.shape[2]} × {stem.shape[3]}; ImageNet's ResNets have 7 × 7. "
@@ -176,7 +175,7 @@ def _build(own: dict[str, Tensor], path: Path) -> tuple[nn.Module, str]:
         raise FiguregroundError(f"{path.name} is a ResNeXt: grouped convolutions aren't supported.")
     network = ResNetForImageClassification(config)
     widening = sizes[0] // len(inner) if bottleneck else 4
-    if bottleneck and widening != 4:  # a wide ResNet: transformers' config can't say it, its layers can
+    if bottleneck and widening != 4:  # a wide ResNet: not supported by transformers' config, but by its layers
         for stage, size in zip(network.resnet.encoder.stages, sizes, strict=True):
             for i, layer in enumerate(stage.layers):
                 before = layer.layer[0].convolution.in_channels
@@ -188,7 +187,7 @@ def _build(own: dict[str, Tensor], path: Path) -> tuple[nn.Module, str]:
     weights.update({n: t for n, t in expected.items() if n.endswith("num_batches_tracked") and n not in weights})
     wrong = sorted(set(expected) ^ set(weights)) or [n for n in expected if expected[n].shape != weights[n].shape]
     if wrong:
-        raise FiguregroundError(f"{path.name} is no ResNet that transformers can build: {listed(wrong, 3)} differ.")
+        raise FiguregroundError(f"{path.name} is not a ResNet that transformers supports: {listed(wrong, 3)} differ.")
     network.load_state_dict(weights)
     kind = ("bottleneck" if bottleneck else "basic", tuple(depths))
     name = NAMES.get(kind, f"resnet of {'-'.join(map(str, depths))} blocks")
@@ -196,7 +195,7 @@ def _build(own: dict[str, Tensor], path: Path) -> tuple[nn.Module, str]:
 
 
 def transformers_name(name: str, bottleneck: bool) -> str | None:
-    """What transformers calls a tensor of torchvision's ResNet, or None for one that isn't a ResNet's.
+    """Return transformers' name for a tensor of torchvision's ResNet, or None for other tensors.
 
     >>> transformers_name("layer1.0.conv2.weight", bottleneck=True)
     'resnet.encoder.stages.0.layers.0.layer.1.convolution.weight'

@@ -1,8 +1,8 @@
-"""Finds what a phrase names in an image: segmentation by language.
+"""Language-guided segmentation: finds the object named by a phrase in an image.
 
-Two kinds of models: CLIPSeg (Lüddecke and Ecker 2022, arXiv 2112.10003) gives a probability for every pixel at once;
-Grounding DINO (Liu et al. 2023, arXiv 2303.05499) proposes boxes, and SAM (Kirillov et al. 2023, arXiv 2304.02643)
-cuts out what is in them.
+Two kinds of models are supported. CLIPSeg (Lüddecke and Ecker 2022, arXiv 2112.10003) predicts a probability for every
+pixel. Grounding DINO (Liu et al. 2023, arXiv 2303.05499) proposes boxes, and SAM (Kirillov et al. 2023, arXiv
+2304.02643) segments the objects in them.
 """
 
 from __future__ import annotations
@@ -34,42 +34,42 @@ if TYPE_CHECKING:
 libraries.prepare("transformers")
 
 NOTHING, EVERYTHING = "nothing found", "covers everything"
-"""Why there is no mask."""
+"""Reasons for having no mask."""
 
 LEAST_SCORE = 0.25
-"""Boxes with lower scores are passed over, as Grounding DINO's processor does."""
+"""Minimum score of a box, as in Grounding DINO's processor."""
 MOST_BOXES = 32
-"""Boxes of an image that are cut out, the best first."""
+"""Maximum number of segmented boxes per image, the best first."""
 
 
 class Segmenter(Protocol):
-    """Says where in an image something is that a phrase names."""
+    """Finds the object named by a phrase in an image."""
 
     name: str
-    """What the user called it; of a local directory, its last part."""
+    """The name that the user gave; for a local directory, its last part."""
     facts: dict[str, Any]
-    """What provenance says of it; JSON-able, no paths."""
+    """Description for provenance; JSON-serialisable, without paths."""
 
     def __call__(self, images: Sequence[Image.Image], phrases: Sequence[str]) -> list[np.ndarray]:
-        """Looks for one phrase in each image, in each image by itself.
+        """Segment one phrase in each image, each image independently.
 
         Args:
-            images: n of any sizes.
-            phrases: n, such as `a mug`; the one at an image's position is looked for in it.
+            images: n images of any sizes.
+            phrases: n phrases, such as `a mug`, one per image.
 
         Returns:
-            n arrays, float32 (height, width) of each image's own size, in 0..1: the probability that a pixel
-            shows what the phrase names.
+            n arrays, float32 (height, width) of each image's own size, in 0..1: the probability that a pixel shows the
+            named object.
 
         Raises:
-            FiguregroundError: A phrase is empty or too long, or the weights give no finite numbers.
-            ValueError: There are more or fewer phrases than images.
+            FiguregroundError: A phrase is empty or too long, or the output isn't finite.
+            ValueError: The numbers of phrases and images differ.
         """
         ...
 
 
 class Clipseg:
-    """A CLIPSeg. The whole image, whatever its shape, is resized to the square that the model reads.
+    """A CLIPSeg model. The whole image, of any shape, is resized to the model's square input.
 
     Args:
         network: A `CLIPSegForImageSegmentation`.
@@ -102,11 +102,11 @@ class Clipseg:
 class GroundedSam:
     """Grounding DINO and SAM. A pixel's probability is the best score of a box whose mask covers it.
 
-    Scores of good boxes begin at about 0.3, so masks are decided with a lower threshold than CLIPSeg's.
+    Scores of good boxes start at about 0.3, so masks need a lower threshold than with CLIPSeg.
 
     Args:
-        detector: A `GroundingDinoForObjectDetection`, and its tokenizer and image processor.
-        masker: A `SamModel`, and its image processor.
+        detector: A `GroundingDinoForObjectDetection`, with its tokenizer and image processor.
+        masker: A `SamModel`, with its image processor.
     """
 
     def __init__(
@@ -132,8 +132,8 @@ class GroundedSam:
         return found
 
     def _find(self, image: Image.Image, phrase: str) -> tuple[Tensor, Tensor]:
-        """Boxes, (n, 4): left, top, right, bottom in pixels; and scores, (n,), in 0..1; the best first."""
-        said = phrase.strip().lower().rstrip(".") + "."  # what it was trained with: each phrase ends in a full stop
+        """Return boxes, (n, 4): left, top, right, bottom in pixels; and scores, (n,), in 0..1; best first."""
+        said = phrase.strip().lower().rstrip(".") + "."  # as in training: each phrase ends in a full stop
         ids = _tokens(self._tokenizer, phrase, said, int(self._detector.config.max_text_len), self.name)
         device = next(self._detector.parameters()).device
         seen = self._detector_processor(image, return_tensors="pt").to(device)
@@ -168,14 +168,14 @@ class GroundedSam:
 
 
 def open_segmenter(name: str, *, device: str | torch.device = "cpu") -> Segmenter:
-    """Opens a segmenter, in float32.
+    """Open a segmenter, in float32.
 
     Args:
-        name: `pocket`, the small CLIPSeg that comes with this package and knows the drawn world's nouns; a directory
-            or a Hub id of a transformers CLIPSeg; or `grounding-dino:ID_OR_DIR+sam:ID_OR_DIR`.
+        name: `pocket`, the small bundled CLIPSeg for the drawn world's nouns; a directory or a Hub id of a transformers
+            CLIPSeg; or `grounding-dino:ID_OR_DIR+sam:ID_OR_DIR`.
 
     Raises:
-        FiguregroundError: Absent, out of reach, another kind of model, pickle-only or damaged.
+        FiguregroundError: The model is missing, unreachable, of another kind, pickle-only or damaged.
     """
     if len(models := models_of(name)) == 2:
         return _open_grounded(models[0], models[1], device)
@@ -193,14 +193,14 @@ def open_segmenter(name: str, *, device: str | torch.device = "cpu") -> Segmente
 def decide_mask(
     probability: np.ndarray, threshold: float = 0.5, least: float = 0.005, most: float = 0.9, grow: int = 0
 ) -> np.ndarray | str:
-    """The pixels that show something, or why there is no mask.
+    """Return a mask from probabilities, or the reason for having none.
 
     Args:
-        probability: (height, width), in 0..1, as a `Segmenter` gives it.
-        threshold: A pixel whose probability is above it belongs to the mask.
-        least: Share of the image that the mask has to cover before it grows; with less, `nothing found`.
-        most: Share that it may cover after it has grown; with more, `covers everything`.
-        grow: Pixels that are added on all sides, diagonals included, 0 or more.
+        probability: (height, width), in 0..1, from a `Segmenter`.
+        threshold: Pixels with a probability above it belong to the mask.
+        least: Minimum share of the image covered by the mask before growing; below it, `nothing found`.
+        most: Maximum share covered after growing; above it, `covers everything`.
+        grow: Number of pixels added on all sides, including diagonals, 0 or more.
 
     Returns:
         bool (height, width), or the reason.
@@ -220,14 +220,14 @@ def decide_mask(
 
 
 def _tokens(tokenizer: Any, phrase: str, said: str, most: int, name: str) -> Tensor:
-    """The tokens of what is `said` for a phrase, int64 (1, length)."""
+    """Return the tokens of `said`, the model's form of a phrase, int64 (1, length)."""
     if not phrase.strip(" ."):
-        raise FiguregroundError(f"segmenter {name!r}: the phrase {phrase!r} names nothing to look for.")
+        raise FiguregroundError(f"segmenter {name!r}: the phrase {phrase!r} is empty.")
     ids: Tensor = tokenizer(said, return_tensors="pt").input_ids
     most = min(most, int(tokenizer.model_max_length))
     if ids.shape[1] > most:
         raise FiguregroundError(
-            f"segmenter {name!r} reads {most} tokens, and the phrase {phrase!r} has {ids.shape[1]}. Shorten it."
+            f"segmenter {name!r} reads {most} tokens, but the phrase {phrase!r} has {ids.shape[1]}. Shorten it."
         )
     return ids
 
@@ -272,7 +272,7 @@ def _open_grounded(detector: str, masker: str, device: str | torch.device) -> Gr
 
 
 def _find_folder(name: str) -> tuple[Path, str, dict[str, Any]]:
-    """Where a model lies on this machine, what it is called, and its revision; one on the Hub is brought here."""
+    """Return a model's local folder, name and revision, downloading it from the Hub if necessary."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path, path.resolve().name, {}
@@ -286,7 +286,7 @@ def _find_folder(name: str) -> tuple[Path, str, dict[str, Any]]:
 
 
 def _open_network(folder: Path, name: str, kind: Any, model_type: str, device: str | torch.device) -> Any:
-    """Opens the weights of a directory, which have to be whole, finite and no pickle, in float32."""
+    """Open the weights of a directory in float32; they must be complete, finite and not a pickle."""
     from safetensors import SafetensorError
 
     _check_files(folder, name, kind.__name__, model_type)
@@ -297,34 +297,32 @@ def _open_network(folder: Path, name: str, kind: Any, model_type: str, device: s
         raise FiguregroundError(f"segmenter {name!r} doesn't open: {first}") from error
     if info["missing_keys"]:
         raise FiguregroundError(
-            f"segmenter {name!r} is no whole {kind.__name__}: its weights lack {sorted(info['missing_keys'])[0]}."
+            f"segmenter {name!r} is not a complete {kind.__name__}: its weights lack {sorted(info['missing_keys'])[0]}."
         )
     return network.requires_grad_(False).eval().to(device)
 
 
 def _check_files(folder: Path, name: str, kind: str, model_type: str) -> None:
-    """Makes sure that a directory is of the right kind, with weights that are no pickle, as far as files tell."""
+    """Check from its files that a directory holds a model of the right kind, with weights that aren't pickles."""
     try:
         config = read_json(folder / "config.json")
         found = config.get("model_type")
     except FileNotFoundError:
-        raise FiguregroundError(f"segmenter {name!r} is no transformers directory: it has no config.json.") from None
+        raise FiguregroundError(f"segmenter {name!r} is not a transformers directory: it has no config.json.") from None
     except (ValueError, AttributeError):
         raise FiguregroundError(f"segmenter {name!r}: its config.json doesn't parse. Fetch it again.") from None
     if found != model_type:
-        raise FiguregroundError(
-            f"segmenter {name!r} is a {found!r} model, where a {model_type!r} one ({kind}) belongs."
-        )
+        raise FiguregroundError(f"segmenter {name!r} is a {found!r} model; give a {model_type!r} model ({kind}).")
     refuse_code(folder, f"segmenter {name!r}")
     check_weights(folder, "segmenter", name, kind)
     if not (folder / "preprocessor_config.json").is_file():
         raise FiguregroundError(
-            f"segmenter {name!r} has no preprocessor_config.json, which says how images are resized and normalised."
+            f"segmenter {name!r} has no preprocessor_config.json, which describes how to resize and normalise images."
         )
 
 
 def _open_part(folder: Path, name: str, part: str) -> Any:
-    """Opens the tokenizer or the image processor of a directory; the latter on Pillow, without torchvision."""
+    """Open the tokenizer or the image processor of a directory; the latter uses Pillow, not torchvision."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
     try:
@@ -337,6 +335,6 @@ def _open_part(folder: Path, name: str, part: str) -> Any:
 
 
 def _facts(folder: Path, network: PreTrainedModel) -> dict[str, Any]:
-    """The architecture, and SHA-256 over what decides what is found: weights, settings, vocabulary."""
+    """Return the architecture and the SHA-256 of everything that affects results: weights, settings, vocabulary."""
     files = (path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt"))
     return {"architecture": type(network).__name__, "sha256": hash_files(files)}
