@@ -32,8 +32,8 @@ def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--prior", type=Path, metavar="DIR",
-        help="images of the noun for prior preservation: your own, or those that a fine-tuning run drew; missing ones "
-        "are drawn",
+        help="images of the noun for prior preservation: your own, used as they are, or those that a fine-tuning run "
+        "drew, which are topped up",
     )  # fmt: skip
     parser.add_argument(
         "--components", type=Path, metavar="FILE", help="neural-PCA components of the class, for --features neural-pca"
@@ -41,7 +41,7 @@ def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--class-folder", type=Path, metavar="DIR",
         help="images of the class itself, for --class-direction images and --early-stopping without-class: your own, "
-        "or those that a fine-tuning run drew; missing ones are drawn",
+        "used as they are, or those that a fine-tuning run drew, which are topped up",
     )  # fmt: skip
     add_device(parser)
     finetuning.add_arguments(parser)
