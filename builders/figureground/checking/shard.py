@@ -308,8 +308,8 @@ class _Check:
             for key, members in tar_members(file):
                 if set(members) != wanted:
                     lacks, more = sorted(wanted - set(members)), sorted(set(members) - wanted)
-                    what = f"lacks {listed(lacks)}" if lacks else f"has {listed(more)} besides"
-                    self.problems.add(where, "its members aren't those of the dataset", key, what)
+                    what = f"lacks {listed(lacks)}" if lacks else f"also has {listed(more)}"
+                    self.problems.add(where, "its members don't match the dataset", key, what)
                 try:
                     yield from_members(key, members) if wanted <= set(members) else None
                 except ValueError as error:
