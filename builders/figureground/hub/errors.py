@@ -120,7 +120,7 @@ def _answered(error: object, repo_id: str, endpoint: str) -> str:
     if status in (409, 412):
         return f"{repo_id}: somebody else committed at the same time ({status}{said}). {AGAIN}"
     if status in (402, 413, 507):
-        return f"{repo_id}: a storage or size limit is exceeded ({status}{said}). Check the account's storage limits. {AGAIN}"
+        return f"{repo_id}: storage limit reached ({status}{said}). Check the account's limits. {AGAIN}"
     if status == 429:
         return f"{repo_id}: too many requests (429{said}). Wait a few minutes. {AGAIN}"
     if status >= 500:

@@ -112,9 +112,7 @@ def _refuse_wrong_use(repo_id: str, revision: str | None, create_pr: bool, forma
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise RecipeError(
-            "USER/NAME", f"{repo_id!r} isn't a valid repository name: {' '.join(str(error).split())}"
-        ) from None
+        raise RecipeError("USER/NAME", f"{repo_id!r} is not a valid name: {' '.join(str(error).split())}") from None
     if repo_id.count("/") != 1:
         raise RecipeError("USER/NAME", f"{repo_id!r} lacks the user or organization, such as ada/{repo_id}.")
     if create_pr and revision not in (None, "main"):
