@@ -53,6 +53,6 @@ def parse_methods(names: Sequence[str]) -> list[Row]:
         rows.append(row)
     if not rows:
         raise RecipeError(
-            "methods", f"none given; choose some of {listed([*METHODS, *generators])}, such as erm,jtt,ddb."
+            "methods", f"none given; choose from {listed([*METHODS, *generators])}; as erm,jtt,ddb."
         )
     return rows

@@ -277,13 +277,13 @@ def _differs(images: DatasetImages, control: DatasetImages | FolderImages) -> li
 
 
 def _values(images: DatasetImages, field: str) -> list[Any]:
-    """What the recipes that a dataset was made from say of a field, each value once."""
+    """Return the distinct values of a field in the recipes of a dataset and its sources."""
     said = [identity.get(field) for _, identity in settings(images.source.recipe)]
     return [json.loads(text) for text in sorted({json.dumps(value) for value in said})]
 
 
 def _reuse(images: DatasetImages) -> dict[str, int]:
-    """How many objects and scenes the images show: `objects`, and of those that were guided by one, `scenes`."""
+    """Return the numbers of distinct `objects` and, if images were guided by background images, `scenes`."""
     scenes = len(np.unique(images.scenes[images.scenes >= 0]))
     return {"objects": len(np.unique(images.objects)), **({"scenes": scenes} if scenes else {})}
 
@@ -302,7 +302,7 @@ def _about(images: DatasetImages) -> dict[str, Any]:
 
 
 def _beside(images: DatasetImages | FolderImages, occurring: Sequence[str]) -> dict[str, Any]:
-    """What there is to say of other images: how many, of which classes, and what was passed over."""
+    """Return facts on references, controls or validation images: counts, missing classes, ignored files and classes."""
     unreadable = {} if isinstance(images, DatasetImages) else images.unreadable
     used = images.label >= 0
     if unreadable:
