@@ -132,9 +132,9 @@ def test_recipe_index_and_markers_say_the_version_and_identity_covers_it(newer):
 @pytest.mark.parametrize(
     ("file", "said", "finding"),
     [
-        ("recipe.json", 1, "several versions"),
-        ("index.json", 1, "several versions"),
-        ("shards/train-00000-of-00001.json", 1, "several versions"),
+        ("recipe.json", 1, "several format versions"),
+        ("index.json", 1, "several format versions"),
+        ("shards/train-00000-of-00001.json", 1, "several format versions"),
         ("recipe.json", 99, "format 99"),
         ("recipe.json", "two", "format two"),
     ],

@@ -210,7 +210,7 @@ def test_a_readme_that_was_there_before_is_only_added_to(tmp_path, text):
     ("text", "message"),
     [
         ("---\na: [\n---\n", "YAML header can't be read"),
-        ("---\n- a\n---\n", "no mapping"),
+        ("---\n- a\n---\n", "mapping"),
         (f"# Mine\n{BEGIN}\n", r"line 2, .* line \(none\)"),
         (f"# Mine\n{END}\n{BEGIN}\n", "line 3, .* line 2"),
         (f"# Mine\n{BEGIN}\n{END}\n{END}\n", "line 2, .* line 3, 4"),
@@ -373,7 +373,7 @@ def test_sources_licences_and_authors_are_named(tmp_path):
     assert "| cutouts | `birds` | train | 30 | CC-BY-4.0 (LICENSE.txt) | 1 |" in text
     assert "2 of the files of the cutouts in `birds` can't be read and were skipped." in text
     assert r"- `bird/a.jpg`: *A \<bird\>* by Ada \*L\*, CC-BY-4.0, [source](https://example.org/a_%281%29)" in text
-    assert "| its licence | openrail++, [its text](https://example.org/l) |" in text
+    assert "| licence | openrail++, [its text](https://example.org/l) |" in text
     assert "| revision | `abc` |" in text
 
 

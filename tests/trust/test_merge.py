@@ -180,7 +180,7 @@ def refused(tmp_path, directories, match, error=MergeError):
 
 
 def test_one_dataset_and_the_same_one_twice_are_wrong_use(sources, tmp_path):
-    refused(tmp_path, sources[:1], "two datasets or more", UsageError)
+    refused(tmp_path, sources[:1], "two or more", UsageError)
     refused(tmp_path, [sources[0], sources[0]], "are the same dataset", UsageError)
     shutil.copytree(sources[0], tmp_path / "copy")
     refused(tmp_path, [sources[0], tmp_path / "copy"], "are the same dataset", UsageError)

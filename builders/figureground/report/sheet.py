@@ -160,7 +160,7 @@ def license_note(directory: Path) -> str | None:
     """
     if not (directory / CARD).exists() or license_of(directory):
         return None
-    return f"license unknown: set `license:` in the header of {directory / CARD} before publishing; it is kept."
+    return f"license unknown: set `license:` in the header of {directory / CARD} before you publish; it is kept."
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:
