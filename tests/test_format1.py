@@ -113,7 +113,7 @@ def test_build_and_extend_refuse_an_older_set_and_leave_it(older):
 
 
 def test_sets_of_two_versions_are_not_merged(older, newer, tmp_path):
-    with pytest.raises(MergeError, match=r"seed0 is of format 1 and .*newer of format 2"):
+    with pytest.raises(MergeError, match=r"seed0 .*format 1 and .*newer .*format 2"):
         merge([newer, older / "seed0"], tmp_path / "m", show_progress=False)
 
 

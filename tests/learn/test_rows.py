@@ -24,7 +24,7 @@ def test_a_generator_is_with_erm_unless_said(names, rows):
         (["groupdor"], "'groupdor', did you mean 'groupdro'"),
         (["scgs+jt"], "'scgs\\+jt', did you mean 'scgs\\+jtt'"),
         (["erm+jtt"], "'erm\\+jtt'"),
-        (["zzz"], "erm, reweight, jtt, .*two-stage, paste, scgs, ddb, and a generator with a training"),
+        (["zzz"], "erm, reweight, jtt, .*two-stage, paste, scgs, ddb"),
         (["ddb", "ddb+erm"], "'ddb' is named twice"),
         ([], "erm, reweight"),
     ],

@@ -440,7 +440,7 @@ def test_a_gated_repository_of_somebody_else_is_named(http, hub, dataset, name):
     assert "gated" in one_line(http.push(dataset, "bob/gated"))
 
 
-@pytest.mark.parametrize(("status", "says"), [(429, "Wait some minutes"), (413, "storage limits"), (404, "not found")])
+@pytest.mark.parametrize(("status", "says"), [(429, "Wait a few minutes"), (413, "storage limit"), (404, "not found")])
 def test_other_answers_of_the_hub_are_explained(http, hub, dataset, name, status, says):
     hub.fail("POST", f"{name}/commit/", status, times=100, headers={"Retry-After": "0"})
     assert says in one_line(http.push(dataset, name))
@@ -448,7 +448,7 @@ def test_other_answers_of_the_hub_are_explained(http, hub, dataset, name, status
 
 def test_a_full_disk_is_named():
     with (
-        pytest.raises(HubError, match=r"ada/set: No space left on device: /tmp/x\. Make room there"),
+        pytest.raises(HubError, match=r"ada/set: No space left on device: /tmp/x\. Free space there"),
         explained("ada/set"),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")

@@ -80,7 +80,7 @@ def test_a_parquet_file_that_can_not_be_used(tmp_path):
     with pytest.raises(FiguregroundError, match=r"judge\.parquet can't be read"):
         read_scores(tmp_path)
     pq.write_table(pa.table({"key": ["a"], "box": [[1, 2]]}), path)
-    with pytest.raises(FiguregroundError, match="column 'box' .*list"):
+    with pytest.raises(FiguregroundError, match=r"column 'box' .*list"):
         read_scores(tmp_path)
     pq.write_table(pa.table({"key": [1]}), path)
     with pytest.raises(FiguregroundError, match="1 rows have no key"):

@@ -66,7 +66,7 @@ def notes(report: Told) -> list[str]:
         if differs := told.get("differs"):
             each = [f"{one['field']} ({_values(one['dataset'])}, here {_values(one['control'])})" for one in differs]
             lines.append(
-                f"{kind} also differs from {report['dataset']['name']} in {listed(each, len(each))}. So a difference "
+                f"{kind} differs from {report['dataset']['name']} in {listed(each, len(each))}. So a difference "
                 "between the two may have other causes than the one that it controls for."
             )
         if others := told["other_classes"]:
