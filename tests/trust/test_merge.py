@@ -213,16 +213,16 @@ def test_names_that_are_nearly_the_same_are_refused(sources, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"columns": replace(COLUMNS, guide=True)}, "guide: False, and True"),
+        ({"columns": replace(COLUMNS, guide=True)}, "guide: False and True"),
         (
             {"columns": replace(COLUMNS, texts=("feature",)), "provenance": lambda s: {"feature": "x"}},
-            r"texts: \[\], and",
+            r"texts: \[\] and",
         ),
         (
             {"columns": replace(COLUMNS, labels={"odd": ("a",)}), "provenance": lambda s: {"odd": "a"}},
             "further labels: {}",
         ),
-        ({"image_format": "jpg"}, "image format: png, and jpg"),
+        ({"image_format": "jpg"}, "image format: png and jpg"),
         ({"size": 24}, "a has images of 16×16 and b of 24×24"),
         ({"formats": ("webdataset",)}, "no format in common: a has parquet, b has webdataset"),
     ],
