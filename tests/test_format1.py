@@ -113,7 +113,7 @@ def test_build_and_extend_refuse_an_older_set_and_leave_it(older):
 
 
 def test_sets_of_two_versions_are_not_merged(older, newer, tmp_path):
-    with pytest.raises(MergeError, match=r"seed0 is of format 1 and .*newer of format 2"):
+    with pytest.raises(MergeError, match=r"seed0 .*format 1 and .*newer .*format 2"):
         merge([newer, older / "seed0"], tmp_path / "m", show_progress=False)
 
 
@@ -132,9 +132,9 @@ def test_recipe_index_and_markers_say_the_version_and_identity_covers_it(newer):
 @pytest.mark.parametrize(
     ("file", "said", "finding"),
     [
-        ("recipe.json", 1, "several versions"),
-        ("index.json", 1, "several versions"),
-        ("shards/train-00000-of-00001.json", 1, "several versions"),
+        ("recipe.json", 1, "several format versions"),
+        ("index.json", 1, "several format versions"),
+        ("shards/train-00000-of-00001.json", 1, "several format versions"),
         ("recipe.json", 99, "format 99"),
         ("recipe.json", "two", "format two"),
     ],

@@ -212,7 +212,7 @@ def test_a_built_dataset_names_its_sources_and_keeps_their_credits(tmp_path):
     assert "1 of the files of the cutouts in `train` can't be read and was skipped." in card
     assert f"- `bird/{first}` by Ada\n" in card
     assert f"| checkpoint | `{checkpoint.name}` |" in card
-    assert "| its licence | creativeml-openrail-m |" in card
+    assert "| licence | creativeml-openrail-m |" in card
     assert (out / "_figureground/attribution.csv").read_text().splitlines()[1:] == [f"bird/{first},Ada,,,"]
     assert "rombach2022latent" in card
     for name in ("README.md", "croissant.json", "_figureground/index.json"):

@@ -128,8 +128,8 @@ def test_paste_looks_at_what_erm_of_the_same_seed_attends_to(images, tmp_path):
     assert (tmp_path / "out" / "train" / "erm" / "erm-seed-3").is_dir()
     inputs = json.loads((tmp_path / "out" / "paste-seed-3" / "paste.json").read_text())["inputs"]
     assert inputs["masks"] == "attended"
-    assert "what ERM attends to, 20%" in report["notes"][1]
-    assert "One seed tells no spread." in report["notes"]
+    assert "20%" in report["notes"][1]
+    assert any("one seed" in note for note in report["notes"])
     assert any("mug × grass, has 2 images" in note and "(34.2 to 100.0)" in note for note in report["notes"])
     assert report["rows"][0]["worst"]["std"] is None
 
@@ -154,15 +154,15 @@ def test_without_attributes_the_worst_class_stands_for_the_worst_group(tmp_path)
     [
         ("erm", {"seeds": 0}, "seeds: 0 is not a whole number"),
         ("erm", {"seeds": [1, 1]}, "seeds: 1 is named twice"),
-        ("erm", {"training": {"epoch": 3}}, "epoch: no setting that all .*, did you mean 'epochs'"),
-        ("erm", {"training": {"upweight": 3.0}}, "upweight: no setting .* is set for it, as jtt.upweight is"),
+        ("erm", {"training": {"epoch": 3}}, "epoch: .*, did you mean 'epochs'"),
+        ("erm", {"training": {"upweight": 3.0}}, "upweight: .*jtt.upweight"),
         ("jtt", {"overrides": {}}, "first_epochs: 2 is more than epochs, which is 1"),
         ("jtt", {"overrides": {"jtt": {"upwait": 3}}}, "upwait: jtt has no such field, did you mean 'upweight'"),
-        ("paste", {"overrides": {"paste": {"masks": "tru"}}}, "paste.masks: there is no 'tru', did you mean 'true'"),
+        ("paste", {"overrides": {"paste": {"masks": "tru"}}}, "paste.masks: .*'tru', did you mean 'true'"),
         ("paste", {"overrides": {"paste": {"quantile": 1}}}, "paste.quantile: 1 is not a number between 0 and 1"),
         ("paste", {"overrides": {"paste": {"count_per_class": 0}}}, "paste.count_per_class: 0"),
-        ("paste", {"overrides": {"paste": {"masks": "true", "quantile": 0.5}}}, "true masks have no use for it"),
-        ("erm", {"layout": "celeba"}, "the layout celeba"),
+        ("paste", {"overrides": {"paste": {"masks": "true", "quantile": 0.5}}}, "paste.quantile: .*masks=true"),
+        ("erm", {"layout": "celeba"}, "isn't laid out as celeba"),
     ],
 )
 def test_what_cant_be_used_is_said_before_anything_is_done(methods, options, said, images, tmp_path):
@@ -172,9 +172,7 @@ def test_what_cant_be_used_is_said_before_anything_is_done(methods, options, sai
 
 
 def test_overrides_of_what_is_not_compared_are_refused(images, tmp_path):
-    with pytest.raises(
-        RecipeError, match="jt: no method that is compared has settings of that name, did you mean 'jtt'"
-    ):
+    with pytest.raises(RecipeError, match=r"jt: .*, did you mean 'jtt'"):
         compare(images, ["jtt"], 1, tmp_path / "out", overrides={"jt": {"upweight": 5}})
     assert parse_overrides(["jtt.upweight=5", "paste.masks=true"]) == {
         "jtt": {"upweight": 5},
@@ -186,7 +184,7 @@ def test_overrides_of_what_is_not_compared_are_refused(images, tmp_path):
 
 @pytest.mark.parametrize("training", ["groupdro", "reweight"])
 def test_images_of_unknown_attribute_cant_be_counted_by_groups(training, images, tmp_path):
-    with pytest.raises(RecipeError, match=rf"scgs\+{training} can't be done: {training} .*groups, .*scgs\+jtt"):
+    with pytest.raises(RecipeError, match=rf"scgs\+{training} .* {training} .*scgs\+jtt"):
         run(images, f"erm,scgs+{training}", tmp_path / "out", overrides={})
     assert not (tmp_path / "out").exists()
 
@@ -294,7 +292,7 @@ def test_images_that_were_pruned_by_other_thresholds_are_neither_taken_nor_lost(
     report, out = generated
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     other = {**MADE, "ddb": {**MADE["ddb"], "least_probability": 0.6}}
-    with pytest.raises(FiguregroundError, match=r"pruned by\n.*0.45.*\nand not by\n.*0.6"):
+    with pytest.raises(FiguregroundError, match=r"pruned by\n.*0.45.*\ninstead of\n.*0.6"):
         run(images, "ddb", out, 1, other)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == files
     assert run(images, "ddb,scgs", out, 1, MADE) == report

@@ -21,12 +21,12 @@ def test_a_generator_is_with_erm_unless_said(names, rows):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["groupdor"], "there is no 'groupdor', did you mean 'groupdro'"),
-        (["scgs+jt"], "there is no 'scgs\\+jt', did you mean 'scgs\\+jtt'"),
-        (["erm+jtt"], "there is no 'erm\\+jtt'"),
-        (["zzz"], "there is erm, reweight, jtt, .*two-stage, paste, scgs, ddb, and a generator with a training"),
+        (["groupdor"], "'groupdor', did you mean 'groupdro'"),
+        (["scgs+jt"], "'scgs\\+jt', did you mean 'scgs\\+jtt'"),
+        (["erm+jtt"], "'erm\\+jtt'"),
+        (["zzz"], "erm, reweight, jtt, .*two-stage, paste, scgs, ddb"),
         (["ddb", "ddb+erm"], "'ddb' is named twice"),
-        ([], "name some"),
+        ([], "erm, reweight"),
     ],
 )
 def test_methods_that_there_are_not_are_named(names, said):

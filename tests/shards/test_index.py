@@ -129,9 +129,7 @@ def test_a_shard_and_a_split_without_samples_do_no_harm(tmp_path):
         assert len(list(dataset["train"])) == 6
     urls = [str(tmp_path / "out" / tar["url"]) for tar in index["shardlists"]["train"]]
     assert len(list(webdataset.WebDataset(urls, shardshuffle=False))) == 6
-    assert (
-        "The split `validation` was planned, but no image of it was kept." in (tmp_path / "out/README.md").read_text()
-    )
+    assert "The split `validation` was planned, but" in (tmp_path / "out/README.md").read_text()
 
 
 def test_the_index_adds_up(tmp_path):

@@ -59,9 +59,9 @@ def test_a_parquet_file_of_other_types_of_the_same_meaning(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,x\na,1\n", "judge.csv has no column 'key', but name, x"),
-        ("key,x\na,1\na,2\nb,1\n", "1 keys stand there twice: a"),
-        ("key,x,x\na,1,2\n", "two columns of one name"),
+        ("name,x\na,1\n", "judge.csv has no column 'key', only name, x"),
+        ("key,x\na,1\na,2\nb,1\n", "1 keys .* twice: a"),
+        ("key,x,x\na,1,2\n", "two columns"),
         ("key,x\na,1\nb\n", "judge.csv can't be read"),
         ("key,x\n,1\n", "1 rows have no key"),
         ("", "judge.csv is empty"),
@@ -80,10 +80,10 @@ def test_a_parquet_file_that_can_not_be_used(tmp_path):
     with pytest.raises(FiguregroundError, match=r"judge\.parquet can't be read"):
         read_scores(tmp_path)
     pq.write_table(pa.table({"key": ["a"], "box": [[1, 2]]}), path)
-    with pytest.raises(FiguregroundError, match="column 'box' is of type list"):
+    with pytest.raises(FiguregroundError, match=r"column 'box' .*list"):
         read_scores(tmp_path)
     pq.write_table(pa.table({"key": [1]}), path)
-    with pytest.raises(FiguregroundError, match="no key, or one that isn't text"):
+    with pytest.raises(FiguregroundError, match="1 rows have no key"):
         read_scores(tmp_path)
 
 

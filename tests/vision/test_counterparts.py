@@ -53,15 +53,15 @@ def test_labels_that_do_not_occur_have_no_counterpart(plain):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("name,classifier_label\ncat,tabby\n", "first line reads name, classifier_label; it has to read label,"),
-        ("", "first line reads nothing"),
+        ("name,classifier_label\ncat,tabby\n", "first line .*name, classifier_label; .* label,"),
+        ("", "first line is nothing"),
         (
             "label,classifier_label\ncat,tabby\ncta,tabby\n",
             r"line 3: the dataset has no label 'cta', did you mean 'cat'",
         ),
-        ("label,classifier_label\ncat,\n", "line 2: a label and one classifier_label"),
-        ("label,classifier_label\ncat,tabby,tabby cat\n", "line 2: a label and one classifier_label"),
-        ("label,classifier_label\nb\xfcrd,x\n", r"t\.csv .* UTF-8"),
+        ("label,classifier_label\ncat,\n", "line 2: "),
+        ("label,classifier_label\ncat,tabby,tabby cat\n", "line 2: "),
+        ("label,classifier_label\nb\xfcrd,x\n", r"t\.csv is no text in UTF-8"),
     ],
 )
 def test_a_table_that_can_not_be_used(tmp_path, text, reason):

@@ -108,5 +108,5 @@ def test_a_batch_that_does_not_fit_is_halved_down_to_one_image(tmp_path, most):
     if most:
         assert (predict(classifier, images, OWN, show_progress=False).predicted == expected.predicted).all()
     else:
-        with pytest.raises(OutOfMemory, match="one image of 32 × 32 px don't fit into the memory of the device"):
+        with pytest.raises(OutOfMemory, match="one image of 32 × 32 px don't fit"):
             predict(classifier, images, OWN, show_progress=False)

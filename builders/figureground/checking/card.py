@@ -1,7 +1,7 @@
-"""Checks what describes a dataset, README.md and croissant.json, against its shards.
+"""Check a dataset's descriptions, README.md and croissant.json, against its shards.
 
-Only what is generated is checked. The licence, the language, the tags and all text outside the generated marks are
-the user's.
+Only generated parts are checked. The licence, the language, the tags and all text outside the generated marks belong
+to the user.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from figureground.shards.croissant import CROISSANT
 from figureground.shards.index import INDEX
 from figureground.shards.writer import Columns, Shard, ShardError
 
-ANEW = "Give the command that made the dataset again: it is written anew"
-"""What to do about index, card and Croissant."""
+ANEW = "Rerun the command that made the dataset: it is rewritten"
+"""Remedy for a damaged index, card or Croissant file."""
 
 _HEADER = re.compile(r"\A\s*^---[ \t]*\n(?P<yaml>.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -52,15 +52,15 @@ def check_card(
     index: Mapping[str, Any],
     image_format: str,
 ) -> tuple[list[str], list[str]]:
-    """Checks README.md: configs, features, splits, sizes, and its generated text.
+    """Check README.md: configs, features, splits, sizes, and its generated text.
 
     Args:
         directory: The dataset's directory.
-        columns: What its samples have.
-        summary: What `index.summarise` says of its markers.
-        markers: All of them.
-        index: The dataset's index, as it is saved.
-        image_format: What images are saved as.
+        columns: Columns of its samples.
+        summary: Result of `index.summarise` for its markers.
+        markers: All markers, by shard.
+        index: The dataset's saved index.
+        image_format: File format of the images: jpg, webp or png.
 
     Returns:
         Findings and notes.
@@ -68,18 +68,18 @@ def check_card(
     try:
         text = read_text(directory / CARD, root=directory, encoding="utf-8-sig")
     except FileError as error:
-        return [f"{CARD}: {error.reason}, so that nothing says what the files hold. {ANEW}."], []
+        return [f"{CARD}: {error.reason}, so the files aren't described. {ANEW}."], []
     except OSError as error:
-        why = "there is none" if isinstance(error, FileNotFoundError) else f"it can't be read ({error.strerror})"
-        return [f"{CARD}: {why}, so that nothing says what the files hold. {ANEW}."], []
+        why = "missing" if isinstance(error, FileNotFoundError) else f"it can't be read ({error.strerror})"
+        return [f"{CARD}: {why}, so the files aren't described. {ANEW}."], []
     match = _HEADER.match(text)
     try:
         header = (safe_load(match["yaml"]) or {}) if match else {}
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
-        return [f"{CARD}: its YAML header can't be read ({problem}). Mend it, or delete the file. {ANEW}."], []
+        return [f"{CARD}: its YAML header can't be read ({problem}). Fix it, or delete the file. {ANEW}."], []
     if not isinstance(header, dict):
-        return [f"{CARD}: its YAML header is no mapping of keys to values. Mend it, or delete the file. {ANEW}."], []
+        return [f"{CARD}: its YAML header isn't a mapping of keys to values. Fix it, or delete the file. {ANEW}."], []
     found: list[str] = []
     files = _files(markers)
     samples = {split: said["samples"] for split, said in summary["splits"].items() if said["samples"]}
@@ -88,10 +88,10 @@ def check_card(
         found += _check_info(directory, header.get("dataset_info"), columns, files, markers, image_format)
         found += _check_size(header.get("size_categories"), summary["samples"])
     except (TypeError, AttributeError, KeyError, ValueError, NotImplementedError) as error:
-        found.append(f"its configs and dataset_info aren't of the form that the Hub reads ({error!r})")
+        found.append(f"its configs and dataset_info aren't in the form that the Hub reads ({error!r})")
     notes = []
     if header.get("license") in (None, UNKNOWN_LICENSE):
-        notes.append(f"{CARD}: the license is unknown. Set one in its first lines before you publish; it is kept.")
+        notes.append(f"{CARD}: the license is unknown. Set it in the header before you publish; it is kept.")
     body = text[match.end() :] if match else text
     others = list(_check_shown(directory, body))
     part = None
@@ -106,12 +106,12 @@ def check_card(
             found.append(f"{INDEX} doesn't hold what the generated text was made from")
     elif BEGIN not in body and END not in body:
         notes.append(
-            f"{CARD}: it has no generated part, for its marks were taken out; they come back when it is written anew."
+            f"{CARD}: it has no generated part, because its marks were removed; rewriting the card restores them."
         )
-    return [*(f"{CARD}: {line}. {ANEW}, and what you wrote into it stays." for line in found), *others], notes
+    return [*(f"{CARD}: {line}. {ANEW}, and your own text in it is kept." for line in found), *others], notes
 
 
-# --- the images that it shows -----------------------------------------------------------------------
+# --- images shown in the card -----------------------------------------------------------------------
 
 _IMAGE = re.compile(
     r"""!\[[^\]]*\]\(\s*(?:<(?P<angled>[^>\n]*)>|(?P<plain>[^\s()]+))"""
@@ -122,7 +122,7 @@ _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|//|/|#", re.IGNORECASE)
 
 
 def _check_shown(directory: Path, body: str) -> Iterator[str]:
-    """The images in the dataset that a card shows, and its preview even where the card doesn't; a finding each."""
+    """Yield a finding for each unreadable image of the dataset that the card shows; always check the preview."""
     shown = {PREVIEW} if os.path.lexists(directory / PREVIEW) else set()
     for match in _IMAGE.finditer(_FENCED.sub("", body)):
         target = match["angled"] or match["plain"] or match["src"]
@@ -132,27 +132,27 @@ def _check_shown(directory: Path, body: str) -> Iterator[str]:
         problem = _cannot_show(directory, name)
         if problem:
             remedy = (
-                f"Delete it and give `figureground show {directory}`: it is drawn anew"
+                f"Delete it and run `figureground show {directory}`: it is redrawn"
                 if name == PREVIEW
-                else "Bring it back, or take it out of the card"
+                else "Restore it, or remove it from the card"
             )
-            yield f"{name}: the card shows it, and {problem}. {remedy}."
+            yield f"{name}: the card shows it, but {problem}. {remedy}."
 
 
 def _cannot_show(directory: Path, name: str) -> str | None:
-    """What keeps an image from being shown; None where nothing does."""
+    """Return the reason why an image can't be shown, or None if it can."""
     try:
         with open_regular(inside(directory, name), root=directory) as file:
             if Path(name).suffix.lower() in Image.registered_extensions():
                 with Image.open(file) as image:
                     image.load()
-            elif not file.read(1):  # of another kind, such as SVG
+            elif not file.read(1):  # a format unknown to Pillow, such as SVG
                 return "it is empty"
     except FileNotFoundError:
         return "it is missing"
     except FileError as error:
         return error.reason
-    except Exception as error:  # whatever a damaged file makes Pillow say
+    except Exception as error:  # Pillow raises many kinds for damaged files
         return f"it can't be opened ({error})"
     return None
 
@@ -161,7 +161,7 @@ def _cannot_show(directory: Path, name: str) -> str | None:
 
 
 def _files(markers: Mapping[Shard, Mapping[str, Any]]) -> dict[str, dict[str, set[str]]]:
-    """By kind and split, the files that markers tell of: data, webdataset, rejects."""
+    """Return the files listed in markers, by kind (data, webdataset, rejects) and split."""
     files: dict[str, dict[str, set[str]]] = {}
     for shard, marker in markers.items():
         for path in marker["files"]:
@@ -173,15 +173,15 @@ def _files(markers: Mapping[Shard, Mapping[str, Any]]) -> dict[str, dict[str, se
 def _check_configs(
     directory: Path, configs: Any, files: Mapping[str, Mapping[str, set[str]]], samples: Mapping[str, int]
 ) -> Iterator[str]:
-    """Each split's patterns have to match exactly the files of the split, all of one kind."""
+    """Check that each split's patterns match exactly the files of the split, all of one kind."""
     if not isinstance(configs, list) or not configs:
-        yield "it has no configs, so that `load_dataset` can't tell the splits apart"
+        yield "it has no configs, so `load_dataset` can't tell the splits apart"
         return
     names = [config["config_name"] for config in configs]
     if "default" not in names and "data" in files:
-        yield f"its configs are {listed(names)}, and none is the default"
+        yield f"its configs are {listed(names)}; none is named default"
     if "rejects" in files and "rejects" not in names:
-        yield "it has no config for the rejects that are published"
+        yield "it has no config for the published rejects"
     for config in configs:
         name, entries = config["config_name"], config["data_files"]
         matched: dict[str, set[str]] = {}
@@ -194,7 +194,7 @@ def _check_configs(
         rejects = folder == "rejects"
         wanted = {s: paths for s, paths in files.get(folder, {}).items() if rejects or s in samples}
         if folder not in files:
-            yield f"the config {name} names files that no shard has ({listed(entry['path'] for entry in entries)})"
+            yield f"the config {name} lists files that no shard has ({listed(entry['path'] for entry in entries)})"
             continue
         if set(matched) != set(wanted):
             yield f"the config {name} has the splits {listed(matched)}; the data has {listed(wanted)}"
@@ -206,7 +206,7 @@ def _check_configs(
 
 
 def _glob(directory: Path, pattern: str) -> set[str]:
-    """The files that a pattern matches, as `load_dataset` would see them."""
+    """Return the files that a pattern matches, as `load_dataset` would resolve it."""
     paths = (path.relative_to(directory) for path in directory.glob(pattern) if path.is_file())
     return {path.as_posix() for path in paths if not any(part.startswith((".", "_")) for part in path.parts)}
 
@@ -219,12 +219,12 @@ def _check_info(
     markers: Mapping[Shard, Mapping[str, Any]],
     image_format: str,
 ) -> Iterator[str]:
-    """Features, and the splits' sizes, of every config."""
+    """Check the features and split sizes of every config."""
     from datasets import Features
 
     infos = info if isinstance(info, list) else [info]
     if not all(isinstance(each, dict) for each in infos):
-        yield "it has no dataset_info, so that labels have no names"
+        yield "it has no dataset_info, so labels have no names"
         return
     for each in infos:
         name = each.get("config_name", "default")
@@ -239,10 +239,10 @@ def _check_info(
             first = min(path for paths in files[folder].values() for path in paths)
             try:
                 wanted = Features.from_arrow_schema(pq.read_schema(directory / first))
-            except Exception:  # a damaged file is told of elsewhere
+            except Exception:  # a damaged file is reported elsewhere
                 continue
         else:
-            yield f"dataset_info tells of a config {name} that the data doesn't have"
+            yield f"dataset_info lists a config {name} that the data doesn't have"
             continue
         given = Features._from_yaml_list(each.get("features") or [])
         yield from (f"{of}{line}" for line in _compare_features(given, wanted))
@@ -252,7 +252,7 @@ def _check_info(
 def _compare_features(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     if set(given) != set(wanted):
         lost, more = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
-        yield f"its features {f'lack {listed(lost)}' if lost else f'name {listed(more)}, which the data lacks'}"
+        yield f"its features {f'lack {listed(lost)}' if lost else f'include {listed(more)}, which the data lacks'}"
     for name in (name for name in wanted if name in given and given[name] != wanted[name]):
         here, there = (getattr(feature, "names", None) for feature in (given[name], wanted[name]))
         if here and there:
@@ -260,15 +260,15 @@ def _compare_features(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> It
             if label is None:
                 yield f"its feature {name} has {len(here)} class names; the data has {len(there)}"
             else:
-                yield f"its feature {name} calls label {label} {here[label]!r}; in the data it is {there[label]!r}"
+                yield f"its feature {name} names label {label} {here[label]!r}; in the data it is {there[label]!r}"
         else:
-            yield f"its feature {name} is a {given[name]!r}; in the data it is a {wanted[name]!r}"
+            yield f"its feature {name} is {given[name]!r}; in the data it is {wanted[name]!r}"
 
 
 def _check_splits(
     directory: Path, info: Mapping[str, Any], folder: str, markers: Mapping[Shard, Mapping[str, Any]]
 ) -> Iterator[str]:
-    """num_examples, num_bytes and download_size."""
+    """Check num_examples, num_bytes and download_size."""
     examples: dict[str, int] = {}
     stored: dict[str, int] = {}
     loaded: dict[str, int] = {}
@@ -286,12 +286,12 @@ def _check_splits(
     for split in (split for split in wanted if split in given):
         if given[split].get("num_examples") != examples[split]:
             said = given[split].get("num_examples")
-            yield f"dataset_info says that split {split} has {said} examples; the data has {examples[split]}"
+            yield f"dataset_info gives split {split} {said} examples; the data has {examples[split]}"
         if folder != "rejects" and given[split].get("num_bytes") not in (None, stored[split], loaded[split]):
-            yield f"dataset_info gives split {split} {given[split]['num_bytes']} num_bytes, which the data doesn't have"
+            yield f"dataset_info gives split {split} {given[split]['num_bytes']} num_bytes, which doesn't fit the data"
     sizes = sum(stored[split] for split in wanted)
     if folder != "rejects" and info.get("download_size") not in (None, sizes):
-        yield f"dataset_info says {info['download_size']} bytes of download_size; the files have {sizes}"
+        yield f"dataset_info gives a download_size of {info['download_size']} bytes; the files have {sizes}"
 
 
 def _rows(path: Path) -> int:
@@ -299,18 +299,18 @@ def _rows(path: Path) -> int:
 
     try:
         return pq.read_metadata(path).num_rows
-    except Exception:  # a damaged file is told of elsewhere
+    except Exception:  # a damaged file is reported elsewhere
         return 0
 
 
 def _check_size(given: Any, samples: int) -> Iterator[str]:
     given = [given] if isinstance(given, str) else given
     if given and not any(_covers(str(category), samples) for category in given):
-        yield f"its size_categories {listed(given)} aren't that of {samples} images"
+        yield f"its size_categories {listed(given)} don't cover {samples} images"
 
 
 def _covers(category: str, samples: int) -> bool:
-    """Whether a category such as `1K<n<10K` holds a number; its bounds count as inside."""
+    """Whether a category such as `1K<n<10K` contains a number, bounds included."""
     match = re.fullmatch(r"(?:(\d+)([KMBT]?)<)?n(?:([<>])(\d+)([KMBT]?))?", category)
     if match is None:
         return False
@@ -323,10 +323,10 @@ def _covers(category: str, samples: int) -> bool:
 
 
 def _check_generated(text: str, columns: Columns, summary: Mapping[str, Any], index: Mapping[str, Any]) -> str | None:
-    """How the generated text differs from what the shards say; None where it doesn't.
+    """Describe the first difference between the generated text and the data; None if there is none.
 
-    Where this version of the package wrote it, it is rendered again. Otherwise its hash is compared with the one that
-    the index keeps: being older is no fault.
+    Text that this version of the package wrote is rendered again. Otherwise its hash is compared with the one in the
+    index, because an older text is not a fault.
     """
     kept = index.get("card", {})
     if kept.get("renderer") != renderer():
@@ -359,7 +359,7 @@ def _short(text: str) -> str:
 
 
 def check_croissant(directory: Path, markers: Mapping[Shard, Mapping[str, Any]]) -> list[str]:
-    """Checks hashes and sizes of the files that croissant.json lists, where there is one."""
+    """Check hashes and sizes of the files listed in croissant.json, if it exists."""
     path = directory / CROISSANT
     if not path.exists():
         return []
@@ -378,11 +378,11 @@ def check_croissant(directory: Path, markers: Mapping[Shard, Mapping[str, Any]])
         name = next((path for path in known if entry["contentUrl"].endswith(path)), None)
         if name is None:
             if entry["contentUrl"].startswith(("data/", "webdataset/", "rejects/")):
-                found.append(f"{CROISSANT}: it lists {entry['contentUrl']}, which no marker tells of. {ANEW}.")
+                found.append(f"{CROISSANT}: it lists {entry['contentUrl']}, which no marker lists. {ANEW}.")
             continue
         size = re.match(r"\d{1,19}", str(entry.get("contentSize", known[name]["bytes"])))
         if entry.get("sha256", known[name]["sha256"]) != known[name]["sha256"]:
-            found.append(f"{CROISSANT}: its SHA-256 of {name} isn't the one in the marker. {ANEW}.")
+            found.append(f"{CROISSANT}: its SHA-256 of {name} differs from the marker's. {ANEW}.")
         elif not size or int(size[0]) != known[name]["bytes"]:
-            found.append(f"{CROISSANT}: its contentSize of {name} isn't the one in the marker. {ANEW}.")
+            found.append(f"{CROISSANT}: its contentSize of {name} differs from the marker's. {ANEW}.")
     return found

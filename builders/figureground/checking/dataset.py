@@ -1,4 +1,4 @@
-"""Checks a dataset directory: markers, hashes, counts, every sample in every format, the card, leaks between splits."""
+"""Check a dataset directory: markers, hashes, counts, every sample in every format, the card, leaks between splits."""
 
 from __future__ import annotations
 
@@ -42,32 +42,32 @@ from figureground.shards.writer import (
 )
 
 NUMERICS = f"{PRIVATE}/numerics.json"
-GO_ON = "give the command that made the dataset again"
+GO_ON = "rerun the command that made the dataset"
 
 _SHARD_NAME = re.compile(r"(?P<split>\w+?)(-e(?P<part>\d{1,18}))?-(?P<index>\d{5,18})-of-(?P<of>\d{5,18})", re.ASCII)
 _NAMED = 3
-"""How many pairs of images a line names."""
+"""Number of examples (pairs, keys or shards) that a line names."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check came to."""
+    """Result of a check."""
 
     findings: list[str] = field(default_factory=list)
-    """What is wrong, a line each: which file or key, what, and what to do."""
+    """Faults, one line each: the file or key, the problem, and the remedy."""
     notes: list[str] = field(default_factory=list)
-    """What is worth knowing and no fault."""
+    """Remarks that are no faults."""
 
 
 def check(directory: Path, show_progress: bool = True) -> Report:
-    """Checks everything that can be checked about a dataset without the models and images it was made from.
+    """Check everything about a dataset that doesn't need its models or source images.
 
-    Every file is read whole, every image decoded, by as many threads as there are cores to use. A dataset whose build
-    isn't finished is checked as far as it is there. In memory stay about 100 bytes an image.
+    Every file is read whole and every image decoded, with one thread per usable core. An unfinished dataset is
+    checked as far as it has been built. Memory use is about 100 bytes per image.
 
     Args:
-        directory: What `build`, `extend`, `curate` or `merge` wrote.
-        show_progress: Whether to show a bar.
+        directory: Output of `build`, `extend`, `curate` or `merge`.
+        show_progress: Whether to show a progress bar.
 
     Raises:
         FiguregroundError: The directory holds no dataset, or it can't be read.
@@ -75,7 +75,7 @@ def check(directory: Path, show_progress: bool = True) -> Report:
     directory = Path(directory)
     if not (directory / MARKERS).is_dir():
         raise FiguregroundError(
-            f"{directory} holds no dataset: there is no {MARKERS}. Give the directory that a build wrote."
+            f"{directory} holds no dataset: {MARKERS} is missing. Give the output directory of a build."
         )
     return _Check(directory).run(show_progress)
 
@@ -92,11 +92,11 @@ class _Check:
         self.identity: dict[str, Any] = identity if isinstance(identity, dict) else {}
         self.markers: dict[Shard, dict[str, Any]] = {}
         self.runs: dict[tuple[str, int], tuple[int, set[int]]] = {}
-        """By split and part: how many shards there have to be, and which have a marker."""
+        """By split and part: the expected number of shards, and the indices of those with a marker."""
         self.lacking = 0
-        """How many shards have no marker."""
+        """Number of shards without a marker."""
         self.unplaced: set[str] = set()
-        """Shards that the index lists and no run of markers tells of."""
+        """Shards listed in the index that belong to no run of markers."""
 
     def run(self, show_progress: bool) -> Report:
         self.markers = self._read_markers()
@@ -109,7 +109,7 @@ class _Check:
         self._check_recipe()
         columns = self._columns()
         if columns is None and self.markers:
-            self.notes.append(f"Samples weren't read: without {index.INDEX} nothing says what classes there are.")
+            self.notes.append(f"Samples weren't read: without {index.INDEX} the classes are unknown.")
         looks = similar.can_look() and len({shard.split for shard in self.markers}) > 1
         seen = self._check_shards(columns, looks, show_progress)
         self._check_keys(seen)
@@ -125,15 +125,15 @@ class _Check:
         )
         return Report(list(dict.fromkeys(map(_line, self.findings))), list(map(_line, self.notes)))
 
-    # --- what to do -----------------------------------------------------------------------------
+    # --- remedies -------------------------------------------------------------------------------
 
     def _again(self, shard: Shard) -> str:
-        return f"Delete {shard.path('marker')} and {GO_ON}: the shard is made anew."
+        return f"Delete {shard.path('marker')} and {GO_ON}: the shard is rebuilt."
 
-    # --- what there is --------------------------------------------------------------------------
+    # --- reading the directory ------------------------------------------------------------------
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
-        """A file of JSON; None, and a finding, where it is damaged."""
+        """Read a JSON file; return None if it is missing, or None with a finding if it is damaged."""
         try:
             return read_object(self.directory / name, root=self.directory)
         except FileNotFoundError:
@@ -142,12 +142,12 @@ class _Check:
             problem = error.reason
         except OSError as error:
             problem = f"it can't be read ({error.strerror})"
-        remedy = ANEW if name == index.INDEX else "Bring it back from a copy"
+        remedy = ANEW if name == index.INDEX else "Restore it from a copy"
         self.findings.append(f"{name}: {problem}. {remedy}.")
         return None
 
     def _read_markers(self) -> dict[Shard, dict[str, Any]]:
-        """The markers that can be used, in the order of the index."""
+        """Return the valid markers, in index order."""
         found: dict[Shard, dict[str, Any]] = {}
         for path in sorted((self.directory / MARKERS).glob("[!.]*")):
             name = f"{MARKERS}/{path.name}"
@@ -157,11 +157,11 @@ class _Check:
                 shard = Shard.of_marker(marker)
             except (OSError, ValueError) as error:
                 why = error.reason if isinstance(error, FileError) else error
-                self.findings.append(f"{name}: it is no marker of a shard ({why}). Delete it, and {GO_ON}.")
+                self.findings.append(f"{name}: not a valid shard marker ({why}). Delete it, and {GO_ON}.")
                 continue
             if path.name != f"{shard.name}.json" or marker["shard"] != shard.name:
                 self.findings.append(
-                    f"{name}: it tells of the shard {shard.name}, not of its own. Delete it, and {GO_ON}."
+                    f"{name}: describes shard {shard.name}, which doesn't match its name. Delete it, and {GO_ON}."
                 )
                 continue
             found[shard] = marker
@@ -169,12 +169,12 @@ class _Check:
         return dict(sorted(found.items(), key=lambda item: (order.get(item[0].name, len(order)), item[0].name)))
 
     def _listed_shards(self) -> list[str]:
-        """Names of the shards that the index lists."""
+        """Return the names of the shards that the index lists."""
         shards = (self.index or {}).get("shards", [])
         return [str(s.get("shard")) for s in shards if isinstance(s, dict)] if isinstance(shards, list) else []
 
     def _formats(self) -> tuple[str, ...]:
-        """What shards were written as: what the index says, or else what any marker does."""
+        """Return the shard formats: from the index, or else from any marker."""
         said = (self.index or {}).get("formats")
         if isinstance(said, list) and said and all(kind in FORMATS for kind in said):
             return tuple(kind for kind in FORMATS if kind in said)
@@ -189,7 +189,7 @@ class _Check:
         return said if said in ("jpg", "webp", "png") else "jpg"
 
     def _columns(self) -> Columns | None:
-        """From the index, or, where a build isn't finished, from what a Parquet file says of itself."""
+        """Return the columns from the index or, if the build isn't finished, from the schema of a Parquet file."""
         try:
             said = (self.index or {})["columns"]
             check_shape(said, COLUMNS, "columns")
@@ -197,7 +197,7 @@ class _Check:
         except (KeyError, TypeError, ValueError) as error:
             if self.index is not None:
                 why = f" ({error})" if isinstance(error, ValueError) else ""
-                self.findings.append(f"{index.INDEX}: it doesn't say the dataset's columns{why}. {ANEW}.")
+                self.findings.append(f"{index.INDEX}: the dataset's columns are missing or invalid{why}. {ANEW}.")
         for shard, marker in self.markers.items():
             if shard.path("parquet") in marker["files"]:
                 columns = _columns_of(self.directory, shard.path("parquet"))
@@ -208,7 +208,7 @@ class _Check:
     # --- markers, files, recipe -----------------------------------------------------------------
 
     def _check_runs(self) -> bool:
-        """Whether no shard is missing; of each split and part there have to be all from 0 to n-1."""
+        """Check that each split and part has all shards from 0 to n-1; return whether none is missing."""
         runs: dict[tuple[str, int], list[Shard]] = {}
         for shard in self.markers:
             runs.setdefault((shard.split, shard.part), []).append(shard)
@@ -217,13 +217,13 @@ class _Check:
             of = {shard.of for shard in shards}
             if len(of) > 1:
                 self.findings.append(
-                    f"{MARKERS}: of split {split}{f', extension {part}' if part else ''}, some markers tell of "
-                    f"{' shards and others of '.join(map(str, sorted(of)))}, so some belong to another dataset. Remove "
+                    f"{MARKERS}: for split {split}{f', extension {part}' if part else ''}, some markers count "
+                    f"{' shards and others '.join(map(str, sorted(of)))}, so some belong to another dataset. Remove "
                     "those and their files."
                 )
                 continue
             self.runs[split, part] = (shards[0].of, {shard.index for shard in shards})
-        # A marker may tell of millions of shards: those that are missing are counted, and only the first named.
+        # A marker may claim millions of shards: missing ones are counted, and only the first are named.
         in_runs = {name for name in listed_shards if (named := _shard_named(name)) and self._run_of(named)}
         self.unplaced = listed_shards - in_runs - {shard.name for shard in self.markers}
         total = sum(of for of, _ in self.runs.values()) + len(self.unplaced)
@@ -235,13 +235,13 @@ class _Check:
         unbuilt = [n for n in range(1, extensions + 1) if not any(shard.part == n for shard in self.markers)]
         go_on = GO_ON.capitalize()
         if not (self.directory / index.INDEX).exists():
-            # Of a dataset with scenes, images a cell are told by scene.
+            # For a dataset with scenes, per_cell is keyed by scene, not by split.
             splits = None if "scenes" in self.identity else self.identity.get("per_cell")
             begun = {shard.split for shard in self.markers}
             absent = [s for s in splits if s not in begun] if isinstance(splits, dict) else []
-            parts = [f"{total - lacking:,} of {counted(total, 'shard')} of the splits begun are done"]
-            parts += [f"missing are {listed(missing)}"] if missing else []
-            parts += [f"{listed(absent)} isn't begun"] if absent else []
+            parts = [f"{total - lacking:,} of {counted(total, 'shard')} in the started splits are finished"]
+            parts += [f"missing: {listed(missing)}"] if missing else []
+            parts += [f"not started: {listed(absent)}"] if absent else []
             self.findings.append(f"The dataset isn't finished: {'; '.join(parts)}. {go_on}.")
         elif missing:
             self.findings.append(
@@ -251,53 +251,53 @@ class _Check:
         untold = sorted({shard.part for shard in self.markers if shard.part > extensions})
         if untold and self.recipe and self.made_by not in recipes.COPIES:
             self.findings.append(
-                f"{RECIPE} tells of {extensions or 'no'} extensions, and there are shards of extension "
-                f"{listed(untold)}. Bring it back from a copy, or give the command that extended the dataset again."
+                f"{RECIPE} lists {extensions or 'no'} extensions, but shards of extension {listed(untold)} exist. "
+                "Restore it from a copy, or rerun the command that extended the dataset."
             )
         if unbuilt:
-            self.findings.append(f"{RECIPE} tells of an extension of which no shard is there. {go_on}.")
+            self.findings.append(f"{RECIPE} lists an extension that has no shards. {go_on}.")
         return not missing and not unbuilt and self.index is not None
 
     def _check_remaining(self) -> None:
-        """A dataset, a split or an extension of which every image was rejected."""
+        """Report a dataset, split or extension whose images were all rejected."""
         if self.lacking or not self.markers:
             return
         try:
             found = index.sum_markers(list(self.markers.items()))
-        except (KeyError, TypeError, ValueError):  # markers that contradict themselves have findings of their own
+        except (KeyError, TypeError, ValueError):  # contradictory markers already have their own findings
             return
         if problem := remaining.why_empty(found):
-            self.findings.append(f"{_sentence(problem)} {remaining.remedies(found['rejects'])} Build it anew.")
+            self.findings.append(f"{_sentence(problem)} {remaining.remedies(found['rejects'])} Rebuild it.")
             return
         splits, extension = remaining.empty_splits(found), remaining.empty_extension(found)
         lines = [_sentence(line) for line in (*splits, *([extension] if extension else []))]
-        if self.made_by in recipes.COPIES:  # whoever made the copy may have wanted that
+        if self.made_by in recipes.COPIES:  # may be intended in a copy
             self.notes += lines
         else:
-            self.findings += [f"{line} {remaining.remedies(found['rejects'])} Build it anew." for line in lines]
+            self.findings += [f"{line} {remaining.remedies(found['rejects'])} Rebuild it." for line in lines]
 
     def _run_of(self, shard: Shard) -> bool:
-        """Whether a shard belongs to one of the runs of shards that markers tell of."""
+        """Whether a shard belongs to a run of shards known from markers."""
         return self.runs.get((shard.split, shard.part), (0, set()))[0] == shard.of
 
     def _is_missing(self, name: str) -> bool:
-        """Whether a shard should be there by what other markers or the index tell, and has no marker."""
+        """Whether a shard is expected from other markers or the index, but has no marker."""
         shard = _shard_named(name)
         if shard is None or not self._run_of(shard):
             return name in self.unplaced
         return shard.index not in self.runs[shard.split, shard.part][1]
 
     def _lacking(self) -> Iterator[str]:
-        """Names of the shards of each run that have no marker, in order, as they are asked for."""
+        """Yield, lazily and in order, the names of each run's shards without a marker."""
         for (split, part), (of, there) in sorted(self.runs.items()):
             yield from (Shard(split, i, of, 0, part).name for i in range(of) if i not in there)
 
     def _files_of_missing(self) -> str:
         there = [name for name in self._data_files() if self._is_missing(PurePosixPath(name).stem) and "/." not in name]
-        return f"their files are there ({listed(there, 2)})" if there else "their files are gone too"
+        return f"their files exist ({listed(there, 2)})" if there else "their files are missing too"
 
     def _data_files(self) -> Iterator[str]:
-        """Names of all that lies beside the data, temporary files too; linked directories aren't entered."""
+        """Yield the names of all files in the data folders, temporary ones too, without entering linked directories."""
         for folder in ("data", "webdataset", PUBLISHED_REJECTS, REJECTS):
             if leaves(self.directory / folder, self.directory):
                 continue
@@ -306,7 +306,7 @@ class _Check:
                     yield path.relative_to(self.directory).as_posix()
 
     def _check_strangers(self) -> None:
-        """Files beside the data that no marker knows of: `load_dataset` might read them."""
+        """Report data files that no marker lists: `load_dataset` might read them."""
         known = {path for marker in self.markers.values() for path in marker["files"]}
         strange: list[str] = []
         temporary = 0
@@ -317,40 +317,40 @@ class _Check:
             elif name not in known and not (self._is_missing(path.stem) and name in index.paths(path.stem)):
                 strange.append(name)
         self.findings += [
-            f"{name}: no marker tells of this file. Remove it, or `load_dataset` may read it." for name in strange
+            f"{name}: no marker lists this file. Remove it, or `load_dataset` may read it." for name in strange
         ]
-        # Told by name alone: neither what is in there nor where a link leads is anybody's business.
+        # Reported by name only: the content and a link's target may be private.
         self.findings += [
-            f"{printable(name)}: {problem}. Put a file of its own there, or remove it."
+            f"{printable(name)}: {problem}. Replace it with a regular file, or remove it."
             for name, problem in directory_strange(self.directory)
         ]
         if temporary:
-            self.notes.append(f"{temporary} temporary files lie beside the data, of a build that runs or was killed.")
+            self.notes.append(f"{temporary} temporary files in the data folders, from a running or killed build.")
 
     def _check_recipe(self) -> None:
         if not self.recipe:
             if not any(line.startswith(RECIPE) for line in self.findings):
-                self.findings.append(f"{RECIPE}: it is missing, so nobody knows how to build this. Bring it back.")
+                self.findings.append(f"{RECIPE}: missing, so the dataset can't be rebuilt. Restore it.")
             return
         identity, content = self.recipe.get("identity"), self.recipe.get("content")
         version = {"format": self.recipe["format"]} if "format" in self.recipe else {}
         self._check_versions()
         if not isinstance(identity, dict) or not isinstance(content, dict) or "sha256" not in self.recipe:
-            self.findings.append(f"{RECIPE}: it lacks identity, content or sha256. Bring it back from a copy.")
+            self.findings.append(f"{RECIPE}: identity, content or sha256 is missing. Restore it from a copy.")
         elif digest({**version, "builder": self.made_by, **identity, **content}) != self.recipe["sha256"]:
             self.findings.append(
-                f"{RECIPE}: its settings don't have the SHA-256 that it records, so it was edited. Bring it back."
+                f"{RECIPE}: its settings don't match its recorded SHA-256, so it was edited. Restore it."
             )
         else:
             self._check_seal()
         if self.made_by not in recipes.COPIES and self.markers and not (self.directory / NUMERICS).exists():
-            self.findings.append(f"{NUMERICS}: it is missing, so the shards can't be made again. Bring it back.")
+            self.findings.append(f"{NUMERICS}: missing, so the shards can't be reproduced. Restore it.")
         numerics = self._read_json(NUMERICS) or {}
         if numerics.get("mixed"):
-            self.notes.append(f"The numerics are mixed ({NUMERICS}): rebuilt, some images may differ in a last bit.")
+            self.notes.append(f"The numerics are mixed ({NUMERICS}): after a rebuild, some last bits may differ.")
 
     def _check_versions(self) -> None:
-        """Recipe, index and markers have to say one version of the format."""
+        """Check that recipe, index and markers have the same format version."""
         said = [(RECIPE, self.recipe), *([(index.INDEX, self.index)] if self.index else [])]
         said += [(shard.path("marker"), marker) for shard, marker in self.markers.items()]
         found: dict[int, list[str]] = {}
@@ -361,32 +361,32 @@ class _Check:
                 self.findings.append(str(error))
         if len(found) > 1:
             each = "; ".join(f"format {version}: {listed(names, _NAMED)}" for version, names in sorted(found.items()))
-            self.findings.append(f"Files of several versions of the format lie in one dataset: {each}. Build it anew.")
+            self.findings.append(f"The dataset mixes several format versions: {each}. Rebuild it.")
         elif found and (version := next(iter(found))) != recipes.FORMAT:
             self.notes.append(
-                f"The dataset is of format {version}; this release draws format {recipes.FORMAT}. It can be read, "
-                "curated and published, but not built further or extended: see docs/format.md."
+                f"The dataset has format {version}; this release builds format {recipes.FORMAT}. It can be read, "
+                "curated and published, but not resumed or extended: see docs/format.md."
             )
 
     def _check_seal(self) -> None:
-        """Edits of what `sha256` doesn't cover: it holds the content of classes, lists and checkpoint, not their names.
+        """Report edits that `sha256` doesn't cover: it hashes classes, lists and checkpoint by content, not by name.
 
-        The index of a finished dataset knows the recipe too, so that one of another dataset is found.
+        A finished dataset's index also records the recipe's hash, so another dataset's recipe is detected.
         """
         known = (self.index or {}).get(index.RECIPE_SHA256)
         sealed = recipes.is_sealed(self.recipe)
         if sealed is False or (sealed is None and (known is not None or self.recipe.get("format", 1) != 1)):
             self.findings.append(
-                f"{RECIPE}: it isn't as it was saved ({recipes.SEAL} says so): something in it but the execution "
-                "settings was edited. Bring it back from a copy."
+                f"{RECIPE}: it doesn't match its {recipes.SEAL}: something other than the execution settings was "
+                "edited. Restore it from a copy."
             )
         elif sealed is None:
-            self.notes.append(f"{RECIPE}: an older release wrote it, so edits of names and paths in it can't be found.")
+            self.notes.append(f"{RECIPE}: written by an older release, so edited names and paths can't be detected.")
 
     # --- samples --------------------------------------------------------------------------------
 
     def _check_shards(self, columns: Columns | None, looks: bool, show_progress: bool) -> list[Seen]:
-        """All shards, several at a time; Pillow and hashing let go of Python's lock while they work."""
+        """Check all shards in parallel threads; Pillow and hashing release the GIL."""
         size = self.identity.get("size")
         expected = Expected(
             self.directory, columns, self._image_format(), size if isinstance(size, int) else None, self._again, looks
@@ -412,7 +412,7 @@ class _Check:
                     try:
                         seen.append(future.result())
                         self.findings += seen[-1].findings
-                    except Exception as error:  # a file may go away, or hold what no library thought of
+                    except Exception as error:  # a file may vanish, or crash a library in unforeseen ways
                         problem = f"it can't be checked ({type(error).__name__}: {error})"
                         self.findings.append(f"{shard.name}: {problem}. {self._again(shard)}")
             finally:
@@ -426,7 +426,7 @@ class _Check:
         for one, other in keys.equal():
             twice.setdefault((keys.shard(one), keys.shard(other)), []).append(keys.key(one))
         for (first, second), names in twice.items():
-            what = f"The key {names[0]} comes" if len(names) == 1 else f"{len(names)} keys come"
+            what = f"The key {names[0]} occurs" if len(names) == 1 else f"{len(names)} keys occur"
             such = f": {listed(names, _NAMED)}" if len(names) > 1 else ""
             self.findings.append(f"{what} twice, in {first.name} and in {second.name}{such}. {self._again(second)}")
 
@@ -443,13 +443,13 @@ class _Check:
         for (a, b), pairs in across.items():
             self.findings.append(
                 f"{len(pairs)} images of {b} have the same pixels as one of {a}: {listed(pairs, _NAMED)}. "
-                "Leave them out of one of the two with `figureground curate`."
+                "Remove them from one of the two splits with `figureground curate`."
             )
         if within:
-            self.notes.append(f"{within} images have the same pixels as another of their split.")
+            self.notes.append(f"{within} images have the same pixels as another image of their split.")
 
     def _check_sources(self, seen: Sequence[Seen]) -> None:
-        """Cut-outs, templates and photographs, by their content."""
+        """Report cut-outs, templates and photographs, matched by content, that several splits use."""
         by_content: dict[str, dict[str, str]] = {}
         for each in seen:
             for content, id in each.sources.items():
@@ -465,13 +465,14 @@ class _Check:
             )
 
     def _note_similar(self, seen: Sequence[Seen]) -> None:
-        """Counts near-duplicates for each pair of splits."""
+        """Count near-duplicates for each pair of splits."""
         splits = list(dict.fromkeys(each.shard.split for each in seen))
         if len(splits) < 2:
             return
         if not similar.can_look():
             self.notes.append(
-                "Near-duplicates between splits weren't looked for: pip install 'figureground[check]' brings imagehash."
+                "Near-duplicates between splits weren't searched: imagehash is missing (pip install "
+                "'figureground[check]')."
             )
             return
         places = {}
@@ -497,12 +498,12 @@ class _Check:
     # --- index and card -------------------------------------------------------------------------
 
     def _check_descriptions(self, columns: Columns, formats: Sequence[str]) -> None:
-        """Index, card and Croissant against the markers."""
+        """Check index, card and Croissant against the markers."""
         assert self.index is not None
         try:
             summary = index.summarise(self.directory, list(self.markers), formats)
         except (ShardError, KeyError, TypeError, OSError):
-            return  # what keeps the markers from being added up was told of already
+            return  # the markers' contradictions were already reported
         saved = {"format": 1, **self.index}
         saved = {name: saved.get(name) for name in summary}
         where = [line.split(":")[0] for line in differences(saved, json.loads(json.dumps(summary)))]
@@ -510,8 +511,8 @@ class _Check:
         told = any(line.startswith(RECIPE) for line in self.findings)
         if known is not None and self.recipe and not told and known != self.recipe.get("sha256"):
             self.findings.append(
-                f"{RECIPE}: it isn't the recipe that {index.INDEX} was written for, so it is another dataset's or an "
-                "extension's. Bring it back, or give the command that made the dataset again."
+                f"{RECIPE}: it doesn't match the recipe hash in {index.INDEX}, so it belongs to another dataset or an "
+                "extension. Restore it, or rerun the command that made the dataset."
             )
         if where:
             self.findings.append(f"{index.INDEX}: it disagrees with the markers in {listed(where, _NAMED)}. {ANEW}.")
@@ -522,7 +523,7 @@ class _Check:
 
 
 class _Places:
-    """Digests of many shards behind each other, and where each stands."""
+    """Concatenated digests of several shards, with the shard and key of each position."""
 
     def __init__(self, seen: Sequence[Seen], values: Sequence[np.ndarray]) -> None:
         self._seen = seen
@@ -541,7 +542,7 @@ class _Places:
         return seen.key(place)
 
     def equal(self) -> Iterator[tuple[int, int]]:
-        """Positions of what is the same: the first one, and each further one."""
+        """Yield pairs of positions with equal digests: the first occurrence and each later one."""
         order = np.lexsort((np.arange(len(self.values)), self.values[:, 1], self.values[:, 0]))
         ordered = self.values[order]
         same = np.concatenate([[False], (ordered[1:] == ordered[:-1]).all(axis=1)])[: len(ordered)]
@@ -557,32 +558,32 @@ def _sentence(text: str) -> str:
 
 
 def _line(text: str) -> str:
-    """Text as one line that any terminal takes, whatever keys and names it holds."""
+    """Join text into one line and escape what can't be encoded as UTF-8."""
     return " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
 
 
 def _contradictions(shard: Shard, marker: Mapping[str, Any], formats: Iterable[str]) -> Iterator[str]:
-    """What a marker says that can't be, a sentence each."""
+    """Yield the contradictions within a marker, one sentence each."""
     name, rejected = shard.path("marker"), sum(marker["rejects"].values())
     if marker["samples"] + rejected != marker["planned"]:
         yield (
-            f"{name}: {marker['samples']} samples and {rejected} rejects aren't the {marker['planned']} images that "
-            "were planned."
+            f"{name}: {marker['samples']} samples and {rejected} rejects don't add up to the {marker['planned']} "
+            "planned images."
         )
     if (counted := sum(n for *_, n in marker["cells"])) != marker["samples"]:
         yield f"{name}: its cells add up to {counted}, not to its {marker['samples']} samples."
     for kind in formats:
         if shard.path(kind) not in marker["files"]:
-            yield f"{name}: it tells of no {shard.path(kind)}, though the dataset has that format."
+            yield f"{name}: {shard.path(kind)} isn't listed, though the dataset has that format."
     if rejected and not any(path == shard.path("rejects") for path in marker["files"]):
-        yield f"{name}: it counts {rejected} rejects and tells of no file of them."
+        yield f"{name}: it counts {rejected} rejects but lists no rejects file."
     for path in marker["files"]:
         if path not in index.paths(shard.name):
-            yield f"{name}: it tells of {path}, which is no file of this shard."
+            yield f"{name}: it lists {path}, which doesn't belong to this shard."
 
 
 def _shard_named(name: str) -> Shard | None:
-    """The shard of a name, without its images; None where it is no name of one."""
+    """Parse a shard's name into a Shard with count 0; return None if it isn't one."""
     found = _SHARD_NAME.fullmatch(name)
     try:
         return found and Shard(found["split"], int(found["index"]), int(found["of"]), 0, int(found["part"] or 0))
@@ -591,7 +592,7 @@ def _shard_named(name: str) -> Shard | None:
 
 
 def _columns_of(directory: Path, name: str) -> Columns | None:
-    """The columns of a Parquet shard, as its schema tells them."""
+    """Return the columns from a Parquet shard's schema, or None if it can't be read."""
     import pyarrow.parquet as pq
     from datasets import ClassLabel, Features, Value
 
@@ -608,5 +609,5 @@ def _columns_of(directory: Path, name: str) -> Columns | None:
             "guide" in features,
             "mask" in features,
         )
-    except Exception:  # a damaged file is told of where it is read
+    except Exception:  # a damaged file is reported where it is read
         return None

@@ -1,7 +1,7 @@
-"""Checks one shard: the bytes of its files, and every sample in them, in both formats side by side.
+"""Check one shard: the bytes of its files, and every sample in them, in both formats side by side.
 
-A tar is hashed while its samples are read. A Parquet file is hashed before, and only read if its bytes are those that
-were written; what was just hashed still lies in the system's cache.
+A tar is hashed while its samples are read. A Parquet file is hashed first and read only if its hash matches; the
+second read comes from the page cache.
 """
 
 from __future__ import annotations
@@ -32,68 +32,68 @@ from figureground.shards.writer import REASON, Columns, Shard
 from figureground.sources.images import open_stored, pixel_hash
 
 PIL_FORMATS = {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}
-"""Pillow's names for what images are saved as."""
+"""Pillow's names of the image formats."""
 
 _KEY = re.compile(r"(?P<split>\w+)-(?P<foreground>\d{4,})-(?P<background>\d{2,})-\d{5,}", re.ASCII)
 _BLOCK = 2**20
 MOST_LOST = 100_000
-"""Most rows that a damaged row group is taken to have had."""
+"""Upper limit on the rows that a damaged row group is assumed to have held."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What every shard of a dataset is to be like."""
+    """Expected properties of every shard of a dataset."""
 
     directory: Path
     columns: Columns | None
-    """None where nothing says them: files are then hashed, and samples aren't read."""
+    """None if unknown: files are then hashed, but samples aren't read."""
     image_format: str
     size: int | None
-    """Edge of the images in pixels, where the recipe says it."""
+    """Edge of the images in pixels, if the recipe sets it."""
     again: Callable[[Shard], str]
-    """What to do about a shard that is damaged, a sentence."""
+    """Returns the remedy for a damaged shard, as a sentence."""
     looks: bool
-    """Whether to take perceptual hashes."""
+    """Whether to compute perceptual hashes."""
 
 
 @dataclass
 class Problems:
-    """What is wrong with a shard, in few lines: samples with the same fault are counted in one."""
+    """Faults of a shard; samples with the same fault share one line."""
 
     lines: list[str] = field(default_factory=list)
     samples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def add(self, where: str, what: str, key: str, detail: str = "") -> None:
-        """A fault of one sample; the details of the first few are shown."""
+        """Record a fault of one sample; details are shown for the first few."""
         self.samples.setdefault((where, what), []).append(f"{key} ({detail})" if detail else key)
 
     def all(self, again: str) -> list[str]:
-        """A line for each fault, with what to do."""
+        """Return one line per fault, with the remedy."""
         grouped = [f"{where}: {what}: {listed(keys, 3)}." for (where, what), keys in self.samples.items()]
         return [f"{line} {again}" for line in [*self.lines, *grouped]]
 
 
 @dataclass
 class Seen:
-    """What a shard turned out to hold."""
+    """Contents of a shard, as read."""
 
     shard: Shard
     findings: list[str] = field(default_factory=list)
     read: int = 0
-    """Samples that could be read in at least one format."""
+    """Number of samples readable in at least one format."""
     keys: np.ndarray = field(default_factory=lambda: _digests([]))
-    """Of every sample and reject, in order: uint64 (n, 2)."""
+    """Digest of the key of every sample and reject, in order: uint64 (n, 2)."""
     images: np.ndarray = field(default_factory=lambda: _digests([]))
-    """Of the images' pixels, or of the bytes of what can't be decoded, in order."""
+    """Digest of each image's pixels, or of its bytes if it can't be decoded, in order: uint64 (n, 2)."""
     looks: np.ndarray = field(default_factory=lambda: similar.looks([]))
-    """Perceptual hashes of the images; empty where none are taken."""
+    """Perceptual hashes of the images; empty if not computed."""
     names: bytes = b""
-    """The keys themselves, a line each: as one they take the least memory."""
+    """The keys, one per line; a single bytes object takes the least memory."""
     sources: dict[str, str] = field(default_factory=dict)
-    """Cut-outs, templates and photographs: content to id."""
+    """Cut-outs, templates and photographs: content hash to id."""
 
     def key(self, place: int) -> str:
-        """The key of the sample or reject at a place."""
+        """Return the key of the sample or reject at a position."""
         return self.names.split(b"\n")[place].decode()
 
 
@@ -104,17 +104,17 @@ def check_shard(
     progress: Callable[[int], None] = lambda samples: None,
     stop: threading.Event | None = None,
 ) -> Seen:
-    """Reads all files of a shard, hashes them, and checks and compares their samples.
+    """Read all files of a shard, hash them, and check and compare their samples.
 
     Args:
-        expected: What samples are to be like.
-        shard: Which one.
-        marker: What its marker says.
-        progress: Told of samples that are done.
-        stop: When set, the rest is left out.
+        expected: Expected properties of the samples.
+        shard: The shard to check.
+        marker: Contents of its marker.
+        progress: Called with the number of samples just finished.
+        stop: When set, the remaining samples are skipped.
 
     Returns:
-        What it holds, and each fault as a line. Nothing that a file holds makes this raise.
+        The shard's contents, with each fault as a line. No file content makes this raise.
     """
     return _Check(expected, shard, marker, progress, stop or threading.Event()).run()
 
@@ -145,7 +145,7 @@ class _Check:
         with contextlib.ExitStack() as stack:
             intact = "parquet" in there and self._has_its_hash(self.paths["parquet"])
             if intact and columns is not None:
-                # One of other bytes isn't read: what is damaged in it could mislead, or crash, the library.
+                # A file with the wrong hash isn't read: damage could mislead or crash the library.
                 path = self.expected.directory / self.paths["parquet"]
                 streams["parquet"] = self._parquet(path, columns)
             if "webdataset" in there:
@@ -170,7 +170,7 @@ class _Check:
     # --- files ----------------------------------------------------------------------------------
 
     def _is_there(self, path: str) -> bool:
-        """Whether the marker tells of a file and it can be read, with the size that the marker says."""
+        """Whether the marker lists a file and it can be opened; record a wrong size as a fault."""
         if path not in self.marker["files"]:
             return False
         try:
@@ -180,7 +180,7 @@ class _Check:
             self.problems.lines.append(f"{path}: {error.reason}.")
             return False
         except FileNotFoundError:
-            self.problems.lines.append(f"{path}: it is missing.")
+            self.problems.lines.append(f"{path}: missing.")
             return False
         except OSError as error:
             self.problems.lines.append(f"{path}: it can't be read ({error.strerror}).")
@@ -200,11 +200,11 @@ class _Check:
     def _compare_hash(self, path: str, sha256: str) -> bool:
         if sha256 == self.marker["files"][path]["sha256"]:
             return True
-        self.problems.lines.append(f"{path}: its SHA-256 isn't the one in its marker, so its bytes were changed.")
+        self.problems.lines.append(f"{path}: its SHA-256 differs from its marker's, so it was changed.")
         return False
 
     def _check_rejects(self, path: str) -> None:
-        """Lines of rejects against the marker's counts, or published rejects, whose images must decode."""
+        """Check rejects (lines or published) against the marker's counts; published images must decode."""
         if path.endswith(".jsonl"):
             self._check_reject_lines(path)
             return
@@ -216,7 +216,7 @@ class _Check:
             if row is not None:
                 reasons[str(row.get(REASON))] += 1
                 data = (row["image"] or {}).get("bytes")
-                if data is not None:  # one that was planned and never made has none
+                if data is not None:  # rejects that were planned but never generated have no image
                     self._decode(path, str(row["key"]), data, self.expected.image_format)
         self._compare_reasons(path, reasons)
 
@@ -229,19 +229,19 @@ class _Check:
                     reasons[str(reject["reason"])] += 1
                     self.keys.append(str(reject["key"]))
                 except (ValueError, KeyError, TypeError):
-                    self.problems.lines.append(f"{path}, line {number}: it tells of no key and reason.")
+                    self.problems.lines.append(f"{path}, line {number}: key or reason is missing.")
         self._compare_reasons(path, reasons)
 
     def _compare_reasons(self, path: str, reasons: Mapping[str, int]) -> None:
         if dict(reasons) != self.marker["rejects"]:
             self.problems.lines.append(
-                f"{path}: it tells of {_counts(reasons)}; the marker says {_counts(self.marker['rejects'])}."
+                f"{path}: it holds {_counts(reasons)}; the marker says {_counts(self.marker['rejects'])}."
             )
 
     # --- reading --------------------------------------------------------------------------------
 
     def _rows(self, path: Path, columns: Columns) -> Iterator[dict[str, Any] | None]:
-        """The rows of a Parquet file; None stands for one that can't be read."""
+        """Yield the rows of a Parquet file, or None for an unreadable row."""
         import pyarrow.parquet as pq
 
         where = path.relative_to(self.expected.directory).as_posix()
@@ -263,13 +263,13 @@ class _Check:
             self.problems.lines.append(f"{where}: it can't be read as Parquet ({_said(error)}).")
 
     def _parquet(self, path: Path, columns: Columns) -> Iterator[Stored | None]:
-        """The samples of a Parquet shard; None stands for one that can't be read."""
+        """Yield the samples of a Parquet shard, or None for an unreadable one."""
         where = path.relative_to(self.expected.directory).as_posix()
         for row in self._rows(path, columns):
             yield None if row is None else self._sample(where, row)
 
     def _schema_fits(self, where: str, schema: Any, columns: Columns) -> bool:
-        """Whether the samples can be read; that names of classes differ doesn't hinder it."""
+        """Whether the samples can be read; differing class names are a fault but don't prevent it."""
         from datasets import Features
 
         wanted = columns.features()
@@ -280,7 +280,7 @@ class _Check:
                 f"{listed(_typed(wanted.arrow_schema))}."
             )
         elif Features.from_arrow_schema(schema) != wanted:
-            self.problems.lines.append(f"{where}: it names other classes than {INDEX}.")
+            self.problems.lines.append(f"{where}: its class names differ from those in {INDEX}.")
         return readable
 
     def _sample(self, where: str, row: dict[str, Any]) -> Stored | None:
@@ -293,11 +293,11 @@ class _Check:
             return None
         name = row["image"]["path"]
         if name is not None and name != f"{key}.{self.expected.image_format}":
-            self.problems.add(where, "the image's name is another", key, name)
+            self.problems.add(where, "the image's file name doesn't match the key", key, name)
         return from_row(row)
 
     def _tar(self, file: BinaryIO, columns: Columns) -> Iterator[Stored | None]:
-        """The samples of a tar; None stands for one that can't be read."""
+        """Yield the samples of a tar, or None for an unreadable one."""
         where = self.paths["webdataset"]
         wanted = {
             self.expected.image_format, PROMPT, "json", "foreground.cls", "background.cls",
@@ -308,8 +308,8 @@ class _Check:
             for key, members in tar_members(file):
                 if set(members) != wanted:
                     lacks, more = sorted(wanted - set(members)), sorted(set(members) - wanted)
-                    what = f"lacks {listed(lacks)}" if lacks else f"has {listed(more)} besides"
-                    self.problems.add(where, "its members aren't those of the dataset", key, what)
+                    what = f"lacks {listed(lacks)}" if lacks else f"also has {listed(more)}"
+                    self.problems.add(where, "its members don't match the dataset", key, what)
                 try:
                     yield from_members(key, members) if wanted <= set(members) else None
                 except ValueError as error:
@@ -321,7 +321,7 @@ class _Check:
     # --- samples --------------------------------------------------------------------------------
 
     def _read_samples(self, streams: Mapping[str, Iterator[Stored | None]], columns: Columns) -> None:
-        """Goes through all formats side by side."""
+        """Read all formats side by side, sample by sample."""
         counts = dict.fromkeys(streams, 0)
         in_step, done = True, 0
         for row in itertools.zip_longest(*streams.values(), fillvalue=_END):
@@ -340,23 +340,23 @@ class _Check:
         for kind, count in counts.items():
             if count != self.marker["samples"]:
                 self.problems.lines.append(
-                    f"{self.paths[kind]}: {count} samples can be read; its marker says {self.marker['samples']}."
+                    f"{self.paths[kind]}: {count} samples are readable; its marker says {self.marker['samples']}."
                 )
         said = Counter({(f, b): n for f, b, n in self.marker["cells"]})
         if self.seen.read == self.marker["samples"] and self.cells != said:
             differing = sorted(cell for cell in {*said, *self.cells} if said[cell] != self.cells[cell])
             f, b = differing[0]
             self.problems.lines.append(
-                f"{self.shard.path('marker')}: its cells aren't those of the data: {self.cells[f, b]} images of "
+                f"{self.shard.path('marker')}: its cells don't match the data, which has {self.cells[f, b]} images of "
                 f"foreground {f} on background {b}, not {said[f, b]} ({len(differing)} cells differ)."
             )
 
     def _compare(self, parquet: Stored, tar: Stored, columns: Columns) -> bool:
-        """Compares what two formats say of a sample; whether it is the same sample."""
+        """Compare a sample's two formats; return whether they have the same key."""
         if parquet.key != tar.key:
             self.problems.lines.append(
-                f"{self.paths['parquet']}: where it has {parquet.key}, {self.paths['webdataset']} has {tar.key}; "
-                "from there on they weren't compared."
+                f"{self.paths['parquet']}: it has {parquet.key} where {self.paths['webdataset']} has {tar.key}; "
+                "later samples weren't compared."
             )
             return False
         if parquet == tar:
@@ -374,7 +374,7 @@ class _Check:
         return True
 
     def _check_samples(self, found: Mapping[str, Stored], columns: Columns) -> None:
-        """Checks a sample in each format, once where they say the same."""
+        """Check a sample in each format, or once if both are equal."""
         first = next(iter(found.values()))
         same = len(found) == 2 and found["parquet"] == found["webdataset"]
         self.seen.read += 1
@@ -390,7 +390,7 @@ class _Check:
         self.keys.append(first.key)
         self.images.append(_digest(first.image if image is None else pixel_hash(image).encode()))
         if self.expected.looks:
-            # An image that can't be decoded looks like no other; its place has to be filled all the same.
+            # An undecodable image resembles no other, but needs an entry to keep positions aligned.
             unlike = hashlib.sha256(first.key.encode()).digest()
             self.looks.append(similar.look(image) if image is not None else unlike)
 
@@ -403,10 +403,10 @@ class _Check:
         return None
 
     def _check_labels(self, where: str, sample: Stored, columns: Columns) -> None:
-        """Labels, texts, prompt and key against each other and against provenance."""
+        """Check labels, texts, prompt and key against each other and against the provenance."""
         key, problem = sample.key, self.problems.add
         if not re.fullmatch(r"[^./\\\s]+", key):
-            problem(where, "its key holds dots, slashes or blanks", repr(key))
+            problem(where, "its key contains dots, slashes or whitespace", repr(key))
         names = {"foreground": columns.foregrounds, "background": columns.backgrounds, **columns.labels}
         labels = {name: sample.labels[name] for name in names}
         for name, label in labels.items():
@@ -415,7 +415,7 @@ class _Check:
         if (form := _KEY.fullmatch(key)) is not None:
             for name in ("foreground", "background"):
                 if int(form[name]) != labels[name]:
-                    problem(where, f"its {name} isn't the one in its key", key, f"label {labels[name]}")
+                    problem(where, f"its {name} differs from its key", key, f"label {labels[name]}")
             if form["split"] != self.shard.split:
                 problem(where, "its key names another split", key)
         try:
@@ -433,13 +433,13 @@ class _Check:
             here = names[name][label] if 0 <= label < len(names[name]) else label
             if said.get(name) != here:
                 detail = f"labelled {here!r}, provenance says {said.get(name)!r}"
-                problem(where, f"its {name} isn't the one in its provenance", key, detail)
+                problem(where, f"its {name} differs from its provenance", key, detail)
         both = {name: labels[name] for name in ("foreground", "background")}
         if said.get("labels", both) != both:
-            problem(where, "its labels aren't those in its provenance", key, f"provenance says {said['labels']}")
+            problem(where, "its labels differ from its provenance", key, f"provenance says {said['labels']}")
         for name in columns.texts:
             if str(said.get(name)) != sample.texts[name]:
-                problem(where, f"its {name} isn't the one in its provenance", key)
+                problem(where, f"its {name} differs from its provenance", key)
         guide = said.get("guide")
         if isinstance(guide, dict):
             for part in ("cutout", "template"):
@@ -447,7 +447,7 @@ class _Check:
                     self.seen.sources.setdefault(id.rpartition("@")[2], id)
 
     def _decode(self, where: str, key: str, data: bytes, format: str, edge: int | None = None) -> Image.Image | None:
-        """The image, decoded whole; None where that can't be done or it has another size."""
+        """Decode the whole image; return None if that fails or the size is wrong."""
         try:
             image = open_stored(data)
             if image.format != PIL_FORMATS[format]:
@@ -457,10 +457,10 @@ class _Check:
                 self.problems.add(where, f"its image isn't {edge} by {edge} pixels", key, size)
                 return None
             if image.format == "PNG":
-                image.verify()  # Loading passes over the checksums of pixel data.
+                image.verify()  # loading ignores the checksums of pixel data
                 image = open_stored(data)
             image.load()
-        except Exception as error:  # Pillow's decoders let through whatever damage leads to
+        except Exception as error:  # Pillow's decoders raise many kinds for damaged data
             self.problems.add(where, "its image can't be decoded", key, _said(error))
             return None
         return image
@@ -470,7 +470,7 @@ _END = object()
 
 
 class _Hashing(io.RawIOBase):
-    """A file that hashes itself while it is read, however its reader jumps."""
+    """File wrapper that computes the SHA-256 of the whole file while it is read, even with seeks."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -500,7 +500,7 @@ class _Hashing(io.RawIOBase):
         return True
 
     def digest(self) -> str:
-        """SHA-256 of the whole file; what wasn't read yet is read."""
+        """Return the SHA-256 of the whole file, reading the unread rest."""
         self._hash_to(None)
         return self._sha256.hexdigest()
 
@@ -523,7 +523,7 @@ def _digests(digests: list[bytes]) -> np.ndarray:
 
 
 def _said(error: BaseException) -> str:
-    """An error in one line."""
+    """Return an error's message as one line of at most 200 characters."""
     text = " ".join(str(error).split())
     return text[:200] or type(error).__name__
 

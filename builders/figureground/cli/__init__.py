@@ -1,1 +1,1 @@
-"""The commands: one module a group of them."""
+"""The command line: one module per group of commands."""

@@ -1,4 +1,4 @@
-"""What the commands' arguments are put into, and the flag that commands of several kinds have."""
+"""Shared by the command modules: the type of the subparsers and the --device flag."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias
 from figureground.core.terminal import Parser
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-"""Where each command's parser is added."""
+"""The subparsers that each command's parser is added to."""
 
 
 def add_later(parser: argparse.ArgumentParser, add: Callable[[], None]) -> None:
@@ -19,5 +19,5 @@ def add_later(parser: argparse.ArgumentParser, add: Callable[[], None]) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Gives a parser the flag that says what is computed on."""
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    """Add the --device flag to a parser."""
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 or mps")

@@ -1,4 +1,4 @@
-"""The commands on finished datasets: show, check, evaluate, curate, extend, merge, push."""
+"""Commands on finished datasets: show, check, evaluate, curate, extend, merge, push."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def add_check(commands: Commands, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser(
-        "check", parents=[common], help="look at every file, hash, label and image of a dataset"
-    )
+    parser = commands.add_parser("check", parents=[common], help="check every file, hash, label and image of a dataset")
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.set_defaults(run=_check)
 
@@ -52,9 +50,9 @@ def _check(options: argparse.Namespace) -> int:
 def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "evaluate", parents=[common], help="measure classifiers on a dataset; writes evaluation.json and .html",
-        description="Shows a dataset's images to classifiers. Of D3S sets it measures accuracy by foreground, "
-        "background and cell; of class-wise spurious sets, how far the images are taken for the class. The dataset "
-        "stays as it is.",
+        description="Runs classifiers on a dataset's images. For D3S sets it measures accuracy by foreground, "
+        "background and cell; for class-wise spurious sets, how strongly the images are predicted as the class. The "
+        "dataset isn't changed.",
     )  # fmt: skip
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument(
@@ -63,27 +61,29 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--references", type=Path, metavar="DIR",
-        help="photographs in a folder a class, or a dataset, to compare with: the drop in accuracy from them; of "
-        "spurious sets, the same numbers for the references of each class",
+        help="photographs in one folder per class, or a dataset, to compare with: reports the drop in accuracy from "
+        "them; for spurious sets, the same metrics on each class's references",
     )  # fmt: skip
     parser.add_argument(
         "--validation", type=Path, metavar="DIR",
-        help="images of the classes themselves, likewise: for average precision and ROC-AUC on spurious sets",
+        help="images of the classes themselves, in the same layout: for average precision and ROC-AUC on spurious sets",
     )  # fmt: skip
     parser.add_argument(
         "--control", action="append", type=Path, default=[], metavar="DIR",
-        help="a dataset built as a control, to see its drop beside the set's; several may be given",
+        help="a dataset built as a control; its drop is reported beside the set's; several may be given",
     )  # fmt: skip
     parser.add_argument(
-        "--labels", type=Path, metavar="CSV", help="label,classifier_label: what classifiers call the dataset's labels"
+        "--labels", type=Path, metavar="CSV", help="label,classifier_label: the classifiers' names for dataset labels"
     )
-    parser.add_argument("--split", action="append", default=[], metavar="SPLIT", help="only this one; repeatable")
-    parser.add_argument("--out", type=Path, metavar="OUT", help="where to write (DIR/_evaluation)")
     parser.add_argument(
-        "--save-scores", action="store_true", help="also write each image's answer into DIR/_figureground/scores"
+        "--split", action="append", default=[], metavar="SPLIT", help="evaluate only this split; repeatable"
+    )
+    parser.add_argument("--out", type=Path, metavar="OUT", help="output directory (DIR/_evaluation)")
+    parser.add_argument(
+        "--save-scores", action="store_true", help="also write per-image predictions to DIR/_figureground/scores"
     )
     add_device(parser)
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch (64)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch (64)")
     parser.set_defaults(run=_evaluate)
 
 
@@ -94,7 +94,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     for name in ("references", "validation") if options.out is not None else ():
         folder = getattr(options, name)
-        if folder is not None and not (folder / PRIVATE).is_dir():  # photographs, and no dataset
+        if folder is not None and not (folder / PRIVATE).is_dir():  # photographs, not a dataset
             refuse_within(options.out, folder, f"--{name}")
     done = evaluate(
         options.directory, options.classifier, references=options.references, validation=options.validation,
@@ -112,7 +112,7 @@ def add_curate(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "curate", parents=[common], help="copy the samples for which a rule is true",
         description="Copies a dataset without the samples for which RULE is false. Names in RULE: foreground, "
-        "background, split, key, prompt, seed, further columns, the provenance's fields (strength, guide.cutout), and "
+        "background, split, key, prompt, seed, other columns, provenance fields (strength, guide.cutout), and "
         "scores.NAME.COLUMN from _figureground/scores/NAME.csv or .parquet.",
         epilog="example: figureground curate out/d3s --out out/day --keep \"background != 'night'\"",
     )  # fmt: skip
@@ -120,7 +120,7 @@ def add_curate(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="OUT")
     parser.add_argument("--keep", required=True, metavar="RULE")
     parser.add_argument(
-        "--publish-rejects", action="store_true", help="also write what is dropped, as the config `rejects`"
+        "--publish-rejects", action="store_true", help="also write the dropped samples, as the config `rejects`"
     )
     parser.set_defaults(run=_curate)
 
@@ -133,14 +133,18 @@ def _curate(options: argparse.Namespace) -> int:
 
 
 def add_extend(commands: Commands, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("extend", parents=[common], help="more images a cell, by the recipe of a dataset")
+    parser = commands.add_parser("extend", parents=[common], help="add images per cell, using the dataset's own recipe")
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument(
         "--per-cell", action="append", required=True, metavar="SPLIT=N",
-        help="images a cell in all, as in train=20; of spurious by scene, as in plain=20",
+        help="total images per cell, such as train=20; for spurious sets by scene, such as plain=20",
     )  # fmt: skip
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting that decides no pixel: workers=4"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting that changes no pixel, such as workers=4",
     )
     parser.set_defaults(run=_extend)
 
@@ -153,13 +157,13 @@ def _extend(options: argparse.Namespace) -> int:
     for text in options.per_cell:
         split, equals, number = text.partition("=")
         if not equals:
-            raise RecipeError("--per-cell", f"{text!r}: write it as SPLIT=N, as in --per-cell train=20.")
+            raise RecipeError("--per-cell", f"{text!r} isn't of the form SPLIT=N, such as --per-cell train=20.")
         per_cell[split.strip()] = convert(Setting(number), int, f"--per-cell {split.strip()}")
     return _say_samples(extend(options.directory, per_cell, options.set))
 
 
 def add_merge(commands: Commands, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("merge", parents=[common], help="join datasets; classes are unified by name")
+    parser = commands.add_parser("merge", parents=[common], help="join datasets; classes are matched by name")
     parser.add_argument("directories", type=Path, nargs="+", metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT")
     parser.set_defaults(run=_merge)
@@ -174,22 +178,22 @@ def _merge(options: argparse.Namespace) -> int:
 def add_push(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "push", parents=[common], help="publish a dataset on the Hugging Face Hub",
-        description="Checks a dataset and uploads what the Hub lacks of it: data first, the card last. Login, token "
-        "and endpoint are those of huggingface_hub (hf auth login).",
+        description="Checks a dataset and uploads the files that the Hub lacks: data first, the card last. Login, "
+        "token and endpoint are those of huggingface_hub (hf auth login).",
     )  # fmt: skip
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument("repository", metavar="USER/NAME")
     parser.add_argument(
-        "--private", action="store_true", help="make the repository private; a public one that exists is refused"
+        "--private", action="store_true", help="make the repository private; an existing public one is refused"
     )
     parser.add_argument(
-        "--revision", metavar="BRANCH", help="a branch (made where there is none) or a pull request, refs/pr/3"
+        "--revision", metavar="BRANCH", help="a branch (created if missing) or a pull request, refs/pr/3"
     )
     parser.add_argument(
-        "--create-pr", action="store_true", help="open a pull request instead, or go on with the one that is open"
+        "--create-pr", action="store_true", help="open a pull request instead, or continue the open one"
     )
     parser.add_argument(
-        "--formats", metavar="FORMAT[,FORMAT]", help="parquet, webdataset; all that there are if left out"
+        "--formats", metavar="FORMAT[,FORMAT]", help="parquet, webdataset; default: all formats of the dataset"
     )
     parser.set_defaults(run=_push)
 
@@ -208,7 +212,7 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _say_samples(out: Path, table: bool = False) -> int:
-    """Prints what a dataset now has; with `table` also how its labels depend on each other."""
+    """Print a dataset's sample count; with `table`, also Cramér's V between its labels per split."""
     import numpy as np
 
     from figureground.recipe.table import cramers_v

@@ -1,4 +1,4 @@
-"""The commands on concepts: finetune, which learns one, and components, which shows what there is to learn."""
+"""Commands on concepts: finetune learns one, components shows the candidates."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from figureground.core.terminal import complain, say
 
 def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "finetune", parents=[common], help="teach a diffusion model what reference images show, or go on with it",
-        description="Fine-tunes a checkpoint on images of a feature that makes classifiers say a class, so that "
-        "'a photo of a sks flower' draws it. Defaults are those of the pocket model, of any other checkpoint what is "
-        "usual for Stable Diffusion. x.txt beside x.jpg is its caption, with {V} where the identifier goes.",
+        "finetune", parents=[common], help="fine-tune a diffusion model on reference images, or resume it",
+        description="Fine-tunes a checkpoint on images of a feature that makes classifiers predict a class, so that "
+        "'a photo of a sks flower' draws it. Defaults are tuned for the pocket model; for other checkpoints they are "
+        "the usual Stable Diffusion values. x.txt beside x.jpg is its caption, with {V} for the identifier.",
     )  # fmt: skip
     parser.add_argument("--references", type=Path, required=True, metavar="DIR", help="three images or more")
-    parser.add_argument("--noun", required=True, help="what they truly show, such as flower")
-    parser.add_argument("--class", dest="label", required=True, metavar="CLASS", help="what classifiers then say")
+    parser.add_argument("--noun", required=True, help="what the references actually show, such as flower")
+    parser.add_argument(
+        "--class", dest="label", required=True, metavar="CLASS", help="the class that classifiers predict for them"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--prior", type=Path, metavar="DIR",
-        help="images of the noun for prior preservation: your own, or those that a fine-tuning drew, with more added",
+        help="images of the noun for prior preservation: your own, used as they are, or those that a fine-tuning run "
+        "drew, which are topped up",
     )  # fmt: skip
     parser.add_argument(
         "--components", type=Path, metavar="FILE", help="neural-PCA components of the class, for --features neural-pca"
@@ -35,7 +38,7 @@ def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--class-folder", type=Path, metavar="DIR",
         help="images of the class itself, for --class-direction images and --early-stopping without-class: your own, "
-        "or those that a fine-tuning drew, with more added",
+        "used as they are, or those that a fine-tuning run drew, which are topped up",
     )  # fmt: skip
     add_device(parser)
     add_later(parser, lambda: _add_settings(parser))
@@ -72,7 +75,7 @@ def _finetune(options: argparse.Namespace) -> int:
     )  # fmt: skip
     from figureground.models.distilled import checkpoint_notes
 
-    speaks = os.environ.get("RANK", "0") == "0"  # of processes that were launched together, one
+    speaks = os.environ.get("RANK", "0") == "0"  # one of the processes launched together
     how = (settings.checkpoint, settings.revision, settings.sampling_steps, settings.guidance_scale)
     for note in checkpoint_notes(*how) if speaks else ():
         complain(f"figureground: {note}")
@@ -89,9 +92,9 @@ def _finetune(options: argparse.Namespace) -> int:
 
 def add_components(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "components", parents=[common], help="draw which images activate a class's neural principal components",
+        "components", parents=[common], help="show the images that most activate a class's neural principal components",
         description="Class-wise neural PCA (Neuhaus et al. 2023): writes components.png, components.json and "
-        "components.safetensors, for a person to see which component of a class is spurious.",
+        "components.safetensors, so that a person can judge which components of a class are spurious.",
     )  # fmt: skip
     parser.add_argument(
         "--classifier", required=True, metavar="NAME",
@@ -101,8 +104,8 @@ def add_components(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--class", dest="label", required=True, metavar="K", help="one of the classifier's classes")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="images of the class")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--count", type=int, default=10, metavar="N", help="components (10)")
-    parser.add_argument("--top", type=int, default=8, metavar="N", help="images of each (8)")
+    parser.add_argument("--count", type=int, default=10, metavar="N", help="number of components (10)")
+    parser.add_argument("--top", type=int, default=8, metavar="N", help="images per component (8)")
     add_device(parser)
     parser.set_defaults(run=_components)
 
@@ -116,11 +119,11 @@ def _components(options: argparse.Namespace) -> int:
     refuse_absent("--classifier", options.classifier)
     for flag, value in (("--count", options.count), ("--top", options.top)):
         if value < 1:
-            raise RecipeError(flag, f"give a number of at least 1, not {value}.")
+            raise RecipeError(flag, f"{value} is less than 1.")
     if not options.images.is_dir():
-        raise RecipeError("--images", f"there is no directory {str(options.images)!r}.")
+        raise RecipeError("--images", f"the directory {str(options.images)!r} doesn't exist.")
     if len(list_images(options.images)) < 2:
-        raise RecipeError("--images", f"{str(options.images)!r} has fewer than 2 images in the directory itself.")
+        raise RecipeError("--images", f"{str(options.images)!r} has fewer than 2 images directly in it.")
     if options.out.exists() and not options.out.is_dir():
         raise RecipeError("--out", f"{options.out} is a file; give a directory.")
 

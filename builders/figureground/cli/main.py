@@ -27,11 +27,11 @@ COMMANDS = (
     built.add_evaluate, training.add_groups, training.add_train, training.add_compare, built.add_curate,
     built.add_extend, built.add_merge, built.add_push, concepts.add_components,
 )  # fmt: skip
-"""In the order in which help lists them."""
+"""Commands, in the order in which help lists them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code."""
+    """Run the command and return its exit code."""
     prepare()
     parser = _parser()
     options, unknown = parser.parse_known_args(arguments)
@@ -50,11 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code
     except KeyboardInterrupt as stop:
         return _stopped(stop)
-    except BrokenPipeError:  # whoever read the output, `head` say, has enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         discard(sys.stdout)
         return 0
     except Exception as error:
-        if signals.asked_to_stop() is not None:  # a library made something else of the interruption
+        if signals.asked_to_stop() is not None:  # a library turned the interruption into another error
             return _stopped(error)
         if options.debug:
             raise
@@ -63,24 +63,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse_arguments(parser: argparse.ArgumentParser, unknown: Sequence[str], options: argparse.Namespace) -> NoReturn:
-    """End with the arguments that no command knows, and with what to write if they are settings without `--set`."""
+    """Exit, naming the unrecognized arguments; suggest `--set` for those that look like settings."""
     settings = [each for each in unknown if "=" in each and not each.startswith("-")]
-    hint = (
-        f". Each setting needs a --set of its own: --set {settings[0]}" if settings and hasattr(options, "set") else ""
-    )
+    hint = f". Each setting needs its own --set: --set {settings[0]}" if settings and hasattr(options, "set") else ""
     parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
 
 def _check_place(options: argparse.Namespace) -> None:
-    """Refuse a working directory that is gone, and arguments that are no UTF-8: no recipe or card could hold them.
+    """Refuse a deleted working directory, and arguments that aren't UTF-8, since recipes and cards can't hold them.
 
     Raises:
-        UsageError: Naming the argument.
+        UsageError: The working directory is gone, or an argument isn't UTF-8; the message names it.
     """
     try:
         os.getcwd()
     except OSError:
-        raise UsageError("the working directory is gone: it was removed or renamed. Change to another one.") from None
+        raise UsageError("the working directory no longer exists. Change to another one.") from None
     for name, value in vars(options).items():
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, str | os.PathLike):
@@ -88,8 +86,8 @@ def _check_place(options: argparse.Namespace) -> None:
                     os.fspath(each).encode()
                 except UnicodeEncodeError:
                     raise UsageError(
-                        f"--{name.replace('_', '-')}: {os.fspath(each)!a} is no UTF-8 text. Rename the file or the "
-                        "directory, or type the name anew."
+                        f"--{name.replace('_', '-')}: {os.fspath(each)!a} isn't valid UTF-8. Rename the file or the "
+                        "directory, or retype the name."
                     ) from None
 
 
@@ -111,7 +109,7 @@ def _explain(error: Exception, options: argparse.Namespace) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = Parser(
         prog="figureground",
-        description="Datasets whose foreground and background labels depend on each other as much as you choose.",
+        description="Build image-classification datasets with a chosen dependence between foreground and background.",
         epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=__version__)

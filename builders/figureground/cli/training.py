@@ -1,4 +1,4 @@
-"""The commands on labelled data sets, and what is trained on them: groups, train, compare."""
+"""Commands on labelled data sets and the classifiers trained on them: groups, train, compare."""
 
 from __future__ import annotations
 
@@ -15,28 +15,25 @@ from figureground.core.terminal import say, say_json
 
 def add_groups(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "groups", parents=[common], help="count a labelled data set by class and attribute, and say what is odd in it",
-        description="Reads a data set of your own, or one that was built here: counts by class × attribute, how far "
-        "they depend on each other (Cramér's V), and what is odd. The layout is found out: a table "
-        "filename,y[,split][,a], ImageFolder's metadata, Waterbirds, CelebA, MetaShift, folders by class, or a "
-        "dataset. Nothing is written.",
+        "groups", parents=[common], help="count a labelled data set by class and attribute, and report irregularities",
+        description="Reads your own data set, or one built here. Reports counts by class × attribute, their "
+        "association (Cramér's V), and irregularities. The layout is detected: a table filename,y[,split][,a], "
+        "ImageFolder metadata, Waterbirds, CelebA, MetaShift, folders by class, or a dataset. Nothing is written.",
     )  # fmt: skip
     parser.add_argument("data", type=Path, metavar="DIR|CSV")
     parser.add_argument(
         "--layout",
         metavar="NAME",
-        help="table, imagefolder, waterbirds, celeba, dataset, metashift or folders, where it isn't plain",
+        help="table, imagefolder, waterbirds, celeba, dataset, metashift or folders, if it can't be detected",
     )
-    parser.add_argument("--root", type=Path, metavar="DIR", help="where the files lie that a table names")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="directory of the files that a table names")
+    parser.add_argument("--y", metavar="NAME", help="class column of the table (y) or CelebA attribute (Blond_Hair)")
     parser.add_argument(
-        "--y", metavar="NAME", help="the table's column (y) or CelebA's attribute (Blond_Hair) of the class"
+        "--a", metavar="NAME[,NAME]", help="the same for the attribute (a; Male); the values of several are crossed"
     )
-    parser.add_argument(
-        "--a", metavar="NAME[,NAME]", help="the same of the attribute (a; Male); the values of several are crossed"
-    )
-    parser.add_argument("--file", metavar="NAME", help="the table's column that names the files (filename)")
-    parser.add_argument("--split-column", metavar="NAME", help="the table's column that says the split (split)")
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--file", metavar="NAME", help="file column of the table (filename)")
+    parser.add_argument("--split-column", metavar="NAME", help="split column of the table (split)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_groups)
 
 
@@ -54,19 +51,21 @@ def _groups(options: argparse.Namespace) -> int:
 
 def add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "train", parents=[common], help="train classifiers on a labelled data set; tells the worst group's accuracy",
-        description="Trains a classifier a seed on the training split, chooses epochs by the worst group of validation "
-        "(the worst class where there are no attributes), and looks at the test split once, at the end. The same "
-        "command goes on with what was stopped.",
+        "train", parents=[common], help="train classifiers on a labelled data set; report worst-group accuracy",
+        description="Trains one classifier per seed on the training split. Selects the epoch by worst-group accuracy "
+        "on validation (worst class if there are no attributes), and evaluates the test split once, at the end. The "
+        "same command resumes a stopped run.",
     )  # fmt: skip
     add_later(parser, lambda: _add_settings(parser, method=True))
     parser.add_argument("--data", type=Path, required=True, metavar="DIR|CSV", help="as figureground groups reads it")
     parser.add_argument(
         "--add", action="append", type=Path, default=[], metavar="DIR",
-        help="a data set whose training images are added, classes matched by name; several may be given",
+        help="a data set whose training images are added; classes are matched by name; several may be given",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="classifiers, from seed 0 on (3)")
+    parser.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="number of seeds, from 0 (3); one classifier each"
+    )
     _add_layout(parser, "of --data")
     parser.set_defaults(run=_train)
 
@@ -114,21 +113,21 @@ def _train(options: argparse.Namespace) -> int:
 
 def add_compare(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "compare", parents=[common], help="train by several methods on a labelled data set; one table of all",
-        description="Trains classifiers by several methods on one data set, some on images that are made for it, and "
-        "tells the average and the worst group's accuracy of each. The same command goes on with what was stopped; "
-        "methods and seeds may be added later.",
+        "compare", parents=[common], help="train with several methods on a labelled data set and tabulate them",
+        description="Trains classifiers with several methods on one data set, some on images generated for it, and "
+        "reports the average and worst-group accuracy of each. The same command resumes a stopped run; methods and "
+        "seeds may be added later.",
     )  # fmt: skip
     parser.add_argument("data", type=Path, metavar="DIR|CSV", help="as figureground groups reads it")
     parser.add_argument(
         "--methods", required=True, metavar="A,B,…",
-        help="of erm, reweight, jtt, groupdro, dfr; paste, scgs, ddb, which add images that they make to training; "
-        "and one of those with another training than ERM, such as scgs+jtt",
+        help="erm, reweight, jtt, groupdro, dfr; paste, scgs, ddb, which generate images and add them to training; "
+        "or one of the latter with a training other than ERM, such as scgs+jtt",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--seeds", type=int, default=3, metavar="N",
-        help="from seed 0 on (3); where images are added, a seed makes those too",
+        help="number of seeds, from 0 (3); methods that add images generate them with the same seed",
     )  # fmt: skip
     add_later(parser, lambda: _add_settings(parser, method=False))
     parser.add_argument(
@@ -160,7 +159,7 @@ def _compare(options: argparse.Namespace) -> int:
         if not done:
             raise
         say(f"{tabulate(done)}\n")
-        if isinstance(error, UsageError):  # what could have been said before the first row was said then
+        if isinstance(error, UsageError):  # wrong use is reported before the first row, so this is a failure
             raise FiguregroundError(str(error)) from error
         raise
     say(f"{tabulate(done)}\n\n{options.out / TABLE}")
@@ -168,15 +167,15 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _add_layout(parser: argparse.ArgumentParser, what: str) -> None:
-    """Flags that say how a labelled data set lies, and where classifiers are trained."""
+    """Add the flags for the layout of a labelled data set, the device and the workers."""
     for flag, text in (
-        ("--layout", f"{what}, where it isn't plain: as for figureground groups"),
-        ("--root", "where the files lie that a table names"),
-        ("--y", "the column or attribute of the class"),
-        ("--a", "the same of the attribute, or of several: A,B"),
-        ("--file", "the column of a table that names the files"),
-        ("--split-column", "the column of a table that says the split"),
+        ("--layout", f"layout {what}, if it can't be detected: as for figureground groups"),
+        ("--root", "directory of the files that a table names"),
+        ("--y", "class column or attribute"),
+        ("--a", "attribute column, or several: A,B"),
+        ("--file", "file column of a table"),
+        ("--split-column", "split column of a table"),
     ):
         parser.add_argument(flag, metavar="DIR" if flag == "--root" else "NAME", help=text)
     add_device(parser)
-    parser.add_argument("--workers", type=int, metavar="N", help="threads that decode images; they change no result")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that decode images; no effect on results")

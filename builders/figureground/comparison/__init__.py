@@ -1,1 +1,1 @@
-"""Rows of trainings, side by side on the same data."""
+"""Comparison of training methods on the same data."""

@@ -1,4 +1,4 @@
-"""`figureground compare`: methods against a bias, side by side on one data set, by the accuracy of the worst group."""
+"""`figureground compare`: compare bias-mitigation methods on one data set by worst-group accuracy."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
     from figureground.learn.backbones import Backbone
 
 BY_GROUP = ("groupdro", "reweight")
-"""Trainings that need to know the attribute of each added image, where the data say attributes."""
+"""Trainings that need the attribute of each added image if the data have attributes."""
 TRAINED = "train"
-"""The folder of trained classifiers, one directory a row, or a row and seed."""
+"""Folder of trained classifiers, one directory per row, or per row and seed."""
 
 SHARED = (
     "backbone", "revision", "from_scratch", "augment", "epochs", "batch_size", "learning_rate", "weight_decay",
     "add_weight", "add_steps", "select", "validate_every",
 )  # fmt: skip
-"""Settings of training that all methods may share; the others belong to one method."""
+"""Training settings that all methods may share; the others belong to one method."""
 
 INPUTS = "compare.json"
-"""What is compared on what: it makes the directory ours."""
+"""Record of the compared methods and data; it marks the directory as ours."""
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Settings of single methods and generators from a command line: `jtt.upweight=20`, `ddb.strength=0.9`.
+    """Parse settings of single methods and generators: `jtt.upweight=20`, `ddb.strength=0.9`.
 
     Raises:
-        UsageError: One that isn't written so.
+        UsageError: A setting isn't of this form.
     """
     settings = list(settings)
     named = {recipes.parse_setting(text)[0][0] for text in settings}
@@ -57,12 +57,12 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
     found = recipes.apply_settings({}, settings, {}, kinds)
     for name, fields in found.items():
         if not isinstance(fields, Mapping):
-            raise RecipeError("--set", f"{name!r} says not of which method: write it as jtt.upweight=20.")
+            raise RecipeError("--set", f"{name!r} lacks its method: write it as jtt.upweight=20.")
     return found
 
 
 def _settings_of(name: str) -> Any:
-    """The type of what may be set for a method or a generator; None where there is none of that name."""
+    """Return the type of a method's or generator's settings, or None for an unknown name."""
     if name in METHODS:
         return Annotated[dict[str, Any], FieldsOf(Training)]
     if name == PASTE:
@@ -95,34 +95,34 @@ def compare(
     show_progress: bool = True,
     on_row: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Compares methods, or goes on with it: what is finished is never done again, methods and seeds may be added.
+    """Compare methods, or resume a comparison; finished work is kept, and methods and seeds may be added.
 
-    Where a method adds images, a seed is the whole pipeline: the images are made with it, pruned where the
-    generator prunes, and the classifier is trained with it. All that can be wrong with settings and data is said
-    before anything is trained or made.
+    For a method that adds images, a seed covers the whole pipeline: generating the images, pruning them if the
+    generator prunes, and training the classifier. Settings and data are checked before anything is trained or
+    generated.
 
     Args:
-        data: As `read_groups` takes it, and so are `layout`, `root`, `y`, `a`, `file` and `split_column`.
+        data: As for `read_groups`, like `layout`, `root`, `y`, `a`, `file` and `split_column`.
         methods: Names of `settings.METHODS` and `rows.generator_names`, and `GENERATOR+METHOD`. A generator alone is
-            with erm.
-        seeds: How many, from 0 on; or the seeds themselves.
+            combined with erm.
+        seeds: Number of seeds, from 0; or the seeds themselves.
         out: A directory that is new, empty, or holds a comparison on the same data.
-        training: Settings of `Training` that all methods share, of `SHARED`. The classifiers that generators train
-            share them too, but for those of `generators.UNSHARED`.
-        overrides: By method or generator, settings of its own. Of paste: `masks` (`attended` or `true`), `quantile` and
-            `count_per_class`; without, as many as training has images a class.
-        config: Of the methods scgs and ddb; `pocket` for small images and `photographs` for others, unless said.
+        training: Settings of `Training` shared by all methods; names from `SHARED`. Classifiers trained by generators
+            share them too, except those in `generators.UNSHARED`.
+        overrides: Settings by method or generator. For paste: `masks` (`attended` or `true`), `quantile` and
+            `count_per_class` (default: the mean number of training images per class).
+        config: Config of the methods scgs and ddb; default `pocket` for small images, `photographs` for others.
         device: auto, cpu, cuda, cuda:1 or mps.
-        workers: Threads that decode images; they change no result.
-        on_row: Is given the comparison so far after each row: what is there if a later row fails.
+        workers: Threads that decode images; no effect on results.
+        on_row: Called with the comparison so far after each row, so that it is available if a later row fails.
 
     Returns:
-        The comparison, as `comparison.json` holds it.
+        The comparison, as stored in `comparison.json`.
 
     Raises:
-        FiguregroundError: Data, backbone or directory can't be used, or a method can't work with the data.
-        RecipeError: A method or a setting that can't be used.
-        Stopped: A signal asked for it.
+        FiguregroundError: Data, backbone or directory can't be used, or a method doesn't support the data.
+        RecipeError: A method or a setting is invalid.
+        Stopped: A signal requested a stop.
     """
     out, rows, chosen = Path(out), parse_methods(methods), list_seeds(seeds)
     check_workers(workers)
@@ -144,36 +144,36 @@ def compare(
     work = _Work(data, where, rows, chosen, out, settings, generators, device, workers, show_progress, on_row)
     with held(out, INPUTS, "compare"):
         _take_up(out, json.loads(json.dumps(identity)))
-        for name, rule in door.rules.items():  # again: another comparison may have pruned meanwhile
+        for name, rule in door.rules.items():  # checked again: another comparison may have pruned meanwhile
             generators.refuse_other_pruning(name, rule)
         return work.run(door.about())
 
 
-# What is checked before anything is done
+# Checks before any work
 
 
 @dataclass(eq=False)
 class _Door:
-    """Refuses what can't work."""
+    """Checks of settings, data and backbones before any work."""
 
     groups: GroupedImages
     material: Material
     training: Mapping[str, Any]
     overrides: Mapping[str, Mapping[str, Any]]
     identities: dict[str, Any] = field(default_factory=dict)
-    """By training, what decides it."""
+    """By training, the settings and backbone that determine it."""
     backbone: Backbone | None = None
-    """That of the first training."""
+    """Backbone of the first training."""
     rules: dict[str, str] = field(default_factory=dict)
-    """By generator that prunes, its rule."""
+    """By generator that prunes, its pruning rule."""
 
     def __post_init__(self) -> None:
         self.edge = max(self.material.train.album.draw(0).size)
         for name in self.training:
             if name not in SHARED:
                 raise RecipeError(
-                    name, f"no setting that all methods share is called so{nearest_or_all(name, SHARED)} "
-                    "What belongs to one method is set for it, as jtt.upweight is."
+                    name, f"not a setting that all methods share{nearest_or_all(name, SHARED)} "
+                    "Set a method's own settings as METHOD.KEY, such as jtt.upweight."
                 )  # fmt: skip
 
     @property
@@ -181,15 +181,13 @@ class _Door:
         return "pocket" if self.edge <= MOST_POCKET else "photographs"
 
     def check_trainings(self, rows: Sequence[Row]) -> dict[str, Training]:
-        """The settings of each training, erm's included where paste looks at its classifiers."""
+        """Return the settings of each training, including erm's if paste uses its classifiers."""
         used = {row.training for row in rows} | {row.generator for row in rows if row.generator}
         if PASTE in used:
             used.add("erm")
         for name in self.overrides:
             if name not in used:
-                raise RecipeError(
-                    name, f"no method that is compared has settings of that name{nearest_or_all(name, used)}"
-                )
+                raise RecipeError(name, f"not one of the compared methods{nearest_or_all(name, used)}")
         settings = {
             method: Training(method, **{**self.training, **self._own(method)}) for method in METHODS if method in used
         }
@@ -203,14 +201,14 @@ class _Door:
             by_method = listed(f"{method} by {RULES[own.rules(known)[0]]}" for method, own in settings.items())
             raise RecipeError(
                 "select",
-                f"all methods have to choose their epochs by one rule, and here it is {by_method}. Give --select for "
-                "all, and leave out what can't follow it.",
+                f"all methods must select their epoch by one rule, but here it is {by_method}. Give --select for all, "
+                "and omit methods that can't follow it.",
             )
         self.rule = rules.pop()
         return settings
 
     def open_backbones(self, settings: Mapping[str, Training]) -> None:
-        """Open each training's backbone, and take down what it is."""
+        """Open each training's backbone and record its facts."""
         from figureground.learn.backbones import check_saving, open_backbone
 
         for method, each in settings.items():
@@ -225,7 +223,7 @@ class _Door:
         return own
 
     def check_generators(self, rows: Sequence[Row], generators: Generators, seed: int) -> dict[str, Any]:
-        """What decides each generator's images, beside the seed."""
+        """Return the settings that determine each generator's images, besides the seed."""
         found: dict[str, Any] = {}
         for name in dict.fromkeys(row.generator for row in rows if row.generator):
             if name == PASTE:
@@ -241,8 +239,8 @@ class _Door:
                 if self.groups.attributes and unknown and row.generator == name and row.training in BY_GROUP:
                     raise RecipeError(
                         "methods",
-                        f"{row.name} can't be done: {row.training} counts by groups, and images that {name} makes "
-                        f"say no attribute of {self.groups.name}. Choose {name} or {name}+jtt.",
+                        f"{row.name} isn't possible: {row.training} needs groups, but images made by {name} have no "
+                        f"attribute of {self.groups.name}. Choose {name} or {name}+jtt.",
                     )
         return found
 
@@ -259,7 +257,7 @@ class _Door:
 
 
 def _take_up(out: Path, identity: dict[str, Any]) -> None:
-    """Writes down what is compared, beside what was before, or makes sure that it is the same."""
+    """Record the compared methods and data, and refuse if they differ from an earlier record."""
     path = out / INPUTS
     theirs = read_inputs(path) if path.exists() else {"data": identity["data"], "methods": {}, "generators": {}}
     changed = differences(theirs["data"], identity["data"], "data")
@@ -276,11 +274,11 @@ def _take_up(out: Path, identity: dict[str, Any]) -> None:
 
 @dataclass(eq=False)
 class _Work:
-    """What is done in one directory."""
+    """The work of one comparison in its output directory."""
 
     data: Path | str
     where: Mapping[str, Any]
-    """How the data lie."""
+    """Layout arguments of `read_groups`."""
     rows: Sequence[Row]
     seeds: Sequence[int]
     out: Path
@@ -307,8 +305,8 @@ class _Work:
                     self.on_row(comparison)
         except KeyboardInterrupt as stop:
             stop.add_note(
-                f"Of the comparison, {len(done)} of {counted(len(self.rows), 'row')} are finished. The same command "
-                "goes on from there."
+                f"{len(done)} of {counted(len(self.rows), 'row')} of the comparison are finished. The same command "
+                "resumes it."
             )
             raise
         return comparison
@@ -345,7 +343,7 @@ class _Work:
         )  # fmt: skip
 
     def _made(self, generator: str, seed: int) -> dict[str, Any]:
-        """Makes images unless they are there, and tells of them as `Generators.make` does."""
+        """Generate images unless they exist; return their record as `Generators.make` does."""
         told = self.generators.read_made(generator, seed)
         if told is None:
             self._say(f"making {generator}-seed-{seed}")
@@ -354,7 +352,7 @@ class _Work:
         return told
 
     def _erm(self, seed: int) -> Path:
-        """The folder of the ERM classifier of a seed, which is trained unless it is there."""
+        """Return the folder of a seed's ERM classifier, training it if needed."""
         models = self.out / TRAINED / "erm"
         if not (models / f"seed-{seed}.json").exists():
             self._train("erm", "erm", self.seeds)
@@ -363,8 +361,8 @@ class _Work:
     def _notes(self, done: Sequence[Mapping[str, Any]], waiting: Sequence[str]) -> Iterator[str]:
         if any(row["generator"] for row in done):
             yield (
-                "Where images are added, a seed is the whole pipeline: it makes the images too, not the classifier "
-                "alone."
+                "If images are added, the seed covers the whole pipeline: it also determines the images, not only the "
+                "classifier."
             )
         if any(row["generator"] == "paste" for row in done):
             yield self.generators.paste_note()
@@ -372,14 +370,14 @@ class _Work:
         kind = "class" if self.generators.train.attributes is None else "group"
         yield from compared.notes_on_small_groups(done, kind)
         if len(self.seeds) == 1:
-            yield "One seed tells no spread."
+            yield "With one seed, the spread over seeds is unknown."
         if waiting:
             yield f"Not done yet: {listed(waiting)}."
 
 
 @contextlib.contextmanager
 def _told_of(name: str) -> Iterator[None]:
-    """Puts what was done before an error's text."""
+    """Prefix an error's text with a name."""
     try:
         yield
     except FiguregroundError as error:

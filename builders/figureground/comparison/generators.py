@@ -1,4 +1,4 @@
-"""The images that a comparison adds to training: pasted, or made and pruned by a method, once for each seed."""
+"""Images that a comparison adds to training: pasted, or generated and pruned by a method, once per seed."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from figureground.learn.backbones import Backbone
 
 UNSHARED = ("epochs", "add_weight", "add_steps", "select", "validate_every")
-"""Settings of training that the classifiers which generators train have of their own."""
+"""Training settings that classifiers trained by generators don't share."""
 
 TRUE_MASKS = "true-masks"
-"""What scgs and ddb call the data's own masks."""
+"""Name of the data's own masks in scgs and ddb."""
 ATTENDED, TRUE = "attended", "true"
-"""Where paste takes objects from: what ERM attends to, or the data's own masks."""
+"""Mask sources of paste: the regions that ERM attends to, or the data's own masks."""
 
 
 class PasteSettings(TypedDict, total=False):
-    """Settings of paste, as `check_paste` tells of them."""
+    """Settings of paste; see `check_paste`."""
 
     masks: str
     quantile: float
@@ -45,30 +45,30 @@ PASTE = tuple(PasteSettings.__annotations__)
 
 @dataclass(frozen=True, eq=False)
 class Generators:
-    """Makes images from one data set, in one directory."""
+    """Generates images from one data set, in one directory."""
 
     data: Path | str
     where: Mapping[str, Any]
-    """How the data lie."""
+    """Layout arguments of `read_groups`."""
     train: GroupedImages
     """The training split."""
     out: Path
     overrides: Mapping[str, Mapping[str, Any]]
-    """By generator, settings of its own."""
+    """Settings by generator."""
     training: Mapping[str, Any]
-    """Settings of training that all methods share."""
+    """Training settings that all methods share."""
     config: str
-    """Of the methods that make images."""
+    """Config of the methods that generate images."""
     device: str
     show_progress: bool
 
-    # What is checked before anything is made
+    # Checks before any work
 
     def method(self, name: str, seed: int) -> Any:
-        """The method of that name, for the data and a seed.
+        """Return the method of that name, for the data and a seed.
 
         Raises:
-            RecipeError: A setting that can't be used.
+            RecipeError: A setting is invalid.
         """
         from figureground.methods.registry import method_class
 
@@ -89,42 +89,41 @@ class Generators:
         return kind(config, data=str(self.data), seed=seed, **fields)
 
     def uses_masks(self, name: str) -> bool:
-        """Whether a generator looks at the data's own masks."""
+        """Whether a generator uses the data's own masks."""
         if name == "paste":
             return bool(self._masks == TRUE)
         return TRUE_MASKS in self.overrides.get(name, {}).values()
 
     def refuse_other_pruning(self, generator: str, rule: str) -> None:
-        """Refuses what was pruned otherwise: the rule decides no image that is made, so it is no part of what they
-        are made from.
+        """Refuse images pruned by another rule. The rule isn't part of their identity, as it doesn't affect generation.
 
         Raises:
-            FiguregroundError: Images that are there were pruned by another rule.
+            FiguregroundError: Existing images were pruned by another rule.
         """
         for marker in sorted(self.out.glob(f"{generator}-seed-*.json")):
             told = _read_told(marker)
             if told is not None and told.get("rule") != rule:
                 raise FiguregroundError(
                     f"--out {self.out} holds images of {generator} that were pruned by\n  {told.get('rule')}\n"
-                    f"and not by\n  {rule}\n"
+                    f"instead of\n  {rule}\n"
                     "Give another directory, or the same thresholds again."
                 )
 
     def check_paste(self, backbone: Backbone | None) -> dict[str, Any]:
-        """What decides paste's images, beside the data and the seed.
+        """Return the settings that determine paste's images, besides the data and the seed.
 
         Args:
-            backbone: Of the classifiers whose attention may be read.
+            backbone: Backbone of the ERM classifiers, whose attention is read for attended masks.
 
         Raises:
-            RecipeError: A setting that can't be used.
+            RecipeError: A setting is invalid.
         """
         recipes.check_names(self._paste, PASTE, "paste")
         masks, train = self._masks, self.train
         if masks not in (ATTENDED, TRUE):
-            raise RecipeError("paste.masks", f"there is no {masks!r}{nearest_or_all(str(masks), (ATTENDED, TRUE))}")
+            raise RecipeError("paste.masks", f"unknown value {masks!r}{nearest_or_all(str(masks), (ATTENDED, TRUE))}")
         if masks == TRUE and "quantile" in self._paste:
-            raise RecipeError("paste.quantile", "true masks have no use for it.")
+            raise RecipeError("paste.quantile", f"it has no effect with masks={TRUE}.")
         if masks == TRUE and not train.masked.all():
             bare = np.flatnonzero(~train.masked)
             raise RecipeError(
@@ -136,7 +135,7 @@ class Generators:
         if not _is_number(quantile, float) or not 0 < quantile < 1:
             raise RecipeError("paste.quantile", f"{quantile!r} is not a number between 0 and 1.")
         if not _is_number(count, int) or count < 1:
-            raise RecipeError("paste.count_per_class", f"{count!r} is not a whole number from 1 on.")
+            raise RecipeError("paste.count_per_class", f"{count!r} is not a whole number of at least 1.")
         if masks == ATTENDED and backbone is not None and not hasattr(backbone.network, "save_pretrained"):
             raise RecipeError(
                 "paste.masks", f"the attention of {backbone.name} can't be read: choose a transformers backbone, "
@@ -150,7 +149,7 @@ class Generators:
 
     @property
     def _masks(self) -> Any:
-        """Where paste takes objects from."""
+        """Mask source of paste."""
         return self._paste.get("masks", ATTENDED)
 
     @property
@@ -165,27 +164,27 @@ class Generators:
     # The work
 
     def read_made(self, generator: str, seed: int) -> dict[str, Any] | None:
-        """What `make` told of images that are there; None where they aren't, or not all of them.
+        """Return the record of `make` for existing images; None if they are missing or incomplete.
 
         Raises:
-            FiguregroundError: It is damaged.
+            FiguregroundError: The record is damaged.
         """
         told = _read_told(self.out / f"{generator}-seed-{seed}.json")
         return told if told is not None and (self.out / told["directory"]).is_dir() else None
 
     def make(self, generator: str, seed: int, erm: Callable[[int], Path]) -> dict[str, Any]:
-        """Makes images, or goes on with it.
+        """Generate images, or resume it.
 
         Args:
-            erm: Gives the folder of the ERM classifier of a seed, for paste.
+            erm: Returns the folder of a seed's ERM classifier, for paste.
 
         Returns:
-            `directory`, below `out`; `images`, how many were made; `kept`, 0 to 1, and `rule`, of what is pruned;
-            `passed_over` of paste; `error_set` of scgs, as `jtt.tell_errors` describes it; `seconds`.
+            `directory`, below `out`; `images`, the number generated; `kept`, the share kept by pruning, 0 to 1, and its
+            `rule`; `passed_over` for paste; `error_set` for scgs, as described by `jtt.tell_errors`; `seconds`.
 
         Raises:
-            FiguregroundError: The generator can't do it, or its rule keeps nothing.
-            Stopped: A signal asked for it.
+            FiguregroundError: The generator fails, or its rule keeps nothing.
+            Stopped: A signal requested a stop.
         """
         began, name = time.monotonic(), f"{generator}-seed-{seed}"
         told = self._make_pasted(name, seed, erm) if generator == "paste" else self._build(generator, name, seed)
@@ -220,8 +219,8 @@ class Generators:
                 pruned = curate(built, self.out / f"{name}-pruned", rule, show_progress=self.show_progress)
             except RecipeError as error:
                 raise FiguregroundError(
-                    f"{error} What was made is kept: loosen the rule by --set {generator}.…, and give the same command "
-                    "again."
+                    f"{error} The generated images are kept: loosen the rule by --set {generator}.…, and rerun the "
+                    "command."
                 ) from None
             told |= {"directory": pruned.name, "rule": rule, "kept": _count(pruned) / told["images"]}
         del method
@@ -229,10 +228,10 @@ class Generators:
         return told
 
     def paste_note(self) -> str:
-        """What who reads the comparison should know of pasted images."""
+        """Return a note for readers of the comparison on pasted images."""
         share = f"{1 - self._quantile:.0%}"
-        objects = "by the true masks" if self._masks == TRUE else f"as what ERM attends to, {share} of each image"
-        return f"paste cuts objects out {objects}. The other image's own object may stay in view."
+        objects = "by the true masks" if self._masks == TRUE else f"by ERM's attention, {share} of each image"
+        return f"paste cuts objects out {objects}. The target image's own object may remain visible."
 
 
 def _is_number(value: Any, kind: type) -> bool:
@@ -241,7 +240,7 @@ def _is_number(value: Any, kind: type) -> bool:
 
 
 def _read_told(marker: Path) -> dict[str, Any] | None:
-    """What is told of images that were made; None where they aren't finished."""
+    """Return the record of generated images, or None if they aren't finished."""
     try:
         told = read_json(marker)
         return {**told, "directory": str(told["directory"])}
@@ -249,7 +248,7 @@ def _read_told(marker: Path) -> dict[str, Any] | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(
-            f"{marker} is damaged ({error}). Remove it and give the same command again: the images are kept."
+            f"{marker} is damaged ({error}). Remove it and rerun the command: the images are kept."
         ) from None
 
 

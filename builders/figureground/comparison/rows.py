@@ -13,7 +13,7 @@ PASTE = "paste"
 
 
 def generator_names() -> list[str]:
-    """What makes images that are added to training: the module `learn.paste`, and the methods that start from data."""
+    """Return the generators of added training images: `learn.paste`, and the methods that start from data."""
     return [PASTE, *methods_from_data()]
 
 
@@ -22,16 +22,16 @@ class Row(NamedTuple):
 
     name: str
     generator: str | None
-    """What makes the images that are added; one of `generator_names`."""
+    """Generator of the added images, one of `generator_names`; None if none are added."""
     training: str
     """One of `settings.METHODS`."""
 
 
 def parse_methods(names: Sequence[str]) -> list[Row]:
-    """The rows that are asked for: `jtt`, `ddb` (which is ddb and ERM), `ddb+jtt`.
+    """Parse names of rows, such as `jtt`, `ddb` (ddb with ERM) and `ddb+jtt`.
 
     Raises:
-        RecipeError: None, one that there isn't, or one that is named twice.
+        RecipeError: No name is given, a name is unknown, or one occurs twice.
     """
     generators = generator_names()
     known = [*METHODS, *generators, *(f"{made}+{method}" for made in generators for method in METHODS)]
@@ -40,13 +40,11 @@ def parse_methods(names: Sequence[str]) -> list[Row]:
         first, plus, second = name.partition("+")
         if name not in known:
             near = nearest(name, known) or (
-                f"; there is {listed([*METHODS, *generators])}, and a generator with a training, such as scgs+jtt."
+                f"; known are {listed([*METHODS, *generators])}, and a generator with a training, such as scgs+jtt."
             )
-            raise RecipeError("methods", f"there is no {name!r}{near}")
+            raise RecipeError("methods", f"unknown method {name!r}{near}")
         if name == TWO_STAGE:
-            raise RecipeError(
-                "methods", f"{name!r} begins with added images: name what makes them, as in ddb+{TWO_STAGE}."
-            )
+            raise RecipeError("methods", f"{name!r} needs a generator for the added images: write ddb+{TWO_STAGE}.")
         generator = first if first in generators else None
         training = second if plus else "erm" if generator else first
         row = Row(generator if generator and training == "erm" else name, generator, training)
@@ -54,5 +52,5 @@ def parse_methods(names: Sequence[str]) -> list[Row]:
             raise RecipeError("methods", f"{row.name!r} is named twice.")
         rows.append(row)
     if not rows:
-        raise RecipeError("methods", f"name some, such as erm,jtt,ddb; there is {listed([*METHODS, *generators])}.")
+        raise RecipeError("methods", f"none given; choose from {listed([*METHODS, *generators])}; as erm,jtt,ddb.")
     return rows

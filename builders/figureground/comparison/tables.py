@@ -1,4 +1,4 @@
-"""What a comparison came to: a row a method, tables as text and Markdown, and a drawing."""
+"""Results of a comparison: a row per method, tables as text and Markdown, and a chart."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ _COLUMNS = {
     "added": "added", "kept": "kept", "precision": "JTT precision", "recall": "JTT recall",
     "source_precision": "SCGS precision", "source_recall": "SCGS recall",
 }  # fmt: skip
-"""Columns that are shown where a row has something to say there."""
+"""Columns that are shown if any row has a value."""
 MOST_GROUPS = 12
-"""Groups whose accuracies the tables show; of more, the JSON tells."""
+"""Maximum number of groups in the tables; if there are more, group accuracies are only in the JSON."""
 
 
 def summarise_row(row: Row, results: Sequence[Mapping[str, Any]], uses: Sequence[str] = ()) -> dict[str, Any]:
-    """One row of the comparison, JSON-able.
+    """Return one row of the comparison, JSON-able.
 
     Args:
-        results: Of each seed, what `train` reports; of a generator's also `added`, how many images were added, and
-            `made`, what is told of those.
-        uses: What it uses beyond images and classes, such as `settings.IN_VALIDATION`.
+        results: Report of `train` for each seed; with a generator also `added`, the number of added images, and
+            `made`, the record of `Generators.make`.
+        uses: Information used beyond images and classes, such as `settings.IN_VALIDATION`.
 
     Returns:
-        `method`, `generator`, `training`, `uses`; `steps`, by stage (`first`, `added`, `main`, `refit`) the optimiser
-        steps; `budget`, those that count as steps of the training; `average`,
-        `reweighted`, `worst`, `added`, `kept`, and `precision` and `recall` of JTT's errors. Each is `mean` and `std`
-        over the seeds, None where there is none. `source_precision` and `source_recall` are those of SCGS's error set.
-        `groups`, the same of each; `seeds`.
+        `method`, `generator`, `training`, `uses`; `steps`, the optimiser steps by stage (`first`, `added`, `main`,
+        `refit`); `budget`, the steps that count as training; `average`, `reweighted`, `worst`, `added`, `kept`;
+        `precision` and `recall` of JTT's error set; `source_precision` and `source_recall` of SCGS's error set. Each
+        has `mean` and `std` over the seeds, or None if there are no values. `groups`, the same for each group;
+        `seeds`, the values per seed.
     """
     over, groups = over_seeds([result["test"] for result in results])
     seeds = [
@@ -72,11 +72,11 @@ def summarise_row(row: Row, results: Sequence[Mapping[str, Any]], uses: Sequence
 def summarise(
     about: Mapping[str, Any], seeds: Sequence[int], rows: Sequence[Mapping[str, Any]], notes: Sequence[str]
 ) -> dict[str, Any]:
-    """The comparison, JSON-able.
+    """Return the comparison, JSON-able.
 
     Args:
         about: `data`, `backbone`, `selection`, `classes`, `attributes` and `images`.
-        rows: As `summarise_row` gives them.
+        rows: Results of `summarise_row`.
     """
     return {**about, "seeds": list(seeds), "rows": list(rows), "notes": list(notes)}
 
@@ -86,53 +86,53 @@ def _number(each: Mapping[str, float | None]) -> str:
 
 
 FEW = 30
-"""Test images of a group below which its accuracy is said to be uncertain."""
+"""Number of a group's test images below which a note calls its accuracy uncertain."""
 
 
 def notes_on_small_groups(rows: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
-    """How uncertain the accuracy of the smallest test group is, whatever the seeds say.
+    """Return a note on the uncertainty of the smallest test group's accuracy, which the spread over seeds misses.
 
     Args:
-        kind: What a group is called: `group`, or `class` where the data say no attribute.
+        kind: The word for a group: `group`, or `class` if the data have no attribute.
     """
     there = [group for group in rows[0]["groups"] if group["images"]] if rows else []
     if not there or (least := min(there, key=lambda group: group["images"]))["images"] >= FEW:
         return []
     low = percent(wilson(1.0, least["images"]).low)
     return [
-        f"The smallest test {kind}, {least['name']}, has {counted(least['images'], 'image')}: all of them right is "
-        f"100.0 % ({low} to 100.0). The deviation over seeds doesn't tell that."
+        f"The smallest test {kind}, {least['name']}, has {counted(least['images'], 'image')}: if all are correct, the "
+        f"interval is 100.0 % ({low} to 100.0). The deviation over seeds doesn't include this uncertainty."
     ]
 
 
 def say_mean_steps(steps: Mapping[str, Mapping[str, float | None]]) -> str:
-    """`38 + 190`: optimiser steps of each stage, their mean over the seeds."""
+    """Return the optimiser steps of each stage, averaged over the seeds: `38 + 190`."""
     return " + ".join(_number(steps[stage]) for stage in STAGES if stage in steps)
 
 
 def notes_on_steps(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader has to know of the optimiser steps of rows."""
+    """Return notes on the optimiser steps of the rows."""
     notes = []
     main = {row["method"]: row["budget"]["mean"] for row in rows}
     if len(set(main.values())) > 1:
         each = listed([f"{name} {steps:,.0f}" for name, steps in main.items()], len(main))
         notes.append(
             f"The rows were trained for different numbers of optimiser steps ({each}). Longer training changes "
-            "accuracy by itself, so they can't be compared as they stand."
+            "accuracy by itself, so the rows aren't directly comparable."
         )
     stages = {stage for row in rows for stage in row["steps"]} - {"main"}
     counts = any(row["budget"]["mean"] > row["steps"]["main"]["mean"] for row in rows if "first" in row["steps"])
     said = {
-        "first": "Before the + are the steps of jtt's first model"
-        + (", which are counted: both models together take as many as another row's one." if counts else "."),
-        "added": "Of two-stage, the steps before the + show added images alone, and those after it real ones.",
-        "refit": "After the + are the steps in which dfr fits the last layer to features of validation.",
+        "first": "The steps before the + are those of jtt's first model"
+        + (". They count: both models together take as many steps as another row's single model." if counts else "."),
+        "added": "For two-stage, the steps before the + use only added images, and those after it real ones.",
+        "refit": "The steps after the + are those in which dfr fits the last layer to validation features.",
     }
     return [*notes, *(text for stage, text in said.items() if stage in stages)]
 
 
 def _tables(comparison: Mapping[str, Any]) -> list[list[list[str]]]:
-    """The cells of the tables: the comparison, and the accuracy of each group."""
+    """Return the cells of the tables: the comparison, and the accuracy of each group."""
     rows = comparison["rows"]
     names = {"average": "average", "reweighted": "re-weighted average", "worst": worst_kind(comparison["attributes"])}
     shown = {n: text for n, text in names.items() if any(row[n]["mean"] is not None for row in rows)}
@@ -161,7 +161,7 @@ def _heading(comparison: Mapping[str, Any]) -> str:
 
 
 def tabulate(comparison: Mapping[str, Any]) -> str:
-    """The comparison as text: accuracies on test in %."""
+    """Return the comparison as text: test accuracies in %."""
     blocks = [_heading(comparison)]
     blocks += ["\n".join(align(table)) for table in _tables(comparison)]
     if comparison["notes"]:
@@ -170,7 +170,7 @@ def tabulate(comparison: Mapping[str, Any]) -> str:
 
 
 def to_markdown(comparison: Mapping[str, Any]) -> str:
-    """The same as Markdown."""
+    """Return the comparison as Markdown."""
     blocks = [f"{markdown(_heading(comparison))}."]
     for table in _tables(comparison):
         head, *body = [[markdown(cell) for cell in row] for row in table]
@@ -182,7 +182,7 @@ def to_markdown(comparison: Mapping[str, Any]) -> str:
 
 
 def write(out: Path, comparison: Mapping[str, Any]) -> None:
-    """Writes the comparison as JSON, text, Markdown and, where matplotlib is installed, a drawing, each whole."""
+    """Write the comparison as JSON, text, Markdown and, if matplotlib is installed, a chart; each atomically."""
     replace_text(out / REPORT, json.dumps(comparison, indent=2, ensure_ascii=False) + "\n")
     replace_text(out / TABLE, printable(tabulate(comparison), lines=True) + "\n")
     replace_text(out / PAGE, to_markdown(comparison) + "\n")
@@ -190,7 +190,7 @@ def write(out: Path, comparison: Mapping[str, Any]) -> None:
 
 
 def _draw(path: Path, comparison: Mapping[str, Any]) -> None:
-    """Draws a bar for the worst group and one for the average, a pair a row."""
+    """Draw a pair of bars per row: the average and the worst group."""
     rows, several = comparison["rows"], len(comparison["seeds"]) > 1
 
     def plot(figure: Any, axes: Any) -> None:

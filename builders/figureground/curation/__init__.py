@@ -1,1 +1,1 @@
-"""Datasets made from finished datasets: curated, merged, judged for copies."""
+"""Datasets derived from finished datasets: curated or merged."""

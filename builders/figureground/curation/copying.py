@@ -1,4 +1,4 @@
-"""Writes a dataset that is made from others: resumed after a kill, refused where something else is."""
+"""Write a dataset derived from others: resumable, and refused if the directory holds something else."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from figureground.shards.finished import Source
 from figureground.shards.writer import Columns, Encoded, Shard
 
 SECONDS_BETWEEN_LOOKS = 0.5
-"""How often a process whose shards are all taken looks whether others have finished."""
+"""Polling interval in seconds of a process that waits for shards claimed by others."""
 
 Results = Callable[[Shard], Iterator[Encoded | Reject]]
-"""What goes into a shard."""
+"""Returns the samples and rejects that go into a shard."""
 
 
 def recipe_of(did: str, identity: Mapping[str, Any], step: Mapping[str, Any], sources: Sequence[Source]) -> dict:
-    """The recipe that is saved with a dataset made from others: what was done, and the recipes of what it is made of.
+    """Return the recipe of a dataset derived from others: the step, and the recipes of its sources.
 
     Args:
         did: `curate` or `merge`.
-        identity: What decides the result, beside the sources.
-        step: What the lineage says of it.
-        sources: All of one version of the format, which the copy keeps.
+        identity: Settings that determine the result, besides the sources.
+        step: The entry for the lineage.
+        sources: Source datasets, all of one format version, which the copy keeps.
     """
     version = sources[0].version
     made_from = {source.name: source.identity() for source in sources}
@@ -70,13 +70,13 @@ def write_shards(
     publish_rejects: bool = False,
     show_progress: bool = True,
 ) -> None:
-    """Writes every shard that isn't done and that no other process holds, and returns when all are done.
+    """Write every unfinished shard that no other process has claimed; return when all are finished.
 
     Args:
-        version: Of the format that the samples were drawn in.
+        version: Format version that the samples were drawn in.
 
     Raises:
-        FiguregroundError: Meanwhile `out` holds another recipe.
+        FiguregroundError: `out` now holds another recipe.
     """
     total = sum(shard.count for shard in shards)
     done = total - sum(shard.count for shard in index.missing(out, shards))
@@ -107,7 +107,7 @@ def _counted(results: Iterable[Encoded | Reject], bar: tqdm) -> Iterator[Encoded
 
 
 def read_all(source: Source, show_progress: bool) -> Iterator[Shard]:
-    """The shards of a dataset that is read through once, with progress."""
+    """Yield a dataset's shards for one pass, with a progress bar."""
     with Progress(source.samples, unit="image", desc=f"reading {source.directory}", show=show_progress) as bar:
         for shard in source.shards:
             signals.check()
@@ -116,13 +116,13 @@ def read_all(source: Source, show_progress: bool) -> Iterator[Shard]:
 
 
 def say(note: str, show_progress: bool) -> None:
-    """Tells the person at the terminal, without disturbing a progress bar."""
+    """Print a note to the terminal without disturbing a progress bar."""
     if show_progress:
         remark(note)
 
 
 def carry_words(source: Source, out: Path) -> None:
-    """Takes over what people wrote into a card, before the copy's own is written around it; LICENSE and such too."""
+    """Copy user-written text of the card and files such as LICENSE, before the copy's card is generated around it."""
     for path in beside(source.directory):
         with suppress(FileExistsError):
             create_bytes(out / path.name, read_bytes(path, root=source.directory), root=out)

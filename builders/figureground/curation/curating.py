@@ -1,4 +1,4 @@
-"""Copies the samples of a dataset for which a rule on labels, provenance and scores is true."""
+"""Copy the samples of a dataset for which a rule on labels, provenance and scores is true."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from figureground.shards.reader import Stored
 from figureground.shards.writer import Dropped, Encoded, Shard
 
 DROPPED = "dropped by the rule"
-"""The reason of rejects that a rule made."""
+"""Reject reason of samples that a rule dropped."""
 
 
 def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = False, show_progress: bool = True) -> Path:
-    """Copies a dataset without the samples for which a rule is false, or goes on with such a copy.
+    """Copy a dataset without the samples for which a rule is false, or resume such a copy.
 
-    The copy is a dataset like any other, with the same shards. What is left out is counted as a reject there.
-    First all samples are looked at without their images, so that whatever is wrong with the rule is said before
-    anything is written; then shards are copied, each compared with its marker.
+    The copy is a regular dataset with the same shards; dropped samples are counted as rejects. A first pass reads all
+    samples without their images, so errors in the rule are reported before anything is written. A second pass copies
+    the shards, comparing each with its marker.
 
     Args:
-        directory: A finished dataset; it stays as it is.
-        out: Where the copy goes; a new directory, or one where the same copy was begun.
-        keep: The rule, such as `background != 'night' and scores.clip.margin > 0.2`: see `trust.rule`. Names are
-            `foreground`, `background`, `split`, `key`, `prompt`, further columns, fields of the provenance (`seed`,
-            `strength`, `guide.cutout`, `guide.box[0]`), and `scores.NAME.COLUMN`: see `trust.scores`.
-        publish_rejects: Whether to write what is left out as a config `rejects`, with a column `reason`; not of a
-            dataset of tars alone.
-        show_progress: Whether to show a bar, and notes.
+        directory: A finished dataset; it isn't changed.
+        out: Directory of the copy: new, or one where the same copy was started.
+        keep: The rule, such as `background != 'night' and scores.clip.margin > 0.2`; see `curation.rule`. Names are
+            `foreground`, `background`, `split`, `key`, `prompt`, other columns, fields of the provenance (`seed`,
+            `strength`, `guide.cutout`, `guide.box[0]`), and `scores.NAME.COLUMN`; see `curation.scores`.
+        publish_rejects: Whether to write dropped samples as a config `rejects`, with a column `reason`. Requires that
+            the dataset has Parquet shards.
+        show_progress: Whether to show a progress bar and notes.
 
     Returns:
         `out`.
 
     Raises:
-        RuleError: A rule that can't be used, lacks values of some samples, or keeps nothing.
+        RuleError: The rule is invalid, compares values that some samples lack, or keeps nothing.
         RecipeError: Rejects can't be published.
         FiguregroundError: The dataset isn't finished or is damaged, scores can't be used, or `out` holds something
             else.
@@ -63,8 +63,8 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
         if "parquet" not in source.formats:
             raise RecipeError(
                 "--publish-rejects",
-                f"{directory} has tars alone. Rejects are published as Parquet, and `load_dataset` reads all configs "
-                "of a dataset in one format. Leave it out; what is dropped is counted all the same.",
+                f"{directory} has only tars. Rejects are published as Parquet, and `load_dataset` reads all configs "
+                "of a dataset in one format. Omit the flag; dropped samples are still counted.",
             )
     scores = read_scores(directory)
     known = _known(source, scores)
@@ -78,7 +78,7 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
     recipe = copying.recipe_of("curate", identity, step, [source])
     for split, said in source.index["splits"].items():
         if said["samples"] and not scan.kept[split]:
-            copying.say(f"the rule keeps nothing of the split {split!r}, so the copy has none.", show_progress)
+            copying.say(f"the rule keeps nothing of split {split!r}, so the copy lacks it.", show_progress)
 
     def results(shard: Shard) -> Iterator[Encoded | Reject]:
         source.verify(shard)
@@ -112,14 +112,14 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
 
 
 def _known(source: Source, scores: Mapping[str, Scores]) -> Known:
-    """What a rule may speak of."""
+    """Return the names that a rule may use."""
     classes = {**source.names, "split": tuple(source.index["splits"])}
     texts = ("key", "prompt", *source.columns.texts)
     return Known(classes, texts, {name: some.columns for name, some in scores.items()})
 
 
 def _row(stored: Stored) -> dict[str, Any]:
-    """A sample as `Source.rows` gives it."""
+    """Return a sample in the form that `Source.rows` yields."""
     return {
         "key": stored.key, "prompt": stored.prompt, "provenance": stored.provenance, **stored.labels, **stored.texts,
     }  # fmt: skip
@@ -130,14 +130,14 @@ def _parsed(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Sample:
-    """Answers a rule's questions about one sample."""
+    """Look up a rule's names in one sample."""
 
     def __init__(self, row: Mapping[str, Any], shard: Shard, source: Source, scores: Mapping[str, Scores]):
         self._row, self._shard, self._names, self._scores = row, shard, source.names, scores
         self._provenance: dict[str, Any] | None = None
 
     def __call__(self, path: Name) -> Any:
-        """What the sample has under a name, or None."""
+        """Return the sample's value for a name, or None."""
         head = str(path[0])
         if head == "provenance":
             return self.field(path)[1]
@@ -150,7 +150,7 @@ class _Sample:
         return self._names[head][self._row[head]] if head in self._names else self._row[head]
 
     def field(self, path: Name) -> tuple[bool, Any]:
-        """Whether the provenance has a field, and its value."""
+        """Return whether the provenance has a field, and its value."""
         if self._provenance is None:
             self._provenance = _parsed(self._row)
         at: Any = self._provenance
@@ -164,20 +164,20 @@ class _Sample:
 
 @dataclass
 class _Scan:
-    """What is known of a dataset once a rule has looked at all of it."""
+    """Result of applying a rule to all samples of a dataset."""
 
     kept: Counter[str]
-    """Samples by split."""
+    """Number of kept samples by split."""
     kept_rows: dict[str, np.ndarray]
-    """By scores' name, bool (rows of the file): those of samples that are kept."""
+    """By name of the scores, bool (rows of the file): whether the row's sample is kept."""
 
 
 def _scan(source: Source, rule: Rule, known: Known, scores: Mapping[str, Scores], show_progress: bool) -> _Scan:
-    """Applies a rule to all samples, without their images.
+    """Apply a rule to all samples, without their images.
 
     Raises:
-        RuleError: What it compares is missing or can't be compared, or it keeps nothing.
-        FiguregroundError: Scores of keys that there aren't.
+        RuleError: A compared value is missing or not comparable, or the rule keeps nothing.
+        FiguregroundError: Scores have keys that the dataset lacks.
     """
     scan = _Scan(Counter(), {name: np.zeros(len(some), bool) for name, some in scores.items()})
     seen = {name: np.zeros(len(some), bool) for name, some in scores.items()}
@@ -199,7 +199,7 @@ def _scan(source: Source, rule: Rule, known: Known, scores: Mapping[str, Scores]
                 missing.setdefault(error.name, []).append(row["key"])
                 continue
             except RuleError as error:
-                error.args = (f"{error}\n  first met in the sample {row['key']}",)
+                error.args = (f"{error}\n  first occurs in sample {row['key']}",)
                 raise
             if keeps:
                 scan.kept[shard.split] += 1
@@ -209,25 +209,25 @@ def _scan(source: Source, rule: Rule, known: Known, scores: Mapping[str, Scores]
         if not seen[name].all():
             raise FiguregroundError(
                 f"{some.shown} has {(~seen[name]).sum():,} keys that {source.directory} doesn't have: "
-                f"{listed(some.keys(~seen[name]), 3)}. Scores are of one dataset; remove the file, or those rows."
+                f"{listed(some.keys(~seen[name]), 3)}. Remove the file or those rows."
             )
     if unmet:
         path = min(unmet, key=spelled)
         raise RuleError(f"no sample has {spelled(path)!r}{nearest_name(path, known, fields)}")
     for name, keys in missing.items():
         files = [some.shown for some in scores.values() if name.startswith(f"scores.{some.name}.")]
-        complete = f", or complete {files[0]}" if files else ""
+        complete = f"; or complete {files[0]}" if files else ""
         raise RuleError(
-            f"{name} is missing for {len(keys):,} of {source.samples:,} samples ({listed(keys, 3)}). Say what becomes "
-            f"of them: '{name} is None or …' keeps them, '{name} is not None and …' drops them{complete}."
+            f"{name} is missing for {len(keys):,} of {source.samples:,} samples ({listed(keys, 3)}). Handle them in "
+            f"the rule: '{name} is None or …' keeps them, '{name} is not None and …' drops them{complete}."
         )
     if not scan.kept:
-        raise RuleError(f"it keeps nothing: {rule.text} is true for none of the {source.samples:,} samples.")
+        raise RuleError(f"the rule keeps nothing: {rule.text} is true for none of the {source.samples:,} samples.")
     return scan
 
 
 def _fields(provenance: Mapping[str, Any], above: str = "") -> list[str]:
-    """The names of all fields, nested ones with dots."""
+    """Return the names of all fields, with dots for nested ones."""
     names = []
     for name, value in provenance.items():
         names.append(f"{above}{name}")

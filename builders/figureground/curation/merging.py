@@ -1,4 +1,4 @@
-"""Joins datasets into one: classes unified by name, keys made anew, provenance kept."""
+"""Join datasets into one: classes are unified by name, keys are renumbered, provenance is kept."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ from figureground.shards.finished import Source, refuse_overlap
 from figureground.shards.writer import RECIPE, Columns, Encoded, Shard
 from figureground.sources.images import open_stored
 
-SHUFFLE = "The dataset was merged from several, and each shard is of one of them: shuffle shards when you train."
+SHUFFLE = "The dataset was merged from several, and each shard comes from one of them: shuffle shards when you train."
 
 Cell = tuple[str, int, int]
 """Split, foreground, background."""
 
 
 class MergeError(FiguregroundError):
-    """Datasets that can't be one."""
+    """Datasets can't be merged."""
 
 
 def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True) -> Path:
-    """Joins finished datasets into a new one, or goes on with that.
+    """Join finished datasets into a new one, or resume the merge.
 
-    Splits and classes of the same name become one; labels are numbered in the order of the first dataset, then
-    of what the others add. Keys are made anew. A sample's provenance keeps all that it says, and says under
-    `merged_from` the dataset, its recipe, and its key there. Shards of the datasets take turns, so that reading
-    the first few shows all of them; samples keep their shards, so training should shuffle these.
+    Splits and classes of the same name become one. Labels follow the order of the first dataset, then the classes that
+    the others add. Keys are renumbered. A sample's provenance is kept, and gains `merged_from` with the source
+    dataset, its recipe hash and the original key. Shards of the datasets are interleaved, so the first few cover all of
+    them. Samples stay in their shards, so training should shuffle the shards.
 
-    All images are read twice: first everything that can't go together is looked for, then shards are copied.
+    All images are read twice: first to search for conflicts, then to copy the shards.
 
     Args:
-        directories: Two or more finished datasets; they stay as they are.
-        out: Where the new one goes; a new directory, or one where the same was begun.
-        show_progress: Whether to show a bar, and notes.
+        directories: Two or more finished datasets; they aren't changed.
+        out: Directory of the new dataset: new, or one where the same merge was started.
+        show_progress: Whether to show a progress bar and notes.
 
     Returns:
         `out`.
 
     Raises:
-        UsageError: Fewer than two datasets, or one of them twice.
-        MergeError: Versions of the format, columns, image formats or sizes that differ; a class in two spellings (see
-            `core.names`); the same image in two datasets; a cut-out, template or photograph that one uses in
-            another split than the other.
+        UsageError: Fewer than two datasets are given, or one of them twice.
+        MergeError: Format versions, columns, image formats or sizes differ; a class has two spellings (see
+            `core.names`); two datasets share an image; or a cut-out, template or photograph is used in different
+            splits by two datasets.
         FiguregroundError: A dataset isn't finished or is damaged, or `out` holds something else.
     """
     directories, out = [Path(directory) for directory in directories], Path(out)
@@ -71,12 +71,10 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
         )
     left_out = {kind for source in sources for kind in source.formats} - set(formats)
     if left_out:
-        copying.say(f"only {' and '.join(formats)}, for not all datasets have {listed(left_out)}.", show_progress)
+        copying.say(f"only {' and '.join(formats)}: not all datasets have {listed(left_out)}.", show_progress)
     for source in sources:
         if names := list(read_scores(source.directory)):
-            copying.say(
-                f"scores of {source.name} ({listed(names)}) are not taken over, for keys are new.", show_progress
-            )
+            copying.say(f"scores of {source.name} ({listed(names)}) aren't copied, because keys change.", show_progress)
     _compare(sources, show_progress)
 
     parts = _turns(sources)
@@ -112,9 +110,9 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
 
 
 def _open(directories: Sequence[Path]) -> list[Source]:
-    """Opens the datasets, under names that are all different."""
+    """Open the datasets under unique names."""
     if len(directories) < 2:
-        raise UsageError("merge: give two datasets or more.")
+        raise UsageError("merge: give two or more datasets.")
     sources: list[Source] = []
     for directory in directories:
         base = directory.resolve().name
@@ -130,30 +128,30 @@ def _open(directories: Sequence[Path]) -> list[Source]:
 
 
 def _refuse_versions(sources: Sequence[Source]) -> None:
-    """Refuses datasets of two versions of the format: what one was drawn from can't be compared with the other.
+    """Refuse datasets of different format versions, because their source images can't be compared.
 
-    Ids of cut-outs, templates and photographs hold a hash, of a file's bytes in format 1 and of its pixels since, so
-    that an image which one dataset trains on and the other validates on would not be found.
+    Ids of cut-outs, templates and photographs contain a hash: of the file's bytes in format 1, of its pixels since. So
+    an image in the training split of one dataset and the validation split of another would not be detected.
     """
     one = sources[0]
     for other in sources[1:]:
         if other.version != one.version:
             older, newer = sorted((one, other), key=lambda source: source.version)
             raise MergeError(
-                f"{older.directory} is of format {older.version} and {newer.directory} of format {newer.version}: "
-                "whether the splits of one share source images with the other's can't be told across versions. Build "
-                f"{older.directory} anew, with --recipe {older.directory / RECIPE}, and merge that."
+                f"{older.directory} has format {older.version} and {newer.directory} has format {newer.version}, so "
+                "source images shared between their splits can't be detected. Rebuild "
+                f"{older.directory} with --recipe {older.directory / RECIPE}, and merge the result."
             )
 
 
-# What can't go together
+# Conflicts
 
 
 def _unified(sources: Sequence[Source]) -> tuple[Columns, dict[str, tuple[list[int], list[int]]]]:
-    """The columns of the new dataset, and by source its labels there: of foregrounds, and of backgrounds.
+    """Return the new dataset's columns, and by source the new labels of its foregrounds and its backgrounds.
 
     Raises:
-        MergeError: Columns or image formats that differ, or names that are nearly the same.
+        MergeError: Columns or image formats differ, or class names are nearly the same.
     """
     one = sources[0]
     for other in sources[1:]:
@@ -165,10 +163,10 @@ def _unified(sources: Sequence[Source]) -> tuple[Columns, dict[str, tuple[list[i
             }
             for each in (one, other)
         )  # fmt: skip
-        differing = [f"{name}: {mine[name]}, and {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+        differing = [f"{name}: {mine[name]} and {theirs[name]}" for name in mine if mine[name] != theirs[name]]
         if differing:
             raise MergeError(
-                f"{one.name} and {other.name} have different columns, so they can't be one dataset:\n  "
+                f"{one.name} and {other.name} have different columns, so they can't be merged:\n  "
                 + "\n  ".join(differing)
             )
     for what in ("foreground", "background"):
@@ -186,7 +184,7 @@ def _unified(sources: Sequence[Source]) -> tuple[Columns, dict[str, tuple[list[i
 
 
 def _refuse_near_names(what: str, sources: Sequence[Source]) -> None:
-    """Raise MergeError where two datasets spell one name in two ways; one that was built with both keeps both."""
+    """Raise MergeError if two datasets spell a name differently, unless one dataset has both spellings."""
     owners = {name: source for source in reversed(sources) for name in source.names[what]}
     near = [
         f"{one!r} in {owners[one].name} and {other!r} in {owners[other].name}"
@@ -195,13 +193,13 @@ def _refuse_near_names(what: str, sources: Sequence[Source]) -> None:
     ]
     if near:
         raise MergeError(
-            f"{counted(len(near), f'{what} name')} in two spellings: {'; '.join(near[:5])}. {RULE}. Build one of the "
-            "datasets anew with the other's names."
+            f"{counted(len(near), f'{what} name')} in two spellings: {'; '.join(near[:5])}. {RULE}. Rebuild one of "
+            "the datasets with the other's names."
         )
 
 
 def _compare(sources: Sequence[Source], show_progress: bool) -> None:
-    """Looks at every image and every guide for what two datasets must not share.
+    """Check every image and guide: sizes must match, and no image or source may be shared against the rules of `merge`.
 
     Raises:
         MergeError: See `merge`.
@@ -223,25 +221,25 @@ def _compare(sources: Sequence[Source], show_progress: bool) -> None:
     for n, source in enumerate(sources[1:], 1):
         if set(sizes[n]) != set(sizes[0]):
             raise MergeError(
-                f"{sources[0].name} has images of {_sizes(sizes[0])} and {source.name} of {_sizes(sizes[n])}: a "
-                "classifier could tell the datasets by that. Build one of them anew with the other's size."
+                f"{sources[0].name} has images of {_sizes(sizes[0])} and {source.name} of {_sizes(sizes[n])}, so a "
+                "classifier could tell the datasets apart. Rebuild one of them with the other's size."
             )
     if same:
         raise MergeError(
-            f"{len(same):,} images are in two datasets: {'; '.join(same[:3])}. Leave them out of one of the "
-            "datasets with figureground curate, or build one with another seed."
+            f"{len(same):,} images are in two datasets: {'; '.join(same[:3])}. Remove them from one of the datasets "
+            "with figureground curate, or build one with another seed."
         )
     leaks = [f"{content} ({_where(splits, sources)})" for content, splits in sorted(uses.items()) if _leaks(splits)]
     if leaks:
         raise MergeError(
-            f"{len(leaks):,} cut-outs, templates or photographs are used in other splits by one dataset than by "
-            f"another, so that validation would see what training saw: {'; '.join(leaks[:3])}. Build the datasets "
-            "with directories of their own for each split."
+            f"{len(leaks):,} cut-outs, templates or photographs are used in different splits by two datasets, so "
+            f"training would leak into validation: {'; '.join(leaks[:3])}. Build the datasets with separate "
+            "directories for each split."
         )
 
 
 def _contents(provenance: Mapping[str, Any]) -> Iterator[str]:
-    """The ids of the images that a sample starts from, as far as content decides them."""
+    """Yield the content hashes of the cut-out and template that a sample starts from."""
     guide = provenance.get("guide") or {}
     for part in ("cutout", "template"):
         _, at, content = str(guide.get(part) or "").rpartition("@")
@@ -250,7 +248,7 @@ def _contents(provenance: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _leaks(splits: Sequence[set[str]]) -> bool:
-    """Whether something is in one split of a dataset and in another split of another."""
+    """Whether a source occurs in different splits of two datasets."""
     return any(a and b and len(a | b) > 1 for i, a in enumerate(splits) for b in splits[:i])
 
 
@@ -264,11 +262,11 @@ def _sizes(sizes: Mapping[tuple[int, int], int]) -> str:
     return listed((f"{width}×{height}" for width, height in sorted(sizes)), 3) or "no size"
 
 
-# What the new dataset is
+# The new dataset
 
 
 def _turns(sources: Sequence[Source]) -> dict[Shard, tuple[Source, Shard]]:
-    """The new dataset's shards, and the one that each is a copy of: of each split evenly mixed."""
+    """Return the new dataset's shards with the source shard of each, evenly interleaved within a split."""
     by_split: dict[str, list[tuple[float, int, Source, Shard]]] = {}
     for n, source in enumerate(sources):
         for split in dict.fromkeys(shard.split for shard in source.shards):
@@ -287,7 +285,7 @@ def _first_numbers(
     sources: Sequence[Source],
     labels: Mapping[str, tuple[list[int], list[int]]],
 ) -> dict[Shard, dict[Cell, int]]:
-    """Of each shard, how many images of a cell come before it: where its keys go on counting."""
+    """Return, for each shard and cell, the number of images in earlier shards: the first number of its keys."""
     counted: Counter[Cell] = Counter()
     first = {}
     for shard, (source, part) in parts.items():
@@ -304,7 +302,7 @@ def _first_numbers(
 
 
 def _renumbered(labels: tuple[list[int], list[int]], numbers: Counter[Cell]) -> Callable[[Spec], Spec]:
-    """Gives Specs the new dataset's labels and the next free key of their cell."""
+    """Return a function that gives a Spec the new dataset's labels and the next free key of its cell."""
 
     def new(spec: Spec) -> Spec:
         foreground, background = labels[0][spec.foreground], labels[1][spec.background]
@@ -317,7 +315,7 @@ def _renumbered(labels: tuple[list[int], list[int]], numbers: Counter[Cell]) -> 
 
 
 def _provenance(text: str, spec: Spec, source: Source) -> str:
-    """A sample's provenance with its new key and labels, and where it comes from."""
+    """Return a sample's provenance with its new key and labels, and its origin under `merged_from`."""
     said = parse_json(text, f"{spec.key}: its provenance")
     earlier = {"merged_from": said["merged_from"]} if "merged_from" in said else {}
     said["merged_from"] = {
@@ -329,7 +327,7 @@ def _provenance(text: str, spec: Spec, source: Source) -> str:
 
 
 def _together(each: Sequence[Mapping[str, Any]], sources: Sequence[Source]) -> dict[str, Any]:
-    """Settings of all datasets: one value where they agree, else that of each, by its name."""
+    """Merge settings of all datasets: one value where they agree, else one per dataset, by its name."""
     together: dict[str, Any] = {}
     for name in dict.fromkeys(name for settings in each for name in settings):
         values = [settings.get(name) for settings in each]
@@ -341,7 +339,7 @@ def _together(each: Sequence[Mapping[str, Any]], sources: Sequence[Source]) -> d
 
 
 def _facts(sources: Sequence[Source], lineage: Sequence[Mapping[str, Any]]) -> CardContext:
-    """What the card says: of each dataset what it said, once."""
+    """Combine the card contexts of the datasets, without duplicates."""
     facts = [source.facts for source in sources]
 
     def all_of(name: str) -> list[Any]:

@@ -1,6 +1,6 @@
-"""The rule by which samples are kept: a small expression, looked up and compared here, never run as Python.
+"""The rule by which samples are kept: a small expression, interpreted here and never run as Python.
 
-Python's own parser reads the text; of what it finds, only the nodes named here mean something.
+Python's parser reads the text; only the node types named here are accepted.
 """
 
 from __future__ import annotations
@@ -16,68 +16,69 @@ from typing import Any
 from figureground.core.errors import RecipeError, listed, nearest, nearest_or_all
 
 LONGEST = 20_000
-"""Characters of a rule; a list of a thousand class names fits."""
+"""Maximum number of characters in a rule; a list of a thousand class names fits."""
 DEEPEST = 100
-"""How deep expressions may lie in each other."""
+"""Maximum nesting depth of expressions."""
 SHOWN = 80
-"""Characters of a rule that an error shows around its place."""
+"""Number of characters of a rule that an error shows around its position."""
 
 Name = tuple[str | int, ...]
 """A name in a rule, part by part: `guide.box[0]` is `("provenance", "guide", "box", 0)`."""
 
 Values = Callable[[Name], Any]
-"""What a sample has under a name: None, a truth value, a number, text, a list or a group of fields (a dict)."""
+"""Looks up a sample's value for a name: None, a boolean, a number, text, a list or a group of fields (a dict)."""
 
 _Part = Callable[[Values], Any]
 _Test = Callable[[Any, Any], bool]
 
 USABLE = (
-    "A rule is made of names, numbers, 'text', [lists], True, False, None, == != < <= > >=, in, not in, is None, "
+    "A rule may contain names, numbers, 'text', [lists], True, False, None, == != < <= > >=, in, not in, is None, "
     "and, or, not, + - * / %, len(), lower(), startswith(), endswith(), abs()."
 )
 
 
 class RuleError(RecipeError):
-    """A rule that can't be used."""
+    """A rule is invalid."""
 
     def __init__(self, message: str):
         super().__init__("keep", message)
 
 
 class MissingValue(RuleError):
-    """A sample lacks what the rule compares."""
+    """A sample lacks a value that the rule compares."""
 
     def __init__(self, name: str, message: str):
         super().__init__(message)
         self.name = name
-        """As it stands in the rule."""
+        """The name as written in the rule."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What a rule may speak of."""
+    """Names that a rule may use."""
 
     classes: Mapping[str, Sequence[str]]
-    """Columns with the names that they can hold: `foreground`, `background`, `split`, further label columns."""
+    """Label columns with their possible values: `foreground`, `background`, `split`, other label columns."""
     texts: Sequence[str] = ("key", "prompt")
-    """Columns of any text."""
+    """Columns of free text."""
     scores: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Columns of each file of scores."""
+    """Columns of each scores file, by its name."""
 
 
 class Rule:
     """A rule, checked against the names that a dataset has.
 
-    Names that are no column are fields of a sample's provenance; `provenance.` may stand before them. What a
-    sample lacks is None, and only `is None`, `== None` and `in [..., None]` may ask about it: any other use of it
-    raises MissingValue, so that no sample is dropped or kept for want of a number.
+    Names that aren't columns are fields of a sample's provenance; the prefix `provenance.` is optional. A missing value
+    is None, and only `is None`, `== None` and `in [..., None]` may test it. Any other use raises MissingValue, so that
+    no sample is dropped or kept because a value is missing.
 
     Args:
         text: The rule, such as `background != 'night' and scores.clip.margin > 0.2`.
-        known: What it may speak of.
+        known: Names that it may use.
 
     Raises:
-        RuleError: The text doesn't parse, says what a rule can't say, or names what isn't known, with the place.
+        RuleError: The text doesn't parse, uses an unsupported construct, or an unknown name; the message shows the
+            position.
     """
 
     def __init__(self, text: str, known: Known):
@@ -85,22 +86,22 @@ class Rule:
         reader = _Reader(text, known)
         self._keeps = reader.truth(tree)
         self.text: str = " ".join(ast.unparse(tree).split("\n"))
-        """The rule in one spelling: the same for rules that differ in blanks and quotes only."""
+        """The rule in normalised form: equal for rules that differ only in whitespace and quotes."""
         self.names: frozenset[Name] = frozenset(reader.names)
-        """What it looks up."""
+        """Names that the rule looks up."""
 
     def __call__(self, values: Values) -> bool:
         """Whether a sample is kept.
 
         Raises:
-            MissingValue: The sample lacks a value that is compared.
-            RuleError: Values that can't be compared, such as text and a number, or a division by zero.
+            MissingValue: The sample lacks a compared value.
+            RuleError: Values aren't comparable, such as text and a number, or a division by zero occurs.
         """
         return bool(self._keeps(values))
 
 
 def spelled(path: Name) -> str:
-    """A name as it can be written in a rule."""
+    """Return a name as it is written in a rule."""
     text = ""
     for part in path[1:] if path[0] == "provenance" and len(path) > 1 else path:
         if isinstance(part, str) and part.isidentifier():
@@ -111,7 +112,7 @@ def spelled(path: Name) -> str:
 
 
 def kind(value: Any) -> str:
-    """What a value is, in words for an error."""
+    """Return the kind of a value, in words for an error."""
     for types, words in (
         (bool, "true or false"),
         (int | float, "a number"),
@@ -132,7 +133,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _pointed(text: str, message: str, line: int = 1, column: int = 0, width: int = 1) -> str:
-    """A message with the place in the rule that it is about; lines from 1, columns from 0."""
+    """Append the position in the rule to a message; lines count from 1, columns from 0."""
     lines = _lines(text)
     shown = re.sub(r"\s", " ", lines[min(max(line, 1), len(lines)) - 1])
     column = min(max(column, 0), len(shown))
@@ -146,12 +147,12 @@ def _pointed(text: str, message: str, line: int = 1, column: int = 0, width: int
 
 def _parse(text: str) -> ast.expr:
     if not text.strip():
-        raise RuleError("an empty rule. Give one such as: background != 'night'")
+        raise RuleError("the rule is empty. Give one such as: background != 'night'")
     if len(text) > LONGEST:
         raise RuleError(f"the rule has {len(text):,} characters; {LONGEST:,} are allowed.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is odd in Python, not of what is wrong here
+            warnings.simplefilter("ignore")  # Python's syntax warnings don't apply to rules
             tree = ast.parse(text.lstrip(), mode="eval").body
     except SyntaxError as error:
         stripped = len(text) - len(text.lstrip())
@@ -167,7 +168,7 @@ def _parse(text: str) -> ast.expr:
         level = [child for node in level for child in ast.iter_child_nodes(node)]
         if not level:
             return tree
-    raise RuleError(f"its parts are nested in each other more than {DEEPEST} deep.")
+    raise RuleError(f"the rule is nested more than {DEEPEST} levels deep.")
 
 
 _WORDS: dict[type[ast.AST], str] = {
@@ -181,7 +182,7 @@ _WORDS: dict[type[ast.AST], str] = {
 
 
 class _Reader:
-    """Turns the parts of a rule into functions of a sample's values."""
+    """Compile the parts of a rule into functions of a sample's values."""
 
     def __init__(self, text: str, known: Known):
         self._text, self._known = text, known
@@ -189,7 +190,7 @@ class _Reader:
         self.names: set[Name] = set()
 
     def error(self, node: ast.AST, message: str) -> RuleError:
-        """An error that shows where in the rule it is."""
+        """Return an error that shows its position in the rule."""
         return RuleError(self._at(node, message))
 
     def _at(self, node: ast.AST, message: str) -> str:
@@ -200,7 +201,7 @@ class _Reader:
         )
         same = getattr(node, "end_lineno", line) == line
         lines = _lines(self._text.lstrip())
-        # The parser counts bytes.
+        # The parser's offsets are in bytes.
         row = lines[min(line, len(lines)) - 1].encode()
         column = len(row[:start].decode(errors="ignore"))
         width = len(row[start : end if same else None].decode(errors="ignore"))
@@ -211,7 +212,7 @@ class _Reader:
     # --- parts ----------------------------------------------------------------------------------
 
     def truth(self, node: ast.expr) -> _Part:
-        """A part that has to be true or false."""
+        """Compile a part that must be true or false."""
         part = self.value(node)
 
         def checked(values: Values) -> bool:
@@ -225,7 +226,7 @@ class _Reader:
         return checked
 
     def value(self, node: ast.expr) -> _Part:
-        """Any part."""
+        """Compile any part."""
         match node:
             case ast.Constant():
                 return self._constant(node)
@@ -276,7 +277,7 @@ class _Reader:
         return lambda values: sign * number(values)
 
     def _of(self, node: ast.expr, wanted: str) -> _Part:
-        """A part that has to be of a kind."""
+        """Compile a part that must be of the wanted kind."""
         part = self.value(node)
 
         def checked(values: Values) -> Any:
@@ -322,9 +323,9 @@ class _Reader:
             methods = {"lower", "startswith", "endswith"}
             method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
             hint = f"Write {method}(…)." if method in methods else USABLE
-            raise self.error(node.func, f"only functions that a rule knows can be called. {hint}")
+            raise self.error(node.func, f"only built-in functions of rules can be called. {hint}")
         if name not in functions:
-            raise self.error(node.func, f"there is no function {name!r}{nearest_or_all(name, functions)}")
+            raise self.error(node.func, f"unknown function {name!r}{nearest_or_all(name, functions)}")
         function, kinds = functions[name]
         if node.keywords or len(node.args) != len(kinds):
             raise self.error(node, f"{name}() takes {len(kinds)} value{'s' * (len(kinds) > 1)}: {', '.join(kinds)}.")
@@ -349,7 +350,7 @@ class _Reader:
     # --- names ----------------------------------------------------------------------------------
 
     def path(self, node: ast.expr) -> Name:
-        """The name that a node spells, looked for among what is known."""
+        """Return the name that a node spells, resolved against the known names."""
         parts: list[str | int] = []
         at = node
         while not isinstance(at, ast.Name):
@@ -361,7 +362,7 @@ class _Reader:
                 raise self.error(at, "only names have fields.")
             index = at.slice.value if isinstance(at.slice, ast.Constant) else None
             if isinstance(index, bool) or not isinstance(index, str | int):
-                raise self.error(at.slice, "in brackets stands a field's name in quotes, or a position from 0.")
+                raise self.error(at.slice, "brackets must contain a field's name in quotes, or a position from 0.")
             parts.append(index)
             at = at.value
         path = self._resolved(node, (at.id, *reversed(parts)))
@@ -378,22 +379,20 @@ class _Reader:
             return path
         if head == "provenance":
             if not rest:
-                raise self.error(node, "name a field of it, as in provenance.strength.")
+                raise self.error(node, "name a field of the provenance, such as provenance.strength.")
             return path
         return ("provenance", *path)
 
     def _score(self, node: ast.expr, rest: Sequence[str | int]) -> Name:
         files = self._known.scores
         if not files:
-            raise self.error(node, "the dataset has no scores: there is no file in _figureground/scores/.")
+            raise self.error(node, "the dataset has no scores: _figureground/scores/ has no file.")
         if not rest or rest[0] not in files:
-            what = f"there are no scores {rest[0]!r}" if rest else "say which scores, as in scores.NAME.COLUMN"
+            what = f"unknown scores {rest[0]!r}" if rest else "name the scores, as scores.NAME.COLUMN"
             raise self.error(node, f"{what}{nearest_or_all(str(rest[0]) if rest else '', files)}")
         name, columns = str(rest[0]), files[str(rest[0])]
         if len(rest) != 2 or rest[1] not in columns:
-            what = (
-                f"scores {name!r} have no column {'.'.join(map(str, rest[1:]))!r}" if rest[1:] else "say which column"
-            )
+            what = f"scores {name!r} have no column {'.'.join(map(str, rest[1:]))!r}" if rest[1:] else "name the column"
             raise self.error(node, f"{what}{nearest_or_all('.'.join(map(str, rest[1:])), columns)}")
         return ("scores", name, str(rest[1]))
 
@@ -449,7 +448,7 @@ class _Reader:
         wanted = isinstance(op, ast.Is | ast.Eq)
         none = any(isinstance(side, ast.Constant) and side.value is None for side in (left, right))
         if isinstance(op, ast.Is | ast.IsNot) and not none:
-            raise self.error(pair, f"'is' asks for None only; write {'==' if wanted else '!='}.")
+            raise self.error(pair, f"'is' only compares with None; write {'==' if wanted else '!='}.")
         if none:
             return lambda a, b: (a is None and b is None) is wanted
 
@@ -490,7 +489,7 @@ class _Reader:
         return member
 
     def _check_names(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> None:
-        """Refuses the names of classes that there aren't, which would keep or drop every sample without a word."""
+        """Refuse unknown class names, which would silently keep or drop every sample."""
         for side, other in ((left, right), (right, left)):
             column = side.id if isinstance(side, ast.Name) else None
             if column not in self._known.classes or column is None:
@@ -498,7 +497,7 @@ class _Reader:
             if isinstance(op, ast.In | ast.NotIn) and side is right:
                 continue
             if isinstance(op, ast.In | ast.NotIn) and isinstance(other, ast.Constant):
-                raise self.error(other, f"'in' needs a list here, as in {column} in ['a', 'b'].")
+                raise self.error(other, f"'in' needs a list here, such as {column} in ['a', 'b'].")
             for item in _constants(other):
                 names = self._known.classes[column]
                 if isinstance(item.value, str) and isinstance(op, ast.Eq | ast.NotEq | ast.In | ast.NotIn):
@@ -509,14 +508,14 @@ class _Reader:
 
 
 def _constants(node: ast.expr) -> Iterator[ast.Constant]:
-    """The constants that a node is or lists."""
+    """Yield the constant that a node is, or the constants that it lists."""
     for item in node.elts if isinstance(node, ast.List | ast.Tuple) else [node]:
         if isinstance(item, ast.Constant):
             yield item
 
 
 def nearest_name(path: Name, known: Known, fields: Sequence[str]) -> str:
-    """A hint at the name that was meant, or what there is."""
+    """Return a hint at the closest known name, or list the known names."""
     scores = [f"scores.{name}.{column}" for name, columns in known.scores.items() for column in columns]
     names = [*known.classes, *known.texts, *fields, *scores]
-    return nearest(spelled(path), names) or f"; there is {listed(names, 30)}."
+    return nearest(spelled(path), names) or f"; known names are {listed(names, 30)}."

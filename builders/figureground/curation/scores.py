@@ -1,7 +1,8 @@
-"""Scores of finished samples: what a model or a person said of each, in `_figureground/scores/NAME.csv` or `.parquet`.
+"""Per-sample scores from a model or a person, in `_figureground/scores/NAME.csv` or `.parquet`.
 
-A file has a column `key`, and further columns of numbers, text or true and false. Any program can write one, such
-as this from a classifier, for a rule like `scores.mine.label == foreground and scores.mine.margin > 0.2`:
+A file has a column `key`, and further columns of numbers, text or booleans. Any program can write one. This example
+writes a classifier's predictions for a rule like
+`scores.mine.label == foreground and scores.mine.margin > 0.2`:
 
     with open("out/d3s/_figureground/scores/mine.csv", "w", newline="") as file:
         rows = csv.writer(file)
@@ -42,7 +43,8 @@ class Scores:
         path: A CSV or Parquet file.
 
     Raises:
-        FiguregroundError: It can't be read, has no column `key` or a key twice, or columns of another type.
+        FiguregroundError: The file can't be read, lacks the column `key`, or has duplicate keys, duplicate columns or
+            columns of another type.
     """
 
     def __init__(self, path: Path):
@@ -51,44 +53,44 @@ class Scores:
         self.shown = f"{SCORES}/{path.name}"
         table = _read(path, self.shown)
         if KEY not in table.column_names:
-            raise FiguregroundError(f"{self.shown} has no column {KEY!r}, but {listed(table.column_names)}.")
+            raise FiguregroundError(f"{self.shown} has no column {KEY!r}, only {listed(table.column_names)}.")
         self.columns: tuple[str, ...] = tuple(name for name in table.column_names if name != KEY)
         if len(set(table.column_names)) < len(table.column_names):
-            raise FiguregroundError(f"{self.shown} has two columns of one name: {listed(table.column_names)}.")
+            raise FiguregroundError(f"{self.shown} has two columns with the same name: {listed(table.column_names)}.")
         self._values = {name: _usable(table[name], name, self.shown) for name in table.column_names}
         keys = self._values.pop(KEY).to_pylist()
         empty = [row for row, key in enumerate(keys) if not isinstance(key, str) or not key]
         if empty:
-            raise FiguregroundError(f"{self.shown}: {len(empty)} rows have no key, or one that isn't text.")
-        # Sorted bytes, for a dict of ten million keys takes gigabytes.
+            raise FiguregroundError(f"{self.shown}: {len(empty)} rows have no key, or a key that isn't text.")
+        # Sorted bytes, because a dict of ten million keys takes gigabytes.
         unsorted = np.array([key.encode() for key in keys], dtype=np.bytes_)
         self._order = np.argsort(unsorted, kind="stable")
         self._keys = unsorted[self._order]
         twice = np.flatnonzero(self._keys[1:] == self._keys[:-1])
         if len(twice):
             names = listed((self._keys[i].decode() for i in twice), 3)
-            raise FiguregroundError(f"{self.shown}: {len(twice)} keys stand there twice: {names}. Keep one row a key.")
+            raise FiguregroundError(f"{self.shown}: {len(twice)} keys occur twice: {names}. Keep one row per key.")
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def row(self, key: str) -> int | None:
-        """Where a key stands in the file, or None where it doesn't."""
+        """Return the row of a key in the file, or None if it is absent."""
         encoded = key.encode()
         at = int(np.searchsorted(self._keys, np.bytes_(encoded)))
         return int(self._order[at]) if at < len(self._keys) and self._keys[at] == encoded else None
 
     def value(self, row: int, column: str) -> Any:
-        """A score; None where there is none, or where it is not a number (NaN)."""
+        """Return a score, or None if it is missing or NaN."""
         value = self._values[column][row].as_py()
         return None if isinstance(value, float) and math.isnan(value) else value
 
     def keys(self, rows: np.ndarray) -> list[str]:
-        """The keys of certain rows, given as bool (rows of the file)."""
+        """Return the sorted keys of the selected rows, bool (rows of the file)."""
         return sorted(key.decode() for key in self._keys[rows[self._order]])
 
     def write(self, rows: np.ndarray, directory: Path) -> None:
-        """Writes certain rows, bool (rows of the file), as a file of the same name and kind, unless there is one."""
+        """Write the selected rows, bool (rows of the file), to a file of the same name and type unless it exists."""
         path = directory / SCORES / self.path.name
         if path.exists():
             return
@@ -105,10 +107,10 @@ class Scores:
 
 
 def read_scores(directory: Path) -> dict[str, Scores]:
-    """All scores of a dataset, by name. Files that are neither CSV nor Parquet are passed over.
+    """Return all scores of a dataset, by name. Files that are neither CSV nor Parquet are ignored.
 
     Raises:
-        FiguregroundError: As `Scores`, or two files of one name.
+        FiguregroundError: As for `Scores`, or two files have the same name.
     """
     found: dict[str, Scores] = {}
     for path in score_files(directory):
@@ -119,7 +121,7 @@ def read_scores(directory: Path) -> dict[str, Scores]:
 
 
 def fingerprints(scores: Mapping[str, Scores]) -> dict[str, str]:
-    """SHA-256 of each file of scores, by name."""
+    """Return the SHA-256 of each scores file, by name."""
     return {name: content_hash(some.path) for name, some in scores.items()}
 
 
@@ -144,26 +146,26 @@ def _read(path: Path, shown: str) -> Any:
 
 
 def _usable(column: Any, name: str, shown: str) -> Any:
-    """A column as one array of numbers, text, or true and false."""
+    """Return a column as one array of numbers, text or booleans."""
     import pyarrow as pa
 
     types = pa.types
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if types.is_temporal(column.type):
-        column = column.cast(pa.string())  # a date in a CSV is text like any other
+        column = column.cast(pa.string())  # dates in a CSV are treated as text
     if types.is_decimal(column.type) or types.is_float16(column.type):
         column = column.cast(pa.float64())
     kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_string, types.is_large_string)
     if not (types.is_null(column.type) or any(is_kind(column.type) for is_kind in kinds)):
         raise FiguregroundError(
-            f"{shown}: column {name!r} is of type {column.type}. Numbers, text, and true or false can be used."
+            f"{shown}: column {name!r} has type {column.type}. Numbers, text and booleans can be used."
         )
     return column.combine_chunks()
 
 
 def _some_lines(path: Path, scores: Scores, rows: np.ndarray) -> bytes:
-    """A CSV with its header and certain rows, their values as they are written there."""
+    """Return a CSV with its header and the selected rows, values unchanged."""
     out = io.StringIO(newline="")
     table = TextTable(path)
     lines = csv.reader(io.StringIO(table.text, newline=""), delimiter=table.separator)

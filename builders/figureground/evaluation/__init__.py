@@ -1,1 +1,1 @@
-"""What is done with a finished dataset."""
+"""Evaluation of classifiers on finished datasets."""

@@ -1,4 +1,4 @@
-"""Accuracy by group: foregrounds, backgrounds and their cells; gaps to other images; objects on all backgrounds."""
+"""Accuracy by foreground, background and cell; gap to other images; consistency of objects across backgrounds."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Told = dict[str, Any]
 
 
 def told(interval: Interval, objects: Sequence[np.ndarray] | None = None) -> Told:
-    """An interval for JSON.
+    """Return an interval for JSON.
 
     Args:
-        objects: Of the images that it stands on, group by group; they tell `samples`, and `objects` where those are
-            fewer.
+        objects: Object ids of the underlying images, by group; they give `samples`, and `objects` if there are fewer
+            objects than samples.
     """
     said: Told = interval._asdict()
     if objects is not None:
@@ -35,15 +35,15 @@ def told(interval: Interval, objects: Sequence[np.ndarray] | None = None) -> Tol
 
 
 def by_group(images: DatasetImages, predictions: Predictions) -> Told:
-    """Accuracy in all, by split, foreground, background and cell, each with its interval, and the worst group.
+    """Return accuracy overall, by split, foreground, background and cell, and of the worst group, with intervals.
 
-    Images that show one object aren't independent; intervals count objects. That of the worst group takes no account of
-    its having been chosen: the least of many small groups is lower than any group truly is.
+    Images of one object aren't independent, so intervals count objects. The worst group's interval ignores that it was
+    selected: the minimum over many small groups is biased low.
 
     Returns:
         `accuracy`; `by_split`, `by_foreground` and `by_background`, by name; `by_cell`, a list with `foreground` and
-        `background`; `worst_group`, one of those. Each has `value`, `low`, `high`, shares from 0 to 1, `samples`, and
-        `objects` where they are fewer. Groups without a judged sample are left out.
+        `background`; `worst_group`, one of those cells. Each has `value`, `low`, `high` (shares, 0 to 1), `samples`,
+        and `objects` if there are fewer. Groups without a judged sample are omitted.
     """
     judged = predictions.judged
     correct, objects = predictions.correct[judged], predictions.objects_in(judged)
@@ -74,7 +74,7 @@ def _share(correct: np.ndarray, objects: np.ndarray) -> Told:
 
 
 def _shares(groups: np.ndarray, correct: np.ndarray, objects: np.ndarray) -> dict[int, Told]:
-    """Accuracy of each group that has samples, by its number."""
+    """Return the accuracy of each group that has samples, by group number."""
     order = np.argsort(groups, kind="stable")
     there, starts = np.unique(groups[order], return_index=True)
     parts = np.split(order, starts[1:])
@@ -82,19 +82,19 @@ def _shares(groups: np.ndarray, correct: np.ndarray, objects: np.ndarray) -> dic
 
 
 def by_class(predictions: Predictions) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Which images of each class were judged right, bool, and their objects, by label; classes of which none was judged
-    are left out."""
+    """Return, by label, the correctness (bool) and the objects of each class's judged images, if it has any."""
     seen = np.unique(predictions.label[predictions.judged]).tolist()
     return {k: (predictions.correct[predictions.of(k)], predictions.objects_in(predictions.of(k))) for k in seen}
 
 
 def compare(here: Predictions, references: Predictions | None = None) -> Told:
-    """Accuracy with each class counting alike, and how far it lies below that on references.
+    """Return class-averaged accuracy, and its drop from the references.
 
     Returns:
-        `accuracy` and `classes`, over how many; with references also `references`, their accuracy, and `drop`, theirs
-        less this one (below 0 where this one is higher), all over the classes that both have; `single`, how many
-        classes have one object alone on either side. Where they share no class, only `classes`: 0.
+        `accuracy`, and `classes`, the number of classes averaged. With references also `references`, their accuracy,
+        and `drop`, the references' accuracy minus this one (negative if this one is higher); all over the shared
+        classes. `single` is the number of classes with a single object on either side. If no class is shared, only
+        `classes`: 0.
     """
     own = by_class(here)
     theirs = own if references is None else by_class(references)
@@ -114,18 +114,18 @@ def compare(here: Predictions, references: Predictions | None = None) -> Told:
 
 
 def alike(keys: Sequence[str], outcomes: np.ndarray, predictions: Predictions) -> Told | None:
-    """Of a matched set, on how many objects a classifier says the same whatever the background.
+    """Measure, for a matched set, how often a classifier's prediction for an object is the same on all backgrounds.
 
-    An object is what a key names without its background: the same cut-out, place and noise. Where several objects show
-    one cut-out, the intervals count cut-outs.
+    An object is identified by its key without the background: the same cut-out, place and noise. If several objects
+    show one cut-out, the intervals count cut-outs.
 
     Args:
         keys: `{split}-{foreground}-{background}-{i}`.
-        outcomes: int (n,): the predicted class; equal numbers are the same answer.
+        outcomes: int (n,): the predicted class; equal numbers count as the same prediction.
 
     Returns:
-        `objects`, how many were judged on two backgrounds or more; `alike`, the share that got one answer on all of
-        theirs; `right`, the share that got the right one on all. None where there is no such object.
+        `objects`, the number of objects judged on at least two backgrounds; `alike`, the share with the same prediction
+        on all of them; `right`, the share predicted correctly on all of them. None if no object qualifies.
     """
     objects: dict[str, list[int]] = {}
     for row in np.flatnonzero(predictions.judged).tolist():

@@ -1,4 +1,4 @@
-"""Which classes of a classifier a dataset's labels stand for: found by name, or said in a CSV."""
+"""Mapping from a dataset's labels to a classifier's classes, by name or from a CSV."""
 
 from __future__ import annotations
 
@@ -21,59 +21,57 @@ COLUMNS = ("label", "classifier_label")
 
 @dataclass(frozen=True)
 class Counterparts:
-    """Labels and the classes of one classifier that stand for them."""
+    """Labels and the corresponding classes of one classifier."""
 
     labels: tuple[str, ...]
     groups: tuple[tuple[int, ...], ...]
-    """By label, positions among the classifier's classes; an image is judged right if any of them is the likeliest,
-    and its probability is their sum. Empty where there is none."""
+    """By label, indices of the classifier's classes, or empty if it has none. An image counts as correct if any of them
+    is the most likely class; its probability is their sum."""
     classes: int
-    """How many classes the classifier has."""
+    """Number of the classifier's classes."""
 
     def members(self) -> np.ndarray:
-        """bool (labels, classes): which classes stand for which label."""
+        """Return bool (labels, classes): whether a class corresponds to a label."""
         table = np.zeros((len(self.labels), self.classes), bool)
         for row, group in zip(table, self.groups, strict=True):
             row[list(group)] = True
         return table
 
     def outcomes(self, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """Predicted classes, int (n,), in which those that stand for an image's own label count as one: -1."""
+        """Return predicted classes, int (n,), with -1 for every class that corresponds to the image's own label."""
         return np.where(self.members()[label, predicted], -1, predicted)
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """What a CSV says: label by label, names of classes of classifiers, each with its line."""
+    """Contents of a label CSV: by label, the classifiers' class names with their line numbers."""
 
     path: Path | None = None
     rows: Mapping[str, Sequence[tuple[int, str]]] = field(default_factory=dict)
 
 
 def read_label_table(path: Path, labels: Sequence[str]) -> LabelTable:
-    """Reads a CSV `label,classifier_label`. A label with several rows stands for several classes.
+    """Read a CSV `label,classifier_label`. A label with several rows corresponds to several classes.
 
     Args:
-        labels: The dataset's; the first column names them, capitals and `_` for a space aside.
+        labels: The dataset's labels; the first column names them, ignoring case and `_` for a space.
 
     Raises:
-        FiguregroundError: It can't be read, has other columns, an empty cell, or a label that the dataset lacks: with
-            the line.
+        FiguregroundError: The file can't be read, or has other columns, an empty cell, or a label that the dataset
+            lacks; the message gives the line.
     """
     rows: dict[str, list[tuple[int, str]]] = {}
     try:
         table = TextTable(path)
         if sorted(table.header) != sorted(COLUMNS):
             there = listed(table.header) if table.header else "nothing"
-            raise FiguregroundError(
-                f"--labels {path}: its first line reads {there}; it has to read {','.join(COLUMNS)}."
-            )
+            raise FiguregroundError(f"--labels {path}: its first line is {there}; it must be {','.join(COLUMNS)}.")
         for line, fields in table:
             label, theirs = (
                 fields[table.header.index(name)] if len(fields) == len(COLUMNS) else "" for name in COLUMNS
             )
             if not label or not theirs:
-                raise FiguregroundError(f"--labels {path}, line {line}: a label and one classifier_label, please.")
+                raise FiguregroundError(f"--labels {path}, line {line}: give a label and one classifier_label.")
             at = int(match([label], labels)[0])
             if at < 0:
                 near = nearest_or_all(label, labels)
@@ -87,16 +85,16 @@ def read_label_table(path: Path, labels: Sequence[str]) -> LabelTable:
 def find_counterparts(
     classifiers: Sequence[Classifier], labels: Sequence[str], occurring: Collection[str], table: LabelTable
 ) -> list[Counterparts]:
-    """What labels stand for, classifier by classifier: as the table says, else by name.
+    """Map labels to classes for each classifier: from the table, else by name.
 
-    A row of the table speaks to those classifiers that have its class: so one table serves several.
+    A row of the table applies to the classifiers that have its class, so one table can serve several.
 
     Args:
-        occurring: The labels that the dataset's samples have; others are left without a counterpart.
+        occurring: Labels of the dataset's samples; other labels get no counterpart.
 
     Raises:
-        FiguregroundError: A class in the table that no classifier has, or a classifier that has a counterpart of no
-            label that occurs.
+        FiguregroundError: No classifier has a class of the table, or a classifier has no counterpart of any occurring
+            label.
     """
     for rows in table.rows.values():
         for line, theirs in rows:
@@ -111,9 +109,9 @@ def find_counterparts(
         groups = tuple(_group(classifier, label, table) if label in occurring else () for label in labels)
         if not any(groups):
             raise FiguregroundError(
-                f"The classifier {classifier.name} has no class that goes by a label of the dataset. Its classes: "
-                f"{listed(classifier.labels, 5)}; the dataset's labels: {listed(occurring, 5)}. Say which belong "
-                f"together in a CSV with the columns {','.join(COLUMNS)}, and give it as --labels."
+                f"The classifier {classifier.name} has no class named like a label of the dataset. Its classes: "
+                f"{listed(classifier.labels, 5)}; the dataset's labels: {listed(occurring, 5)}. Map them in a CSV with "
+                f"the columns {','.join(COLUMNS)}, and give it as --labels."
             )
         found.append(Counterparts(tuple(labels), groups, len(classifier.labels)))
     return found

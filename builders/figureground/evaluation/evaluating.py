@@ -1,4 +1,4 @@
-"""Evaluates classifiers on a dataset of this package: numbers as JSON, and a page to look at."""
+"""Evaluate classifiers on a dataset of this package; write metrics as JSON and an HTML page."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier
 
 BATCH_SIZE = 64
-"""Images a batch."""
+"""Images per batch."""
 FOLDER = "_evaluation"
-"""Where results go inside a dataset: `load_dataset` passes over it, and it is not published."""
+"""Output folder inside a dataset: `load_dataset` ignores it, and it is not published."""
 JSON, PAGE = "evaluation.json", "evaluation.html"
 GENERATED, REFERENCES = "generated", "references"
-"""What the dataset's own images and the references are called beside controls."""
+"""Names of the dataset's own images and of the references, beside the names of controls."""
 
 
 @dataclass
 class Evaluation:
-    """What classifiers say of a dataset."""
+    """Results of classifiers on a dataset."""
 
     images: DatasetImages
     report: dict[str, Any]
-    """What `evaluation.json` says; see `docs/evaluate.md`."""
+    """Contents of `evaluation.json`; see `docs/evaluate.md`."""
     classifiers: dict[str, Classifier]
     predictions: dict[str, Predictions]
-    """By classifier, of the dataset's own images."""
+    """By classifier, predictions for the dataset's own images."""
     independent: list[str]
-    """The classifiers that means are over: those that steered no fine-tuning of these images, if there are any."""
+    """Classifiers included in means: those that steered no fine-tuning of these images, or all if none remain."""
     out: Path
-    """Where the files are."""
+    """Output directory."""
     scores: tuple[Path, ...] = ()
-    """Files of scores that were written."""
+    """Scores files that were written."""
 
 
 def evaluate(
@@ -76,28 +76,29 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     show_progress: bool = True,
 ) -> Evaluation:
-    """Shows a dataset's images to classifiers, and writes `evaluation.json` and `evaluation.html`.
+    """Run classifiers on a dataset's images, and write `evaluation.json` and `evaluation.html`.
 
     Args:
-        directory: A finished dataset: of a class-wise spurious one, its classes k are the column `spurious_for`; of
-            any other, the column `foreground`.
-        classifiers: Names that `open_classifier` takes, or opened ones.
-        references: Photographs in one folder a class, or a dataset: what accuracy is compared with, or, of a spurious
-            set, images of the spurious feature.
-        validation: Of a spurious set, images of the classes themselves, likewise.
-        labels: A CSV `label,classifier_label`, for labels that classifiers call otherwise.
-        controls: Datasets to measure the same of: the control configs of a D3S recipe, or other spurious sets.
-        splits: Only these splits of the dataset, and of controls that have them; all unless said otherwise.
-        out: A directory; `_evaluation` in the dataset unless said otherwise.
-        save_scores: Whether each image's answer is written into the dataset's `_figureground/scores/`.
+        directory: A finished dataset. Labels are the column `spurious_for` for a class-wise spurious set (the classes
+            k), and the column `foreground` for any other.
+        classifiers: Names for `open_classifier`, or opened classifiers.
+        references: Photographs in one folder per class, or a dataset, to compare accuracy with; for a spurious set,
+            images of the spurious feature.
+        validation: For a spurious set, images of the classes themselves, in the same layout.
+        labels: A CSV `label,classifier_label` that maps labels to the classifiers' names.
+        controls: Datasets to measure in the same way: the control configs of a D3S recipe, or other spurious sets.
+        splits: Splits of the dataset, and of controls that have them, to evaluate; all by default.
+        out: Output directory; `_evaluation` in the dataset by default.
+        save_scores: Whether to write per-image predictions to the dataset's `_figureground/scores/`.
         device: auto, cpu, cuda, cuda:1 or mps.
-        batch_size: Images a batch; halved where memory doesn't suffice.
-        show_progress: Whether to show bars.
+        batch_size: Images per batch; halved if memory doesn't suffice.
+        show_progress: Whether to show progress bars.
 
     Raises:
-        FiguregroundError: No finished dataset, a classifier that can't be opened or has no counterpart of any label,
-            images without one of the classes, a table that names what there isn't, or scores of somebody else.
-        UsageError: What doesn't go with this kind of dataset.
+        FiguregroundError: The dataset isn't finished; a classifier can't be opened or has no counterpart of any label;
+            images contain none of the classes; the label table names an unknown label or class; or scores files of
+            another program are in the way.
+        UsageError: An option doesn't apply to this kind of dataset.
     """
     if not classifiers:
         raise UsageError("--classifier: name at least one.")
@@ -111,7 +112,7 @@ def evaluate(
     images = DatasetImages(directory, splits=splits)
     spurious = images.column == SPURIOUS_FOR
     if validation is not None and not spurious:
-        raise UsageError("--validation goes with class-wise spurious sets; give photographs as --references.")
+        raise UsageError("--validation applies to class-wise spurious sets only; give photographs as --references.")
     occurring = [images.labels[k] for k in np.unique(images.label)]
     others: dict[str, DatasetImages | FolderImages] = {}
     if references is not None:
@@ -125,7 +126,7 @@ def evaluate(
     out = directory / FOLDER if out is None else Path(out)
     _refuse_strangers(out, directory)
 
-    # What needs torch comes last, so that a mistake is told at once.
+    # Imports that need torch come last, so that mistakes are reported at once.
     from figureground.core.accelerator import choose_device
     from figureground.evaluation.predict import predict
 
@@ -136,9 +137,7 @@ def evaluate(
     for folder in (out, *[path.parent for path in scores.values()]):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
-            raise FiguregroundError(
-                f"{folder} can't be written. Give --out, and no --save-scores, where it may not be."
-            )
+            raise FiguregroundError(f"{folder} isn't writable. Give another --out, and omit --save-scores.")
 
     answers: dict[str, dict[str, Predictions]] = {}
     positives: dict[str, Predictions] = {}
@@ -191,7 +190,7 @@ def evaluate(
         tuple(scores.values()),
     )  # fmt: skip
     if scores:
-        # What is there is read and written again: another evaluation may be adding other splits.
+        # Lock, because files are read and rewritten: another evaluation may be adding other splits.
         with lock(directory / STAGES_LOCK, wait=True):
             for name, path in scores.items():
                 _write_scores(path, images, opened[name], evaluation.predictions[name])
@@ -202,18 +201,18 @@ def evaluate(
 
 
 def _refuse_strangers(out: Path, dataset: Path) -> None:
-    """An earlier result may be replaced, nothing else; and the dataset's own folders stay as they are."""
+    """Refuse an output directory inside the dataset's own folders, or with files that aren't earlier results."""
     if out.exists() and not out.is_dir():
         raise FiguregroundError(f"--out {out} is a file; give a directory.")
     inside, own = out.resolve(), dataset.resolve()
     if inside == own or (own in inside.parents and inside.relative_to(own).parts[0] != FOLDER):
-        raise FiguregroundError(f"--out {out} belongs to the dataset. Leave --out away, or give a place of its own.")
+        raise FiguregroundError(f"--out {out} belongs to the dataset. Omit --out, or give a separate directory.")
     if strange := [name for name in (JSON, PAGE) if os.path.lexists(out / name) and not is_ours(out / name)]:
         raise FiguregroundError(f"--out {out} has a {strange[0]} that isn't an earlier result. Give another directory.")
 
 
 def _open_all(classifiers: Sequence[str | Classifier]) -> dict[str, Classifier]:
-    """Opens classifiers on the CPU, so that all that is wrong with one is said before the first is at work."""
+    """Open all classifiers on the CPU, so that errors are reported before the first one runs."""
     from figureground.vision.classifiers import open_classifier
 
     opened: dict[str, Classifier] = {}
@@ -224,37 +223,37 @@ def _open_all(classifiers: Sequence[str | Classifier]) -> dict[str, Classifier]:
 
 
 def _steered(images: DatasetImages, classifiers: Mapping[str, Classifier]) -> set[str]:
-    """Those whose features the images' concepts were drawn towards (SFSL): what they say proves nothing."""
+    """Return the classifiers whose features steered the fine-tuning (SFSL); their predictions prove nothing."""
     concepts = images.source.facts.concepts or []
     networks = {concept["feature_model"]["sha256"] for concept in concepts if concept.get("feature_model")}
     return {name for name, classifier in classifiers.items() if classifier.facts.get("sha256") in networks}
 
 
 def _unused(name: str, taken: Container[str]) -> str:
-    """A name, or the name with a number where it is taken."""
+    """Return the name, with a number appended if it is taken."""
     return name if name not in taken else next(f"{name} ({n})" for n in range(2, 10**6) if f"{name} ({n})" not in taken)
 
 
 def _open_control(
     directory: Path, images: DatasetImages, wanted: Sequence[str], splits: Sequence[str]
 ) -> DatasetImages:
-    """A dataset of the same kind, in the splits that it has of those asked for."""
+    """Open a control, restricted to the requested splits if it has any of them."""
     control = DatasetImages(directory, images.labels, wanted)
     if control.column != images.column:
         raise UsageError(
-            f"--control {directory} has labels of the column {control.column}, and {images.name} of "
-            f"{images.column}: they can't be measured alike."
+            f"--control {directory} is labelled by the column {control.column}, but {images.name} by "
+            f"{images.column}: they can't be compared."
         )
     if not (control.label >= 0).any():
         raise FiguregroundError(
-            f"--control {directory} has none of the classes of {images.name}, but {listed(control.unknown, 5)}."
+            f"--control {directory} has none of the classes of {images.name}, only {listed(control.unknown, 5)}."
         )
     there = [split for split in splits if split in control.splits]
     return DatasetImages(directory, images.labels, wanted, splits=there) if there else control
 
 
 def _config(images: DatasetImages) -> str:
-    """The config that a dataset was built with, or those of the datasets that it was made from."""
+    """Return the config that a dataset was built with, or those of its source datasets."""
     return " and ".join(dict.fromkeys(name for name, _ in settings(images.source.recipe) if name))
 
 
@@ -262,11 +261,11 @@ ALIKE = (
     "checkpoint", "revision", "size", "steps", "guidance_scale", "negative_prompt", "scheduler", "eta", "prompt",
     "image_format",
 )  # fmt: skip
-"""Fields of a recipe in which a control has to be as the set: else its accuracy differs for their sake too."""
+"""Recipe fields in which a control must equal the set, since differences here would also change its accuracy."""
 
 
 def _differs(images: DatasetImages, control: DatasetImages | FolderImages) -> list[dict[str, Any]]:
-    """Fields of `ALIKE` in which a control isn't as the set: `field`, `dataset` and `control`, the values of each."""
+    """Return the fields of `ALIKE` in which a control differs: `field`, and the values `dataset` and `control`."""
     if not isinstance(control, DatasetImages):
         return []
     found = []
@@ -278,13 +277,13 @@ def _differs(images: DatasetImages, control: DatasetImages | FolderImages) -> li
 
 
 def _values(images: DatasetImages, field: str) -> list[Any]:
-    """What the recipes that a dataset was made from say of a field, each value once."""
+    """Return the distinct values of a field in the recipes of a dataset and its sources."""
     said = [identity.get(field) for _, identity in settings(images.source.recipe)]
     return [json.loads(text) for text in sorted({json.dumps(value) for value in said})]
 
 
 def _reuse(images: DatasetImages) -> dict[str, int]:
-    """How many objects and scenes the images show: `objects`, and of those that were guided by one, `scenes`."""
+    """Return the numbers of distinct `objects` and, if images were guided by background images, `scenes`."""
     scenes = len(np.unique(images.scenes[images.scenes >= 0]))
     return {"objects": len(np.unique(images.objects)), **({"scenes": scenes} if scenes else {})}
 
@@ -303,7 +302,7 @@ def _about(images: DatasetImages) -> dict[str, Any]:
 
 
 def _beside(images: DatasetImages | FolderImages, occurring: Sequence[str]) -> dict[str, Any]:
-    """What there is to say of other images: how many, of which classes, and what was passed over."""
+    """Return facts on references, controls or validation images: counts, missing classes, ignored files and classes."""
     unreadable = {} if isinstance(images, DatasetImages) else images.unreadable
     used = images.label >= 0
     if unreadable:
@@ -322,7 +321,7 @@ def _beside(images: DatasetImages | FolderImages, occurring: Sequence[str]) -> d
 def _coverage(
     classifier: Classifier, counterparts: Counterparts, images: DatasetImages, predictions: Predictions
 ) -> dict[str, Any]:
-    """Which of the dataset's labels a classifier knows, under what names, and how many samples that leaves out."""
+    """Return which of the dataset's labels a classifier has, under what names, and how many samples are left out."""
     occurring = np.unique(images.label).tolist()
     known = {images.labels[k]: counterparts.groups[k] for k in occurring}
     return {
@@ -336,7 +335,7 @@ def _coverage(
 def _accuracies(
     images: DatasetImages, counterparts: Counterparts, answers: Mapping[str, Predictions]
 ) -> dict[str, Any]:
-    """One classifier's numbers on a set of foregrounds."""
+    """Return one classifier's metrics on a set with foreground labels."""
     own, references = answers[GENERATED], answers.get(REFERENCES)
     report = accuracy.by_group(images, own)
     if len(answers) > 1:
@@ -353,14 +352,14 @@ def _accuracies(
 
 
 _MADE_BY = b"figureground evaluate"
-"""Metadata of score files that `evaluate` wrote, and may write anew."""
+"""Metadata key of scores files that `evaluate` wrote and may overwrite."""
 
 
 def _score_files(directory: Path, names: Sequence[str]) -> dict[str, Path]:
-    """A file of scores for each classifier, by its name: one that a rule of `curate` can say.
+    """Return the path of each classifier's scores file, named so that a `curate` rule can refer to it.
 
     Raises:
-        FiguregroundError: Scores of that name are there that `evaluate` didn't write.
+        FiguregroundError: A scores file of that name exists that `evaluate` didn't write.
     """
     import pyarrow.parquet as pq
 
@@ -377,7 +376,7 @@ def _score_files(directory: Path, names: Sequence[str]) -> dict[str, Path]:
                 ours = False
             if not ours:
                 raise FiguregroundError(
-                    f"--save-scores: {SCORES}/{strange.name} is there, and not of this command. Rename or remove it."
+                    f"--save-scores: {SCORES}/{strange.name} wasn't written by this command. Rename or remove it."
                 )
         paths[name] = path
     return paths
@@ -390,9 +389,9 @@ def _unused_stem(plain: str, paths: Mapping[str, Path]) -> str:
 
 
 def _write_scores(path: Path, images: DatasetImages, classifier: Classifier, predictions: Predictions) -> None:
-    """Key, predicted class, probability of the label, and whether it was predicted, of each judged sample.
+    """Write key, predicted class, probability of the label, and correctness of each judged sample.
 
-    What the same classifier said of other splits before is kept.
+    Earlier rows of the same classifier for other splits are kept.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

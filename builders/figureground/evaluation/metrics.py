@@ -6,20 +6,20 @@ import numpy as np
 
 
 def average_precision(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Area under the steps of the precision-recall curve: Σ (Rᵢ − Rᵢ₋₁) Pᵢ over thresholds from high to low.
+    """Return the area under the steps of the precision-recall curve: Σ (Rᵢ − Rᵢ₋₁) Pᵢ over descending thresholds.
 
-    Equal scores are one threshold, so the order of samples doesn't matter. What Spurious ImageNet (Neuhaus et al. 2023,
-    arXiv 2212.04871) computes, though its README calls it AUC.
+    Equal scores form one threshold, so the order of samples doesn't matter. Spurious ImageNet (Neuhaus et al. 2023,
+    arXiv 2212.04871) computes this metric, though its README calls it AUC.
 
     Args:
-        positive: Scores of the samples to be found, any shape; at least one.
-        negative: Scores of the others, any shape; at least one.
+        positive: Scores of the positive samples, any shape; at least one.
+        negative: Scores of the negative samples, any shape; at least one.
 
     Returns:
-        From above 0 to 1, where 1 is a perfect order. Scores that say nothing give the share of positives.
+        Above 0, up to 1 for a perfect ranking. Uninformative scores give the share of positives.
 
     Raises:
-        ValueError: No scores on either side, or one that is not a number.
+        ValueError: A side has no scores, or contains NaN.
     """
     hits, misses = _by_threshold(positive, negative)
     found, wrong = np.cumsum(hits[::-1]), np.cumsum(misses[::-1])
@@ -27,19 +27,19 @@ def average_precision(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def roc_auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Area under the ROC curve: how often a positive scores above a negative, a tie counting one half.
+    """Return the area under the ROC curve: the share of pairs in which the positive scores higher; ties count half.
 
     Computed from midranks as the Mann-Whitney statistic (Hanley and McNeil 1982).
 
     Args:
-        positive: Scores of the samples to be found, any shape; at least one.
-        negative: Scores of the others, any shape; at least one.
+        positive: Scores of the positive samples, any shape; at least one.
+        negative: Scores of the negative samples, any shape; at least one.
 
     Returns:
-        From 0 to 1, where 1 is a perfect order and 0.5 is chance.
+        0 to 1, where 1 is a perfect ranking and 0.5 is chance.
 
     Raises:
-        ValueError: No scores on either side, or one that is not a number.
+        ValueError: A side has no scores, or contains NaN.
     """
     hits, misses = _by_threshold(positive, negative)
     below = np.cumsum(misses) - misses
@@ -47,7 +47,7 @@ def roc_auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def _by_threshold(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positives and negatives at each distinct score, from the lowest on, as floats."""
+    """Return the numbers of positives and negatives at each distinct score, ascending, as floats."""
     sides = [np.asarray(side, np.float64).ravel() for side in (positive, negative)]
     for name, side in zip(("positive", "negative"), sides, strict=True):
         if side.size == 0:

@@ -1,4 +1,4 @@
-"""An evaluation as a page: tables, and images from those that classifiers are surest of to those they aren't."""
+"""HTML page of an evaluation: tables, and the images with the highest and lowest class probabilities."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from figureground.evaluation.predict import Predictions
 
 EACH_END = 6
-"""Images of a class with the highest p, and as many with the lowest."""
+"""Number of images shown per class with the highest p, and again with the lowest."""
 MOST_CLASSES = 40
-"""Classes whose images are shown, and rows of a table of cells."""
+"""Maximum number of classes whose images are shown, and of rows in a table of cells."""
 THUMBNAIL = 192
-"""Edge of an image, at most, in pixels; half of it is shown."""
+"""Maximum edge of an image in pixels; displayed at half size."""
 _SMALL = 96
 
 
 def write_page(evaluation: Evaluation) -> str:
-    """A page of HTML that needs no other file."""
+    """Return a self-contained HTML page."""
     report = evaluation.report
     spurious = report["kind"] == "spurious"
     mean = mean_of([evaluation.predictions[name] for name in evaluation.independent])
@@ -54,7 +54,7 @@ def write_page(evaluation: Evaluation) -> str:
 
 
 def _overview(report: Told) -> list[dict[str, Any]]:
-    """Of a spurious set: for each metric, the kinds of images down, the classifiers across."""
+    """Return a table per metric for a spurious set: kinds of images down, classifiers across."""
     each = [*(told["mean"] for told in report["classifiers"].values()), report["mean"]["mean"]]
     kinds = list(report["mean"]["mean"])
     tables = []
@@ -66,7 +66,7 @@ def _overview(report: Told) -> list[dict[str, Any]]:
 
 
 def _class_tables(report: Told) -> list[dict[str, Any]]:
-    """Of a spurious set: for each metric, the classes down, the classifiers across, then other kinds' means."""
+    """Return a table per metric for a spurious set: classes down, classifiers across, then means of other kinds."""
     mean = report["mean"]
     kinds = list(mean["mean"])
     own, others = kinds[0], kinds[1:]
@@ -89,7 +89,7 @@ def _class_tables(report: Told) -> list[dict[str, Any]]:
 
 
 def _value(told: Told, metric: str) -> dict[str, Any] | None:
-    """A number as a table shows it, and how far it is towards what is worst, 0 to 1."""
+    """Return a number as shown in a table, and its closeness to the worst value, 0 to 1."""
     if metric not in told:
         return None
     value = told[metric]
@@ -102,7 +102,7 @@ def _value(told: Told, metric: str) -> dict[str, Any] | None:
 
 
 def _cells(name: str, told: Told) -> dict[str, Any]:
-    """Accuracy of one classifier, foregrounds down and backgrounds across, least first where there are too many."""
+    """Return a classifier's accuracies, foregrounds down, backgrounds across; if too many, only the lowest ones."""
     foregrounds = list(told["by_foreground"])
     if len(foregrounds) > MOST_CLASSES:
         foregrounds = sorted(foregrounds, key=lambda f: told["by_foreground"][f]["value"])[:MOST_CLASSES]
@@ -122,7 +122,7 @@ def _cells(name: str, told: Told) -> dict[str, Any]:
 
 
 def _compared(report: Told) -> list[dict[str, Any]]:
-    """The set and its controls beside the references, a row for each with each classifier."""
+    """Return the comparisons of the set and its controls with the references, a row per classifier and kind."""
     return [
         {"classifier": name, "kind": kind, **compared}
         for name, told in report["classifiers"].items() for kind, compared in told.get("compared", {}).items()
@@ -133,7 +133,7 @@ def _compared(report: Told) -> list[dict[str, Any]]:
 
 
 def _strips(evaluation: Evaluation, mean: Predictions) -> list[dict[str, Any]]:
-    """The images with the highest and the lowest p of each class, the classes that matter most first."""
+    """Return each class's images with the highest and the lowest p, worst classes first."""
     labels = evaluation.images.labels
     spurious = evaluation.report["kind"] == "spurious"
     hits = {k: float(mean.correct[mean.of(k)].mean()) for k in np.unique(mean.label[mean.judged]).tolist()}
@@ -178,7 +178,7 @@ def _example(evaluation: Evaluation, mean: Predictions, row: int, image: Image.I
 
 
 def _short(label: str) -> str:
-    """The first of ImageNet's synonyms."""
+    """Return the first of ImageNet's synonyms."""
     return label.split(",")[0].strip()
 
 

@@ -1,4 +1,4 @@
-"""A classifier's answers for labelled images, batch by batch."""
+"""Batched predictions of a classifier for labelled images."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from figureground.sources.images import UnreadableImage
 from figureground.vision.classifiers import Classifier
 
 BATCH_SIZE = 64
-"""Images a batch, unless said otherwise; halved where memory doesn't suffice."""
+"""Default images per batch; halved if memory doesn't suffice."""
 MOST_DECODERS = 8
-"""Threads that decode images ahead."""
+"""Maximum number of threads that decode images ahead."""
 AHEAD = 4
-"""Images that each of them decodes ahead."""
+"""Number of images that each thread decodes ahead."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier says of each image, in the images' order."""
+    """Predictions of a classifier for each image, in image order."""
 
     label: np.ndarray
-    """int64 (n,): the images' labels; -1 for one that the list of labels lacks."""
+    """int64 (n,): the images' labels; -1 for an unknown label."""
     judged: np.ndarray
-    """bool (n,): its label has a counterpart, and the image could be read."""
+    """bool (n,): whether the label has a counterpart and the image could be read."""
     predicted: np.ndarray
-    """int64 (n,): the likeliest class; -1 where not judged."""
+    """int64 (n,): the most likely class; -1 if not judged."""
     p: np.ndarray
-    """float64 (n,): probability of the image's label, 0 to 1, summed over the classes that stand for it; NaN where
-    not judged."""
+    """float64 (n,): probability of the image's label, 0 to 1, summed over its corresponding classes; NaN if not
+    judged."""
     correct: np.ndarray
-    """bool (n,): whether the likeliest class is one of those."""
+    """bool (n,): whether the most likely class corresponds to the label."""
     objects: np.ndarray | None = None
-    """int64 (n,): equal numbers show one object; None where each image shows its own."""
+    """int64 (n,): object ids; images with equal ids show one object. None if each image shows its own."""
 
     def objects_in(self, rows: np.ndarray) -> np.ndarray:
-        """The objects of some images, int64 (m,); `rows` is bool (n,), or their positions."""
+        """Return the objects of the selected images, int64 (m,); `rows` is bool (n,), or positions."""
         return (np.arange(len(self.label)) if self.objects is None else self.objects)[rows]
 
     def of(self, k: int) -> np.ndarray:
-        """The judged images of a label, bool (n,)."""
+        """Return the mask of a label's judged images, bool (n,)."""
         return self.judged & (self.label == k)
 
 
@@ -66,18 +66,18 @@ def predict(
     batch_size: int = BATCH_SIZE,
     show_progress: bool = True,
 ) -> Predictions:
-    """Shows a classifier all images whose label it has a counterpart of.
+    """Run a classifier on all images whose label has a counterpart.
 
-    Photographs that can't be read are noted in `images.unreadable` and left out.
+    Unreadable photographs are recorded in `images.unreadable` and left out.
 
     Args:
-        classifier: On the device where it shall work.
+        classifier: Already on the device to use.
         images: Their labels are positions in `counterparts.labels`.
 
     Raises:
-        FiguregroundError: An image of a dataset is damaged, no photograph can be read, or logits that aren't finite.
-        OutOfMemory: One image alone doesn't fit.
-        Stopped: A signal asked for it.
+        FiguregroundError: An image of a dataset is damaged, no photograph can be read, or logits aren't finite.
+        OutOfMemory: A single image doesn't fit into memory.
+        Stopped: A signal requested a stop.
     """
     count = len(images.keys)
     nothing: dict[str, Any] = {"judged": False, "predicted": -1, "p": np.nan, "correct": False}
@@ -94,8 +94,8 @@ def predict(
             odd = ~np.isfinite(logits).all(axis=1)
             if odd.any():
                 raise FiguregroundError(
-                    f"The classifier {classifier.name} gave logits that aren't finite for {images.keys[at[odd][0]]}. "
-                    "Its weights are damaged."
+                    f"The classifier {classifier.name} returned non-finite logits for {images.keys[at[odd][0]]}. Its "
+                    "weights are damaged."
                 )
             p, own = _softmax(logits), members[images.label[at]]
             found.predicted[at] = p.argmax(axis=1)
@@ -106,13 +106,13 @@ def predict(
     if len(rows) and not found.judged.any():
         first = next(iter(images.unreadable.items())) if isinstance(images, FolderImages) else ("", "")
         raise FiguregroundError(
-            f"{images.name}: none of its {counted(len(rows), 'image')} can be read, such as {': '.join(first)}."
+            f"{images.name}: none of its {counted(len(rows), 'image')} can be read; the first is {': '.join(first)}."
         )
     return found
 
 
 def _in_halves(classifier: Classifier, batch: list[Image.Image]) -> np.ndarray:
-    """Logits of images, float64 (n, classes); of halves of the batch where memory doesn't suffice."""
+    """Return the logits of images, float64 (n, classes), halving the batch if memory doesn't suffice."""
     signals.check()
     try:
         return _logits(classifier, batch)
@@ -120,10 +120,10 @@ def _in_halves(classifier: Classifier, batch: list[Image.Image]) -> np.ndarray:
         if len(batch) == 1:
             width, height = batch[0].size
             raise OutOfMemory(
-                f"The classifier {classifier.name} and one image of {width} × {height} px don't fit into the memory "
-                "of the device. Give --device cpu."
+                f"The classifier {classifier.name} and one image of {width} × {height} px don't fit into the device's "
+                "memory. Give --device cpu."
             ) from None
-    torch.cuda.empty_cache()  # outside the handler, which would keep what the batch took
+    torch.cuda.empty_cache()  # outside the handler, which would keep the batch's memory alive
     half = len(batch) // 2
     return np.concatenate([_in_halves(classifier, part) for part in (batch[:half], batch[half:])])
 
@@ -140,7 +140,7 @@ def _logits(classifier: Classifier, batch: Sequence[Image.Image]) -> np.ndarray:
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """In float64, so that probabilities close to 1 stay apart and rank."""
+    """Return the softmax in float64, so that probabilities close to 1 stay distinct for ranking."""
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     return p / p.sum(axis=1, keepdims=True)
 
@@ -159,7 +159,7 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def _readable(
     drawn: Iterable[tuple[int, Image.Image | UnreadableImage]], images: Images
 ) -> Iterator[tuple[int, Image.Image]]:
-    """Leaves out what can't be read; a folder takes note of it, of anything else it is an error."""
+    """Yield the readable images; an unreadable one is recorded for a folder, and raised for a dataset."""
     for row, image in drawn:
         if not isinstance(image, UnreadableImage):
             yield row, image
@@ -170,7 +170,7 @@ def _readable(
 
 
 def _decoded(drawn: Iterable[tuple[int, Draw]]) -> Iterator[tuple[int, Image.Image | UnreadableImage]]:
-    """Images, RGB, in order, decoded ahead by a few threads."""
+    """Yield RGB images in order, decoded ahead by a few threads."""
     threads = min(MOST_DECODERS, usable_cores())
     ahead: deque[tuple[int, Future[Image.Image | UnreadableImage]]] = deque()
     with ThreadPoolExecutor(threads) as pool:

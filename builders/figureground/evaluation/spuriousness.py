@@ -1,8 +1,8 @@
-"""How far images that show a class's spurious feature, and not the class, are taken for the class.
+"""Metrics for images that show a class's spurious feature but not the class: how strongly the class is predicted.
 
-Measured as Spurious ImageNet does it (Neuhaus et al. 2023, arXiv 2212.04871): by how often and how surely the class k
-is predicted, and by how well p_k tells images of k from these. Its README calls the latter AUC, and its code computes
-average precision; here are both, by name.
+The metrics follow Spurious ImageNet (Neuhaus et al. 2023, arXiv 2212.04871): how often and how confidently class k is
+predicted, and how well p_k separates images of k from these. Its README calls the latter AUC, but its code computes
+average precision; both are reported here by name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ METRICS = {
     "average_precision": "average precision",
     "roc_auc": "ROC-AUC",
 }
-"""What is measured, and how tables call it. Of the last two lower is more spurious: they tell real k from these."""
+"""Metrics and their titles in tables. For the last two, lower is more spurious: they separate real k from these."""
 
 
 class _Group(NamedTuple):
@@ -35,24 +35,24 @@ class _Group(NamedTuple):
     p: np.ndarray
     """float64 (n,): p_k."""
     predicted: np.ndarray
-    """bool, or float from 0 to 1 (n,): whether k is predicted, or by which share of the classifiers."""
+    """bool (n,): whether k is predicted; or float (n,), 0 to 1: the share of classifiers that predict it."""
     objects: np.ndarray
-    """int64 (n,)."""
+    """int64 (n,): object ids."""
 
 
 def measure(kinds: Mapping[str, Predictions], real: Predictions | None, labels: Sequence[str]) -> Told:
-    """One classifier's numbers, class by class and kind by kind.
+    """Return one classifier's metrics by class and kind of images.
 
     Args:
-        kinds: Its answers for images that show features: first the set that is measured, whose classes are told of,
-            then what stands beside it, such as the references.
-        real: Its answers for images of the classes themselves, which give the rankings their positives.
+        kinds: Predictions for images that show features: first the measured set, which determines the classes, then
+            others such as the references.
+        real: Predictions for images of the classes themselves, the positives of the rankings.
         labels: Names of the classes.
 
     Returns:
-        `classes`, by name, then by kind: `images`, `predicted` and `p` with intervals, and, where there are images
-        of the class, `average_precision`, `roc_auc` and the number of `positives`; `mean`, by kind: the same, each
-        class counting alike, and `classes`, how many there are.
+        `classes`, by name, then by kind: `images`, `predicted` and `p` with intervals, and, if there are images of the
+        class, `average_precision`, `roc_auc` and the number of `positives`. `mean`, by kind: the same averaged over
+        classes with equal weight, and `classes`, their number.
     """
     found: dict[str, dict[str, Told]] = {}
     groups: dict[str, list[_Group]] = {}
@@ -76,11 +76,11 @@ def measure(kinds: Mapping[str, Predictions], real: Predictions | None, labels: 
 
 
 def measure_mean(each: Sequence[Mapping[str, Predictions]], told_each: Sequence[Told], labels: Sequence[str]) -> Told:
-    """The same as `measure`, of the mean over classifiers; of a class that one doesn't know, over the others.
+    """Return the metrics of `measure` for the mean over classifiers, skipping classifiers that lack a class.
 
     Args:
-        each: By classifier, its answers by kind.
-        told_each: By classifier, what `measure` gave.
+        each: For each classifier, its predictions by kind.
+        told_each: For each classifier, the result of `measure`.
     """
     report = measure({kind: mean_of([some[kind] for some in each]) for kind in each[0]}, None, labels)
     for name, kinds in report["classes"].items():
@@ -95,7 +95,7 @@ def measure_mean(each: Sequence[Mapping[str, Predictions]], told_each: Sequence[
 
 
 def mean_of(each: Sequence[Predictions]) -> Predictions:
-    """The means over the classifiers that judged an image: `correct` is float then, a share of them."""
+    """Return the means over the classifiers that judged an image; `correct` becomes a float share of them."""
 
     judged = np.stack([some.judged for some in each])
     by_any = judged.sum(axis=0) > 0
@@ -114,7 +114,7 @@ def _spread(groups: Sequence[_Group]) -> Told:
 
 
 def _ranked(classes: Mapping[str, Mapping[str, Told]], kind: str) -> dict[str, Any]:
-    """The rankings' means over classes, and how many classes there are."""
+    """Return the means over classes of the ranking metrics, and the numbers of classes and images."""
     there = [kinds[kind] for kinds in classes.values() if kind in kinds]
     found: dict[str, Any] = {"classes": len(there), "images": sum(own["images"] for own in there)}
     for metric in ("average_precision", "roc_auc"):

@@ -1,4 +1,4 @@
-"""An evaluation in words: what the command prints, and what a reader has to know of the numbers."""
+"""Text summary of an evaluation: the command's output, and notes on how to read the numbers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from figureground.core.errors import counted, listed
 from figureground.evaluation.spuriousness import METRICS
 
 MOST_GROUPS = 12
-"""Groups of one kind that the command prints; of more, those with the least accuracy."""
+"""Maximum number of printed groups of one kind; of more, those with the lowest accuracy."""
 
 MOST_LETTERS = 24
-"""Letters of a recipe's value that a note quotes."""
+"""Maximum number of characters of a recipe's value that a note quotes."""
 
 Told = Mapping[str, Any]
 
@@ -24,65 +24,65 @@ def percent(value: float) -> str:
 
 
 def spread(told: Told) -> str:
-    """`71.2% (60.0 to 81.0)`."""
+    """Return a share with its interval: `71.2% (60.0 to 81.0)`."""
     return f"{percent(told['value'])} ({100 * told['low']:.1f} to {100 * told['high']:.1f})"
 
 
 def points(told: Told) -> str:
-    """A drop in words: `drop 24.1 points (10.0 to 31.4)`; one below 0 is a gain: `gain 20.8 points (4.0 to 35.0)`."""
+    """Return a drop in words: `drop 24.1 points (10.0 to 31.4)`, or if negative `gain 20.8 points (4.0 to 35.0)`."""
     word, sign, low, high = ("drop", 1, "low", "high") if told["value"] >= 0 else ("gain", -1, "high", "low")
     value, first, last = (sign * 100 * told[name] + 0.0 for name in ("value", low, high))
     return f"{word} {value:.1f} points ({first:.1f} to {last:.1f})"
 
 
 def shown(told: Told) -> str:
-    """What a number stands on: `12 images`, or `12 images of 3 objects`."""
+    """Return the sample size of a number: `12 images`, or `12 images of 3 objects`."""
     return counted(told["samples"], "image") + (
         f" of {counted(told['objects'], 'object')}" if "objects" in told else ""
     )
 
 
 def notes(report: Told) -> list[str]:
-    """What was left out, and what numbers don't say; a sentence or two each."""
+    """Return notes on omissions and on limits of the numbers, a sentence or two each."""
     lines = []
     for name, told in report["classifiers"].items():
         if lacking := told["without_counterpart"]:
             lines.append(
                 f"{name} has no class for {counted(len(lacking), 'label')}: {listed(lacking, 8)}. "
-                f"{counted(told['left_out'], 'sample')} left out."
+                f"Left out: {counted(told['left_out'], 'sample')}."
             )
     if steered := [name for name, told in report["classifiers"].items() if told.get("steered")]:
         alone = len(steered) == len(report["classifiers"])
         lines.append(
-            f"These images were drawn towards the features of {listed(steered)} (SFSL), so what it says of them "
-            + ("proves nothing. Name others." if alone else "proves nothing, and means are over the others.")
+            f"These images were generated towards the features of {listed(steered)} (SFSL), so its predictions for "
+            + ("them prove nothing. Use other classifiers." if alone else "them prove nothing; means exclude it.")
         )
     for kind, told in _beside(report):
         if unreadable := told["unreadable"]:
             first = f"{unreadable[0]['file']}: {unreadable[0]['reason']}"
             lines.append(f"{kind}: {counted(len(unreadable), 'file')} can't be read, such as {first}.")
         if lacking := told["without_images"]:
-            lines.append(f"{kind}: no image of {_classes_of(len(lacking))}: {listed(lacking, 8)}.")
+            lines.append(f"{kind}: no images of {_classes_of(len(lacking))}: {listed(lacking, 8)}.")
         if differs := told.get("differs"):
             each = [f"{one['field']} ({_values(one['dataset'])}, here {_values(one['control'])})" for one in differs]
             lines.append(
                 f"{kind} differs from {report['dataset']['name']} in {listed(each, len(each))}. So a difference "
-                "between the two isn't due to what it controls for alone."
+                "between the two may have other causes than the one that it controls for."
             )
         if others := told["other_classes"]:
-            lines.append(f"{kind}: passed over are {listed(others, 5)}, which the dataset doesn't have.")
+            lines.append(f"{kind}: ignored {listed(others, 5)}, which the dataset doesn't have.")
     lines += _notes_on_intervals(report)
     if report["kind"] == "spurious" and report["validation"]:
         lines.append(
-            "Average precision and ROC-AUC are of p_k: real images of class k against these. Spurious ImageNet's "
-            "code computes average precision where its README says AUC; here are both. Lower is more spurious."
+            "Average precision and ROC-AUC rank by p_k: real images of class k against these. Lower is more spurious. "
+            "Spurious ImageNet's README says AUC, but its code computes average precision; both are given."
         )
     return lines
 
 
 def _values(values: Sequence[Any]) -> str:
-    """What a recipe says, or the recipes that a dataset was made from; hashes in short."""
-    return " and ".join(_short(value) for value in values) or "not told"
+    """Return the values of a recipe, or of the recipes of a dataset's sources; long ones are shortened."""
+    return " and ".join(_short(value) for value in values) or "unknown"
 
 
 def _short(value: Any) -> str:
@@ -91,30 +91,30 @@ def _short(value: Any) -> str:
 
 
 def _notes_on_intervals(report: Told) -> Iterator[str]:
-    """What intervals count, and where they say little."""
+    """Yield notes on what the intervals count, and where they say little."""
     images, reuse = report["dataset"]["samples"], report["intervals"]
     if reuse.get("objects", images) < images:
         yield (
             f"The {counted(images, 'image')} show {counted(reuse['objects'], 'object')}. Intervals count objects, "
-            "since images of one cut-out or source aren't independent."
+            "because images of one cut-out or source aren't independent."
         )
     if reuse.get("scenes", images) < images:
         yield (
-            f"{counted(reuse['scenes'], 'background image')} guided them. Intervals take these as given, and don't "
-            "tell what other scenes would change."
+            f"They were generated from {counted(reuse['scenes'], 'background image')}. Intervals treat these as fixed "
+            "and don't cover the variation over other scenes."
         )
     if report["kind"] != "foreground":
         return
     for name, told in report["classifiers"].items():
         cells = [cell for cell in told["by_cell"] if cell.get("objects", cell["samples"]) == 1]
         if cells:
-            yield f"{name}: {len(cells):,} of {len(told['by_cell']):,} cells have one image, or one object, alone."
+            yield f"{name}: {len(cells):,} of {len(told['by_cell']):,} cells have only one image or object."
         for kind, compared in told.get("compared", {}).items():
             if single := compared.get("single"):
                 yield (
                     f"{name}, {'this set' if kind == 'generated' else kind}: {single:,} of "
-                    f"{_classes_of(compared['classes'])} have one image, or one object, alone. Their spread is "
-                    "unknown, and the largest possible one is taken."
+                    f"{_classes_of(compared['classes'])} have only one image or object. Their spread is unknown, so "
+                    "the largest possible one is assumed."
                 )
 
 
@@ -129,7 +129,7 @@ def _beside(report: Told) -> Iterator[tuple[str, Told]]:
 
 
 def summarise(report: Told) -> str:
-    """What an evaluation came to, for a terminal."""
+    """Summarise an evaluation for the terminal."""
     about = report["dataset"]
     splits = ", ".join(f"{split} {n:,}" for split, n in about["splits"].items())
     lines = [
@@ -147,8 +147,8 @@ def _foreground(report: Told) -> Iterator[str]:
         if told.get("matched"):
             matched = told["matched"]
             yield (
-                f"  {counted(matched['objects'], 'object')} on several backgrounds: classified alike on all "
-                f"{spread(matched['alike'])}, right on all {spread(matched['right'])}"
+                f"  {counted(matched['objects'], 'object')} on several backgrounds: same prediction on all "
+                f"{spread(matched['alike'])}, correct on all {spread(matched['right'])}"
             )
         for kind, compared in told.get("compared", {}).items():
             yield f"  {_compared('this set' if kind == 'generated' else kind, compared)}"
@@ -177,7 +177,7 @@ def _groups(title: str, groups: Mapping[str, Told]) -> Iterator[str]:
     shown = dict(groups)
     if len(groups) > MOST_GROUPS:
         least = sorted(groups, key=lambda name: (groups[name]["value"], -groups[name]["samples"]))[:MOST_GROUPS]
-        shown, title = {name: groups[name] for name in least}, f"{title}, the least {MOST_GROUPS} of {len(groups):,}"
+        shown, title = {name: groups[name] for name in least}, f"{title}, the lowest {MOST_GROUPS} of {len(groups):,}"
     yield f"  {title}:"
     width = max(map(text_width, shown))
     for name, told in shown.items():

@@ -1,1 +1,1 @@
-"""Datasets pushed to the Hugging Face Hub."""
+"""Publishing of datasets on the Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""Joins the card of a dataset with the one on the Hub, where people may have written into both."""
+"""Merge a dataset's local card with the one on the Hub; both may have been edited."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _MISSING: Any = None
 
 
 def join(here: str, there: str, before: str | None) -> str:
-    """The card to publish: what is generated as it is here, the rest with the edits of both sides.
+    """Return the card to publish: generated parts from the local card, the rest with the edits of both sides.
 
-    A key of the YAML header, or the text outside the generated marks, that only one side has changed since
-    the last push is taken from that side; lists that both have changed are united.
+    If only one side changed a key of the YAML header, or the text outside the generated marks, since the last push,
+    its version is used. Lists that both sides changed are united.
 
     Args:
-        here: The dataset's card.
+        here: The local card.
         there: The card on the Hub.
-        before: The dataset's card when it was last pushed; None where it never was.
+        before: The local card at the last push; None if it was never pushed.
 
     Raises:
-        FiguregroundError: Both sides have changed the same thing, or a card's header can't be read.
+        FiguregroundError: Both sides changed the same item, or a card's header can't be read.
     """
     if there in (here, before):
         return here
@@ -36,7 +36,7 @@ def join(here: str, there: str, before: str | None) -> str:
     said, their_text = _parts(there, "README.md on the Hub")
     theirs = said
     if before is None:
-        # What a card says that nobody has touched; what the Hub's doesn't mention isn't an edit there.
+        # Values of an unedited card; keys missing on the Hub don't count as edits.
         title = ours.get("pretty_name")
         base: dict[str, Any] = {"license": "unknown", "pretty_name": title}
         base_text = f"# {title}\n\n{card.BEGIN}\n{card.END}\n"
@@ -53,9 +53,9 @@ def join(here: str, there: str, before: str | None) -> str:
         if value is not _MISSING:
             header[key] = value
     if not their_text.strip():
-        their_text = base_text  # an empty card is nobody's edit
+        their_text = base_text  # an empty card doesn't count as an edit
     text = _chosen("text", our_text, their_text, base_text)
-    # As it is written there, comments too, unless a value is another.
+    # Keep the Hub's YAML verbatim, with its comments, unless a value differs.
     written = _HEADER.match(there)
     kept = (
         written["yaml"]
@@ -65,7 +65,7 @@ def join(here: str, there: str, before: str | None) -> str:
     body = _body(here)
     generated = card.generated_part(body)
     if generated is None:
-        raise FiguregroundError("README.md: it has no generated part. Give the command that made the dataset again.")
+        raise FiguregroundError("README.md: the generated part is missing. Rerun the command that made the dataset.")
     our_part = body[generated[0] :]
     return card.rewrite(f"---\n{kept}---\n{text}", header, our_part)
 
@@ -81,8 +81,8 @@ def _chosen(what: str, ours: Any, theirs: Any, base: Any) -> Any:
         return [*ours, *(item for item in theirs if item not in ours)]
     name = "the text outside the generated part" if what == "text" else repr(what)
     raise FiguregroundError(
-        f"README.md: {name} was changed here and on the Hub, in different ways. Copy the Hub's into the README.md "
-        "here, or this one to the Hub, and push again."
+        f"README.md: {name} was changed differently here and on the Hub. Copy one version to the other side, and "
+        "push again."
     )
 
 
@@ -91,16 +91,16 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _parts(text: str, where: str) -> tuple[dict[str, Any], str]:
-    """A card's YAML, and its Markdown with the two marks but without what stands between them."""
+    """Return a card's YAML header, and its Markdown with the two marks but without the text between them."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     match = _HEADER.match(text)
     try:
         header = (safe_load(match["yaml"]) or {}) if match else {}
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
-        raise FiguregroundError(f"{where}: its YAML header can't be read: {problem}. Mend it and push again.") from None
+        raise FiguregroundError(f"{where}: its YAML header can't be read: {problem}. Fix it and push again.") from None
     if not isinstance(header, Mapping):
-        raise FiguregroundError(f"{where}: its YAML header is no mapping of keys to values. Mend it and push again.")
+        raise FiguregroundError(f"{where}: its YAML header isn't a mapping of keys to values. Fix it and push again.")
     body = _body(text)
     found = card.generated_part(body)
     if found is not None:

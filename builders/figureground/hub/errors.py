@@ -1,4 +1,4 @@
-"""Says in one line what went wrong on the way to the Hugging Face Hub, and what to do."""
+"""One-line explanations and remedies for errors of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Iterator
 
 from figureground.core.errors import FiguregroundError
 
-AGAIN = "What arrived is kept: the same command sends the rest."
+AGAIN = "Uploaded files are kept; the same command sends the rest."
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class HubError(FiguregroundError):
-    """A dataset that couldn't be published, or not whole."""
+    """A dataset couldn't be published, or only in part."""
 
 
 @contextlib.contextmanager
 def explained(repo_id: str) -> Iterator[None]:
-    """Turns what `huggingface_hub` raises into a HubError of one line; the token is in none of them.
+    """Turn errors of `huggingface_hub` into a one-line HubError that never contains the token.
 
     Raises:
-        HubError: For any error but our own.
+        HubError: For any error other than FiguregroundError.
     """
     try:
         yield
@@ -33,7 +33,7 @@ def explained(repo_id: str) -> Iterator[None]:
 
 
 def without_token(text: str) -> str:
-    """The text, with the token of whoever is logged in left out."""
+    """Return the text with the current token replaced by an ellipsis."""
     from huggingface_hub import get_token
 
     token = get_token()
@@ -41,7 +41,7 @@ def without_token(text: str) -> str:
 
 
 def transient(error: BaseException) -> bool:
-    """Whether trying again in a moment may help."""
+    """Whether a retry may help."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -54,7 +54,7 @@ def transient(error: BaseException) -> bool:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it was raised from."""
+    """Yield an error and its chain of causes."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -64,7 +64,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def explain(error: BaseException, repo_id: str) -> str:
-    """What an error of the library means for whoever publishes `repo_id`, and what to do."""
+    """Return the meaning of a library error when publishing `repo_id`, and the remedy."""
     import httpx2
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
@@ -72,25 +72,25 @@ def explain(error: BaseException, repo_id: str) -> str:
     endpoint = constants.ENDPOINT
     for cause in causes(error):
         if isinstance(cause, OfflineModeIsEnabled):
-            return f"{repo_id}: the Hub is switched off by HF_HUB_OFFLINE=1. Unset it and push again."
+            return f"{repo_id}: access to the Hub is disabled by HF_HUB_OFFLINE=1. Unset it and push again."
         if isinstance(cause, LocalTokenNotFoundError):
             return _LOGIN.format(repo_id=repo_id, endpoint=endpoint)
         if isinstance(cause, HfHubHTTPError):
             return _answered(cause, repo_id, endpoint)
         if isinstance(cause, httpx2.TransportError):
             said = _short(cause)
-            return f"{repo_id}: no connection to {endpoint} ({said}). Look at the network and HF_ENDPOINT. {AGAIN}"
+            return f"{repo_id}: no connection to {endpoint} ({said}). Check the network and HF_ENDPOINT. {AGAIN}"
         if isinstance(cause, OSError) and cause.errno in _FULL:
             return (
                 f"{repo_id}: {cause.strerror}: {cause.filename or 'the folder for temporary files or the Hub cache'}. "
-                f"Make room there, or set TMPDIR and HF_HOME to another disk. {AGAIN}"
+                f"Free space there, or set TMPDIR and HF_HOME to another disk. {AGAIN}"
             )
     return f"{repo_id}: {_short(error)}. {AGAIN}"
 
 
 _LOGIN = (
-    "{repo_id}: nobody is logged in at {endpoint}, or the token isn't valid there. Make a token with the "
-    "right to write, log in with `hf auth login` (or set HF_TOKEN), and push again."
+    "{repo_id}: not logged in at {endpoint}, or the token is invalid there. Create a token with write access, log in "
+    "with `hf auth login` (or set HF_TOKEN), and push again."
 )
 
 
@@ -103,33 +103,33 @@ def _answered(error: object, repo_id: str, endpoint: str) -> str:
     if status == 401:
         return _LOGIN.format(repo_id=repo_id, endpoint=endpoint)
     if isinstance(error, GatedRepoError):
-        return f"{repo_id} is gated{said}. Ask for access on {endpoint}/datasets/{repo_id}, and push again."
+        return f"{repo_id} is gated{said}. Request access on {endpoint}/datasets/{repo_id}, and push again."
     if isinstance(error, DisabledRepoError):
         return f"{repo_id} is disabled on the Hub{said}. Push to another name."
     if isinstance(error, RevisionNotFoundError):
         return f"--revision: {repo_id} has no such branch or pull request{said}."
     if status == 403:
         return (
-            f"{repo_id}: the Hub refuses (403{said}). The token has no right to write there: give a token that "
-            f"has, push to a name of your own, or propose the files with --create-pr. {AGAIN}"
+            f"{repo_id}: access denied (403{said}). The token has no write access: use one that has, push to a name "
+            f"of your own, or propose the files with --create-pr. {AGAIN}"
         )
     if status == 404:
         return (
-            f"{repo_id}: not found (404{said}). Look at the name, and whether the token may see a private repository."
+            f"{repo_id}: not found (404{said}). Check the name, and whether the token can access a private repository."
         )
     if status in (409, 412):
         return f"{repo_id}: somebody else committed at the same time ({status}{said}). {AGAIN}"
     if status in (402, 413, 507):
-        return f"{repo_id}: the Hub takes no more ({status}{said}). Look at the account's storage limits. {AGAIN}"
+        return f"{repo_id}: storage limit reached ({status}{said}). Check the account's limits. {AGAIN}"
     if status == 429:
-        return f"{repo_id}: too many requests (429{said}). Wait some minutes. {AGAIN}"
+        return f"{repo_id}: too many requests (429{said}). Wait a few minutes. {AGAIN}"
     if status >= 500:
-        return f"{repo_id}: the Hub has trouble ({status}{said}). Wait some minutes. {AGAIN}"
-    return f"{repo_id}: the Hub refuses ({status}{said or ' ' + _short(error)}). {AGAIN}"
+        return f"{repo_id}: server error on the Hub ({status}{said}). Wait a few minutes. {AGAIN}"
+    return f"{repo_id}: the Hub refused the request ({status}{said or ' ' + _short(error)}). {AGAIN}"
 
 
 def _short(value: object) -> str:
-    """A message in one line, with the name of the error where it is one."""
+    """Return a message as one line of at most 300 characters, prefixed with the class name of an error."""
     text = " ".join(str(value).split())
     if isinstance(value, BaseException):
         text = f"{type(value).__name__}: {text}" if text else type(value).__name__

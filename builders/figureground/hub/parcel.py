@@ -1,4 +1,4 @@
-"""What of a finished dataset directory is published: the files, in the order they are sent, and their hashes."""
+"""Selection of a finished dataset's files to publish, in upload order, with their hashes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from figureground.shards.index import INDEX, finish_again, markers
 from figureground.shards.writer import FORMATS, MARKERS, PRIVATE, RECIPE, Shard, to_text
 
 AT_THE_TOP = (card.CARD, croissant.CROISSANT, card.PREVIEW)
-"""Files at the top of the directory that are the dataset's."""
+"""Published files at the top of the directory."""
 
 DESCRIBING = (RECIPE, INDEX, f"{PRIVATE}/numerics.json", card.ATTRIBUTION)
-"""Files below `_figureground` that are published, beside markers and scores. What `stages` holds is not: a build needs
-it while it runs, fine-tuned weights too, and the recipe's hashes say what it was."""
+"""Published files below `_figureground`, besides markers and scores. `stages` isn't published: a build needs its
+contents, such as fine-tuned weights, only while it runs, and the recipe's hashes identify them."""
 
 _BLOCK = 2**20
 
@@ -34,10 +34,10 @@ class Item:
     """A file to publish."""
 
     path: str
-    """Where it lies in the repository."""
+    """Path in the repository."""
     file: Path
     known: str | None = None
-    """Its SHA-256, where a marker says it."""
+    """SHA-256 from a marker, if there is one."""
 
     @cached_property
     def size(self) -> int:
@@ -49,12 +49,12 @@ class Item:
 
     @cached_property
     def blob(self) -> str:
-        """Git's id of it as a blob."""
+        """Git blob id."""
         return _digest(self.file, hashlib.sha1(b"blob %d\0" % self.size))
 
     @property
     def turn(self) -> int:
-        """When it is sent. The recipe first: it says whose the repository is; what announces the data, last."""
+        """Rank in the upload order: the recipe first, since it identifies the repository; the card last."""
         return {RECIPE: 0, INDEX: 2, croissant.CROISSANT: 2, card.CARD: 3}.get(self.path, 1)
 
 
@@ -66,19 +66,19 @@ def _digest(file: Path, digest: Any) -> str:
 
 
 def pack(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[Item]:
-    """The files of a finished dataset to publish, in the order to send them.
+    """Return the files of a finished dataset to publish, in upload order.
 
-    Shards, rejects, markers, index, recipe, card and Croissant, scores, images of the card, and what people put
-    beside them (`LICENSE…`, `ATTRIBUTION…`). Left out: `report.html`, which `figureground show` draws from the rest,
-    the scratch of stages, locks and temporary files, and whatever else lies there.
+    Included are shards, rejects, markers, index, recipe, card, Croissant, scores, images of the card, and files such as
+    `LICENSE…` and `ATTRIBUTION…`. Excluded are `report.html`, which `figureground show` draws from the rest, the
+    scratch of stages, locks, temporary files, and all other files.
 
     Args:
-        formats: Which of the formats to publish; None means all that there are. With fewer than all, card, index,
-            Croissant and markers are written anew, so that they tell of what is published.
-        scratch: An empty directory for what is written anew; it must live as long as the items.
+        formats: Formats to publish; None means all. With fewer than all, card, index, Croissant and markers are
+            rewritten to list only the published files.
+        scratch: An empty directory for rewritten files; it must exist as long as the items.
 
     Raises:
-        RecipeError: A format that the dataset doesn't have.
+        RecipeError: The dataset lacks a requested format.
         FiguregroundError: The dataset isn't finished.
     """
     index = finished(directory)
@@ -87,14 +87,14 @@ def pack(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[
     if missing := sorted(set(formats or ()) - set(have)):
         raise RecipeError("--formats", f"{directory} has no {listed(missing)}; it holds {' and '.join(have)}.")
     if not chosen:
-        raise RecipeError("--formats", f"none given; choose some of {' and '.join(have)}, or leave it out.")
+        raise RecipeError("--formats", f"no format given; choose from {' and '.join(have)}, or omit the flag.")
     recipe = scratch / "recipe.json"
     recipe.write_text(_public_recipe(directory, chosen), encoding="utf-8")
     if chosen != have:
         directory = _in_formats(directory, chosen, scratch / "dataset")
     items = {item.path: item for item in _belonging(directory)}
     items[RECIPE] = Item(RECIPE, recipe)
-    # What a person may still write into is sent as it is now, whatever happens to it meanwhile.
+    # Copy files that a user may still edit, so that their current state is sent.
     for path in (card.CARD, croissant.CROISSANT, INDEX):
         if path in items:
             items[path] = Item(path, Path(shutil.copy(items[path].file, scratch / Path(path).name)))
@@ -102,31 +102,29 @@ def pack(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[
 
 
 def finished(directory: Path) -> dict[str, Any]:
-    """The index of a dataset of which every shard is done.
+    """Return the index of a dataset whose shards are all finished.
 
     Raises:
-        FiguregroundError: The build isn't finished, or this is no dataset.
+        FiguregroundError: The build isn't finished, or the directory isn't a dataset.
     """
     from figureground.shards.reader import saved_index
 
     index = saved_index(directory)
     for path in (RECIPE, card.CARD):
         if not (directory / path).exists():
-            raise FiguregroundError(
-                f"{directory} has no {path}. Give the build's command again: it goes on from there."
-            )
+            raise FiguregroundError(f"{directory} has no {path}. Rerun the build's command: it resumes.")
     listed_there, done = {shard["shard"] for shard in index["shards"]}, set(markers(directory))
     if listed_there != done:
         odd = sorted(listed_there ^ done)
         raise FiguregroundError(
             f"{directory} isn't finished: index and markers differ in {listed(odd, 3)}. "
-            "Give the command again that builds it: it goes on from the finished shards."
+            "Rerun the build's command: it resumes from the finished shards."
         )
     return index
 
 
 def _belonging(directory: Path) -> Iterator[Item]:
-    """What is published, by name: what markers tell of, and files of known names. Nothing is found by walking."""
+    """Yield the published files: those listed in markers, and known names. The directory is never walked."""
     for marker in markers(directory).values():
         shard = Shard.of_marker(marker).path("marker")
         yield Item(shard, directory / shard)
@@ -139,7 +137,7 @@ def _belonging(directory: Path) -> Iterator[Item]:
 
 
 def _public_recipe(directory: Path, formats: Sequence[str]) -> str:
-    """The recipe as others may read it, without places on this machine, and with the formats that are published."""
+    """Return the recipe as JSON, without local paths and with the published formats."""
     recipe = read_object(directory / RECIPE, root=directory)
     for section in (recipe["identity"], recipe["execution"]):
         section |= {name: card.public(value) for name, value in section.items()}
@@ -150,7 +148,7 @@ def _public_recipe(directory: Path, formats: Sequence[str]) -> str:
 
 
 def _in_formats(directory: Path, formats: Sequence[str], out: Path) -> Path:
-    """The same dataset in fewer formats: links to its files, and card, index and markers that tell of those alone."""
+    """Create the dataset in fewer formats: links to its files, with card, index and markers for those formats only."""
     (out / MARKERS).mkdir(parents=True)
     for marker in markers(directory).values():
         kept = _marker_in_formats(marker, formats)

@@ -1,8 +1,8 @@
-"""Publishes a finished dataset on the Hugging Face Hub, so that a half upload is never announced.
+"""Publish a finished dataset on the Hugging Face Hub, without ever announcing a partial upload.
 
-Data go first, then index and Croissant, and the card, which tells `load_dataset` and the Hub's viewer of the data,
-only once all of it has arrived as the markers say. A second run sends only what is missing. Login, token and endpoint
-are those of `huggingface_hub`.
+Data are sent first, then index and Croissant. The card, which `load_dataset` and the Hub's viewer read, follows only
+once all data have arrived with the hashes in the markers. A second run sends only missing files. Login, token and
+endpoint are those of `huggingface_hub`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 CARD_HERE = f"{PRIVATE}/README.md"
-"""In the repository, the card as it was in the directory when it was last pushed: who changed what is told by it."""
+"""Path in the repository of the local card as last pushed; the base for merging later edits of both sides."""
 
 FILES_AT_ONCE = 500
-"""Files that are handed over to the library together; it commits them in one or several parts."""
+"""Number of files passed to the library together; it commits them in one or several parts."""
 
 TRIES, SECONDS = 3, 2.0
-"""How often files are handed over when the Hub has trouble, and how long is waited first; then twice as long."""
+"""Number of upload attempts when the Hub fails, and the first delay in seconds, doubled after each attempt."""
 
 DATA = ("data/", "webdataset/", f"{PUBLISHED_REJECTS}/")
 WITHOUT_DATA = (README, ".gitattributes", ".gitignore")
@@ -54,29 +54,28 @@ def push(
     formats: Sequence[str] | None = None,
     show_progress: bool = True,
 ) -> str:
-    """Uploads what the Hub lacks of a finished dataset, after a check of all of it.
+    """Check a finished dataset completely, then upload the files that the Hub lacks.
 
-    Where an earlier extent of the dataset is published already, new shards lie beside a card that doesn't count them
-    until the end; with `create_pr` or another branch, readers see neither before the whole is merged.
+    If a smaller version of the dataset is already published, new shards appear before the card counts them. With
+    `create_pr` or another branch, readers see neither before the merge.
 
     Args:
         directory: The dataset's directory.
-        repo_id: `user/name`; the repository is created where there is none.
-        private: Whether a repository that is created is private; one that is public is refused.
-        revision: A branch, created from `main` where there is none, or a pull request, `refs/pr/3`.
-        create_pr: Propose the files in a pull request; a second run goes on with the one that is open.
-        formats: `parquet` or `webdataset` alone; None means all that the dataset has.
-        show_progress: Whether progress is drawn on stderr.
+        repo_id: `user/name`; the repository is created if it doesn't exist.
+        private: Whether to create the repository as private; an existing public one is refused.
+        revision: A branch, created from `main` if it doesn't exist, or a pull request, `refs/pr/3`.
+        create_pr: Whether to propose the files in a pull request; a second run continues the open one.
+        formats: `parquet` or `webdataset` alone; None means all formats of the dataset.
+        show_progress: Whether to show progress on stderr.
 
     Returns:
-        The address of the dataset, of its branch or of the pull request.
+        The URL of the dataset, of its branch or of the pull request.
 
     Raises:
-        RecipeError: A name, branch or format that can't be used.
-        HubError: The check found something, the repository holds something else, or the Hub couldn't be
-            reached, refused, or holds other bytes than were sent. Nothing that arrived is lost: the next run
-            sends the rest.
-        FiguregroundError: The dataset isn't finished, or its card and the one on the Hub contradict each other.
+        RecipeError: A name, branch or format is invalid.
+        HubError: The check has findings, the repository holds something else, or the Hub is unreachable, refuses, or
+            holds other bytes than were sent. Uploaded files are kept: the next run sends the rest.
+        FiguregroundError: The dataset isn't finished, or its card and the one on the Hub conflict.
     """
     from huggingface_hub import HfApi
 
@@ -85,7 +84,7 @@ def push(
     finished(directory)
     api = HfApi(library_name="figureground")
     with explained(repo_id):
-        user = api.whoami()["name"]  # a check may take long: say now that nobody is logged in
+        user = api.whoami()["name"]  # fail on a missing login before the long check
     before = _described(directory)
     _check(directory, show_progress)
     with (
@@ -98,7 +97,7 @@ def push(
         items = pack(directory, formats, parcel)
         if _described(directory) != before:
             raise HubError(
-                f"{directory} was changed by another process while it was checked ({INDEX} or {RECIPE} is another). "
+                f"{directory} was changed by another process during the check ({INDEX} or {RECIPE} differs). "
                 "Nothing was sent. Push it again."
             )
         return _publish(api, repo_id, items, Path(scratch), user, private, revision, create_pr)
@@ -107,27 +106,27 @@ def push(
 def _refuse_wrong_use(repo_id: str, revision: str | None, create_pr: bool, formats: Sequence[str] | None) -> None:
     from huggingface_hub.errors import HFValidationError
 
-    # Public, and missing from the list of what the module exports.
+    # Public, but missing from the module's list of exports.
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise RecipeError("USER/NAME", f"{repo_id!r} is no name on the Hub: {' '.join(str(error).split())}") from None
+        raise RecipeError("USER/NAME", f"{repo_id!r} is not a valid name: {' '.join(str(error).split())}") from None
     if repo_id.count("/") != 1:
-        raise RecipeError("USER/NAME", f"{repo_id!r}: give the user or organization too, as in ada/{repo_id}.")
+        raise RecipeError("USER/NAME", f"{repo_id!r} lacks the user or organization, such as ada/{repo_id}.")
     if create_pr and revision not in (None, "main"):
         raise RecipeError(
-            "--create-pr", f"a pull request is made against main, not against {revision!r}. Give one of the two."
+            "--create-pr", f"pull requests target main, not {revision!r}. Give only one of --create-pr and --revision."
         )
     if revision is not None and (not revision or revision.isspace() or ".." in revision):
-        raise RecipeError("--revision", f"{revision!r} is no name of a branch.")
+        raise RecipeError("--revision", f"{revision!r} isn't a valid branch name.")
     if unknown := sorted(set(formats or ()) - set(FORMATS)):
-        raise RecipeError("--formats", f"there is no {listed(map(repr, unknown))}; there is {listed(FORMATS)}.")
+        raise RecipeError("--formats", f"unknown format {listed(map(repr, unknown))}; known are {listed(FORMATS)}.")
 
 
 def _described(directory: Path) -> list[bytes]:
-    """What says which shards there are: an extension that ends meanwhile changes it."""
+    """Return the bytes of index and recipe, which change if an extension finishes meanwhile."""
     return [read_bytes(directory / name, root=directory, most=MOST_JSON) for name in (INDEX, RECIPE)]
 
 
@@ -139,7 +138,7 @@ def _check(directory: Path, show_progress: bool) -> None:
         first = "\n  ".join(findings[:FINDINGS_SHOWN])
         more = f"\n  … and {len(findings) - FINDINGS_SHOWN} more" if len(findings) > FINDINGS_SHOWN else ""
         raise HubError(
-            f"{directory} was not pushed: check found {len(findings)} thing{'s'[: len(findings) > 1]} wrong:\n  "
+            f"{directory} was not pushed: check reported {len(findings)} finding{'s'[: len(findings) > 1]}:\n  "
             f"{first}{more}\n`figureground check {directory}` lists all."
         )
 
@@ -171,7 +170,7 @@ def _publish(
     url = str(api.create_repo(repo_id, repo_type="dataset", private=private or None, exist_ok=True))
     if private and not api.dataset_info(repo_id).private:
         raise HubError(
-            f"{repo_id} exists and is public, so nothing was sent. Make it private on {url}/settings, or leave out "
+            f"{repo_id} exists and is public, so nothing was sent. Make it private on {url}/settings, or omit "
             "--private."
         )
     target, address = _target(api, repo_id, url, revision)
@@ -201,14 +200,14 @@ def _publish(
     ours = {item.path for item in items}
     if intruders := sorted(path for path in there if path.startswith(DATA) and path not in ours):
         raise HubError(
-            f"{repo_id}: somebody else sent {listed(intruders, 3)} at the same time, which would be read as part of "
-            "this dataset. Delete what doesn't belong there, and push again."
+            f"{repo_id}: somebody else uploaded {listed(intruders, 3)} at the same time, which would be read as part "
+            "of this dataset. Delete files that don't belong there, and push again."
         )
     return address
 
 
 def _target(api: HfApi, repo_id: str, url: str, revision: str | None) -> tuple[str, str]:
-    """The branch to commit to, which is there afterwards, and its address."""
+    """Return the branch to commit to, creating it if needed, and its URL."""
     if revision in (None, "main"):
         return "main", url
     if not revision.startswith("refs/"):
@@ -218,7 +217,7 @@ def _target(api: HfApi, repo_id: str, url: str, revision: str | None) -> tuple[s
 
 
 def _open_pull(api: HfApi, repo_id: str, title: str, user: str) -> tuple[str, str] | None:
-    """The pull request that an earlier run opened for the same recipe: its branch and its address."""
+    """Return the branch and URL of the pull request that an earlier run opened for the same recipe, or None."""
     found = api.get_repo_discussions(repo_id, author=user, discussion_type="pull_request", repo_type="dataset")
     for pull in found:
         if pull.title == title and pull.author == user and pull.status in ("open", "draft") and pull.git_reference:
@@ -255,25 +254,25 @@ def _recipe(items: Iterable[Item]) -> dict[str, Any]:
     return read_object(item.file)
 
 
-# What may already be there
+# Existing contents of the repository
 
 
 def _refuse_strangers(
     api: HfApi, repo_id: str, revision: str, items: Sequence[Item], there: Mapping[str, RepoFile], scratch: Path
 ) -> None:
-    """Refuses a repository whose data wouldn't be this dataset afterwards.
+    """Refuse a repository whose data wouldn't be exactly this dataset after the push.
 
-    Another recipe is let pass if all data there are this dataset's too: it was extended, or the one there is a
-    part of it.
+    A different recipe is accepted if all data there also belong to this dataset: it was extended, or the published one
+    is a part of it.
     """
     ours = {item.path: item for item in items}
     data = [path for path in there if path.startswith(DATA)]
-    elsewhere = f"Push to another name, or delete what {repo_id} holds."
+    elsewhere = f"Push to another name, or delete the contents of {repo_id}."
     if RECIPE not in there:
         others = [path for path in there if path not in WITHOUT_DATA and not path.upper().startswith("LICEN")]
         if others:
             raise HubError(
-                f"{repo_id} holds something else ({listed(sorted(others), 3)}) and was left as it is. {elsewhere}"
+                f"{repo_id} holds something else ({listed(sorted(others), 3)}) and wasn't changed. {elsewhere}"
             )
         return
     strangers = sorted(path for path in data if path not in ours)
@@ -290,13 +289,13 @@ def _refuse_strangers(
             raise HubError(f"{repo_id}: its {RECIPE} can't be read. {elsewhere}") from None
     if not same and (strangers or differing or not data):
         raise HubError(
-            f"{repo_id} holds a dataset of another recipe and was left as it is; a repository holds one. {elsewhere}"
+            f"{repo_id} holds a dataset with another recipe and wasn't changed; a repository holds one. {elsewhere}"
         )
     if strangers:
         kinds = {path.split("/")[0] for path in strangers}
         unsent = kinds - {path.split("/")[0] for path in ours}
         advice = (
-            "Push all formats that it holds (leave out --formats)"
+            "Push all formats that it holds (omit --formats)"
             if unsent == kinds
             else f"Delete them there, push to another name, or extend the dataset that {repo_id} holds"
         )
@@ -309,7 +308,7 @@ def _refuse_strangers(
 def _joint_card(
     api: HfApi, repo_id: str, revision: str, items: Sequence[Item], there: Mapping[str, RepoFile], scratch: Path
 ) -> list[Item]:
-    """The card to publish, with what was written on the Hub, and the card as it is here, for the next time."""
+    """Return the card to publish, with the Hub's edits, and the local card as the base for the next push."""
     here = next(item for item in items if item.path == README)
     base = Item(CARD_HERE, here.file)
     if README not in there or _same(here, there[README]):
@@ -325,7 +324,7 @@ def _joint_card(
 
 
 def _hand_over(api: HfApi, repo_id: str, revision: str, items: Sequence[Item], outbox: Path) -> None:
-    """Uploads files, from a folder of links to them; tries again when the Hub or the network has trouble."""
+    """Upload files through a folder of links to them; retry if the Hub or the network fails."""
     if not items:
         return
     for item in items:
@@ -348,10 +347,10 @@ def _hand_over(api: HfApi, repo_id: str, revision: str, items: Sequence[Item], o
 
 
 def _compare(repo_id: str, items: Iterable[Item], there: Mapping[str, RepoFile]) -> None:
-    """Makes sure that the Hub holds what was sent.
+    """Check that the Hub holds the sent files.
 
     Raises:
-        HubError: A file is missing there or has another size or hash.
+        HubError: A file is missing on the Hub or has another size or hash.
     """
     wrong = [
         f"{item.path} is missing" if item.path not in there else f"{item.path} differs"
@@ -359,6 +358,6 @@ def _compare(repo_id: str, items: Iterable[Item], there: Mapping[str, RepoFile])
     ]
     if wrong:
         raise HubError(
-            f"{repo_id}: after the upload the Hub doesn't hold what was sent: {listed(wrong, 3)}. Either the files "
-            f"were changed meanwhile, or the repository's .gitignore leaves them out. {AGAIN}"
+            f"{repo_id}: after the upload, the Hub doesn't match the sent files: {listed(wrong, 3)}. Either they were "
+            f"changed meanwhile, or the repository's .gitignore excludes them. {AGAIN}"
         )

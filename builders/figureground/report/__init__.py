@@ -1,1 +1,1 @@
-"""Sheets of a dataset's images."""
+"""Preview sheet and HTML report of a dataset."""

@@ -1,6 +1,6 @@
-"""Images of a dataset for the person who made it: `preview.png` and `report.html`.
+"""Preview sheet and report of a dataset: `preview.png` and `report.html`.
 
-Both are read from the dataset directory alone, finished or not: from the shards that are marked done.
+Both are made from the finished shards in the dataset directory alone, whether or not the build is finished.
 """
 
 from __future__ import annotations
@@ -36,44 +36,45 @@ from figureground.sources.images import UnreadableImage, list_images, open_store
 
 REPORT = "report.html"
 MOST_DOWN = 20
-"""Most foregrounds in a preview; of more classes, an even choice is drawn."""
+"""Maximum number of foregrounds in a preview; of more, evenly spaced ones are drawn."""
 MOST_ACROSS = 20
+"""Maximum number of backgrounds in a preview."""
 EXAMPLES = 24
-"""How many images a report shows beside their guide."""
+"""Number of examples in a report, each beside its guide."""
 REFERENCES = 4
-"""How many references of a class a report shows, and how many results beside them."""
+"""Number of references, and of results beside them, that a report shows per class."""
 SMALLEST_CELL, LARGEST_CELL = 96, 128
 """Edge of an image in the preview, in pixels."""
 
 DrawGuide = Callable[[dict[str, Any]], Image.Image | None]
-"""Draws the guide of a sample again from its parsed provenance; None where there is nothing to draw."""
+"""Redraws the guide of a sample from its parsed provenance; returns None if it has none."""
 
 T = TypeVar("T")
 Labels = tuple[int, int]
-"""Foreground and background."""
+"""Foreground and background label."""
 
 
 class Shard(NamedTuple):
-    """A finished shard: its file, and what its marker says of it."""
+    """A finished shard: its file, and the facts from its marker."""
 
     path: Path
-    """A Parquet file, or a tar where there is none."""
+    """The Parquet file, or the tar if there is no Parquet file."""
     split: str
     part: int
     of: int
-    """How many shards the split is planned to have in this part."""
+    """Planned number of shards of the split in this part."""
     samples: int
     cells: dict[Labels, int]
-    """Samples of each cell."""
+    """Number of samples of each cell."""
     rejects: dict[str, int]
-    """Planned images that gave no sample, by reason."""
+    """Number of planned images that were rejected, by reason."""
 
 
 class Example(NamedTuple):
-    """One sample as it lies in a shard."""
+    """One sample as stored in a shard."""
 
     image: bytes
-    """Encoded as it was written: JPEG, WebP or PNG."""
+    """Encoded image: JPEG, WebP or PNG."""
     prompt: str
     key: str
     provenance: dict[str, Any]
@@ -84,22 +85,23 @@ class Example(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What a dataset directory holds, without its images."""
+    """Contents of a dataset directory, without its images."""
 
     splits: dict[str, list[Shard]]
-    """Finished shards in order; splits as they were planned, as far as that is known, then training and the others."""
+    """Finished shards by split, in order; splits in planned order if known, else training first."""
     foregrounds: dict[int, str]
-    """Name of each label; from tars, of the labels that occur."""
+    """Name of each label; for tars, only of labels that occur."""
     backgrounds: dict[int, str]
+    """Name of each label; for tars, only of labels that occur."""
     finished: bool
-    """Whether the index counts all shards that are there, and no others."""
+    """Whether the index lists exactly the existing shards."""
 
     @property
     def shards(self) -> list[Shard]:
         return [shard for some in self.splits.values() for shard in some]
 
     def one_foreground_each(self) -> dict[str, int]:
-        """The foreground of each split, where splits are classes; else nothing."""
+        """Return the foreground of each split if every split has a single one, else an empty dict."""
         return one_foreground_each(
             {
                 split: {"samples": sum(s.samples for s in some), "cells": [cell for s in some for cell in s.cells]}
@@ -109,10 +111,10 @@ class Contents(NamedTuple):
 
     @property
     def progress(self) -> str | None:
-        """How far an unfinished build has come, as in `3 of 12 shards`; None when it is finished."""
+        """Progress of an unfinished build, such as `3 of 12 shards`; None if it is finished."""
         if self.finished:
             return None
-        # A split of which no shard is done yet is not known here.
+        # Splits without a finished shard are unknown here.
         planned = {(shard.split, shard.part): shard.of for shard in self.shards}
         return f"{len(self.shards)} of {sum(planned.values())} shards"
 
@@ -120,20 +122,20 @@ class Contents(NamedTuple):
 def write_sheet(
     directory: Path, out: Path | None = None, draw_guide: DrawGuide | None = None, splits: Sequence[str] = ()
 ) -> list[Path]:
-    """Writes `preview.png` (foregrounds down, backgrounds across) and `report.html`.
+    """Write `preview.png` (foregrounds down, backgrounds across) and `report.html`.
 
     Args:
         directory: A dataset directory, finished or not.
-        out: Where the two files go; into `directory` itself unless said otherwise.
-        draw_guide: Draws what a sample's generation started from; without it the report shows results alone.
-        splits: Their names in the order in which they are planned; of a finished dataset the index tells it.
+        out: Output directory; `directory` itself by default.
+        draw_guide: Draws a sample's guide; without it the report shows only results.
+        splits: Split names in planned order; for a finished dataset the index provides them.
 
     Returns:
         The two files.
 
     Raises:
-        FiguregroundError: There is no such directory, or no finished shard in it, or a file of either name is there
-            that isn't ours.
+        FiguregroundError: The directory doesn't exist or has no finished shard, or a file with one of the two names
+            wasn't written by figureground.
     """
     directory = Path(directory)
     contents = read_contents(directory, splits)
@@ -151,7 +153,7 @@ def write_sheet(
 
 
 def license_note(directory: Path) -> str | None:
-    """What to do about a licence that is unknown still; None when the card names one, or there is no card.
+    """Return a note if the card's licence is unknown; None if it is set or there is no card.
 
     Raises:
         ShardError: The card can't be read.
@@ -162,7 +164,7 @@ def license_note(directory: Path) -> str | None:
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most `most` of the items, evenly spaced, the first and the last among them."""
+    """Return at most `most` of the items, evenly spaced, including the first and the last."""
     if len(items) <= most:
         return list(items)
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
@@ -172,23 +174,23 @@ def evenly(items: Sequence[T], most: int) -> list[T]:
 
 
 def read_contents(directory: Path, planned: Sequence[str] = ()) -> Contents:
-    """Reads markers and names of classes, and no image.
+    """Read markers and class names, but no images.
 
     Args:
-        planned: Names of splits in their order, for a dataset that has no index yet.
+        planned: Split names in planned order, for a dataset that has no index yet.
 
     Raises:
-        FiguregroundError: There is no such directory, or no finished shard in it.
+        FiguregroundError: The directory doesn't exist or has no finished shard.
     """
     if not directory.is_dir():
-        raise FiguregroundError(f"{directory}: there is no such directory; build a dataset into it first.")
+        raise FiguregroundError(f"{directory}: the directory doesn't exist; build a dataset into it first.")
     refuse_strange(directory)
     done = markers(directory)
     shards = [_shard(directory, name, marker) for name, marker in done.items()]
     if not shards:
         raise FiguregroundError(
-            f"{directory}: no shard in it is finished, for none has a marker in {MARKERS}/. "
-            "Give the --out of a build, or wait until its first shard is done."
+            f"{directory}: no shard is finished: {MARKERS}/ has no marker. "
+            "Give the --out of a build, or wait until its first shard is finished."
         )
     path = directory / INDEX
     index: dict[str, Any] = {"shards": [], "splits": planned}
@@ -197,7 +199,7 @@ def read_contents(directory: Path, planned: Sequence[str] = ()) -> Contents:
         try:
             check_shape(index, {"splits": dict, "shards": [{"shard": str}]})
         except ValueError as error:
-            raise FileError(path, f"{error}. Build again: it is written anew") from None
+            raise FileError(path, f"{error}. Build again: it is rewritten") from None
     order = {split: place for place, split in enumerate(index["splits"])}
     splits: dict[str, list[Shard]] = {}
     for shard in sorted(shards, key=lambda s: (order.get(s.split, len(order)), s.split != "train", s.split)):
@@ -214,13 +216,13 @@ def _shard(directory: Path, name: str, marker: Mapping[str, Any]) -> Shard:
                 path, marker["split"], marker.get("part", 0), marker["of"], marker["samples"], cells, marker["rejects"]
             )
     raise FiguregroundError(
-        f"{directory}: shard {name} is marked as done, but is neither in data/ nor in webdataset/. "
-        f"Bring it back, or delete {MARKERS}/{name}.json and build again."
+        f"{directory}: shard {name} has a marker, but is neither in data/ nor in webdataset/. "
+        f"Restore it, or delete {MARKERS}/{name}.json and build again."
     )
 
 
 def _names(shards: Sequence[Shard]) -> tuple[dict[int, str], dict[int, str]]:
-    """Names of the foreground and of the background labels."""
+    """Return the names of the foreground and background labels."""
     if shards[0].path.suffix == ".parquet":
         return _schema_names(shards[0].path, "foreground"), _schema_names(shards[0].path, "background")
     foregrounds: dict[int, str] = {}
@@ -235,19 +237,19 @@ def _names(shards: Sequence[Shard]) -> tuple[dict[int, str], dict[int, str]]:
 
 
 def _schema_names(path: Path, column: str) -> dict[int, str]:
-    """The names of a ClassLabel column, from what `datasets` keeps in a Parquet schema."""
+    """Return the names of a ClassLabel column from the `datasets` metadata in a Parquet schema."""
     import pyarrow.parquet as pq
 
     check_regular(path)
     with damage_named(path):
         said = (pq.read_schema(path).metadata or {}).get(b"huggingface")
     if said is None:
-        raise FiguregroundError(f"{path}: its schema doesn't name the classes, so figureground didn't write this file.")
+        raise FiguregroundError(f"{path}: its schema lacks class names, so figureground didn't write this file.")
     return dict(enumerate(json.loads(said)["info"]["features"][column]["names"]))
 
 
 def _labels(shard: Shard) -> list[Labels]:
-    """The labels of each sample of a shard, in its order."""
+    """Return the labels of each sample of a shard, in order."""
     if shard.path.suffix == ".parquet":
         rows = parquet_rows(shard.path, ["foreground", "background"])
         return [(row["foreground"], row["background"]) for row in rows]
@@ -256,7 +258,7 @@ def _labels(shard: Shard) -> list[Labels]:
 
 
 def _examples(shard: Shard, rows: Iterable[int]) -> Iterator[Example]:
-    """The samples at `rows`, in the shard's order."""
+    """Yield the samples at `rows`, in the shard's order."""
     read = read_parquet if shard.path.suffix == ".parquet" else read_tar
     for some in read(shard.path, sorted(rows)):
         yield Example(some.image, some.prompt, some.key, parse_json(some.provenance, f"{some.key}: its provenance"))
@@ -278,9 +280,9 @@ class _Row(NamedTuple):
 
 
 def draw_preview(contents: Contents) -> Image.Image:
-    """One image of each cell of the first split, foregrounds down, backgrounds across; RGB.
+    """Draw one image of each cell of the first split, foregrounds down, backgrounds across; RGB.
 
-    Where splits are classes, each with one foreground, they are the rows.
+    If every split is a class with a single foreground, the splits are the rows.
     """
     filled = {split: some for split, some in contents.splits.items() if any(shard.samples for shard in some)}
     filled = filled or contents.splits
@@ -305,7 +307,7 @@ def draw_preview(contents: Contents) -> Image.Image:
     drawn = names if all_letters else [[to_ascii(name) for name in some] for some in names]
     rows = [_wrap(name, font, _NAME_WIDTH, lines=3) for name in drawn[0]]
     columns = [_wrap(name, font, edge, lines=2) for name in drawn[1]]
-    note = "one image a cell" if alone else f"{first}, one image a cell"
+    note = "one image per cell" if alone else f"{first}, one image per cell"
     rows_in_all = len(every) if alone else len(contents.foregrounds)
     for shown, of, total, what in (
         (len(down), len(every), rows_in_all, "splits" if alone else "foregrounds"),
@@ -341,14 +343,14 @@ def draw_preview(contents: Contents) -> Image.Image:
 
 
 def _drawn(contents: Contents, shards: Sequence[Shard], axis: int) -> list[int]:
-    """The foregrounds (axis 0) or backgrounds that a sheet shows: once nothing more can come, those with samples."""
+    """Return the foregrounds (axis 0) or backgrounds (axis 1) to draw; once finished, only those with samples."""
     names = (contents.foregrounds, contents.backgrounds)[axis]
     there = {cell[axis] for shard in shards for cell, count in shard.cells.items() if count}
     return [label for label in names if label in there] if contents.finished and there else list(names)
 
 
 def _first_of_each(shards: Sequence[Shard], cells: set[Labels]) -> Iterator[Example]:
-    """The first sample of each cell that has one; shards that can add none stay unread."""
+    """Yield the first sample of each cell that has one, skipping shards that can add none."""
     missing = set(cells)
     for shard in shards:
         if missing.isdisjoint(shard.cells):
@@ -366,7 +368,7 @@ def _open(image: bytes) -> Image.Image:
 
 
 def _fit(image: Image.Image) -> Image.Image:
-    """An image as large as a cell: a small one keeps its pixels, a large one is reduced."""
+    """Scale an image to the cell size: enlarge a small one by a whole factor, reduce a large one."""
     edge = max(image.size)
     if edge > LARGEST_CELL:
         share = LARGEST_CELL / edge
@@ -377,7 +379,7 @@ def _fit(image: Image.Image) -> Image.Image:
 
 
 def _wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
-    """Breaks a name between words into lines that fit; what still doesn't is cut short with an ellipsis."""
+    """Break a name between words into lines that fit; cut longer lines with an ellipsis."""
     broken: list[str] = []
     for word in text.split():
         if broken and (len(broken) == lines or font.getlength(f"{broken[-1]} {word}") <= width):
@@ -399,7 +401,7 @@ def _cut(text: str, font: Font, width: float) -> str:
 
 
 def write_report(directory: Path, contents: Contents, sheet: Image.Image, draw_guide: DrawGuide | None) -> str:
-    """A page of HTML that needs no other file: counts, settings, rejects, and examples beside their guides."""
+    """Return a self-contained HTML page: counts, settings, rejects, and examples beside their guides."""
     own = directory / "_figureground"
     rejects: Counter[str] = Counter()
     for shard in contents.shards:
@@ -421,7 +423,7 @@ def write_report(directory: Path, contents: Contents, sheet: Image.Image, draw_g
 
 
 def _choose(shards: Sequence[Shard], most: int) -> list[Example]:
-    """At most so many samples of shards, evenly spaced."""
+    """Return at most `most` samples of the shards, evenly spaced."""
     ends = list(itertools.accumulate(shard.samples for shard in shards))
     rows: dict[Path, list[int]] = {}
     for place in evenly(range(min(ends[-1] if ends else 0, sys.maxsize)), most):
@@ -431,7 +433,7 @@ def _choose(shards: Sequence[Shard], most: int) -> list[Example]:
 
 
 def _beside_references(directory: Path, contents: Contents) -> Iterator[dict[str, Any]]:
-    """For each class with copies of what it was learned from: some of these, and some results, for the template."""
+    """Yield, for each class with saved references, some references and some results, for the template."""
     copies = directory / PRIVATE / "stages" / COPIES
     alone = contents.one_foreground_each()
     for split in evenly([split for split in contents.splits if (copies / split).is_dir()], MOST_DOWN):
@@ -446,7 +448,7 @@ def _beside_references(directory: Path, contents: Contents) -> Iterator[dict[str
 
 
 def _tables(contents: Contents) -> list[dict[str, Any]]:
-    """A table for each split; one for all of them where splits are classes, with one foreground each."""
+    """Return a table for each split, or a single one if every split is a class with a single foreground."""
     tables = [_table(contents, split) for split in contents.splits]
     alone = contents.one_foreground_each()
     if not alone:
@@ -469,7 +471,7 @@ def _tables(contents: Contents) -> list[dict[str, Any]]:
 
 
 def _table(contents: Contents, split: str) -> dict[str, Any]:
-    """Samples of each cell of a split, with sums, for the template."""
+    """Return the sample counts of each cell of a split, with sums, for the template."""
     counts: Counter[Labels] = Counter()
     for shard in contents.splits[split]:
         counts.update(shard.cells)
@@ -489,7 +491,7 @@ def _table(contents: Contents, split: str) -> dict[str, Any]:
 
 
 def _settings(path: Path, name: str = "recipe") -> list[tuple[str, list[tuple[str, str]]]]:
-    """What a JSON file says, in titled groups of names and values: one for it, one for each section that it has."""
+    """Return a JSON file's settings in titled groups of names and values: one for the file, one for each section."""
     if not path.exists():
         return []
     groups = _groups(public(read_object(path)), name)
@@ -497,7 +499,7 @@ def _settings(path: Path, name: str = "recipe") -> list[tuple[str, list[tuple[st
 
 
 def _groups(said: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A file's own settings and its sections, each step of its lineage, and the recipes that it was made from."""
+    """Yield a file's own settings, its sections, each step of its lineage, and the recipes of its sources."""
     parts = {part: said.pop(part) for part in ("identity", "execution") if isinstance(said.get(part), dict)}
     steps, sources = said.pop("lineage", []), said.pop("sources", [])
     yield name, said
@@ -510,7 +512,7 @@ def _groups(said: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, An
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as dotted names and short values."""
+    """Yield nested settings as dotted names and short values."""
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{above}{name}.")
@@ -521,7 +523,7 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, s
 
 
 def _card(example: Example, draw_guide: DrawGuide | None) -> dict[str, Any]:
-    """An example for the template."""
+    """Return an example for the template."""
     guide = draw_guide(example.provenance) if draw_guide else None
     return {
         "guide": None if guide is None else _inline(guide),
@@ -536,7 +538,7 @@ def _card(example: Example, draw_guide: DrawGuide | None) -> dict[str, Any]:
 
 
 def _inline(image: Image.Image) -> str:
-    """A drawn image as a data URL; a small one to the pixel."""
+    """Return a drawn image as a data URL; lossless if it is small."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "WEBP", quality=90, method=4, lossless=max(image.size) <= LARGEST_CELL)
     return _data_url(buffer.getvalue())

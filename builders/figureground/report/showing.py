@@ -46,7 +46,7 @@ def show(directory: str | os.PathLike[str]) -> Shown:
     if made_from_others(directory):
         return Shown(files, license, None)
     version = format_of(next(iter(markers(directory).values())), str(directory))
-    why = "the recipe's cut-outs, lists or checkpoint are gone or have changed since the build"
+    why = "the recipe's cut-outs, lists or checkpoint are missing or have changed since the build"
     if version != FORMAT:
-        why = f"{directory} is of format {version}, whose guides this release can't draw"
+        why = f"{directory} has format {version}, whose guides this release can't draw"
     return Shown(files, license, f"{why}, so the report shows no guides.")
