@@ -332,7 +332,7 @@ def test_what_does_not_go_together_is_refused_before_any_work(tmp_path, classifi
     for settings, kind, reason in (
         ({"validation": photos}, UsageError, "--validation"),
         ({"controls": [spurious]}, UsageError, "column spurious_for, .*d3s .*foreground"),
-        ({"references": photos}, FiguregroundError, "no folder that is named as a class of the dataset"),
+        ({"references": photos}, FiguregroundError, "no folder named like a class"),
         ({"out": tmp_path / "file"}, FiguregroundError, "is a file; give a directory"),
         ({"batch_size": 0}, UsageError, "--batch-size"),
         ({"device": "tpu"}, UsageError, "device: 'tpu' is unknown"),
