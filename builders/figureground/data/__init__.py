@@ -1,1 +1,1 @@
-"""Labelled data sets that people have: what their files, folders and tables say."""
+"""Reads labelled data sets from files, folders and tables."""

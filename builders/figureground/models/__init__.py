@@ -1,1 +1,1 @@
-"""Models that other people made: what their files are, and how they are opened."""
+"""Checks and opens third-party models."""

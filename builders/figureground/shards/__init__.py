@@ -1,1 +1,1 @@
-"""What a build leaves on disk: shards as tar and Parquet, their markers, the index and the dataset card."""
+"""Output of a build: shards as tar and Parquet, their markers, the index and the dataset card."""

@@ -1,1 +1,1 @@
-"""Images and masks from which datasets are made, and their licences."""
+"""Source images and masks of datasets, and their licences."""
