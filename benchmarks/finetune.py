@@ -42,6 +42,8 @@ OURS, THEIRS, SFSL = "figureground", "train_dreambooth.py", "figureground with S
 NOUN, IDENTIFIER = "flower", "sks"
 PASSED_OVER = 0.2
 """Share of the steps at the start that aren't timed."""
+SHOWN = ("dtype", "size", "batch_size", "steps", "num_class_images", "gradient_accumulation_steps")
+"""Settings that the report shows."""
 
 STAND_IN = '''
 """The four transforms of torchvision that train_dreambooth.py asks for, on Pillow and numpy."""
@@ -201,11 +203,11 @@ class Bench:
             "pretrained_model_name_or_path": local_directory(self.checkpoint), "output_dir": out,
             "instance_data_dir": self.work / "references", "class_data_dir": self.work / "class-images",
             "instance_prompt": f"a photo of a {IDENTIFIER} {NOUN}", "class_prompt": f"a photo of a {NOUN}",
-            "num_class_images": settings.prior_images, "prior_loss_weight": settings.prior_weight,
+            "num_class_images": settings.num_class_images, "prior_loss_weight": settings.prior_weight,
             "resolution": settings.size, "train_batch_size": settings.batch_size,
-            "gradient_accumulation_steps": settings.accumulate, "learning_rate": settings.rate("unet"),
+            "gradient_accumulation_steps": settings.gradient_accumulation_steps, "learning_rate": settings.rate("unet"),
             "lr_scheduler": "constant", "lr_warmup_steps": 0, "max_train_steps": settings.steps,
-            "adam_weight_decay": settings.weight_decay, "max_grad_norm": settings.max_gradient_norm,
+            "adam_weight_decay": settings.weight_decay, "max_grad_norm": settings.max_grad_norm,
             "mixed_precision": precision, "checkpointing_steps": 10 * settings.steps, "seed": 0,
         }  # fmt: skip
         flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
@@ -227,7 +229,7 @@ def draw_material(work: Path, settings: Finetuning, count: int) -> None:
 
     from figureground.pocket import world
 
-    for folder, prop, images in (("references", f"{NOUN}:2", count), ("class-images", NOUN, settings.prior_images)):
+    for folder, prop, images in (("references", f"{NOUN}:2", count), ("class-images", NOUN, settings.num_class_images)):
         (work / folder).mkdir()
         for i in range(images):
             rng = np.random.default_rng(i)
@@ -297,7 +299,7 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=60, help="steps per run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--references", type=int, default=20)
-    parser.add_argument("--prior-images", type=int, default=64)
+    parser.add_argument("--num-class-images", type=int, default=64)
     parser.add_argument("--sfsl-weight", type=float, default=0.1)
     parser.add_argument(
         "--feature-model", help="default: one with random weights, as large as the bundled, or a ResNet-50"
@@ -311,7 +313,7 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     if not args.script:
         print(f"Without --script, {THEIRS} isn't measured, only figureground.")
     if args.quick:
-        args.steps, args.rounds, args.references, args.prior_images = 5, 1, 4, 4
+        args.steps, args.rounds, args.references, args.num_class_images = 5, 1, 4, 4
     return args
 
 
@@ -332,7 +334,7 @@ def main() -> None:
         network, label = (args.feature_model, args.label) if args.feature_model else make_network(work, not pocket)
         settings = Finetuning(
             checkpoint, size=size, steps=args.steps, batch_size=args.batch_size or (4 if pocket else 1),
-            prior_images=args.prior_images, learning_rate=1e-5, sfsl_weight=0.0, feature_model=network,
+            num_class_images=args.num_class_images, learning_rate=1e-5, sfsl_weight=0.0, feature_model=network,
             gradient_checkpointing=args.gradient_checkpointing, dtype=dtype.removeprefix("torch."), preview_images=0,
             save_seconds=1e9,
         )  # fmt: skip
@@ -341,7 +343,7 @@ def main() -> None:
     shown = {
         "checkpoint": f"random weights, {args.random_weights}" if args.random_weights else Path(args.checkpoint).name,
         "feature_model": Path(args.feature_model).name if args.feature_model else "random weights",
-        **{n: getattr(settings, n) for n in ("dtype", "size", "batch_size", "steps", "prior_images", "accumulate")},
+        **{name: getattr(settings, name) for name in SHOWN},
         "references": args.references, "rounds": args.rounds, "gradient_checkpointing": args.gradient_checkpointing,
     }  # fmt: skip
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -850,7 +850,7 @@ QUICK: dict[str, Any] = {
         "scgs": {"steps": 2, "folds": 2, "training": {"epochs": 1}},
         "ddb": {
             "steps": 2, "sources": 4, "per_source": 1, "token_images": 3, "inversion": {"steps": 2},
-            "training": {"epochs": 1}, "least_probability": 0.0, "least_attribution_ratio": 0.0,
+            "training": {"epochs": 1}, "min_probability": 0.0, "min_attribution_ratio": 0.0,
         },
     },
 }  # fmt: skip

@@ -26,7 +26,7 @@ class Case(NamedTuple):
 
     image: Image.Image
     parts: dict[str, tuple[str, np.ndarray]]
-    """Noun and mask, bool (height, width), by part, such as `prop`."""
+    """ClassEntry and mask, bool (height, width), by part, such as `prop`."""
 
 
 def case(scene: world.Scene, foreground: str | None, prop: str | None, background: str | None) -> Case:

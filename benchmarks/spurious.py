@@ -62,8 +62,8 @@ KEPT = (3, 2, 1)
 PER_SCENE = 12
 """Number of images of a concept per scene."""
 BASE = dataclasses.replace(
-    POCKET, steps=350, prior_weight=1.0, prior_images=64, sfsl_weight=0.5, features="penultimate", distance="cosine",
-    weighting="alpha-bar", class_direction=None, early_stopping=None, preview_images=0,
+    POCKET, steps=350, prior_weight=1.0, num_class_images=64, sfsl_weight=0.5, features="penultimate",
+    distance="cosine", weighting="alpha-bar", class_direction=None, early_stopping=None, preview_images=0,
 )  # fmt: skip
 """Base of all settings; the number of steps is the same in all."""
 FEW, MANY = 16, 48
@@ -268,7 +268,7 @@ def draw(plan: Plan, job: Job) -> tuple[np.ndarray, dict[str, Any]]:
         count = plan.per_scene * len(builder.scenes)
         return judges.stack([biased.reference(job.name, rng) for _ in range(count)]), {}
     began, cpu = time.monotonic(), time.process_time()
-    device, steps = torch.device(plan.device), plan.smaller.get("sampling_steps")
+    device, steps = torch.device(plan.device), plan.smaller.get("num_inference_steps")
     facts: dict[str, Any] = {}
     if job.setting == UNTOUCHED:
         from figureground.diffusion.checkpoint import open_checkpoint
@@ -302,10 +302,10 @@ def learn(plan: Plan, job: Job) -> Path:
     builder = recipe(setting.references)
     feature = next(feature for feature in builder.features if feature.name == job.name)
     references = gather(builder.references[feature.slug], plan.work / "references" / f"{job.name}-{setting.references}")
-    like = f"{settings.sampling_steps}-{job.seed}-{plan.drawn_from()}"
+    like = f"{settings.num_inference_steps}-{job.seed}-{plan.drawn_from()}"
     return finetune(
         references, feature.noun, job.name, plan.concept(job), settings,
-        prior=plan.work / "prior" / f"{feature.noun}-{settings.prior_images}-{like}",
+        prior=plan.work / "prior" / f"{feature.noun}-{settings.num_class_images}-{like}",
         class_folder=plan.work / "class" / f"{job.name}-{settings.class_images}-{like}",
         device=plan.device, show_progress=False,
     )  # fmt: skip
@@ -492,8 +492,8 @@ def _trial(plan: Plan) -> dict[str, float]:
         trial = dataclasses.replace(plan, work=Path(folder), judges={"select": Judges({}, 0)})
 
         def steps(name: str, count: int) -> float:
-            smaller = {"steps": count, "prior_images": 20, "class_images": 20, "early_stopping": None}
-            again = dataclasses.replace(trial, smaller={**smaller, "sampling_steps": 4})
+            smaller = {"steps": count, "num_class_images": 20, "class_images": 20, "early_stopping": None}
+            again = dataclasses.replace(trial, smaller={**smaller, "num_inference_steps": 4})
             return cpu(lambda: learn(again, Job("select", name, plan.development[0], 0)))
 
         steps("sfsl-direction", 1)  # opens libraries, draws priors
@@ -632,7 +632,14 @@ def _plan(args: argparse.Namespace) -> Plan:
     )  # fmt: skip
     if not quick:
         return plan
-    tiny = {"steps": 2, "prior_images": 4, "class_images": 2, "sampling_steps": 2, "stop_every": 1, "stop_images": 2}
+    tiny = {
+        "steps": 2,
+        "num_class_images": 4,
+        "class_images": 2,
+        "num_inference_steps": 2,
+        "stop_every": 1,
+        "stop_images": 2,
+    }
     few = {
         SFSL: (SETTINGS[SFSL][0], setting_named("sfsl-direction-many-stop")),
         DREAMBOOTH: SETTINGS[DREAMBOOTH][:1],

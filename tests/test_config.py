@@ -91,3 +91,15 @@ def test_the_schema_reaches_into_settings_of_trainings():
     inside = method_class("scgs").recipe_schema()["properties"]["training"]
     assert inside["properties"]["epochs"]["minimum"] == 1
     assert inside["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "new"),
+    [
+        ("ddb", {"least_probability": 0.1}, "min_probability"), ("ddb", {"grow": 0.1}, "mask_dilation"),
+        ("spurious", {"finetuning": {"prior_images": 4}}, "num_class_images"),
+    ],
+)  # fmt: skip
+def test_an_earlier_name_is_refused_with_the_new_one(method, fields, new):
+    with pytest.raises(RecipeError, match=f"it is called {new} now"):
+        method_class(method)(None, **fields)

@@ -20,7 +20,7 @@ from figureground.core.hashing import digest
 from figureground.curation.curating import curate
 from figureground.data.layouts import read_groups
 from figureground.learn.errors import read_errors
-from figureground.learn.material import gather
+from figureground.learn.training_data import gather
 from figureground.methods.ddb import DDB
 from figureground.methods.registry import open_dataset
 from figureground.models.bundled import SEGMENTER
@@ -50,7 +50,7 @@ def wordless(data, built, tmp_path_factory):
     shutil.copytree(SEGMENTER, folder / "finders" / "my-clipseg")
     shutil.copytree(built / STAGES / "classifier" / "early-stopped", folder / "judge")
     settings = {**SMALL, "prompt": "a photo of a {noun}", "nouns": {"mug": "cup"}, "phrases": {"mug": "mug"},
-                "segmenter": "finders/my-clipseg", "classifier": "./judge", "grow": 0.0}  # fmt: skip
+                "segmenter": "finders/my-clipseg", "classifier": "./judge", "mask_dilation": 0.0}  # fmt: skip
     with contextlib.chdir(folder):
         DDB("pocket", data=data.name, **settings).build("out", show_progress=False)
     return folder / "out"
@@ -104,17 +104,17 @@ def test_every_candidate_has_scores_and_pruning_is_a_rule_of_curate(data, built,
         ratio = float(score["attribution"]) / float(score["area"])
         assert float(score["attribution_ratio"]) == pytest.approx(ratio, rel=1e-3)
     middle = sorted(float(row["probability"]) for row in found.values())[len(found) // 2]
-    builder = DDB("pocket", data=str(data), **SMALL, least_probability=middle, least_attribution_ratio=0)
+    builder = DDB("pocket", data=str(data), **SMALL, min_probability=middle, min_attribution_ratio=0)
     curate(built, tmp_path / "pruned", builder.pruning_rule())
     kept = {row["key"] for row in rows(tmp_path / "pruned")}
     assert kept == {key for key, row in found.items() if float(row["probability"]) >= middle}
-    by_class = DDB("pocket", data=str(data), **SMALL, least_probability={"mug": 0.4}, least_attribution_ratio={})
+    by_class = DDB("pocket", data=str(data), **SMALL, min_probability={"mug": 0.4}, min_attribution_ratio={})
     assert by_class.pruning_rule() == "(foreground != 'mug' or scores.ddb.probability >= 0.4)"
 
 
 def test_thresholds_of_pruning_may_change_in_a_finished_set(data, built):
     before = scores(built)
-    DDB("pocket", data=str(data), **SMALL, least_probability=0.9).build(built, show_progress=False)
+    DDB("pocket", data=str(data), **SMALL, min_probability=0.9).build(built, show_progress=False)
     assert scores(built) == before
 
 
@@ -170,10 +170,10 @@ def test_a_classifier_of_other_classes_is_refused(data, tmp_path):
         ({"inversion": {"checkpoint": "x"}}, "inversion.checkpoint: checkpoint is a setting of the recipe itself"),
         ({"phrases": {"cat": "a cat"}}, "cat: phrases has no such field; there is mug, umbrella"),
         ({"phrases": {"mug": ""}}, "phrases.mug: '' is not a text"),
-        ({"least_probability": 2}, "least_probability: 2"),
-        ({"least_attribution_ratio": {"mug": -1}}, "least_attribution_ratio.mug: -1 is not a number of at least 0"),
-        ({"least_probability": {"mug": 2}}, "least_probability.mug: 2 is not a number from 0 to 1"),
-        ({"least_attribution": 0.1}, "least_attribution: .*least_attribution_ratio"),
+        ({"min_probability": 2}, "min_probability: 2"),
+        ({"min_attribution_ratio": {"mug": -1}}, "min_attribution_ratio.mug: -1 is not a number of at least 0"),
+        ({"min_probability": {"mug": 2}}, "min_probability.mug: 2 is not a number from 0 to 1"),
+        ({"least_attribution": 0.1}, "least_attribution: .*min_attribution_ratio"),
         ({"segmenter": ""}, "segmenter: '' is not a text"),
         ({"outside": "x"}, "outside: 'x' is not one of"),
     ],

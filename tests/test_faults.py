@@ -297,10 +297,10 @@ AS_NOBODY = """
 import os, sys
 from pathlib import Path
 import PIL.PngImagePlugin
-from figureground.sources.guide import Bank
+from figureground.sources.guide import ImagePool
 if os.geteuid() == 0:
     os.setuid(65534)  # permissions don't bind root
-bank = Bank.read(Path(sys.argv[1]), ["bird"], "cutouts")
+bank = ImagePool.read(Path(sys.argv[1]), ["bird"], "cutouts")
 print([item.path.name for item in bank.items["bird"]], [(path.name, why) for path, why in bank.skipped])
 """
 

@@ -14,7 +14,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.curation.curating import curate
 from figureground.curation.merging import MergeError, merge
 from figureground.evaluation.evaluating import evaluate
-from figureground.hub.parcel import pack
+from figureground.hub.manifest import pack
 from figureground.methods.d3s import D3S
 from figureground.methods.extend import extend
 from figureground.methods.registry import open_dataset

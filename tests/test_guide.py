@@ -11,7 +11,16 @@ from PIL import Image, ImageDraw
 
 from figureground.pocket import world
 from figureground.pocket.templates import draw_templates
-from figureground.sources.guide import Bank, Item, _apportion, check_disjoint, compose, photograph, place, split_bank
+from figureground.sources.guide import (
+    ImagePool,
+    Item,
+    _apportion,
+    check_disjoint,
+    compose,
+    photograph,
+    place,
+    split_bank,
+)
 from figureground.sources.images import UnreadableImage, content_hash, pixel_hash, read_image
 
 SHIPPED = Path(__file__).parents[1] / "templates" / "pocket"
@@ -24,15 +33,15 @@ def draw(path: Path, color: tuple[int, ...] = RED, size: tuple[int, int] = (16, 
     return path
 
 
-def bank_of(directory: Path, counts: dict[str, int]) -> Bank:
+def bank_of(directory: Path, counts: dict[str, int]) -> ImagePool:
     """Images of different content, as many a class as `counts` says."""
     for c, (name, count) in enumerate(counts.items()):
         for i in range(count):
             draw(directory / name / f"{i}.png", (10 * c + 1, i // 250, i % 250))
-    return Bank.read(directory, list(counts), "cutouts")
+    return ImagePool.read(directory, list(counts), "cutouts")
 
 
-def contents(bank: Bank) -> set[str]:
+def contents(bank: ImagePool) -> set[str]:
     return {item.pixels for items in bank.items.values() for item in items}
 
 
@@ -42,7 +51,7 @@ def contents(bank: Bank) -> set[str]:
 def test_bank_lists_each_class_with_ids_that_name_folder_file_and_content(tmp_path: Path) -> None:
     path = draw(tmp_path / "cat" / "rex.png")
     draw(tmp_path / "dog" / "ada.png", BLUE)
-    bank = Bank.read(tmp_path, ["dog", "cat"], "cutouts")
+    bank = ImagePool.read(tmp_path, ["dog", "cat"], "cutouts")
     assert list(bank.items) == ["dog", "cat"]
     (item,) = bank.items["cat"]
     assert item.id == f"cat/rex.png@{pixel_hash(read_image(path))[:12]}"
@@ -56,7 +65,7 @@ def test_folders_are_found_by_name_or_alias_in_any_spelling(tmp_path: Path) -> N
     for folder in ("crane", "N01440764", "Great_White_Shark", "caf\u0065\u0301"):
         draw(tmp_path / folder / "a.png", (len(folder), 0, 0))
     aliases = {"tench": ["n01440764"]}
-    bank = Bank.read(tmp_path, ["crane", "tench", "great white shark", "caf\u00e9"], "cutouts", aliases)
+    bank = ImagePool.read(tmp_path, ["crane", "tench", "great white shark", "caf\u00e9"], "cutouts", aliases)
     folders = [items[0].path.parent.name for items in bank.items.values()]
     assert folders == ["crane", "N01440764", "Great_White_Shark", "caf\u0065\u0301"]
 
@@ -64,7 +73,7 @@ def test_folders_are_found_by_name_or_alias_in_any_spelling(tmp_path: Path) -> N
 def test_a_name_may_be_a_folder_below_a_folder(tmp_path: Path) -> None:
     for cell in ("bird/forest", "bird/snow", "cat/forest"):
         draw(tmp_path / cell / "a.png", (len(cell), ord(cell[0]), 0))
-    bank = Bank.read(tmp_path, ["bird/forest", "cat/forest"], "photographs")
+    bank = ImagePool.read(tmp_path, ["bird/forest", "cat/forest"], "photographs")
     ids = [items[0].id.partition("@")[0] for items in bank.items.values()]
     assert ids == ["bird/forest/a.png", "cat/forest/a.png"]
 
@@ -74,7 +83,7 @@ def test_all_missing_folders_are_counted_in_one_error(tmp_path: Path) -> None:
     names = [f"class {i}" for i in range(9)]
     aliases = {"class 1": ["n00000001"]}
     with pytest.raises(ValueError, match="cutouts: 8 of 9 classes have no folder") as caught:
-        Bank.read(tmp_path, names, "cutouts", aliases)
+        ImagePool.read(tmp_path, names, "cutouts", aliases)
     message = str(caught.value)
     assert "'class 1', 'class 2', 'class 3', 'class 4', 'class 5' and 3 more" in message
     assert "class 1/ or n00000001/" in message
@@ -87,28 +96,28 @@ def test_all_classes_without_a_readable_image_are_counted_in_one_error(tmp_path:
     (tmp_path / "owl").mkdir()
     (tmp_path / "owl" / "a.jpg").touch()
     with pytest.raises(ValueError, match=r"2 of 3 classes .* 'dog' \(in dog/\), 'owl'.*a\.jpg: the file is empty"):
-        Bank.read(tmp_path, ["cat", "dog", "owl"], "cutouts")
+        ImagePool.read(tmp_path, ["cat", "dog", "owl"], "cutouts")
 
 
 def test_a_missing_directory_and_ambiguous_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"templates: no such directory: .*nowhere"):
-        Bank.read(tmp_path / "nowhere", ["snow"], "templates")
+        ImagePool.read(tmp_path / "nowhere", ["snow"], "templates")
     draw(tmp_path / "Snow_Field" / "a.png")
     draw(tmp_path / "snow field" / "a.png", BLUE)
     with pytest.raises(ValueError, match=r"'SNOW FIELD' has more than one folder: .*Snow_Field and .*snow field"):
-        Bank.read(tmp_path, ["SNOW FIELD"], "templates")
+        ImagePool.read(tmp_path, ["SNOW FIELD"], "templates")
     with pytest.raises(ValueError, match=r"'snow field' has more than one folder"):
-        Bank.read(tmp_path, ["snow field"], "templates")
+        ImagePool.read(tmp_path, ["snow field"], "templates")
     shutil.rmtree(tmp_path / "Snow_Field")
     with pytest.raises(ValueError, match="matches both 'a' and 'b'"):
-        Bank.read(tmp_path, ["a", "b"], "templates", {"a": ["snow field"], "b": ["snow field"]})
+        ImagePool.read(tmp_path, ["a", "b"], "templates", {"a": ["snow field"], "b": ["snow field"]})
 
 
 def test_unreadable_files_are_skipped_and_listed_with_the_reason(tmp_path: Path) -> None:
     draw(tmp_path / "cat" / "a.png")
     (tmp_path / "cat" / "b.jpg").touch()
     (tmp_path / "cat" / "c.webp").write_text("hello")
-    bank = Bank.read(tmp_path, ["cat"], "cutouts")
+    bank = ImagePool.read(tmp_path, ["cat"], "cutouts")
     assert len(bank.items["cat"]) == 1
     assert [(path.name, reason.split(",")[0]) for path, reason in bank.skipped] == [
         ("b.jpg", "the file is empty (0 bytes)"),
@@ -120,7 +129,7 @@ def test_the_same_content_twice_in_a_class_counts_once(tmp_path: Path) -> None:
     for name in ("b.png", "a.png"):
         draw(tmp_path / "cat" / name)
     draw(tmp_path / "cat" / "c.png", BLUE)
-    bank = Bank.read(tmp_path, ["cat"], "cutouts")
+    bank = ImagePool.read(tmp_path, ["cat"], "cutouts")
     assert {item.path.name for item in bank.items["cat"]} == {"a.png", "c.png"}
 
 
@@ -151,12 +160,12 @@ def test_the_same_pixels_in_other_bytes_are_one_source(tmp_path: Path, way: str)
     Image.fromarray(pixels).save(path, quality=90)
     copy = other_bytes(path, way)
     draw(path.with_name("other.png"), BLUE)
-    assert len(Bank.read(tmp_path / "train", ["cat"], "cutouts").items["cat"]) == 2
+    assert len(ImagePool.read(tmp_path / "train", ["cat"], "cutouts").items["cat"]) == 2
 
     shared = tmp_path / "validation" / "cat" / copy.name
     shared.parent.mkdir(parents=True)
     copy.rename(shared)
-    banks = {split: Bank.read(tmp_path / split, ["cat"], "cutouts") for split in ("train", "validation")}
+    banks = {split: ImagePool.read(tmp_path / split, ["cat"], "cutouts") for split in ("train", "validation")}
     with pytest.raises(ValueError, match="1 images are used by two splits"):
         check_disjoint(banks)
     (id,) = [item.id for item in banks["validation"].items["cat"]]
@@ -167,7 +176,7 @@ def test_two_classes_share_a_source_by_its_pixels_and_it_stays_in_one_split(tmp_
     bank_of(tmp_path, {"cat": 5, "dog": 5})
     path = draw(tmp_path / "cat" / "shared.png", (9, 9, 9))
     Image.open(path).save(tmp_path / "dog" / "renamed.webp", lossless=True)
-    parts = split_bank(Bank.read(tmp_path, ["cat", "dog"], "cutouts"), {"train": 0.5, "validation": 0.5})
+    parts = split_bank(ImagePool.read(tmp_path, ["cat", "dog"], "cutouts"), {"train": 0.5, "validation": 0.5})
     assert contents(parts["train"]).isdisjoint(contents(parts["validation"]))
 
 
@@ -196,7 +205,7 @@ def test_order_and_digest_do_not_depend_on_where_the_directory_lies(tmp_path: Pa
 
 def test_digest_changes_with_content_name_mask_and_number(tmp_path: Path) -> None:
     def digest() -> str:
-        return Bank.read(tmp_path, ["cat"], "cutouts").digest
+        return ImagePool.read(tmp_path, ["cat"], "cutouts").digest
 
     image = draw(tmp_path / "cat" / "a.png")
     digests = [digest()]
@@ -228,7 +237,7 @@ def test_split_depends_on_contents_alone(tmp_path: Path) -> None:
     one = split_bank(bank_of(tmp_path / "a", {"cat": 9, "dog": 9}), {"train": 2, "validation": 1})
     for path in sorted((tmp_path / "a" / "cat").iterdir()):
         path.rename(path.with_name(f"renamed {path.name}"))
-    two = split_bank(Bank.read(tmp_path / "a", ["dog", "cat"], "cutouts"), {"train": 4, "validation": 2})
+    two = split_bank(ImagePool.read(tmp_path / "a", ["dog", "cat"], "cutouts"), {"train": 4, "validation": 2})
     assert contents(one["validation"]) == contents(two["validation"])
 
 
@@ -237,7 +246,7 @@ def test_a_image_that_two_classes_share_goes_to_one_split(tmp_path: Path) -> Non
     for i in range(3):
         for name in ("cat", "dog"):
             draw(tmp_path / name / f"both {i}.png", (200, 200, i))
-    parts = split_bank(Bank.read(tmp_path, ["cat", "dog"], "cutouts"), {"train": 5, "validation": 2})
+    parts = split_bank(ImagePool.read(tmp_path, ["cat", "dog"], "cutouts"), {"train": 5, "validation": 2})
     assert not contents(parts["train"]) & contents(parts["validation"])
     assert [len(items) for items in parts["train"].items.values()] == [5, 5]
     assert [len(items) for items in parts["validation"].items.values()] == [2, 2]
@@ -252,9 +261,9 @@ def test_random_banks_split_without_overlap_and_without_empty_classes() -> None:
             own = [f"{rng.integers(1 << 60):064x}" for _ in range(rng.integers(4, 9))]
             own += [sha for sha in shared if rng.random() < 0.4]
             items[name] = tuple(Item(f"{name}/{sha}@{sha[:12]}", Path(sha), sha, sha) for sha in sorted(own))
-        parts = split_bank(Bank("cutouts", items), {"train": 6, "validation": 2, "test": 1})
+        parts = split_bank(ImagePool("cutouts", items), {"train": 6, "validation": 2, "test": 1})
         seen = [contents(part) for part in parts.values()]
-        assert sum(map(len, seen)) == len(set.union(*seen)) == len(contents(Bank("cutouts", items)))
+        assert sum(map(len, seen)) == len(set.union(*seen)) == len(contents(ImagePool("cutouts", items)))
         assert all(part.items[name] for part in parts.values() for name in items)
 
 
@@ -279,7 +288,7 @@ def test_directories_of_two_splits_that_share_a_image_are_refused(tmp_path: Path
     for split, color in (("train", RED), ("validation", BLUE)):
         draw(tmp_path / split / "cat" / "own.png", color)
         draw(tmp_path / split / "cat" / f"{split}.png", GREY)
-        banks[split] = Bank.read(tmp_path / split, ["cat"], "cutouts")
+        banks[split] = ImagePool.read(tmp_path / split, ["cat"], "cutouts")
     with pytest.raises(ValueError, match="cutouts: 1 images are used by two splits") as caught:
         check_disjoint(banks)
     message = str(caught.value)
@@ -430,10 +439,10 @@ def test_a_mask_that_may_be_of_two_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dog").mkdir()
     draw(tmp_path / "dog" / "rex.png", RED)
     draw(tmp_path / "dog" / "rex.jpg", BLUE)
-    assert len(Bank.read(tmp_path, ["dog"], "cutouts").items["dog"]) == 2
+    assert len(ImagePool.read(tmp_path, ["dog"], "cutouts").items["dog"]) == 2
     draw(tmp_path / "dog" / "rex.mask.png", (255, 255, 255))
     with pytest.raises(ValueError, match=r"cutouts: .*dog/rex\.mask\.png of rex\.jpg, rex\.png"):
-        Bank.read(tmp_path, ["dog"], "cutouts")
+        ImagePool.read(tmp_path, ["dog"], "cutouts")
 
 
 def test_a_mask_of_another_shape_than_its_image_is_refused(tmp_path: Path, template: Path) -> None:
@@ -527,14 +536,14 @@ def test_an_unknown_way_to_paste_is_refused(template: Path) -> None:
 
 def test_shipped_templates_read_and_split_as_a_users_photographs_do() -> None:
     for folder, names in (("cutouts", world.FOREGROUNDS), ("backgrounds", world.BACKGROUNDS)):
-        bank = Bank.read(SHIPPED / folder, names, folder)
+        bank = ImagePool.read(SHIPPED / folder, names, folder)
         assert {len(items) for items in bank.items.values()} == {15}
         assert bank.skipped == []
         check_disjoint(split_bank(bank, {"train": 4, "validation": 1}))
     cells = [f"{name}/{scene}" for name in world.FOREGROUNDS for scene in world.BACKGROUNDS]
-    split_bank(Bank.read(SHIPPED / "photographs", cells, "photographs"), {"train": 2, "validation": 1})
-    cats = Bank.read(SHIPPED / "cutouts", ["cat"], "cutouts")
-    snows = Bank.read(SHIPPED / "backgrounds", ["snow"], "templates")
+    split_bank(ImagePool.read(SHIPPED / "photographs", cells, "photographs"), {"train": 2, "validation": 1})
+    cats = ImagePool.read(SHIPPED / "cutouts", ["cat"], "cutouts")
+    snows = ImagePool.read(SHIPPED / "backgrounds", ["snow"], "templates")
     _, mask = compose(cats.items["cat"][0].path, snows.items["snow"][0].path, (10, 20, 50, 60), False, 64)
     assert 0.2 < pixels(mask).sum() / 255 / 1600 < 0.9  # A cat's shape, neither nothing nor the whole square.
 

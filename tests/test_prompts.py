@@ -3,17 +3,17 @@
 import pytest
 
 from figureground.core.errors import RecipeError
-from figureground.recipe.classes import Noun
+from figureground.recipe.classes import ClassEntry
 from figureground.recipe.prompts import fill, read_templates, shorten
 
-TENCH = Noun("tench", "tench", "a freshwater fish of the carp family")
-GRASS = Noun("grass", "on grass")
+TENCH = ClassEntry("tench", "tench", "a freshwater fish of the carp family")
+GRASS = ClassEntry("grass", "on grass")
 
 
 def test_the_shipped_template_is_that_of_d3s():
     (template,) = read_templates("d3s")
     assert fill(template, TENCH, GRASS) == "a photo of a tench, a freshwater fish of the carp family, on grass"
-    assert fill(template, Noun("tench", "tench"), GRASS) == "a photo of a tench, on grass"
+    assert fill(template, ClassEntry("tench", "tench"), GRASS) == "a photo of a tench, on grass"
     assert fill(template, TENCH, None) == "a photo of a tench, a freshwater fish of the carp family"
 
 
@@ -50,7 +50,7 @@ def test_the_definition_is_shortened_and_the_background_kept():
 
     definition = shorten(template, TENCH, GRASS, words, 13)
     assert definition == "a freshwater fish of"
-    assert fill(template, Noun("tench", "tench", definition), GRASS).endswith(", on grass")
+    assert fill(template, ClassEntry("tench", "tench", definition), GRASS).endswith(", on grass")
     assert shorten(template, TENCH, GRASS, words, 100) == TENCH.definition
 
 

@@ -24,7 +24,7 @@ from figureground.curation.curating import curate
 from figureground.curation.merging import merge
 from figureground.evaluation.evaluating import evaluate
 from figureground.evaluation.summary import notes
-from figureground.hub.parcel import pack
+from figureground.hub.manifest import pack
 from figureground.methods.extend import extend
 from figureground.methods.forecast import describe
 from figureground.methods.registry import open_dataset
@@ -33,7 +33,7 @@ from figureground.models.concepts import read_concept
 from figureground.pocket.biased import LOOKS_OF
 
 LEARNED = {
-    "steps": 3, "batch_size": 1, "prior_images": 3, "sampling_steps": 2, "preview_images": 0, "sfsl_weight": 0,
+    "steps": 3, "batch_size": 1, "num_class_images": 3, "num_inference_steps": 2, "preview_images": 0, "sfsl_weight": 0,
     "learning_rate": 5e-3,
 }  # fmt: skip
 TINY = {

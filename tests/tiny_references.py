@@ -9,8 +9,8 @@ from PIL import Image
 from figureground.finetune.settings import Finetuning
 
 TINY: dict[str, Any] = {
-    "steps": 4, "batch_size": 2, "prior_images": 3, "sampling_steps": 2, "sfsl_weight": 0.0, "learning_rate": 1e-3,
-    "preview_images": 0, "size": 32,
+    "steps": 4, "batch_size": 2, "num_class_images": 3, "num_inference_steps": 2, "sfsl_weight": 0.0,
+    "learning_rate": 1e-3, "preview_images": 0, "size": 32,
 }  # fmt: skip
 
 

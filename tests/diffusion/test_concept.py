@@ -154,7 +154,7 @@ def test_adapters_are_refused_on_another_base_and_follow_theirs_when_it_moves(ad
 
 
 def test_the_pockets_concept_needs_no_base_to_be_found(references, tmp_path):
-    settings = tiny("pocket", steps=1, size=64, batch_size=1, prior_images=1)
+    settings = tiny("pocket", steps=1, size=64, batch_size=1, num_class_images=1)
     out = finetune(references, "flower", "bird", tmp_path / "bird", settings, **QUIET)
     concept = read_concept(out)
     assert concept.checkpoint == "pocket"

@@ -199,7 +199,7 @@ def test_prior_images_are_drawn_once_and_more_are_added_to_those_that_are_there(
     prior = shutil.copytree(concept / "prior", tmp_path / "prior")
     times = {path.name: path.stat().st_mtime_ns for path in prior.glob("*.png")}
     assert sorted(times) == ["00000.png", "00001.png", "00002.png"]
-    settings = tiny(sd1, prior_images=5, steps=1)
+    settings = tiny(sd1, num_class_images=5, steps=1)
     out = finetune(references, "flower", "hummingbird", tmp_path / "c", settings, prior=prior, **QUIET)
     assert {p.name for p in prior.glob("*.png")} == {f"{i:05d}.png" for i in range(5)}
     assert all((prior / name).stat().st_mtime_ns == time for name, time in times.items())
@@ -397,7 +397,7 @@ sys.exit(main(sys.argv[1:]))
 def test_full_memory_says_what_to_lower(sd1, references, tmp_path):
     out = tmp_path / "c"
     command = ["finetune", "--references", str(references), "--noun", "flower", "--class", "x", "--out", str(out)]
-    command += [*flags(sd1, batch_size=512, prior_images=1, size=64), "--device", "cpu"]
+    command += [*flags(sd1, batch_size=512, num_class_images=1, size=64), "--device", "cpu"]
     done = subprocess.run(
         [sys.executable, "-c", STARVED, *command], env={**ENVIRONMENT, "MALLOC_ARENA_MAX": "1"},
         capture_output=True, text=True, timeout=300,
@@ -406,7 +406,7 @@ def test_full_memory_says_what_to_lower(sd1, references, tmp_path):
     assert done.stderr.count("\n") == 1, done.stderr
     for way in (
         "--batch-size",
-        "--accumulate",
+        "--gradient-accumulation-steps",
         "--gradient-checkpointing",
         "--eight-bit-adam",
         "--lora-rank",
@@ -448,7 +448,7 @@ def saved_step(out):
 @pytest.mark.slow
 @pytest.mark.parametrize("adapters", [False, True])
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights_to_the_bit(sd1, references, tmp_path, adapters):
-    settings = {"steps": 24, "save_every": 2, "ema": 0.9, "accumulate": 2, "prior_images": 2}
+    settings = {"steps": 24, "save_every": 2, "ema": 0.9, "gradient_accumulation_steps": 2, "num_class_images": 2}
     if adapters:
         pytest.importorskip("peft")
         settings["lora_rank"] = 2
@@ -499,7 +499,7 @@ def test_a_stop_leaves_a_usable_checkpoint_and_says_how_to_go_on(sd1, references
 def test_a_stop_while_prior_images_are_drawn_keeps_those_that_are_there(sd1, references, tmp_path):
     out = tmp_path / "stopped"
     command = ["finetune", "--references", str(references), "--noun", "flower", "--class", "x", "--out", str(out)]
-    settings = {"prior_images": 48, "sampling_steps": 200, "steps": 1, "batch_size": 1}
+    settings = {"num_class_images": 48, "num_inference_steps": 200, "steps": 1, "batch_size": 1}
     process = start(*command, *flags(sd1, **settings), "--device", "cpu")
     wait_for(lambda: len(list(out.glob("prior/*.png"))) >= 16, process)
     process.send_signal(signal.SIGINT)

@@ -15,7 +15,7 @@ from figureground.diffusion.processes import Processes
 from figureground.finetune.base import open_base
 from figureground.finetune.latents import encode
 from figureground.finetune.references import read_references
-from figureground.finetune.training import Material, Training, in_turn
+from figureground.finetune.training import Training, TrainingData, in_turn
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -36,7 +36,7 @@ def prepare(checkpoint, images, captions=None, **changes):
     settings = tiny(checkpoint, **changes)
     model = open_base(str(checkpoint), None, device=CPU, dtype=torch.float32)
     vae = model.text_to_image.vae
-    material = Material(
+    material = TrainingData(
         encode(vae, images[:3], settings.flip), captions or ("a photo of a sks flower",) * 3,
         encode(vae, images[3:], settings.flip) if settings.prior_weight else None, "a photo of a flower",
     )  # fmt: skip
@@ -138,9 +138,9 @@ def test_gradient_checkpointing_and_accumulation_change_the_sums_by_rounding_onl
     plain, _ = prepare(checkpoints["sd1"], images, batch_size=4)
     checked, _ = prepare(checkpoints["sd1"], images, batch_size=4, gradient_checkpointing=True)
     assert torch.allclose(plain.step(0), checked.step(0), atol=1e-5)
-    halved, _ = prepare(checkpoints["sd1"], images, batch_size=2, accumulate=2)
+    halved, _ = prepare(checkpoints["sd1"], images, batch_size=2, gradient_accumulation_steps=2)
     seen = halved.step(0)
-    fresh, _ = prepare(checkpoints["sd1"], images, batch_size=2, accumulate=2)
+    fresh, _ = prepare(checkpoints["sd1"], images, batch_size=2, gradient_accumulation_steps=2)
     parts = torch.stack([fresh._pass(0, i).detach() for i in range(2)])
     assert torch.allclose(seen[:-1], parts.mean(0), atol=1e-6)
 
@@ -172,12 +172,12 @@ def test_averages_follow_the_weights_and_give_them_back(checkpoints, images):
 
 
 def test_a_state_is_taken_up_to_the_last_bit(checkpoints, images):
-    through, pipeline = prepare(checkpoints["sd1"], images, ema=0.9, flip=True, warmup=3)
+    through, pipeline = prepare(checkpoints["sd1"], images, ema=0.9, flip=True, lr_warmup_steps=3)
     for step in range(2):
         through.step(step)
     state = copy.deepcopy(through.state())
     last = [through.step(step) for step in (2, 3)]
-    again, other = prepare(checkpoints["sd1"], images, ema=0.9, flip=True, warmup=3)
+    again, other = prepare(checkpoints["sd1"], images, ema=0.9, flip=True, lr_warmup_steps=3)
     again.restore(state)
     torch.manual_seed(99)  # nothing hangs on it
     assert all(torch.equal(again.step(step), seen) for step, seen in zip((2, 3), last, strict=True))

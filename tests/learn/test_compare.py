@@ -254,8 +254,8 @@ MADE = {
         **EASY,
         "training": {"epochs": 4},
         "prompt": "a {noun}",
-        "least_probability": 0.45,
-        "least_attribution_ratio": 0,
+        "min_probability": 0.45,
+        "min_attribution_ratio": 0,
     },
     "scgs": {**SIZES, "folds": 2, "training": {"epochs": 1}, "per_class": 2},
 }
@@ -291,7 +291,7 @@ def test_images_are_made_pruned_and_added(generated):
 def test_images_that_were_pruned_by_other_thresholds_are_neither_taken_nor_lost(generated, images):
     report, out = generated
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    other = {**MADE, "ddb": {**MADE["ddb"], "least_probability": 0.6}}
+    other = {**MADE, "ddb": {**MADE["ddb"], "min_probability": 0.6}}
     with pytest.raises(FiguregroundError, match=r"pruned by\n.*0.45.*\ninstead of\n.*0.6"):
         run(images, "ddb", out, 1, other)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == files

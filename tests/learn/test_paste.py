@@ -101,7 +101,7 @@ def test_without_attributes_the_table_says_none(tmp_path):
 
 
 def test_numbers_with_gaps_become_names_that_match_the_data(tmp_path):
-    from figureground.learn.material import gather
+    from figureground.learn.training_data import gather
 
     rows = [(f"{s}/{y}{a}{i}.png", n, y, a) for n, s in enumerate(("train", "val", "test"))
             for y, a in ((0, 0), (0, 2), (1, 2), (1, 1)) for i in range(1 if n or a < 2 else 3)]  # fmt: skip

@@ -20,9 +20,9 @@ from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
 from figureground.learn import erm
-from figureground.learn.material import gather
 from figureground.learn.settings import METHODS, TWO_STAGE, Training
 from figureground.learn.training import train
+from figureground.learn.training_data import gather
 from figureground.shards.writer import Shard
 from figureground.vision.classifiers import open_classifier
 

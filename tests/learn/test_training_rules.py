@@ -14,9 +14,9 @@ from figureground.data.layouts import read_groups
 from figureground.learn import erm
 from figureground.learn.backbones import open_backbone
 from figureground.learn.errors import early_stopped
-from figureground.learn.material import gather
 from figureground.learn.settings import IN_TRAINING, IN_VALIDATION, MASKS, RULES, Training
 from figureground.learn.training import train
+from figureground.learn.training_data import gather
 
 
 def fit(settings, data, out, **options):

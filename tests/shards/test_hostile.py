@@ -20,7 +20,7 @@ from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError
 from figureground.core.numerics import read_numerics
 from figureground.data.images import DatasetImages
-from figureground.hub.parcel import pack
+from figureground.hub.manifest import pack
 from figureground.shards.finished import Source
 from figureground.shards.index import markers
 

@@ -17,7 +17,7 @@ from figureground.curation.curating import curate
 from figureground.evaluation import page as evaluation_page
 from figureground.evaluation.evaluating import evaluate
 from figureground.evaluation.summary import summarise
-from figureground.hub.parcel import pack
+from figureground.hub.manifest import pack
 
 GROUNDS = ("grass", "snow")
 # Birds on snow are drawn in the colour of cats; all else in its own.

@@ -60,7 +60,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _finetune(options: argparse.Namespace) -> int:
     from figureground.cli.flags import read_flags
-    from figureground.finetune.door import refuse_unfit
+    from figureground.finetune.preflight import refuse_unfit
     from figureground.finetune.settings import POCKET, Finetuning, done_message, settings_for
 
     given = read_flags(vars(options), Finetuning)
@@ -76,7 +76,7 @@ def _finetune(options: argparse.Namespace) -> int:
     from figureground.models.distilled import checkpoint_notes
 
     speaks = os.environ.get("RANK", "0") == "0"  # one of the processes launched together
-    how = (settings.checkpoint, settings.revision, settings.sampling_steps, settings.guidance_scale)
+    how = (settings.checkpoint, settings.revision, settings.num_inference_steps, settings.guidance_scale)
     for note in checkpoint_notes(*how) if speaks else ():
         complain(f"figureground: {note}")
     from figureground.finetune.dreambooth import finetune

@@ -93,7 +93,7 @@ def _train(options: argparse.Namespace) -> int:
     for added in options.add:
         refuse_within(options.out, added, "--add")
     from figureground.cli.flags import read_flags
-    from figureground.learn.door import ask
+    from figureground.learn.preflight import ask
     from figureground.learn.settings import Training
 
     settings = Training(**read_flags(vars(options), Training))

@@ -22,9 +22,9 @@ from figureground.core.values import FieldsOf
 from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_groups
 from figureground.learn.directory import held, read_inputs, refuse_other, refuse_strangers, remove_drafts
-from figureground.learn.door import check_workers, list_seeds, refuse_backbone, refuse_revision, refuse_unfit
-from figureground.learn.material import Material, gather
+from figureground.learn.preflight import check_workers, list_seeds, refuse_backbone, refuse_revision, refuse_unfit
 from figureground.learn.settings import MASKS, METHODS, MOST_POCKET, RULES, Training, choose_backbone
+from figureground.learn.training_data import TrainingData, gather
 from figureground.recipe import document as recipes
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def compare(
     training, overrides = training or {}, overrides or {}
     where: dict[str, Any] = {"layout": layout, "root": root, "y": y, "a": a, "file": file, "split_column": split_column}
     groups = read_groups(data, **where)
-    door = _Door(groups, gather(groups), training, overrides)
+    door = _Preflight(groups, gather(groups), training, overrides)
     settings = door.check_trainings(rows)
     generators = Generators(
         data, where, groups.of_split(0), out, overrides, training, config or door.config, device, show_progress
@@ -141,7 +141,7 @@ def compare(
     if "paste" in made:
         generators.check_paste(door.backbone)
     identity = {"data": groups.fingerprint, "methods": door.identities, "generators": made}
-    work = _Work(data, where, rows, chosen, out, settings, generators, device, workers, show_progress, on_row)
+    work = _Runner(data, where, rows, chosen, out, settings, generators, device, workers, show_progress, on_row)
     with held(out, INPUTS, "compare"):
         _take_up(out, json.loads(json.dumps(identity)))
         for name, rule in door.rules.items():  # checked again: another comparison may have pruned meanwhile
@@ -153,11 +153,11 @@ def compare(
 
 
 @dataclass(eq=False)
-class _Door:
+class _Preflight:
     """Checks of settings, data and backbones before any work."""
 
     groups: GroupedImages
-    material: Material
+    material: TrainingData
     training: Mapping[str, Any]
     overrides: Mapping[str, Mapping[str, Any]]
     identities: dict[str, Any] = field(default_factory=dict)
@@ -273,7 +273,7 @@ def _take_up(out: Path, identity: dict[str, Any]) -> None:
 
 
 @dataclass(eq=False)
-class _Work:
+class _Runner:
     """The work of one comparison in its output directory."""
 
     data: Path | str

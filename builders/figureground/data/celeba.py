@@ -10,20 +10,20 @@ import numpy as np
 from figureground.core.errors import FiguregroundError, RecipeError, counted, nearest_or_all, printable
 from figureground.core.tables import Column, TextTable, read_header, read_text
 from figureground.data.groups import GroupedImages
-from figureground.data.record import CELEBA, Asked, make_record
+from figureground.data.record import CELEBA, Request, make_record
 from figureground.data.tables import Problems, column_names, cross, find_files, read_bits, read_splits, some
 
 _ALIGNED = Path("img_align_celeba")
 
 
-def find_celeba(asked: Asked) -> list[Path]:
+def find_celeba(asked: Request) -> list[Path]:
     path = asked.path
     if path.is_dir():
         return [folder / name for folder in (path, path / "Anno") for name in CELEBA if (folder / name).is_file()]
     return [path] if path.name in CELEBA else []
 
 
-def read_celeba(asked: Asked) -> GroupedImages:
+def read_celeba(asked: Request) -> GroupedImages:
     """Reads `list_attr_celeba`, `list_eval_partition` and `img_align_celeba/`."""
     y, a = asked.y or "Blond_Hair", asked.a or "Male"
     names = read_header(asked.at)[1:] if asked.at.suffix == ".csv" else _read_promise(asked.at)[1]
@@ -118,7 +118,7 @@ def _read_partition(attributes: Path, images: Column, problems: Problems) -> np.
     return np.array([splits.get(image, 0) for image in images.values], np.int64)
 
 
-def _celeba_root(asked: Asked, first: str) -> Path:
+def _celeba_root(asked: Request, first: str) -> Path:
     """Returns the folder of the images: `img_align_celeba`, nested twice in some archives, or the given root."""
     base = asked.at.parent
     tops = [asked.root] if asked.root else [base, base / "Img", base.parent / "Img"]

@@ -13,7 +13,7 @@ from figureground.core.errors import FiguregroundError, counted, listed, printab
 from figureground.core.names import loosely
 from figureground.core.tables import Column
 from figureground.data.groups import GroupedImages
-from figureground.data.record import Asked, complete_splits, make_record
+from figureground.data.record import Request, complete_splits, make_record
 from figureground.data.splits import SPLITS, folder_split
 from figureground.data.tables import FIRST, Labels, Problems, find_files, why_unreadable
 from figureground.sources.images import FOREIGN_SUFFIXES, list_folders, list_images, list_odd
@@ -87,7 +87,7 @@ class Gathered:
         """Returns a folder's path for messages, relative to the directory."""
         return f"{printable((self.path.name / folder.relative_to(self.path)).as_posix())}/"
 
-    def record(self, asked: Asked, layout: str, has_splits: bool) -> GroupedImages:
+    def record(self, asked: Request, layout: str, has_splits: bool) -> GroupedImages:
         """Makes the record. Missing validation, or all missing splits, are taken from training, with a note."""
         problems = Problems(str(self.path))
         split = np.array(self.split, np.int64)
@@ -121,7 +121,7 @@ def _refuse_unknown_splits(path: Path, splits: Sequence[Path], others: Sequence[
             )
 
 
-def find_metashift(asked: Asked) -> list[Path]:
+def find_metashift(asked: Request) -> list[Path]:
     path = asked.path
     if not path.is_dir():
         return []
@@ -129,7 +129,7 @@ def find_metashift(asked: Asked) -> list[Path]:
     return [path] if any(_IN_CONTEXT.fullmatch(each.name) for each in inner) else []
 
 
-def read_metashift(asked: Asked) -> GroupedImages:
+def read_metashift(asked: Request) -> GroupedImages:
     """Reads `SPLIT/CLASS/CLASS(CONTEXT)/*` (Liang and Zou 2022, arXiv 2202.06523)."""
     path, gathered, problems = asked.at, Gathered(asked.at), Problems(str(asked.at))
     splits = _split_folders(path)
@@ -154,7 +154,7 @@ def read_metashift(asked: Asked) -> GroupedImages:
     return gathered.record(asked, "metashift", True)
 
 
-def find_folders(asked: Asked) -> list[Path]:
+def find_folders(asked: Request) -> list[Path]:
     path = asked.path
     if not path.is_dir():
         return []
@@ -162,7 +162,7 @@ def find_folders(asked: Asked) -> list[Path]:
     return [path] if any(list_images(folder) for top in tops for folder in _subfolders(top)) else []
 
 
-def read_folders(asked: Asked) -> GroupedImages:
+def read_folders(asked: Request) -> GroupedImages:
     """Reads `[SPLIT/]CLASS/*`."""
     path, gathered = asked.at, Gathered(asked.at)
     splits = _split_folders(path)

@@ -24,7 +24,7 @@ from figureground.data.metadata import (
     read_table,
     read_waterbirds,
 )
-from figureground.data.record import DATASET, Asked, make_record
+from figureground.data.record import DATASET, Request, make_record
 from figureground.data.splits import KNOWN, choose_splits, folder_split
 from figureground.sources.images import list_folders, list_images
 
@@ -37,9 +37,9 @@ _PRIVATE = "_figureground"
 class Layout(NamedTuple):
     """A layout of data sets on disk."""
 
-    find: Callable[[Asked], list[Path]]
+    find: Callable[[Request], list[Path]]
     """Returns the tables or directories that have this layout; none if it doesn't apply, several if ambiguous."""
-    read: Callable[[Asked], GroupedImages]
+    read: Callable[[Request], GroupedImages]
     takes: tuple[str, ...]
     """Accepted options among root, y, a, file and split_column."""
     tree: str
@@ -85,7 +85,7 @@ def read_groups(
         raise RecipeError("root", f"no such directory: {root}.")
     if not path.exists():
         raise FiguregroundError(f"{path}: no such file or directory.")
-    asked = Asked(path, path, root, y, a, file, split_column, seed)
+    asked = Request(path, path, root, y, a, file, split_column, seed)
     # Given column names decide between tables; other options are refused if the layout doesn't accept them.
     columns = [name for name, value in (("file", file), ("split_column", split_column)) if value is not None]
     name, at = _find_layout(asked, layout, columns)
@@ -95,7 +95,7 @@ def read_groups(
     return LAYOUTS[name].read(replace(asked, at=at))
 
 
-def _find_layout(asked: Asked, layout: str | None, columns: Sequence[str]) -> tuple[str, Path]:
+def _find_layout(asked: Request, layout: str | None, columns: Sequence[str]) -> tuple[str, Path]:
     """Returns the layout of the data set, and the table or directory that has it.
 
     Args:
@@ -135,7 +135,7 @@ def _find_layout(asked: Asked, layout: str | None, columns: Sequence[str]) -> tu
     return found[0]
 
 
-def _refuse_columns(asked: Asked) -> None:
+def _refuse_columns(asked: Request) -> None:
     """Refuses a requested column that the table lacks, if it is clear which table is meant.
 
     Raises:
@@ -171,11 +171,11 @@ def _unknown_splits(path: Path) -> str:
 # Datasets of this package
 
 
-def _find_dataset(asked: Asked) -> list[Path]:
+def _find_dataset(asked: Request) -> list[Path]:
     return [asked.path] if (asked.path / _PRIVATE).is_dir() else []
 
 
-def _read_dataset(asked: Asked) -> GroupedImages:
+def _read_dataset(asked: Request) -> GroupedImages:
     """Reads a dataset of `build`, `curate` or `merge`: y is the foreground, a the background."""
     from figureground.data.images import DatasetImages
 

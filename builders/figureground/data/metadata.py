@@ -12,7 +12,7 @@ import numpy as np
 from figureground.core.errors import FiguregroundError, RecipeError, listed, nearest_or_all
 from figureground.core.tables import TABLES, Column, TextTable, read_header
 from figureground.data.groups import Files, GroupedImages
-from figureground.data.record import METADATA, Asked, complete_splits, make_record
+from figureground.data.record import METADATA, Request, complete_splits, make_record
 from figureground.data.splits import SPLITS, folder_split
 from figureground.data.tables import Problems, column_names, cross, find_files, read_bits, read_labels, read_splits
 from figureground.sources.images import list_folders
@@ -32,15 +32,15 @@ WATERBIRDS_TRAIN = ((3498, 184), (56, 1057))
 """Number of training images of Waterbirds, class × place (Sagawa et al. 2020, arXiv 1911.08731)."""
 
 
-def find_table(asked: Asked) -> list[Path]:
+def find_table(asked: Request) -> list[Path]:
     return _find(asked, [asked.file or FILE, asked.y or Y, *([asked.split] if asked.split else [])])
 
 
-def find_waterbirds(asked: Asked) -> list[Path]:
+def find_waterbirds(asked: Request) -> list[Path]:
     return _find(asked, WATERBIRDS)
 
 
-def _find(asked: Asked, columns: Sequence[str]) -> list[Path]:
+def _find(asked: Request, columns: Sequence[str]) -> list[Path]:
     """Finds the tables that have the given columns."""
     path = asked.path
     files = sorted(each for each in path.iterdir() if _is_table(each)) if path.is_dir() else [path]
@@ -61,12 +61,12 @@ def _header_of_any(file: Path, given: Path) -> list[str]:
         return []
 
 
-def read_table(asked: Asked) -> GroupedImages:
+def read_table(asked: Request) -> GroupedImages:
     """Reads `filename[,split],y[,a]`, or the same columns under other names."""
     return _read(asked, "table", {"": asked.at}, asked.file or FILE, asked.y or Y, asked.root or asked.at.parent)
 
 
-def find_image_folder(asked: Asked) -> list[Path]:
+def find_image_folder(asked: Request) -> list[Path]:
     path = asked.path
     if path.is_file():
         is_one = path.name in IMAGE_FOLDER and _has_class(asked, read_header(path))
@@ -75,7 +75,7 @@ def find_image_folder(asked: Asked) -> list[Path]:
     return [path] if found else []
 
 
-def _has_class(asked: Asked, header: Sequence[str]) -> bool:
+def _has_class(asked: Request, header: Sequence[str]) -> bool:
     return FILE_NAME in header and (asked.y in header if asked.y else any(name in header for name in CLASS_COLUMNS))
 
 
@@ -88,7 +88,7 @@ def _tables_of(path: Path) -> dict[str, Path]:
     }  # fmt: skip
 
 
-def read_image_folder(asked: Asked) -> GroupedImages:
+def read_image_folder(asked: Request) -> GroupedImages:
     """Reads ImageFolder of `datasets`: `metadata.csv` or `.jsonl` with `file_name`, once or in each split."""
     if asked.at.is_file():
         tables, root = {"": asked.at}, asked.at.parent
@@ -100,7 +100,7 @@ def read_image_folder(asked: Asked) -> GroupedImages:
 
 
 def _read(
-    asked: Asked, layout: str, tables: dict[str, Path], file: str, y: str, root: Path
+    asked: Request, layout: str, tables: dict[str, Path], file: str, y: str, root: Path
 ) -> GroupedImages:  # fmt: skip
     """Reads the labels of files from tables, given by the folder (relative to the root) that each describes."""
     opened = {folder: TextTable(path) for folder, path in tables.items()}
@@ -126,7 +126,7 @@ def _read(
     return make_record(asked, layout, keys, numbers, labels, a, files, notes)
 
 
-def _attributes(asked: Asked, y: str, header: Sequence[str], table: str) -> list[str]:
+def _attributes(asked: Request, y: str, header: Sequence[str], table: str) -> list[str]:
     """Returns the columns of the attribute.
 
     Raises:
@@ -183,7 +183,7 @@ def _splits_of_folders(files: Sequence[str]) -> list[int] | None:
 
 
 def _files_of(
-    asked: Asked, column: Column, split: np.ndarray, problems: Problems, root: Path
+    asked: Request, column: Column, split: np.ndarray, problems: Problems, root: Path
 ) -> tuple[Files, tuple[str, ...], list[str]]:
     """Finds the files of a table; raises FiguregroundError with all its problems."""
     hint = " If the images are elsewhere, give --root DIR." if asked.root is None else ""
@@ -192,7 +192,7 @@ def _files_of(
     return found
 
 
-def read_waterbirds(asked: Asked) -> GroupedImages:
+def read_waterbirds(asked: Request) -> GroupedImages:
     """Reads `img_id,img_filename,y,split,place,place_filename` (Sagawa et al. 2020, arXiv 1911.08731)."""
     columns = TextTable(asked.at).columns(WATERBIRDS)
     problems = Problems(asked.at.name)

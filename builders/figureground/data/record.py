@@ -29,7 +29,7 @@ COMPARED = 8
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """A request to read a data set."""
 
     path: Path
@@ -60,7 +60,7 @@ DATASET = "dataset"
 
 
 def make_record(
-    asked: Asked,
+    asked: Request,
     layout: str,
     keys: Sequence[str],
     split: np.ndarray,

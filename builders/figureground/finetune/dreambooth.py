@@ -43,7 +43,7 @@ from figureground.finetune.references import References, read_references
 from figureground.finetune.settings import POCKET, Finetuning, fill, settings_for
 from figureground.finetune.similarity import SimilarityLoss, direction_of_head, direction_of_images, read_features
 from figureground.finetune.stopping import Looks, Watch, Watched
-from figureground.finetune.training import Material, Similarity, Training, require_bitsandbytes
+from figureground.finetune.training import Similarity, Training, TrainingData, require_bitsandbytes
 from figureground.models.concepts import CHECKPOINT, CONCEPT, FORMAT, LORA, hash_weights, read_concept
 from figureground.models.opening import open_network
 from figureground.models.weights import check_size, local_directory
@@ -102,15 +102,15 @@ def finetune(
         FiguregroundError: An input can't be used; `out` holds something else, or a concept from other inputs; memory or
             disk is full; or a loss is NaN.
     """
-    asked = _Asked(Path(references), noun, label, Path(out), settings, prior, components, class_folder, show_progress)
-    kept = _Kept(asked.out, settings.steps)
+    asked = _Request(Path(references), noun, label, Path(out), settings, prior, components, class_folder, show_progress)
+    kept = _SavedProgress(asked.out, settings.steps)
     with kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
         _finetune(asked, device, kept)
     return asked.out
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Request:
     """Arguments of `finetune`."""
 
     references: Path
@@ -135,7 +135,7 @@ class _Asked:
 
 
 @dataclass
-class _Kept(Unfinished):
+class _SavedProgress(Unfinished):
     """Saved parts of an unfinished concept."""
 
     prior: Path | None = None
@@ -156,7 +156,7 @@ ADVICE_NOT_FINITE = (
 def _advise_memory(settings: Finetuning) -> str:
     ways = []
     if settings.batch_size > 1:
-        ways.append("a smaller --batch-size with more --accumulate")
+        ways.append("a smaller --batch-size with more --gradient-accumulation-steps")
     if not settings.gradient_checkpointing:
         ways.append("--gradient-checkpointing")
     if not settings.eight_bit_adam and settings.lora_rank is None:
@@ -171,7 +171,7 @@ def _advise_memory(settings: Finetuning) -> str:
 # Checks: invalid inputs are refused before anything is written
 
 
-def _finetune(asked: _Asked, device: str, kept: _Kept) -> None:
+def _finetune(asked: _Request, device: str, kept: _SavedProgress) -> None:
     settings, out = asked.settings, asked.out
     if settings.lora_rank is not None:
         concept.require_peft()
@@ -240,7 +240,7 @@ def _open(settings: Finetuning, processes: Processes, dtype: torch.dtype) -> Che
     )
 
 
-def _check_words(asked: _Asked, checkpoint: Checkpoint, found: References) -> None:
+def _check_words(asked: _Request, checkpoint: Checkpoint, found: References) -> None:
     told = {f"the caption of {r.name}": asked.caption(r.caption) for r in found.used if r.caption}
     told |= {field: asked.fill(text) for field, text in asked.settings.prompts().items()}
     if asked.settings.needs_class_images:
@@ -257,7 +257,7 @@ class _Network:
     label: int
 
 
-def _open_network(asked: _Asked, processes: Processes) -> _Network | None:
+def _open_network(asked: _Request, processes: Processes) -> _Network | None:
     """Open the feature network, if it is used."""
     settings = asked.settings
     if not settings.reads_features:
@@ -271,7 +271,7 @@ def _open_network(asked: _Asked, processes: Processes) -> _Network | None:
 
 
 def _compare_with(
-    asked: _Asked, checkpoint: Checkpoint, found: References, network: _Network | None, processes: Processes
+    asked: _Request, checkpoint: Checkpoint, found: References, network: _Network | None, processes: Processes
 ) -> Similarity | None:
     """Set up SFSL, if its weight isn't 0: the feature network, its class, and the features of the references."""
     settings = asked.settings
@@ -320,7 +320,7 @@ def _clean(out: Path) -> None:
 class _Session:
     """One process's run for a concept, from prior images to `concept.json`."""
 
-    asked: _Asked
+    asked: _Request
     found: References
     identity: dict[str, Any]
     checkpoint: Checkpoint
@@ -329,7 +329,7 @@ class _Session:
     processes: Processes
     size: int
     dtype: torch.dtype
-    kept: _Kept
+    kept: _SavedProgress
 
     def __post_init__(self) -> None:
         self.out, self.settings = self.asked.out, self.asked.settings
@@ -339,7 +339,7 @@ class _Session:
         vae, settings = self.checkpoint.text_to_image.vae, self.settings
         prior = self._prior() if settings.prior_weight else None
         of_class = self._of_class() if settings.needs_class_images else None
-        material = Material(
+        material = TrainingData(
             encode(vae, [r.image for r in self.found.used], settings.flip, signals.check),
             tuple(self.asked.caption(r.caption) for r in self.found.used),
             encode(vae, prior.images, settings.flip, signals.check) if prior else None,
@@ -377,7 +377,11 @@ class _Session:
         """Return the prior images."""
         settings, folder = self.settings, self.asked.prior or self.out / PRIOR
         return self._draw_once(
-            folder, self.asked.fill(settings.prior_prompt), settings.prior_images, self.asked.prior is None, priors.FLAG
+            folder,
+            self.asked.fill(settings.prior_prompt),
+            settings.num_class_images,
+            self.asked.prior is None,
+            priors.FLAG,
         )
 
     def _of_class(self) -> priors.Prior:
@@ -403,7 +407,7 @@ class _Session:
             "format": recipes.FORMAT,
             "prompt": prompt, "size": self.size, "seed": settings.seed,
             "checkpoint": base["checkpoint"], "content": base["fingerprint"], "scheduler": settings.scheduler,
-            "sampling_steps": settings.sampling_steps, "guidance_scale": settings.guidance_scale,
+            "num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale,
         }  # fmt: skip
         self.kept.prior = folder
         if self.processes.main:
@@ -447,7 +451,7 @@ class _Session:
 
     def _sampling(self, batch_size: int = 1) -> Sampling:
         return Sampling(
-            self.size, self.settings.sampling_steps, 1.0, self.settings.guidance_scale, batch_size=batch_size
+            self.size, self.settings.num_inference_steps, 1.0, self.settings.guidance_scale, batch_size=batch_size
         )
 
     def _autocast(self) -> Any:

@@ -130,7 +130,7 @@ class Inverting:
         noise = torch.randn(shape, generator=generator).to(device)
         time = torch.randint(len(self._alphas_bar), (n,), generator=generator).to(device)
         templates = torch.randint(len(settings.templates), (n,), generator=generator)
-        turns = [in_turn(len(self._images), step * n + i, settings.seed, "images") for i in range(n)]
+        turns = [in_turn(len(self._images), step * n + i, settings.seed, "pictures") for i in range(n)]
         rows = torch.tensor(turns, device=device)
         clean = self._images.sample(rows, mirrored, spread)
         alphas_bar = self._alphas_bar[time]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from figureground.core.errors import FiguregroundError, RecipeError
-from figureground.finetune.door import check_names
+from figureground.finetune.preflight import check_names
 
 COMMON = 40_000
 """Tokenizers number their pieces by frequency; of CLIP's 49,408 pieces, those below this number are common words."""

@@ -12,7 +12,7 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.files import read_json, replace_text
 from figureground.diffusion.checkpoint import download
 from figureground.finetune import priors
-from figureground.finetune.door import INPUTS, LOCK, refuse_strangers
+from figureground.finetune.preflight import INPUTS, LOCK, refuse_strangers
 from figureground.finetune.references import References
 from figureground.finetune.settings import Finetuning, fingerprint_network
 from figureground.models.concepts import read_concept

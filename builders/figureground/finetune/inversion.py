@@ -89,7 +89,7 @@ def invert(
         FiguregroundError: An input can't be used; `out` holds something else, or a token from other inputs; memory or
             disk is full; or the loss is NaN.
     """
-    asked = _Asked(images, noun, token, Path(out), settings, masks, show_progress)
+    asked = _Request(images, noun, token, Path(out), settings, masks, show_progress)
     kept = Unfinished(asked.out, settings.steps)
     with kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
         _invert(asked, device, kept)
@@ -110,7 +110,7 @@ def _advise_memory(settings: Inversion) -> str:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Request:
     """Arguments of `invert`."""
 
     images: Path | Sequence[Path]
@@ -125,7 +125,7 @@ class _Asked:
 # Checks: invalid inputs are refused before anything is written
 
 
-def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
+def _invert(asked: _Request, device_name: str, kept: Unfinished) -> None:
     settings, out = asked.settings, asked.out
     check_token(asked.token)
     if not asked.noun.strip() or asked.noun != " ".join(asked.noun.split()) or set(asked.noun) & set("{}<>"):
@@ -164,7 +164,7 @@ def _invert(asked: _Asked, device_name: str, kept: Unfinished) -> None:
             _Session(asked, images, identity, made_with, checkpoint, size, dtype, device, kept).run()
 
 
-def _identify(asked: _Asked, size: int, images: Sequence[LearnedImage]) -> dict[str, Any]:
+def _identify(asked: _Request, size: int, images: Sequence[LearnedImage]) -> dict[str, Any]:
     """Return everything that determines a token, as JSON: contents instead of paths."""
     settings = dataclasses.replace(asked.settings, size=size)
     said = {name: value for name, value in settings.to_json().items() if name not in execution_names(Inversion)}
@@ -224,7 +224,7 @@ def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
     return True
 
 
-def _check_words(checkpoint: Checkpoint, asked: _Asked) -> None:
+def _check_words(checkpoint: Checkpoint, asked: _Request) -> None:
     more = asked.settings.vectors - 1
     for tokenizer in checkpoint.tokenizers:
         if not tokenizer.tokenize(asked.noun):
@@ -248,7 +248,7 @@ def _check_words(checkpoint: Checkpoint, asked: _Asked) -> None:
 class _Session:
     """A run for a token, from encoded images to `inversion.json`."""
 
-    asked: _Asked
+    asked: _Request
     images: list[LearnedImage]
     identity: dict[str, Any]
     made_with: dict[str, Any]

@@ -51,23 +51,23 @@ class Finetuning:
     """Steps of the optimizer."""
     batch_size: Small = 1
     """References in a forward pass of each process; as many prior images come with them."""
-    accumulate: Small = 1
+    gradient_accumulation_steps: Small = 1
     """Forward passes whose gradients make one step."""
     learning_rate: Share | None = None
     """Of the UNet; none is 2e-6, with adapters 1e-4."""
     text_encoder_learning_rate: Share | None = None
     """Of the text encoders; none is the UNet's, 0 leaves them as they are."""
-    warmup: Whole = 0
+    lr_warmup_steps: Whole = 0
     """Steps in which the learning rates rise from 0; then they are constant."""
     weight_decay: Share = 0.01
     """Of AdamW."""
-    max_gradient_norm: Positive = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradients are shortened to this norm, over all that is trained."""
     min_snr_gamma: Positive | None = None
     """Min-SNR weighting of each sample's loss (Hang et al. 2023, arXiv 2303.09556), 5 as a rule; none is off."""
     prior_weight: Weight = 1.0
     """Weight of prior preservation; 0 leaves it out."""
-    prior_images: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    num_class_images: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     """How many images the untouched model draws for prior preservation."""
     sfsl_weight: Weight = 0.1
     """Weight of the spurious-feature similarity loss (SFSL); 0 is plain DreamBooth."""
@@ -110,7 +110,7 @@ class Finetuning:
     """Decay of an exponential moving average of the weights, which is then what is kept; 0 is off."""
     scheduler: Scheduler = "ddim"
     """Sampler of prior images and previews: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc."""
-    sampling_steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
     """Sampling steps of prior images and previews."""
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 7.5
     """Classifier-free guidance of prior images and previews."""
@@ -143,8 +143,8 @@ class Finetuning:
         for name, text in self.prompts().items():
             if stray := unfilled(text, PLACEHOLDERS):
                 raise RecipeError(name, f"nothing fills {stray!r} in {text!r}; known are {', '.join(PLACEHOLDERS)}.")
-        if self.scheduler == "pndm" and self.sampling_steps < 4:
-            raise RecipeError("sampling_steps", f"{self.sampling_steps} is too few: pndm needs 4 or more.")
+        if self.scheduler == "pndm" and self.num_inference_steps < 4:
+            raise RecipeError("num_inference_steps", f"{self.num_inference_steps} is too few: pndm needs 4 or more.")
         if "{V}" not in self.prompt:
             raise RecipeError("prompt", f"{self.prompt!r} doesn't hold {{V}}, the place of the identifier.")
         if "{V}" in self.prior_prompt:
@@ -230,8 +230,8 @@ def unfilled(template: str, places: Iterable[str]) -> str | None:
 
 
 POCKET = Finetuning(
-    "pocket", steps=350, batch_size=4, learning_rate=1.5e-4, min_snr_gamma=5.0, prior_images=64, sfsl_weight=0.5,
-    feature_model="pocket", sampling_steps=20, guidance_scale=4.0, save_seconds=60.0, dtype="bfloat16",
+    "pocket", steps=350, batch_size=4, learning_rate=1.5e-4, min_snr_gamma=5.0, num_class_images=64, sfsl_weight=0.5,
+    feature_model="pocket", num_inference_steps=20, guidance_scale=4.0, save_seconds=60.0, dtype="bfloat16",
     preview_prompts=tuple(f"a photo of a {{V}} {{noun}}{scene}" for scene in ("", ", in snow", ", on grass")),
 )  # fmt: skip
 """For the pocket model: some three minutes on one core.

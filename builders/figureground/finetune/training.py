@@ -34,7 +34,7 @@ TEXT_ADAPTED = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """Training data: encoded images and their captions."""
 
     references: Posteriors
@@ -71,7 +71,7 @@ class Training:
         self,
         checkpoint: Checkpoint,
         settings: Finetuning,
-        material: Material,
+        material: TrainingData,
         similarity: Similarity | None,
         processes: Processes,
         size: int,
@@ -132,14 +132,14 @@ class Training:
         settings = self.settings
         self._denoiser.train()
         for group in self._optimizer.param_groups:
-            group["lr"] = group["full_rate"] * min(1.0, (number + 1) / (settings.warmup + 1))
+            group["lr"] = group["full_rate"] * min(1.0, (number + 1) / (settings.lr_warmup_steps + 1))
         each = []
-        for i in range(settings.accumulate):
-            with gather_alone(self._model, alone=i + 1 < settings.accumulate):
+        for i in range(settings.gradient_accumulation_steps):
+            with gather_alone(self._model, alone=i + 1 < settings.gradient_accumulation_steps):
                 values = self._pass(number, i)
-                (values[0] / settings.accumulate).backward()
+                (values[0] / settings.gradient_accumulation_steps).backward()
             each.append(values.detach())
-        norm = nn.utils.clip_grad_norm_(self._values, settings.max_gradient_norm)
+        norm = nn.utils.clip_grad_norm_(self._values, settings.max_grad_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         if self._averages:
@@ -174,7 +174,7 @@ class Training:
         settings = self.settings
         n = settings.batch_size * self.processes.count
         generator = make_generator(derive_seed(settings.seed, "step", str(step), str(part)))
-        first = (step * settings.accumulate + part) * n
+        first = (step * settings.gradient_accumulation_steps + part) * n
         drawn = [self._draw_kind("references", self._material.references, first, n, generator)]
         prompts = [self._caption_rows[drawn[0][3]]]
         if self._weights.prior and self._material.prior is not None:

@@ -20,7 +20,7 @@ from figureground.core.errors import RecipeError, listed
 from figureground.core.files import MOST_JSON, parse_json, read_bytes, read_object, read_text
 from figureground.hub import card as hub_card
 from figureground.hub.errors import AGAIN, HubError, explained, transient
-from figureground.hub.parcel import Item, finished, pack
+from figureground.hub.manifest import Item, finished, pack
 from figureground.shards.card import CARD as README
 from figureground.shards.index import INDEX
 from figureground.shards.writer import FORMATS, PRIVATE, PUBLISHED_REJECTS, RECIPE
@@ -92,9 +92,9 @@ def push(
         tempfile.TemporaryDirectory(prefix="figureground-push-") as scratch,
         _progress(show_progress),
     ):
-        parcel = Path(scratch) / "parcel"
-        parcel.mkdir()
-        items = pack(directory, formats, parcel)
+        manifest = Path(scratch) / "manifest"
+        manifest.mkdir()
+        items = pack(directory, formats, manifest)
         if _described(directory) != before:
             raise HubError(
                 f"{directory} was changed by another process during the check ({INDEX} or {RECIPE} differs). "
@@ -192,9 +192,9 @@ def _publish(
     for _, group in itertools.groupby(_lacking(items, there), key=lambda item: item.turn):
         batch = list(group)
         for start in range(0, len(batch), FILES_AT_ONCE):
-            _hand_over(api, repo_id, target, batch[start : start + FILES_AT_ONCE], scratch / "outbox")
+            _hand_over(api, repo_id, target, batch[start : start + FILES_AT_ONCE], scratch / "staging")
     _compare(repo_id, items, _listing(api, repo_id, target))
-    _hand_over(api, repo_id, target, _lacking(cards, there), scratch / "outbox")
+    _hand_over(api, repo_id, target, _lacking(cards, there), scratch / "staging")
     there = _listing(api, repo_id, target)
     _compare(repo_id, [*items, *cards], there)
     ours = {item.path for item in items}
@@ -315,7 +315,7 @@ def _joint_card(
         return [base, here]
     text = _download(api, repo_id, revision, README, scratch)
     before = _download(api, repo_id, revision, CARD_HERE, scratch) if CARD_HERE in there else None
-    joint = scratch / "parcel" / "joint.md"
+    joint = scratch / "manifest" / "joint.md"
     joint.write_text(hub_card.join(read_text(here.file), text, before), encoding="utf-8")
     return [base, Item(README, joint)]
 
@@ -323,19 +323,19 @@ def _joint_card(
 # Sending
 
 
-def _hand_over(api: HfApi, repo_id: str, revision: str, items: Sequence[Item], outbox: Path) -> None:
+def _hand_over(api: HfApi, repo_id: str, revision: str, items: Sequence[Item], staging: Path) -> None:
     """Upload files through a folder of links to them; retry if the Hub or the network fails."""
     if not items:
         return
     for item in items:
-        link = outbox / item.path
+        link = staging / item.path
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(item.file.absolute())
     names = items[0].path if len(items) == 1 else f"{len(items)} files"
     for attempt in itertools.count(1):
         try:
             api.upload_folder(
-                repo_id=repo_id, folder_path=outbox, repo_type="dataset", revision=revision,
+                repo_id=repo_id, folder_path=staging, repo_type="dataset", revision=revision,
                 commit_message=f"figureground: {names}",
             )  # fmt: skip
             break
@@ -343,7 +343,7 @@ def _hand_over(api: HfApi, repo_id: str, revision: str, items: Sequence[Item], o
             if attempt == TRIES or not transient(error):
                 raise
             time.sleep(SECONDS * 2 ** (attempt - 1))
-    shutil.rmtree(outbox)
+    shutil.rmtree(staging)
 
 
 def _compare(repo_id: str, items: Iterable[Item], there: Mapping[str, RepoFile]) -> None:

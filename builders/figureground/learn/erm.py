@@ -30,8 +30,8 @@ from figureground.core.seeding import seed_default_generators
 from figureground.data.groups import accuracy_by_group, worst_group_accuracy
 from figureground.learn.augmentation import crop_and_mirror
 from figureground.learn.backbones import Backbone
-from figureground.learn.material import Material, Part
 from figureground.learn.settings import AVERAGE, LAST, WORST_CLASS, WORST_GROUP, Training
+from figureground.learn.training_data import Part, TrainingData
 from figureground.recipe.sample import derive_seed
 from figureground.training.state import read_state, save_state, saved_threads
 
@@ -155,7 +155,7 @@ class Fit:
     """
 
     backbone: Backbone
-    material: Material
+    material: TrainingData
     settings: Training
     seed: int
     purpose: str

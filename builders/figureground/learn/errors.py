@@ -33,10 +33,10 @@ from figureground.data.groups import GroupedImages
 from figureground.learn import erm
 from figureground.learn.backbones import open_backbone, save
 from figureground.learn.directory import held
-from figureground.learn.door import INPUTS
-from figureground.learn.material import Album, Material, Part
+from figureground.learn.preflight import INPUTS
 from figureground.learn.settings import LAST, WORST_CLASS, WORST_GROUP, Training
 from figureground.learn.training import MOST_WORKERS, explained, take_up, versions, watched
+from figureground.learn.training_data import Album, Part, TrainingData
 from figureground.recipe.sample import derive_seed
 from figureground.vision.classifiers import Classifier, Reading
 
@@ -345,10 +345,10 @@ class _Session:
         state.unlink(missing_ok=True)
         return probability
 
-    def _material(self, job: _Job) -> Material:
+    def _material(self, job: _Job) -> TrainingData:
         part = self.train.select(job.trained)
         # A fit uses only training and validation; the test split is not opened here.
-        return Material(
+        return TrainingData(
             part.name, part.classes, None, part.group_names, _part(part), np.zeros(len(part), bool), self.validation,
             self.validation, part.counts(0).ravel(), {}, (),
         )  # fmt: skip

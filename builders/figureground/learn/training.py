@@ -23,10 +23,10 @@ from figureground.core.terminal import remark
 from figureground.learn import dfr, erm, jtt, trained
 from figureground.learn.backbones import Backbone, check_saving, find_last, open_backbone, save
 from figureground.learn.directory import held, read_inputs, refuse_other, remove_drafts
-from figureground.learn.door import INPUTS, Asked, ask
 from figureground.learn.groupdro import GroupDRO
-from figureground.learn.material import Material, Part
+from figureground.learn.preflight import INPUTS, Request, ask
 from figureground.learn.settings import LAST, RULES, TWO_STAGE, Training
+from figureground.learn.training_data import Part, TrainingData
 from figureground.learn.weights import balance, normalise, weigh_added
 from figureground.recipe.document import FORMAT
 from figureground.vision.classifiers import Classifier
@@ -81,13 +81,13 @@ def train(
     return train_asked(asked, show_progress)
 
 
-def train_asked(asked: Asked, show_progress: bool = True) -> dict[str, Any]:
+def train_asked(asked: Request, show_progress: bool = True) -> dict[str, Any]:
     """Train like `train`, with inputs read and checked by `door.ask`."""
     settings, out, chosen = asked.settings, asked.out, asked.seeds
     where = choose_device(asked.device)
     workers = asked.workers or min(MOST_WORKERS, usable_cores())
     session = _Session(settings, asked.material, out, asked.edge, where, workers, show_progress)
-    kept = _Kept()
+    kept = _SavedProgress()
     try:
         with explained(settings, where), held(out, INPUTS, "train"):
             return session.run(chosen, kept)
@@ -147,7 +147,7 @@ def watched(fit: erm.Fit) -> int:
 
 
 @dataclass
-class _Kept:
+class _SavedProgress:
     """Progress, for the message after a stop."""
 
     seeds: int = 0
@@ -168,14 +168,14 @@ class _Session:
     """A training run in one directory."""
 
     settings: Training
-    material: Material
+    material: TrainingData
     out: Path
     edge: int
     device: torch.device
     workers: int
     show_progress: bool
 
-    def run(self, seeds: Sequence[int], kept: _Kept) -> dict[str, Any]:
+    def run(self, seeds: Sequence[int], kept: _SavedProgress) -> dict[str, Any]:
         backbone = open_backbone(self.settings, self.material.classes, self.edge, 0)
         check_saving(backbone)
         identity = {**self.settings.to_json(), "backbone": backbone.facts, "content": self.material.content}
@@ -223,7 +223,7 @@ class _Session:
 
     # One seed
 
-    def _seed(self, seed: int, kept: _Kept) -> dict[str, Any]:
+    def _seed(self, seed: int, kept: _SavedProgress) -> dict[str, Any]:
         marker, state = self.out / f"seed-{seed}.json", self.out / f"seed-{seed}.pt"
         if marker.exists():
             state.unlink(missing_ok=True)
@@ -333,7 +333,7 @@ class _Session:
             weights = balance(weights, train.y if train.group is None else train.group)
         return erm.WeightedMean(normalise(weights), self.device), None
 
-    def _errors(self, seed: int, kept: _Kept) -> tuple[np.ndarray, int]:
+    def _errors(self, seed: int, kept: _SavedProgress) -> tuple[np.ndarray, int]:
         """Return the first model's training errors, bool (n,), and its optimiser steps; it is trained once."""
         path = self.out / f"seed-{seed}-errors.json"
         if path.exists():

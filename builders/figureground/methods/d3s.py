@@ -27,7 +27,7 @@ from figureground.core.shares import whole_part
 from figureground.methods.base import Method
 from figureground.models.needs import Need
 from figureground.recipe import document as recipes
-from figureground.recipe.classes import Noun, define, find_list, read_nouns
+from figureground.recipe.classes import ClassEntry, define, find_list, read_nouns
 from figureground.recipe.config import Config
 from figureground.recipe.plan import Plan, pick
 from figureground.recipe.prompts import fill, read_templates, shorten
@@ -35,7 +35,7 @@ from figureground.recipe.sample import Guide, Spec, derive_seed
 from figureground.recipe.settings import Names, Text, settings
 from figureground.recipe.table import MOST_A_CELL, Correlation, read_table
 from figureground.shards.stages import run_stage
-from figureground.sources.guide import Bank, check_disjoint, compose, photograph, place, split_bank
+from figureground.sources.guide import ImagePool, check_disjoint, compose, photograph, place, split_bank
 from figureground.sources.images import UnreadableImage, list_folders
 from figureground.sources.provenance import Credit, Source, read_source
 
@@ -240,12 +240,12 @@ class D3S(Method):
             self.classes = define(self.classes, find_list("definitions", config.definitions, "classes"))
         if config.backgrounds == "folders":
             names = self._folders("backgrounds", "templates")
-            self.backgrounds = [Noun(name, f"{name.replace('_', ' ')} background") for name in names]
+            self.backgrounds = [ClassEntry(name, f"{name.replace('_', ' ')} background") for name in names]
         else:
             self.backgrounds = read_nouns("backgrounds", config.backgrounds, "backgrounds", "d3s")
         photographs = config.guide == "photograph" and config.photographs is not None
         if photographs and all(ground == UNKNOWN for _, ground in self._photograph_folders):
-            self.backgrounds = [Noun(UNKNOWN, "")]
+            self.backgrounds = [ClassEntry(UNKNOWN, "")]
         self.templates = read_templates(config.prompt)
         names, grounds = self._names()
         self.counts, self.pairings = read_table(config.table, config.per_cell, names, grounds, config.seed)
@@ -308,11 +308,11 @@ class D3S(Method):
 
     # --- source images ------------------------------------------------------------------------
 
-    def _classes_from_folders(self) -> list[Noun]:
+    def _classes_from_folders(self) -> list[ClassEntry]:
         needs_photographs = self.config.guide == "photograph"
         either = self.config.guide == "none" and self.config.cutouts is None and self.config.photographs is not None
         names = self._folders("classes", "photographs" if needs_photographs or either else "cutouts")
-        return [Noun(name, name.replace("_", " ")) for name in names]
+        return [ClassEntry(name, name.replace("_", " ")) for name in names]
 
     def _folders(self, field: str, source: str) -> list[str]:
         """The names of the folders in the directories that a field names."""
@@ -348,31 +348,31 @@ class D3S(Method):
 
     def _read_banks(
         self, name: str, names: list[str], what: str, aliases: dict[str, tuple[str, ...]]
-    ) -> dict[str, Bank]:
+    ) -> dict[str, ImagePool]:
         """Banks by split; disjoint, so that validation shows nothing that training showed."""
         shares = {split: max(1, n) for split, n in self.config.per_cell.items() if self.counts[split].any()}
         directories = self._directories(name)
         try:
             if "" in directories:
-                return split_bank(Bank.read(directories[""], names, what, aliases), shares)
-            banks = {split: Bank.read(directories[split], names, what, aliases) for split in shares}
+                return split_bank(ImagePool.read(directories[""], names, what, aliases), shares)
+            banks = {split: ImagePool.read(directories[split], names, what, aliases) for split in shares}
             check_disjoint(banks)
         except ValueError as error:
             raise FiguregroundError(str(error)) from error
         return banks
 
     @cached_property
-    def cutouts(self) -> dict[str, Bank]:
+    def cutouts(self) -> dict[str, ImagePool]:
         return self._read_banks(
             "cutouts", [c.name for c in self.classes], "cutouts", {c.name: c.aliases for c in self.classes}
         )
 
     @cached_property
-    def scenes(self) -> dict[str, Bank]:
+    def scenes(self) -> dict[str, ImagePool]:
         return self._read_banks("templates", [b.name for b in self.backgrounds], "templates", {})
 
     @cached_property
-    def photographs(self) -> dict[str, Bank]:
+    def photographs(self) -> dict[str, ImagePool]:
         return self._read_banks("photographs", list(self._photograph_folders.values()), "photographs", {})
 
     @cached_property
@@ -488,7 +488,7 @@ class D3S(Method):
         sources, credits = [], []
         for name, attribute in read.get(self.config.guide, {}).items():
             shipped = getattr(self.config, name) == POCKET
-            banks: dict[str, Bank] = getattr(self, attribute)
+            banks: dict[str, ImagePool] = getattr(self, attribute)
             for split, directory in self._directories(name).items():
                 used = [banks[split]] if split in banks else [] if split else list(banks.values())
                 if not used:
@@ -522,7 +522,7 @@ class D3S(Method):
         listing = [f"{len(skipped)} source files were skipped:", *lines] if skipped else []
         return "\n".join([super().done_message(out), *self.notes(), *listing])
 
-    def _prompt_grounds(self) -> list[Noun | None]:
+    def _prompt_grounds(self) -> list[ClassEntry | None]:
         return [None if b.name == UNKNOWN else b for b in self.backgrounds]
 
     def denoiser_steps(self) -> int:

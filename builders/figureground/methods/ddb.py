@@ -29,7 +29,7 @@ from figureground.core.text import code, markdown
 from figureground.core.values import FieldsOf
 from figureground.finetune.inverting import Inversion, settings_for
 from figureground.methods.d3s import DIFFUSION_CITATION
-from figureground.methods.repaint import MASKS, TRUE, UNKNOWN, Job, Repaint, open_mask
+from figureground.methods.repaint import GROUND_TRUTH_MASKS, MASKS, UNKNOWN, Job, Repaint, open_mask
 from figureground.methods.repainting import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.models.needs import Need, missing_segmenter, refuse_absent
 from figureground.models.segmenters import called, contents_of, models_of
@@ -96,9 +96,9 @@ class DDBConfig(RepaintConfig):
     the data's own masks."""
     phrases: dict[str, Text] = field(default_factory=dict)
     """What the segmenter is asked for, by class, where it isn't the noun."""
-    least_found: Share = 0.5
+    mask_threshold: Share = 0.5
     """From what probability on a pixel belongs to the object."""
-    grow: Share = 0.03
+    mask_dilation: Share = 0.03
     """By what share of the edge the object's region is widened, so that no rim of it stays."""
     token_images: AtLeastThree = 30
     """Sources of each class from which its word is learned, 20 to 40 in the paper."""
@@ -107,9 +107,9 @@ class DDBConfig(RepaintConfig):
     learned from the object's region alone, so that it doesn't stand for the scene too, unless `{masked: false}`."""
     attribution_steps: Annotated[int, Field(ge=1, le=10_000)] = 32
     """Of Integrated Gradients."""
-    least_probability: Annotated[Share | dict[str, Share], EXECUTION] = 0.1
+    min_probability: Annotated[Share | dict[str, Share], EXECUTION] = 0.1
     """Of pruning: the least probability of the class by the classifier, one number or one by class."""
-    least_attribution_ratio: Annotated[Ratio | dict[str, Ratio], EXECUTION] = 1.0
+    min_attribution_ratio: Annotated[Ratio | dict[str, Ratio], EXECUTION] = 1.0
     """Of pruning: the least ratio of the share of attribution inside the object's region to the region's share of the
     image, likewise. Attribution that is spread evenly has a ratio of 1, whatever the region's size."""
 
@@ -146,7 +146,7 @@ class DDB(Repaint):
 
     METHOD = "ddb"
     CONFIGS: ClassVar[dict[str, DDBConfig]] = {
-        POCKET: DDBConfig(**ON_POCKET, segmenter=POCKET, sources=75, training={"epochs": 10}, grow=0.1),
+        POCKET: DDBConfig(**ON_POCKET, segmenter=POCKET, sources=75, training={"epochs": 10}, mask_dilation=0.1),
         "photographs": DDBConfig(**ON_PHOTOGRAPHS),
     }
     DEFAULT = POCKET
@@ -159,7 +159,7 @@ class DDB(Repaint):
         self.inversion = self.config.inversion_settings()
         if self.groups is None:
             return
-        for name in ("phrases", "least_probability", "least_attribution_ratio"):
+        for name in ("phrases", "min_probability", "min_attribution_ratio"):
             value = getattr(self.config, name)
             if isinstance(value, Mapping):
                 recipes.check_names(value, self.groups.classes, name)
@@ -195,7 +195,7 @@ class DDB(Repaint):
                     "prompt", f"{prompt!r} would be painted for {self.data.classes[other]!r} and for {name!r} alike. "
                     "Put {V} or {noun} in it, and give classes nouns that differ."
                 )  # fmt: skip
-        if self.config.segmenter == TRUE:
+        if self.config.segmenter == GROUND_TRUTH_MASKS:
             self.need_true_masks("segmenter")
 
     def content_hashes(self) -> dict[str, Any]:
@@ -208,7 +208,7 @@ class DDB(Repaint):
         return {
             **super().content_hashes(), "inversion": learned,
             "phrases": None if self.groups is None else [self.phrase(f) for f in range(len(self.data.classes))],
-            "segmenter": config.segmenter if config.segmenter == TRUE else contents_of(config.segmenter),
+            "segmenter": config.segmenter if config.segmenter == GROUND_TRUTH_MASKS else contents_of(config.segmenter),
         }  # fmt: skip
 
     def prompts(self) -> set[str]:
@@ -241,7 +241,7 @@ class DDB(Repaint):
         sources = self._sources(stages)
         masks, dropped = self.find_masks(
             stages, lambda: self._regions(sources),
-            "Ask the segmenter for something that it knows: --set phrases.CLASS='…', or change least_found.",
+            "Ask the segmenter for something that it knows: --set phrases.CLASS='…', or change mask_threshold.",
         )  # fmt: skip
         if "{V}" in config.prompt:
             self._tokens(stages, sources, masks)
@@ -266,7 +266,7 @@ class DDB(Repaint):
 
     def _try_segmenter(self) -> None:
         """Finds out before any training that the segmenter opens, and reads all phrases."""
-        if self.config.segmenter == TRUE:
+        if self.config.segmenter == GROUND_TRUTH_MASKS:
             return
         from PIL import Image
 
@@ -323,7 +323,9 @@ class DDB(Repaint):
         from figureground.vision.segment import decide_mask, open_segmenter
 
         config = self.config
-        segmenter = None if config.segmenter == TRUE else open_segmenter(config.segmenter, device=self.device)
+        segmenter = (
+            None if config.segmenter == GROUND_TRUTH_MASKS else open_segmenter(config.segmenter, device=self.device)
+        )
         found: dict[int, np.ndarray | str] = {}
         total = sum(map(len, sources.values()))
         bar = tqdm(total=total, desc="masks", unit="image", disable=None if self.show_progress else True)
@@ -337,8 +339,8 @@ class DDB(Repaint):
                     else:
                         seen = segmenter([self.image(row) for row in part], [self.phrase(label)] * len(part))
                     for row, probability in zip(part, seen, strict=True):
-                        grow = round(config.grow * max(probability.shape))
-                        found[row] = decide_mask(probability, config.least_found, grow=grow)
+                        grow = round(config.mask_dilation * max(probability.shape))
+                        found[row] = decide_mask(probability, config.mask_threshold, grow=grow)
                     bar.update(len(part))
         return found
 
@@ -461,8 +463,8 @@ class DDB(Repaint):
         """What `curate` is told, to keep the images whose scores reach the recipe's thresholds."""
         parts = []
         for score, least in (
-            ("probability", self.config.least_probability),
-            ("attribution_ratio", self.config.least_attribution_ratio),
+            ("probability", self.config.min_probability),
+            ("attribution_ratio", self.config.min_attribution_ratio),
         ):
             name = f"scores.{SCORE}.{score}"
             if not isinstance(least, Mapping):
@@ -477,13 +479,16 @@ class DDB(Repaint):
 
     def refuse_absent(self) -> None:
         super().refuse_absent()
-        if self.config.segmenter != TRUE:
+        if self.config.segmenter != GROUND_TRUTH_MASKS:
             for model in models_of(self.config.segmenter):
                 refuse_absent("segmenter", model)
 
     def needs(self) -> list[Need]:
         segmenter = self.config.segmenter
-        return [*super().needs(), *([] if segmenter == TRUE else missing_segmenter("segmenter", segmenter))]
+        return [
+            *super().needs(),
+            *([] if segmenter == GROUND_TRUTH_MASKS else missing_segmenter("segmenter", segmenter)),
+        ]
 
     def plan_notes(self) -> list[str]:
         config, notes = self.config, super().plan_notes()
@@ -505,7 +510,7 @@ class DDB(Repaint):
             else "the class's noun"
         )
         segmenter = f"segmentation by language ({code(called(config.segmenter))})"
-        masks = "their true masks" if config.segmenter == TRUE else segmenter
+        masks = "their true masks" if config.segmenter == GROUND_TRUTH_MASKS else segmenter
         return (
             f"Images that were made from the training split of {data}, to break what its classes come "
             f"with. Sources are the {config.sources:,} images of each class to which {judge} gives the lowest loss, "

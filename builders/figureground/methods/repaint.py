@@ -49,7 +49,7 @@ VALIDATION = 1
 """Number of the split that a classifier's epoch is chosen by."""
 UNKNOWN = "unknown"
 """The attribute of an image whose background nobody can know."""
-TRUE = "true-masks"
+GROUND_TRUTH_MASKS = "true-masks"
 """Stands for the data's own masks."""
 JOBS, MASKS = "jobs", "masks"
 """Stages of both methods: what is made of what, and where is repainted."""
@@ -287,7 +287,9 @@ class Repaint(Method):
     def need_true_masks(self, field: str) -> None:
         """Raises RecipeError unless the data have a mask of each training image, for a field asks for them."""
         if not self.train.masked.all():
-            raise RecipeError(field, f"{TRUE!r} was asked for, and not every image of {self.data.name} has a mask.")
+            raise RecipeError(
+                field, f"{GROUND_TRUTH_MASKS!r} needs a mask of every training image of {self.data.name}."
+            )
 
     def stage(self, stages: Path, name: str, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """Runs a stage of this recipe unless it is done, and returns its facts.

@@ -6,13 +6,13 @@ import dataclasses
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal
 
-from figureground.core.errors import RecipeError, nearest_or_all
+from figureground.core.errors import RecipeError
 from figureground.core.shares import whole_part
 from figureground.core.values import FieldsOf
 from figureground.finetune.settings import unfilled
 from figureground.learn.settings import Training
 from figureground.recipe.config import Config
-from figureground.recipe.settings import Names, Share, Text, settings
+from figureground.recipe.settings import Names, Share, Text, name_nearest, settings
 
 TRAIN = "train"
 """The split that is read and made; also stands for a classifier that is trained on the data."""
@@ -87,7 +87,7 @@ class RepaintConfig(Config):
         known = {each.name for each in dataclasses.fields(Training)} - {"method"}
         for name in self.training:
             if name not in known:
-                raise RecipeError(f"training.{name}", f"there is no such setting{nearest_or_all(str(name), known)}")
+                raise RecipeError(f"training.{name}", f"there is no such setting{name_nearest(str(name), known)}")
         try:
             return Training("erm", **self.training)
         except RecipeError as error:

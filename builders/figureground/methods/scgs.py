@@ -20,7 +20,7 @@ from figureground.core.errors import RecipeError, counted, listed
 from figureground.core.names import slugs
 from figureground.core.text import code, markdown
 from figureground.methods.d3s import DIFFUSION_CITATION
-from figureground.methods.repaint import TRUE, UNKNOWN, Job, Repaint
+from figureground.methods.repaint import GROUND_TRUTH_MASKS, UNKNOWN, Job, Repaint
 from figureground.methods.repainting import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.recipe import document as recipes
 from figureground.recipe.classes import read_nouns
@@ -142,7 +142,7 @@ class SCGS(Repaint):
 
     def check_settings(self) -> None:
         super().check_settings()
-        if self.config.mask == TRUE:
+        if self.config.mask == GROUND_TRUTH_MASKS:
             self.need_true_masks("mask")
 
     def content_hashes(self) -> dict[str, Any]:
@@ -265,7 +265,7 @@ class SCGS(Repaint):
         config = self.config
         if config.mask == ATTENTION:
             attended = self._attended(errors, rows)
-        elif config.mask == TRUE:
+        elif config.mask == GROUND_TRUTH_MASKS:
             attended = {row: ~self.true_mask(row) for row in rows}
         elif config.mask == RANDOM:
             attended = {row: self._box(row) for row in rows}
@@ -333,7 +333,7 @@ class SCGS(Repaint):
         wrong = ", ".join(f"{n:,} of {markdown(name)}" for name, n in told.get("errors", {}).items())
         where = {
             ATTENTION: "the region that Grad-CAM++ shows for the wrong answer", RANDOM: "a random box",
-            WHOLE: "the whole image", TRUE: "all but the true mask of the object",
+            WHOLE: "the whole image", GROUND_TRUTH_MASKS: "all but the true mask of the object",
         }[config.mask]  # fmt: skip
         part = where if config.repaint == ATTENDED else f"all but {where}"
         judge = (

@@ -41,9 +41,9 @@ from figureground.core.resources import resource
 from figureground.core.terminal import remark
 from figureground.core.text import markdown
 from figureground.core.values import FieldsOf
+from figureground.finetune.concept_store import ConceptStore
 from figureground.finetune.settings import POCKET as POCKET_FINETUNING
 from figureground.finetune.settings import Finetuning, fill, fingerprint_network, settings_for
-from figureground.finetune.shelf import Shelf
 from figureground.methods.base import Method
 from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.forecast import human_bytes
@@ -51,12 +51,12 @@ from figureground.models.bundled import ROBUST
 from figureground.models.concepts import CONCEPT
 from figureground.models.footprint import SMALL, footprint
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent
-from figureground.recipe.classes import Noun, read_nouns
+from figureground.recipe.classes import ClassEntry, read_nouns
 from figureground.recipe.config import Config
 from figureground.recipe.features import Feature, FeatureEntry, find_labels, read_features
 from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Spec, derive_seed
-from figureground.recipe.settings import EXECUTION, MOST, Names, Text, field_names, settings
+from figureground.recipe.settings import EXECUTION, MOST, Names, Text, field_names, name_nearest, settings
 from figureground.recipe.table import MOST_A_CELL, Counts
 from figureground.shards import index
 from figureground.shards.card import public
@@ -171,7 +171,7 @@ class SpuriousConfig(Config):
                 raise RecipeError(f"finetuning.{name}", f"{name} is a setting of the recipe itself: --set {name}=….")
             if name not in field_names(Finetuning):
                 known = set(field_names(Finetuning)) - {*GIVEN_ELSEWHERE}
-                raise RecipeError(f"finetuning.{name}", f"there is no such setting{nearest_or_all(str(name), known)}")
+                raise RecipeError(f"finetuning.{name}", f"there is no such setting{name_nearest(str(name), known)}")
         self.settings(1)
 
     def settings(self, concepts: int) -> Finetuning:
@@ -255,7 +255,7 @@ class Spurious(Method):
             if there.exists() and not there.is_dir():
                 raise RecipeError("concepts", f"{there} is a file; give a directory.")
 
-    def _read_labels(self) -> list[Noun]:
+    def _read_labels(self) -> list[ClassEntry]:
         """The classes that logits are of; a network's own are read from its config, without opening it."""
         config = self.config
         if config.labels != FEATURE_MODEL:
@@ -271,7 +271,7 @@ class Spurious(Method):
                 "directory whose config.json names its classes. Give labels=imagenet, or a CSV with a column name.",
             ) from None
         twice = {name for name, n in Counter(names).items() if n > 1}
-        return [Noun(f"{name} ({i})" if name in twice else name, name) for i, name in enumerate(names)]
+        return [ClassEntry(f"{name} ({i})" if name in twice else name, name) for i, name in enumerate(names)]
 
     def _count(self, per_cell: Any, field: str) -> dict[str, Counts]:
         """Images a cell, by split: a class has one noun, and all its scenes."""
@@ -511,7 +511,7 @@ class Spurious(Method):
         """Where the prior images of a noun lie: those drawn from the same lie in the same place."""
         settings = self.settings
         prompt = fill(settings.prior_prompt, feature.noun, settings.identifier)
-        names = ("size", "seed", "scheduler", "sampling_steps", "guidance_scale")
+        names = ("size", "seed", "scheduler", "num_inference_steps", "guidance_scale")
         drawn_from = {"prompt": prompt, **{name: getattr(settings, name) for name in names}}
         drawn_from["checkpoint"] = [Path(self.config.checkpoint).name, self._fingerprint]
         return self._shelf.priors(slug(feature.noun), drawn_from)
@@ -550,8 +550,8 @@ class Spurious(Method):
         done = {feature.slug: read_marker(stages / _stage(feature)) for feature in self.features}
         self._made = {name: marker["facts"] for name, marker in done.items() if marker is not None}
 
-    def _shelf_of(self, stages: Path) -> Shelf:
-        return Shelf(Path(self.config.concepts).expanduser() if self.config.concepts else stages / CONCEPTS)
+    def _shelf_of(self, stages: Path) -> ConceptStore:
+        return ConceptStore(Path(self.config.concepts).expanduser() if self.config.concepts else stages / CONCEPTS)
 
     def _made_of(self, feature: Feature) -> dict[str, Any]:
         """All that decides a concept, as JSON, in the words of its `finetuning.json`."""
@@ -752,14 +752,14 @@ class Spurious(Method):
         if settings.early_stopping:
             similarity += f", stopped early by {settings.early_stopping}"
         lines = [
-            f"each from {many} references: {trained}, {settings.batch_size * settings.accumulate} a step, prior "
-            f"preservation of weight {settings.prior_weight:g}, {similarity}"
+            f"each from {many} references: {trained}, {settings.batch_size * settings.gradient_accumulation_steps} a "
+            f"step, prior preservation of weight {settings.prior_weight:g}, {similarity}"
         ]
         if settings.prior_weight:
-            images = settings.prior_images * len(self.nouns)
-            evaluations = images * settings.sampling_steps * (2 if settings.guidance_scale > 1 else 1)
+            images = settings.num_class_images * len(self.nouns)
+            evaluations = images * settings.num_inference_steps * (2 if settings.guidance_scale > 1 else 1)
             lines.append(
-                f"prior preservation needs {settings.prior_images:,} images of each of "
+                f"prior preservation needs {settings.num_class_images:,} images of each of "
                 f"{counted(len(self.nouns), 'noun')}, {evaluations:,} denoiser evaluations where none are there"
             )
         if settings.needs_class_images:

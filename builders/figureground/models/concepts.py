@@ -31,7 +31,7 @@ class Concept:
     label: str
     """The class that classifiers predict for the references."""
     noun: str
-    """Noun for what the references actually show."""
+    """ClassEntry for what the references actually show."""
     identifier: str
     """The word [V] in prompts."""
     checkpoint: str

@@ -18,7 +18,7 @@ PHRASED = ("backgrounds", "scenes")
 
 
 @dataclass(frozen=True)
-class Noun:
+class ClassEntry:
     """A foreground class or a background, as labels and prompts name it."""
 
     name: str
@@ -30,7 +30,7 @@ class Noun:
     """Other names that its folder may have, such as a WordNet id."""
 
 
-def read_nouns(field: str, value: object, kind: str, default: str) -> list[Noun]:
+def read_nouns(field: str, value: object, kind: str, default: str) -> list[ClassEntry]:
     """Resolves what a recipe says of its classes or backgrounds.
 
     Args:
@@ -65,11 +65,11 @@ def read_nouns(field: str, value: object, kind: str, default: str) -> list[Noun]
     return nouns
 
 
-def _noun(name: str, text: str, kind: str) -> Noun:
-    return Noun(name, text or name) if kind in PHRASED else Noun(name, name, text)
+def _noun(name: str, text: str, kind: str) -> ClassEntry:
+    return ClassEntry(name, text or name) if kind in PHRASED else ClassEntry(name, name, text)
 
 
-def _select(field: str, names: list[str], known: list[Noun], source: str) -> list[Noun]:
+def _select(field: str, names: list[str], known: list[ClassEntry], source: str) -> list[ClassEntry]:
     by_name = {loosely(alias): noun for noun in reversed(known) for alias in (*noun.aliases, noun.name)}
     unknown = [name for name in names if loosely(name) not in by_name]
     if unknown:
@@ -120,7 +120,7 @@ def open_table(path: Path, field: str, *columns: str) -> Iterator[TextTable]:
         raise RecipeError(field, str(error)) from None
 
 
-def read_csv(path: Path, kind: str) -> list[Noun]:
+def read_csv(path: Path, kind: str) -> list[ClassEntry]:
     """Reads `name[,definition][,wnid][,index]` (classes) or `name[,phrase]` (backgrounds).
 
     Names that occur twice (ImageNet has two cranes, and a Cardigan beside a cardigan) both get their WordNet id:
@@ -139,11 +139,11 @@ def read_csv(path: Path, kind: str) -> list[Noun]:
         aliases = tuple(dict.fromkeys(a for a in (wnid, name) if a and a != label))
         if loosely(name) in repeated:
             aliases = (wnid,) if wnid else ()
-        nouns.append(Noun(label, text or name, row.get("definition", ""), aliases))
+        nouns.append(ClassEntry(label, text or name, row.get("definition", ""), aliases))
     return nouns
 
 
-def define(nouns: Sequence[Noun], path: Path) -> list[Noun]:
+def define(nouns: Sequence[ClassEntry], path: Path) -> list[ClassEntry]:
     """Gives classes their definitions from a CSV `name,definition`, where `name` may be a WordNet id.
 
     Raises:

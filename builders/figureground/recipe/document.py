@@ -12,12 +12,12 @@ from typing import Any
 
 from figureground.core.differences import differences
 from figureground.core.documents import Plain, read_document
-from figureground.core.errors import FiguregroundError, RecipeError, UsageError, nearest_or_all, printable
+from figureground.core.errors import FiguregroundError, RecipeError, UsageError, printable
 from figureground.core.files import read_object
 from figureground.core.hashing import digest
 from figureground.core.tables import TABLES
 from figureground.core.values import NULLS, Setting, convert, kind_at
-from figureground.recipe.settings import Names, marked
+from figureground.recipe.settings import Names, marked, name_nearest
 
 Fields = dict[str, Any]
 """Settings by name."""
@@ -247,7 +247,7 @@ def check_names(fields: Iterable[str], known: Iterable[str], what: str) -> None:
     known = sorted(known)
     for name in fields:
         if name not in known:
-            raise RecipeError(name, f"{what} has no such field{nearest_or_all(name, known)}")
+            raise RecipeError(name, f"{what} has no such field{name_nearest(name, known)}")
 
 
 SEAL = "saved_sha256"

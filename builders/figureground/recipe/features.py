@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from figureground.core.errors import RecipeError, listed, nearest, nearest_or_all
 from figureground.core.names import RULE, describe_same, loosely, same_names, short_hash, slug
-from figureground.recipe.classes import Noun, find_list, open_table
+from figureground.recipe.classes import ClassEntry, find_list, open_table
 
 KIND = "features"
 COLUMNS = ("class", "noun", "feature", "component")
@@ -163,7 +163,7 @@ def _select(found: Sequence[Feature], classes: Any, source: str) -> list[Feature
     return chosen
 
 
-def find_labels(features: Sequence[Feature], labels: Sequence[Noun]) -> list[Feature]:
+def find_labels(features: Sequence[Feature], labels: Sequence[ClassEntry]) -> list[Feature]:
     """Features with the classifier's names for their classes, and their positions among its logits.
 
     Found but for capitals and `_` for a space; ImageNet's synonyms, set apart by commas, count too.
@@ -195,12 +195,12 @@ def find_labels(features: Sequence[Feature], labels: Sequence[Noun]) -> list[Fea
     return _tell_apart(found)
 
 
-_Tell = Callable[[Noun], Sequence[str]]
+_Tell = Callable[[ClassEntry], Sequence[str]]
 
 
-def _whole(label: Noun) -> Sequence[str]:
+def _whole(label: ClassEntry) -> Sequence[str]:
     return label.name, *label.aliases
 
 
-def _parts(label: Noun) -> Sequence[str]:
+def _parts(label: ClassEntry) -> Sequence[str]:
     return [part for part in label.name.split(",") if part.strip()]

@@ -10,7 +10,7 @@ from pathlib import Path
 from figureground.core.errors import RecipeError, listed, nearest
 from figureground.core.resources import resource
 from figureground.core.tables import UnreadableText, read_text
-from figureground.recipe.classes import Noun
+from figureground.recipe.classes import ClassEntry
 
 PLACEHOLDERS = ("class", "definition", "background")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -65,7 +65,7 @@ def read_templates(value: str) -> tuple[Template, ...]:
     return made
 
 
-def fill(template: Template, foreground: Noun, background: Noun | None) -> str:
+def fill(template: Template, foreground: ClassEntry, background: ClassEntry | None) -> str:
     """The prompt for a class on a background, or on none."""
     text = template.text
     if not foreground.definition:
@@ -81,7 +81,7 @@ def fill(template: Template, foreground: Noun, background: Noun | None) -> str:
 
 
 def shorten(
-    template: Template, foreground: Noun, background: Noun | None, count: Callable[[str], int], limit: int
+    template: Template, foreground: ClassEntry, background: ClassEntry | None, count: Callable[[str], int], limit: int
 ) -> str:
     """The longest beginning of the class's definition, in words, whose prompt has at most `limit` tokens.
 
@@ -95,7 +95,7 @@ def shorten(
     words = foreground.definition.split()
     while True:
         definition = " ".join(words).rstrip(",;:")
-        prompt = fill(template, Noun(foreground.name, foreground.text, definition), background)
+        prompt = fill(template, ClassEntry(foreground.name, foreground.text, definition), background)
         if count(prompt) <= limit:
             return definition
         if not words:

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
 
@@ -47,6 +47,22 @@ class Names:
     """Whether images are made from what lies there, so that no dataset is written among it."""
     made: bool = False
     """Whether a build makes the directory where it isn't there."""
+
+
+RENAMED = {
+    "accumulate": "gradient_accumulation_steps", "warmup": "lr_warmup_steps", "max_gradient_norm": "max_grad_norm",
+    "prior_images": "num_class_images", "sampling_steps": "num_inference_steps", "least_found": "mask_threshold",
+    "grow": "mask_dilation", "least_probability": "min_probability",
+    "least_attribution_ratio": "min_attribution_ratio",
+}  # fmt: skip
+"""Earlier names of settings."""
+
+
+def name_nearest(name: str, known: Collection[str]) -> str:
+    """Return the end of a sentence that refuses an unknown setting: its new name, or the nearest that exists."""
+    if RENAMED.get(name) in known:
+        return f": it is called {RENAMED[name]} now."
+    return nearest_or_all(name, known)
 
 
 class _Execution:
@@ -142,7 +158,7 @@ def _refusal(error: ValidationError, kind: type) -> RecipeError:
         return cause
     name = str(errors[0]["loc"][0])
     if errors[0]["type"] == "unexpected_keyword_argument":
-        return RecipeError(name, f"there is no such setting{nearest_or_all(name, field_names(kind))}")
+        return RecipeError(name, f"there is no such setting{name_nearest(name, field_names(kind))}")
     if errors[0]["type"] == "missing_argument":
         return RecipeError(name, "it has to be given.")
     # Each member of a union has its own errors. The one that came furthest into the value is what was meant.

@@ -14,7 +14,7 @@ def why_shared(images: Iterable[Path], suffix: str, what: str) -> str | None:
     Args:
         images: Image files; duplicates count once.
         suffix: Suffix of the companion after the image's stem, such as `.mask.png`.
-        what: Noun for the companion, such as `mask`.
+        what: ClassEntry for the companion, such as `mask`.
 
     Returns:
         A sentence that names the images and the fix; None if each companion belongs to one image.

@@ -72,7 +72,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Bank:
+class ImagePool:
     """Images by class: cut-outs of foregrounds, or templates of backgrounds."""
 
     what: str
@@ -89,7 +89,7 @@ class Bank:
         names: Sequence[str],
         what: str,
         aliases: Mapping[str, Sequence[str]] | None = None,
-    ) -> Bank:
+    ) -> ImagePool:
         """Lists, hashes and decodes `<directory>/<class>/*`, so that damaged files are found before they are needed.
 
         Args:
@@ -242,7 +242,7 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
+def split_bank(bank: ImagePool, shares: Mapping[str, float]) -> dict[str, ImagePool]:
     """Divides a bank among splits so that no image's pixels are in two of them.
 
     Every class is divided in proportion to the shares, by largest remainder, with at least one image per split. The
@@ -292,7 +292,7 @@ def split_bank(bank: Bank, shares: Mapping[str, float]) -> dict[str, Bank]:
             f"class has. Add images, or give each split a directory: {bank.what}: {own}."
         )
     return {
-        split: Bank(
+        split: ImagePool(
             bank.what,
             {name: tuple(i for i in items if split_of[i.pixels] == s) for name, items in bank.items.items()},
             bank.skipped,
@@ -315,7 +315,7 @@ def _apportion(n: int, shares: Sequence[float]) -> list[int]:
     return counts
 
 
-def check_disjoint(banks: Mapping[str, Bank]) -> None:
+def check_disjoint(banks: Mapping[str, ImagePool]) -> None:
     """Refuses splits that share an image, as the same file or as files with the same pixels.
 
     Raises:

@@ -19,7 +19,7 @@ from figureground.core.files import open_regular
 from figureground.core.tables import TextTable, decode
 
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "file": ("file", "filename", "file name", "path", "image", "image", "name", "id"),
+    "file": ("file", "filename", "file name", "path", "image", "picture", "name", "id"),
     "author": ("author", "authors", "creator", "artist", "photographer", "credit", "attribution", "owner"),
     "license": ("license", "licence", "license name", "licence name", "license id", "rights"),
     "source": ("source", "url", "link", "source url", "original url", "page", "landing url"),

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from figureground.finetune.shelf import Shelf
+from figureground.finetune.concept_store import ConceptStore
 from figureground.recipe.document import FORMAT
 
 MADE_OF = {"noun": "flower", "steps": 3, "size": 64, "references": [{"file": "a.png", "sha256": "1", "caption": None}]}
@@ -13,7 +13,7 @@ MADE_OF = {"noun": "flower", "steps": 3, "size": 64, "references": [{"file": "a.
 
 @pytest.fixture
 def shelf(tmp_path):
-    return Shelf(tmp_path)
+    return ConceptStore(tmp_path)
 
 
 def put(folder, made_of, finished=True):

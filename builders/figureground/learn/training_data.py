@@ -112,7 +112,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
+class TrainingData:
     """A dataset prepared for training."""
 
     name: str
@@ -133,7 +133,7 @@ class Material:
     notes: tuple[str, ...]
 
 
-def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> Material:
+def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingData:
     """Combine a dataset with datasets that are added to its training split.
 
     Classes and attributes are matched by name, ignoring case and `_`. Only the training splits of added datasets are
@@ -170,7 +170,7 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> Material:
         a = np.concatenate([np.full(len(each), UNKNOWN) if a is None else a for each, a in zip(parts, attributes,
                                                                                              strict=True)])  # fmt: skip
         group = np.where(a == UNKNOWN, UNKNOWN, len(data.attributes) * y + a)
-    return Material(
+    return TrainingData(
         data.name, data.classes, data.attributes, data.group_names, Part(Album(parts), y, group), ~real,
         _part(validation), _part(test), data.counts(0).ravel(),
         {"data": data.fingerprint, "add": [each.fingerprint for each in add]}, tuple(notes),
@@ -210,7 +210,7 @@ def _match_attributes(part: GroupedImages, data: GroupedImages) -> np.ndarray | 
     return np.array([known.get(loosely(name), UNKNOWN) for name in part.attributes], np.int64)[part.a]
 
 
-def refuse_unknown_groups(material: Material, method: str) -> None:
+def refuse_unknown_groups(material: TrainingData, method: str) -> None:
     """Raise FiguregroundError if added images have no group, for a method that uses groups."""
     group = material.train.group
     if group is None or not (group == UNKNOWN).any():

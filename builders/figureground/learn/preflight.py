@@ -11,8 +11,8 @@ from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_groups
 from figureground.learn.directory import refuse_strangers
-from figureground.learn.material import Material, gather, refuse_unknown_groups
 from figureground.learn.settings import POCKET, TWO_STAGE, WORST_GROUP, Training, choose_backbone, why_no_attributes
+from figureground.learn.training_data import TrainingData, gather, refuse_unknown_groups
 from figureground.models.needs import refuse_absent
 
 INPUTS = "training.json"
@@ -23,11 +23,11 @@ MOST_DECODERS = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Request:
     """Checked inputs of a training, as far as they can be checked without torch."""
 
     settings: Training
-    material: Material
+    material: TrainingData
     out: Path
     seeds: list[int]
     edge: int
@@ -51,7 +51,7 @@ def ask(
     split_column: str | None = None,
     device: str = "auto",
     workers: int | None = None,
-) -> Asked:
+) -> Request:
     """Read and check the inputs of `learn.training.train`.
 
     Raises:
@@ -70,7 +70,7 @@ def ask(
         raise RecipeError("add", "two-stage begins with added images, but there are none. Add some: --add DIR.")
     edge = max(material.train.album.draw(0).size)
     refuse_revision(settings, choose_backbone(settings, edge))
-    return Asked(settings, material, out, chosen, edge, device, workers)
+    return Request(settings, material, out, chosen, edge, device, workers)
 
 
 def refuse_backbone(settings: Training) -> None:
@@ -116,7 +116,7 @@ def list_seeds(seeds: int | Sequence[int]) -> list[int]:
     return list(seeds) if isinstance(seeds, Sequence) else list(range(seeds))
 
 
-def refuse_unfit(settings: Training, groups: GroupedImages, material: Material) -> None:
+def refuse_unfit(settings: Training, groups: GroupedImages, material: TrainingData) -> None:
     """Check that a method can be used with the data.
 
     Raises:

@@ -20,7 +20,7 @@ PRIORS = "prior-images"
 """Folder of prior images; those of one noun are shared by all concepts with that noun."""
 
 
-class Shelf:
+class ConceptStore:
     """Concepts by name, each in a folder; concepts with the same name but other inputs get a suffix."""
 
     def __init__(self, directory: Path):
