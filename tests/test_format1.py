@@ -98,7 +98,7 @@ def test_an_older_set_is_drawn_without_its_guides_and_told_why(older, tmp_path, 
     assert (copy / "preview.png").stat().st_size > 0
     assert open_dataset(copy) is None
     said = capsys.readouterr().err
-    assert "copy is of format 1" in said
+    assert "copy has format 1" in said
     assert "gone" not in said
 
 

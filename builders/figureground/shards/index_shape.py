@@ -73,6 +73,7 @@ def check_index(index: dict[str, Any]) -> None:
     Raises:
         ValueError: The check fails; names the field.
     """
+    _rename_older(index)
     check_shape(index, _SHAPE)
     for part, fields in (("columns", COLUMNS), ("card.facts", _FACTS)):
         held = index["columns"] if part == "columns" else index["card"]["facts"]
@@ -87,3 +88,12 @@ def check_index(index: dict[str, Any]) -> None:
         for foreground, background, _ in split["cells"]:
             if foreground >= sizes[0] or background >= sizes[1]:
                 raise ValueError(f"splits.{name}.cells has labels that are missing from columns")
+
+
+def _rename_older(index: dict[str, Any]) -> None:
+    """Give the counts of source images the name that they have had since `pictures` became `images`."""
+    facts = index["card"].get("facts") if isinstance(index.get("card"), dict) else None
+    sources = facts.get("sources") if isinstance(facts, dict) else None
+    for source in sources if isinstance(sources, list) else []:
+        if isinstance(source, dict) and "pictures" in source:
+            source.setdefault("images", source.pop("pictures"))
