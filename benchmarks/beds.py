@@ -74,16 +74,19 @@ LEARNED = 0.05
 """Training loss, in nats, at most: what was trained has nothing left to learn."""
 
 CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "birds-97.5": ("pocketbirds", {"paired_share": 0.975, "train": 1200}),
-    "birds-98": ("pocketbirds", {"paired_share": 0.98, "train": 1200}),
-    "birds-98.5": ("pocketbirds", {"paired_share": 0.985, "train": 1200}),
-    "birds-98.7": ("pocketbirds", {"paired_share": 0.987, "train": 1200}),
-    "birds-99": ("pocketbirds", {"paired_share": 0.99, "train": 1200}),
-    "looks-97.5": ("pocketlooks", {"paired_share": 0.975, "train": 1200}),
-    "looks-98": ("pocketlooks", {"paired_share": 0.98, "train": 1200}),
-    "looks-98.4": ("pocketlooks", {"paired_share": 0.984, "train": 1200}),
-    "looks-98.5": ("pocketlooks", {"paired_share": 0.985, "train": 1200}),
-    "looks-98-mug-umbrella": ("pocketlooks", {"paired_share": 0.98, "train": 1200, "objects": ("mug", "umbrella")}),
+    "birds-97.5": ("pocketbirds", {"bias_aligned_share": 0.975, "train": 1200}),
+    "birds-98": ("pocketbirds", {"bias_aligned_share": 0.98, "train": 1200}),
+    "birds-98.5": ("pocketbirds", {"bias_aligned_share": 0.985, "train": 1200}),
+    "birds-98.7": ("pocketbirds", {"bias_aligned_share": 0.987, "train": 1200}),
+    "birds-99": ("pocketbirds", {"bias_aligned_share": 0.99, "train": 1200}),
+    "looks-97.5": ("pocketlooks", {"bias_aligned_share": 0.975, "train": 1200}),
+    "looks-98": ("pocketlooks", {"bias_aligned_share": 0.98, "train": 1200}),
+    "looks-98.4": ("pocketlooks", {"bias_aligned_share": 0.984, "train": 1200}),
+    "looks-98.5": ("pocketlooks", {"bias_aligned_share": 0.985, "train": 1200}),
+    "looks-98-mug-umbrella": (
+        "pocketlooks",
+        {"bias_aligned_share": 0.98, "train": 1200, "objects": ("mug", "umbrella")},
+    ),
 }
 """What `--choose` tries: a bed of the package, and what is changed of it."""
 
@@ -384,7 +387,7 @@ def draw_sheet(path: Path, cases: Sequence[Case], count: int = 12) -> None:
     rows = []
     for case in cases:
         bed = case.bed
-        for (y, a), n in np.ndenumerate(birds.counts(bed.train, bed.paired_share)):
+        for (y, a), n in np.ndenumerate(birds.counts(bed.train, bed.bias_aligned_share)):
             images = [bed.draw(birds.Planned("train", y, a, i), case.seeds[0]).image for i in range(count)]
             rows.append((f"{case.name}: {bed.objects[y]} × {bed.attributes[a]}, {n} in training", images))
     save_cluster_sheet(path, "test-beds", rows)
@@ -405,7 +408,7 @@ def judged(quick: bool) -> list[Case]:
     cases, epochs = [], 4 if quick else EPOCHS
     for name, bed in birds.BEDS.items():
         bed = small(bed, quick)
-        unbiased = dataclasses.replace(bed, paired_share=0.5)
+        unbiased = dataclasses.replace(bed, bias_aligned_share=0.5)
         cases += [
             Case(name, bed, epochs, seeds=JUDGING),
             Case(f"{name}, unbiased", unbiased, epochs, biased=False, seeds=JUDGING),

@@ -356,7 +356,7 @@ class Place:
         if not (self.data / birds.TABLE).exists():
             shutil.rmtree(self.data, ignore_errors=True)
             share = None if self.unit.biased else 0.5
-            birds.write(self.data, *self.plan.sizes, bed=self.unit.bed, paired_share=share, seed=self.unit.seed,
+            birds.write(self.data, *self.plan.sizes, bed=self.unit.bed, bias_aligned_share=share, seed=self.unit.seed,
                         show_progress=False)  # fmt: skip
         return round(time.monotonic() - began, 1)
 

@@ -27,7 +27,7 @@ REPAINTED = (*SMALL, "size=32", "steps=2", "training={epochs: 2}")
 LEARNED = "{steps: 3, num_class_images: 4, num_inference_steps: 2, sfsl_weight: 0.5}"
 
 BED = [sys.executable, "-m", "figureground.pocket.birds", "birds", "--train", "40", "--validation", "8", "--test", "8",
-       "--paired-share", "0.9", "--size", "32"]  # fmt: skip
+       "--bias-aligned-share", "0.9", "--size", "32"]  # fmt: skip
 FIGUREGROUND = [sys.executable, "-m", "figureground"]
 
 

@@ -276,7 +276,7 @@ def test_the_forecast_counts_what_is_built(checkpoint):
     assert "Cramér's V 0.000" in text
     pndm = describe(D3S("pocket", checkpoint=checkpoint, **{**TINY, "steps": 5, "scheduler": "pndm"}))
     assert f"{30 * (3 + 1) * 2:,} denoiser evaluations" in pndm  # it takes its second step twice
-    table = {"strength": 0.5, "pairing": {"bird": "grass", "car": "grass", "mug": "snow"}}
+    table = {"correlation": 0.5, "pairing": {"bird": "grass", "car": "grass", "mug": "snow"}}
     table = {"train": table, "validation": "uniform"}
     assert "75.0% in paired cells" in describe(D3S("pocket", checkpoint=checkpoint, table=table, **TINY))
 

@@ -28,7 +28,7 @@ BAD = {
     "templates": [3, "/nonexistent", ["a"], {"train": "a"}], "guide": ["sketch", 3, None], "known_background": SWITCH,
     "paste": ["alpha", 3, None], "cutout_scale": ["0.4", 0, 1.1, [0.1], [0.9, 0.2], [0.1, 0.2, 0.3], None, ["a", "b"]],
     "position": ["left", 3, None], "match": ["background", 3, None],
-    "table": [3, "missing.csv", {"strength": 2}, {"strength": "a"}, ["a"]],
+    "table": [3, "missing.csv", {"correlation": 2}, {"correlation": "a"}, ["a"]],
     "per_cell": [3, None, {}, [], {"Train!": 1}, {"train": -1}, {"train": "3"}, {"train": 1.5}, {1: 1}],
     "allow_empty": SWITCH, "extended": [3, {"train": 3}, [3], [{"train": -1}]],
 }  # fmt: skip

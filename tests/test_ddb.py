@@ -33,7 +33,7 @@ SMALL = {**EASY, "shard_size": 4}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return birds.write(
-        tmp_path_factory.mktemp("data") / "birds", 40, 8, 8, paired_share=0.95, size=32, show_progress=False
+        tmp_path_factory.mktemp("data") / "birds", 40, 8, 8, bias_aligned_share=0.95, size=32, show_progress=False
     )
 
 

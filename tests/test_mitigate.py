@@ -240,7 +240,7 @@ def test_rows_of_unequal_steps_are_named(kept, bench):
     ("change", "said"),
     [
         ({"plan": {"epochs": 30}}, "their plans differ"),
-        ({"drawn": {"name": "pocketlooks", "paired_share": 0.9}}, "the drawings of pocketlooks differ"),
+        ({"drawn": {"name": "pocketlooks", "bias_aligned_share": 0.9}}, "the drawings of pocketlooks differ"),
         (
             {"origins": [{"format": 2, "commit": "d", "weights": {"pocket": "sha256:other"}}]},
             "weights or formats differ",

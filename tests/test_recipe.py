@@ -213,8 +213,8 @@ def test_what_is_no_recipe_is_wrong_use_and_says_where(tmp_path, name, content, 
 
 
 def test_yaml_may_still_merge_mappings(tmp_path):
-    (tmp_path / "a.yaml").write_text("per_cell: &n {train: 1}\ntable: {<<: *n, strength: 1}\n")
-    assert read_recipe(tmp_path / "a.yaml")["table"] == {"train": "1", "strength": "1"}
+    (tmp_path / "a.yaml").write_text("per_cell: &n {train: 1}\ntable: {<<: *n, correlation: 1}\n")
+    assert read_recipe(tmp_path / "a.yaml")["table"] == {"train": "1", "correlation": "1"}
 
 
 NAMES = ["no", "yes", "on", "007", "12:30", "1e3", "~", "null", "2024-01-01", "7", "0x1F", "1_000", ".5", "true"]
@@ -253,9 +253,10 @@ def test_numbers_of_json_are_names_where_names_are_wanted(tmp_path):
         ("guidance_scale=.5", 0.5), ("limit=~", None), ("limit=null", None), ("limit=", None), ("revision=", None),
         ("revision=null", None), ("revision='null'", "null"), ("revision=007", "007"), ("revision=1e3", "1e3"),
         ("compile=true", True), ("compile=False", False), ("keep=[]", []), ("cutout_scale=[0.3, 1]", [0.3, 1]),
-        ("cutout_scale=0.3", 0.3), ("table=uniform", "uniform"), ("table.paired_share=95%", {"paired_share": "95%"}),
-        ("table={strength: 0.9, pairing: {no: yes}}", {"strength": 0.9, "pairing": {"no": "yes"}}),
-        ("table={train: {strength: 1}, dev: uniform}", {"train": {"strength": 1}, "dev": "uniform"}),
+        ("cutout_scale=0.3", 0.3), ("table=uniform", "uniform"),
+        ("table.bias_aligned_share=95%", {"bias_aligned_share": "95%"}),
+        ("table={correlation: 0.9, pairing: {no: yes}}", {"correlation": 0.9, "pairing": {"no": "yes"}}),
+        ("table={train: {correlation: 1}, dev: uniform}", {"train": {"correlation": 1}, "dev": "uniform"}),
         ("prompt=a {class} on {background}", "a {class} on {background}"),
         ("prompt={class}, no. 1 # on: {background}", "{class}, no. 1 # on: {background}"),
         ("prompt='a {class} on {background}'", "a {class} on {background}"), ("prompt=[V] a: b", "[V] a: b"),

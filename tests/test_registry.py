@@ -107,7 +107,7 @@ def test_a_method_of_another_package_goes_through_every_command(site, tmp_path, 
         return capsys.readouterr().out
 
     built = tmp_path / "plain"
-    data = birds.write(tmp_path / "birds", 40, 8, 8, paired_share=0.95, size=16, show_progress=False)
+    data = birds.write(tmp_path / "birds", 40, 8, 8, bias_aligned_share=0.95, size=16, show_progress=False)
     assert "8 images" in figureground("plan", "plain", "--data", data)
     assert "scenes: " in figureground("settings", "plain")
     figureground("build", "plain", "--data", data, "--out", built, "--set", "workers=2")

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from figureground.core.errors import RecipeError
-from figureground.recipe.table import correlated, cramers_v, largest_remainder, paired_share, read_pairing, read_table
+from figureground.recipe.table import (
+    bias_aligned_share,
+    correlated,
+    cramers_v,
+    largest_remainder,
+    read_pairing,
+    read_table,
+)
 
 F, B = ["bird", "car", "mug"], ["grass", "road", "sand"]
 
@@ -19,14 +26,14 @@ def test_uniform_fills_every_cell_alike_and_is_independent():
     assert cramers_v(counts["train"]) == 0
 
 
-@pytest.mark.parametrize("strength", [0, 0.25, 0.5, 0.9, 1])
-def test_correlated_counts_are_between_uniform_and_paired_and_keep_each_class_total(strength):
+@pytest.mark.parametrize("correlation", [0, 0.25, 0.5, 0.9, 1])
+def test_correlated_counts_are_between_uniform_and_paired_and_keep_each_class_total(correlation):
     paired = read_pairing("diagonal", F, B)
-    counts = correlated(paired, 10, strength)
+    counts = correlated(paired, 10, correlation)
     assert (counts.sum(1) == 30).all()
-    exact = (1 - strength) * 10 + strength * 30 * paired
+    exact = (1 - correlation) * 10 + correlation * 30 * paired
     assert (np.abs(counts - exact) < 1).all()
-    assert cramers_v(counts) == pytest.approx(strength, abs=0.05)
+    assert cramers_v(counts) == pytest.approx(correlation, abs=0.05)
 
 
 def test_what_is_left_over_favours_no_background():
@@ -37,7 +44,7 @@ def test_what_is_left_over_favours_no_background():
 @pytest.mark.parametrize(("classes", "per_cell", "share"), [(2, 5, 0.95), (10, 3, 0.95), (3, 7, 0.8), (7, 2, 0.5)])
 def test_a_paired_share_is_rounded_over_the_whole_table(classes, per_cell, share):
     names = [str(i) for i in range(classes)]
-    counts, pairings = read_table({"paired_share": share}, {"train": per_cell}, names, names)
+    counts, pairings = read_table({"bias_aligned_share": share}, {"train": per_cell}, names, names)
     total = classes**2 * per_cell
     assert abs(counts["train"][pairings["train"]].sum() - share * total) <= 0.5
     assert (counts["train"].sum(1) == classes * per_cell).all()
@@ -47,19 +54,19 @@ def test_a_paired_share_is_rounded_over_the_whole_table(classes, per_cell, share
 def test_ties_of_rounding_are_settled_by_the_seed():
     """19 of 20 images are paired: which of the two classes has the other one depends on the seed."""
     tables = {
-        read_table({"paired_share": 0.95}, {"train": 5}, ["a", "b"], ["x", "y"], seed)[0]["train"].tobytes()
+        read_table({"bias_aligned_share": 0.95}, {"train": 5}, ["a", "b"], ["x", "y"], seed)[0]["train"].tobytes()
         for seed in range(20)
     }
     assert tables == {np.array(t).tobytes() for t in ([[10, 0], [1, 9]], [[9, 1], [0, 10]])}
 
 
 @pytest.mark.parametrize("paired", [np.eye(6, dtype=bool), np.eye(6, dtype=bool) | np.eye(6, k=1, dtype=bool)])
-@pytest.mark.parametrize("strength", [0.5, 0.9, 0.95, 1.0])
-def test_a_larger_table_takes_no_image_from_a_cell_of_a_smaller_one(paired, strength):
-    tables = [correlated(paired, n, strength) for n in range(1, 11)]
+@pytest.mark.parametrize("correlation", [0.5, 0.9, 0.95, 1.0])
+def test_a_larger_table_takes_no_image_from_a_cell_of_a_smaller_one(paired, correlation):
+    tables = [correlated(paired, n, correlation) for n in range(1, 11)]
     for i, small in enumerate(tables):
         for n, once in enumerate(tables[i + 1 :], i + 2):
-            grown = correlated(paired, n, strength, before=small)
+            grown = correlated(paired, n, correlation, before=small)
             assert (grown >= small).all()
             assert (grown.sum(1) == once.sum(1)).all()
             assert np.abs(grown - once).max() <= 1
@@ -69,21 +76,25 @@ def test_a_larger_table_takes_no_image_from_a_cell_of_a_smaller_one(paired, stre
 
 
 def test_paired_share_is_met():
-    table = {"kind": "correlated", "paired_share": "95%", "pairing": {"bird": "grass", "car": "road", "mug": "sand"}}
+    table = {
+        "kind": "correlated",
+        "bias_aligned_share": "95%",
+        "pairing": {"bird": "grass", "car": "road", "mug": "sand"},
+    }
     counts, pairings = read_table(table, {"train": 20}, F, B)
-    assert paired_share(counts["train"], pairings["train"]) == pytest.approx(0.95, abs=0.02)
+    assert bias_aligned_share(counts["train"], pairings["train"]) == pytest.approx(0.95, abs=0.02)
 
 
 def test_many_to_many_pairing_shares_a_class_among_its_backgrounds():
     counts, _ = read_table(
-        {"strength": 1, "pairing": {"bird": ["grass", "sand"], "car": "road", "mug": "road"}}, {"train": 10}, F, B
+        {"correlation": 1, "pairing": {"bird": ["grass", "sand"], "car": "road", "mug": "road"}}, {"train": 10}, F, B
     )
     assert counts["train"].tolist() == [[15, 0, 15], [0, 30, 0], [0, 30, 0]]
 
 
 def test_splits_may_have_tables_of_their_own():
     counts, pairings = read_table(
-        {"train": {"strength": 1}, "validation": "uniform"}, {"train": 2, "validation": 2}, F, B
+        {"train": {"correlation": 1}, "validation": "uniform"}, {"train": 2, "validation": 2}, F, B
     )
     assert counts["train"].tolist() == [[6, 0, 0], [0, 6, 0], [0, 0, 6]]
     assert (counts["validation"] == 2).all()
@@ -126,10 +137,10 @@ def test_a_bad_csv_is_refused_with_its_line(tmp_path, rows, message):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"strength": 2}, "table.strength: 2 is not a number from 0 to 1"),
-        ({"strenght": 0.5}, "did you mean 'strength'"),
-        ({"strength": 0.5, "paired_share": 0.5}, "not both"),
-        ({"paired_share": 0.1}, "what independent labels give"),
+        ({"correlation": 2}, "table.correlation: 2 is not a number from 0 to 1"),
+        ({"corelation": 0.5}, "did you mean 'correlation'"),
+        ({"correlation": 0.5, "bias_aligned_share": 0.5}, "not both"),
+        ({"bias_aligned_share": 0.1}, "what independent labels give"),
         ({"pairing": {"bird": "gras"}}, "did you mean 'grass'"),
         ({"pairing": {"bird": "grass"}}, "2 classes are paired with no background: car, mug"),
         ("nonsense", "neither 'uniform', 'correlated' nor the path of a CSV"),

@@ -196,7 +196,7 @@ def test_other_settings_or_data_in_the_same_directory_are_refused(images, tmp_pa
         run(images, "erm,jtt", out, seeds=1, training={"epochs": 2})
     with pytest.raises(FiguregroundError, match="epochs"):
         run(images, "reweight,erm", out, seeds=1, training={"epochs": 2})
-    other = birds.write(tmp_path / "other", 40, 8, 8, paired_share=0.95, size=16, seed=1, show_progress=False)
+    other = birds.write(tmp_path / "other", 40, 8, 8, bias_aligned_share=0.95, size=16, seed=1, show_progress=False)
     with pytest.raises(FiguregroundError, match=r"holds another comparison:\n  data: "):
         run(other, "erm", out, seeds=1)
     (tmp_path / "mine").mkdir()

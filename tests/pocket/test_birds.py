@@ -16,7 +16,7 @@ from figureground.pocket import birds
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    return birds.write(tmp_path_factory.mktemp("birds") / "pocketbirds", 200, 40, 40, paired_share=0.95, size=32,
+    return birds.write(tmp_path_factory.mktemp("birds") / "pocketbirds", 200, 40, 40, bias_aligned_share=0.95, size=32,
                        show_progress=False)  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_beds_have_enough_validation_and_test_images_to_measure_a_group(bed):
     assert bed.name in birds.BEDS
     assert birds.counts(bed.validation, 0.5).min() >= 400
     assert birds.counts(bed.test, 0.5).min() >= 1000
-    biased = birds.counts(bed.train, bed.paired_share)
+    biased = birds.counts(bed.train, bed.bias_aligned_share)
     assert biased.sum() == bed.train
     assert biased[0, 1] == biased[1, 0] > 0
     assert biased[0, 0] == biased[1, 1] > 10 * biased[0, 1]
@@ -101,7 +101,7 @@ def test_the_parts_that_are_named_are_those_that_are_drawn(bed):
 def test_an_unbiased_bed_differs_from_the_biased_one_in_training_alone(tmp_path):
     biased, unbiased = (
         birds.write(
-            tmp_path / str(share), 24, 8, 8, bed="pocketlooks", paired_share=share, size=16, show_progress=False
+            tmp_path / str(share), 24, 8, 8, bed="pocketlooks", bias_aligned_share=share, size=16, show_progress=False
         )
         for share in (None, 0.5)
     )
@@ -116,7 +116,7 @@ def test_an_unbiased_bed_differs_from_the_biased_one_in_training_alone(tmp_path)
 def test_a_bed_of_ones_own_is_drawn_as_it_says(tmp_path):
     bed = dataclasses.replace(
         birds.BEDS["pocketlooks"], name="mine", objects=("cat", "snail"), attributes=("dots", "stripes"),
-        looks=("lantern:1", "lantern:3"), scenes=("night",), train=12, validation=4, test=4, paired_share=1.0,
+        looks=("lantern:1", "lantern:3"), scenes=("night",), train=12, validation=4, test=4, bias_aligned_share=1.0,
     )  # fmt: skip
     groups = read_groups(birds.write(tmp_path / "mine", bed=bed, size=16, show_progress=False))
     assert (groups.classes, groups.attributes) == (("cat", "snail"), ("dots", "stripes"))
@@ -155,7 +155,7 @@ def test_the_same_call_gives_the_same_bytes_and_another_seed_others(tmp_path):
 
 
 def test_more_images_leave_the_first_as_they_are(directory, tmp_path):
-    few = hashes(birds.write(tmp_path / "few", 40, 8, 8, paired_share=0.9, size=32, show_progress=False))
+    few = hashes(birds.write(tmp_path / "few", 40, 8, 8, bias_aligned_share=0.9, size=32, show_progress=False))
     many = hashes(directory)
     assert all(many[name] == found for name, found in few.items() if name != birds.TABLE)
 
@@ -185,7 +185,7 @@ def test_a_stopped_run_is_begun_again_and_a_finished_one_is_left_alone(tmp_path)
     ("values", "said"),
     [
         ({"train": -1}, "train: -1 is below 0"),
-        ({"paired_share": 1.5}, "paired_share: 1.5 is not a number from 0 to 1"),
+        ({"bias_aligned_share": 1.5}, "bias_aligned_share: 1.5 is not a number from 0 to 1"),
         ({"size": 4}, "size: 4 is below 8"),
         ({"seed": -2}, "seed: -2 is below 0"),
         ({"bed": "pocketbird"}, "bed: there is no 'pocketbird', did you mean 'pocketbirds'"),
@@ -227,7 +227,16 @@ def test_the_command_writes_it(tmp_path):
     done = subprocess.run([*command, "--test", "4", "--size", "16"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "")
     assert len(read_groups(out)) == 16
-    looks = [*command[:3], str(tmp_path / "looks"), "--bed", "pocketlooks", "--train", "4", "--paired-share", "0.5"]
+    looks = [
+        *command[:3],
+        str(tmp_path / "looks"),
+        "--bed",
+        "pocketlooks",
+        "--train",
+        "4",
+        "--bias-aligned-share",
+        "0.5",
+    ]
     subprocess.run([*looks, "--validation", "4", "--test", "4", "--size", "16"], check=True, capture_output=True)
     groups = read_groups(tmp_path / "looks")
     assert groups.attributes == birds.BEDS["pocketlooks"].attributes

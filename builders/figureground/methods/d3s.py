@@ -114,8 +114,8 @@ class D3SConfig(Config):
     match: Literal["none", "foreground"] = "none"
     """`foreground` uses the same cut-out, place and noise on every background."""
     table: Annotated[str | Correlation | dict[str, str | Correlation], Names("file")] = "uniform"
-    """Images of each foreground on each background: `uniform`, `{paired_share: 95%}` or `{strength: 0.9}` with a
-    `pairing` for dependent labels, a CSV `foreground,background,count[,split]`, or any of these by split."""
+    """Images of each foreground on each background: `uniform`, `{bias_aligned_share: 95%}` or `{correlation: 0.9}` with
+    a `pairing` for dependent labels, a CSV `foreground,background,count[,split]`, or any of these by split."""
     per_cell: PerCell = field(default_factory=lambda: {"train": 10, "validation": 2})
     """Images per cell of the uniform table, by split; the other tables have the same totals."""
     allow_empty: bool = False
@@ -297,7 +297,7 @@ class D3S(Method):
                 cells = [f"{names[f]} on {grounds[b]}" for f, b in empty]
                 table: object = self.config.table
                 table = table.get(split) if isinstance(table, dict) and split in table else table
-                remedy = f"Raise per_cell.{split}, lower table.strength or table.paired_share"
+                remedy = f"Raise per_cell.{split}, lower table.correlation or table.bias_aligned_share"
                 if isinstance(table, str) and table not in ("uniform", "correlated"):
                     remedy = f"Add their counts to {table}"
                 raise RecipeError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from figureground.core.columns import pad, text_width
 from figureground.core.errors import FiguregroundError, UsageError, counted
-from figureground.recipe.table import Counts, cramers_v, paired_share
+from figureground.recipe.table import Counts, bias_aligned_share, cramers_v
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -45,7 +45,7 @@ def plan(method: Method, images_per_second: float | None = None) -> dict[str, An
         cells, paired = planned.cells(split), method.pairings.get(split)
         splits[split] = {
             "images": count, "cramers_v": round(cramers_v(cells), 6), "counts": cells.tolist(),
-            "paired_share": None if paired is None else round(paired_share(cells, paired), 6),
+            "bias_aligned_share": None if paired is None else round(bias_aligned_share(cells, paired), 6),
         }  # fmt: skip
     return {
         "method": method.METHOD, "config": config.name, "images": images, "size": config.size,
@@ -105,7 +105,7 @@ def counts_by_split(method: Method, plan: Plan) -> list[str]:
     for split, images in plan.totals().items():
         counts = plan.cells(split)
         paired = method.pairings.get(split)
-        share = f", {paired_share(counts, paired):.1%} in paired cells" if paired is not None else ""
+        share = f", {bias_aligned_share(counts, paired):.1%} in paired cells" if paired is not None else ""
         lines += ["", f"{split}: {images:,} images, Cramér's V {cramers_v(counts):.3f}{share}"]
         lines += draw_counts(counts, plan.foregrounds, plan.backgrounds)
     return lines

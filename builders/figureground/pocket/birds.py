@@ -86,7 +86,7 @@ class Bed:
     """Range of the object's radius, in shares of the image's edge."""
     prop_radius: tuple[float, float] = (0.135, 0.17)
     """Range of the prop's radius, in shares of the image's edge."""
-    paired_share: float = 0.95
+    bias_aligned_share: float = 0.95
     """Share of training images that show an object with its own attribute; 0.5 is no bias."""
     train: int = 600
     """Number of training images."""
@@ -111,7 +111,7 @@ class Bed:
         _refuse_unknown("objects", self.objects, world.FOREGROUNDS)
         _refuse_unsorted("objects", self.objects)
         _refuse_unsorted("attributes", self.attributes)
-        for name, share in (("prop_share", self.prop_share), ("paired_share", self.paired_share)):
+        for name, share in (("prop_share", self.prop_share), ("bias_aligned_share", self.bias_aligned_share)):
             if not 0 <= share <= 1:
                 raise RecipeError(name, f"{share} is not a number from 0 to 1.")
         for name, (low, high) in (("radius", self.radius), ("prop_radius", self.prop_radius)):
@@ -122,9 +122,9 @@ class Bed:
             raise RecipeError("radius", f"an object of {self.radius[1]} and a prop of {self.prop_radius[1]} don't fit "
                               "into an image side by side. Make one smaller.")  # fmt: skip
 
-    def plan(self, train: int, validation: int, test: int, paired_share: float) -> Iterator[Planned]:
+    def plan(self, train: int, validation: int, test: int, bias_aligned_share: float) -> Iterator[Planned]:
         """Yield the images, split by split and group by group; the arguments are those of `write`."""
-        splits = (("train", train, paired_share), ("validation", validation, 0.5), ("test", test, 0.5))
+        splits = (("train", train, bias_aligned_share), ("validation", validation, 0.5), ("test", test, 0.5))
         for split, total, share in splits:
             for (y, a), count in np.ndenumerate(counts(total, share)):
                 for i in range(count):
@@ -195,9 +195,9 @@ SCENES = ("grass", "water")
 """The attributes of pocketbirds."""
 
 _BEDS = (
-    Bed("pocketbirds", OBJECTS, SCENES, paired_share=0.985, train=1200),
+    Bed("pocketbirds", OBJECTS, SCENES, bias_aligned_share=0.985, train=1200),
     Bed(
-        "pocketlooks", ("boat", "umbrella"), ("blue", "red"), ("gift:1", "gift:0"), paired_share=0.982,
+        "pocketlooks", ("boat", "umbrella"), ("blue", "red"), ("gift:1", "gift:0"), bias_aligned_share=0.982,
         train=1200, scenes=("grass", "road", "sand", "snow"), prop_radius=(0.18, 0.22),
     ),
 )  # fmt: skip
@@ -216,10 +216,10 @@ def find_bed(name: str) -> Bed:
     return BEDS[name]
 
 
-def counts(total: int, paired_share: float) -> Counts:
+def counts(total: int, bias_aligned_share: float) -> Counts:
     """Return the number of images per group, int64 (objects, attributes), balanced by object; the sum is `total`."""
-    weights = np.full((2, 2), (1 - paired_share) / 2)
-    np.fill_diagonal(weights, paired_share / 2)
+    weights = np.full((2, 2), (1 - bias_aligned_share) / 2)
+    np.fill_diagonal(weights, bias_aligned_share / 2)
     return largest_remainder(weights.ravel(), total).reshape(2, 2)
 
 
@@ -230,7 +230,7 @@ def write(
     test: int | None = None,
     *,
     bed: str | Bed = "pocketbirds",
-    paired_share: float | None = None,
+    bias_aligned_share: float | None = None,
     seed: int = 0,
     size: int = world.SIZE,
     show_progress: bool = True,
@@ -245,8 +245,8 @@ def write(
         validation: Number of validation images, likewise; its groups have the same size.
         test: Number of test images, likewise.
         bed: Name of one of `BEDS`, or a custom bed.
-        paired_share: Share of training images that show an object with its own attribute, 0 to 1; 0.5 is no bias. By
-            default the bed's own.
+        bias_aligned_share: Share of training images that show an object with its own attribute, 0 to 1; 0.5 is no bias.
+            By default the bed's own.
         seed: Determines all images, 0 or more.
         size: Edge in pixels.
 
@@ -263,14 +263,14 @@ def write(
         bed.validation if validation is None else validation,
         bed.test if test is None else test,
     )
-    share = bed.paired_share if paired_share is None else paired_share
+    share = bed.bias_aligned_share if bias_aligned_share is None else bias_aligned_share
     for name, value, least in zip(
         ("train", "validation", "test", "seed", "size"), (*sizes, seed, size), (0, 0, 0, 0, 8), strict=True
     ):
         if value < least:
             raise RecipeError(name, f"{value} is below {least}.")
     if not 0 <= share <= 1:
-        raise RecipeError("paired_share", f"{share} is not a number from 0 to 1.")
+        raise RecipeError("bias_aligned_share", f"{share} is not a number from 0 to 1.")
     if (directory / TABLE).exists():
         raise FiguregroundError(f"{directory} holds a {TABLE} already. Give another directory.")
     images = list(bed.plan(*sizes, share))
@@ -301,9 +301,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("train", "validation", "test"):
         own = ", ".join(f"{getattr(bed, name):,} for {bed.name}" for bed in BEDS.values())
         parser.add_argument(f"--{name}", type=int, help=f"images of the split ({own})")
-    own = ", ".join(f"{bed.paired_share:g} for {bed.name}" for bed in BEDS.values())
+    own = ", ".join(f"{bed.bias_aligned_share:g} for {bed.name}" for bed in BEDS.values())
     parser.add_argument(
-        "--paired-share", type=float,
+        "--bias-aligned-share", type=float,
         help=f"share of training images that show an object with its own attribute; 0.5 is no bias ({own})",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="decides all images (%(default)s)")

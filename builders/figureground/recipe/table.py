@@ -24,12 +24,14 @@ class Correlation(TypedDict, total=False):
     """How a recipe's `table` says that labels depend on each other; see `read_table`."""
 
     kind: str
-    strength: float | str
-    paired_share: float | str
+    correlation: float | str
+    bias_aligned_share: float | str
     pairing: str | dict[str, str | list[str]] | None
     path: str
 
 
+RENAMED = {"strength": "correlation", "paired_share": "bias_aligned_share"}
+"""Earlier names of settings."""
 MOST_A_CELL = 1_000_000_000
 """Most images of a cell; all cells together then fit into 64 bits."""
 MOST_CELLS = 10_000_000
@@ -61,18 +63,18 @@ def _split(quota: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def correlated(
-    paired: np.ndarray, per_cell: int, strength: float, seed: int = 0, before: Counts | None = None
+    paired: np.ndarray, per_cell: int, correlation: float, seed: int = 0, before: Counts | None = None
 ) -> Counts:
-    """Counts between uniform (`strength` 0) and only paired cells (1), every class keeping its total.
+    """Counts between uniform (`correlation` 0) and only paired cells (1), every class keeping its total.
 
-    count = (1 - strength) * uniform + strength * paired, rounded over the whole table: the number of images in paired
-    cells is the nearest whole number to what is asked for, shared among classes by largest remainder. Within a class,
-    what is left over goes to the backgrounds that lack most, so that none is favoured. Ties are settled by the seed.
+    count = (1 - correlation) * uniform + correlation * paired, rounded over the whole table: the number of images in
+    paired cells is the nearest whole number to what is asked for, shared among classes by largest remainder. Within a
+    class, what is left over goes to the backgrounds that lack most, so that none is favoured. Ties are settled by the seed.
 
     Args:
         paired: bool (foregrounds, backgrounds), True where a class is paired with a background.
         per_cell: Images a cell of the uniform table; a class has `per_cell * backgrounds`.
-        strength: From 0 to 1.
+        correlation: From 0 to 1.
         seed: Settles ties among classes and among backgrounds.
         before: Images that each cell has already, for fewer images a cell: no cell gets fewer. Without it, a cell that
             was rounded up once could be rounded down in a larger table.
@@ -85,7 +87,7 @@ def correlated(
     favoured = np.where(
         paired.any(1, keepdims=True), paired / np.maximum(1, paired.sum(1, keepdims=True)), 1 / backgrounds
     )
-    quota = ((1 - strength) / backgrounds + strength * favoured) * total
+    quota = ((1 - correlation) / backgrounds + correlation * favoured) * total
     class_ties, background_ties = (
         np.array([derive_seed(seed, "table", what, str(i)) for i in range(n)])
         for what, n in zip(("class", "background"), paired.shape, strict=True)
@@ -125,8 +127,8 @@ def _keep(counts: Counts, before: Counts, quota: np.ndarray, paired: np.ndarray,
                 counts[f, b] += 1
 
 
-def strength_for_share(paired: np.ndarray, share: float) -> float:
-    """The strength at which `share` of the images lie in paired cells.
+def correlation_for_share(paired: np.ndarray, share: float) -> float:
+    """The correlation at which `share` of the images lie in paired cells.
 
     Raises:
         RecipeError: The share is below what independent labels give already.
@@ -134,7 +136,7 @@ def strength_for_share(paired: np.ndarray, share: float) -> float:
     chance = float(paired.mean())
     if not chance <= share <= 1:
         raise RecipeError(
-            "table.paired_share", f"{share} is not from {chance:.3g} (what independent labels give) to 1."
+            "table.bias_aligned_share", f"{share} is not from {chance:.3g} (what independent labels give) to 1."
         )
     return 1.0 if chance == 1 else (share - chance) / (1 - chance)
 
@@ -233,7 +235,7 @@ def read_table(
 ) -> tuple[dict[str, Counts], dict[str, np.ndarray]]:
     """Resolves a recipe's `table` into counts by split, and the pairing of the splits that have one.
 
-    `value` is `uniform`; `correlated` or a mapping with `kind: correlated`, `strength` or `paired_share`,
+    `value` is `uniform`; `correlated` or a mapping with `kind: correlated`, `correlation` or `bias_aligned_share`,
     and `pairing`; a CSV's path; or a mapping of split names to any of these. `seed` settles ties of rounding.
     `before` are the images that a dataset has which is to be extended: rounding takes from none of its cells.
 
@@ -263,8 +265,10 @@ def read_table(
         return read_counts_csv(Path(value), splits, foregrounds, backgrounds), {}
     if not isinstance(value, Mapping):
         raise RecipeError("table", f"{value!r} is neither 'uniform', 'correlated', a CSV's path nor a mapping.")
-    accepted = ("kind", "strength", "paired_share", "pairing", "path")
+    accepted = ("kind", "correlation", "bias_aligned_share", "pairing", "path")
     for name in value:
+        if name in RENAMED:
+            raise RecipeError(f"table.{name}", f"it is called {RENAMED[name]} now.")
         if name not in accepted:
             raise RecipeError(
                 "table",
@@ -279,14 +283,14 @@ def read_table(
     if kind != "correlated":
         raise RecipeError("table.kind", f"{kind!r} is not one of uniform, correlated, csv.")
     paired = read_pairing(value.get("pairing"), foregrounds, backgrounds)
-    if "strength" in value and "paired_share" in value:
-        raise RecipeError("table", "give strength or paired_share, not both.")
-    if "paired_share" in value:
-        strength = strength_for_share(paired, _share("table.paired_share", value["paired_share"]))
+    if "correlation" in value and "bias_aligned_share" in value:
+        raise RecipeError("table", "give correlation or bias_aligned_share, not both.")
+    if "bias_aligned_share" in value:
+        correlation = correlation_for_share(paired, _share("table.bias_aligned_share", value["bias_aligned_share"]))
     else:
-        strength = _share("table.strength", value.get("strength", 0.9))
+        correlation = _share("table.correlation", value.get("correlation", 0.9))
     counts = {
-        s: correlated(paired, n, strength, derive_seed(seed, "split", s), before[s] if before else None)
+        s: correlated(paired, n, correlation, derive_seed(seed, "split", s), before[s] if before else None)
         for s, n in per_cell.items()
     }
     return counts, {s: paired for s in splits}
@@ -301,7 +305,7 @@ def _share(field: str, value: Any) -> float:
     return float(value)
 
 
-def paired_share(counts: Counts, paired: np.ndarray) -> float:
+def bias_aligned_share(counts: Counts, paired: np.ndarray) -> float:
     """The share of images that lie in paired cells, 0 to 1."""
     return float(counts[paired].sum() / max(1, counts.sum()))
 
