@@ -69,7 +69,7 @@ def correlated(
 
     count = (1 - correlation) * uniform + correlation * paired, rounded over the whole table: the number of images in
     paired cells is the nearest whole number to what is asked for, shared among classes by largest remainder. Within a
-    class, what is left over goes to the backgrounds that lack most, so that none is favoured. Ties are settled by the seed.
+    class, the rest goes to the backgrounds that lack most, so that none is favoured. Ties are settled by the seed.
 
     Args:
         paired: bool (foregrounds, backgrounds), True where a class is paired with a background.
