@@ -29,9 +29,9 @@ def render() -> str:
         "```",
         'D3S(config_name="pocket", *, cache_dir=None, **settings)',
         "```\n",
-        "`config_name` is one of the method's configs, `cache_dir` is where `download_and_prepare` builds, and `settings`",
-        "are fields of its recipe, listed by `figureground settings METHOD`. An unknown field or a value that can't be",
-        "used raises `RecipeError`.\n",
+        "`config_name` is one of the method's configs, `cache_dir` is where `download_and_prepare` builds, and",
+        "`settings` are fields of its recipe, listed by `figureground settings METHOD`. An unknown field or a value",
+        "that can't be used raises `RecipeError`.\n",
     ]
     for name in METHODS:
         kind = getattr(figureground, name)

@@ -216,7 +216,7 @@ def test_a_classifier_of_other_classes_is_refused_with_both_named(images, tmp_pa
     other = open_classifier(str(make_classifier(tmp_path / "other", labels={0: "cup", 1: "umbrella"})))
     with pytest.raises(FiguregroundError, match=r"other has 2 classes \(cup, umbrella\)"):
         of_classifier(groups, other, groups.classes)
-    with pytest.raises(FiguregroundError, match=r"2 classes \(mug, umbrella\), and 3 names"):
+    with pytest.raises(FiguregroundError, match=r"2 classes \(mug, umbrella\), .*3 names"):
         of_classifier(groups, other, ("cup", "mug", "umbrella"))
 
 

@@ -42,7 +42,7 @@ def test_each_rule_chooses_by_its_own_accuracy_and_groups_decide_only_for_theirs
     chosen = {rule: max(curve, key=lambda each: erm.score_epoch(rule, each)).epoch for rule in RULES}
     # Epochs 2 and 4 differ by a group alone, which a rule without groups doesn't see: it takes the first of them.
     assert chosen == {"worst-group": 1, "worst-class": 3, "average": 2, "last": 4}
-    with pytest.raises(ValueError, match="Epoch 5 was not judged"):
+    with pytest.raises(ValueError, match="Epoch 5"):
         erm.score_epoch("average", erm.Epoch(5, 10, 0.5, None, None))
 
 

@@ -162,9 +162,9 @@ def test_images_of_different_sizes_are_seen_in_their_own(pocket):
     [
         ({"steps": 0}, "steps: 0"),
         ({"batch_size": 0}, "batch_size: 0"),
-        ({"targets": [2]}, "2 .image 0. is no class"),
+        ({"targets": [2]}, "2 .image 0."),
         ({"masks": []}, "masks: 0 for 1 images"),
-        ({"masks": [np.ones((8, 9))]}, r"mask 0 has shape \(8, 9\), and its image 8×8"),
+        ({"masks": [np.ones((8, 9))]}, r"mask 0 has shape \(8, 9\), .* 8×8"),
         ({"masks": [np.full((8, 8), 255)]}, "mask 0 has values outside 0 to 1"),
         ({"masks": [np.full((8, 8), np.nan)]}, "mask 0 has values outside 0 to 1"),
     ],

@@ -151,7 +151,7 @@ def test_alike_images_are_refused(classifier, tmp_path):
     (tmp_path / "alike").mkdir()
     for i in range(3):
         Image.new("RGB", (9, 9), "teal").save(tmp_path / "alike" / f"{i}.png")
-    with pytest.raises(FiguregroundError, match="all alike"):
+    with pytest.raises(FiguregroundError, match="all equal"):
         fit_images(open_classifier(str(classifier)), 1, tmp_path / "alike")
 
 

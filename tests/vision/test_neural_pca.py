@@ -80,7 +80,7 @@ def test_some_can_be_chosen():
         (features_of(1), None, "at least 2 images"),
         (features_of(9), 7, "6 features have 1 to 6"),
         (features_of(9), 0, "1 to 6"),
-        (torch.ones(9, 6), None, "all alike"),
+        (torch.ones(9, 6), None, "all equal"),
         (torch.full((9, 6), float("nan")), None, "NaN"),
     ],
 )

@@ -101,7 +101,7 @@ def test_a_constant_image_stays_constant_at_every_size():
         (None, "has no preprocessor_config.json"),
         ("{", "can't be used"),
         ({"size": {"longest_edge": 20}}, "longest_edge.*without shortest_edge"),
-        ({"image_mean": [0.5]}, "for three channels"),
+        ({"image_mean": [0.5]}, "three channels"),
         ({"do_pad": True}, "pads images"),
         ({"resample": 0}, "nearest pixel"),
     ],

@@ -280,7 +280,9 @@ def test_damaged_and_partial_weights_are_told_of(tmp_path):
     weights = make_clipseg(tmp_path / "it") / "model.safetensors"
     whole = load_file(weights)
     save_file({n: w for n, w in whole.items() if "film_mul" not in n}, weights, {"format": "pt"})
-    with pytest.raises(FiguregroundError, match=r"no whole CLIPSegForImageSegmentation: its weights lack .*film_mul"):
+    with pytest.raises(
+        FiguregroundError, match=r"not a complete CLIPSegForImageSegmentation: its weights lack .*film_mul"
+    ):
         open_segmenter(str(tmp_path / "it"))
     weights.write_bytes(weights.read_bytes()[:999])
     with pytest.raises(FiguregroundError, match="'it' doesn't open"):
