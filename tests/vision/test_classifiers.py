@@ -215,11 +215,7 @@ def test_damage_is_told_of(resnet):
     with pytest.raises(FiguregroundError, match="'resnet' doesn't open"):
         open_classifier(str(resnet))
     config.unlink()
-<<<<<<< HEAD
     with pytest.raises(FiguregroundError, match=r"not a transformers directory: config\.json"):
-=======
-    with pytest.raises(FiguregroundError, match=r"it has no config\.json"):
->>>>>>> 52f4388f456c2b363ae6a3abff505651bebe4b97
         open_classifier(str(resnet))
 
 
