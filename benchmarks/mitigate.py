@@ -94,7 +94,7 @@ class Row:
     """Settings of which validation chooses, each a change of the default; as many in each row. `rate_times` multiplies
     the backbone's own learning rate."""
     training: str = "erm"
-    """One of `settings.METHODS`."""
+    """A way of training."""
     made: str | None = None
     """The images that are added, one of `MAKERS`."""
     fixed: Mapping[str, Any] = field(default_factory=dict)

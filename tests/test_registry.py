@@ -11,6 +11,7 @@ from commands import ENVIRONMENT, run
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import LAYOUTS, read_groups
+from figureground.learn.way import WAYS
 from figureground.methods.registry import METHODS, method_class, methods_from_data
 from figureground.pocket import birds
 
@@ -193,7 +194,7 @@ def test_a_layout_of_another_package_is_found_and_read(tmp_path, monkeypatch):
     data = tmp_path / "data"
     birds.write(data / "inner", 4, 4, 4, size=16, show_progress=False)
     (data / "birds.list").write_text("")
-    with pytest.raises(FiguregroundError, match="laid out"):
+    with pytest.raises(FiguregroundError, match="layout"):
         read_groups(data)
     LAYOUTS.add("birdlist", "birdlist:MINE")
     try:
@@ -201,3 +202,54 @@ def test_a_layout_of_another_package_is_found_and_read(tmp_path, monkeypatch):
         assert len(read_groups(data, "birdlist")) == 12
     finally:
         LAYOUTS.remove("birdlist")
+
+
+WAY = """
+from figureground.core.errors import RecipeError
+from figureground.learn.way import Prepared
+from figureground.learn.ways.erm import ERM
+
+
+class Heavy(ERM):
+    \"\"\"ERM in which one class counts more.\"\"\"
+
+    NAME = "heavy"
+    TEXT = "one class counts more"
+    OWN = {"label": 0, "times": 2.0}
+
+    def check(self, settings):
+        if settings.options["times"] <= 0:
+            raise RecipeError("options.times", f"{settings.options['times']} is not above 0.")
+
+    def prepare(self, session, seed, weights):
+        heavy = session.material.train.y == session.settings.options["label"]
+        times = session.settings.options["times"]
+        return Prepared(weights * (1 + (times - 1) * heavy), facts={"heavy": int(heavy.sum())})
+"""
+
+
+def test_a_way_of_training_of_another_package_trains_and_is_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "heavyway.py").write_text(WAY)
+    data = birds.write(tmp_path / "birds", 8, 4, 4, size=16, show_progress=False)
+    WAYS.add("heavy", "heavyway:Heavy")
+    try:
+        common = ["--epochs", "1", "--seeds", "1", "--device", "cpu"]
+        train = ["train", "heavy", "--data", str(data), "--out", str(tmp_path / "out"), *common]
+        assert main([*train, "--option", "times=3"]) == 0
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert report["settings"]["options"] == {"label": 0, "times": 3}
+        assert json.loads((tmp_path / "out" / "seed-0.json").read_text())["heavy"] == {"heavy": 4}
+        capsys.readouterr()
+        assert main([*train, "--option", "time=3"]) == 2
+        assert "did you mean 'times'" in capsys.readouterr().err
+        assert main([*train, "--option", "times=-1"]) == 2
+        assert "options.times" in capsys.readouterr().err
+        out = tmp_path / "compared"
+        compare = ["compare", str(data), "--methods", "erm,heavy", "--out", str(out), *common]
+        assert main([*compare, "--set", "heavy.options.times=3"]) == 0
+        rows = json.loads((out / "comparison.json").read_text())["rows"]
+        assert [row["method"] for row in rows] == ["erm", "heavy"]
+    finally:
+        WAYS.remove("heavy")
+    assert main(["train", "heavy", "--data", str(data), "--out", str(tmp_path / "other")]) == 2

@@ -20,9 +20,10 @@ from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
 from figureground.learn import erm
-from figureground.learn.settings import METHODS, TWO_STAGE, Training
+from figureground.learn.settings import TWO_STAGE, Training
 from figureground.learn.training import train
 from figureground.learn.training_data import gather
+from figureground.learn.way import WAYS
 from figureground.shards.writer import Shard
 from figureground.vision.classifiers import open_classifier
 
@@ -45,7 +46,7 @@ def fit(settings, data, out, **options):
     return train(settings, data, out, **{"seeds": 1, "device": "cpu", "show_progress": False, **options})
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != TWO_STAGE])
+@pytest.mark.parametrize("method", [name for name in WAYS.names() if name != TWO_STAGE])
 def test_each_method_reports_and_leaves_a_classifier_that_opens(method, images, tmp_path):
     report = fit(tiny(method), images, tmp_path / "out")
     assert report == json.loads((tmp_path / "out" / "report.json").read_text())

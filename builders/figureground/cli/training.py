@@ -57,6 +57,10 @@ def add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
         "same command resumes a stopped run.",
     )  # fmt: skip
     add_later(parser, lambda: _add_settings(parser, method=True))
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE",
+        help="a setting of a way of training that another package brings",
+    )  # fmt: skip
     parser.add_argument("--data", type=Path, required=True, metavar="DIR|CSV", help="as figureground groups reads it")
     parser.add_argument(
         "--add", action="append", type=Path, default=[], metavar="DIR",
@@ -77,15 +81,16 @@ def _add_settings(parser: argparse.ArgumentParser, method: bool) -> None:
         method: Whether to add the method too, and the settings that one method alone uses.
     """
     from figureground.cli.flags import add_flags, show_default
-    from figureground.learn.settings import METHODS, OWN, Training
+    from figureground.learn.settings import Training, own_settings
+    from figureground.learn.way import WAYS
 
     if method:
-        texts = "; ".join(f"{name}: {text}" for name, text in METHODS.items())
-        parser.add_argument("method", metavar="|".join(METHODS), help=texts)
+        texts = "; ".join(f"{name}: {way.TEXT}" for name, way in WAYS.items())
+        parser.add_argument("method", metavar="|".join(WAYS.names()), help=texts)
     defaults = {each.name: each.default for each in dataclasses.fields(Training) if each.name != "method"}
-    defaults |= {name: own.default for name, own in OWN.items()}
+    defaults |= {name: WAYS[owner].OWN[name] for name, owner in own_settings().items()}
     shown = {name: show_default(value) for name, value in defaults.items() if value is not None}
-    add_flags(parser, Training, shown, omit=["method"] if method else ["method", *OWN])
+    add_flags(parser, Training, shown, omit=["method", "options"] if method else ["method", "options", *own_settings()])
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -95,8 +100,12 @@ def _train(options: argparse.Namespace) -> int:
     from figureground.cli.flags import read_flags
     from figureground.learn.preflight import ask
     from figureground.learn.settings import Training
+    from figureground.recipe.document import parse_setting
 
-    settings = Training(**read_flags(vars(options), Training))
+    given = read_flags(vars(options), Training)
+    if options.option:
+        given["options"] = {".".join(names): str(text) for names, text in map(parse_setting, options.option)}
+    settings = Training(**given)
 
     asked = ask(
         settings, options.data, options.out, add=options.add, seeds=options.seeds, layout=options.layout,

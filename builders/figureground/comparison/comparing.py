@@ -23,15 +23,14 @@ from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_groups
 from figureground.learn.directory import held, read_inputs, refuse_other, refuse_strangers, remove_drafts
 from figureground.learn.preflight import check_workers, list_seeds, refuse_backbone, refuse_revision, refuse_unfit
-from figureground.learn.settings import MASKS, METHODS, MOST_POCKET, RULES, Training, choose_backbone
+from figureground.learn.settings import MASKS, MOST_POCKET, RULES, Training, choose_backbone
 from figureground.learn.training_data import TrainingData, gather
+from figureground.learn.way import WAYS
 from figureground.recipe import document as recipes
 
 if TYPE_CHECKING:
     from figureground.learn.backbones import Backbone
 
-BY_GROUP = ("groupdro", "reweight")
-"""Trainings that need the attribute of each added image if the data have attributes."""
 TRAINED = "train"
 """Folder of trained classifiers, one directory per row, or per row and seed."""
 
@@ -63,7 +62,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def _settings_of(name: str) -> Any:
     """Return the type of a method's or generator's settings, or None for an unknown name."""
-    if name in METHODS:
+    if name in WAYS:
         return Annotated[dict[str, Any], FieldsOf(Training)]
     if name == PASTE:
         return PasteSettings
@@ -103,7 +102,7 @@ def compare(
 
     Args:
         data: As for `read_groups`, like `layout`, `root`, `y`, `a`, `file` and `split_column`.
-        methods: Names of `settings.METHODS` and `rows.generator_names`, and `GENERATOR+METHOD`. A generator alone is
+        methods: Names of `way.WAYS` and `rows.generator_names`, and `GENERATOR+METHOD`. A generator alone is
             combined with erm.
         seeds: Number of seeds, from 0; or the seeds themselves.
         out: A directory that is new, empty, or holds a comparison on the same data.
@@ -189,7 +188,9 @@ class _Preflight:
             if name not in used:
                 raise RecipeError(name, f"not one of the compared methods{nearest_or_all(name, used)}")
         settings = {
-            method: Training(method, **{**self.training, **self._own(method)}) for method in METHODS if method in used
+            method: Training(method, **{**self.training, **self._own(method)})
+            for method in WAYS.names()
+            if method in used
         }
         for each in settings.values():
             refuse_unfit(each, self.groups, self.material)
@@ -236,7 +237,7 @@ class _Preflight:
             found[name] = {key: value for key, value in method.identity().items() if key != "seed"}
             unknown = set(method.columns().backgrounds) - set(self.groups.attributes or ())
             for row in rows:
-                if self.groups.attributes and unknown and row.generator == name and row.training in BY_GROUP:
+                if self.groups.attributes and unknown and row.generator == name and WAYS[row.training].BY_GROUP:
                     raise RecipeError(
                         "methods",
                         f"{row.name} isn't possible: {row.training} needs groups, but images made by {name} have no "

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from figureground.core.errors import RecipeError, listed, nearest
-from figureground.learn.settings import METHODS, TWO_STAGE
+from figureground.learn.settings import TWO_STAGE
+from figureground.learn.way import WAYS
 from figureground.methods.registry import methods_from_data
 
 PASTE = "paste"
@@ -24,7 +25,7 @@ class Row(NamedTuple):
     generator: str | None
     """Generator of the added images, one of `generator_names`; None if none are added."""
     training: str
-    """One of `settings.METHODS`."""
+    """A way of training, one of `way.WAYS`."""
 
 
 def parse_methods(names: Sequence[str]) -> list[Row]:
@@ -34,13 +35,13 @@ def parse_methods(names: Sequence[str]) -> list[Row]:
         RecipeError: No name is given, a name is unknown, or one occurs twice.
     """
     generators = generator_names()
-    known = [*METHODS, *generators, *(f"{made}+{method}" for made in generators for method in METHODS)]
+    known = [*WAYS.names(), *generators, *(f"{made}+{way}" for made in generators for way in WAYS.names())]
     rows: list[Row] = []
     for name in names:
         first, plus, second = name.partition("+")
         if name not in known:
             near = nearest(name, known) or (
-                f"; known are {listed([*METHODS, *generators])}, and a generator with a training, such as scgs+jtt."
+                f"; known are {listed([*WAYS.names(), *generators])}, and a generator with a training: scgs+jtt."
             )
             raise RecipeError("methods", f"unknown method {name!r}{near}")
         if name == TWO_STAGE:
@@ -52,5 +53,5 @@ def parse_methods(names: Sequence[str]) -> list[Row]:
             raise RecipeError("methods", f"{row.name!r} is named twice.")
         rows.append(row)
     if not rows:
-        raise RecipeError("methods", f"none given; choose from {listed([*METHODS, *generators])}; as erm,jtt,ddb.")
+        raise RecipeError("methods", f"none given; choose from {listed([*WAYS.names(), *generators])}; as erm,jtt,ddb.")
     return rows

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from figureground.core.devices import check_device
-from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_groups
 from figureground.learn.directory import refuse_strangers
 from figureground.learn.settings import POCKET, TWO_STAGE, WORST_GROUP, Training, choose_backbone, why_no_attributes
-from figureground.learn.training_data import TrainingData, gather, refuse_unknown_groups
+from figureground.learn.training_data import TrainingData, gather
+from figureground.learn.way import WAYS
 from figureground.models.needs import refuse_absent
 
 INPUTS = "training.json"
@@ -131,12 +132,4 @@ def refuse_unfit(settings: Training, groups: GroupedImages, material: TrainingDa
             f"{groups.name} has no attribute, so there are no groups: choose worst-class, average or last, or give a "
             "table filename,split,y,a (--a NAME takes another column).",
         )
-    if settings.method in ("groupdro", "reweight"):
-        refuse_unknown_groups(material, settings.method)
-    if settings.method == "dfr":
-        missing = sorted(set(range(len(groups.classes))) - set(material.validation.y.tolist()))
-        if missing:
-            raise FiguregroundError(
-                f"dfr fits the last layer to validation images, but {groups.name} has none of "
-                f"{listed(groups.classes[label] for label in missing)}."
-            )
+    WAYS[settings.method]().refuse(settings, groups, material)

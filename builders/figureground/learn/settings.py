@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, NamedTuple
+import functools
+from dataclasses import field
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from figureground.core.errors import RecipeError, listed, nearest_or_all
-from figureground.recipe.settings import Names, Share, Text, settings
+from figureground.core.values import Setting, convert
+from figureground.learn.way import WAYS
+from figureground.recipe.settings import Names, Share, Text, field_names, settings
 
-METHODS = {
-    "erm": "plain training: every image counts alike",
-    "reweight": "every group counts alike, or every class where there are no attributes",
-    "jtt": "what a first, early-stopped model gets wrong counts more (Liu et al. 2021)",
-    "groupdro": "the groups with the largest losses come to count more (Sagawa et al. 2020)",
-    "dfr": "ERM whose last layer is fitted again to group-balanced validation data (Kirichenko et al. 2023)",
-    "two-stage": "ERM on added images first, then on real ones (Qraitem et al. 2023)",
-}
-"""The methods, and what each does."""
-
-NEED_ATTRIBUTES = ("groupdro", "dfr")
-"""Methods that can't do without the attribute."""
 TWO_STAGE = "two-stage"
 
 WORST_GROUP, WORST_CLASS, AVERAGE, LAST = "worst-group", "worst-class", "average", "last"
@@ -36,21 +28,7 @@ MOST_POCKET = 96
 """Edge of the largest images for which the pocket backbone is chosen unasked."""
 
 
-class _Own(NamedTuple):
-    """A setting that one method alone has a use for."""
-
-    method: str
-    default: float | bool | None
-
-
-OWN = {
-    "first_epochs": _Own("jtt", 2), "upweight": _Own("jtt", 20.0), "step_size": _Own("groupdro", 0.01),
-    "adjustment": _Own("groupdro", 0.0), "draws": _Own("dfr", 10), "inverse_strength": _Own("dfr", None),
-    "count_first": _Own("jtt", False), "first_share": _Own(TWO_STAGE, 0.5),
-}  # fmt: skip
-"""Settings that one method alone uses."""
-
-_UNSAID: dict[str, Any] = {"select": None, "validate_every": 1, "count_first": False}
+_UNSAID: dict[str, Any] = {"select": None, "validate_every": 1, "count_first": False, "options": {}}
 """Values that `to_json` leaves out, so that what was trained before there were these settings is the same training."""
 
 
@@ -66,7 +44,7 @@ class Training:
     """
 
     method: str
-    """One of `METHODS`."""
+    """Name of a way of training: erm, reweight, jtt, groupdro, dfr, two-stage, or one of another package."""
     backbone: Annotated[Text | None, Names("directory")] = None
     """`pocket`, a transformers directory or Hub id, or `timm:NAME`; none is `pocket` for small images."""
     revision: Text | None = None
@@ -111,28 +89,27 @@ class Training:
     first_share: Share | None = None
     """two-stage: the share of the epochs in which added images are shown, 0 to 1, rounded to whole epochs; each
     stage has at least one."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Settings of a way of training that another package brings."""
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise RecipeError("method", f"there is no {self.method!r}{nearest_or_all(self.method, METHODS)}")
-        for name, own in OWN.items():
-            if own.method == self.method and getattr(self, name) is None:
-                object.__setattr__(self, name, own.default)
-            elif own.method != self.method and getattr(self, name) is not None:
-                raise RecipeError(name, f"{self.method} has no use for it: it is of {own.method}.")
-        if self.first_epochs is not None and self.first_epochs > self.epochs:
-            raise RecipeError("first_epochs", f"{self.first_epochs} is more than epochs, which is {self.epochs}.")
-        if self.count_first and self.first_epochs == self.epochs:
-            raise RecipeError(
-                "count_first", f"first_epochs takes all {self.epochs} epochs, and leaves the second model none."
-            )
-        if self.method == TWO_STAGE and self.epochs < 2:
-            raise RecipeError("epochs", "two-stage needs 2 or more, one for each stage.")
-        if self.method == TWO_STAGE and self.add_weight != 1:
-            raise RecipeError(
-                "add_weight", "two-stage has no use for it: added images are never shown beside real ones."
-            )
+        if self.method not in WAYS:
+            raise RecipeError("method", f"there is no {self.method!r}{nearest_or_all(self.method, WAYS.names())}")
+        way = WAYS[self.method]
+        for name, owner in own_settings().items():
+            if owner == self.method and getattr(self, name) is None:
+                object.__setattr__(self, name, way.OWN[name])
+            elif owner != self.method and getattr(self, name) is not None:
+                raise RecipeError(name, f"{self.method} has no use for it: it is of {owner}.")
+        known = set(way.OWN) - set(own_settings())
+        for name in self.options:
+            if name not in known:
+                raise RecipeError(f"options.{name}", f"{self.method} has no such option{nearest_or_all(name, known)}")
+        options = {n: _like(default, self.options[n], n) if n in self.options else default
+                   for n, default in way.OWN.items() if n in known}  # fmt: skip
+        object.__setattr__(self, "options", options)
         self._check_select()
+        way().check(self)
 
     def _check_select(self) -> None:
         if self.select is None:
@@ -144,18 +121,10 @@ class Training:
             if rules.count(name) > 1:
                 raise RecipeError("select", f"{name!r} is named twice.")
         object.__setattr__(self, "select", ",".join(rules))
-        if self.method == "dfr" and len(rules) > 1:
-            raise RecipeError("select", "dfr takes one rule: its last layer is fitted for the epoch that is chosen.")
-        if self.method == "dfr" and rules[0] in (WORST_CLASS, AVERAGE):
-            raise RecipeError(
-                "select",
-                f"dfr fits the last layer to the groups of validation, so {rules[0]!r} would hide attributes that it "
-                "uses all the same. Choose worst-group or last, or leave dfr out.",
-            )
 
     @property
     def needs_attributes(self) -> bool:
-        return self.method in NEED_ATTRIBUTES
+        return WAYS[self.method].NEEDS_ATTRIBUTES
 
     def rules(self, attributes: bool) -> tuple[str, ...]:
         """Return the rules that choose epochs, names of `RULES`; the first chooses the classifier that is kept.
@@ -173,8 +142,8 @@ class Training:
         Args:
             attributes: Whether the data say attributes.
         """
-        by_group = self.method == "groupdro" or (self.method == "reweight" and attributes)
-        validated = self.method == "dfr" or self.rules(attributes)[0] == WORST_GROUP
+        by_group, validated = WAYS[self.method]().uses(attributes)
+        validated = validated or self.rules(attributes)[0] == WORST_GROUP
         return [name for name, used in ((IN_TRAINING, by_group), (IN_VALIDATION, validated)) if used]
 
     @property
@@ -185,12 +154,25 @@ class Training:
 
     def to_json(self) -> dict[str, Any]:
         """All fields that the method has a use for, but for those of `_UNSAID`."""
-        said = dataclasses.asdict(self)
+        said, owners = dataclasses.asdict(self), own_settings()
         return {
             name: v
             for name, v in said.items()
-            if (name not in OWN or OWN[name].method == self.method) and (name not in _UNSAID or v != _UNSAID[name])
+            if owners.get(name, self.method) == self.method and (name not in _UNSAID or v != _UNSAID[name])
         }
+
+
+def _like(default: Any, value: Any, name: str) -> Any:
+    """An option as its default's type has it, where it came as text."""
+    typed = isinstance(value, str) and default is not None
+    return convert(Setting(value), type(default), f"options.{name}") if typed else value
+
+
+@functools.cache
+def own_settings() -> dict[str, str]:
+    """By field of `Training` that one way alone uses, that way's name."""
+    names = set(field_names(Training))
+    return {name: way.NAME for _, way in WAYS.items() for name in way.OWN if name in names}
 
 
 def choose_backbone(settings: Training, edge: int) -> str:
@@ -215,7 +197,7 @@ def choose_backbone(settings: Training, edge: int) -> str:
 
 def why_no_attributes(settings: Training, name: str) -> str:
     """What to say where a method needs the attribute and the data don't have it."""
-    others = listed(method for method in METHODS if method not in NEED_ATTRIBUTES)
+    others = listed(name for name, way in WAYS.items() if not way.NEEDS_ATTRIBUTES)
     return (
         f"{settings.method} needs the attribute of each image, and {name} says none. Give a table filename,split,y,a "
         f"(--a NAME takes another column), or a method that does without: {others}."

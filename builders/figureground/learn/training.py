@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,19 @@ import torch
 
 from figureground.core.accelerator import choose_device, is_out_of_memory
 from figureground.core.differences import differences
-from figureground.core.errors import FiguregroundError, OutOfMemory, counted
+from figureground.core.errors import OutOfMemory, counted
 from figureground.core.files import read_json, replace_text
 from figureground.core.numerics import library_versions, usable_cores
 from figureground.core.terminal import remark
-from figureground.learn import dfr, erm, jtt, trained
-from figureground.learn.backbones import Backbone, check_saving, find_last, open_backbone, save
+from figureground.learn import erm, trained
+from figureground.learn.backbones import Backbone, check_saving, open_backbone, save
 from figureground.learn.directory import held, read_inputs, refuse_other, remove_drafts
-from figureground.learn.groupdro import GroupDRO
 from figureground.learn.preflight import INPUTS, Request, ask
-from figureground.learn.settings import LAST, RULES, TWO_STAGE, Training
-from figureground.learn.training_data import Part, TrainingData
-from figureground.learn.weights import balance, normalise, weigh_added
+from figureground.learn.settings import LAST, RULES, Training
+from figureground.learn.training_data import TrainingData
+from figureground.learn.way import WAYS, Way
+from figureground.learn.weights import normalise, weigh_added
 from figureground.recipe.document import FORMAT
-from figureground.vision.classifiers import Classifier
 
 MOST_WORKERS = 8
 """Default maximum number of decoding threads."""
@@ -86,7 +86,7 @@ def train_asked(asked: Request, show_progress: bool = True) -> dict[str, Any]:
     settings, out, chosen = asked.settings, asked.out, asked.seeds
     where = choose_device(asked.device)
     workers = asked.workers or min(MOST_WORKERS, usable_cores())
-    session = _Session(settings, asked.material, out, asked.edge, where, workers, show_progress)
+    session = Session(settings, asked.material, out, asked.edge, where, workers, show_progress)
     kept = _SavedProgress()
     try:
         with explained(settings, where), held(out, INPUTS, "train"):
@@ -164,7 +164,7 @@ class _SavedProgress:
 
 
 @dataclass(eq=False)
-class _Session:
+class Session:
     """A training run in one directory."""
 
     settings: Training
@@ -174,6 +174,11 @@ class _Session:
     device: torch.device
     workers: int
     show_progress: bool
+
+    @cached_property
+    def way(self) -> Way:
+        """How it trains."""
+        return WAYS[self.settings.method]()
 
     def run(self, seeds: Sequence[int], kept: _SavedProgress) -> dict[str, Any]:
         backbone = open_backbone(self.settings, self.material.classes, self.edge, 0)
@@ -188,12 +193,8 @@ class _Session:
                 "Added images also add optimiser steps (add_steps). Compare with a training on real images alone that "
                 "has the same number of steps."
             )
-        if self.settings.method == TWO_STAGE:
-            first, then = self.settings.stage_epochs
-            self.notes.append(
-                f"{counted(first, 'epoch')} on added images, then {then:,} on real ones, each stage with its own "
-                "optimiser and schedule; an epoch of the second stage is chosen."
-            )
+        if note := self.way.note(self.settings):
+            self.notes.append(note)
         if not hasattr(backbone.network, "save_pretrained"):
             self.notes.append("The classifiers are saved as timm states, which figureground evaluate can't open.")
         for note in self.notes:
@@ -230,32 +231,20 @@ class _Session:
             return read_json(marker)
         began = time.monotonic()
         backbone = open_backbone(self.settings, self.material.classes, self.edge, seed)
-        more: dict[str, Any] = {}
-        steps: dict[str, int] = {}
         weights = weigh_added(self.material.added, self.settings.add_weight)
-        if self.settings.method == "jtt":
-            errors, steps["first"] = self._errors(seed, kept)
-            weights = weights * jtt.weigh_errors(errors, self.settings.upweight or 1.0)
-            train = self.material.train
-            more["jtt"] = jtt.tell_errors(errors, self.material.added, train.group, self._counts())
-        objective, chances = self._objective(weights)
-        epochs, stages = self.settings.epochs, self._stages()
-        if self.settings.count_first:
-            epochs -= self.settings.first_epochs or 0
-            stages = (erm.Stage(np.arange(len(self.material.train)), epochs),)
-        fit = self._fit(backbone, objective, "main", seed, state, epochs, self.rules, chances, stages)
+        self._kept = kept
+        prepared = self.way.prepare(self, seed, weights)
+        objective, chances = self.way.objective(self, prepared.weights)
+        steps, facts = prepared.steps, prepared.facts
+        fit = self._fit(
+            backbone, objective, "main", seed, state, self.way.epochs(self.settings), self.rules, chances,
+            self.way.stages(self),
+        )  # fmt: skip
         kept.curve, kept.first = fit.curve, False
         epoch = watched(fit)
-        steps["main"] = fit.curve[-1].steps
-        budget = steps["main"] + (steps["first"] if self.settings.count_first else 0)
-        if self.settings.method == TWO_STAGE:
-            steps["added"] = fit.steps_per_epoch * stages[0].epochs
-            steps["main"] -= steps["added"]
-        if isinstance(objective, GroupDRO):
-            more["groupdro"] = {"group_weights": objective.state()}
-        if self.settings.method == "dfr":
-            more["dfr"] = self._refit(backbone, seed)
-            steps["refit"] = more["dfr"]["steps"]
+        budget = self.way.count_steps(self.settings, fit, steps)
+        facts |= self.way.finish(self, backbone, seed, objective, steps)
+        more: dict[str, Any] = {self.way.NAME: facts} if facts else {}
         predicted = erm.predict(backbone, self.material.test, self.device, self.workers)
         folder = self.out / f"{self.settings.method}-seed-{seed}"
         save(backbone, folder)
@@ -299,14 +288,8 @@ class _Session:
             by_rule[rule] = found[epoch]
         return by_rule
 
-    def _stages(self) -> tuple[erm.Stage, ...]:
-        """Return the stages of a training; empty if there is only one."""
-        if self.settings.method != TWO_STAGE:
-            return ()
-        added, (first, then) = self.material.added, self.settings.stage_epochs
-        return erm.Stage(np.flatnonzero(added), first), erm.Stage(np.flatnonzero(~added), then)
-
-    def _counts(self) -> np.ndarray:
+    def counts(self) -> np.ndarray:
+        """Real training images by class and attribute, int64 (classes, attributes)."""
         return self.material.train_counts.reshape(len(self.material.classes), -1)
 
     def _fit(
@@ -318,22 +301,7 @@ class _Session:
             state, {**self.made_with, "seed": seed, "purpose": purpose}, chances, self.show_progress, stages,
         )  # fmt: skip
 
-    def _objective(self, weights: np.ndarray) -> tuple[erm.Objective, np.ndarray | None]:
-        """Return the objective and the sampling probabilities of the training images."""
-        train, settings = self.material.train, self.settings
-        if settings.method == "groupdro":
-            if train.group is None or settings.step_size is None or settings.adjustment is None:
-                raise ValueError("GroupDRO needs groups, a step size and an adjustment.")
-            # Batches contain all groups, as in Algorithm 1; otherwise small groups would rarely be sampled.
-            chances = balance(np.ones(len(train)), train.group)
-            counts = np.bincount(train.group, minlength=len(self.material.group_names))
-            loss = GroupDRO(train.group, weights, counts, settings.step_size, settings.adjustment, self.device)
-            return loss, chances / chances.sum()
-        if settings.method == "reweight":
-            weights = balance(weights, train.y if train.group is None else train.group)
-        return erm.WeightedMean(normalise(weights), self.device), None
-
-    def _errors(self, seed: int, kept: _SavedProgress) -> tuple[np.ndarray, int]:
+    def first_errors(self, seed: int) -> tuple[np.ndarray, int]:
         """Return the first model's training errors, bool (n,), and its optimiser steps; it is trained once."""
         path = self.out / f"seed-{seed}-errors.json"
         if path.exists():
@@ -344,42 +312,12 @@ class _Session:
         objective = erm.WeightedMean(weights, self.device)
         state = self.out / f"seed-{seed}-first.pt"
         fit = self._fit(backbone, objective, "first", seed, state, self.settings.first_epochs or 1, (LAST,))
-        kept.curve, kept.first = fit.curve, True
+        self._kept.curve, self._kept.first = fit.curve, True
         watched(fit)
         errors = erm.predict(backbone, self.material.train, self.device, self.workers) != self.material.train.y
         steps = fit.curve[-1].steps
         replace_text(path, json.dumps({"steps": steps, "errors": errors.astype(int).tolist()}) + "\n")
         return errors, steps
-
-    def _refit(self, backbone: Backbone, seed: int) -> dict[str, Any]:
-        """Refit the last layer and return facts for the report."""
-        validation = self.material.validation
-        if validation.group is None:
-            raise ValueError("DFR needs groups.")
-        classifier = Classifier(
-            backbone.network, backbone.preprocessing, self.material.classes, backbone.name, {}, edge=backbone.size[0]
-        )
-        classifier.need_features()
-        parent, name = find_last(backbone.network, classifier.weight)
-        last = getattr(parent, name)
-
-        def features_of(part: Part) -> np.ndarray:
-            kept: list[torch.Tensor] = []
-            with last.register_forward_pre_hook(lambda _, given: kept.append(given[0].float().cpu())):
-                erm.read(backbone, part, self.device, self.workers)
-            return torch.cat(kept).numpy()
-
-        layer, told = dfr.refit(
-            features_of(validation), validation.y, validation.group, len(self.material.classes),
-            training=features_of(self.material.train), draws=self.settings.draws or 1,
-            inverse_strength=self.settings.inverse_strength, seed=seed,
-        )  # fmt: skip
-        if last.bias is None:
-            raise FiguregroundError(f"backbone {backbone.name!r} has a last layer without a bias, which dfr sets.")
-        with torch.no_grad():
-            last.weight.copy_(layer.weight)
-            last.bias.copy_(layer.bias)
-        return told
 
 
 def versions() -> dict[str, str]:

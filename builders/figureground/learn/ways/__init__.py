@@ -1,0 +1,1 @@
+"""Ways of training, one module each; `learn.way` has what they share and the registry."""

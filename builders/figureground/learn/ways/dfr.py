@@ -1,0 +1,92 @@
+"""Deep feature reweighting (Kirichenko et al. 2023, arXiv 2204.02937): ERM whose last layer is fitted again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.learn.ways.erm import ERM
+
+if TYPE_CHECKING:
+    from figureground.data.groups import GroupedImages
+    from figureground.learn.backbones import Backbone
+    from figureground.learn.erm import Objective
+    from figureground.learn.settings import Training
+    from figureground.learn.training import Session
+    from figureground.learn.training_data import Part, TrainingData
+
+
+class DFR(ERM):
+    """ERM whose last layer is fitted again to group-balanced draws of the validation data."""
+
+    NAME = "dfr"
+    TEXT = "ERM whose last layer is fitted again to group-balanced validation data (Kirichenko et al. 2023)"
+    NEEDS_ATTRIBUTES = True
+    OWN = {"draws": 10, "inverse_strength": None}  # noqa: RUF012
+
+    def check(self, settings: Training) -> None:
+        rules = (settings.select or "").split(",")
+        if len(rules) > 1:
+            raise RecipeError("select", "dfr takes one rule: its last layer is fitted for the epoch that is chosen.")
+        if rules[0] in ("worst-class", "average"):
+            raise RecipeError(
+                "select",
+                f"dfr fits the last layer to the groups of validation, so {rules[0]!r} would hide attributes that it "
+                "uses all the same. Choose worst-group or last, or leave dfr out.",
+            )
+
+    def refuse(self, settings: Training, groups: GroupedImages, material: TrainingData) -> None:
+        missing = sorted(set(range(len(groups.classes))) - set(material.validation.y.tolist()))
+        if missing:
+            raise FiguregroundError(
+                f"dfr fits the last layer to validation images, but {groups.name} has none of "
+                f"{listed(groups.classes[label] for label in missing)}."
+            )
+
+    def uses(self, attributes: bool) -> tuple[bool, bool]:
+        return False, True
+
+    def finish(
+        self, session: Session, backbone: Backbone, seed: int, objective: Objective, steps: dict[str, int]
+    ) -> dict[str, Any]:
+        facts = _refit(session, backbone, seed)
+        steps["refit"] = facts["steps"]
+        return facts
+
+
+def _refit(session: Session, backbone: Backbone, seed: int) -> dict[str, Any]:
+    """Fit the last layer again; return facts for the report."""
+    import torch
+
+    from figureground.learn import dfr, erm
+    from figureground.learn.backbones import find_last
+    from figureground.vision.classifiers import Classifier
+
+    material, settings = session.material, session.settings
+    validation = material.validation
+    if validation.group is None:
+        raise ValueError("DFR needs groups.")
+    classifier = Classifier(
+        backbone.network, backbone.preprocessing, material.classes, backbone.name, {}, edge=backbone.size[0]
+    )
+    classifier.need_features()
+    parent, name = find_last(backbone.network, classifier.weight)
+    last = getattr(parent, name)
+
+    def features_of(part: Part) -> Any:
+        kept: list[torch.Tensor] = []
+        with last.register_forward_pre_hook(lambda _, given: kept.append(given[0].float().cpu())):
+            erm.read(backbone, part, session.device, session.workers)
+        return torch.cat(kept).numpy()
+
+    layer, facts = dfr.refit(
+        features_of(validation), validation.y, validation.group, len(material.classes),
+        training=features_of(material.train), draws=settings.draws or 1,
+        inverse_strength=settings.inverse_strength, seed=seed,
+    )  # fmt: skip
+    if last.bias is None:
+        raise FiguregroundError(f"backbone {backbone.name!r} has a last layer without a bias, which dfr sets.")
+    with torch.no_grad():
+        last.weight.copy_(layer.weight)
+        last.bias.copy_(layer.bias)
+    return facts

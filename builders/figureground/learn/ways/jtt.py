@@ -1,0 +1,54 @@
+"""Just Train Twice (Liu et al. 2021, arXiv 2107.09044): the errors of a first, early-stopped model count more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from figureground.core.errors import RecipeError
+from figureground.learn.jtt import tell_errors, weigh_errors
+from figureground.learn.way import Prepared
+from figureground.learn.ways.erm import ERM
+
+if TYPE_CHECKING:
+    from figureground.learn.erm import Fit, Stage
+    from figureground.learn.settings import Training
+    from figureground.learn.training import Session
+
+
+class JTT(ERM):
+    """ERM twice: the second training weighs the errors of the first, early-stopped one."""
+
+    NAME = "jtt"
+    TEXT = "what a first, early-stopped model gets wrong counts more (Liu et al. 2021)"
+    OWN = {"first_epochs": 2, "upweight": 20.0, "count_first": False}  # noqa: RUF012
+
+    def check(self, settings: Training) -> None:
+        first = settings.first_epochs or 1
+        if first > settings.epochs:
+            raise RecipeError("first_epochs", f"{first} is more than epochs, which is {settings.epochs}.")
+        if settings.count_first and first == settings.epochs:
+            raise RecipeError(
+                "count_first", f"first_epochs takes all {settings.epochs} epochs, and leaves the second model none."
+            )
+
+    def prepare(self, session: Session, seed: int, weights: np.ndarray) -> Prepared:
+        errors, steps = session.first_errors(seed)
+        material = session.material
+        facts = tell_errors(errors, material.added, material.train.group, session.counts())
+        return Prepared(weights * weigh_errors(errors, session.settings.upweight or 1.0), {"first": steps}, facts)
+
+    def stages(self, session: Session) -> tuple[Stage, ...]:
+        from figureground.learn.erm import Stage
+
+        if not session.settings.count_first:
+            return ()
+        return (Stage(np.arange(len(session.material.train)), self.epochs(session.settings)),)
+
+    def epochs(self, settings: Training) -> int:
+        return settings.epochs - (settings.first_epochs or 0 if settings.count_first else 0)
+
+    def count_steps(self, settings: Training, fit: Fit, steps: dict[str, int]) -> int:
+        steps["main"] = fit.curve[-1].steps
+        return steps["main"] + (steps["first"] if settings.count_first else 0)
