@@ -279,9 +279,9 @@ def test_missing_scenes_are_called_backgrounds_and_the_way_out_is_named(tmp_path
 @pytest.mark.parametrize(
     ("settings", "note"),
     [
-        ({"prompt": "a photo of a {class}"}, "doesn't say {background}"),
-        ({"prompt": "a photo, {background}"}, "doesn't say {class}"),
-        ({"paste": "square"}, "150 of 150 cut-outs have transparency or a mask, and only their centre square"),
+        ({"prompt": "a photo of a {class}"}, "{background}"),
+        ({"prompt": "a photo, {background}"}, "{class}"),
+        ({"paste": "square"}, "150 of 150 cut-outs have transparency or a mask"),
         ({}, None),
     ],
 )
