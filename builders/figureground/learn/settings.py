@@ -1,4 +1,4 @@
-"""How classifiers are trained: the settings, which of them belong to which method, and their flags."""
+"""Settings of classifier training, and which of them belong to which method."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from figureground.core.errors import RecipeError, listed, nearest_or_all
 from figureground.recipe.settings import Names, Share, Text, settings
 
 METHODS = {
-    "erm": "plain training: every image counts alike",
-    "reweight": "every group counts alike, or every class where there are no attributes",
-    "jtt": "what a first, early-stopped model gets wrong counts more (Liu et al. 2021)",
-    "groupdro": "the groups with the largest losses come to count more (Sagawa et al. 2020)",
-    "dfr": "ERM whose last layer is fitted again to group-balanced validation data (Kirichenko et al. 2023)",
+    "erm": "plain training: every image has the same weight",
+    "reweight": "every group has the same weight, or every class if there are no attributes",
+    "jtt": "errors of a first, early-stopped model get a larger weight (Liu et al. 2021)",
+    "groupdro": "groups with larger losses get larger weights during training (Sagawa et al. 2020)",
+    "dfr": "ERM whose last layer is refitted to group-balanced validation data (Kirichenko et al. 2023)",
     "two-stage": "ERM on added images first, then on real ones (Qraitem et al. 2023)",
 }
-"""The methods, and what each does."""
+"""The methods and their descriptions."""
 
 NEED_ATTRIBUTES = ("groupdro", "dfr")
-"""Methods that can't do without the attribute."""
+"""Methods that require the attribute."""
 TWO_STAGE = "two-stage"
 
 WORST_GROUP, WORST_CLASS, AVERAGE, LAST = "worst-group", "worst-class", "average", "last"
 RULES = {WORST_GROUP: "worst group", WORST_CLASS: "worst class", AVERAGE: "average", LAST: "last epoch"}
-"""What may choose the epoch, and how a sentence calls it: an accuracy on validation, or nothing but the budget."""
+"""Rules that choose the epoch, and their names in sentences: an accuracy on validation, or the last epoch."""
 IN_TRAINING, IN_VALIDATION, MASKS = "training attributes", "validation attributes", "masks"
-"""What a row of a comparison may use beyond images and classes."""
+"""Information that a row of a comparison may use beyond images and classes."""
 
 POCKET = "pocket"
-"""The backbone that is trained from nothing, for small images."""
+"""The backbone for small images, trained from random weights."""
 MOST_POCKET = 96
-"""Edge of the largest images for which the pocket backbone is chosen unasked."""
+"""Edge in pixels of the largest images for which the pocket backbone is the default."""
 
 
 class _Own(NamedTuple):
-    """A setting that one method alone has a use for."""
+    """A setting that only one method uses."""
 
     method: str
     default: float | bool | None
@@ -48,10 +48,10 @@ OWN = {
     "adjustment": _Own("groupdro", 0.0), "draws": _Own("dfr", 10), "inverse_strength": _Own("dfr", None),
     "count_first": _Own("jtt", False), "first_share": _Own(TWO_STAGE, 0.5),
 }  # fmt: skip
-"""Settings that one method alone uses."""
+"""Settings that only one method uses."""
 
 _UNSAID: dict[str, Any] = {"select": None, "validate_every": 1, "count_first": False}
-"""Values that `to_json` leaves out, so that what was trained before there were these settings is the same training."""
+"""Values that `to_json` leaves out, so that trainings from before these settings existed keep their identity."""
 
 
 Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -59,58 +59,60 @@ Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 
 @settings(frozen=True)
 class Training:
-    """What decides a trained classifier, beside its data and its seed.
+    """Settings that decide a trained classifier, besides its data and seed.
 
     Raises:
-        RecipeError: A value that can't be used, or one that the method has no use for.
+        RecipeError: A value is invalid, or the method doesn't use the setting.
     """
 
     method: str
     """One of `METHODS`."""
     backbone: Annotated[Text | None, Names("directory")] = None
-    """`pocket`, a transformers directory or Hub id, or `timm:NAME`; none is `pocket` for small images."""
+    """Backbone: `pocket`, a transformers directory or Hub id, or `timm:NAME`; none is `pocket` for small images."""
     revision: Text | None = None
     """Branch, tag or commit of a backbone on the Hub."""
     from_scratch: bool = False
-    """Whether the backbone begins with random weights instead of its own."""
+    """Whether the backbone starts from random weights instead of its pretrained ones."""
     augment: bool = True
-    """Whether training images are cropped and mirrored at random."""
+    """Whether training images are randomly cropped and mirrored."""
     epochs: Epochs = 20
-    """Passes over the real training images: the optimiser takes epochs × ceil(real images / batch size) steps, whatever
-    was added."""
+    """Passes over the real training images. The optimiser takes epochs × ceil(real images / batch size) steps, even if
+    images are added."""
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 32
-    """Images a step, at most."""
+    """Largest number of images per optimiser step."""
     learning_rate: Annotated[float, Field(ge=1e-9, le=10)] | None = None
-    """Largest learning rate of AdamW; none is 1e-3 for random weights and 1e-4 for others."""
+    """Peak learning rate of AdamW; none is 1e-3 from random weights and 1e-4 otherwise."""
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.01
     """AdamW weight decay. GroupDRO needs a strong one (Sagawa et al. 2020): try 1."""
     add_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
-    """Weight of an added image's loss, relative to a real one's."""
+    """Weight of an added image's loss, relative to a real image's."""
     add_steps: bool = False
-    """Whether added images lengthen an epoch, and so add optimiser steps: an epoch is then a pass over all images."""
+    """Whether added images lengthen an epoch, which adds optimiser steps: an epoch is then a pass over all images."""
     select: str | None = None
-    """Rule that chooses the epoch, one of `RULES`; none is `worst-group`, or `worst-class` without attributes.
-    Several, with commas between: the first chooses the classifier that is kept, and test is judged by each."""
+    """Rule that chooses the epoch: worst-group, worst-class, average (accuracy on validation) or last; none is
+    worst-group, or worst-class without attributes. Several may be given, separated by commas: the first chooses the
+    kept classifier, and test results are reported for each."""
     validate_every: Epochs = 1
-    """The validation split is judged after every so many epochs, and after the last: only those can be chosen."""
+    """Epochs between evaluations on validation, which also follows the last epoch; only evaluated epochs can be
+    chosen."""
     first_epochs: Epochs | None = None
-    """jtt: epochs of the model whose errors are taken."""
+    """jtt: epochs of the first model, whose errors are upweighted."""
     upweight: Annotated[float, Field(ge=1, le=1e6)] | None = None
-    """jtt: how many times an error counts."""
+    """jtt: weight of an error, relative to other images."""
     count_first: bool | None = None
-    """jtt: whether the first model's epochs are taken off the second's, so that both together have as many as
-    another method's one."""
+    """jtt: whether the first model's epochs are subtracted from the second's, so that both together take as many
+    epochs as another method."""
     step_size: Annotated[float, Field(ge=0, le=100)] | None = None
-    """groupdro: η, how fast the groups' weights change."""
+    """groupdro: η, the step size of the group weights."""
     adjustment: Annotated[float, Field(ge=0, le=1e6)] | None = None
-    """groupdro: C, where C/√n is added to the loss of a group of n training images."""
+    """groupdro: C of the group adjustment, which adds C/√n to the loss of a group of n training images."""
     draws: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """dfr: group-balanced draws over which the last layer is averaged."""
+    """dfr: number of group-balanced draws over which the last layer is averaged."""
     inverse_strength: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
-    """dfr: C, the inverse of the strength of the ℓ1 penalty; none chooses it on a part of validation."""
+    """dfr: C, the inverse strength of the ℓ1 penalty; none chooses it on a part of validation."""
     first_share: Share | None = None
-    """two-stage: the share of the epochs in which added images are shown, 0 to 1, rounded to whole epochs; each
-    stage has at least one."""
+    """two-stage: share of the epochs that train on added images, 0 to 1, rounded to whole epochs; each stage has at
+    least one."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -119,18 +121,18 @@ class Training:
             if own.method == self.method and getattr(self, name) is None:
                 object.__setattr__(self, name, own.default)
             elif own.method != self.method and getattr(self, name) is not None:
-                raise RecipeError(name, f"{self.method} has no use for it: it is of {own.method}.")
+                raise RecipeError(name, f"{self.method} doesn't use it; only {own.method} does.")
         if self.first_epochs is not None and self.first_epochs > self.epochs:
             raise RecipeError("first_epochs", f"{self.first_epochs} is more than epochs, which is {self.epochs}.")
         if self.count_first and self.first_epochs == self.epochs:
             raise RecipeError(
-                "count_first", f"first_epochs takes all {self.epochs} epochs, and leaves the second model none."
+                "count_first", f"first_epochs takes all {self.epochs} epochs and leaves none for the second model."
             )
         if self.method == TWO_STAGE and self.epochs < 2:
             raise RecipeError("epochs", "two-stage needs 2 or more, one for each stage.")
         if self.method == TWO_STAGE and self.add_weight != 1:
             raise RecipeError(
-                "add_weight", "two-stage has no use for it: added images are never shown beside real ones."
+                "add_weight", "two-stage doesn't use it: no epoch mixes added and real images."
             )
         self._check_select()
 
@@ -145,12 +147,12 @@ class Training:
                 raise RecipeError("select", f"{name!r} is named twice.")
         object.__setattr__(self, "select", ",".join(rules))
         if self.method == "dfr" and len(rules) > 1:
-            raise RecipeError("select", "dfr takes one rule: its last layer is fitted for the epoch that is chosen.")
+            raise RecipeError("select", "dfr takes one rule: its last layer is fitted for the chosen epoch.")
         if self.method == "dfr" and rules[0] in (WORST_CLASS, AVERAGE):
             raise RecipeError(
                 "select",
-                f"dfr fits the last layer to the groups of validation, so {rules[0]!r} would hide attributes that it "
-                "uses all the same. Choose worst-group or last, or leave dfr out.",
+                f"dfr uses validation attributes to fit the last layer, and {rules[0]!r} would hide that use. "
+                "Choose worst-group or last, or leave dfr out.",
             )
 
     @property
@@ -158,10 +160,10 @@ class Training:
         return self.method in NEED_ATTRIBUTES
 
     def rules(self, attributes: bool) -> tuple[str, ...]:
-        """Return the rules that choose epochs, names of `RULES`; the first chooses the classifier that is kept.
+        """Return the rules that choose epochs, names in `RULES`; the first chooses the kept classifier.
 
         Args:
-            attributes: Whether the data say attributes.
+            attributes: Whether the data have attributes.
         """
         if self.select is not None:
             return tuple(self.select.split(","))
@@ -171,7 +173,7 @@ class Training:
         """Return which attributes the kept classifier depends on: `IN_TRAINING`, `IN_VALIDATION`, both or none.
 
         Args:
-            attributes: Whether the data say attributes.
+            attributes: Whether the data have attributes.
         """
         by_group = self.method == "groupdro" or (self.method == "reweight" and attributes)
         validated = self.method == "dfr" or self.rules(attributes)[0] == WORST_GROUP
@@ -184,7 +186,7 @@ class Training:
         return first, self.epochs - first
 
     def to_json(self) -> dict[str, Any]:
-        """All fields that the method has a use for, but for those of `_UNSAID`."""
+        """Return the fields that the method uses, without the values in `_UNSAID`."""
         said = dataclasses.asdict(self)
         return {
             name: v
@@ -194,13 +196,13 @@ class Training:
 
 
 def choose_backbone(settings: Training, edge: int) -> str:
-    """Return the backbone's name: as asked for, or `pocket` for small images.
+    """Return the name of the backbone: the given one, or `pocket` for small images.
 
     Args:
-        edge: The longer one of an image, in pixels.
+        edge: Longer edge of an image in pixels.
 
     Raises:
-        RecipeError: None is named, and the images are large.
+        RecipeError: No backbone is given, and the images are larger than `MOST_POCKET`.
     """
     if settings.backbone is not None:
         return settings.backbone
@@ -214,9 +216,9 @@ def choose_backbone(settings: Training, edge: int) -> str:
 
 
 def why_no_attributes(settings: Training, name: str) -> str:
-    """What to say where a method needs the attribute and the data don't have it."""
+    """Return the error message for a method that needs the attribute, and data without it."""
     others = listed(method for method in METHODS if method not in NEED_ATTRIBUTES)
     return (
-        f"{settings.method} needs the attribute of each image, and {name} says none. Give a table filename,split,y,a "
-        f"(--a NAME takes another column), or a method that does without: {others}."
+        f"{settings.method} needs each image's attribute, and {name} has none. Give a table filename,split,y,a "
+        f"(--a NAME for another column), or a method that doesn't need it: {others}."
     )
