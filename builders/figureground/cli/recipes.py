@@ -117,7 +117,9 @@ def _settings(options: argparse.Namespace) -> int:
 
 
 def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("build", parents=[_recipe(), common], help="build a dataset, or resume a stopped build")
+    parser = commands.add_parser(
+        "build", parents=[_recipe(), common], help="build a dataset, or resume a stopped build"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.set_defaults(run=_build)
 

@@ -131,9 +131,7 @@ class Training:
         if self.method == TWO_STAGE and self.epochs < 2:
             raise RecipeError("epochs", "two-stage needs 2 or more, one for each stage.")
         if self.method == TWO_STAGE and self.add_weight != 1:
-            raise RecipeError(
-                "add_weight", "two-stage doesn't use it: no epoch mixes added and real images."
-            )
+            raise RecipeError("add_weight", "two-stage doesn't use it: no epoch mixes added and real images.")
         self._check_select()
 
     def _check_select(self) -> None:

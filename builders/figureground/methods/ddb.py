@@ -194,9 +194,7 @@ class DDB(Repaint):
         for label in np.unique(self.train.y).tolist():
             name, noun, prompt = self.data.classes[label], self.noun(label), self.prompt_of(label)
             if learned and (noun != " ".join(noun.split()) or set(noun) & set("{}<>")):
-                raise RecipeError(
-                    f"nouns.{name}", f"{noun!r} is not one or a few words. Give a noun for prompts."
-                )
+                raise RecipeError(f"nouns.{name}", f"{noun!r} is not one or a few words. Give a noun for prompts.")
             if (other := painted.setdefault(prompt.casefold(), label)) != label:
                 raise RecipeError(
                     "prompt", f"{prompt!r} would be used for both {self.data.classes[other]!r} and {name!r}. "
@@ -408,7 +406,9 @@ class DDB(Repaint):
             for label, path in files.items():
                 done = read_marker(stages / f"{TOKENS}-{label}")
                 if done is None or not path.is_file() or fingerprint_files(path) != done["facts"]["embeddings"]:
-                    raise FiguregroundError(f"{path} has changed since it was learned. {again(stages / f'{TOKENS}-{label}')}")
+                    raise FiguregroundError(
+                        f"{path} is missing or has changed since it was learned. {again(stages / f'{TOKENS}-{label}')}"
+                    )
             load_tokens(checkpoint, list(files.values()))
         super().prepare(stages, checkpoint)
 

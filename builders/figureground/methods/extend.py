@@ -103,9 +103,7 @@ def _plan(
             raise RecipeError("--per-cell", f"{directory} has {has} already.")
         return method, None
     if index.missing(directory, [as_shard(s) for s in method.plan().shards()]):
-        raise FiguregroundError(
-            f"{directory} isn't finished. Repeat the command that started it, then extend."
-        )
+        raise FiguregroundError(f"{directory} isn't finished. Repeat the command that started it, then extend.")
     now["extended"] = [*steps, wanted]
     larger = kind.from_recipe(now)
     # The saved execution settings stay: this run's may not suit another machine, such as a device.
@@ -150,5 +148,6 @@ def _refuse_changed(method: Method, saved: Mapping[str, Any], directory: Path) -
     mine = json.loads(json.dumps(method.recipe(directory / PRIVATE)))
     raise FiguregroundError(
         f"{directory}: input of its recipe has changed since it was built, so new images would differ in kind:\n  "
-        + "\n  ".join(recipes.recipe_differences(saved, mine)) + "\nRestore them, or build a new dataset."
+        + "\n  ".join(recipes.recipe_differences(saved, mine))
+        + "\nRestore them, or build a new dataset."
     )
