@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 SMALL = ("threads=1", "shard_size=4")
 REPAINTED = (*SMALL, "size=32", "steps=2", "training={epochs: 2}")
-LEARNED = "{steps: 3, num_class_images: 4, num_inference_steps: 2, sfsl_weight: 0.5}"
+LEARNED = "{steps: 3, num_class_images: 4, num_inference_steps: 2, sfsl_weight: 0.5, dtype: bfloat16}"
 
 BED = [sys.executable, "-m", "figureground.pocket.birds", "birds", "--train", "40", "--validation", "8", "--test", "8",
        "--bias-aligned-share", "0.9", "--size", "32"]  # fmt: skip

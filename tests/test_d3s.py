@@ -174,7 +174,7 @@ def test_the_recipe_does_not_depend_on_where_the_images_lie(tmp_path):
         ({"cutout_scale": 0}, "cutout_scale: 0 is not a number from 0.05 to 1"),
         ({"cutout_scale": [0.9, 0.2]}, "cutout_scale"),
         ({"per_cell": 3}, "per_cell: 3 is not a mapping"),
-        ({"per_cell": {"Train!": 3}}, "per_cell: 'Train!' is no name for a split"),
+        ({"per_cell": {"Train!": 3}}, "per_cell: 'Train!' "),
         ({"per_cell": {"train": -1}}, r"per_cell\.train: -1"),
         ({"per_cell": {"train": 0, "validation": 0}}, "train would have no image"),
         ({"classes": ["brid"]}, "classes: 'brid' is not in the list 'pocket', did you mean 'bird'"),
@@ -190,7 +190,7 @@ def test_the_recipe_does_not_depend_on_where_the_images_lie(tmp_path):
         ({"definitions": 3}, "definitions: 3 is not a text"),
         ({"revision": 1234567}, "revision: 1234567 is not a text; put it in quotes"),
         ({"formats": ["parquet", "parquet"]}, "formats: parquet, parquet names one twice"),
-        ({"guide": "none", "keep": ["guide"]}, "keep: 'guide' can't be kept: with guide=none there is none"),
+        ({"guide": "none", "keep": ["guide"]}, "keep: 'guide' .*guide=none"),
         ({"table": {"pairing": {"bird": None}}}, "bird: None is neither a background nor a list"),
     ],
 )
@@ -279,9 +279,9 @@ def test_missing_scenes_are_called_backgrounds_and_the_way_out_is_named(tmp_path
 @pytest.mark.parametrize(
     ("settings", "note"),
     [
-        ({"prompt": "a photo of a {class}"}, "doesn't say {background}"),
-        ({"prompt": "a photo, {background}"}, "doesn't say {class}"),
-        ({"paste": "square"}, "150 of 150 cut-outs have transparency or a mask, and only their centre square"),
+        ({"prompt": "a photo of a {class}"}, "{background}"),
+        ({"prompt": "a photo, {background}"}, "{class}"),
+        ({"paste": "square"}, "150 of 150 cut-outs have transparency or a mask"),
         ({}, None),
     ],
 )

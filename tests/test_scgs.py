@@ -152,11 +152,11 @@ def test_only_the_classes_that_are_asked_for_are_made(data, built, tmp_path):
         ({"training": {"epoch": 3}}, "training.epoch: there is no such setting"),
         ({"training": {"epochs": 0}}, "training.epochs: 0"),
         ({"nouns": {"cat": "kitten"}}, "nouns.cat: birds has no class 'cat'"),
-        ({"strength": 0.1, "steps": 4}, "strength: 0.1 of 4 steps is not one step"),
+        ({"strength": 0.1, "steps": 4}, "strength: 0.1 of 4 steps"),
         ({"quantile": 2}, "quantile: 2 is not a number from 0 to 1"),
         (
             {"errors": "early-stopped", "first_epochs": 3, "training": {"epochs": 1}},
-            "first_epochs: 3 are more than the 1 of training.epochs",
+            "first_epochs: 3",
         ),
     ],
 )

@@ -140,7 +140,7 @@ def test_a_bad_csv_is_refused_with_its_line(tmp_path, rows, message):
         ({"correlation": 2}, "table.correlation: 2 is not a number from 0 to 1"),
         ({"corelation": 0.5}, "did you mean 'correlation'"),
         ({"correlation": 0.5, "bias_aligned_share": 0.5}, "not both"),
-        ({"bias_aligned_share": 0.1}, "what independent labels give"),
+        ({"bias_aligned_share": 0.1}, "bias_aligned_share: 0.1"),
         ({"pairing": {"bird": "gras"}}, "did you mean 'grass'"),
         ({"pairing": {"bird": "grass"}}, "2 classes are paired with no background: car, mug"),
         ("nonsense", "neither 'uniform', 'correlated' nor the path of a CSV"),

@@ -1,10 +1,10 @@
-"""Image-classification datasets whose foreground and background labels depend on each other as much as you choose.
+"""Image-classification datasets whose foreground and background labels are as correlated as you choose.
 
     from figureground import D3S
     D3S("pocket").build("out/d3s")
 
-The names below are the public interface (docs/api.md). They are imported when they are first used, so that `import
-figureground` loads no torch.
+The names below are the public interface (docs/api.md). They are imported on first use, so `import figureground`
+doesn't load torch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MODULES = {
     "show": "report.showing", "evaluate": "evaluation.evaluating", "curate": "curation.curating",
     "merge": "curation.merging", "push": "hub.push",
 }  # fmt: skip
-"""Modules of the public names."""
+"""Module of each public name."""
 
 
 def __getattr__(name: str) -> Any:

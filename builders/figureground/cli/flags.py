@@ -1,4 +1,4 @@
-"""Flags of commands, made from a class of settings: one for each field, with its text, type and choices."""
+"""Command-line flags made from a class of settings: one for each field, with its text, type and choices."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _METAVARS = {int: "N", float: "X", str: "TEXT"}
 def add_flags(
     parser: argparse.ArgumentParser, kind: type, defaults: Mapping[str, str], omit: Collection[str] = ()
 ) -> None:
-    """Give a parser one flag for each field of a class of settings; a flag that isn't given is absent from the result.
+    """Add one flag to a parser for each field of a class of settings. Flags not given are absent from the result.
 
     Args:
         kind: The class of settings.
-        defaults: By field, what its help shows as the default; fields without one show none.
+        defaults: Text of the default in a flag's help, by field; others show none.
         omit: Fields without a flag.
     """
     texts, hints = describe_fields(kind), kinds_of(kind)
@@ -47,19 +47,19 @@ def add_flags(
 
 
 def read_flags(options: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """Return the fields of a class of settings that a command line gave; `none` is None where a field may be that."""
+    """Return the fields of a class of settings that the command line gave; `none` becomes None if a field allows it."""
     hints = kinds_of(kind)
     given = {name: value for name, value in options.items() if name in hints}
     return {name: None if v == "none" and type(None) in _members(hints[name]) else v for name, v in given.items()}
 
 
 def show_default(value: Any) -> str:
-    """Return a default as help shows it."""
+    """Format a default for help texts."""
     return "off" if value is False else "on" if value is True else str(value).lower() if value is None else str(value)
 
 
 def _members(hint: Any) -> list[Any]:
-    """The types of a union, without their marks."""
+    """Return the types of a union, without their marks."""
     if get_origin(hint) is Annotated:
         return _members(hint.__origin__)
     if get_origin(hint) in (Union, types.UnionType):

@@ -1,4 +1,4 @@
-"""The commands on recipes: plan, settings, build."""
+"""Commands on recipes: plan, settings, build."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from figureground.methods.base import Method
 
 METHOD = (
-    "how the dataset is made: d3s (classes on backgrounds), spurious (what fools classifiers into a class), or, "
-    "from a biased training set, scgs (what misled a classifier is repainted) or ddb (another class's object is "
-    "painted in); may be left out if --recipe names it"
+    "method that makes the dataset: d3s (classes on backgrounds), spurious (spurious features without their class), "
+    "or, from a biased training set, scgs (repaints the regions that misled a classifier) or ddb (paints in other "
+    "classes' objects); optional if --recipe names it"
 )
 """Help of the argument METHOD."""
 
@@ -27,50 +27,50 @@ METHOD = (
 def _add_method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("method", nargs="?", metavar="METHOD", help=METHOD)
     parser.add_argument(
-        "--recipe", type=Path, metavar="FILE", help="a YAML file, or the _figureground/recipe.json of a dataset"
+        "--recipe", type=Path, metavar="FILE", help="recipe: a YAML file, or a dataset's _figureground/recipe.json"
     )
 
 
 def _recipe() -> argparse.ArgumentParser:
-    """The arguments that name a recipe."""
+    """Return a parser with the arguments that define a recipe."""
     parser = argparse.ArgumentParser(add_help=False)
     _add_method(parser)
     parser.add_argument(
         "--config",
-        help="a named recipe to begin with: pocket (the demo, and the default); of d3s also imagenet, and the controls "
-        "text-only, reconstruction and same-background, with pocket- before them for the pocket model; of spurious "
-        "also spurious-imagenet; of scgs and ddb also photographs",
+        help="named recipe with the defaults: pocket (the demo, and the default); for d3s also imagenet, and the "
+        "controls text-only, reconstruction and same-background, prefixed by pocket- for the pocket model; for "
+        "spurious also spurious-imagenet; for scgs and ddb also photographs",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="one setting: a text as it is, a list or mapping in YAML; dotted keys reach inside: per_cell.train=4",
+        help="one setting: plain text, or a list or mapping in YAML; dotted keys reach inside: per_cell.train=4",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="at most N images in all")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N images in total")
     parser.add_argument(
-        "--concepts", type=Path, metavar="DIR", help="of spurious: fine-tuned concepts, for several datasets to share"
+        "--concepts", type=Path, metavar="DIR", help="spurious: directory of fine-tuned concepts, for datasets to share"
     )
 
     parser.add_argument(
-        "--data", metavar="DIR|CSV", help="of scgs and ddb: the training set, as figureground groups reads it"
+        "--data", metavar="DIR|CSV", help="scgs and ddb: training set, in a form that figureground groups reads"
     )
     parser.add_argument(
         "--classifier", metavar="NAME",
-        help="of scgs and ddb: whose errors count; train (the default), or one that was trained on the data",
+        help="scgs and ddb: classifier whose errors count: train (the default), or one that was trained on the data",
     )  # fmt: skip
     return parser
 
 
 def add_plan(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "plan", parents=[_recipe(), common], help="print what a build would make; needs no weights"
+        "plan", parents=[_recipe(), common], help="forecast a build: images, size and work; needs no weights"
     )
     parser.add_argument(
-        "--images-per-second", type=float, metavar="R", help="also print how long it would take at this speed"
+        "--images-per-second", type=float, metavar="R", help="also print the time that this speed would take"
     )
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_plan)
 
 
@@ -88,11 +88,11 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def add_settings(commands: Commands, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("settings", parents=[common], help="list what a recipe can say, with defaults")
+    parser = commands.add_parser("settings", parents=[common], help="list the settings of a recipe, with defaults")
     _add_method(parser)
-    parser.add_argument("--config", help="whose defaults to print")
+    parser.add_argument("--config", help="config whose defaults to print")
     parser.add_argument(
-        "--schema", action="store_true", help="print JSON Schema, with which editors check and complete recipes"
+        "--schema", action="store_true", help="print JSON Schema, for editors to check and complete recipes"
     )
     parser.set_defaults(run=_settings)
 
@@ -117,7 +117,9 @@ def _settings(options: argparse.Namespace) -> int:
 
 
 def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("build", parents=[_recipe(), common], help="build a dataset, or go on with one")
+    parser = commands.add_parser(
+        "build", parents=[_recipe(), common], help="build a dataset, or resume a stopped build"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.set_defaults(run=_build)
 
@@ -141,7 +143,7 @@ def _method(options: argparse.Namespace) -> Method:
 
 
 def _kind(options: argparse.Namespace) -> tuple[type[Method], dict[str, Any]]:
-    """Return the method's class, which the command or the recipe names, and what the recipe file says."""
+    """Return the class of the method that the command or the recipe names, and the recipe file's fields."""
     from figureground.methods.registry import METHODS, method_class
     from figureground.recipe.document import COPIES, read_recipe
 
@@ -149,11 +151,11 @@ def _kind(options: argparse.Namespace) -> tuple[type[Method], dict[str, Any]]:
     named = fields.get("builder")
     if named in COPIES:
         raise RecipeError(
-            "METHOD", f"{options.recipe} is of a dataset that {named} made of others, so nothing builds it. Take the "
-            "recipe of one that it was made from."
+            "METHOD", f"{options.recipe} belongs to a dataset that {named} made from others, so it can't be built. Use "
+            "the recipe of one that it was made from."
         )  # fmt: skip
     if options.method and named and options.method != named:
-        raise RecipeError("METHOD", f"{options.method!r} is given, and {options.recipe} is a recipe of {named!r}.")
+        raise RecipeError("METHOD", f"{options.method!r} is given, but {options.recipe} is a recipe of {named!r}.")
     if not options.method and not named:
         where = f"{options.recipe} names none (builder: d3s)" if options.recipe else "none is given"
         raise RecipeError("METHOD", f"{where}. Name one of {listed(METHODS.names())}.")

@@ -1,6 +1,6 @@
-"""Registries: what a name on the command line or in a recipe stands for, open to other packages.
+"""Registries: names on the command line and in recipes, and the objects that they refer to.
 
-Another package adds to a registry with an entry point in its group; a program adds with `add`.
+Other packages add to a registry with an entry point in its group; programs add with `add`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names, and what each stands for.
+    """A mapping of names to objects, imported on first use.
 
     Args:
-        group: Group of entry points, `figureground.layouts`.
-        what: What a name stands for, in error messages: `layout`.
-        built_in: By name, `module:attribute` of those of this package.
-        check: Returns what is wrong with an entry of another package, such as "is no Layout"; None where nothing is.
+        group: Group of entry points, such as `figureground.layouts`.
+        what: Word for an entry in error messages, such as `layout`.
+        built_in: `module:attribute` of this package's entries, by name.
+        check: Returns the problem with an entry, such as "is not a Layout", or None.
     """
 
     def __init__(
@@ -36,17 +36,17 @@ class Registry(Generic[T]):
         self._opened: dict[str, T] = {}
 
     def names(self) -> list[str]:
-        """All names, those of this package first."""
+        """Return all names, this package's first."""
         return list(self._places())
 
     def __contains__(self, name: object) -> bool:
         return name in self._places()
 
     def __getitem__(self, name: str) -> T:
-        """Return what a name stands for.
+        """Return the object of a name.
 
         Raises:
-            KeyError: There is no such name.
+            KeyError: The name is unknown.
             FiguregroundError: An entry of another package can't be imported or used.
         """
         if name not in self._opened:
@@ -64,9 +64,9 @@ class Registry(Generic[T]):
         return self._opened[name]
 
     def items(self) -> list[tuple[str, T]]:
-        """All names with what they stand for, those of this package first.
+        """Return all names with their objects, this package's first.
 
-        An entry of another package that can't be used is left out; `[name]` says why.
+        Entries of other packages that can't be used are left out; `[name]` raises the reason.
         """
         found = []
         for name in self.names():
@@ -75,25 +75,26 @@ class Registry(Generic[T]):
         return found
 
     def add(self, name: str, place: str) -> None:
-        """Add a name for as long as this process lives.
+        """Add a name for the lifetime of this process.
 
         Args:
+            name: The name; adding it again with the same place has no effect.
             place: `module:attribute`.
 
         Raises:
-            FiguregroundError: The name stands for something else.
+            FiguregroundError: The name refers to something else already.
         """
         if (there := self._places().get(name, place)) != place:
-            raise FiguregroundError(f"the {self.what} {name!r} is {there} already, and can't be {place}.")
+            raise FiguregroundError(f"the {self.what} {name!r} is {there} already and can't be {place}.")
         self._added[name] = place
 
     def remove(self, name: str) -> None:
-        """Take back what `add` did."""
+        """Remove a name that `add` added."""
         del self._added[name]
         self._opened.pop(name, None)
 
     def forget(self) -> None:
-        """Look for entry points again at the next use, for a program that installs packages while it runs."""
+        """Search entry points again at the next use, for programs that install packages while they run."""
         for name in self._found or {}:
             self._opened.pop(name, None)
         self._found = None

@@ -1,4 +1,4 @@
-"""Text that was typed, as the value that its field's type says: one rule for YAML, JSON and `--set`."""
+"""Converts typed text into values of a field's type: one rule for YAML, JSON and `--set`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from figureground.core.errors import RecipeError
 NULLS = ("", "~", "null", "Null", "NULL")
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _SWITCHES = ("yes", "no", "on", "off", "1", "0")
-"""What other YAML readers take for true and false."""
+"""Texts that other YAML readers read as true or false."""
 _WHOLE = re.compile(r"[-+]?\d+(_\d+)*")
 _NUMBER = re.compile(r"[-+]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|nan)", re.IGNORECASE)
 _TOLD = {
@@ -35,7 +35,7 @@ class FieldsOf:
 
 
 class Setting(str):
-    """What stands behind `=` on a command line, not parsed yet: a text field takes it as it is."""
+    """The text after `=` on a command line, not parsed yet. Text fields take it unchanged."""
 
     __slots__ = ()
 
@@ -52,7 +52,7 @@ def _kinds_of(cls: Any) -> dict[str, Any]:
 
 
 def kind_at(kind: Any, keys: typing.Sequence[str]) -> Any:
-    """Return the type of what lies at `keys` inside a value of type `kind`; `Any` where nothing says it."""
+    """Return the type at `keys` inside a value of type `kind`, or `Any` if it is unspecified."""
     for key in keys:
         inside = [each for each in _members(kind) if _base(each) is dict]
         kind = next((found for each in inside if (found := _entry(each, key)) is not Any), Any)
@@ -60,19 +60,20 @@ def kind_at(kind: Any, keys: typing.Sequence[str]) -> Any:
 
 
 def convert(value: Any, kind: Any, field: str) -> Any:
-    """Return a value as the type of its field says it.
+    """Convert a value to the type of its field.
 
-    Text fields, names in lists and keys keep what was typed: `no`, `007` and `2024-01-01` are names. Numbers, `true`,
-    `false` and `null` are such only where the field takes them. What isn't text comes back unchanged.
+    Text fields, names in lists and keys keep the typed text: `no`, `007` and `2024-01-01` are names. Numbers, `true`,
+    `false` and `null` are converted only if the field's type accepts them. Values that aren't text are returned
+    unchanged.
 
     Args:
-        value: Nested dicts and lists of `Plain` and `str`, as `core.documents` reads them; or a `Setting`.
-        kind: A type hint: `str`, `int`, `float`, `bool`, `None`, `Literal`, `Any`, lists, dicts, TypedDicts and unions
-            of these, also `Annotated`; see `FieldsOf`.
-        field: Its name, for errors.
+        value: Nested dicts and lists of `Plain` and `str`, as read by `core.documents`; or a `Setting`.
+        kind: A type hint: `str`, `int`, `float`, `bool`, `None`, `Literal`, `Any`, lists, dicts, TypedDicts and their
+            unions, also `Annotated`; see `FieldsOf`.
+        field: Name of the field, for errors.
 
     Raises:
-        RecipeError: The value is no such thing.
+        RecipeError: The value doesn't fit the type.
     """
     kinds = _members(kind)
     if isinstance(value, Setting):
@@ -108,7 +109,7 @@ def _scalar(value: str, kinds: list[Any], field: str) -> Any:
             return number
         if takes_text and value in NULLS[1:]:
             raise RecipeError(
-                field, f"{value} is nothing, and this needs {_say(kinds)}. For the word, put it in quotes."
+                field, f"{value} means no value, but this needs {_say(kinds)}. For the word itself, put it in quotes."
             )
     elif not takes_text:
         raise RecipeError(field, f"{_short(value)} is in quotes, which makes it text; this needs {_say(kinds)}.")
@@ -131,7 +132,7 @@ def _number(text: str, bases: set[Any]) -> int | float | None:
 
 
 def _parse(text: Setting, kinds: list[Any], field: str) -> Any:
-    """Parse a setting as YAML where the field takes lists or mappings and it looks like one, or if it is in quotes."""
+    """Parse a setting as YAML if it is in quotes, or if it looks like a list or mapping and the field accepts one."""
     typed = _text(text, field).strip()
     bases = {_base(each) for each in kinds}
     quoted = typed[:1] in ("'", '"') and len(typed) > 1 and typed[0] == typed[-1]
@@ -153,12 +154,12 @@ def _text(value: str, field: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise RecipeError(field, f"{str(value)!a} is no UTF-8 text. Rename what it names, or type it anew.") from None
+        raise RecipeError(field, f"{str(value)!a} is not UTF-8 text. Rename the file, or type it again.") from None
     return str(value)
 
 
 def _members(kind: Any) -> list[Any]:
-    """The types of a union, or the one type."""
+    """Return the types of a union, or the single type."""
     if get_origin(kind) is Annotated and not _fields_of(kind):
         return _members(kind.__origin__)
     if get_origin(kind) in (Union, types.UnionType):
@@ -167,7 +168,7 @@ def _members(kind: Any) -> list[Any]:
 
 
 def _base(kind: Any) -> Any:
-    """`dict` for all mappings, `list` for lists and tuples, `str` for literals, else the type itself."""
+    """Return `dict` for all mappings, `list` for lists and tuples, `str` for literals, else the type itself."""
     origin = get_origin(kind)
     if origin is Annotated or is_typeddict(kind):
         return dict
@@ -175,7 +176,7 @@ def _base(kind: Any) -> Any:
 
 
 def _names(kind: Any) -> typing.Collection[str]:
-    """The keys of a mapping that has certain ones."""
+    """Return the keys of a mapping with fixed keys, else nothing."""
     if is_typeddict(kind):
         return kinds_of(kind)
     return kinds_of(mark.kind) if (mark := _fields_of(kind)) else ()
@@ -186,7 +187,7 @@ def _fields_of(kind: Any) -> FieldsOf | None:
 
 
 def _entry(kind: Any, key: str) -> Any:
-    """The type of a mapping's entry."""
+    """Return the type of a mapping's entry."""
     if is_typeddict(kind):
         return kinds_of(kind).get(key, Any)
     if mark := _fields_of(kind):

@@ -1,4 +1,4 @@
-"""How a token is learned by textual inversion: every setting, checked once at the door. Needs no torch."""
+"""Settings of learning a token by textual inversion. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,58 +13,60 @@ from figureground.finetune.settings import unfilled
 from figureground.recipe.settings import EXECUTION, Names, Text, settings
 
 TOKEN = re.compile(r"<[a-z0-9]+(?:[-_][a-z0-9]+)*>")
-"""What a token looks like. Angle brackets keep it apart from words: it would be found within them too."""
+"""Pattern of tokens. Without angle brackets, a token would also be found inside other words."""
 PLACE = "{token}"
-"""Where a template has the token."""
+"""Placeholder of the token in templates."""
 TEMPLATES = (
     "a photo of a {token}", "a picture of a {token}", "a photo of one {token}", "a {token}", "the {token}",
     "a photograph showing a {token}", "an image with a {token}", "a {token}, seen from nearby",
     "a {token}, seen from afar", "a snapshot of the {token}", "a plain photo of the {token}", "here is a {token}",
 )  # fmt: skip
-"""Captions that say nothing of an image but that the token is in it."""
+"""Captions that describe nothing of an image except the token."""
 
 
 @settings(frozen=True)
 class Inversion:
-    """Every setting of a textual inversion.
+    """Settings of a textual inversion.
 
-    The defaults are for Stable Diffusion 1.5 at 512 pixels, near those of Gal et al. (2022, arXiv 2208.01618): they
-    train for 5,000 steps, and were not tried here on a real checkpoint.
+    The defaults are for Stable Diffusion 1.5 at 512 pixels, near those of Gal et al. (2022, arXiv 2208.01618), who
+    train for 5,000 steps. They haven't been tested here on a real checkpoint.
 
     Raises:
-        RecipeError: A value that can't be used, naming its field.
+        RecipeError: A value is invalid; the error names its field.
     """
 
     checkpoint: Annotated[Text, Names("directory")]
-    """`pocket`, a directory in diffusers' layout, or a Hub id: what the token is learned for."""
+    """Checkpoint that the token is learned for: `pocket`, a directory in diffusers' layout, or a Hub id."""
     revision: Text | None = None
     """Branch, tag or commit of a checkpoint on the Hub."""
     vectors: Annotated[int, Field(ge=1, le=75)] = 1
-    """Embedding vectors that the token stands for; each takes one of the 77 places of a prompt."""
+    """Embedding vectors of the token; each takes one of a prompt's 77 positions."""
     templates: Annotated[tuple[str, ...], Strict(False)] = TEMPLATES
-    """What images are called while the token is learned; `{token}` is its place."""
+    """Captions used in training; `{token}` is the placeholder of the token."""
     masked: bool = False
-    """Whether the loss is taken inside masks, so that the object is learned and not what is behind it."""
+    """Whether the loss is restricted to masks, so that the token learns the object and not its background."""
     size: Annotated[int, Field(ge=8, le=16384)] | None = None
-    """Edge in pixels; none is the checkpoint's own."""
+    """Edge of the images in pixels; none is the checkpoint's own."""
     flip: bool = False
-    """Whether images are also shown mirrored."""
+    """Whether mirrored copies of the images are also used."""
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 3000
-    """Steps of the optimizer."""
+    """Optimizer steps."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
-    """Images a step."""
+    """Images per step."""
     learning_rate: Annotated[float, Field(ge=1e-9, le=1)] = 2e-3
-    """At the first step; it falls to 0 along a line."""
+    """Learning rate at the first step; it decays linearly to 0."""
     min_snr_gamma: Annotated[float, Field(ge=1e-9, le=1e6)] | None = None
-    """Min-SNR weighting of each sample's loss (Hang et al. 2023, arXiv 2303.09556), 5 as a rule; none is off."""
+    """γ of the Min-SNR weighting of each sample's loss (Hang et al. 2023, arXiv 2303.09556), usually 5; none turns it
+    off."""
     gradient_checkpointing: Annotated[bool, EXECUTION] = False
-    """Whether activations are computed twice to save memory."""
+    """Whether activations are recomputed in the backward pass, to save memory."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What is computed in: float32 or bfloat16 (the vectors are float32); auto is bfloat16 where CUDA has it."""
+    """Precision of the computation: float32 or bfloat16 (the vectors stay float32); auto is bfloat16 if the GPU
+    or CPU computes it natively, else float32."""
     save_seconds: Annotated[Annotated[float, Field(ge=0, le=1e9)], EXECUTION] = 600.0
-    """Seconds between saves of the whole state, from which a killed run goes on."""
+    """Seconds between saves of the whole state, from which a stopped run resumes."""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    """Everything random comes from it."""
+    """Seed for everything random."""
 
     def __post_init__(self) -> None:
         self._check_templates()
@@ -75,12 +77,12 @@ class Inversion:
             raise RecipeError("templates", "the list is empty; give one caption or more.")
         for text in given:
             if PLACE not in text:
-                raise RecipeError("templates", f"{text!r} doesn't hold {PLACE}, the place of the token.")
+                raise RecipeError("templates", f"{text!r} lacks {PLACE}, the placeholder of the token.")
             if stray := unfilled(text, [PLACE]):
                 raise RecipeError("templates", f"nothing fills {stray!r} in {text!r}; known is {PLACE}.")
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, as JSON has them."""
+        """Return all fields as JSON."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
 
@@ -88,14 +90,14 @@ POCKET = Inversion(
     "pocket", templates=("a photo of a {token}", "a picture of a {token}", "a {token}"), masked=True, steps=200,
     batch_size=4, learning_rate=0.01, min_snr_gamma=5.0, save_seconds=30.0, dtype="float32",
 )  # fmt: skip
-"""For the pocket model. Masked, for from whole images of one scene a word learns that scene too."""
+"""Settings for the pocket model. Masked, because from whole images of one scene a word learns that scene too."""
 
 
 def settings_for(checkpoint: str, **changes: Any) -> Inversion:
-    """The settings for a checkpoint: `POCKET` for the pocket model, else the usual; with what differs.
+    """Return the settings for a checkpoint: `POCKET` for the pocket model, else the defaults; with `changes`.
 
     Raises:
-        RecipeError: A value that can't be used.
+        RecipeError: A value is invalid.
     """
     if checkpoint == POCKET.checkpoint:
         return dataclasses.replace(POCKET, **changes)
@@ -103,9 +105,9 @@ def settings_for(checkpoint: str, **changes: Any) -> Inversion:
 
 
 def check_token(token: str) -> None:
-    """Raises RecipeError for a token that isn't in angle brackets, or isn't in lower case, as prompts are read."""
+    """Raise RecipeError for a token that isn't lowercase or isn't in angle brackets. Prompts are read in lower case."""
     if not isinstance(token, str) or not TOKEN.fullmatch(token):
         raise RecipeError(
             "token",
-            f"{token!r} is not of the form '<mug>': small letters or digits in angle brackets, parts joined by - or _.",
+            f"{token!r} is not of the form '<mug>': lowercase letters or digits in angle brackets, joined by - or _.",
         )

@@ -1,4 +1,4 @@
-"""How a concept is fine-tuned: every setting, checked once at the door. Needs no torch."""
+"""Settings of fine-tuning a concept. Needs no torch."""
 
 from __future__ import annotations
 
@@ -28,188 +28,191 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 @settings(frozen=True)
 class Finetuning:
-    """Every setting of a fine-tuning. The defaults are what is usual for Stable Diffusion 1.5 at 512 pixels.
+    """Settings of a fine-tuning. The defaults are common ones for Stable Diffusion 1.5 at 512 pixels.
 
-    The settings of the paper that the method comes from (arXiv 2402.08200) were not obtainable; these are ours.
+    The paper's settings (arXiv 2402.08200) were not obtainable, so these are this project's own.
     """
 
     checkpoint: Annotated[Text, Names("directory")]
-    """`pocket`, a directory in diffusers' layout, or a Hub id: what the concept is learned on top of."""
+    """Checkpoint to fine-tune: `pocket`, a directory in diffusers' layout, or a Hub id."""
     revision: Text | None = None
     """Branch, tag or commit of a checkpoint on the Hub."""
     identifier: Text = "sks"
-    """The rare word [V] that comes to stand for what the references show."""
+    """Rare word [V] that stands for the content of the references after training."""
     prompt: Text = "a photo of a {V} {noun}"
-    """What a reference without a caption file is called."""
+    """Caption of references without a caption file."""
     prior_prompt: Text = "a photo of a {noun}"
-    """What the images for prior preservation are drawn from, and called."""
+    """Prompt and caption of the images for prior preservation."""
     size: Annotated[int, Field(ge=8, le=16384)] | None = None
-    """Edge in pixels; none is the checkpoint's own."""
+    """Edge of the images in pixels; none is the checkpoint's own."""
     flip: bool = False
-    """Whether references and prior images are also shown mirrored."""
+    """Whether mirrored copies of references and prior images are also used."""
     steps: Count = 800
-    """Steps of the optimizer."""
+    """Optimizer steps."""
     batch_size: Small = 1
-    """References in a forward pass of each process; as many prior images come with them."""
+    """References in a forward pass of each process; as many prior images are added."""
     gradient_accumulation_steps: Small = 1
     """Forward passes whose gradients make one step."""
     learning_rate: Share | None = None
-    """Of the UNet; none is 2e-6, with adapters 1e-4."""
+    """Learning rate of the UNet; none is 2e-6, or 1e-4 with adapters."""
     text_encoder_learning_rate: Share | None = None
-    """Of the text encoders; none is the UNet's, 0 leaves them as they are."""
+    """Learning rate of the text encoders; none is the UNet's, 0 keeps them unchanged."""
     lr_warmup_steps: Whole = 0
-    """Steps in which the learning rates rise from 0; then they are constant."""
+    """Steps in which the learning rates rise from 0; they are constant afterwards."""
     weight_decay: Share = 0.01
-    """Of AdamW."""
+    """AdamW weight decay."""
     max_grad_norm: Positive = 1.0
-    """Gradients are shortened to this norm, over all that is trained."""
+    """Norm to which the gradients of all trained weights together are clipped."""
     min_snr_gamma: Positive | None = None
-    """Min-SNR weighting of each sample's loss (Hang et al. 2023, arXiv 2303.09556), 5 as a rule; none is off."""
+    """γ of the Min-SNR weighting of each sample's loss (Hang et al. 2023, arXiv 2303.09556), usually 5; none turns it
+    off."""
     prior_weight: Weight = 1.0
-    """Weight of prior preservation; 0 leaves it out."""
+    """Weight of the prior preservation loss; 0 turns it off."""
     num_class_images: Annotated[int, Field(ge=1, le=1_000_000)] = 200
-    """How many images the untouched model draws for prior preservation."""
+    """Images that the original model draws for prior preservation."""
     sfsl_weight: Weight = 0.1
     """Weight of the spurious-feature similarity loss (SFSL); 0 is plain DreamBooth."""
     feature_model: Annotated[Text | None, Names("file")] = None
-    """The network whose features SFSL compares: `pocket`, a directory, a Hub id, `timm:NAME` or a file of weights."""
+    """Network whose features SFSL compares: `pocket`, a directory, a Hub id, `timm:NAME` or a file of weights."""
     feature_model_revision: Text | None = None
     """Branch, tag or commit of a feature network on the Hub."""
     features: Literal["penultimate", "class-weighted", "neural-pca"] = "penultimate"
-    """What is compared: penultimate, class-weighted or neural-pca."""
+    """Features that SFSL compares: penultimate, class-weighted or neural-pca."""
     distance: Literal["cosine", "l2"] = "cosine"
-    """How it is compared: cosine or l2."""
+    """Distance between features in SFSL: cosine or l2."""
     weighting: Literal["alpha-bar", "threshold", "none"] = "alpha-bar"
-    """How much a noise level counts in SFSL: alpha-bar, threshold or none."""
+    """Weighting of noise levels in SFSL: alpha-bar, threshold or none."""
     threshold: Share = 0.5
-    """The least alpha-bar that counts, with weighting threshold."""
+    """Lowest alpha-bar that SFSL includes with weighting threshold, 0 to 1."""
     leading: Count = 10
-    """How many leading neural-PCA components are compared, with features neural-pca."""
+    """Number of leading neural-PCA components compared with features neural-pca."""
     class_direction: Literal["images", "head"] | None = None
-    """Direction that is projected out of the features before SFSL compares them, so that the class itself is not
-    learned: `images`, from the prior images to images of the class, drawn by the untouched model; `head`, the class's
+    """Direction projected out of the features before SFSL compares them, so that the class itself is not learned:
+    `images`, from the prior images to images of the class, both drawn by the original model; `head`, the class's
     weights in the feature network's last layer; none projects nothing out."""
     class_images: Annotated[int, Field(ge=2, le=1_000_000)] = 64
-    """How many images of the class the untouched model draws, for class_direction images and early_stopping
+    """Images of the class that the original model draws, for class_direction images and early_stopping
     without-class."""
     early_stopping: Literal["similarity", "without-class"] | None = None
-    """Rule that stops the training, read from images that are drawn along the way and from the feature network:
-    `similarity`, when their features no longer come nearer to the references'; `without-class`, the same without what
-    tells images of the class from the prior images; none trains all steps. The best weights are kept."""
+    """Rule that stops training, from features of images drawn during training: `similarity`, when they no longer get
+    closer to the references' features; `without-class`, the same after projecting out the direction from the prior
+    images to images of the class; none trains all steps. The best weights are kept."""
     stop_every: Count = 50
-    """Steps between two looks, with early_stopping."""
+    """Steps between two evaluations of early_stopping."""
     stop_images: Annotated[int, Field(ge=2, le=4096)] = 16
-    """Images drawn for each look, from the same seeds each time, with early_stopping."""
+    """Images drawn for each evaluation of early_stopping, from the same seeds each time."""
     stop_patience: Count = 2
-    """Looks in a row without a better one after which the training stops, with early_stopping."""
+    """Evaluations in a row without improvement after which early_stopping stops training."""
     tiny_autoencoder: Annotated[Text | None, Names("directory")] = None
     """Directory or Hub id of an AutoencoderTiny that decodes for SFSL, faster than the checkpoint's own."""
     lora_rank: Small | None = None
-    """Trains low-rank adapters of this rank on attention instead of all weights; none trains all."""
+    """Rank of low-rank adapters on attention, trained instead of all weights; none trains all weights."""
     ema: Share = 0.0
-    """Decay of an exponential moving average of the weights, which is then what is kept; 0 is off."""
+    """Decay of an exponential moving average of the weights, which is then kept instead of the weights; 0 turns it
+    off."""
     scheduler: Scheduler = "ddim"
     """Sampler of prior images and previews: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc."""
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    """Sampling steps of prior images and previews."""
+    """Denoising steps of prior images and previews."""
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 7.5
-    """Classifier-free guidance of prior images and previews."""
+    """Classifier-free guidance scale of prior images and previews; 1 or less turns guidance off."""
     preview_every: Annotated[Whole, EXECUTION] = 0
-    """Steps between previews, which are drawn from the same seeds each time; 0 draws one at the end."""
+    """Steps between previews, drawn from the same seeds each time; 0 draws one at the end."""
     preview_prompts: Annotated[Annotated[tuple[str, ...], Strict(False)], EXECUTION] = (
         "a photo of a {V} {noun}", "a photo of a {V} {noun} on the beach", "a photo of a {V} {noun} in the snow",
     )  # fmt: skip
-    """What previews are drawn from; a row each."""
+    """Prompts of the previews, one row each."""
     preview_images: Annotated[Annotated[int, Field(ge=0, le=64)], EXECUTION] = 4
-    """Images a row of a preview; 0 draws none."""
+    """Images per row of a preview; 0 draws none."""
     save_every: Annotated[Whole, EXECUTION] = 0
-    """Steps between saves of the whole state, from which a killed run goes on; 0 saves by time alone."""
+    """Steps between saves of the whole state, from which a stopped run resumes; 0 saves by time alone."""
     save_seconds: Annotated[NotNegative, EXECUTION] = 600.0
-    """Seconds between such saves."""
+    """Seconds between saves of the whole state."""
     gradient_checkpointing: Annotated[bool, EXECUTION] = False
-    """Whether activations are computed twice to save memory."""
+    """Whether activations are recomputed in the backward pass, to save memory."""
     eight_bit_adam: bool = False
-    """Whether the optimizer's state is kept in 8 bits, by bitsandbytes."""
+    """Whether bitsandbytes keeps the optimizer's state in 8 bits."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What is computed in: float32 or bfloat16 (weights stay float32); auto is bfloat16 where CUDA has it."""
+    """Precision of the computation: float32 or bfloat16 (weights stay float32); auto is bfloat16 if the
+    GPU or CPU computes it natively, else float32."""
     seed: Whole = 0
-    """Everything random comes from it."""
+    """Seed for everything random."""
 
     STOPPING: ClassVar[tuple[str, ...]] = ("early_stopping", "stop_every", "stop_images", "stop_patience")
     """Fields of early stopping."""
 
     def __post_init__(self) -> None:
-        """Raises RecipeError for the first value that can't be used."""
+        """Raise RecipeError for the first invalid value."""
         for name, text in self.prompts().items():
             if stray := unfilled(text, PLACEHOLDERS):
                 raise RecipeError(name, f"nothing fills {stray!r} in {text!r}; known are {', '.join(PLACEHOLDERS)}.")
         if self.scheduler == "pndm" and self.num_inference_steps < 4:
             raise RecipeError("num_inference_steps", f"{self.num_inference_steps} is too few: pndm needs 4 or more.")
         if "{V}" not in self.prompt:
-            raise RecipeError("prompt", f"{self.prompt!r} doesn't hold {{V}}, the place of the identifier.")
+            raise RecipeError("prompt", f"{self.prompt!r} lacks {{V}}, the placeholder of the identifier.")
         if "{V}" in self.prior_prompt:
-            raise RecipeError("prior_prompt", "the untouched model doesn't know {V}; say the noun alone.")
+            raise RecipeError("prior_prompt", "the original model doesn't know {V}; use the noun alone.")
         if self.sfsl_weight > 0 and self.feature_model is None:
             raise RecipeError(
                 "feature_model",
                 "SFSL compares the features of an adversarially robust classifier: name one (--feature-model FILE, "
-                "a directory, a Hub id or timm:NAME; pocket for the pocket world), or leave SFSL out with "
+                "a directory, a Hub id or timm:NAME; pocket for the pocket world), or turn SFSL off with "
                 "--sfsl-weight 0.",
             )
         if self.early_stopping is not None and self.feature_model is None:
             raise RecipeError(
-                "feature_model", "early_stopping reads the features of a classifier: name one, as for SFSL, or leave "
-                "early stopping out with --early-stopping none.",
+                "feature_model", "early_stopping uses the features of a classifier: name one, as for SFSL, or turn "
+                "early stopping off with --early-stopping none.",
             )  # fmt: skip
         self._check_against_prior()
 
     def _check_against_prior(self) -> None:
-        """Directions and similarities are measured from the prior images."""
+        """Refuse settings that need prior images when there are none, and too rare evaluations."""
         if self.prior_weight == 0 and self.class_direction == "images" and self.sfsl_weight > 0:
             raise RecipeError(
-                "class_direction", "images is a direction from the prior images, and prior_weight 0 draws none: take "
+                "class_direction", "images is a direction from the prior images, and prior_weight 0 draws none. Use "
                 "head, or a prior_weight above 0.",
             )  # fmt: skip
         if self.early_stopping is None:
             return
         if self.prior_weight == 0:
             raise RecipeError(
-                "early_stopping", "its similarities are measured from the prior images, and prior_weight 0 draws none: "
-                "take a prior_weight above 0, or none.",
+                "early_stopping", "it compares features with those of the prior images, and prior_weight 0 draws none. "
+                "Use a prior_weight above 0, or early_stopping none.",
             )  # fmt: skip
         if self.stop_every > self.steps:
             raise RecipeError("stop_every", f"{self.stop_every} is more than all {self.steps} steps; give fewer.")
 
     @property
     def reads_features(self) -> bool:
-        """Whether a feature network takes part."""
+        """Whether a feature network is used."""
         return self.sfsl_weight > 0 or self.early_stopping is not None
 
     @property
     def needs_class_images(self) -> bool:
-        """Whether images of the class itself take part."""
+        """Whether images of the class itself are used."""
         direction = self.sfsl_weight > 0 and self.class_direction == "images"
         return direction or self.early_stopping == "without-class"
 
     def prompts(self) -> dict[str, str]:
-        """The prompt templates, by the name of their field."""
+        """Return the prompt templates by field name."""
         previews = {f"preview_prompts[{i}]": text for i, text in enumerate(self.preview_prompts)}
         return {"prompt": self.prompt, "prior_prompt": self.prior_prompt, **previews}
 
     def rate(self, of: str) -> float:
-        """The learning rate of `unet` or of the `text_encoder`s."""
+        """Return the learning rate of `unet` or of the `text_encoder`s."""
         unet = self.learning_rate if self.learning_rate is not None else 2e-6 if self.lora_rank is None else 1e-4
         return unet if of == "unet" or self.text_encoder_learning_rate is None else self.text_encoder_learning_rate
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, as JSON has them."""
+        """Return all fields as JSON."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
     def deciding(self) -> dict[str, Any]:
-        """The fields that decide what is learned, as JSON has them.
+        """Return the fields that decide the result, as JSON.
 
-        Fields of the class's images, of its direction and of early stopping are left out where they are off, so that
-        what a release without them learned counts as the same.
+        Fields of class images, class direction and early stopping are left out if they are off, so that results of
+        releases without them keep their identity.
         """
         off = set(execution_names(type(self)))
         if self.sfsl_weight == 0 or self.class_direction is None:
@@ -222,7 +225,7 @@ class Finetuning:
 
 
 def unfilled(template: str, places: Iterable[str]) -> str | None:
-    """The first place, or stray brace, of a prompt template that is none of `places`; None where there is none."""
+    """Return the first placeholder or stray brace of a prompt template that isn't in `places`, or None."""
     for place in places:
         template = template.replace(place, "")
     stray = re.search(r"\{[^{}]*\}?|\}", template)
@@ -231,20 +234,20 @@ def unfilled(template: str, places: Iterable[str]) -> str | None:
 
 POCKET = Finetuning(
     "pocket", steps=350, batch_size=4, learning_rate=1.5e-4, min_snr_gamma=5.0, num_class_images=64, sfsl_weight=0.5,
-    feature_model="pocket", num_inference_steps=20, guidance_scale=4.0, save_seconds=60.0, dtype="bfloat16",
+    feature_model="pocket", num_inference_steps=20, guidance_scale=4.0, save_seconds=60.0,
     preview_prompts=tuple(f"a photo of a {{V}} {{noun}}{scene}" for scene in ("", ", in snow", ", on grass")),
 )  # fmt: skip
-"""For the pocket model: some three minutes on one core.
+"""Settings for the pocket model: about three minutes on one core.
 
-Features and weight of SFSL are those of `benchmarks/spurious.py`; what is best for a real checkpoint wasn't measured.
+Features and weight of SFSL are from `benchmarks/spurious.py`. The best values for a real checkpoint weren't measured.
 """
 
 
 def settings_for(checkpoint: str, **changes: Any) -> Finetuning:
-    """The settings for a checkpoint: `POCKET` for the pocket model, else the usual; with what differs.
+    """Return the settings for a checkpoint: `POCKET` for the pocket model, else the defaults; with `changes`.
 
     Raises:
-        RecipeError: A value that can't be used.
+        RecipeError: A value is invalid.
     """
     if checkpoint == POCKET.checkpoint:
         return dataclasses.replace(POCKET, **changes)
@@ -252,7 +255,7 @@ def settings_for(checkpoint: str, **changes: Any) -> Finetuning:
 
 
 def fill(template: str, noun: str, identifier: str) -> str:
-    """A prompt from a template or a caption: `{V}` and `{noun}` are filled in, `a` becomes `an` where it has to."""
+    """Return a prompt from a template or caption: fill in `{V}` and `{noun}`, and turn `a` into `an` before vowels."""
     values = {"{V}": identifier, "{noun}": noun}
 
     def put(match: re.Match[str]) -> str:
@@ -263,9 +266,9 @@ def fill(template: str, noun: str, identifier: str) -> str:
 
 
 def fingerprint_network(settings: Finetuning) -> str | None:
-    """Names the feature network's content: `sha256:…` over a local one's files, id and revision of one on the Hub.
+    """Return the feature network's fingerprint: `sha256:…` of local files, or id and revision on the Hub.
 
-    None where it takes no part.
+    None if no feature network is used.
     """
     if not settings.reads_features or settings.feature_model is None:
         return None
@@ -273,7 +276,7 @@ def fingerprint_network(settings: Finetuning) -> str | None:
 
 
 def done_message(out: Path) -> str:
-    """What the command says when a concept is finished."""
+    """Return the text that the command prints for a finished concept."""
     facts = read_json(out / "concept.json")
     how = f"{out / 'checkpoint'} is a checkpoint of its own"
     if facts["kind"] == "lora":

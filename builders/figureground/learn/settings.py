@@ -1,4 +1,4 @@
-"""How classifiers are trained: the settings, which of them belong to which method, and their flags."""
+"""Settings of classifier training, and which of them belong to which method."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ TWO_STAGE = "two-stage"
 
 WORST_GROUP, WORST_CLASS, AVERAGE, LAST = "worst-group", "worst-class", "average", "last"
 RULES = {WORST_GROUP: "worst group", WORST_CLASS: "worst class", AVERAGE: "average", LAST: "last epoch"}
-"""What may choose the epoch, and how a sentence calls it: an accuracy on validation, or nothing but the budget."""
+"""Rules that choose the epoch, and their names in sentences: an accuracy on validation, or the last epoch."""
 IN_TRAINING, IN_VALIDATION, MASKS = "training attributes", "validation attributes", "masks"
-"""What a row of a comparison may use beyond images and classes."""
+"""Information that a row of a comparison may use beyond images and classes."""
 
 POCKET = "pocket"
-"""The backbone that is trained from nothing, for small images."""
+"""The backbone for small images, trained from random weights."""
 MOST_POCKET = 96
-"""Edge of the largest images for which the pocket backbone is chosen unasked."""
+"""Edge in pixels of the largest images for which the pocket backbone is the default."""
 
 
 _UNSAID: dict[str, Any] = {"select": None, "validate_every": 1, "count_first": False, "options": {}}
-"""Values that `to_json` leaves out, so that what was trained before there were these settings is the same training."""
+"""Values that `to_json` leaves out, so that trainings from before these settings existed keep their identity."""
 
 
 Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -37,60 +37,62 @@ Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 
 @settings(frozen=True)
 class Training:
-    """What decides a trained classifier, beside its data and its seed.
+    """Settings that decide a trained classifier, besides its data and seed.
 
     Raises:
-        RecipeError: A value that can't be used, or one that the method has no use for.
+        RecipeError: A value is invalid, or the method doesn't use the setting.
     """
 
     method: str
     """Name of a way of training: erm, reweight, jtt, groupdro, dfr, two-stage, or one of another package."""
     backbone: Annotated[Text | None, Names("directory")] = None
-    """`pocket`, a transformers directory or Hub id, or `timm:NAME`; none is `pocket` for small images."""
+    """Backbone: `pocket`, a transformers directory or Hub id, or `timm:NAME`; none is `pocket` for small images."""
     revision: Text | None = None
     """Branch, tag or commit of a backbone on the Hub."""
     from_scratch: bool = False
-    """Whether the backbone begins with random weights instead of its own."""
+    """Whether the backbone starts from random weights instead of its pretrained ones."""
     augment: bool = True
-    """Whether training images are cropped and mirrored at random."""
+    """Whether training images are randomly cropped and mirrored."""
     epochs: Epochs = 20
-    """Passes over the real training images: the optimiser takes epochs × ceil(real images / batch size) steps, whatever
-    was added."""
+    """Passes over the real training images. The optimiser takes epochs × ceil(real images / batch size) steps, even if
+    images are added."""
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 32
-    """Images a step, at most."""
+    """Largest number of images per optimiser step."""
     learning_rate: Annotated[float, Field(ge=1e-9, le=10)] | None = None
-    """Largest learning rate of AdamW; none is 1e-3 for random weights and 1e-4 for others."""
+    """Peak learning rate of AdamW; none is 1e-3 from random weights and 1e-4 otherwise."""
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.01
     """AdamW weight decay. GroupDRO needs a strong one (Sagawa et al. 2020): try 1."""
     add_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
-    """Weight of an added image's loss, relative to a real one's."""
+    """Weight of an added image's loss, relative to a real image's."""
     add_steps: bool = False
-    """Whether added images lengthen an epoch, and so add optimiser steps: an epoch is then a pass over all images."""
+    """Whether added images lengthen an epoch, which adds optimiser steps: an epoch is then a pass over all images."""
     select: str | None = None
-    """Rule that chooses the epoch, one of `RULES`; none is `worst-group`, or `worst-class` without attributes.
-    Several, with commas between: the first chooses the classifier that is kept, and test is judged by each."""
+    """Rule that chooses the epoch: worst-group, worst-class, average (accuracy on validation) or last; none is
+    worst-group, or worst-class without attributes. Several may be given, separated by commas: the first chooses the
+    kept classifier, and test results are reported for each."""
     validate_every: Epochs = 1
-    """The validation split is judged after every so many epochs, and after the last: only those can be chosen."""
+    """Epochs between evaluations on validation, which also follows the last epoch; only evaluated epochs can be
+    chosen."""
     first_epochs: Epochs | None = None
-    """jtt: epochs of the model whose errors are taken."""
+    """jtt: epochs of the first model, whose errors are upweighted."""
     upweight: Annotated[float, Field(ge=1, le=1e6)] | None = None
-    """jtt: how many times an error counts."""
+    """jtt: weight of an error, relative to other images."""
     count_first: bool | None = None
-    """jtt: whether the first model's epochs are taken off the second's, so that both together have as many as
-    another method's one."""
+    """jtt: whether the first model's epochs are subtracted from the second's, so that both together take as many
+    epochs as another method."""
     step_size: Annotated[float, Field(ge=0, le=100)] | None = None
-    """groupdro: η, how fast the groups' weights change."""
+    """groupdro: η, the step size of the group weights."""
     adjustment: Annotated[float, Field(ge=0, le=1e6)] | None = None
-    """groupdro: C, where C/√n is added to the loss of a group of n training images."""
+    """groupdro: C of the group adjustment, which adds C/√n to the loss of a group of n training images."""
     draws: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """dfr: group-balanced draws over which the last layer is averaged."""
+    """dfr: number of group-balanced draws over which the last layer is averaged."""
     inverse_strength: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
-    """dfr: C, the inverse of the strength of the ℓ1 penalty; none chooses it on a part of validation."""
+    """dfr: C, the inverse strength of the ℓ1 penalty; none chooses it on a part of validation."""
     first_share: Share | None = None
-    """two-stage: the share of the epochs in which added images are shown, 0 to 1, rounded to whole epochs; each
-    stage has at least one."""
+    """two-stage: share of the epochs that train on added images, 0 to 1, rounded to whole epochs; each stage has at
+    least one."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Settings of a way of training that another package brings."""
+    """Settings of a way of training from another package."""
 
     def __post_init__(self) -> None:
         if self.method not in WAYS:
@@ -100,7 +102,7 @@ class Training:
             if owner == self.method and getattr(self, name) is None:
                 object.__setattr__(self, name, way.OWN[name])
             elif owner != self.method and getattr(self, name) is not None:
-                raise RecipeError(name, f"{self.method} has no use for it: it is of {owner}.")
+                raise RecipeError(name, f"{self.method} doesn't use it; only {owner} does.")
         known = set(way.OWN) - set(own_settings())
         for name in self.options:
             if name not in known:
@@ -127,10 +129,10 @@ class Training:
         return WAYS[self.method].NEEDS_ATTRIBUTES
 
     def rules(self, attributes: bool) -> tuple[str, ...]:
-        """Return the rules that choose epochs, names of `RULES`; the first chooses the classifier that is kept.
+        """Return the rules that choose epochs, names in `RULES`; the first chooses the kept classifier.
 
         Args:
-            attributes: Whether the data say attributes.
+            attributes: Whether the data have attributes.
         """
         if self.select is not None:
             return tuple(self.select.split(","))
@@ -140,7 +142,7 @@ class Training:
         """Return which attributes the kept classifier depends on: `IN_TRAINING`, `IN_VALIDATION`, both or none.
 
         Args:
-            attributes: Whether the data say attributes.
+            attributes: Whether the data have attributes.
         """
         by_group, validated = WAYS[self.method]().uses(attributes)
         validated = validated or self.rules(attributes)[0] == WORST_GROUP
@@ -153,7 +155,7 @@ class Training:
         return first, self.epochs - first
 
     def to_json(self) -> dict[str, Any]:
-        """All fields that the method has a use for, but for those of `_UNSAID`."""
+        """Return the fields that the method uses, without the values in `_UNSAID`."""
         said, owners = dataclasses.asdict(self), own_settings()
         return {
             name: v
@@ -163,26 +165,26 @@ class Training:
 
 
 def _like(default: Any, value: Any, name: str) -> Any:
-    """An option as its default's type has it, where it came as text."""
+    """Return an option as its default's type, if it was given as text."""
     typed = isinstance(value, str) and default is not None
     return convert(Setting(value), type(default), f"options.{name}") if typed else value
 
 
 @functools.cache
 def own_settings() -> dict[str, str]:
-    """By field of `Training` that one way alone uses, that way's name."""
+    """Return, for each field of `Training` that only one way of training uses, the name of that way."""
     names = set(field_names(Training))
     return {name: way.NAME for _, way in WAYS.items() for name in way.OWN if name in names}
 
 
 def choose_backbone(settings: Training, edge: int) -> str:
-    """Return the backbone's name: as asked for, or `pocket` for small images.
+    """Return the name of the backbone: the given one, or `pocket` for small images.
 
     Args:
-        edge: The longer one of an image, in pixels.
+        edge: Longer edge of an image in pixels.
 
     Raises:
-        RecipeError: None is named, and the images are large.
+        RecipeError: No backbone is given, and the images are larger than `MOST_POCKET`.
     """
     if settings.backbone is not None:
         return settings.backbone
@@ -196,9 +198,9 @@ def choose_backbone(settings: Training, edge: int) -> str:
 
 
 def why_no_attributes(settings: Training, name: str) -> str:
-    """What to say where a method needs the attribute and the data don't have it."""
+    """Return the error message for a method that needs the attribute, and data without it."""
     others = listed(name for name, way in WAYS.items() if not way.NEEDS_ATTRIBUTES)
     return (
-        f"{settings.method} needs the attribute of each image, and {name} says none. Give a table filename,split,y,a "
-        f"(--a NAME takes another column), or a method that does without: {others}."
+        f"{settings.method} needs each image's attribute, and {name} has none. Give a table filename,split,y,a "
+        f"(--a NAME for another column), or a method that doesn't need it: {others}."
     )

@@ -1,1 +1,1 @@
-"""The methods by which datasets are made: one module each."""
+"""Methods that make datasets, one module each."""

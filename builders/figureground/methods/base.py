@@ -1,7 +1,7 @@
-"""What every method says: its recipe, its columns and plan, how its images begin, and what its card tells.
+"""Base class of the methods: recipe, columns, plan, guides and card.
 
-A method runs nothing by itself. `running.building.build` and the workers that it starts call the hooks below, in the
-order that stands there.
+A method runs nothing by itself. `running.building.build` and its workers call the hooks below, in the order listed
+in `running.building`.
 """
 
 from __future__ import annotations
@@ -44,47 +44,50 @@ if TYPE_CHECKING:
 
 
 class Method(ABC):
-    """A way of making a dataset. A method gives `columns`, `plan`, `summary` and what it needs of the rest.
+    """Base class of methods that build datasets.
 
-    `build(out)` writes shards, card and index into a directory, and goes on with what is there. The way of `datasets`,
-    `download_and_prepare()` and `as_dataset()`, builds the same shards in the cache directory.
+    A method implements `columns`, `plan` and `summary`, and overrides other hooks as needed.
+
+    `build(out)` writes shards, card and index into a directory, or resumes a stopped build there.
+    `download_and_prepare()` and `as_dataset()` build the same shards in the cache directory, as a
+    `datasets.DatasetBuilder` does.
 
     Args:
-        config_name: One of the method's configs.
-        cache_dir: Where `download_and_prepare` keeps what it builds.
+        config_name: One of the method's configs; `DEFAULT` if not given.
+        cache_dir: Directory in which `download_and_prepare` builds.
         fields: Settings that differ from the config's.
 
     Raises:
-        RecipeError: An unknown config or field, or a value that can't be used.
+        RecipeError: A config or field is unknown, or a value is invalid.
     """
 
     METHOD: ClassVar[str]
-    """Its name on the command line and in recipes."""
+    """Name on the command line and in recipes."""
     CONFIGS: ClassVar[Mapping[str, Config]]
     DEFAULT: ClassVar[str]
     TITLE: ClassVar[str]
     CITATIONS: ClassVar[tuple[str, ...]] = ()
-    """BibTeX of what the method comes from."""
+    """BibTeX of the papers that the method is based on."""
     INPAINTS: ClassVar[bool] = False
-    """Whether images are made by repainting a part of others."""
+    """Whether images are made by repainting a region of other images."""
     FROM_DATA: ClassVar[bool] = False
-    """Whether images are made from a labelled training set, the setting `data`: then `compare` takes the method."""
+    """Whether images are made from a labelled training set, the setting `data`; if so, `compare` accepts the method."""
     SHARED: ClassVar[tuple[str, ...]] = ("content",)
-    """Cached properties that a build computes once and hands to its workers."""
+    """Cached properties that a build computes once and passes to its workers."""
     LIMITS: ClassVar[tuple[str, ...]] = ()
-    """What the card warns of, a sentence each."""
+    """Limitations listed in the card, one sentence each."""
     USES: ClassVar[tuple[str, ...]] = (
-        "Measuring how far a classifier's answer hangs on the background instead of the object.",
-        "Training where foreground and background are independent, or depend on each other by a known amount.",
-        "Comparing methods that are meant to be robust against spurious correlations, on groups whose sizes are known.",
+        "Measuring how much a classifier's predictions depend on the background instead of the object.",
+        "Training with foreground and background independent, or correlated by a known amount.",
+        "Comparing methods for robustness against spurious correlations, on groups of known size.",
     )
-    """What the card says that the dataset is for."""
+    """Intended uses listed in the card."""
     MISUSES: ClassVar[tuple[str, ...]] = (
-        "The only evidence of how a model does on photographs: generated images differ from those.",
-        "Facts about the world: what is shown where, and how often, was chosen by whoever made the dataset.",
+        "The only evidence of a model's performance on photographs: generated images differ from those.",
+        "Facts about the world: which objects appear where, and how often, was chosen by the dataset's author.",
         "Decisions about people.",
     )
-    """What the card says that it is not for."""
+    """Unintended uses listed in the card."""
 
     def __init__(self, config_name: str | None = None, *, cache_dir: str | None = None, **fields: Any):
         name = config_name or self.DEFAULT
@@ -103,18 +106,33 @@ class Method(ABC):
     def from_recipe(
         cls, fields: recipes.Fields, settings: list[str] | None = None, config_name: str | None = None
     ) -> Method:
-        """A method from a recipe file's fields and `--set` values; flags win over the file's `config`."""
+        """Create a method from a recipe's fields and `--set` values.
+
+        The config's defaults apply first, then `fields`, then `settings`.
+
+        Args:
+            fields: Fields of a recipe, such as `recipe.document.read_recipe` returns.
+            settings: `KEY=VALUE` texts, as `--set` takes them; dotted keys reach inside mappings.
+            config_name: The config; None means the recipe's `config`, or else the method's default.
+
+        Returns:
+            An instance of the class that it is called on.
+
+        Raises:
+            RecipeError: A config or field is unknown, or a value is invalid.
+            UsageError: A setting isn't written as `KEY=VALUE`.
+        """
         name = str(config_name or fields.get("config") or cls.DEFAULT)
         return cls(name, **cls._typed(name, fields, settings or [])) if name in cls.CONFIGS else cls(name)
 
     @classmethod
     def recipe_schema(cls) -> dict[str, Any]:
-        """JSON Schema of a recipe file of this method."""
+        """Return the JSON Schema of this method's recipe files."""
         schema = json_schema(type(cls.CONFIGS[cls.DEFAULT]))
         fields = {name: value for name, value in schema["properties"].items() if name != "name"}
         head = {
             "builder": {"const": cls.METHOD, "description": "The method."},
-            "config": {"enum": list(cls.CONFIGS), "description": "The config whose defaults count."},
+            "config": {"enum": list(cls.CONFIGS), "description": "The config that the defaults come from."},
         }
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema", **schema,
@@ -123,7 +141,7 @@ class Method(ABC):
 
     @classmethod
     def config_of(cls, name: str, fields: recipes.Fields) -> Config:
-        """The config of that name with a recipe file's fields; nothing that it names is read."""
+        """Return a config with a recipe file's fields, without reading the files that it names."""
         typed = cls._typed(name, fields, [])
         recipes.check_names(typed, type(cls.CONFIGS[name]).field_names(), cls.METHOD)
         return dataclasses.replace(cls.CONFIGS[name], **typed)
@@ -139,15 +157,45 @@ class Method(ABC):
     # --- building -------------------------------------------------------------------------------
 
     def build(self, out: str | os.PathLike[str], show_progress: bool = True) -> Path:
-        """Builds the dataset in a directory, or goes on with what a stopped build left; see `building.build`."""
+        """Build the dataset in a directory, or resume a stopped build there; same as the function `build`.
+
+        A build that fails before it has rendered anything leaves the directory unchanged.
+
+        Args:
+            out: The directory; created if it doesn't exist.
+            show_progress: Whether to show progress on stderr.
+
+        Returns:
+            The directory.
+
+        Raises:
+            FiguregroundError: The directory contains something else or another recipe or can't be written, the
+                numerics differ from those of its first shards, or an input named by the recipe can't be used.
+            NothingLeft: Every image was rejected, in total, in a split or in the last extension.
+        """
         return building.build(self, Path(out), show_progress)
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
-        """Builds the dataset in the cache directory, as `datasets.DatasetBuilder.download_and_prepare` does."""
+        """Build the dataset in the cache directory, or resume a stopped build there.
+
+        Args:
+            args, kwargs: Passed on to `datasets.DatasetBuilder.download_and_prepare`.
+
+        Raises:
+            RecipeError: The setting `formats` leaves out parquet.
+            FiguregroundError: The build failed; see `build`.
+        """
         self._dataset_builder.download_and_prepare(*args, **kwargs)
 
     def as_dataset(self, *args: Any, **kwargs: Any) -> Any:
-        """Opens what `download_and_prepare` built, as `datasets.DatasetBuilder.as_dataset` does."""
+        """Load the dataset that `download_and_prepare` built.
+
+        Args:
+            args, kwargs: Passed on to `datasets.DatasetBuilder.as_dataset`, such as `split="train"`.
+
+        Returns:
+            A `datasets.Dataset` for one split, or a `datasets.DatasetDict` of all splits.
+        """
         return self._dataset_builder.as_dataset(*args, **kwargs)
 
     @cached_property
@@ -159,102 +207,110 @@ class Method(ABC):
     # --- inputs and plan ------------------------------------------------------------------------
 
     show_progress: bool = True
-    """Whether stages say how far they are; `build` sets it."""
+    """Whether stages report progress; set by `build`."""
     pairings: dict[str, np.ndarray]
-    """By split, bool (foregrounds, backgrounds): which cells a correlated table favours."""
+    """By split, bool (foregrounds, backgrounds): the cells that a correlated table favours."""
 
     def load_inputs(self) -> None:
-        """Reads the lists, tables and prompts that the config names. Called once, by the constructor."""
+        """Read the lists, tables and prompts that the config names. Called once, by the constructor."""
 
     @abstractmethod
     def columns(self) -> Columns:
-        """The dataset's columns."""
+        """Return the dataset's columns."""
 
     @abstractmethod
     def plan(self) -> Plan:
-        """The images to make."""
+        """Return the plan: which images to make, in which shards.
+
+        `plan().totals()` gives the images by split, `plan().cells(split)` the images per foreground and background.
+
+        Raises:
+            RecipeError: The setting `data` is missing (SCGS and DDB).
+        """
 
     def per_cell(self) -> dict[str, int]:
-        """Images a cell, by what `extend` calls by name, such as splits.
+        """Return images per cell, by the names that `extend` takes, such as splits.
 
         Raises:
             FiguregroundError: A dataset of this method can't be extended.
         """
         raise FiguregroundError(
-            f"a set made by {self.METHOD} can't be extended: what it is made of was chosen for its size. Build a "
-            "larger one elsewhere, or one of another seed, and merge them."
+            f"a set made by {self.METHOD} can't be extended: its sources were chosen for its size. Build a larger "
+            "set in another directory, or one with another seed, and merge them."
         )
 
     def denoiser_steps(self) -> int:
-        """Steps of the denoiser that one image takes."""
+        """Return the denoiser steps that one image takes."""
         return self.config.steps
 
     # --- stages, in the order in which they are called ------------------------------------------
 
     def refuse_absent(self) -> None:
-        """Raise FiguregroundError for a model that the recipe names by its place, and that isn't there."""
+        """Raise FiguregroundError if the recipe gives a model's path and the model is missing there."""
 
     def run_planning_stages(self, out: Path) -> None:
-        """Runs the stages that the plan stands on, in the dataset's directory; called before it is planned."""
+        """Run the stages that the plan depends on, in the dataset's directory; called before `plan`."""
 
     def read_stages(self, stages: Path) -> None:
-        """Reads what such stages found, where they are done: from here on the plan is that of this dataset."""
+        """Read the results of the finished planning stages. From then on, `plan` is exact for this dataset."""
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
-        """Runs the stages that images need; called by each worker, one at a time, before it renders."""
+        """Run the stages that rendering needs. Each worker calls it before it renders, one worker at a time."""
 
     def checkpoint_for(self, concept: str | None, base: Checkpoint) -> Checkpoint:
-        """Opens what draws the Specs of a concept. The caller alone holds it, and lets go before it asks for another.
+        """Open the checkpoint that draws a concept's specs.
+
+        The caller holds one at a time and releases it before asking for the next.
 
         Args:
-            concept: Its name, as Specs say it; None where they name none.
+            concept: The concept's name in its specs; None for specs without one.
             base: The recipe's checkpoint.
         """
         return base
 
     def load_guide(self, spec: Spec) -> tuple[Image.Image, Image.Image | None]:
-        """Draws a Spec's guide and the mask of its foreground."""
-        raise NotImplementedError(f"{type(self).__name__} plans guides and doesn't draw them")
+        """Draw a spec's guide and the mask of its foreground."""
+        raise NotImplementedError(f"{type(self).__name__} plans guides but doesn't implement load_guide")
 
     def score_samples(self, out: Path) -> None:
-        """Scores the images of a finished dataset, as far as that isn't done."""
+        """Score the images of a finished dataset that have no scores yet."""
 
     # --- identity -------------------------------------------------------------------------------
 
     def content_hashes(self) -> dict[str, Any]:
-        """By field, what stands for a value that names files: their content. See `content`."""
+        """Return, by field, the content that replaces a value that names files. See `content`."""
         return {"checkpoint": self._fingerprint}
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """`content_hashes`, read once a build: what a build began with is what its recipe says."""
+        """`content_hashes`, read once per build, so that the recipe records the content at the start of the build."""
         return self.content_hashes()
 
     @cached_property
     def _fingerprint(self) -> str:
-        """Of the checkpoint."""
+        """Fingerprint of the checkpoint."""
         return fingerprint(self.config.checkpoint, self.config.revision)
 
     def shared(self) -> dict[str, Any]:
-        """What of `SHARED` is computed, for `adopt` in a worker."""
+        """Return the properties in `SHARED` that are computed already, for `adopt` in a worker."""
         return {name: vars(self)[name] for name in self.SHARED if name in vars(self)}
 
     def adopt(self, shared: Mapping[str, Any]) -> None:
-        """Takes what the process that started this one has computed, instead of computing it again."""
+        """Take over the values that the parent process has computed."""
         vars(self).update(shared)
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the dataset, with the content of files instead of their places."""
+        """Return everything that decides the dataset, with the content of files instead of their paths."""
         fields = {name: getattr(self.config, name) for name in self._identity_names()}
         return json.loads(json.dumps({"format": recipes.FORMAT, "builder": self.METHOD, **fields, **self.content}))
 
     def _identity_names(self) -> list[str]:
-        """The fields that decide the dataset; `extended` only where it was."""
+        """Return the fields that decide the dataset; `extended` only for an extended dataset."""
         unset = () if self.config.extended else ("extended",)
         return [n for n in self.config.field_names() if n not in (*self.config.execution_names(), *unset)]
 
     def recipe(self, folder: Path) -> dict[str, Any]:
-        """The recipe as saved in `folder`: it says what was made, and rebuilds it."""
+        """Return the recipe as saved in `folder`. It describes the dataset and can rebuild it."""
         named = marked(type(self.config), Names)
         values = {name: getattr(self.config, name) for name in self.config.field_names()}
         saved = {n: recipes.for_file(named.get(n), v, folder) for n, v in values.items()}
@@ -272,7 +328,7 @@ class Method(ABC):
         return recipes.seal(recipe)
 
     def lineage(self) -> list[dict[str, Any]]:
-        """What was done to the dataset since it was first built, a step each."""
+        """Return the steps applied to the dataset since it was first built."""
         images = [sum(int(c.sum()) for c in counts.values()) for counts in [*self.plan().earlier, self.plan().counts]]
         return [
             {"did": "extend", "per_cell": dict(per_cell), "planned_before": before, "planned": after}
@@ -282,19 +338,19 @@ class Method(ABC):
     # --- rendering and provenance ---------------------------------------------------------------
 
     def sampling(self) -> dict[str, Any]:
-        """What a method sets of `Sampling` beside what all recipes say."""
+        """Return fields of `Sampling` that the method sets beyond those of every recipe."""
         return {}
 
     def settings_shown(self) -> dict[str, Any]:
-        """What every sample's provenance says of the recipe."""
+        """Return the recipe's fields that every sample's provenance contains."""
         return {name: getattr(self.config, name) for name in SAMPLING}
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
-        """What a method adds to a sample's provenance."""
+        """Return the fields that the method adds to a sample's provenance."""
         return {}
 
     def draw_guide(self, provenance: dict[str, Any]) -> Image.Image | None:
-        """The guide of a finished sample, drawn again from its provenance; None where it had none."""
+        """Draw a finished sample's guide again from its provenance; None if it had none or it can't be drawn."""
         guide = provenance.get("guide")
         if not guide:
             return None
@@ -305,16 +361,16 @@ class Method(ABC):
             return None
 
     def pruning_rule(self) -> str | None:
-        """The rule by which `compare` curates what was made, before it is added to training; None keeps all."""
+        """Return the rule by which `compare` curates the images before it adds them to training; None keeps all."""
         return None
 
-    # --- what it says before a build ------------------------------------------------------------
+    # --- the forecast ---------------------------------------------------------------------------
 
     def needs(self) -> list[Need]:
-        """Return what a build would need that isn't on this machine.
+        """Return the build's requirements that this machine lacks.
 
         Raises:
-            FiguregroundError: Something that is here and can never be used.
+            FiguregroundError: An input exists but can't be used.
         """
         config = self.config
         return [
@@ -325,17 +381,17 @@ class Method(ABC):
         ]  # fmt: skip
 
     def check_plan(self) -> None:
-        """Raise FiguregroundError for what a build would refuse before it begins, whatever the machine has."""
+        """Raise FiguregroundError for settings that a build would refuse at its start on any machine."""
         plan = self.plan()
         if shards := plan.shards():
             plan.spec(shards[0].split, 0)
 
     def check_size(self) -> None:
-        """Refuses a size that latents can't have; needs no weights, and passes where the checkpoint isn't known.
+        """Check that latents can have the image size. Needs no weights; passes if the checkpoint isn't known.
 
         Raises:
-            RecipeError: The size is no multiple of the pixels that a latent pixel stands for: of checkpoints on the
-                Hub 8, as in every kind that is supported.
+            RecipeError: The size isn't a multiple of the pixels per latent pixel. For checkpoints on the Hub, these
+                are taken to be 8, as in every supported kind.
         """
         try:
             folder = local_directory(self.config.checkpoint)
@@ -345,37 +401,37 @@ class Method(ABC):
         check_size(self.config.size, factor)
 
     def checkpoint_notes(self) -> list[str]:
-        """What may be a mistake in how the checkpoint is used; nothing of one that isn't on this machine."""
+        """Return warnings about likely mistakes in using the checkpoint; empty if it isn't on this machine."""
         config = self.config
         steps = self.denoiser_steps()
         return checkpoint_notes(config.checkpoint, config.revision, steps, config.guidance_scale)
 
     def plan_counts(self, plan: Plan) -> list[str]:
-        """The lines of `plan` that say how many images there would be of what."""
+        """Return the lines of `plan` with the counts of images."""
         from figureground.methods.forecast import counts_by_split
 
         return counts_by_split(self, plan)
 
     def plan_notes(self) -> list[str]:
-        """Lines that `plan` adds."""
+        """Return further lines of `plan`."""
         return []
 
-    # --- what it says of a finished dataset -----------------------------------------------------
+    # --- the finished dataset -------------------------------------------------------------------
 
     @abstractmethod
     def summary(self) -> str:
-        """What is in the images and how they were made, for the card; Markdown."""
+        """Return the card's description of the images and of how they were made, Markdown."""
 
     def citations(self) -> tuple[str, ...]:
-        """BibTeX of all that the dataset was made with."""
+        """Return BibTeX of everything that the dataset was made with."""
         return self.CITATIONS
 
     def sources(self) -> tuple[list[Source], list[Credit]]:
-        """The directories of images that a build starts from, and who made those."""
+        """Return the directories of source images, and the credits of their authors."""
         return [], []
 
     def card_context(self, out: Path) -> CardContext:
-        """What the card says beside recipe and counts."""
+        """Return the contents of the card beyond recipe and counts."""
         path = out / PRIVATE / "numerics.json"
         numerics = read_numerics(path) if path.exists() else {}
         weights = read_weights(self.config.checkpoint, numerics.get("revision") or self.config.revision)
@@ -388,7 +444,7 @@ class Method(ABC):
         )  # fmt: skip
 
     def done_message(self, out: Path) -> str:
-        """What the command says when a dataset is finished."""
+        """Return the text that the command prints for a finished dataset."""
         counts = read_object(out / index.INDEX, root=out)
         rejects = ", ".join(f"{n} {reason}" for reason, n in counts["rejects"].items())
         return (
@@ -399,7 +455,7 @@ class Method(ABC):
 
 
 def _plain(value: Any) -> Any:
-    """A setting as YAML would give it: paths as text."""
+    """Return a setting as YAML would give it: paths as text."""
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     return os.fspath(value) if isinstance(value, os.PathLike) else value

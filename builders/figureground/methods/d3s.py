@@ -1,8 +1,8 @@
 """D3S: every foreground class on every background (Kattakinda, Levine, Feizi 2022, arXiv 2211.10370).
 
-A cut-out is pasted on a background template and the composite guides image-to-image. Where D3S drew the
-background of each image at random and shared cut-outs between splits, the class × background table is
-filled exactly here, and validation uses no cut-out and no template of training.
+A cut-out is pasted on a background template, and the composite guides image-to-image. The paper's D3S drew the
+background of each image at random and shared cut-outs between splits. Here the class × background table is
+filled exactly, and validation shares no cut-out and no template with training.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
 POCKET = "pocket"
 NEEDED: dict[str, tuple[str, ...]] = {"paste": ("cutouts", "templates"), "photograph": ("photographs",), "none": ()}
-"""The directories of images that each kind of guide is made from."""
+"""Fields with the image directories that each kind of guide needs."""
 UNKNOWN = "unknown"
-"""The background label of a photograph whose scene nobody named."""
+"""Background label of a photograph whose scene isn't labelled."""
 
 DIFFUSION_CITATION = """@inproceedings{rombach2022latent,
   title = {High-Resolution Image Synthesis with Latent Diffusion Models},
@@ -81,45 +81,47 @@ PerCell = dict[str, Annotated[int, Field(ge=0, le=MOST_A_CELL)]]
 
 @settings()
 class D3SConfig(Config):
-    """A D3S recipe. The defaults are the authors' settings."""
+    """Settings of a D3S recipe. The defaults are the authors' settings."""
 
     checkpoint: Annotated[Text, Names("directory")] = "CompVis/stable-diffusion-v1-4"
     classes: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "imagenet"
-    """Foreground classes: a file in `prompts/classes/`, a CSV's path, a list of its names, a mapping of names to
-    definitions, or `folders`: the names of the folders in `cutouts`, or in `photographs` where the recipe starts from
-    those."""
+    """Foreground classes: a file in `prompts/classes/`, the path of a CSV, a list of names from the config's file, a
+    mapping of names to definitions, or `folders` for the folder names in `cutouts`, or in `photographs` if the recipe
+    starts from those."""
     definitions: Annotated[str | None, Names("file")] = None
-    """A CSV `name,definition`."""
+    """CSV `name,definition` with definitions of the classes."""
     backgrounds: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "d3s"
-    """Backgrounds: a file in `prompts/backgrounds/`, a CSV's path, a list of its names, a mapping of names to phrases,
-    or `folders`: the names of the folders in `templates`, each prompted as `beach background`."""
+    """Backgrounds: a file in `prompts/backgrounds/`, the path of a CSV, a list of names from the file `d3s`, a mapping
+    of names to phrases, or `folders` for the folder names in `templates`, with prompts such as `beach background`."""
     prompt: Annotated[str, Names("file")] = "d3s"
-    """A prompt template, or the name or path of a file of templates."""
+    """Prompt template, or the name or path of a file of templates."""
     cutouts: Annotated[str | dict[str, str] | None, Names("directory", source=True)] = None
     """Cut-outs, `<dir>/<class>/*`: a directory, or one for each split; `pocket` for the bundled ones."""
     templates: Annotated[str | dict[str, str] | None, Names("directory", source=True)] = None
-    """Background images, `<dir>/<background>/*`, likewise."""
+    """Background images, `<dir>/<background>/*`: a directory, or one for each split; `pocket` for the bundled ones."""
     photographs: Annotated[str | dict[str, str] | None, Names("directory", source=True)] = None
-    """Photographs, `<dir>/<class>/*` or `<dir>/<class>/<background>/*`, for the controls that start from them."""
+    """Photographs, `<dir>/<class>/*` or `<dir>/<class>/<background>/*`, for the controls that start from them; given
+    like `cutouts`."""
     guide: Literal["paste", "none", "photograph"] = "paste"
     """Guide of image-to-image: `paste` a cut-out on a template, `none`, or a whole `photograph`."""
     known_background: bool = False
-    """Whether photographs have to lie in folders of their background."""
+    """Whether photographs must be in a folder of their background."""
     paste: Literal["mask", "square"] = "square"
-    """Pasted part of a cut-out: what its transparency or mask shows, or its centre `square`, as D3S did."""
+    """Pasted part of a cut-out: `mask`, the part shown by its transparency or mask, or its centre `square`, as in the
+    paper."""
     cutout_scale: Scale | list[Scale] = 0.4
-    """Edge of the cut-out's box as a share of the canvas, 0.05 to 1, or a range [low, high]."""
+    """Edge of the cut-out's box as a share of the canvas's edge, 0.05 to 1, or a range [low, high]."""
     position: Literal["uniform", "ground"] = "uniform"
     """Position of the cut-out: `uniform` inside the canvas, or on the `ground`."""
     match: Literal["none", "foreground"] = "none"
-    """`foreground` uses the same cut-out, place and noise on every background."""
+    """`foreground` uses the same cut-out, position and noise on every background."""
     table: Annotated[str | Correlation | dict[str, str | Correlation], Names("file")] = "uniform"
-    """Images of each foreground on each background: `uniform`, `{bias_aligned_share: 95%}` or `{correlation: 0.9}` with
-    a `pairing` for dependent labels, a CSV `foreground,background,count[,split]`, or any of these by split."""
+    """Images of each foreground on each background: `uniform`; `{bias_aligned_share: 95%}` or `{correlation: 0.9}`,
+    with a `pairing`, for correlated labels; a CSV `foreground,background,count[,split]`; or any of these by split."""
     per_cell: PerCell = field(default_factory=lambda: {"train": 10, "validation": 2})
-    """Images per cell of the uniform table, by split; the other tables have the same totals."""
+    """Images per cell of the uniform table, by split; correlated tables have the same totals."""
     allow_empty: bool = False
-    """Whether a cell may have no image."""
+    """Whether cells may have no images."""
     size: Annotated[int, Field(ge=8, le=16384)] = 512
     extended: list[PerCell] = field(default_factory=list)
     """Images per cell after each `extend`; written by that command."""
@@ -129,7 +131,7 @@ class D3SConfig(Config):
         has = {"paste": ("guide", "mask"), "photograph": ("guide",), "none": ()}[self.guide]
         for name in self.keep:
             if name not in has:
-                raise RecipeError("keep", f"{name!r} can't be kept: with guide={self.guide} there is none.")
+                raise RecipeError("keep", f"{name!r} can't be kept: guide={self.guide} has none.")
         if isinstance(self.cutout_scale, list) and len(self.cutout_scale) != 2:
             raise RecipeError("cutout_scale", f"{self.cutout_scale!r} is not a number or a range [low, high].")
         low, high = self.scale_range()
@@ -139,10 +141,10 @@ class D3SConfig(Config):
             raise RecipeError("per_cell", "it names no split; write it as {train: 10, validation: 2}.")
         for split in self.per_cell:
             if not re.fullmatch(r"_*[a-z0-9][a-z0-9_]*", split):
-                raise RecipeError("per_cell", f"{split!r} is no name for a split: use small letters, digits and '_'.")
+                raise RecipeError("per_cell", f"{split!r} is not a split name: use lowercase letters, digits and '_'.")
         for per_cell in self.extended:
             if list(per_cell) != list(self.per_cell):
-                raise RecipeError("extended", f"it has to name the splits {listed(self.per_cell)}, as per_cell does.")
+                raise RecipeError("extended", f"it must name the splits {listed(self.per_cell)}, as per_cell does.")
         if self.guide != "none" and whole_part(self.steps, self.strength) < 1:
             raise RecipeError(
                 "strength",
@@ -151,19 +153,19 @@ class D3SConfig(Config):
             )
 
     def scale_range(self) -> tuple[float, float]:
-        """The smallest and the largest share of the canvas that a cut-out's box has."""
+        """Return the smallest and largest edge of a cut-out's box, as shares of the canvas's edge."""
         value = self.cutout_scale
         return (value[0], value[1]) if isinstance(value, list) else (value, value)
 
 
 def _find_folder(root: Path, folders: Lookup, names: Sequence[str]) -> str | None:
-    """Return the folder in `root` that has one of the names by `loosely`.
+    """Return the folder in `root` that matches one of the names by `loosely`, or None.
 
     Args:
-        folders: The names of those in `root`.
+        folders: The folder names in `root`.
 
     Raises:
-        FiguregroundError: There are several.
+        FiguregroundError: Several folders match.
     """
     found = folders.find(*names)
     if len(found) > 1:
@@ -173,11 +175,11 @@ def _find_folder(root: Path, folders: Lookup, names: Sequence[str]) -> str | Non
 
 
 def _no_guide(split: str, f: int, b: int, i: int) -> None:
-    """Text-to-image starts from noise alone."""
+    """Return None: text-to-image starts from noise alone."""
 
 
 def _configs() -> dict[str, D3SConfig]:
-    """The demo, the authors' settings, and of both the controls that tell an artefact from a real drop."""
+    """Return the configs: the demo, the authors' settings, and controls of both to tell artefacts from real drops."""
     imagenet = D3SConfig(name="imagenet")
     pocket = D3SConfig(
         name=POCKET, checkpoint=POCKET, classes=POCKET, cutouts=POCKET, templates=POCKET, photographs=POCKET,
@@ -198,7 +200,13 @@ def _configs() -> dict[str, D3SConfig]:
 
 
 class D3S(Method):
-    """Builds a D3S dataset: `D3S("pocket").build("out/d3s")`. See `Method` and `D3SConfig`."""
+    """Build images of foreground classes on backgrounds, after D3S: `D3S("pocket").build("out/d3s")`.
+
+    A cut-out of the class is pasted on a template of the background, and the composite guides image-to-image
+    (Kattakinda, Levine, Feizi 2022, arXiv 2211.10370). The table of images per class and background is filled exactly,
+    with any correlation between the two labels. Validation shares no source image with training. The settings are
+    fields of `D3SConfig`.
+    """
 
     METHOD = "d3s"
     CONFIGS = _configs()
@@ -216,7 +224,7 @@ class D3S(Method):
     CITATIONS = (CITATION,)
     LIMITS = (
         "The images carry the biases of the checkpoint that drew them.",
-        "A classifier's drop on them is not all due to backgrounds: compare it with the controls text-only, "
+        "Backgrounds don't explain all of a classifier's drop on them: compare it with the controls text-only, "
         "reconstruction and same-background.",
     )
     SHARED = (*Method.SHARED, "cutouts", "scenes", "photographs")
@@ -230,7 +238,7 @@ class D3S(Method):
         self._shortened: dict[str, str] = {}
         for name in NEEDED[config.guide]:
             if getattr(config, name) is not None:
-                self._directories(name)  # so that one that isn't there is said at once
+                self._directories(name)  # report a missing directory at once
         if config.classes == "folders":
             self.classes = self._classes_from_folders()
         else:
@@ -269,17 +277,17 @@ class D3S(Method):
             self._refuse_fewer(self.earlier[-1], names, grounds)
 
     def _refuse_fewer(self, before: dict[str, np.ndarray], names: list[str], grounds: list[str]) -> None:
-        """An extension adds to cells; it takes from none, and adds somewhere."""
+        """Check that the latest extension adds images and no cell loses any."""
         for split, counts in self.counts.items():
             fewer = [f"{names[f]} on {grounds[b]}" for f, b in np.argwhere(counts < before[split])]
             if fewer:
                 raise RecipeError(
                     f"extended.{split}",
                     f"{len(fewer)} cells would have fewer images than they have: {listed(fewer, 3)}. Give a larger "
-                    "number of images a cell; what is built stays.",
+                    "number of images per cell; existing images stay.",
                 )
         if all((counts == before[split]).all() for split, counts in self.counts.items()):
-            raise RecipeError("extended", "it adds no image. A table from a CSV of counts can't grow by images a cell.")
+            raise RecipeError("extended", "it adds no image. A table from a CSV of counts can't be extended.")
 
     def _names(self) -> tuple[list[str], list[str]]:
         return [noun.name for noun in self.classes], [noun.name for noun in self.backgrounds]
@@ -290,8 +298,8 @@ class D3S(Method):
             if counts.sum() == 0:
                 raise RecipeError(
                     "table",
-                    f"{split} would have no image. Leave it out of per_cell, as in --set 'per_cell={{train: 5}}', or "
-                    "see table and photographs.",
+                    f"{split} would have no images. Leave it out of per_cell, as in --set 'per_cell={{train: 5}}', or "
+                    "check table and photographs.",
                 )
             if len(empty) and not self.config.allow_empty:
                 cells = [f"{names[f]} on {grounds[b]}" for f, b in empty]
@@ -315,22 +323,26 @@ class D3S(Method):
         return [ClassEntry(name, name.replace("_", " ")) for name in names]
 
     def _folders(self, field: str, source: str) -> list[str]:
-        """The names of the folders in the directories that a field names."""
+        """Return the folder names in the directories of the field `source`."""
         roots = self._directories(source).values()
         names = sorted({path.name for directory in roots for path in list_folders(directory)})
         if not names:
-            raise RecipeError(field, f"'folders' was asked for, and there is no folder in {source}.")
+            raise RecipeError(field, f"it is 'folders', but {source} contains no folder.")
         if same := same_names(names):
             raise RecipeError(field, f"folders {describe_same(same)} in {source}. {RULE}: keep one spelling.")
         return names
 
     def _directories(self, name: str) -> dict[str, Path]:
-        """The directory of `cutouts`, `templates` or `photographs` for each split, under `''` when they share one."""
+        """Return the directories of `cutouts`, `templates` or `photographs` by split, under `''` if splits share one.
+
+        Raises:
+            RecipeError: None is given, one is missing, or a split has none.
+        """
         value = getattr(self.config, name)
         if value is None:
             raise RecipeError(
                 name,
-                f"none are given. Give a directory of your own: --set {name}=DIR, with one folder a "
+                f"none are given. Give a directory of your own, --set {name}=DIR, with one folder per "
                 f"{'background' if name == 'templates' else 'class'}.",
             )
         if value == POCKET:
@@ -349,7 +361,7 @@ class D3S(Method):
     def _read_banks(
         self, name: str, names: list[str], what: str, aliases: dict[str, tuple[str, ...]]
     ) -> dict[str, ImagePool]:
-        """Banks by split; disjoint, so that validation shows nothing that training showed."""
+        """Read disjoint pools of images by split, so that validation shares no image with training."""
         shares = {split: max(1, n) for split, n in self.config.per_cell.items() if self.counts[split].any()}
         directories = self._directories(name)
         try:
@@ -377,9 +389,9 @@ class D3S(Method):
 
     @cached_property
     def _photograph_folders(self) -> dict[tuple[str, str], str]:
-        """Class and background names to the folder that holds their photographs, below the directory given.
+        """Folder of photographs by (class name, background name), relative to the given directory.
 
-        Where no class has a folder of a background, backgrounds are unknown, unless the recipe wants them known.
+        If no class has a folder for a background, backgrounds are unknown, unless `known_background` requires them.
         """
         known, flat = {}, {}
         for root in self._directories("photographs").values():
@@ -396,7 +408,7 @@ class D3S(Method):
                         known[f.name, b.name] = f"{own}/{scene}"
         return known if known or self.config.known_background else flat
 
-    # --- the builder's parts --------------------------------------------------------------------
+    # --- hooks of the build ---------------------------------------------------------------------
 
     def content_hashes(self) -> dict[str, Any]:
         content: dict[str, Any] = {
@@ -457,7 +469,7 @@ class D3S(Method):
         return Guide("photograph", item.id)
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
-        """Tokenises every prompt and shortens definitions that would push the background out."""
+        """Tokenise every prompt and shorten definitions that would push the background out of the token limit."""
         limit = min(tokenizer.model_max_length for tokenizer in checkpoint.tokenizers)
 
         def count(prompt: str) -> int:
@@ -504,7 +516,7 @@ class D3S(Method):
         return sources, credits
 
     def skipped(self) -> list[list[str]]:
-        """The source files that can't be read, as `folder/name`, and why."""
+        """Return the unreadable source files, as [`folder/name`, reason]."""
         banks = {"paste": ("cutouts", "scenes"), "photograph": ("photographs",), "none": ()}[self.config.guide]
         found = {
             f"{printable(path.parent.name)}/{printable(path.name)}": reason
@@ -547,12 +559,12 @@ class D3S(Method):
         return [*self.notes(), *([f"{len(skipped)} source files can't be read, such as {first}."] if skipped else [])]
 
     def notes(self) -> list[str]:
-        """What may be a mistake, and is no error."""
+        """Return warnings about likely mistakes."""
         found = []
         for name in ("class", "background"):
             if silent := [t.text for t in self.templates if f"{{{name}}}" not in t.text]:
                 found.append(
-                    f"The prompt {silent[0]!r} doesn't say {{{name}}}: the model isn't told what labels claim."
+                    f"The prompt {silent[0]!r} lacks {{{name}}}, so images may not show what their labels say."
                 )
         if self.config.guide == "none":
             return found
@@ -574,8 +586,8 @@ class D3S(Method):
                 )
             elif self.config.paste == "square" and cut:
                 found.append(
-                    f"{cut} of {len(shaped)} cut-outs have transparency or a mask, and only their centre square is "
-                    "pasted; --set paste=mask places them whole."
+                    f"{cut} of {len(shaped)} cut-outs have transparency or a mask, but only their centre square is "
+                    "pasted; --set paste=mask pastes the masked part."
                 )
         return found
 
@@ -594,5 +606,5 @@ class D3S(Method):
         except UnreadableImage as error:
             raise FiguregroundError(
                 f"{spec.key}: {error.path.parent.name}/{error.path.name} can't be read: {error.reason}. "
-                "Remove or mend it, and start again in a new directory."
+                "Remove or repair it, and build into a new directory."
             ) from error

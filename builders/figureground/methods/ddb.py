@@ -1,9 +1,9 @@
-"""DDB, Diffusion Driven Balancing: another class's object is painted into a scene (Parast et al. 2025).
+"""DDB, Diffusion Driven Balancing: paints other classes' objects into scenes (Parast et al. 2025).
 
-arXiv 2503.17226; not to be taken for *Diffusing DeBias*. The images that an ERM classifier finds easiest carry the
-bias most. In each of them the object is found by language and repainted as the object of another class, which a word
-stands for that was learned from the training set (textual inversion): the scene stays, and the image gets the other
-class's label. Scores of ERM and of Integrated Gradients tell which images to keep.
+arXiv 2503.17226; not to be confused with *Diffusing DeBias*. The images with the lowest loss of an ERM classifier
+carry the bias most. In each of them, a segmenter finds the object from a phrase, and it is repainted as another
+class's object. The prompt uses a word for that class, learned from the training set by textual inversion. The scene
+stays, and the image gets the other class's label. Scores from ERM and Integrated Gradients decide which images to keep.
 """
 
 from __future__ import annotations
@@ -50,16 +50,17 @@ if TYPE_CHECKING:
 
 POCKET = "pocket"
 SCORE = "ddb"
-"""Name of the file of scores that pruning reads."""
+"""Name of the scores file that pruning reads."""
 TOKENS = "tokens"
 EMBEDDINGS = "learned_embeds.safetensors"
 GIVEN_ELSEWHERE = ("checkpoint", "revision", "size", "seed")
 """Settings of textual inversion that are fields of the recipe itself."""
 SCORE_COLUMNS = ("key", "probability", "attribution", "area", "attribution_ratio", "predicted")
-"""Of pruning. `probability` is that of the painted class; `attribution` the share of Integrated Gradients inside the
-region of the source's object; `area` the region's share of the image; `attribution_ratio` attribution by area."""
+"""Columns of the scores file: `probability` of the painted class, 0 to 1; `attribution`, the share of Integrated
+Gradients inside the region of the source's object; `area`, the region's share of the image; `attribution_ratio`,
+attribution divided by area; `predicted`, the predicted class."""
 SCORED = 64
-"""Images that are scored at a time."""
+"""Images scored per batch."""
 
 CITATION = """@inproceedings{parast2025ddb,
   title = {{DDB}: Diffusion Driven Balancing to Address Spurious Correlations},
@@ -83,35 +84,36 @@ Ratio = Annotated[float, Field(ge=0)]
 
 @settings()
 class DDBConfig(RepaintConfig):
-    """A recipe of what paints other classes' objects into scenes."""
+    """Settings of a DDB recipe, which paints other classes' objects into scenes."""
 
     prompt: Text = "a photo of a {V}"
-    """What is painted: `{V}` is the word that was learned for the class, `{noun}` its noun."""
+    """Prompt for the repainted object: `{V}` is the word learned for the class, `{noun}` the class's noun."""
     sources: AtLeastThree = 100
-    """k: images of each class whose object is repainted, those of the lowest loss."""
+    """k: source images per class whose object is repainted, those of the lowest loss."""
     per_source: Annotated[int, Field(ge=1, le=10**9)] = 2
-    """Images that are made of each, with the other classes' objects in turn."""
+    """Images made from each source, with the other classes' objects in turn."""
     segmenter: Annotated[Text, Names("file")] = "CIDAS/clipseg-rd64-refined"
-    """What finds the object: `pocket`, a CLIPSeg directory or Hub id, `grounding-dino:ID+sam:ID`, or `true-masks` for
-    the data's own masks."""
+    """Model that finds the object: `pocket`, a CLIPSeg directory or Hub id, `grounding-dino:ID+sam:ID`, or
+    `true-masks` for the data's own masks."""
     phrases: dict[str, Text] = field(default_factory=dict)
-    """What the segmenter is asked for, by class, where it isn't the noun."""
+    """Phrases for the segmenter by class; the class's noun if none."""
     mask_threshold: Share = 0.5
-    """From what probability on a pixel belongs to the object."""
+    """Lowest probability, 0 to 1, at which a pixel belongs to the object."""
     mask_dilation: Share = 0.03
-    """By what share of the edge the object's region is widened, so that no rim of it stays."""
+    """Width by which the object's region is dilated, so that no rim of it stays; a share of the image's longer edge,
+    0 to 1."""
     token_images: AtLeastThree = 30
-    """Sources of each class from which its word is learned, 20 to 40 in the paper."""
+    """Source images per class from which its word is learned, at most; 20 to 40 in the paper."""
     inversion: Annotated[dict[str, Any], FieldsOf(Inversion), Names("file")] = field(default_factory=dict)
-    """Settings of textual inversion that differ from the checkpoint's usual ones, such as `{steps: 1000}`. A word is
-    learned from the object's region alone, so that it doesn't stand for the scene too, unless `{masked: false}`."""
+    """Settings of textual inversion that differ from the checkpoint's defaults, such as `{steps: 1000}`. A word is
+    learned from the object's region alone, so that it doesn't include the scene, unless `{masked: false}` is set."""
     attribution_steps: Annotated[int, Field(ge=1, le=10_000)] = 32
-    """Of Integrated Gradients."""
+    """Steps of Integrated Gradients."""
     min_probability: Annotated[Share | dict[str, Share], EXECUTION] = 0.1
-    """Of pruning: the least probability of the class by the classifier, one number or one by class."""
+    """Pruning: lowest probability of the painted class by the classifier, 0 to 1; one number, or one per class."""
     min_attribution_ratio: Annotated[Ratio | dict[str, Ratio], EXECUTION] = 1.0
-    """Of pruning: the least ratio of the share of attribution inside the object's region to the region's share of the
-    image, likewise. Attribution that is spread evenly has a ratio of 1, whatever the region's size."""
+    """Pruning: lowest ratio of the share of attribution inside the object's region to the region's share of the
+    image; one number, or one per class. Evenly spread attribution has a ratio of 1, whatever the region's size."""
 
     PLACES: ClassVar[tuple[str, ...]] = ("{V}", "{noun}")
 
@@ -123,10 +125,10 @@ class DDBConfig(RepaintConfig):
         self.inversion_settings()
 
     def inversion_settings(self) -> Inversion:
-        """How words are learned.
+        """Return the settings for learning words.
 
         Raises:
-            RecipeError: A value that can't be used.
+            RecipeError: A value is invalid.
         """
         for name in self.inversion:
             if name in GIVEN_ELSEWHERE:
@@ -142,7 +144,12 @@ class DDBConfig(RepaintConfig):
 
 
 class DDB(Repaint):
-    """Builds images with other classes' objects: `DDB("pocket", data="birds").build("out/ddb")`. See `DDBConfig`."""
+    """Build images with other classes' objects in their scenes: `DDB("pocket", data="birds").build("out/ddb")`.
+
+    Diffusion Driven Balancing (Parast et al. 2025, arXiv 2503.17226) repaints the object in each class's easiest
+    training images as another class's, and keeps the scene. The new image has the other class's label. The setting
+    `data` is required. The settings are fields of `DDBConfig`.
+    """
 
     METHOD = "ddb"
     CONFIGS: ClassVar[dict[str, DDBConfig]] = {
@@ -176,7 +183,7 @@ class DDB(Repaint):
         return table
 
     def _targets(self, label: int, sources: int) -> list[int]:
-        """What a class's sources become, all once before any twice: classes in turn, the next one each time round."""
+        """Return the target classes of a class's sources: the other classes in turn, shifted by one in each round."""
         others = [f for f in np.unique(self.train.y).tolist() if f != label]
         return [others[(i % sources + i // sources) % len(others)] for i in range(sources * self.config.per_source)]
 
@@ -187,13 +194,11 @@ class DDB(Repaint):
         for label in np.unique(self.train.y).tolist():
             name, noun, prompt = self.data.classes[label], self.noun(label), self.prompt_of(label)
             if learned and (noun != " ".join(noun.split()) or set(noun) & set("{}<>")):
-                raise RecipeError(
-                    f"nouns.{name}", f"{noun!r} is not a word or a few. Give what prompts call the class."
-                )
+                raise RecipeError(f"nouns.{name}", f"{noun!r} is not one or a few words. Give a noun for prompts.")
             if (other := painted.setdefault(prompt.casefold(), label)) != label:
                 raise RecipeError(
-                    "prompt", f"{prompt!r} would be painted for {self.data.classes[other]!r} and for {name!r} alike. "
-                    "Put {V} or {noun} in it, and give classes nouns that differ."
+                    "prompt", f"{prompt!r} would be used for both {self.data.classes[other]!r} and {name!r}. "
+                    "Put {V} or {noun} in it, and give classes different nouns."
                 )  # fmt: skip
         if self.config.segmenter == GROUND_TRUTH_MASKS:
             self.need_true_masks("segmenter")
@@ -212,16 +217,16 @@ class DDB(Repaint):
         }  # fmt: skip
 
     def prompts(self) -> set[str]:
-        """With a word of one letter for each vector of a class's own."""
+        """Return the prompts, with as many one-letter words as a class's word has vectors."""
         word = " ".join(["x"] * self.inversion.vectors)
         return {self.prompt_of(label, word) for label in np.unique(self.train.y).tolist()}
 
     def phrase(self, label: int) -> str:
-        """What the segmenter is asked for."""
+        """Return the segmenter's phrase for a class."""
         return self.config.phrases.get(self.data.classes[label], self.noun(label))
 
     def word(self, label: int) -> str:
-        """The word of a class; no two classes have the same."""
+        """Return the word of a class; unique among the classes."""
         return self._words[label]
 
     @cached_property
@@ -241,7 +246,7 @@ class DDB(Repaint):
         sources = self._sources(stages)
         masks, dropped = self.find_masks(
             stages, lambda: self._regions(sources),
-            "Ask the segmenter for something that it knows: --set phrases.CLASS='…', or change mask_threshold.",
+            "Give the segmenter another phrase, --set phrases.CLASS='…', or change mask_threshold.",
         )  # fmt: skip
         if "{V}" in config.prompt:
             self._tokens(stages, sources, masks)
@@ -261,11 +266,11 @@ class DDB(Repaint):
 
     @staticmethod
     def _embeddings(stages: Path, label: int) -> Path:
-        """The file of a class's word."""
+        """Return the path of a class's embeddings."""
         return stages / f"{TOKENS}-{label}" / "learned" / EMBEDDINGS
 
     def _try_segmenter(self) -> None:
-        """Finds out before any training that the segmenter opens, and reads all phrases."""
+        """Check before any training that the segmenter opens and accepts all phrases."""
         if self.config.segmenter == GROUND_TRUTH_MASKS:
             return
         from PIL import Image
@@ -294,7 +299,7 @@ class DDB(Repaint):
         return self.find_errors(stages, "classifier", judge)
 
     def _sources(self, stages: Path) -> dict[int, list[int]]:
-        """By class, rows of the images of lowest loss."""
+        """Return the rows of the images with the lowest loss, by class."""
         errors = self._errors(stages)
 
         def work(folder: Path) -> dict[str, Any]:
@@ -319,7 +324,7 @@ class DDB(Repaint):
         return {int(label): rows for label, rows in self.stage(stages, "sources", work)["rows"].items()}
 
     def _regions(self, sources: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray | str]:
-        """The object's region in each source, bool, or why there is none."""
+        """Return the object's region in each source, bool, or the reason why it has none."""
         from figureground.vision.segment import decide_mask, open_segmenter
 
         config = self.config
@@ -345,19 +350,19 @@ class DDB(Repaint):
         return found
 
     def _tokens(self, stages: Path, sources: Mapping[int, Sequence[int]], masks: Mapping[int, str]) -> None:
-        """Learns a word for each class from its sources."""
+        """Learn a word for each class from its sources."""
         from figureground.finetune.inversion import invert
 
         config = self.config
         waiting = [label for label in sources if read_marker(stages / f"{TOKENS}-{label}") is None]
         chosen = {label: self._distinct([row for row in sources[label] if row in masks]) for label in waiting}
-        for label, shown in chosen.items():  # of all classes, before the first is learned
+        for label, shown in chosen.items():  # check all classes before learning the first word
             if len(shown) < LEAST:
                 named, right = self.data.classes[label], counted(len(sources[label]), "source")
                 raise FiguregroundError(
                     f"{named!r} has {right} that the classifier gets right, of which {len(shown)} differ and have a "
-                    f"mask: a word is learned from {LEAST} or more. Raise --set sources=…, take a better classifier, "
-                    "or do without words: --set 'prompt=a photo of a {noun}'."
+                    f"mask; a word needs {LEAST} or more. Raise --set sources=…, use a better classifier, "
+                    "or use no words: --set 'prompt=a photo of a {noun}'."
                 )
         for label, shown in chosen.items():
 
@@ -384,7 +389,7 @@ class DDB(Repaint):
             self.stage(stages, f"{TOKENS}-{label}", work)
 
     def _distinct(self, rows: Sequence[int]) -> list[int]:
-        """The first rows whose images differ, as many as a word is learned from."""
+        """Return the first `token_images` rows whose images differ."""
         found: dict[bytes, int] = {}
         for row in rows:
             if len(found) == self.config.token_images:
@@ -393,7 +398,7 @@ class DDB(Repaint):
         return list(found.values())
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
-        """Teaches the checkpoint the words."""
+        """Add the learned words to the checkpoint."""
         if "{V}" in self.config.prompt:
             from figureground.finetune.tokens import load_tokens
 
@@ -401,7 +406,9 @@ class DDB(Repaint):
             for label, path in files.items():
                 done = read_marker(stages / f"{TOKENS}-{label}")
                 if done is None or not path.is_file() or fingerprint_files(path) != done["facts"]["embeddings"]:
-                    raise FiguregroundError(f"{path} isn't what was learned. {again(stages / f'{TOKENS}-{label}')}")
+                    raise FiguregroundError(
+                        f"{path} is missing or has changed since it was learned. {again(stages / f'{TOKENS}-{label}')}"
+                    )
             load_tokens(checkpoint, list(files.values()))
         super().prepare(stages, checkpoint)
 
@@ -412,8 +419,8 @@ class DDB(Repaint):
     # --- pruning --------------------------------------------------------------------------------
 
     def score_samples(self, out: Path) -> None:
-        """Write the scores of each image for `curate`: one row an image, with the columns `SCORE_COLUMNS`."""
-        with lock(out / writer.STAGES_LOCK, wait=True):  # one of several processes that end together
+        """Write scores for `curate`: one row per image, with the columns `SCORE_COLUMNS`."""
+        with lock(out / writer.STAGES_LOCK, wait=True):  # other processes may finish at the same time
             directory.settle_recipe(out, self.recipe(out / PRIVATE))
             self._score(out)
         writer.remove_locks(out)
@@ -460,7 +467,7 @@ class DDB(Repaint):
         replace_text(path, text.getvalue())
 
     def pruning_rule(self) -> str:
-        """What `curate` is told, to keep the images whose scores reach the recipe's thresholds."""
+        """Return the rule for `curate` that keeps images whose scores reach the recipe's thresholds."""
         parts = []
         for score, least in (
             ("probability", self.config.min_probability),
@@ -473,7 +480,7 @@ class DDB(Repaint):
                 parts += [f"(foreground != {label!r} or {name} >= {each:g})" for label, each in least.items()]
         return " and ".join(parts) or "True"
 
-    # --- what it says of itself -----------------------------------------------------------------
+    # --- the card and the forecast --------------------------------------------------------------
 
     PACKAGES = ("captum",)
 
@@ -498,29 +505,29 @@ class DDB(Repaint):
                 f"{counted(words, 'word')} to learn, {self.inversion.steps:,} steps each, from {config.token_images} "
                 "images at most"
             )
-        notes.append(f"objects are found by {called(config.segmenter)}, asked for {self.phrase(0)!r} and the like")
+        notes.append(f"objects are found by {called(config.segmenter)}, with phrases such as {self.phrase(0)!r}")
         return notes
 
     def summary(self) -> str:
         config, data = self.config, markdown(self.data.name)
         judge = "an ERM classifier that was trained on it" if config.classifier == TRAIN else "a given classifier"
         word = (
-            f"a word that was learned for the class from up to {config.token_images} of them (textual inversion)"
+            f"a word learned for the class from up to {config.token_images} of them (textual inversion)"
             if "{V}" in config.prompt
             else "the class's noun"
         )
         segmenter = f"segmentation by language ({code(called(config.segmenter))})"
         masks = "their true masks" if config.segmenter == GROUND_TRUTH_MASKS else segmenter
         return (
-            f"Images that were made from the training split of {data}, to break what its classes come "
-            f"with. Sources are the {config.sources:,} images of each class to which {judge} gives the lowest loss, "
+            f"Images made from the training split of {data}, to break spurious correlations with its classes. "
+            f"Sources are the {config.sources:,} images of each class to which {judge} gives the lowest loss, "
             f"or fewer where it gets fewer right. Their object was found by {masks} and repainted as another class's, "
             f"with {word}; the scene stayed. "
             "`foreground` is the class that was painted, `background` the attribute of the source"
-            + (", where the data say it" if self.data.attributes is None else "")
-            + ", `source` its name. `_figureground/scores/ddb.csv` holds the classifier's probability of the class and "
-            "the share of Integrated Gradients inside the object's region, as it is and by the region's share of the "
-            "image, for pruning with `figureground curate`."
+            + (", if the data have attributes" if self.data.attributes is None else "")
+            + ", `source` its name. `_figureground/scores/ddb.csv` contains the classifier's probability of the class "
+            "and the share of Integrated Gradients inside the object's region, both absolute and divided by the "
+            "region's share of the image, for pruning with `figureground curate`."
         )
 
     def done_message(self, out: Path) -> str:
@@ -529,7 +536,7 @@ class DDB(Repaint):
 
 
 def _scored(path: Path) -> list[str] | None:
-    """The keys in a file of scores, None where there is no whole one."""
+    """Return the keys in a scores file, or None if it is missing or incomplete."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return [row["key"] for row in csv.DictReader(file) if row["attribution_ratio"] and row["predicted"]]

@@ -1,4 +1,4 @@
-"""Adds images to a finished dataset: the same recipe with more images a cell, in shards of their own."""
+"""Adds images to a finished dataset: the same recipe with more images per cell, in new shards."""
 
 from __future__ import annotations
 
@@ -24,30 +24,34 @@ from figureground.shards.writer import PRIVATE, RECIPE, as_shard
 def extend(
     directory: Path, per_cell: Mapping[str, int], settings: Sequence[str] = (), show_progress: bool = True
 ) -> Path:
-    """Builds what a larger number of images a cell adds; the shards that are there stay as they are.
+    """Add images to a finished dataset, or resume a stopped extension. Existing shards stay unchanged.
 
-    Cut-outs and templates stay with the split that they were in, keys go on counting, and the numerics are those
-    of the first shards. Stopped, it goes on with the same call; failed before it has added a shard, it leaves the
-    dataset as finished as it was.
+    Cut-outs and templates stay in their splits, keys continue, and the numerics must be those of the first shards.
+    The same call resumes a stopped extension. One that fails before it has added a shard restores the previous
+    recipe, so the dataset stays finished.
 
     Args:
         directory: A dataset that `build` finished, or that an earlier `extend` left unfinished.
-        per_cell: Images a cell in all, by split, or of the method `spurious` by scene; what it doesn't name stays.
-        settings: `KEY=VALUE` for fields that decide no pixel, such as `workers=4`.
+        per_cell: Images per cell in total, by split, or by scene for the method `spurious`. Names that it leaves out
+            keep their number.
+        settings: `KEY=VALUE` for fields that don't affect pixels, such as `workers=4`.
+        show_progress: Whether to show progress on stderr.
 
     Returns:
         The directory.
 
     Raises:
-        FiguregroundError: Nothing was built there, or by other means than `build`; the build isn't finished; or its
-            sources have changed.
-        RecipeError: A split or scene that it doesn't have, fewer images than it has, or no more.
+        FiguregroundError: The directory contains no dataset, the dataset wasn't made by `build`, its build isn't
+            finished, its format is older, its method can't extend, or its sources have changed.
+        RecipeError: A split or scene is unknown, a number is smaller than the present one or adds no image, or a
+            setting affects pixels.
+        UsageError: A setting isn't written as `KEY=VALUE`.
     """
     directory = Path(directory)
     refuse_strange(directory)
     saved = directory / RECIPE
     if not saved.exists():
-        raise FiguregroundError(f"{directory} holds no dataset: there is no {RECIPE}. Build one first.")
+        raise FiguregroundError(f"{directory} holds no dataset: {RECIPE} is missing. Build one first.")
     while True:
         before = read_text(saved, root=directory, most=MOST_JSON)
         method, recipe = _plan(directory, recipes.read_saved(saved), per_cell, settings)
@@ -55,7 +59,7 @@ def extend(
             return method.build(directory, show_progress)
         text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
         with lock(directory / writer.STAGES_LOCK, wait=True):
-            # Another process may have extended it since it was read: then all of this is to be looked at again.
+            # If another process has extended it since it was read, start over.
             if same := read_text(saved, root=directory, most=MOST_JSON) == before:
                 replace_text(saved, text)
         if same:
@@ -65,15 +69,15 @@ def extend(
 def _plan(
     directory: Path, theirs: Mapping[str, Any], per_cell: Mapping[str, int], settings: Sequence[str]
 ) -> tuple[Method, dict[str, Any] | None]:
-    """Return what builds the extension, and the larger recipe; None where that is saved already.
+    """Return the method that builds the extension, and the larger recipe; None if that is saved already.
 
     Args:
         theirs: The saved recipe.
     """
     if theirs["builder"] not in METHODS:
         raise FiguregroundError(
-            f"{directory} was made by {theirs['builder']}, so there is no recipe that could make more. Extend the "
-            f"datasets that it was made from, and {theirs['builder']} again."
+            f"{directory} was made by {theirs['builder']}, so no recipe can add images. Extend the datasets that it "
+            f"was made from, and {theirs['builder']} again."
         )
     recipes.refuse_older(theirs, directory, "extend")
     kind = method_class(theirs["builder"])
@@ -85,7 +89,7 @@ def _plan(
     identity = [name for name in now if name not in execution and now[name] != fields.get(name)]
     if identity:
         raise RecipeError(
-            identity[0], f"extend keeps the recipe; only fields that decide no pixel can be set: {listed(execution)}."
+            identity[0], f"extend keeps the recipe; only fields that affect no pixel can be set: {listed(execution)}."
         )
     method = kind.from_recipe(now)
     _refuse_changed(method, theirs, directory)
@@ -99,21 +103,19 @@ def _plan(
             raise RecipeError("--per-cell", f"{directory} has {has} already.")
         return method, None
     if index.missing(directory, [as_shard(s) for s in method.plan().shards()]):
-        raise FiguregroundError(
-            f"{directory} isn't finished. Give the command that began it again, and extend it then."
-        )
+        raise FiguregroundError(f"{directory} isn't finished. Repeat the command that started it, then extend.")
     now["extended"] = [*steps, wanted]
     larger = kind.from_recipe(now)
-    # Settings of this run alone, such as a device that may not be there, aren't those that the set was made with.
+    # The saved execution settings stay: this run's may not suit another machine, such as a device.
     return larger, {**larger.recipe(directory / PRIVATE), "execution": theirs["execution"]}
 
 
 def _build(method: Method, directory: Path, before: str, text: str, show_progress: bool) -> Path:
-    """Build what a larger recipe adds; one that fails before a shard is done is taken back.
+    """Build the images that a larger recipe adds; restore the recipe if that fails before any shard is finished.
 
     Args:
-        before: The recipe before it was extended.
-        text: The recipe as it is now.
+        before: Text of the recipe before the extension.
+        text: Text of the current recipe.
     """
     try:
         return method.build(directory, show_progress)
@@ -123,7 +125,7 @@ def _build(method: Method, directory: Path, before: str, text: str, show_progres
 
 
 def _take_back(method: Method, directory: Path, before: str, text: str) -> None:
-    """Restore the recipe of a dataset to which nothing was added, unless another process is at work there."""
+    """Restore the recipe of a dataset to which nothing was added, unless another process is working on it."""
     saved = directory / RECIPE
     added = [shard for shard in map(as_shard, method.plan().shards()) if shard.part == len(method.config.extended)]
     with (
@@ -133,18 +135,19 @@ def _take_back(method: Method, directory: Path, before: str, text: str) -> None:
     ):
         ours = (
             read_text(saved, root=directory, most=MOST_JSON) == text
-        )  # else another process has taken it back, or extended it
+        )  # otherwise another process has restored or extended it
         if alone and idle and ours and index.missing(directory, added) == added:
             replace_text(saved, before)
     writer.remove_locks(directory)
 
 
 def _refuse_changed(method: Method, saved: Mapping[str, Any], directory: Path) -> None:
-    """Refuses to go on when what the recipe names is no longer what it was."""
+    """Raise FiguregroundError if inputs that the recipe names have changed since the build."""
     if digest(method.identity()) == saved["sha256"]:
         return
     mine = json.loads(json.dumps(method.recipe(directory / PRIVATE)))
     raise FiguregroundError(
-        f"{directory}: what its recipe names has changed since it was built, so that more images would be of another "
-        "kind:\n  " + "\n  ".join(recipes.recipe_differences(saved, mine)) + "\nBring it back, or build anew."
+        f"{directory}: input of its recipe has changed since it was built, so new images would differ in kind:\n  "
+        + "\n  ".join(recipes.recipe_differences(saved, mine))
+        + "\nRestore them, or build a new dataset."
     )

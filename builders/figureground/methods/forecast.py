@@ -1,4 +1,4 @@
-"""What a build would make, said before it is made: counts, dependence, size and work."""
+"""Forecast of a build: counts, correlation of the labels, size and work."""
 
 from __future__ import annotations
 
@@ -17,24 +17,29 @@ if TYPE_CHECKING:
     from figureground.recipe.plan import Plan
 
 BYTES_PER_PIXEL = {"jpg": 0.7, "webp": 0.4, "png": 1.8}
-"""About what an image format needs; measured on images of diffusion models."""
+"""Approximate bytes per pixel of the image formats, measured on images of diffusion models."""
 MOST_ROWS = 24
 """Classes whose counts are printed one by one."""
 
 
 def plan(method: Method, images_per_second: float | None = None) -> dict[str, Any]:
-    """Return what a build would make, as `figureground plan --json` prints it.
+    """Forecast a build, as `figureground plan --json` prints it. Needs no weights.
 
     Args:
-        images_per_second: Speed of the machine that will build; None leaves the time out.
+        method: The method with its settings, such as `D3S("pocket")`.
+        images_per_second: Speed of the machine that will build, above 0; None leaves `seconds` None.
 
     Returns:
-        Counts by split (rows are foregrounds), `bytes`, `denoiser_evaluations`, `seconds` (None without a speed),
-        `notes`, and `to_build`: what is missing here, each with `field`, `what`, `command` and `bytes`, which may be
-        None.
+        A dict in which `method` and `config` are names, `images`, `size` (pixels) and `shards` are numbers,
+        `foregrounds` and `backgrounds` list the labels, and `formats` the formats of the shards. `splits` maps each
+        split to `images`, `counts` (images per cell: rows are foregrounds, columns backgrounds), `cramers_v`
+        (0 to 1) and `bias_aligned_share` (0 to 1, None without a pairing). `bytes`, `denoiser_evaluations` and
+        `seconds` estimate size and work. `notes` lists warnings and remarks. `to_build` lists requirements that this
+        machine lacks, each with `field`, `what`, `command` (None if no single command helps) and `bytes` (None if
+        unknown).
 
     Raises:
-        UsageError: Something that the recipe says can never be built.
+        UsageError: No machine can build the recipe as given.
     """
     needs = _checked(method)
     config, planned = method.config, method.plan()
@@ -60,7 +65,7 @@ def plan(method: Method, images_per_second: float | None = None) -> dict[str, An
 
 
 def _checked(method: Method) -> list[Need]:
-    """What a build needs; every error is wrong use, for nothing was begun that could fail."""
+    """Return a build's missing requirements; raise every error as UsageError, as no work has been started."""
     try:
         method.check_size()
         needs = method.needs()
@@ -100,7 +105,7 @@ def _said(need: Mapping[str, Any]) -> str:
 
 
 def counts_by_split(method: Method, plan: Plan) -> list[str]:
-    """Each split's counts of foregrounds on backgrounds, and how much these depend on each other."""
+    """Return lines with each split's counts of foregrounds on backgrounds, and their correlation."""
     lines = []
     for split, images in plan.totals().items():
         counts = plan.cells(split)
@@ -112,7 +117,7 @@ def counts_by_split(method: Method, plan: Plan) -> list[str]:
 
 
 def draw_counts(counts: Counts, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> list[str]:
-    """The table of counts; of many classes, each background's total and range."""
+    """Return the table of counts; for more than `MOST_ROWS` classes, only each background's total and range."""
     width = [max(7, text_width(name) + 1) for name in backgrounds]
     many = len(foregrounds) > MOST_ROWS
     labels = ["all classes", "least", "most"] if many else list(foregrounds)
@@ -127,7 +132,7 @@ def draw_counts(counts: Counts, foregrounds: Sequence[str], backgrounds: Sequenc
 
 
 def human_time(seconds: float) -> str:
-    """Return a duration as people say it."""
+    """Format a duration in a readable unit."""
     if seconds < 1:
         return "less than a second"
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
@@ -137,7 +142,7 @@ def human_time(seconds: float) -> str:
 
 
 def human_bytes(size: float) -> str:
-    """A number of bytes as people say it."""
+    """Format a number of bytes in a readable unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

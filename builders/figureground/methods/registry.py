@@ -1,7 +1,7 @@
-"""The methods that there are, by name: those of this package, and those of other packages.
+"""Registry of methods by name, of this package and of others.
 
-A package adds one with an entry point in the group `figureground.methods`, such as `mine = "mypackage.mine:Mine"`; a
-program adds one with `METHODS.add`.
+A package adds a method with an entry point in the group `figureground.methods`, such as `mine = "mypackage.mine:Mine"`;
+a program adds one with `METHODS.add`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from figureground.shards.writer import PRIVATE
 
 def _check(name: str, found: Any) -> str | None:
     if not (isinstance(found, type) and issubclass(found, Method)) or getattr(found, "METHOD", None) != name:
-        return f"is no Method whose METHOD is {name!r}"
+        return f"is not a Method whose METHOD is {name!r}"
     return None
 
 
@@ -37,10 +37,10 @@ METHODS: Registry[type[Method]] = Registry(
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method.
+    """Return the class of a method.
 
     Raises:
-        RecipeError: There is no such method.
+        RecipeError: The method doesn't exist.
         FiguregroundError: Another package's method can't be imported.
     """
     if name not in METHODS:
@@ -49,15 +49,15 @@ def method_class(name: str) -> type[Method]:
 
 
 def methods_from_data() -> list[str]:
-    """Names of the methods that make images from a labelled training set.
+    """Return the names of the methods that make images from a labelled training set.
 
-    One of another package that can't be imported is left out; `method_class` says why, once it is named.
+    Methods of other packages that can't be imported are left out; `method_class` reports the reason.
     """
     return [name for name, kind in METHODS.items() if kind.FROM_DATA]
 
 
 def open_dataset(directory: Path) -> Method | None:
-    """The method that made a dataset, or None when its sources are gone or are no longer what they were."""
+    """Return the method that made a dataset, or None if its sources are missing or have changed."""
     refuse_strange(directory)
     saved = directory / PRIVATE / "recipe.json"
     try:

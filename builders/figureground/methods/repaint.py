@@ -1,4 +1,4 @@
-"""What SCGS and DDB share: a region of training images is repainted, by stages that choose images and regions."""
+"""Base class of SCGS and DDB: stages choose training images and regions, and the regions are repainted."""
 
 from __future__ import annotations
 
@@ -46,43 +46,43 @@ if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier
 
 VALIDATION = 1
-"""Number of the split that a classifier's epoch is chosen by."""
+"""Number of the split that chooses a classifier's epoch."""
 UNKNOWN = "unknown"
-"""The attribute of an image whose background nobody can know."""
+"""Attribute of an image whose background is unknown."""
 GROUND_TRUTH_MASKS = "true-masks"
-"""Stands for the data's own masks."""
+"""Value that means the data's own masks."""
 JOBS, MASKS = "jobs", "masks"
-"""Stages of both methods: what is made of what, and where is repainted."""
+"""Stages of both methods: the images to make with their sources, and the regions to repaint."""
 MOST_DROPPED = 0.5
-"""If of a class more than this share of its images have no usable mask, something is wrong with the whole."""
+"""Largest share of a class's images that may lack a usable mask; above it, the build fails."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """An image to make: of which source, with which label."""
+    """An image to make: its labels and its source."""
 
     foreground: int
     background: int
     source: str
-    """Key of the training image that a region is repainted of."""
+    """Key of the training image of which a region is repainted."""
     told: Mapping[str, Any] = field(default_factory=dict)
-    """What its provenance adds."""
+    """Fields that the job adds to the image's provenance."""
 
 
 class Repaint(Method):
-    """Builds what is made by repainting a region of training images.
+    """Base class of methods that repaint a region of training images.
 
-    A method overrides `backgrounds`, `jobs`, `planned`, `summary` and what it needs of the rest.
+    A method implements `backgrounds`, `jobs`, `planned` and `summary`, and overrides other hooks as needed.
     """
 
     INPAINTS = True
     FROM_DATA = True
     USES = (
-        "Training beside the set that it was made from, to break a correlation between class and background there.",
-        "Comparing methods that are meant to be robust against spurious correlations.",
+        "Training together with the set that it was made from, to break a correlation of class and background there.",
+        "Comparing methods for robustness against spurious correlations.",
     )
     LIMITS = (
-        "A label says what was asked for. That the repainted region shows it was not checked by a person.",
+        "A label states what was requested. No person checked that the repainted region shows it.",
         "The images carry the biases of the checkpoint that drew them and of the training set that they were made "
         "from.",
     )
@@ -112,36 +112,36 @@ class Repaint(Method):
         if len(there) < 2:
             raise FiguregroundError(
                 f"{self.groups.name}: all its training images are of one class, "
-                f"{self.groups.classes[int(there[0])]!r}. It takes two for a classifier to be wrong."
+                f"{self.groups.classes[int(there[0])]!r}. A classifier needs two or more."
             )
 
-    # --- what a method says ---------------------------------------------------------------------
+    # --- hooks of the methods -------------------------------------------------------------------
 
     def backgrounds(self) -> Sequence[str]:
-        """Names of the backgrounds, in label order."""
-        raise NotImplementedError(f"{type(self).__name__} has to say its backgrounds")
+        """Return the names of the backgrounds, in label order."""
+        raise NotImplementedError(f"{type(self).__name__} must implement backgrounds")
 
     def jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
-        """Runs the stages that choose sources and regions; those that are done are read.
+        """Run the stages that choose sources and regions, or read the finished ones.
 
         Returns:
-            What is made; by a source's key, the file of its mask below `stages`; and what is to be told.
+            The images to make; the mask files relative to `stages`, by the source's key; and facts to report.
         """
-        raise NotImplementedError(f"{type(self).__name__} has to say what it makes of what")
+        raise NotImplementedError(f"{type(self).__name__} must implement jobs")
 
     def planned(self) -> Counts:
-        """About how many images of each class there will be, int64 (classes,), as far as the recipe says it."""
-        raise NotImplementedError(f"{type(self).__name__} has to say how many images it makes")
+        """Return the approximate number of images per class, int64 (classes,), as the recipe gives it."""
+        raise NotImplementedError(f"{type(self).__name__} must implement planned")
 
     def spec_prompt(self, job: Job) -> str:
-        """What is painted."""
+        """Return the prompt of a job."""
         return self.prompt_of(job.foreground)
 
-    # --- what it plans --------------------------------------------------------------------------
+    # --- the plan -------------------------------------------------------------------------------
 
     @property
     def data(self) -> GroupedImages:
-        """The training set, every split.
+        """The training set, all splits.
 
         Raises:
             RecipeError: None is given.
@@ -149,13 +149,13 @@ class Repaint(Method):
         if self.groups is None:
             raise RecipeError(
                 "data",
-                "none is given. Give a labelled training set, as figureground groups reads it: --data DIR (or CSV).",
+                "none is given. Give a labelled training set that figureground groups can read: --data DIR (or CSV).",
             )
         return self.groups
 
     @property
     def unlabelled(self) -> GroupedImages:
-        """The training set without its attribute, which takes no part in how images are made."""
+        """The training set without its attribute, which has no part in making images."""
         return self.data.without_attribute()
 
     def noun(self, label: int) -> str:
@@ -173,7 +173,7 @@ class Repaint(Method):
         )  # fmt: skip
 
     def plan(self) -> Plan:
-        """Of a dataset whose stages are done, what they say; else about as many images, of unknown background."""
+        """Return the plan from the finished stages, or else an approximate one with unknown backgrounds."""
         config, jobs = self.config, self._jobs
         if jobs is None:
             table = self.planned()[:, None]
@@ -195,7 +195,7 @@ class Repaint(Method):
         assert self._jobs is not None
         return self._jobs[spec.foreground, spec.background][int(spec.key.rpartition("-")[2])]
 
-    # --- what decides it ------------------------------------------------------------------------
+    # --- identity -------------------------------------------------------------------------------
 
     def content_hashes(self) -> dict[str, Any]:
         config = self.config
@@ -226,7 +226,7 @@ class Repaint(Method):
         stages = out / PRIVATE / "stages"
         self.check_settings()
         with (
-            directory.opened(out, self.recipe(out / PRIVATE), lambda: "What stages have found so far is kept."),
+            directory.opened(out, self.recipe(out / PRIVATE), lambda: "Results of finished stages are kept."),
             lock(out / writer.STAGES_LOCK, wait=True),
         ):
             directory.settle_recipe(out, self.recipe(out / PRIVATE))
@@ -241,31 +241,31 @@ class Repaint(Method):
                 facts = {"jobs": [dataclasses.asdict(job) for job in jobs], "masks": masks, "told": told}
                 if known is not None and json.loads(json.dumps(facts)) != known:
                     raise FiguregroundError(
-                        f"{out}: a stage that was done again found other sources or regions than before, from which "
-                        "images may have been made. Build into another directory."
+                        f"{out}: a repeated stage found other sources or regions than before, and images of those may "
+                        "exist already. Build into another directory."
                     )
                 self.stage(stages, JOBS, lambda folder: facts)
         self.read_stages(stages)
 
     def needed(self, stages: Path, facts: Mapping[str, Any]) -> list[Path]:
-        """The files of other stages that images are made from. Where one is missing what is made is looked at again.
+        """Return the files of other stages that images are made from. If one is missing, the stages run again.
 
         Args:
-            facts: What the stage `jobs` says.
+            facts: Facts of the stage `jobs`.
         """
         return [stages / name for name in facts["masks"].values()]
 
     def nothing(self, told: Mapping[str, Any]) -> str:
-        """Why there is nothing to make, for an error."""
+        """Return the error message for a build with no images to make."""
         return f"{self.METHOD} finds nothing to repaint in {self.data.name}."
 
     def check_settings(self) -> None:
-        """Raises FiguregroundError for what the data can't do, before any work is done."""
+        """Raise FiguregroundError for settings that don't fit the data, before any work is done."""
         data = self.data
         if self.config.classifier == TRAIN and not (data.split == VALIDATION).any():
             raise FiguregroundError(
-                f"{data.name} has no validation split, and the classifier that is trained on it needs one. Mark some "
-                "rows as validation (split 1), or give a trained classifier: --classifier DIR."
+                f"{data.name} has no validation split, and training a classifier on it needs one. Mark some rows as "
+                "validation (split 1), or give a trained classifier: --classifier DIR."
             )
         folder = local_directory(self.config.checkpoint)
         if folder is not None:
@@ -281,18 +281,18 @@ class Repaint(Method):
                     _refuse_long(prompt, prompt, tokenizer)
 
     def prompts(self) -> set[str]:
-        """What may be painted, to be read before there are stages."""
+        """Return the possible prompts, for checks before any stage has run."""
         return {self.prompt_of(label) for label in np.unique(self.train.y).tolist()}
 
     def need_true_masks(self, field: str) -> None:
-        """Raises RecipeError unless the data have a mask of each training image, for a field asks for them."""
+        """Raise RecipeError for `field` unless the data have a mask for every training image."""
         if not self.train.masked.all():
             raise RecipeError(
                 field, f"{GROUND_TRUTH_MASKS!r} needs a mask of every training image of {self.data.name}."
             )
 
     def stage(self, stages: Path, name: str, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        """Runs a stage of this recipe unless it is done, and returns its facts.
+        """Run a stage of this recipe unless it is finished, and return its facts.
 
         Raises:
             FiguregroundError: Its marker is damaged.
@@ -319,7 +319,7 @@ class Repaint(Method):
             remark(text)
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
-        """Refuses prompts that a text encoder would cut off without a word."""
+        """Refuse prompts that a text encoder would truncate silently."""
         prompts = {self.spec_prompt(job) for jobs in (self._jobs or {}).values() for job in jobs}
         for prompt in sorted(prompts):
             for tokenizer in checkpoint.tokenizers:
@@ -330,23 +330,23 @@ class Repaint(Method):
 
     @cached_property
     def rows(self) -> dict[str, int]:
-        """Rows of the training split by key."""
+        """Row in the training split by key."""
         return {key: row for row, key in enumerate(self.train.keys)}
 
     def image(self, row: int, size: int | None = None) -> Image.Image:
-        """The centre square of a training image, RGB; as large as it is, unless a size is given."""
+        """Return the centre square of a training image, RGB, in its own size unless one is given."""
         ((_, draw),) = self.train.read([row])
         whole = draw().convert("RGB")
         return center_square(whole, size or min(whole.size))
 
     def true_mask(self, row: int) -> np.ndarray:
-        """The data's own mask of the same square, bool."""
+        """Return the data's own mask of the image's centre square, bool (edge, edge)."""
         ((_, draw),) = self.train.read_masks([row])
         mask = Image.fromarray(draw().astype(np.uint8) * 255)
         return np.asarray(center_square(mask, min(mask.size), Image.Resampling.NEAREST)) >= 128
 
     def save_mask(self, folder: Path, row: int, mask: np.ndarray) -> str:
-        """Writes a mask, bool (h, w), as large as the images that are made; returns its name below the stages."""
+        """Write a mask, bool (h, w), in the size of the images to make; return its path relative to the stages."""
         size = self.config.size
         image = Image.fromarray(mask.astype(np.uint8) * 255).resize((size, size), Image.Resampling.BOX)
         name = f"{row:06d}.png"
@@ -356,14 +356,14 @@ class Repaint(Method):
     def find_masks(
         self, stages: Path, find: Callable[[], Mapping[int, np.ndarray | str]], advice: str
     ) -> tuple[dict[int, str], dict[str, dict[str, int]]]:
-        """Says where sources are repainted, a stage.
+        """Run the stage that finds the regions to repaint.
 
         Args:
-            find: Gives, by row, bool mask or the reason why there is none.
-            advice: What to do where most images of a class have no usable one.
+            find: Returns, by row, a bool mask or the reason why the image has none.
+            advice: End of the error message if most images of a class have no usable mask.
 
         Returns:
-            By row, the file of the mask below `stages`; and how many were left out, by class and reason.
+            The mask files relative to `stages`, by row; and the numbers of images left out, by class and reason.
 
         Raises:
             FiguregroundError: Most images of a class have no usable mask.
@@ -378,7 +378,7 @@ class Repaint(Method):
         return {int(row): name for row, name in facts["files"].items()}, facts["dropped"]
 
     def read_mask(self, source: str) -> Image.Image:
-        """Where a source is repainted: L, size × size, 255 there."""
+        """Return the mask of a source's repainted region: L, size × size, 255 inside."""
         assert self._stages is not None
         return open_mask(self._stages / self._mask_files[source])
 
@@ -406,7 +406,14 @@ class Repaint(Method):
     # --- the classifier -------------------------------------------------------------------------
 
     def find_errors(self, stages: Path, name: str, judge: Callable[[Path], Errors]) -> Errors:
-        """What the classifier makes of each training image, a stage of that name; `judge` leaves it in its folder."""
+        """Return the classifier's predictions for the training images, from a stage in whose folder `judge` saves
+        them.
+
+        Args:
+            stages: Folder of the dataset's stages.
+            name: Name of the stage.
+            judge: Predicts the training images, and saves the predictions in the folder that it is given.
+        """
         from figureground.learn.errors import read_errors
 
         def work(folder: Path) -> dict[str, Any]:
@@ -417,10 +424,10 @@ class Repaint(Method):
         return read_errors(stages / name)
 
     def judge_by_given(self, folder: Path, clustered: bool = False) -> Errors:
-        """What the classifier that was given makes of the training images; leaves it in a folder.
+        """Return the given classifier's predictions for the training images, and save them in a folder.
 
         Args:
-            clustered: Whether its features will be clustered, so that it must have some.
+            clustered: Whether its features will be clustered; if so, it must have features.
         """
         from figureground.learn.errors import of_classifier, save_errors
         from figureground.vision.classifiers import open_classifier
@@ -433,7 +440,7 @@ class Repaint(Method):
         return found
 
     def open_classifier(self, errors: Errors, fold: int = 0) -> Classifier:
-        """The classifier that made the errors of a fold."""
+        """Open the classifier that made the errors of a fold."""
         from figureground.vision.classifiers import open_classifier
 
         name = str(errors.models[fold]) if errors.models else self.config.classifier
@@ -445,7 +452,7 @@ class Repaint(Method):
 
         return choose_device(self.config.device)
 
-    # --- what it says of itself -----------------------------------------------------------------
+    # --- the card and the forecast --------------------------------------------------------------
 
     def denoiser_steps(self) -> int:
         return whole_part(self.config.steps, self.config.strength)
@@ -466,12 +473,16 @@ class Repaint(Method):
         lines += draw_counts(data.counts(0), data.classes, data.attributes or ["images"])
         lines += [
             "",
-            "images to make" + ("" if self._jobs else ", about as many, once stages have found sources") + ":",
+            "images to make" + ("" if self._jobs else ", approximately, until stages have found sources") + ":",
         ]
         return [*lines, *draw_counts(counts, plan.foregrounds, plan.backgrounds)]
 
     def left_out(self, noun: str) -> list[str]:
-        """Lines on the images without a usable mask, which are called by that noun."""
+        """Return lines on the images left out for lack of a usable mask.
+
+        Args:
+            noun: Word for such an image, singular.
+        """
         return [
             f"{name}: {counted(n, noun)} left out ({reason})"
             for name, reasons in self.told["dropped"].items()
@@ -479,7 +490,7 @@ class Repaint(Method):
         ]
 
     PACKAGES: ClassVar[tuple[str, ...]] = ()
-    """Modules of extras that its stages need."""
+    """Modules from extras that the method's stages need."""
 
     def refuse_absent(self) -> None:
         config = self.config
@@ -516,7 +527,7 @@ class Repaint(Method):
 
 
 def open_mask(path: Path) -> Image.Image:
-    """The mask that a stage left there, L.
+    """Open the mask that a stage saved, L.
 
     Raises:
         FiguregroundError: It is missing or damaged.
@@ -529,14 +540,14 @@ def open_mask(path: Path) -> Image.Image:
 
 
 def _refuse_long(prompt: str, whole: str, tokenizer: Any) -> None:
-    """Raises RecipeError for a prompt that a text encoder would cut off, `whole` being all of its tokens."""
+    """Raise RecipeError for a prompt that a text encoder would truncate; `whole` has learned words as tokens."""
     count, most = len(tokenizer(whole).input_ids), int(tokenizer.model_max_length)
     if count > most:
         raise RecipeError("prompt", f"{prompt!r} has {count} tokens, and the text encoder reads {most}. Shorten it.")
 
 
 def _as_field_of_recipe(error: RecipeError) -> RecipeError:
-    """The same error of the classifier's training, which the recipe calls by another name than the command `train`."""
+    """Return an error about the classifier's training with the field name of the recipe instead of `train`'s."""
     if error.field not in {each.name for each in dataclasses.fields(Training)}:
         return error
     text = str(error).partition(": ")[2].replace("--backbone with", "--set training.backbone=…, with")
@@ -546,7 +557,7 @@ def _as_field_of_recipe(error: RecipeError) -> RecipeError:
 def _drop(
     found: Mapping[int, np.ndarray | str], y: np.ndarray, classes: Sequence[str], advice: str
 ) -> tuple[dict[int, np.ndarray], dict[str, dict[str, int]]]:
-    """Leaves out images without a usable mask, so that images and masks stay in step; says how many.
+    """Separate usable masks from the counts of images without one, by class and reason.
 
     Raises:
         FiguregroundError: Most images of a class have no usable mask.

@@ -1,4 +1,4 @@
-"""What SCGS and DDB are told: the settings that both recipes have, checked once at the door. Needs no torch."""
+"""Settings that the recipes of SCGS and DDB share. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,74 +15,74 @@ from figureground.recipe.config import Config
 from figureground.recipe.settings import Names, Share, Text, name_nearest, settings
 
 TRAIN = "train"
-"""The split that is read and made; also stands for a classifier that is trained on the data."""
+"""The split that is read and written; as `classifier`, one to be trained on the data."""
 ON_POCKET: dict[str, Any] = {
     "name": "pocket", "checkpoint": "pocket", "size": 64, "steps": 20, "strength": 0.9, "guidance_scale": 4.0,
     "shard_size": 100, "batch_size": 16,
 }  # fmt: skip
-"""What both methods' configs `pocket` say."""
+"""Settings shared by both methods' configs `pocket`."""
 ON_PHOTOGRAPHS: dict[str, Any] = {
     "name": "photographs", "checkpoint": "stable-diffusion-v1-5/stable-diffusion-inpainting", "size": 512,
     "guidance_scale": 7.5,
 }  # fmt: skip
-"""What both methods' configs `photographs` say."""
+"""Settings shared by both methods' configs `photographs`."""
 
 
 @settings()
 class RepaintConfig(Config):
-    """A recipe of images that are made from a labelled training set."""
+    """Settings of a recipe that makes images from a labelled training set."""
 
     data: Annotated[Text | None, Names("path", source=True)] = None
-    """The training set, as `figureground groups` reads it: a directory or a CSV."""
+    """Training set, in a form that `figureground groups` reads: a directory or a CSV."""
     layout: Text | None = None
-    """How it lies on the disk, where that isn't plain: table, imagefolder, waterbirds, celeba,
-    dataset, metashift or folders."""
+    """Layout of the training set, if it isn't detected: table, imagefolder, waterbirds, celeba, dataset, metashift or
+    folders."""
     root: Annotated[Text | None, Names("path")] = None
-    """Where the files lie that a table names."""
+    """Directory of the files that a table names; the directory of the table if none."""
     y: Text | None = None
-    """The column or attribute of the class."""
+    """Column or attribute that holds the class."""
     a: Text | None = None
-    """The same of the attribute. It labels what is made, and takes no part in how it is made."""
+    """Column or attribute that holds the bias attribute. It labels the images, and has no part in making them."""
     file: Text | None = None
-    """The column of a table that names the files, where it isn't filename."""
+    """Column of a table that names the files; `filename` if none."""
     split_column: Text | None = None
-    """The column of a table that says the split, where it isn't split."""
+    """Column of a table that holds the split; `split` if none."""
     classifier: Annotated[Text, Names("file")] = TRAIN
-    """The classifier whose errors or losses count: `train` trains one on the data, else a transformers directory, a
-    Hub id or `timm:NAME` that was trained on them."""
+    """Classifier whose errors or losses select images: `train` to train one on the data, or a transformers directory,
+    a Hub id or `timm:NAME` that was trained on the data."""
     training: Annotated[dict[str, Any], FieldsOf(Training), Names("file")] = field(default_factory=dict)
-    """Settings of that training, such as `{epochs: 10, backbone: microsoft/resnet-50}`; `figureground train --help`
-    tells of all."""
+    """Settings for training the classifier, such as `{epochs: 10, backbone: microsoft/resnet-50}`;
+    `figureground train --help` lists them."""
     nouns: dict[str, Text] = field(default_factory=dict)
-    """What prompts call a class, where it isn't its name: `{landbird: bird of the forest}`."""
+    """Nouns for classes in prompts, if not their names: `{landbird: bird of the forest}`."""
     prompt: Text = "a photo of a {noun}"
-    """What is painted; `{noun}` is the class's noun."""
+    """Prompt for the repainted region; `{noun}` is the class's noun."""
     strength: Share = 1.0
     outside: Literal["source", "decoded"] = "source"
-    """What stands where nothing is repainted: the `source` image itself, or what the autoencoder makes of it
-    (`decoded`)."""
+    """Pixels outside the repainted region: those of the `source` image, or `decoded` by the autoencoder from its
+    latents."""
 
     PLACES: ClassVar[tuple[str, ...]] = ("{noun}",)
-    """What is filled in a prompt."""
+    """Placeholders that a prompt may contain."""
 
     def check(self) -> None:
         super().check()
         if self.extended:
-            raise RecipeError("extended", f"such a set can't be extended: {self.extended!r}.")
+            raise RecipeError("extended", f"a set made from a training set can't be extended: {self.extended!r}.")
         if stray := unfilled(self.prompt, self.PLACES):
             known = " and ".join(self.PLACES)
             raise RecipeError("prompt", f"nothing fills {stray!r} in {self.prompt!r}; known: {known}.")
         if whole_part(self.steps, self.strength) < 1:
             raise RecipeError(
-                "strength", f"{self.strength} of {self.steps} steps is not one step: nothing would change."
+                "strength", f"{self.strength} of {self.steps} steps is less than one step: nothing would change."
             )
         self.training_settings()
 
     def training_settings(self) -> Training:
-        """How the classifier is trained.
+        """Return the settings for training the classifier.
 
         Raises:
-            RecipeError: A value that can't be used.
+            RecipeError: A value is invalid.
         """
         known = {each.name for each in dataclasses.fields(Training)} - {"method"}
         for name in self.training:

@@ -1,8 +1,8 @@
-"""SCGS: what ERM gets wrong is clustered, and where it looked is repainted (Li et al. 2024, arXiv 2412.19457).
+"""SCGS: clusters the errors of ERM and repaints the regions that misled it (Li et al. 2024, arXiv 2412.19457).
 
-In a biased training set an ERM classifier errs on images that go against the bias. Clusters of its errors show what
-it mistakes for what; Grad-CAM++ of the wrong answer shows what misled it. A diffusion model repaints that region, or
-all but that region, and keeps the class.
+In a biased training set, an ERM classifier errs on images that go against the bias. Clusters of its errors show which
+images it confuses; Grad-CAM++ of the wrong prediction shows the region that misled it. A diffusion model repaints
+that region, or everything else, and keeps the class.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ ATTENTION, RANDOM, WHOLE = "attention", "random", "whole"
 QUANTILE, KNEE = "quantile", "knee"
 ATTENDED, COMPLEMENT = "attended", "complement"
 LEAST, MOST = 0.01, 0.98
-"""Shares of an image between which a region must be, to be repainted: else it covers nothing or everything."""
+"""Smallest and largest share of an image that a repainted region may have; beyond, it covers nothing or everything."""
 BOX = (0.3, 0.7)
-"""Edges of a random box, in shares of the image's."""
+"""Smallest and largest edge of a random box, as shares of the image's edge."""
 PLAIN = "plain"
-"""The scene that no prompt names."""
+"""The scene that adds nothing to the prompt."""
 SHOWN = 12
-"""Images of a cluster on its sheet."""
+"""Images shown per cluster on a sheet."""
 
 CITATION = """@article{li2024focusing,
   title = {Focusing Image Generation to Mitigate Spurious Correlations},
@@ -67,52 +67,60 @@ Images = Annotated[int, Field(ge=0, le=10**9)]
 
 @settings()
 class SCGSConfig(RepaintConfig):
-    """A recipe of what repaints the regions that mislead a classifier."""
+    """Settings of an SCGS recipe, which repaints the regions that mislead a classifier."""
 
     errors: Literal["cross-fitted", "early-stopped"] = "cross-fitted"
-    """Which answers count, of a classifier that is trained here: `cross-fitted`, on images that it hasn't seen, or
-    `early-stopped`, of one that was stopped before it fits everything (as JTT does)."""
+    """Predictions that count as errors, for a classifier trained here: `cross-fitted`, on images held out from its
+    training, or `early-stopped`, by a classifier stopped before it fits everything (as in JTT)."""
     folds: Annotated[int, Field(ge=2, le=100)] = 5
-    """Of cross-fitted errors: parts of the training split, each answered by a classifier of the others."""
+    """Cross-fitted errors: number of folds of the training split, each predicted by a classifier trained on the
+    others."""
     first_epochs: Annotated[int, Field(ge=1, le=10_000)] = 2
-    """Of early-stopped errors: epochs."""
+    """Early-stopped errors: epochs after which the classifier is stopped."""
     clustering: Literal["k-means", "gaussian-mixture"] = "k-means"
-    """k-means or gaussian-mixture."""
+    """Clustering algorithm: k-means or gaussian-mixture."""
     clusters: Annotated[int, Field(ge=1, le=100)] | None = None
-    """Clusters of each class's errors, at most as many as these; none chooses by silhouette."""
+    """Clusters per class, at most one per error; none chooses by silhouette."""
     most_clusters: Annotated[int, Field(ge=2, le=100)] = 6
-    """The most that are tried."""
+    """Largest number of clusters tried when the silhouette chooses."""
     mask: Literal["attention", "random", "whole", "true-masks"] = "attention"
-    """What region counts as attended: `attention` (Grad-CAM++ of the wrong answer), or, to compare with, a `random`
-    box, the `whole` image, or all but the data's own mask of the object (`true-masks`)."""
+    """Region that counts as attended: `attention` (Grad-CAM++ of the wrong prediction), or, for comparison, a `random`
+    box, the `whole` image, or everything outside the data's own mask of the object (`true-masks`)."""
     threshold: Literal["quantile", "knee"] = "quantile"
-    """How a region is cut out of attention: by `quantile`, or at the `knee` of the loss as more of it is hidden."""
+    """Threshold that cuts the region out of the attention map: a `quantile`, or the `knee` of the classifier's loss as
+    more of the map is hidden."""
     quantile: Share = 0.7
-    """The share of pixels that are attended less."""
+    """Quantile of the attention map above which pixels belong to the region, 0 to below 1; used by the threshold
+    `quantile`."""
     repaint: Literal["attended", "complement"] = "attended"
-    """`attended`: the region itself; `complement`: all but the region."""
+    """Repainted part: `attended`, the region itself, or `complement`, everything else."""
     scenes: Annotated[str | list[str] | dict[str, str | None] | None, Names("file")] = None
-    """Where prompts place the class, in turn: a file in `prompts/scenes/`, a CSV `name,phrase`, a list of its names, or
-    a mapping of names to phrases; none says nothing of it."""
+    """Scenes in which prompts place the class, in turn: a file in `prompts/scenes/`, a CSV `name,phrase`, a list of
+    names from the file `pocket`, or a mapping of names to phrases; none leaves scenes out."""
     per_class: Images | dict[str, Images] = 500
-    """Images of each class, one number or one by class; its clusters get as many each. A class without errors gets
-    none."""
+    """Images of each class, divided evenly among its clusters: one number, or one per class. A class without errors
+    gets none."""
 
     def check(self) -> None:
         super().check()
         epochs = self.training_settings().epochs
         if self.errors == EARLY_STOPPED and self.first_epochs > epochs:
-            raise RecipeError("first_epochs", f"{self.first_epochs} are more than the {epochs} of training.epochs.")
+            raise RecipeError("first_epochs", f"{self.first_epochs} is more than training.epochs, which is {epochs}.")
         if self.quantile == 1:
-            raise RecipeError("quantile", "1 leaves nothing of any image; give less, such as 0.7.")
+            raise RecipeError("quantile", "1 leaves no region to repaint; give less, such as 0.7.")
         if not any(self.per_class.values() if isinstance(self.per_class, dict) else [self.per_class]):
             raise RecipeError("per_class", f"{self.per_class!r} plans no image.")
         if self.mask == WHOLE and self.repaint == COMPLEMENT:
-            raise RecipeError("repaint", "the complement of the whole image is nothing.")
+            raise RecipeError("repaint", "the complement of the whole image is empty.")
 
 
 class SCGS(Repaint):
-    """Builds images from what a classifier gets wrong: `SCGS("pocket", data="birds").build("out/scgs")`."""
+    """Build images from a classifier's errors: `SCGS("pocket", data="birds").build("out/scgs")`.
+
+    SCGS (Li et al. 2024, arXiv 2412.19457) clusters the training images that an ERM classifier gets wrong, and
+    repaints the region that misled it, found by Grad-CAM++. The class is kept. The setting `data` is required. The
+    settings are fields of `SCGSConfig`.
+    """
 
     METHOD = "scgs"
     PACKAGES = ("sklearn",)
@@ -176,7 +184,7 @@ class SCGS(Repaint):
                 cluster = next(c for c, rows in enumerate(members[f]) if row in rows)
                 said = self.data.classes[int(errors.predicted[row])]
                 told = {"cluster": cluster, "predicted": said, "mask": self.config.mask, "repaint": self.config.repaint}
-                if self.scenes:  # a scene further each time round, so that every image gets all
+                if self.scenes:  # shifted by one scene per round, so that every source gets all scenes
                     told["scene"] = self.scenes[(place + times) % len(self.scenes)].name
                 jobs.append(Job(f, 0, self.train.keys[row], told))
         used = {job.source for job in jobs}
@@ -189,7 +197,7 @@ class SCGS(Repaint):
         return jobs, {self.train.keys[row]: name for row, name in masks.items() if self.train.keys[row] in used}, told
 
     def _describe_errors(self, wrong: np.ndarray) -> dict[str, Any]:
-        """Size of the error set and, where attributes are known, its precision and recall for the minority groups."""
+        """Return the error set's size and, if attributes are known, its precision and recall for minority groups."""
         from figureground.learn.jtt import tell_errors
 
         train, counts = self.train, self.data.counts(0)
@@ -217,7 +225,7 @@ class SCGS(Repaint):
         return self.find_errors(stages, "errors", judge)
 
     def _clusters(self, stages: Path, errors: Errors) -> dict[int, list[list[int]]]:
-        """By class, rows of the errors in each cluster, the nearest to its centre first."""
+        """Return, by class, the rows of the errors in each cluster, sorted by distance from its centre."""
         config, data = self.config, self.data
 
         def work(folder: Path) -> dict[str, Any]:
@@ -256,12 +264,12 @@ class SCGS(Repaint):
         save_cluster_sheet(folder / f"{slugs(self.data.classes)[name]}.png", f"errors of the class {name}", rows)
 
     def _used(self, label: int, clusters: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The members of each cluster of a class that are repainted: as many as there are images to make, at most."""
+        """Return the members of a class's clusters that are repainted: at most as many as images to make."""
         most = -(-int(self.planned()[label]) // len(clusters))
         return [list(part[:most]) for part in clusters]
 
     def _regions(self, errors: Errors, rows: Sequence[int]) -> dict[int, np.ndarray | str]:
-        """What is repainted of each image, bool, or why nothing is."""
+        """Return each image's repainted region, bool (h, w), or the reason why it has none."""
         config = self.config
         if config.mask == ATTENTION:
             attended = self._attended(errors, rows)
@@ -314,13 +322,13 @@ class SCGS(Repaint):
         mask[int(top) : int(top + down * height) + 1, int(left) : int(left + across * width) + 1] = True
         return mask
 
-    # --- what it says of itself -----------------------------------------------------------------
+    # --- the card and the forecast --------------------------------------------------------------
 
     def nothing(self, told: Mapping[str, Any]) -> str:
         asked = [name for name, n in zip(self.data.classes, self.planned().tolist(), strict=True) if n]
         return (
-            f"{super().nothing(told)} No training image of {listed(asked)} is predicted wrong, and per_class asks "
-            "for no other class."
+            f"{super().nothing(told)} No training image of {listed(asked)} is predicted wrong, and per_class names "
+            "no other class."
         )
 
     def prompts(self) -> set[str]:
@@ -332,7 +340,7 @@ class SCGS(Repaint):
         told = getattr(self, "told", {})
         wrong = ", ".join(f"{n:,} of {markdown(name)}" for name, n in told.get("errors", {}).items())
         where = {
-            ATTENTION: "the region that Grad-CAM++ shows for the wrong answer", RANDOM: "a random box",
+            ATTENTION: "the region that Grad-CAM++ shows for the wrong prediction", RANDOM: "a random box",
             WHOLE: "the whole image", GROUND_TRUTH_MASKS: "all but the true mask of the object",
         }[config.mask]  # fmt: skip
         part = where if config.repaint == ATTENDED else f"all but {where}"
@@ -341,10 +349,10 @@ class SCGS(Repaint):
         )
         placed = f", in {counted(len(self.scenes), 'scene')} in turn" if self.scenes else ""
         return (
-            f"Images that were made from the training split of {data}, to break what its classes come "
-            f"with. Sources are {judge}{f' ({wrong})' if wrong else ''}, clustered by class; of each, {part} was "
+            f"Images made from the training split of {data}, to break spurious correlations with its "
+            f"classes. Sources are {judge}{f' ({wrong})' if wrong else ''}, clustered by class; of each, {part} was "
             f"repainted with the prompt {code(self.prompt_of(0))}, or that of its class{placed}. `foreground` is the "
-            "class of the source, which is kept. `background` is unknown: what was repainted may be the scene. "
+            "class of the source, which is kept. `background` is unknown, because the scene may be repainted. "
             "`source` is the training image's name."
         )
 
@@ -352,17 +360,17 @@ class SCGS(Repaint):
         lines = [super().done_message(out)]
         none = [name for name, n in self.told["errors"].items() if not n]
         if none:
-            lines.append(f"No errors, so nothing was made, of {listed(none)}.")
+            lines.append(f"No images of {listed(none)}, as none has errors.")
         lines += error_set_lines(self.told["error_set"])
         sheets = f"{out}/_figureground/stages/clusters holds a sheet of each class's errors."
         return "\n".join([*lines, *self.left_out("image"), sheets])
 
 
 def error_set_lines(told: Mapping[str, Any]) -> list[str]:
-    """Say how well an error set stands for the minority groups; nothing where attributes are unknown.
+    """Return a line with the error set's precision and recall for the minority groups, if attributes are known.
 
     Args:
-        told: As `learn.jtt.tell_errors` returns it.
+        told: Result of `learn.jtt.tell_errors`.
     """
     if told.get("precision") is None or told.get("recall") is None:
         return []

@@ -1,9 +1,9 @@
-"""Images that fool: the feature that makes classifiers say a class, without the class (MaungMaung et al. 2024).
+"""Class-wise spurious images: a class's spurious feature without the class (MaungMaung et al. 2024).
 
-For each class a few references show its spurious feature, such as a feeder without a hummingbird. A diffusion
-model is fine-tuned on them (DreamBooth with prior preservation and a spurious-feature similarity loss, SFSL;
-arXiv 2402.08200), one *concept* a class, and draws the feature in many scenes. Features and classes are those of
-Spurious ImageNet (Neuhaus et al. 2023, arXiv 2212.04871), or the user's.
+For each class, a few references show its spurious feature, such as a feeder without a hummingbird. A diffusion
+model is fine-tuned on them, one *concept* per class, and draws the feature in many scenes. Fine-tuning is DreamBooth
+with prior preservation and a spurious-feature similarity loss (SFSL; arXiv 2402.08200). Features and classes are those
+of Spurious ImageNet (Neuhaus et al. 2023, arXiv 2212.04871), or the user's.
 """
 
 from __future__ import annotations
@@ -75,21 +75,21 @@ if TYPE_CHECKING:
 
 POCKET = "pocket"
 PLAIN = "plain"
-"""The scene that no prompt names."""
+"""The scene that adds nothing to the prompt."""
 MANY = 10
-"""Of a full-size checkpoint, more concepts than this are kept as adapters unless the recipe says otherwise."""
+"""More concepts of a full-size checkpoint than this are kept as adapters, unless the recipe sets `lora_rank`."""
 LORA_RANK = 16
 CONCEPTS = "concepts"
-"""Where, among the stages of a dataset, its concepts lie unless the recipe names a directory."""
+"""Folder for concepts among a dataset's stages, unless the recipe names a directory."""
 LOSSES = ("dreambooth", "prior", "sfsl")
-"""The curves whose ends the card tells of."""
+"""Loss curves whose final values the card shows."""
 COMPONENTS = "components.safetensors"
-"""What `figureground components` writes of a class for machines."""
+"""File of neural-PCA components that `figureground components` writes for a class."""
 NOT_GIVEN = "not given"
 FEATURE_MODEL = "feature-model"
-"""Stands for the classes of the feature network in `labels`."""
+"""Value of `labels` that means the classes of the feature network."""
 GIVEN_ELSEWHERE = ("checkpoint", "revision", "size", "feature_model")
-"""Settings of a fine-tuning that are fields of the recipe itself."""
+"""Settings of the fine-tuning that are fields of the recipe itself."""
 
 CITATION = """@article{maungmaung2024spurious,
   title = {Fine-Tuning Text-To-Image Diffusion Models for Class-Wise Spurious Feature Generation},
@@ -120,43 +120,44 @@ Images = Annotated[int, Field(ge=0, le=MOST_A_CELL)]
 
 @settings()
 class SpuriousConfig(Config):
-    """A recipe of class-wise spurious images."""
+    """Settings of a recipe of class-wise spurious images."""
 
     checkpoint: Annotated[Text, Names("directory")] = "CompVis/stable-diffusion-v1-4"
     features: Annotated[str | dict[str, str | FeatureEntry], Names("file")] = "spurious-imagenet"
-    """What fools classifiers into which class: a file in `prompts/features/`, the path of a CSV
+    """Spurious feature of each class: a file in `prompts/features/`, the path of a CSV
     `class,noun[,feature][,component]`, or a mapping of classes to nouns."""
     classes: list[str] | None = None
-    """The classes to take of `features`, a list; none takes all."""
+    """Classes to select from `features`, a list; none selects all."""
     labels: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "imagenet"
-    """The classes of the classifiers that are to be fooled, in the order of their logits: a file in
-    `prompts/classes/`, the path of a CSV with a column `name`, or `feature-model` for those of that network."""
+    """Classes of the classifiers to be fooled, in the order of their logits: a file in `prompts/classes/`, the path of
+    a CSV with a column `name`, or `feature-model` for the classes of the feature network."""
     references: Annotated[Text | None, Names("directory", source=True)] = None
-    """Images of each feature without its class: a directory with a folder for each class, or with the folders of
+    """Images of each feature without its class: a directory with one folder per class, or with the folders of
     Spurious ImageNet; `pocket` draws them."""
     reference_count: Annotated[int, Field(ge=3, le=MOST)] | None = None
-    """References a class: how many `pocket` draws, or the most that are taken of a directory; none takes all."""
+    """References per class: the number that `pocket` draws (16 if none), or the most to take from a directory (all if
+    none)."""
     scenes: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "spurious"
-    """Where prompts place the noun: a file in `prompts/scenes/`, a CSV `name,phrase`, a list of its names, or a mapping
-    of names to phrases. `plain` adds nothing to the prompt."""
+    """Scenes in which prompts place the noun: a file in `prompts/scenes/`, a CSV `name,phrase`, a list of names from
+    the config's file, or a mapping of names to phrases. The scene `plain` adds nothing to the prompt."""
     per_cell: Images | dict[str, Images] = 20
-    """Images of each class in each scene, one number or one by scene; scenes that a mapping leaves out get none."""
+    """Images of each class in each scene: one number, or one per scene. Scenes that a mapping leaves out get none."""
     feature_model: Annotated[Text | None, Names("file")] = None
-    """The adversarially robust classifier whose features SFSL compares: `pocket`, a file of ResNet weights, a
+    """Adversarially robust classifier whose features SFSL compares: `pocket`, a file of ResNet weights, a
     transformers directory, a Hub id or `timm:NAME`."""
     components: Annotated[Text | None, Names("directory")] = None
-    """Neural-PCA components of each class, for the fine-tuning's `features: neural-pca`: a directory with a folder for
-    each class, as `figureground components --out DIR/CLASS` writes it."""
+    """Neural-PCA components of each class, for the fine-tuning's `features: neural-pca`: a directory with one folder
+    per class, as written by `figureground components --out DIR/CLASS`."""
     finetuning: Annotated[dict[str, Any], FieldsOf(Finetuning), Names("file")] = field(default_factory=dict)
-    """Settings of the fine-tuning that differ from the checkpoint's usual ones, such as
-    `{steps: 400, sfsl_weight: 0.1}`; `figureground finetune --help` tells of all. With more than ten concepts of a
-    full-size checkpoint, `lora_rank` is 16 unless it is given."""
+    """Settings of the fine-tuning that differ from the checkpoint's defaults, such as
+    `{steps: 400, sfsl_weight: 0.1}`; `figureground finetune --help` lists them. With more than ten concepts of a
+    full-size checkpoint, `lora_rank` is 16 unless given."""
     size: Annotated[int, Field(ge=8, le=16384)] = 512
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 7.5
     extended: list[dict[str, Images]] = field(default_factory=list)
     """Images per scene after each `extend`; written by that command."""
     concepts: Annotated[Text | None, Names("directory", made=True), EXECUTION] = None
-    """Directory of fine-tuned concepts, shared by builds that make the same ones; none keeps them in the dataset's own
+    """Directory of fine-tuned concepts, for builds to share; none keeps them in the dataset's
     `_figureground/stages/concepts`."""
 
     def check(self) -> None:
@@ -175,16 +176,16 @@ class SpuriousConfig(Config):
         self.settings(1)
 
     def settings(self, concepts: int) -> Finetuning:
-        """The settings of the fine-tuning, with which `concepts` concepts are made.
+        """Return the settings of the fine-tuning for a number of concepts.
 
         Raises:
-            RecipeError: A value that can't be used.
+            RecipeError: A value is invalid.
         """
         changes = dict(self.finetuning)
         if "lora_rank" not in changes and concepts > MANY and footprint(self.checkpoint, self.revision).kept > SMALL:
             changes["lora_rank"] = LORA_RANK
         usual = POCKET_FINETUNING.feature_model if self.checkpoint == POCKET else None
-        changes["feature_model"] = self.feature_model or usual or NOT_GIVEN  # what lacks is said before a build
+        changes["feature_model"] = self.feature_model or usual or NOT_GIVEN  # reported before a build
         try:
             return settings_for(self.checkpoint, revision=self.revision, size=self.size, **changes)
         except RecipeError as error:
@@ -196,11 +197,16 @@ class SpuriousConfig(Config):
 
 
 def _no_guide(split: str, f: int, b: int, i: int) -> None:
-    """Text-to-image starts from noise alone."""
+    """Return None: text-to-image starts from noise alone."""
 
 
 class Spurious(Method):
-    """Builds class-wise spurious images: `Spurious("pocket").build("out/spurious")`. See `SpuriousConfig`."""
+    """Build class-wise spurious images: `Spurious("pocket").build("out/spurious")`.
+
+    They show the feature that makes classifiers predict a class, without the class (MaungMaung et al. 2024,
+    arXiv 2402.08200). A diffusion model is fine-tuned on references of each feature and draws it in many scenes. Each
+    class is a split. The settings are fields of `SpuriousConfig`.
+    """
 
     METHOD = "spurious"
     CONFIGS: ClassVar[dict[str, SpuriousConfig]] = {
@@ -215,14 +221,14 @@ class Spurious(Method):
     TITLE = "Spurious features: what makes classifiers say a class, without the class"
     CITATIONS = (CITATION, FEATURES_CITATION, DREAMBOOTH_CITATION, DIFFUSION_CITATION)
     USES = (
-        "Measuring whether a classifier says a class where only the feature is seen that often comes with it.",
-        "Comparing classifiers, and ways of training them, by how much they hang on such features.",
+        "Measuring whether a classifier predicts a class from a spurious feature alone.",
+        "Comparing classifiers, and ways of training them, by how much they depend on spurious features.",
         "Further training images of a feature with a label of its own, in which the class is absent.",
     )
     LIMITS = (
         "The images carry the biases of the checkpoint that drew them.",
-        "Prompts and references are without the class; that no image shows it all the same was not checked.",
-        "`foreground` is the noun that the prompt names. References show more than a noun says, and so may images.",
+        "Prompts and references are without the class, but no one checked that every image is.",
+        "`foreground` is the noun that the prompt names. References show more than the noun, and so may images.",
         "The formula of the spurious-feature similarity loss (SFSL) is this project's own: the published one was not "
         "obtainable when it was written.",
         "Spurious ImageNet's own code computes average precision where its README says AUC. `figureground evaluate` "
@@ -256,7 +262,7 @@ class Spurious(Method):
                 raise RecipeError("concepts", f"{there} is a file; give a directory.")
 
     def _read_labels(self) -> list[ClassEntry]:
-        """The classes that logits are of; a network's own are read from its config, without opening it."""
+        """Return the classes of the logits; a network's own are read from its config, without opening it."""
         config = self.config
         if config.labels != FEATURE_MODEL:
             return read_nouns("labels", config.labels, "classes", "imagenet")
@@ -267,17 +273,17 @@ class Spurious(Method):
         except (OSError, ValueError, KeyError, TypeError):
             raise RecipeError(
                 "labels",
-                f"{FEATURE_MODEL!r} was asked for, and feature_model={config.feature_model} is no transformers "
+                f"{FEATURE_MODEL!r} is given, but feature_model={config.feature_model} is not a transformers "
                 "directory whose config.json names its classes. Give labels=imagenet, or a CSV with a column name.",
             ) from None
         twice = {name for name, n in Counter(names).items() if n > 1}
         return [ClassEntry(f"{name} ({i})" if name in twice else name, name) for i, name in enumerate(names)]
 
     def _count(self, per_cell: Any, field: str) -> dict[str, Counts]:
-        """Images a cell, by split: a class has one noun, and all its scenes."""
+        """Return the images per cell, by split: each class has one noun, in every scene."""
         by_scene = self._by_scene(per_cell, field)
         if not any(by_scene.values()):
-            raise RecipeError(field, "it asks for no image in any scene.")
+            raise RecipeError(field, "it plans no image in any scene.")
         counts = {}
         for feature in self.features:
             table = np.zeros((len(self.nouns), len(self.scenes)), np.int64)
@@ -297,7 +303,7 @@ class Spurious(Method):
     def _refuse_fewer(self, before: dict[str, Counts]) -> None:
         first = next(iter(self.counts))
         if (self.counts[first] < before[first]).any():
-            raise RecipeError("extended", "a scene would have fewer images than it has. What is built stays.")
+            raise RecipeError("extended", "a scene would have fewer images than it has. Give a larger number.")
         if (self.counts[first] == before[first]).all():
             raise RecipeError("extended", "it adds no image.")
 
@@ -308,11 +314,11 @@ class Spurious(Method):
         if unknown:
             raise RecipeError(
                 "references",
-                f"'pocket' draws those of its own classes ({listed(LOOKS_OF)}), and not of {listed(unknown, 5)}. "
+                f"'pocket' draws only those of its own classes ({listed(LOOKS_OF)}), not of {listed(unknown, 5)}. "
                 "Give a directory of images: --set references=DIR.",
             )
 
-    # --- what it plans --------------------------------------------------------------------------
+    # --- the plan -------------------------------------------------------------------------------
 
     def columns(self) -> Columns:
         from figureground.shards.writer import Columns
@@ -349,7 +355,7 @@ class Spurious(Method):
     def per_cell(self) -> dict[str, int]:
         return self._by_scene(self.config.per_cell, "per_cell")
 
-    # --- what decides it ------------------------------------------------------------------------
+    # --- identity -------------------------------------------------------------------------------
 
     def content_hashes(self) -> dict[str, Any]:
         learned = self.settings.deciding()
@@ -368,7 +374,7 @@ class Spurious(Method):
         }
 
     def _references_named(self) -> Any:
-        """What stands for the references in the recipe: their content, or how they are drawn."""
+        """Return what identifies the references in the recipe: their content, or how they are drawn."""
         if self.config.references is None:
             return None
         if self.config.references == POCKET:
@@ -395,12 +401,12 @@ class Spurious(Method):
                 feature.slug: draw_references(self._drawn_count, partial(draw, feature.name))
                 for feature in self.features
             }
-        assert config.references is not None  # `_lacking` says so first
+        assert config.references is not None  # `_lacking` reports this first
         return read_references(Path(config.references), self.features, config.reference_count)
 
     @cached_property
     def _network_fingerprint(self) -> str | None:
-        """What the feature network's files are; None where none is used, or none is given yet."""
+        """Fingerprint of the feature network; None if none is used, or none is given yet."""
         return None if self.settings.feature_model == NOT_GIVEN else fingerprint_network(self.settings)
 
     @property
@@ -409,7 +415,7 @@ class Spurious(Method):
 
     @cached_property
     def components(self) -> dict[str, Path]:
-        """The file of neural-PCA components of each class, by its slug, where the fine-tuning needs them."""
+        """File of neural-PCA components by the class's slug; empty unless the fine-tuning needs them."""
         given = self.config.components
         if not self._needs_components or given is None:
             return {}
@@ -433,31 +439,31 @@ class Spurious(Method):
             )
         return found
 
-    # --- what it needs before it can draw -------------------------------------------------------
+    # --- concepts -------------------------------------------------------------------------------
 
     def _lacking(self) -> dict[str, str]:
-        """By field, what a build can't do without."""
+        """Return messages about required settings that are missing, by field."""
         found = {}
         if self.config.references is None:
             found["references"] = (
-                "none are given. Give images of each feature without its class: --set references=DIR, with a folder "
-                "for each class, or the folders of Spurious ImageNet."
+                "none are given. Give images of each feature without its class: --set references=DIR, with one folder "
+                "per class, or the folders of Spurious ImageNet."
             )
         if self.settings.reads_features and self.settings.feature_model == NOT_GIVEN:
             found["feature_model"] = (
                 "none is given, and SFSL compares the features of an adversarially robust classifier. Name one, such "
-                "as a file with the weights of a robust ResNet-50 (--set feature_model=FILE), or leave SFSL out: "
+                "as a file of robust ResNet-50 weights (--set feature_model=FILE), or turn SFSL off: "
                 "--set finetuning.sfsl_weight=0."
             )
         if self._needs_components and self.config.components is None:
             found["components"] = (
-                "none are given, and finetuning.features=neural-pca compares those of each class. Make them with "
+                "none are given, and finetuning.features=neural-pca needs those of each class. Make them with "
                 "figureground components, and give --set components=DIR."
             )
         return found
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
-        """Fine-tunes the concepts that are missing, one after the other; each is a stage."""
+        """Fine-tune the missing concepts, one after the other; each is a stage."""
         self._device, self._dtype = checkpoint.text_to_image.device, checkpoint.text_to_image.dtype
         self._shelf = self._shelf_of(stages)
         self._refuse_long(checkpoint)
@@ -481,7 +487,7 @@ class Spurious(Method):
         run_stage(stages, _stage(feature), self._made_of(feature), lambda _: self._make(stages, feature))
 
     def _make(self, stages: Path, feature: Feature) -> dict[str, Any]:
-        """Fine-tunes a concept, or takes a finished one off the shelf; returns what its marker says of it."""
+        """Fine-tune a concept, or reuse a finished one from the store; return the facts for its marker."""
         from figureground.finetune.dreambooth import finetune
         from figureground.models.concepts import read_concept
 
@@ -491,7 +497,7 @@ class Spurious(Method):
         with self._shelf.held(feature.slug):
             folder = self._shelf.place(feature.slug, made_of)
             if folder.name != feature.slug:
-                self._say(f"{self._shelf.directory / feature.slug} is made of other things; this one is {folder.name}")
+                self._say(f"{self._shelf.directory / feature.slug} has other inputs; this concept is {folder.name}")
             references = gather(self.references[feature.slug], stages / COPIES / feature.slug)
             with _said_of(feature):
                 finetune(
@@ -508,7 +514,7 @@ class Spurious(Method):
         }  # fmt: skip
 
     def _prior(self, feature: Feature) -> Path:
-        """Where the prior images of a noun lie: those drawn from the same lie in the same place."""
+        """Return the folder of a noun's prior images; prior images with the same inputs share a folder."""
         settings = self.settings
         prompt = fill(settings.prior_prompt, feature.noun, settings.identifier)
         names = ("size", "seed", "scheduler", "num_inference_steps", "guidance_scale")
@@ -517,12 +523,16 @@ class Spurious(Method):
         return self._shelf.priors(slug(feature.noun), drawn_from)
 
     def _make_again(self, stages: Path, feature: Feature) -> None:
-        """Makes a concept that is gone from its shelf; images of it that are there must not be of another one."""
+        """Make a concept that is missing from its store; refuse other weights if it has images already.
+
+        Raises:
+            FiguregroundError: The new weights differ, and images drawn with the old ones exist.
+        """
         before, again = self._made[feature.slug], self._make(stages, feature)
         if again["sha256"] != before["sha256"] and self._has_images(stages, feature):
             raise FiguregroundError(
-                f"the concept {feature.slug} was lost, and made again it has other weights ({again['sha256'][:12]} and "
-                f"not {before['sha256'][:12]}): images of both in one split would not be alike. Bring the old one back "
+                f"the concept {feature.slug} was lost, and the new one has other weights ({again['sha256'][:12]}, "
+                f"not {before['sha256'][:12]}), so images in its split would differ in kind. Restore the old one "
                 f"to {self._shelf.directory / before['folder']}, or delete the markers of the split's shards."
             )
         (stages / _stage(feature) / DONE).unlink()
@@ -533,12 +543,12 @@ class Spurious(Method):
         return made is not None and not (self._shelf.directory / made["folder"] / CONCEPT).is_file()
 
     def _drawn(self) -> list[Feature]:
-        """The classes that have images: with a limit, some may have none."""
+        """Return the classes that have images; with a limit, some may have none."""
         totals = self.plan().totals()
         return [feature for feature in self.features if totals[feature.slug]]
 
     def _unfinished(self, stages: Path) -> list[Feature]:
-        """The classes that have images to be drawn."""
+        """Return the classes with images still to be drawn."""
         todo = {shard.split for shard in index.missing(stages.parents[1], map(as_shard, self.plan().shards()))}
         return [feature for feature in self.features if feature.slug in todo]
 
@@ -546,7 +556,7 @@ class Spurious(Method):
         return any(marker["split"] == feature.slug for marker in index.markers(stages.parents[1]).values())
 
     def _read_made(self, stages: Path) -> None:
-        """Reads what the markers of finished concepts say."""
+        """Read the facts in the markers of finished concepts."""
         done = {feature.slug: read_marker(stages / _stage(feature)) for feature in self.features}
         self._made = {name: marker["facts"] for name, marker in done.items() if marker is not None}
 
@@ -554,10 +564,10 @@ class Spurious(Method):
         return ConceptStore(Path(self.config.concepts).expanduser() if self.config.concepts else stages / CONCEPTS)
 
     def _made_of(self, feature: Feature) -> dict[str, Any]:
-        """All that decides a concept, as JSON, in the words of its `finetuning.json`."""
+        """Return everything that decides a concept, as JSON, with the keys of its `finetuning.json`."""
         settings = self.settings.deciding()
         for name in ("checkpoint", "feature_model", "tiny_autoencoder"):
-            del settings[name]  # what they hold counts, not where they lie
+            del settings[name]  # their content counts, not their paths
         made_of = {
             "noun": feature.noun, "label": feature.name, **settings, "checkpoint_content": self._fingerprint,
             "references": self.references[feature.slug].told(),
@@ -568,7 +578,7 @@ class Spurious(Method):
         return made_of
 
     def _refuse_long(self, checkpoint: Checkpoint) -> None:
-        """A text encoder drops what it can't read, and the scene stands last."""
+        """Refuse prompts that a text encoder would truncate: the scene is last and would be lost."""
         for tokenizer in checkpoint.tokenizers:
             for f, b in itertools.product(range(len(self.nouns)), range(len(self.scenes))):
                 prompt = self._prompt("", f, b, 0)
@@ -580,7 +590,7 @@ class Spurious(Method):
                     )
 
     def _refuse_unknown_to_network(self) -> None:
-        """Each class must be among those of the feature network; all that lack are named before any is learned."""
+        """Raise RecipeError, before any training, for classes that the feature network lacks."""
         settings = self.settings
         if not settings.reads_features:
             return
@@ -593,7 +603,7 @@ class Spurious(Method):
             raise RecipeError(
                 "feature_model",
                 f"{len(unknown)} of {len(self.features)} classes are none of the {len(network.labels):,} of "
-                f"{network.name!r}: {listed(unknown, 5)}. Take one that knows them, or leave them out: "
+                f"{network.name!r}: {listed(unknown, 5)}. Give a network that has them, or leave them out: "
                 "--set 'classes=[…]'.",
             )
 
@@ -606,7 +616,7 @@ class Spurious(Method):
         if found.sha256 != made["sha256"]:
             raise FiguregroundError(
                 f"the concept {found.folder} is no longer the one that this dataset was begun with "
-                f"({found.sha256[:12]}, and not {made['sha256'][:12]}). Bring that one back, or build anew elsewhere."
+                f"({found.sha256[:12]}, not {made['sha256'][:12]}). Restore that one, or build into a new directory."
             )
         return open_concept(
             found, device=self._device, dtype=self._dtype, scheduler=self.config.scheduler, safety=self.config.safety,
@@ -617,7 +627,7 @@ class Spurious(Method):
         if self.show_progress:
             remark(text)
 
-    # --- what it says of itself -----------------------------------------------------------------
+    # --- the card and the forecast --------------------------------------------------------------
 
     def summary(self) -> str:
         settings = self.settings
@@ -636,12 +646,12 @@ class Spurious(Method):
                 )
         trained = "adapters of UNet and text encoder" if settings.lora_rank else "UNet and text encoder together"
         return (
-            f"Images that may fool classifiers. For each class they show what often comes with it, and not the class "
+            f"Images that may fool classifiers. For each class they show its spurious feature, without the class "
             f"itself: {some}. A diffusion model learned each feature from a few references, as a new word: DreamBooth "
             f"with prior preservation{similarity}, training {trained} for {settings.steps:,} steps. It then drew the "
-            "images from prompts with that word. Each class is a split. `foreground` is what is truly shown, "
-            "`background` the scene of the prompt (`plain` where it names none), `spurious_for` the class that a "
-            "classifier may say, and `feature` the feature in words."
+            "images from prompts with that word. Each class is a split. `foreground` is the object shown, "
+            "`background` the scene of the prompt (`plain` if it names none), `spurious_for` the class that a "
+            "classifier may predict, and `feature` the feature in words."
         )
 
     def card_context(self, out: Path) -> CardContext:
@@ -669,7 +679,7 @@ class Spurious(Method):
         return [source], credits
 
     def skipped(self) -> list[tuple[str, str]]:
-        """The files of references that can't be read, as `folder/name`, and why."""
+        """Return the unreadable reference files, as (`folder/name`, reason)."""
         if self.config.references is None:
             return []
         return sorted(
@@ -679,7 +689,7 @@ class Spurious(Method):
         )
 
     def plan_counts(self, plan: Plan) -> list[str]:
-        """A table of classes by scenes, and what prompts are like."""
+        """Return a table of classes by scenes, and examples of prompts."""
         scenes = [scene.name for scene in self.scenes]
         counts = [plan.cells(feature.slug).sum(0) for feature in self.features]
         rows = [["class", "noun", "feature", *scenes]]
@@ -741,7 +751,7 @@ class Spurious(Method):
         return lines
 
     def _plan_learning(self) -> list[str]:
-        """How a concept is learned, and what images for prior preservation cost."""
+        """Return lines on how a concept is learned and what its prior images cost."""
         settings = self.settings
         counts = [len(references.images) for references in self.references.values()]
         many = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
@@ -760,7 +770,7 @@ class Spurious(Method):
             evaluations = images * settings.num_inference_steps * (2 if settings.guidance_scale > 1 else 1)
             lines.append(
                 f"prior preservation needs {settings.num_class_images:,} images of each of "
-                f"{counted(len(self.nouns), 'noun')}, {evaluations:,} denoiser evaluations where none are there"
+                f"{counted(len(self.nouns), 'noun')}, {evaluations:,} denoiser evaluations if none exist yet"
             )
         if settings.needs_class_images:
             lines.append(f"{settings.class_images:,} images of each class are drawn too, to tell it from its feature")
@@ -772,7 +782,7 @@ def _stage(feature: Feature) -> str:
 
 
 def _leave_device(checkpoint: Checkpoint) -> None:
-    """Makes room for what is learned: the recipe's own checkpoint draws nothing."""
+    """Free device memory for the fine-tuning: the recipe's own checkpoint draws no image."""
     from figureground.diffusion.render import release_memory
 
     for part in checkpoint.text_to_image.components.values():
@@ -783,7 +793,7 @@ def _leave_device(checkpoint: Checkpoint) -> None:
 
 @contextmanager
 def _said_of(feature: Feature) -> Iterator[None]:
-    """Within, an error says which class it is about, and names settings as recipes do."""
+    """Make errors within name the class, and name settings as recipes do."""
     try:
         yield
     except FiguregroundError as error:
@@ -797,7 +807,8 @@ _FLAG = re.compile(r"--(?P<name>[a-z][a-z-]*[a-z])(?: (?P<value>(?:float)?\d+(?:
 
 
 def _as_setting(flag: re.Match[str]) -> str:
-    """A flag of `figureground finetune` as a recipe's setting: `--lora-rank 16` is `--set finetuning.lora_rank=16`."""
+    """Return a flag of `figureground finetune` as a recipe's setting: `--lora-rank 16` as
+    `--set finetuning.lora_rank=16`."""
     name = flag["name"].replace("-", "_")
     if name not in field_names(Finetuning) and name != "references":
         return flag[0]

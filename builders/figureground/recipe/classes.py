@@ -1,4 +1,4 @@
-"""Lists of foreground classes and of backgrounds: CSV files that people edit, or values in a recipe."""
+"""Lists of foreground classes and backgrounds, from CSV files or from values in a recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from figureground.core.resources import resource
 from figureground.core.tables import TABLES, TextTable, UnreadableText
 
 PHRASED = ("backgrounds", "scenes")
-"""Kinds of lists whose names stand for phrases."""
+"""Kinds of lists whose names have phrases."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,16 @@ class ClassEntry:
     """A foreground class or a background, as labels and prompts name it."""
 
     name: str
-    """Unique in its list; what the ClassLabel says."""
+    """Name in the ClassLabel, unique in its list."""
     text: str
-    """What a prompt says: the class's name, or the background's phrase."""
+    """Text in prompts: the class's name, or the background's phrase."""
     definition: str = ""
     aliases: tuple[str, ...] = ()
     """Other names that its folder may have, such as a WordNet id."""
 
 
 def read_nouns(field: str, value: object, kind: str, default: str) -> list[ClassEntry]:
-    """Resolves what a recipe says of its classes or backgrounds.
+    """Resolve a recipe's classes, backgrounds or scenes.
 
     Args:
         field: The recipe's field, for errors.
@@ -41,8 +41,8 @@ def read_nouns(field: str, value: object, kind: str, default: str) -> list[Class
         default: The file that a list selects from.
 
     Raises:
-        RecipeError: No such file, a row without a name, a name that the file lacks, or a name twice, be it in another
-            spelling (`core.names`).
+        RecipeError: The file doesn't exist, a row has no name, a name isn't in the file, or a name occurs twice, also
+            in another spelling (`core.names`).
     """
     if isinstance(value, Mapping):
         nouns = [_noun(str(name), str(text or ""), kind) for name, text in value.items()]
@@ -51,7 +51,7 @@ def read_nouns(field: str, value: object, kind: str, default: str) -> list[Class
     elif isinstance(value, Sequence):
         nouns = _select(field, [str(v) for v in value], read_csv(find_list(field, default, kind), kind), default)
     else:
-        raise RecipeError(field, f"{value!r} is neither a file, nor a list of names, nor a mapping of names to texts.")
+        raise RecipeError(field, f"{value!r} is not a file, a list of names or a mapping of names to texts.")
     if not nouns:
         raise RecipeError(field, "the list is empty.")
     if not all(noun.name.strip() for noun in nouns):
@@ -59,7 +59,7 @@ def read_nouns(field: str, value: object, kind: str, default: str) -> list[Class
     twice = [name for name, n in Counter(noun.name for noun in nouns).items() if n > 1]
     if twice:
         raise RecipeError(field, f"named twice: {listed(twice)}.")
-    # Outputs of a classifier are told apart by their numbers, and lists of them aren't ours to correct.
+    # A classifier's labels are distinguished by their numbers, and their list isn't the user's to correct.
     if field != "labels" and (same := same_names(noun.name for noun in nouns)):
         raise RecipeError(field, f"{describe_same(same)}. {RULE}: use one of each.")
     return nouns
@@ -85,7 +85,11 @@ def _select(field: str, names: list[str], known: list[ClassEntry], source: str) 
 
 
 def find_list(field: str, name: str, kind: str) -> Path:
-    """The CSV called `name`: a path, or a file in `prompts/{kind}/` without its suffix."""
+    """Return the path of the CSV `name`: a path, or a file in `prompts/{kind}/` without its suffix.
+
+    Raises:
+        RecipeError: The file doesn't exist.
+    """
     given = Path(name)
     if given.suffix.lower() in TABLES or "/" in name:
         if not given.is_file():
@@ -103,14 +107,14 @@ def find_list(field: str, name: str, kind: str) -> Path:
 
 @contextmanager
 def open_table(path: Path, field: str, *columns: str) -> Iterator[TextTable]:
-    """A table that a person wrote, for reading; see `core.tables.TextTable`.
+    """Open a user's table for reading; see `core.tables.TextTable`.
 
     Args:
         field: The recipe's field, for errors.
-        columns: Which it must have.
+        columns: Required columns.
 
     Raises:
-        RecipeError: It can't be read, now or later, or a column is missing.
+        RecipeError: The table can't be read, on opening or later, or a column is missing.
     """
     try:
         table = TextTable(path)
@@ -121,9 +125,9 @@ def open_table(path: Path, field: str, *columns: str) -> Iterator[TextTable]:
 
 
 def read_csv(path: Path, kind: str) -> list[ClassEntry]:
-    """Reads `name[,definition][,wnid][,index]` (classes) or `name[,phrase]` (backgrounds).
+    """Read a CSV `name[,definition][,wnid][,index]` (classes) or `name[,phrase]` (backgrounds, scenes).
 
-    Names that occur twice (ImageNet has two cranes, and a Cardigan beside a cardigan) both get their WordNet id:
+    If a name occurs twice (ImageNet has two cranes, and both Cardigan and cardigan), each gets its WordNet id:
     `crane (n02012849)`.
     """
     with open_table(path, kind, "name") as table:
@@ -144,10 +148,10 @@ def read_csv(path: Path, kind: str) -> list[ClassEntry]:
 
 
 def define(nouns: Sequence[ClassEntry], path: Path) -> list[ClassEntry]:
-    """Gives classes their definitions from a CSV `name,definition`, where `name` may be a WordNet id.
+    """Return classes with definitions from a CSV `name,definition`, where `name` may be a WordNet id.
 
     Raises:
-        RecipeError: A column is missing, no name is that of a class (the CSV may define further classes), or one class
+        RecipeError: A column is missing, no name is that of a class (the CSV may define further classes), or a class
             is defined twice.
     """
     with open_table(path, "definitions", "name", "definition") as table:

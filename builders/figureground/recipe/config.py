@@ -1,4 +1,4 @@
-"""The settings that every method's recipe has."""
+"""Settings that every method's recipe has."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from figureground.recipe.settings import (
 
 Scheduler = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"]
 SAMPLING = ("scheduler", "steps", "strength", "guidance_scale", "negative_prompt", "eta", "size")
-"""Fields that say how images are drawn."""
+"""Fields that decide how images are sampled."""
 
 
 @settings()
 class Config:
-    """What every method's recipe has. A field decides images, unless its type says `EXECUTION`."""
+    """Settings that every method's recipe has. A field decides images unless it is marked `EXECUTION`."""
 
     name: str = "default"
     """Name of the config."""
@@ -37,46 +37,46 @@ class Config:
     revision: str | None = None
     """Branch, tag or commit of a checkpoint on the Hub."""
     size: Annotated[int, Field(ge=8, le=16384)] = 64
-    """Edge of an image in pixels."""
+    """Edge of the square images in pixels."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    """Denoising steps; with a guide, `strength` of them are run."""
+    """Denoising steps; with a guide, only the share `strength` of them is run."""
     strength: Share = 0.9
     """Share of the steps that are run on a guide, 0 to 1."""
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 5.0
     """Scale of classifier-free guidance; 1 or less turns it off."""
     negative_prompt: str = ""
-    """What guidance leads away from."""
+    """Negative prompt for guidance."""
     scheduler: Scheduler = "ddim"
-    """ddim, ddpm, dpm++, euler, euler-a, pndm or unipc."""
+    """Sampler: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc."""
     eta: Share = 0.0
     """Share of fresh noise in each DDIM step, 0 to 1."""
     safety: Literal["reject", "off"] = "reject"
     """`reject` images that the checkpoint's safety checker flags, or `off`."""
     seed: Annotated[int, Field(ge=0, le=2**128 - 1)] = 0
-    """Seed of everything random, together with an image's key."""
+    """Seed for everything random; each image's seed is derived from it and the image's key."""
     shard_size: Count = 1000
     """Images per shard."""
     limit: Count | None = None
-    """Largest number of images in all; none makes the whole table."""
+    """Largest number of images in total; none makes the whole table."""
     extended: list[dict[str, int]] = dataclasses.field(default_factory=list)
     """Images per cell after each `extend`; written by that command."""
     image_format: Literal["jpg", "webp", "png"] = "jpg"
-    """jpg (quality 95, 4:4:4), webp (quality 95) or png."""
+    """File format of images: jpg (quality 95, 4:4:4), webp (quality 95) or png."""
     keep: list[Literal["guide", "mask"]] = dataclasses.field(default_factory=list)
-    """Further image columns: `guide`, `mask`."""
+    """Further image columns to keep: `guide`, `mask`."""
 
     device: Annotated[str, EXECUTION] = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
+    """Device: auto, cpu, cuda, cuda:1 or mps."""
     dtype: Annotated[Literal["auto", "float32", "float16", "bfloat16"], EXECUTION] = "auto"
-    """float32, float16 or bfloat16; auto is float16 on CUDA and float32 elsewhere."""
+    """Precision: float32, float16 or bfloat16; auto is float16 on CUDA and float32 elsewhere."""
     batch_size: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, EXECUTION] = None
-    """Images per batch; none finds a size that suits the device."""
+    """Images per batch; none chooses a size that suits the device."""
     threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, EXECUTION] = None
-    """CPU threads per worker; none shares the cores among the workers."""
+    """CPU threads per worker; none divides the cores among the workers."""
     compile: Annotated[bool, EXECUTION] = False
-    """Whether the denoiser is compiled by torch.compile: slower to start, faster on large datasets."""
+    """Whether to compile the denoiser with torch.compile: slower to start, faster on large datasets."""
     workers: Annotated[Annotated[int, Field(ge=1, le=1024)], EXECUTION] = 1
-    """Processes that render, each with its own model; on CUDA they take devices in turn."""
+    """Rendering processes, each with its own model; on CUDA they take devices in turn."""
     formats: Annotated[list[Literal["parquet", "webdataset"]], EXECUTION] = dataclasses.field(
         default_factory=lambda: ["parquet", "webdataset"]
     )
@@ -86,17 +86,17 @@ class Config:
 
     @classmethod
     def field_names(cls) -> list[str]:
-        """The fields that a recipe may set."""
+        """Return the fields that a recipe may set."""
         return [name for name in field_names(cls) if name != "name"]
 
     @classmethod
     def execution_names(cls) -> list[str]:
-        """The fields that decide no image."""
+        """Return the fields that affect no image."""
         return execution_names(cls)
 
     @classmethod
     def field_help(cls) -> dict[str, str]:
-        """The text of each field that a recipe may set."""
+        """Return the text of each field that a recipe may set, in one line."""
         texts = describe_fields(cls)
         return {name: texts[name] for name in cls.field_names()}
 
@@ -116,5 +116,5 @@ class Config:
         check_device(self.device)
         if self.extended and self.limit is not None:
             raise RecipeError(
-                "limit", "a dataset that was built with a limit can't be extended: nobody knows which cells it cut."
+                "limit", "a dataset built with a limit can't be extended, as the cells that it cut aren't recorded."
             )

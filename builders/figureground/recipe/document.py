@@ -1,4 +1,4 @@
-"""What a user asks for: a config's defaults < a recipe file < `--set`; hashed, saved, compared."""
+"""Recipe documents: merges a config's defaults < a recipe file < `--set`; saves, seals and compares recipes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Fields = dict[str, Any]
 def read_recipe(path: Path) -> RecipeFields:
     """Read a recipe file, YAML or the `recipe.json` of a dataset.
 
-    Scalars come back as they were typed, for `convert_fields`. Relative paths in it are relative to the file, and come
-    back as they are, for `relocate`.
+    Scalars are returned as typed, for `convert_fields`. Relative paths are relative to the file and returned unchanged,
+    for `relocate`.
 
     Raises:
-        UsageError: The file is missing, too large, is no text, doesn't parse, or is no recipe: with file, line and
+        UsageError: The file is missing, too large, not text, doesn't parse, or isn't a recipe; with file, line and
             column.
     """
     loaded = read_document(path, "Recipe")
@@ -41,38 +41,38 @@ def read_recipe(path: Path) -> RecipeFields:
         parts = {part: loaded.get(part, {}) for part in ("identity", "execution")}
         for part, fields in parts.items():
             if not isinstance(fields, dict):
-                raise UsageError(f"Recipe {path}: {part!r} is no mapping of fields, so this is no recipe of a dataset.")
+                raise UsageError(f"Recipe {path}: {part!r} isn't a mapping of fields; this is no dataset's recipe.")
         head = {name: loaded[name] for name in HEAD if name in loaded}
         loaded = {**head, **parts["identity"], **parts["execution"]}
     for name in HEAD:
         if loaded.get(name) in NULLS:
             loaded.pop(name, None)
         elif not isinstance(loaded.get(name, ""), str):
-            raise UsageError(f"Recipe {path}: {name!r} names one thing, and here it is a list or a mapping.")
+            raise UsageError(f"Recipe {path}: {name!r} must be one name, but is a list or a mapping.")
     fields = RecipeFields(loaded)
     fields.folder = path.parent
     return fields
 
 
 HEAD = ("builder", "config")
-"""What a recipe file may say beside its fields: the method, and the config that it starts from."""
+"""Keys of a recipe file besides its fields: the method, and the config that it starts from."""
 
 FORMAT = 2
-"""The version of a dataset's format: it rises with every change of which pixels, keys or order a recipe gives. Versions
-and what changed in each stand in docs/format.md."""
+"""Version of the dataset format. It increases whenever a recipe gives other pixels, keys or order. docs/format.md lists
+the versions and their changes."""
 _FIRST = 1
-"""The version of datasets that say none."""
+"""Version of datasets that state none."""
 
 
 def format_of(saved: Mapping[str, Any], name: str) -> int:
-    """Return the version of the format that a recipe, an index or a marker says.
+    """Return the format version of a recipe, an index or a marker.
 
     Args:
-        saved: What was read.
-        name: Of the file, or of the dataset, for the error.
+        saved: The recipe, index or marker as read.
+        name: Name of the file or dataset, for the error.
 
     Raises:
-        FiguregroundError: It is none that this release knows.
+        FiguregroundError: This release doesn't know the version.
     """
     version = saved.get("format", _FIRST)
     if isinstance(version, bool) or not isinstance(version, int) or not _FIRST <= version <= FORMAT:
@@ -84,30 +84,31 @@ def format_of(saved: Mapping[str, Any], name: str) -> int:
 
 
 def refuse_older(saved: Mapping[str, Any], directory: Path, doing: str) -> None:
-    """Refuse to add images to a dataset of an older format: they would not be those that the rest was drawn with.
+    """Refuse to add images to a dataset of an older format, as they would differ in kind from the existing ones.
 
     Args:
         saved: The dataset's recipe.json.
+        directory: The dataset.
         doing: The command, `build` or `extend`.
 
     Raises:
-        FiguregroundError: The dataset has another format than this release writes.
+        FiguregroundError: The dataset's format isn't the one that this release writes.
     """
     version = format_of(saved, str(directory))
     if version != FORMAT:
         raise FiguregroundError(
-            f"{directory} is of format {version}, and this release draws format {FORMAT}: other noise, another order "
-            f"and other counts from the same recipe. {doing} would mix the two. Build it anew in another directory, "
-            f"with --recipe {directory / '_figureground' / 'recipe.json'}, or go on with the release that began it. "
-            "check, curate, merge, evaluate, show and push take it as it is."
+            f"{directory} is of format {version}, and this release draws format {FORMAT}: the same recipe gives other "
+            f"noise, order and counts, and {doing} would mix the two. Build a new dataset in another directory, "
+            f"with --recipe {directory / '_figureground' / 'recipe.json'}, or use the release that started it. "
+            "check, curate, merge, evaluate, show and push accept it unchanged."
         )
 
 
 def read_saved(path: Path) -> dict[str, Any]:
-    """Read the `recipe.json` of a dataset, as `Builder.recipe` gives it.
+    """Read the `recipe.json` of a dataset, as `Method.recipe` returns it.
 
     Raises:
-        FiguregroundError: It is missing, can't be read, or is no such recipe.
+        FiguregroundError: The file is missing, can't be read, or isn't a dataset's recipe.
     """
     what = f"{path} can't be read"
     try:
@@ -117,14 +118,14 @@ def read_saved(path: Path) -> dict[str, Any]:
     for name, kind in (("builder", str), ("sha256", str), ("identity", dict), ("execution", dict), ("content", dict)):
         if not isinstance(saved.get(name), kind):
             raise FiguregroundError(
-                f"{what}: its {name!r} is missing or of another kind, so it is no recipe of this package. Bring the "
-                "file back from a copy, or build into another directory."
+                f"{what}: its {name!r} is missing or of another type, so it isn't a recipe of this package. Restore "
+                "the file from a copy, or build into another directory."
             )
     return saved
 
 
 COPIES = ("curate", "merge")
-"""What stands as `builder` in the recipes of datasets that were made from others."""
+"""Values of `builder` in recipes of datasets that were made from other datasets."""
 _SUFFIXES = (*TABLES, ".txt", ".safetensors", ".pt", ".pth")
 
 
@@ -138,8 +139,8 @@ def relocate(fields: Fields, kind: type) -> Fields:
     """Return a recipe file's fields with its relative paths made relative to the working directory.
 
     Args:
-        fields: As `read_recipe` returns them; others come back as they are.
-        kind: The class of settings, whose types say which fields name files.
+        fields: Fields from `read_recipe`; others are returned unchanged.
+        kind: The class of settings, whose annotations mark the fields that name files.
     """
     if not isinstance(fields, RecipeFields):
         return fields
@@ -148,7 +149,7 @@ def relocate(fields: Fields, kind: type) -> Fields:
 
 
 def _from_file(names: Names, value: Any, folder: Path) -> Any:
-    """A value as found in a file in `folder`; what exists there is made relative to here."""
+    """Return a value from a file in `folder`, with existing paths made relative to the working directory."""
     if isinstance(value, Mapping):
         return {k: _from_file(names, v, folder) for k, v in value.items()}
     if isinstance(value, Plain) and value in NULLS:
@@ -161,10 +162,12 @@ def _from_file(names: Names, value: Any, folder: Path) -> Any:
 
 
 def for_file(names: Names | None, value: Any, folder: Path) -> Any:
-    """Return a field's value as a recipe in `folder` has it: paths relative to the folder. The inverse of `relocate`.
+    """Return a field's value for a recipe in `folder`, with paths relative to the folder. The inverse of `relocate`.
 
     Args:
-        names: What the field's texts name; None for a field that names no files.
+        names: The field's mark; None for a field that names no files.
+        value: The field's value.
+        folder: Folder of the recipe.
     """
     if names is None:
         return value
@@ -178,7 +181,7 @@ def for_file(names: Names | None, value: Any, folder: Path) -> Any:
 
 
 def _two_models(value: Any) -> re.Match[str] | None:
-    """The parts of a segmenter that is two models, either of which may be a path."""
+    """Match a segmenter that consists of two models, either of which may be a path."""
     return re.fullmatch(r"(grounding-dino:)(.+?)(\+sam:)(.+)", value) if isinstance(value, str) else None
 
 
@@ -187,7 +190,7 @@ def _exists(names: Names, path: Path) -> bool:
 
 
 def _may_be_path(names: Names, value: Any) -> bool:
-    """Whether a value can be a path: prompts and definitions are none, and may be too long to ask the disk."""
+    """Return whether a value may be a path. Long texts, such as prompts, would fail as file names and are excluded."""
     if not isinstance(value, str) or value == "pocket":
         return False
     looks = "/" in value or value.startswith(".") or Path(value).suffix.lower() in _SUFFIXES
@@ -196,10 +199,10 @@ def _may_be_path(names: Names, value: Any) -> bool:
 
 
 def parse_setting(text: str) -> tuple[list[str], Setting]:
-    """Split `key=value` or `a.b=value` into keys and the text behind `=`.
+    """Split `key=value` or `a.b=value` into keys and the text after `=`.
 
     Raises:
-        UsageError: There is no `=`, or an empty key.
+        UsageError: `=` is missing, or a key is empty.
     """
     name, equals, value = text.partition("=")
     keys = name.strip().split(".")
@@ -209,20 +212,22 @@ def parse_setting(text: str) -> tuple[list[str], Setting]:
 
 
 def convert_fields(fields: Fields, kinds: Mapping[str, Any]) -> Fields:
-    """Return what `read_recipe` gives as values of each field's type; see `core.values.convert`."""
+    """Convert fields from `read_recipe` to their types; see `core.values.convert`."""
     return {name: convert(value, kinds.get(name, Any), name) for name, value in fields.items()}
 
 
 def apply_settings(fields: Fields, settings: Iterable[str], defaults: Fields, kinds: Mapping[str, Any]) -> Fields:
-    """Lay `--set` values over `fields`; a dotted key changes one entry of a mapping and keeps the others.
+    """Return `fields` updated with `--set` values; a dotted key changes one entry of a mapping and keeps the others.
 
     Args:
-        defaults: What the config says where `fields` is silent; dotted keys start from it.
+        fields: Fields of the recipe.
+        settings: `key=value` texts.
+        defaults: The config's values, which dotted keys change if `fields` lacks the field.
         kinds: Each field's type.
 
     Raises:
-        UsageError: One that isn't written as key=value.
-        RecipeError: A value that the field's type doesn't take.
+        UsageError: A setting isn't written as key=value.
+        RecipeError: A value doesn't fit the field's type.
     """
     out = copy.deepcopy(fields)
     for text in settings:
@@ -243,7 +248,7 @@ def apply_settings(fields: Fields, settings: Iterable[str], defaults: Fields, ki
 
 
 def check_names(fields: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Raises RecipeError for the first field that is not known, with the nearest that is."""
+    """Raise RecipeError for the first unknown field, with the nearest known one."""
     known = sorted(known)
     for name in fields:
         if name not in known:
@@ -251,33 +256,33 @@ def check_names(fields: Iterable[str], known: Iterable[str], what: str) -> None:
 
 
 SEAL = "saved_sha256"
-"""The field of a saved recipe that holds the SHA-256 of all others but the execution settings.
+"""Field of a saved recipe with the SHA-256 of all other fields except the execution settings.
 
-`sha256` says what decides the images, with the content of files for their names; this one shows that a recipe.json was
-edited, also where an edit leaves that content alone.
+`sha256` identifies everything that decides the images, with the content of files instead of their names. This field
+reveals any edit of a recipe.json, even one that leaves that content unchanged.
 """
 
 
 def seal(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe as it is saved: with the SHA-256 of what it says, execution settings left out."""
+    """Return a recipe with the field `SEAL` added: the SHA-256 of its content without execution settings."""
     return {**recipe, SEAL: _sealed(recipe)}
 
 
 def is_sealed(recipe: Mapping[str, Any]) -> bool | None:
-    """Whether a saved recipe is as it was sealed; None for one of an older release, which has no seal."""
+    """Return whether a saved recipe is unchanged since it was sealed; None for older releases, which have no seal."""
     return recipe[SEAL] == _sealed(recipe) if SEAL in recipe else None
 
 
 def _sealed(recipe: Mapping[str, Any]) -> str:
     said = {name: value for name, value in recipe.items() if name not in (SEAL, "execution")}
-    return digest(json.loads(json.dumps(said)))  # keys that are numbers are text once they are saved
+    return digest(json.loads(json.dumps(said)))  # saving turns numeric keys into text
 
 
 def recipe_differences(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
-    """Return what differs between two recipes as `Builder.recipe` gives them, both JSON, one line a field.
+    """Return the differences between two recipes from `Method.recipe`, both as JSON, one line per field.
 
-    What somebody set comes first. A field that names files differs if their content does: it is told as it was set,
-    and by its content only where the setting is the same.
+    Differences in settings come first. A field that names files differs if their content does. It is shown with its
+    settings, or with its content if the settings are equal.
     """
     first: list[str] = differences(saved["builder"], mine["builder"], "METHOD")
     first += differences(saved.get("format"), mine.get("format"), "format")

@@ -1,4 +1,4 @@
-"""Spurious features: which class a classifier is fooled into, and by what. CSV files that people edit."""
+"""Lists of spurious features and the classes that they fool classifiers into, from CSV files or a recipe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = ("class", "noun", "feature", "component")
 
 @with_config(ConfigDict(extra="allow"))  # `read_features` names the nearest known name
 class FeatureEntry(TypedDict, total=False):
-    """What a recipe says of a class's feature, where it says more than the noun."""
+    """A recipe's entry for a class's feature, if it gives more than the noun."""
 
     noun: str
     feature: str | None
@@ -30,27 +30,27 @@ class FeatureEntry(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Feature:
-    """What fools classifiers into one class."""
+    """The spurious feature of one class."""
 
     name: str
-    """The class, as the list says it; `find_labels` makes it the classifier's own name."""
+    """Name of the class in the list; `find_labels` replaces it with the classifier's name."""
     noun: str
-    """What is truly seen, in a word or a few; prompts say it, and it is the foreground label."""
+    """The object shown, in one or a few words; used in prompts and as the foreground label."""
     text: str
-    """The feature in words, for people."""
+    """Description of the feature for readers."""
     components: tuple[int, ...] = ()
-    """Class-wise neural-PCA components that show it (Neuhaus et al. 2023); none where they aren't known."""
+    """Class-wise neural-PCA components that show it (Neuhaus et al. 2023); empty if unknown."""
     label: int = -1
-    """Position of the class among the classifier's; -1 until `find_labels` has looked."""
+    """Position of the class in the classifier's logits; -1 before `find_labels`."""
     aliases: tuple[str, ...] = ()
     """Other names that its folder may have."""
 
     apart: str = ""
-    """What stands behind its slug where another class of the list would have the same."""
+    """Suffix of the slug that distinguishes it from another class's in the list."""
 
     @property
     def slug(self) -> str:
-        """The class as the name of a split, a folder and a concept: `great_white_shark`; of synonyms the first."""
+        """Name of the class's split, folder and concept, from its first synonym: `great_white_shark`."""
         return f"{slug(self._first_name)}{self.apart}"
 
     @property
@@ -59,16 +59,16 @@ class Feature:
 
 
 def read_features(value: Any, classes: Any) -> list[Feature]:
-    """Resolves a recipe's `features`, and selects from it what `classes` names.
+    """Resolve a recipe's `features`, and select those of `classes`.
 
     Args:
         value: The name of a file in `prompts/features/`, the path of a CSV `class,noun[,feature][,component]`, or a
             mapping of classes to nouns, or to mappings of `noun`, `feature` and `component`.
-        classes: Names to select, in this order; None takes all.
+        classes: Names to select, in this order; None selects all.
 
     Raises:
-        RecipeError: No such file, a column or a value that is missing, a component that is no number, a class that
-            is named twice or that the list lacks; with file and line.
+        RecipeError: The file doesn't exist, a column or value is missing, a component isn't a number, or a class is
+            named twice or isn't in the list; with file and line.
     """
     if isinstance(value, Mapping):
         found = [_from_mapping(str(name), said) for name, said in value.items()]
@@ -99,12 +99,12 @@ def _from_mapping(name: str, said: Any) -> Feature:
 
 
 def _feature(name: Any, noun: Any, text: Any, components: Any, where: str) -> Feature:
-    """Raises RecipeError for what a row lacks."""
+    """Create a feature from a row; raise RecipeError for missing or invalid values."""
     name, noun, text = (" ".join(str(part or "").split()) for part in (name, noun, text))
     if not name:
         raise RecipeError(KIND, f"{where}: the class is empty.")
     if not noun:
-        raise RecipeError(KIND, f"{where}: {name!r} has no noun. Say in a word or a few what is seen, such as flower.")
+        raise RecipeError(KIND, f"{where}: {name!r} has no noun. Name the object in one or a few words.")
     numbers = str(components if components is not None else "").replace(",", " ").split()
     if bad := [number for number in numbers if not number.isdigit()]:
         raise RecipeError(KIND, f"{where}: the component {bad[0]!r} is not a whole number.")
@@ -120,10 +120,10 @@ def _read_csv(path: Path) -> list[Feature]:
 
 
 def _tell_apart(found: Sequence[Feature]) -> list[Feature]:
-    """Features whose slugs all differ.
+    """Return the features with unique slugs.
 
     Raises:
-        RecipeError: Two of them have the same name.
+        RecipeError: Two features have the same name.
     """
     twice = [name for name, n in Counter(feature.name for feature in found).items() if n > 1]
     if twice:
@@ -131,7 +131,7 @@ def _tell_apart(found: Sequence[Feature]) -> list[Feature]:
     if same := same_names(feature.name for feature in found):
         raise RecipeError(KIND, f"{describe_same(same)}. {RULE}. A class has one feature.")
     plain = [replace(feature, apart="") for feature in found]
-    # Of synonyms the first gives the slug; where two classes share it, the whole name tells them apart.
+    # The first synonym gives the slug; if two classes share it, a hash of the whole name distinguishes them.
     shared = {each for each, n in Counter(feature.slug for feature in plain).items() if n > 1}
     several = [feature.name for feature in plain if feature.slug in shared]
     return [
@@ -164,15 +164,16 @@ def _select(found: Sequence[Feature], classes: Any, source: str) -> list[Feature
 
 
 def find_labels(features: Sequence[Feature], labels: Sequence[ClassEntry]) -> list[Feature]:
-    """Features with the classifier's names for their classes, and their positions among its logits.
+    """Return the features with the classifier's names for their classes, and their positions in its logits.
 
-    Found but for capitals and `_` for a space; ImageNet's synonyms, set apart by commas, count too.
+    Names are compared by `core.names.loosely`. ImageNet's comma-separated synonyms match too.
 
     Args:
+        features: The features, with the list's names for their classes.
         labels: The classifier's classes in the order of its logits.
 
     Raises:
-        RecipeError: Classes that there are not, all counted.
+        RecipeError: Classes are missing from the classifier's.
     """
     places: dict[str, int] = {}
     for tell in (_whole, _parts):
@@ -185,7 +186,7 @@ def find_labels(features: Sequence[Feature], labels: Sequence[ClassEntry]) -> li
         raise RecipeError(
             "labels",
             f"{len(unknown)} of {len(features)} classes are none of the classifier's {len(labels):,}: "
-            f"{listed(unknown, 5)}{near or '.'} The list of labels is that of the classifier that is to be fooled.",
+            f"{listed(unknown, 5)}{near or '.'} Give the labels of the classifier to be fooled.",
         )
     found = []
     for feature in features:

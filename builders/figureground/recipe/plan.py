@@ -1,7 +1,7 @@
-"""Which images a dataset has, in which shard: pure, cheap, made without weights and without pixels.
+"""Plan of a dataset's images and shards, computed without weights or pixels.
 
-Images are numbered cell by cell; a seeded permutation, computed index by index, decides their order, so
-every shard mixes all cells and shard i needs no other shard in memory.
+Images are numbered cell by cell. A seeded permutation, computed index by index, decides their order. So every shard
+mixes all cells, and a shard can be planned without the others in memory.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ WritePrompt = Callable[[str, int, int, int], str]
 
 
 MOST_SHARDS = 1_000_000
-"""Most shards of a dataset: a billion images, of the usual 1,000 a shard."""
+"""Largest number of shards in a dataset: a billion images at the default of 1,000 per shard."""
 
 
 class Permutation:
     """A seeded order of 0 … n-1.
 
-    Up to `LISTED` it is a list, sorted by random 64-bit numbers: every order is as likely as any other. Beyond, it
-    needs no list: an eight-round Feistel network, walked until in range (cycle walking). On few bits such networks
-    prefer some positions to others, which is why small orders are listed.
+    Up to `LISTED` numbers, it is a list sorted by random 64-bit numbers, so every order is equally likely. Beyond
+    that, it is an eight-round Feistel network with cycle walking, which needs no list. With few bits, Feistel networks
+    favour some positions, so small orders are listed.
 
     Args:
-        n: How many numbers.
-        seed: The recipe's.
-        name: What is ordered; each name has an order of its own.
+        n: Number of elements.
+        seed: The recipe's seed.
+        name: Name of the order; each name has its own order.
     """
 
     LISTED = 4096
@@ -49,7 +49,7 @@ class Permutation:
         stem = f"{seed}\x1f{name}"
         if n <= self.LISTED:
             drawn = hashlib.shake_256(f"{stem}\x1flist".encode()).digest(8 * n)
-            # A tie of two of 64-bit numbers is settled by position, in one case of 10 ** 12.
+            # Position breaks ties between 64-bit numbers, which occur in one of 10 ** 12 orders.
             self._list = np.argsort(np.frombuffer(drawn, "<u8"), kind="stable").astype(np.uint16)
             return
         self._half = (n - 1).bit_length() // 2 + (n - 1).bit_length() % 2
@@ -73,7 +73,7 @@ class Permutation:
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """A run of images that are rendered and written together."""
+    """A range of images that are rendered and written together."""
 
     split: str
     index: int
@@ -82,19 +82,20 @@ class PlannedShard:
     """Position of its first image in the order of its split and part."""
     count: int
     part: int = 0
-    """0 for what was planned first, n for what the n-th extension adds."""
+    """0 for the first plan, n for the images of the n-th extension."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All images of a dataset, each computed when asked for.
+    """All images of a dataset, each computed on demand.
 
     Attributes:
-        counts: Images a cell, by split, in the order of the splits; extensions included.
-        limit: Most images in all, taken from the splits in proportion; None for no limit. Not with extensions.
-        earlier: What `counts` was before each extension, the first first. Each extension adds images behind
-            those that a cell has, in shards of its own, so that earlier ones stay as they are.
-        concepts: Name of the concept that draws a split, by split; all others are drawn by the checkpoint itself.
+        counts: Images per cell, by split, in the order of the splits; extensions included.
+        limit: Largest number of images in total, divided among the splits in proportion; None for no limit. Can't be
+            combined with extensions.
+        earlier: `counts` before each extension, the oldest first. Each extension numbers its images after a cell's
+            existing ones and has its own shards, so earlier shards stay unchanged.
+        concepts: Name of the concept that draws a split, by split; the checkpoint itself draws the others.
     """
 
     counts: Mapping[str, Counts]
@@ -111,7 +112,7 @@ class Plan:
     _orders: dict[tuple[str, int], tuple[Permutation, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def totals(self) -> dict[str, int]:
-        """Images by split."""
+        """Return the number of images by split."""
         full = {split: int(counts.sum()) for split, counts in self.counts.items()}
         if self.limit is None or self.limit >= sum(full.values()):
             return full
@@ -119,7 +120,7 @@ class Plan:
         return dict(zip(full, shares.tolist(), strict=True))
 
     def shards(self) -> list[PlannedShard]:
-        """Every shard, split by split and part by part, of equal size but for the last of a part.
+        """Return all shards, split by split and part by part; all but the last of a part have equal size.
 
         Raises:
             RecipeError: There are more than `MOST_SHARDS`.
@@ -133,7 +134,7 @@ class Plan:
                     raise RecipeError(
                         "shard_size",
                         f"{images:,} images of {split} in shards of {self.shard_size:,} are too many files: a dataset "
-                        f"has at most {MOST_SHARDS:,} shards. Give larger shards, or fewer images a cell.",
+                        f"has at most {MOST_SHARDS:,} shards. Give larger shards, or fewer images per cell.",
                     )
                 for index in range(of):
                     start = index * self.shard_size
@@ -141,12 +142,12 @@ class Plan:
         return made
 
     def specs(self, shard: PlannedShard) -> Iterator[Spec]:
-        """The images of one shard, in order."""
+        """Yield the images of one shard, in order."""
         for position in range(shard.start, shard.start + shard.count):
             yield self.spec(shard.split, position, shard.part)
 
     def spec(self, split: str, position: int, part: int = 0) -> Spec:
-        """The image at a position of the order of a split's part."""
+        """Return the image at a position in the order of a split's part."""
         order, ends = self._order(split, part)
         number = order[position]
         cell = int(np.searchsorted(ends, number, side="right"))
@@ -169,7 +170,7 @@ class Plan:
         )
 
     def cells(self, split: str) -> Counts:
-        """Images a cell that will really be made, the limit included."""
+        """Return the images per cell that will be made, after the limit."""
         total = self.totals()[split]
         if total == int(self.counts[split].sum()):
             return self.counts[split]
@@ -180,7 +181,7 @@ class Plan:
         return made.reshape(self.counts[split].shape)
 
     def _added(self, split: str, part: int) -> Counts:
-        """Images a cell that a part adds."""
+        """Return the images per cell that a part adds."""
         upto = [*self.earlier, self.counts][part][split]
         return upto - self.earlier[part - 1][split] if part else upto
 
@@ -193,7 +194,8 @@ class Plan:
 
 
 def pick(seed: int, parts: Sequence[str], count: int, i: int) -> int:
-    """The i-th of `count` things, in an order of its own for each `parts`: all once before any twice."""
+    """Return the index of the i-th draw from `count` items: each item once before any repeats, in an order given by
+    `seed` and `parts`."""
     turn, place = divmod(i, count)
     return _order_of(count, seed, "\x1f".join([*parts, str(turn)]))[place]
 

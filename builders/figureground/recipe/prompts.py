@@ -1,4 +1,4 @@
-"""Prompt templates: text with `{class}`, `{definition}` and `{background}`, in files that people edit."""
+"""Prompt templates: text with `{class}`, `{definition}` and `{background}`, from files or a recipe."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Template:
 
     text: str
     where: str
-    """Where it stands, for errors: a file and a line, or the recipe's field."""
+    """Location for errors: a file and line, or the recipe's field."""
 
 
 def read_templates(value: str) -> tuple[Template, ...]:
-    """Resolves a recipe's `prompt`: a template, the path of a `.txt` file, or a file in `prompts/templates/`.
+    """Resolve a recipe's `prompt`: a template, the path of a `.txt` file, or a file in `prompts/templates/`.
 
     Raises:
-        RecipeError: No such file, no template in it, or a placeholder that nothing fills; with file and line.
+        RecipeError: The file doesn't exist or contains no template, or a placeholder is unknown; with file and line.
     """
     if not isinstance(value, str) or not value.strip():
         raise RecipeError("prompt", f"{value!r} is not a template or the name of a file of templates.")
@@ -49,7 +49,7 @@ def read_templates(value: str) -> tuple[Template, ...]:
             Template(t.strip(), f"{path.name}, line {n}") for n, t in lines if t.strip() and not t.startswith("#")
         )
         if not made:
-            raise RecipeError("prompt", f"{path.name} holds no template.")
+            raise RecipeError("prompt", f"{path.name} contains no template.")
     else:
         made = (Template(value, "the recipe's prompt"),)
     for template in made:
@@ -66,7 +66,7 @@ def read_templates(value: str) -> tuple[Template, ...]:
 
 
 def fill(template: Template, foreground: ClassEntry, background: ClassEntry | None) -> str:
-    """The prompt for a class on a background, or on none."""
+    """Return the prompt for a class on a background, or on none."""
     text = template.text
     if not foreground.definition:
         text = _DEFINITION_CLAUSE.sub("", text)
@@ -83,11 +83,11 @@ def fill(template: Template, foreground: ClassEntry, background: ClassEntry | No
 def shorten(
     template: Template, foreground: ClassEntry, background: ClassEntry | None, count: Callable[[str], int], limit: int
 ) -> str:
-    """The longest beginning of the class's definition, in words, whose prompt has at most `limit` tokens.
+    """Return the class's definition, cut after the last word with which the prompt has at most `limit` tokens.
 
     Args:
-        count: How many tokens a prompt has, begin and end included.
-        limit: Most that the text encoder reads; 77 for CLIP.
+        count: Returns a prompt's number of tokens, including begin and end.
+        limit: Largest number of tokens that the text encoder reads; 77 for CLIP.
 
     Raises:
         RecipeError: Even without a definition the prompt is too long, so its background would be lost.

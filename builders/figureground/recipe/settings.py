@@ -1,7 +1,7 @@
-"""Settings as dataclasses that pydantic checks: a field says its type, range, text and what it names, once.
+"""Settings as dataclasses checked by pydantic: each field declares its type, range, text and role once.
 
-From a class of settings come its checks, what `figureground settings` prints, its JSON Schema, the flags of commands,
-which relative paths of a recipe are moved, and which fields decide a dataset.
+A class of settings defines its checks, the output of `figureground settings`, the JSON Schema, the flags of commands,
+the relative paths in recipes, and the fields that decide a dataset.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from figureground.core.errors import RecipeError, nearest, nearest_or_all
 from figureground.core.values import FieldsOf, kinds_of
 
 MOST = 2**63 - 1
-"""The largest whole number that a setting may be: what signed 64-bit integers hold."""
+"""Largest whole number that a setting may be: the largest signed 64-bit integer."""
 
 CONFIG = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
 Count = Annotated[int, Field(ge=1, le=MOST)]
-"""A whole number from 1 on."""
+"""A whole number of at least 1."""
 Text = Annotated[str, Field(pattern=r"\S")]
 """Text that isn't blank."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """Marks a field whose texts, also inside mappings, may name files. Nothing else in a recipe is taken for a path."""
+    """Marks a field whose texts, also inside mappings, may name files. Only marked fields are treated as paths."""
 
     kind: Literal["directory", "file", "path"]
-    """`directory`: a directory, or a name such as `pocket` or a Hub id. `file`: whatever looks like a path (a slash, or
-    a known suffix). `path`: always a path."""
+    """`directory`: a directory, or a name such as `pocket` or a Hub id. `file`: a path if it looks like one (a slash or
+    a known suffix), else a name. `path`: always a path."""
     source: bool = False
-    """Whether images are made from what lies there, so that no dataset is written among it."""
+    """Whether images are made from these files; a dataset can't be written inside such a directory."""
     made: bool = False
-    """Whether a build makes the directory where it isn't there."""
+    """Whether a build creates the directory if it doesn't exist."""
 
 
 RENAMED = {
@@ -59,14 +59,14 @@ RENAMED = {
 
 
 def name_nearest(name: str, known: Collection[str]) -> str:
-    """Return the end of a sentence that refuses an unknown setting: its new name, or the nearest that exists."""
+    """Return the end of an error about an unknown setting: its new name, or the nearest known one."""
     if RENAMED.get(name) in known:
         return f": it is called {RENAMED[name]} now."
     return nearest_or_all(name, known)
 
 
 class _Execution:
-    """Marks a field that decides no image: where and how fast a build runs."""
+    """Marks a field that affects no image, such as the device or the number of workers."""
 
 
 EXECUTION = _Execution()
@@ -76,13 +76,13 @@ C = TypeVar("C")
 
 @dataclass_transform(field_specifiers=(dataclasses.field,))
 def settings(*, frozen: bool = False) -> typing.Callable[[type[C]], type[C]]:
-    """Make a class a dataclass of settings that are checked when it is made.
+    """Make a class a dataclass of settings that are checked on creation.
 
-    Numbers, `true` and `false`, and text are never taken for one another; a list is taken for a tuple. A field has its
-    range in its type, `Annotated[int, Field(ge=1)]`, and its text below it. `__post_init__` may raise RecipeError for
-    fields that don't fit together.
+    Numbers, booleans and text are never converted into each other; a list is accepted as a tuple. A field declares its
+    range in its type, `Annotated[int, Field(ge=1)]`, and its text in the docstring below it. `__post_init__` may raise
+    RecipeError for fields that don't fit together.
 
-    The class raises RecipeError for the first value that can't be used, and for a name that it doesn't have.
+    The class raises RecipeError for the first invalid value and for unknown names.
     """
 
     def make(cls: type[C]) -> type[C]:
@@ -103,12 +103,12 @@ def settings(*, frozen: bool = False) -> typing.Callable[[type[C]], type[C]]:
 
 
 def field_names(kind: type) -> list[str]:
-    """Names of the fields, in order."""
+    """Return the names of the fields, in order."""
     return [each.name for each in dataclasses.fields(kind)]
 
 
 def describe_fields(kind: type) -> dict[str, str]:
-    """The text below each field, in one line, by the field's name."""
+    """Return the text below each field, in one line, by the field's name."""
     texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         for name, found in getattr(base, "__pydantic_fields__", {}).items():
@@ -118,7 +118,7 @@ def describe_fields(kind: type) -> dict[str, str]:
 
 
 def marked(kind: type, mark: type[C]) -> dict[str, C]:
-    """The marks of a type in the annotations of fields, by name; fields without one are left out."""
+    """Return the marks of one type in the annotations of fields, by name; fields without one are left out."""
     found = {}
     for name, hint in kinds_of(kind).items():
         for each in getattr(hint, "__metadata__", ()):
@@ -128,12 +128,12 @@ def marked(kind: type, mark: type[C]) -> dict[str, C]:
 
 
 def execution_names(kind: type) -> list[str]:
-    """Names of the fields that decide no image."""
+    """Return the names of the fields that affect no image."""
     return list(marked(kind, _Execution))
 
 
 def json_schema(kind: type) -> dict[str, Any]:
-    """JSON Schema of recipes with the fields of a class, each optional, with texts, defaults and ranges."""
+    """Return the JSON Schema of recipes with a class's fields, all optional, with texts, defaults and ranges."""
     schema = pydantic.TypeAdapter(kind).json_schema()
     for name, text in describe_fields(kind).items():
         schema["properties"][name]["description"] = text
@@ -151,17 +151,17 @@ def json_schema(kind: type) -> dict[str, Any]:
 
 
 def _refusal(error: ValidationError, kind: type) -> RecipeError:
-    """The error of the first field that can't be used."""
+    """Return the error for the first invalid field."""
     errors = error.errors()
     cause = errors[0].get("ctx", {}).get("error")
-    if isinstance(cause, RecipeError):  # of `__post_init__`
+    if isinstance(cause, RecipeError):  # from `__post_init__`
         return cause
     name = str(errors[0]["loc"][0])
     if errors[0]["type"] == "unexpected_keyword_argument":
         return RecipeError(name, f"there is no such setting{name_nearest(name, field_names(kind))}")
     if errors[0]["type"] == "missing_argument":
-        return RecipeError(name, "it has to be given.")
-    # Each member of a union has its own errors. The one that came furthest into the value is what was meant.
+        return RecipeError(name, "it is required.")
+    # Each member of a union has its own errors. The deepest error belongs to the member that the user meant.
     places = [
         ([p for p in each["loc"][1:] if not _is_member(p)], each["input"]) for each in errors if each["loc"][0] == name
     ]
@@ -173,7 +173,7 @@ def _refusal(error: ValidationError, kind: type) -> RecipeError:
 
 
 def _is_member(part: Any) -> bool:
-    """Whether a part of an error's place names a member of a union, and is no key or index."""
+    """Return whether a part of an error's location names a member of a union, rather than a key or index."""
     return isinstance(part, str) and (part in _MEMBERS or "[" in part or part.startswith("literal"))
 
 
@@ -203,7 +203,7 @@ def _literals(hint: Any) -> Sequence[Any]:
 
 
 def _members(hint: Any) -> list[Any]:
-    """The types of a union, each with the ranges that are said of it."""
+    """Return the types of a union, each with the union's ranges."""
     bare, marks = _bare(hint), getattr(hint, "__metadata__", ())
     if get_origin(bare) in (Union, types.UnionType):
         return [Annotated[(each, *marks)] if marks else each for every in get_args(bare) for each in _members(every)]
@@ -223,7 +223,7 @@ def _base(hint: Any) -> Any:
 
 
 def _inside(hint: Any, part: Any) -> Any:
-    """The type of what lies at a key or an index."""
+    """Return the type of the value at a key or index."""
     for each in _members(hint):
         bare, base = _bare(each), _base(each)
         if isinstance(part, int) and base is list:

@@ -1,4 +1,4 @@
-"""How many images each foreground × background cell gets, and how dependent that makes the labels."""
+"""Tables of images per foreground × background cell, and the correlation of the labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from figureground.recipe.sample import derive_seed
 
 @with_config(ConfigDict(extra="allow"))  # `read_table` names the nearest known name
 class Correlation(TypedDict, total=False):
-    """How a recipe's `table` says that labels depend on each other; see `read_table`."""
+    """A recipe's `table` of correlated labels; see `read_table`."""
 
     kind: str
     correlation: float | str
@@ -33,15 +33,15 @@ class Correlation(TypedDict, total=False):
 RENAMED = {"strength": "correlation", "paired_share": "bias_aligned_share"}
 """Earlier names of settings."""
 MOST_A_CELL = 1_000_000_000
-"""Most images of a cell; all cells together then fit into 64 bits."""
+"""Largest number of images in a cell; the total of all cells then fits into 64 bits."""
 MOST_CELLS = 10_000_000
-"""Most cells of a table: 21,000 classes on 400 backgrounds are fewer."""
+"""Largest number of cells in a table: enough for 21,000 classes on 400 backgrounds."""
 
 Counts = np.ndarray
-"""int64 (foregrounds, backgrounds): images a cell."""
+"""int64 (foregrounds, backgrounds): images per cell."""
 
 _EPSILON = 1e-9
-"""Errors of floating point that no count depends on."""
+"""Tolerance for floating-point errors, so that they don't change counts."""
 
 
 def uniform(foregrounds: int, backgrounds: int, per_cell: int) -> Counts:
@@ -49,7 +49,7 @@ def uniform(foregrounds: int, backgrounds: int, per_cell: int) -> Counts:
 
 
 def largest_remainder(weights: np.ndarray, total: int) -> np.ndarray:
-    """Whole numbers in proportion to `weights` that add up to `total`; ties go to the first."""
+    """Return whole numbers in proportion to `weights` that sum to `total`; ties go to the first."""
     counts, remainders = _split(weights / weights.sum() * total)
     order = np.argsort(-remainders, kind="stable")
     counts[order[: total - int(counts.sum())]] += 1
@@ -57,7 +57,7 @@ def largest_remainder(weights: np.ndarray, total: int) -> np.ndarray:
 
 
 def _split(quota: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whole parts and remainders; what differs by rounding errors of floating point alone counts as equal."""
+    """Return whole parts and remainders, rounded so that floating-point errors don't break ties."""
     counts = np.floor(quota + _EPSILON).astype(np.int64)
     return counts, np.round(quota - counts, 9)
 
@@ -65,22 +65,22 @@ def _split(quota: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def correlated(
     paired: np.ndarray, per_cell: int, correlation: float, seed: int = 0, before: Counts | None = None
 ) -> Counts:
-    """Counts between uniform (`correlation` 0) and only paired cells (1), every class keeping its total.
+    """Return counts between uniform (`correlation` 0) and paired cells only (1); every class keeps its total.
 
-    count = (1 - correlation) * uniform + correlation * paired, rounded over the whole table: the number of images in
-    paired cells is the nearest whole number to what is asked for, shared among classes by largest remainder. Within a
-    class, the rest goes to the backgrounds that lack most, so that none is favoured. Ties are settled by the seed.
+    count = (1 - correlation) * uniform + correlation * paired, rounded over the whole table. The number of images in
+    paired cells is the nearest whole number to the exact one, divided among classes by largest remainder. Within a
+    class, the remaining images go to the backgrounds that lack most, so that none is favoured. The seed breaks ties.
 
     Args:
         paired: bool (foregrounds, backgrounds), True where a class is paired with a background.
-        per_cell: Images a cell of the uniform table; a class has `per_cell * backgrounds`.
+        per_cell: Images per cell of the uniform table; a class has `per_cell * backgrounds`.
         correlation: From 0 to 1.
-        seed: Settles ties among classes and among backgrounds.
-        before: Images that each cell has already, for fewer images a cell: no cell gets fewer. Without it, a cell that
-            was rounded up once could be rounded down in a larger table.
+        seed: Breaks ties among classes and among backgrounds.
+        before: Existing images per cell, from a smaller `per_cell`; no cell gets fewer. Without it, a cell that was
+            rounded up before could be rounded down in a larger table.
 
     Returns:
-        int64 (foregrounds, backgrounds): each the whole number below or above its exact count.
+        int64 (foregrounds, backgrounds); each is its exact count rounded down or up.
     """
     backgrounds = paired.shape[1]
     total = per_cell * backgrounds
@@ -113,10 +113,10 @@ def correlated(
 
 
 def _keep(counts: Counts, before: Counts, quota: np.ndarray, paired: np.ndarray, ties: np.ndarray) -> None:
-    """Raise counts to those from before, in place, and take as many images from the same class's other cells.
+    """Raise counts to at least `before`, in place, and take as many images from other cells of the same class.
 
-    They are taken where most is above the exact count, among paired cells for a paired one and among the others for
-    another, as long as there are any. A class that has fewer images in all than before stays as it is.
+    Images are taken from the cells furthest above their exact count: first from paired cells for a paired cell, and
+    from unpaired ones for an unpaired cell. A class with fewer images in total than before stays unchanged.
     """
     for f in np.flatnonzero((counts < before).any(1) & (counts.sum(1) >= before.sum(1))):
         for b in np.flatnonzero(counts[f] < before[f]):
@@ -128,25 +128,28 @@ def _keep(counts: Counts, before: Counts, quota: np.ndarray, paired: np.ndarray,
 
 
 def correlation_for_share(paired: np.ndarray, share: float) -> float:
-    """The correlation at which `share` of the images lie in paired cells.
+    """Return the correlation at which the share `share` of the images is in paired cells.
 
     Raises:
-        RecipeError: The share is below what independent labels give already.
+        RecipeError: The share is lower than with independent labels, or above 1.
     """
     chance = float(paired.mean())
     if not chance <= share <= 1:
         raise RecipeError(
-            "table.bias_aligned_share", f"{share} is not from {chance:.3g} (what independent labels give) to 1."
+            "table.bias_aligned_share", f"{share} is not from {chance:.3g} (the share with independent labels) to 1."
         )
     return 1.0 if chance == 1 else (share - chance) / (1 - chance)
 
 
 def read_pairing(value: Any, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> np.ndarray:
-    """Resolves `pairing`: `diagonal` (class i with background i modulo their number), or a mapping of
-    class names to one background or several. Returns bool (foregrounds, backgrounds).
+    """Resolve `pairing`: `diagonal` (class i with background i modulo the number of backgrounds), or a mapping of
+    class names to one or several backgrounds.
+
+    Returns:
+        bool (foregrounds, backgrounds), True for paired cells.
 
     Raises:
-        RecipeError: A name that the recipe doesn't have, or a class without a background.
+        RecipeError: A name isn't in the recipe, or a class has no background.
     """
     paired = np.zeros((len(foregrounds), len(backgrounds)), bool)
     if value in (None, "diagonal"):
@@ -177,10 +180,10 @@ def read_pairing(value: Any, foregrounds: Sequence[str], backgrounds: Sequence[s
 def read_counts_csv(
     path: Path, splits: Sequence[str], foregrounds: Sequence[str], backgrounds: Sequence[str]
 ) -> dict[str, Counts]:
-    """Reads `foreground,background,count[,split]`; a row without a split counts for every split.
+    """Read a CSV `foreground,background,count[,split]`; a row without a split applies to every split.
 
     Raises:
-        RecipeError: With the line, for an unknown name, a count that is no whole number, or a cell twice.
+        RecipeError: A name is unknown, a count isn't a whole number, or a cell occurs twice; with the line.
     """
     if not path.is_file():
         raise RecipeError("table", f"{path.name!r} is neither 'uniform', 'correlated' nor the path of a CSV.")
@@ -210,7 +213,7 @@ def read_counts_csv(
 
 
 class _Axis:
-    """The names of a table's rows or columns, found by `core.names.loosely`."""
+    """Names of a table's rows or columns, compared by `core.names.loosely`."""
 
     def __init__(self, column: str, known: Sequence[str]):
         self.column = column
@@ -219,7 +222,7 @@ class _Axis:
         self._places = {name: place for place, name in enumerate(known)}
 
     def position(self, where: str, name: str) -> int:
-        """The position of a name that a table of counts says."""
+        """Return the position of a name; raise RecipeError with `where` if it is unknown."""
         if not (found := self._lookup.find(name)):
             raise RecipeError("table", f"{where}: there is no {self.column} {name!r}{nearest(name, self._known)}")
         return self._places[found[0]]
@@ -233,14 +236,22 @@ def read_table(
     seed: int = 0,
     before: Mapping[str, Counts] | None = None,
 ) -> tuple[dict[str, Counts], dict[str, np.ndarray]]:
-    """Resolves a recipe's `table` into counts by split, and the pairing of the splits that have one.
+    """Resolve a recipe's `table` into counts by split, and the pairings of correlated splits.
 
-    `value` is `uniform`; `correlated` or a mapping with `kind: correlated`, `correlation` or `bias_aligned_share`,
-    and `pairing`; a CSV's path; or a mapping of split names to any of these. `seed` settles ties of rounding.
-    `before` are the images that a dataset has which is to be extended: rounding takes from none of its cells.
+    Args:
+        value: `uniform`; `correlated` or a mapping with `kind: correlated`, `correlation` or `bias_aligned_share`, and
+            `pairing`; the path of a CSV; or a mapping of split names to any of these.
+        per_cell: Images per cell of the uniform table, by split.
+        foregrounds: Names of the classes.
+        backgrounds: Names of the backgrounds.
+        seed: Breaks ties in rounding.
+        before: Counts of a dataset to extend, by split; no cell gets fewer by rounding.
+
+    Returns:
+        Counts by split, and pairings, bool (foregrounds, backgrounds), by split.
 
     Raises:
-        RecipeError: Naming the part that can't be used.
+        RecipeError: A part of `value` is invalid; the error names it.
     """
     splits = list(per_cell)
     if len(foregrounds) * len(backgrounds) > MOST_CELLS:
@@ -306,14 +317,14 @@ def _share(field: str, value: Any) -> float:
 
 
 def bias_aligned_share(counts: Counts, paired: np.ndarray) -> float:
-    """The share of images that lie in paired cells, 0 to 1."""
+    """Return the share of images in paired cells, 0 to 1."""
     return float(counts[paired].sum() / max(1, counts.sum()))
 
 
 def cramers_v(counts: Counts) -> float:
-    """Cramér's V of foreground and background: 0 when independent, 1 when one decides the other.
+    """Return Cramér's V of foreground and background: 0 if they are independent, 1 if one determines the other.
 
-    Rows and columns without images are left out; with fewer than two of either it is 0.
+    Rows and columns without images are left out. With fewer than two of either, the result is 0.
     """
     table = counts[counts.sum(1) > 0][:, counts.sum(0) > 0].astype(float)
     if min(table.shape) < 2:

@@ -1,4 +1,4 @@
-"""Deep feature reweighting (Kirichenko et al. 2023, arXiv 2204.02937): ERM whose last layer is fitted again."""
+"""Deep feature reweighting (Kirichenko et al. 2023, arXiv 2204.02937): ERM with a refitted last layer."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 class DFR(ERM):
-    """ERM whose last layer is fitted again to group-balanced draws of the validation data."""
+    """ERM whose last layer is refitted to group-balanced draws of the validation data."""
 
     NAME = "dfr"
-    TEXT = "ERM whose last layer is fitted again to group-balanced validation data (Kirichenko et al. 2023)"
+    TEXT = "ERM whose last layer is refitted to group-balanced validation data (Kirichenko et al. 2023)"
     NEEDS_ATTRIBUTES = True
     OWN = {"draws": 10, "inverse_strength": None}  # noqa: RUF012
 
     def check(self, settings: Training) -> None:
         rules = (settings.select or "").split(",")
         if len(rules) > 1:
-            raise RecipeError("select", "dfr takes one rule: its last layer is fitted for the epoch that is chosen.")
+            raise RecipeError("select", "dfr takes one rule: its last layer is fitted for the chosen epoch.")
         if rules[0] in ("worst-class", "average"):
             raise RecipeError(
                 "select",
-                f"dfr fits the last layer to the groups of validation, so {rules[0]!r} would hide attributes that it "
-                "uses all the same. Choose worst-group or last, or leave dfr out.",
+                f"dfr uses validation attributes to fit the last layer, and {rules[0]!r} would hide that use. "
+                "Choose worst-group or last, or leave dfr out.",
             )
 
     def refuse(self, settings: Training, groups: GroupedImages, material: TrainingData) -> None:

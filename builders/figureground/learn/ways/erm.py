@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class ERM(Way):
-    """Plain training, every image counting alike."""
+    """Plain training: every image has the same weight."""
 
     NAME = "erm"
-    TEXT = "plain training: every image counts alike"
+    TEXT = "plain training: every image has the same weight"
 
     def objective(self, session: Session, weights: np.ndarray) -> tuple[Objective, np.ndarray | None]:
         from figureground.learn.erm import WeightedMean

@@ -1,4 +1,4 @@
-"""GroupDRO (Sagawa et al. 2020, arXiv 1911.08731): the groups with the largest losses come to count more."""
+"""GroupDRO (Sagawa et al. 2020, arXiv 1911.08731): groups with larger losses get larger weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class GroupDROWay(Way):
     """Training on the loss of `learn.groupdro.GroupDRO`, in batches that hold all groups."""
 
     NAME = "groupdro"
-    TEXT = "the groups with the largest losses come to count more (Sagawa et al. 2020)"
+    TEXT = "groups with larger losses get larger weights during training (Sagawa et al. 2020)"
     NEEDS_ATTRIBUTES = True
     BY_GROUP = True
     OWN = {"step_size": 0.01, "adjustment": 0.0}  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""Just Train Twice (Liu et al. 2021, arXiv 2107.09044): the errors of a first, early-stopped model count more."""
+"""Just Train Twice (Liu et al. 2021, arXiv 2107.09044): errors of a first model get a larger weight."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class JTT(ERM):
     """ERM twice: the second training weighs the errors of the first, early-stopped one."""
 
     NAME = "jtt"
-    TEXT = "what a first, early-stopped model gets wrong counts more (Liu et al. 2021)"
+    TEXT = "errors of a first, early-stopped model get a larger weight (Liu et al. 2021)"
     OWN = {"first_epochs": 2, "upweight": 20.0, "count_first": False}  # noqa: RUF012
 
     def check(self, settings: Training) -> None:
@@ -30,7 +30,7 @@ class JTT(ERM):
             raise RecipeError("first_epochs", f"{first} is more than epochs, which is {settings.epochs}.")
         if settings.count_first and first == settings.epochs:
             raise RecipeError(
-                "count_first", f"first_epochs takes all {settings.epochs} epochs, and leaves the second model none."
+                "count_first", f"first_epochs takes all {settings.epochs} epochs and leaves none for the second model."
             )
 
     def prepare(self, session: Session, seed: int, weights: np.ndarray) -> Prepared:

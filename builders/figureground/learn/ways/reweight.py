@@ -1,4 +1,4 @@
-"""Reweighting: every group counts alike."""
+"""Reweighting: every group has the same weight."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Reweight(ERM):
     """ERM in which groups, or classes if there are no attributes, have the same total weight."""
 
     NAME = "reweight"
-    TEXT = "every group counts alike, or every class where there are no attributes"
+    TEXT = "every group has the same weight, or every class if there are no attributes"
     BY_GROUP = True
 
     def refuse(self, settings: Training, groups: GroupedImages, material: TrainingData) -> None:

@@ -26,15 +26,13 @@ class TwoStage(ERM):
         if settings.epochs < 2:
             raise RecipeError("epochs", "two-stage needs 2 or more, one for each stage.")
         if settings.add_weight != 1:
-            raise RecipeError(
-                "add_weight", "two-stage has no use for it: added images are never shown beside real ones."
-            )
+            raise RecipeError("add_weight", "two-stage doesn't use it: no epoch mixes added and real images.")
 
     def note(self, settings: Training) -> str:
         first, then = settings.stage_epochs
         return (
             f"{counted(first, 'epoch')} on added images, then {then:,} on real ones, each stage with an optimiser "
-            "and a schedule of its own; an epoch of the second stage is chosen."
+            "and schedule of its own; an epoch of the second stage is chosen."
         )
 
     def stages(self, session: Session) -> tuple[Stage, ...]:
