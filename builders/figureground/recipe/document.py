@@ -41,9 +41,7 @@ def read_recipe(path: Path) -> RecipeFields:
         parts = {part: loaded.get(part, {}) for part in ("identity", "execution")}
         for part, fields in parts.items():
             if not isinstance(fields, dict):
-                raise UsageError(
-                    f"Recipe {path}: {part!r} isn't a mapping of fields; this is no dataset's recipe."
-                )
+                raise UsageError(f"Recipe {path}: {part!r} isn't a mapping of fields; this is no dataset's recipe.")
         head = {name: loaded[name] for name in HEAD if name in loaded}
         loaded = {**head, **parts["identity"], **parts["execution"]}
     for name in HEAD:

@@ -104,9 +104,7 @@ def _feature(name: Any, noun: Any, text: Any, components: Any, where: str) -> Fe
     if not name:
         raise RecipeError(KIND, f"{where}: the class is empty.")
     if not noun:
-        raise RecipeError(
-            KIND, f"{where}: {name!r} has no noun. Name the object in one or a few words."
-        )
+        raise RecipeError(KIND, f"{where}: {name!r} has no noun. Name the object in one or a few words.")
     numbers = str(components if components is not None else "").replace(",", " ").split()
     if bad := [number for number in numbers if not number.isdigit()]:
         raise RecipeError(KIND, f"{where}: the component {bad[0]!r} is not a whole number.")
