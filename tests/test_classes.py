@@ -75,7 +75,7 @@ def test_definitions_come_from_a_csv_by_name_or_wordnet_id(tmp_path):
         (["bird", "bird"], "named twice: bird"),
         (["bird", "Bird"], "'bird' and 'Bird'"),
         ([], "the list is empty"),
-        (7, "7 is neither"),
+        (7, "classes: 7 "),
     ],
 )
 def test_a_bad_value_is_refused(value, message):

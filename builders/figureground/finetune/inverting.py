@@ -50,7 +50,7 @@ class Inversion:
     flip: bool = False
     """Whether mirrored copies of the images are also used."""
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 3000
-    """Optimizer steps."""
+    """Optimiser steps."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     """Images per step."""
     learning_rate: Annotated[float, Field(ge=1e-9, le=1)] = 2e-3

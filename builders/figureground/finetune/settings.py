@@ -48,7 +48,7 @@ class Finetuning:
     flip: bool = False
     """Whether mirrored copies of references and prior images are also used."""
     steps: Count = 800
-    """Optimizer steps."""
+    """Optimiser steps."""
     batch_size: Small = 1
     """References in a forward pass of each process; as many prior images are added."""
     gradient_accumulation_steps: Small = 1
@@ -131,7 +131,7 @@ class Finetuning:
     gradient_checkpointing: Annotated[bool, EXECUTION] = False
     """Whether activations are recomputed in the backward pass, to save memory."""
     eight_bit_adam: bool = False
-    """Whether bitsandbytes keeps the optimizer's state in 8 bits."""
+    """Whether bitsandbytes keeps the optimiser's state in 8 bits."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the computation: float32 or bfloat16 (weights stay float32); auto is bfloat16 if the
     GPU or CPU computes it natively, else float32."""

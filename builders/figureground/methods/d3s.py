@@ -203,9 +203,9 @@ class D3S(Method):
     """Build images of foreground classes on backgrounds, after D3S: `D3S("pocket").build("out/d3s")`.
 
     A cut-out of the class is pasted on a template of the background, and the composite guides image-to-image
-    (Kattakinda, Levine, Feizi 2022, arXiv 2211.10370). The table of images per class and background is filled exactly,
-    with any correlation between the two labels. Validation shares no source image with training. The settings are
-    fields of `D3SConfig`.
+    (Kattakinda, Levine, Feizi 2022, arXiv 2211.10370). The table of images per class and background is filled
+    exactly, with any correlation between the two labels. Validation shares no source image with training.
+    `figureground settings d3s` lists the settings, fields of `D3SConfig`.
     """
 
     METHOD = "d3s"

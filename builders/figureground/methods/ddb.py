@@ -148,7 +148,7 @@ class DDB(Repaint):
 
     Diffusion Driven Balancing (Parast et al. 2025, arXiv 2503.17226) repaints the object in each class's easiest
     training images as another class's, and keeps the scene. The new image has the other class's label. The setting
-    `data` is required. The settings are fields of `DDBConfig`.
+    `data` is required. `figureground settings ddb` lists the settings, fields of `DDBConfig`.
     """
 
     METHOD = "ddb"

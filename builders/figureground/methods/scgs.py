@@ -118,8 +118,8 @@ class SCGS(Repaint):
     """Build images from a classifier's errors: `SCGS("pocket", data="birds").build("out/scgs")`.
 
     SCGS (Li et al. 2024, arXiv 2412.19457) clusters the training images that an ERM classifier gets wrong, and
-    repaints the region that misled it, found by Grad-CAM++. The class is kept. The setting `data` is required. The
-    settings are fields of `SCGSConfig`.
+    repaints the region that misled it, found by Grad-CAM++. The class is kept. The setting `data` is required.
+    `figureground settings scgs` lists the settings, fields of `SCGSConfig`.
     """
 
     METHOD = "scgs"

@@ -203,9 +203,9 @@ def _no_guide(split: str, f: int, b: int, i: int) -> None:
 class Spurious(Method):
     """Build class-wise spurious images: `Spurious("pocket").build("out/spurious")`.
 
-    They show the feature that makes classifiers predict a class, without the class (MaungMaung et al. 2024,
-    arXiv 2402.08200). A diffusion model is fine-tuned on references of each feature and draws it in many scenes. Each
-    class is a split. The settings are fields of `SpuriousConfig`.
+    They show the feature that makes classifiers predict a class, without the class (MaungMaung et al. 2024, arXiv
+    2402.08200). A diffusion model is fine-tuned on references of each feature and draws it in many scenes. Each
+    class is a split. `figureground settings spurious` lists the settings, fields of `SpuriousConfig`.
     """
 
     METHOD = "spurious"
