@@ -3,6 +3,7 @@
 import csv
 import math
 import sys
+import weakref
 
 import pytest
 import torch
@@ -53,15 +54,20 @@ def test_steps_count_from_the_moment_that_they_are_added_and_have_values_once_th
     assert len(curves) == SETTLED_EVERY + 1
 
 
-def test_added_values_hold_no_graph_and_are_kept_in_double_precision():
+def test_added_values_are_kept_in_double_precision_without_their_graph():
+    def watch(gradient):
+        """Lives as long as the graph."""
+
     curves = Curves(("total",))
-    loss = torch.tensor([0.1], dtype=torch.float64, requires_grad=True)
-    curves.add(loss * 3)
-    curves.add(torch.tensor([0.5], dtype=torch.bfloat16).double())
+    loss = torch.tensor([0.1], dtype=torch.float64, requires_grad=True) * 3
+    loss.register_hook(watch)
+    graph = weakref.ref(watch)
+    curves.add(loss)
+    assert graph() is not None
+    del loss, watch
+    assert graph() is None
     state = curves.state()
-    assert not state.requires_grad
-    assert state.dtype == torch.float64
-    assert state.tolist() == [[0.1 * 3], [0.5]]
+    assert (state.dtype, state.tolist()) == (torch.float64, [[0.1 * 3]])
 
 
 def test_latest_means_are_over_the_last_steps_or_all_if_there_are_fewer():
@@ -79,8 +85,7 @@ def test_at_the_end_a_tenth_of_the_steps_counts_but_at_least_one_and_at_most_a_h
 
 def test_restored_curves_go_on_where_they_were_saved(tmp_path):
     whole, half = filled(13), filled(7)
-    later = filled(3)  # what it held before doesn't stay
-    later.add(torch.zeros(3))
+    later = filled(SETTLED_EVERY + 1)  # neither settled steps nor others that it held before stay
     later.restore(half.state())
     assert len(later) == 7
     for step in range(8, 14):
