@@ -141,6 +141,11 @@ def test_the_error_names_the_losses_that_began_it(bad, said):
     assert str(error) == f"{said} at step 12."
 
 
+def test_the_value_that_it_says_is_that_of_the_loss_it_names():
+    values = {"total": math.inf, "prior": math.nan, "prior_weighted": math.inf, "gradient": math.inf}
+    assert str(NotFinite(values, 3)) == "the prior loss is nan at step 3."
+
+
 @pytest.mark.parametrize(("curves", "across", "down"), [(1, 1, 1), (4, 4, 1), (5, 4, 2)])
 def test_curves_are_drawn_beside_each_other_four_in_a_row(tmp_path, curves, across, down):
     pytest.importorskip("matplotlib")
