@@ -94,7 +94,7 @@ def test_what_is_said_of_own_images_is_of_their_names_and_contents(tmp_path):
     assert facts == hash_own(own)
     assert (facts["images"], facts["drawn"]) == (3, False)
     assert read_own(make_references(tmp_path / "same", 3), 16).facts == facts
-    (own / "00.png").rename(own / "03.png")
+    (own / "02.png").rename(own / "03.png")  # still the last
     renamed = hash_own(own)["sha256"]
     Image.new("RGB", (40, 40), "red").save(own / "03.png")
     assert len({facts["sha256"], renamed, hash_own(own)["sha256"]}) == 3
