@@ -179,11 +179,11 @@ def test_of_two_that_draw_at_once_one_draws_and_the_other_waits(three, opened, t
 
 @pytest.fixture
 def flagging(tmp_path):
-    """A checkpoint whose safety checker flags the first and the third image that it sees."""
+    """A checkpoint whose safety checker flags the first and the fourth image that it sees."""
     folder = make_checkpoint("sd1", tmp_path / "checkpoint")
     add_safety_checker(folder)
     opened = open_checkpoint(str(folder), **CPU)
-    flags = iter([True, False, True])
+    flags = iter([True, False, False, True])
     opened.text_to_image.safety_checker.forward = lambda images, clip_input: (
         images, [next(flags, False) for _ in images],
     )  # fmt: skip
@@ -192,11 +192,12 @@ def flagging(tmp_path):
 
 def test_rejected_images_are_recorded_replaced_and_never_drawn_again(flagging, opened, tmp_path):
     folder = draw(tmp_path / "prior", flagging, 4)
-    assert rejected(folder) == {"0": "safety-flagged", "2": "safety-flagged"}
-    assert sorted(drawings(folder)) == ["00001.png", "00003.png", "00004.png", "00005.png"]
+    assert rejected(folder) == {"0": "safety-flagged", "3": "safety-flagged"}
+    assert sorted(drawings(folder)) == ["00001.png", "00002.png", "00004.png", "00005.png"]
     draw(folder, flagging, 4, between_steps=unused)
     found = read_drawn(folder, MUG, 4)
     assert (len(found.images), found.facts["images"], found.facts["rejected"]) == (4, 4, 2)
+    assert len(read_drawn(folder, MUG, 1).images) == 1
     draw(folder, flagging, 5)
     assert sorted(drawings(folder))[-1] == "00006.png"
     assert len(drawings(folder)) == 5
