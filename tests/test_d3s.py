@@ -54,11 +54,14 @@ def test_validation_shares_no_cutout_and_no_template_with_training():
     for s in specs(D3S("pocket", per_cell={"train": 20, "validation": 20})):
         used[s.split] |= {s.guide.cutout.split("@")[1], s.guide.template.split("@")[1]}
     assert used["train"]
+    assert used["validation"]
     assert used["train"].isdisjoint(used["validation"])
 
 
 def test_guides_are_of_the_right_class_and_background_and_inside_the_canvas():
-    for s in specs(D3S("pocket")):
+    made = specs(D3S("pocket"))
+    assert len(made) == 600
+    for s in made:
         assert s.guide.cutout.startswith(s.foreground_name + "/")
         assert s.guide.template.startswith(s.background_name + "/")
         left, top, right, bottom = s.guide.box
@@ -82,11 +85,12 @@ def test_matched_foregrounds_are_the_same_on_every_background():
 
 def test_recipes_that_differ_in_strength_give_paired_images():
     low, high = (specs(D3S("pocket", strength=s)) for s in (0.5, 0.9))
+    assert len(low) == 600
     assert low == high
 
 
 def test_controls_start_from_nothing_or_from_photographs():
-    assert all(s.guide is None for s in specs(D3S("pocket-text-only")))
+    assert [s.guide for s in specs(D3S("pocket-text-only"))] == [None] * 600
     for name, strength in (("reconstruction", 0.2), ("same-background", 0.6)):
         builder = D3S(f"pocket-{name}")
         assert builder.config.strength == strength
@@ -94,6 +98,7 @@ def test_controls_start_from_nothing_or_from_photographs():
         assert {(s.foreground, s.background) for s in made} == {(f, b) for f in range(10) for b in range(10)}
         assert {s.guide.kind for s in made} == {"photograph"}
         by_split = [{s.guide.cutout for s in made if s.split == split} for split in ("train", "validation")]
+        assert all(by_split)
         assert by_split[0].isdisjoint(by_split[1])
 
 
@@ -240,7 +245,9 @@ def test_unreadable_cutouts_are_skipped_and_listed_with_the_reason(tmp_path):
     builder = D3S("pocket", cutouts=str(tmp_path / "c"))
     assert [name for name, _ in builder.skipped()] == ["bird/broken.png", "bird/empty.png"]
     assert all(reason for _, reason in builder.skipped())
-    assert not any("broken" in s.guide.cutout for s in specs(builder))
+    cutouts = [s.guide.cutout for s in specs(builder)]
+    assert len(cutouts) == 600
+    assert not any("broken" in cutout for cutout in cutouts)
 
 
 def test_a_plan_needs_no_checkpoint_and_a_build_says_that_it_is_missing(tmp_path):

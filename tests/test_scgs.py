@@ -55,6 +55,7 @@ def test_each_class_with_errors_gets_its_images_from_errors_of_its_own(data, bui
     assert names == list(birds.OBJECTS)
     assert found.features["background"].names == ["unknown"]
     with_errors = sorted({label for label in wrong.values()})
+    assert with_errors
     assert sorted(found["foreground"]) == sorted(with_errors * 4)
     for row in found:
         told = json.loads(row["provenance"])
@@ -78,7 +79,9 @@ def test_precision_and_recall_of_the_error_set_are_told_where_attributes_are_kno
 def test_outside_the_mask_the_source_stays_and_inside_it_changes(data, built):
     builder = SCGS("pocket", data=str(data), **KEPT, **SMALL)
     builder.read_stages(built / STAGES)
-    for row in rows(built):
+    made = rows(built)
+    assert len(made) == 4 * len({row["foreground"] for row in made}) > 0
+    for row in made:
         source = np.asarray(builder.image(builder.rows[row["source"]], 64), np.int64)
         mask = np.asarray(builder.read_mask(row["source"])) > 0
         widened = whole_latents(mask, LATENT, MARGIN)

@@ -83,6 +83,7 @@ def test_batches_of_1_and_of_8_give_the_same_image_to_within_one_level(checkpoin
     by_size = [
         images(Renderer(checkpoint, Sampling(32, 4, 0.6, 3.0, batch_size=n), guide).render(specs)) for n in (1, 8)
     ]
+    assert [len(each) for each in by_size] == [5, 5]
     for one, eight in zip(*by_size, strict=True):
         assert np.abs(one - eight).max() <= 1
     assert np.abs(by_size[0][0] - by_size[0][1]).max() > 1
@@ -174,6 +175,7 @@ def test_what_the_safety_checker_flags_is_rejected_and_not_kept_as_a_black_image
     results = list(
         Renderer(open_checkpoint(str(folder), safety=safety, **CPU), SAMPLING, guide).render([spec(0), spec(1)])
     )
+    assert len(results) == 2
     assert {type(result) for result in results} == kinds
     assert {getattr(result, "reason", "safety-flagged") for result in results} == {"safety-flagged"}
 
@@ -201,7 +203,9 @@ def test_batches_keep_order_and_never_mix_guided_and_unguided():
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 def test_outside_the_mask_an_inpainted_image_is_its_source_bit_for_bit(painter, strength):
     sampling = replace(SAMPLING, strength=strength)
-    for sample in Renderer(painter, sampling, region).render([repaint(i) for i in range(4)]):
+    samples = list(Renderer(painter, sampling, region).render([repaint(i) for i in range(4)]))
+    assert len(samples) == 4
+    for sample in samples:
         source, asked = (np.asarray(image) for image in region(sample.spec))
         drawn, repainted = np.asarray(sample.image), np.asarray(sample.mask)
         assert sample.guide.tobytes() == source.tobytes()
@@ -230,6 +234,7 @@ def test_the_autoencoder_may_draw_what_lies_outside(painter):
 def test_batches_of_1_and_of_8_repaint_alike_to_within_one_level(painter):
     specs = [repaint(i, f"a photo of a {n}, in snow") for i, n in enumerate(["bird", "car", "mug", "fish", "cat"])]
     by_size = [images(Renderer(painter, replace(SAMPLING, batch_size=n), region).render(specs)) for n in (1, 8)]
+    assert [len(each) for each in by_size] == [5, 5]
     for one, eight in zip(*by_size, strict=True):
         assert np.abs(one - eight).max() <= 1
 
@@ -304,5 +309,6 @@ def test_a_compiled_network_draws_the_same_image(sd1):
     plain = images(Renderer(open_checkpoint(str(sd1), **CPU), SAMPLING, guide).render(specs))
     faster = Sampling(size=32, steps=4, strength=0.6, guidance_scale=3.0, batch_size=3, compile=True)
     compiled = images(Renderer(open_checkpoint(str(sd1), **CPU), faster, guide).render(specs))
+    assert len(plain) == 3
     for one, other in zip(plain, compiled, strict=True):
         assert np.abs(one - other).max() <= 2

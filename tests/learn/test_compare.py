@@ -304,6 +304,19 @@ def test_images_that_were_pruned_by_other_thresholds_are_neither_taken_nor_lost(
     marker.write_text(whole)
 
 
+def test_a_rule_that_keeps_nothing_is_an_error_that_keeps_the_images(generated, images, tmp_path):
+    report, out = generated[0], shutil.copytree(generated[1], tmp_path / "out")
+    (out / "ddb-seed-0.json").unlink()
+    shutil.rmtree(out / "ddb-seed-0-pruned")
+    none = {"ddb": {**MADE["ddb"], "min_attribution_ratio": 1e9}}
+    with pytest.raises(FiguregroundError, match=r"--set ddb\."):
+        run(images, "ddb", out, 1, none)
+    assert not (out / "ddb-seed-0.json").exists()
+    assert not (out / "ddb-seed-0-pruned").exists()
+    assert rows(out / "ddb-seed-0") == rows(generated[1] / "ddb-seed-0")
+    assert run(images, "ddb", out, 1, MADE)["rows"][0]["kept"] == report["rows"][0]["kept"]
+
+
 def test_a_marker_of_images_that_were_taken_away_is_not_believed(compared, images, tmp_path):
     out = shutil.copytree(compared[1], tmp_path / "out")
     shutil.rmtree(out / "paste-seed-0")
