@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from figureground.recipe.config import IMAGE_FORMATS
+from figureground.recipe.sample import IMAGE_FORMATS
 from figureground.sources.images import (
     UnreadableImage,
     center_square,
