@@ -62,9 +62,7 @@ def test_three_are_enough_and_two_are_not(tmp_path):
     assert len(read_references(make_references(tmp_path / "three", 3), 32).used) == 3
     two = make_references(tmp_path / "two", 2)
     (two / "third.png").write_bytes(b"")
-    with pytest.raises(
-        FiguregroundError, match=r"holds 2 images .* at least 3\. 1 reference can't be read .*third\.png"
-    ):
+    with pytest.raises(FiguregroundError, match=r"holds 2 images .* at least 3\. .*third\.png"):
         read_references(two, 32)
     with pytest.raises(FiguregroundError, match="it holds no image"):
         read_references(make_references(tmp_path / "none", 0), 32)
