@@ -65,6 +65,14 @@ def write(source, out, results=None, made_by=None):
     return results.asked
 
 
+def write_one(source, out, shard):
+    """As another process does that holds the shard."""
+    writer.write_encoded(
+        out, shard, source.columns, Results(source)(shard), formats=source.formats, image_format=source.image_format,
+        publish_rejects=False, version=source.version,
+    )  # fmt: skip
+
+
 def hashes(directory):
     return {name: file["sha256"] for marker in markers(directory).values() for name, file in marker["files"].items()}
 
@@ -166,13 +174,23 @@ def test_a_shard_that_another_process_holds_is_waited_for_and_taken_over_if_it_g
             wait_for(lambda: waiting.done() or list(markers(out)) == [shard.name for shard in others], seconds=20)
             assert not waiting.done()
             if finishes:
-                writer.write_encoded(
-                    out, first, source.columns, Results(source)(first), formats=source.formats,
-                    image_format=source.image_format, publish_rejects=False, version=source.version,
-                )  # fmt: skip
+                write_one(source, out, first)
         asked = waiting.result(20)
     assert asked == (others if finishes else [*others, first])
     assert hashes(out) == hashes(source.directory)
+
+
+def test_a_shard_that_another_process_finished_meanwhile_is_not_written_again(source, tmp_path):
+    first, second, third = source.shards
+
+    class Meanwhile(Results):
+        def __call__(self, shard):
+            if shard == first:
+                write_one(source, tmp_path / "out", third)
+            yield from super().__call__(shard)
+
+    assert write(source, tmp_path / "out", Meanwhile(source)) == [first, second]
+    assert hashes(tmp_path / "out") == hashes(source.directory)
 
 
 def test_rejects_count_among_the_images_of_a_shard(source, tmp_path):
