@@ -253,7 +253,7 @@ def test_images_of_another_recipe_are_refused_by_field_and_left_alone(three, ope
     assert {name: data for name, data in contents(folder).items() if name != priors.LOCK} == contents(three)
 
 
-@pytest.mark.parametrize("text", ["", "{", "null", "{}", '{"rejected": [1]}', '{"rejected": {"one": "flat"}}'])
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", "{}", '{"rejected": [1]}', '{"rejected": {"one": "flat"}}'])
 def test_a_damaged_recipe_is_refused_by_the_name_of_its_folder(three, opened, tmp_path, text):
     folder = copy(three, tmp_path / "prior")
     (folder / RECIPE).write_text(text)

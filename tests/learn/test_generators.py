@@ -98,7 +98,7 @@ def test_what_decides_pasted_images_is_named_with_its_defaults(images, tmp_path)
 @pytest.mark.parametrize(
     ("settings", "field"),
     [
-        ({"mask": "true"}, "mask"), ({"masks": 1}, "paste.masks"),
+        ({"mask": "true"}, "paste.mask"), ({"masks": 1}, "paste.masks"),
         ({"masks": "true", "quantile": 0.8}, "paste.quantile"),
         *(({"quantile": value}, "paste.quantile") for value in (0, 1, -0.5, math.nan, math.inf, True, "0.5", None)),
         *(({"count_per_class": value}, "paste.count_per_class") for value in (0, -1, 2.0, True, "3", None)),

@@ -118,7 +118,7 @@ class Generators:
         Raises:
             RecipeError: A setting is invalid.
         """
-        recipes.check_names(self._paste, PASTE, "paste")
+        recipes.check_names((f"paste.{n}" for n in self._paste), [f"paste.{n}" for n in PASTE], "paste")
         masks, train = self._masks, self.train
         if masks not in (ATTENDED, TRUE):
             raise RecipeError("paste.masks", f"unknown value {masks!r}{nearest_or_all(str(masks), (ATTENDED, TRUE))}")

@@ -412,7 +412,7 @@ class _Session:
         self.kept.prior = folder
         if self.processes.main:
             if private and not (self.out / STATE).exists():
-                priors.forget_other(folder, recipe)
+                priors.forget_other(folder, recipe, flag)
             with self._autocast():
                 priors.draw_missing(
                     folder, recipe, count, self.checkpoint, self._sampling(), signals.check, self.asked.show_progress,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def draw_missing(
     Raises:
         FiguregroundError: The folder holds images drawn with another recipe, or most images are rejected.
     """
-    with lock(folder / LOCK, wait=True):
+    with _alone(folder):
         rejected = _begin(folder, recipe, flag)
         missing = _missing(folder, count, rejected)
         if missing:
@@ -113,7 +114,6 @@ def draw_missing(
                         f"({listed(sorted(set(rejected.values())))}). Give images of your own with {flag} DIR."
                     )
                 missing = _missing(folder, count, rejected)
-        (folder / LOCK).unlink(missing_ok=True)
 
 
 def read_drawn(folder: Path, recipe: dict[str, Any], count: int, flag: str = FLAG) -> Prior:
@@ -128,22 +128,32 @@ def read_drawn(folder: Path, recipe: dict[str, Any], count: int, flag: str = FLA
         try:
             images.append(read_image(path))
         except UnreadableImage as error:
-            raise FiguregroundError(f"{flag} {error}. Remove that file to draw it again.") from None
+            remedy = "Remove that file" if path.exists() else "Give the same command again"
+            raise FiguregroundError(f"{flag} {error}. {remedy} to draw it again.") from None
         hashes.append(f"{path.name} {content_hash(path)}")
     facts = {"images": count, "drawn": True, "rejected": len(rejected), "sha256": _digest(hashes)}
     return Prior(tuple(images), facts)
 
 
-def forget_other(folder: Path, recipe: dict[str, Any]) -> None:
-    """Remove images that were drawn with another recipe."""
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Within, no other process draws into a folder. No lock file stays behind, whatever happens."""
+    with lock(folder / LOCK, wait=True):
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+
+
+def forget_other(folder: Path, recipe: dict[str, Any], flag: str = FLAG) -> None:
+    """Remove images that were drawn with another recipe; errors name the folder by its flag."""
     if not (folder / RECIPE).exists():
         return
-    with lock(folder / LOCK, wait=True):
-        if (folder / RECIPE).exists() and differences(_read(folder)[0], recipe):
+    with _alone(folder):
+        if (folder / RECIPE).exists() and differences(_read(folder, flag)[0], recipe):
             for image in folder.glob("[0-9]*.png"):
                 image.unlink()
             (folder / RECIPE).unlink()
-        (folder / LOCK).unlink(missing_ok=True)
 
 
 def _read(folder: Path, flag: str = FLAG) -> tuple[dict[str, Any], dict[int, str]]:
@@ -151,7 +161,7 @@ def _read(folder: Path, flag: str = FLAG) -> tuple[dict[str, Any], dict[int, str
     try:
         saved = read_json(folder / RECIPE)
         return saved, {int(i): reason for i, reason in saved.pop("rejected").items()}
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise FiguregroundError(
             f"{flag} {folder}: its {RECIPE} is damaged ({error}). Give another directory."
         ) from None
