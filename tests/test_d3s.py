@@ -253,7 +253,7 @@ def test_unreadable_cutouts_are_skipped_and_listed_with_the_reason(tmp_path):
 def test_a_plan_needs_no_checkpoint_and_a_build_says_that_it_is_missing(tmp_path):
     builder = D3S("pocket", checkpoint="./not-here")
     assert builder.plan().totals() == {"train": 500, "validation": 100}
-    with pytest.raises(FiguregroundError, match=r"there is no directory '\./not-here'"):
+    with pytest.raises(FiguregroundError, match=r"no such directory: '\./not-here'"):
         builder.build(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
