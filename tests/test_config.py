@@ -8,6 +8,9 @@ import pytest
 from figureground import D3S
 from figureground.cli.main import main
 from figureground.core.errors import RecipeError
+from figureground.finetune.inverting import Inversion
+from figureground.finetune.settings import settings_for
+from figureground.learn.settings import Training
 from figureground.methods.d3s import D3SConfig
 from figureground.methods.registry import METHODS, method_class
 
@@ -103,3 +106,39 @@ def test_the_schema_reaches_into_settings_of_trainings():
 def test_an_earlier_name_is_refused_with_the_new_one(method, fields, new):
     with pytest.raises(RecipeError, match=f"it is called {new} now"):
         method_class(method)(None, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"cutout_scale": (0.3, 0.5)}, "cutout_scale"), ({"keep": ("guide",)}, "keep"),
+        ({"formats": ("parquet",)}, "formats"), ({"classes": ("bird", "car")}, "classes"),
+    ],
+)  # fmt: skip
+def test_a_tuple_is_a_list(fields, field):
+    assert getattr(D3S("pocket", **fields).config, field) == list(fields[field])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"per_cell": {5: 3}}, "per_cell: 5 is not a text"), ({"seed": 2**128}, f"from 0 to {2**128 - 1}"),
+        ({"cutout_scale": 2}, "a list of numbers from 0.05 to 1"),
+        ({"table": {"correlation": True}}, "correlation"), ({"table": {"correlation": float("nan")}}, "correlation"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_inside_a_value_is_named(fields, message):
+    with pytest.raises(RecipeError, match=message):
+        D3S("pocket", **fields)
+
+
+@pytest.mark.parametrize("make", [lambda: Training(5), lambda: settings_for(" "), lambda: Inversion(5)])
+def test_a_bad_value_given_by_position_is_refused_by_name(make):
+    with pytest.raises(RecipeError, match=r"^(method|checkpoint): "):
+        make()
+
+
+@pytest.mark.parametrize("name", ["scgs", "ddb"])
+def test_a_plan_without_the_training_set_says_so(name, capsys):
+    assert main(["plan", name]) == 2
+    assert "data: " in capsys.readouterr().err

@@ -11,6 +11,7 @@ from commands import ENVIRONMENT, run
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import LAYOUTS, read_groups
+from figureground.learn.settings import Training
 from figureground.learn.way import WAYS
 from figureground.methods.registry import METHODS, method_class, methods_from_data
 from figureground.pocket import birds
@@ -253,3 +254,32 @@ def test_a_way_of_training_of_another_package_trains_and_is_compared(tmp_path, m
     finally:
         WAYS.remove("heavy")
     assert main(["train", "heavy", "--data", str(data), "--out", str(tmp_path / "other")]) == 2
+
+
+def test_a_way_that_inherits_from_another_shares_its_settings(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "from figureground.learn.ways.jtt import JTT\n\nclass Twice(JTT):\n    NAME = 'twice'\n    TEXT = ''\n"
+    (tmp_path / "twiceway.py").write_text(text)
+    WAYS.add("twice", "twiceway:Twice")
+    try:
+        assert [Training(name).upweight for name in ("jtt", "twice")] == [20.0, 20.0]
+        assert Training("twice", upweight=5.0).to_json()["upweight"] == 5.0
+        with pytest.raises(RecipeError, match=r"upweight: erm .* jtt, twice"):
+            Training("erm", upweight=5.0)
+    finally:
+        WAYS.remove("twice")
+    assert hash(Training("erm")) == hash(Training("erm"))
+
+
+@pytest.mark.parametrize("text", ["raise RuntimeError('broken')", "def"])
+def test_a_package_that_breaks_when_imported_breaks_nothing_else(tmp_path, monkeypatch, text):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"broken{len(text)}.py").write_text(text)
+    WAYS.add("broken", f"broken{len(text)}:Broken")
+    try:
+        assert "broken" not in dict(WAYS.items())
+        with pytest.raises(FiguregroundError, match="'broken'"):
+            Training("broken")
+        Training("erm")
+    finally:
+        WAYS.remove("broken")

@@ -180,7 +180,7 @@ def test_a_set_without_masks_has_no_true_ones(data, tmp_path):
         (bare / label).mkdir(parents=True)
         for i in range(10):
             Image.new("RGB", (32, 32), (20 * i, 90, 40)).save(bare / label / f"{i}.png")
-    with pytest.raises(RecipeError, match="mask: 'true-masks' .*bare"):
+    with pytest.raises(RecipeError, match=r"mask: 'true-masks' .*bare"):
         SCGS("pocket", data=str(bare), **SMALL, mask="true-masks").build(tmp_path / "out", show_progress=False)
 
 

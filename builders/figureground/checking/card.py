@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import jinja2
 import yaml
 from PIL import Image
 
@@ -102,7 +103,7 @@ def check_card(
     if part is not None:
         try:
             found += [line] if (line := _check_generated(body[slice(*part)], columns, summary, index)) else []
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError, ShardError, jinja2.TemplateError):
             found.append(f"{INDEX} doesn't hold what the generated text was made from")
     elif BEGIN not in body and END not in body:
         notes.append(
@@ -337,9 +338,8 @@ def _check_generated(text: str, columns: Columns, summary: Mapping[str, Any], in
         columns, {**index, **summary}, kept["recipe"], CardContext(**kept["facts"]), formats=index["formats"],
         image_format=index["image_format"], preview=PREVIEW if f"]({PREVIEW})" in text else None,
     )  # fmt: skip
-    part = generated_part(whole)
-    assert part is not None
-    given, due = text.splitlines(), whole[slice(*part)].splitlines()
+    begin, end = generated_part(whole) or (0, len(whole))
+    given, due = text.splitlines(), whole[begin:end].splitlines()
     if given == due:
         return None
     for number, (mine, theirs) in enumerate(itertools.zip_longest(given, due, fillvalue=""), 1):

@@ -88,7 +88,7 @@ def _add_settings(parser: argparse.ArgumentParser, method: bool) -> None:
         texts = "; ".join(f"{name}: {way.TEXT}" for name, way in WAYS.items())
         parser.add_argument("method", metavar="|".join(WAYS.names()), help=texts)
     defaults = {each.name: each.default for each in dataclasses.fields(Training) if each.name != "method"}
-    defaults |= {name: WAYS[owner].OWN[name] for name, owner in own_settings().items()}
+    defaults |= {name: WAYS[users[0]].OWN[name] for name, users in own_settings().items()}
     shown = {name: show_default(value) for name, value in defaults.items() if value is not None}
     add_flags(parser, Training, shown, omit=["method", "options"] if method else ["method", "options", *own_settings()])
 

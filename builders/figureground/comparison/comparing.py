@@ -133,8 +133,9 @@ def compare(
     door = _Preflight(groups, gather(groups), training, overrides)
     settings = door.check_trainings(rows)
     generators = Generators(
-        data, where, groups.of_split(0), out, overrides, training, config or door.config, device, show_progress
-    )
+        data, where, groups.of_split(0), out, overrides, training, config or door.config, device, show_progress,
+        config is not None,
+    )  # fmt: skip
     made = door.check_generators(rows, generators, chosen[0])
     door.open_backbones(settings)
     if "paste" in made:

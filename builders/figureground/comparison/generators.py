@@ -61,6 +61,8 @@ class Generators:
     """Config of the methods that generate images."""
     device: str
     show_progress: bool
+    config_given: bool = False
+    """Whether a user named the config, so that a method that lacks it is refused."""
 
     # Checks before any work
 
@@ -74,7 +76,7 @@ class Generators:
 
         kind, own = method_class(name), dict(self.overrides.get(name, {}))
         recipes.check_names(own, set(type(kind.CONFIGS[kind.DEFAULT]).field_names()) - {"data", "seed"}, name)
-        config = self.config if self.config in kind.CONFIGS else kind.DEFAULT
+        config = self.config if self.config_given or self.config in kind.CONFIGS else kind.DEFAULT
         fields: dict[str, Any] = {key: str(value) for key, value in self.where.items() if value is not None}
         fields |= own
         theirs = getattr(kind.CONFIGS[config], "training", None)

@@ -54,7 +54,7 @@ class Registry(Generic[T]):
             module, _, attribute = place.partition(":")
             try:
                 found = getattr(importlib.import_module(module), attribute)
-            except (ImportError, AttributeError) as error:
+            except Exception as error:  # whatever another package's module raises
                 if name in self._built_in:
                     raise
                 raise FiguregroundError(f"the {self.what} {name!r}, {place}, can't be imported: {error}.") from error
@@ -75,7 +75,7 @@ class Registry(Generic[T]):
         return found
 
     def add(self, name: str, place: str) -> None:
-        """Add a name for the lifetime of this process.
+        """Add a name for the lifetime of this process. Processes that it starts don't know it, unlike an entry point.
 
         Args:
             name: The name; adding it again with the same place has no effect.

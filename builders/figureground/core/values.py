@@ -32,6 +32,8 @@ class FieldsOf:
     """Marks a mapping, `Annotated[dict[str, Any], FieldsOf(C)]`, whose entries are fields of the dataclass `C`."""
 
     kind: type
+    without: tuple[str, ...] = ()
+    """Fields that aren't entries of the mapping."""
 
 
 class Setting(str):

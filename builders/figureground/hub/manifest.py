@@ -13,7 +13,9 @@ from typing import Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.files import open_regular, read_object
+from figureground.methods.registry import METHODS
 from figureground.recipe import document as recipes
+from figureground.recipe.settings import Names, marked
 from figureground.shards import card, croissant
 from figureground.shards.directory import beside, score_files
 from figureground.shards.index import INDEX, finish_again, markers
@@ -139,8 +141,12 @@ def _belonging(directory: Path) -> Iterator[Item]:
 def _public_recipe(directory: Path, formats: Sequence[str]) -> str:
     """Return the recipe as JSON, without local paths and with the published formats."""
     recipe = read_object(directory / RECIPE, root=directory)
+    paths = None
+    if recipe["builder"] in METHODS:
+        method = METHODS[recipe["builder"]]
+        paths = marked(type(method.CONFIGS[method.DEFAULT]), Names)
     for section in (recipe["identity"], recipe["execution"]):
-        section |= {name: card.public(value) for name, value in section.items()}
+        section |= {name: card.public(value) for name, value in section.items() if paths is None or name in paths}
     if "formats" in recipe["execution"]:
         recipe["execution"]["formats"] = list(formats)
     recipe = recipes.seal(recipe) if recipes.SEAL in recipe else recipe

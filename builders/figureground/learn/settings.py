@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from dataclasses import field
 from typing import Annotated, Any
 
@@ -91,22 +90,24 @@ class Training:
     first_share: Share | None = None
     """two-stage: share of the epochs that train on added images, 0 to 1, rounded to whole epochs; each stage has at
     least one."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Settings of a way of training from another package."""
 
     def __post_init__(self) -> None:
         if self.method not in WAYS:
             raise RecipeError("method", f"there is no {self.method!r}{nearest_or_all(self.method, WAYS.names())}")
         way = WAYS[self.method]
-        for name, owner in own_settings().items():
-            if owner == self.method and getattr(self, name) is None:
+        owners = own_settings()
+        for name, users in owners.items():
+            if self.method in users and getattr(self, name) is None:
                 object.__setattr__(self, name, way.OWN[name])
-            elif owner != self.method and getattr(self, name) is not None:
-                raise RecipeError(name, f"{self.method} doesn't use it; only {owner} does.")
-        known = set(way.OWN) - set(own_settings())
+            elif self.method not in users and getattr(self, name) is not None:
+                raise RecipeError(name, f"{self.method} doesn't use it; only {listed(users)} does.")
+        known = set(way.OWN) - set(owners)
         for name in self.options:
             if name not in known:
-                raise RecipeError(f"options.{name}", f"{self.method} has no such option{nearest_or_all(name, known)}")
+                others = nearest_or_all(name, known) if known else ": it has none."
+                raise RecipeError(f"options.{name}", f"{self.method} has no such option{others}")
         options = {n: _like(default, self.options[n], n) if n in self.options else default
                    for n, default in way.OWN.items() if n in known}  # fmt: skip
         object.__setattr__(self, "options", options)
@@ -160,7 +161,7 @@ class Training:
         return {
             name: v
             for name, v in said.items()
-            if owners.get(name, self.method) == self.method and (name not in _UNSAID or v != _UNSAID[name])
+            if self.method in owners.get(name, [self.method]) and (name not in _UNSAID or v != _UNSAID[name])
         }
 
 
@@ -170,11 +171,14 @@ def _like(default: Any, value: Any, name: str) -> Any:
     return convert(Setting(value), type(default), f"options.{name}") if typed else value
 
 
-@functools.cache
-def own_settings() -> dict[str, str]:
-    """Return, for each field of `Training` that only one way of training uses, the name of that way."""
+def own_settings() -> dict[str, list[str]]:
+    """Return, for each field of `Training` that not every way of training uses, the names of those that do."""
+    owners: dict[str, list[str]] = {}
     names = set(field_names(Training))
-    return {name: way.NAME for _, way in WAYS.items() for name in way.OWN if name in names}
+    for _, way in WAYS.items():
+        for name in names & set(way.OWN):
+            owners.setdefault(name, []).append(way.NAME)
+    return owners
 
 
 def choose_backbone(settings: Training, edge: int) -> str:

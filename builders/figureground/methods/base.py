@@ -173,7 +173,7 @@ class Method(ABC):
                 numerics differ from those of its first shards, or an input named by the recipe can't be used.
             NothingLeft: Every image was rejected, in total, in a split or in the last extension.
         """
-        return building.build(self, Path(out), show_progress)
+        return building.build(self, out, show_progress)
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Build the dataset in the cache directory, or resume a stopped build there.
@@ -458,4 +458,6 @@ def _plain(value: Any) -> Any:
     """Return a setting as YAML would give it: paths as text."""
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value

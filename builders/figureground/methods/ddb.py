@@ -104,7 +104,9 @@ class DDBConfig(RepaintConfig):
     0 to 1."""
     token_images: AtLeastThree = 30
     """Source images per class from which its word is learned, at most; 20 to 40 in the paper."""
-    inversion: Annotated[dict[str, Any], FieldsOf(Inversion), Names("file")] = field(default_factory=dict)
+    inversion: Annotated[dict[str, Any], FieldsOf(Inversion, GIVEN_ELSEWHERE), Names("file")] = field(
+        default_factory=dict
+    )
     """Settings of textual inversion that differ from the checkpoint's defaults, such as `{steps: 1000}`. A word is
     learned from the object's region alone, so that it doesn't include the scene, unless `{masked: false}` is set."""
     attribution_steps: Annotated[int, Field(ge=1, le=10_000)] = 32

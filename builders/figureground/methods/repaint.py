@@ -101,7 +101,6 @@ class Repaint(Method):
             config.data, config.layout, root=config.root, y=config.y, a=config.a, file=config.file,
             split_column=config.split_column,
         )  # fmt: skip
-        self.train = self.groups.of_split(0)
         unknown = [name for name in config.nouns if name not in self.groups.classes]
         if unknown:
             raise RecipeError(
@@ -152,6 +151,15 @@ class Repaint(Method):
                 "none is given. Give a labelled training set that figureground groups can read: --data DIR (or CSV).",
             )
         return self.groups
+
+    @cached_property
+    def train(self) -> GroupedImages:
+        """The training split.
+
+        Raises:
+            RecipeError: No training set is given.
+        """
+        return self.data.of_split(0)
 
     @property
     def unlabelled(self) -> GroupedImages:

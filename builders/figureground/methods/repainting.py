@@ -50,7 +50,7 @@ class RepaintConfig(Config):
     classifier: Annotated[Text, Names("file")] = TRAIN
     """Classifier whose errors or losses select images: `train` to train one on the data, or a transformers directory,
     a Hub id or `timm:NAME` that was trained on the data."""
-    training: Annotated[dict[str, Any], FieldsOf(Training), Names("file")] = field(default_factory=dict)
+    training: Annotated[dict[str, Any], FieldsOf(Training, ("method",)), Names("file")] = field(default_factory=dict)
     """Settings for training the classifier, such as `{epochs: 10, backbone: microsoft/resnet-50}`;
     `figureground train --help` lists them."""
     nouns: dict[str, Text] = field(default_factory=dict)

@@ -148,7 +148,9 @@ class SpuriousConfig(Config):
     components: Annotated[Text | None, Names("directory")] = None
     """Neural-PCA components of each class, for the fine-tuning's `features: neural-pca`: a directory with one folder
     per class, as written by `figureground components --out DIR/CLASS`."""
-    finetuning: Annotated[dict[str, Any], FieldsOf(Finetuning), Names("file")] = field(default_factory=dict)
+    finetuning: Annotated[dict[str, Any], FieldsOf(Finetuning, GIVEN_ELSEWHERE), Names("file")] = field(
+        default_factory=dict
+    )
     """Settings of the fine-tuning that differ from the checkpoint's defaults, such as
     `{steps: 400, sfsl_weight: 0.1}`; `figureground finetune --help` lists them. With more than ten concepts of a
     full-size checkpoint, `lora_rank` is 16 unless given."""

@@ -19,7 +19,9 @@ KIND = "features"
 COLUMNS = ("class", "noun", "feature", "component")
 
 
-@with_config(ConfigDict(extra="allow"))  # `read_features` names the nearest known name
+@with_config(
+    ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+)  # `read_features` names the nearest known name
 class FeatureEntry(TypedDict, total=False):
     """A recipe's entry for a class's feature, if it gives more than the noun."""
 

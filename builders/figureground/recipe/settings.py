@@ -141,6 +141,8 @@ def json_schema(kind: type) -> dict[str, Any]:
         inside = json_schema(mark.kind)
         schema.setdefault("$defs", {}).update(inside.pop("$defs", {}))
         inside.pop("required", None)
+        for given_elsewhere in mark.without:
+            inside["properties"].pop(given_elsewhere, None)
         for prop in inside["properties"].values():
             prop.pop("default", None)  # they depend on the checkpoint
         schema["properties"][name] |= {"properties": inside["properties"], "additionalProperties": False}
@@ -150,13 +152,16 @@ def json_schema(kind: type) -> dict[str, Any]:
 # Errors
 
 
-def _refusal(error: ValidationError, kind: type) -> RecipeError:
+def _refusal(error: ValidationError, kind: type) -> Exception:
     """Return the error for the first invalid field."""
-    errors = error.errors()
-    cause = errors[0].get("ctx", {}).get("error")
-    if isinstance(cause, RecipeError):  # from `__post_init__`
+    errors: list[dict[str, Any]] = [{**each, "loc": _by_name(each["loc"], kind)} for each in error.errors()]
+    if not errors[0]["loc"]:  # from `__post_init__`
+        cause: Exception = errors[0]["ctx"]["error"]
         return cause
     name = str(errors[0]["loc"][0])
+    for each in errors:
+        if each["loc"][-1] == "[key]":
+            return RecipeError(name, f"{each['input']!r} is not a text; put it in quotes.")
     if errors[0]["type"] == "unexpected_keyword_argument":
         return RecipeError(name, f"there is no such setting{name_nearest(name, field_names(kind))}")
     if errors[0]["type"] == "missing_argument":
@@ -170,6 +175,11 @@ def _refusal(error: ValidationError, kind: type) -> RecipeError:
     for part in inside:
         name, hint = f"{name}.{part}" if isinstance(part, str) else name, _inside(hint, part)
     return _unfit(value, hint, name)
+
+
+def _by_name(place: tuple[Any, ...], kind: type) -> tuple[Any, ...]:
+    """Return an error's location with the name of its field, which is a number if the field was given by position."""
+    return (field_names(kind)[place[0]], *place[1:]) if place and isinstance(place[0], int) else place
 
 
 def _is_member(part: Any) -> bool:
@@ -238,9 +248,11 @@ def _describe(hint: Any) -> str:
     low, high = _range(hint)
     if base in (int, float):
         noun = "a whole number" if base is int else "a number"
-        if high is None or high >= MOST:
+        if high is None or high == MOST:
             return f"{noun} of at least {low:g}" if low is not None else noun
         return f"{noun} from {low} to {high}" if base is int else f"{noun} from {low:g} to {high:g}"
+    if base is list and _base(_inside(hint, 0)) in (int, float):
+        return f"a list of {_describe(_inside(hint, 0)).removeprefix('a ').replace('number', 'numbers', 1)}"
     told = {bool: "true or false", str: "a text", list: "a list", dict: "a mapping", type(None): "none"}
     return told.get(base, str(base))
 

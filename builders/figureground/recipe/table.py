@@ -19,7 +19,7 @@ from figureground.recipe.classes import open_table
 from figureground.recipe.sample import derive_seed
 
 
-@with_config(ConfigDict(extra="allow"))  # `read_table` names the nearest known name
+@with_config(ConfigDict(extra="allow", strict=True, allow_inf_nan=False))  # `read_table` names the nearest known name
 class Correlation(TypedDict, total=False):
     """A recipe's `table` of correlated labels; see `read_table`."""
 

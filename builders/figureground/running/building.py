@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from figureground.methods.base import Method
 
 
-def build(method: Method, out: Path, show_progress: bool = True) -> Path:
+def build(method: Method, out: str | os.PathLike[str], show_progress: bool = True) -> Path:
     """Builds a dataset in a directory, or resumes a stopped build there.
 
     A build that fails before it has rendered anything leaves the directory unchanged.
@@ -44,7 +44,7 @@ def build(method: Method, out: Path, show_progress: bool = True) -> Path:
             differ from those of its first shards, or an input named by the recipe can't be used.
         NothingLeft: Every image was rejected, in total, in a split or in the last extension.
     """
-    config, method.show_progress = method.config, show_progress
+    out, config, method.show_progress = Path(out), method.config, show_progress
     _refuse_within_sources(method, out)
     directory.refuse_older(out)
     method.refuse_absent()

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +19,13 @@ import numpy as np
 import yaml
 
 from figureground import __version__
+from figureground.core import text as text_module
 from figureground.core.errors import listed
 from figureground.core.files import FileError, read_text, replace_changed, replace_text
 from figureground.core.resources import resource
 from figureground.core.text import code, fence, markdown, printable, steers
 from figureground.core.yaml_documents import safe_load
+from figureground.recipe import table as table_module
 from figureground.recipe.table import cramers_v
 from figureground.shards.writer import Columns, Shard, ShardError
 from figureground.sources.provenance import NOT_STATED, Credit, credits_csv
@@ -111,9 +114,10 @@ def write(directory: Path, header: Mapping[str, Any], body: str) -> None:
 
 @functools.cache
 def renderer() -> str:
-    """Names what renders cards: the package's version and a hash of the template."""
-    template = resource("templates/card.md.jinja").read_bytes()
-    return f"{__version__} {hashlib.sha256(template).hexdigest()[:16]}"
+    """Return a name of what renders cards: the package's version, and a hash of the template and the code."""
+    code = [Path(module.__file__ or "") for module in (sys.modules[__name__], text_module, table_module)]
+    content = b"".join(path.read_bytes() for path in (resource("templates/card.md.jinja"), *code))
+    return f"{__version__} {hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def hash_text(text: str) -> str:
