@@ -49,9 +49,9 @@ def test_an_extension_adds_shards_and_leaves_the_others_as_they_are(checkpoint, 
     assert steps == [{"did": "extend", "per_cell": {"train": 4, "validation": 1}, "planned_before": 12, "planned": 20}]
 
 
-@pytest.mark.parametrize("strength", [0.9, 0.95])
-def test_a_set_of_strong_correlation_can_grow_by_any_number(strength):
-    table = {"kind": "correlated", "strength": strength}
+@pytest.mark.parametrize("correlation", [0.9, 0.95])
+def test_a_set_of_strong_correlation_can_grow_by_any_number(correlation):
+    table = {"kind": "correlated", "correlation": correlation}
     for first, *steps in ((1, 2, 3), (3, 4, 8), (9, 10, 18)):
         per_cell = [{"train": n, "validation": 1} for n in (first, *steps)]
         builder = D3S("pocket", table=table, allow_empty=True, per_cell=per_cell[0], extended=per_cell[1:])

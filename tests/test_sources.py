@@ -209,7 +209,7 @@ def test_a_built_dataset_names_its_sources_and_keeps_their_credits(tmp_path):
     card = (out / "README.md").read_text()
     assert "| cutouts | `train` | train | 6 | CC-BY-4.0 (LICENSE.txt) | 1 |" in card
     assert "| cutouts | `validation` | validation | 6 | not stated | 0 |" in card
-    assert "1 of the files of the cutouts in `train` can't be read and was skipped." in card
+    assert "1 of the cutouts files in `train` can't be read and was skipped." in card
     assert f"- `bird/{first}` by Ada\n" in card
     assert f"| checkpoint | `{checkpoint.name}` |" in card
     assert "| licence | creativeml-openrail-m |" in card

@@ -207,7 +207,7 @@ def test_masks_of_no_use_are_refused_naming_the_file(sd1, images, halves, tmp_pa
         ({"token": "mug"}, "token: 'mug' is not of the form '<mug>'"),
         ({"noun": " "}, "noun: ' ' is not a word"),
         ({"noun": "{V}"}, "noun: '{V}' is not a word"),
-        ({"vectors": 75}, "vectors: with 75 of them 'a photo of a {token}' has 81 tokens, and .* reads 77"),
+        ({"vectors": 75}, "vectors: with 75 of them 'a photo of a {token}' has 81 tokens, .* reads 77"),
         ({"size": 30}, "size: 30 is not a multiple of 8"),
     ],
 )

@@ -162,7 +162,7 @@ def test_without_attributes_the_worst_class_stands_for_the_worst_group(tmp_path)
         ("paste", {"overrides": {"paste": {"quantile": 1}}}, "paste.quantile: 1 is not a number between 0 and 1"),
         ("paste", {"overrides": {"paste": {"count_per_class": 0}}}, "paste.count_per_class: 0"),
         ("paste", {"overrides": {"paste": {"masks": "true", "quantile": 0.5}}}, "paste.quantile: .*masks=true"),
-        ("erm", {"layout": "celeba"}, "isn't laid out as celeba"),
+        ("erm", {"layout": "celeba"}, "layout celeba"),
     ],
 )
 def test_what_cant_be_used_is_said_before_anything_is_done(methods, options, said, images, tmp_path):

@@ -184,7 +184,7 @@ def test_datasets_of_this_package_are_trained_on_and_what_comes_of_it_evaluates(
 def test_a_backbone_of_other_classes_gets_a_new_head(images, tmp_path):
     directory = make_classifier(tmp_path / "four")
     report = fit(tiny(backbone=str(directory), augment=False), images, tmp_path / "out")
-    assert report["notes"] == ["The backbone four has 4 classes and the data 2: its last layer was replaced."]
+    assert report["notes"] == ["The backbone four has 4 classes and the data have 2: its last layer was replaced."]
     assert open_classifier(str(tmp_path / "out" / "erm-seed-0")).labels == ("mug", "umbrella")
     assert str(tmp_path) not in (tmp_path / "out" / "training.json").read_text()
     report = fit(tiny(backbone=str(directory), from_scratch=True), images, tmp_path / "scratch")

@@ -841,7 +841,7 @@ def test_a_card_whose_yaml_disagrees_with_the_data_is_found(out, change, pattern
         (r"\| bird \| 4 ", "| bird | 5 ", r"\| bird \| 5 .* instead of '\| bird \| 4 "),
         (r"\| grass \|", "| moss |", r"\| moss \|.* instead of .*\| grass \|"),
         ("Of 30 planned images 30 were", "Of 30 planned images 29 were", "29 were kept.* instead of .*30 were kept"),
-        ("<!-- figureground: end generated -->", "", r"once each .* \(none\)"),
+        ("<!-- figureground: end generated -->", "", r"lines .* \(none\)"),
         (r"\A---", "---\n: {", "its YAML header can't be read"),
     ],
 )

@@ -314,7 +314,7 @@ def test_published_rejects_are_a_config_of_their_own(http, hub, dataset, name, t
 
 
 def test_a_format_that_the_dataset_lacks_is_wrong_use(http, dataset, name):
-    assert "there is no 'zip'; there is parquet, webdataset" in one_line(
+    assert "--formats: unknown format 'zip'; known are parquet, webdataset" in one_line(
         http.push(dataset, name, "--formats", "zip"), 2
     )
 

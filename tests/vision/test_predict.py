@@ -77,7 +77,7 @@ def test_photographs_that_can_not_be_read_are_noted_and_left_out(tmp_path, class
     assert folders.unreadable == {"bird/1.png": "the file is empty (0 bytes)"}
     for path in (tmp_path / "bird").iterdir():
         path.write_text("<html>")
-    with pytest.raises(FiguregroundError, match=r"none of its 3 images can be read, such as bird/.\.png: a web page"):
+    with pytest.raises(FiguregroundError, match=r"none of its 3 images can be read; .*bird/.\.png: a web page"):
         predict(classifier, folders, OWN, show_progress=False)
 
 

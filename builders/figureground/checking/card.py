@@ -103,7 +103,7 @@ def check_card(
     if part is not None:
         try:
             found += [line] if (line := _check_generated(body[slice(*part)], columns, summary, index)) else []
-        except (AttributeError, KeyError, TypeError, ValueError, ShardError, jinja2.TemplateError):
+        except (AttributeError, LookupError, TypeError, ValueError, ShardError, jinja2.TemplateError):
             found.append(f"{INDEX} doesn't hold what the generated text was made from")
     elif BEGIN not in body and END not in body:
         notes.append(

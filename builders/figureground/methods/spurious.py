@@ -257,6 +257,8 @@ class Spurious(Method):
         self._device: Any = None
         if config.references == POCKET:
             self._refuse_unknown_to_pocket()
+        elif config.references is not None and not Path(config.references).expanduser().is_dir():
+            raise RecipeError("references", f"no such directory: {config.references}.")
         if config.concepts:
             shelf = Path(config.concepts).expanduser()
             there = next((path for path in (shelf, *shelf.parents) if path.exists()), shelf)
