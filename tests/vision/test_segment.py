@@ -168,7 +168,7 @@ def test_a_image_is_read_as_it_would_be_alone(clipseg):
 
 @pytest.mark.parametrize("phrase", ["", "  ", "."])
 def test_a_phrase_that_names_nothing_is_an_error(clipseg, phrase):
-    with pytest.raises(FiguregroundError, match="the phrase '.*'"):
+    with pytest.raises(FiguregroundError, match=r"the phrase '.*'"):
         open_segmenter(str(clipseg))(noise((32, 32)), [phrase])
 
 
@@ -221,7 +221,7 @@ def test_without_a_box_nothing_is_found(grounded):
 
 def test_a_phrase_for_the_detector_has_to_name_something_and_be_short(grounded):
     opened = open_segmenter(grounded)
-    with pytest.raises(FiguregroundError, match="the phrase '.*'"):
+    with pytest.raises(FiguregroundError, match=r"the phrase '.*'"):
         opened(noise((64, 64)), [" ."])
     with pytest.raises(FiguregroundError, match="reads 16 tokens"):
         opened(noise((64, 64)), ["a red " * 9])
