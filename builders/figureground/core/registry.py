@@ -104,3 +104,14 @@ class Registry(Generic[T]):
             self._found = {point.name: point.value for point in entry_points(group=self.group)}
         others = {**self._found, **self._added}
         return {**self._built_in, **{name: place for name, place in others.items() if name not in self._built_in}}
+
+
+def subclasses(base: type, attribute: str) -> Callable[[str, Any], str | None]:
+    """Return a check for `Registry` that an entry is a subclass of `base` whose `attribute` is the entry's name."""
+
+    def check(name: str, found: Any) -> str | None:
+        if isinstance(found, type) and issubclass(found, base) and getattr(found, attribute, None) == name:
+            return None
+        return f"is no {base.__name__} whose {attribute} is {name!r}"
+
+    return check

@@ -6,13 +6,14 @@ is one loop for all (`learn.erm.Fit`), which `learn.training` runs.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from figureground.core.registry import Registry
+from figureground.core.registry import Registry, subclasses
 
 if TYPE_CHECKING:
     from figureground.data.groups import GroupedImages
@@ -35,7 +36,7 @@ class Prepared:
     """What the seed's report says under the way's name; JSON-able."""
 
 
-class Way:
+class Way(ABC):
     """A way of training. One that changes little of empirical risk minimisation inherits from `ways.erm.ERM`.
 
     Hooks are called in this order: `check` with the settings alone, `refuse` with the data, then for each seed
@@ -80,9 +81,9 @@ class Way:
         """
         return Prepared(weights)
 
+    @abstractmethod
     def objective(self, session: Session, weights: np.ndarray) -> tuple[Objective, np.ndarray | None]:
         """Return what is minimised, and how often each training image is drawn: float64 (n,), or None for passes."""
-        raise NotImplementedError(f"{type(self).__name__} has no objective")
 
     def stages(self, session: Session) -> tuple[Stage, ...]:
         """The stages of the training; none shows all images together."""
@@ -104,12 +105,6 @@ class Way:
         return {}
 
 
-def _check(name: str, found: Any) -> str | None:
-    if not (isinstance(found, type) and issubclass(found, Way)) or getattr(found, "NAME", None) != name:
-        return f"is no Way whose NAME is {name!r}"
-    return None
-
-
 WAYS: Registry[type[Way]] = Registry(
     "figureground.training", "way of training",
     {
@@ -120,5 +115,5 @@ WAYS: Registry[type[Way]] = Registry(
         "dfr": "figureground.learn.ways.dfr:DFR",
         "two-stage": "figureground.learn.ways.two_stage:TwoStage",
     },
-    _check,
+    subclasses(Way, "NAME"),
 )  # fmt: skip

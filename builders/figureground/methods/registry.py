@@ -7,22 +7,14 @@ a program adds one with `METHODS.add`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, nearest_or_all
 from figureground.core.hashing import digest
-from figureground.core.registry import Registry
+from figureground.core.registry import Registry, subclasses
 from figureground.methods.base import Method
 from figureground.recipe import document as recipes
 from figureground.shards.directory import refuse_strange
 from figureground.shards.writer import PRIVATE
-
-
-def _check(name: str, found: Any) -> str | None:
-    if not (isinstance(found, type) and issubclass(found, Method)) or getattr(found, "METHOD", None) != name:
-        return f"is not a Method whose METHOD is {name!r}"
-    return None
-
 
 METHODS: Registry[type[Method]] = Registry(
     "figureground.methods", "method",
@@ -32,7 +24,7 @@ METHODS: Registry[type[Method]] = Registry(
         "scgs": "figureground.methods.scgs:SCGS",
         "ddb": "figureground.methods.ddb:DDB",
     },
-    _check,
+    subclasses(Method, "METHOD"),
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,21 +117,21 @@ class Repaint(Method):
 
     # --- hooks of the methods -------------------------------------------------------------------
 
+    @abstractmethod
     def backgrounds(self) -> Sequence[str]:
         """Return the names of the backgrounds, in label order."""
-        raise NotImplementedError(f"{type(self).__name__} must implement backgrounds")
 
+    @abstractmethod
     def jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
         """Run the stages that choose sources and regions, or read the finished ones.
 
         Returns:
             The images to make; the mask files relative to `stages`, by the source's key; and facts to report.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement jobs")
 
+    @abstractmethod
     def planned(self) -> Counts:
         """Return the approximate number of images per class, int64 (classes,), as the recipe gives it."""
-        raise NotImplementedError(f"{type(self).__name__} must implement planned")
 
     def spec_prompt(self, job: Job) -> str:
         """Return the prompt of a job."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.learn.ways.erm import ERM
@@ -22,7 +23,7 @@ class DFR(ERM):
     NAME = "dfr"
     TEXT = "ERM whose last layer is refitted to group-balanced validation data (Kirichenko et al. 2023)"
     NEEDS_ATTRIBUTES = True
-    OWN = {"draws": 10, "inverse_strength": None}  # noqa: RUF012
+    OWN: ClassVar[Mapping[str, Any]] = {"draws": 10, "inverse_strength": None}
 
     def check(self, settings: Training) -> None:
         rules = (settings.select or "").split(",")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class GroupDROWay(Way):
     TEXT = "groups with larger losses get larger weights during training (Sagawa et al. 2020)"
     NEEDS_ATTRIBUTES = True
     BY_GROUP = True
-    OWN = {"step_size": 0.01, "adjustment": 0.0}  # noqa: RUF012
+    OWN: ClassVar[Mapping[str, Any]] = {"step_size": 0.01, "adjustment": 0.0}
 
     def refuse(self, settings: Training, groups: GroupedImages, material: TrainingData) -> None:
         from figureground.learn.training_data import refuse_unknown_groups

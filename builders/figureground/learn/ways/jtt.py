@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -22,7 +23,7 @@ class JTT(ERM):
 
     NAME = "jtt"
     TEXT = "errors of a first, early-stopped model get a larger weight (Liu et al. 2021)"
-    OWN = {"first_epochs": 2, "upweight": 20.0, "count_first": False}  # noqa: RUF012
+    OWN: ClassVar[Mapping[str, Any]] = {"first_epochs": 2, "upweight": 20.0, "count_first": False}
 
     def check(self, settings: Training) -> None:
         first = settings.first_epochs or 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class TwoStage(ERM):
 
     NAME = "two-stage"
     TEXT = "ERM on added images first, then on real ones (Qraitem et al. 2023)"
-    OWN = {"first_share": 0.5}  # noqa: RUF012
+    OWN: ClassVar[Mapping[str, Any]] = {"first_share": 0.5}
 
     def check(self, settings: Training) -> None:
         if settings.epochs < 2:
