@@ -43,6 +43,7 @@ from transformers import (
     ViTConfig,
 )
 
+from figureground.finetune.base import choose_dtype
 from figureground.models.bundled import WEIGHTS
 from figureground.models.opening import make_network, open_network
 from figureground.pocket import biased, robust, world
@@ -168,12 +169,14 @@ def train(model: PreTrainedModel, purpose: str, seed: int, device: str, settings
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.learning_rate, total_steps=steps, pct_start=0.15
     )
+    where = torch.device(device)
+    dtype = choose_dtype("auto", where)
     with tqdm(total=steps, desc=purpose, unit="step", mininterval=5, disable=None) as bar:
         for _ in range(settings.epochs):
             order = rng.permutation(settings.pool)
             for start in range(0, settings.pool - settings.batch + 1, settings.batch):
                 picked = order[start : start + settings.batch]
-                with torch.autocast(torch.device(device).type, torch.bfloat16):
+                with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
                     logits = model(signed(augment(images[picked], rng), device)).logits
                 loss = F.cross_entropy(logits.float(), torch.from_numpy(labels[picked]).to(device))
                 optimizer.zero_grad(set_to_none=True)

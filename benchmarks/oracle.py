@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from figureground.finetune.base import choose_dtype
 from figureground.pocket import captions, world
 
 NOTHING, PLAIN = "nothing", "plain"
@@ -217,10 +218,12 @@ def train(purpose: str, seed: int, device: str, settings: Settings) -> Classifie
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.learning_rate, total_steps=steps, pct_start=0.15
     )
+    where = torch.device(device)
+    dtype = choose_dtype("auto", where)
     with tqdm(total=steps, desc=purpose, unit="step", mininterval=2, disable=None) as bar:
         for _ in range(settings.epochs):
             for images, labels in _batches(drawn, settings, rng):
-                with torch.autocast(torch.device(device).type, torch.bfloat16):
+                with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
                     logits = model(_signed(images, device))
                 wanted = torch.from_numpy(labels).to(device).unbind(1)
                 losses = [F.cross_entropy(logits[name].float(), y) for name, y in zip(HEADS, wanted, strict=True)]
