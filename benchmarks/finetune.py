@@ -42,7 +42,7 @@ OURS, THEIRS, SFSL = "figureground", "train_dreambooth.py", "figureground with S
 NOUN, IDENTIFIER = "flower", "sks"
 PASSED_OVER = 0.2
 """Share of the steps at the start that aren't timed."""
-SHOWN = ("dtype", "size", "batch_size", "steps", "num_class_images", "gradient_accumulation_steps")
+SHOWN = ("dtype", "size", "batch_size", "max_train_steps", "num_class_images", "gradient_accumulation_steps")
 """Settings that the report shows."""
 
 STAND_IN = '''
@@ -175,7 +175,7 @@ class Bench:
         """Train in one of the ways; return steps per second and the peak memory in MB."""
         folder = self.work / f"{round_}-{name.replace(' ', '-')}"
         folder.mkdir()
-        job: dict[str, Any] = {"steps": self.settings.steps, "threads": self.args.threads}
+        job: dict[str, Any] = {"steps": self.settings.max_train_steps, "threads": self.args.threads}
         if name == THEIRS:
             job |= {"script": str(self.args.script.resolve()), "arguments": self._flags(folder / "out")}
             if importlib.util.find_spec("torchvision") is None:
@@ -206,9 +206,9 @@ class Bench:
             "num_class_images": settings.num_class_images, "prior_loss_weight": settings.prior_weight,
             "resolution": settings.size, "train_batch_size": settings.batch_size,
             "gradient_accumulation_steps": settings.gradient_accumulation_steps, "learning_rate": settings.rate("unet"),
-            "lr_scheduler": "constant", "lr_warmup_steps": 0, "max_train_steps": settings.steps,
+            "lr_scheduler": "constant", "lr_warmup_steps": 0, "max_train_steps": settings.max_train_steps,
             "adam_weight_decay": settings.weight_decay, "max_grad_norm": settings.max_grad_norm,
-            "mixed_precision": precision, "checkpointing_steps": 10 * settings.steps, "seed": 0,
+            "mixed_precision": precision, "checkpointing_steps": 10 * settings.max_train_steps, "seed": 0,
         }  # fmt: skip
         flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
         flags += ["--train_text_encoder", "--with_prior_preservation", "--center_crop", "--set_grads_to_none"]
@@ -333,7 +333,7 @@ def main() -> None:
         del opened
         network, label = (args.feature_model, args.label) if args.feature_model else make_network(work, not pocket)
         settings = Finetuning(
-            checkpoint, size=size, steps=args.steps, batch_size=args.batch_size or (4 if pocket else 1),
+            checkpoint, size=size, max_train_steps=args.steps, batch_size=args.batch_size or (4 if pocket else 1),
             num_class_images=args.num_class_images, learning_rate=1e-5, sfsl_weight=0.0, feature_model=network,
             gradient_checkpointing=args.gradient_checkpointing, dtype=dtype.removeprefix("torch."), preview_images=0,
             save_seconds=1e9,

@@ -5,8 +5,8 @@ research script; with one call per batch; and with a whole build, `Builder.build
 turns, and comparisons are within a round. The simple ways make every n-th of a build's images, and use all cores, as do
 a build's workers together.
 
-The time includes drawing guides from cut-outs and templates, encoding prompts, and diffusion. For the simple ways it
-also includes saving JPEG files. For a build it also includes reading and hashing its cut-outs and templates, tokenising
+The time includes drawing guides from cut-outs and scenes, encoding prompts, and diffusion. For the simple ways it
+also includes saving JPEG files. For a build it also includes reading and hashing its cut-outs and scenes, tokenising
 every prompt of the recipe, tar and Parquet shards, their SHA-256, syncs, markers, index and card. Loading the model and
 starting processes are included only for a build with several workers.
 """
@@ -205,8 +205,8 @@ class Ways:
         images = self._plain(
             prompt=[spec.prompt for spec in specs],
             image=[self._guides.load_guide(spec)[0] for spec in specs],
-            strength=strength_of(whole_part(config.steps, config.strength), config.steps),
-            num_inference_steps=config.steps, guidance_scale=config.guidance_scale,
+            strength=strength_of(whole_part(config.num_inference_steps, config.strength), config.num_inference_steps),
+            num_inference_steps=config.num_inference_steps, guidance_scale=config.guidance_scale,
             negative_prompt=[config.negative_prompt] * len(specs),
             generator=[make_generator(spec.seed) for spec in specs],
         ).images  # fmt: skip
@@ -231,6 +231,7 @@ class Ways:
         Attention counts as its two matrix products, regardless of the implementation.
         """
         config, spec = self._guides.config, self.specs[0]
+        steps = whole_part(config.num_inference_steps, config.strength)
         names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
         encoded = self._plain.encode_prompt(
             prompt=spec.prompt, device=self._device, num_images_per_prompt=1,
@@ -239,8 +240,8 @@ class Ways:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self._plain(
                 **dict(zip(names, encoded, strict=False)), image=self._guides.load_guide(spec)[0],
-                strength=strength_of(whole_part(config.steps, config.strength), config.steps),
-                num_inference_steps=config.steps, guidance_scale=config.guidance_scale,
+                strength=strength_of(steps, config.num_inference_steps),
+                num_inference_steps=config.num_inference_steps, guidance_scale=config.guidance_scale,
             )  # fmt: skip
         return counter.get_total_flops()
 
@@ -301,12 +302,12 @@ def parse() -> argparse.Namespace:
     add("--batch-size", type=int, default=defaults.batch_size)
     add("--threads", type=int, default=torch.get_num_threads(), help="total CPU threads")
     add("--size", type=int, help="edge in pixels (default: the checkpoint's own)")
-    add("--steps", type=int, default=defaults.steps)
+    add("--num-inference-steps", type=int, default=defaults.num_inference_steps)
     add("--strength", type=float, default=defaults.strength)
     add("--guidance", type=float, default=defaults.guidance_scale)
     args = parser.parse_args()
     if args.quick:
-        args.images, args.rounds, args.batch_size, args.steps = 4, 1, 2, 2
+        args.images, args.rounds, args.batch_size, args.num_inference_steps = 4, 1, 2, 2
         args.workers = args.workers or 1
     on_cpu = accelerator.choose_device(args.device).type == "cpu"
     args.workers = args.workers or (args.threads if on_cpu else 1)
@@ -339,7 +340,8 @@ def main() -> None:
         "checkpoint": f"random weights, {args.random_weights}" if args.random_weights else Path(args.checkpoint).name,
         "dtype": str(dtype).removeprefix("torch."), "images": ways.count, "simple_images": len(ways.specs),
         "rounds": args.rounds, "workers": config.workers, "shard_size": config.shard_size,
-        "batch_size": config.batch_size, "size": config.size, "steps": config.steps, "strength": config.strength,
+        "batch_size": config.batch_size, "size": config.size, "num_inference_steps": config.num_inference_steps,
+        "strength": config.strength,
         "guidance_scale": config.guidance_scale, "scheduler": config.scheduler,
     }  # fmt: skip
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -354,7 +356,7 @@ def open_ways(args: argparse.Namespace, checkpoint: str, device: torch.device, d
     cells = 100
     fields: dict[str, Any] = {
         "checkpoint": checkpoint, "per_cell": {"train": -(-args.images // cells)}, "limit": args.images,
-        "batch_size": args.batch_size, "steps": args.steps, "strength": args.strength,
+        "batch_size": args.batch_size, "num_inference_steps": args.num_inference_steps, "strength": args.strength,
         "guidance_scale": args.guidance, "device": str(device), "dtype": str(dtype).removeprefix("torch."),
         "size": args.size or made_for(checkpoint), "workers": args.workers,
         "threads": max(1, args.threads // args.workers),

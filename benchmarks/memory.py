@@ -104,7 +104,7 @@ def main() -> None:
     images = args.shards * IMAGES_A_SHARD
     settings = {
         "per_cell": {"train": -(-images // 100)}, "limit": images, "shard_size": IMAGES_A_SHARD,
-        "batch_size": IMAGES_A_SHARD, "steps": STEPS, "threads": 1,
+        "batch_size": IMAGES_A_SHARD, "num_inference_steps": STEPS, "threads": 1,
     }  # fmt: skip
     with scratch(args.work) as work:
         command = [sys.executable, "-m", "figureground.cli.main", "build", "d3s", "--out", str(work / "built")]

@@ -426,7 +426,7 @@ def make_plain(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
     from figureground.methods.ddb import DDB
 
     config, classes = DDB.CONFIGS["pocket"], birds.find_bed(place.unit.bed).objects
-    steps = place.settings("ddb").get("steps", config.steps)
+    steps = place.settings("ddb").get("num_inference_steps", config.num_inference_steps)
     checkpoint = open_checkpoint("pocket", device=torch.device("cpu"), dtype=torch.float32, safety="off")
     sampling = Sampling(config.size, steps, 1.0, config.guidance_scale, batch_size=config.batch_size or 1)
     specs = [
@@ -443,7 +443,7 @@ def make_plain(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
 
 
 def make_d3s(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
-    """Every class on every scene of the bed, equally often: cut-outs and templates that the package ships."""
+    """Every class on every scene of the bed, equally often: cut-outs and scenes that the package ships."""
     from figureground.methods.d3s import D3S
 
     bed = birds.find_bed(place.unit.bed)
@@ -846,10 +846,11 @@ QUICK: dict[str, Any] = {
     "epochs": 4, "trainings": 1, "images": 4, "sizes": (40, 16, 16), "choose": False,
     "oracle": {"pool": 128, "epochs": 1},
     "smaller": {
-        "d3s": {"steps": 2},
-        "scgs": {"steps": 2, "folds": 2, "training": {"epochs": 1}},
+        "d3s": {"num_inference_steps": 2},
+        "scgs": {"num_inference_steps": 2, "folds": 2, "training": {"epochs": 1}},
         "ddb": {
-            "steps": 2, "sources": 4, "per_source": 1, "token_images": 3, "inversion": {"steps": 2},
+            "num_inference_steps": 2, "sources": 4, "per_source": 1, "token_images": 3,
+            "inversion": {"max_train_steps": 2},
             "training": {"epochs": 1}, "min_probability": 0.0, "min_attribution_ratio": 0.0,
         },
     },

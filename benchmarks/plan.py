@@ -1,7 +1,7 @@
 """Cost of planning ten million images: `python benchmarks/plan.py`.
 
 Plans D3S on ImageNet's 1000 classes and 10 backgrounds, 1000 images per cell, each in a new process: from prompts
-alone, and from guides, with tiny cut-outs and templates made for this benchmark. Measured are the time in seconds for
+alone, and from guides, with tiny cut-outs and scenes made for this benchmark. Measured are the time in seconds for
 the Specs of the middle shard, from a builder that has not planned before, and the peak resident memory. Reading the
 recipe is measured separately: with guides, it lists, hashes and decodes their files, in time proportional to their
 number.
@@ -63,7 +63,7 @@ def main() -> None:
     parser = arguments(__doc__, "plan")
     parser.add_argument("--per-cell", type=int, default=1000, help="images per cell")
     parser.add_argument("--cutouts", type=int, default=4, help="files per class")
-    parser.add_argument("--templates", type=int, default=20, help="files per background")
+    parser.add_argument("--scenes", type=int, default=20, help="files per background")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--here", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -71,19 +71,19 @@ def main() -> None:
         print(json.dumps(measure_here(json.loads(args.here))))
         return
     if args.quick:
-        args.per_cell, args.cutouts, args.templates, args.rounds = 2, 1, 1, 1
+        args.per_cell, args.cutouts, args.scenes, args.rounds = 2, 1, 1, 1
     began = time.monotonic()
     from figureground.methods.d3s import D3S
 
     with scratch(args.work) as work:
         named = D3S("imagenet")
         make_images(work / "cutouts", [noun.name for noun in named.classes], args.cutouts, 4)
-        make_images(work / "templates", [noun.name for noun in named.backgrounds], args.templates, 3)
+        make_images(work / "scenes", [noun.name for noun in named.backgrounds], args.scenes, 3)
         common = {"per_cell": {"train": args.per_cell}}
         ways = {
             "prompts alone": {**common, "guide": "none"},
             "guides": {
-                **common, "guide": "paste", "cutouts": str(work / "cutouts"), "templates": str(work / "templates"),
+                **common, "guide": "paste", "cutouts": str(work / "cutouts"), "scenes": str(work / "scenes"),
             },
         }  # fmt: skip
         found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
@@ -101,7 +101,7 @@ def main() -> None:
         "images": found["guides"][0]["images"], "shards": found["guides"][0]["shards"],
         "images_a_shard": found["guides"][0]["specs"], "classes": len(named.classes),
         "backgrounds": len(named.backgrounds), "cutouts_a_class": args.cutouts,
-        "templates_a_background": args.templates, "rounds": args.rounds,
+        "scenes_a_background": args.scenes, "rounds": args.rounds,
     }  # fmt: skip
     report("plan", args, rows, settings, began)
 

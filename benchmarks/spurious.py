@@ -62,7 +62,7 @@ KEPT = (3, 2, 1)
 PER_SCENE = 12
 """Number of images of a concept per scene."""
 BASE = dataclasses.replace(
-    POCKET, steps=350, prior_weight=1.0, num_class_images=64, sfsl_weight=0.5, features="penultimate",
+    POCKET, max_train_steps=350, prior_weight=1.0, num_class_images=64, sfsl_weight=0.5, features="penultimate",
     distance="cosine", weighting="alpha-bar", class_direction=None, early_stopping=None, preview_images=0,
 )  # fmt: skip
 """Base of all settings; the number of steps is the same in all."""
@@ -232,7 +232,7 @@ def specs(builder: Spurious, name: str, identifier: str, per_scene: int, seed: i
     template = builder.settings.prompt
     plain = fill(template if identifier else template.replace("{V} ", ""), noun, identifier)
     found = []
-    for b, scene in enumerate(builder.scenes):
+    for b, scene in enumerate(builder.backgrounds):
         for i in range(per_scene):
             prompt = f"{plain} {scene.text}".strip() if scene.name != "plain" else plain
             each = derive_seed(seed, "spurious benchmark", name, scene.name, str(i))
@@ -246,7 +246,7 @@ def render(checkpoint: Any, wanted: Sequence[Spec], builder: Spurious, steps: in
     from figureground.finetune.previews import no_guide
 
     config = builder.config
-    sampling = Sampling(world.SIZE, steps or config.steps, 1.0, config.guidance_scale, batch_size=20)
+    sampling = Sampling(world.SIZE, steps or config.num_inference_steps, 1.0, config.guidance_scale, batch_size=20)
     drawn = np.zeros((len(wanted), 3, world.SIZE, world.SIZE), np.uint8)
     for i, sample in enumerate(Renderer(checkpoint, sampling, no_guide).render(wanted)):
         if isinstance(sample, Sample):
@@ -265,7 +265,7 @@ def draw(plan: Plan, job: Job) -> tuple[np.ndarray, dict[str, Any]]:
     builder = recipe(FEW)
     if job.setting == REFERENCES:  # new drawings, not used for training
         rng = world.generator(f"spurious benchmark references {job.name}", job.seed)
-        count = plan.per_scene * len(builder.scenes)
+        count = plan.per_scene * len(builder.backgrounds)
         return judges.stack([biased.reference(job.name, rng) for _ in range(count)]), {}
     began, cpu = time.monotonic(), time.process_time()
     device, steps = torch.device(plan.device), plan.smaller.get("num_inference_steps")
@@ -492,7 +492,7 @@ def _trial(plan: Plan) -> dict[str, float]:
         trial = dataclasses.replace(plan, work=Path(folder), judges={"select": Judges({}, 0)})
 
         def steps(name: str, count: int) -> float:
-            smaller = {"steps": count, "num_class_images": 20, "class_images": 20, "early_stopping": None}
+            smaller = {"max_train_steps": count, "num_class_images": 20, "class_images": 20, "early_stopping": None}
             again = dataclasses.replace(trial, smaller={**smaller, "num_inference_steps": 4})
             return cpu(lambda: learn(again, Job("select", name, plan.development[0], 0)))
 
@@ -505,11 +505,11 @@ def _trial(plan: Plan) -> dict[str, float]:
         wanted = specs(builder, plan.development[0], "", 4, 0)  # one batch of 20
         render(checkpoint, wanted, builder, 2)
         an_image = cpu(lambda: render(checkpoint, wanted, builder)) / len(wanted)
-    images = plan.per_scene * len(builder.scenes)
+    images = plan.per_scene * len(builder.backgrounds)
     fixed = 5.0  # opening, saving, reading
     return {
-        SFSL: fixed + BASE.steps * a_step[SFSL] + an_image * (images + 30),  # priors are shared by rows
-        DREAMBOOTH: fixed + BASE.steps * a_step[DREAMBOOTH] + an_image * (images + 30),
+        SFSL: fixed + BASE.max_train_steps * a_step[SFSL] + an_image * (images + 30),  # priors are shared by rows
+        DREAMBOOTH: fixed + BASE.max_train_steps * a_step[DREAMBOOTH] + an_image * (images + 30),
         UNTOUCHED: fixed + an_image * images,
     }
 
@@ -680,7 +680,7 @@ def main() -> None:
         {
             "base": BASE.to_json(), "held_out_classes": plan.held_out, "development_classes": plan.development,
             "final_seeds": plan.final_seeds, "selection_seeds": plan.selection_seeds,
-            "images_a_concept": plan.per_scene * len(recipe(FEW).scenes), "rule": tables.RULE,
+            "images_a_concept": plan.per_scene * len(recipe(FEW).backgrounds), "rule": tables.RULE,
         },
         began, **more,
     )  # fmt: skip

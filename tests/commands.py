@@ -9,7 +9,7 @@ from pathlib import Path
 
 TINY = {
     "classes": "[bird, car]", "backgrounds": "[grass, snow]", "per_cell": "{train: 14, validation: 1}", "shard_size": 4,
-    "steps": 6, "size": 32, "batch_size": 4, "threads": 1, "device": "cpu",
+    "num_inference_steps": 6, "size": 32, "batch_size": 4, "threads": 1, "device": "cpu",
 }  # fmt: skip
 """60 images in 15 shards: a few seconds."""
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}

@@ -23,8 +23,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 SMALL = ("threads=1", "shard_size=4")
-REPAINTED = (*SMALL, "size=32", "steps=2", "training={epochs: 2}")
-LEARNED = "{steps: 3, num_class_images: 4, num_inference_steps: 2, sfsl_weight: 0.5, dtype: bfloat16}"
+REPAINTED = (*SMALL, "size=32", "num_inference_steps=2", "training={epochs: 2}")
+LEARNED = "{max_train_steps: 3, num_class_images: 4, num_inference_steps: 2, sfsl_weight: 0.5, dtype: bfloat16}"
 
 BED = [sys.executable, "-m", "figureground.pocket.birds", "birds", "--train", "40", "--validation", "8", "--test", "8",
        "--bias-aligned-share", "0.9", "--size", "32"]  # fmt: skip
@@ -39,18 +39,18 @@ def build(method: str, out: str, *settings: str, more: tuple[str, ...] = ()) -> 
 DATASETS: dict[str, list[str]] = {
     "d3s": build(
         "d3s", "d3s", *SMALL, "classes=[cat, mug]", "backgrounds=[grass, night]", "per_cell={train: 2, test: 1}",
-        "steps=3", "image_format=png", "keep=[guide, mask]", "formats=[parquet, webdataset]",
+        "num_inference_steps=3", "image_format=png", "keep=[guide, mask]", "formats=[parquet, webdataset]",
     ),
     "d3s-webp": build(
         "d3s", "d3s-webp", *SMALL, "classes=[cat, mug]", "backgrounds=[grass, night]", "per_cell={train: 1, test: 1}",
-        "steps=3", "image_format=webp", "seed=3",
+        "num_inference_steps=3", "image_format=webp", "seed=3",
     ),
-    "spurious": build("spurious", "spurious", *SMALL, "classes=[bird, car]", "per_cell=2", "steps=3",
+    "spurious": build("spurious", "spurious", *SMALL, "classes=[bird, car]", "per_cell=2", "num_inference_steps=3",
                       "image_format=png", f"finetuning={LEARNED}"),
     "scgs": build("scgs", "scgs", *REPAINTED, "folds=2", "per_class=4", "keep=[mask]", "image_format=png",
                   more=("--data", "birds")),
     "ddb": build("ddb", "ddb", *REPAINTED, "sources=3", "per_source=1", "segmenter=true-masks", "token_images=3",
-                 "inversion={steps: 2}", "attribution_steps=2", "image_format=png", more=("--data", "birds")),
+                 "inversion={max_train_steps: 2}", "attribution_steps=2", "image_format=png", more=("--data", "birds")),
     "extended": [*FIGUREGROUND, "extend", "d3s-webp", "--per-cell", "train=2"],
     "curated": [*FIGUREGROUND, "curate", "d3s", "--out", "curated", "--keep", "background == 'grass'"],
     "merged": [*FIGUREGROUND, "merge", "curated", "night", "--out", "merged"],

@@ -18,10 +18,10 @@ from tiny_classifiers import make_classifier
 
 from figureground.methods.base import Method
 
-SIZES: dict[str, Any] = {"size": 32, "steps": 2, "threads": 1, "image_format": "png"}
+SIZES: dict[str, Any] = {"size": 32, "num_inference_steps": 2, "threads": 1, "image_format": "png"}
 EASY: dict[str, Any] = {
     "training": {"epochs": 2}, "sources": 3, "per_source": 1, "segmenter": "true-masks", "token_images": 3,
-    "inversion": {"steps": 2}, "attribution_steps": 2, **SIZES,
+    "inversion": {"max_train_steps": 2}, "attribution_steps": 2, **SIZES,
 }  # fmt: skip
 """DDB on a few dozen pocketbirds of 32 pixels, in seconds."""
 STAGES = "_figureground/stages"

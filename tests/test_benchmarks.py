@@ -107,7 +107,7 @@ def test_a_benchmark_runs_and_says_what_it_was_measured_with(name, quick):
 
 def build_dataset(folder: Path) -> Path:
     """A D3S set of a few images of pocket classes."""
-    settings = ("limit=4", "steps=2", "threads=1", "workers=1")
+    settings = ("limit=4", "num_inference_steps=2", "threads=1", "workers=1")
     command = [sys.executable, "-m", "figureground", "build", "d3s", "--out", str(folder / "d3s")]
     command += [part for setting in settings for part in ("--set", setting)]
     subprocess.run(command, check=True, capture_output=True)

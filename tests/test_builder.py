@@ -27,7 +27,7 @@ from figureground.shards.remaining import NothingLeft
 
 TINY = {
     "classes": ["bird", "car", "mug"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 4, "validation": 1},
-    "shard_size": 5, "steps": 3, "batch_size": 4, "threads": 1, "device": "cpu", "size": 32,
+    "shard_size": 5, "num_inference_steps": 3, "batch_size": 4, "threads": 1, "device": "cpu", "size": 32,
 }  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def test_a_finished_build_is_left_as_it_is(built, checkpoint):
 def test_another_recipe_in_the_same_directory_is_refused_naming_the_fields(built, checkpoint):
     with pytest.raises(FiguregroundError, match=r"another recipe.*\n.*strength: 0\.6, now 0\.5") as refused:
         D3S("pocket", checkpoint=checkpoint, keep=["guide", "mask"], strength=0.5, **TINY).build(built)
-    assert "steps" not in str(refused.value)
+    assert "num_inference_steps" not in str(refused.value)
 
 
 def test_a_directory_with_something_else_is_refused_and_untouched(checkpoint, tmp_path):
@@ -191,7 +191,12 @@ def test_a_recipe_whose_sources_changed_opens_nothing(built, checkpoint, tmp_pat
 
 def test_the_card_shows_every_setting_and_no_path(built, checkpoint):
     card = (built / "README.md").read_text()
-    for setting in ("| strength | `0.6` |", "| steps | `3` |", "| cutouts | `pocket` |", "| checkpoint | `sd1` |"):
+    for setting in (
+        "| strength | `0.6` |",
+        r"| num\_inference\_steps | `3` |",
+        "| cutouts | `pocket` |",
+        "| checkpoint | `sd1` |",
+    ):
         assert setting in card
     assert str(Path(checkpoint).parent.parent) not in card
     assert "../" not in card
@@ -274,7 +279,7 @@ def test_the_forecast_counts_what_is_built(checkpoint):
     assert "30 images of 32 px in 7 shards, 3 foregrounds × 2 backgrounds" in text
     assert f"{30 * int(3 * 0.6) * 2:,} denoiser evaluations" in text
     assert "Cramér's V 0.000" in text
-    pndm = describe(D3S("pocket", checkpoint=checkpoint, **{**TINY, "steps": 5, "scheduler": "pndm"}))
+    pndm = describe(D3S("pocket", checkpoint=checkpoint, **{**TINY, "num_inference_steps": 5, "scheduler": "pndm"}))
     assert f"{30 * (3 + 1) * 2:,} denoiser evaluations" in pndm  # it takes its second step twice
     table = {"correlation": 0.5, "pairing": {"bird": "grass", "car": "grass", "mug": "snow"}}
     table = {"train": table, "validation": "uniform"}

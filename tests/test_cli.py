@@ -16,7 +16,7 @@ from figureground.methods.forecast import human_time
 
 TINY = [
     "--set", "classes=[bird, car]", "--set", "backgrounds=[grass, snow]", "--set", "per_cell={train: 2, validation: 1}",
-    "--set", "steps=2", "--set", "size=32", "--set", "threads=1", "--set", "device=cpu",
+    "--set", "num_inference_steps=2", "--set", "size=32", "--set", "threads=1", "--set", "device=cpu",
 ]  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_plan_build_and_show_from_nothing(checkpoint, tmp_path, capsys):
 
 def test_set_wins_over_the_recipe_and_the_recipe_over_the_config(tmp_path, capsys):
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("config: pocket\nper_cell: {train: 3, validation: 1}\nsteps: 10\n")
+    recipe.write_text("config: pocket\nper_cell: {train: 3, validation: 1}\nnum_inference_steps: 10\n")
     assert main(["plan", "d3s", "--recipe", str(recipe), "--set", "per_cell.train=2", "--limit", "150"]) == 0
     said = capsys.readouterr().out
     assert "150 images" in said
@@ -60,7 +60,7 @@ def test_set_wins_over_the_recipe_and_the_recipe_over_the_config(tmp_path, capsy
         (["plan", "d3s", "--set", "keep=[guide"], 2, "keep: '[guide' doesn't parse as YAML"),
         (["plan", "d3s", "--set", "per_cell=3"], 2, "per_cell: '3' is not a mapping; write it in braces"),
         (["plan", "d3s", "--set", "strength=7"], 2, "strength: 7 is not a number from 0 to 1"),
-        (["plan", "d3s", "--set", "steps=2", "--set", "strength=0.3"], 2, "is less than one step"),
+        (["plan", "d3s", "--set", "num_inference_steps=2", "--set", "strength=0.3"], 2, "is less than one step"),
         (["plan", "d3s", "--set", "classes=[brid]"], 2, "did you mean 'bird'"),
         (["plan", "d3s", "--set", "backgrounds=[gras]"], 2, "did you mean 'grass'"),
         (["plan", "d3s", "--recipe", "missing.yaml"], 2, "Recipe missing.yaml: No such file"),
@@ -81,7 +81,7 @@ def test_wrong_use_ends_with_one_line_and_no_traceback(arguments, code, message,
 
 def test_settings_behind_one_set_are_refused_with_what_to_write(capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["plan", "d3s", "--set", "steps=2", "size=32", "threads=1"])
+        main(["plan", "d3s", "--set", "num_inference_steps=2", "size=32", "threads=1"])
     assert ended.value.code == 2
     assert "size=32 threads=1. Each setting needs its own --set: --set size=32" in capsys.readouterr().err
     with pytest.raises(SystemExit):
@@ -107,7 +107,8 @@ def test_a_recipe_that_names_its_method_needs_no_other(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "method", "named"),
     [
-        ("builder: d3s\n", ["ddb"], ["METHOD", "'ddb'", "'d3s'"]), ("steps: 3\n", [], ["METHOD", "d3s, spurious"]),
+        ("builder: d3s\n", ["ddb"], ["METHOD", "'ddb'", "'d3s'"]),
+        ("num_inference_steps: 3\n", [], ["METHOD", "d3s, spurious"]),
         ("builder: merge\n", [], ["METHOD", "merge"]), ("builder: d4s\n", [], ["METHOD", "'d4s'"]),
         ("builder: [d3s]\n", [], ["'builder'"]), (None, [], ["METHOD", "d3s, spurious"]),
     ],
@@ -128,7 +129,7 @@ def test_plan_lists_what_is_missing_here(capsys, tmp_path):
     assert main(["plan", "d3s", "--config", "imagenet", *settings, "--json", "--images-per-second", "50"]) == 0
     plan = json.loads(capsys.readouterr().out)
     needs = {need["field"]: need for need in plan["to_build"]}
-    assert list(needs) == ["checkpoint", "device", "cutouts", "templates"]
+    assert list(needs) == ["checkpoint", "device", "cutouts", "scenes"]
     assert needs["checkpoint"]["command"] == "hf download some/checkpoint-xl --revision v1"
     assert 12e9 < needs["checkpoint"]["bytes"] < 15e9
     assert needs["cutouts"]["command"] == "--set cutouts=DIR"

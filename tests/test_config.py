@@ -18,7 +18,7 @@ TEXTS = [3, None, ["a"], {"a": 1}]
 SWITCH = ["yes", 1, None]
 BAD = {
     "checkpoint": [*TEXTS, "", " "], "revision": [3, ["a"]], "size": ["64", 7, 16385, 64.0, True, None],
-    "steps": ["3", 0, 1001, 2.5, None], "strength": ["0.5", -0.1, 1.1, float("nan"), None, True],
+    "num_inference_steps": ["3", 0, 1001, 2.5, None], "strength": ["0.5", -0.1, 1.1, float("nan"), None, True],
     "guidance_scale": ["5", -1, 1001, float("inf"), None], "negative_prompt": TEXTS,
     "scheduler": ["dimm", 3, None, ["ddim"]], "eta": ["0", -0.1, 1.1, None], "safety": ["on", 3, None, True],
     "seed": ["0", -1, 0.5, None, datetime.date(2024, 1, 1)], "shard_size": ["9", 0, 1.5, None],
@@ -28,7 +28,7 @@ BAD = {
     "allow_mixed_numerics": SWITCH, "classes": [3, None, [], {}, "poket", ["brid"], [None], ["bird", "bird"]],
     "definitions": [3, ["a"], "missing.csv"], "backgrounds": [3, None, [], {}, "d4s", ["gras"]],
     "prompt": [3, None, [], "", "a {clas}"], "cutouts": [3, "/nonexistent", ["a"], {"train": "a"}, {"x": "a"}],
-    "templates": [3, "/nonexistent", ["a"], {"train": "a"}], "guide": ["sketch", 3, None], "known_background": SWITCH,
+    "scenes": [3, "/nonexistent", ["a"], {"train": "a"}], "guide": ["sketch", 3, None], "known_background": SWITCH,
     "paste": ["alpha", 3, None], "cutout_scale": ["0.4", 0, 1.1, [0.1], [0.9, 0.2], [0.1, 0.2, 0.3], None, ["a", "b"]],
     "position": ["left", 3, None], "match": ["background", 3, None],
     "table": [3, "missing.csv", {"correlation": 2}, {"correlation": "a"}, ["a"]],
@@ -58,8 +58,8 @@ def test_photographs_that_are_not_there_are_refused(value):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("size", 8), ("steps", 1000), ("strength", 1), ("guidance_scale", 0), ("eta", 1), ("seed", 2**70), ("limit", None),
-     ("batch_size", 4096), ("threads", 1024), ("workers", 1024), ("cutout_scale", [0.05, 1])],
+    [("size", 8), ("num_inference_steps", 1000), ("strength", 1), ("guidance_scale", 0), ("eta", 1), ("seed", 2**70),
+     ("limit", None), ("batch_size", 4096), ("threads", 1024), ("workers", 1024), ("cutout_scale", [0.05, 1])],
 )  # fmt: skip
 def test_the_ends_of_a_range_belong_to_it(field, value):
     assert getattr(D3S("pocket", **{field: value}).config, field) == value
@@ -85,7 +85,10 @@ def test_the_schema_has_every_field_with_its_text_and_range(name, capsys):
     assert set(schema["properties"]) == {"builder", "config", *fields}
     assert schema["additionalProperties"] is False
     assert all(each["description"] for each in schema["properties"].values())
-    assert schema["properties"]["steps"] | {"minimum": 1, "maximum": 1000} == schema["properties"]["steps"]
+    assert (
+        schema["properties"]["num_inference_steps"] | {"minimum": 1, "maximum": 1000}
+        == schema["properties"]["num_inference_steps"]
+    )
     assert schema["properties"]["config"]["enum"] == list(kind.CONFIGS)
     assert "required" not in schema
 

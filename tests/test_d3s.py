@@ -36,7 +36,7 @@ def test_the_demo_has_600_images_and_every_cell_alike():
 
 def test_imagenet_is_d3s_as_its_authors_set_it():
     config = D3S("imagenet").config
-    assert (config.checkpoint, config.size, config.scheduler, config.steps, config.eta) == (
+    assert (config.checkpoint, config.size, config.scheduler, config.num_inference_steps, config.eta) == (
         "CompVis/stable-diffusion-v1-4",
         512,
         "ddim",
@@ -119,7 +119,7 @@ def test_ones_own_directories_with_classes_named_by_their_folders(tmp_path):
     builder = D3S(
         "imagenet",
         cutouts=str(cutouts),
-        templates=str(scenes),
+        scenes=str(scenes),
         classes="folders",
         backgrounds={"beach": "on the beach", "grass": "on grass"},
     )
@@ -130,7 +130,7 @@ def test_ones_own_directories_with_classes_named_by_their_folders(tmp_path):
 
 def test_class_folders_may_be_named_by_wordnet_id(tmp_path):
     cutouts = make_images(tmp_path / "c", {"n01440764": 2, "goldfish": 2})
-    builder = D3S("imagenet", classes=["tench", "goldfish"], cutouts=str(cutouts), templates="pocket")
+    builder = D3S("imagenet", classes=["tench", "goldfish"], cutouts=str(cutouts), scenes="pocket")
     assert {s.guide.cutout.split("/")[0] for s in specs(builder) if s.foreground_name == "tench"} == {"n01440764"}
 
 
@@ -162,8 +162,8 @@ def test_the_recipe_does_not_depend_on_where_the_images_lie(tmp_path):
         ({"strenght": 0.5}, "strenght: d3s has no such field, did you mean 'strength'"),
         ({"strength": 1.5}, r"strength: 1\.5 is not a number from 0 to 1"),
         ({"strength": "high"}, "strength: 'high' is not a number"),
-        ({"steps": 10, "strength": 0.05}, "less than one step"),
-        ({"steps": 0}, "steps: 0 is not a whole number from 1 to 1000"),
+        ({"num_inference_steps": 10, "strength": 0.05}, "less than one step"),
+        ({"num_inference_steps": 0}, "num_inference_steps: 0 is not a whole number from 1 to 1000"),
         ({"guidance_scale": -1}, "guidance_scale: -1"),
         ({"guidance_scale": float("inf")}, "guidance_scale: inf"),
         ({"strength": float("nan")}, "strength: nan"),
@@ -268,7 +268,7 @@ def test_the_text_only_control_takes_its_classes_from_the_same_cutout_folders(tm
 def test_backgrounds_can_be_the_folders_of_the_templates(tmp_path):
     cutouts = make_images(tmp_path / "cutouts", {"red fox": 2, "owl": 2})
     scenes = make_images(tmp_path / "scenes", {"beach": 2, "car_park": 2})
-    builder = D3S(cutouts=cutouts, templates=scenes, classes="folders", backgrounds="folders")
+    builder = D3S(cutouts=cutouts, scenes=scenes, classes="folders", backgrounds="folders")
     assert builder.plan().backgrounds == ["beach", "car_park"]
     assert {s.prompt for s in specs(builder)} == {
         f"a photo of a {noun}, {scene}"
@@ -280,7 +280,7 @@ def test_backgrounds_can_be_the_folders_of_the_templates(tmp_path):
 def test_missing_scenes_are_called_backgrounds_and_the_way_out_is_named(tmp_path):
     scenes = make_images(tmp_path / "scenes", {"beach": 2})
     with pytest.raises(FiguregroundError, match=r"10 of 10 backgrounds have no folder .*--set backgrounds=folders"):
-        D3S("pocket", templates=scenes).build(tmp_path / "d3s")
+        D3S("pocket", scenes=scenes).build(tmp_path / "d3s")
 
 
 @pytest.mark.parametrize(

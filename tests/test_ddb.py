@@ -166,7 +166,7 @@ def test_a_classifier_of_other_classes_is_refused(data, tmp_path):
     [
         ({"sources": 2}, "sources: 2"),
         ({"per_source": 0}, "per_source: 0"),
-        ({"inversion": {"step": 3}}, "inversion.step: .*did you mean 'steps'"),
+        ({"inversion": {"max_train_step": 3}}, "inversion.max_train_step: .*did you mean 'max_train_steps'"),
         ({"inversion": {"checkpoint": "x"}}, "inversion.checkpoint: checkpoint is a setting of the recipe itself"),
         ({"phrases": {"cat": "a cat"}}, "cat: phrases has no such field; there is mug, umbrella"),
         ({"phrases": {"mug": ""}}, "phrases.mug: '' is not a text"),

@@ -87,7 +87,14 @@ if room:
     resource.setrlimit(resource.RLIMIT_AS, (used + room * 2**20,) * 2)
 sys.exit(main(sys.argv[2:]))
 """
-MEMORY = {"size": 128, "steps": 1, "per_cell": "{train: 1}", "classes": "[bird]", "shard_size": 1, "guide": "none"}
+MEMORY = {
+    "size": 128,
+    "num_inference_steps": 1,
+    "per_cell": "{train: 1}",
+    "classes": "[bird]",
+    "shard_size": 1,
+    "guide": "none",
+}
 
 
 def starved(room, checkpoint, out, batch_size, **settings):
@@ -224,12 +231,12 @@ PASSED_OVER = {
 
 @pytest.fixture
 def zoo(tmp_path, monkeypatch):
-    """Cut-outs of two classes, `bird` with every kind of file, and templates."""
+    """Cut-outs of two classes, `bird` with every kind of file, and scenes."""
     monkeypatch.chdir(tmp_path)  # the path of a socket must be short
-    for folder in ("cutouts/bird", "cutouts/car", "cutouts/.hidden", "templates/grass", "templates/snow"):
+    for folder in ("cutouts/bird", "cutouts/car", "cutouts/.hidden", "scenes/grass", "scenes/snow"):
         (tmp_path / folder).mkdir(parents=True)
     for i in range(3):
-        for folder in ("cutouts/car", "templates/grass", "templates/snow"):
+        for folder in ("cutouts/car", "scenes/grass", "scenes/snow"):
             image(100 + i + len(folder)).save(tmp_path / folder / f"{i}.png")
     birds = tmp_path / "cutouts" / "bird"
     for name, make in GOOD.items():
@@ -244,7 +251,7 @@ def zoo(tmp_path, monkeypatch):
 
 
 def of_zoo(checkpoint, zoo, **settings):
-    folders = {"cutouts": zoo / "cutouts", "templates": zoo / "templates"}
+    folders = {"cutouts": zoo / "cutouts", "scenes": zoo / "scenes"}
     return recipe(checkpoint, **{"classes": "folders", "shard_size": 100, **folders, **settings})
 
 

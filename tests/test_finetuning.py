@@ -39,17 +39,18 @@ def test_without_flags_the_pocket_preset_counts_and_with_another_checkpoint_the_
 
 def test_flags_of_every_kind_are_understood():
     settings = parse(
-        "--steps", "7", "--learning-rate", "1e-5", "--flip", "--min-snr-gamma", "none", "--distance", "l2",
+        "--max-train-steps", "7", "--learning-rate", "1e-5", "--flip", "--min-snr-gamma", "none", "--distance", "l2",
         "--preview-prompt", "a {V}", "--preview-prompt", "the {noun}", "--no-gradient-checkpointing",
     )  # fmt: skip
-    changes = {"steps": 7, "learning_rate": 1e-5, "flip": True, "min_snr_gamma": None, "distance": "l2"}
+    changes = {"max_train_steps": 7, "learning_rate": 1e-5, "flip": True, "min_snr_gamma": None, "distance": "l2"}
     assert settings == dataclasses.replace(POCKET, **changes, preview_prompts=("a {V}", "the {noun}"))
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("steps", 0), ("steps", 2.5), ("batch_size", True), ("ema", 1.5), ("learning_rate", float("nan")),
+        ("max_train_steps", 0), ("max_train_steps", 2.5), ("batch_size", True), ("ema", 1.5),
+        ("learning_rate", float("nan")),
         ("min_snr_gamma", 0), ("lora_rank", 0), ("flip", "yes"), ("features", "all"), ("dtype", "float16"),
         ("prompt", "a photo of a {noun}"), ("prompt", "a {V} {thing}"), ("prior_prompt", "a {V} {noun}"),
         ("identifier", ""), ("preview_prompts", "a {V}"), ("class_direction", "heads"), ("early_stopping", "never"),
@@ -73,7 +74,7 @@ def test_early_stopping_and_the_classs_direction_are_told_by_flags_and_refused_w
         parse("--class-direction", "images", "--prior-weight", "0")
     assert parse("--class-direction", "head", "--prior-weight", "0").class_direction == "head"
     with pytest.raises(RecipeError, match=r"^stop_every: 50 is more than all 40 steps"):
-        parse("--early-stopping", "similarity", "--steps", "40")
+        parse("--early-stopping", "similarity", "--max-train-steps", "40")
     with pytest.raises(RecipeError, match=r"^feature_model: early_stopping "):
         parse("--checkpoint", "user/name", "--sfsl-weight", "0", "--early-stopping", "similarity")
 

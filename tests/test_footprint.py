@@ -30,7 +30,7 @@ def test_adapters_are_as_large_as_foretold(checkpoint, tmp_path):
     for i in range(3):
         Image.new("RGB", (32, 32), (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
     settings = Finetuning(
-        str(checkpoint), steps=1, size=32, prior_weight=0, sfsl_weight=0, preview_images=0, lora_rank=4
+        str(checkpoint), max_train_steps=1, size=32, prior_weight=0, sfsl_weight=0, preview_images=0, lora_rank=4
     )
     out = finetune(tmp_path, "flower", "bird", tmp_path / "out", settings, device="cpu", show_progress=False)
     real = (out / "lora.safetensors").stat().st_size

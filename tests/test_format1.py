@@ -27,7 +27,7 @@ ARCHIVE = Path(__file__).parent / "data" / "format1.tar.xz"
 --set batch_size=4`."""
 SMALL = {
     "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 1, "validation": 1},
-    "steps": 2, "threads": 1, "batch_size": 4, "device": "cpu",
+    "num_inference_steps": 2, "threads": 1, "batch_size": 4, "device": "cpu",
 }  # fmt: skip
 
 

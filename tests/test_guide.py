@@ -1,4 +1,4 @@
-"""Cut-outs and templates: which belong together, which split may use them, and what a composite looks like."""
+"""Cut-outs and scenes: which belong together, which split may use them, and what a composite looks like."""
 
 import shutil
 import subprocess
@@ -100,17 +100,17 @@ def test_all_classes_without_a_readable_image_are_counted_in_one_error(tmp_path:
 
 
 def test_a_missing_directory_and_ambiguous_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"templates: no such directory: .*nowhere"):
-        ImagePool.read(tmp_path / "nowhere", ["snow"], "templates")
+    with pytest.raises(ValueError, match=r"scenes: no such directory: .*nowhere"):
+        ImagePool.read(tmp_path / "nowhere", ["snow"], "scenes")
     draw(tmp_path / "Snow_Field" / "a.png")
     draw(tmp_path / "snow field" / "a.png", BLUE)
     with pytest.raises(ValueError, match=r"'SNOW FIELD' has more than one folder: .*Snow_Field and .*snow field"):
-        ImagePool.read(tmp_path, ["SNOW FIELD"], "templates")
+        ImagePool.read(tmp_path, ["SNOW FIELD"], "scenes")
     with pytest.raises(ValueError, match=r"'snow field' has more than one folder"):
-        ImagePool.read(tmp_path, ["snow field"], "templates")
+        ImagePool.read(tmp_path, ["snow field"], "scenes")
     shutil.rmtree(tmp_path / "Snow_Field")
     with pytest.raises(ValueError, match="matches both 'a' and 'b'"):
-        ImagePool.read(tmp_path, ["a", "b"], "templates", {"a": ["snow field"], "b": ["snow field"]})
+        ImagePool.read(tmp_path, ["a", "b"], "scenes", {"a": ["snow field"], "b": ["snow field"]})
 
 
 def test_unreadable_files_are_skipped_and_listed_with_the_reason(tmp_path: Path) -> None:
@@ -543,7 +543,7 @@ def test_shipped_templates_read_and_split_as_a_users_photographs_do() -> None:
     cells = [f"{name}/{scene}" for name in world.FOREGROUNDS for scene in world.BACKGROUNDS]
     split_bank(ImagePool.read(SHIPPED / "photographs", cells, "photographs"), {"train": 2, "validation": 1})
     cats = ImagePool.read(SHIPPED / "cutouts", ["cat"], "cutouts")
-    snows = ImagePool.read(SHIPPED / "backgrounds", ["snow"], "templates")
+    snows = ImagePool.read(SHIPPED / "backgrounds", ["snow"], "scenes")
     _, mask = compose(cats.items["cat"][0].path, snows.items["snow"][0].path, (10, 20, 50, 60), False, 64)
     assert 0.2 < pixels(mask).sum() / 255 / 1600 < 0.9  # A cat's shape, neither nothing nor the whole square.
 

@@ -14,7 +14,7 @@ from figureground.recipe.settings import execution_names
 
 def test_the_pocket_has_its_own_settings_and_other_checkpoints_the_usual():
     assert settings_for("pocket") == POCKET
-    assert settings_for("pocket", steps=7) == dataclasses.replace(POCKET, steps=7)
+    assert settings_for("pocket", max_train_steps=7) == dataclasses.replace(POCKET, max_train_steps=7)
     assert settings_for("user/name", masked=True) == Inversion("user/name", masked=True)
     assert all("{token}" in text for text in TEMPLATES)
 
@@ -31,7 +31,8 @@ def test_fields_that_decide_nothing_are_fields():
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("steps", 0, "0 is not a whole number from 1"), ("steps", 2.5, "whole"), ("batch_size", True, "whole"),
+        ("max_train_steps", 0, "0 is not a whole number from 1"), ("max_train_steps", 2.5, "whole"),
+        ("batch_size", True, "whole"),
         ("vectors", 76, "from 1 to 75"), ("vectors", 0, "from 1 to 75"), ("learning_rate", float("nan"), "number"),
         ("learning_rate", 0, "number"), ("min_snr_gamma", 0, "number"), ("size", 4, "from 8"), ("seed", -1, "whole"),
         ("save_seconds", -1, "from 0"), ("flip", "yes", "true or false"), ("masked", None, "true or false"),

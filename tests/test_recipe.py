@@ -45,7 +45,10 @@ def test_set_takes_yaml_values_and_dotted_keys():
 
 
 def test_set_wins_over_the_recipe_file():
-    assert apply_settings({"strength": 0.7, "steps": 3}, ["strength=0.5"], {}, KINDS) == {"strength": 0.5, "steps": 3}
+    assert apply_settings({"strength": 0.7, "num_inference_steps": 3}, ["strength=0.5"], {}, KINDS) == {
+        "strength": 0.5,
+        "num_inference_steps": 3,
+    }
 
 
 @pytest.mark.parametrize(
@@ -119,15 +122,15 @@ def test_differences_lead_with_what_was_set_and_hashes_that_follow_come_last():
 
     same = {"checkpoint": "sha256:" + "2" * 64}
     old = recipe(
-        {"cutouts": "a", "table": "uniform", "steps": 5, "size": 32, "checkpoint": "x"},
+        {"cutouts": "a", "table": "uniform", "num_inference_steps": 5, "size": 32, "checkpoint": "x"},
         {"table": {"train": "0" * 64}, "cutouts": {"train": "1" * 64}, **same},
     )
     new = recipe(
-        {"cutouts": "b", "table": "uniform", "steps": 4, "size": 32, "checkpoint": "y"},
+        {"cutouts": "b", "table": "uniform", "num_inference_steps": 4, "size": 32, "checkpoint": "y"},
         {"table": {"train": "3" * 64}, "cutouts": {"train": "4" * 64}, **same},
     )
     fields = [line.partition(":")[0] for line in recipe_differences(old, new)]
-    assert fields == ["cutouts", "steps", "table.train"]  # the same checkpoint in another place is none
+    assert fields == ["cutouts", "num_inference_steps", "table.train"]  # the same checkpoint in another place is none
     assert recipe_differences(old, {**new, "builder": "ddb"})[0] == 'METHOD: "d3s", now "ddb"'
     assert differences({"a": "0" * 64, "b": 1}, {"a": "1" * 64, "b": 2})[0] == "b: 1, now 2"
 
@@ -156,7 +159,7 @@ def test_a_foreign_recipe_in_a_dataset_is_refused_by_what_is_wrong_with_it(text,
 
 def test_an_unknown_field_names_the_nearest():
     with pytest.raises(RecipeError, match="strenght: d3s has no such field, did you mean 'strength'"):
-        check_names(["strenght"], ["strength", "steps"], "d3s")
+        check_names(["strenght"], ["strength", "num_inference_steps"], "d3s")
 
 
 def test_names_of_shipped_lists_stay_names_even_where_a_folder_is_called_so(tmp_path, monkeypatch):
@@ -249,7 +252,8 @@ def test_numbers_of_json_are_names_where_names_are_wanted(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("steps=1e3", 1000), ("steps=007", 7), ("steps=1_000", 1000), ("strength=1", 1), ("strength=5e-1", 0.5),
+        ("num_inference_steps=1e3", 1000), ("num_inference_steps=007", 7), ("num_inference_steps=1_000", 1000),
+        ("strength=1", 1), ("strength=5e-1", 0.5),
         ("guidance_scale=.5", 0.5), ("limit=~", None), ("limit=null", None), ("limit=", None), ("revision=", None),
         ("revision=null", None), ("revision='null'", "null"), ("revision=007", "007"), ("revision=1e3", "1e3"),
         ("compile=true", True), ("compile=False", False), ("keep=[]", []), ("cutout_scale=[0.3, 1]", [0.3, 1]),
@@ -274,8 +278,12 @@ def test_a_setting_is_what_its_field_takes(setting, value):
 @pytest.mark.parametrize(
     ("setting", "field"),
     [
-        ("steps='7'", "steps"), ("steps=12:30", "steps"), ("steps=true", "steps"), ("steps=~", "steps"),
-        ("steps=7.5.1", "steps"), ("steps=" + "9" * 5000, "steps"), ("steps=[1]", "steps"), ("seed=2024-01-01", "seed"),
+        ("num_inference_steps='7'", "num_inference_steps"), ("num_inference_steps=12:30", "num_inference_steps"),
+        ("num_inference_steps=true", "num_inference_steps"), ("num_inference_steps=~", "num_inference_steps"),
+        ("num_inference_steps=7.5.1", "num_inference_steps"),
+        ("num_inference_steps=" + "9" * 5000, "num_inference_steps"),
+        ("num_inference_steps=[1]", "num_inference_steps"),
+        ("seed=2024-01-01", "seed"),
         ("strength=50%", "strength"), ("compile=yes", "compile: 'yes' .* Write true"), ("compile=0", "Write false"),
         ("compile=", "compile"), ("keep=guide", "keep"), ("per_cell={train: 1, train: 2}", "'train' is given twice"),
         ("per_cell.train=1.5e-1x", r"per_cell\.train"), ("extended=[3]", r"extended\[0\]"), ("prompt=~", "quotes"),
@@ -292,11 +300,11 @@ def test_what_a_field_does_not_take_is_refused_by_name(setting, field):
 
 def test_settings_of_trainings_and_learned_words_have_types_too():
     said = ["training.epochs=1e1", "training.backbone=007", "training.augment=false", "nouns.no=yes",
-            "inversion={steps: 3, templates: ['no {token}', '7 {token}'], flip: true}"]  # fmt: skip
+            "inversion={max_train_steps: 3, templates: ['no {token}', '7 {token}'], flip: true}"]  # fmt: skip
     fields = apply_settings({}, said, {"training": {"epochs": 3}}, kinds_of(DDBConfig))
     assert fields == {
         "training": {"epochs": 10, "backbone": "007", "augment": False}, "nouns": {"no": "yes"},
-        "inversion": {"steps": 3, "templates": ["no {token}", "7 {token}"], "flip": True},
+        "inversion": {"max_train_steps": 3, "templates": ["no {token}", "7 {token}"], "flip": True},
     }  # fmt: skip
     fields = apply_settings({}, ["features.no={noun: on, component: [1, 2]}", "features.bee=no"], {},
                             kinds_of(SpuriousConfig))  # fmt: skip

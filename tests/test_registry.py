@@ -46,7 +46,11 @@ class Plain(Method):
     """Draws each class of a training set in each scene."""
 
     METHOD = "plain"
-    CONFIGS = {"pocket": PlainConfig(name="pocket", steps=2, size=32, batch_size=4, threads=1, image_format="png")}
+    CONFIGS = {
+        "pocket": PlainConfig(
+            name="pocket", num_inference_steps=2, size=32, batch_size=4, threads=1, image_format="png"
+        )
+    }  # fmt: skip
     DEFAULT = "pocket"
     TITLE = "Classes in scenes"
     FROM_DATA = True

@@ -22,7 +22,7 @@ from figureground.methods.scgs import SCGS
 from figureground.pocket import birds
 
 KEPT = {"image_format": "png", "keep": ["mask"]}
-SMALL = {"folds": 2, "training": {"epochs": 1}, "per_class": 4, "steps": 2, "shard_size": 4, "threads": 1}
+SMALL = {"folds": 2, "training": {"epochs": 1}, "per_class": 4, "num_inference_steps": 2, "shard_size": 4, "threads": 1}
 SCENES = {"plain", "grass", "sand", "snow", "night"}
 """Of the pocket config."""
 LATENT = 4
@@ -155,7 +155,7 @@ def test_only_the_classes_that_are_asked_for_are_made(data, built, tmp_path):
         ({"training": {"epoch": 3}}, "training.epoch: there is no such setting"),
         ({"training": {"epochs": 0}}, "training.epochs: 0"),
         ({"nouns": {"cat": "kitten"}}, "nouns.cat: birds has no class 'cat'"),
-        ({"strength": 0.1, "steps": 4}, "strength: 0.1 of 4 steps"),
+        ({"strength": 0.1, "num_inference_steps": 4}, "strength: 0.1 of 4 steps"),
         ({"quantile": 2}, "quantile: 2 is not a number from 0 to 1"),
         (
             {"errors": "early-stopped", "first_epochs": 3, "training": {"epochs": 1}},

@@ -200,11 +200,12 @@ def test_a_built_dataset_names_its_sources_and_keeps_their_credits(tmp_path):
     (checkpoint / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n")
     folders = {
         name: {split: str(tmp_path / kind / split) for split in ("train", "validation")}
-        for name, kind in (("cutouts", "cutouts"), ("templates", "backgrounds"))
+        for name, kind in (("cutouts", "cutouts"), ("scenes", "backgrounds"))
     }
     out = D3S(
         "pocket", checkpoint=str(checkpoint), classes=["bird", "mug"], backgrounds=["grass", "snow"], **folders,
-        per_cell={"train": 1, "validation": 1}, steps=2, strength=0.9, size=32, batch_size=4, device="cpu", threads=1,
+        per_cell={"train": 1, "validation": 1}, num_inference_steps=2, strength=0.9, size=32, batch_size=4,
+        device="cpu", threads=1,
     ).build(tmp_path / "out", show_progress=False)  # fmt: skip
     card = (out / "README.md").read_text()
     assert "| cutouts | `train` | train | 6 | CC-BY-4.0 (LICENSE.txt) | 1 |" in card

@@ -33,11 +33,13 @@ from figureground.models.concepts import read_concept
 from figureground.pocket.biased import LOOKS_OF
 
 LEARNED = {
-    "steps": 3, "batch_size": 1, "num_class_images": 3, "num_inference_steps": 2, "preview_images": 0, "sfsl_weight": 0,
+    "max_train_steps": 3, "batch_size": 1, "num_class_images": 3, "num_inference_steps": 2, "preview_images": 0,
+    "sfsl_weight": 0,
     "learning_rate": 5e-3,
 }  # fmt: skip
 TINY = {
-    "classes": ["bird", "fish"], "per_cell": 2, "steps": 2, "size": 32, "batch_size": 4, "threads": 1, "device": "cpu",
+    "classes": ["bird", "fish"], "per_cell": 2, "num_inference_steps": 2, "size": 32, "batch_size": 4, "threads": 1,
+    "device": "cpu",
     "shard_size": 6, "image_format": "png", "reference_count": 4, "finetuning": LEARNED,
 }  # fmt: skip
 
@@ -219,7 +221,7 @@ def test_a_concept_made_otherwise_gets_a_folder_of_its_own_beside(checkpoint, tm
     shared = tmp_path / "concepts"
     make(checkpoint, tmp_path / "one", concepts=str(shared), per_cell=1, classes=["fish"])
     before = read_concept(shared / "fish")
-    longer = {"finetuning": {**LEARNED, "steps": 4}}
+    longer = {"finetuning": {**LEARNED, "max_train_steps": 4}}
     make(checkpoint, tmp_path / "two", concepts=str(shared), per_cell=1, classes=["fish"], **longer)
     others = [path for path in shared.glob("fish-*") if path.is_dir()]
     assert len(others) == 1
@@ -331,7 +333,7 @@ def test_an_extension_adds_images_by_scene_and_keeps_what_is_there(checkpoint, t
 
 @pytest.mark.slow
 def test_a_build_that_is_killed_and_stopped_while_it_learns_or_draws_ends_with_the_same_bytes(checkpoint, tmp_path):
-    longer = {"finetuning": {**LEARNED, "steps": 120, "save_every": 5}, "per_cell": 4}
+    longer = {"finetuning": {**LEARNED, "max_train_steps": 120, "save_every": 5}, "per_cell": 4}
     whole = make(checkpoint, tmp_path / "whole", **longer)
     out = tmp_path / "out"
     concepts = out / "_figureground" / "stages" / "concepts"
@@ -394,14 +396,14 @@ def test_what_a_preview_shows_and_where_concepts_lie_is_no_part_of_the_recipe(ch
     one = Spurious("pocket", checkpoint=checkpoint, **TINY)
     learned = {**LEARNED, "preview_images": 3, "save_every": 7}
     two = Spurious("pocket", checkpoint=checkpoint, **{**TINY, "finetuning": learned, "concepts": "elsewhere"})
-    three = Spurious("pocket", checkpoint=checkpoint, **{**TINY, "finetuning": {**LEARNED, "steps": 4}})
+    three = Spurious("pocket", checkpoint=checkpoint, **{**TINY, "finetuning": {**LEARNED, "max_train_steps": 4}})
     assert one.identity()["finetuning"] == two.identity()["finetuning"] != three.identity()["finetuning"]
     assert "concepts" not in two.identity()
 
 
 def test_scenes_and_their_numbers_are_the_users(checkpoint):
     scenes = {"plain": "", "moon": "on the moon"}
-    builder = Spurious("pocket", checkpoint=checkpoint, **{**TINY, "scenes": scenes, "per_cell": {"moon": 3}})
+    builder = Spurious("pocket", checkpoint=checkpoint, **{**TINY, "backgrounds": scenes, "per_cell": {"moon": 3}})
     plan = builder.plan()
     specs = [spec for shard in plan.shards() for spec in plan.specs(shard)]
     assert len(specs) == 6
@@ -418,15 +420,18 @@ def test_scenes_and_their_numbers_are_the_users(checkpoint):
         ({"classes": ["brid"]}, r"^classes: 1 of 1 have no feature .* did you mean 'bird'"),
         ({"features": {"bird": ""}, "classes": None}, r"^features: .*'bird' has no noun"),
         ({"features": {"dragon": "flower"}, "classes": None}, r"^labels: 1 of 1 classes are none .* dragon"),
-        ({"finetuning": {"stpes": 3}}, r"^finetuning.stpes: there is no such setting, did you mean 'steps'"),
-        ({"finetuning": {"steps": 0}}, r"^finetuning.steps: 0 is not a whole number"),
+        (
+            {"finetuning": {"max_tran_steps": 3}},
+            r"^finetuning.max_tran_steps: there is no such setting, did you mean 'max_train_steps'",
+        ),
+        ({"finetuning": {"max_train_steps": 0}}, r"^finetuning.max_train_steps: 0 is not a whole number"),
         ({"finetuning": {"sfsl_weigth": 0}}, r"did you mean 'sfsl_weight'"),
         ({"finetuning": {"size": 64}}, r"^finetuning.size: size is a setting of the recipe itself: --set size="),
         ({"finetuning": {"prompt": "a {noun}"}}, r"^finetuning.prompt: "),
         ({"per_cell": {"beach": 3}}, r"^per_cell.beach: there is no scene 'beach'"),
         ({"per_cell": 0}, r"^per_cell:"),
         ({"per_cell": "ten"}, r"^per_cell: 'ten' is not a whole number"),
-        ({"scenes": "pokcet"}, r"^scenes: there is no list 'pokcet', did you mean 'pocket'"),
+        ({"backgrounds": "pokcet"}, r"^backgrounds: there is no list 'pokcet', did you mean 'pocket'"),
         ({"references": "nowhere"}, r"references: no such directory: nowhere"),
         ({"reference_count": 2}, r"^reference_count: 2 is not a whole number of at least 3"),
         ({"keep": ["guide"]}, r"^keep: 'guide' can't be kept"),
@@ -510,7 +515,7 @@ def test_a_recipe_may_leave_the_classs_direction_out_and_stop_early_and_its_card
 def test_a_classifier_that_steered_the_images_is_left_out_of_means(checkpoint, tmp_path):
     judge = network(tmp_path / "judge", "bird", "fish")
     steering = network(tmp_path / "steering", "fish", "bird", "cat")
-    learned = {**LEARNED, "steps": 1, "sfsl_weight": 1.0}
+    learned = {**LEARNED, "max_train_steps": 1, "sfsl_weight": 1.0}
     out = make(
         checkpoint, tmp_path / "a", classes=["bird"], per_cell=1, feature_model=str(steering), finetuning=learned
     )
@@ -556,8 +561,8 @@ def test_with_a_limit_only_classes_that_have_images_are_learned(checkpoint, tmp_
 
 
 def test_scenes_that_a_text_encoder_would_drop_are_refused(checkpoint, tmp_path):
-    with pytest.raises(RecipeError, match=r"^scenes.far: the prompt .* and the text encoder reads 77"):
-        make(checkpoint, tmp_path / "out", scenes={"far": "far " * 80})
+    with pytest.raises(RecipeError, match=r"^backgrounds\.far: the prompt .* and the text encoder reads 77"):
+        make(checkpoint, tmp_path / "out", backgrounds={"far": "far " * 80})
 
 
 def test_flags_that_a_fine_tuning_advises_are_said_as_settings():

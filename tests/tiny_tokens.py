@@ -11,7 +11,8 @@ from figureground.finetune.inversion import invert
 from figureground.finetune.inverting import Inversion
 
 TINY: dict[str, Any] = {
-    "steps": 4, "batch_size": 2, "size": 32, "learning_rate": 0.02, "templates": ("a photo of a {token}", "a {token}"),
+    "max_train_steps": 4, "batch_size": 2, "size": 32, "learning_rate": 0.02,
+    "templates": ("a photo of a {token}", "a {token}"),
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ SMALL = ["plan", "d3s", "--set", "classes=[bird, car]", "--set", "backgrounds=[g
 @pytest.mark.parametrize(("setting", "field"), [
     ("per_cell.train=9223372036854775808", "per_cell.train"), (f"per_cell.train={10**400}", "per_cell.train"),
     ("limit=9223372036854775808", "limit"), (f"limit={10**400}", "limit"), (f"seed={10**400}", "seed"),
-    (f"steps={10**400}", "steps"), (f"guidance_scale={10**400}", "guidance_scale"),
+    (f"num_inference_steps={10**400}", "num_inference_steps"), (f"guidance_scale={10**400}", "guidance_scale"),
     ("shard_size=9223372036854775808", "shard_size"), (f"strength={10**400}", "strength"),
 ])  # fmt: skip
 def test_a_number_that_no_field_can_hold_is_refused_by_field(setting, field, capsys):

@@ -30,7 +30,7 @@ def test_other_names_are_others(one, other):
     assert not same_names([one, other])
 
 
-@pytest.mark.parametrize("kind", ["classes", "backgrounds", "scenes"])
+@pytest.mark.parametrize("kind", ["classes", "backgrounds"])
 def test_two_spellings_in_a_list_are_refused_and_both_named(kind, tmp_path):
     mine = tmp_path / "mine.csv"
     mine.write_text("name\nsnow field\ncat\nSnow_Field\n")

@@ -20,7 +20,7 @@ from figureground.recipe.sample import Sample, Spec
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 QUIET = {"device": "cpu", "show_progress": False}
-SAMPLING = Sampling(size=32, steps=2, strength=1.0, guidance_scale=3.0, batch_size=2)
+SAMPLING = Sampling(size=32, num_inference_steps=2, strength=1.0, guidance_scale=3.0, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,9 @@ def learned(tmp_path_factory, references):
     """A base and a concept of it, whole."""
     folder = tmp_path_factory.mktemp("learned")
     base = make_checkpoint("sd1", folder)
-    return base, finetune(references, "flower", "hen", folder / "concepts" / "hen", tiny(base, steps=1), **QUIET)
+    return base, finetune(
+        references, "flower", "hen", folder / "concepts" / "hen", tiny(base, max_train_steps=1), **QUIET
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def adapted(tmp_path_factory, references):
     pytest.importorskip("peft")
     folder = tmp_path_factory.mktemp("adapted")
     base = make_checkpoint("sd1", folder)
-    settings = tiny(base, steps=2, lora_rank=2, learning_rate=0.1)
+    settings = tiny(base, max_train_steps=2, lora_rank=2, learning_rate=0.1)
     return base, finetune(references, "flower", "hen", folder / "concepts" / "hen", settings, **QUIET)
 
 
@@ -67,7 +69,7 @@ def test_what_was_learned_draws_the_same_when_it_is_opened_again(references, tmp
         return honest(self)
 
     monkeypatch.setattr(dreambooth._Session, "_write", write)
-    settings = tiny(base, steps=2, lora_rank=rank, learning_rate=0.1 if rank else 1e-3)
+    settings = tiny(base, max_train_steps=2, lora_rank=rank, learning_rate=0.1 if rank else 1e-3)
     out = finetune(references, "flower", "hen", tmp_path / "hen", settings, **QUIET)
     opened = open_concept(read_concept(out), **CPU)
     assert np.abs(draw(opened) - seen[0]).max() <= 1  # merging adapters rounds
@@ -154,7 +156,7 @@ def test_adapters_are_refused_on_another_base_and_follow_theirs_when_it_moves(ad
 
 
 def test_the_pockets_concept_needs_no_base_to_be_found(references, tmp_path):
-    settings = tiny("pocket", steps=1, size=64, batch_size=1, num_class_images=1)
+    settings = tiny("pocket", max_train_steps=1, size=64, batch_size=1, num_class_images=1)
     out = finetune(references, "flower", "bird", tmp_path / "bird", settings, **QUIET)
     concept = read_concept(out)
     assert concept.checkpoint == "pocket"

@@ -122,8 +122,8 @@ def test_what_another_process_did_meanwhile_is_seen_before_anything_is_written(s
 
 def test_a_size_that_is_left_to_the_checkpoint_is_the_same_as_naming_it(sd1, references, tmp_path):
     own = json.loads((sd1 / "unet" / "config.json").read_text())["sample_size"] * 4  # pixels a latent pixel
-    out = finetune(references, "flower", "x", tmp_path / "own", tiny(sd1, size=None, steps=1), **QUIET)
-    assert finetune(references, "flower", "x", out, tiny(sd1, size=own, steps=1), **QUIET) == out
+    out = finetune(references, "flower", "x", tmp_path / "own", tiny(sd1, size=None, max_train_steps=1), **QUIET)
+    assert finetune(references, "flower", "x", out, tiny(sd1, size=own, max_train_steps=1), **QUIET) == out
     assert json.loads((out / "finetuning.json").read_text())["size"] == own
 
 
@@ -132,8 +132,8 @@ def test_other_inputs_in_its_directory_are_refused_naming_what_differs(sd1, refe
         FiguregroundError, match=r"holds a concept from other inputs:\n  noun: \"flower\", now \"ball\""
     ):
         finetune(references, "ball", "hummingbird", concept, tiny(sd1), **QUIET)
-    with pytest.raises(FiguregroundError, match=r"steps: 4, now 5\nGive another directory"):
-        finetune(references, "flower", "hummingbird", concept, tiny(sd1, steps=5), **QUIET)
+    with pytest.raises(FiguregroundError, match=r"max_train_steps: 4, now 5\nGive another directory"):
+        finetune(references, "flower", "hummingbird", concept, tiny(sd1, max_train_steps=5), **QUIET)
     other = shutil.copytree(references, tmp_path / "references")
     Image.new("RGB", (40, 40), "red").save(other / "02.png")
     with pytest.raises(FiguregroundError, match=r"references\.02\.png\.sha256: "):
@@ -165,7 +165,9 @@ def test_a_base_stored_in_half_precision_gives_a_concept_in_half_precision_that_
     for variant in (None, "fp16"):
         base = tmp_path / f"base-{variant}"
         open_checkpoint(str(sd1), **CPU).text_to_image.to(torch.float16).save_pretrained(base, variant=variant)
-        out = finetune(references, "flower", "hummingbird", tmp_path / f"{variant}", tiny(base, steps=1), **QUIET)
+        out = finetune(
+            references, "flower", "hummingbird", tmp_path / f"{variant}", tiny(base, max_train_steps=1), **QUIET
+        )
         assert {t.dtype for n, t in weights(out / "checkpoint").items() if "position_ids" not in n} == {torch.float16}
         pipeline = StableDiffusionPipeline.from_pretrained(out / "checkpoint", variant=variant)
         pipeline.set_progress_bar_config(disable=True)
@@ -177,7 +179,7 @@ def test_a_safety_checker_of_the_base_stays_with_the_concept(references, tmp_pat
 
     base = make_checkpoint("sd1", tmp_path)
     add_safety_checker(base)
-    out = finetune(references, "flower", "hummingbird", tmp_path / "concept", tiny(base, steps=1), **QUIET)
+    out = finetune(references, "flower", "hummingbird", tmp_path / "concept", tiny(base, max_train_steps=1), **QUIET)
     assert open_checkpoint(str(out / "checkpoint"), **CPU).text_to_image.safety_checker is not None
 
 
@@ -199,7 +201,7 @@ def test_prior_images_are_drawn_once_and_more_are_added_to_those_that_are_there(
     prior = shutil.copytree(concept / "prior", tmp_path / "prior")
     times = {path.name: path.stat().st_mtime_ns for path in prior.glob("*.png")}
     assert sorted(times) == ["00000.png", "00001.png", "00002.png"]
-    settings = tiny(sd1, num_class_images=5, steps=1)
+    settings = tiny(sd1, num_class_images=5, max_train_steps=1)
     out = finetune(references, "flower", "hummingbird", tmp_path / "c", settings, prior=prior, **QUIET)
     assert {p.name for p in prior.glob("*.png")} == {f"{i:05d}.png" for i in range(5)}
     assert all((prior / name).stat().st_mtime_ns == time for name, time in times.items())
@@ -212,14 +214,14 @@ def test_prior_images_are_drawn_once_and_more_are_added_to_those_that_are_there(
 def test_a_persons_own_prior_images_are_used_as_they_are(sd1, references, tmp_path):
     own = make_references(tmp_path / "own", 2, edge=50)
     (own / "broken.png").write_bytes(b"")
-    out = finetune(references, "flower", "x", tmp_path / "c", tiny(sd1, steps=1), prior=own, **QUIET)
+    out = finetune(references, "flower", "x", tmp_path / "c", tiny(sd1, max_train_steps=1), prior=own, **QUIET)
     facts = json.loads((out / "concept.json").read_text())["prior"]
     assert (facts["images"], facts["drawn"]) == (2, False)
     assert sorted(path.name for path in own.iterdir()) == ["00.png", "01.png", "broken.png"]
 
 
 def test_without_prior_preservation_nothing_is_drawn_for_it(sd1, references, tmp_path):
-    out = finetune(references, "flower", "x", tmp_path / "c", tiny(sd1, steps=1, prior_weight=0.0), **QUIET)
+    out = finetune(references, "flower", "x", tmp_path / "c", tiny(sd1, max_train_steps=1, prior_weight=0.0), **QUIET)
     assert not (out / "prior").exists()
     assert (out / "curves.csv").read_text().splitlines()[0] == "step,total,dreambooth,dreambooth_weighted,gradient"
 
@@ -232,7 +234,7 @@ def test_sfsl_has_a_curve_and_changes_what_is_learned(references, tmp_path, kind
     base, network = make_checkpoint(kind, tmp_path), make_classifier(tmp_path / "network")
     sums = set()
     for weight in (0.0, 5.0):
-        settings = tiny(base, steps=2, sfsl_weight=weight, feature_model=str(network))
+        settings = tiny(base, max_train_steps=2, sfsl_weight=weight, feature_model=str(network))
         out = finetune(references, "flower", "Hummingbird", tmp_path / f"{weight}", settings, **QUIET)
         sums.add(read_concept(out).sha256)
     assert len(sums) == 2
@@ -251,7 +253,13 @@ def test_in_bfloat16_prior_images_and_previews_are_drawn_and_sfsl_is_finite(sd1,
         pytest.importorskip("peft")
     network = make_classifier(tmp_path / "network")
     settings = tiny(
-        sd1, steps=2, lora_rank=rank, dtype="bfloat16", preview_images=1, sfsl_weight=1.0, feature_model=str(network)
+        sd1,
+        max_train_steps=2,
+        lora_rank=rank,
+        dtype="bfloat16",
+        preview_images=1,
+        sfsl_weight=1.0,
+        feature_model=str(network),
     )
     out = finetune(references, "flower", "hen", tmp_path / "c", settings, **QUIET)
     page = Image.open(out / "previews" / "step-000002.png")
@@ -269,7 +277,12 @@ def test_neural_pca_components_are_part_of_what_a_concept_is_made_from(sd1, refe
     for name, count in (("some", range(3)), ("others", range(1, 4))):
         write_components(made.select(count), tmp_path / name, {"classifier": classifier.facts})
     settings = tiny(
-        sd1, steps=1, sfsl_weight=1.0, feature_model=str(tmp_path / "network"), features="neural-pca", leading=2
+        sd1,
+        max_train_steps=1,
+        sfsl_weight=1.0,
+        feature_model=str(tmp_path / "network"),
+        features="neural-pca",
+        leading=2,
     )
     learn = partial(finetune, references, "flower", "hen", tmp_path / "c", settings, **QUIET)
     assert learn(components=tmp_path / "some") == tmp_path / "c"
@@ -292,7 +305,9 @@ def test_a_tiny_autoencoder_decodes_for_sfsl(sd1, references, tmp_path):
     channels = {"encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8)}
     AutoencoderTiny(**blocks, **channels).save_pretrained(tmp_path / "tiny")
     network = make_classifier(tmp_path / "network")
-    settings = tiny(sd1, steps=1, sfsl_weight=1.0, feature_model=str(network), tiny_autoencoder=str(tmp_path / "tiny"))
+    settings = tiny(
+        sd1, max_train_steps=1, sfsl_weight=1.0, feature_model=str(network), tiny_autoencoder=str(tmp_path / "tiny")
+    )
     out = finetune(references, "flower", "hen", tmp_path / "c", settings, **QUIET)
     assert read_concept(out).facts["settings"]["tiny_autoencoder"] == "tiny"
     wrong = dataclasses.replace(settings, tiny_autoencoder=str(tmp_path / "nowhere"))
@@ -341,7 +356,7 @@ def test_inputs_may_change_while_no_step_is_saved(sd1, references, tmp_path):
     with pytest.raises(FiguregroundError):
         finetune(references, "flower", "x", set_out, tiny(base), **QUIET)
     assert (set_out / "finetuning.json").exists()
-    out = finetune(references, "ball", "x", set_out, tiny(sd1, steps=1), **QUIET)
+    out = finetune(references, "ball", "x", set_out, tiny(sd1, max_train_steps=1), **QUIET)
     assert read_concept(out).noun == "ball"
     assert len(list((out / "prior").glob("*.png"))) == 3
 
@@ -359,7 +374,7 @@ def test_a_loss_that_is_no_number_stops_naming_part_and_step_and_keeps_what_was_
         return honest(self, number)
 
     monkeypatch.setattr(training.Training, "step", spoiled)
-    out, settings = tmp_path / "c", tiny(sd1, steps=6, save_every=2)
+    out, settings = tmp_path / "c", tiny(sd1, max_train_steps=6, save_every=2)
     with pytest.raises(FiguregroundError) as error:
         finetune(references, "flower", "x", out, settings, **QUIET)
     said = str(error.value)
@@ -424,7 +439,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(sd1, references, tmp_pa
     try:
         out = disk / "c"
         command = ["finetune", "--references", str(references), "--noun", "flower", "--class", "x", "--out", str(out)]
-        settings = {"steps": 6, "save_every": 1}
+        settings = {"max_train_steps": 6, "save_every": 1}
         first = run(*command, *flags(sd1, **settings), "--device", "cpu")
         assert first[0] == 1, first
         assert first[2].count("\n") == 1
@@ -448,7 +463,13 @@ def saved_step(out):
 @pytest.mark.slow
 @pytest.mark.parametrize("adapters", [False, True])
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights_to_the_bit(sd1, references, tmp_path, adapters):
-    settings = {"steps": 24, "save_every": 2, "ema": 0.9, "gradient_accumulation_steps": 2, "num_class_images": 2}
+    settings = {
+        "max_train_steps": 24,
+        "save_every": 2,
+        "ema": 0.9,
+        "gradient_accumulation_steps": 2,
+        "num_class_images": 2,
+    }
     if adapters:
         pytest.importorskip("peft")
         settings["lora_rank"] = 2
@@ -480,7 +501,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_to_the_bit(sd1, ref
 def test_a_stop_leaves_a_usable_checkpoint_and_says_how_to_go_on(sd1, references, tmp_path, number, code):
     out = tmp_path / "stopped"
     command = ["finetune", "--references", str(references), "--noun", "flower", "--class", "x", "--out", str(out)]
-    command += [*flags(sd1, steps=100_000, save_seconds=0.2), "--device", "cpu"]
+    command += [*flags(sd1, max_train_steps=100_000, save_seconds=0.2), "--device", "cpu"]
     process = start(*command)
     wait_for((out / "state.pt").exists, process)
     process.send_signal(number)
@@ -499,7 +520,7 @@ def test_a_stop_leaves_a_usable_checkpoint_and_says_how_to_go_on(sd1, references
 def test_a_stop_while_prior_images_are_drawn_keeps_those_that_are_there(sd1, references, tmp_path):
     out = tmp_path / "stopped"
     command = ["finetune", "--references", str(references), "--noun", "flower", "--class", "x", "--out", str(out)]
-    settings = {"num_class_images": 48, "num_inference_steps": 200, "steps": 1, "batch_size": 1}
+    settings = {"num_class_images": 48, "num_inference_steps": 200, "max_train_steps": 1, "batch_size": 1}
     process = start(*command, *flags(sd1, **settings), "--device", "cpu")
     wait_for(lambda: len(list(out.glob("prior/*.png"))) >= 16, process)
     process.send_signal(signal.SIGINT)
@@ -516,7 +537,7 @@ def test_a_stop_while_prior_images_are_drawn_keeps_those_that_are_there(sd1, ref
 
 def test_an_unfinished_run_refuses_other_inputs_and_other_means(sd1, references, tmp_path):
     out = tmp_path / "c"
-    settings = tiny(sd1, steps=4, save_every=2)
+    settings = tiny(sd1, max_train_steps=4, save_every=2)
     finetune(references, "flower", "x", out, settings, **QUIET)
     whole = weights(out / "checkpoint")
     save = _Session._save
@@ -582,7 +603,7 @@ def test_the_command_names_files_that_count_for_nothing_and_what_came_of_it(sd1,
     shutil.copy(messy / "00.png", messy / "twin.png")
     out = tmp_path / "c"
     arguments = ["--references", str(messy), "--noun", "flower", "--class", "x", "--out", str(out), "--device", "cpu"]
-    code, said, err = run("finetune", *arguments, *flags(sd1, steps=1))
+    code, said, err = run("finetune", *arguments, *flags(sd1, max_train_steps=1))
     assert code == 0, err
     assert "1 reference left out as unreadable: broken.jpg (the file is empty (0 bytes))" in err
     assert "1 reference given twice, counted once: twin.png is 00.png" in err

@@ -128,7 +128,7 @@ def halves(images, tmp_path_factory):
 
 def test_the_loss_is_the_mean_inside_the_mask(sd1, images, halves, tmp_path):
     def first(name, **changes):
-        out = learn(sd1, images, tmp_path / name, steps=1, batch_size=4, **changes)
+        out = learn(sd1, images, tmp_path / name, max_train_steps=1, batch_size=4, **changes)
         return float(next(csv.DictReader((out / "curves.csv").open()))["denoising"])
 
     loss = {name: first(name, masked=True, masks=masks) for name, masks in halves.items()}
@@ -229,7 +229,7 @@ def test_fewer_than_three_different_images_are_refused_and_the_rest_told(sd1, im
     messy = shutil.copytree(images, tmp_path / "images")
     (messy / "00.png").write_bytes(b"")
     shutil.copy(messy / "01.png", messy / "twin.png")
-    learn(sd1, messy, tmp_path / "c", steps=1)
+    learn(sd1, messy, tmp_path / "c", max_train_steps=1)
     told = capsys.readouterr().err
     assert "00.png (the file is empty (0 bytes))" in told
     assert "twin.png is 01.png" in told
@@ -300,7 +300,7 @@ def at_step(number, do):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bytes(checkpoints, images, tmp_path, kind):
-    settings = {"steps": 6, "vectors": 2, "flip": True, "save_seconds": 0.0}
+    settings = {"max_train_steps": 6, "vectors": 2, "flip": True, "save_seconds": 0.0}
     whole = learn(checkpoints[kind], images, tmp_path / "whole", **settings)
 
     def stop(unet):
@@ -332,7 +332,7 @@ def test_a_loss_that_is_no_number_stops_naming_it_and_keeps_what_was_good(sd1, i
         with torch.no_grad():
             unet.conv_out.weight.fill_(float("nan"))
 
-    out, settings = tmp_path / "c", {"steps": 6, "save_seconds": 0.0}
+    out, settings = tmp_path / "c", {"max_train_steps": 6, "save_seconds": 0.0}
     with at_step(3, spoil), pytest.raises(FiguregroundError) as error:
         learn(sd1, images, out, **settings)
     said = str(error.value)
@@ -374,7 +374,7 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_leaves_no_litter(sd1, ima
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is limited by what Linux says of it")
 def test_full_memory_says_what_to_lower(sd1, images, tmp_path):
-    learn(sd1, images, tmp_path / "warm", steps=1)
+    learn(sd1, images, tmp_path / "warm", max_train_steps=1)
     with open("/proc/self/statm") as said:
         used = int(said.read().split()[0]) * resource.getpagesize()
     with limited(resource.RLIMIT_AS, used + 400 * 2**20), pytest.raises(FiguregroundError) as error:
@@ -392,7 +392,7 @@ from tiny_tokens import learn
 checkpoint, images, out, steps = sys.argv[1:]
 try:
     with signals.handled():
-        learn(Path(checkpoint), Path(images), Path(out), steps=int(steps), save_seconds=0.0)
+        learn(Path(checkpoint), Path(images), Path(out), max_train_max_train_steps=int(steps), save_seconds=0.0)
 except KeyboardInterrupt as error:
     sys.exit(f"stopped: {error.__notes__}")
 """
@@ -413,8 +413,8 @@ def test_a_killed_process_goes_on_and_ends_with_the_same_bytes(sd1, images, tmp_
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert 0 < saved_step(out) < 15
-    whole = learn(sd1, images, tmp_path / "whole", steps=15)
-    assert learn(sd1, images, out, steps=15) == out
+    whole = learn(sd1, images, tmp_path / "whole", max_train_steps=15)
+    assert learn(sd1, images, out, max_train_steps=15) == out
     for name in ("learned_embeds.safetensors", "curves.csv"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
     assert litter(out) == []

@@ -17,7 +17,7 @@ from figureground.finetune import priors
 from figureground.finetune.priors import RECIPE, draw_missing, forget_other, hash_own, own_images, read_drawn, read_own
 
 MUG = {"prompt": "a photo of a mug", "seed": 7, "checkpoint": "sd1"}
-SAMPLING = Sampling(size=32, steps=1, strength=1.0, guidance_scale=1.0)
+SAMPLING = Sampling(size=32, num_inference_steps=1, strength=1.0, guidance_scale=1.0)
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 BATCH = 16
 """On a CPU."""

@@ -15,7 +15,7 @@ from figureground.diffusion.render import FEATHER, Renderer, Sampling, find_batc
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
-SAMPLING = Sampling(size=32, steps=4, strength=0.6, guidance_scale=3.0, batch_size=3)
+SAMPLING = Sampling(size=32, num_inference_steps=4, strength=0.6, guidance_scale=3.0, batch_size=3)
 
 
 def spec(i, guided=True, prompt="a photo of a bird, on grass"):
@@ -307,7 +307,7 @@ def test_a_compiled_network_draws_the_same_image(sd1):
         pytest.skip("torch.compile needs a C compiler")
     specs = [spec(i) for i in range(3)]
     plain = images(Renderer(open_checkpoint(str(sd1), **CPU), SAMPLING, guide).render(specs))
-    faster = Sampling(size=32, steps=4, strength=0.6, guidance_scale=3.0, batch_size=3, compile=True)
+    faster = Sampling(size=32, num_inference_steps=4, strength=0.6, guidance_scale=3.0, batch_size=3, compile=True)
     compiled = images(Renderer(open_checkpoint(str(sd1), **CPU), faster, guide).render(specs))
     assert len(plain) == 3
     for one, other in zip(plain, compiled, strict=True):

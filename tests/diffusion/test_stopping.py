@@ -58,7 +58,7 @@ def made(sd1, tmp_path_factory):
 
 def settings(sd1, network, **changes):
     stop = {"early_stopping": "similarity", "stop_every": 2, "stop_images": 2, "stop_patience": 1}
-    return tiny(sd1, feature_model=str(network), **{"steps": 8, **stop, **changes})
+    return tiny(sd1, feature_model=str(network), **{"max_train_steps": 8, **stop, **changes})
 
 
 def weights(out):
@@ -94,7 +94,7 @@ def test_the_weights_of_the_best_look_are_kept_as_a_run_of_so_many_steps_has_the
     assert left == [0.9]
     assert facts["steps"] == 4
     assert len(list(csv.DictReader((out / "curves.csv").open()))) == 6
-    plain = tiny(sd1, steps=4)
+    plain = tiny(sd1, max_train_steps=4)
     four = finetune(references, "flower", "hummingbird", tmp_path / "four", plain, prior=prior, **QUIET)
     assert all(torch.equal(value, weights(out)[name]) for name, value in weights(four).items())
 
@@ -127,7 +127,7 @@ def test_a_run_that_goes_on_after_a_kill_remembers_its_looks_and_its_best_weight
 
 def test_looks_draw_and_measure_the_same_each_time_and_plain_dreambooth_may_stop_early_too(sd1, made, tmp_path):
     references, network, prior = made
-    given = settings(sd1, network, steps=2)
+    given = settings(sd1, network, max_train_steps=2)
     outs = [
         finetune(references, "flower", "hummingbird", tmp_path / str(i), given, prior=prior, **QUIET) for i in range(2)
     ]
@@ -145,7 +145,7 @@ def test_the_classs_direction_changes_what_is_learned_and_own_images_of_the_clas
     own = make_references(tmp_path / "hens", 3, edge=50)
     found = {}
     for direction in (None, "head", "images"):
-        given = tiny(sd1, steps=2, sfsl_weight=5.0, feature_model=str(network), class_direction=direction)
+        given = tiny(sd1, max_train_steps=2, sfsl_weight=5.0, feature_model=str(network), class_direction=direction)
         out = tmp_path / str(direction)
         finetune(references, "flower", "hen", out, given, prior=prior, class_folder=own, **QUIET)
         found[direction] = told(out)["sha256"]

@@ -53,7 +53,14 @@ def test_the_limit_of_a_prompt_is_the_lesser_of_the_tokenizers_and_the_encoders(
 
 def test_a_build_with_a_tokenizer_without_a_limit_draws(made, edit, tmp_path):
     edit(made / "sd1" / "tokenizer" / "tokenizer_config.json", model_max_length=None)
-    small = {"classes": "[bird]", "backgrounds": "[snow]", "size": 32, "steps": 2, "limit": 1, "device": "cpu"}
+    small = {
+        "classes": "[bird]",
+        "backgrounds": "[snow]",
+        "size": 32,
+        "num_inference_steps": 2,
+        "limit": 1,
+        "device": "cpu",
+    }
     settings = [f"--set={name}={value}" for name, value in {**small, "checkpoint": made / "sd1"}.items()]
     assert main(["build", "d3s", *settings, "--out", str(tmp_path / "out")]) == 0
 

@@ -17,7 +17,7 @@ from figureground.shards.remaining import NothingLeft
 
 TINY = {
     "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 1, "validation": 1},
-    "steps": 2, "size": 32, "threads": 1, "device": "cpu", "shard_size": 4, "image_format": "png",
+    "num_inference_steps": 2, "size": 32, "threads": 1, "device": "cpu", "shard_size": 4, "image_format": "png",
 }  # fmt: skip
 
 

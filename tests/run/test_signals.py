@@ -11,7 +11,7 @@ import pytest
 from commands import ENVIRONMENT, alive, children, hashes, litter, markers, recipe, run, start, wait_for
 from tiny_checkpoints import make_checkpoint
 
-LONG = {"steps": 25, "per_cell": "{train: 7, validation: 1}"}
+LONG = {"num_inference_steps": 25, "per_cell": "{train: 7, validation: 1}"}
 """32 images in 8 shards, long enough to be met in the middle."""
 
 
@@ -191,7 +191,8 @@ from figureground import D3S
 before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
 try:
     D3S("pocket", checkpoint={checkpoint!r}, classes=["bird", "car"], backgrounds=["grass", "snow"],
-        per_cell={{"train": 7, "validation": 1}}, shard_size=4, steps=25, size=32, batch_size=4, threads=1,
+        per_cell={{"train": 7, "validation": 1}}, shard_size=4, num_inference_steps=25, size=32, batch_size=4,
+        threads=1,
         device="cpu", workers={workers}).build({out!r})
 except KeyboardInterrupt as stop:
     print(stop.__notes__[0])

@@ -37,7 +37,8 @@ from figureground.shards.writer import FORMATS, Columns, Shard, write_encoded
 
 TINY = {
     "classes": ["bird", "car", "mug"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 4, "validation": 1},
-    "shard_size": 10, "steps": 2, "batch_size": 6, "threads": 1, "device": "cpu", "size": 32, "keep": ["guide", "mask"],
+    "shard_size": 10, "num_inference_steps": 2, "batch_size": 6, "threads": 1, "device": "cpu", "size": 32,
+    "keep": ["guide", "mask"],
 }  # fmt: skip
 FIRST = "train-00000-of-00003"
 PARQUET, TAR, MARKER = f"data/{FIRST}.parquet", f"webdataset/{FIRST}.tar", f"_figureground/shards/{FIRST}.json"
@@ -197,7 +198,7 @@ def edit_recipe(out, edit):
     [
         lambda recipe: recipe["identity"].update(classes=["bird", "car", "cup"]),
         lambda recipe: recipe["identity"].update(checkpoint="another/checkpoint"),
-        lambda recipe: recipe["identity"].update(steps=3),
+        lambda recipe: recipe["identity"].update(num_inference_steps=3),
         lambda recipe: recipe["identity"].update(cutouts=None),
         lambda recipe: recipe.update(config="other"),
         lambda recipe: recipe.pop("saved_sha256"),
@@ -217,7 +218,7 @@ def test_execution_settings_of_the_recipe_may_be_edited(out):
 
 def test_a_recipe_of_another_dataset_is_found(out):
     def exchange(recipe):
-        recipe["identity"]["steps"] = 3
+        recipe["identity"]["num_inference_steps"] = 3
         said = {name: recipe[name] for name in ("format", "builder")}
         recipe["sha256"] = digest({**said, **recipe["identity"], **recipe["content"]})
         recipe.update(recipes.seal({name: value for name, value in recipe.items() if name != recipes.SEAL}))
@@ -691,7 +692,7 @@ def test_a_cutout_or_template_that_two_splits_share_is_found(out):
     rewrite(out, share, name=validation)
     describe_anew(out)
     assert_finds(
-        out, rf"^1 cut-outs, templates or photographs are used in train and in validation.*{train['cutout']} = renamed"
+        out, rf"^1 cut-outs, scenes or photographs are used in train and in validation.*{train['cutout']} = renamed"
     )
 
 

@@ -523,7 +523,8 @@ def test_a_real_build_is_curated_with_its_guides_masks_and_citations(tmp_path):
 
     built = D3S(
         "pocket", checkpoint=str(make_checkpoint("sd1", tmp_path / "checkpoint")), classes=["bird", "car"],
-        backgrounds=["grass", "snow"], per_cell={"train": 3, "validation": 1}, shard_size=5, steps=2, batch_size=4,
+        backgrounds=["grass", "snow"], per_cell={"train": 3, "validation": 1}, shard_size=5, num_inference_steps=2,
+        batch_size=4,
         threads=1, device="cpu", size=32, keep=["guide", "mask"],
     ).build(tmp_path / "built", show_progress=False)  # fmt: skip
     out = curate(built, tmp_path / "out", "background == 'snow' and guide.flip in [True, False]", show_progress=False)

@@ -199,7 +199,7 @@ def test_a_cut_out_in_another_split_of_the_other_dataset_is_refused(tmp_path):
         tmp_path / "b", seed=1,
         cutouts=lambda spec: f"bird/other.png@c5969479ad15{'train' if spec.split == 'validation' else 'validation'}",
     )  # fmt: skip
-    refused(tmp_path, [one, other], r"2 cut-outs, templates .*c5969479ad15train \(train of a, validation of b\)")
+    refused(tmp_path, [one, other], r"2 cut-outs, scenes .*c5969479ad15train \(train of a, validation of b\)")
 
 
 def test_names_that_are_nearly_the_same_are_refused(sources, tmp_path):

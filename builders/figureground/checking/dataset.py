@@ -235,10 +235,10 @@ class _Check:
         unbuilt = [n for n in range(1, extensions + 1) if not any(shard.part == n for shard in self.markers)]
         go_on = GO_ON.capitalize()
         if not (self.directory / index.INDEX).exists():
-            # For a dataset with scenes, per_cell is keyed by scene, not by split.
-            splits = None if "scenes" in self.identity else self.identity.get("per_cell")
-            begun = {shard.split for shard in self.markers}
-            absent = [s for s in splits if s not in begun] if isinstance(splits, dict) else []
+            per_cell, begun = self.identity.get("per_cell"), {shard.split for shard in self.markers}
+            splits = list(per_cell) if isinstance(per_cell, dict) else []
+            by_split = begun <= set(splits)  # some methods key it by background
+            absent = [split for split in splits if split not in begun] if by_split else []
             parts = [f"{total - lacking:,} of {counted(total, 'shard')} in the started splits are finished"]
             parts += [f"missing: {listed(missing)}"] if missing else []
             parts += [f"not started: {listed(absent)}"] if absent else []
@@ -449,7 +449,7 @@ class _Check:
             self.notes.append(f"{within} images have the same pixels as another image of their split.")
 
     def _check_sources(self, seen: Sequence[Seen]) -> None:
-        """Report cut-outs, templates and photographs, matched by content, that several splits use."""
+        """Report cut-outs, scenes and photographs, matched by content, that several splits use."""
         by_content: dict[str, dict[str, str]] = {}
         for each in seen:
             for content, id in each.sources.items():
@@ -460,7 +460,7 @@ class _Check:
                 shared.setdefault(tuple(sorted(ids)), []).append(" = ".join(sorted(set(ids.values()))))
         for splits, names in sorted(shared.items()):
             self.findings.append(
-                f"{len(names)} cut-outs, templates or photographs are used in {' and in '.join(splits)}, so the splits "
+                f"{len(names)} cut-outs, scenes or photographs are used in {' and in '.join(splits)}, so the splits "
                 f"aren't independent: {listed(sorted(names), _NAMED)}. Give each split its own."
             )
 

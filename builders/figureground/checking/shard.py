@@ -90,7 +90,7 @@ class Seen:
     names: bytes = b""
     """The keys, one per line; a single bytes object takes the least memory."""
     sources: dict[str, str] = field(default_factory=dict)
-    """Cut-outs, templates and photographs: content hash to id."""
+    """Cut-outs, scenes and photographs: content hash to id."""
 
     def key(self, place: int) -> str:
         """Return the key of the sample or reject at a position."""

@@ -55,7 +55,7 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
     Raises:
         UsageError: Fewer than two datasets are given, or one of them twice.
         MergeError: Format versions, columns, image formats or sizes differ; a class has two spellings (see
-            `core.names`); two datasets share an image; or a cut-out, template or photograph is used in different
+            `core.names`); two datasets share an image; or a cut-out, scene or photograph is used in different
             splits by two datasets.
         FiguregroundError: A dataset isn't finished or is damaged, or `out` holds something else.
     """
@@ -130,7 +130,7 @@ def _open(directories: Sequence[Path]) -> list[Source]:
 def _refuse_versions(sources: Sequence[Source]) -> None:
     """Refuse datasets of different format versions, because their source images can't be compared.
 
-    Ids of cut-outs, templates and photographs contain a hash: of the file's bytes in format 1, of its pixels since. So
+    Ids of cut-outs, scenes and photographs contain a hash: of the file's bytes in format 1, of its pixels since. So
     an image in the training split of one dataset and the validation split of another would not be detected.
     """
     one = sources[0]
@@ -232,14 +232,14 @@ def _compare(sources: Sequence[Source], show_progress: bool) -> None:
     leaks = [f"{content} ({_where(splits, sources)})" for content, splits in sorted(uses.items()) if _leaks(splits)]
     if leaks:
         raise MergeError(
-            f"{len(leaks):,} cut-outs, templates or photographs are used in different splits by two datasets, so "
+            f"{len(leaks):,} cut-outs, scenes or photographs are used in different splits by two datasets, so "
             f"training would leak into validation: {'; '.join(leaks[:3])}. Build the datasets with separate "
             "directories for each split."
         )
 
 
 def _contents(provenance: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the content hashes of the cut-out and template that a sample starts from."""
+    """Yield the content hashes of the cut-out and scene that a sample starts from."""
     guide = provenance.get("guide") or {}
     for part in ("cutout", "template"):
         _, at, content = str(guide.get(part) or "").rpartition("@")

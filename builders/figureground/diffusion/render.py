@@ -50,7 +50,7 @@ class Sampling:
     """Sampling settings."""
 
     size: int
-    steps: int
+    num_inference_steps: int
     strength: float
     guidance_scale: float
     negative_prompt: str = ""
@@ -182,7 +182,7 @@ class Renderer:
         padded = [*specs, *[specs[-1]] * pad]
         settings: dict[str, Any] = {
             "guidance_scale": sampling.guidance_scale,
-            "num_inference_steps": sampling.steps,
+            "num_inference_steps": sampling.num_inference_steps,
             "eta": sampling.eta,
             # On the CPU, so that noise doesn't depend on the device.
             "generator": [make_generator(spec.seed) for spec in padded],
@@ -196,7 +196,9 @@ class Renderer:
                 out = self._checkpoint.text_to_image(**settings)
             else:
                 # diffusers multiplies in floating point, where 0.58 × 50 steps gives 28.
-                strength = strength_of(whole_part(sampling.steps, sampling.strength), sampling.steps)
+                strength = strength_of(
+                    whole_part(sampling.num_inference_steps, sampling.strength), sampling.num_inference_steps
+                )
                 settings.update(image=_stack([guide for guide, _ in guides], pad), strength=strength)
                 if by == "image":
                     out = self._checkpoint.image_to_image(**settings)
@@ -317,7 +319,7 @@ def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         probe = Renderer(
-            checkpoint, replace(sampling, batch_size=batch, steps=2, strength=1.0, compile=False),
+            checkpoint, replace(sampling, batch_size=batch, num_inference_steps=2, strength=1.0, compile=False),
             lambda spec: (Image.new("RGB", size), Image.new("L", size, 255)),
         )  # fmt: skip
         try:

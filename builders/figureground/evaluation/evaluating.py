@@ -258,8 +258,8 @@ def _config(images: DatasetImages) -> str:
 
 
 ALIKE = (
-    "checkpoint", "revision", "size", "steps", "guidance_scale", "negative_prompt", "scheduler", "eta", "prompt",
-    "image_format",
+    "checkpoint", "revision", "size", "num_inference_steps", "guidance_scale", "negative_prompt", "scheduler", "eta",
+    "prompt", "image_format",
 )  # fmt: skip
 """Recipe fields in which a control must equal the set, since differences here would also change its accuracy."""
 

@@ -103,7 +103,7 @@ def finetune(
             disk is full; or a loss is NaN.
     """
     asked = _Request(Path(references), noun, label, Path(out), settings, prior, components, class_folder, show_progress)
-    kept = _SavedProgress(asked.out, settings.steps)
+    kept = _SavedProgress(asked.out, settings.max_train_steps)
     with kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
         _finetune(asked, device, kept)
     return asked.out
@@ -485,7 +485,7 @@ class _Session:
             last_save = time.monotonic()
 
         with self._bar(step) as bar:
-            while step < settings.steps:
+            while step < settings.max_train_steps:
                 if step and step % settings.stop_every == 0:
                     self._look(step, signals.check)
                 if self.looks is not None and processes.any(self.looks.done):
@@ -503,7 +503,7 @@ class _Session:
                     curves.write(self.out)
                     bar.set_postfix(_postfix(curves, self.device), refresh=False)
                     last_look = time.monotonic()
-                if step == settings.steps:
+                if step == settings.max_train_steps:
                     break
                 if settings.preview_every and step % settings.preview_every == 0:
                     curves.settle()
@@ -513,7 +513,7 @@ class _Session:
                 if due or processes.any(time.monotonic() - last_save > settings.save_seconds):
                     save()
             curves.settle()
-            if step == settings.steps:
+            if step == settings.max_train_steps:
                 self._look(step, lambda: None)
         return earlier + time.monotonic() - began
 
@@ -534,7 +534,7 @@ class _Session:
     @contextlib.contextmanager
     def _bar(self, step: int) -> Iterator[tqdm]:
         show = self.asked.show_progress and self.processes.main
-        with Progress(self.settings.steps, initial=step, unit="step", desc=str(self.out), show=show) as bar:
+        with Progress(self.settings.max_train_steps, initial=step, unit="step", desc=str(self.out), show=show) as bar:
             yield bar
 
     def _save(self, step: int, seconds: float) -> None:

@@ -109,7 +109,7 @@ class Inverting:
         """Run the step with that number, from 0; return the values of `curve_names`, on the device."""
         self._denoiser.train()
         for group in self._optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * (1 - number / self.settings.steps)
+            group["lr"] = self.settings.learning_rate * (1 - number / self.settings.max_train_steps)
         total, denoising = self._losses(number)
         total.backward()
         gradient = torch.stack([v.grad.norm() for v in self.vectors if v.grad is not None]).norm()

@@ -90,7 +90,7 @@ def invert(
             disk is full; or the loss is NaN.
     """
     asked = _Request(images, noun, token, Path(out), settings, masks, show_progress)
-    kept = Unfinished(asked.out, settings.steps)
+    kept = Unfinished(asked.out, settings.max_train_steps)
     with kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
         _invert(asked, device, kept)
     return asked.out
@@ -285,7 +285,7 @@ class _Session:
                 self._restore()
                 self._write_usable()
             raise
-        self._save(settings.steps, seconds)  # a full disk must not lose progress since the last save
+        self._save(settings.max_train_steps, seconds)  # a full disk must not lose progress since the last save
         self._finish(seconds)
 
     def _encode(self, images: Sequence[Image.Image]) -> Posteriors:
@@ -301,10 +301,10 @@ class _Session:
         settings, curves = self.asked.settings, self.curves
         began = last_save = last_look = time.monotonic()
         bar = Progress(
-            settings.steps, initial=step, unit="step", desc=str(self.asked.out), show=self.asked.show_progress
+            settings.max_train_steps, initial=step, unit="step", desc=str(self.asked.out), show=self.asked.show_progress
         )
         with bar:
-            while step < settings.steps:
+            while step < settings.max_train_steps:
                 if signals.asked_to_stop() is not None:
                     self._save(step, earlier + time.monotonic() - began)
                     self._write_usable()
@@ -316,7 +316,7 @@ class _Session:
                     curves.write(self.asked.out)
                     bar.set_postfix({n: f"{v:.3g}" for n, v in curves.latest(20).items()}, refresh=False)
                     last_look = time.monotonic()
-                if step < settings.steps and time.monotonic() - last_save >= settings.save_seconds:
+                if step < settings.max_train_steps and time.monotonic() - last_save >= settings.save_seconds:
                     self._save(step, earlier + time.monotonic() - began)
                     last_save = time.monotonic()
             curves.settle()
@@ -350,9 +350,9 @@ class _Session:
             "sha256": sha256, "base": {n: facts[n] for n in ("checkpoint", "revision", "family", "prediction_type")},
             "inputs": self.identity, "device": self.device.type, "dtype": self.made_with["computed_in"],
             "processor": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
-            "threads": torch.get_num_threads(), "versions": library_versions(), "steps": settings.steps,
+            "threads": torch.get_num_threads(), "versions": library_versions(), "steps": settings.max_train_steps,
             "seconds": round(seconds, 1), "cosine_to_noun": [round(value, 4) for value in near],
-            "losses": curves.at_end(settings.steps),
+            "losses": curves.at_end(settings.max_train_steps),
         }  # fmt: skip
         replace_text(out / INVERSION, json.dumps(done, indent=2, ensure_ascii=False) + "\n")
         (out / STATE).unlink(missing_ok=True)

@@ -49,7 +49,7 @@ class Inversion:
     """Edge of the images in pixels; none is the checkpoint's own."""
     flip: bool = False
     """Whether mirrored copies of the images are also used."""
-    steps: Annotated[int, Field(ge=1, le=10_000_000)] = 3000
+    max_train_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 3000
     """Optimiser steps."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     """Images per step."""
@@ -87,7 +87,8 @@ class Inversion:
 
 
 POCKET = Inversion(
-    "pocket", templates=("a photo of a {token}", "a picture of a {token}", "a {token}"), masked=True, steps=200,
+    "pocket", templates=("a photo of a {token}", "a picture of a {token}", "a {token}"), masked=True,
+    max_train_steps=200,
     batch_size=4, learning_rate=0.01, min_snr_gamma=5.0, save_seconds=30.0, dtype="float32",
 )  # fmt: skip
 """Settings for the pocket model. Masked, because from whole images of one scene a word learns that scene too."""

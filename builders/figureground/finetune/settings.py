@@ -47,7 +47,7 @@ class Finetuning:
     """Edge of the images in pixels; none is the checkpoint's own."""
     flip: bool = False
     """Whether mirrored copies of references and prior images are also used."""
-    steps: Count = 800
+    max_train_steps: Count = 800
     """Optimiser steps."""
     batch_size: Small = 1
     """References in a forward pass of each process; as many prior images are added."""
@@ -180,8 +180,10 @@ class Finetuning:
                 "early_stopping", "it compares features with those of the prior images, and prior_weight 0 draws none. "
                 "Use a prior_weight above 0, or early_stopping none.",
             )  # fmt: skip
-        if self.stop_every > self.steps:
-            raise RecipeError("stop_every", f"{self.stop_every} is more than all {self.steps} steps; give fewer.")
+        if self.stop_every > self.max_train_steps:
+            raise RecipeError(
+                "stop_every", f"{self.stop_every} is more than all {self.max_train_steps} steps; give fewer."
+            )
 
     @property
     def reads_features(self) -> bool:
@@ -233,7 +235,8 @@ def unfilled(template: str, places: Iterable[str]) -> str | None:
 
 
 POCKET = Finetuning(
-    "pocket", steps=350, batch_size=4, learning_rate=1.5e-4, min_snr_gamma=5.0, num_class_images=64, sfsl_weight=0.5,
+    "pocket", max_train_steps=350, batch_size=4, learning_rate=1.5e-4, min_snr_gamma=5.0, num_class_images=64,
+    sfsl_weight=0.5,
     feature_model="pocket", num_inference_steps=20, guidance_scale=4.0, save_seconds=60.0,
     preview_prompts=tuple(f"a photo of a {{V}} {{noun}}{scene}" for scene in ("", ", in snow", ", on grass")),
 )  # fmt: skip

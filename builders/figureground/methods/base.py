@@ -241,7 +241,7 @@ class Method(ABC):
 
     def denoiser_steps(self) -> int:
         """Return the denoiser steps that one image takes."""
-        return self.config.steps
+        return self.config.num_inference_steps
 
     # --- stages, in the order in which they are called ------------------------------------------
 

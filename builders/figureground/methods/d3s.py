@@ -1,8 +1,8 @@
 """D3S: every foreground class on every background (Kattakinda, Levine, Feizi 2022, arXiv 2211.10370).
 
-A cut-out is pasted on a background template, and the composite guides image-to-image. The paper's D3S drew the
+A cut-out is pasted on a scene, and the composite guides image-to-image. The paper's D3S drew the
 background of each image at random and shared cut-outs between splits. Here the class × background table is
-filled exactly, and validation shares no cut-out and no template with training.
+filled exactly, and validation shares no cut-out and no scene with training.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from figureground.shards.writer import Columns
 
 POCKET = "pocket"
-NEEDED: dict[str, tuple[str, ...]] = {"paste": ("cutouts", "templates"), "photograph": ("photographs",), "none": ()}
+NEEDED: dict[str, tuple[str, ...]] = {"paste": ("cutouts", "scenes"), "photograph": ("photographs",), "none": ()}
 """Fields with the image directories that each kind of guide needs."""
 UNKNOWN = "unknown"
 """Background label of a photograph whose scene isn't labelled."""
@@ -92,18 +92,18 @@ class D3SConfig(Config):
     """CSV `name,definition` with definitions of the classes."""
     backgrounds: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "d3s"
     """Backgrounds: a file in `prompts/backgrounds/`, the path of a CSV, a list of names from the file `d3s`, a mapping
-    of names to phrases, or `folders` for the folder names in `templates`, with prompts such as `beach background`."""
+    of names to phrases, or `folders` for the folder names in `scenes`, with prompts such as `beach background`."""
     prompt: Annotated[str, Names("file")] = "d3s"
     """Prompt template, or the name or path of a file of templates."""
     cutouts: Annotated[str | dict[str, str] | None, Names("directory", source=True)] = None
     """Cut-outs, `<dir>/<class>/*`: a directory, or one for each split; `pocket` for the bundled ones."""
-    templates: Annotated[str | dict[str, str] | None, Names("directory", source=True)] = None
+    scenes: Annotated[str | dict[str, str] | None, Names("directory", source=True)] = None
     """Background images, `<dir>/<background>/*`: a directory, or one for each split; `pocket` for the bundled ones."""
     photographs: Annotated[str | dict[str, str] | None, Names("directory", source=True)] = None
     """Photographs, `<dir>/<class>/*` or `<dir>/<class>/<background>/*`, for the controls that start from them; given
     like `cutouts`."""
     guide: Literal["paste", "none", "photograph"] = "paste"
-    """Guide of image-to-image: `paste` a cut-out on a template, `none`, or a whole `photograph`."""
+    """Guide of image-to-image: `paste` a cut-out on a scene, `none`, or a whole `photograph`."""
     known_background: bool = False
     """Whether photographs must be in a folder of their background."""
     paste: Literal["mask", "square"] = "square"
@@ -145,11 +145,12 @@ class D3SConfig(Config):
         for per_cell in self.extended:
             if list(per_cell) != list(self.per_cell):
                 raise RecipeError("extended", f"it must name the splits {listed(self.per_cell)}, as per_cell does.")
-        if self.guide != "none" and whole_part(self.steps, self.strength) < 1:
+        if self.guide != "none" and whole_part(self.num_inference_steps, self.strength) < 1:
             raise RecipeError(
                 "strength",
-                f"{self.steps} steps × strength {self.strength} is less than one step, so nothing would be drawn. "
-                f"Give a strength of at least {math.ceil(1000 / self.steps) / 1000:g}, or more steps.",
+                f"{self.num_inference_steps} steps × strength {self.strength} is less than one step, so nothing would "
+                f"be drawn. Give a strength of at least {math.ceil(1000 / self.num_inference_steps) / 1000:g}, or more "
+                "steps.",
             )
 
     def scale_range(self) -> tuple[float, float]:
@@ -182,9 +183,9 @@ def _configs() -> dict[str, D3SConfig]:
     """Return the configs: the demo, the authors' settings, and controls of both to tell artefacts from real drops."""
     imagenet = D3SConfig(name="imagenet")
     pocket = D3SConfig(
-        name=POCKET, checkpoint=POCKET, classes=POCKET, cutouts=POCKET, templates=POCKET, photographs=POCKET,
+        name=POCKET, checkpoint=POCKET, classes=POCKET, cutouts=POCKET, scenes=POCKET, photographs=POCKET,
         paste="mask", cutout_scale=[0.45, 0.6], position="ground", per_cell={"train": 5, "validation": 1},
-        size=64, steps=16, strength=0.6, guidance_scale=5.0, shard_size=100, batch_size=16,
+        size=64, num_inference_steps=16, strength=0.6, guidance_scale=5.0, shard_size=100, batch_size=16,
     )  # fmt: skip
     controls: dict[str, dict[str, Any]] = {
         "text-only": {"guide": "none"},
@@ -202,7 +203,7 @@ def _configs() -> dict[str, D3SConfig]:
 class D3S(Method):
     """Build images of foreground classes on backgrounds, after D3S: `D3S("pocket").build("out/d3s")`.
 
-    A cut-out of the class is pasted on a template of the background, and the composite guides image-to-image
+    A cut-out of the class is pasted on a scene of the background, and the composite guides image-to-image
     (Kattakinda, Levine, Feizi 2022, arXiv 2211.10370). The table of images per class and background is filled
     exactly, with any correlation between the two labels. Validation shares no source image with training.
     `figureground settings d3s` lists the settings, fields of `D3SConfig`.
@@ -214,8 +215,8 @@ class D3S(Method):
     TITLE = "D3S: foreground classes on backgrounds"
     SUMMARIES: ClassVar[dict[str, str]] = {
         "paste": "Each foreground class on each background, drawn by a diffusion model. A cut-out of the class was "
-        "pasted on a template of the background, and the composite guided image-to-image. Validation uses no "
-        "cut-out and no template of training.",
+        "pasted on a scene of the background, and the composite guided image-to-image. Validation uses no "
+        "cut-out and no scene of training.",
         "none": "Each foreground class on each background, drawn by a diffusion model from a prompt alone: the control "
         "of a D3S set that starts from no guide.",
         "photograph": "Photographs of each foreground class, redrawn by a diffusion model on the scene that they show: "
@@ -247,14 +248,14 @@ class D3S(Method):
         if config.definitions:
             self.classes = define(self.classes, find_list("definitions", config.definitions, "classes"))
         if config.backgrounds == "folders":
-            names = self._folders("backgrounds", "templates")
+            names = self._folders("backgrounds", "scenes")
             self.backgrounds = [ClassEntry(name, f"{name.replace('_', ' ')} background") for name in names]
         else:
             self.backgrounds = read_nouns("backgrounds", config.backgrounds, "backgrounds", "d3s")
         photographs = config.guide == "photograph" and config.photographs is not None
         if photographs and all(ground == UNKNOWN for _, ground in self._photograph_folders):
             self.backgrounds = [ClassEntry(UNKNOWN, "")]
-        self.templates = read_templates(config.prompt)
+        self.prompts = read_templates(config.prompt)
         names, grounds = self._names()
         self.counts, self.pairings = read_table(config.table, config.per_cell, names, grounds, config.seed)
         self.earlier: list[dict[str, np.ndarray]] = []
@@ -333,7 +334,7 @@ class D3S(Method):
         return names
 
     def _directories(self, name: str) -> dict[str, Path]:
-        """Return the directories of `cutouts`, `templates` or `photographs` by split, under `''` if splits share one.
+        """Return the directories of `cutouts`, `scenes` or `photographs` by split, under `''` if splits share one.
 
         Raises:
             RecipeError: None is given, one is missing, or a split has none.
@@ -343,10 +344,10 @@ class D3S(Method):
             raise RecipeError(
                 name,
                 f"none are given. Give a directory of your own, --set {name}=DIR, with one folder per "
-                f"{'background' if name == 'templates' else 'class'}.",
+                f"{'background' if name == 'scenes' else 'class'}.",
             )
         if value == POCKET:
-            return {"": resource(f"templates/pocket/{'backgrounds' if name == 'templates' else name}")}
+            return {"": resource(f"templates/pocket/{'backgrounds' if name == 'scenes' else name}")}
         given = value if isinstance(value, Mapping) else {"": value}
         if isinstance(value, Mapping):
             recipes.check_names(value, self.config.per_cell, f"{name}, given by split,")
@@ -381,7 +382,7 @@ class D3S(Method):
 
     @cached_property
     def scenes(self) -> dict[str, ImagePool]:
-        return self._read_banks("templates", [b.name for b in self.backgrounds], "templates", {})
+        return self._read_banks("scenes", [b.name for b in self.backgrounds], "scenes", {})
 
     @cached_property
     def photographs(self) -> dict[str, ImagePool]:
@@ -417,15 +418,14 @@ class D3S(Method):
             "classes": [[c.name, c.text, c.definition] for c in self.classes],
             "backgrounds": [[b.name, b.text] for b in self.backgrounds],
             "definitions": None,
-            "prompt": [t.text for t in self.templates],
+            "prompt": [t.text for t in self.prompts],
             "table": {split: digest(counts.tolist()) for split, counts in (self.earlier or [self.counts])[0].items()},
         }
         banks = NEEDED[self.config.guide]
-        for name in ("cutouts", "templates", "photographs"):
+        for name in ("cutouts", "scenes", "photographs"):
             content[name] = None
             if name in banks and getattr(self.config, name) is not None:
-                read = {"cutouts": "cutouts", "templates": "scenes", "photographs": "photographs"}[name]
-                content[name] = {split: bank.digest for split, bank in getattr(self, read).items()}
+                content[name] = {split: bank.digest for split, bank in getattr(self, name).items()}
         return content
 
     def per_cell(self) -> dict[str, int]:
@@ -447,7 +447,7 @@ class D3S(Method):
         )  # fmt: skip
 
     def _prompt(self, split: str, f: int, b: int, i: int) -> str:
-        template = self.templates[pick(self.config.seed, ["prompt", split, str(f), str(b)], len(self.templates), i)]
+        template = self.prompts[pick(self.config.seed, ["prompt", split, str(f), str(b)], len(self.prompts), i)]
         noun = self.classes[f]
         noun = dataclasses.replace(noun, definition=self._shortened.get(noun.name, noun.definition))
         return fill(template, noun, self._prompt_grounds()[b])
@@ -479,7 +479,7 @@ class D3S(Method):
             shortened = {}
             for noun in self.classes:
                 definition = noun.definition
-                for template in self.templates:
+                for template in self.prompts:
                     for ground in self._prompt_grounds():
                         definition = shorten(
                             template, dataclasses.replace(noun, definition=definition), ground, count, limit
@@ -496,11 +496,10 @@ class D3S(Method):
         return (*super().citations(), DIFFUSION_CITATION, *guided)
 
     def sources(self) -> tuple[list[Source], list[Credit]]:
-        read = {"paste": {"cutouts": "cutouts", "templates": "scenes"}, "photograph": {"photographs": "photographs"}}
         sources, credits = [], []
-        for name, attribute in read.get(self.config.guide, {}).items():
+        for name in NEEDED[self.config.guide]:
             shipped = getattr(self.config, name) == POCKET
-            banks: dict[str, ImagePool] = getattr(self, attribute)
+            banks: dict[str, ImagePool] = getattr(self, name)
             for split, directory in self._directories(name).items():
                 used = [banks[split]] if split in banks else [] if split else list(banks.values())
                 if not used:
@@ -517,10 +516,9 @@ class D3S(Method):
 
     def skipped(self) -> list[list[str]]:
         """Return the unreadable source files, as [`folder/name`, reason]."""
-        banks = {"paste": ("cutouts", "scenes"), "photograph": ("photographs",), "none": ()}[self.config.guide]
         found = {
             f"{printable(path.parent.name)}/{printable(path.name)}": reason
-            for name in banks
+            for name in NEEDED[self.config.guide]
             for bank in getattr(self, name).values()
             for path, reason in bank.skipped
         }
@@ -539,7 +537,11 @@ class D3S(Method):
 
     def denoiser_steps(self) -> int:
         config = self.config
-        return config.steps if config.guide == "none" else whole_part(config.steps, config.strength)
+        return (
+            config.num_inference_steps
+            if config.guide == "none"
+            else whole_part(config.num_inference_steps, config.strength)
+        )
 
     def _lacking(self) -> list[str]:
         return [name for name in NEEDED[self.config.guide] if getattr(self.config, name) is None]
@@ -562,7 +564,7 @@ class D3S(Method):
         """Return warnings about likely mistakes."""
         found = []
         for name in ("class", "background"):
-            if silent := [t.text for t in self.templates if f"{{{name}}}" not in t.text]:
+            if silent := [t.text for t in self.prompts if f"{{{name}}}" not in t.text]:
                 found.append(
                     f"The prompt {silent[0]!r} lacks {{{name}}}, so images may not show what their labels say."
                 )

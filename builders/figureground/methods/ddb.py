@@ -107,8 +107,9 @@ class DDBConfig(RepaintConfig):
     inversion: Annotated[dict[str, Any], FieldsOf(Inversion, GIVEN_ELSEWHERE), Names("file")] = field(
         default_factory=dict
     )
-    """Settings of textual inversion that differ from the checkpoint's defaults, such as `{steps: 1000}`. A word is
-    learned from the object's region alone, so that it doesn't include the scene, unless `{masked: false}` is set."""
+    """Settings of textual inversion that differ from the checkpoint's defaults, such as `{max_train_steps: 1000}`. A
+    word is learned from the object's region alone, so that it doesn't include the scene, unless `{masked: false}` is
+    set."""
     attribution_steps: Annotated[int, Field(ge=1, le=10_000)] = 32
     """Steps of Integrated Gradients."""
     min_probability: Annotated[Share | dict[str, Share], EXECUTION] = 0.1
@@ -504,8 +505,8 @@ class DDB(Repaint):
         if "{V}" in config.prompt:
             words = len(np.unique(self.train.y))
             notes.append(
-                f"{counted(words, 'word')} to learn, {self.inversion.steps:,} steps each, from {config.token_images} "
-                "images at most"
+                f"{counted(words, 'word')} to learn, {self.inversion.max_train_steps:,} steps each, from at most "
+                f"{config.token_images} images"
             )
         notes.append(f"objects are found by {called(config.segmenter)}, with phrases such as {self.phrase(0)!r}")
         return notes

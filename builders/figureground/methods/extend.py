@@ -26,7 +26,7 @@ def extend(
 ) -> Path:
     """Add images to a finished dataset, or resume a stopped extension. Existing shards stay unchanged.
 
-    Cut-outs and templates stay in their splits, keys continue, and the numerics must be those of the first shards.
+    Cut-outs and scenes stay in their splits, keys continue, and the numerics must be those of the first shards.
     The same call resumes a stopped extension. One that fails before it has added a shard restores the previous
     recipe, so the dataset stays finished.
 

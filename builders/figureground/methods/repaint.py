@@ -464,7 +464,7 @@ class Repaint(Method):
     # --- the card and the forecast --------------------------------------------------------------
 
     def denoiser_steps(self) -> int:
-        return whole_part(self.config.steps, self.config.strength)
+        return whole_part(self.config.num_inference_steps, self.config.strength)
 
     def sources(self) -> tuple[list[Source], list[Credit]]:
         what, store = "training images", self.train.store

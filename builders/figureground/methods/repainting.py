@@ -17,7 +17,8 @@ from figureground.recipe.settings import Names, Share, Text, name_nearest, setti
 TRAIN = "train"
 """The split that is read and written; as `classifier`, one to be trained on the data."""
 ON_POCKET: dict[str, Any] = {
-    "name": "pocket", "checkpoint": "pocket", "size": 64, "steps": 20, "strength": 0.9, "guidance_scale": 4.0,
+    "name": "pocket", "checkpoint": "pocket", "size": 64, "num_inference_steps": 20, "strength": 0.9,
+    "guidance_scale": 4.0,
     "shard_size": 100, "batch_size": 16,
 }  # fmt: skip
 """Settings shared by both methods' configs `pocket`."""
@@ -72,9 +73,10 @@ class RepaintConfig(Config):
         if stray := unfilled(self.prompt, self.PLACES):
             known = " and ".join(self.PLACES)
             raise RecipeError("prompt", f"nothing fills {stray!r} in {self.prompt!r}; known: {known}.")
-        if whole_part(self.steps, self.strength) < 1:
+        if whole_part(self.num_inference_steps, self.strength) < 1:
             raise RecipeError(
-                "strength", f"{self.strength} of {self.steps} steps is less than one step: nothing would change."
+                "strength",
+                f"{self.strength} of {self.num_inference_steps} steps is less than one step: nothing would change.",
             )
         self.training_settings()
 

@@ -94,9 +94,9 @@ class SCGSConfig(RepaintConfig):
     `quantile`."""
     repaint: Literal["attended", "complement"] = "attended"
     """Repainted part: `attended`, the region itself, or `complement`, everything else."""
-    scenes: Annotated[str | list[str] | dict[str, str | None] | None, Names("file")] = None
-    """Scenes in which prompts place the class, in turn: a file in `prompts/scenes/`, a CSV `name,phrase`, a list of
-    names from the file `pocket`, or a mapping of names to phrases; none leaves scenes out."""
+    backgrounds: Annotated[str | list[str] | dict[str, str | None] | None, Names("file")] = None
+    """Scenes in which prompts place the class, in turn: a file in `prompts/backgrounds/`, a CSV `name,phrase`, a
+    list of names from the file `pocket`, or a mapping of names to phrases; none leaves scenes out."""
     per_class: Images | dict[str, Images] = 500
     """Images of each class, divided evenly among its clusters: one number, or one per class. A class without errors
     gets none."""
@@ -125,7 +125,7 @@ class SCGS(Repaint):
     METHOD = "scgs"
     PACKAGES = ("sklearn",)
     CONFIGS: ClassVar[dict[str, SCGSConfig]] = {
-        POCKET: SCGSConfig(**ON_POCKET, per_class=150, folds=3, training={"epochs": 3}, scenes=POCKET),
+        POCKET: SCGSConfig(**ON_POCKET, per_class=150, folds=3, training={"epochs": 3}, backgrounds=POCKET),
         "photographs": SCGSConfig(**ON_PHOTOGRAPHS),
     }
     DEFAULT = POCKET
@@ -135,8 +135,8 @@ class SCGS(Repaint):
 
     def load_inputs(self) -> None:
         super().load_inputs()
-        scenes = self.config.scenes
-        self.scenes = [] if scenes is None else read_nouns("scenes", scenes, "scenes", POCKET)
+        value = self.config.backgrounds
+        self.prompt_backgrounds = [] if value is None else read_nouns("backgrounds", value, "backgrounds", POCKET)
         if self.groups is not None and isinstance(self.config.per_class, Mapping):
             recipes.check_names(self.config.per_class, self.groups.classes, "per_class")
 
@@ -155,12 +155,13 @@ class SCGS(Repaint):
 
     def content_hashes(self) -> dict[str, Any]:
         counts = dict(zip(self.groups.classes, self.planned().tolist(), strict=True)) if self.groups else None
-        scenes = [[scene.name, scene.text] for scene in self.scenes]
-        return {**super().content_hashes(), "per_class": counts, "scenes": scenes or None}
+        placed = [[background.name, background.text] for background in self.prompt_backgrounds]
+        return {**super().content_hashes(), "per_class": counts, "backgrounds": placed or None}
 
     def spec_prompt(self, job: Job) -> str:
         plain = super().spec_prompt(job)
-        text = {scene.name: scene.text for scene in self.scenes}.get(job.told.get("scene", PLAIN), "")
+        texts = {background.name: background.text for background in self.prompt_backgrounds}
+        text = texts.get(job.told.get("scene", PLAIN), "")
         return plain if job.told.get("scene", PLAIN) == PLAIN else f"{plain} {text}"
 
     # --- stages ---------------------------------------------------------------------------------
@@ -184,8 +185,8 @@ class SCGS(Repaint):
                 cluster = next(c for c, rows in enumerate(members[f]) if row in rows)
                 said = self.data.classes[int(errors.predicted[row])]
                 told = {"cluster": cluster, "predicted": said, "mask": self.config.mask, "repaint": self.config.repaint}
-                if self.scenes:  # shifted by one scene per round, so that every source gets all scenes
-                    told["scene"] = self.scenes[(place + times) % len(self.scenes)].name
+                if self.prompt_backgrounds:  # shifted by one scene per round, so that every source gets all scenes
+                    told["scene"] = self.prompt_backgrounds[(place + times) % len(self.prompt_backgrounds)].name
                 jobs.append(Job(f, 0, self.train.keys[row], told))
         used = {job.source for job in jobs}
         wrong = errors.wrong
@@ -333,7 +334,8 @@ class SCGS(Repaint):
 
     def prompts(self) -> set[str]:
         plain = super().prompts()
-        return plain | {f"{prompt} {scene.text}" for prompt in plain for scene in self.scenes if scene.name != PLAIN}
+        texts = [background.text for background in self.prompt_backgrounds if background.name != PLAIN]
+        return plain | {f"{prompt} {text}" for prompt in plain for text in texts}
 
     def summary(self) -> str:
         config, data = self.config, markdown(self.data.name)
@@ -347,7 +349,7 @@ class SCGS(Repaint):
         judge = (
             f"{config.errors} errors of an ERM classifier" if config.classifier == TRAIN else "a classifier's errors"
         )
-        placed = f", in {counted(len(self.scenes), 'scene')} in turn" if self.scenes else ""
+        placed = f", in {counted(len(self.prompt_backgrounds), 'scene')} in turn" if self.prompt_backgrounds else ""
         return (
             f"Images made from the training split of {data}, to break spurious correlations with its "
             f"classes. Sources are {judge}{f' ({wrong})' if wrong else ''}, clustered by class; of each, {part} was "

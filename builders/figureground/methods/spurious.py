@@ -137,9 +137,9 @@ class SpuriousConfig(Config):
     reference_count: Annotated[int, Field(ge=3, le=MOST)] | None = None
     """References per class: the number that `pocket` draws (16 if none), or the most to take from a directory (all if
     none)."""
-    scenes: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "spurious"
-    """Scenes in which prompts place the noun: a file in `prompts/scenes/`, a CSV `name,phrase`, a list of names from
-    the config's file, or a mapping of names to phrases. The scene `plain` adds nothing to the prompt."""
+    backgrounds: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "spurious"
+    """Scenes in which prompts place the noun: a file in `prompts/backgrounds/`, a CSV `name,phrase`, a list of names
+    from the config's file, or a mapping of names to phrases. The scene `plain` adds nothing to the prompt."""
     per_cell: Images | dict[str, Images] = 20
     """Images of each class in each scene: one number, or one per scene. Scenes that a mapping leaves out get none."""
     feature_model: Annotated[Text | None, Names("file")] = None
@@ -152,8 +152,8 @@ class SpuriousConfig(Config):
         default_factory=dict
     )
     """Settings of the fine-tuning that differ from the checkpoint's defaults, such as
-    `{steps: 400, sfsl_weight: 0.1}`; `figureground finetune --help` lists them. With more than ten concepts of a
-    full-size checkpoint, `lora_rank` is 16 unless given."""
+    `{max_train_steps: 400, sfsl_weight: 0.1}`; `figureground finetune --help` lists them. With more than ten concepts
+    of a full-size checkpoint, `lora_rank` is 16 unless given."""
     size: Annotated[int, Field(ge=8, le=16384)] = 512
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 7.5
     extended: list[dict[str, Images]] = field(default_factory=list)
@@ -214,7 +214,8 @@ class Spurious(Method):
     CONFIGS: ClassVar[dict[str, SpuriousConfig]] = {
         POCKET: SpuriousConfig(
             name=POCKET, checkpoint=POCKET, features=POCKET, labels=POCKET, references=POCKET, reference_count=16,
-            feature_model=POCKET, scenes=POCKET, per_cell=20, size=64, steps=20, guidance_scale=4.0, shard_size=100,
+            feature_model=POCKET, backgrounds=POCKET, per_cell=20, size=64, num_inference_steps=20, guidance_scale=4.0,
+            shard_size=100,
             batch_size=16,
         ),
         "spurious-imagenet": SpuriousConfig(name="spurious-imagenet"),
@@ -243,7 +244,9 @@ class Spurious(Method):
         self.labels = self._read_labels()
         self.features = find_labels(read_features(config.features, config.classes), self.labels)
         self.settings = config.settings(len(self.features))
-        self.scenes = read_nouns("scenes", config.scenes, "scenes", str(self.CONFIGS[config.name].scenes))
+        self.backgrounds = read_nouns(
+            "backgrounds", config.backgrounds, "backgrounds", str(self.CONFIGS[config.name].backgrounds)
+        )
         self.nouns = list(dict.fromkeys(feature.noun for feature in self.features))
         self.counts = self._count(config.per_cell, "per_cell")
         self.earlier: list[dict[str, Counts]] = []
@@ -290,13 +293,13 @@ class Spurious(Method):
             raise RecipeError(field, "it plans no image in any scene.")
         counts = {}
         for feature in self.features:
-            table = np.zeros((len(self.nouns), len(self.scenes)), np.int64)
+            table = np.zeros((len(self.nouns), len(self.backgrounds)), np.int64)
             table[self.nouns.index(feature.noun)] = list(by_scene.values())
             counts[feature.slug] = table
         return counts
 
     def _by_scene(self, per_cell: Any, field: str) -> dict[str, int]:
-        names = [scene.name for scene in self.scenes]
+        names = [background.name for background in self.backgrounds]
         if not isinstance(per_cell, Mapping):
             return dict.fromkeys(names, int(per_cell))
         for name in per_cell:
@@ -328,10 +331,10 @@ class Spurious(Method):
         from figureground.shards.writer import Columns
 
         labels = {"spurious_for": [label.name for label in self.labels]}
-        return Columns(self.nouns, [scene.name for scene in self.scenes], labels, ("feature",))
+        return Columns(self.nouns, [background.name for background in self.backgrounds], labels, ("feature",))
 
     def plan(self) -> Plan:
-        config, scenes = self.config, [scene.name for scene in self.scenes]
+        config, scenes = self.config, [background.name for background in self.backgrounds]
         return Plan(
             self.counts, self.nouns, scenes, config.seed, config.shard_size, config.limit, _no_guide, self._prompt,
             earlier=self.earlier, concepts={split: split for split in self.counts},
@@ -339,7 +342,7 @@ class Spurious(Method):
 
     def _prompt(self, split: str, f: int, b: int, i: int) -> str:
         plain = fill(self.settings.prompt, self.nouns[f], self.settings.identifier)
-        return plain if self.scenes[b].name == PLAIN else f"{plain} {self.scenes[b].text}"
+        return plain if self.backgrounds[b].name == PLAIN else f"{plain} {self.backgrounds[b].text}"
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
         assert spec.concept is not None
@@ -369,7 +372,7 @@ class Spurious(Method):
             "features": [[feature.name, feature.noun, feature.text] for feature in self.features],
             "classes": None,
             "labels": digest([label.name for label in self.labels]),
-            "scenes": [[scene.name, "" if scene.name == PLAIN else scene.text] for scene in self.scenes],
+            "backgrounds": [[b.name, "" if b.name == PLAIN else b.text] for b in self.backgrounds],
             "per_cell": self.per_cell(),
             "references": self._references_named(),
             "feature_model": self._network_fingerprint,
@@ -584,12 +587,12 @@ class Spurious(Method):
     def _refuse_long(self, checkpoint: Checkpoint) -> None:
         """Refuse prompts that a text encoder would truncate: the scene is last and would be lost."""
         for tokenizer in checkpoint.tokenizers:
-            for f, b in itertools.product(range(len(self.nouns)), range(len(self.scenes))):
+            for f, b in itertools.product(range(len(self.nouns)), range(len(self.backgrounds))):
                 prompt = self._prompt("", f, b, 0)
                 count, most = len(tokenizer(prompt).input_ids), int(tokenizer.model_max_length)
                 if count > most:
                     raise RecipeError(
-                        f"scenes.{self.scenes[b].name}",
+                        f"backgrounds.{self.backgrounds[b].name}",
                         f"the prompt {prompt!r} has {count} tokens, and the text encoder reads {most}. Shorten it.",
                     )
 
@@ -652,8 +655,8 @@ class Spurious(Method):
         return (
             f"Images that may fool classifiers. For each class they show its spurious feature, without the class "
             f"itself: {some}. A diffusion model learned each feature from a few references, as a new word: DreamBooth "
-            f"with prior preservation{similarity}, training {trained} for {settings.steps:,} steps. It then drew the "
-            "images from prompts with that word. Each class is a split. `foreground` is the object shown, "
+            f"with prior preservation{similarity}, training {trained} for {settings.max_train_steps:,} steps. It then "
+            "drew the images from prompts with that word. Each class is a split. `foreground` is the object shown, "
             "`background` the scene of the prompt (`plain` if it names none), `spurious_for` the class that a "
             "classifier may predict, and `feature` the feature in words."
         )
@@ -694,7 +697,7 @@ class Spurious(Method):
 
     def plan_counts(self, plan: Plan) -> list[str]:
         """Return a table of classes by scenes, and examples of prompts."""
-        scenes = [scene.name for scene in self.scenes]
+        scenes = [background.name for background in self.backgrounds]
         counts = [plan.cells(feature.slug).sum(0) for feature in self.features]
         rows = [["class", "noun", "feature", *scenes]]
         for feature, row in zip(self.features, counts, strict=True):
@@ -742,7 +745,7 @@ class Spurious(Method):
         each = footprint(self.config.checkpoint, self.config.revision, settings.lora_rank)
         kind = f"adapters of rank {settings.lora_rank}" if settings.lora_rank else "whole checkpoints"
         lines = [
-            f"{counted(missing, 'concept')} to fine-tune, {settings.steps:,} steps each"
+            f"{counted(missing, 'concept')} to fine-tune, {settings.max_train_steps:,} steps each"
             + (f" ({there} of {len(wanted)} are in {self.config.concepts})" if there else "")
             + f"; they need about {human_bytes(each.kept * missing)} of disk ({kind}, {human_bytes(each.kept)} each"
             + (")" if each.known else ", by what the checkpoint's name says)")

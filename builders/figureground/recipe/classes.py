@@ -13,8 +13,8 @@ from figureground.core.names import RULE, describe_same, loosely, same_names
 from figureground.core.resources import resource
 from figureground.core.tables import TABLES, TextTable, UnreadableText
 
-PHRASED = ("backgrounds", "scenes")
-"""Kinds of lists whose names have phrases."""
+PHRASED = "backgrounds"
+"""The kind of list whose names have phrases."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class ClassEntry:
 
 
 def read_nouns(field: str, value: object, kind: str, default: str) -> list[ClassEntry]:
-    """Resolve a recipe's classes, backgrounds or scenes.
+    """Resolve a recipe's classes or backgrounds.
 
     Args:
         field: The recipe's field, for errors.
         value: The name of a file in `prompts/{kind}/`, the path of a CSV, a list that selects from the
-            file `default`, or a mapping of names to definitions (classes) or phrases (backgrounds, scenes).
-        kind: `classes`, `backgrounds` or `scenes`.
+            file `default`, or a mapping of names to definitions (classes) or phrases (backgrounds).
+        kind: `classes` or `backgrounds`.
         default: The file that a list selects from.
 
     Raises:
@@ -66,7 +66,7 @@ def read_nouns(field: str, value: object, kind: str, default: str) -> list[Class
 
 
 def _noun(name: str, text: str, kind: str) -> ClassEntry:
-    return ClassEntry(name, text or name) if kind in PHRASED else ClassEntry(name, name, text)
+    return ClassEntry(name, text or name) if kind == PHRASED else ClassEntry(name, name, text)
 
 
 def _select(field: str, names: list[str], known: list[ClassEntry], source: str) -> list[ClassEntry]:
@@ -125,7 +125,7 @@ def open_table(path: Path, field: str, *columns: str) -> Iterator[TextTable]:
 
 
 def read_csv(path: Path, kind: str) -> list[ClassEntry]:
-    """Read a CSV `name[,definition][,wnid][,index]` (classes) or `name[,phrase]` (backgrounds, scenes).
+    """Read a CSV `name[,definition][,wnid][,index]` (classes) or `name[,phrase]` (backgrounds).
 
     If a name occurs twice (ImageNet has two cranes, and both Cardigan and cardigan), each gets its WordNet id:
     `crane (n02012849)`.
@@ -139,7 +139,7 @@ def read_csv(path: Path, kind: str) -> list[ClassEntry]:
         if not name:
             raise RecipeError(kind, f"{table.name}, line {line}: the name is empty.")
         label = f"{name} ({wnid})" if loosely(name) in repeated and wnid else name
-        text = row.get("phrase", "") if kind in PHRASED else name
+        text = row.get("phrase", "") if kind == PHRASED else name
         aliases = tuple(dict.fromkeys(a for a in (wnid, name) if a and a != label))
         if loosely(name) in repeated:
             aliases = (wnid,) if wnid else ()

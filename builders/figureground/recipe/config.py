@@ -22,7 +22,7 @@ from figureground.recipe.settings import (
 )
 
 Scheduler = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"]
-SAMPLING = ("scheduler", "steps", "strength", "guidance_scale", "negative_prompt", "eta", "size")
+SAMPLING = ("scheduler", "num_inference_steps", "strength", "guidance_scale", "negative_prompt", "eta", "size")
 """Fields that decide how images are sampled."""
 
 
@@ -38,7 +38,7 @@ class Config:
     """Branch, tag or commit of a checkpoint on the Hub."""
     size: Annotated[int, Field(ge=8, le=16384)] = 64
     """Edge of the square images in pixels."""
-    steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
     """Denoising steps; with a guide, only the share `strength` of them is run."""
     strength: Share = 0.9
     """Share of the steps that are run on a guide, 0 to 1."""
@@ -105,8 +105,10 @@ class Config:
 
     def check(self) -> None:
         """Raise RecipeError for fields that don't fit together."""
-        if self.scheduler == "pndm" and self.steps < 4:
-            raise RecipeError("steps", f"{self.steps} is too few: the scheduler pndm needs 4 or more.")
+        if self.scheduler == "pndm" and self.num_inference_steps < 4:
+            raise RecipeError(
+                "num_inference_steps", f"{self.num_inference_steps} is too few: the scheduler pndm needs 4 or more."
+            )
         for name in ("keep", "formats"):
             values = getattr(self, name)
             if len(set(values)) < len(values):

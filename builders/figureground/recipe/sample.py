@@ -22,13 +22,13 @@ class Guide:
     """The image that generation starts from, as ids and numbers without pixels."""
 
     kind: Literal["paste", "photograph", "inpaint"]
-    """`paste`: a cut-out on a template. `photograph`: the whole source image. `inpaint`: the source image, with a
+    """`paste`: a cut-out on a scene. `photograph`: the whole source image. `inpaint`: the source image, with a
     masked region to repaint."""
     cutout: str
     """Id of the cut-out or photograph: `{class folder}/{file name}@{content hash}`; for `inpaint`, the key of the
     source image."""
     template: str | None = None
-    """Id of the background template, in the same form."""
+    """Id of the scene, in the same form."""
     box: Box | None = None
     """Box into which the cut-out is pasted."""
     flip: bool = False

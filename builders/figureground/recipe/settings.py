@@ -49,19 +49,22 @@ class Names:
     """Whether a build creates the directory if it doesn't exist."""
 
 
-RENAMED = {
-    "accumulate": "gradient_accumulation_steps", "warmup": "lr_warmup_steps", "max_gradient_norm": "max_grad_norm",
-    "prior_images": "num_class_images", "sampling_steps": "num_inference_steps", "least_found": "mask_threshold",
-    "grow": "mask_dilation", "least_probability": "min_probability",
-    "least_attribution_ratio": "min_attribution_ratio",
+RENAMED: dict[str, tuple[str, ...]] = {
+    "accumulate": ("gradient_accumulation_steps",), "warmup": ("lr_warmup_steps",),
+    "max_gradient_norm": ("max_grad_norm",), "prior_images": ("num_class_images",),
+    "steps": ("max_train_steps", "num_inference_steps"), "sampling_steps": ("num_inference_steps",),
+    "templates": ("scenes",), "scenes": ("backgrounds",), "least_found": ("mask_threshold",),
+    "grow": ("mask_dilation",), "least_probability": ("min_probability",),
+    "least_attribution_ratio": ("min_attribution_ratio",),
 }  # fmt: skip
-"""Earlier names of settings."""
+"""Earlier names of settings, each with its new name; where it had several meanings, the first that is known holds."""
 
 
 def name_nearest(name: str, known: Collection[str]) -> str:
     """Return the end of an error about an unknown setting: its new name, or the nearest known one."""
-    if RENAMED.get(name) in known:
-        return f": it is called {RENAMED[name]} now."
+    for new in RENAMED.get(name, ()):
+        if new in known:
+            return f": it is called {new} now."
     return nearest_or_all(name, known)
 
 

@@ -39,6 +39,8 @@ from figureground.shards.writer import PRIVATE, as_shard
 if TYPE_CHECKING:
     from figureground.methods.base import Method
 
+PROVENANCE_NAMES = {"num_inference_steps": "steps"}
+"""Fields of the recipe that have another name in a sample's provenance, which is part of the dataset's format."""
 SECONDS_BETWEEN_LOOKS = 1.0
 """Interval at which an idle process checks whether others have finished, seconds."""
 
@@ -144,7 +146,7 @@ def _render_shards(
     drawn_by: str | None = None
     common = {
         **checkpoint.facts,
-        **method.settings_shown(),
+        **{PROVENANCE_NAMES.get(name, name): value for name, value in method.settings_shown().items()},
         "device": numerics["device"],
         "dtype": numerics["dtype"],
         "versions": library_versions(),
@@ -218,7 +220,8 @@ def open_model(method: Method, out: Path, rank: int, started: bool) -> tuple[Che
         batch_size = settled["batch_size"]
         halved = {name: settled[name] for name in ("batch_size_asked",) if name in settled}
     sampling = Sampling(
-        config.size, config.steps, config.strength, config.guidance_scale, config.negative_prompt, config.eta,
+        config.size, config.num_inference_steps, config.strength, config.guidance_scale, config.negative_prompt,
+        config.eta,
         batch_size or 1, config.compile, **method.sampling(),
     )  # fmt: skip
     if not config.batch_size and not settled:

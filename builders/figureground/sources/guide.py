@@ -1,4 +1,4 @@
-"""Guides: composites of cut-outs and background templates, which generation starts from."""
+"""Guides: composites of cut-outs and scenes, which generation starts from."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ FAINT = 8
 GROUND = (0.78, 0.98)
 """Range of the bottom edge of objects on the ground, as shares of the canvas height."""
 
-_KINDS = {"templates": "backgrounds"}
+_KINDS = {"scenes": "backgrounds"}
 _REMEDIES = {
     "cutouts": "--set classes=folders takes the classes from them.",
-    "templates": "--set backgrounds=folders takes the backgrounds from them, and --set 'backgrounds={beach: on the "
+    "scenes": "--set backgrounds=folders takes the backgrounds from them, and --set 'backgrounds={beach: on the "
     "beach}' says how a prompt names each.",
 }
 
@@ -56,7 +56,7 @@ _FILTER = Image.Resampling.HAMMING
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One cut-out or template."""
+    """One cut-out or scene."""
 
     id: str
     """`{folder}/{file name}@{first 12 digits of pixels}`, with the folder relative to the bank's directory."""
@@ -73,10 +73,10 @@ class Item:
 
 @dataclass(frozen=True)
 class ImagePool:
-    """Images by class: cut-outs of foregrounds, or templates of backgrounds."""
+    """Images by class: cut-outs of foregrounds, or scenes of backgrounds."""
 
     what: str
-    """Kind of the images, for messages: `cutouts` or `templates`."""
+    """Kind of the images, for messages: `cutouts` or `scenes`."""
     items: dict[str, tuple[Item, ...]]
     """Class name to images, in an order that depends only on their content. Pixels are unique within a class."""
     skipped: list[tuple[Path, str]] = field(default_factory=list)
@@ -393,12 +393,12 @@ def compose(
     size: int,
     paste: Literal["mask", "square"] = "mask",
 ) -> tuple[Image.Image, Image.Image]:
-    """Pastes a cut-out on a background template.
+    """Pastes a cut-out on a scene.
 
     With `mask`, only the object is pasted: its mask is the alpha channel, or the file `<name>.mask.png` next to it.
     The object is cropped to the mask's extent, fitted into the box with its own aspect ratio, centred, and placed at
     the bottom of the box. An image with neither is pasted as with `square`: its centre square fills the box, as in
-    D3S (arXiv 2211.10370), and the template shows through transparent pixels.
+    D3S (arXiv 2211.10370), and the scene shows through transparent pixels.
 
     Args:
         cutout: Image of the foreground.

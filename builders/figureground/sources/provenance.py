@@ -61,7 +61,7 @@ class Source:
     """A directory of images that generation starts from."""
 
     what: str
-    """`cutouts`, `templates` or `photographs`."""
+    """`cutouts`, `scenes` or `photographs`."""
     name: str
     """The last part of the directory's path, or `pocket`."""
     images: int
@@ -101,7 +101,7 @@ def read_source(
     """Reads licence and credits of the images used from a directory. Faulty files never stop a build.
 
     Args:
-        what: `cutouts`, `templates` or `photographs`.
+        what: `cutouts`, `scenes` or `photographs`.
         directory: Directory with the images, in folders.
         images: The files that are used, all below the directory.
         name: Name of the directory on the card; default: the last part of its path.
