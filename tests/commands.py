@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from forked import Forked
+
 TINY = {
     "classes": "[bird, car]", "backgrounds": "[grass, snow]", "per_cell": "{train: 14, validation: 1}", "shard_size": 4,
     "num_inference_steps": 6, "size": 32, "batch_size": 4, "threads": 1, "device": "cpu",
@@ -21,8 +23,10 @@ def recipe(checkpoint: str | Path, **settings: object) -> list[str]:
     return ["d3s", *(part for name, value in values.items() for part in ("--set", f"{name}={value}"))]
 
 
-def start(*arguments: str, **options: object) -> subprocess.Popen:
-    """Starts `figureground` as the leader of a group, as a shell does."""
+def start(*arguments: str, **options: object) -> subprocess.Popen | Forked:
+    """Starts `figureground` as the leader of a group, as a shell does; as a fork unless an option needs more."""
+    if set(options) <= {"cwd", "stdout", "stderr"}:
+        return Forked(arguments, env=ENVIRONMENT, **options)
     command = [sys.executable, "-m", "figureground", *arguments]
     pipe = subprocess.PIPE
     settings: dict = {"stdout": pipe, "stderr": pipe, "text": True, "start_new_session": True, "env": ENVIRONMENT}
@@ -40,7 +44,7 @@ def markers(out: Path) -> list[str]:
     return sorted(path.name for path in (out / "_figureground" / "shards").glob("[!.]*.json"))
 
 
-def wait_for(truth, process: subprocess.Popen | None = None, seconds: float = 120) -> None:
+def wait_for(truth, process: subprocess.Popen | Forked | None = None, seconds: float = 120) -> None:
     """Waits until `truth()`."""
     latest = time.monotonic() + seconds
     while not truth():

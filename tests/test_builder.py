@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import webdataset
 from datasets import ClassLabel, load_dataset
+from forked import CONTEXT
 from PIL import Image
 from tiny_checkpoints import make_checkpoint, set_weights
 
@@ -292,11 +292,9 @@ def _build(checkpoint: str, out: Path) -> None:
 
 @pytest.mark.slow
 def test_a_build_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed_one(built, checkpoint, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["figureground.methods.d3s", "figureground.diffusion.render", "webdataset"])
     out, rng, kills, shortest = tmp_path / "killed", random.Random(0), 0, 0.3
     for attempt in range(200):
-        process = context.Process(target=_build, args=(checkpoint, out))
+        process = CONTEXT.Process(target=_build, args=(checkpoint, out))
         process.start()
         process.join(shortest + rng.random() * (1.0 if kills < 12 else 600))
         if process.exitcode is None:
@@ -317,8 +315,7 @@ def test_a_build_killed_again_and_again_ends_with_the_bytes_of_an_undisturbed_on
 
 
 def test_a_worker_that_waits_does_not_repeat_what_another_holds(built, checkpoint, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    both = [context.Process(target=_build, args=(checkpoint, tmp_path / "both")) for _ in range(2)]
+    both = [CONTEXT.Process(target=_build, args=(checkpoint, tmp_path / "both")) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:

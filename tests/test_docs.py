@@ -2,12 +2,14 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 from figureground.core.resources import CHECKOUT, resource
 
@@ -38,6 +40,19 @@ def matches(expected: str, printed: str) -> bool:
     return re.fullmatch(pattern, printed.strip(), re.DOTALL) is not None
 
 
+def run_command(command: str, folder: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """Run a line of a console block; return the exit code, and what it prints to both streams."""
+    words = shlex.split(command)
+    if words[0] == "figureground" and not {"&&", "|", ">"} & set(words):
+        process = Forked(words[1:], cwd=folder, env=environment, stderr=subprocess.STDOUT)
+        said, _ = process.communicate()
+        return process.wait(), said or ""
+    ran = subprocess.run(
+        command, shell=True, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return ran.returncode, ran.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not PAGES, reason="an installed wheel has no docs")
 @pytest.mark.parametrize("page", EACH_ALONE)
@@ -57,19 +72,14 @@ def test_a_page_does_what_it_says(page, tmp_path):
         if named := _NAMED.match(body):
             (tmp_path / named["name"]).write_text(body[named.end() :] if named["name"].endswith("csv") else body)
         elif block["kind"] == "python":
-            ran = subprocess.run(
-                [sys.executable, "-c", body], cwd=tmp_path, env=environment, capture_output=True, text=True
-            )
-            assert ran.returncode == 0, f"{where}:\n{ran.stderr}"
+            process = Forked([], body, tmp_path, environment, stderr=subprocess.STDOUT)
+            said, _ = process.communicate()
+            assert process.returncode == 0, f"{where}:\n{said}"
         elif block["kind"] == "console":
             for command, expected in commands(body):
-                ran = subprocess.run(
-                    command, shell=True, cwd=tmp_path, env=environment, text=True,
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                )  # fmt: skip
-                said = ran.stdout
+                code, said = run_command(command, tmp_path, environment)
                 wanted = 0 if "figureground: " not in expected else None
-                assert ran.returncode == wanted or wanted is None, f"{where}: {command}\n\n{said}"
+                assert code == wanted or wanted is None, f"{where}: {command}\n\n{said}"
                 assert matches(expected, said), f"{where}: {command}\n\nexpected:\n{expected}\nprinted:\n{said}"
 
 

@@ -4,10 +4,10 @@ import itertools
 import json
 import re
 import subprocess
-import sys
 import time
 
 import pytest
+from commands import run, start
 from datasets import load_dataset
 from tiny_checkpoints import make_checkpoint
 
@@ -108,8 +108,8 @@ def test_a_killed_extension_goes_on_with_the_same_command(checkpoint, tmp_path):
     out = D3S("pocket", checkpoint=checkpoint, **tiny).build(tmp_path / "d3s", show_progress=False)
     whole = D3S("pocket", checkpoint=checkpoint, **tiny).build(tmp_path / "whole", show_progress=False)
     extend(whole, {"train": 12}, show_progress=False)
-    command = [sys.executable, "-m", "figureground.cli.main", "extend", str(out), "--per-cell", "train=12"]
-    stopped = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    command = ["extend", str(out), "--per-cell", "train=12"]
+    stopped = start(*command, stderr=subprocess.DEVNULL)
     while not list((out / "_figureground" / "shards").glob("train-e1-*.json")):
         time.sleep(0.01)
         assert stopped.poll() is None
@@ -118,8 +118,9 @@ def test_a_killed_extension_goes_on_with_the_same_command(checkpoint, tmp_path):
     assert len(list((out / "_figureground" / "shards").glob("train-e1-*.json"))) < 40
     # What is announced is whole until the rest is there.
     assert len(load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))) == 8
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "52 samples" in done.stdout
+    code, said, _ = run(*command)
+    assert code == 0
+    assert "52 samples" in said
     same = {p: b for p, b in bytes_below(whole).items() if p.parts[0] in ("data", "webdataset")}
     assert {p: b for p, b in bytes_below(out).items() if p.parts[0] in ("data", "webdataset")} == same
 

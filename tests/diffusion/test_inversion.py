@@ -9,13 +9,12 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 from commands import ENVIRONMENT, litter, wait_for
 from diffusers import UNet2DConditionModel
+from forked import Forked
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_checkpoints import KINDS, make_checkpoint, set_weights
@@ -392,16 +391,14 @@ from tiny_tokens import learn
 checkpoint, images, out, steps = sys.argv[1:]
 try:
     with signals.handled():
-        learn(Path(checkpoint), Path(images), Path(out), max_train_max_train_steps=int(steps), save_seconds=0.0)
+        learn(Path(checkpoint), Path(images), Path(out), max_train_steps=int(steps), save_seconds=0.0)
 except KeyboardInterrupt as error:
     sys.exit(f"stopped: {error.__notes__}")
 """
 
 
 def start(*arguments):
-    command = [sys.executable, "-c", LEARN, *map(str, arguments)]
-    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return Forked(arguments, LEARN, env=ENVIRONMENT)
 
 
 @pytest.mark.slow

@@ -6,11 +6,10 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
 
 import pytest
 from commands import ENVIRONMENT, wait_for
+from forked import Forked
 from repainted import EASY, SIZES, rows
 from tiny_layouts import make_folders
 
@@ -225,9 +224,7 @@ def without_seconds(out):
 @pytest.mark.slow
 def test_a_killed_comparison_goes_on_and_ends_the_same(images, tmp_path):
     out, whole = tmp_path / "out", tmp_path / "whole"
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(images), str(out)], env=ENVIRONMENT, start_new_session=True
-    )
+    process = Forked([images, out], PROGRAM, env=ENVIRONMENT)
     try:
         wait_for((out / "paste-seed-0" / "train" / "0000-00005.png").exists, process)
     finally:

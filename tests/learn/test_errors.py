@@ -5,12 +5,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from commands import ENVIRONMENT, wait_for
+from forked import Forked
 from safetensors.numpy import load_file
 from tiny_classifiers import make_classifier
 from tiny_layouts import TABLE, make_image, make_table
@@ -159,8 +158,8 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(images, tmp_path):
         "cross_fit(read_groups(sys.argv[1]), Training('erm', epochs=8), 2, 0, Path(sys.argv[2]), device='cpu')\n"
     )
     whole, out = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([sys.executable, "-c", script, images, whole], env=ENVIRONMENT, check=True)
-    process = subprocess.Popen([sys.executable, "-c", script, images, out], env=ENVIRONMENT)
+    assert Forked([images, whole], script, env=ENVIRONMENT).wait() == 0
+    process = Forked([images, out], script, env=ENVIRONMENT)
     try:
         wait_for(lambda: (out / "fold-1.pt").exists(), process)
     finally:
@@ -169,7 +168,7 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(images, tmp_path):
     assert (out / "fold-0.json").exists()
     assert not (out / "fold-1.json").exists()
     before = (out / "fold-0" / "model.safetensors").stat().st_ino
-    subprocess.run([sys.executable, "-c", script, images, out], env=ENVIRONMENT, check=True)
+    assert Forked([images, out], script, env=ENVIRONMENT).wait() == 0
     assert (out / "fold-0" / "model.safetensors").stat().st_ino == before
     assert all(same_bits(whole / f"fold-{i}", out / f"fold-{i}") for i in range(2))
     assert (whole / "errors.npz").read_bytes() == (out / "errors.npz").read_bytes()

@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import signal
 import subprocess
-import sys
 import time
 import tracemalloc
 from dataclasses import replace
@@ -14,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
+from commands import run, start
 from datasets import load_dataset
 from tiny_checkpoints import make_checkpoint
 from tiny_datasets import COLUMNS, SHARDS, make_dataset
@@ -420,10 +420,8 @@ def test_the_licence_that_lies_beside_the_data_is_carried_over(source, tmp_path)
 
 def test_show_draws_the_copy_and_puts_the_image_into_its_card(source, tmp_path):
     out = curate(source, tmp_path / "out", RULE, show_progress=False)
-    shown = subprocess.run(
-        [sys.executable, "-m", "figureground.cli.main", "show", str(out)], capture_output=True, text=True
-    )
-    assert (shown.returncode, shown.stderr) == (0, "")
+    code, _, errors = run("show", str(out))
+    assert (code, errors) == (0, "")
     assert "](preview.png)" in (out / "README.md").read_text()
     report = (out / "report.html").read_text()
     assert "recipe of in" in report
@@ -443,9 +441,6 @@ def test_extended_shards_keep_their_names(tmp_path):
     assert check(out, show_progress=False).findings == []
 
 
-COMMAND = "import sys; from figureground.cli.main import main; sys.exit(main(sys.argv[1:]))"
-
-
 def test_a_killed_copy_goes_on_and_ends_with_the_same_bytes(tmp_path):
     shards = tuple(Shard("train", i, 12, 60) for i in range(12))
     source = make_dataset(tmp_path / "in", shards=shards, size=32)
@@ -454,7 +449,7 @@ def test_a_killed_copy_goes_on_and_ends_with_the_same_bytes(tmp_path):
     arguments = ["curate", str(source), "--out", str(out), "--keep", RULE, "--publish-rejects"]
     done = 0
     for wanted in (1, 4, 7):
-        process = subprocess.Popen([sys.executable, "-c", COMMAND, *arguments], stderr=subprocess.DEVNULL)
+        process = start(*arguments, stderr=subprocess.DEVNULL)
         while len(list(out.glob("_figureground/shards/[!.]*"))) < wanted and process.poll() is None:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
@@ -462,7 +457,7 @@ def test_a_killed_copy_goes_on_and_ends_with_the_same_bytes(tmp_path):
         now = len(list(out.glob("_figureground/shards/[!.]*")))
         assert done <= now
         done = now
-    assert subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True).returncode == 0
+    assert run(*arguments)[0] == 0
     assert hashes(out) == hashes(whole)
     assert {name for name in state(out)} == {name for name in state(whole)}
 
@@ -471,7 +466,7 @@ def test_a_copy_that_is_asked_to_stop_says_how_to_go_on_and_leaves_no_temporary_
     shards = tuple(Shard("train", i, 12, 60) for i in range(12))
     source, out = make_dataset(tmp_path / "in", shards=shards, size=32), tmp_path / "out"
     arguments = ["curate", str(source), "--out", str(out), "--keep", RULE]
-    process = subprocess.Popen([sys.executable, "-c", COMMAND, *arguments], stderr=subprocess.PIPE, text=True)
+    process = start(*arguments)
     while len(list(out.glob("_figureground/shards/[!.]*"))) < 2 and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
@@ -499,11 +494,11 @@ def test_two_copies_at_once_into_one_directory_write_each_shard_once(source, tmp
 
 def test_wrong_use_exits_with_2_and_says_it_in_lines(source, tmp_path):
     arguments = ["curate", str(source), "--out", str(tmp_path / "out"), "--keep", "foreground == 'brid'"]
-    done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True)
-    assert done.returncode == 2
+    code, _, errors = run(*arguments)
+    assert code == 2
     said = "figureground: keep: foreground is never 'brid', did you mean 'bird'? (character 15)\n"
-    assert done.stderr.startswith(said)
-    assert "Traceback" not in done.stderr
+    assert errors.startswith(said)
+    assert "Traceback" not in errors
 
 
 def test_memory_does_not_grow_with_the_number_of_shards(tmp_path):

@@ -4,12 +4,11 @@ import json
 import multiprocessing
 import re
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
 import pytest
+from commands import run
 from datasets import load_dataset
 from tiny_datasets import COLUMNS, SHARDS, make_dataset
 
@@ -164,9 +163,8 @@ def test_curated_sets_merge_and_merged_sets_are_curated_and_merged_again(sources
 
 def test_show_draws_the_merged_dataset(sources, tmp_path):
     out = merge(sources, tmp_path / "out", show_progress=False)
-    command = [sys.executable, "-m", "figureground.cli.main", "show", str(out)]
-    shown = subprocess.run(command, capture_output=True, text=True)
-    assert (shown.returncode, shown.stderr) == (0, "")
+    code, _, errors = run("show", str(out))
+    assert (code, errors) == (0, "")
     assert "recipe of b" in (out / "report.html").read_text()
 
 

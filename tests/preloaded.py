@@ -1,0 +1,17 @@
+"""Imports what commands need: `forked` forks from a process that has imported this module."""
+
+import importlib
+
+from figureground.core import libraries
+
+libraries.quieten()
+libraries.prepare("diffusers", "transformers")
+for name in (
+    "datasets", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint", "matplotlib.figure", "scipy.stats",
+    "transformers.models.clip.modeling_clip", "webdataset",
+    "figureground.comparison.comparing", "figureground.evaluation.evaluating", "figureground.finetune.dreambooth",
+    "figureground.finetune.inversion", "figureground.learn.training", "figureground.report.sheet",
+    "figureground.running.worker",
+):  # fmt: skip
+    importlib.import_module(name)
