@@ -49,6 +49,7 @@ class Forked:
             args=([*map(str, arguments)], script, str(cwd or Path.cwd()), dict(env or os.environ), _Fd(out), _Fd(err)),
         )
         self._process.start()
+        self._texts: dict[str, str] = {}
         for end in ends:
             os.close(end)
 
@@ -72,20 +73,21 @@ class Forked:
 
     def communicate(self, timeout: float | None = None) -> tuple[str | None, str | None]:
         """Returns all that it writes, and waits for its end."""
-        texts: dict[str, str | None] = {"stdout": None, "stderr": None}
+        texts = self._texts
 
         def read(name: str, stream: Any) -> None:
             with stream:
                 texts[name] = stream.read()
 
-        streams = [(name, stream) for name in texts if (stream := getattr(self, name)) is not None]
+        streams = [(name, stream) for name in ("stdout", "stderr") if (stream := getattr(self, name)) is not None]
+        streams = [(name, stream) for name, stream in streams if not stream.closed]
         readers = [threading.Thread(target=read, args=each, daemon=True) for each in streams]
         for reader in readers:
             reader.start()
         self.wait(timeout)
         for reader in readers:
             reader.join()
-        return texts["stdout"], texts["stderr"]
+        return texts.get("stdout"), texts.get("stderr")
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
