@@ -27,7 +27,7 @@ from figureground.data.layouts import read_groups
 from figureground.methods.base import Method
 from figureground.recipe.config import Config
 from figureground.recipe.plan import Plan
-from figureground.shards.writer import Columns
+from figureground.shards.columns import Columns
 
 
 @dataclass

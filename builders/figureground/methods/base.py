@@ -33,7 +33,8 @@ from figureground.recipe.settings import Names, json_schema, marked
 from figureground.running import building
 from figureground.shards import index
 from figureground.shards.card import CardContext
-from figureground.shards.writer import PRIVATE, Columns
+from figureground.shards.columns import Columns
+from figureground.shards.shard import PRIVATE
 from figureground.sources.provenance import Credit, Source, read_weights
 
 if TYPE_CHECKING:

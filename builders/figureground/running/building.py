@@ -24,8 +24,9 @@ from figureground.recipe.settings import Names, marked
 from figureground.running import directory
 from figureground.running.local import work_in_processes
 from figureground.shards import index
+from figureground.shards.markers import missing
 from figureground.shards.remaining import refuse_empty_parts
-from figureground.shards.writer import PRIVATE, as_shard
+from figureground.shards.shard import PRIVATE, as_shard
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -58,7 +59,7 @@ def build(method: Method, out: str | os.PathLike[str], show_progress: bool = Tru
     shards = [as_shard(s) for s in planned]
     with directory.opened(out, method.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
         directory.check_formats(out, config.formats)
-        if index.missing(out, shards):
+        if missing(out, shards):
             if config.workers > 1:
                 work_in_processes(method, out, show_progress)
             else:
