@@ -14,6 +14,7 @@ from figureground.core.files import FileError
 from figureground.recipe.sample import Reject
 from figureground.shards.columns import Columns
 from figureground.shards.formats.format import TEXTS, Format
+from figureground.shards.problems import in_a_line
 from figureground.shards.rejects import read_published, read_rejects
 from figureground.shards.samples import Stored
 from figureground.shards.shard import Shard
@@ -64,31 +65,40 @@ class ShardReader:
             )
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Name the damaged file if the shard can't be read."""
+    def _explained(self, path: Path) -> Iterator[None]:
+        """Name the damaged file if the shard can't be read.
+
+        Raises:
+            FiguregroundError: Whatever a library raised.
+        """
         try:
             yield
         except FileError:
             raise
-        except Exception:
+        except Exception as error:
             self.verify()
-            raise
+            if isinstance(error, FiguregroundError):
+                raise
+            raise FiguregroundError(
+                f"{path} can't be read ({type(error).__name__}: {in_a_line(error)}). figureground check "
+                f"{self.directory} lists all that is wrong."
+            ) from error
 
     def schema(self) -> Columns | None:
         """Return the columns and the names of classes that the file records; None if its format records none."""
-        with self._explained():
+        with self._explained(self.path):
             return self.format.schema(self.path)
 
     def samples(self, rows: Collection[int] | None = None) -> Iterator[Stored]:
         """Yield the samples in order, or only those at the positions in `rows`."""
-        with self._explained():
+        with self._explained(self.path):
             yield from self.format.read(self.path, rows)
 
     def columns_of(
         self, labels: Sequence[str] = ("foreground", "background"), texts: Sequence[str] = TEXTS
     ) -> Iterator[dict[str, Any]]:
         """Yield columns of each sample, in order: labels as numbers, texts, no images."""
-        with self._explained():
+        with self._explained(self.path):
             yield from self.format.columns_of(self.path, labels, texts)
 
     def rejects(self, published: Columns | None = None) -> Iterator[Reject]:
@@ -100,7 +110,7 @@ class ShardReader:
         shard, files = self.shard, self.marker["files"]
         if shard.path("rejects") not in files:
             return
-        with self._explained():
+        with self._explained(self.directory / shard.path("rejects")):
             with_images = published is not None and shard.path("published_rejects") in files
             found = read_published(self.directory, shard, published) if published and with_images else ()
             dropped = {reject.spec.key: reject for reject in found}
