@@ -303,8 +303,8 @@ def test_a_package_that_breaks_when_imported_breaks_nothing_else(tmp_path, monke
 
 ZIPPED = [
     "d3s", *(part for setting in (
-        "classes=[bird, car]", "backgrounds=[grass, snow]", "per_cell={train: 4}", "shard_size=4", "size=32", "steps=2",
-        "batch_size=4", "threads=1", "device=cpu", "keep=[guide, mask]", "formats=[zip]",
+        "classes=[bird, car]", "backgrounds=[grass, snow]", "per_cell={train: 4}", "shard_size=4", "size=32",
+        "num_inference_steps=2", "batch_size=4", "threads=1", "device=cpu", "keep=[guide, mask]", "formats=[zip]",
     ) for part in ("--set", setting)),
 ]  # fmt: skip
 """16 images in 4 zips."""
