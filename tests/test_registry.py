@@ -403,26 +403,32 @@ def test_a_format_that_load_dataset_cannot_read_is_published_only_beside_another
 
 def test_what_differs_between_a_zip_and_another_format_is_found(zipped, tmp_path):
     out = make_dataset(tmp_path / "set", formats=("parquet", "zip"))
+    path, marker = "zips/train-00000-of-00002.zip", out / "_figureground/shards/train-00000-of-00002.json"
     before = set(check(out, show_progress=False).findings)
-    path = "zips/train-00000-of-00002.zip"
     samples = list(FORMATS["zip"]().read(out / path))
-    samples[1] = dataclasses.replace(samples[1], prompt="a photo of a lynx")
-    with (out / path).open("wb") as file:
-        writer = FORMATS["zip"]().write(SimpleNamespace(file=file), None, "png")
-        for sample in samples:
-            writer.add(sample.encoded())
-        writer.close()
-    marker = out / "_figureground/shards/train-00000-of-00002.json"
-    said = json.loads(marker.read_text())
-    data = (out / path).read_bytes()
-    said["files"][path] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    marker.write_text(json.dumps(said))
+
+    def sign():
+        said, data = json.loads(marker.read_text()), (out / path).read_bytes()
+        said["files"][path] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        marker.write_text(json.dumps(said))
+
+    def rewrite(second):
+        with (out / path).open("wb") as file:
+            writer = FORMATS["zip"]().write(SimpleNamespace(file=file), None, "png")
+            for sample in (samples[0], second, *samples[2:]):
+                writer.add(sample.encoded())
+            writer.close()
+        sign()
+
+    rewrite(dataclasses.replace(samples[1], prompt="a photo of a lynx"))
     found = set(check(out, show_progress=False).findings) - before
     assert any(path in line and "their prompt differs" in line and samples[1].key in line for line in found)
+    rewrite(dataclasses.replace(samples[1], texts={"look": "odd"}))
+    assert any(path in line and "look" in line for line in check(out, show_progress=False).findings)
+    data = (out / path).read_bytes()
     (out / path).write_bytes(data[:100])
     assert any(path in line and "SHA-256" in line for line in check(out, show_progress=False).findings)
-    said["files"][path] = {"bytes": 100, "sha256": hashlib.sha256(data[:100]).hexdigest()}
-    marker.write_text(json.dumps(said))
+    sign()
     assert any(path in line and "can't be read" in line for line in check(out, show_progress=False).findings)
     marker.unlink()
     with pytest.raises(FiguregroundError, match=r"isn't finished: .* train-00000-of-00002"):

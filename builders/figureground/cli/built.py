@@ -7,7 +7,6 @@ from pathlib import Path
 
 from figureground.cli.arguments import Commands, add_device
 from figureground.core.errors import RecipeError, counted, listed
-from figureground.core.files import read_object
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import complain, say
 from figureground.recipe.formats import FORMATS
@@ -217,9 +216,9 @@ def _say_samples(out: Path, table: bool = False) -> int:
     import numpy as np
 
     from figureground.recipe.table import cramers_v
-    from figureground.shards.index import INDEX
+    from figureground.shards.finished import saved_index
 
-    index = read_object(out / INDEX, root=out)
+    index = saved_index(out)
     say(f"{out}: {counted(index['samples'], 'sample')}. figureground show {out} draws it.")
     for name, split in index["splits"].items() if table else ():
         counts = np.zeros((len(index["columns"]["foregrounds"]), len(index["columns"]["backgrounds"])), np.int64)

@@ -14,6 +14,7 @@ from figureground.core.files import MOST_JSON, read_text, replace_text
 from figureground.core.locks import lock
 from figureground.core.numerics import create_once
 from figureground.recipe import document as recipes
+from figureground.recipe.formats import FORMATS
 from figureground.running import disk
 from figureground.shards import card
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, clean_stale
@@ -86,7 +87,7 @@ def _open(out: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def check_formats(out: Path, formats: Collection[str], started: bool = False) -> None:
-    """Refuses formats that differ from those of the first shards.
+    """Refuses formats that differ from those of the first shards, or that can't be used.
 
     Args:
         started: Whether another process may be writing the first shards. Then their formats are those of the recipe
@@ -94,7 +95,10 @@ def check_formats(out: Path, formats: Collection[str], started: bool = False) ->
 
     Raises:
         RecipeError: The formats differ.
+        FiguregroundError: A format of another package can't be imported.
     """
+    for kind in formats:
+        FORMATS[kind]
     done = markers(out)
     if started and not done:
         theirs = recipes.read_saved(out / RECIPE)["execution"]["formats"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Self
 
+from figureground.core.errors import listed
 from figureground.recipe.formats import FORMATS
 from figureground.shards.problems import Problems, in_a_line
 
@@ -143,7 +144,10 @@ class Format(ABC):
         Faults go to `reading.problems`. Each sample's key, labels, texts and images are checked afterwards.
         """
         try:
-            yield from self.read(reading.path)
+            for stored in self.read(reading.path):
+                if odd := _odd_columns(stored, reading.columns):
+                    reading.problems.add(reading.where, "its columns don't match the dataset", stored.key, listed(odd))
+                yield None if odd else stored
         except Exception as error:  # whatever a damaged file makes a library raise
             reading.problems.lines.append(f"{reading.where}: it can't be read to its end ({in_a_line(error)}).")
 
@@ -165,6 +169,18 @@ class Format(ABC):
             files: Its files in this format, as paths in the dataset.
         """
         return ""
+
+
+def _odd_columns(stored: Stored, columns: Columns) -> list[str]:
+    """Return the columns that a sample lacks, has in addition, or has of another type."""
+    wanted = {
+        **dict.fromkeys((*TEXTS, *columns.texts), str),
+        **dict.fromkeys(("foreground", "background", *columns.labels), int),
+        **dict.fromkeys(("image", *columns.images), bytes),
+    }
+    own = {"key": stored.key, "prompt": stored.prompt, "provenance": stored.provenance, "image": stored.image}
+    there = {**own, **stored.labels, **stored.texts, **stored.images}
+    return sorted(name for name in {*wanted, *there} if type(there.get(name)) is not wanted.get(name))
 
 
 def opened_formats() -> dict[str, Format]:
