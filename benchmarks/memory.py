@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 from results import MEGABYTE, ROOT, Row, arguments, report, scratch, shown
 
-from figureground.shards.writer import MARKERS
+from figureground.shards.shard import MARKERS
 
 IMAGES_A_SHARD, STEPS = 4, 4
 """Minimal values, so that memory growth, if any, is due to the number of shards."""

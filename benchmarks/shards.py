@@ -27,7 +27,10 @@ from figureground.recipe.config import Config
 from figureground.recipe.sample import Spec, derive_seed, key
 from figureground.shards import index
 from figureground.shards.card import CardContext
-from figureground.shards.writer import Columns, Encoded, Shard, write_encoded
+from figureground.shards.columns import Columns
+from figureground.shards.samples import Encoded
+from figureground.shards.shard import Shard
+from figureground.shards.writer import write_encoded
 from figureground.sources.images import encode
 
 FOREGROUNDS = tuple(f"class {i}" for i in range(100))

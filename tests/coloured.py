@@ -10,10 +10,13 @@ from tiny_classifiers import make_classifier
 from transformers import AutoModelForImageClassification
 
 from figureground.core.hashing import digest
+from figureground.recipe.formats import DEFAULT_FORMATS
 from figureground.recipe.sample import Sample, Spec, key
 from figureground.shards.card import CardContext
+from figureground.shards.columns import Columns
 from figureground.shards.index import finish
-from figureground.shards.writer import FORMATS, Columns, Shard, write_shard
+from figureground.shards.shard import Shard
+from figureground.shards.writer import write_shard
 from figureground.vision.classifiers import open_classifier
 
 COLOURS = {"bird": (200, 40, 40), "cat": (40, 60, 200), "mug": (60, 190, 60)}
@@ -55,7 +58,7 @@ def make_coloured(
     directory: Path,
     drawn: list[Drawn],
     *,
-    formats: tuple[str, ...] = FORMATS,
+    formats: tuple[str, ...] = DEFAULT_FORMATS,
     labels: dict[str, list[str]] | None = None,
     provenance=lambda sample: {},
     texts: tuple[str, ...] = (),

@@ -19,7 +19,7 @@ from figureground.methods.d3s import D3S
 from figureground.methods.extend import extend
 from figureground.methods.registry import open_dataset
 from figureground.recipe.document import FORMAT, read_recipe
-from figureground.shards.writer import RECIPE
+from figureground.shards.shard import RECIPE
 
 ARCHIVE = Path(__file__).parent / "data" / "format1.tar.xz"
 """Two sets, `seed0` and `seed1`, made by `figureground build d3s --set seed=… --set 'classes=[bird, car]' --set

@@ -15,7 +15,9 @@ from figureground.pocket import world
 from figureground.recipe.sample import Reject, Sample, Spec, key
 from figureground.report.sheet import draw_preview, evenly, license_note, read_contents, write_sheet
 from figureground.shards import card, index
-from figureground.shards.writer import Columns, Shard, write_shard
+from figureground.shards.columns import Columns
+from figureground.shards.shard import Shard
+from figureground.shards.writer import write_shard
 
 FOREGROUNDS, BACKGROUNDS = ("bird", "cat", "mug"), ("grass", "night")
 COLUMNS = Columns(foregrounds=FOREGROUNDS, backgrounds=BACKGROUNDS)

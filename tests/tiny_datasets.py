@@ -8,10 +8,13 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.hashing import digest
+from figureground.recipe.formats import DEFAULT_FORMATS
 from figureground.recipe.sample import Guide, Reject, Sample, Spec, key
 from figureground.shards.card import CardContext
+from figureground.shards.columns import Columns
 from figureground.shards.index import finish
-from figureground.shards.writer import FORMATS, Columns, Shard, write_shard
+from figureground.shards.shard import Shard
+from figureground.shards.writer import write_shard
 
 COLUMNS = Columns(("bird", "cat"), ("grass", "night", "snow"))
 SHARDS = (Shard("train", 0, 2, 8), Shard("train", 1, 2, 8), Shard("validation", 0, 1, 6))
@@ -27,7 +30,7 @@ def make_dataset(
     provenance=lambda sample: {},
     cutouts=lambda spec: f"{spec.foreground_name}/{spec.split}.png@{spec.split}{spec.foreground}",
     size: int = 16,
-    formats=FORMATS,
+    formats=DEFAULT_FORMATS,
     image_format: str = "png",
     title: str = "Birds and cats",
 ) -> Path:

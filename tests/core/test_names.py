@@ -7,7 +7,7 @@ from figureground.core.names import LONGEST_SLUG, Lookup, loosely, same_names, s
 from figureground.recipe.classes import define, read_nouns
 from figureground.recipe.features import read_features
 from figureground.recipe.table import read_pairing
-from figureground.shards.writer import Shard
+from figureground.shards.shard import Shard
 from figureground.sources.references import find_folders
 
 

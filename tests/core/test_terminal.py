@@ -11,7 +11,7 @@ import figureground
 from figureground.cli.main import main
 from figureground.core.progress import Progress
 from figureground.core.terminal import complain, remark, say
-from figureground.shards.writer import Columns
+from figureground.shards.columns import Columns
 
 PACKAGE = Path(figureground.__file__).parent
 HOSTILE = "a\x1b]0;owned\x07\u202eb"

@@ -22,7 +22,8 @@ from tiny_layouts import (
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.data.layouts import LAYOUTS, read_groups
 from figureground.data.record import split_off
-from figureground.shards.writer import Columns, Shard
+from figureground.shards.columns import Columns
+from figureground.shards.shard import Shard
 
 
 def notes(groups) -> str:

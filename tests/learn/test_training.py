@@ -24,7 +24,7 @@ from figureground.learn.settings import TWO_STAGE, Training
 from figureground.learn.training import train
 from figureground.learn.training_data import gather
 from figureground.learn.way import WAYS
-from figureground.shards.writer import Shard
+from figureground.shards.shard import Shard
 from figureground.vision.classifiers import open_classifier
 
 

@@ -13,7 +13,7 @@ from figureground.methods.d3s import D3SConfig
 from figureground.methods.extend import extend
 from figureground.recipe.document import apply_settings
 from figureground.running.directory import RECIPE, opened, shards_kept
-from figureground.shards.writer import MARKERS
+from figureground.shards.shard import MARKERS
 
 SETTINGS = apply_settings({}, [f"{name}={value}" for name, value in TINY.items()], {}, kinds_of(D3SConfig))
 
@@ -60,7 +60,7 @@ def test_a_marker_that_can_not_be_read_does_not_hide_what_went_wrong(checkpoint,
 
 def test_how_far_a_build_came_is_counted(built):
     from figureground.methods.registry import open_dataset
-    from figureground.shards.writer import as_shard
+    from figureground.shards.shard import as_shard
 
     shards = [as_shard(s) for s in open_dataset(built).plan().shards()]
     assert shards_kept(built, shards) == "3 of 3 shards are done and kept."

@@ -18,7 +18,8 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.locks import lock
 from figureground.running import disk
 from figureground.running.directory import opened
-from figureground.shards import writer
+from figureground.shards.claiming import WORKING_LOCK
+from figureground.shards.shard import MARKERS
 from figureground.shards.stages import run_stage
 
 
@@ -232,13 +233,13 @@ def test_nothing_is_withdrawn_once_there_is(checkpoint, tmp_path, what):
     begun(checkpoint, out)
     with contextlib.ExitStack() as stack:
         if what == "a shard":
-            (out / writer.MARKERS).mkdir()
-            (out / writer.MARKERS / "train-00000-of-00001.json").write_text("{}")
+            (out / MARKERS).mkdir()
+            (out / MARKERS / "train-00000-of-00001.json").write_text("{}")
         elif what == "an index":
             (out / "_figureground" / "index.json").write_text("{}")
         elif what == "a stage":
             run_stage(out / "_figureground" / "stages", "clusters", {}, lambda folder: {})
         else:
-            stack.enter_context(lock(out / writer.WORKING_LOCK, shared=True))
+            stack.enter_context(lock(out / WORKING_LOCK, shared=True))
         disk.withdraw(out, out)
         assert (out / "_figureground" / "recipe.json").exists()

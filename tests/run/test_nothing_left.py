@@ -11,9 +11,12 @@ from figureground.core.errors import FiguregroundError
 from figureground.methods.d3s import D3S
 from figureground.methods.extend import extend
 from figureground.recipe.sample import Reject
-from figureground.shards import index, writer
+from figureground.shards import index
 from figureground.shards.card import CARD
+from figureground.shards.markers import markers
 from figureground.shards.remaining import NothingLeft
+from figureground.shards.shard import Shard
+from figureground.shards.writer import write_shard
 
 TINY = {
     "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 1, "validation": 1},
@@ -42,12 +45,12 @@ def reject_all(out, builder, chosen):
     """Makes a finished dataset one in which every image of some shards was rejected."""
     plan, columns = builder.plan(), builder.columns()
     for planned in plan.shards():
-        shard = writer.Shard(planned.split, planned.index, planned.of, planned.count, planned.part)
+        shard = Shard(planned.split, planned.index, planned.of, planned.count, planned.part)
         if chosen(shard):
             for kind in ("marker", "parquet", "webdataset"):
                 (out / shard.path(kind)).unlink()
             rejects = [Reject(spec, "flat") for spec in plan.specs(planned)]
-            writer.write_shard(out, shard, columns, rejects, lambda sample: {}, image_format="png")
+            write_shard(out, shard, columns, rejects, lambda sample: {}, image_format="png")
 
 
 def test_a_build_without_a_single_image_ends_with_an_error_and_is_no_dataset(flagging, tmp_path, capsys):
@@ -79,7 +82,7 @@ def test_a_build_whose_first_images_are_all_rejected_stops_early_and_leaves_no_s
     said = capsys.readouterr().err
     assert "32 safety-flagged" in said
     assert "safety=off" in said
-    assert not index.markers(out)
+    assert not markers(out)
     assert not [path for folder in ("data", "webdataset") for path in (out / folder).glob("*")]
     assert main(["check", str(out)]) == 1
 
@@ -90,12 +93,12 @@ def test_a_run_of_rejects_is_no_reason_to_stop_where_images_were_kept(flagging, 
     plan = D3S("pocket", checkpoint=str(flagging), **fields)
     recipe = plan.recipe(out / "_figureground")
     (out / "_figureground" / "recipe.json").write_text(json.dumps(recipe))
-    train = writer.Shard("train", 0, 1, 40)
+    train = Shard("train", 0, 1, 40)
     for kind in ("marker", "parquet", "webdataset"):
         (out / train.path(kind)).unlink()
     with pytest.raises(NothingLeft, match="is finished, but the split 'train' is empty"):
         plan.build(out, show_progress=False)
-    assert index.markers(out)[train.name]["rejects"] == {"safety-flagged": 40}
+    assert markers(out)[train.name]["rejects"] == {"safety-flagged": 40}
 
 
 def test_a_split_or_an_extension_without_an_image_is_an_error_and_a_finding(checkpoint, tmp_path, capsys):

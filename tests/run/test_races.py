@@ -13,12 +13,17 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.locks import lock
 from figureground.methods.d3s import D3S
 from figureground.methods.extend import extend
+from figureground.recipe.formats import DEFAULT_FORMATS
 from figureground.recipe.sample import Reject, Spec
 from figureground.running import disk
 from figureground.running.building import finish
 from figureground.running.directory import has_started, opened
 from figureground.running.worker import work
-from figureground.shards import index, writer
+from figureground.shards import index
+from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK
+from figureground.shards.columns import Columns
+from figureground.shards.shard import Shard, ShardError
+from figureground.shards.writer import write_shard
 
 TINY = {
     "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 1, "validation": 1},
@@ -47,8 +52,8 @@ def at_once(out, *calls):
             raised[i] = error
 
     threads = [threading.Thread(target=run, args=[i]) for i in range(len(calls))]
-    with lock(out / writer.STAGES_LOCK):
-        inode = str((out / writer.STAGES_LOCK).stat().st_ino)
+    with lock(out / STAGES_LOCK):
+        inode = str((out / STAGES_LOCK).stat().st_ino)
         for thread in threads:
             thread.start()
         latest = time.monotonic() + 60
@@ -75,11 +80,11 @@ def test_two_extensions_at_once_leave_one_whole_dataset(checkpoint, tmp_path):
 @pytest.mark.skipif(not LOCKS.exists(), reason="nothing says who waits for a lock")
 def test_builds_in_two_formats_at_once_leave_a_dataset_in_one(checkpoint, tmp_path):
     out = tmp_path / "d3s"
-    builders = [D3S("pocket", checkpoint=checkpoint, formats=[kind], **TINY) for kind in writer.FORMATS]
+    builders = [D3S("pocket", checkpoint=checkpoint, formats=[kind], **TINY) for kind in DEFAULT_FORMATS]
     raised = at_once(out, *(lambda b=b: b.build(out, show_progress=False) for b in builders))
     assert raised.count(None) == 1
     assert [error.field for error in raised if error] == ["formats"]
-    kind = writer.FORMATS[raised.index(None)]
+    kind = DEFAULT_FORMATS[raised.index(None)]
     assert saved(out, "index.json")["formats"] == saved(out)["execution"]["formats"] == [kind]
     assert check(out, show_progress=False).findings == []
 
@@ -89,7 +94,7 @@ def test_formats_are_those_of_whoever_renders_the_first_shard(checkpoint, tmp_pa
     tar = D3S("pocket", checkpoint=checkpoint, formats=["webdataset"], **TINY)
     parquet = D3S("pocket", checkpoint=checkpoint, formats=["parquet"], **TINY)
     with opened(out, tar.recipe(out / "_figureground"), lambda: ""):
-        with lock(out / writer.WORKING_LOCK, shared=True), pytest.raises(RecipeError, match="formats"):
+        with lock(out / WORKING_LOCK, shared=True), pytest.raises(RecipeError, match="formats"):
             work(parquet, out, show_progress=False)  # it found no shard, and another process makes one
         work(parquet, out, show_progress=False)
     assert saved(out)["execution"]["formats"] == ["parquet"]
@@ -129,17 +134,17 @@ def test_another_recipe_that_came_meanwhile_is_refused_before_anything_is_drawn(
             work(one, out, show_progress=False)
         assert not disk.has_shards(out)
         work(other, out, show_progress=False)
-        with pytest.raises(writer.ShardError, match="recipe"):
+        with pytest.raises(ShardError, match="recipe"):
             finish(one, out)
     assert not (out / index.INDEX).exists()
 
 
 def test_a_build_has_started_when_a_process_renders_or_a_shard_is_done(tmp_path):
     assert not has_started(tmp_path)
-    with lock(tmp_path / writer.WORKING_LOCK, shared=True):
+    with lock(tmp_path / WORKING_LOCK, shared=True):
         assert has_started(tmp_path)
     assert not has_started(tmp_path)
-    columns, spec = writer.Columns(["bird"], ["grass"]), Spec("train-0", "train", 0, 0, "bird", "grass", "a bird", 0)
-    shard = writer.Shard("train", 0, 1, 1)
-    writer.write_shard(tmp_path, shard, columns, [Reject(spec, "flat")], lambda sample: {})
+    columns, spec = Columns(["bird"], ["grass"]), Spec("train-0", "train", 0, 0, "bird", "grass", "a bird", 0)
+    shard = Shard("train", 0, 1, 1)
+    write_shard(tmp_path, shard, columns, [Reject(spec, "flat")], lambda sample: {})
     assert has_started(tmp_path)

@@ -13,11 +13,14 @@ from datasets import DatasetInfo, Features, load_dataset
 from huggingface_hub import DatasetCard
 from PIL import Image
 
+from figureground.recipe.formats import DEFAULT_FORMATS
 from figureground.recipe.sample import Sample, Spec, key
 from figureground.shards import card
 from figureground.shards.card import BEGIN, END, CardContext
+from figureground.shards.columns import Columns
 from figureground.shards.index import finish
-from figureground.shards.writer import FORMATS, Columns, Shard, ShardError, write_shard
+from figureground.shards.shard import Shard, ShardError
+from figureground.shards.writer import write_shard
 
 COLUMNS = Columns(("bird", "a|b <i>"), ("grass", "no"))
 FACTS = CardContext("Birds", "d3s", "Birds on grass.", "@misc{d3s2022}", {"dtype": "float32"}, ("Small images.",))
@@ -40,7 +43,6 @@ def make_index(cells, foreground_samples=None, split="train", rejects=None):
             split: {"samples": samples, "shards": 12, "bytes": {"parquet": 10, "webdataset": 20}, "cells": cells}
         },
         "shards": shards(split, 12),
-        "shardlists": {split: tars(split, 12)},
     }
 
 
@@ -51,15 +53,11 @@ def shards(split, of, part=0):
     ]
 
 
-def tars(split, of, part=0):
-    return [{"url": Shard(split, i, of, 1, part).path("webdataset"), "nsamples": 1, "filesize": 1} for i in range(of)]
-
-
 INDEX = make_index([[0, 0, 3], [1, 1, 1200]], rejects={"flat": 7})
 
 
 def write(directory, index=INDEX, columns=COLUMNS, recipe=RECIPE, facts=FACTS, **options):
-    given = {"formats": FORMATS, "image_format": "jpg", **options}
+    given = {"formats": DEFAULT_FORMATS, "image_format": "jpg", **options}
     preview = card.PREVIEW if (directory / card.PREVIEW).exists() else None
     body = card.render(columns, index, recipe, facts, **given, preview=preview)
     card.write(directory, card.describe(columns, index, facts, **given), body)
@@ -163,13 +161,13 @@ def test_the_preview_is_shown_once_there_is_one(tmp_path):
 
 def test_the_card_tells_how_to_load_the_tars(tmp_path):
     assert '"/webdataset/train-{00000..00011}-of-00012.tar"' in write(tmp_path)
-    index = {**make_index([[0, 0, 1]]), "shardlists": {"train": tars("train", 1)}}
+    index = {**make_index([[0, 0, 1]]), "shards": shards("train", 1)}
     assert '"/webdataset/train-00000-of-00001.tar"' in write(tmp_path, index)
     assert "webdataset.WebDataset" not in write(tmp_path, formats=("parquet",))
 
 
 def test_tars_that_were_added_later_are_told_of_too(tmp_path):
-    index = {**make_index([[0, 0, 1]]), "shardlists": {"train": [*tars("train", 12), *tars("train", 2, part=1)]}}
+    index = {**make_index([[0, 0, 1]]), "shards": [*shards("train", 12), *shards("train", 2, part=1)]}
     text = write(tmp_path, index)
     assert '"/webdataset/train-{00000..00011}-of-00012.tar",\n' in text
     assert '"/webdataset/train-e1-{00000..00001}-of-00002.tar",\n' in text

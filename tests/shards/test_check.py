@@ -29,11 +29,15 @@ from figureground.curation.merging import merge
 from figureground.methods.extend import extend
 from figureground.methods.registry import open_dataset
 from figureground.recipe import document as recipes
+from figureground.recipe.formats import DEFAULT_FORMATS
 from figureground.report.sheet import write_sheet
 from figureground.running.building import finish
+from figureground.shards.columns import Columns
+from figureground.shards.finished import saved_index
+from figureground.shards.formats.tar import Tar
 from figureground.shards.index import finish_again
-from figureground.shards.reader import dataset_columns, read_tar
-from figureground.shards.writer import FORMATS, Columns, Shard, write_encoded
+from figureground.shards.shard import Shard
+from figureground.shards.writer import write_encoded
 
 TINY = {
     "classes": ["bird", "car", "mug"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 4, "validation": 1},
@@ -87,21 +91,21 @@ def edit_json(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def rewrite(out, change, formats=FORMATS, name=FIRST):
+def rewrite(out, change, formats=DEFAULT_FORMATS, name=FIRST):
     """Writes a shard again with other samples, in some formats, and its marker with the hashes that it has then."""
     marker = json.loads((out / f"_figureground/shards/{name}.json").read_text())
     shard = Shard.of_marker(marker)
-    samples = change(list(read_tar(out / shard.path("webdataset"))))
+    samples = change(list(Tar().read(out / shard.path("webdataset"))))
     scratch = out.with_name("scratch")
     made = write_encoded(
-        scratch, dataclasses.replace(shard, count=len(samples)), dataset_columns(out),
+        scratch, dataclasses.replace(shard, count=len(samples)), Columns.from_json(saved_index(out)["columns"]),
         [sample.encoded() for sample in samples], formats=formats,
     )  # fmt: skip
     for path, file in made["files"].items():
         shutil.copy(scratch / path, out / path)
         marker["files"][path] = file
     shutil.rmtree(scratch)
-    if formats == FORMATS:
+    if formats == DEFAULT_FORMATS:
         marker = {**made, "files": marker["files"], "planned": marker["planned"]}
     (out / shard.path("marker")).write_text(json.dumps(marker))
 
@@ -521,7 +525,7 @@ def test_numerics_are_missed_and_mixed_ones_are_a_note(out):
 # --- samples, in files that have the hashes of their markers ----------------------------------------
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", DEFAULT_FORMATS)
 def test_a_label_swapped_in_one_format_is_found(out, kind):
     rewrite(out, swap_label, formats=(kind,))
     describe_anew(out)
@@ -557,7 +561,7 @@ def test_samples_in_another_order_in_one_format_are_found(out):
 
 
 def test_a_key_that_comes_twice_is_found(out):
-    first = next(read_tar(out / TAR))
+    first = next(Tar().read(out / TAR))
     rewrite(out, lambda samples: [first, *samples[1:]], name=FIRST.replace("00000-", "00002-"))
     assert any(
         re.search(rf"^The key {first.key} occurs twice, in {FIRST} and in train-00002", line) for line in findings(out)
@@ -589,7 +593,7 @@ def test_a_truncated_image_in_files_that_agree_is_found(checkpoint, out, tmp_pat
         describe_anew(out)
         assert_finds(out, rf"^{FIRST}: its image can't be decoded: train-.*truncated")
     else:
-        data = next(read_tar(out / TAR)).image
+        data = next(Tar().read(out / TAR)).image
         with tarfile.open(out / TAR) as tar:
             member = next(m for m in tar if m.name.endswith(".png") and m.name.count(".") == 1)
         # One bit of the pixels: only the checksum of the chunk tells.
@@ -637,7 +641,7 @@ def test_provenance_that_is_not_of_the_sample_is_found(out):
     marker = json.loads((out / MARKER).read_text())
     # What is no JSON can't be written by the library, so the tar is put together by hand.
     (out / "webdataset/x.tar").write_bytes(b"")
-    samples = other(list(read_tar(out / TAR)))
+    samples = other(list(Tar().read(out / TAR)))
     with tarfile.open(out / TAR) as old, tarfile.open(out / "webdataset/x.tar", "w") as new:
         for member in old.getmembers():
             data = old.extractfile(member).read()
@@ -681,7 +685,7 @@ def test_parquet_columns_of_another_type_or_with_holes_are_found(out):
 
 
 def test_a_cutout_or_template_that_two_splits_share_is_found(out):
-    train = json.loads(next(read_tar(out / TAR)).provenance)["guide"]
+    train = json.loads(next(Tar().read(out / TAR)).provenance)["guide"]
     validation = "validation-00000-of-00001"
 
     def share(samples):
@@ -697,7 +701,7 @@ def test_a_cutout_or_template_that_two_splits_share_is_found(out):
 
 
 def test_the_same_image_in_two_splits_is_found(out):
-    image = next(read_tar(out / TAR)).image
+    image = next(Tar().read(out / TAR)).image
     rewrite(out, change_first(image=image), name="validation-00000-of-00001")
     describe_anew(out)
     assert_finds(out, r"^1 images of validation have the same pixels as one of train: train-\S+ and validation-")
@@ -726,7 +730,7 @@ def test_near_duplicates_between_splits_are_counted_and_named(out):
 
     for n in range(3):
         rewrite(out, drawn(100 * n), name=FIRST.replace("00000-", f"{n:05d}-"))
-    first = next(read_tar(out / TAR))
+    first = next(Tar().read(out / TAR))
     again = jpeg(Image.open(io.BytesIO(first.image)).point(lambda v: min(255, v + 8)), 80)
     rewrite(
         out,

@@ -11,9 +11,11 @@ from PIL import Image
 
 from figureground.recipe.sample import Sample, Spec, key
 from figureground.shards.card import CardContext
+from figureground.shards.columns import Columns
 from figureground.shards.croissant import CROISSANT
 from figureground.shards.index import INDEX, finish
-from figureground.shards.writer import Columns, Shard, write_shard
+from figureground.shards.shard import Shard
+from figureground.shards.writer import write_shard
 
 COLUMNS = Columns(
     ("bird", "très “long” cat"), ("grass", "in a: cave", "no"), {"spurious_for": ("a", "b")}, ("source",), guide=True

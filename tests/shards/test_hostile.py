@@ -21,8 +21,8 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.numerics import read_numerics
 from figureground.data.images import DatasetImages
 from figureground.hub.manifest import pack
-from figureground.shards.finished import Source
-from figureground.shards.index import markers
+from figureground.shards.finished import FinishedDataset
+from figureground.shards.markers import markers
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -96,7 +96,7 @@ def test_what_leaves_the_directory_or_is_no_file_is_a_finding_and_packed_by_no_c
     with pytest.raises(FiguregroundError, match=name):
         pack(dataset, None, tmp_path / "scratch")
     with pytest.raises(FiguregroundError, match=name):
-        Source(dataset)
+        FinishedDataset(dataset)
     assert (home / "secret").read_text() == SECRET
 
 
@@ -182,7 +182,7 @@ def test_a_snapshot_of_the_hub_cache_is_read(made, tmp_path):
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(os.path.relpath(blob, link.parent))
     assert findings(snapshot) == findings(made)
-    assert len(DatasetImages(snapshot).keys) == Source(made).samples
+    assert len(DatasetImages(snapshot).keys) == FinishedDataset(made).samples
 
 
 # What is small and costs much
@@ -280,7 +280,7 @@ def test_a_sparse_tar_is_a_finding_and_takes_no_memory(dataset):
     shutil.rmtree(dataset / "data")
     edit(dataset / "_figureground/index.json", formats=["webdataset"])
     with pytest.raises(FiguregroundError, match="3,221,225,472"):
-        list(Source(dataset).stored(Source(dataset).shards[0]))
+        list(FinishedDataset(dataset).stored(FinishedDataset(dataset).shards[0]))
 
 
 def test_a_parquet_file_that_inflates_is_a_finding_and_takes_no_memory(dataset):
@@ -292,7 +292,7 @@ def test_a_parquet_file_that_inflates_is_a_finding_and_takes_no_memory(dataset):
     sign(dataset, PARQUET)
     assert any(PARQUET in finding and "expand to" in finding for finding in findings(dataset))
     with pytest.raises(FiguregroundError, match="expand to"):
-        list(Source(dataset).stored(Source(dataset).shards[0]))
+        list(FinishedDataset(dataset).stored(FinishedDataset(dataset).shards[0]))
 
 
 def png_of(edge: int) -> bytes:

@@ -24,8 +24,9 @@ from figureground.hub.card import join
 from figureground.hub.errors import HubError, explained
 from figureground.methods.d3s import D3S
 from figureground.methods.extend import extend
-from figureground.shards import reader
-from figureground.shards.index import markers
+from figureground.shards.finished import saved_index
+from figureground.shards.formats.parquet import Parquet
+from figureground.shards.markers import markers
 
 NUMBERS = itertools.count(1)
 RUNNERS = []
@@ -232,7 +233,7 @@ def test_what_is_pushed_is_read_back_by_load_dataset_and_webdataset(runner, hub,
         split: sorted(
             [s.key, s.labels["foreground"], s.labels["background"], hashlib.sha256(s.image).hexdigest()]
             for path in sorted((dataset / "data").glob(f"{split}-*"))
-            for s in reader.read_parquet(path)
+            for s in Parquet().read(path)
         )
         for split in ("train", "validation")
     }
@@ -288,7 +289,7 @@ def test_one_format_alone_is_published_with_a_card_that_tells_of_it(http, hub, d
     assert {p.split("/")[0] for p in hub.files(name) if p.split("/")[0] in ("data", "webdataset")} == {folder}
     there = download(hub, name, tmp_path)
     assert f"path: {folder}/train-" in (there / "README.md").read_text()
-    assert reader.saved_index(there)["formats"] == [kind]
+    assert saved_index(there)["formats"] == [kind]
     assert check(there, show_progress=False).findings == []
     assert json.loads((there / "_figureground" / "recipe.json").read_text())["execution"]["formats"] == [kind]
     assert http.push(dataset, name).code == 0

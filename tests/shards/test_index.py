@@ -16,8 +16,12 @@ from PIL import Image
 
 from figureground.recipe.sample import Reject, Sample, Spec, key
 from figureground.shards.card import CardContext
-from figureground.shards.index import INDEX, finish, markers, missing
-from figureground.shards.writer import Columns, Shard, ShardError, claim, write_shard
+from figureground.shards.claiming import claim
+from figureground.shards.columns import Columns
+from figureground.shards.index import INDEX, finish
+from figureground.shards.markers import markers, missing
+from figureground.shards.shard import Shard, ShardError
+from figureground.shards.writer import write_shard
 
 COLUMNS = Columns(("bird", "no"), ("grass", "in a: cave"))
 SHARDS = [Shard("train", 0, 2, 6), Shard("train", 1, 2, 6), Shard("validation", 0, 1, 4)]

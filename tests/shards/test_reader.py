@@ -11,8 +11,12 @@ from figureground.core.errors import FiguregroundError
 from figureground.recipe.sample import Guide, Sample, Spec
 from figureground.shards import index
 from figureground.shards.card import CardContext
-from figureground.shards.reader import dataset_columns, read_parquet, read_tar
-from figureground.shards.writer import Columns, Shard, write_encoded, write_shard
+from figureground.shards.columns import Columns
+from figureground.shards.finished import saved_index
+from figureground.shards.formats.parquet import Parquet
+from figureground.shards.formats.tar import Tar
+from figureground.shards.shard import Shard
+from figureground.shards.writer import write_encoded, write_shard
 
 COLUMNS = Columns(
     ("bird", "cat"),
@@ -51,8 +55,8 @@ def written(tmp_path, request):
 
 def test_both_formats_read_alike(written):
     directory, _ = written
-    rows = list(read_parquet(directory / SHARD.path("parquet")))
-    assert rows == list(read_tar(directory / SHARD.path("webdataset")))
+    rows = list(Parquet().read(directory / SHARD.path("parquet")))
+    assert rows == list(Tar().read(directory / SHARD.path("webdataset")))
     assert [row.key for row in rows] == [sample(i).spec.key for i in range(6)]
     assert rows[1].labels == {"foreground": 1, "background": 0, "spurious_for": 1}
     assert rows[1].texts == {"source": "train-7"}
@@ -61,12 +65,14 @@ def test_both_formats_read_alike(written):
 
 def test_specs_survive(written):
     directory, _ = written
-    assert [row.spec() for row in read_tar(directory / SHARD.path("webdataset"))] == [sample(i).spec for i in range(6)]
+    assert [row.spec() for row in Tar().read(directory / SHARD.path("webdataset"))] == [
+        sample(i).spec for i in range(6)
+    ]
 
 
 def test_chosen_rows_come_in_order(written):
     directory, _ = written
-    for read, kind in ((read_parquet, "parquet"), (read_tar, "webdataset")):
+    for read, kind in ((Parquet().read, "parquet"), (Tar().read, "webdataset")):
         every = list(read(directory / SHARD.path(kind)))
         assert list(read(directory / SHARD.path(kind), [1, 4])) == [every[1], every[4]]
 
@@ -74,7 +80,7 @@ def test_chosen_rows_come_in_order(written):
 def test_what_is_read_can_be_written_again_to_the_same_bytes(written, tmp_path_factory):
     directory, image_format = written
     copy = tmp_path_factory.mktemp("copy")
-    rows = read_parquet(directory / SHARD.path("parquet"))
+    rows = Parquet().read(directory / SHARD.path("parquet"))
     write_encoded(copy, SHARD, COLUMNS, (row.encoded() for row in rows), image_format=image_format)
     for kind in ("parquet", "webdataset"):
         assert (copy / SHARD.path(kind)).read_bytes() == (directory / SHARD.path(kind)).read_bytes()
@@ -84,14 +90,14 @@ def test_columns_are_read_from_the_index(written):
     directory, image_format = written
     facts = CardContext("Title", "d3s", "Summary.", "@misc{x}")
     with pytest.raises(FiguregroundError, match="no finished dataset"):
-        dataset_columns(directory)
+        saved_index(directory)
     index.finish(directory, [SHARD], COLUMNS, {}, facts, image_format=image_format)
-    assert dataset_columns(directory).features() == COLUMNS.features()
+    assert Columns.from_json(saved_index(directory)["columns"]).features() == COLUMNS.features()
     saved = json.loads((directory / index.INDEX).read_text())
     for name in ("columns", "formats", "image_format", "card"):
         (directory / index.INDEX).write_text(json.dumps({key: said for key, said in saved.items() if key != name}))
         with pytest.raises(FiguregroundError, match="older release"):
-            dataset_columns(directory)
+            saved_index(directory)
     (directory / index.INDEX).write_text("{")
     with pytest.raises(FiguregroundError, match="can't be read"):
-        dataset_columns(directory)
+        saved_index(directory)

@@ -21,11 +21,16 @@ from datasets import ClassLabel, Features
 from PIL import Image
 
 from figureground.core import locks
+from figureground.core.files import create_text
 from figureground.core.locks import lock
 from figureground.pocket import world
 from figureground.recipe.sample import Guide, Reject, Sample, Spec, key
 from figureground.shards import writer
-from figureground.shards.writer import Columns, Shard, ShardError, claim, clean_stale, remove_locks, write_shard
+from figureground.shards.claiming import claim, clean_stale, remove_locks
+from figureground.shards.columns import Columns
+from figureground.shards.formats import parquet
+from figureground.shards.shard import REJECTS, Shard, ShardError
+from figureground.shards.writer import write_shard
 
 COLUMNS = Columns(("bird", "cat"), ("grass", "water", "snow"))
 SHARD = Shard("train", 0, 2, 8)
@@ -61,7 +66,7 @@ def files(directory):
 
 
 def hashes(directory):
-    shard_files = [name for name in files(directory) if name.startswith(("data", "webdataset", writer.REJECTS))]
+    shard_files = [name for name in files(directory) if name.startswith(("data", "webdataset", REJECTS))]
     return {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in shard_files}
 
 
@@ -134,7 +139,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path):
 
 
 def test_row_groups_stay_small(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "ROWS_PER_GROUP", 3)
+    monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 3)
     write(tmp_path)
     metadata = pq.read_metadata(tmp_path / SHARD.path("parquet"))
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [3, 3, 2]
@@ -142,7 +147,7 @@ def test_row_groups_stay_small(tmp_path, monkeypatch):
 
 
 def test_large_images_make_row_groups_of_fewer_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "BYTES_PER_GROUP", 2000)
+    monkeypatch.setattr(parquet, "BYTES_PER_GROUP", 2000)
     write(tmp_path, image_format="png")
     assert pq.read_metadata(tmp_path / SHARD.path("parquet")).num_row_groups > 2
 
@@ -207,7 +212,7 @@ def test_a_reject_with_a_guide_is_recorded_too(tmp_path):
         "train-0000-00-00000", "train", 0, 0, "bird", "grass", "a bird", 1, Guide("paste", "b/1@2", box=(0, 1, 2, 3))
     )
     write(tmp_path, [Reject(spec, "flat")], Shard("train", 0, 1, 1))
-    assert json.loads(next((tmp_path / writer.REJECTS).iterdir()).read_text())["spec"]["guide"]["box"] == [0, 1, 2, 3]
+    assert json.loads(next((tmp_path / REJECTS).iterdir()).read_text())["spec"]["guide"]["box"] == [0, 1, 2, 3]
 
 
 def test_a_shard_in_which_everything_was_rejected_is_still_a_shard(tmp_path):
@@ -305,7 +310,7 @@ def test_where_hard_links_fail_the_marker_is_still_exclusive(tmp_path, monkeypat
     marker = write(tmp_path)
     assert json.loads((tmp_path / SHARD.path("marker")).read_text()) == marker
     with pytest.raises(FileExistsError):
-        writer.create_text(tmp_path / SHARD.path("marker"), "{}")
+        create_text(tmp_path / SHARD.path("marker"), "{}")
 
 
 @pytest.mark.parametrize("split", ["", "a-b", "a.b", "../x"])
@@ -338,7 +343,8 @@ def test_webdataset_reads_a_shard(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from figureground.shards.writer import Shard, claim
+from figureground.shards.claiming import claim
+from figureground.shards.shard import Shard
 
 with claim(Path({directory!r}), Shard("train", 0, 2, 8)) as held:
     assert held

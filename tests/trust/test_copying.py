@@ -16,11 +16,12 @@ from figureground.curation.copying import carry_words, read_all, recipe_of, say,
 from figureground.curation.curating import curate
 from figureground.recipe.document import is_sealed
 from figureground.recipe.sample import Reject, key
-from figureground.shards import writer
 from figureground.shards.card import BEGIN, END
-from figureground.shards.finished import Source
-from figureground.shards.index import markers
-from figureground.shards.writer import ShardError
+from figureground.shards.claiming import claim
+from figureground.shards.finished import FinishedDataset
+from figureground.shards.markers import markers
+from figureground.shards.shard import RECIPE, ShardError
+from figureground.shards.writer import write_encoded
 
 STEP = {"did": "curate", "rule": "True"}
 
@@ -28,13 +29,13 @@ STEP = {"did": "curate", "rule": "True"}
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A dataset of three shards; no test changes it."""
-    return Source(make_dataset(tmp_path_factory.mktemp("source") / "in", rejected=(key("train", 0, 0, 0),)))
+    return FinishedDataset(make_dataset(tmp_path_factory.mktemp("source") / "in", rejected=(key("train", 0, 0, 0),)))
 
 
 @pytest.fixture
 def fresh(source, tmp_path):
     """A copy of it to change."""
-    return Source(shutil.copytree(source.directory, tmp_path / "in"))
+    return FinishedDataset(shutil.copytree(source.directory, tmp_path / "in"))
 
 
 def recipe(source, **identity):
@@ -67,7 +68,7 @@ def write(source, out, results=None, made_by=None):
 
 def write_one(source, out, shard):
     """As another process does that holds the shard."""
-    writer.write_encoded(
+    write_encoded(
         out, shard, source.columns, Results(source)(shard), formats=source.formats, image_format=source.image_format,
         publish_rejects=False, version=source.version,
     )  # fmt: skip
@@ -97,7 +98,7 @@ def test_a_recipe_says_what_the_copy_is_made_from(source, tmp_path):
 def test_steps_of_the_sources_come_before_its_own(source, tmp_path):
     rules = ("foreground == 'bird'", "foreground == 'cat'")
     made = [curate(source.directory, tmp_path / str(i), rule, show_progress=False) for i, rule in enumerate(rules)]
-    found = recipe_of("merge", {}, {"did": "merge"}, [Source(directory) for directory in made])
+    found = recipe_of("merge", {}, {"did": "merge"}, [FinishedDataset(directory) for directory in made])
     assert [step.get("rule") for step in found["lineage"]] == [*rules, None]
     assert found["lineage"][-1] == {"did": "merge"}
 
@@ -106,12 +107,12 @@ def test_its_hash_is_of_what_decides_the_samples_and_not_of_places_or_notes(sour
     plain = recipe(source)["sha256"]
     assert recipe(fresh)["sha256"] == plain
     assert recipe_of("curate", {}, {"did": "curate", "kept": 3}, [source])["sha256"] == plain
-    other = Source(make_dataset(tmp_path / "other", seed=1))
+    other = FinishedDataset(make_dataset(tmp_path / "other", seed=1))
     found = [
         plain, recipe(source, rule="True")["sha256"], recipe(other)["sha256"],
         recipe_of("merge", {}, STEP, [source])["sha256"], recipe_of("curate", {}, STEP, [source, other])["sha256"],
         recipe_of("curate", {}, STEP, [other, source])["sha256"],
-        recipe(Source(source.directory, "renamed"))["sha256"],
+        recipe(FinishedDataset(source.directory, "renamed"))["sha256"],
     ]  # fmt: skip
     assert len(set(found)) == len(found)
 
@@ -128,7 +129,7 @@ def test_a_copy_of_all_samples_has_the_bytes_of_its_source(source, tmp_path):
     assert hashes(tmp_path / "out") == hashes(source.directory)
     for name, digest in hashes(tmp_path / "out").items():
         assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
-    assert json.loads((tmp_path / "out" / writer.RECIPE).read_text()) == recipe(source)
+    assert json.loads((tmp_path / "out" / RECIPE).read_text()) == recipe(source)
 
 
 def test_a_stopped_copy_keeps_finished_shards_and_goes_on_with_the_others(source, tmp_path):
@@ -169,7 +170,7 @@ def test_a_shard_that_another_process_holds_is_waited_for_and_taken_over_if_it_g
     first, *others = source.shards
     out = tmp_path / "out"
     with ThreadPoolExecutor(1) as pool:
-        with writer.claim(out, first):
+        with claim(out, first):
             waiting = pool.submit(write, source, out)
             wait_for(lambda: waiting.done() or list(markers(out)) == [shard.name for shard in others], seconds=20)
             assert not waiting.done()

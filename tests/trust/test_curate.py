@@ -23,9 +23,11 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.curation.curating import DROPPED, curate
 from figureground.curation.rule import RuleError
 from figureground.recipe.sample import key
-from figureground.shards.index import markers
-from figureground.shards.reader import read_parquet, read_tar, saved_index
-from figureground.shards.writer import Shard, ShardError
+from figureground.shards.finished import saved_index
+from figureground.shards.formats.parquet import Parquet
+from figureground.shards.formats.tar import Tar
+from figureground.shards.markers import markers
+from figureground.shards.shard import Shard, ShardError
 
 RULE = "background != 'night' and foreground == 'bird'"
 
@@ -37,7 +39,7 @@ def source(tmp_path):
 
 def stored(directory):
     """All samples by key, from the Parquet files."""
-    return {s.key: s for path in sorted((directory / "data").glob("*")) for s in read_parquet(path)}
+    return {s.key: s for path in sorted((directory / "data").glob("*")) for s in Parquet().read(path)}
 
 
 def state(directory):
@@ -66,7 +68,7 @@ def test_the_samples_for_which_the_rule_is_true_are_copied_byte_by_byte(source, 
     wanted = {k: s for k, s in before.items() if s.labels["foreground"] == 0 and s.labels["background"] != 1}
     assert 0 < len(wanted) < len(before)
     assert after == wanted
-    tars = {s.key: s for path in (out / "webdataset").glob("*") for s in read_tar(path)}
+    tars = {s.key: s for path in (out / "webdataset").glob("*") for s in Tar().read(path)}
     assert tars == wanted
 
 
@@ -240,7 +242,7 @@ def test_one_format_alone_is_copied_as_it_is(tmp_path, formats):
         provenance=lambda s: {"feature": "x"},
     )  # fmt: skip
     out = curate(source, tmp_path / "out", "feature == 'x' and foreground == 'cat'", show_progress=False)
-    read, folder = (read_parquet, "data") if formats == ("parquet",) else (read_tar, "webdataset")
+    read, folder = (Parquet().read, "data") if formats == ("parquet",) else (Tar().read, "webdataset")
     before, after = ({s.key: s for p in (d / folder).glob("*") for s in read(p)} for d in (source, out))
     assert after == {k: s for k, s in before.items() if s.labels["foreground"] == 1}
     assert after
@@ -356,7 +358,7 @@ def test_rejects_can_not_be_published_beside_a_column_of_their_reasons_name(tmp_
 
 def test_rejects_of_tars_alone_can_not_be_published_for_configs_share_a_format(tmp_path):
     source = make_dataset(tmp_path / "in", formats=("webdataset",))
-    with pytest.raises(RecipeError, match=r"--publish-rejects: .* tars"):
+    with pytest.raises(RecipeError, match=r"--publish-rejects: .* only tar "):
         curate(source, tmp_path / "out", "seed > 3", publish_rejects=True, show_progress=False)
     assert not (tmp_path / "out").exists()
 

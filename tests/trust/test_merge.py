@@ -17,9 +17,11 @@ from figureground.core.errors import FiguregroundError, UsageError
 from figureground.curation.curating import curate
 from figureground.curation.merging import MergeError, merge
 from figureground.recipe.sample import key
-from figureground.shards.index import markers
-from figureground.shards.reader import read_parquet, saved_index
-from figureground.shards.writer import Columns, Shard
+from figureground.shards.columns import Columns
+from figureground.shards.finished import saved_index
+from figureground.shards.formats.parquet import Parquet
+from figureground.shards.markers import markers
+from figureground.shards.shard import Shard
 
 OTHER = Columns(("dog", "bird"), ("snow", "cave"))
 
@@ -36,7 +38,7 @@ def sources(tmp_path):
 
 
 def stored(directory):
-    return [s for path in sorted((directory / "data").glob("*")) for s in read_parquet(path)]
+    return [s for path in sorted((directory / "data").glob("*")) for s in Parquet().read(path)]
 
 
 def hashes(directory):
@@ -107,7 +109,7 @@ def test_shards_of_the_datasets_take_turns(tmp_path):
     few = make_dataset(tmp_path / "few", seed=1, shards=[Shard("train", i, 2, 2) for i in range(2)])
     out = merge([many, few], tmp_path / "out", show_progress=False)
     paths = [out / Shard("train", i, 6, 0).path("parquet") for i in range(6)]
-    order = [json.loads(next(read_parquet(path)).provenance)["merged_from"]["dataset"] for path in paths]
+    order = [json.loads(next(Parquet().read(path)).provenance)["merged_from"]["dataset"] for path in paths]
     assert order == ["many", "few", "many", "many", "few", "many"]
     assert "shuffle shards when you train" in (out / "README.md").read_text()
 

@@ -18,7 +18,7 @@ import jinja2
 import yaml
 from PIL import Image
 
-from figureground.core.errors import listed
+from figureground.core.errors import FiguregroundError, listed
 from figureground.core.files import FileError, inside, open_regular, read_object, read_text
 from figureground.core.shapes import Optional, check_shape
 from figureground.core.yaml_documents import safe_load
@@ -29,14 +29,18 @@ from figureground.shards.card import (
     PREVIEW,
     UNKNOWN_LICENSE,
     CardContext,
+    features,
     generated_part,
     hash_text,
     render,
     renderer,
 )
+from figureground.shards.columns import Columns
 from figureground.shards.croissant import CROISSANT
+from figureground.shards.formats.format import Format, folders, loaded_as
 from figureground.shards.index import INDEX
-from figureground.shards.writer import Columns, Shard, ShardError
+from figureground.shards.markers import formats_of
+from figureground.shards.shard import PUBLISHED_REJECTS, Shard, ShardError
 
 ANEW = "Rerun the command that made the dataset: it is rewritten"
 """Remedy for a damaged index, card or Croissant file."""
@@ -83,10 +87,12 @@ def check_card(
         return [f"{CARD}: its YAML header isn't a mapping of keys to values. Fix it, or delete the file. {ANEW}."], []
     found: list[str] = []
     files = _files(markers)
+    kind = loaded_as({name for marker in markers.values() for name in formats_of(marker)})
     samples = {split: said["samples"] for split, said in summary["splits"].items() if said["samples"]}
     try:
-        found += _check_configs(directory, header.get("configs"), files, samples)
-        found += _check_info(directory, header.get("dataset_info"), columns, files, markers, image_format)
+        if kind is not None:
+            found += _check_configs(directory, header.get("configs"), files, samples, kind)
+            found += _check_info(directory, header.get("dataset_info"), columns, files, markers, image_format, kind)
         found += _check_size(header.get("size_categories"), summary["samples"])
     except (TypeError, AttributeError, KeyError, ValueError, NotImplementedError) as error:
         found.append(f"its configs and dataset_info aren't in the form that the Hub reads ({error!r})")
@@ -103,7 +109,7 @@ def check_card(
     if part is not None:
         try:
             found += [line] if (line := _check_generated(body[slice(*part)], columns, summary, index)) else []
-        except (AttributeError, LookupError, TypeError, ValueError, ShardError, jinja2.TemplateError):
+        except (AttributeError, LookupError, TypeError, ValueError, FiguregroundError, jinja2.TemplateError):
             found.append(f"{INDEX} doesn't hold what the generated text was made from")
     elif BEGIN not in body and END not in body:
         notes.append(
@@ -172,14 +178,22 @@ def _files(markers: Mapping[Shard, Mapping[str, Any]]) -> dict[str, dict[str, se
 
 
 def _check_configs(
-    directory: Path, configs: Any, files: Mapping[str, Mapping[str, set[str]]], samples: Mapping[str, int]
+    directory: Path,
+    configs: Any,
+    files: Mapping[str, Mapping[str, set[str]]],
+    samples: Mapping[str, int],
+    kind: Format,
 ) -> Iterator[str]:
-    """Check that each split's patterns match exactly the files of the split, all of one kind."""
+    """Check that each split's patterns match exactly the files of the split, all of one kind.
+
+    Args:
+        kind: The format that `load_dataset` reads.
+    """
     if not isinstance(configs, list) or not configs:
         yield "it has no configs, so `load_dataset` can't tell the splits apart"
         return
     names = [config["config_name"] for config in configs]
-    if "default" not in names and "data" in files:
+    if "default" not in names and kind.FOLDER in files:
         yield f"its configs are {listed(names)}; none is named default"
     if "rejects" in files and "rejects" not in names:
         yield "it has no config for the published rejects"
@@ -191,7 +205,7 @@ def _check_configs(
             matched.setdefault(entry["split"], set()).update(
                 path for pattern in patterns for path in _glob(directory, pattern)
             )
-        folder = next((path.split("/")[0] for paths in matched.values() for path in paths), "data")
+        folder = next((path.split("/")[0] for paths in matched.values() for path in paths), kind.FOLDER)
         rejects = folder == "rejects"
         wanted = {s: paths for s, paths in files.get(folder, {}).items() if rejects or s in samples}
         if folder not in files:
@@ -219,8 +233,13 @@ def _check_info(
     files: Mapping[str, Mapping[str, set[str]]],
     markers: Mapping[Shard, Mapping[str, Any]],
     image_format: str,
+    kind: Format,
 ) -> Iterator[str]:
-    """Check the features and split sizes of every config."""
+    """Check the features and split sizes of every config.
+
+    Args:
+        kind: The format that `load_dataset` reads.
+    """
     from datasets import Features
 
     infos = info if isinstance(info, list) else [info]
@@ -231,8 +250,7 @@ def _check_info(
         name = each.get("config_name", "default")
         of = "" if name == "default" else f"config {name}: "
         if name == "default":
-            folder = "data" if "data" in files else "webdataset"
-            wanted = columns.features() if folder == "data" else columns.tar_features(image_format)
+            folder, wanted = kind.FOLDER, features(kind, columns, image_format)
         elif "rejects" in files:
             import pyarrow.parquet as pq
 
@@ -330,7 +348,7 @@ def _check_generated(text: str, columns: Columns, summary: Mapping[str, Any], in
     index, because an older text is not a fault.
     """
     kept = index.get("card", {})
-    if kept.get("renderer") != renderer():
+    if kept.get("renderer") != renderer(tuple(index["formats"])):
         if kept.get("text") in (None, hash_text(text)):
             return None
         return f"its generated text isn't the one that {INDEX} was written with"
@@ -377,7 +395,7 @@ def check_croissant(directory: Path, markers: Mapping[Shard, Mapping[str, Any]])
     for entry in files:
         name = next((path for path in known if entry["contentUrl"].endswith(path)), None)
         if name is None:
-            if entry["contentUrl"].startswith(("data/", "webdataset/", "rejects/")):
+            if entry["contentUrl"].startswith(tuple(f"{folder}/" for folder in (*folders(), PUBLISHED_REJECTS))):
                 found.append(f"{CROISSANT}: it lists {entry['contentUrl']}, which no marker lists. {ANEW}.")
             continue
         size = re.match(r"\d{1,19}", str(entry.get("contentSize", known[name]["bytes"])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -26,20 +27,14 @@ from figureground.core.numerics import usable_cores
 from figureground.core.progress import Progress
 from figureground.core.shapes import check_shape
 from figureground.recipe import document as recipes
+from figureground.recipe.formats import FORMATS
 from figureground.shards import index, remaining
+from figureground.shards.columns import Columns
 from figureground.shards.directory import strange as directory_strange
+from figureground.shards.formats.format import folders, in_order, opened_formats
 from figureground.shards.index_shape import COLUMNS
-from figureground.shards.writer import (
-    FORMATS,
-    MARKERS,
-    PRIVATE,
-    PUBLISHED_REJECTS,
-    RECIPE,
-    REJECTS,
-    Columns,
-    Shard,
-    ShardError,
-)
+from figureground.shards.markers import check_marker, formats_of
+from figureground.shards.shard import MARKERS, PRIVATE, PUBLISHED_REJECTS, RECIPE, REJECTS, Shard, ShardError, paths
 
 NUMERICS = f"{PRIVATE}/numerics.json"
 GO_ON = "rerun the command that made the dataset"
@@ -153,7 +148,7 @@ class _Check:
             name = f"{MARKERS}/{path.name}"
             try:
                 marker = read_json(path, root=self.directory)
-                index.check_marker(marker)
+                check_marker(marker)
                 shard = Shard.of_marker(marker)
             except (OSError, ValueError) as error:
                 why = error.reason if isinstance(error, FileError) else error
@@ -176,20 +171,21 @@ class _Check:
     def _formats(self) -> tuple[str, ...]:
         """Return the shard formats: from the index, or else from any marker."""
         said = (self.index or {}).get("formats")
-        if isinstance(said, list) and said and all(kind in FORMATS for kind in said):
-            return tuple(kind for kind in FORMATS if kind in said)
-        return tuple(
-            kind
-            for kind in FORMATS
-            if any(shard.path(kind) in marker["files"] for shard, marker in self.markers.items())
-        )
+        if isinstance(said, list) and said and all(isinstance(kind, str) for kind in said):
+            if not (unknown := [kind for kind in said if kind not in FORMATS]):
+                return tuple(in_order(said))
+            self.findings.append(
+                f"{index.INDEX}: it names the format {listed(map(repr, unknown), 3)}; known here are "
+                f"{listed(FORMATS.names())}. Install the package that adds it."
+            )
+        return tuple(in_order({kind for marker in self.markers.values() for kind in formats_of(marker)}))
 
     def _image_format(self) -> str:
         said = (self.index or {}).get("image_format") or self.identity.get("image_format")
         return said if said in ("jpg", "webp", "png") else "jpg"
 
     def _columns(self) -> Columns | None:
-        """Return the columns from the index or, if the build isn't finished, from the schema of a Parquet file."""
+        """Return the columns from the index or, if the build isn't finished, from a file of a shard."""
         try:
             said = (self.index or {})["columns"]
             check_shape(said, COLUMNS, "columns")
@@ -198,11 +194,14 @@ class _Check:
             if self.index is not None:
                 why = f" ({error})" if isinstance(error, ValueError) else ""
                 self.findings.append(f"{index.INDEX}: the dataset's columns are missing or invalid{why}. {ANEW}.")
+        formats = opened_formats()
         for shard, marker in self.markers.items():
-            if shard.path("parquet") in marker["files"]:
-                columns = _columns_of(self.directory, shard.path("parquet"))
-                if columns is not None:
-                    return columns
+            for kind in formats_of(marker):
+                path = self.directory / shard.path(kind)
+                with contextlib.suppress(Exception):  # a damaged file is reported where it is read
+                    check_regular(path, root=self.directory)
+                    if (columns := formats[kind].schema(path)) is not None:
+                        return columns
         return None
 
     # --- markers, files, recipe -----------------------------------------------------------------
@@ -298,7 +297,7 @@ class _Check:
 
     def _data_files(self) -> Iterator[str]:
         """Yield the names of all files in the data folders, temporary ones too, without entering linked directories."""
-        for folder in ("data", "webdataset", PUBLISHED_REJECTS, REJECTS):
+        for folder in (*folders(), PUBLISHED_REJECTS, REJECTS):
             if leaves(self.directory / folder, self.directory):
                 continue
             for path in sorted((self.directory / folder).rglob("*")):
@@ -314,7 +313,7 @@ class _Check:
             path = PurePosixPath(name)
             if path.name.startswith("."):
                 temporary += path.name.endswith(".tmp")
-            elif name not in known and not (self._is_missing(path.stem) and name in index.paths(path.stem)):
+            elif name not in known and not (self._is_missing(path.stem) and name in paths(path.stem)):
                 strange.append(name)
         self.findings += [
             f"{name}: no marker lists this file. Remove it, or `load_dataset` may read it." for name in strange
@@ -578,7 +577,7 @@ def _contradictions(shard: Shard, marker: Mapping[str, Any], formats: Iterable[s
     if rejected and not any(path == shard.path("rejects") for path in marker["files"]):
         yield f"{name}: it counts {rejected} rejects but lists no rejects file."
     for path in marker["files"]:
-        if path not in index.paths(shard.name):
+        if path not in paths(shard.name):
             yield f"{name}: it lists {path}, which doesn't belong to this shard."
 
 
@@ -588,26 +587,4 @@ def _shard_named(name: str) -> Shard | None:
     try:
         return found and Shard(found["split"], int(found["index"]), int(found["of"]), 0, int(found["part"] or 0))
     except ShardError:
-        return None
-
-
-def _columns_of(directory: Path, name: str) -> Columns | None:
-    """Return the columns from a Parquet shard's schema, or None if it can't be read."""
-    import pyarrow.parquet as pq
-    from datasets import ClassLabel, Features, Value
-
-    try:
-        check_regular(directory / name, root=directory)
-        features = Features.from_arrow_schema(pq.read_schema(directory / name))
-        classes = {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
-        own = ("prompt", "key", "provenance")
-        return Columns(
-            classes.pop("foreground"),
-            classes.pop("background"),
-            classes,
-            tuple(n for n, feature in features.items() if isinstance(feature, Value) and n not in own),
-            "guide" in features,
-            "mask" in features,
-        )
-    except Exception:  # a damaged file is reported where it is read
         return None

@@ -1,7 +1,7 @@
-"""Check one shard: the bytes of its files, and every sample in them, in both formats side by side.
+"""Check one shard: the bytes of its files, and every sample in them, in all formats side by side.
 
-A tar is hashed while its samples are read. A Parquet file is hashed first and read only if its hash matches; the
-second read comes from the page cache.
+A file is hashed first and read only if its hash matches; the second read comes from the page cache. A tar is hashed
+while its samples are read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import io
 import itertools
 import os
 import re
-import tarfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -24,11 +23,14 @@ import numpy as np
 from PIL import Image
 
 from figureground.checking import similar
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import listed
 from figureground.core.files import MOST_TEXT, FileError, open_regular, parse_json
-from figureground.shards.index import INDEX
-from figureground.shards.reader import PROMPT, Stored, from_members, from_row, group_rows, tar_members
-from figureground.shards.writer import REASON, Columns, Shard
+from figureground.shards.columns import REASON, Columns
+from figureground.shards.formats.format import Reading, opened_formats
+from figureground.shards.formats.parquet import check_rows
+from figureground.shards.problems import Problems, in_a_line
+from figureground.shards.samples import Stored
+from figureground.shards.shard import Shard
 from figureground.sources.images import open_stored, pixel_hash
 
 PIL_FORMATS = {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}
@@ -36,8 +38,6 @@ PIL_FORMATS = {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}
 
 _KEY = re.compile(r"(?P<split>\w+)-(?P<foreground>\d{4,})-(?P<background>\d{2,})-\d{5,}", re.ASCII)
 _BLOCK = 2**20
-MOST_LOST = 100_000
-"""Upper limit on the rows that a damaged row group is assumed to have held."""
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,6 @@ class Expected:
     """Returns the remedy for a damaged shard, as a sentence."""
     looks: bool
     """Whether to compute perceptual hashes."""
-
-
-@dataclass
-class Problems:
-    """Faults of a shard; samples with the same fault share one line."""
-
-    lines: list[str] = field(default_factory=list)
-    samples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-
-    def add(self, where: str, what: str, key: str, detail: str = "") -> None:
-        """Record a fault of one sample; details are shown for the first few."""
-        self.samples.setdefault((where, what), []).append(f"{key} ({detail})" if detail else key)
-
-    def all(self, again: str) -> list[str]:
-        """Return one line per fault, with the remedy."""
-        grouped = [f"{where}: {what}: {listed(keys, 3)}." for (where, what), keys in self.samples.items()]
-        return [f"{line} {again}" for line in [*self.lines, *grouped]]
 
 
 @dataclass
@@ -132,7 +115,8 @@ class _Check:
         self.progress, self.stop = progress, stop
         self.problems = Problems()
         self.seen = Seen(shard)
-        self.paths = {kind: shard.path(kind) for kind in ("parquet", "webdataset")}
+        self.formats = opened_formats()
+        self.paths = {kind: shard.path(kind) for kind in self.formats}
         self.cells: Counter[tuple[int, int]] = Counter()
         self.keys: list[str] = []
         self.images: list[bytes] = []
@@ -143,19 +127,22 @@ class _Check:
         there = [kind for kind, path in self.paths.items() if self._is_there(path)]
         streams: dict[str, Iterator[Stored | None]] = {}
         with contextlib.ExitStack() as stack:
-            intact = "parquet" in there and self._has_its_hash(self.paths["parquet"])
-            if intact and columns is not None:
-                # A file with the wrong hash isn't read: damage could mislead or crash the library.
-                path = self.expected.directory / self.paths["parquet"]
-                streams["parquet"] = self._parquet(path, columns)
-            if "webdataset" in there:
-                file = _Hashing(stack.enter_context(self._open(self.paths["webdataset"])))
-                if columns is not None:
-                    streams["webdataset"] = self._tar(cast(BinaryIO, file), columns)
+            hashing: dict[str, _Hashing] = {}
+            for kind in there:
+                if columns is None or not self.formats[kind].HASHED_WHILE_READ:
+                    # A file with the wrong hash isn't read: damage could mislead or crash the library.
+                    if not self._has_its_hash(self.paths[kind]) or columns is None:
+                        continue
+                    file: BinaryIO = stack.enter_context(self._open(self.paths[kind]))
+                else:
+                    hashing[kind] = _Hashing(stack.enter_context(self._open(self.paths[kind])))
+                    file = cast(BinaryIO, hashing[kind])
+                streams[kind] = self.formats[kind].check(self._reading(kind, file, columns))
             if columns is not None:
                 self._read_samples(streams, columns)
-            if "webdataset" in there and not self.stop.is_set():
-                self._compare_hash(self.paths["webdataset"], file.digest())
+            for kind, hashed in hashing.items():
+                if not self.stop.is_set():
+                    self._compare_hash(self.paths[kind], hashed.digest())
         others = (self.shard.path(kind) for kind in ("rejects", "published_rejects"))
         for name in sorted(set(self.marker["files"]) & set(others)):
             if self._is_there(name) and self._has_its_hash(name):
@@ -166,6 +153,12 @@ class _Check:
         self.seen.looks = similar.looks(self.looks)
         self.seen.findings = self.problems.all(self.expected.again(self.shard))
         return self.seen
+
+    def _reading(self, kind: str, file: BinaryIO, columns: Columns) -> Reading:
+        return Reading(
+            self.expected.directory / self.paths[kind], file, self.paths[kind], columns, self.expected.image_format,
+            self.marker["planned"], self.problems,
+        )  # fmt: skip
 
     # --- files ----------------------------------------------------------------------------------
 
@@ -212,7 +205,7 @@ class _Check:
             return
         reasons: Counter[str] = Counter()
         wanted = self.expected.columns.of_rejects()
-        for row in self._rows(self.expected.directory / path, wanted):
+        for row in check_rows(self.expected.directory / path, path, wanted, self.marker["planned"], self.problems):
             if row is not None:
                 reasons[str(row.get(REASON))] += 1
                 data = (row["image"] or {}).get("bytes")
@@ -238,100 +231,21 @@ class _Check:
                 f"{path}: it holds {_counts(reasons)}; the marker says {_counts(self.marker['rejects'])}."
             )
 
-    # --- reading --------------------------------------------------------------------------------
-
-    def _rows(self, path: Path, columns: Columns) -> Iterator[dict[str, Any] | None]:
-        """Yield the rows of a Parquet file, or None for an unreadable row."""
-        import pyarrow.parquet as pq
-
-        where = path.relative_to(self.expected.directory).as_posix()
-        try:
-            with pq.ParquetFile(path) as file:
-                if not self._schema_fits(where, file.schema_arrow, columns):
-                    return
-                for group in range(file.num_row_groups):
-                    read = 0
-                    try:
-                        for row in group_rows(file, group):
-                            yield row
-                            read += 1
-                    except Exception as error:
-                        self.problems.lines.append(f"{where}: row group {group} can't be read ({_said(error)}).")
-                        lost = min(file.metadata.row_group(group).num_rows, self.marker["planned"]) - read
-                        yield from itertools.repeat(None, max(0, min(lost, MOST_LOST)))
-        except Exception as error:  # pyarrow raises many kinds
-            self.problems.lines.append(f"{where}: it can't be read as Parquet ({_said(error)}).")
-
-    def _parquet(self, path: Path, columns: Columns) -> Iterator[Stored | None]:
-        """Yield the samples of a Parquet shard, or None for an unreadable one."""
-        where = path.relative_to(self.expected.directory).as_posix()
-        for row in self._rows(path, columns):
-            yield None if row is None else self._sample(where, row)
-
-    def _schema_fits(self, where: str, schema: Any, columns: Columns) -> bool:
-        """Whether the samples can be read; differing class names are a fault but don't prevent it."""
-        from datasets import Features
-
-        wanted = columns.features()
-        readable = schema.equals(wanted.arrow_schema)
-        if not readable:
-            self.problems.lines.append(
-                f"{where}: its columns are {listed(_typed(schema))}; the dataset's are "
-                f"{listed(_typed(wanted.arrow_schema))}."
-            )
-        elif Features.from_arrow_schema(schema) != wanted:
-            self.problems.lines.append(f"{where}: its class names differ from those in {INDEX}.")
-        return readable
-
-    def _sample(self, where: str, row: dict[str, Any]) -> Stored | None:
-        key = str(row["key"])
-        empty = [
-            name for name, value in row.items() if value is None or (isinstance(value, dict) and value["bytes"] is None)
-        ]
-        if empty:
-            self.problems.add(where, "a column is empty", key, listed(empty))
-            return None
-        name = row["image"]["path"]
-        if name is not None and name != f"{key}.{self.expected.image_format}":
-            self.problems.add(where, "the image's file name doesn't match the key", key, name)
-        return from_row(row)
-
-    def _tar(self, file: BinaryIO, columns: Columns) -> Iterator[Stored | None]:
-        """Yield the samples of a tar, or None for an unreadable one."""
-        where = self.paths["webdataset"]
-        wanted = {
-            self.expected.image_format, PROMPT, "json", "foreground.cls", "background.cls",
-            *(f"{name}.cls" for name in columns.labels), *(f"{name}.txt" for name in columns.texts),
-            *(f"{name}.png" for name in columns.images),
-        }  # fmt: skip
-        try:
-            for key, members in tar_members(file):
-                if set(members) != wanted:
-                    lacks, more = sorted(wanted - set(members)), sorted(set(members) - wanted)
-                    what = f"lacks {listed(lacks)}" if lacks else f"also has {listed(more)}"
-                    self.problems.add(where, "its members don't match the dataset", key, what)
-                try:
-                    yield from_members(key, members) if wanted <= set(members) else None
-                except ValueError as error:
-                    self.problems.add(where, "a member can't be read", key, _said(error))
-                    yield None
-        except (OSError, tarfile.TarError, FiguregroundError, ValueError) as error:
-            self.problems.lines.append(f"{where}: it can't be read to its end ({_said(error)}).")
-
     # --- samples --------------------------------------------------------------------------------
 
     def _read_samples(self, streams: Mapping[str, Iterator[Stored | None]], columns: Columns) -> None:
         """Read all formats side by side, sample by sample."""
         counts = dict.fromkeys(streams, 0)
-        in_step, done = True, 0
+        out_of_step: set[str] = set()
+        done = 0
         for row in itertools.zip_longest(*streams.values(), fillvalue=_END):
             if self.stop.is_set():
                 return
             found = {k: s for k, s in zip(streams, row, strict=True) if isinstance(s, Stored)}
             for kind, sample in zip(streams, row, strict=True):
                 counts[kind] += sample is not _END
-            if in_step and len(found) == 2:
-                in_step = self._compare(found["parquet"], found["webdataset"], columns)
+            first, *others = [kind for kind in found if kind not in out_of_step] or [""]
+            out_of_step.update(kind for kind in others if not self._compare(first, kind, found))
             if found:
                 self._check_samples(found, columns)
             if (done := done + 1) % 50 == 0:
@@ -351,32 +265,33 @@ class _Check:
                 f"foreground {f} on background {b}, not {said[f, b]} ({len(differing)} cells differ)."
             )
 
-    def _compare(self, parquet: Stored, tar: Stored, columns: Columns) -> bool:
-        """Compare a sample's two formats; return whether they have the same key."""
-        if parquet.key != tar.key:
+    def _compare(self, one: str, other: str, found: Mapping[str, Stored]) -> bool:
+        """Compare a sample in two formats; return whether it has the same key in both."""
+        mine, theirs = found[one], found[other]
+        if mine.key != theirs.key:
             self.problems.lines.append(
-                f"{self.paths['parquet']}: it has {parquet.key} where {self.paths['webdataset']} has {tar.key}; "
+                f"{self.paths[one]}: it has {mine.key} where {self.paths[other]} has {theirs.key}; "
                 "later samples weren't compared."
             )
             return False
-        if parquet == tar:
+        if mine == theirs:
             return True
-        where = f"{self.paths['parquet']} and {self.paths['webdataset']}"
+        where = f"{self.paths[one]} and {self.paths[other]}"
         for what in ("image", "prompt", "provenance"):
-            if getattr(parquet, what) != getattr(tar, what):
-                self.problems.add(where, f"their {what} differs", parquet.key)
+            if getattr(mine, what) != getattr(theirs, what):
+                self.problems.add(where, f"their {what} differs", mine.key)
         for of in ("labels", "texts", "images"):
-            one, other = getattr(parquet, of), getattr(tar, of)
-            for name in sorted({*one, *other}):
-                if one.get(name) != other.get(name):
-                    detail = "" if of == "images" else f"{one.get(name)!r} and {other.get(name)!r}"
-                    self.problems.add(where, f"their {name} differs", parquet.key, detail)
+            here, there = getattr(mine, of), getattr(theirs, of)
+            for name in sorted({*here, *there}):
+                if here.get(name) != there.get(name):
+                    detail = "" if of == "images" else f"{here.get(name)!r} and {there.get(name)!r}"
+                    self.problems.add(where, f"their {name} differs", mine.key, detail)
         return True
 
     def _check_samples(self, found: Mapping[str, Stored], columns: Columns) -> None:
-        """Check a sample in each format, or once if both are equal."""
-        first = next(iter(found.values()))
-        same = len(found) == 2 and found["parquet"] == found["webdataset"]
+        """Check a sample in each format, or once if all are equal."""
+        first, *others = found.values()
+        same = bool(others) and all(other == first for other in others)
         self.seen.read += 1
         self.cells[first.labels["foreground"], first.labels["background"]] += 1
         images = []
@@ -421,7 +336,7 @@ class _Check:
         try:
             said = parse_json(sample.provenance, "provenance")
         except FileError as error:
-            problem(where, "its provenance isn't JSON", key, _said(error))
+            problem(where, "its provenance isn't JSON", key, in_a_line(error))
             return
         if not isinstance(said, dict):
             problem(where, "its provenance isn't a JSON object", key)
@@ -461,7 +376,7 @@ class _Check:
                 image = open_stored(data)
             image.load()
         except Exception as error:  # Pillow's decoders raise many kinds for damaged data
-            self.problems.add(where, "its image can't be decoded", key, _said(error))
+            self.problems.add(where, "its image can't be decoded", key, in_a_line(error))
             return None
         return image
 
@@ -520,16 +435,6 @@ def _digest(data: bytes) -> bytes:
 
 def _digests(digests: list[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint64).reshape(len(digests), 2)
-
-
-def _said(error: BaseException) -> str:
-    """Return an error's message as one line of at most 200 characters."""
-    text = " ".join(str(error).split())
-    return text[:200] or type(error).__name__
-
-
-def _typed(schema: Any) -> list[str]:
-    return [f"{field.name} ({field.type})" for field in schema]
 
 
 def _counts(reasons: Mapping[str, int]) -> str:

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from figureground.cli.arguments import Commands, add_device
-from figureground.core.errors import RecipeError, counted
-from figureground.core.files import read_object
+from figureground.core.errors import RecipeError, counted, listed
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import complain, say
+from figureground.recipe.formats import FORMATS
 
 
 def add_show(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -90,7 +90,7 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     from figureground.evaluation.evaluating import JSON, PAGE, evaluate
     from figureground.evaluation.summary import summarise
-    from figureground.shards.writer import PRIVATE
+    from figureground.shards.shard import PRIVATE
 
     for name in ("references", "validation") if options.out is not None else ():
         folder = getattr(options, name)
@@ -193,7 +193,7 @@ def add_push(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--create-pr", action="store_true", help="open a pull request instead, or continue the open one"
     )
     parser.add_argument(
-        "--formats", metavar="FORMAT[,FORMAT]", help="parquet, webdataset; default: all formats of the dataset"
+        "--formats", metavar="FORMAT[,FORMAT]", help=f"{listed(FORMATS.names())}; default: all formats of the dataset"
     )
     parser.set_defaults(run=_push)
 
@@ -216,9 +216,9 @@ def _say_samples(out: Path, table: bool = False) -> int:
     import numpy as np
 
     from figureground.recipe.table import cramers_v
-    from figureground.shards.index import INDEX
+    from figureground.shards.finished import saved_index
 
-    index = read_object(out / INDEX, root=out)
+    index = saved_index(out)
     say(f"{out}: {counted(index['samples'], 'sample')}. figureground show {out} draws it.")
     for name, split in index["splits"].items() if table else ():
         counts = np.zeros((len(index["columns"]["foregrounds"]), len(index["columns"]["backgrounds"])), np.int64)

@@ -106,12 +106,21 @@ class Registry(Generic[T]):
         return {**self._built_in, **{name: place for name, place in others.items() if name not in self._built_in}}
 
 
-def subclasses(base: type, attribute: str) -> Callable[[str, Any], str | None]:
-    """Return a check for `Registry` that an entry is a subclass of `base` whose `attribute` is the entry's name."""
+def subclasses(base: type | str, attribute: str) -> Callable[[str, Any], str | None]:
+    """Return a check for `Registry` that an entry is a subclass of `base` whose `attribute` is the entry's name.
+
+    Args:
+        base: The class, or `module:attribute`, which is imported when the first entry is checked.
+        attribute: Name of the attribute.
+    """
 
     def check(name: str, found: Any) -> str | None:
-        if isinstance(found, type) and issubclass(found, base) and getattr(found, attribute, None) == name:
+        kind: Any = base
+        if isinstance(base, str):
+            module, _, place = base.partition(":")
+            kind = getattr(importlib.import_module(module), place)
+        if isinstance(found, type) and issubclass(found, kind) and getattr(found, attribute, None) == name:
             return None
-        return f"is no {base.__name__} whose {attribute} is {name!r}"
+        return f"is no {kind.__name__} whose {attribute} is {name!r}"
 
     return check

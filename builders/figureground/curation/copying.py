@@ -19,10 +19,15 @@ from figureground.core.terminal import remark
 from figureground.recipe import document as recipes
 from figureground.recipe.sample import Reject
 from figureground.running.directory import working
-from figureground.shards import card, index, writer
+from figureground.shards import card
+from figureground.shards.claiming import claim
+from figureground.shards.columns import Columns
 from figureground.shards.directory import beside
-from figureground.shards.finished import Source
-from figureground.shards.writer import Columns, Encoded, Shard
+from figureground.shards.finished import FinishedDataset
+from figureground.shards.markers import missing
+from figureground.shards.samples import Encoded
+from figureground.shards.shard import Shard
+from figureground.shards.writer import write_encoded
 
 SECONDS_BETWEEN_LOOKS = 0.5
 """Polling interval in seconds of a process that waits for shards claimed by others."""
@@ -31,14 +36,16 @@ Results = Callable[[Shard], Iterator[Encoded | Reject]]
 """Returns the samples and rejects that go into a shard."""
 
 
-def recipe_of(did: str, identity: Mapping[str, Any], step: Mapping[str, Any], sources: Sequence[Source]) -> dict:
+def recipe_of(
+    did: str, identity: Mapping[str, Any], step: Mapping[str, Any], sources: Sequence[FinishedDataset]
+) -> dict:
     """Return the recipe of a dataset derived from others: the step, and the recipes of its sources.
 
     Args:
         did: `curate` or `merge`.
         identity: Settings that determine the result, besides the sources.
         step: The entry for the lineage.
-        sources: Source datasets, all of one format version, which the copy keeps.
+        sources: FinishedDataset datasets, all of one format version, which the copy keeps.
     """
     version = sources[0].version
     made_from = {source.name: source.identity() for source in sources}
@@ -79,22 +86,22 @@ def write_shards(
         FiguregroundError: `out` now holds another recipe.
     """
     total = sum(shard.count for shard in shards)
-    done = total - sum(shard.count for shard in index.missing(out, shards))
+    done = total - sum(shard.count for shard in missing(out, shards))
     with (
         working(out, recipe),
         signals.at_checks(),
         Progress(total, initial=done, unit="image", desc=str(out), show=show_progress) as bar,
     ):
-        while todo := index.missing(out, shards):
+        while todo := missing(out, shards):
             for shard in todo:
                 signals.check()
-                with writer.claim(out, shard) as mine:
-                    if mine and index.missing(out, [shard]):
-                        writer.write_encoded(
+                with claim(out, shard) as mine:
+                    if mine and missing(out, [shard]):
+                        write_encoded(
                             out, shard, columns, _counted(results(shard), bar), formats=formats,
                             image_format=image_format, publish_rejects=publish_rejects, version=version,
                         )  # fmt: skip
-            if index.missing(out, todo):
+            if missing(out, todo):
                 signals.check()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 
@@ -106,7 +113,7 @@ def _counted(results: Iterable[Encoded | Reject], bar: tqdm) -> Iterator[Encoded
         bar.update()
 
 
-def read_all(source: Source, show_progress: bool) -> Iterator[Shard]:
+def read_all(source: FinishedDataset, show_progress: bool) -> Iterator[Shard]:
     """Yield a dataset's shards for one pass, with a progress bar."""
     with Progress(source.samples, unit="image", desc=f"reading {source.directory}", show=show_progress) as bar:
         for shard in source.shards:
@@ -121,7 +128,7 @@ def say(note: str, show_progress: bool) -> None:
         remark(note)
 
 
-def carry_words(source: Source, out: Path) -> None:
+def carry_words(source: FinishedDataset, out: Path) -> None:
     """Copy user-written text of the card and files such as LICENSE, before the copy's card is generated around it."""
     for path in beside(source.directory):
         with suppress(FileExistsError):

@@ -18,12 +18,15 @@ from figureground.core.numerics import create_once
 from figureground.curation import copying
 from figureground.curation.rule import Known, MissingValue, Name, Rule, RuleError, nearest_name, spelled
 from figureground.curation.scores import Scores, fingerprints, read_scores
+from figureground.recipe.formats import FORMATS
 from figureground.recipe.sample import Reject
 from figureground.running.directory import opened, shards_kept
-from figureground.shards import index, writer
-from figureground.shards.finished import Source, refuse_overlap
-from figureground.shards.reader import Stored
-from figureground.shards.writer import Dropped, Encoded, Shard
+from figureground.shards import index
+from figureground.shards.claiming import STAGES_LOCK
+from figureground.shards.finished import FinishedDataset, refuse_overlap
+from figureground.shards.formats.format import loaded_as
+from figureground.shards.samples import Dropped, Encoded, Stored
+from figureground.shards.shard import Shard
 
 DROPPED = "dropped by the rule"
 """Reject reason of samples that a rule dropped."""
@@ -57,14 +60,16 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
     """
     directory, out = Path(directory), Path(out)
     refuse_overlap(out, [directory])
-    source = Source(directory)
+    source = FinishedDataset(directory)
     if publish_rejects:
         source.columns.of_rejects()
-        if "parquet" not in source.formats:
+        kind = loaded_as(source.formats)
+        if kind is None or not kind.PUBLISHES_REJECTS:
             raise RecipeError(
                 "--publish-rejects",
-                f"{directory} has only tars. Rejects are published as Parquet, and `load_dataset` reads all configs "
-                "of a dataset in one format. Omit the flag; dropped samples are still counted.",
+                f"{directory} has only {listed(FORMATS[name].TITLE for name in source.formats)} files. Rejects are "
+                "published as Parquet, and `load_dataset` reads all configs of a dataset in one format. Omit the flag; "
+                "dropped samples are still counted.",
             )
     scores = read_scores(directory)
     known = _known(source, scores)
@@ -96,7 +101,7 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
             image_format=source.image_format, version=source.version, publish_rejects=publish_rejects,
             show_progress=show_progress,
         )  # fmt: skip
-        with lock(out / writer.STAGES_LOCK, wait=True):
+        with lock(out / STAGES_LOCK, wait=True):
             for name, some in scores.items():
                 some.write(scan.kept_rows[name], out)
             numerics = directory / "_figureground" / "numerics.json"
@@ -111,7 +116,7 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
     return out
 
 
-def _known(source: Source, scores: Mapping[str, Scores]) -> Known:
+def _known(source: FinishedDataset, scores: Mapping[str, Scores]) -> Known:
     """Return the names that a rule may use."""
     classes = {**source.names, "split": tuple(source.index["splits"])}
     texts = ("key", "prompt", *source.columns.texts)
@@ -132,7 +137,7 @@ def _parsed(row: Mapping[str, Any]) -> dict[str, Any]:
 class _Sample:
     """Look up a rule's names in one sample."""
 
-    def __init__(self, row: Mapping[str, Any], shard: Shard, source: Source, scores: Mapping[str, Scores]):
+    def __init__(self, row: Mapping[str, Any], shard: Shard, source: FinishedDataset, scores: Mapping[str, Scores]):
         self._row, self._shard, self._names, self._scores = row, shard, source.names, scores
         self._provenance: dict[str, Any] | None = None
 
@@ -172,7 +177,9 @@ class _Scan:
     """By name of the scores, bool (rows of the file): whether the row's sample is kept."""
 
 
-def _scan(source: Source, rule: Rule, known: Known, scores: Mapping[str, Scores], show_progress: bool) -> _Scan:
+def _scan(
+    source: FinishedDataset, rule: Rule, known: Known, scores: Mapping[str, Scores], show_progress: bool
+) -> _Scan:
     """Apply a rule to all samples, without their images.
 
     Raises:

@@ -20,8 +20,10 @@ from figureground.recipe.sample import Reject, Spec
 from figureground.running.directory import opened, shards_kept
 from figureground.shards import index
 from figureground.shards.card import CardContext
-from figureground.shards.finished import Source, refuse_overlap
-from figureground.shards.writer import RECIPE, Columns, Encoded, Shard
+from figureground.shards.columns import Columns
+from figureground.shards.finished import FinishedDataset, refuse_overlap
+from figureground.shards.samples import Encoded
+from figureground.shards.shard import RECIPE, Shard
 from figureground.sources.images import open_stored
 
 SHUFFLE = "The dataset was merged from several, and each shard comes from one of them: shuffle shards when you train."
@@ -109,16 +111,16 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
     return out
 
 
-def _open(directories: Sequence[Path]) -> list[Source]:
+def _open(directories: Sequence[Path]) -> list[FinishedDataset]:
     """Open the datasets under unique names."""
     if len(directories) < 2:
         raise UsageError("merge: give two or more datasets.")
-    sources: list[Source] = []
+    sources: list[FinishedDataset] = []
     for directory in directories:
         base = directory.resolve().name
         taken = {source.name for source in sources}
         numbered = (base if n == 1 else f"{base}-{n}" for n in range(1, len(directories) + 1))
-        source = Source(directory, next(name for name in numbered if name not in taken))
+        source = FinishedDataset(directory, next(name for name in numbered if name not in taken))
         for other in sources:
             if other.identity() == source.identity():
                 raise UsageError(f"merge: {other.directory} and {directory} are the same dataset. Give it once.")
@@ -127,7 +129,7 @@ def _open(directories: Sequence[Path]) -> list[Source]:
     return sources
 
 
-def _refuse_versions(sources: Sequence[Source]) -> None:
+def _refuse_versions(sources: Sequence[FinishedDataset]) -> None:
     """Refuse datasets of different format versions, because their source images can't be compared.
 
     Ids of cut-outs, scenes and photographs contain a hash: of the file's bytes in format 1, of its pixels since. So
@@ -147,7 +149,7 @@ def _refuse_versions(sources: Sequence[Source]) -> None:
 # Conflicts
 
 
-def _unified(sources: Sequence[Source]) -> tuple[Columns, dict[str, tuple[list[int], list[int]]]]:
+def _unified(sources: Sequence[FinishedDataset]) -> tuple[Columns, dict[str, tuple[list[int], list[int]]]]:
     """Return the new dataset's columns, and by source the new labels of its foregrounds and its backgrounds.
 
     Raises:
@@ -183,7 +185,7 @@ def _unified(sources: Sequence[Source]) -> tuple[Columns, dict[str, tuple[list[i
     return dataclasses.replace(one.columns, foregrounds=foregrounds, backgrounds=backgrounds), labels
 
 
-def _refuse_near_names(what: str, sources: Sequence[Source]) -> None:
+def _refuse_near_names(what: str, sources: Sequence[FinishedDataset]) -> None:
     """Raise MergeError if two datasets spell a name differently, unless one dataset has both spellings."""
     owners = {name: source for source in reversed(sources) for name in source.names[what]}
     near = [
@@ -198,7 +200,7 @@ def _refuse_near_names(what: str, sources: Sequence[Source]) -> None:
         )
 
 
-def _compare(sources: Sequence[Source], show_progress: bool) -> None:
+def _compare(sources: Sequence[FinishedDataset], show_progress: bool) -> None:
     """Check every image and guide: sizes must match, and no image or source may be shared against the rules of `merge`.
 
     Raises:
@@ -252,7 +254,7 @@ def _leaks(splits: Sequence[set[str]]) -> bool:
     return any(a and b and len(a | b) > 1 for i, a in enumerate(splits) for b in splits[:i])
 
 
-def _where(splits: Sequence[set[str]], sources: Sequence[Source]) -> str:
+def _where(splits: Sequence[set[str]], sources: Sequence[FinishedDataset]) -> str:
     return ", ".join(
         f"{' and '.join(sorted(some))} of {source.name}" for some, source in zip(splits, sources, strict=True) if some
     )
@@ -265,9 +267,9 @@ def _sizes(sizes: Mapping[tuple[int, int], int]) -> str:
 # The new dataset
 
 
-def _turns(sources: Sequence[Source]) -> dict[Shard, tuple[Source, Shard]]:
+def _turns(sources: Sequence[FinishedDataset]) -> dict[Shard, tuple[FinishedDataset, Shard]]:
     """Return the new dataset's shards with the source shard of each, evenly interleaved within a split."""
-    by_split: dict[str, list[tuple[float, int, Source, Shard]]] = {}
+    by_split: dict[str, list[tuple[float, int, FinishedDataset, Shard]]] = {}
     for n, source in enumerate(sources):
         for split in dict.fromkeys(shard.split for shard in source.shards):
             mine = [shard for shard in source.shards if shard.split == split]
@@ -281,8 +283,8 @@ def _turns(sources: Sequence[Source]) -> dict[Shard, tuple[Source, Shard]]:
 
 
 def _first_numbers(
-    parts: Mapping[Shard, tuple[Source, Shard]],
-    sources: Sequence[Source],
+    parts: Mapping[Shard, tuple[FinishedDataset, Shard]],
+    sources: Sequence[FinishedDataset],
     labels: Mapping[str, tuple[list[int], list[int]]],
 ) -> dict[Shard, dict[Cell, int]]:
     """Return, for each shard and cell, the number of images in earlier shards: the first number of its keys."""
@@ -314,7 +316,7 @@ def _renumbered(labels: tuple[list[int], list[int]], numbers: Counter[Cell]) -> 
     return new
 
 
-def _provenance(text: str, spec: Spec, source: Source) -> str:
+def _provenance(text: str, spec: Spec, source: FinishedDataset) -> str:
     """Return a sample's provenance with its new key and labels, and its origin under `merged_from`."""
     said = parse_json(text, f"{spec.key}: its provenance")
     earlier = {"merged_from": said["merged_from"]} if "merged_from" in said else {}
@@ -326,7 +328,7 @@ def _provenance(text: str, spec: Spec, source: Source) -> str:
     return json.dumps(said, ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 
-def _together(each: Sequence[Mapping[str, Any]], sources: Sequence[Source]) -> dict[str, Any]:
+def _together(each: Sequence[Mapping[str, Any]], sources: Sequence[FinishedDataset]) -> dict[str, Any]:
     """Merge settings of all datasets: one value where they agree, else one per dataset, by its name."""
     together: dict[str, Any] = {}
     for name in dict.fromkeys(name for settings in each for name in settings):
@@ -338,7 +340,7 @@ def _together(each: Sequence[Mapping[str, Any]], sources: Sequence[Source]) -> d
     return together
 
 
-def _facts(sources: Sequence[Source], lineage: Sequence[Mapping[str, Any]]) -> CardContext:
+def _facts(sources: Sequence[FinishedDataset], lineage: Sequence[Mapping[str, Any]]) -> CardContext:
     """Combine the card contexts of the datasets, without duplicates."""
     facts = [source.facts for source in sources]
 

@@ -30,7 +30,7 @@ from figureground.core.errors import FiguregroundError, listed
 from figureground.core.files import create_bytes
 from figureground.core.tables import TextTable, UnreadableText
 from figureground.shards.directory import score_files
-from figureground.shards.writer import SCORES
+from figureground.shards.shard import SCORES
 from figureground.sources.images import content_hash
 
 KEY = "key"

@@ -17,9 +17,9 @@ from figureground.core.files import parse_json
 from figureground.core.names import RULE, describe_same, loosely, same_names, slug, slugs
 from figureground.data.objects import as_number, is_matched, object_of, scene_of
 from figureground.recipe.classes import read_nouns
-from figureground.shards.finished import Source
+from figureground.shards.finished import FinishedDataset
 from figureground.shards.index import INDEX
-from figureground.shards.writer import RECIPE
+from figureground.shards.shard import RECIPE
 from figureground.sources.images import UnreadableImage, list_folders, list_images, list_odd, open_stored, read_image
 
 MOST_PIXELS = 1024
@@ -81,7 +81,7 @@ class DatasetImages:
         column: str | None = None,
         splits: Sequence[str] = (),
     ):
-        self.source = Source(directory)
+        self.source = FinishedDataset(directory)
         self.name = self.source.name
         names = self.source.columns.labels
         self.column = column or (SPURIOUS_FOR if SPURIOUS_FOR in names else "foreground")

@@ -27,7 +27,8 @@ from figureground.evaluation.counterparts import Counterparts, LabelTable, find_
 from figureground.evaluation.page import write_page
 from figureground.models.needs import refuse_absent
 from figureground.shards.card import public
-from figureground.shards.writer import SCORES, STAGES_LOCK, remove_locks
+from figureground.shards.claiming import STAGES_LOCK, remove_locks
+from figureground.shards.shard import SCORES
 from figureground.sources.images import content_hash
 
 if TYPE_CHECKING:

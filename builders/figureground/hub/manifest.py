@@ -15,11 +15,15 @@ from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.files import open_regular, read_object
 from figureground.methods.registry import METHODS
 from figureground.recipe import document as recipes
+from figureground.recipe.formats import FORMATS
 from figureground.recipe.settings import Names, marked
 from figureground.shards import card, croissant
 from figureground.shards.directory import beside, score_files
-from figureground.shards.index import INDEX, finish_again, markers
-from figureground.shards.writer import FORMATS, MARKERS, PRIVATE, RECIPE, Shard, to_text
+from figureground.shards.finished import FinishedDataset, saved_index
+from figureground.shards.formats.format import in_order, loaded_as
+from figureground.shards.index import INDEX, finish_again
+from figureground.shards.markers import formats_of, markers, to_text
+from figureground.shards.shard import MARKERS, PRIVATE, RECIPE, Shard
 
 AT_THE_TOP = (card.CARD, croissant.CROISSANT, card.PREVIEW)
 """Published files at the top of the directory."""
@@ -80,16 +84,22 @@ def pack(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[
         scratch: An empty directory for rewritten files; it must exist as long as the items.
 
     Raises:
-        RecipeError: The dataset lacks a requested format.
+        RecipeError: The dataset lacks a requested format, or `load_dataset` reads none of them.
         FiguregroundError: The dataset isn't finished.
     """
-    index = finished(directory)
-    have = tuple(kind for kind in FORMATS if kind in index["formats"])
-    chosen = tuple(kind for kind in FORMATS if kind in (have if formats is None else formats))
+    have = tuple(in_order(finished(directory).formats))
+    chosen = tuple(in_order(have if formats is None else formats))
     if missing := sorted(set(formats or ()) - set(have)):
         raise RecipeError("--formats", f"{directory} has no {listed(missing)}; it holds {' and '.join(have)}.")
     if not chosen:
         raise RecipeError("--formats", f"no format given; choose from {' and '.join(have)}, or omit the flag.")
+    if loaded_as(chosen) is None:
+        loadable = listed(name for name, kind in FORMATS.items() if kind.LOADABLE)
+        raise RecipeError(
+            "--formats",
+            f"load_dataset, and so the Hub, can't read {' and '.join(chosen)}. A published dataset needs one of: "
+            f"{loadable}.",
+        )
     recipe = scratch / "recipe.json"
     recipe.write_text(_public_recipe(directory, chosen), encoding="utf-8")
     if chosen != have:
@@ -103,26 +113,17 @@ def pack(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[
     return sorted(items.values(), key=lambda item: (item.turn, item.path))
 
 
-def finished(directory: Path) -> dict[str, Any]:
-    """Return the index of a dataset whose shards are all finished.
+def finished(directory: Path) -> FinishedDataset:
+    """Return a dataset whose shards are all finished, and which has a card.
 
     Raises:
         FiguregroundError: The build isn't finished, or the directory isn't a dataset.
     """
-    from figureground.shards.reader import saved_index
-
-    index = saved_index(directory)
+    saved_index(directory)
     for path in (RECIPE, card.CARD):
         if not (directory / path).exists():
             raise FiguregroundError(f"{directory} has no {path}. Rerun the build's command: it resumes.")
-    listed_there, done = {shard["shard"] for shard in index["shards"]}, set(markers(directory))
-    if listed_there != done:
-        odd = sorted(listed_there ^ done)
-        raise FiguregroundError(
-            f"{directory} isn't finished: index and markers differ in {listed(odd, 3)}. "
-            "Rerun the build's command: it resumes from the finished shards."
-        )
-    return index
+    return FinishedDataset(directory)
 
 
 def _belonging(directory: Path) -> Iterator[Item]:
@@ -169,7 +170,7 @@ def _in_formats(directory: Path, formats: Sequence[str], out: Path) -> Path:
         ):
             _link(item.file, out / item.path)
     shutil.copy(directory / card.CARD, out / card.CARD)
-    index = finished(directory)
+    index = finished(directory).index
     told = dict(index["card"])
     if "formats" in told.get("recipe", {}):
         told["recipe"] = {**told["recipe"], "formats": list(formats)}
@@ -180,8 +181,9 @@ def _in_formats(directory: Path, formats: Sequence[str], out: Path) -> Path:
 
 def _marker_in_formats(marker: Mapping[str, Any], formats: Sequence[str]) -> dict[str, Any]:
     shard = Shard.of_marker(marker)
-    dropped = {shard.path(kind) for kind in FORMATS if kind not in formats}
-    if "parquet" not in formats:  # all configs of a repository must share a format
+    dropped = {shard.path(kind) for kind in formats_of(marker) if kind not in formats}
+    kind = loaded_as(formats)
+    if kind is None or not kind.PUBLISHES_REJECTS:  # all configs of a repository must share a format
         dropped.add(shard.path("published_rejects"))
     return {**marker, "files": {path: file for path, file in marker["files"].items() if path not in dropped}}
 

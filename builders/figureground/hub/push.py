@@ -21,9 +21,11 @@ from figureground.core.files import MOST_JSON, parse_json, read_bytes, read_obje
 from figureground.hub import card as hub_card
 from figureground.hub.errors import AGAIN, HubError, explained, transient
 from figureground.hub.manifest import Item, finished, pack
+from figureground.recipe.formats import FORMATS
 from figureground.shards.card import CARD as README
+from figureground.shards.formats.format import folders
 from figureground.shards.index import INDEX
-from figureground.shards.writer import FORMATS, PRIVATE, PUBLISHED_REJECTS, RECIPE
+from figureground.shards.shard import PRIVATE, PUBLISHED_REJECTS, RECIPE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -38,7 +40,6 @@ FILES_AT_ONCE = 500
 TRIES, SECONDS = 3, 2.0
 """Number of upload attempts when the Hub fails, and the first delay in seconds, doubled after each attempt."""
 
-DATA = ("data/", "webdataset/", f"{PUBLISHED_REJECTS}/")
 WITHOUT_DATA = (README, ".gitattributes", ".gitignore")
 
 FINDINGS_SHOWN = 5
@@ -65,14 +66,14 @@ def push(
         private: Whether to create the repository as private; an existing public one is refused.
         revision: A branch, created from `main` if it doesn't exist, or a pull request, `refs/pr/3`.
         create_pr: Whether to propose the files in a pull request; a second run continues the open one.
-        formats: `parquet` or `webdataset` alone; None means all formats of the dataset.
+        formats: Some of the dataset's formats; None means all. `load_dataset` must read one of them.
         show_progress: Whether to show progress on stderr.
 
     Returns:
         The URL of the dataset, of its branch or of the pull request.
 
     Raises:
-        RecipeError: A name, branch or format is invalid.
+        RecipeError: A name, branch or format is invalid, or `load_dataset` reads none of the formats.
         HubError: The check has findings, the repository holds something else, or the Hub is unreachable, refuses, or
             holds other bytes than were sent. Uploaded files are kept: the next run sends the rest.
         FiguregroundError: The dataset isn't finished, or its card and the one on the Hub conflict.
@@ -121,8 +122,9 @@ def _refuse_wrong_use(repo_id: str, revision: str | None, create_pr: bool, forma
         )
     if revision is not None and (not revision or revision.isspace() or ".." in revision):
         raise RecipeError("--revision", f"{revision!r} isn't a valid branch name.")
-    if unknown := sorted(set(formats or ()) - set(FORMATS)):
-        raise RecipeError("--formats", f"unknown format {listed(map(repr, unknown))}; known are {listed(FORMATS)}.")
+    if unknown := sorted(set(formats or ()) - set(FORMATS.names())):
+        known = listed(FORMATS.names())
+        raise RecipeError("--formats", f"unknown format {listed(map(repr, unknown))}; known are {known}.")
 
 
 def _described(directory: Path) -> list[bytes]:
@@ -198,7 +200,7 @@ def _publish(
     there = _listing(api, repo_id, target)
     _compare(repo_id, [*items, *cards], there)
     ours = {item.path for item in items}
-    if intruders := sorted(path for path in there if path.startswith(DATA) and path not in ours):
+    if intruders := sorted(path for path in there if _is_data(path) and path not in ours):
         raise HubError(
             f"{repo_id}: somebody else uploaded {listed(intruders, 3)} at the same time, which would be read as part "
             "of this dataset. Delete files that don't belong there, and push again."
@@ -230,6 +232,10 @@ def _listing(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
 
     tree = api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type="dataset")
     return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+
+def _is_data(path: str) -> bool:
+    return path.startswith(tuple(f"{folder}/" for folder in (*folders(), PUBLISHED_REJECTS)))
 
 
 def _same(item: Item, there: RepoFile | None) -> bool:
@@ -266,7 +272,7 @@ def _refuse_strangers(
     is a part of it.
     """
     ours = {item.path: item for item in items}
-    data = [path for path in there if path.startswith(DATA)]
+    data = [path for path in there if _is_data(path)]
     elsewhere = f"Push to another name, or delete the contents of {repo_id}."
     if RECIPE not in there:
         others = [path for path in there if path not in WITHOUT_DATA and not path.upper().startswith("LICEN")]

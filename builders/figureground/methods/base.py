@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from figureground.core.errors import FiguregroundError, RecipeError, counted, nearest_or_all
-from figureground.core.files import read_object
 from figureground.core.hashing import digest
 from figureground.core.numerics import library_versions, read_numerics
 from figureground.core.values import kinds_of
@@ -31,9 +30,10 @@ from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
 from figureground.recipe.settings import Names, json_schema, marked
 from figureground.running import building
-from figureground.shards import index
 from figureground.shards.card import CardContext
-from figureground.shards.writer import PRIVATE, Columns
+from figureground.shards.columns import Columns
+from figureground.shards.finished import saved_index
+from figureground.shards.shard import PRIVATE
 from figureground.sources.provenance import Credit, Source, read_weights
 
 if TYPE_CHECKING:
@@ -445,7 +445,7 @@ class Method(ABC):
 
     def done_message(self, out: Path) -> str:
         """Return the text that the command prints for a finished dataset."""
-        counts = read_object(out / index.INDEX, root=out)
+        counts = saved_index(out)
         rejects = ", ".join(f"{n} {reason}" for reason, n in counts["rejects"].items())
         return (
             f"{out}: {counted(counts['samples'], 'sample')}"

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from figureground.diffusion.checkpoint import Checkpoint
-    from figureground.shards.writer import Columns
+    from figureground.shards.columns import Columns
 
 POCKET = "pocket"
 NEEDED: dict[str, tuple[str, ...]] = {"paste": ("cutouts", "scenes"), "photograph": ("photographs",), "none": ()}
@@ -432,7 +432,7 @@ class D3S(Method):
         return dict(self.config.per_cell)
 
     def columns(self) -> Columns:
-        from figureground.shards.writer import Columns
+        from figureground.shards.columns import Columns
 
         names, grounds = self._names()
         return Columns(names, grounds, guide="guide" in self.config.keep, mask="mask" in self.config.keep)

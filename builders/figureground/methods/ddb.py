@@ -39,9 +39,9 @@ from figureground.recipe.sample import Spec
 from figureground.recipe.settings import EXECUTION, Names, Share, Text, execution_names, settings
 from figureground.recipe.table import Counts
 from figureground.running import directory
-from figureground.shards import writer
+from figureground.shards.claiming import STAGES_LOCK, remove_locks
+from figureground.shards.shard import PRIVATE, SCORES
 from figureground.shards.stages import again, read_marker
-from figureground.shards.writer import PRIVATE, SCORES
 from figureground.sources.references import LEAST
 
 if TYPE_CHECKING:
@@ -423,10 +423,10 @@ class DDB(Repaint):
 
     def score_samples(self, out: Path) -> None:
         """Write scores for `curate`: one row per image, with the columns `SCORE_COLUMNS`."""
-        with lock(out / writer.STAGES_LOCK, wait=True):  # other processes may finish at the same time
+        with lock(out / STAGES_LOCK, wait=True):  # other processes may finish at the same time
             directory.settle_recipe(out, self.recipe(out / PRIVATE))
             self._score(out)
-        writer.remove_locks(out)
+        remove_locks(out)
 
     def _score(self, out: Path) -> None:
         path = out / SCORES / f"{SCORE}.csv"

@@ -16,9 +16,10 @@ from figureground.core.values import kinds_of
 from figureground.methods.base import Method
 from figureground.methods.registry import METHODS, method_class
 from figureground.recipe import document as recipes
-from figureground.shards import index, writer
+from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, remove_locks
 from figureground.shards.directory import refuse_strange
-from figureground.shards.writer import PRIVATE, RECIPE, as_shard
+from figureground.shards.markers import missing
+from figureground.shards.shard import PRIVATE, RECIPE, as_shard
 
 
 def extend(
@@ -58,7 +59,7 @@ def extend(
         if recipe is None:
             return method.build(directory, show_progress)
         text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
-        with lock(directory / writer.STAGES_LOCK, wait=True):
+        with lock(directory / STAGES_LOCK, wait=True):
             # If another process has extended it since it was read, start over.
             if same := read_text(saved, root=directory, most=MOST_JSON) == before:
                 replace_text(saved, text)
@@ -102,7 +103,7 @@ def _plan(
             has = listed(f"{split}={n}" for split, n in reached.items())
             raise RecipeError("--per-cell", f"{directory} has {has} already.")
         return method, None
-    if index.missing(directory, [as_shard(s) for s in method.plan().shards()]):
+    if missing(directory, [as_shard(s) for s in method.plan().shards()]):
         raise FiguregroundError(f"{directory} isn't finished. Repeat the command that started it, then extend.")
     now["extended"] = [*steps, wanted]
     larger = kind.from_recipe(now)
@@ -130,15 +131,15 @@ def _take_back(method: Method, directory: Path, before: str, text: str) -> None:
     added = [shard for shard in map(as_shard, method.plan().shards()) if shard.part == len(method.config.extended)]
     with (
         suppress(OSError),
-        lock(directory / writer.STAGES_LOCK) as alone,
-        lock(directory / writer.WORKING_LOCK) as idle,
+        lock(directory / STAGES_LOCK) as alone,
+        lock(directory / WORKING_LOCK) as idle,
     ):
         ours = (
             read_text(saved, root=directory, most=MOST_JSON) == text
         )  # otherwise another process has restored or extended it
-        if alone and idle and ours and index.missing(directory, added) == added:
+        if alone and idle and ours and missing(directory, added) == added:
             replace_text(saved, before)
-    writer.remove_locks(directory)
+    remove_locks(directory)
 
 
 def _refuse_changed(method: Method, saved: Mapping[str, Any], directory: Path) -> None:

@@ -14,7 +14,7 @@ from figureground.core.registry import Registry, subclasses
 from figureground.methods.base import Method
 from figureground.recipe import document as recipes
 from figureground.shards.directory import refuse_strange
-from figureground.shards.writer import PRIVATE
+from figureground.shards.shard import PRIVATE
 
 METHODS: Registry[type[Method]] = Registry(
     "figureground.methods", "method",

@@ -35,9 +35,10 @@ from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
 from figureground.recipe.table import Counts
 from figureground.running import directory
-from figureground.shards import writer
+from figureground.shards.claiming import STAGES_LOCK
+from figureground.shards.columns import Columns
+from figureground.shards.shard import PRIVATE
 from figureground.shards.stages import again, read_marker, run_stage
-from figureground.shards.writer import PRIVATE, Columns
 from figureground.sources.images import center_square
 from figureground.sources.provenance import Credit, Source, read_source
 
@@ -236,7 +237,7 @@ class Repaint(Method):
         self.check_settings()
         with (
             directory.opened(out, self.recipe(out / PRIVATE), lambda: "Results of finished stages are kept."),
-            lock(out / writer.STAGES_LOCK, wait=True),
+            lock(out / STAGES_LOCK, wait=True),
         ):
             directory.settle_recipe(out, self.recipe(out / PRIVATE))
             known = self._read_jobs(stages)

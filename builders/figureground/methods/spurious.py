@@ -58,10 +58,10 @@ from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Spec, derive_seed
 from figureground.recipe.settings import EXECUTION, MOST, Names, Text, field_names, name_nearest, settings
 from figureground.recipe.table import MOST_A_CELL, Counts
-from figureground.shards import index
 from figureground.shards.card import public
+from figureground.shards.markers import markers, missing
+from figureground.shards.shard import PRIVATE, as_shard
 from figureground.shards.stages import COPIES, DONE, read_marker, run_stage
-from figureground.shards.writer import PRIVATE, as_shard
 from figureground.sources.images import content_hash
 from figureground.sources.provenance import Credit, Source, read_license, read_source
 from figureground.sources.references import References, draw_references, gather, read_references
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
     from figureground.diffusion.checkpoint import Checkpoint
     from figureground.shards.card import CardContext
-    from figureground.shards.writer import Columns
+    from figureground.shards.columns import Columns
 
 POCKET = "pocket"
 PLAIN = "plain"
@@ -328,7 +328,7 @@ class Spurious(Method):
     # --- the plan -------------------------------------------------------------------------------
 
     def columns(self) -> Columns:
-        from figureground.shards.writer import Columns
+        from figureground.shards.columns import Columns
 
         labels = {"spurious_for": [label.name for label in self.labels]}
         return Columns(self.nouns, [background.name for background in self.backgrounds], labels, ("feature",))
@@ -556,11 +556,11 @@ class Spurious(Method):
 
     def _unfinished(self, stages: Path) -> list[Feature]:
         """Return the classes with images still to be drawn."""
-        todo = {shard.split for shard in index.missing(stages.parents[1], map(as_shard, self.plan().shards()))}
+        todo = {shard.split for shard in missing(stages.parents[1], map(as_shard, self.plan().shards()))}
         return [feature for feature in self.features if feature.slug in todo]
 
     def _has_images(self, stages: Path, feature: Feature) -> bool:
-        return any(marker["split"] == feature.slug for marker in index.markers(stages.parents[1]).values())
+        return any(marker["split"] == feature.slug for marker in markers(stages.parents[1]).values())
 
     def _read_made(self, stages: Path) -> None:
         """Read the facts in the markers of finished concepts."""

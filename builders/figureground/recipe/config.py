@@ -9,10 +9,12 @@ from pydantic import Field
 
 from figureground.core.devices import check_device
 from figureground.core.errors import RecipeError, listed
+from figureground.recipe.formats import DEFAULT_FORMATS, FORMATS
 from figureground.recipe.settings import (
     EXECUTION,
     Count,
     Names,
+    OneOf,
     Share,
     Text,
     describe_fields,
@@ -77,8 +79,8 @@ class Config:
     """Whether to compile the denoiser with torch.compile: slower to start, faster on large datasets."""
     workers: Annotated[Annotated[int, Field(ge=1, le=1024)], EXECUTION] = 1
     """Rendering processes, each with its own model; on CUDA they take devices in turn."""
-    formats: Annotated[list[Literal["parquet", "webdataset"]], EXECUTION] = dataclasses.field(
-        default_factory=lambda: ["parquet", "webdataset"]
+    formats: Annotated[list[Annotated[str, OneOf(FORMATS)]], EXECUTION] = dataclasses.field(
+        default_factory=lambda: list(DEFAULT_FORMATS)
     )
     """Formats of the shards: parquet, webdataset or both."""
     allow_mixed_numerics: Annotated[bool, EXECUTION] = False
@@ -114,7 +116,8 @@ class Config:
             if len(set(values)) < len(values):
                 raise RecipeError(name, f"{listed(values)} names one twice.")
         if not self.formats:
-            raise RecipeError("formats", "the list is empty; a dataset needs parquet, webdataset or both.")
+            known = ", ".join(FORMATS.names())
+            raise RecipeError("formats", f"the list is empty; a dataset needs one or several of {known}.")
         check_device(self.device)
         if self.extended and self.limit is not None:
             raise RecipeError(

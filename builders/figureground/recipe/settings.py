@@ -16,11 +16,13 @@ from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform,
 
 import annotated_types
 import pydantic
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import CoreSchema, core_schema
 from typing_extensions import is_typeddict
 
 from figureground.core.errors import RecipeError, nearest, nearest_or_all
+from figureground.core.registry import Registry
 from figureground.core.values import FieldsOf, kinds_of
 
 MOST = 2**63 - 1
@@ -47,6 +49,24 @@ class Names:
     """Whether images are made from these files; a dataset can't be written inside such a directory."""
     made: bool = False
     """Whether a build creates the directory if it doesn't exist."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Marks text that must be a name in a registry, which may grow when packages are installed."""
+
+    registry: Registry[Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "enum": self.registry.names()}
+
+    def _check(self, name: str) -> str:
+        if name not in self.registry:
+            raise ValueError  # `_refusal` says what is known
+        return name
 
 
 RENAMED: dict[str, tuple[str, ...]] = {
@@ -212,6 +232,9 @@ def _unfit(value: Any, hint: Any, name: str) -> RecipeError:
 
 
 def _literals(hint: Any) -> Sequence[Any]:
+    for mark in getattr(hint, "__metadata__", ()):
+        if isinstance(mark, OneOf):
+            return mark.registry.names()
     return get_args(_bare(hint)) if get_origin(_bare(hint)) is Literal else ()
 
 

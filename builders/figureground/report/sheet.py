@@ -21,17 +21,19 @@ from typing import Any, NamedTuple, TypeVar
 from PIL import Image, ImageDraw, ImageFont
 
 from figureground.core.errors import FiguregroundError, counted, listed
-from figureground.core.files import FileError, check_regular, parse_json, read_object, replace_bytes
+from figureground.core.files import FileError, parse_json, read_object, replace_bytes
 from figureground.core.fonts import Font, font_for, to_ascii
 from figureground.core.owned import encode_png, refuse_strangers
 from figureground.core.pages import render_page
 from figureground.core.shapes import check_shape
 from figureground.shards.card import CARD, PREVIEW, license_of, one_foreground_each, public
 from figureground.shards.directory import refuse_strange
-from figureground.shards.index import INDEX, markers, writing_beside
-from figureground.shards.reader import damage_named, parquet_rows, read_parquet, read_tar, tar_members
+from figureground.shards.formats.format import folders, opened_formats
+from figureground.shards.index import INDEX, writing_beside
+from figureground.shards.markers import formats_of, markers
+from figureground.shards.reader import ShardReader
+from figureground.shards.shard import MARKERS, PRIVATE
 from figureground.shards.stages import COPIES
-from figureground.shards.writer import MARKERS, PRIVATE
 from figureground.sources.images import UnreadableImage, list_images, open_stored, read_image
 
 REPORT = "report.html"
@@ -55,10 +57,9 @@ Labels = tuple[int, int]
 
 
 class Shard(NamedTuple):
-    """A finished shard: its file, and the facts from its marker."""
+    """A finished shard: its samples, and the facts from its marker."""
 
-    path: Path
-    """The Parquet file, or the tar if there is no Parquet file."""
+    reader: ShardReader
     split: str
     part: int
     of: int
@@ -209,58 +210,44 @@ def read_contents(directory: Path, planned: Sequence[str] = ()) -> Contents:
 
 
 def _shard(directory: Path, name: str, marker: Mapping[str, Any]) -> Shard:
-    for path in (directory / "data" / f"{name}.parquet", directory / "webdataset" / f"{name}.tar"):
-        if path.exists():
+    known = opened_formats()
+    for kind in formats_of(marker):
+        reader = ShardReader(directory, marker, known[kind])
+        if reader.path.exists():
             cells = {(foreground, background): count for foreground, background, count in marker["cells"]}
             return Shard(
-                path, marker["split"], marker.get("part", 0), marker["of"], marker["samples"], cells, marker["rejects"]
-            )
+                reader, marker["split"], marker.get("part", 0), marker["of"], marker["samples"], cells,
+                marker["rejects"],
+            )  # fmt: skip
     raise FiguregroundError(
-        f"{directory}: shard {name} has a marker, but is neither in data/ nor in webdataset/. "
+        f"{directory}: shard {name} has a marker, but is in none of {listed(f'{each}/' for each in folders())}. "
         f"Restore it, or delete {MARKERS}/{name}.json and build again."
     )
 
 
 def _names(shards: Sequence[Shard]) -> tuple[dict[int, str], dict[int, str]]:
     """Return the names of the foreground and background labels."""
-    if shards[0].path.suffix == ".parquet":
-        return _schema_names(shards[0].path, "foreground"), _schema_names(shards[0].path, "background")
+    if (columns := shards[0].reader.schema()) is not None:
+        return dict(enumerate(columns.foregrounds)), dict(enumerate(columns.backgrounds))
     foregrounds: dict[int, str] = {}
     backgrounds: dict[int, str] = {}
     for shard in shards:
         new = {cell for cell in shard.cells if cell[0] not in foregrounds or cell[1] not in backgrounds}
-        for _, members in tar_members(shard.path, ("json",)) if new else ():
-            provenance = parse_json(members["json"], "provenance")
+        for row in shard.reader.columns_of((), ("provenance",)) if new else ():
+            provenance = parse_json(row["provenance"], "provenance")
             foregrounds[provenance["labels"]["foreground"]] = provenance["foreground"]
             backgrounds[provenance["labels"]["background"]] = provenance["background"]
     return dict(sorted(foregrounds.items())), dict(sorted(backgrounds.items()))
 
 
-def _schema_names(path: Path, column: str) -> dict[int, str]:
-    """Return the names of a ClassLabel column from the `datasets` metadata in a Parquet schema."""
-    import pyarrow.parquet as pq
-
-    check_regular(path)
-    with damage_named(path):
-        said = (pq.read_schema(path).metadata or {}).get(b"huggingface")
-    if said is None:
-        raise FiguregroundError(f"{path}: its schema lacks class names, so figureground didn't write this file.")
-    return dict(enumerate(json.loads(said)["info"]["features"][column]["names"]))
-
-
 def _labels(shard: Shard) -> list[Labels]:
     """Return the labels of each sample of a shard, in order."""
-    if shard.path.suffix == ".parquet":
-        rows = parquet_rows(shard.path, ["foreground", "background"])
-        return [(row["foreground"], row["background"]) for row in rows]
-    members = (members for _, members in tar_members(shard.path, ("foreground.cls", "background.cls")))
-    return [(int(some["foreground.cls"]), int(some["background.cls"])) for some in members]
+    return [(row["foreground"], row["background"]) for row in shard.reader.columns_of(texts=())]
 
 
 def _examples(shard: Shard, rows: Iterable[int]) -> Iterator[Example]:
     """Yield the samples at `rows`, in the shard's order."""
-    read = read_parquet if shard.path.suffix == ".parquet" else read_tar
-    for some in read(shard.path, sorted(rows)):
+    for some in shard.reader.samples(sorted(rows)):
         yield Example(some.image, some.prompt, some.key, parse_json(some.provenance, f"{some.key}: its provenance"))
 
 
@@ -428,8 +415,8 @@ def _choose(shards: Sequence[Shard], most: int) -> list[Example]:
     rows: dict[Path, list[int]] = {}
     for place in evenly(range(min(ends[-1] if ends else 0, sys.maxsize)), most):
         shard = bisect.bisect_right(ends, place)
-        rows.setdefault(shards[shard].path, []).append(place - (ends[shard - 1] if shard else 0))
-    return [some for shard in shards if shard.path in rows for some in _examples(shard, rows[shard.path])]
+        rows.setdefault(shards[shard].reader.path, []).append(place - (ends[shard - 1] if shard else 0))
+    return [some for shard in shards if (path := shard.reader.path) in rows for some in _examples(shard, rows[path])]
 
 
 def _beside_references(directory: Path, contents: Contents) -> Iterator[dict[str, Any]]:

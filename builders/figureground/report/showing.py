@@ -11,7 +11,8 @@ from figureground.recipe.document import FORMAT, format_of
 from figureground.report.sheet import license_note, write_sheet
 from figureground.running import building
 from figureground.shards.finished import made_from_others
-from figureground.shards.index import finish_again, markers
+from figureground.shards.index import finish_again
+from figureground.shards.markers import markers
 
 
 class Shown(NamedTuple):

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from figureground.core.errors import RecipeError
-from figureground.core.files import read_json
 from figureground.core.owned import refuse_within
 from figureground.models.weights import check_files, check_size, local_directory, pixels_a_latent
 from figureground.recipe import document as recipes
@@ -24,8 +23,10 @@ from figureground.recipe.settings import Names, marked
 from figureground.running import directory
 from figureground.running.local import work_in_processes
 from figureground.shards import index
+from figureground.shards.finished import saved_index
+from figureground.shards.markers import missing
 from figureground.shards.remaining import refuse_empty_parts
-from figureground.shards.writer import PRIVATE, as_shard
+from figureground.shards.shard import PRIVATE, as_shard
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -58,7 +59,7 @@ def build(method: Method, out: str | os.PathLike[str], show_progress: bool = Tru
     shards = [as_shard(s) for s in planned]
     with directory.opened(out, method.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
         directory.check_formats(out, config.formats)
-        if index.missing(out, shards):
+        if missing(out, shards):
             if config.workers > 1:
                 work_in_processes(method, out, show_progress)
             else:
@@ -67,7 +68,7 @@ def build(method: Method, out: str | os.PathLike[str], show_progress: bool = Tru
                 worker.work(method, out, show_progress=show_progress)
         finish(method, out)
         method.score_samples(out)
-    refuse_empty_parts(read_json(out / index.INDEX), str(out))
+    refuse_empty_parts(saved_index(out), str(out))
     return out
 
 

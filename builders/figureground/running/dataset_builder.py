@@ -10,16 +10,18 @@ import datasets
 
 from figureground.core.errors import RecipeError
 from figureground.core.hashing import digest
+from figureground.recipe.formats import FORMATS
+from figureground.shards.formats.format import columnar
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
 
 
 class MethodBuilder(datasets.ArrowBasedBuilder):
-    """Builds a method's shards in the cache directory and gives their Parquet files to `datasets`.
+    """Builds a method's shards in the cache directory and gives their tables to `datasets`.
 
     Raises:
-        RecipeError: The recipe leaves Parquet out.
+        RecipeError: The recipe names no columnar format.
     """
 
     def __init__(self, method: Method, cache_dir: str | None = None):
@@ -38,21 +40,22 @@ class MethodBuilder(datasets.ArrowBasedBuilder):
         return datasets.DatasetInfo(features=self.method.columns().features(), citation=citation)
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        if "parquet" not in self.method.config.formats:
-            raise RecipeError("formats", "download_and_prepare reads the Parquet files; leave parquet in the list.")
+        kind = columnar(self.method.config.formats)
+        if kind is None:
+            known = [name for name, each in FORMATS.items() if each.COLUMNAR]
+            raise RecipeError("formats", f"download_and_prepare needs a columnar format: add {' or '.join(known)}.")
         shards = self.method.build(Path(self._cache_dir).with_name(f"{self.hash}-shards"))
         splits = dict.fromkeys(s.split for s in self.method.plan().shards())
+        folder, suffix = shards / kind.FOLDER, kind.SUFFIX
         return [
             datasets.SplitGenerator(
-                name=split, gen_kwargs={"files": sorted(map(str, (shards / "data").glob(f"{split}-*.parquet")))}
+                name=split,
+                gen_kwargs={"files": sorted(map(str, folder.glob(f"{split}-*{suffix}"))), "format": kind.NAME},
             )
             for split in splits
         ]
 
-    def _generate_tables(self, files: list[str]) -> Iterator[tuple[str, Any]]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        for file in files:
-            for i, batch in enumerate(pq.ParquetFile(file).iter_batches(100)):
-                yield f"{Path(file).name}-{i}", pa.Table.from_batches([batch])
+    def _generate_tables(self, files: list[str], format: str) -> Iterator[tuple[str, Any]]:
+        for file in map(Path, files):
+            for i, table in enumerate(FORMATS[format]().tables(file)):
+                yield f"{file.name}-{i}", table

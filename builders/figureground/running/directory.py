@@ -14,10 +14,13 @@ from figureground.core.files import MOST_JSON, read_text, replace_text
 from figureground.core.locks import lock
 from figureground.core.numerics import create_once
 from figureground.recipe import document as recipes
+from figureground.recipe.formats import FORMATS
 from figureground.running import disk
-from figureground.shards import card, index, writer
+from figureground.shards import card
+from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, clean_stale
 from figureground.shards.directory import refuse_strange
-from figureground.shards.writer import PRIVATE, RECIPE
+from figureground.shards.markers import formats_of, markers, missing
+from figureground.shards.shard import PRIVATE, RECIPE, Shard
 
 
 @contextmanager
@@ -37,7 +40,7 @@ def opened(out: Path, recipe: Mapping[str, Any], kept: Callable[[], str]) -> Ite
     try:
         _open(out, recipe)
         ours = True
-        writer.clean_stale(out)
+        clean_stale(out)
         yield
     except BaseException as error:
         if ours or isinstance(error, OSError):
@@ -77,14 +80,14 @@ def _open(out: Path, recipe: Mapping[str, Any]) -> None:
                 "Give a new directory."
             )
         saved.parent.mkdir(parents=True, exist_ok=True)
-        with lock(out / writer.STAGES_LOCK, wait=True):
+        with lock(out / STAGES_LOCK, wait=True):
             settle_recipe(out, recipe)
     else:
         _refuse_other(out, recipe)
 
 
 def check_formats(out: Path, formats: Collection[str], started: bool = False) -> None:
-    """Refuses formats that differ from those of the first shards.
+    """Refuses formats that differ from those of the first shards, or that can't be used.
 
     Args:
         started: Whether another process may be writing the first shards. Then their formats are those of the recipe
@@ -92,8 +95,11 @@ def check_formats(out: Path, formats: Collection[str], started: bool = False) ->
 
     Raises:
         RecipeError: The formats differ.
+        FiguregroundError: A format of another package can't be imported.
     """
-    done = index.markers(out)
+    for kind in formats:
+        FORMATS[kind]
+    done = markers(out)
     if started and not done:
         theirs = recipes.read_saved(out / RECIPE)["execution"]["formats"]
         if set(theirs) != set(formats):
@@ -103,8 +109,7 @@ def check_formats(out: Path, formats: Collection[str], started: bool = False) ->
                 "Give the same formats, or a new directory.",
             )
     for name, marker in done.items():
-        folders = {path.split("/")[0] for path in marker["files"]} & {"data", "webdataset"}
-        there = sorted("parquet" if folder == "data" else folder for folder in folders)
+        there = formats_of(marker)
         if set(there) != set(formats):
             raise RecipeError(
                 "formats",
@@ -140,8 +145,8 @@ def record_execution(out: Path, recipe: Mapping[str, Any]) -> None:
 def has_started(out: Path) -> bool:
     """Returns whether a shard is finished or a process is rendering one; call it under the stages' lock."""
     # The lock comes first: between the two checks the last worker could finish a shard and exit.
-    with lock(out / writer.WORKING_LOCK) as alone:
-        return not alone or bool(index.markers(out))
+    with lock(out / WORKING_LOCK) as alone:
+        return not alone or bool(markers(out))
 
 
 @contextmanager
@@ -152,9 +157,9 @@ def working(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
         FiguregroundError: The directory now holds another recipe.
     """
     with ExitStack() as stack:
-        with lock(out / writer.STAGES_LOCK, wait=True):
+        with lock(out / STAGES_LOCK, wait=True):
             settle_recipe(out, recipe)
-            stack.enter_context(lock(out / writer.WORKING_LOCK, wait=True, shared=True))
+            stack.enter_context(lock(out / WORKING_LOCK, wait=True, shared=True))
         yield
 
 
@@ -183,6 +188,6 @@ def _to_text(recipe: Mapping[str, Any]) -> str:
     return json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
 
 
-def shards_kept(out: Path, shards: Sequence[writer.Shard]) -> str:
+def shards_kept(out: Path, shards: Sequence[Shard]) -> str:
     """Describes the progress of a stopped build."""
-    return f"{len(shards) - len(index.missing(out, shards)):,} of {len(shards):,} shards are done and kept."
+    return f"{len(shards) - len(missing(out, shards)):,} of {len(shards):,} shards are done and kept."

@@ -7,18 +7,21 @@ from collections.abc import Collection
 from pathlib import Path
 
 from figureground.core.locks import lock
-from figureground.shards import index, writer
+from figureground.shards import index
+from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, clean_stale, remove_locks
+from figureground.shards.formats.format import folders
+from figureground.shards.shard import MARKERS, PRIVATE, PUBLISHED_REJECTS, REJECTS
 from figureground.shards.stages import has_work
 
 
 def has_shards(out: Path) -> bool:
     """Whether a shard is marked as finished, even if its marker is unreadable."""
-    return any((out / writer.MARKERS).glob("[!.]*.json"))
+    return any((out / MARKERS).glob("[!.]*.json"))
 
 
 def already_there(out: Path) -> frozenset[Path]:
     """Returns all paths in a dataset's private directory before a build; empty if the dataset has shards."""
-    private = out / writer.PRIVATE
+    private = out / PRIVATE
     return frozenset() if has_shards(out) or not private.is_dir() else frozenset([private, *private.rglob("*")])
 
 
@@ -32,12 +35,12 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = ()) -> Non
         made: The topmost directory that the build created, or None.
         before: Paths that existed before the build: `already_there`.
     """
-    private = out / writer.MARKERS.split("/")[0]
+    private = out / MARKERS.split("/")[0]
     with contextlib.suppress(OSError):
         stages = private / "stages"
         if not private.is_dir():
             return
-        with lock(out / writer.STAGES_LOCK) as alone, lock(out / writer.WORKING_LOCK) as idle:
+        with lock(out / STAGES_LOCK) as alone, lock(out / WORKING_LOCK) as idle:
             # Checked under the locks: another process may just have finished its first shard.
             if not (alone and idle) or has_shards(out) or has_work(stages) or (out / index.INDEX).exists():
                 return
@@ -45,11 +48,11 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = ()) -> Non
             for name in ("numerics.json", "recipe.json"):
                 if private / name not in before:
                     (private / name).unlink(missing_ok=True)
-            writer.clean_stale(out)
-            for name in (writer.WORKING_LOCK, writer.STAGES_LOCK):
+            clean_stale(out)
+            for name in (WORKING_LOCK, STAGES_LOCK):
                 (out / name).unlink(missing_ok=True)
-        writer.remove_locks(out)
-        for name in (writer.REJECTS, writer.PUBLISHED_REJECTS, writer.MARKERS, "data", "webdataset", private.name):
+        remove_locks(out)
+        for name in (REJECTS, PUBLISHED_REJECTS, MARKERS, *folders(), private.name):
             if out / name not in before:
                 with contextlib.suppress(FileNotFoundError):
                     (out / name).rmdir()

@@ -20,8 +20,8 @@ from figureground.core import libraries, signals
 from figureground.core.errors import FiguregroundError, UsageError, listed
 from figureground.core.progress import Progress
 from figureground.core.terminal import complain
-from figureground.shards import index
-from figureground.shards.writer import as_shard
+from figureground.shards.markers import missing
+from figureground.shards.shard import as_shard
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -63,7 +63,7 @@ def work_in_processes(method: Method, out: Path, show_progress: bool = True) -> 
     total = sum(s.count for s in planned)
 
     def done() -> int:
-        return total - sum(s.count for s in index.missing(out, planned))
+        return total - sum(s.count for s in missing(out, planned))
 
     resource_tracker.ensure_running()  # if started later, it would receive the Ctrl-C that is held back
     workers: list[BaseProcess] = []
@@ -95,7 +95,7 @@ def work_in_processes(method: Method, out: Path, show_progress: bool = True) -> 
     _raise_failure(
         {name: failure for name, failure in failures.items() if failure},
         [w for w in workers if w.exitcode and not failures[w.name]],
-        finished=not index.missing(out, planned),
+        finished=not missing(out, planned),
     )
 
 

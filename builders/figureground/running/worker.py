@@ -33,8 +33,10 @@ from figureground.diffusion.render import Renderer, Sampling, find_batch_size, r
 from figureground.models.weights import check_size
 from figureground.recipe.sample import Sample
 from figureground.running import directory
-from figureground.shards import index, writer
-from figureground.shards.writer import PRIVATE, as_shard
+from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, claim
+from figureground.shards.markers import markers, missing
+from figureground.shards.shard import PRIVATE, as_shard
+from figureground.shards.writer import write_shard
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -58,15 +60,15 @@ def work(method: Method, out: Path, rank: int = 0, of: int = 1, show_progress: b
     shards = [as_shard(s) for s in method.plan().shards()]
     opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
     too_much = ""
-    while opened is None or index.missing(out, shards):
+    while opened is None or missing(out, shards):
         with ExitStack() as stack:
-            with lock(out / writer.STAGES_LOCK, wait=True):
+            with lock(out / STAGES_LOCK, wait=True):
                 directory.settle_recipe(out, method.recipe(out / PRIVATE))
                 if opened is None:
                     opened = begin(method, out, rank)
                 elif smaller := _smaller_batch(method, out, *opened[1:], too_much):
                     opened, too_much = (opened[0], *smaller), ""
-                stack.enter_context(lock(out / writer.WORKING_LOCK, wait=True, shared=True))
+                stack.enter_context(lock(out / WORKING_LOCK, wait=True, shared=True))
             try:
                 if not too_much:
                     return _render_shards(method, out, *opened, rank, of, show_progress)
@@ -115,8 +117,8 @@ def _smaller_batch(
     settled.pop("mixed", None)
     size = sampling.batch_size
     if settled["batch_size"] >= size:  # otherwise another process was faster
-        with lock(out / writer.WORKING_LOCK) as alone:
-            if index.markers(out):
+        with lock(out / WORKING_LOCK) as alone:
+            if markers(out):
                 shards = [as_shard(s) for s in method.plan().shards()]
                 raise FiguregroundError(
                     f"{too_much} The batch size can't change because finished shards were made with it. Free some "
@@ -163,18 +165,18 @@ def _render_shards(
     shards = list(planned)
     shards = shards[rank * len(shards) // of :] + shards[: rank * len(shards) // of]
     total = sum(s.count for s in shards)
-    done = total - sum(s.count for s in index.missing(out, shards))
+    done = total - sum(s.count for s in missing(out, shards))
     bar = Progress(total, initial=done, unit="image", desc=str(out), show=show_progress)
     with signals.at_checks(), bar:
-        while todo := index.missing(out, shards):
+        while todo := missing(out, shards):
             for shard in todo:
                 signals.check()
-                with writer.claim(out, shard) as mine:
-                    if mine and index.missing(out, [shard]):
+                with claim(out, shard) as mine:
+                    if mine and missing(out, [shard]):
                         specs = list(plan.specs(planned[shard]))
                         if renderer is None or specs[0].concept != drawn_by:
                             proven = renderer is not None and renderer.proven
-                            proven = proven or any(marker["samples"] for marker in index.markers(out).values())
+                            proven = proven or any(marker["samples"] for marker in markers(out).values())
                             renderer, drawn_by = None, specs[0].concept
                             release_memory()  # memory may not hold two concepts
                             renderer = Renderer(
@@ -182,11 +184,11 @@ def _render_shards(
                                 signals.check, proven,
                             )  # fmt: skip
                         results = _counted(renderer.render(specs), bar)
-                        writer.write_shard(
+                        write_shard(
                             out, shard, columns, results, provenance,
                             formats=tuple(method.config.formats), image_format=method.config.image_format,
                         )  # fmt: skip
-            if index.missing(out, todo):
+            if missing(out, todo):
                 signals.check()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 

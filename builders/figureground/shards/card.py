@@ -10,8 +10,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import jinja2
@@ -26,9 +26,15 @@ from figureground.core.resources import resource
 from figureground.core.text import code, fence, markdown, printable, steers
 from figureground.core.yaml_documents import safe_load
 from figureground.recipe import table as table_module
+from figureground.recipe.formats import FORMATS
 from figureground.recipe.table import cramers_v
-from figureground.shards.writer import Columns, Shard, ShardError
+from figureground.shards.columns import Columns
+from figureground.shards.formats.format import Format, loaded_as
+from figureground.shards.shard import ShardError
 from figureground.sources.provenance import NOT_STATED, Credit, credits_csv
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 BEGIN = "<!-- figureground: begin generated -->"
 END = "<!-- figureground: end generated -->"
@@ -56,7 +62,6 @@ TAGS = ("figureground", "spurious-correlations", "distribution-shift", "syntheti
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _HEADER = re.compile(r"\A\s*^---[ \t]*\n(?P<yaml>.*?)^---[ \t]*$\n?", re.DOTALL | re.MULTILINE)
 _ABSOLUTE = re.compile(r"((file:|[A-Za-z]:)?[\\/~]|\.\.[\\/]).*", re.DOTALL)
-_NUMBERED = re.compile(r"(?P<before>.*-)(?P<number>\d+)(?P<after>-of-\d+\.tar)")
 _SHARD_FILE = re.compile(r"(?P<before>.*?(?P<part>-e\d+)?)-\d+-of-\d+(?P<suffix>\.\w+)")
 _URL_SAFE = "/:?#@!$&'*+,;=%~._-"
 _LINK = re.compile(r"https?://[^\s<>\"]+")
@@ -113,10 +118,14 @@ def write(directory: Path, header: Mapping[str, Any], body: str) -> None:
 
 
 @functools.cache
-def renderer() -> str:
-    """Return a name of what renders cards: the package's version, and a hash of the template and the code."""
-    code = [Path(module.__file__ or "") for module in (sys.modules[__name__], text_module, table_module)]
-    content = b"".join(path.read_bytes() for path in (resource("templates/card.md.jinja"), *code))
+def renderer(formats: tuple[str, ...]) -> str:
+    """Return a name of what renders the card of a dataset in these formats: the package's version, and a hash of the
+    templates and the code.
+    """
+    of_formats = [sys.modules[FORMATS[name].__module__] for name in formats]
+    modules = (sys.modules[__name__], text_module, table_module, *of_formats)
+    templates = sorted(resource("templates").glob("*.md.jinja"))
+    content = b"".join(path.read_bytes() for path in (*templates, *(Path(each.__file__ or "") for each in modules)))
     return f"{__version__} {hashlib.sha256(content).hexdigest()[:16]}"
 
 
@@ -169,15 +178,26 @@ def describe(
 ) -> dict[str, Any]:
     """Returns the card's YAML: the files of each split, their columns with label names, and search tags.
 
-    It points at Parquet, or at the tars if there is none. A split without samples is left out because `load_dataset`
-    refuses it. Published rejects are a separate config.
+    It points at the first format that `load_dataset` reads. Without one, it tells of no files. A split without samples
+    is left out because `load_dataset` refuses it. Published rejects are a separate config.
     """
-    kind = "parquet" if "parquet" in formats else "webdataset"
-    features = columns.features() if kind == "parquet" else columns.tar_features(image_format)
+    kind = loaded_as(formats)
+    return {
+        "pretty_name": facts.title,
+        "license": UNKNOWN_LICENSE,
+        "task_categories": ["image-classification"],
+        "tags": [*TAGS, facts.builder],
+        "size_categories": [next((name for most, name in _SIZES if index["samples"] < most), "n>10M")],
+        **(_loading(kind, columns, index, image_format) if kind is not None else {}),
+    }
+
+
+def _loading(kind: Format, columns: Columns, index: Mapping[str, Any], image_format: str) -> dict[str, Any]:
+    """Returns what `load_dataset` reads in the card's YAML: files, features and sizes."""
     splits = {name: split for name, split in index["splits"].items() if split["samples"]}
-    # The size once loaded is known for Parquet only; a tar's size is an estimate.
-    loaded = {name: split["bytes"][kind] for name, split in splits.items()}
-    if kind == "parquet":
+    # The size once loaded is known for tables only; another file's size is an estimate.
+    loaded = {name: split["bytes"][kind.NAME] for name, split in splits.items()}
+    if kind.COLUMNAR:
         loaded = {name: split.get("arrow_bytes", loaded[name]) for name, split in splits.items()}
     configs: list[dict[str, Any]] = [
         {
@@ -191,33 +211,40 @@ def describe(
         files = [{"split": name, "path": _one_or_all(_globs(some["files"]))} for name, some in rejects.items()]
         configs.append({"config_name": REJECTS, "data_files": files})
     return {
-        "pretty_name": facts.title,
-        "license": UNKNOWN_LICENSE,
-        "task_categories": ["image-classification"],
-        "tags": [*TAGS, facts.builder],
-        "size_categories": [next((name for most, name in _SIZES if index["samples"] < most), "n>10M")],
         "configs": configs,
         "dataset_info": {
-            "features": features._to_yaml_list(),
+            "features": features(kind, columns, image_format)._to_yaml_list(),
             "splits": [
                 {"name": name, "num_bytes": loaded[name], "num_examples": split["samples"]}
                 for name, split in splits.items()
             ],
-            "download_size": sum(split["bytes"][kind] for split in splits.values()),
+            "download_size": sum(split["bytes"][kind.NAME] for split in splits.values()),
             "dataset_size": sum(loaded.values()),
         },
     }
 
 
-def globs(index: Mapping[str, Any], split: str, kind: str) -> list[str]:
+def features(kind: Format, columns: Columns, image_format: str) -> Features:
+    """Returns the columns as `load_dataset` shows them for a format, with the names of the classes."""
+    from datasets import Features
+
+    names = kind.names(columns, image_format)
+    return Features({names[name]: feature for name, feature in columns.features().items() if name in names})
+
+
+def globs(index: Mapping[str, Any], split: str, kind: Format) -> list[str]:
     """Returns glob patterns that match exactly the files of a split in one format.
 
     Each part has its own pattern, so that an unfinished extension is not announced. Split names contain no `-`, so
     the pattern of `train` never matches `train_2`.
     """
-    folder = PurePosixPath(Shard(split, 0, 1, 0).path(kind)).parent.as_posix()
+    return _globs(files(index, split, kind))
+
+
+def files(index: Mapping[str, Any], split: str, kind: Format) -> list[str]:
+    """Returns the files of a split in one format, in order, as paths in the dataset."""
     shards = (shard for shard in index["shards"] if shard["split"] == split)
-    return _globs(path for shard in shards for path in shard["files"] if path.startswith(f"{folder}/"))
+    return [path for shard in shards for path in shard["files"] if path.startswith(f"{kind.FOLDER}/")]
 
 
 def _globs(files: Iterable[str]) -> list[str]:
@@ -253,22 +280,25 @@ def render(
     kept = {name: split for name, split in index["splits"].items() if split["samples"]}
     numerics = dict(public(facts.numerics))
     credits = [_public_credit(credit) for credit in facts.credits]
+    kind, first = loaded_as(formats), next(iter(kept), None)
+    opened = [FORMATS[name]() for name in formats]
     text = environment.from_string(template.read_text(encoding="utf-8")).render(
         begin=BEGIN,
         end=END,
         facts=facts,
         index=index,
         columns=columns,
-        split=next(iter(kept), None),
-        held_out=next((name for name in kept if name != next(iter(kept))), next(iter(kept), None)),
+        split=first,
+        held_out=next((name for name in kept if name != first), first),
         empty=[name for name in index["splits"] if name not in kept],
-        urls={name: _braced(tar["url"] for tar in index.get("shardlists", {}).get(name, ())) for name in kept},
         tables={name: _table(columns, split["cells"]) for name, split in kept.items()},
         dependence={name: cramers_v(_counts(columns, split["cells"])) for name, split in kept.items()},
         most=MOST_FOREGROUNDS,
-        formats=formats,
-        names=_names(columns, formats, image_format),
-        image_format=image_format,
+        loadable=kind is not None,
+        titles=[each.TITLE for each in opened],
+        note=kind.note() if kind is not None else "",
+        names=(kind.names(columns, image_format) if kind is not None else {name: name for name in columns.features()}),
+        sections=[each.section(columns, image_format, first, files(index, first, each)) for each in opened if first],
         recipe={name: value for name, value in public(recipe).items() if name != "lineage"},
         mixed=numerics.pop("mixed", []),
         versions=numerics.pop("versions", {}),
@@ -308,34 +338,6 @@ def one_foreground_each(splits: Mapping[str, Any]) -> dict[str, int]:
         return {}
     alone = {name: foregrounds.pop() for name, foregrounds in found.items()}
     return alone if len(alone) > 2 or len(set(alone.values())) > 1 else {}
-
-
-def _names(columns: Columns, formats: Sequence[str], image_format: str) -> dict[str, str]:
-    """Returns the names that `load_dataset` gives to columns."""
-    if "parquet" in formats:
-        return {name: name for name in ("image", "foreground", "background")}
-    return {"image": image_format, "foreground": "foreground.cls", "background": "background.cls"}
-
-
-def _braced(urls: Iterable[str]) -> list[str]:
-    """Returns the files of a split in `webdataset` notation: consecutive numbers in braces."""
-    runs: list[tuple[str, list[str], str]] = []
-    for url in urls:
-        found = _NUMBERED.fullmatch(url)
-        if found is None:
-            runs.append((url, [], ""))
-            continue
-        before, number, after = found["before"], found["number"], found["after"]
-        last = runs[-1] if runs else ("", [], "")
-        follows = last[1] and len(last[1][-1]) == len(number) and int(last[1][-1]) + 1 == int(number)
-        if follows and (last[0], last[2]) == (before, after):
-            last[1].append(number)
-        else:
-            runs.append((before, [number], after))
-    return [
-        f"{before}{{{numbers[0]}..{numbers[-1]}}}{after}" if len(numbers) > 1 else f"{before}{''.join(numbers)}{after}"
-        for before, numbers, after in runs
-    ]
 
 
 def _counts(columns: Columns, cells: Sequence[Sequence[int]]) -> np.ndarray:
@@ -408,7 +410,7 @@ def merge(existing: str, header: Mapping[str, Any], body: str) -> tuple[dict[str
         ShardError: The YAML can't be read, or one mark is missing.
     """
     theirs, _, text = _header(existing)
-    return {**header, **theirs, **{key: header[key] for key in OURS}}, _merge_text(text, body)
+    return {**header, **{key: said for key, said in theirs.items() if key not in OURS}}, _merge_text(text, body)
 
 
 def rewrite(existing: str, header: Mapping[str, Any], body: str) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from figureground.core.files import replace_changed
+from figureground.recipe.formats import DEFAULT_FORMATS
 from figureground.shards import card
 from figureground.shards.card import CardContext
-from figureground.shards.writer import FORMATS, Columns
+from figureground.shards.columns import Columns
+from figureground.shards.formats.format import Format, columnar, opened_formats
+from figureground.shards.formats.parquet import Parquet
+from figureground.shards.shard import PUBLISHED_REJECTS
 
 CROISSANT = "croissant.json"
-
-_ENCODINGS = {"parquet": "application/x-parquet", "webdataset": "application/x-tar"}
 
 _SPDX = {
     "apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-2-clause": "BSD-2-Clause", "bsd-3-clause": "BSD-3-Clause",
@@ -51,7 +54,7 @@ def write(
     index: Mapping[str, Any],
     facts: CardContext,
     *,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
 ) -> None:
     """Writes croissant.json, with the licence set in the card.
 
@@ -71,11 +74,11 @@ def describe(
     formats: Sequence[str],
     license: str | None = None,
 ) -> dict[str, Any]:
-    """Describes the dataset as JSON-LD: its files with sizes and SHA-256, and the records in its Parquet files.
+    """Describes the dataset as JSON-LD: its files with sizes and SHA-256, and the records in its tables.
 
-    All paths are relative to the dataset directory. For a dataset that consists of tars only, files and labels are
-    listed but no records: Croissant readers unpack tars into a cache by relative name, where tars of another dataset
-    may already exist.
+    All paths are relative to the dataset directory. For a dataset in no columnar format, files and labels are listed
+    but no records: Croissant readers unpack tars, for example, into a cache by relative name, where tars of another
+    dataset may already exist.
 
     Args:
         columns: Columns of each sample.
@@ -89,9 +92,9 @@ def describe(
     distribution = [file for file in files if file is not None]
     records = [_splits(splits)] if splits else []
     records += [_labels(name, names) for name, names in _label_columns(columns).items()]
-    if "parquet" in formats and splits:
-        distribution.insert(0, _parquet([glob for split in splits for glob in card.globs(index, split, "parquet")]))
-        records.append(_samples(columns, splits))
+    if (kind := columnar(formats)) is not None and splits:
+        distribution.insert(0, _file_set(kind, [glob for split in splits for glob in card.globs(index, split, kind)]))
+        records.append(_samples(kind, columns, splits))
     document = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -118,8 +121,9 @@ def _license_url(license: str) -> str:
 
 
 def _file(path: str, file: Mapping[str, Any]) -> dict[str, Any] | None:
-    kind = {"data": "parquet", "webdataset": "webdataset", "rejects": "parquet"}.get(path.split("/")[0])
-    if kind is None:
+    types = {kind.FOLDER: kind.MIME for kind in opened_formats().values()} | {PUBLISHED_REJECTS: Parquet.MIME}
+    folder = path.split("/")[0]
+    if folder not in types:
         return None  # the list of rejects is internal
     return {
         "@type": "cr:FileObject",
@@ -127,19 +131,19 @@ def _file(path: str, file: Mapping[str, Any]) -> dict[str, Any] | None:
         "name": path.rpartition("/")[2],
         "contentUrl": path,
         "contentSize": f"{file['bytes']} B",
-        "encodingFormat": _ENCODINGS[kind],
+        "encodingFormat": types[folder],
         "sha256": file["sha256"],
     }
 
 
-def _parquet(globs: Sequence[str]) -> dict[str, Any]:
+def _file_set(kind: Format, globs: Sequence[str]) -> dict[str, Any]:
     return {
         "@type": "cr:FileSet",
-        "@id": "parquet",
-        "name": "parquet",
-        "description": "The Parquet files of all splits; each is also listed with its hash.",
+        "@id": kind.NAME,
+        "name": kind.NAME,
+        "description": f"The {kind.TITLE} files of all splits; each is also listed with its hash.",
         "includes": list(globs),
-        "encodingFormat": _ENCODINGS["parquet"],
+        "encodingFormat": kind.MIME,
     }
 
 
@@ -174,7 +178,7 @@ def _labels(column: str, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _samples(columns: Columns, splits: Sequence[str]) -> dict[str, Any]:
+def _samples(kind: Format, columns: Columns, splits: Sequence[str]) -> dict[str, Any]:
     described = {
         "image": "The image.",
         **{name: f"A label; {name}_names holds its name." for name in _label_columns(columns)},
@@ -185,7 +189,7 @@ def _samples(columns: Columns, splits: Sequence[str]) -> dict[str, Any]:
         "guide": "The image that generation started from.",
         "mask": "The mask of the foreground in the guide.",
     }
-    kinds = {
+    datatypes = {
         **dict.fromkeys(("image", *columns.images), "sc:ImageObject"),
         **dict.fromkeys(_label_columns(columns), "sc:Integer"),
         **dict.fromkeys(("prompt", "key", "provenance", *columns.texts), "sc:Text"),
@@ -193,21 +197,21 @@ def _samples(columns: Columns, splits: Sequence[str]) -> dict[str, Any]:
     # The pattern matches a path and also the bare split name, which mlcroissant looks up when it joins.
     split = {
         "extract": {"fileProperty": "fullpath"},
-        "transform": {"regex": rf"^(?:data/)?({'|'.join(splits)})(?:-.+\.parquet)?$"},
+        "transform": {"regex": rf"^(?:{kind.FOLDER}/)?({'|'.join(splits)})(?:-.+{re.escape(kind.SUFFIX)})?$"},
     }
     fields = [
         {
             **_field("default", "split", "sc:Text", "The split that the sample belongs to."),
-            "source": {"fileSet": {"@id": "parquet"}, **split},
+            "source": {"fileSet": {"@id": kind.NAME}, **split},
             # Labels refer to their names only in words: with a second join, mlcroissant can't filter by split.
             "references": {"field": {"@id": "splits/name"}},
         }
     ]
-    for name, kind in kinds.items():
-        source: dict[str, Any] = {"fileSet": {"@id": "parquet"}, "extract": {"column": name}}
-        if kind == "sc:ImageObject":
+    for name, datatype in datatypes.items():
+        source: dict[str, Any] = {"fileSet": {"@id": kind.NAME}, "extract": {"column": name}}
+        if datatype == "sc:ImageObject":
             source["transform"] = {"jsonPath": "bytes"}  # the column holds bytes and a file's name
-        fields.append({**_field("default", name, kind, described[name]), "source": source})
+        fields.append({**_field("default", name, datatype, described[name]), "source": source})
     return {
         "@type": "cr:RecordSet",
         "@id": "default",

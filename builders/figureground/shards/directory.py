@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from figureground.core.files import FileError, leaves, strange_entries
+from figureground.shards.formats.format import folders
 
-FOLDERS = ("data", "webdataset", "rejects", "_figureground", "_evaluation")
-"""Directories of a dataset."""
+FOLDERS = ("rejects", "_figureground", "_evaluation")
+"""Directories of a dataset, besides those of its formats."""
 
 DESCRIPTIONS = ("README.md", "croissant.json", "preview.png", "report.html")
 """Top-level files that commands write."""
@@ -20,7 +21,7 @@ BESIDE = ("LICENSE", "LICENCE", "NOTICE", "ATTRIBUTION", "CITATION")
 
 def belongs(name: str) -> bool:
     """Whether a top-level entry belongs to the dataset."""
-    return name in FOLDERS or name in DESCRIPTIONS or name.upper().startswith(BESIDE)
+    return name in (*folders(), *FOLDERS) or name in DESCRIPTIONS or name.upper().startswith(BESIDE)
 
 
 def strange(directory: Path) -> list[tuple[str, str]]:

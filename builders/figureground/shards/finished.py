@@ -1,27 +1,31 @@
-"""Read-only access to a finished dataset that another one is made from, verified against its markers."""
+"""A finished dataset: the one way to open it and to read its samples, columns and rejects."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError, listed
-from figureground.core.files import MOST_JSON, FileError, parse_json, read_object, read_text
+from figureground.core.files import FileError, read_object
 from figureground.core.hashing import digest
 from figureground.recipe import document as recipes
-from figureground.recipe.sample import Reject, Spec
+from figureground.recipe.formats import FORMATS
+from figureground.recipe.sample import Reject
 from figureground.shards.card import CardContext
-from figureground.shards.index import INDEX, markers
-from figureground.shards.reader import Stored, from_row, parquet_rows, read_parquet, read_tar, saved_index, tar_members
+from figureground.shards.columns import Columns
+from figureground.shards.directory import refuse_strange
+from figureground.shards.formats.format import TEXTS, in_order
+from figureground.shards.index_shape import INDEX, read_index
+from figureground.shards.markers import markers
+from figureground.shards.reader import ShardReader
 from figureground.shards.remaining import why_empty
-from figureground.shards.writer import REASON, RECIPE, Columns, Dropped, Shard
-from figureground.sources.images import content_hash
+from figureground.shards.samples import Stored
+from figureground.shards.shard import RECIPE, Shard
 
 
-class Source:
-    """A finished dataset.
+class FinishedDataset:
+    """A finished dataset, for reading only. Its index and markers agree; a shard's bytes are compared by `verify`.
 
     Args:
         directory: The dataset directory.
@@ -55,8 +59,8 @@ class Source:
         odd = sorted(set(listed_there) ^ set(self._markers))
         if odd:
             raise FiguregroundError(
-                f"{directory}: {INDEX} and the markers of shards disagree about {listed(odd, 3)}. "
-                f"figureground check {directory} says what is wrong."
+                f"{directory} isn't finished: {INDEX} and the markers of shards disagree about {listed(odd, 3)}. Rerun "
+                f"the command that made it: it resumes. figureground check {directory} says what is wrong."
             )
         self.shards: tuple[Shard, ...] = tuple(Shard.of_marker(self._markers[name]) for name in listed_there)
 
@@ -86,91 +90,54 @@ class Source:
     def marker(self, shard: Shard) -> dict[str, Any]:
         return self._markers[shard.name]
 
-    # --- reading --------------------------------------------------------------------------------
+    def reader(self, shard: Shard) -> ShardReader:
+        """Return the reader of a shard, in the first of the dataset's formats."""
+        return ShardReader(self.directory, self.marker(shard), FORMATS[in_order(self.formats)[0]]())
 
     def verify(self, shard: Shard) -> None:
-        """Compares a shard's files with its marker.
+        """Compare a shard's files with its marker.
 
         Raises:
             FiguregroundError: A file is missing or has other bytes.
         """
-        for name, file in self.marker(shard)["files"].items():
-            path = self.directory / name
-            if not path.is_file():
-                trouble = "is gone"
-            elif path.stat().st_size != file["bytes"]:
-                trouble = f"has {path.stat().st_size:,} bytes instead of the {file['bytes']:,} recorded by the build"
-            elif content_hash(path) != file["sha256"]:
-                trouble = "is damaged: its SHA-256 differs from the one recorded by the build"
-            else:
-                continue
-            raise FiguregroundError(
-                f"{path} {trouble}. Nothing is taken from this shard. "
-                f"figureground check {self.directory} lists all that is wrong."
-            )
+        self.reader(shard).verify()
 
-    @contextmanager
-    def _explained(self, shard: Shard) -> Iterator[None]:
-        """Names the damaged file if a shard can't be read."""
-        try:
-            yield
-        except FileError:
-            raise
-        except Exception:
-            self.verify(shard)
-            raise
-
-    def stored(self, shard: Shard, rows: Sequence[int] | None = None) -> Iterator[Stored]:
-        """Yields the samples of a shard in order, or only those in `rows`."""
-        read, kind = (read_parquet, "parquet") if "parquet" in self.formats else (read_tar, "webdataset")
-        with self._explained(shard):
-            yield from read(self.directory / shard.path(kind), rows)
+    def stored(self, shard: Shard, rows: Collection[int] | None = None) -> Iterator[Stored]:
+        """Yield the samples of a shard in order, or only those at the positions in `rows`."""
+        return self.reader(shard).samples(rows)
 
     def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
-        """Yields each sample's columns except images, in order; labels as numbers."""
-        with self._explained(shard):
-            yield from self._parquet_rows(shard) if "parquet" in self.formats else self._tar_rows(shard)
-
-    def _parquet_rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
-        names = ["foreground", "background", "prompt", "key", "provenance"]
-        names += [*self.columns.labels, *self.columns.texts]
-        yield from parquet_rows(self.directory / shard.path("parquet"), names)
-
-    def _tar_rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
-        labels, texts = ("foreground", "background", *self.columns.labels), ("prompt", *self.columns.texts)
-        members = [*(f"{name}.cls" for name in labels), *(f"{name}.txt" for name in texts), "json"]
-        for key, found in tar_members(self.directory / shard.path("webdataset"), members):
-            yield {
-                "key": key,
-                "provenance": found["json"].decode(),
-                **{name: int(found[f"{name}.cls"]) for name in labels},
-                **{name: found[f"{name}.txt"].decode() for name in texts},
-            }
+        """Yield each sample's columns except images, in order; labels as numbers."""
+        return self.reader(shard).columns_of(list(self.names), [*TEXTS, *self.columns.texts])
 
     def rejects(self, shard: Shard, images: bool = False) -> Iterator[Reject]:
-        """Yields the rejects of a shard, in order; with `images`, including their published images."""
-        path = shard.path("rejects")
-        if path not in self.marker(shard)["files"]:
-            return
-        published = self._published(shard) if images else {}
-        with self._explained(shard):
-            lines = read_text(self.directory / path, root=self.directory, most=MOST_JSON).splitlines()
-        for line in lines:
-            with self._explained(shard):
-                said = parse_json(line, path)
-                reject = Reject(Spec.from_json(said["spec"]), said["reason"])
-            yield published.get(reject.spec.key, reject)
+        """Yield the rejects of a shard, in order; with `images`, including their published images."""
+        return self.reader(shard).rejects(self.columns if images else None)
 
-    def _published(self, shard: Shard) -> dict[str, Dropped]:
-        path, found = shard.path("published_rejects"), {}
-        if path in self.marker(shard)["files"]:
-            with self._explained(shard):
-                for row in parquet_rows(self.directory / path, [*self.columns.of_rejects().features()]):
-                    reason = row.pop(REASON)
-                    if row["image"]:
-                        encoded = from_row(row).encoded()
-                        found[row["key"]] = Dropped(encoded.spec, reason, encoded)
-        return found
+
+def saved_index(directory: Path) -> dict[str, Any]:
+    """Returns the contents of `_figureground/index.json`.
+
+    Raises:
+        FiguregroundError: It doesn't exist, because nothing was built or a build isn't finished; it can't be read; or
+            it lacks a field that this release writes.
+    """
+    path = directory / INDEX
+    refuse_strange(directory)
+    try:
+        if not {"columns", "formats", "image_format", "card"} <= set(read_object(path, root=directory)):
+            raise FiguregroundError(
+                f"{path} was written by an older release. Run the command that made the dataset again to rewrite it."
+            )
+        return read_index(directory)
+    except FileNotFoundError:
+        raise FiguregroundError(
+            f"{directory} contains no finished dataset: {INDEX} is missing. Build one there, or finish the build with "
+            "the command that began it."
+        ) from None
+    except (OSError, FileError) as error:
+        why = error.reason if isinstance(error, FileError) else error.strerror or error
+        raise FiguregroundError(f"{path} can't be used: {why}. Build again to rewrite it.") from None
 
 
 def made_from_others(directory: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Markers, missing shards and the index of a dataset directory."""
+"""The index of a dataset directory: the sum of its markers."""
 
 from __future__ import annotations
 
@@ -9,85 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from figureground.core.errors import listed, printable
-from figureground.core.files import FileError, read_json, read_object, replace_text
+from figureground.core.errors import listed
+from figureground.core.files import FileError, read_object, replace_text
 from figureground.core.locks import lock
-from figureground.core.shapes import Count, Each, Optional, check_shape
 from figureground.recipe.document import FORMAT, format_of
+from figureground.recipe.formats import DEFAULT_FORMATS, FORMATS
 from figureground.shards import card, croissant
-from figureground.shards.index_shape import CELL, FILES, read_index
+from figureground.shards.claiming import INDEX_LOCK, clean_stale, remove_locks
+from figureground.shards.columns import Columns
+from figureground.shards.formats.format import in_order
 from figureground.shards.index_shape import INDEX as INDEX
+from figureground.shards.index_shape import read_index
+from figureground.shards.markers import markers, missing, to_text
 from figureground.shards.remaining import refuse_empty
-from figureground.shards.writer import (
-    FORMATS,
-    INDEX_LOCK,
-    MARKERS,
-    PUBLISHED_REJECTS,
-    RECIPE,
-    REJECTS,
-    Columns,
-    Shard,
-    ShardError,
-    clean_stale,
-    remove_locks,
-    to_text,
-)
+from figureground.shards.shard import MARKERS, RECIPE, Shard, ShardError
 
 RECIPE_SHA256 = "recipe_sha256"
 """Index key of the `sha256` of the recipe that its shards were made with."""
-
-_MARKER = {
-    "shard": str, "split": str, "index": Count, "of": Count, "part": Optional(Count), "planned": Count,
-    "samples": Count, "arrow_bytes": Optional(Count), "rejects": Each(Count), "cells": [CELL], "files": FILES,
-}  # fmt: skip
-
-
-def markers(directory: Path) -> dict[str, dict[str, Any]]:
-    """Returns the markers of all finished shards by shard name; each lists only files of its own shard.
-
-    Raises:
-        ShardError: A marker can't be read, lacks a field, or lists files of another shard.
-    """
-    found = {}
-    for path in sorted((directory / MARKERS).glob("[!.]*.json")):
-        try:
-            marker = read_json(path, root=directory)
-            check_marker(marker)
-            if Shard.of_marker(marker).name != path.stem:
-                raise ValueError(f"it describes the shard {Shard.of_marker(marker).name}")
-            if foreign := sorted(set(marker["files"]) - set(paths(path.stem))):
-                raise ValueError(f"it lists {printable(foreign[0])}, which is not a file of this shard")
-        except (OSError, ValueError) as error:
-            raise ShardError(
-                f"marker {MARKERS}/{printable(path.name)} can't be read ({error}). Delete it to have the shard "
-                "rendered anew."
-            ) from error
-        found[path.stem] = marker
-    return found
-
-
-def check_marker(marker: Any) -> None:
-    """Checks that a marker has all fields, with the right types, and that its numbers fit into 64 bits.
-
-    Raises:
-        ValueError: The check fails; names the field.
-    """
-    check_shape(marker, _MARKER)
-
-
-def paths(name: str) -> list[str]:
-    """Returns the paths of a shard's files, by shard name."""
-    return [
-        f"data/{name}.parquet",
-        f"webdataset/{name}.tar",
-        f"{REJECTS}/{name}.jsonl",
-        f"{PUBLISHED_REJECTS}/{name}.parquet",
-    ]
-
-
-def missing(directory: Path, shards: Iterable[Shard]) -> list[Shard]:
-    """Returns the unfinished shards, in the given order."""
-    return [shard for shard in shards if not (directory / shard.path("marker")).exists()]
 
 
 def finish(
@@ -97,7 +35,7 @@ def finish(
     recipe: Mapping[str, Any],
     facts: card.CardContext,
     *,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     image_format: str = "jpg",
     sha256: str | None = None,
 ) -> dict[str, Any] | None:
@@ -176,7 +114,7 @@ def _finish(
     body = card.render(columns, index, recipe, facts, formats=formats, image_format=image_format, preview=preview)
     part = card.generated_part(body)
     assert part is not None
-    index["card"] |= {"renderer": card.renderer(), "text": card.hash_text(body[slice(*part)])}
+    index["card"] |= {"renderer": card.renderer(tuple(formats)), "text": card.hash_text(body[slice(*part)])}
     replace_text(directory / INDEX, to_text(index), root=directory)
     card.write_attribution(directory, facts)
     croissant.write(directory, columns, index, facts, formats=formats)
@@ -247,12 +185,13 @@ def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) 
     by_split: dict[str, list[dict[str, Any]]] = {}
     for shard in shards:
         by_split.setdefault(shard.split, []).append(done[shard.name])
+    kind = next((kind for kind in in_order(formats) if FORMATS[kind].IN_SHARDLISTS), None)
     return {
         "format": _version(directory, shards, done),
         **_totals(done.values()),
         "splits": {split: _split(found, formats) for split, found in by_split.items()},
         "shards": [_listed(shard, done[shard.name]) for shard in shards],
-        "shardlists": {s: _shardlist(found) for s, found in by_split.items() if "webdataset" in formats},
+        "shardlists": {s: _shardlist(found, kind) for s, found in by_split.items() if kind is not None},
         **_published_rejects(by_split),
     }
 
@@ -359,9 +298,9 @@ def _published_rejects(by_split: Mapping[str, Sequence[Mapping[str, Any]]]) -> d
     return {"published_rejects": splits} if splits else {}
 
 
-def _shardlist(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    tars = [(_path(marker, "webdataset"), marker) for marker in found]
-    return [{"url": tar, "nsamples": m["samples"], "filesize": m["files"][tar]["bytes"]} for tar, m in tars]
+def _shardlist(found: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
+    files = [(_path(marker, kind), marker) for marker in found]
+    return [{"url": file, "nsamples": m["samples"], "filesize": m["files"][file]["bytes"]} for file, m in files]
 
 
 def _path(marker: Mapping[str, Any], kind: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from figureground.core.errors import listed
 from figureground.core.files import FileError, read_object
 from figureground.core.shapes import Count, Each, Fixed, Number, Optional, check_shape
+from figureground.recipe.formats import FORMATS
 from figureground.recipe.sample import IMAGE_FORMATS
-from figureground.shards.writer import FORMATS
 
 INDEX = "_figureground/index.json"
 
@@ -79,8 +80,10 @@ def check_index(index: dict[str, Any]) -> None:
         held = index["columns"] if part == "columns" else index["card"]["facts"]
         if unknown := sorted(set(held) - set(fields)):
             raise ValueError(f"{part}.{unknown[0]} is not a field that this release knows")
-    if not index["formats"] or not set(index["formats"]) <= set(FORMATS):
-        raise ValueError(f"formats is none of {' and '.join(FORMATS)}")
+    unknown = [kind for kind in index["formats"] if kind not in FORMATS]
+    if unknown or not index["formats"]:
+        what = f"names {listed(map(repr, unknown), 3)}, but the installed ones are" if unknown else "is none of"
+        raise ValueError(f"formats {what} {' and '.join(FORMATS.names())}")
     if index["image_format"] not in IMAGE_FORMATS:
         raise ValueError(f"image_format is none of {', '.join(IMAGE_FORMATS)}")
     sizes = len(index["columns"]["foregrounds"]), len(index["columns"]["backgrounds"])

@@ -1,0 +1,1 @@
+"""Formats that shards are written in, one module each."""

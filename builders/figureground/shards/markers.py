@@ -1,0 +1,70 @@
+"""Markers of finished shards: the proof that a shard is whole, with its counts and the hashes of its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from figureground.core.errors import printable
+from figureground.core.files import read_json
+from figureground.core.shapes import Count, Each, Optional, check_shape
+from figureground.recipe.formats import FORMATS
+from figureground.shards.index_shape import CELL, FILES
+from figureground.shards.shard import MARKERS, Shard, ShardError, paths
+
+_MARKER = {
+    "shard": str, "split": str, "index": Count, "of": Count, "part": Optional(Count), "planned": Count,
+    "samples": Count, "arrow_bytes": Optional(Count), "rejects": Each(Count), "cells": [CELL], "files": FILES,
+}  # fmt: skip
+
+
+def markers(directory: Path) -> dict[str, dict[str, Any]]:
+    """Returns the markers of all finished shards by shard name; each lists only files of its own shard.
+
+    Raises:
+        ShardError: A marker can't be read, lacks a field, or lists files of another shard.
+    """
+    found = {}
+    for path in sorted((directory / MARKERS).glob("[!.]*.json")):
+        try:
+            marker = read_json(path, root=directory)
+            check_marker(marker)
+            if Shard.of_marker(marker).name != path.stem:
+                raise ValueError(f"it describes the shard {Shard.of_marker(marker).name}")
+            if foreign := sorted(set(marker["files"]) - set(paths(path.stem))):
+                raise ValueError(f"it lists {printable(foreign[0])}, which is not a file of this shard")
+        except (OSError, ValueError) as error:
+            raise ShardError(
+                f"marker {MARKERS}/{printable(path.name)} can't be read ({error}). Delete it to have the shard "
+                "rendered anew."
+            ) from error
+        found[path.stem] = marker
+    return found
+
+
+def check_marker(marker: Any) -> None:
+    """Checks that a marker has all fields, with the right types, and that its numbers fit into 64 bits.
+
+    Raises:
+        ValueError: The check fails; names the field.
+    """
+    check_shape(marker, _MARKER)
+
+
+def missing(directory: Path, shards: Iterable[Shard]) -> list[Shard]:
+    """Returns the unfinished shards, in the given order."""
+    return [shard for shard in shards if not (directory / shard.path("marker")).exists()]
+
+
+def formats_of(marker: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the formats that a shard was written in, in the registry's order."""
+    shard = Shard.of_marker(marker)
+    return [name for name, _ in FORMATS.items() if shard.path(name) in marker["files"]]
+
+
+def to_text(document: Mapping[str, Any]) -> str:
+    """Returns a document as JSON with one line per key, so that people can read it too."""
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in document.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -1,0 +1,54 @@
+"""What is wrong with the files of a shard: as an error where they are read, as a list where they are checked."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from figureground.core.errors import FiguregroundError, listed
+
+
+@dataclass
+class Problems:
+    """Faults of a shard; samples with the same fault share one line."""
+
+    lines: list[str] = field(default_factory=list)
+    samples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+    def add(self, where: str, what: str, key: str, detail: str = "") -> None:
+        """Record a fault of one sample; details are shown for the first few."""
+        self.samples.setdefault((where, what), []).append(f"{key} ({detail})" if detail else key)
+
+    def all(self, again: str) -> list[str]:
+        """Return one line per fault, with the remedy."""
+        grouped = [f"{where}: {what}: {listed(keys, 3)}." for (where, what), keys in self.samples.items()]
+        return [f"{line} {again}" for line in [*self.lines, *grouped]]
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return an error's message as one line of at most 200 characters."""
+    text = " ".join(str(error).split())
+    return text[:200] or type(error).__name__
+
+
+@contextlib.contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Turn errors from a damaged file, or one with other columns, into an error that names the file.
+
+    Raises:
+        FiguregroundError: The file can't be read.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except FiguregroundError as error:
+        raise FiguregroundError(f"{path}: {error}") from None
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise FiguregroundError(
+            f"{path} is damaged ({type(error).__name__}: {said}). figureground check {path.parent.parent} lists all "
+            "problems. Restore the file from a copy, or delete its shard's marker and build again."
+        ) from error

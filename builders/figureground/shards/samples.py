@@ -1,0 +1,62 @@
+"""A sample in a shard: as it is written, and as it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from figureground.core.files import parse_json
+from figureground.recipe.sample import Guide, Reject, Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A sample as bytes, ready for any format."""
+
+    spec: Spec
+    image: bytes
+    provenance: str
+    """JSON."""
+    labels: dict[str, int] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    images: dict[str, bytes] = field(default_factory=dict)
+    """PNG, by column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped(Reject):
+    """A reject that has an image."""
+
+    encoded: Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A sample as stored in a shard: bytes and labels, not decoded."""
+
+    key: str
+    image: bytes
+    """The encoded image."""
+    prompt: str
+    provenance: str
+    """JSON, as written."""
+    labels: dict[str, int]
+    """`foreground`, `background`, and the further label columns."""
+    texts: dict[str, str] = field(default_factory=dict)
+    images: dict[str, bytes] = field(default_factory=dict)
+    """PNG, by column."""
+
+    def spec(self) -> Spec:
+        """Returns the Spec that the sample was made from, as far as its provenance records it."""
+        said: dict[str, Any] = parse_json(self.provenance, f"{self.key}: its provenance")
+        guide = Guide.from_json(said["guide"]) if said.get("guide") else None
+        return Spec(
+            self.key, said["split"], self.labels["foreground"], self.labels["background"],
+            said.get("foreground_name", said["foreground"]), said.get("background_name", said["background"]),
+            self.prompt, said.get("seed", 0), guide, (said.get("concept") or {}).get("name"),
+        )  # fmt: skip
+
+    def encoded(self) -> Encoded:
+        """Returns the same sample, ready to be written again."""
+        further = {name: label for name, label in self.labels.items() if name not in ("foreground", "background")}
+        return Encoded(self.spec(), self.image, self.provenance, further, self.texts, self.images)
