@@ -1,19 +1,25 @@
-"""A method of another package: one module and an entry point, and every command knows it."""
+"""What another package adds with one module and an entry point: a method, a layout, a way of training, a family."""
 
 import json
 import os
+import shutil
 import sys
 import textwrap
 
+import pyarrow.parquet as pq
 import pytest
 from commands import ENVIRONMENT, run
 
 from figureground.cli.main import main
-from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.data.layouts import LAYOUTS, read_groups
 from figureground.learn.settings import Training
 from figureground.learn.way import WAYS
 from figureground.methods.registry import METHODS, method_class, methods_from_data
+from figureground.models.bundled import WEIGHTS
+from figureground.models.family import FAMILIES
+from figureground.models.footprint import footprint
+from figureground.models.needs import missing_checkpoint
 from figureground.pocket import birds
 
 MODULE = '''
@@ -82,15 +88,21 @@ class Plain(Method):
 '''
 
 
+def install(site, module, text, group, entry):
+    """Writes an installed package of one module with an entry point; returns the environment that has it."""
+    facts = site / f"{module}-1.0.dist-info"
+    facts.mkdir(parents=True)
+    (site / f"{module}.py").write_text(textwrap.dedent(text))
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text(f"[figureground.{group}]\n{entry}\n")
+    return {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
+
+
 @pytest.fixture
 def site(tmp_path):
     """A folder of installed packages with one that brings the method `plain`."""
     site = tmp_path / "site"
-    facts = site / "plain-1.0.dist-info"
-    facts.mkdir(parents=True)
-    (site / "plainmethod.py").write_text(textwrap.dedent(MODULE))
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: plain\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text("[figureground.methods]\nplain = plainmethod:Plain\n")
+    install(site, "plainmethod", MODULE, "methods", "plain = plainmethod:Plain")
     yield site
     METHODS.forget()
     sys.modules.pop("plainmethod", None)
@@ -287,3 +299,99 @@ def test_a_package_that_breaks_when_imported_breaks_nothing_else(tmp_path, monke
         Training("erm")
     finally:
         WAYS.remove("broken")
+
+
+FAMILY = """
+from figureground.models.families.sd import StableDiffusion
+
+
+class Miniature(StableDiffusion):
+    \"\"\"Stable Diffusion whose text encoder's adapters leave its values alone.\"\"\"
+
+    NAME = "miniature"
+    PIPELINES = ("MiniaturePipeline",)
+    INPAINTING = ()
+    ADAPTED = {**StableDiffusion.ADAPTED, "text_encoder": ("q_proj", "k_proj")}
+"""
+ONE_EACH = {
+    "classes": "[bird, car]", "backgrounds": "[grass, snow]", "per_cell": "{train: 1}", "size": 32,
+    "num_inference_steps": 2, "threads": 1, "device": "cpu", "image_format": "png",
+}  # fmt: skip
+
+
+def build_arguments(**settings):
+    """The arguments of a build of four images."""
+    values = {**ONE_EACH, **settings}
+    return ["d3s", *(part for name, value in values.items() for part in ("--set", f"{name}={value}"))]
+
+
+def read(out):
+    """The samples of a dataset."""
+    return [row for path in sorted((out / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+@pytest.fixture
+def miniature(tmp_path):
+    """The pocket model's weights as a checkpoint of another family."""
+    folder = shutil.copytree(WEIGHTS, tmp_path / "miniature")
+    index = folder / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "MiniaturePipeline"}))
+    return folder
+
+
+def test_a_checkpoint_of_no_family_is_refused_with_the_known_ones(miniature, tmp_path, capsys):
+    arguments = build_arguments(checkpoint=miniature)
+    assert main(["plan", *arguments]) == 2
+    assert main(["build", *arguments, "--out", str(tmp_path / "out")]) == 1
+    for said in capsys.readouterr().err.splitlines():
+        for known in ("MiniaturePipeline", "sd (StableDiffusionPipeline", "sdxl (StableDiffusionXLPipeline)"):
+            assert known in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_family_of_another_package_is_opened_drawn_with_and_checked(miniature, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "miniaturefamily.py").write_text(FAMILY)
+    FAMILIES.add("miniature", "miniaturefamily:Miniature")
+    try:
+        for name, checkpoint in (("theirs", miniature), ("ours", "pocket")):
+            arguments = build_arguments(checkpoint=checkpoint)
+            assert main(["build", *arguments, "--out", str(tmp_path / name)]) == 0, capsys.readouterr().err
+            assert main(["check", str(tmp_path / name)]) == 0
+        images = [[row["image"]["bytes"] for row in read(tmp_path / name)] for name in ("theirs", "ours")]
+        assert images[0] == images[1]
+        assert len(images[0]) == 4
+        assert {json.loads(row["provenance"])["family"] for row in read(tmp_path / "theirs")} == {"miniature"}
+        adapters = [footprint(str(each), None, 4).kept for each in (miniature, WEIGHTS)]
+        assert 0 < adapters[0] < adapters[1]
+
+        assert missing_checkpoint(str(miniature), None, False) == []
+        (miniature / "vae").rename(tmp_path / "vae")
+        with pytest.raises(UsageError, match=r"miniature.* is incomplete: vae/"):
+            missing_checkpoint(str(miniature), None, False)
+        index = miniature / "model_index.json"
+        index.write_text(json.dumps({n: v for n, v in json.loads(index.read_text()).items() if n != "tokenizer"}))
+        with pytest.raises(UsageError, match=r"miniature.* names no tokenizer"):
+            missing_checkpoint(str(miniature), None, False)
+    finally:
+        FAMILIES.remove("miniature")
+
+
+def test_an_entry_point_adds_a_family_to_every_process_of_a_build(miniature, tmp_path):
+    environment = install(
+        tmp_path / "site", "miniaturefamily", FAMILY, "families", "miniature = miniaturefamily:Miniature"
+    )
+    arguments = build_arguments(checkpoint=miniature, workers=2, shard_size=2)
+    code, _, err = run("build", *arguments, "--out", str(tmp_path / "out"), env=environment)
+    assert code == 0, err
+    assert len(list(read(tmp_path / "out"))) == 4
+
+
+@pytest.mark.parametrize("where", ["json:loads", "figureground.models.families.sd:StableDiffusion"])
+def test_what_is_no_family_of_that_name_is_refused(where):
+    FAMILIES.add("mine", where)
+    try:
+        with pytest.raises(FiguregroundError, match="'mine'"):
+            FAMILIES["mine"]
+    finally:
+        FAMILIES.remove("mine")

@@ -24,7 +24,8 @@ from figureground.core.numerics import library_versions, read_numerics
 from figureground.core.values import kinds_of
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.needs import Need, missing_checkpoint, missing_device
-from figureground.models.weights import check_size, fingerprint, local_directory, pixels_a_latent
+from figureground.models.parts import pixels_a_latent
+from figureground.models.weights import check_size, fingerprint, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING, Config
 from figureground.recipe.plan import Plan

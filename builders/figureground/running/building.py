@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from figureground.core.errors import RecipeError
 from figureground.core.files import read_json
 from figureground.core.owned import refuse_within
-from figureground.models.weights import check_files, check_size, local_directory, pixels_a_latent
+from figureground.models.parts import pixels_a_latent
+from figureground.models.weights import check_files, check_size, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING
 from figureground.recipe.settings import Names, marked
