@@ -1,4 +1,4 @@
-"""What another package adds with one module and an entry point: a method, a layout, a way of training, a family."""
+"""What another package adds with one module and an entry point: every command knows it."""
 
 import json
 import os
@@ -21,6 +21,9 @@ from figureground.models.family import FAMILIES
 from figureground.models.footprint import footprint
 from figureground.models.needs import missing_checkpoint
 from figureground.pocket import birds
+from figureground.recipe.document import read_recipe
+from figureground.running.building import build
+from figureground.running.runner import RUNNERS
 
 MODULE = '''
 """Images of each class of a training set on each of a few scenes, drawn from a prompt alone."""
@@ -395,3 +398,104 @@ def test_what_is_no_family_of_that_name_is_refused(where):
             FAMILIES["mine"]
     finally:
         FAMILIES.remove("mine")
+
+
+RUNNER = """
+from figureground.running import worker
+from figureground.running.runner import Runner
+
+
+class Reverse(Runner):
+    \"\"\"Renders one shard after another in this process, the last first.\"\"\"
+
+    NAME = "reverse"
+
+    def run(self, method, out, show_progress):
+        for number in reversed(range(len(method.plan().shards()))):
+            worker.work(method, out, [number], show_progress=show_progress)
+
+
+class Idle(Runner):
+    \"\"\"Renders nothing.\"\"\"
+
+    NAME = "idle"
+
+    def run(self, method, out, show_progress):
+        pass
+"""
+
+
+def shards(out):
+    return {path.name: path.read_bytes() for folder in ("data", "webdataset") for path in (out / folder).glob("*")}
+
+
+def saved_recipe(out):
+    return json.loads((out / "_figureground" / "recipe.json").read_text())
+
+
+def rendered(out):
+    """Names of the shards in the order in which they were finished."""
+    markers = (out / "_figureground" / "shards").glob("*.json")
+    return [path.stem for path in sorted(markers, key=lambda path: path.stat().st_mtime_ns)]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """A dataset of four shards, made by the runner `local`."""
+    out = tmp_path_factory.mktemp("local") / "d3s"
+    assert main(["build", *build_arguments(shard_size=1), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def runners(tmp_path, monkeypatch):
+    """Adds the runners of another package for a while."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "otherrunners.py").write_text(RUNNER)
+    for name in ("reverse", "idle"):
+        RUNNERS.add(name, f"otherrunners:{name.title()}")
+    yield
+    for name in ("reverse", "idle"):
+        RUNNERS.remove(name)
+
+
+def test_a_runner_of_another_package_makes_the_same_shards_in_its_order(local, runners, tmp_path):
+    out = tmp_path / "reverse"
+    assert main(["build", *build_arguments(shard_size=1), "--runner", "reverse", "--out", str(out)]) == 0
+    assert shards(out) == shards(local)
+    assert rendered(out) == rendered(local)[::-1]
+    assert len(rendered(out)) == 4
+    assert saved_recipe(out)["sha256"] == saved_recipe(local)["sha256"]
+    assert [saved_recipe(each)["execution"]["runner"] for each in (local, out)] == ["local", "reverse"]
+    assert main(["check", str(out)]) == 0
+
+
+def test_a_runner_that_leaves_shards_unfinished_is_named_and_another_goes_on(local, runners, tmp_path):
+    method = method_class("d3s").from_recipe(read_recipe(local / "_figureground" / "recipe.json"))
+    with pytest.raises(FiguregroundError, match=r"'idle' .* 0 of 4 shards"):
+        build(method, tmp_path / "out", show_progress=False, runner="idle")
+    assert not (tmp_path / "out").exists()
+    build(method, tmp_path / "out", show_progress=False, runner="local")
+    assert shards(tmp_path / "out") == shards(local)
+
+
+def test_an_entry_point_adds_a_runner(local, tmp_path):
+    environment = install(tmp_path / "site", "otherrunners", RUNNER, "runners", "reverse = otherrunners:Reverse")
+    arguments = build_arguments(shard_size=1, runner="reverse")
+    code, _, err = run("build", *arguments, "--out", str(tmp_path / "out"), env=environment)
+    assert code == 0, err
+    assert shards(tmp_path / "out") == shards(local)
+
+
+@pytest.mark.parametrize(
+    "command", [["plan", "--set", "runner=revers"], ["build", "--runner", "revers", "--out", "out"]]
+)
+def test_an_unknown_runner_is_refused_before_any_work_with_the_known_ones(
+    command, runners, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([command[0], *build_arguments(), *command[1:]]) == 2
+    said = capsys.readouterr().err
+    assert "runner: " in said
+    assert "'reverse'" in said
+    assert not (tmp_path / "out").exists()
