@@ -26,7 +26,7 @@ def sd1(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_supported_kind_opens_with_its_noise_schedule(tmp_path, kind):
     opened = open_checkpoint(str(make_checkpoint(kind, tmp_path)), **CPU)
-    assert opened.family == ("sdxl" if kind == "sdxl" else "sd")
+    assert opened.facts["family"] == ("sdxl" if kind == "sdxl" else "sd")
     assert opened.facts["prediction_type"] == ("v_prediction" if kind == "sd2" else "epsilon")
     assert opened.image_to_image.scheduler.config.prediction_type == opened.facts["prediction_type"]
     assert opened.factor == 4
@@ -44,7 +44,7 @@ def test_a_checkpoint_stored_in_half_precision_opens_in_the_dtype_asked_for(sd1)
 
 def test_the_fp16_variant_is_found(sd1):
     open_checkpoint(str(sd1), **CPU).text_to_image.save_pretrained(sd1.parent / "half", variant="fp16")
-    assert open_checkpoint(str(sd1.parent / "half"), **CPU).family == "sd"
+    assert open_checkpoint(str(sd1.parent / "half"), **CPU).facts["family"] == "sd"
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"])
@@ -128,7 +128,7 @@ def test_a_checkpoint_made_for_inpainting_is_refused_where_nothing_is_repainted(
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_supported_kind_opens_for_inpainting_with_weights_shared(tmp_path, kind, made_for_it):
     opened = open_checkpoint(str(make_checkpoint(kind, tmp_path, made_for_it)), inpaint=True, **CPU)
-    assert opened.family == ("sdxl" if kind == "sdxl" else "sd")
+    assert opened.facts["family"] == ("sdxl" if kind == "sdxl" else "sd")
     assert opened.needs_mask == made_for_it
     for part in ("unet", "vae", "text_encoder", "scheduler"):
         assert getattr(opened.inpaint, part) is getattr(opened.text_to_image, part)

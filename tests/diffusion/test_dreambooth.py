@@ -382,7 +382,7 @@ def test_a_loss_that_is_no_number_stops_naming_part_and_step_and_keeps_what_was_
     assert f"Step 2 of 6 is saved in {out}" in said
     assert f"{out / 'checkpoint'} contains the result" in said
     assert "--learning-rate" in said
-    assert open_checkpoint(str(out / "checkpoint"), **CPU).family == "sd"
+    assert open_checkpoint(str(out / "checkpoint"), **CPU).facts["family"] == "sd"
     assert all(torch.isfinite(t.float()).all() for t in weights(out / "checkpoint").values())
     monkeypatch.undo()
     finetune(references, "flower", "x", out, settings, **QUIET)  # the state is good
@@ -512,7 +512,7 @@ def test_a_stop_leaves_a_usable_checkpoint_and_says_how_to_go_on(sd1, references
     assert f"{out / 'checkpoint'} contains the result" in err
     assert "Traceback" not in err
     assert litter(out) == []
-    assert open_checkpoint(str(out / "checkpoint"), **CPU).family == "sd"
+    assert open_checkpoint(str(out / "checkpoint"), **CPU).facts["family"] == "sd"
     assert differing(sd1, out / "checkpoint")
 
 

@@ -11,7 +11,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.denoiser import tokenize
 from figureground.finetune.concept import write_checkpoint
-from figureground.models.weights import PARTS, check_files
+from figureground.models.weights import check_files
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 
@@ -82,7 +82,7 @@ def test_a_missing_part_of_the_safety_checker_is_named_with_a_way_out(tmp_path):
     assert open_checkpoint(str(folder), safety="off", **CPU).text_to_image.safety_checker is None
 
 
-def rename_weights(folder, variant, parts=PARTS):
+def rename_weights(folder, variant, parts=("unet", "vae", "text_encoder")):
     for part in parts:
         for path in (folder / part).glob("*.safetensors"):
             path.rename(path.with_name(f"{path.name.split('.')[0]}.{variant}.safetensors"))

@@ -121,6 +121,10 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
         "build", parents=[_recipe(), common], help="build a dataset, or resume a stopped build"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--runner", metavar="NAME",
+        help="who renders: local (processes on this machine, the default), or a runner of another package",
+    )  # fmt: skip
     parser.set_defaults(run=_build)
 
 
@@ -128,7 +132,7 @@ def _build(options: argparse.Namespace) -> int:
     method = _method(options)
     for note in method.checkpoint_notes():
         complain(f"figureground: {note}")
-    out = method.build(options.out)
+    out = method.build(options.out, runner=options.runner)
     say(method.done_message(out))
     return 0
 

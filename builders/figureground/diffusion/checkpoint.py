@@ -1,37 +1,30 @@
-"""Opens Stable Diffusion checkpoints: the bundled pocket model, a local directory, or a Hub id with a revision."""
+"""Opens checkpoints of diffusion models: the bundled pocket model, a local directory, or a Hub id with a revision."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLImg2ImgPipeline,
-    StableDiffusionXLInpaintPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from figureground.core.accelerator import is_out_of_memory
 from figureground.core.errors import FiguregroundError, listed
+from figureground.models.family import Family, recognise
 from figureground.models.opening import download_pipeline, make_network, open_network, open_pipeline
 from figureground.models.parts import limit_tokens
 from figureground.models.schedules import settings_for_latents
-from figureground.models.weights import PARTS, check_files, fingerprint, local_directory, read_index
+from figureground.models.weights import check_files, fingerprint, local_directory, read_index
 
 SCHEDULERS = {
     "ddim": DDIMScheduler,
@@ -44,36 +37,12 @@ SCHEDULERS = {
 }
 """Samplers by their names in recipes."""
 
-FAMILIES = {
-    "StableDiffusionPipeline": "sd",
-    "StableDiffusionImg2ImgPipeline": "sd",
-    "StableDiffusionInpaintPipeline": "sd",
-    "StableDiffusionXLPipeline": "sdxl",
-    "StableDiffusionXLInpaintPipeline": "sdxl",
-}
-"""Model families by the pipeline class in `model_index.json`."""
-
-PIPELINES = {
-    "sd": (StableDiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline),
-    "sdxl": (StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline),
-}
-"""Pipelines by family: text-to-image, image-to-image and inpainting."""
-
-NETWORKS = {
-    "UNet2DConditionModel": UNet2DConditionModel,
-    "AutoencoderKL": AutoencoderKL,
-    "CLIPTextModel": CLIPTextModel,
-    "CLIPTextModelWithProjection": CLIPTextModelWithProjection,
-}
-"""Classes of a checkpoint's parts, by their names in `model_index.json`."""
-
 
 @dataclass(frozen=True)
 class Checkpoint:
     """An opened checkpoint and the pipelines that share its weights."""
 
-    family: str
-    """`sd` (1.x and 2.x) or `sdxl`."""
+    family: Family
     text_to_image: Any
     image_to_image: Any
     facts: dict[str, Any]
@@ -90,14 +59,33 @@ class Checkpoint:
 
     @property
     def needs_mask(self) -> bool:
-        """Whether this is an inpainting checkpoint, whose UNet takes an image and a mask: only `inpaint` can draw."""
-        return bool(self.text_to_image.unet.config.in_channels != self.text_to_image.vae.config.latent_channels)
+        """Whether this checkpoint was made for inpainting, so that only `inpaint` can draw."""
+        return self.family.takes_mask(self.text_to_image)
+
+    @property
+    def denoiser(self) -> Any:
+        """The network that denoises, such as a UNet."""
+        return getattr(self.text_to_image, self.family.DENOISER)
+
+    @property
+    def text_encoders(self) -> list[Any]:
+        """The text encoders, one per tokenizer."""
+        return _present(self.text_to_image, self.family.TEXTS)
 
     @property
     def tokenizers(self) -> list[Any]:
-        """The tokenizers: one, or SDXL's two."""
-        both = (self.text_to_image.tokenizer, getattr(self.text_to_image, "tokenizer_2", None))
-        return [tokenizer for tokenizer in both if tokenizer is not None]
+        """The tokenizers, one per text encoder."""
+        return _present(self.text_to_image, self.family.TEXTS.values())
+
+    def replace_denoiser(self, denoiser: Any) -> None:
+        """Give all pipelines another denoiser, such as a compiled one."""
+        for pipeline in (self.text_to_image, self.image_to_image, self.inpaint):
+            if pipeline is not None:
+                setattr(pipeline, self.family.DENOISER, denoiser)
+
+
+def _present(pipeline: Any, names: Iterable[str]) -> list[Any]:
+    return [part for name in names if (part := getattr(pipeline, name, None)) is not None]
 
 
 def open_checkpoint(
@@ -128,35 +116,29 @@ def open_checkpoint(
         folder = download(checkpoint, revision)
     variant = check_files(folder, checkpoint, inpaint, scheduler=scheduler, safety=safety)
     index = read_index(folder, checkpoint, inpaint)
-    family = FAMILIES[index["_class_name"][0]]
-    text_class, image_class, inpaint_class = PIPELINES[family]
     what = f"checkpoint {checkpoint!r}"
+    family = recognise(index["_class_name"][0], what)
+    text_class, image_class, inpaint_class = family.pipelines()
     options: dict[str, Any] = {"dtype": dtype}
     if variant:
         options["variant"] = variant
     try:
-        options.update(_open_networks(folder, index, checkpoint, options))
+        options.update(_open_networks(family, folder, index, checkpoint, options))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unopened(checkpoint, error, device) from error
-    if family == "sd" and safety == "off":
-        options.update(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    elif index.get("safety_checker", [None])[0] is None:
-        options["feature_extractor"] = None  # only the safety checker uses it
-    options["image_encoder"] = None  # nothing here is prompted by images
-    if family == "sdxl":
-        options["add_watermarker"] = False  # otherwise pixels depend on whether a watermarking library is installed
+    options.update(family.pipeline_options(index, safety))
     try:
         pipeline = open_pipeline(text_class, folder, what, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unopened(checkpoint, error, device) from error
-    for number in ("", "_2"):
-        tokenizer, encoder = (getattr(pipeline, f"{part}{number}", None) for part in ("tokenizer", "text_encoder"))
+    for names in family.TEXTS.items():
+        encoder, tokenizer = (getattr(pipeline, name, None) for name in names)
         if tokenizer is not None and encoder is not None:
             limit_tokens(tokenizer, encoder.config.max_position_embeddings)
     for part in pipeline.components.values():  # a checkpoint may hold its parts in several dtypes
         if isinstance(part, torch.nn.Module) and part.dtype != dtype:
             part.to(dtype)
-    _refuse_non_finite(pipeline, checkpoint, dtype)
+    _refuse_non_finite(pipeline, family, checkpoint, dtype)
     try:
         pipeline.to(device)
     except RuntimeError as error:
@@ -164,28 +146,29 @@ def open_checkpoint(
     pipeline.scheduler = _make_scheduler(scheduler, pipeline.scheduler, checkpoint)
     # On a CPU in float32, channels last slows down a UNet of small images by a quarter, but speeds up an autoencoder.
     if device.type != "cpu":
-        pipeline.unet.to(memory_format=torch.channels_last)
+        getattr(pipeline, family.DENOISER).to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
-    siblings = [kind(**_accepted(pipeline)) for kind in ((image_class, inpaint_class) if inpaint else (image_class,))]
+    shared = {**pipeline.components, **family.sibling_options(pipeline)}
+    siblings = [kind(**shared) for kind in ((image_class, inpaint_class) if inpaint else (image_class,))]
     for sibling in siblings:
         sibling.set_progress_bar_config(disable=True)
     facts = {
         "checkpoint": checkpoint if checkpoint == "pocket" or local_directory(checkpoint) is None else folder.name,
         "revision": folder.name if local_directory(checkpoint) is None else fingerprint(checkpoint, None)[:19],
-        "family": family,
+        "family": family.NAME,
         "prediction_type": pipeline.scheduler.config.get("prediction_type", "epsilon"),
     }
     return Checkpoint(family, pipeline, siblings[0], facts, folder, siblings[1] if inpaint else None)
 
 
 def _open_networks(
-    folder: Path, index: dict[str, Any], checkpoint: str, options: dict[str, Any]
+    family: Family, folder: Path, index: dict[str, Any], checkpoint: str, options: dict[str, Any]
 ) -> dict[str, torch.nn.Module]:
     """Open the networks of a checkpoint one by one, because a pipeline would fill missing weights with noise."""
-    networks = {}
-    for part in PARTS:
-        kind = NETWORKS.get(str(index.get(part, [None])[-1]))
+    networks, classes = {}, family.network_classes()
+    for part in family.networks:
+        kind = classes.get(str(index.get(part, [None])[-1]))
         if kind is not None:
             where = f"checkpoint {checkpoint!r}: {part}"
             networks[part], info = open_network(kind, folder / part, where, output_loading_info=True, **options)
@@ -214,9 +197,9 @@ def _make_scheduler(name: str, own: Any, checkpoint: str) -> Any:
     return made
 
 
-def _refuse_non_finite(pipeline: Any, checkpoint: str, dtype: torch.dtype) -> None:
+def _refuse_non_finite(pipeline: Any, family: Family, checkpoint: str, dtype: torch.dtype) -> None:
     """Raise FiguregroundError for non-finite weights, including overflow in a small dtype, which spoil every image."""
-    for part in PARTS:
+    for part in family.networks:
         network = getattr(pipeline, part, None)
         for name, weight in network.named_parameters() if network is not None else ():
             if not torch.isfinite(weight).all():
@@ -234,17 +217,6 @@ def _unopened(checkpoint: str, error: Exception, device: torch.device) -> Figure
             "or choose another --set device=…."
         )
     return FiguregroundError(f"checkpoint {checkpoint!r} doesn't open: {(str(error).splitlines() or ['?'])[0]}")
-
-
-def _accepted(pipeline: Any) -> dict[str, Any]:
-    """Return the components and settings of a pipeline that sibling pipelines accept."""
-    parts = dict(pipeline.components)
-    if "requires_safety_checker" in pipeline.config:
-        parts["requires_safety_checker"] = pipeline.config["requires_safety_checker"]
-    if "force_zeros_for_empty_prompt" in pipeline.config:
-        parts["force_zeros_for_empty_prompt"] = pipeline.config["force_zeros_for_empty_prompt"]
-        parts["add_watermarker"] = False
-    return parts
 
 
 def download(checkpoint: str, revision: str | None) -> Path:

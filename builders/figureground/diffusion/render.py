@@ -93,12 +93,8 @@ class Renderer:
         self._spoiled: int | None = 0  # non-finite images so far, until the first finite one
         self._rejects: Counter[str] = Counter()  # by reason, until an image is kept
         self.proven = proven
-        if sampling.compile and not hasattr(checkpoint.text_to_image.unet, "_orig_mod"):
-            unet = torch.compile(checkpoint.text_to_image.unet, dynamic=False)
-            checkpoint.text_to_image.unet = unet
-            checkpoint.image_to_image.unet = unet
-            if checkpoint.inpaint is not None:
-                checkpoint.inpaint.unet = unet
+        if sampling.compile and not hasattr(checkpoint.denoiser, "_orig_mod"):
+            checkpoint.replace_denoiser(torch.compile(checkpoint.denoiser, dynamic=False))
 
     def render(self, specs: Sequence[Spec]) -> Iterator[Sample | Reject]:
         """Render Specs in order. The next batch's guides are prepared while the device works.
@@ -181,9 +177,8 @@ class Renderer:
         pad = sampling.batch_size - n
         padded = [*specs, *[specs[-1]] * pad]
         settings: dict[str, Any] = {
-            "guidance_scale": sampling.guidance_scale,
+            **self._checkpoint.family.guidance_options(sampling.guidance_scale, sampling.eta),
             "num_inference_steps": sampling.num_inference_steps,
-            "eta": sampling.eta,
             # On the CPU, so that noise doesn't depend on the device.
             "generator": [make_generator(spec.seed) for spec in padded],
             "output_type": "np",
@@ -235,14 +230,10 @@ class Renderer:
 
     def _encode(self, prompt: str) -> dict[str, torch.Tensor]:
         """Encode a prompt. The negative prompt's embeddings, the same for all, are computed once and kept apart."""
-        pipeline, sampling = self._checkpoint.text_to_image, self._sampling
-        options = {
-            "prompt": prompt, "device": pipeline.device, "num_images_per_prompt": 1,
-            "do_classifier_free_guidance": sampling.guidance_scale > 1, "negative_prompt": sampling.negative_prompt,
-            **self._negative,
-        }  # fmt: skip
-        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-        found = {n: t for n, t in zip(names, pipeline.encode_prompt(**options), strict=False) if t is not None}
+        sampling = self._sampling
+        found = self._checkpoint.family.encode_prompt(
+            self._checkpoint.text_to_image, prompt, sampling.negative_prompt, sampling.guidance_scale, self._negative
+        )
         self._negative = {n: t for n, t in found.items() if n.startswith("negative")}
         return {n: t for n, t in found.items() if not n.startswith("negative")}
 
@@ -291,7 +282,7 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
 
-CPU_BATCH, SMALL_UNET = 16, 50_000_000
+CPU_BATCH, SMALL_DENOISER = 16, 50_000_000
 LARGEST_BATCH = 64
 MEMORY_SHARE = 0.8
 
@@ -299,8 +290,8 @@ MEMORY_SHARE = 0.8
 def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1) -> int:
     """Return a batch size for the device; deterministic for a device and checkpoint.
 
-    On a CPU it is 16 for small UNets and 1 for others, which gain nothing from batches there. On CUDA it is the largest
-    power of two, at most 64, whose memory use, extrapolated from batches of 1 and 2, fits.
+    On a CPU it is 16 for small denoisers and 1 for others, which gain nothing from batches there. On CUDA it is the
+    largest power of two, at most 64, whose memory use, extrapolated from batches of 1 and 2, fits.
 
     Args:
         sharing: Number of processes that share the device's memory.
@@ -308,9 +299,8 @@ def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1
     Raises:
         FiguregroundError: Not even one image fits.
     """
-    unet = checkpoint.text_to_image.unet
     if checkpoint.text_to_image.device.type != "cuda":
-        return CPU_BATCH if sum(p.numel() for p in unet.parameters()) <= SMALL_UNET else 1
+        return CPU_BATCH if sum(p.numel() for p in checkpoint.denoiser.parameters()) <= SMALL_DENOISER else 1
     device = checkpoint.text_to_image.device
     spec = Spec("probe", "probe", 0, 0, "", "", "a photo", 0, Guide("inpaint", "probe") if checkpoint.inpaint else None)
     size = (sampling.size, sampling.size)

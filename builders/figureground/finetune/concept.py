@@ -105,8 +105,8 @@ def require_peft() -> None:
         raise FiguregroundError("adapters (lora_rank) need peft: pip install 'figureground[lora]'.")
 
 
-def write_lora(pipeline: Any, out: Path) -> None:
-    """Write the adapters of a pipeline's UNet and text encoders for `load_lora_weights`.
+def write_lora(checkpoint: Checkpoint, out: Path) -> None:
+    """Write the adapters of a checkpoint's denoiser and text encoders for `load_lora_weights`.
 
     Args:
         out: The output file.
@@ -114,8 +114,8 @@ def write_lora(pipeline: Any, out: Path) -> None:
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
 
-    layers = {}
-    for part in ("unet", "text_encoder", "text_encoder_2"):
+    layers, pipeline = {}, checkpoint.text_to_image
+    for part in checkpoint.family.ADAPTED:
         network = getattr(pipeline, part, None)
         if network is not None and getattr(network, "peft_config", None):
             layers[f"{part}_lora_layers"] = convert_state_dict_to_diffusers(get_peft_model_state_dict(network))

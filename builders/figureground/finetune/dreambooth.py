@@ -563,12 +563,11 @@ class _Session:
 
     def _write(self) -> Path:
         """Write the result; the network can't be used afterwards."""
-        pipeline = self.checkpoint.text_to_image
         with self.training.final():
             if self.settings.lora_rank is not None:
-                concept.write_lora(pipeline, self.out / LORA)
+                concept.write_lora(self.checkpoint, self.out / LORA)
                 return self.out / LORA
-            trained = {part: getattr(pipeline, part) for part in self.training.parts()}
+            trained = {part: getattr(self.checkpoint.text_to_image, part) for part in self.training.parts()}
             concept.write_checkpoint(self.checkpoint.folder, trained, self.out / CHECKPOINT)
             return self.out / CHECKPOINT
 

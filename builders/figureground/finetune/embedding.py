@@ -19,7 +19,7 @@ from figureground.diffusion.denoiser import Denoiser, tokenize
 from figureground.finetune import objective
 from figureground.finetune.inverting import PLACE, Inversion
 from figureground.finetune.latents import Posteriors
-from figureground.finetune.tokens import add_rows, text_encoders, token_names
+from figureground.finetune.tokens import add_rows, token_names
 from figureground.finetune.training import in_turn
 from figureground.recipe.sample import derive_seed
 from figureground.training.curves import GRADIENT
@@ -82,7 +82,7 @@ class Inverting:
         self.noun: list[Tensor] = []
         """Initial value of the vectors for each text encoder, (width,)."""
         self._lengths: list[Tensor] = []
-        for tokenizer, encoder in zip(checkpoint.tokenizers, text_encoders(checkpoint), strict=True):
+        for tokenizer, encoder in zip(checkpoint.tokenizers, checkpoint.text_encoders, strict=True):
             pieces = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(noun))
             own = encoder.get_input_embeddings().weight[pieces].detach().float()
             length = own.norm(dim=1).mean()
@@ -96,7 +96,7 @@ class Inverting:
             self._lengths.append(length)
         self._optimizer = torch.optim.Adam(self.vectors, lr=settings.learning_rate, fused=True)
         if settings.gradient_checkpointing:
-            self._denoiser.unet.enable_gradient_checkpointing()
+            self._denoiser.network.enable_gradient_checkpointing()
         # All tokenizers have the same names, so one expands prompts for all.
         texts = [
             pipeline.maybe_convert_prompt(text.replace(PLACE, token), checkpoint.tokenizers[0])

@@ -8,7 +8,8 @@ from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
 from figureground.finetune.settings import Finetuning
 from figureground.models.needs import missing_packages, refuse_absent
-from figureground.models.weights import check_files, check_size, local_directory, pixels_a_latent
+from figureground.models.parts import pixels_a_latent
+from figureground.models.weights import check_files, check_size, local_directory
 from figureground.sources.images import list_images
 from figureground.sources.references import LEAST
 

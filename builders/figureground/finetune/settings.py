@@ -202,9 +202,10 @@ class Finetuning:
         return {"prompt": self.prompt, "prior_prompt": self.prior_prompt, **previews}
 
     def rate(self, of: str) -> float:
-        """Return the learning rate of `unet` or of the `text_encoder`s."""
-        unet = self.learning_rate if self.learning_rate is not None else 2e-6 if self.lora_rank is None else 1e-4
-        return unet if of == "unet" or self.text_encoder_learning_rate is None else self.text_encoder_learning_rate
+        """Return the learning rate of the `text_encoder`s, or of the denoiser by its part, such as `unet`."""
+        denoiser = self.learning_rate if self.learning_rate is not None else 2e-6 if self.lora_rank is None else 1e-4
+        text = self.text_encoder_learning_rate
+        return denoiser if of != "text_encoder" or text is None else text
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as JSON."""

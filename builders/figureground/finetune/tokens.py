@@ -19,8 +19,6 @@ from figureground.diffusion.checkpoint import Checkpoint
 
 EMBEDDINGS = "learned_embeds.safetensors"
 """File of the vectors, with the name that `load_textual_inversion` expects."""
-KEYS = {"sdxl": ("clip_l", "clip_g")}
-"""Tensor names of each text encoder's vectors in a file, by family; for other families it is the token."""
 TOLD = "figureground"
 """Metadata key for token and checkpoint. A single key, because the order of several isn't preserved."""
 OLD_END = 2
@@ -40,12 +38,6 @@ def check_free(tokenizer: Any, names: Sequence[str]) -> None:
             raise RecipeError(
                 "token", f"{name!r} is a word that the checkpoint's tokenizer knows; take another, such as '<my-mug>'."
             )
-
-
-def text_encoders(checkpoint: Checkpoint) -> list[Any]:
-    """Return the text encoders, one per tokenizer."""
-    both = (checkpoint.text_to_image.text_encoder, getattr(checkpoint.text_to_image, "text_encoder_2", None))
-    return [encoder for encoder in both if encoder is not None]
 
 
 def add_rows(tokenizer: Any, encoder: Any, names: Sequence[str], rows: Tensor) -> list[int]:
@@ -69,7 +61,7 @@ def add_rows(tokenizer: Any, encoder: Any, names: Sequence[str], rows: Tensor) -
 def write_token(folder: Path, token: str, rows: Sequence[Tensor], checkpoint: Checkpoint) -> Path:
     """Write a token's vectors, (vectors, width) for each text encoder; return the file."""
     told = {"token": token, "checkpoint": checkpoint.facts["checkpoint"]}
-    tensors = dict(zip(KEYS.get(checkpoint.family, (token,)), rows, strict=True))
+    tensors = dict(zip(checkpoint.family.TOKEN_KEYS or (token,), rows, strict=True))
     path = folder / EMBEDDINGS
     replace_bytes(path, save(tensors, {TOLD: json.dumps(told, ensure_ascii=False)}))
     return path
@@ -102,7 +94,7 @@ def load_tokens(checkpoint: Checkpoint, files: Sequence[Path]) -> None:
         FiguregroundError: A file is missing, damaged or for another kind of checkpoint; or its token is a word of the
             tokenizer, or was loaded from another file.
     """
-    encoders, tokenizers = text_encoders(checkpoint), checkpoint.tokenizers
+    encoders, tokenizers = checkpoint.text_encoders, checkpoint.tokenizers
     wanted: dict[str, _Learned] = {}
     for path in files:
         learned = _read_learned(Path(path), checkpoint)
@@ -140,7 +132,7 @@ def _knows(tokenizer: Any, encoder: Any, learned: _Learned, rows: Tensor) -> boo
 
 def _read_learned(path: Path, checkpoint: Checkpoint) -> _Learned:
     path = path / EMBEDDINGS if path.is_dir() else path
-    encoders = text_encoders(checkpoint)
+    encoders = checkpoint.text_encoders
     try:
         with safetensors.safe_open(path, "pt") as file:
             told = json.loads((file.metadata() or {}).get(TOLD, "{}"))
@@ -152,13 +144,13 @@ def _read_learned(path: Path, checkpoint: Checkpoint) -> _Learned:
         said = (str(error).splitlines() or ["?"])[0]
         raise FiguregroundError(f"{path} doesn't open as learned embeddings ({said}).") from None
     made_for = told.get("checkpoint", "another checkpoint")
-    keys = KEYS.get(checkpoint.family) or tuple(tensors)
+    keys = checkpoint.family.TOKEN_KEYS or tuple(tensors)
     if set(tensors) != set(keys) or len(keys) != len(encoders):
         raise FiguregroundError(
             f"{path} holds {listed(sorted(tensors), 3)}, learned with {made_for}; {checkpoint.facts['checkpoint']} has "
             f"{counted(len(encoders), 'text encoder')} and needs vectors for each. Learn the token for it."
         )
-    token = told.get("token") or (keys[0] if checkpoint.family not in KEYS else None)
+    token = told.get("token") or (None if checkpoint.family.TOKEN_KEYS else keys[0])
     if token is None:
         raise FiguregroundError(f"{path} doesn't name its token. Learn it with figureground.")
     rows = tuple(torch.atleast_2d(tensors[key]).float() for key in keys)

@@ -19,18 +19,15 @@ from torch import Tensor, nn
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.seeding import make_generator, seed_default_generators
 from figureground.diffusion.checkpoint import Checkpoint
-from figureground.diffusion.denoiser import Denoiser, Embedding, tokenize
+from figureground.diffusion.denoiser import Denoiser, tokenize
 from figureground.diffusion.processes import Processes, gather_alone
 from figureground.finetune.latents import Posteriors
 from figureground.finetune.objective import Weights, add_noise, curve_names, losses, target
 from figureground.finetune.settings import Finetuning
 from figureground.finetune.similarity import SimilarityLoss, decode
+from figureground.models.family import Embedding
 from figureground.recipe.sample import derive_seed
 from figureground.training.curves import GRADIENT
-
-UNET_ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")
-TEXT_ADAPTED = ("q_proj", "k_proj", "v_proj", "out_proj")
-"""Attention layers that get adapters."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +94,11 @@ class Training:
         self._averages = [p.detach().clone() for p in self._values] if settings.ema else []
         self._best: list[Tensor] = []
         if settings.gradient_checkpointing:
-            self._denoiser.unet.enable_gradient_checkpointing()
+            self._denoiser.network.enable_gradient_checkpointing()
             for encoder in self._denoiser.text_encoders if "text_encoder" in groups else ():
                 _checkpoint_gradients(encoder)
         self._read_prompts(checkpoint.tokenizers)
-        self._model = processes.parallel(self._denoiser, unused=checkpoint.family == "sdxl")
+        self._model = processes.parallel(self._denoiser, unused=checkpoint.family.LEAVES_WEIGHTS_UNUSED)
 
     def _read_prompts(self, tokenizers: Sequence[Any]) -> None:
         """Tokenise each prompt once, and encode it once if text encoders aren't trained."""
@@ -118,8 +115,7 @@ class Training:
 
     def parts(self) -> list[str]:
         """Return the names of the trained parts of a pipeline."""
-        networks = {"unet": self._denoiser.unet}
-        networks |= dict(zip(("text_encoder", "text_encoder_2"), self._denoiser.text_encoders, strict=False))
+        networks = {name: network for part in self._denoiser.parts().values() for name, network in part.items()}
         return [name for name, network in networks.items() if any(p.requires_grad for p in network.parameters())]
 
     def _autocast(self) -> Any:
@@ -277,21 +273,20 @@ def choose_trained(denoiser: Denoiser, settings: Finetuning) -> dict[str, dict[s
     """Add adapters if requested, and enable gradients for exactly the trained parameters.
 
     Returns:
-        Parameters by `unet` and `text_encoder`, then by name.
+        Parameters by the denoiser's part, such as `unet`, and `text_encoder`, then by name.
     """
     denoiser.requires_grad_(False)
     rank = settings.lora_rank
-    parts: dict[str, Sequence[nn.Module]] = {"unet": [denoiser.unet], "text_encoder": list(denoiser.text_encoders)}
     groups: dict[str, dict[str, nn.Parameter]] = {}
-    for part, networks in parts.items():
+    for part, networks in denoiser.parts().items():
         if settings.rate(part) == 0:
             continue
-        for network in networks:
+        for name, network in networks.items():
             if rank is not None:
-                _add_adapters(network, UNET_ADAPTED if part == "unet" else TEXT_ADAPTED, rank, settings.seed)
+                _add_adapters(network, denoiser.family.ADAPTED[name], rank, settings.seed)
             else:
                 network.requires_grad_(True)
-        prefix = "unet." if part == "unet" else "text_encoders."
+        prefix = "text_encoders." if part == "text_encoder" else f"{part}."
         groups[part] = {n: p for n, p in denoiser.named_parameters() if n.startswith(prefix) and p.requires_grad}
     if not groups:
         raise RecipeError("learning_rate", "it is 0 for the UNet and the text encoders, so nothing would be learned.")

@@ -23,7 +23,8 @@ from figureground.core.numerics import library_versions, read_numerics
 from figureground.core.values import kinds_of
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.needs import Need, missing_checkpoint, missing_device
-from figureground.models.weights import check_size, fingerprint, local_directory, pixels_a_latent
+from figureground.models.parts import pixels_a_latent
+from figureground.models.weights import check_size, fingerprint, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING, Config
 from figureground.recipe.plan import Plan
@@ -156,7 +157,7 @@ class Method(ABC):
 
     # --- building -------------------------------------------------------------------------------
 
-    def build(self, out: str | os.PathLike[str], show_progress: bool = True) -> Path:
+    def build(self, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None) -> Path:
         """Build the dataset in a directory, or resume a stopped build there; same as the function `build`.
 
         A build that fails before it has rendered anything leaves the directory unchanged.
@@ -164,6 +165,7 @@ class Method(ABC):
         Args:
             out: The directory; created if it doesn't exist.
             show_progress: Whether to show progress on stderr.
+            runner: Who renders the shards: `local`, or a runner of another package; None for the setting `runner`.
 
         Returns:
             The directory.
@@ -171,9 +173,10 @@ class Method(ABC):
         Raises:
             FiguregroundError: The directory contains something else or another recipe or can't be written, the
                 numerics differ from those of its first shards, or an input named by the recipe can't be used.
+            RecipeError: The runner doesn't exist.
             NothingLeft: Every image was rejected, in total, in a split or in the last extension.
         """
-        return building.build(self, out, show_progress)
+        return building.build(self, out, show_progress, runner)
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Build the dataset in the cache directory, or resume a stopped build there.

@@ -10,6 +10,7 @@ import numpy as np
 from figureground.core.columns import pad, text_width
 from figureground.core.errors import FiguregroundError, UsageError, counted
 from figureground.recipe.table import Counts, bias_aligned_share, cramers_v
+from figureground.running.runner import open_runner
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -70,6 +71,7 @@ def _checked(method: Method) -> list[Need]:
         method.check_size()
         needs = method.needs()
         method.check_plan()
+        open_runner(method.config.runner)
     except UsageError:
         raise
     except FiguregroundError as error:

@@ -28,9 +28,7 @@ from figureground.methods.base import Method
 from figureground.methods.forecast import draw_counts
 from figureground.methods.repainting import TRAIN, RepaintConfig
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent
-from figureground.models.opening import open_part
-from figureground.models.parts import limit_tokens, positions
-from figureground.models.weights import fingerprint_classifier, local_directory
+from figureground.models.weights import family_of, fingerprint_classifier, local_directory
 from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
 from figureground.recipe.table import Counts
@@ -279,13 +277,8 @@ class Repaint(Method):
             )
         folder = local_directory(self.config.checkpoint)
         if folder is not None:
-            from transformers import CLIPTokenizer
-
-            tokenizers = []
-            for path in sorted(folder.glob("tokenizer*/")):
-                tokenizer = open_part(CLIPTokenizer, path, f"checkpoint {self.config.checkpoint!r}: {path.name}")
-                limit_tokens(tokenizer, positions(folder, path.name.replace("tokenizer", "text_encoder")))
-                tokenizers.append(tokenizer)
+            family = family_of(folder, self.config.checkpoint)
+            tokenizers = family.open_tokenizers(folder, f"checkpoint {self.config.checkpoint!r}")
             for prompt in sorted(self.prompts()):
                 for tokenizer in tokenizers:
                     _refuse_long(prompt, prompt, tokenizer)

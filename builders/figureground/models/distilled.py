@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from figureground.core.errors import FiguregroundError
+from figureground.models.family import recognise
 from figureground.models.parts import read_mapping
 from figureground.models.weights import local_directory
 from figureground.sources.provenance import cached_snapshot
@@ -44,12 +45,15 @@ def distilled_note(folder: Path, checkpoint: str, steps: int, guidance: float) -
         steps: Denoising steps per image.
         guidance: The recipe's guidance scale.
     """
-    unet, index = read_mapping(folder / "unet" / "config.json"), read_mapping(folder / "model_index.json")
-    made_from = (content.get("_name_or_path") for content in (index, unet))
+    index, denoiser, part = read_mapping(folder / "model_index.json"), {}, ""
+    with contextlib.suppress(FiguregroundError):  # opening reports an unknown family
+        part = recognise(index.get("_class_name"), checkpoint).DENOISER
+        denoiser = read_mapping(folder / part / "config.json")
+    made_from = (content.get("_name_or_path") for content in (index, denoiser))
     names = [Path(checkpoint).name, *(Path(name).name for name in made_from if isinstance(name, str))]
     found = next((match[0] for name in names if (match := _DISTILLED.search(name))), None)
-    if unet.get("time_cond_proj_dim") is not None:  # guidance is an input of the UNet, as in LCM
-        why = "time_cond_proj_dim in its unet/config.json"
+    if denoiser.get("time_cond_proj_dim") is not None:  # guidance is an input of the denoiser, as in LCM
+        why = f"time_cond_proj_dim in its {part}/config.json"
     elif found:
         why = f"{found!r} in its name"
     else:

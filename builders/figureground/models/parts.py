@@ -5,46 +5,45 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import read_json
 
-TIME_IDS = 6
-"""Number of SDXL's conditioning values: original size, crop position, and target size of an image."""
+if TYPE_CHECKING:
+    from figureground.models.family import Family
 
 
-def check_parts(folder: Path, index: Mapping[str, Any], what: str, inpaint: bool) -> None:
+def check_parts(folder: Path, index: Mapping[str, Any], family: Family, what: str, inpaint: bool) -> None:
     """Refuse a checkpoint whose parts don't fit together.
 
-    Compares the UNet's channels with the autoencoder's latents, its cross-attention with the width of the text
-    encoders, SDXL's projection with the second text encoder's, and each tokenizer's words with the rows of its text
-    encoder. A word without a row would be an index out of range during drawing.
+    The family compares its denoiser with the autoencoder and the text encoders. Each tokenizer's words are compared
+    with the rows of its text encoder: a word without a row would be an index out of range during drawing.
 
     Args:
         folder: The checkpoint's directory; its configuration files exist and parse.
         index: Output of `weights.read_index`.
         what: The checkpoint's name in errors.
-        inpaint: Whether the UNet may also take a mask and a masked image.
+        inpaint: Whether the denoiser may also take a mask and a masked image.
 
     Raises:
         FiguregroundError: Two parts don't fit; names both and their sizes.
     """
-    unet, vae = _config(folder, "unet"), _config(folder, "vae")
-    _check_channels(unet, vae, what, inpaint)
-    encoders = [name for name in ("text_encoder", "text_encoder_2") if index.get(name, [None])[0] is not None]
-    texts = {name: _config(folder, name) for name in encoders}
-    _check_widths(unet, texts, what)
+    texts = {name: _config(folder, name) for name in family.TEXTS if has_part(index, name)}
+    family.check_denoiser(_config(folder, family.DENOISER), _config(folder, "vae"), texts, what, inpaint)
     for name, text in texts.items():
-        tokenizer = name.replace("text_encoder", "tokenizer")
-        rows = text.get("vocab_size")
-        if not isinstance(rows, int) or index.get(tokenizer, [None])[0] is None:
-            continue
-        check_words(_vocabulary(folder / tokenizer), rows, f"{what}: its {tokenizer} and {name}")
+        tokenizer, rows = family.TEXTS[name], text.get("vocab_size")
+        if isinstance(rows, int) and has_part(index, tokenizer):
+            check_words(_vocabulary(folder / tokenizer), rows, f"{what}: its {tokenizer} and {name}")
 
 
-def _check_channels(unet: Mapping[str, Any], vae: Mapping[str, Any], what: str, inpaint: bool) -> None:
-    """Check the UNet's channels: a latent; for inpainting also a mask and the masked image's latent."""
+def has_part(index: Mapping[str, Any], part: str) -> bool:
+    """Return whether a checkpoint has a part, which its index may name as empty."""
+    return index.get(part, [None])[0] is not None
+
+
+def check_channels(unet: Mapping[str, Any], vae: Mapping[str, Any], what: str, inpaint: bool) -> None:
+    """Check a UNet's channels: a latent; for inpainting also a mask and the masked image's latent."""
     latent = vae.get("latent_channels", 4)
     channels, out = unet.get("in_channels", 4), unet.get("out_channels", 4)
     if channels != latent and not (inpaint and channels == 2 * latent + 1):
@@ -57,7 +56,8 @@ def _check_channels(unet: Mapping[str, Any], vae: Mapping[str, Any], what: str, 
         raise FiguregroundError(f"{what}: its UNet outputs {out} channels, but a latent of its vae has {latent}.")
 
 
-def _check_widths(unet: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]], what: str) -> None:
+def check_widths(unet: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]], what: str) -> None:
+    """Check that a UNet's cross-attention is as wide as the text encoders together."""
     wanted = unet.get("cross_attention_dim", 1280)
     widths = {name: text.get("hidden_size") for name, text in texts.items()}
     known = all(isinstance(width, int) for width in widths.values())
@@ -69,15 +69,6 @@ def _check_widths(unet: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]
                 f"{what}: its UNet takes text of width {wanted} (cross_attention_dim), but its text encoders output "
                 f"{said}."
             )
-    if "text_encoder_2" not in texts or unet.get("addition_embed_type") != "text_time":
-        return
-    pooled = texts["text_encoder_2"].get("projection_dim", 512)
-    each, takes = unet.get("addition_time_embed_dim"), unet.get("projection_class_embeddings_input_dim")
-    if isinstance(each, int) and isinstance(takes, int) and pooled + TIME_IDS * each != takes:
-        raise FiguregroundError(
-            f"{what}: its UNet takes {takes} values (projection_class_embeddings_input_dim), but it gets "
-            f"{pooled} from text_encoder_2 (projection_dim) + {TIME_IDS} × {each} (addition_time_embed_dim)."
-        )
 
 
 def check_words(vocabulary: Mapping[str, int], rows: int, what: str) -> None:
@@ -99,7 +90,13 @@ def check_words(vocabulary: Mapping[str, int], rows: int, what: str) -> None:
         )
 
 
-def positions(folder: Path, encoder: str = "text_encoder") -> int | None:
+def pixels_a_latent(folder: Path) -> int:
+    """Return the number of image pixels per latent pixel along an edge, by the autoencoder's config."""
+    blocks = read_json(folder / "vae" / "config.json").get("block_out_channels", [0] * 4)
+    return 2 ** (len(blocks) - 1)
+
+
+def positions(folder: Path, encoder: str) -> int | None:
     """Return the number of tokens that a text encoder reads, by its configuration; None if not stated."""
     try:
         most = _config(folder, encoder).get("max_position_embeddings", 77)

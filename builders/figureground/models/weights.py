@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, listed
-from figureground.core.files import read_json
 from figureground.models.bundled import ROBUST, WEIGHTS
+from figureground.models.family import Family, recognise
 from figureground.models.opening import refuse_code
-from figureground.models.parts import check_parts
+from figureground.models.parts import check_parts, has_part
 from figureground.models.schedules import check_schedule
 
 POCKET = "pocket"
@@ -103,15 +103,8 @@ def _content(path: Path) -> str:
 
 # Checks of a checkpoint before it is opened as a model
 
-SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionXLPipeline")
-"""Supported pipelines, as named in `model_index.json`."""
-INPAINTING = ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
-"""Pipelines additionally supported for inpainting."""
-WITHOUT_SAFETY = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
-"""Pipelines without a safety checker."""
 VARIANTS = (None, "fp16", "bf16")
 """Variants of weights, in order of preference; the first that all parts have is used. None: no suffix."""
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _WEIGHTS = re.compile(r"[^.]+?(\.(?P<variant>[^.]+?))?(-\d{5}-of-\d{5})?\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _LFS = b"version https://git-lfs"
@@ -138,18 +131,18 @@ def check_files(
         FiguregroundError: A check fails; names the file.
     """
     refuse_code(folder, f"checkpoint {checkpoint!r}")
-    index = read_index(folder, checkpoint, inpaint)
-    parts = [part for part in PARTS if index.get(part, [None])[0] is not None]
+    index, what = read_index(folder, checkpoint, inpaint), f"checkpoint {checkpoint!r}"
+    family = recognise(index["_class_name"][0], what)
+    parts = [part for part in family.networks if has_part(index, part)]
     variants = {part: _check_part(folder, part, checkpoint) for part in parts}
-    for part in (*parts, "tokenizer", "tokenizer_2", "scheduler"):
-        if index.get(part, [None])[0] is not None:
+    for part in (*parts, *family.TEXTS.values(), "scheduler"):
+        if has_part(index, part):
             _check_settings(folder, part, checkpoint)
-    what = f"checkpoint {checkpoint!r}"
-    check_parts(folder, index, what, inpaint)
+    check_parts(folder, index, family, what, inpaint)
     if scheduler is not None:
         config = _read_json(folder / "scheduler" / "scheduler_config.json", folder, checkpoint)
         check_schedule(config, str(index["scheduler"][-1]), scheduler, what)
-    if safety != "off" and index["_class_name"][0] not in WITHOUT_SAFETY:
+    if safety != "off" and family.HAS_SAFETY_CHECKER:
         _check_safety(folder, index, checkpoint)
     for variant in VARIANTS:
         if all(variant in found for found in variants.values()):
@@ -173,7 +166,7 @@ def _lacking(variants: Mapping[str, set[str | None]]) -> str:
 
 def _check_safety(folder: Path, index: Mapping[str, Any], checkpoint: str) -> None:
     """Checks that the safety checker named by the index exists, along with its image preprocessor."""
-    if index.get("safety_checker", [None])[0] is None:
+    if not has_part(index, "safety_checker"):
         return
     advice = f"checkpoint {checkpoint!r}: its model_index.json names a safety_checker, but "
     last = "Download it again, or leave the checker out: --set safety=off."
@@ -197,26 +190,26 @@ def read_index(folder: Path, checkpoint: str, inpaint: bool = False) -> dict[str
     """Reads a checkpoint's `model_index.json`; inpainting checkpoints are accepted only with `inpaint`.
 
     Raises:
-        FiguregroundError: It is missing, doesn't parse, or names an unsupported pipeline.
+        FiguregroundError: It is missing, doesn't parse, names a pipeline of no family, or lacks a part of its family.
     """
     if not (folder / "model_index.json").is_file():
         raise FiguregroundError(f"checkpoint {checkpoint!r} is not a diffusers checkpoint: it has no model_index.json.")
     index = _read_json(folder / "model_index.json", folder, checkpoint)
-    supported = (*SUPPORTED, *INPAINTING) if inpaint else SUPPORTED
-    if index.get("_class_name") not in supported:
-        raise FiguregroundError(
-            f"checkpoint {checkpoint!r} is a {index.get('_class_name')}; supported are {listed(supported)}."
-        )
-    lacking = [part for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler") if not index.get(part)]
+    family = recognise(index.get("_class_name"), f"checkpoint {checkpoint!r}", inpaint)
+    lacking = [part for part in (*family.networks, *family.TEXTS.values(), "scheduler") if not index.get(part)]
     if lacking:
         raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: its model_index.json names no {lacking[0]}.")
     return {name: value if isinstance(value, list) and value else [value] for name, value in index.items()}
 
 
-def pixels_a_latent(folder: Path) -> int:
-    """Returns the number of image pixels per latent pixel along an edge, by the autoencoder's config."""
-    blocks = read_json(folder / "vae" / "config.json").get("block_out_channels", [0] * 4)
-    return 2 ** (len(blocks) - 1)
+def family_of(folder: Path, checkpoint: str) -> Family:
+    """Return the family of a checkpoint's directory, also of one made for inpainting.
+
+    Raises:
+        FiguregroundError: See `read_index`.
+    """
+    index = read_index(folder, checkpoint, inpaint=True)
+    return recognise(index["_class_name"][0], f"checkpoint {checkpoint!r}")
 
 
 def check_size(size: int, factor: int) -> None:

@@ -79,6 +79,8 @@ class Config:
     """Whether to compile the denoiser with torch.compile: slower to start, faster on large datasets."""
     workers: Annotated[Annotated[int, Field(ge=1, le=1024)], EXECUTION] = 1
     """Rendering processes, each with its own model; on CUDA they take devices in turn."""
+    runner: Annotated[Text, EXECUTION] = "local"
+    """Who renders the shards: `local` (processes on this machine), or a runner of another package."""
     formats: Annotated[list[Annotated[str, OneOf(FORMATS)]], EXECUTION] = dataclasses.field(
         default_factory=lambda: list(DEFAULT_FORMATS)
     )

@@ -2,26 +2,28 @@
 
 1. `refuse_absent`, and checks of the checkpoint's files, so that errors come before any work.
 2. `run_planning_stages`, then `plan`.
-3. In each rendering process (`worker.work`): `read_stages`, `prepare`, and for each shard `checkpoint_for` and
-   `load_guide`.
+3. In each rendering process (`worker.work`, called by the runner): `read_stages`, `prepare`, and for each shard
+   `checkpoint_for` and `load_guide`.
 4. `card_context`, for the index and the card; then `score_samples`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from figureground.core.errors import RecipeError
+from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.owned import refuse_within
-from figureground.models.weights import check_files, check_size, local_directory, pixels_a_latent
+from figureground.models.parts import pixels_a_latent
+from figureground.models.weights import check_files, check_size, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING
 from figureground.recipe.settings import Names, marked
 from figureground.running import directory
-from figureground.running.local import work_in_processes
+from figureground.running.runner import open_runner
 from figureground.shards import index
 from figureground.shards.finished import saved_index
 from figureground.shards.markers import missing
@@ -32,10 +34,16 @@ if TYPE_CHECKING:
     from figureground.methods.base import Method
 
 
-def build(method: Method, out: str | os.PathLike[str], show_progress: bool = True) -> Path:
+def build(method: Method, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None) -> Path:
     """Builds a dataset in a directory, or resumes a stopped build there.
 
     A build that fails before it has rendered anything leaves the directory unchanged.
+
+    Args:
+        method: The method with its settings, such as `D3S("pocket")`.
+        out: The directory; created if it doesn't exist.
+        show_progress: Whether to show progress on stderr.
+        runner: Who renders the shards: `local`, or a runner of another package; None for the recipe's.
 
     Returns:
         The directory.
@@ -43,9 +51,13 @@ def build(method: Method, out: str | os.PathLike[str], show_progress: bool = Tru
     Raises:
         FiguregroundError: The directory holds something else or another recipe or can't be written, the numerics
             differ from those of its first shards, or an input named by the recipe can't be used.
+        RecipeError: The runner doesn't exist.
         NothingLeft: Every image was rejected, in total, in a split or in the last extension.
     """
+    if runner is not None:
+        method.config = dataclasses.replace(method.config, runner=runner)
     out, config, method.show_progress = Path(out), method.config, show_progress
+    chosen = open_runner(config.runner)
     _refuse_within_sources(method, out)
     directory.refuse_older(out)
     method.refuse_absent()
@@ -60,12 +72,12 @@ def build(method: Method, out: str | os.PathLike[str], show_progress: bool = Tru
     with directory.opened(out, method.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
         directory.check_formats(out, config.formats)
         if missing(out, shards):
-            if config.workers > 1:
-                work_in_processes(method, out, show_progress)
-            else:
-                from figureground.running import worker  # needs torch
-
-                worker.work(method, out, show_progress=show_progress)
+            chosen.run(method, out, show_progress)
+            if missing(out, shards):
+                raise FiguregroundError(
+                    f"the runner {config.runner!r} ended before the work was done. "
+                    f"{directory.shards_kept(out, shards)} Run the same command again."
+                )
         finish(method, out)
         method.score_samples(out)
     refuse_empty_parts(saved_index(out), str(out))

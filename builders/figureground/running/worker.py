@@ -1,4 +1,7 @@
-"""Renders shards in one process: opens the model, settles the numerics, and takes shards that no other holds."""
+"""Renders shards in one process: opens the model, settles the numerics, and takes shards that no other holds.
+
+Runners call `work` in each of their processes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import dataclasses
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +34,7 @@ from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
 from figureground.diffusion.render import Renderer, Sampling, find_batch_size, release_memory
 from figureground.models.weights import check_size
+from figureground.recipe.plan import Plan, PlannedShard
 from figureground.recipe.sample import Sample
 from figureground.running import directory
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, claim
@@ -47,17 +51,20 @@ SECONDS_BETWEEN_LOOKS = 1.0
 """Interval at which an idle process checks whether others have finished, seconds."""
 
 
-def work(method: Method, out: Path, rank: int = 0, of: int = 1, show_progress: bool = True) -> None:
-    """Renders every shard that no other process holds, and returns when all are finished.
+def work(
+    method: Method, out: Path, numbers: Sequence[int] | None = None, rank: int = 0, show_progress: bool = True
+) -> None:
+    """Renders shards that no other process holds, and returns when all of them are finished.
 
     Several processes may work in one directory, also on several machines that share it. If another process holds a
     shard, this one waits for it, and takes it over if that process dies.
 
     Args:
-        rank, of: Index of this process and number of processes; each starts at a different shard.
+        numbers: Positions of the shards in the plan, from 0, in the order in which to render them; None for all.
+        rank: Index of this process on its machine, by which several processes use different devices.
     """
     method.read_stages(out / PRIVATE / "stages")
-    shards = [as_shard(s) for s in method.plan().shards()]
+    shards = list(_choose(method.plan(), numbers))
     opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
     too_much = ""
     while opened is None or missing(out, shards):
@@ -71,12 +78,19 @@ def work(method: Method, out: Path, rank: int = 0, of: int = 1, show_progress: b
                 stack.enter_context(lock(out / WORKING_LOCK, wait=True, shared=True))
             try:
                 if not too_much:
-                    return _render_shards(method, out, *opened, rank, of, show_progress)
+                    return _render_shards(method, out, numbers, *opened, show_progress)
             except OutOfMemory as error:
                 too_much = str(error)  # the error itself would keep the batch in memory
         signals.check()
         release_memory()
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _choose(plan: Plan, numbers: Sequence[int] | None) -> dict[Shard, PlannedShard]:
+    """Return the shards with some numbers, in that order; all if None."""
+    planned = plan.shards()
+    chosen = planned if numbers is None else [planned[number] for number in numbers]
+    return {as_shard(each): each for each in chosen}
 
 
 def begin(method: Method, out: Path, rank: int) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
@@ -140,8 +154,8 @@ def _smaller_batch(
 
 
 def _render_shards(
-    method: Method, out: Path, checkpoint: Checkpoint, sampling: Sampling, numerics: dict[str, Any], rank: int,
-    of: int, show_progress: bool,
+    method: Method, out: Path, numbers: Sequence[int] | None, checkpoint: Checkpoint, sampling: Sampling,
+    numerics: dict[str, Any], show_progress: bool,
 ) -> None:  # fmt: skip
     plan, columns = method.plan(), method.columns()
     renderer: Renderer | None = None
@@ -161,9 +175,8 @@ def _render_shards(
             "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **method.provenance(spec),
         }  # fmt: skip
 
-    planned = {as_shard(s): s for s in plan.shards()}
+    planned = _choose(plan, numbers)
     shards = list(planned)
-    shards = shards[rank * len(shards) // of :] + shards[: rank * len(shards) // of]
     total = sum(s.count for s in shards)
     done = total - sum(s.count for s in missing(out, shards))
     bar = Progress(total, initial=done, unit="image", desc=str(out), show=show_progress)

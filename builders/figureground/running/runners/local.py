@@ -1,4 +1,4 @@
-"""Renders with several processes on one machine; each takes shards that no other process holds."""
+"""Renders on this machine: in this process, or in several that each take shards that no other holds."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from figureground.core import libraries, signals
 from figureground.core.errors import FiguregroundError, UsageError, listed
 from figureground.core.progress import Progress
 from figureground.core.terminal import complain
+from figureground.running.runner import Job, Runner
 from figureground.shards.markers import missing
 from figureground.shards.shard import as_shard
 
@@ -48,7 +49,21 @@ class WorkerTraceback(Exception):
     """Traceback of an error in a worker, for `--debug`."""
 
 
-def work_in_processes(method: Method, out: Path, show_progress: bool = True) -> None:
+class Local(Runner):
+    """Renders in `workers` processes on this machine; a single one is this process."""
+
+    NAME = "local"
+
+    def run(self, method: Method, out: Path, show_progress: bool) -> None:
+        if method.config.workers > 1:
+            _work_in_processes(method, out, show_progress)
+        else:
+            from figureground.running import worker  # needs torch
+
+            worker.work(method, out, show_progress=show_progress)
+
+
+def _work_in_processes(method: Method, out: Path, show_progress: bool) -> None:
     """Runs `worker.work` in `config.workers` processes and waits for them.
 
     If this process is asked to stop, the workers are stopped; if it dies, they stop by themselves.
@@ -58,7 +73,7 @@ def work_in_processes(method: Method, out: Path, show_progress: bool = True) -> 
         OSError: A worker met an operating system error.
     """
     context = multiprocessing.get_context("spawn")
-    fields = {name: getattr(method.config, name) for name in method.config.field_names()}
+    job, of = Job.of(method), method.config.workers
     planned = [as_shard(s) for s in method.plan().shards()]
     total = sum(s.count for s in planned)
 
@@ -72,11 +87,11 @@ def work_in_processes(method: Method, out: Path, show_progress: bool = True) -> 
         try:
             with signals.at_checks():
                 with signals.held_back():
-                    for rank in range(method.config.workers):
+                    for rank in range(of):
                         receive, send = context.Pipe(duplex=False)
                         worker = context.Process(
                             target=_work, name=f"worker {rank}",
-                            args=(type(method), method.config.name, fields, method.shared(), out, rank, send),
+                            args=(job, out, _turn(len(planned), rank, of), rank, send),
                         )  # fmt: skip
                         worker.start()
                         workers.append(worker)
@@ -97,6 +112,12 @@ def work_in_processes(method: Method, out: Path, show_progress: bool = True) -> 
         [w for w in workers if w.exitcode and not failures[w.name]],
         finished=not missing(out, planned),
     )
+
+
+def _turn(shards: int, rank: int, of: int) -> list[int]:
+    """Return the numbers of all shards, starting at another one in each of `of` processes."""
+    first = rank * shards // of
+    return [*range(first, shards), *range(first)]
 
 
 def _raise_failure(failures: dict[str, _Failure], killed: list[BaseProcess], finished: bool) -> None:
@@ -160,18 +181,14 @@ def _kill(workers: list[BaseProcess]) -> None:
 # In the worker
 
 
-def _work(
-    kind: type[Method], config_name: str, fields: dict, shared: dict, out: Path, rank: int, report: Connection
-) -> None:
+def _work(job: Job, out: Path, shards: list[int], rank: int, report: Connection) -> None:
     libraries.quieten()
     with signals.handled(worker=True):
         threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
         try:
             from figureground.running import worker
 
-            method = kind(config_name, **fields)
-            method.adopt(shared)
-            worker.work(method, out, rank, fields["workers"], show_progress=False)
+            worker.work(job.open(), out, shards, rank, show_progress=False)
         except BaseException as error:
             asked = signals.asked_to_stop()
             if asked is not None or isinstance(error, KeyboardInterrupt):

@@ -1,0 +1,81 @@
+"""Runners: who renders the shards of a build, and the registry that other packages extend. Needs no torch.
+
+A runner decides in which processes, on which machines and in which order shards are rendered. In each process that it
+uses, it calls `running.worker.work` with the numbers of shards. None of this affects an image.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from figureground.core.errors import RecipeError, nearest_or_all
+from figureground.core.registry import Registry, subclasses
+
+if TYPE_CHECKING:
+    from figureground.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Job:
+    """A method as it is sent to another process: unlike the method itself, it can be pickled."""
+
+    kind: type[Method]
+    config: str
+    fields: Mapping[str, Any]
+    shared: Mapping[str, Any]
+    """What the first process has computed already."""
+
+    @classmethod
+    def of(cls, method: Method) -> Job:
+        fields = {name: getattr(method.config, name) for name in method.config.field_names()}
+        return cls(type(method), method.config.name, fields, method.shared())
+
+    def open(self) -> Method:
+        """Create the method again."""
+        method = self.kind(self.config, **self.fields)
+        method.adopt(self.shared)
+        return method
+
+
+class Runner(ABC):
+    """Has the shards of a build rendered."""
+
+    NAME: ClassVar[str]
+    """Its name in the setting `runner`."""
+
+    @abstractmethod
+    def run(self, method: Method, out: Path, show_progress: bool) -> None:
+        """Have all shards of `method.plan()` rendered, and return when all are finished.
+
+        It calls `worker.work(method, out, shards)` in each process that it uses, with the numbers of any shards in any
+        order. A call returns when these are finished. It skips finished shards and those that another process holds,
+        so several processes may be given the same ones. Another process makes the method from a `Job`.
+
+        Args:
+            out: The dataset's directory. All processes must reach it, also those on other machines.
+
+        Raises:
+            FiguregroundError: Shards can't be rendered.
+        """
+
+
+RUNNERS: Registry[type[Runner]] = Registry(
+    "figureground.runners", "runner", {"local": "figureground.running.runners.local:Local"}, subclasses(Runner, "NAME")
+)
+"""Runners. Another package adds a `Runner` with an entry point in `figureground.runners`."""
+
+
+def open_runner(name: str) -> Runner:
+    """Return a runner by its name.
+
+    Raises:
+        RecipeError: The runner doesn't exist.
+        FiguregroundError: Another package's runner can't be imported.
+    """
+    if name not in RUNNERS:
+        raise RecipeError("runner", f"there is no runner {name!r}{nearest_or_all(name, RUNNERS.names())}")
+    return RUNNERS[name]()
