@@ -116,7 +116,7 @@ def test_a_run_that_goes_on_after_a_kill_remembers_its_looks_and_its_best_weight
     out = tmp_path / "killed"
     with monkeypatch.context() as patch:
         values(patch, 0.5, 0.1)
-        patch.setattr(_Session, "_finish", lambda self, seconds: None)
+        patch.setattr(_Session, "_finish", lambda self: None)
         learn(out)
     assert not (out / "concept.json").exists()
     values(monkeypatch)  # no look more is needed

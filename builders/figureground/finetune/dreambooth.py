@@ -14,8 +14,7 @@ import platform
 import resource
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,17 +22,14 @@ from typing import Any
 
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, RecipeError, Stopped
 from figureground.core.files import replace_text
 from figureground.core.locks import lock
 from figureground.core.numerics import library_versions
-from figureground.core.progress import Progress
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint
-from figureground.diffusion.processes import Processes, join
 from figureground.diffusion.render import Sampling
 from figureground.finetune import concept, identifier, inputs, priors
 from figureground.finetune.base import choose_dtype, open_base
@@ -48,7 +44,8 @@ from figureground.models.concepts import CHECKPOINT, CONCEPT, FORMAT, LORA, hash
 from figureground.models.opening import open_network
 from figureground.models.weights import check_size, local_directory
 from figureground.recipe import document as recipes
-from figureground.training.curves import SECONDS_BETWEEN_LOOKS, Curves, NotFinite
+from figureground.training.loop import Hooks, Loop, Saving
+from figureground.training.processes import Processes, join
 from figureground.training.state import STATE, resume_threads
 from figureground.training.unfinished import Unfinished
 from figureground.vision.classifiers import Classifier, open_classifier
@@ -316,8 +313,8 @@ def _clean(out: Path) -> None:
 # Learning
 
 
-@dataclass
-class _Session:
+@dataclass(eq=False)
+class _Session(Hooks):
     """One process's run for a concept, from prior images to `concept.json`."""
 
     asked: _Request
@@ -350,8 +347,7 @@ class _Session:
         self.training = Training(
             self.checkpoint, settings, material, self.similarity, self.processes, self.size, self.dtype
         )
-        self.curves = Curves(self.training.curve_names)
-        self.made_with = {
+        made_with = {
             "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
             "processes": self.processes.count,
@@ -359,18 +355,14 @@ class _Session:
             "feature_model": self.network.classifier.facts if self.network else None,
             **({"class_images": of_class.facts} if of_class else {}),
         }
-        self.learner = Watched(self.training, self.looks)
-        step, seconds = self._restore()
-        try:
-            seconds = self._steps(step, seconds)
-        except NotFinite:
-            if self.kept.step and self.processes.main:
-                self._restore()
-                self._write_usable()
-            raise
+        self.loop = Loop(
+            Watched(self.training, self.looks), self, self.kept, made_with,
+            Saving(settings.save_every, settings.save_seconds), self.processes, str(self.out), self.asked.show_progress,
+        )  # fmt: skip
+        self.loop.resume()
+        self.loop.run()
         if self.processes.main:
-            self._save(len(self.curves), seconds)  # a full disk must not lose progress since the last save
-            self._finish(seconds)
+            self._finish()
         self.processes.wait()
 
     def _prior(self) -> priors.Prior:
@@ -470,52 +462,31 @@ class _Session:
             "prediction_type": facts["prediction_type"],
         }
 
-    # The loop
+    # Between steps
 
-    def _steps(self, step: int, earlier: float) -> float:
-        """Train to the end or until early stopping; return the duration in seconds, including earlier runs."""
-        settings, processes, curves = self.settings, self.processes, self.curves
-        began = last_save = last_look = time.monotonic()
+    def is_done(self, step: int) -> bool:
+        if step and step % self.settings.stop_every == 0:
+            self._look(step, signals.check)
+        return self.looks is not None and self.processes.any(self.looks.done)
 
-        def save() -> None:
-            nonlocal last_save
-            curves.settle()
-            if processes.main:
-                self._save(step, earlier + time.monotonic() - began)
-            last_save = time.monotonic()
+    def after_step(self, step: int) -> None:
+        every = self.settings.preview_every
+        if every and step % every == 0 and step < self.settings.max_train_steps:
+            self.loop.curves.settle()  # reports non-finite losses
+            if self.processes.main:
+                self._preview(step)
 
-        with self._bar(step) as bar:
-            while step < settings.max_train_steps:
-                if step and step % settings.stop_every == 0:
-                    self._look(step, signals.check)
-                if self.looks is not None and processes.any(self.looks.done):
-                    break
-                if processes.any(signals.asked_to_stop() is not None):
-                    save()
-                    if processes.main:
-                        self._write_usable()
-                    signals.check()
-                    raise KeyboardInterrupt  # another process received the signal
-                curves.add(self.training.step(step))
-                step += 1
-                bar.update()
-                if time.monotonic() - last_look > SECONDS_BETWEEN_LOOKS and processes.main:
-                    curves.write(self.out)
-                    bar.set_postfix(_postfix(curves, self.device), refresh=False)
-                    last_look = time.monotonic()
-                if step == settings.max_train_steps:
-                    break
-                if settings.preview_every and step % settings.preview_every == 0:
-                    curves.settle()
-                    if processes.main:
-                        self._preview(step)
-                due = settings.save_every and step % settings.save_every == 0
-                if due or processes.any(time.monotonic() - last_save > settings.save_seconds):
-                    save()
-            curves.settle()
-            if step == settings.max_train_steps:
-                self._look(step, lambda: None)
-        return earlier + time.monotonic() - began
+    def at_end(self, step: int) -> None:
+        if step == self.settings.max_train_steps:
+            self._look(step, lambda: None)
+
+    def write_usable(self) -> Path:
+        return self._write()
+
+    def note(self) -> dict[str, str]:
+        latest = self.loop.curves.latest(20)
+        losses = {name: f"{value:.3g}" for name, value in latest.items() if not name.endswith("_weighted")}
+        return {**losses, "memory": f"{_peak_memory(self.device) / 1e3:.1f} GB"}
 
     def _look(self, step: int, between_steps: Callable[[], None]) -> None:
         """Evaluate the model's current images, if a look is due; keep the best weights.
@@ -524,24 +495,12 @@ class _Session:
         """
         if self.watch is None or self.looks is None or not self.processes.main or step in self.looks.steps:
             return
-        self.curves.settle()  # reports non-finite losses
+        self.loop.curves.settle()  # reports non-finite losses
         with contextlib.suppress(Stopped):
             with self.training.averaged(), self._autocast():
                 value = self.watch.look(between_steps)
             if self.looks.add(step, value):
                 self.training.keep_best()
-
-    @contextlib.contextmanager
-    def _bar(self, step: int) -> Iterator[tqdm]:
-        show = self.asked.show_progress and self.processes.main
-        with Progress(self.settings.max_train_steps, initial=step, unit="step", desc=str(self.out), show=show) as bar:
-            yield bar
-
-    def _save(self, step: int, seconds: float) -> None:
-        self.kept.save(self.learner, self.curves, self.made_with, step, seconds)
-
-    def _restore(self) -> tuple[int, float]:
-        return self.kept.restore(self.learner, self.curves, self.made_with, self.device)
 
     # Output files
 
@@ -558,9 +517,6 @@ class _Session:
                 self.out / PREVIEWS / f"step-{step:06d}.png", signals.check,
             )  # fmt: skip
 
-    def _write_usable(self) -> None:
-        self.kept.usable = self._write()
-
     def _write(self) -> Path:
         """Write the result; the network can't be used afterwards."""
         pipeline = self.checkpoint.text_to_image
@@ -572,9 +528,9 @@ class _Session:
             concept.write_checkpoint(self.checkpoint.folder, trained, self.out / CHECKPOINT)
             return self.out / CHECKPOINT
 
-    def _finish(self, seconds: float) -> None:
-        settings, curves, looks = self.settings, self.curves, self.looks
-        done = len(curves)
+    def _finish(self) -> None:
+        settings, curves, looks = self.settings, self.loop.curves, self.looks
+        done, seconds = self.loop.step, self.loop.seconds
         kept_step = looks.best_step if looks is not None and looks.best_step is not None else done
         self._preview(kept_step, final=True)
         curves.write(self.out)
@@ -585,7 +541,7 @@ class _Session:
             "format": FORMAT, "kind": kind, "sha256": hash_weights(self.out, kind, base["fingerprint"]),
             "noun": self.asked.noun, "label": self.asked.label, "identifier": settings.identifier, "size": self.size,
             "base": base, "settings": {n: self.identity[n] for n in settings.to_json() if n in self.identity},
-            "references": self.found.to_json(), **self.made_with,
+            "references": self.found.to_json(), **self.loop.made_with,
             "processor": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
             "threads": torch.get_num_threads(), "versions": _versions(), "steps": kept_step,
             "seconds": round(seconds, 1), "peak_memory_mb": round(_peak_memory(self.device)),
@@ -598,12 +554,6 @@ class _Session:
             }  # fmt: skip
         replace_text(self.out / CONCEPT, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
         (self.out / STATE).unlink(missing_ok=True)
-
-
-def _postfix(curves: Curves, device: torch.device) -> dict[str, str]:
-    latest = curves.latest(20)
-    losses = {name: f"{value:.3g}" for name, value in latest.items() if not name.endswith("_weighted")}
-    return {**losses, "memory": f"{_peak_memory(device) / 1e3:.1f} GB"}
 
 
 def _peak_memory(device: torch.device) -> float:

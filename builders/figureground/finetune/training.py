@@ -20,13 +20,13 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.seeding import make_generator, seed_default_generators
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.denoiser import Denoiser, Embedding, tokenize
-from figureground.diffusion.processes import Processes, gather_alone
 from figureground.finetune.latents import Posteriors
 from figureground.finetune.objective import Weights, add_noise, curve_names, losses, target
 from figureground.finetune.settings import Finetuning
 from figureground.finetune.similarity import SimilarityLoss, decode
 from figureground.recipe.sample import derive_seed
 from figureground.training.curves import GRADIENT
+from figureground.training.processes import Processes, gather_alone
 
 UNET_ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_ADAPTED = ("q_proj", "k_proj", "v_proj", "out_proj")

@@ -30,14 +30,17 @@ from figureground.core.numerics import usable_cores
 from figureground.core.progress import Progress
 from figureground.core.terminal import remark
 from figureground.data.groups import GroupedImages
-from figureground.learn import erm
 from figureground.learn.backbones import open_backbone, save
 from figureground.learn.directory import held
+from figureground.learn.fit import Fit
+from figureground.learn.objective import WeightedMean
 from figureground.learn.preflight import INPUTS
+from figureground.learn.reading import JUDGED, as_array, read
 from figureground.learn.settings import LAST, WORST_CLASS, WORST_GROUP, Training
-from figureground.learn.training import MOST_WORKERS, explained, take_up, versions, watched
+from figureground.learn.training import MOST_WORKERS, advise_memory, run_fit, take_up, versions
 from figureground.learn.training_data import Album, Part, TrainingData
 from figureground.recipe.sample import derive_seed
+from figureground.training.unfinished import explained
 from figureground.vision.classifiers import Classifier, Reading
 
 CSV, ARRAYS = "errors.csv", "errors.npz"
@@ -282,19 +285,21 @@ def _judge(
     for note in backbone.notes:
         remark(note)
     probability = np.empty((len(train), len(groups.classes)))
-    with explained(settings, where), held(out, INPUTS, "train"):
+    done = 0
+
+    def said() -> str:
+        return f"{done} of {counted(len(jobs), 'classifier')} are finished and kept."
+
+    with explained(out, said, "", advise_memory(settings, where)), held(out, INPUTS, "train"):
         content = hidden.select(hidden.split != 2).fingerprint
         identity = take_up(out, {**settings.to_json(), "backbone": backbone.facts, "content": content, **how})
         made_with = {"inputs": identity, "device": where.type, "versions": versions(), "seed": how["seed"]}
         session = _Session(
             settings, train, _part(validation), how["seed"], out, edge, where, show_progress, made_with,
         )  # fmt: skip
-        for done, job in enumerate(jobs):
-            try:
-                probability[job.judged] = session.probability(job)
-            except KeyboardInterrupt as stop:
-                stop.add_note(f"{done} of {counted(len(jobs), 'classifier')} are finished and kept.")
-                raise
+        for job in jobs:
+            probability[job.judged] = session.probability(job)
+            done += 1
         models = tuple(out / job.name for job in jobs)
         errors = Errors(train.keys, train.y, probability.argmax(axis=1), probability, fold, models)
         save_errors(errors, groups.classes, out)
@@ -324,14 +329,14 @@ class _Session:
         began = time.monotonic()
         backbone = open_backbone(self.settings, self.train.classes, self.edge, self.seed)
         material = self._material(job)
-        fit = erm.Fit(
+        fit = Fit(
             backbone, material, self.settings, self.seed, job.name,
-            erm.WeightedMean(np.ones(len(material.train)), self.device), job.epochs, (job.rule,), self.device,
+            WeightedMean(np.ones(len(material.train)), self.device), job.epochs, (job.rule,), self.device,
             _workers(), state, {**self.made_with, "purpose": job.name}, None, self.show_progress,
         )  # fmt: skip
-        epoch = watched(fit)
+        epoch = run_fit(fit)
         judged = material.train if job.judged is job.trained else _part(self.train.select(job.judged))
-        probability = _softmax(erm.read(backbone, judged, self.device, _workers()))
+        probability = _softmax(read(backbone, judged, self.device, _workers()))
         save(backbone, self.out / job.name)
         _write_arrays(arrays, probability=probability)
         chosen = fit.curve[epoch - 1]
@@ -428,10 +433,10 @@ def read_images(classifier: Classifier, images: GroupedImages, *, show_progress:
     """
     n, album = len(images), Album([images])
     device = next(classifier.parameters()).device
-    chosen = [np.arange(i, min(i + erm.JUDGED, n)) for i in range(0, n, erm.JUDGED)]
+    chosen = [np.arange(i, min(i + JUDGED, n)) for i in range(0, n, JUDGED)]
     logits = [torch.empty(0, len(classifier.labels))]
     features = [torch.empty(0, classifier.weight.shape[1])]
-    batches = album.batches(chosen, erm.as_array, _workers())
+    batches = album.batches(chosen, as_array, _workers())
     bar = Progress(n, unit="image", desc=f"{classifier.name} on {images.name}", show=show_progress)
     with signals.at_checks(), bar:
         for rows, batch in zip(chosen, batches, strict=True):
