@@ -22,7 +22,8 @@ from tiny_references import flags, make_references, tiny
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.finetune import dreambooth, training
-from figureground.finetune.dreambooth import _Session, finetune
+from figureground.finetune.concept_run import ConceptRun
+from figureground.finetune.dreambooth import finetune
 from figureground.models.concepts import read_concept
 from figureground.models.weights import fingerprint
 from figureground.training.unfinished import Unfinished
@@ -551,7 +552,7 @@ def test_an_unfinished_run_refuses_other_inputs_and_other_means(sd1, references,
         """As a run that was killed after its second step left it."""
         shutil.rmtree(out, ignore_errors=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_Session, "_finish", lambda self: None)
+            patch.setattr(ConceptRun, "_finish", lambda self: None)
             patch.setattr(Unfinished, "save", save_early)
             finetune(references, "flower", "x", out, dataclasses.replace(settings, **changes), **QUIET)
         assert saved_step(out) == 2

@@ -13,7 +13,7 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
 from figureground.learn.backbones import open_backbone
 from figureground.learn.epochs import Epoch, Stage, score_epoch
-from figureground.learn.errors import early_stopped
+from figureground.learn.find_errors import early_stopped
 from figureground.learn.fit import Fit
 from figureground.learn.objective import WeightedMean
 from figureground.learn.settings import IN_TRAINING, IN_VALIDATION, MASKS, RULES, Training

@@ -69,6 +69,11 @@ def predict(backbone: Backbone, part: Part, device: torch.device, workers: int) 
     return read(backbone, part, device, workers).argmax(axis=1)
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Compute the softmax in float64, so that probabilities near 1 stay distinct."""
+    return torch.from_numpy(logits).double().softmax(1).numpy()
+
+
 def mean_cross_entropy(logits: np.ndarray, y: np.ndarray) -> float:
     """Return the mean cross-entropy, in nats.
 

@@ -18,7 +18,7 @@ from figureground.core.accelerator import choose_device
 from figureground.core.differences import differences
 from figureground.core.errors import counted
 from figureground.core.files import read_json, replace_text
-from figureground.core.numerics import library_versions, usable_cores
+from figureground.core.numerics import library_versions
 from figureground.core.terminal import remark
 from figureground.learn import trained
 from figureground.learn.backbones import Backbone, check_saving, open_backbone, save
@@ -29,14 +29,11 @@ from figureground.learn.objective import Objective, WeightedMean
 from figureground.learn.preflight import INPUTS, Request, ask
 from figureground.learn.reading import predict
 from figureground.learn.settings import LAST, RULES, Training
-from figureground.learn.training_data import TrainingData
+from figureground.learn.training_data import TrainingData, default_workers
 from figureground.learn.way import WAYS, Way
 from figureground.learn.weights import normalise, weigh_added
 from figureground.recipe.document import FORMAT
 from figureground.training.unfinished import explained
-
-MOST_WORKERS = 8
-"""Default maximum number of decoding threads."""
 
 
 def train(
@@ -89,7 +86,7 @@ def train_asked(asked: Request, show_progress: bool = True) -> dict[str, Any]:
     """Train like `train`, with inputs read and checked by `door.ask`."""
     settings, out, chosen = asked.settings, asked.out, asked.seeds
     where = choose_device(asked.device)
-    workers = asked.workers or min(MOST_WORKERS, usable_cores())
+    workers = asked.workers or default_workers()
     session = Session(settings, asked.material, out, asked.edge, where, workers, show_progress)
     kept = _SavedProgress()
     with explained(out, kept.said, "", advise_memory(settings, where)), held(out, INPUTS, "train"):
