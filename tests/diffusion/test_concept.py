@@ -12,8 +12,8 @@ from tiny_references import make_references, tiny
 
 from figureground.core.errors import FiguregroundError
 from figureground.diffusion.render import Renderer, Sampling
-from figureground.finetune import dreambooth
 from figureground.finetune.concept import open_concept
+from figureground.finetune.concept_run import ConceptRun
 from figureground.finetune.dreambooth import finetune
 from figureground.models.concepts import read_concept
 from figureground.recipe.sample import Sample, Spec
@@ -63,12 +63,12 @@ def test_what_was_learned_draws_the_same_when_it_is_opened_again(references, tmp
     base = make_checkpoint(kind, tmp_path)
     seen = []
 
-    def write(self, honest=dreambooth._Session._write):
+    def write(self, honest=ConceptRun.write_usable):
         self.training._denoiser.eval()
         seen.append(draw(self.checkpoint))
         return honest(self)
 
-    monkeypatch.setattr(dreambooth._Session, "_write", write)
+    monkeypatch.setattr(ConceptRun, "write_usable", write)
     settings = tiny(base, max_train_steps=2, lora_rank=rank, learning_rate=0.1 if rank else 1e-3)
     out = finetune(references, "flower", "hen", tmp_path / "hen", settings, **QUIET)
     opened = open_concept(read_concept(out), **CPU)

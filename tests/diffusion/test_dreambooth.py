@@ -22,9 +22,11 @@ from tiny_references import flags, make_references, tiny
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.finetune import dreambooth, training
-from figureground.finetune.dreambooth import _Session, finetune
+from figureground.finetune.concept_run import ConceptRun
+from figureground.finetune.dreambooth import finetune
 from figureground.models.concepts import read_concept
 from figureground.models.weights import fingerprint
+from figureground.training.unfinished import Unfinished
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 QUIET = {"device": "cpu", "show_progress": False}
@@ -540,14 +542,18 @@ def test_an_unfinished_run_refuses_other_inputs_and_other_means(sd1, references,
     settings = tiny(sd1, max_train_steps=4, save_every=2)
     finetune(references, "flower", "x", out, settings, **QUIET)
     whole = weights(out / "checkpoint")
-    save = _Session._save
+    save = Unfinished.save
+
+    def save_early(self, learner, curves, made_with, step, seconds):
+        if step < 4:
+            save(self, learner, curves, made_with, step, seconds)
 
     def unfinished(**changes):
         """As a run that was killed after its second step left it."""
         shutil.rmtree(out, ignore_errors=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_Session, "_finish", lambda self, seconds: None)
-            patch.setattr(_Session, "_save", lambda self, step, *more: save(self, step, *more) if step < 4 else None)
+            patch.setattr(ConceptRun, "_finish", lambda self: None)
+            patch.setattr(Unfinished, "save", save_early)
             finetune(references, "flower", "x", out, dataclasses.replace(settings, **changes), **QUIET)
         assert saved_step(out) == 2
 

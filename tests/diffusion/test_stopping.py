@@ -11,7 +11,8 @@ from tiny_references import make_references, tiny
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.finetune import stopping
-from figureground.finetune.dreambooth import _Session, finetune
+from figureground.finetune.concept_run import ConceptRun
+from figureground.finetune.dreambooth import finetune
 from figureground.finetune.stopping import Looks, measure
 
 QUIET = {"device": "cpu", "show_progress": False}
@@ -116,7 +117,7 @@ def test_a_run_that_goes_on_after_a_kill_remembers_its_looks_and_its_best_weight
     out = tmp_path / "killed"
     with monkeypatch.context() as patch:
         values(patch, 0.5, 0.1)
-        patch.setattr(_Session, "_finish", lambda self, seconds: None)
+        patch.setattr(ConceptRun, "_finish", lambda self: None)
         learn(out)
     assert not (out / "concept.json").exists()
     values(monkeypatch)  # no look more is needed

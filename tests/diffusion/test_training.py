@@ -11,11 +11,11 @@ from tiny_references import make_references, tiny
 from figureground.core.errors import FiguregroundError
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.denoiser import Denoiser, tokenize
-from figureground.diffusion.processes import Processes
 from figureground.finetune.base import open_base
 from figureground.finetune.latents import encode
 from figureground.finetune.references import read_references
 from figureground.finetune.training import Training, TrainingData, in_turn
+from figureground.training.processes import Processes
 
 CPU = torch.device("cpu")
 SIZE = 32

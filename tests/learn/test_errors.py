@@ -18,17 +18,9 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.hashing import digest
 from figureground.data.groups import accuracy_by_group
 from figureground.data.layouts import read_groups
-from figureground.learn.errors import (
-    Errors,
-    cross_fit,
-    early_stopped,
-    lowest_loss,
-    make_folds,
-    match_classes,
-    of_classifier,
-    read_errors,
-    save_errors,
-)
+from figureground.learn.classifier_errors import match_classes, of_classifier
+from figureground.learn.errors import Errors, lowest_loss, read_errors, save_errors
+from figureground.learn.find_errors import cross_fit, early_stopped, make_folds
 from figureground.learn.settings import Training
 from figureground.vision.classifiers import open_classifier
 
@@ -153,7 +145,7 @@ def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(cro
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(images, tmp_path):
     script = (
-        "import sys; from pathlib import Path; from figureground.learn.errors import cross_fit\n"
+        "import sys; from pathlib import Path; from figureground.learn.find_errors import cross_fit\n"
         "from figureground.data.layouts import read_groups; from figureground.learn.settings import Training\n"
         "cross_fit(read_groups(sys.argv[1]), Training('erm', epochs=8), 2, 0, Path(sys.argv[2]), device='cpu')\n"
     )

@@ -19,7 +19,7 @@ from tiny_layouts import TABLE, make_folders, make_table
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
-from figureground.learn import erm
+from figureground.learn.reading import mean_cross_entropy
 from figureground.learn.settings import TWO_STAGE, Training
 from figureground.learn.training import train
 from figureground.learn.training_data import gather
@@ -128,7 +128,7 @@ def test_curves_hold_the_loss_on_validation_and_what_was_trained_without_it_stil
 
 def test_mean_cross_entropy_is_that_of_the_softmax():
     logits = np.array([[0.0, math.log(3)], [2.0, 2.0]], np.float32)
-    assert erm.mean_cross_entropy(logits, np.array([1, 0])) == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+    assert mean_cross_entropy(logits, np.array([1, 0])) == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
 
 
 def test_seeds_may_be_named_and_give_what_they_give_among_others(images, tmp_path):

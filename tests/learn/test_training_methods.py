@@ -9,9 +9,9 @@ from PIL import Image
 
 from figureground.learn.augmentation import crop_and_mirror, random_box
 from figureground.learn.dfr import draw_balanced, fit_logistic, halves, refit, unstandardised
-from figureground.learn.erm import in_passes, schedule
 from figureground.learn.groupdro import GroupDRO, group_losses, raise_weights
 from figureground.learn.jtt import minority_groups, tell_errors, weigh_errors
+from figureground.learn.schedule import in_passes, schedule
 from figureground.learn.trained import score, spread
 from figureground.learn.weights import balance, normalise, weigh_added
 from figureground.recipe.sample import derive_seed

@@ -11,9 +11,11 @@ from tiny_layouts import make_folders
 from figureground.comparison.comparing import compare
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
-from figureground.learn import erm
 from figureground.learn.backbones import open_backbone
-from figureground.learn.errors import early_stopped
+from figureground.learn.epochs import Epoch, Stage, score_epoch
+from figureground.learn.find_errors import early_stopped
+from figureground.learn.fit import Fit
+from figureground.learn.objective import WeightedMean
 from figureground.learn.settings import IN_TRAINING, IN_VALIDATION, MASKS, RULES, Training
 from figureground.learn.training import train
 from figureground.learn.training_data import gather
@@ -31,7 +33,7 @@ def more(tmp_path_factory):
 
 
 def epoch(number, average, worst, worst_class):
-    return erm.Epoch(number, 2 * number, 0.5, average, worst, 0.6, worst_class)
+    return Epoch(number, 2 * number, 0.5, average, worst, 0.6, worst_class)
 
 
 def test_each_rule_chooses_by_its_own_accuracy_and_groups_decide_only_for_theirs():
@@ -39,11 +41,11 @@ def test_each_rule_chooses_by_its_own_accuracy_and_groups_decide_only_for_theirs
         epoch(1, average=0.80, worst=0.75, worst_class=0.70), epoch(2, average=0.90, worst=0.40, worst_class=0.75),
         epoch(3, average=0.85, worst=0.50, worst_class=0.82), epoch(4, average=0.90, worst=0.60, worst_class=0.75),
     ]  # fmt: skip
-    chosen = {rule: max(curve, key=lambda each: erm.score_epoch(rule, each)).epoch for rule in RULES}
+    chosen = {rule: max(curve, key=lambda each: score_epoch(rule, each)).epoch for rule in RULES}
     # Epochs 2 and 4 differ by a group alone, which a rule without groups doesn't see: it takes the first of them.
     assert chosen == {"worst-group": 1, "worst-class": 3, "average": 2, "last": 4}
     with pytest.raises(ValueError, match="Epoch 5"):
-        erm.score_epoch("average", erm.Epoch(5, 10, 0.5, None, None))
+        score_epoch("average", Epoch(5, 10, 0.5, None, None))
 
 
 def test_several_rules_report_the_epoch_of_each_and_the_first_is_kept(images, tmp_path):
@@ -130,10 +132,10 @@ def two_stage(images, more, state, epochs=4):
     settings = Training("two-stage", epochs=4, select="last")
     real = np.flatnonzero(~material.added)
     backbone = open_backbone(settings, material.classes, 16, 0)
-    return erm.Fit(
-        backbone, material, settings, 0, "main", erm.WeightedMean(np.ones(len(material.train)), torch.device("cpu")),
+    return Fit(
+        backbone, material, settings, 0, "main", WeightedMean(np.ones(len(material.train)), torch.device("cpu")),
         epochs, ("last",), torch.device("cpu"), 1, state, {"seed": 0}, show_progress=False,
-        stages=(erm.Stage(np.flatnonzero(material.added), 2), erm.Stage(real, 2)),
+        stages=(Stage(np.flatnonzero(material.added), 2), Stage(real, 2)),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 
 from figureground.models.bundled import WEIGHTS
 from figureground.pocket import captions, diffusion, train, vae
-from figureground.pocket.loop import Settings, fit, rate
+from figureground.pocket.fitting import Settings, fit, rate
 
 
 def counting_batches(log):

@@ -8,59 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import os
-import platform
-import resource
 import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from tqdm import tqdm
 
 from figureground.core import signals
-from figureground.core.errors import FiguregroundError, RecipeError, Stopped
-from figureground.core.files import replace_text
+from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.locks import lock
-from figureground.core.numerics import library_versions
-from figureground.core.progress import Progress
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint
-from figureground.diffusion.processes import Processes, join
-from figureground.diffusion.render import Sampling
-from figureground.finetune import concept, identifier, inputs, priors
+from figureground.finetune import concept, identifier, inputs
 from figureground.finetune.base import choose_dtype, open_base
-from figureground.finetune.latents import encode, to_pixels
-from figureground.finetune.previews import PREVIEWS, draw_preview
+from figureground.finetune.concept_run import ConceptRun
+from figureground.finetune.feature_network import open_feature_network, set_up_similarity
+from figureground.finetune.previews import PREVIEWS
 from figureground.finetune.references import References, read_references
-from figureground.finetune.settings import POCKET, Finetuning, fill, settings_for
-from figureground.finetune.similarity import SimilarityLoss, direction_of_head, direction_of_images, read_features
-from figureground.finetune.stopping import Looks, Watch, Watched
-from figureground.finetune.training import Similarity, Training, TrainingData, require_bitsandbytes
-from figureground.models.concepts import CHECKPOINT, CONCEPT, FORMAT, LORA, hash_weights, read_concept
-from figureground.models.opening import open_network
-from figureground.models.weights import check_size, local_directory
-from figureground.recipe import document as recipes
-from figureground.training.curves import SECONDS_BETWEEN_LOOKS, Curves, NotFinite
+from figureground.finetune.request import Request, SavedProgress
+from figureground.finetune.settings import POCKET, Finetuning, settings_for
+from figureground.finetune.training import require_bitsandbytes
+from figureground.models.concepts import CONCEPT, read_concept
+from figureground.models.weights import check_size
+from figureground.training.processes import Processes, join
 from figureground.training.state import STATE, resume_threads
-from figureground.training.unfinished import Unfinished
-from figureground.vision.classifiers import Classifier, open_classifier
-from figureground.vision.model_files import download
-from figureground.vision.neural_pca import read_components
 
 __all__ = ["POCKET", "Finetuning", "finetune", "settings_for"]
-
-PRIOR = "prior"
-"""Default folder of prior images in a concept's directory."""
-CLASS = "class"
-"""Default folder of images of the class itself."""
 
 
 def finetune(
@@ -102,49 +75,11 @@ def finetune(
         FiguregroundError: An input can't be used; `out` holds something else, or a concept from other inputs; memory or
             disk is full; or a loss is NaN.
     """
-    asked = _Request(Path(references), noun, label, Path(out), settings, prior, components, class_folder, show_progress)
-    kept = _SavedProgress(asked.out, settings.max_train_steps)
+    asked = Request(Path(references), noun, label, Path(out), settings, prior, components, class_folder, show_progress)
+    kept = SavedProgress(asked.out, settings.max_train_steps)
     with kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
         _finetune(asked, device, kept)
     return asked.out
-
-
-@dataclass(frozen=True)
-class _Request:
-    """Arguments of `finetune`."""
-
-    references: Path
-    noun: str
-    label: str
-    out: Path
-    settings: Finetuning
-    prior: Path | None
-    components: Path | None
-    class_folder: Path | None
-    show_progress: bool
-
-    def fill(self, template: str) -> str:
-        return fill(template, self.noun, self.settings.identifier)
-
-    def caption(self, caption: str | None) -> str:
-        return self.fill(caption or self.settings.prompt)
-
-    def class_prompt(self) -> str:
-        """The prior's prompt with the class in place of the noun; of ImageNet's synonyms, the first."""
-        return fill(self.settings.prior_prompt, self.label.split(",")[0].strip(), self.settings.identifier)
-
-
-@dataclass
-class _SavedProgress(Unfinished):
-    """Saved parts of an unfinished concept."""
-
-    prior: Path | None = None
-    """Folder of the prior images drawn so far."""
-
-    def said(self) -> str:
-        if not self.step and self.prior and any(self.prior.glob("*.png")):
-            return "No step is saved yet, but prior images are, and the same command goes on from there."
-        return super().said()
 
 
 ADVICE_NOT_FINITE = (
@@ -171,7 +106,7 @@ def _advise_memory(settings: Finetuning) -> str:
 # Checks: invalid inputs are refused before anything is written
 
 
-def _finetune(asked: _Request, device: str, kept: _SavedProgress) -> None:
+def _finetune(asked: Request, device: str, kept: SavedProgress) -> None:
     settings, out = asked.settings, asked.out
     if settings.lora_rank is not None:
         concept.require_peft()
@@ -199,8 +134,8 @@ def _finetune(asked: _Request, device: str, kept: _SavedProgress) -> None:
     checkpoint = _open(settings, processes, dtype)
     check_size(size, checkpoint.factor)
     _check_words(asked, checkpoint, found)
-    network = _open_network(asked, processes)
-    similarity = _compare_with(asked, checkpoint, found, network, processes)
+    network = open_feature_network(asked, processes)
+    similarity = set_up_similarity(asked, checkpoint, found, network, processes)
     with contextlib.ExitStack() as stack:
         if processes.main:
             if not stack.enter_context(lock(out / inputs.LOCK)):
@@ -217,9 +152,9 @@ def _finetune(asked: _Request, device: str, kept: _SavedProgress) -> None:
                 remark(note)
         processes.wait()
         if resume_threads(out / STATE, processes.device):  # another process saved a state meanwhile
-            similarity = _compare_with(asked, checkpoint, found, network, processes)
+            similarity = set_up_similarity(asked, checkpoint, found, network, processes)
         with signals.at_checks():
-            _Session(asked, found, identity, checkpoint, network, similarity, processes, size, dtype, kept).run()
+            ConceptRun(asked, found, identity, checkpoint, network, similarity, processes, size, dtype, kept).run()
 
 
 def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
@@ -240,68 +175,13 @@ def _open(settings: Finetuning, processes: Processes, dtype: torch.dtype) -> Che
     )
 
 
-def _check_words(asked: _Request, checkpoint: Checkpoint, found: References) -> None:
+def _check_words(asked: Request, checkpoint: Checkpoint, found: References) -> None:
     told = {f"the caption of {r.name}": asked.caption(r.caption) for r in found.used if r.caption}
     told |= {field: asked.fill(text) for field, text in asked.settings.prompts().items()}
     if asked.settings.needs_class_images:
         told["the prompt of the class's images"] = asked.class_prompt()
     named = {"the noun": asked.noun, "the class": asked.label, "the prior's prompt": asked.settings.prior_prompt}
     identifier.check_words(checkpoint.tokenizers, asked.settings.identifier, named, told)
-
-
-@dataclass(frozen=True)
-class _Network:
-    """The feature network and the class's position in its logits."""
-
-    classifier: Classifier
-    label: int
-
-
-def _open_network(asked: _Request, processes: Processes) -> _Network | None:
-    """Open the feature network, if it is used."""
-    settings = asked.settings
-    if not settings.reads_features:
-        return None
-    assert settings.feature_model is not None
-    classifier = open_classifier(
-        settings.feature_model, revision=settings.feature_model_revision, device=processes.device
-    )
-    classifier.need_features()
-    return _Network(classifier, classifier.index(asked.label))
-
-
-def _compare_with(
-    asked: _Request, checkpoint: Checkpoint, found: References, network: _Network | None, processes: Processes
-) -> Similarity | None:
-    """Set up SFSL, if its weight isn't 0: the feature network, its class, and the features of the references."""
-    settings = asked.settings
-    if settings.sfsl_weight == 0 or network is None:
-        return None
-    classifier, label = network.classifier, network.label
-    components = read_components(asked.components, classifier) if asked.components is not None else None
-    loss = SimilarityLoss(
-        classifier, label, torch.cat([to_pixels(r.image) for r in found.used]), features=settings.features,
-        distance=settings.distance, weighting=settings.weighting, threshold=settings.threshold, components=components,
-        leading=settings.leading,
-    )  # fmt: skip
-    vae = checkpoint.text_to_image.vae
-    if settings.tiny_autoencoder is not None:
-        vae = _open_tiny(settings.tiny_autoencoder).to(processes.device).requires_grad_(False)
-    return Similarity(loss, vae, classifier.facts)
-
-
-def _open_tiny(name: str) -> Any:
-    from diffusers import AutoencoderTiny
-
-    what = f"tiny_autoencoder {name!r}"
-    folder = Path(name).expanduser()
-    try:
-        if not folder.is_dir():
-            folder = download("tiny_autoencoder", name, None, ("config.json", "*.safetensors"))
-        return open_network(AutoencoderTiny, folder, what, dtype=torch.float32)
-    except (FiguregroundError, OSError, ValueError, RuntimeError) as error:
-        said = (str(error).splitlines() or ["?"])[0]
-        raise RecipeError("tiny_autoencoder", f"{name!r} doesn't open as an AutoencoderTiny: {said}") from None
 
 
 def _clean(out: Path) -> None:
@@ -311,310 +191,3 @@ def _clean(out: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-# Learning
-
-
-@dataclass
-class _Session:
-    """One process's run for a concept, from prior images to `concept.json`."""
-
-    asked: _Request
-    found: References
-    identity: dict[str, Any]
-    checkpoint: Checkpoint
-    network: _Network | None
-    similarity: Similarity | None
-    processes: Processes
-    size: int
-    dtype: torch.dtype
-    kept: _SavedProgress
-
-    def __post_init__(self) -> None:
-        self.out, self.settings = self.asked.out, self.asked.settings
-        self.device = self.processes.device
-
-    def run(self) -> None:
-        vae, settings = self.checkpoint.text_to_image.vae, self.settings
-        prior = self._prior() if settings.prior_weight else None
-        of_class = self._of_class() if settings.needs_class_images else None
-        material = TrainingData(
-            encode(vae, [r.image for r in self.found.used], settings.flip, signals.check),
-            tuple(self.asked.caption(r.caption) for r in self.found.used),
-            encode(vae, prior.images, settings.flip, signals.check) if prior else None,
-            self.asked.fill(settings.prior_prompt),
-        )
-        vae.to(self.dtype)  # from here on it only decodes, for SFSL and previews
-        self._watch_class(prior, of_class)
-        self.training = Training(
-            self.checkpoint, settings, material, self.similarity, self.processes, self.size, self.dtype
-        )
-        self.curves = Curves(self.training.curve_names)
-        self.made_with = {
-            "device": self.device.type,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "processes": self.processes.count,
-            "prior": prior.facts if prior else None,
-            "feature_model": self.network.classifier.facts if self.network else None,
-            **({"class_images": of_class.facts} if of_class else {}),
-        }
-        self.learner = Watched(self.training, self.looks)
-        step, seconds = self._restore()
-        try:
-            seconds = self._steps(step, seconds)
-        except NotFinite:
-            if self.kept.step and self.processes.main:
-                self._restore()
-                self._write_usable()
-            raise
-        if self.processes.main:
-            self._save(len(self.curves), seconds)  # a full disk must not lose progress since the last save
-            self._finish(seconds)
-        self.processes.wait()
-
-    def _prior(self) -> priors.Prior:
-        """Return the prior images."""
-        settings, folder = self.settings, self.asked.prior or self.out / PRIOR
-        return self._draw_once(
-            folder,
-            self.asked.fill(settings.prior_prompt),
-            settings.num_class_images,
-            self.asked.prior is None,
-            priors.FLAG,
-        )
-
-    def _of_class(self) -> priors.Prior:
-        """Return images of the class itself."""
-        given = self.asked.class_folder
-        return self._draw_once(
-            given or self.out / CLASS, self.asked.class_prompt(), self.settings.class_images, given is None,
-            "--class-folder",
-        )  # fmt: skip
-
-    def _draw_once(self, folder: Path, prompt: str, count: int, private: bool, flag: str) -> priors.Prior:
-        """Return images drawn by the original model, or a user's own images; one process draws missing ones.
-
-        Args:
-            private: Whether only this concept uses the folder; then images drawn with other settings are replaced.
-            flag: Name of the folder's flag in errors.
-        """
-        settings = self.settings
-        if priors.own_images(folder):
-            return priors.read_own(folder, self.size, flag)
-        base = self._base()
-        recipe = {
-            "format": recipes.FORMAT,
-            "prompt": prompt, "size": self.size, "seed": settings.seed,
-            "checkpoint": base["checkpoint"], "content": base["fingerprint"], "scheduler": settings.scheduler,
-            "num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale,
-        }  # fmt: skip
-        self.kept.prior = folder
-        if self.processes.main:
-            if private and not (self.out / STATE).exists():
-                priors.forget_other(folder, recipe, flag)
-            with self._autocast():
-                priors.draw_missing(
-                    folder, recipe, count, self.checkpoint, self._sampling(), signals.check, self.asked.show_progress,
-                    flag,
-                )  # fmt: skip
-        self.processes.wait()
-        return priors.read_drawn(folder, recipe, count, flag)
-
-    def _watch_class(self, prior: priors.Prior | None, of_class: priors.Prior | None) -> None:
-        """Remove the class's direction from SFSL and set up early stopping, if requested."""
-        settings, network = self.settings, self.network
-        self.looks = Looks(settings.stop_patience) if settings.early_stopping is not None else None
-        self.watch: Watch | None = None
-        if network is None:
-            return
-
-        def read(images: Sequence[Image.Image]) -> torch.Tensor:
-            return read_features(network.classifier, images, signals.check)
-
-        if self.similarity is not None and settings.class_direction is not None:
-            if settings.class_direction == "images":
-                assert prior is not None
-                assert of_class is not None
-                direction = direction_of_images(read(of_class.images), read(prior.images))
-            else:
-                direction = direction_of_head(network.classifier, network.label)
-            self.similarity = dataclasses.replace(self.similarity, loss=self.similarity.loss.without(direction))
-        if self.looks is not None:
-            assert prior is not None
-            without_class = settings.early_stopping == "without-class"
-            self.watch = Watch(
-                self.checkpoint, self._sampling(settings.stop_images), self.asked.fill(settings.prompt), settings.seed,
-                network.classifier, read([r.image for r in self.found.used]), read(prior.images),
-                read(of_class.images) if without_class and of_class is not None else None,
-            )  # fmt: skip
-
-    def _sampling(self, batch_size: int = 1) -> Sampling:
-        return Sampling(
-            self.size, self.settings.num_inference_steps, 1.0, self.settings.guidance_scale, batch_size=batch_size
-        )
-
-    def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def _base(self) -> dict[str, Any]:
-        """Return the facts of the base; a directory is given relative to the concept."""
-        name, facts = self.settings.checkpoint, self.checkpoint.facts
-        local = local_directory(name)
-        return {
-            "checkpoint": facts["checkpoint"],
-            "revision": facts["revision"] if local is None else None,
-            "place": os.path.relpath(local, self.out) if local is not None and name != POCKET.checkpoint else None,
-            "fingerprint": self.identity["checkpoint_content"],
-            "family": facts["family"],
-            "prediction_type": facts["prediction_type"],
-        }
-
-    # The loop
-
-    def _steps(self, step: int, earlier: float) -> float:
-        """Train to the end or until early stopping; return the duration in seconds, including earlier runs."""
-        settings, processes, curves = self.settings, self.processes, self.curves
-        began = last_save = last_look = time.monotonic()
-
-        def save() -> None:
-            nonlocal last_save
-            curves.settle()
-            if processes.main:
-                self._save(step, earlier + time.monotonic() - began)
-            last_save = time.monotonic()
-
-        with self._bar(step) as bar:
-            while step < settings.max_train_steps:
-                if step and step % settings.stop_every == 0:
-                    self._look(step, signals.check)
-                if self.looks is not None and processes.any(self.looks.done):
-                    break
-                if processes.any(signals.asked_to_stop() is not None):
-                    save()
-                    if processes.main:
-                        self._write_usable()
-                    signals.check()
-                    raise KeyboardInterrupt  # another process received the signal
-                curves.add(self.training.step(step))
-                step += 1
-                bar.update()
-                if time.monotonic() - last_look > SECONDS_BETWEEN_LOOKS and processes.main:
-                    curves.write(self.out)
-                    bar.set_postfix(_postfix(curves, self.device), refresh=False)
-                    last_look = time.monotonic()
-                if step == settings.max_train_steps:
-                    break
-                if settings.preview_every and step % settings.preview_every == 0:
-                    curves.settle()
-                    if processes.main:
-                        self._preview(step)
-                due = settings.save_every and step % settings.save_every == 0
-                if due or processes.any(time.monotonic() - last_save > settings.save_seconds):
-                    save()
-            curves.settle()
-            if step == settings.max_train_steps:
-                self._look(step, lambda: None)
-        return earlier + time.monotonic() - began
-
-    def _look(self, step: int, between_steps: Callable[[], None]) -> None:
-        """Evaluate the model's current images, if a look is due; keep the best weights.
-
-        A stopped process abandons its look and repeats it when resumed.
-        """
-        if self.watch is None or self.looks is None or not self.processes.main or step in self.looks.steps:
-            return
-        self.curves.settle()  # reports non-finite losses
-        with contextlib.suppress(Stopped):
-            with self.training.averaged(), self._autocast():
-                value = self.watch.look(between_steps)
-            if self.looks.add(step, value):
-                self.training.keep_best()
-
-    @contextlib.contextmanager
-    def _bar(self, step: int) -> Iterator[tqdm]:
-        show = self.asked.show_progress and self.processes.main
-        with Progress(self.settings.max_train_steps, initial=step, unit="step", desc=str(self.out), show=show) as bar:
-            yield bar
-
-    def _save(self, step: int, seconds: float) -> None:
-        self.kept.save(self.learner, self.curves, self.made_with, step, seconds)
-
-    def _restore(self) -> tuple[int, float]:
-        return self.kept.restore(self.learner, self.curves, self.made_with, self.device)
-
-    # Output files
-
-    def _preview(self, step: int, final: bool = False) -> None:
-        settings = self.settings
-        if not settings.preview_images:
-            return
-        prompts = [self.asked.fill(prompt) for prompt in settings.preview_prompts]
-        # A stopped process abandons its preview and saves; the final preview isn't interrupted.
-        weights = self.training.final() if final else self.training.averaged()
-        with weights, self._autocast(), contextlib.suppress(Stopped):
-            draw_preview(
-                self.checkpoint, self._sampling(settings.preview_images), prompts, settings.seed,
-                self.out / PREVIEWS / f"step-{step:06d}.png", signals.check,
-            )  # fmt: skip
-
-    def _write_usable(self) -> None:
-        self.kept.usable = self._write()
-
-    def _write(self) -> Path:
-        """Write the result; the network can't be used afterwards."""
-        with self.training.final():
-            if self.settings.lora_rank is not None:
-                concept.write_lora(self.checkpoint, self.out / LORA)
-                return self.out / LORA
-            trained = {part: getattr(self.checkpoint.text_to_image, part) for part in self.training.parts()}
-            concept.write_checkpoint(self.checkpoint.folder, trained, self.out / CHECKPOINT)
-            return self.out / CHECKPOINT
-
-    def _finish(self, seconds: float) -> None:
-        settings, curves, looks = self.settings, self.curves, self.looks
-        done = len(curves)
-        kept_step = looks.best_step if looks is not None and looks.best_step is not None else done
-        self._preview(kept_step, final=True)
-        curves.write(self.out)
-        curves.draw(self.out)
-        kind = "lora" if self._write().name == LORA else "checkpoint"
-        base = self._base()
-        facts = {
-            "format": FORMAT, "kind": kind, "sha256": hash_weights(self.out, kind, base["fingerprint"]),
-            "noun": self.asked.noun, "label": self.asked.label, "identifier": settings.identifier, "size": self.size,
-            "base": base, "settings": {n: self.identity[n] for n in settings.to_json() if n in self.identity},
-            "references": self.found.to_json(), **self.made_with,
-            "processor": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
-            "threads": torch.get_num_threads(), "versions": _versions(), "steps": kept_step,
-            "seconds": round(seconds, 1), "peak_memory_mb": round(_peak_memory(self.device)),
-            "losses": curves.at_end(done),
-        }  # fmt: skip
-        if looks is not None:
-            facts["early_stopping"] = {
-                "rule": settings.early_stopping, "kept_step": kept_step, "trained_steps": done,
-                "looks": [[step, round(value, 6)] for step, value in zip(looks.steps, looks.values, strict=True)],
-            }  # fmt: skip
-        replace_text(self.out / CONCEPT, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-        (self.out / STATE).unlink(missing_ok=True)
-
-
-def _postfix(curves: Curves, device: torch.device) -> dict[str, str]:
-    latest = curves.latest(20)
-    losses = {name: f"{value:.3g}" for name, value in latest.items() if not name.endswith("_weighted")}
-    return {**losses, "memory": f"{_peak_memory(device) / 1e3:.1f} GB"}
-
-
-def _peak_memory(device: torch.device) -> float:
-    """Return the peak memory so far, in MB: of the device, or on a CPU this process's resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-
-
-def _versions() -> dict[str, str]:
-    found = {**library_versions(), "accelerate": version("accelerate")}
-    for name in ("peft", "bitsandbytes"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found

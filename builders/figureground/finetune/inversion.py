@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import platform
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,6 @@ from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.files import read_json, replace_text
 from figureground.core.locks import lock
 from figureground.core.numerics import library_versions
-from figureground.core.progress import Progress
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.render import MARGIN
@@ -42,7 +40,9 @@ from figureground.models.weights import check_size, fingerprint, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.settings import execution_names
 from figureground.sources.images import content_hash
-from figureground.training.curves import CSV, PNG, SECONDS_BETWEEN_LOOKS, Curves, NotFinite
+from figureground.training.curves import CSV, PNG
+from figureground.training.loop import Hooks, Loop, Saving
+from figureground.training.processes import alone
 from figureground.training.state import STATE, read_state, resume_threads
 from figureground.training.unfinished import Unfinished
 
@@ -244,8 +244,8 @@ def _check_words(checkpoint: Checkpoint, asked: _Request) -> None:
 # Learning
 
 
-@dataclass
-class _Session:
+@dataclass(eq=False)
+class _Session(Hooks):
     """A run for a token, from encoded images to `inversion.json`."""
 
     asked: _Request
@@ -258,7 +258,7 @@ class _Session:
     device: torch.device
     kept: Unfinished
     inverting: Inverting = field(init=False)
-    curves: Curves = field(init=False)
+    loop: Loop = field(init=False)
 
     def run(self) -> None:
         asked, settings = self.asked, self.asked.settings
@@ -274,19 +274,15 @@ class _Session:
         self.inverting = Inverting(
             self.checkpoint, settings, asked.noun, asked.token, posteriors, masks, self.size, self.dtype, hidden
         )
-        self.curves = Curves(Inverting.curve_names)
-        step, seconds = self._restore()
-        if step == 0:
-            self._save(0, 0.0)  # marks the directory as ours
-        try:
-            seconds = self._steps(step, seconds)
-        except NotFinite:
-            if self.kept.step:
-                self._restore()
-                self._write_usable()
-            raise
-        self._save(settings.max_train_steps, seconds)  # a full disk must not lose progress since the last save
-        self._finish(seconds)
+        self.loop = Loop(
+            self.inverting, self, self.kept, self.made_with, Saving(seconds=settings.save_seconds),
+            alone(self.device), str(asked.out), asked.show_progress,
+        )  # fmt: skip
+        self.loop.resume()
+        if self.loop.step == 0:
+            self.loop.save()  # marks the directory as ours
+        self.loop.run()
+        self._finish()
 
     def _encode(self, images: Sequence[Image.Image]) -> Posteriors:
         return encode(self.checkpoint.text_to_image.vae, images, self.asked.settings.flip, signals.check)
@@ -296,51 +292,19 @@ class _Session:
         grids = [to_grid(mask, like.mean.shape[-1], self.asked.settings.flip) for mask in masks]
         return torch.stack(grids).to(self.device) if grids else None
 
-    def _steps(self, step: int, earlier: float) -> float:
-        """Learn to the end; return the duration in seconds, including earlier runs."""
-        settings, curves = self.asked.settings, self.curves
-        began = last_save = last_look = time.monotonic()
-        bar = Progress(
-            settings.max_train_steps, initial=step, unit="step", desc=str(self.asked.out), show=self.asked.show_progress
-        )
-        with bar:
-            while step < settings.max_train_steps:
-                if signals.asked_to_stop() is not None:
-                    self._save(step, earlier + time.monotonic() - began)
-                    self._write_usable()
-                    signals.check()
-                curves.add(self.inverting.step(step))
-                step += 1
-                bar.update()
-                if time.monotonic() - last_look > SECONDS_BETWEEN_LOOKS:
-                    curves.write(self.asked.out)
-                    bar.set_postfix({n: f"{v:.3g}" for n, v in curves.latest(20).items()}, refresh=False)
-                    last_look = time.monotonic()
-                if step < settings.max_train_steps and time.monotonic() - last_save >= settings.save_seconds:
-                    self._save(step, earlier + time.monotonic() - began)
-                    last_save = time.monotonic()
-            curves.settle()
-        return earlier + time.monotonic() - began
-
-    def _save(self, step: int, seconds: float) -> None:
-        self.kept.save(self.inverting, self.curves, self.made_with, step, seconds)
-
-    def _restore(self) -> tuple[int, float]:
-        return self.kept.restore(self.inverting, self.curves, self.made_with, self.device)
+    def note(self) -> dict[str, str]:
+        return {name: f"{value:.3g}" for name, value in self.loop.curves.latest(20).items()}
 
     # Output files
 
-    def _write_usable(self) -> None:
-        self.kept.usable = self._write()
-
-    def _write(self) -> Path:
+    def write_usable(self) -> Path:
         return write_token(self.asked.out, self.asked.token, self.inverting.rows(), self.checkpoint)
 
-    def _finish(self, seconds: float) -> None:
-        settings, facts, curves, out = self.asked.settings, self.checkpoint.facts, self.curves, self.asked.out
+    def _finish(self) -> None:
+        settings, facts, curves, out = self.asked.settings, self.checkpoint.facts, self.loop.curves, self.asked.out
         curves.write(out)
         curves.draw(out)
-        sha256 = content_hash(self._write())
+        sha256 = content_hash(self.write_usable())
         near = [
             torch.cosine_similarity(rows, noun.cpu()[None]).mean().item()
             for rows, noun in zip(self.inverting.rows(), self.inverting.noun, strict=True)
@@ -351,7 +315,7 @@ class _Session:
             "inputs": self.identity, "device": self.device.type, "dtype": self.made_with["computed_in"],
             "processor": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
             "threads": torch.get_num_threads(), "versions": library_versions(), "steps": settings.max_train_steps,
-            "seconds": round(seconds, 1), "cosine_to_noun": [round(value, 4) for value in near],
+            "seconds": round(self.loop.seconds, 1), "cosine_to_noun": [round(value, 4) for value in near],
             "losses": curves.at_end(settings.max_train_steps),
         }  # fmt: skip
         replace_text(out / INVERSION, json.dumps(done, indent=2, ensure_ascii=False) + "\n")

@@ -14,7 +14,7 @@ differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,6 +132,15 @@ class Watched:
 
     training: Training
     looks: Looks | None
+
+    @property
+    def curve_names(self) -> Sequence[str]:
+        """Names of the values of a step."""
+        return self.training.curve_names
+
+    def step(self, number: int) -> Tensor:
+        """Run a step; see `Training.step`."""
+        return self.training.step(number)
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""

@@ -20,7 +20,6 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.seeding import make_generator, seed_default_generators
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.denoiser import Denoiser, tokenize
-from figureground.diffusion.processes import Processes, gather_alone
 from figureground.finetune.latents import Posteriors
 from figureground.finetune.objective import Weights, add_noise, curve_names, losses, target
 from figureground.finetune.settings import Finetuning
@@ -28,6 +27,7 @@ from figureground.finetune.similarity import SimilarityLoss, decode
 from figureground.models.family import Embedding
 from figureground.recipe.sample import derive_seed
 from figureground.training.curves import GRADIENT
+from figureground.training.processes import Processes, gather_alone
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ def features_of(classifier: Classifier, images: GroupedImages, *, show_progress:
             or a feature isn't finite.
         Stopped: A signal requested a stop.
     """
-    from figureground.learn.errors import read_images
+    from figureground.learn.classifier_errors import read_images
 
     classifier.need_features()
     return read_images(classifier, images, show_progress=show_progress).features.numpy()

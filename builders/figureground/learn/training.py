@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,24 +14,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from figureground.core.accelerator import choose_device, is_out_of_memory
+from figureground.core.accelerator import choose_device
 from figureground.core.differences import differences
-from figureground.core.errors import OutOfMemory, counted
+from figureground.core.errors import counted
 from figureground.core.files import read_json, replace_text
-from figureground.core.numerics import library_versions, usable_cores
+from figureground.core.numerics import library_versions
 from figureground.core.terminal import remark
-from figureground.learn import erm, trained
+from figureground.learn import trained
 from figureground.learn.backbones import Backbone, check_saving, open_backbone, save
 from figureground.learn.directory import held, read_inputs, refuse_other, remove_drafts
+from figureground.learn.epochs import Epoch, Stage
+from figureground.learn.fit import Fit
+from figureground.learn.objective import Objective, WeightedMean
 from figureground.learn.preflight import INPUTS, Request, ask
+from figureground.learn.reading import predict
 from figureground.learn.settings import LAST, RULES, Training
-from figureground.learn.training_data import TrainingData
+from figureground.learn.training_data import TrainingData, default_workers
 from figureground.learn.way import WAYS, Way
 from figureground.learn.weights import normalise, weigh_added
 from figureground.recipe.document import FORMAT
-
-MOST_WORKERS = 8
-"""Default maximum number of decoding threads."""
+from figureground.training.unfinished import explained
 
 
 def train(
@@ -85,33 +86,19 @@ def train_asked(asked: Request, show_progress: bool = True) -> dict[str, Any]:
     """Train like `train`, with inputs read and checked by `door.ask`."""
     settings, out, chosen = asked.settings, asked.out, asked.seeds
     where = choose_device(asked.device)
-    workers = asked.workers or min(MOST_WORKERS, usable_cores())
+    workers = asked.workers or default_workers()
     session = Session(settings, asked.material, out, asked.edge, where, workers, show_progress)
     kept = _SavedProgress()
-    try:
-        with explained(settings, where), held(out, INPUTS, "train"):
-            return session.run(chosen, kept)
-    except KeyboardInterrupt as stop:
-        stop.add_note(f"{kept.said()} The same command goes on from there.")
-        raise
+    with explained(out, kept.said, "", advise_memory(settings, where)), held(out, INPUTS, "train"):
+        return session.run(chosen, kept)
 
 
-@contextlib.contextmanager
-def explained(settings: Training, device: torch.device) -> Iterator[None]:
-    """Translate out-of-memory errors in training into an error with advice.
-
-    Raises:
-        OutOfMemory: A batch doesn't fit.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise OutOfMemory(
-                f"{counted(settings.batch_size, 'image')} a step don't fit into the memory of {device}. Lower "
-                "--batch-size in a new --out, or choose a smaller backbone."
-            ) from None
-        raise
+def advise_memory(settings: Training, device: torch.device) -> str:
+    """Return the message for full memory."""
+    return (
+        f"{counted(settings.batch_size, 'image')} a step don't fit into the memory of {device}. Lower --batch-size in "
+        "a new --out, or choose a smaller backbone."
+    )
 
 
 def take_up(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
@@ -138,11 +125,9 @@ def take_up(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     return identity
 
 
-def watched(fit: erm.Fit) -> int:
-    """Run a fit. Signals take effect between steps, and torch's random state is restored afterwards."""
-    from figureground.core import signals
-
-    with signals.at_checks(), torch.random.fork_rng():
+def run_fit(fit: Fit) -> int:
+    """Run a fit, and restore torch's random state afterwards; return the number of the chosen epoch."""
+    with torch.random.fork_rng():
         return fit.run()
 
 
@@ -154,13 +139,16 @@ class _SavedProgress:
     """Number of finished seeds."""
     seed: int = 0
     """The seed in progress."""
-    curve: Sequence[erm.Epoch] = ()
+    curve: Sequence[Epoch] = ()
     first: bool = False
 
     def said(self) -> str:
         which = "the first model of " if self.first else ""
         epochs = counted(len(self.curve), "epoch")
-        return f"{counted(self.seeds, 'seed')} and {epochs} of {which}seed {self.seed} are done and kept."
+        return (
+            f"{counted(self.seeds, 'seed')} and {epochs} of {which}seed {self.seed} are done and kept. "
+            "The same command goes on from there."
+        )
 
 
 @dataclass(eq=False)
@@ -241,11 +229,11 @@ class Session:
             self.way.stages(self),
         )  # fmt: skip
         kept.curve, kept.first = fit.curve, False
-        epoch = watched(fit)
+        epoch = run_fit(fit)
         budget = self.way.count_steps(self.settings, fit, steps)
         facts |= self.way.finish(self, backbone, seed, objective, steps)
         more: dict[str, Any] = {self.way.NAME: facts} if facts else {}
-        predicted = erm.predict(backbone, self.material.test, self.device, self.workers)
+        predicted = predict(backbone, self.material.test, self.device, self.workers)
         folder = self.out / f"{self.settings.method}-seed-{seed}"
         save(backbone, folder)
         test, names = self.material.test, self.material.group_names
@@ -265,7 +253,7 @@ class Session:
             path.unlink(missing_ok=True)
         return result
 
-    def _told(self, fit: erm.Fit, epoch: int, predicted: np.ndarray) -> dict[str, Any]:
+    def _told(self, fit: Fit, epoch: int, predicted: np.ndarray) -> dict[str, Any]:
         """Return validation and test accuracies of an epoch."""
         test, material, each = self.material.test, self.material, fit.curve[epoch - 1]
         return {
@@ -276,14 +264,14 @@ class Session:
             ),
         }  # fmt: skip
 
-    def _by_each_rule(self, fit: erm.Fit, chosen: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    def _by_each_rule(self, fit: Fit, chosen: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the accuracies of the epoch that each rule chooses, the first included. Changes the network."""
         found = {chosen["epoch"]: chosen}
         by_rule: dict[str, dict[str, Any]] = {}
         for rule in self.rules:
             epoch = fit.take(rule)
             if epoch not in found:
-                predicted = erm.predict(fit.backbone, self.material.test, self.device, self.workers)
+                predicted = predict(fit.backbone, self.material.test, self.device, self.workers)
                 found[epoch] = self._told(fit, epoch, predicted)
             by_rule[rule] = found[epoch]
         return by_rule
@@ -293,10 +281,10 @@ class Session:
         return self.material.train_counts.reshape(len(self.material.classes), -1)
 
     def _fit(
-        self, backbone: Backbone, objective: erm.Objective, purpose: str, seed: int, state: Path, epochs: int,
-        rules: Sequence[str], chances: np.ndarray | None = None, stages: Sequence[erm.Stage] = (),
-    ) -> erm.Fit:  # fmt: skip
-        return erm.Fit(
+        self, backbone: Backbone, objective: Objective, purpose: str, seed: int, state: Path, epochs: int,
+        rules: Sequence[str], chances: np.ndarray | None = None, stages: Sequence[Stage] = (),
+    ) -> Fit:  # fmt: skip
+        return Fit(
             backbone, self.material, self.settings, seed, purpose, objective, epochs, rules, self.device, self.workers,
             state, {**self.made_with, "seed": seed, "purpose": purpose}, chances, self.show_progress, stages,
         )  # fmt: skip
@@ -309,12 +297,12 @@ class Session:
             return np.array(found["errors"], bool), int(found["steps"])
         backbone = open_backbone(self.settings, self.material.classes, self.edge, seed)
         weights = normalise(weigh_added(self.material.added, self.settings.add_weight))
-        objective = erm.WeightedMean(weights, self.device)
+        objective = WeightedMean(weights, self.device)
         state = self.out / f"seed-{seed}-first.pt"
         fit = self._fit(backbone, objective, "first", seed, state, self.settings.first_epochs or 1, (LAST,))
         self._kept.curve, self._kept.first = fit.curve, True
-        watched(fit)
-        errors = erm.predict(backbone, self.material.train, self.device, self.workers) != self.material.train.y
+        run_fit(fit)
+        errors = predict(backbone, self.material.train, self.device, self.workers) != self.material.train.y
         steps = fit.curve[-1].steps
         replace_text(path, json.dumps({"steps": steps, "errors": errors.astype(int).tolist()}) + "\n")
         return errors, steps

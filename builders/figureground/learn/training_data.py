@@ -15,6 +15,7 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.core.names import loosely
+from figureground.core.numerics import usable_cores
 from figureground.data.groups import GroupedImages
 from figureground.data.images import Draw
 
@@ -25,6 +26,13 @@ KEPT_BYTES = 256 * 2**20
 """Total size of decoded images kept in memory; other images are decoded at each use."""
 AHEAD = 2
 """Number of batches decoded ahead."""
+MOST_WORKERS = 8
+"""Default maximum number of decoding threads."""
+
+
+def default_workers() -> int:
+    """Return the default number of decoding threads; it doesn't affect results."""
+    return min(MOST_WORKERS, usable_cores())
 
 
 @dataclass(eq=False)

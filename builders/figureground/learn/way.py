@@ -1,7 +1,7 @@
 """Ways of training a classifier: what they share, and the registry that other packages extend. Needs no torch.
 
 A way says how images are weighed, what is minimised, and what happens before and after the epochs. The training itself
-is one loop for all (`learn.erm.Fit`), which `learn.training` runs.
+is one loop for all (`learn.fit.Fit`), which `learn.training` runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from figureground.core.registry import Registry, subclasses
 if TYPE_CHECKING:
     from figureground.data.groups import GroupedImages
     from figureground.learn.backbones import Backbone
-    from figureground.learn.erm import Fit, Objective, Stage
+    from figureground.learn.epochs import Stage
+    from figureground.learn.fit import Fit
+    from figureground.learn.objective import Objective
     from figureground.learn.settings import Training
     from figureground.learn.training import Session
     from figureground.learn.training_data import TrainingData

@@ -285,7 +285,7 @@ class DDB(Repaint):
         segmenter([Image.new("RGB", (64, 64), "gray")] * len(phrases), phrases)
 
     def _errors(self, stages: Path) -> Errors:
-        from figureground.learn.errors import early_stopped
+        from figureground.learn.find_errors import early_stopped
 
         config = self.config
 
@@ -437,7 +437,7 @@ class DDB(Repaint):
             return
         import torch
 
-        from figureground.learn.errors import match_classes
+        from figureground.learn.classifier_errors import match_classes
         from figureground.vision.attribution import share_inside
 
         assert self._stages is not None

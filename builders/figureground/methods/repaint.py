@@ -432,7 +432,8 @@ class Repaint(Method):
         Args:
             clustered: Whether its features will be clustered; if so, it must have features.
         """
-        from figureground.learn.errors import of_classifier, save_errors
+        from figureground.learn.classifier_errors import of_classifier
+        from figureground.learn.errors import save_errors
         from figureground.vision.classifiers import open_classifier
 
         classifier = open_classifier(self.config.classifier, device=self.device)

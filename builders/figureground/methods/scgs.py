@@ -206,7 +206,7 @@ class SCGS(Repaint):
         return tell_errors(wrong, np.zeros(len(wrong), bool), group, counts)
 
     def _errors(self, stages: Path) -> Errors:
-        from figureground.learn.errors import cross_fit, early_stopped
+        from figureground.learn.find_errors import cross_fit, early_stopped
 
         config = self.config
 
@@ -289,7 +289,7 @@ class SCGS(Repaint):
         return "covers everything" if share > MOST and self.config.mask != WHOLE else mask
 
     def _attended(self, errors: Errors, rows: Sequence[int]) -> dict[int, np.ndarray]:
-        from figureground.learn.errors import match_classes
+        from figureground.learn.classifier_errors import match_classes
         from figureground.vision.attention import attend, mask_by_knee, mask_by_quantile
 
         config, found = self.config, {}

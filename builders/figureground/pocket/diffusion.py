@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from figureground.pocket import captions, world
-from figureground.pocket.loop import Settings, fit
+from figureground.pocket.fitting import Settings, fit
 
 SETTINGS = Settings(
     steps=4_200, batch=48, learning_rate=8e-4, warmup=150, ema=0.998, weight_decay=0.01, save_seconds=1200

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
 
 from figureground.pocket import biased, world
-from figureground.pocket.loop import Settings, fit
+from figureground.pocket.fitting import Settings, fit
 
 SETTINGS = Settings(steps=2_400, batch=64, learning_rate=3e-3, warmup=200, ema=0.995, weight_decay=5e-4)
 POOL = 24_000

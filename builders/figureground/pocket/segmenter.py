@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from transformers import AutoTokenizer, CLIPSegConfig, CLIPSegForImageSegmentati
 from figureground.models.bundled import WEIGHTS
 from figureground.models.opening import open_network, open_part
 from figureground.pocket import robust, world
-from figureground.pocket.loop import Settings, fit
+from figureground.pocket.fitting import Settings, fit, run_command
 from figureground.pocket.world import Layout, Place
 
 SETTINGS = Settings(steps=6_000, batch=24, learning_rate=1.5e-3, warmup=300, ema=0.995, weight_decay=1e-3)
@@ -397,4 +398,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from figureground.models.bundled import WEIGHTS
 from figureground.models.opening import open_network, open_pipeline
 from figureground.pocket import captions, diffusion, robust, vae
 from figureground.pocket.checkpoint import sheet, write
+from figureground.pocket.fitting import run_command
 
 
 def curves(work: Path) -> None:
@@ -112,4 +114,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
 from figureground.pocket import world
-from figureground.pocket.loop import Settings, fit
+from figureground.pocket.fitting import Settings, fit
 
 SETTINGS = Settings(steps=9_500, batch=16, learning_rate=1e-3, warmup=300, ema=0.998)
 CROP = 32

@@ -39,7 +39,7 @@ from figureground.recipe.sample import Sample
 from figureground.running import directory
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, claim
 from figureground.shards.markers import markers, missing
-from figureground.shards.shard import PRIVATE, as_shard
+from figureground.shards.shard import PRIVATE, Shard, as_shard
 from figureground.shards.writer import write_shard
 
 if TYPE_CHECKING:

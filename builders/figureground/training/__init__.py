@@ -1,1 +1,1 @@
-"""State and loss curves of unfinished trainings."""
+"""The training loop of every model, with its saved state and curves."""

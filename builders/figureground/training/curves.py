@@ -1,4 +1,4 @@
-"""Loss curves of a fine-tuning, one value per step, saved as CSV and drawn as PNG."""
+"""Loss curves of a training, one value per step, saved as CSV and drawn as PNG."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ MOST_ACROSS = 4
 """Maximum number of curves per row of the drawing."""
 SETTLED_EVERY = 10
 """Number of steps whose losses stay on the device, so that it doesn't wait after each step."""
-SECONDS_BETWEEN_LOOKS = 5.0
-"""Interval at which the curves on disk are updated during training."""
 
 
 class Curves:
@@ -38,9 +36,10 @@ class Curves:
         self.names = tuple(names)
         self._settled: list[list[float]] = []
         self._pending: list[Tensor] = []
+        self._before = 0
 
     def __len__(self) -> int:
-        return len(self._settled) + len(self._pending)
+        return self._before + len(self._settled) + len(self._pending)
 
     def add(self, values: Tensor) -> None:
         """Adds the values of the next step, shape (names,), on any device; they are checked every few steps.
@@ -60,7 +59,7 @@ class Curves:
         self._pending = []
         for row in rows:
             if not all(map(math.isfinite, row)):
-                raise NotFinite(dict(zip(self.names, row, strict=True)), len(self._settled) + 1)
+                raise NotFinite(dict(zip(self.names, row, strict=True)), self._before + len(self._settled) + 1)
             self._settled.append(row)
 
     def latest(self, steps: int) -> dict[str, float]:
@@ -79,7 +78,11 @@ class Curves:
         return torch.tensor(self._settled, dtype=torch.float64).reshape(-1, len(self.names))
 
     def restore(self, state: Tensor) -> None:
-        self._settled, self._pending = state.tolist(), []
+        self._settled, self._pending, self._before = state.tolist(), [], 0
+
+    def start_at(self, step: int) -> None:
+        """Starts again after that many steps, whose values are unknown."""
+        self._settled, self._pending, self._before = [], [], step
 
     def write(self, folder: Path) -> None:
         """Writes `curves.csv`, one line per step."""
@@ -112,12 +115,18 @@ class Curves:
 
 
 class NotFinite(FiguregroundError):
-    """Raised for losses or gradients that are NaN or infinite."""
+    """Raised for losses or gradients that are NaN or infinite.
+
+    Args:
+        values: The step's values by name.
+        step: The step, counted from 1.
+    """
 
     def __init__(self, values: Mapping[str, float], step: int):
+        self.step = step
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         parts = [name for name in bad if name not in ("total", GRADIENT) and not name.endswith("_weighted")]
-        value = values[(parts or bad)[0]]
+        self.value = value = values[(parts or bad)[0]]
         what = f"the {' and '.join(parts)} {'losses are' if len(parts) > 1 else 'loss is'}"
         if not parts:  # the losses were still finite
             what = "the gradient is" if bad == [GRADIENT] else "the total loss is"

@@ -1,4 +1,4 @@
-"""Saves and restores the state of an unfinished fine-tuning atomically."""
+"""Saves and restores the state of an unfinished training atomically."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def resume_threads(path: Path, device: torch.device) -> bool:
     Returns:
         Whether the number changed.
     """
-    threads = saved_threads(path) if device.type == "cpu" else None
+    threads = _saved_threads(path) if device.type == "cpu" else None
     if not threads or threads == torch.get_num_threads():
         return False
     torch.set_num_threads(threads)
     return True
 
 
-def saved_threads(path: Path) -> int | None:
+def _saved_threads(path: Path) -> int | None:
     """Returns the thread count of the state on disk; None if it is missing or unreadable."""
     with contextlib.suppress(Exception):  # `read_state` reports the error
         return int(torch.load(path, weights_only=True, mmap=True)["threads"])
@@ -65,6 +65,9 @@ def saved_threads(path: Path) -> int | None:
 
 def read_state(path: Path, made_with: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
     """Reads the state on disk, with its tensors on a device; returns None if it is missing.
+
+    Args:
+        made_with: What it must have been made with; if empty, that isn't checked.
 
     Raises:
         FiguregroundError: It is damaged, or was made with other settings, so training couldn't resume exactly.
@@ -76,7 +79,7 @@ def read_state(path: Path, made_with: dict[str, Any], device: torch.device) -> d
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
         state = torch.load(path, map_location=device, weights_only=True)
-        theirs = json.loads(state["made_with"])
+        theirs = json.loads(state["made_with"]) if made_with else {}
     except Exception as error:  # torch can raise any exception for damaged data
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"{path} is damaged ({said}). Remove it to start over.") from None

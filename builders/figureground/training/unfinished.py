@@ -1,11 +1,11 @@
-"""Saves and resumes an unfinished fine-tuning, and reports its saved state when it stops early."""
+"""Saves and resumes an unfinished training, and reports its saved state when it stops early."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,19 +15,22 @@ from safetensors import SafetensorError
 
 from figureground.core import disk
 from figureground.core.accelerator import is_out_of_memory
-from figureground.core.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError, OutOfMemory
 from figureground.training.curves import Curves, NotFinite
 from figureground.training.state import STATE, read_state, save_state
 
 
-class Learner(Protocol):
+class Stateful(Protocol):
     """Everything that changes during training."""
 
     def state(self) -> dict[str, Any]:
-        """Returns everything that the next step depends on."""
+        """Returns everything that the next step depends on: tensors and plain values by name.
+
+        The names `step`, `seconds`, `made_with`, `threads` and `curves` are taken.
+        """
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restores the output of `state`."""
+        """Restores the output of `state`; the taken names are there, too."""
 
 
 @dataclass
@@ -35,12 +38,22 @@ class Unfinished:
     """An unfinished run on disk."""
 
     out: Path
+    """Directory of the run."""
     steps: int
     """Number of steps of the whole run."""
     step: int = 0
     """Last saved step."""
     usable: Path | None = None
     """Path of a usable result written so far, in the form of a finished one."""
+    name: str = STATE
+    """Name of the state's file."""
+    keeps_curves: bool = True
+    """Whether the values of all steps are kept, in the state and in `curves.csv`."""
+
+    @property
+    def file(self) -> Path:
+        """Path of the state."""
+        return self.out / self.name
 
     def said(self) -> str:
         """Describes the saved state in a sentence or two; empty if nothing is saved."""
@@ -49,56 +62,78 @@ class Unfinished:
         said = f"Step {self.step:,} of {self.steps:,} is saved in {self.out}; the same command resumes from there."
         return f"{said} {self.usable} contains the result so far." if self.usable else said
 
-    def save(self, learner: Learner, curves: Curves, made_with: Mapping[str, Any], step: int, seconds: float) -> None:
+    def save(self, learner: Stateful, curves: Curves, made_with: Mapping[str, Any], step: int, seconds: float) -> None:
         """Replaces the state and the curves on disk; raises like `save_state` and `Curves.settle`."""
         state = {
             **learner.state(), "step": step, "seconds": seconds, "made_with": json.dumps(made_with),
             "threads": torch.get_num_threads(),
-            "curves": curves.state(),  # settles them, so non-finite values are never saved
         }  # fmt: skip
-        save_state(self.out / STATE, state)
+        settled = curves.state()  # raises for non-finite values, which are never saved
+        if self.keeps_curves:
+            state["curves"] = settled
+        save_state(self.file, state)
         self.step = step
-        curves.write(self.out)
+        self.write_curves(curves)
 
     def restore(
-        self, learner: Learner, curves: Curves, made_with: dict[str, Any], device: torch.device
+        self, learner: Stateful, curves: Curves, made_with: dict[str, Any], device: torch.device
     ) -> tuple[int, float]:
         """Restores the state on disk, if any; returns its step and seconds. Raises like `read_state`."""
-        state = read_state(self.out / STATE, made_with, device)
+        state = read_state(self.file, made_with, device)
         if state is None:
             return 0, 0.0
         learner.restore(state)
-        curves.restore(state["curves"])
-        self.step = state["step"]
-        return state["step"], state["seconds"]
+        self.step = self.step_of(state)
+        if self.keeps_curves:
+            curves.restore(state["curves"])
+        else:
+            curves.start_at(self.step)
+        return self.step, state.get("seconds", 0.0)
 
-    @contextlib.contextmanager
-    def told(self, not_finite: str, memory: str) -> Iterator[None]:
-        """Adds the saved state to any error that ends the run early.
+    def step_of(self, state: Mapping[str, Any]) -> int:
+        """Returns the number of finished steps of a state."""
+        return int(state["step"])
 
-        Args:
-            not_finite: Advice for losses that are NaN or infinite.
-            memory: Message for full memory.
+    def write_curves(self, curves: Curves) -> None:
+        """Writes the curves, if they are kept."""
+        if self.keeps_curves:
+            curves.write(self.out)
 
-        Raises:
-            FiguregroundError: Losses are NaN or infinite, memory is full, or the disk is full or fails.
-        """
-        try:
-            yield
-        except KeyboardInterrupt as error:
-            if self.said():
-                error.add_note(self.said())
-            raise
-        except NotFinite as error:
-            raise FiguregroundError(" ".join(filter(None, [str(error), self.said(), not_finite]))) from error
-        except (OSError, SafetensorError) as error:
-            if trouble := disk.explain(_as_os_error(error), self.out):
-                raise FiguregroundError(f"{trouble} {self.said()}".strip()) from error
-            raise
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise FiguregroundError(f"{memory} {self.said()}".strip()) from error
-            raise
+    def told(self, not_finite: str, memory: str) -> contextlib.AbstractContextManager[None]:
+        """Adds the saved state to any error that ends the run early; see `explained`."""
+        return explained(self.out, self.said, not_finite, memory)
+
+
+@contextlib.contextmanager
+def explained(out: Path, said: Callable[[], str], not_finite: str, memory: str) -> Iterator[None]:
+    """Adds what is saved to any error that ends a training early.
+
+    Args:
+        out: The directory that the training writes to.
+        said: Describes what is saved, in a sentence or two; empty if nothing is.
+        not_finite: Advice for losses that are NaN or infinite.
+        memory: Message for full memory.
+
+    Raises:
+        FiguregroundError: Losses are NaN or infinite, or the disk is full or fails.
+        OutOfMemory: Memory is full.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if saved := said():
+            error.add_note(saved)
+        raise
+    except NotFinite as error:
+        raise FiguregroundError(" ".join(filter(None, [str(error), said(), not_finite]))) from error
+    except (OSError, SafetensorError) as error:
+        if trouble := disk.explain(_as_os_error(error), out):
+            raise FiguregroundError(f"{trouble} {said()}".strip()) from error
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"{memory} {said()}".strip()) from error
+        raise
 
 
 def _as_os_error(error: OSError | SafetensorError) -> OSError:

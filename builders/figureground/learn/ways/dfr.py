@@ -11,7 +11,7 @@ from figureground.learn.ways.erm import ERM
 if TYPE_CHECKING:
     from figureground.data.groups import GroupedImages
     from figureground.learn.backbones import Backbone
-    from figureground.learn.erm import Objective
+    from figureground.learn.objective import Objective
     from figureground.learn.settings import Training
     from figureground.learn.training import Session
     from figureground.learn.training_data import Part, TrainingData
@@ -59,8 +59,9 @@ def _refit(session: Session, backbone: Backbone, seed: int) -> dict[str, Any]:
     """Fit the last layer again; return facts for the report."""
     import torch
 
-    from figureground.learn import dfr, erm
+    from figureground.learn import dfr
     from figureground.learn.backbones import find_last
+    from figureground.learn.reading import read
     from figureground.vision.classifiers import Classifier
 
     material, settings = session.material, session.settings
@@ -77,7 +78,7 @@ def _refit(session: Session, backbone: Backbone, seed: int) -> dict[str, Any]:
     def features_of(part: Part) -> Any:
         kept: list[torch.Tensor] = []
         with last.register_forward_pre_hook(lambda _, given: kept.append(given[0].float().cpu())):
-            erm.read(backbone, part, session.device, session.workers)
+            read(backbone, part, session.device, session.workers)
         return torch.cat(kept).numpy()
 
     layer, facts = dfr.refit(

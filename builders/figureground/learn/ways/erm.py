@@ -10,7 +10,7 @@ from figureground.learn.way import Way
 from figureground.learn.weights import normalise
 
 if TYPE_CHECKING:
-    from figureground.learn.erm import Objective
+    from figureground.learn.objective import Objective
     from figureground.learn.training import Session
 
 
@@ -21,6 +21,6 @@ class ERM(Way):
     TEXT = "plain training: every image has the same weight"
 
     def objective(self, session: Session, weights: np.ndarray) -> tuple[Objective, np.ndarray | None]:
-        from figureground.learn.erm import WeightedMean
+        from figureground.learn.objective import WeightedMean
 
         return WeightedMean(normalise(weights), session.device), None

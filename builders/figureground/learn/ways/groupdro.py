@@ -13,7 +13,7 @@ from figureground.learn.weights import balance
 if TYPE_CHECKING:
     from figureground.data.groups import GroupedImages
     from figureground.learn.backbones import Backbone
-    from figureground.learn.erm import Objective
+    from figureground.learn.objective import Objective
     from figureground.learn.settings import Training
     from figureground.learn.training import Session
     from figureground.learn.training_data import TrainingData

@@ -13,7 +13,8 @@ from figureground.learn.way import Prepared
 from figureground.learn.ways.erm import ERM
 
 if TYPE_CHECKING:
-    from figureground.learn.erm import Fit, Stage
+    from figureground.learn.epochs import Stage
+    from figureground.learn.fit import Fit
     from figureground.learn.settings import Training
     from figureground.learn.training import Session
 
@@ -41,7 +42,7 @@ class JTT(ERM):
         return Prepared(weights * weigh_errors(errors, session.settings.upweight or 1.0), {"first": steps}, facts)
 
     def stages(self, session: Session) -> tuple[Stage, ...]:
-        from figureground.learn.erm import Stage
+        from figureground.learn.epochs import Stage
 
         if not session.settings.count_first:
             return ()

@@ -11,7 +11,8 @@ from figureground.core.errors import RecipeError, counted
 from figureground.learn.ways.erm import ERM
 
 if TYPE_CHECKING:
-    from figureground.learn.erm import Fit, Stage
+    from figureground.learn.epochs import Stage
+    from figureground.learn.fit import Fit
     from figureground.learn.settings import Training
     from figureground.learn.training import Session
 
@@ -37,7 +38,7 @@ class TwoStage(ERM):
         )
 
     def stages(self, session: Session) -> tuple[Stage, ...]:
-        from figureground.learn.erm import Stage
+        from figureground.learn.epochs import Stage
 
         added, (first, then) = session.material.added, session.settings.stage_epochs
         return Stage(np.flatnonzero(added), first), Stage(np.flatnonzero(~added), then)

@@ -74,6 +74,11 @@ def gather_alone(model: nn.Module, alone: bool) -> Any:
     return model.no_sync() if alone and several else contextlib.nullcontext()  # type: ignore[operator]
 
 
+def alone(device: torch.device) -> Processes:
+    """Return a single process, without others to join."""
+    return Processes(0, 1, device)
+
+
 def join(device: str) -> Processes:
     """Join the processes that were started together, according to the launcher's environment variables.
 
@@ -84,7 +89,7 @@ def join(device: str) -> Processes:
         FiguregroundError: The device doesn't exist.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Processes(0, 1, choose_device(device))
+        return alone(choose_device(device))
     from accelerate import PartialState
 
     on_cpu = choose_device(device).type == "cpu"

@@ -1,0 +1,284 @@
+"""A run of DreamBooth: prior images, the training with its looks and previews, and the finished concept."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from figureground.core import signals
+from figureground.core.errors import Stopped
+from figureground.core.files import replace_text
+from figureground.diffusion.checkpoint import Checkpoint
+from figureground.diffusion.render import Sampling
+from figureground.finetune import concept, priors
+from figureground.finetune.environment import peak_memory, versions
+from figureground.finetune.feature_network import FeatureNetwork
+from figureground.finetune.latents import encode
+from figureground.finetune.previews import PREVIEWS, draw_preview
+from figureground.finetune.references import References
+from figureground.finetune.request import Request, SavedProgress
+from figureground.finetune.settings import POCKET
+from figureground.finetune.similarity import direction_of_head, direction_of_images, read_features
+from figureground.finetune.stopping import Looks, Watch, Watched
+from figureground.finetune.training import Similarity, Training, TrainingData
+from figureground.models.concepts import CHECKPOINT, CONCEPT, FORMAT, LORA, hash_weights
+from figureground.models.weights import local_directory
+from figureground.recipe import document as recipes
+from figureground.training.loop import Hooks, Loop, Saving
+from figureground.training.processes import Processes
+from figureground.training.state import STATE
+
+PRIOR = "prior"
+"""Default folder of prior images in a concept's directory."""
+CLASS = "class"
+"""Default folder of images of the class itself."""
+
+
+@dataclass(eq=False)
+class ConceptRun(Hooks):
+    """One process's run for a concept, from prior images to `concept.json`."""
+
+    asked: Request
+    found: References
+    identity: dict[str, Any]
+    checkpoint: Checkpoint
+    network: FeatureNetwork | None
+    similarity: Similarity | None
+    processes: Processes
+    size: int
+    dtype: torch.dtype
+    kept: SavedProgress
+
+    def __post_init__(self) -> None:
+        self.out, self.settings = self.asked.out, self.asked.settings
+        self.device = self.processes.device
+
+    def run(self) -> None:
+        """Draw missing prior images, train, and write the concept; resume what was begun before."""
+        vae, settings = self.checkpoint.text_to_image.vae, self.settings
+        prior = self._prior() if settings.prior_weight else None
+        of_class = self._of_class() if settings.needs_class_images else None
+        material = TrainingData(
+            encode(vae, [r.image for r in self.found.used], settings.flip, signals.check),
+            tuple(self.asked.caption(r.caption) for r in self.found.used),
+            encode(vae, prior.images, settings.flip, signals.check) if prior else None,
+            self.asked.fill(settings.prior_prompt),
+        )
+        vae.to(self.dtype)  # from here on it only decodes, for SFSL and previews
+        self._watch_class(prior, of_class)
+        self.training = Training(
+            self.checkpoint, settings, material, self.similarity, self.processes, self.size, self.dtype
+        )
+        made_with = {
+            "device": self.device.type,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "processes": self.processes.count,
+            "prior": prior.facts if prior else None,
+            "feature_model": self.network.classifier.facts if self.network else None,
+            **({"class_images": of_class.facts} if of_class else {}),
+        }
+        self.loop = Loop(
+            Watched(self.training, self.looks), self, self.kept, made_with,
+            Saving(settings.save_every, settings.save_seconds), self.processes, str(self.out), self.asked.show_progress,
+        )  # fmt: skip
+        self.loop.resume()
+        self.loop.run()
+        if self.processes.main:
+            self._finish()
+        self.processes.wait()
+
+    def _prior(self) -> priors.Prior:
+        """Return the prior images."""
+        settings, folder = self.settings, self.asked.prior or self.out / PRIOR
+        return self._draw_once(
+            folder,
+            self.asked.fill(settings.prior_prompt),
+            settings.num_class_images,
+            self.asked.prior is None,
+            priors.FLAG,
+        )
+
+    def _of_class(self) -> priors.Prior:
+        """Return images of the class itself."""
+        given = self.asked.class_folder
+        return self._draw_once(
+            given or self.out / CLASS, self.asked.class_prompt(), self.settings.class_images, given is None,
+            "--class-folder",
+        )  # fmt: skip
+
+    def _draw_once(self, folder: Path, prompt: str, count: int, private: bool, flag: str) -> priors.Prior:
+        """Return images drawn by the original model, or a user's own images; one process draws missing ones.
+
+        Args:
+            private: Whether only this concept uses the folder; then images drawn with other settings are replaced.
+            flag: Name of the folder's flag in errors.
+        """
+        settings = self.settings
+        if priors.own_images(folder):
+            return priors.read_own(folder, self.size, flag)
+        base = self._base()
+        recipe = {
+            "format": recipes.FORMAT,
+            "prompt": prompt, "size": self.size, "seed": settings.seed,
+            "checkpoint": base["checkpoint"], "content": base["fingerprint"], "scheduler": settings.scheduler,
+            "num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale,
+        }  # fmt: skip
+        self.kept.prior = folder
+        if self.processes.main:
+            if private and not (self.out / STATE).exists():
+                priors.forget_other(folder, recipe, flag)
+            with self._autocast():
+                priors.draw_missing(
+                    folder, recipe, count, self.checkpoint, self._sampling(), signals.check, self.asked.show_progress,
+                    flag,
+                )  # fmt: skip
+        self.processes.wait()
+        return priors.read_drawn(folder, recipe, count, flag)
+
+    def _watch_class(self, prior: priors.Prior | None, of_class: priors.Prior | None) -> None:
+        """Remove the class's direction from SFSL and set up early stopping, if requested."""
+        settings, network = self.settings, self.network
+        self.looks = Looks(settings.stop_patience) if settings.early_stopping is not None else None
+        self.watch: Watch | None = None
+        if network is None:
+            return
+
+        def read(images: Sequence[Image.Image]) -> torch.Tensor:
+            return read_features(network.classifier, images, signals.check)
+
+        if self.similarity is not None and settings.class_direction is not None:
+            if settings.class_direction == "images":
+                assert prior is not None
+                assert of_class is not None
+                direction = direction_of_images(read(of_class.images), read(prior.images))
+            else:
+                direction = direction_of_head(network.classifier, network.label)
+            self.similarity = dataclasses.replace(self.similarity, loss=self.similarity.loss.without(direction))
+        if self.looks is not None:
+            assert prior is not None
+            without_class = settings.early_stopping == "without-class"
+            self.watch = Watch(
+                self.checkpoint, self._sampling(settings.stop_images), self.asked.fill(settings.prompt), settings.seed,
+                network.classifier, read([r.image for r in self.found.used]), read(prior.images),
+                read(of_class.images) if without_class and of_class is not None else None,
+            )  # fmt: skip
+
+    def _sampling(self, batch_size: int = 1) -> Sampling:
+        return Sampling(
+            self.size, self.settings.num_inference_steps, 1.0, self.settings.guidance_scale, batch_size=batch_size
+        )
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _base(self) -> dict[str, Any]:
+        """Return the facts of the base; a directory is given relative to the concept."""
+        name, facts = self.settings.checkpoint, self.checkpoint.facts
+        local = local_directory(name)
+        return {
+            "checkpoint": facts["checkpoint"],
+            "revision": facts["revision"] if local is None else None,
+            "place": os.path.relpath(local, self.out) if local is not None and name != POCKET.checkpoint else None,
+            "fingerprint": self.identity["checkpoint_content"],
+            "family": facts["family"],
+            "prediction_type": facts["prediction_type"],
+        }
+
+    # Between steps
+
+    def is_done(self, step: int) -> bool:
+        if step and step % self.settings.stop_every == 0:
+            self._look(step, signals.check)
+        return self.looks is not None and self.processes.any(self.looks.done)
+
+    def after_step(self, step: int) -> None:
+        every = self.settings.preview_every
+        if every and step % every == 0 and step < self.settings.max_train_steps:
+            self.loop.curves.settle()  # reports non-finite losses
+            if self.processes.main:
+                self._preview(step)
+
+    def at_end(self, step: int) -> None:
+        if step == self.settings.max_train_steps:
+            self._look(step, lambda: None)
+
+    def note(self) -> dict[str, str]:
+        latest = self.loop.curves.latest(20)
+        losses = {name: f"{value:.3g}" for name, value in latest.items() if not name.endswith("_weighted")}
+        return {**losses, "memory": f"{peak_memory(self.device) / 1e3:.1f} GB"}
+
+    def _look(self, step: int, between_steps: Callable[[], None]) -> None:
+        """Evaluate the model's current images, if a look is due; keep the best weights.
+
+        A stopped process abandons its look and repeats it when resumed.
+        """
+        if self.watch is None or self.looks is None or not self.processes.main or step in self.looks.steps:
+            return
+        self.loop.curves.settle()  # reports non-finite losses
+        with contextlib.suppress(Stopped):
+            with self.training.averaged(), self._autocast():
+                value = self.watch.look(between_steps)
+            if self.looks.add(step, value):
+                self.training.keep_best()
+
+    # Output files
+
+    def _preview(self, step: int, final: bool = False) -> None:
+        settings = self.settings
+        if not settings.preview_images:
+            return
+        prompts = [self.asked.fill(prompt) for prompt in settings.preview_prompts]
+        # A stopped process abandons its preview and saves; the final preview isn't interrupted.
+        weights = self.training.final() if final else self.training.averaged()
+        with weights, self._autocast(), contextlib.suppress(Stopped):
+            draw_preview(
+                self.checkpoint, self._sampling(settings.preview_images), prompts, settings.seed,
+                self.out / PREVIEWS / f"step-{step:06d}.png", signals.check,
+            )  # fmt: skip
+
+    def write_usable(self) -> Path:
+        """Write the trained weights; the network can't be used afterwards."""
+        with self.training.final():
+            if self.settings.lora_rank is not None:
+                concept.write_lora(self.checkpoint, self.out / LORA)
+                return self.out / LORA
+            trained = {part: getattr(self.checkpoint.text_to_image, part) for part in self.training.parts()}
+            concept.write_checkpoint(self.checkpoint.folder, trained, self.out / CHECKPOINT)
+            return self.out / CHECKPOINT
+
+    def _finish(self) -> None:
+        settings, curves, looks = self.settings, self.loop.curves, self.looks
+        done, seconds = self.loop.step, self.loop.seconds
+        kept_step = looks.best_step if looks is not None and looks.best_step is not None else done
+        self._preview(kept_step, final=True)
+        curves.write(self.out)
+        curves.draw(self.out)
+        kind = "lora" if self.write_usable().name == LORA else "checkpoint"
+        base = self._base()
+        facts = {
+            "format": FORMAT, "kind": kind, "sha256": hash_weights(self.out, kind, base["fingerprint"]),
+            "noun": self.asked.noun, "label": self.asked.label, "identifier": settings.identifier, "size": self.size,
+            "base": base, "settings": {n: self.identity[n] for n in settings.to_json() if n in self.identity},
+            "references": self.found.to_json(), **self.loop.made_with,
+            "processor": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
+            "threads": torch.get_num_threads(), "versions": versions(), "steps": kept_step,
+            "seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory(self.device)),
+            "losses": curves.at_end(done),
+        }  # fmt: skip
+        if looks is not None:
+            facts["early_stopping"] = {
+                "rule": settings.early_stopping, "kept_step": kept_step, "trained_steps": done,
+                "looks": [[step, round(value, 6)] for step, value in zip(looks.steps, looks.values, strict=True)],
+            }  # fmt: skip
+        replace_text(self.out / CONCEPT, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        (self.out / STATE).unlink(missing_ok=True)

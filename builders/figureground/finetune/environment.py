@@ -1,0 +1,28 @@
+"""What a fine-tuning ran with: its peak memory, and the versions of its libraries."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from figureground.core.numerics import library_versions
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the peak memory so far, in MB: of the device, or on a CPU this process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that a fine-tuning uses, as far as they are installed."""
+    found = {**library_versions(), "accelerate": version("accelerate")}
+    for name in ("peft", "bitsandbytes"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

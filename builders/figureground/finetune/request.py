@@ -1,0 +1,47 @@
+"""What a fine-tuning was asked for, and what of it is saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from figureground.finetune.settings import Finetuning, fill
+from figureground.training.unfinished import Unfinished
+
+
+@dataclass(frozen=True)
+class Request:
+    """Arguments of `finetune`."""
+
+    references: Path
+    noun: str
+    label: str
+    out: Path
+    settings: Finetuning
+    prior: Path | None
+    components: Path | None
+    class_folder: Path | None
+    show_progress: bool
+
+    def fill(self, template: str) -> str:
+        return fill(template, self.noun, self.settings.identifier)
+
+    def caption(self, caption: str | None) -> str:
+        return self.fill(caption or self.settings.prompt)
+
+    def class_prompt(self) -> str:
+        """The prior's prompt with the class in place of the noun; of ImageNet's synonyms, the first."""
+        return fill(self.settings.prior_prompt, self.label.split(",")[0].strip(), self.settings.identifier)
+
+
+@dataclass
+class SavedProgress(Unfinished):
+    """Saved parts of an unfinished concept."""
+
+    prior: Path | None = None
+    """Folder of the prior images drawn so far."""
+
+    def said(self) -> str:
+        if not self.step and self.prior and any(self.prior.glob("*.png")):
+            return "No step is saved yet, but prior images are, and the same command goes on from there."
+        return super().said()

@@ -1,0 +1,98 @@
+"""Errors of a given classifier on training images, and what it reads in images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from figureground.core import signals
+from figureground.core.errors import FiguregroundError, listed
+from figureground.core.progress import Progress
+from figureground.data.groups import GroupedImages
+from figureground.learn.errors import Errors
+from figureground.learn.reading import JUDGED, as_array, softmax
+from figureground.learn.training_data import Album, default_workers
+from figureground.vision.classifiers import Classifier, Reading
+
+
+def of_classifier(
+    groups: GroupedImages,
+    classifier: Classifier,
+    classes: Sequence[str],
+    *,
+    show_progress: bool = True,
+) -> Errors:
+    """Predict all training images with a given classifier.
+
+    Args:
+        classifier: On the device to use.
+        classes: The classifier's names for the classes of `groups`, in their order, such as `groups.classes`.
+
+    Raises:
+        FiguregroundError: The classifier's classes differ; an image can't be decoded, or logits aren't finite.
+        Stopped: A signal requested a stop.
+    """
+    if len(classes) != len(groups.classes):
+        raise FiguregroundError(
+            f"{groups.name} has {len(groups.classes):,} classes ({listed(groups.classes, 5)}), but {len(classes):,} "
+            f"names are given ({listed(classes, 5)})."
+        )
+    order = match_classes(classifier, classes)
+    train = groups.of_split(0)
+    logits, _ = read_images(classifier, train, show_progress=show_progress)
+    probability = softmax(logits.numpy())[:, order]
+    fold = np.zeros(len(train), np.int64)
+    return Errors(train.keys, train.y, probability.argmax(axis=1), probability, fold, ())
+
+
+def match_classes(classifier: Classifier, classes: Sequence[str]) -> list[int]:
+    """Return the position of each class in the logits, matching identical names first.
+
+    Raises:
+        FiguregroundError: The classifier's classes differ.
+    """
+    order = classifier.positions(classes)
+    if order is None:
+        raise FiguregroundError(
+            f"The classifier {classifier.name} has {len(classifier.labels):,} classes "
+            f"({listed(classifier.labels, 5)}), but the data have {len(classes):,} ({listed(classes, 5)}): determining "
+            "errors requires the same class names. Rename its labels (id2label in its config.json), or train a "
+            "classifier on the data."
+        )
+    return order
+
+
+@torch.inference_mode()
+def read_images(classifier: Classifier, images: GroupedImages, *, show_progress: bool = True) -> Reading:
+    """Return a classifier's logits and features for images, in order, float32 on the CPU.
+
+    Raises:
+        FiguregroundError: An image can't be decoded, or an output isn't finite.
+        Stopped: A signal requested a stop.
+    """
+    n, album = len(images), Album([images])
+    device = next(classifier.parameters()).device
+    chosen = [np.arange(i, min(i + JUDGED, n)) for i in range(0, n, JUDGED)]
+    logits = [torch.empty(0, len(classifier.labels))]
+    features = [torch.empty(0, classifier.weight.shape[1])]
+    batches = album.batches(chosen, as_array, default_workers())
+    bar = Progress(n, unit="image", desc=f"{classifier.name} on {images.name}", show=show_progress)
+    with signals.at_checks(), bar:
+        for rows, batch in zip(chosen, batches, strict=True):
+            signals.check()
+            alike = len({pixels.shape for pixels in batch}) == 1
+            for some in [batch] if alike else [[pixels] for pixels in batch]:
+                reading = classifier(torch.from_numpy(np.stack(some)).to(device).float() / 255)
+                logits.append(reading.logits.float().cpu())
+                features.append(reading.features.float().cpu())
+            bar.update(len(rows))
+    found = Reading(torch.cat(logits), torch.cat(features))
+    odd = ~(found.logits.isfinite().all(1) & found.features.isfinite().all(1))
+    if odd.any():
+        raise FiguregroundError(
+            f"The classifier {classifier.name} returned non-finite numbers for "
+            f"{images.keys[int(odd.nonzero()[0])]}. Its weights are damaged."
+        )
+    return found

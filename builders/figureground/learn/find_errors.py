@@ -1,0 +1,254 @@
+"""Finds the training images that ERM misclassifies: by cross-fitting, or by early stopping.
+
+A converged network makes almost no errors on its own training images. So every image is judged by a network trained
+on the other folds (cross-fitting, Chernozhukov et al. 2018, arXiv 1608.00060), or all images by a network stopped
+early, as in JTT (Liu et al. 2021, arXiv 2107.09044). The attribute is never used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from figureground.core.accelerator import choose_device
+from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
+from figureground.core.files import replace_text
+from figureground.core.hashing import digest
+from figureground.core.terminal import remark
+from figureground.data.groups import GroupedImages
+from figureground.learn.backbones import open_backbone, save
+from figureground.learn.directory import held
+from figureground.learn.errors import Errors, read_arrays, save_errors, write_arrays
+from figureground.learn.fit import Fit
+from figureground.learn.objective import WeightedMean
+from figureground.learn.preflight import INPUTS
+from figureground.learn.reading import read, softmax
+from figureground.learn.settings import LAST, WORST_CLASS, WORST_GROUP, Training
+from figureground.learn.training import advise_memory, run_fit, take_up, versions
+from figureground.learn.training_data import Album, Part, TrainingData, default_workers
+from figureground.recipe.sample import derive_seed
+from figureground.training.unfinished import explained
+
+MOST_FOLDS = 100
+EARLY = "early-stopped"
+"""Folder of the early-stopped classifier."""
+
+
+class _Job(NamedTuple):
+    """A classifier to train, and the images that it judges."""
+
+    name: str
+    """Name of its folder; it also determines the randomness."""
+    trained: np.ndarray
+    """bool (n,): the images that it is trained on."""
+    judged: np.ndarray
+    """bool (n,): the images that it classifies."""
+    epochs: int
+    rule: str
+    """Rule that chooses the epoch, one of `settings.RULES`."""
+
+
+def make_folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Draw folds, int64 (n,), numbered from 0. Sizes of two folds differ by at most 1, also within each class.
+
+    Args:
+        y: int (n,): the class of each image.
+        folds: Number of folds, 2 or more.
+    """
+    fold, start = np.empty(len(y), np.int64), 0
+    for label in np.unique(y).tolist():
+        rows = np.flatnonzero(y == label)
+        order = np.random.default_rng(derive_seed(seed, "folds", str(label))).permutation(len(rows))
+        fold[rows[order]] = (start + np.arange(len(rows))) % folds
+        start += len(rows)
+    return fold
+
+
+def cross_fit(
+    groups: GroupedImages,
+    settings: Training,
+    folds: int,
+    seed: int,
+    out: Path,
+    *,
+    device: str = "auto",
+    show_progress: bool = True,
+) -> Errors:
+    """Predict each training image with a classifier trained on the other folds; resume if begun before.
+
+    The epoch with the best worst-class accuracy on validation is chosen, unless the settings select otherwise. A
+    finished fold is not trained again. A stopped run resumes after its last finished epoch, with bit-identical results
+    on a CPU.
+
+    Args:
+        groups: The training split is divided into folds by class; the test split is not used.
+        settings: Settings of erm.
+        folds: Number of folds, 2 or more.
+        seed: Determines the folds and all other randomness.
+        out: A directory that is new, empty, or holds the same run. A classifier per fold (`fold-I`) and the output of
+            `save_errors` are written to it.
+        device: auto, cpu, cuda, cuda:1 or mps.
+
+    Raises:
+        FiguregroundError: Data, backbone or directory can't be used, or a loss isn't finite.
+        RecipeError: A setting is invalid, or a class has fewer training images than folds.
+        Stopped: A signal requested a stop.
+    """
+    if not isinstance(folds, int) or not 2 <= folds <= MOST_FOLDS:
+        raise RecipeError("folds", f"{folds} is not a whole number from 2 to {MOST_FOLDS}.")
+    y = groups.of_split(0).y
+    counts = np.bincount(y, minlength=len(groups.classes))
+    if few := [f"{groups.classes[label]} ({n:,})" for label, n in enumerate(counts.tolist()) if 0 < n < folds]:
+        raise RecipeError(
+            "folds", f"{groups.name} has fewer than {folds} training images of {listed(few)}. Ask for fewer folds."
+        )
+    fold = make_folds(y, folds, seed)
+    rule = settings.rules(attributes=False)[0]
+    jobs = [_Job(f"fold-{i}", fold != i, fold == i, settings.epochs, rule) for i in range(folds)]
+    how = {"errors": "cross-fit", "folds": folds, "seed": seed}
+    return _judge(groups, settings, jobs, fold, how, Path(out), device, show_progress)
+
+
+def early_stopped(
+    groups: GroupedImages,
+    settings: Training,
+    epochs: int,
+    seed: int,
+    out: Path,
+    *,
+    device: str = "auto",
+    show_progress: bool = True,
+) -> Errors:
+    """Predict all training images with one classifier trained on them for a few epochs, as in JTT.
+
+    Args:
+        groups: The test split is not used.
+        settings: Settings of erm; the learning rate falls as if training continued for all their epochs.
+        epochs: Number of epochs after which training stops.
+        seed, out, device, show_progress: As for `cross_fit`; the classifier's folder is `early-stopped`.
+
+    Raises:
+        FiguregroundError, RecipeError, Stopped: As in `cross_fit`.
+    """
+    if not isinstance(epochs, int) or not 1 <= epochs <= settings.epochs:
+        raise RecipeError("epochs", f"{epochs} is not a whole number from 1 to {settings.epochs}, the total.")
+    every = np.ones(len(groups.of_split(0)), bool)
+    how = {"errors": EARLY, "first_epochs": epochs, "seed": seed}
+    jobs = [_Job(EARLY, every, every, epochs, LAST)]
+    fold = np.zeros(len(every), np.int64)
+    return _judge(groups, settings, jobs, fold, how, Path(out), device, show_progress)
+
+
+def _judge(
+    groups: GroupedImages, settings: Training, jobs: Sequence[_Job], fold: np.ndarray, how: dict[str, Any], out: Path,
+    device: str, show_progress: bool,
+) -> Errors:  # fmt: skip
+    """Run the unfinished jobs and combine their predictions."""
+    if settings.method != "erm":
+        raise RecipeError("method", f"errors are determined with erm, not with {settings.method}.")
+    if WORST_GROUP in (settings.select or "").split(","):
+        raise RecipeError(
+            "select",
+            f"errors don't depend on attributes, so there are no groups: choose {WORST_CLASS}, average or last.",
+        )
+    hidden = groups.without_attribute()
+    train, validation = hidden.of_split(0), hidden.of_split(1)
+    if len(there := np.unique(train.y)) < 2:
+        raise FiguregroundError(
+            f"{groups.name}: all its training images are of one class, {groups.classes[there[0]]!r}. Errors require at "
+            "least two."
+        )
+    where, edge = choose_device(device), max(Album([train]).draw(0).size)
+    backbone = open_backbone(settings, groups.classes, edge, how["seed"])
+    if not hasattr(backbone.network, "save_pretrained"):
+        raise RecipeError(
+            "backbone", f"{backbone.name} is a timm network, whose trained state can't be reopened. Give pocket, or a "
+            "transformers directory or Hub id."
+        )  # fmt: skip
+    for note in backbone.notes:
+        remark(note)
+    probability = np.empty((len(train), len(groups.classes)))
+    done = 0
+
+    def said() -> str:
+        return f"{done} of {counted(len(jobs), 'classifier')} are finished and kept."
+
+    with explained(out, said, "", advise_memory(settings, where)), held(out, INPUTS, "train"):
+        content = hidden.select(hidden.split != 2).fingerprint
+        identity = take_up(out, {**settings.to_json(), "backbone": backbone.facts, "content": content, **how})
+        made_with = {"inputs": identity, "device": where.type, "versions": versions(), "seed": how["seed"]}
+        session = _Session(
+            settings, train, _part(validation), how["seed"], out, edge, where, show_progress, made_with,
+        )  # fmt: skip
+        for job in jobs:
+            probability[job.judged] = session.probability(job)
+            done += 1
+        models = tuple(out / job.name for job in jobs)
+        errors = Errors(train.keys, train.y, probability.argmax(axis=1), probability, fold, models)
+        save_errors(errors, groups.classes, out)
+    return errors
+
+
+@dataclass(eq=False)
+class _Session:
+    """A run in one directory."""
+
+    settings: Training
+    train: GroupedImages
+    validation: Part
+    seed: int
+    out: Path
+    edge: int
+    device: torch.device
+    show_progress: bool
+    made_with: dict[str, Any]
+
+    def probability(self, job: _Job) -> np.ndarray:
+        """Return the probabilities of a job's classifier, float64 (judged images, classes)."""
+        marker, arrays, state = (self.out / f"{job.name}{suffix}" for suffix in (".json", ".npz", ".pt"))
+        if marker.exists():
+            state.unlink(missing_ok=True)
+            return read_arrays(arrays, ["probability"])["probability"]
+        began = time.monotonic()
+        backbone = open_backbone(self.settings, self.train.classes, self.edge, self.seed)
+        material = self._material(job)
+        fit = Fit(
+            backbone, material, self.settings, self.seed, job.name,
+            WeightedMean(np.ones(len(material.train)), self.device), job.epochs, (job.rule,), self.device,
+            default_workers(), state, {**self.made_with, "purpose": job.name}, None, self.show_progress,
+        )  # fmt: skip
+        epoch = run_fit(fit)
+        judged = material.train if job.judged is job.trained else _part(self.train.select(job.judged))
+        probability = softmax(read(backbone, judged, self.device, default_workers()))
+        save(backbone, self.out / job.name)
+        write_arrays(arrays, probability=probability)
+        chosen = fit.curve[epoch - 1]
+        told = {
+            "model": job.name, "epoch": epoch, "validation": {"average": chosen.average, "worst": chosen.worst},
+            "trained_on": {"images": len(material.train), "keys_sha256": digest(list(material.train.album.keys))},
+            "judged": {"images": len(judged), "wrong": int((probability.argmax(axis=1) != judged.y).sum())},
+            "seconds": round(time.monotonic() - began, 1), "curve": [dataclasses.asdict(each) for each in fit.curve],
+        }  # fmt: skip
+        replace_text(marker, json.dumps(told, indent=2) + "\n")
+        state.unlink(missing_ok=True)
+        return probability
+
+    def _material(self, job: _Job) -> TrainingData:
+        part = self.train.select(job.trained)
+        # A fit uses only training and validation; the test split is not opened here.
+        return TrainingData(
+            part.name, part.classes, None, part.group_names, _part(part), np.zeros(len(part), bool), self.validation,
+            self.validation, part.counts(0).ravel(), {}, (),
+        )  # fmt: skip
+
+
+def _part(part: GroupedImages) -> Part:
+    return Part(Album([part]), part.y, None)

@@ -1,0 +1,284 @@
+"""The training of one classifier, for all ways: epochs over weighted images, one of which is chosen on validation.
+
+By default, added images add no optimiser steps, so that their benefit isn't confounded with that of longer training. An
+epoch has as many steps as a pass over the real images. Real and added images are drawn from one stream, in which every
+image comes up equally often. Training in stages, such as added images first and then real ones, is a sequence of
+trainings with the same total number of steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from figureground.core.errors import FiguregroundError
+from figureground.core.seeding import seed_default_generators
+from figureground.data.groups import accuracy_by_group, worst_group_accuracy
+from figureground.learn.augmentation import crop_and_mirror
+from figureground.learn.backbones import Backbone
+from figureground.learn.epochs import Best, Epoch, Stage, score_epoch
+from figureground.learn.objective import Objective
+from figureground.learn.reading import as_array, judge, mean_cross_entropy, prepared, read
+from figureground.learn.schedule import in_passes, schedule
+from figureground.learn.settings import Training
+from figureground.learn.training_data import TrainingData
+from figureground.recipe.sample import derive_seed
+from figureground.training.curves import NotFinite
+from figureground.training.loop import Hooks, Loop, Saving
+from figureground.training.processes import alone
+from figureground.training.unfinished import Unfinished
+
+MAX_GRADIENT_NORM = 1.0
+"""Gradients are clipped to this norm, so that an image with a large weight doesn't destabilise training."""
+
+
+@dataclass(eq=False)
+class Fit(Hooks):
+    """One training of one network: a learner of `training.loop`, whose state is saved after each epoch.
+
+    Args:
+        purpose: Name of the training; together with the seed it determines all randomness.
+        objective: The method's objective.
+        chances: float64 (n,), sampling probability of each image, with replacement; None draws all images equally
+            often, in passes.
+        stages: Consecutive stages; by default one stage with all images and the settings' epochs.
+        epochs: Number of epochs after which training stops; the learning rate falls as if training continued to the
+            end of the last stage.
+        rules: One or more names of `settings.RULES`, each of which chooses an epoch of the last stage.
+        file: File to which the state is saved after each epoch.
+        made_with: Versions and inputs that a saved state must match.
+    """
+
+    backbone: Backbone
+    material: TrainingData
+    settings: Training
+    seed: int
+    purpose: str
+    objective: Objective
+    epochs: int
+    rules: Sequence[str]
+    device: torch.device
+    workers: int
+    file: Path
+    made_with: dict[str, Any]
+    chances: np.ndarray | None = None
+    show_progress: bool = True
+    stages: Sequence[Stage] = ()
+    curve: list[Epoch] = field(default_factory=list)
+    _best: dict[str, Best] = field(default_factory=dict)
+    _batches: Generator[tuple[np.ndarray, list[np.ndarray]]] = field(init=False)
+    curve_names: ClassVar[Sequence[str]] = ("total",)
+
+    def __post_init__(self) -> None:
+        self.stages = self.stages or (Stage(np.arange(len(self.material.train)), self.settings.epochs),)
+        self._begins = np.cumsum([0, *(stage.epochs for stage in self.stages)])[:-1].tolist()
+        self.made_with = {**self.made_with, "select": list(self.rules)}
+        self._batches = self._read_batches(0)
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Number of images per epoch: the number of real images or, with `add_steps`, of all images."""
+        added = 0 if self.settings.add_steps else int(self.material.added.sum())
+        return len(self.material.train) - added
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps per epoch."""
+        return math.ceil(self.images_per_epoch / self.settings.batch_size)
+
+    def run(self) -> int:
+        """Train to the end, or resume. Load the epoch chosen by the first rule into the network and return its number,
+        from 1.
+
+        Raises:
+            FiguregroundError: A loss isn't finite, or the state is damaged.
+            Stopped: A signal requested a stop. Finished epochs are kept.
+        """
+        self.backbone.network.to(self.device)
+        self._rate = self.settings.learning_rate or (1e-4 if self.backbone.pretrained else 1e-3)
+        self._optimizer = self._new_optimizer()
+        steps = self.steps_per_epoch
+        what = f"{self.settings.method} seed {self.seed}" + (f", {self.purpose}" if self.purpose != "main" else "")
+        self._loop = Loop(
+            self, self, _Unfinished(self.file.parent, steps * self.epochs, name=self.file.name, keeps_curves=False),
+            self.made_with, Saving(every=steps, on_stop=False), alone(self.device), what, self.show_progress,
+        )  # fmt: skip
+        self._loop.resume()
+        try:
+            self._loop.run()
+        except NotFinite as error:
+            raise FiguregroundError(
+                f"The loss is {error.value} in epoch {1 + (error.step - 1) // steps} of seed {self.seed}. Lower "
+                f"--learning-rate ({self._rate:g}), or look for a damaged backbone."
+            ) from error
+        finally:
+            self._batches.close()
+        return self.take(self.rules[0])
+
+    def take(self, rule: str) -> int:
+        """Load the weights of the epoch chosen by a rule into the network, after `run`, and return it, from 1."""
+        best = self._best[rule]
+        self.backbone.network.load_state_dict(best.weights)
+        self.backbone.network.eval()
+        return best.epoch
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.backbone.network.parameters(), lr=self._rate, weight_decay=self.settings.weight_decay
+        )
+
+    def _stage(self, epoch: int) -> int:
+        """Return the index of an epoch's stage, from 0."""
+        return max(i for i, begin in enumerate(self._begins) if begin <= epoch)
+
+    # Steps and epochs
+
+    def step(self, number: int) -> Tensor:
+        """Take the step with that number, from 0; return its loss, shape (1,)."""
+        steps = self.steps_per_epoch
+        epoch, place = divmod(number, steps)
+        if place == 0:
+            self._begin(epoch)
+        stage = self._stage(epoch)
+        rows, images = next(self._batches)
+        loss = self._step(rows, images, number - self._begins[stage] * steps, self.stages[stage].epochs * steps)
+        return loss.detach().reshape(1)
+
+    def after_step(self, step: int) -> None:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if place == 0:
+            self._end(epoch - 1)
+
+    def note(self) -> dict[str, str]:
+        judged = [each for each in self.curve if each.worst is not None]
+        if not judged:
+            return {}
+        return {"loss": f"{judged[-1].loss:.3f}", "worst": f"{100 * (judged[-1].worst or 0):.1f}%"}
+
+    def _begin(self, epoch: int) -> None:
+        """Prepare an epoch, from 0: its optimiser, random state and batches."""
+        if epoch in self._begins:
+            self._optimizer = self._new_optimizer()
+        seed_default_generators(self._random("dropout", epoch))
+        self.backbone.network.train()
+        self._batches = self._read_batches(epoch)
+
+    def _read_batches(self, epoch: int) -> Generator[tuple[np.ndarray, list[np.ndarray]]]:
+        """Yield rows and images of an epoch's batches, decoded ahead."""
+        # Nearly equal sizes: batch norm needs more than one image.
+        rows = np.array_split(self._rows(epoch), self.steps_per_epoch)
+        prepare = functools.partial(self._augmented, epoch) if self.settings.augment else as_array
+        yield from zip(rows, self.material.train.album.batches(rows, prepare, self.workers), strict=True)
+
+    def _end(self, epoch: int) -> None:
+        """Evaluate an epoch, from 0, if it is due, and add it to the curve."""
+        self._batches.close()
+        losses = self._loop.curves.state()[-self.steps_per_epoch :, 0]
+        steps = self.steps_per_epoch * (epoch + 1)
+        told = Epoch(epoch + 1, steps, float(np.mean(losses.numpy())), None, None)
+        if (epoch + 1) % self.settings.validate_every == 0 or epoch + 1 == self.epochs:
+            answers = read(self.backbone, self.material.validation, self.device, self.workers)
+            told = dataclasses.replace(told, **self._judge(answers))
+            if self._stage(epoch) == len(self.stages) - 1:
+                self._compare(told)
+        self.curve.append(told)
+
+    def _judge(self, answers: np.ndarray) -> dict[str, Any]:
+        """Return the fields of `Epoch` computed on validation."""
+        validation, predicted = self.material.validation, answers.argmax(axis=1)
+        average, worst = judge(predicted, validation, len(self.material.group_names))
+        by_class = accuracy_by_group(predicted == validation.y, validation.y, len(self.material.classes))
+        return {
+            "average": average, "worst": worst, "worst_class": worst_group_accuracy(by_class),
+            "validation_loss": mean_cross_entropy(answers, validation.y),
+        }  # fmt: skip
+
+    def _compare(self, told: Epoch) -> None:
+        """Keep the weights for each rule under which this epoch is the best so far; all rules share one copy."""
+        better = [
+            rule
+            for rule in self.rules
+            if rule not in self._best or score_epoch(rule, told) > self._best[rule].score
+        ]  # fmt: skip
+        if better:
+            state = self.backbone.network.state_dict()
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+            self._best |= {rule: Best(score_epoch(rule, told), told.epoch, weights) for rule in better}
+
+    def _rows(self, epoch: int) -> np.ndarray:
+        """Return an epoch's training images, int64 (images_per_epoch,), in training order."""
+        n, size = len(self.material.train), self.images_per_epoch
+        if self.chances is not None:
+            return np.random.default_rng(self._random("order", epoch)).choice(n, size, p=self.chances)
+        stage = self._stage(epoch)
+        rows, order = self.stages[stage].rows, f"order {stage}" if stage else "order"
+        places = in_passes(
+            len(rows), (epoch - self._begins[stage]) * size, size,
+            lambda i: np.random.default_rng(self._random(order, i)),
+        )  # fmt: skip
+        return rows[places]
+
+    def _step(self, rows: np.ndarray, images: Sequence[np.ndarray], step: int, total: int) -> Tensor:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate * schedule(step, total)
+        if self.settings.augment:  # crops already have the network's input size
+            pixels = self.backbone.normalise(torch.from_numpy(np.stack(images)), self.device)
+        else:
+            pixels = prepared(self.backbone, images, self.device)
+        logits = self.backbone.logits(pixels)
+        y = torch.from_numpy(self.material.train.y[rows]).to(self.device)
+        losses = F.cross_entropy(logits, y, reduction="none")
+        loss = self.objective(losses, torch.from_numpy(rows).to(self.device))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.backbone.network.parameters(), MAX_GRADIENT_NORM)
+        self._optimizer.step()
+        return loss
+
+    def _augmented(self, epoch: int, image: Image.Image, place: int) -> np.ndarray:
+        rng = np.random.default_rng(derive_seed(self.seed, self.purpose, "augment", str(epoch), str(place)))
+        return as_array(crop_and_mirror(image, self.backbone.size, rng), place)
+
+    def _random(self, what: str, epoch: int) -> int:
+        return derive_seed(self.seed, self.purpose, what, str(epoch))
+
+    # State
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next epoch depends on."""
+        return {
+            "network": self.backbone.network.state_dict(), "optimizer": self._optimizer.state_dict(),
+            "best": {rule: [list(best.score), best.epoch, best.weights] for rule, best in self._best.items()},
+            "curve": [list(dataclasses.astuple(each)) for each in self.curve],
+            "objective": json.dumps(self.objective.state()),
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Load a state returned by `state`."""
+        self.backbone.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._best = {
+            rule: Best((score[0], score[1]), epoch, {name: tensor.cpu() for name, tensor in weights.items()})
+            for rule, (score, epoch, weights) in state["best"].items()
+        }
+        self.curve[:] = [Epoch(int(row[0]), int(row[1]), *row[2:]) for row in state["curve"]]
+        self.objective.restore(json.loads(state["objective"]))
+
+
+class _Unfinished(Unfinished):
+    """A training whose states are those of finished epochs."""
+
+    def step_of(self, state: Mapping[str, Any]) -> int:
+        return int(state["curve"][-1][1])  # states of earlier versions have no step of their own

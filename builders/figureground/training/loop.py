@@ -1,0 +1,193 @@
+"""The training loop of every model: it counts steps, saves states, resumes, stops on signals and shows progress.
+
+What is trained is a `Learner`; what else happens between its steps are `Hooks`. A state is saved at intervals, when a
+signal asks to stop, and at the end. A resumed run continues with the step after the saved one. If the learner's next
+step depends on nothing but the learner's state and the number of the step, its final weights are bit-identical to those
+of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from torch import Tensor
+
+from figureground.core import signals
+from figureground.core.progress import Progress
+from figureground.training.curves import Curves, NotFinite
+from figureground.training.processes import Processes
+from figureground.training.state import resume_threads
+from figureground.training.unfinished import Stateful, Unfinished
+
+SECONDS_BETWEEN_LOOKS = 5.0
+"""Interval at which the curves on disk and the progress bar's note are updated."""
+
+
+class Learner(Stateful, Protocol):
+    """What is trained, step by step."""
+
+    @property
+    def curve_names(self) -> Sequence[str]:
+        """Names of the values that a step returns."""
+
+    def step(self, number: int) -> Tensor:
+        """Run the step with that number, from 0; return the values of `curve_names`, on any device."""
+
+
+class Hooks:
+    """What a training does besides its steps. By default, every hook does nothing.
+
+    With several processes, each of them calls every hook except `write_usable` and `note`, which only the main one
+    calls.
+    """
+
+    def is_done(self, step: int) -> bool:
+        """Return whether to end early; called before each step, with the number of finished steps."""
+        return False
+
+    def after_step(self, step: int) -> None:
+        """Act after each step, with the number of finished steps."""
+
+    def before_save(self, step: int) -> None:
+        """Act before a state is saved at an interval or at the end. A signal to stop skips this, to be in time."""
+
+    def at_end(self, step: int) -> None:
+        """Act after the last step, before the final state is saved."""
+
+    def write_usable(self) -> Path | None:
+        """Write the result so far in its final form, when the run ends early; return its path, or None."""
+        return None
+
+    def note(self) -> Mapping[str, str]:
+        """Return names and values for the progress bar."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When a state is saved. The final state always is."""
+
+    every: int = 0
+    """Steps between saved states; 0 is no such interval."""
+    seconds: float = math.inf
+    """Seconds between saved states."""
+    on_stop: bool = True
+    """Whether a signal to stop saves a state; False loses the steps since the last one."""
+
+
+@dataclass(eq=False)
+class Loop:
+    """A run of a learner to its last step. Call `resume`, then `run`.
+
+    Args:
+        unfinished: Where states are saved, and the number of steps.
+        made_with: What a saved state must have been made with, JSON-serialisable.
+        title: Name of the progress bar.
+    """
+
+    learner: Learner
+    hooks: Hooks
+    unfinished: Unfinished
+    made_with: dict[str, Any]
+    saving: Saving
+    processes: Processes
+    title: str
+    show_progress: bool = True
+    step: int = field(default=0, init=False)
+    """Number of finished steps."""
+    curves: Curves = field(init=False)
+    """The values of the steps."""
+    _earlier: float = field(default=0.0, init=False)
+    _began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.curves = Curves(self.learner.curve_names)
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Duration so far, including that of earlier runs."""
+        return self._earlier + time.monotonic() - self._began
+
+    def resume(self) -> None:
+        """Load the saved state, if there is one; on a CPU, use its number of threads.
+
+        Raises:
+            FiguregroundError: The state is damaged, or was made with other settings.
+        """
+        device = self.processes.device
+        resume_threads(self.unfinished.file, device)
+        self.step, self._earlier = self.unfinished.restore(self.learner, self.curves, self.made_with, device)
+        self._began = time.monotonic()
+
+    def run(self) -> None:
+        """Run the remaining steps. Signals take effect between steps.
+
+        Raises:
+            NotFinite: A loss is NaN or infinite. The learner then has its last saved state again.
+            Stopped: A signal asked to stop.
+            KeyboardInterrupt: A signal asked another process to stop.
+            OSError: The disk is full or fails; the previous state is kept.
+        """
+        with signals.at_checks():
+            try:
+                self._run()
+            except NotFinite:
+                if self.unfinished.step and self.processes.main:
+                    self.resume()
+                    self._write_usable()
+                raise
+            self.hooks.before_save(self.step)
+            self.save()  # a full disk must not lose progress since the last save
+
+    def save(self) -> None:
+        """Replace the state on disk.
+
+        Raises:
+            NotFinite: A loss is NaN or infinite; the previous state is kept.
+            OSError: The disk is full or fails; the previous state is kept.
+        """
+        self.curves.settle()
+        if self.processes.main:
+            self.unfinished.save(self.learner, self.curves, self.made_with, self.step, self.seconds)
+
+    def _run(self) -> None:
+        saving, steps, main = self.saving, self.unfinished.steps, self.processes.main
+        last_save = last_look = time.monotonic()
+        show = self.show_progress and main
+        with Progress(steps, initial=self.step, unit="step", desc=self.title, show=show) as bar:
+            while self.step < steps and not self.hooks.is_done(self.step):
+                if self.processes.any(signals.asked_to_stop() is not None):
+                    self._stop()
+                self.curves.add(self.learner.step(self.step))
+                self.step += 1
+                bar.update()
+                self.hooks.after_step(self.step)
+                due = saving.every > 0 and self.step % saving.every == 0
+                late = self.processes.any(time.monotonic() - last_save >= saving.seconds)
+                if (due or late) and self.step < steps:
+                    self.hooks.before_save(self.step)
+                    self.save()
+                    last_save = time.monotonic()
+                if main and (due or time.monotonic() - last_look > SECONDS_BETWEEN_LOOKS):
+                    self.unfinished.write_curves(self.curves)
+                    bar.set_postfix(self.hooks.note(), refresh=False)
+                    last_look = time.monotonic()
+            self.curves.settle()
+            self.hooks.at_end(self.step)
+
+    def _stop(self) -> NoReturn:
+        if self.saving.on_stop:
+            self.save()
+            self._write_usable()
+        signals.check()
+        raise KeyboardInterrupt  # another process received the signal
+
+    def _write_usable(self) -> None:
+        if self.processes.main:
+            self.unfinished.usable = self.hooks.write_usable()
