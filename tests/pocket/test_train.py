@@ -2,10 +2,13 @@
 
 import csv
 import itertools
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from commands import ENVIRONMENT
 from diffusers import StableDiffusionPipeline
 
 from figureground.models.bundled import WEIGHTS
@@ -48,6 +51,37 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(tmp_path):
     again = []
     fit("line", torch.nn.Linear(3, 1), objective, counting_batches(again), settings, tmp_path, "cpu", lambda m: {})
     assert again == []
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from figureground.pocket.fitting import Settings, fit, run_command
+
+def batches(step):
+    while True:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step += 1
+        yield torch.ones(4, 3)
+
+def main():
+    settings = Settings(steps=6, batch=4, learning_rate=0.1, warmup=1, ema=0.5)
+    objective = lambda model, x: {"loss": (model(x) - 1).square().mean()}
+    fit("line", torch.nn.Linear(3, 1), objective, batches, settings, Path(sys.argv[1]), "cpu", lambda model: {})
+
+sys.exit(run_command(main))
+"""
+
+
+def test_a_signal_stops_the_command_after_a_step_which_is_saved(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, str(tmp_path)], capture_output=True, text=True, env=ENVIRONMENT, timeout=300
+    )
+    assert done.returncode == 143, done.stderr
+    assert f"Step 4 of 6 is saved in {tmp_path}" in done.stderr
+    assert torch.load(tmp_path / "line.pt", weights_only=True)["step"] == 4
 
 
 def test_the_rate_warms_up_and_falls_to_nothing():
