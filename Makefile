@@ -15,9 +15,9 @@ demo: install
 	$(BIN)/figureground show out/d3s
 
 test: lint
-	$(PYTEST) -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder --ignore tests/run/test_signals.py \
+	$(PYTEST) -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder --ignore tests/running/test_signals.py \
 		--ignore tests/test_benchmarks.py
-	$(PYTEST) tests/run/test_signals.py
+	$(PYTEST) tests/running/test_signals.py
 	$(MAKE) bench-quick
 
 bench-quick: install

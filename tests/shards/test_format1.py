@@ -21,7 +21,7 @@ from figureground.methods.registry import open_dataset
 from figureground.recipe.document import FORMAT, read_recipe
 from figureground.shards.shard import RECIPE
 
-ARCHIVE = Path(__file__).parent / "data" / "format1.tar.xz"
+ARCHIVE = Path(__file__).parents[1] / "files" / "format1.tar.xz"
 """Two sets, `seed0` and `seed1`, made by `figureground build d3s --set seed=… --set 'classes=[bird, car]' --set
 'backgrounds=[grass, snow]' --set 'per_cell={train: 2, validation: 1}' --set shard_size=6 --set threads=1
 --set batch_size=4`."""

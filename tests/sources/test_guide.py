@@ -23,7 +23,7 @@ from figureground.sources.guide import (
 )
 from figureground.sources.images import UnreadableImage, content_hash, pixel_hash, read_image
 
-SHIPPED = Path(__file__).parents[1] / "templates" / "pocket"
+SHIPPED = Path(__file__).parents[2] / "templates" / "pocket"
 RED, BLUE, GREY = (230, 20, 20), (20, 30, 220), (120, 120, 120)
 
 
