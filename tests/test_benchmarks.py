@@ -7,14 +7,14 @@ import importlib
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import run as run_command
+from forked import Forked
 
 from figureground.models.weights import fingerprint
 from figureground.pocket import birds, world
@@ -26,6 +26,14 @@ NAMES = sorted(
     reverse=True,
 )
 """What can be run. In this order the longest come first, so that no process waits for one of them at the end."""
+AS_MAIN = """
+import runpy, sys
+from pathlib import Path
+del sys.argv[0]
+sys.path.insert(0, str(Path(sys.argv[0]).parent))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a file as `python FILE ARGUMENT …` does."""
 SECONDS = ("plan", "segment", "shards")
 """These take less than ten seconds; the others are slow tests."""
 ARGUMENTS: dict[str, Callable[[Path], list[str]]] = {
@@ -60,13 +68,13 @@ def benchmark(request: pytest.FixtureRequest) -> str:
 def run(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
     """Runs `benchmarks/{name}.py --quick` there; returns the JSON that it wrote."""
     out = folder / f"{name}.json"
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", "--out", str(out), "--work", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    command = [BENCHMARKS / f"{name}.py", "--quick", "--out", out, "--work", folder, *arguments]
+    process = Forked(command, AS_MAIN, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors
     found = json.loads(out.read_text())
     for row in found.get("rows") or found["measures"]:
-        assert row["name"] in done.stdout
+        assert row["name"] in said
     assert not list(folder.glob("benchmark-*")), "a benchmark leaves nothing beside its results"
     return found
 
@@ -108,9 +116,9 @@ def test_a_benchmark_runs_and_says_what_it_was_measured_with(name, quick):
 def build_dataset(folder: Path) -> Path:
     """A D3S set of a few images of pocket classes."""
     settings = ("limit=4", "num_inference_steps=2", "threads=1", "workers=1")
-    command = [sys.executable, "-m", "figureground", "build", "d3s", "--out", str(folder / "d3s")]
-    command += [part for setting in settings for part in ("--set", setting)]
-    subprocess.run(command, check=True, capture_output=True)
+    command = ["build", "d3s", "--out", str(folder / "d3s")]
+    code, _, errors = run_command(*command, *(part for setting in settings for part in ("--set", setting)))
+    assert code == 0, errors
     return folder / "d3s"
 
 
