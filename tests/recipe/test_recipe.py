@@ -9,9 +9,9 @@ from figureground.comparison.comparing import parse_overrides
 from figureground.core.differences import differences
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.core.values import kinds_of
-from figureground.methods.d3s import D3SConfig
+from figureground.methods.d3s import D3S, D3SConfig
 from figureground.methods.ddb import DDBConfig
-from figureground.methods.spurious import SpuriousConfig
+from figureground.methods.spurious import Spurious, SpuriousConfig
 from figureground.recipe.document import (
     apply_settings,
     check_names,
@@ -312,3 +312,26 @@ def test_settings_of_trainings_and_learned_words_have_types_too():
     assert parse_overrides(["jtt.upweight=1e1", "paste.masks=true", "paste.quantile=.5", "ddb.phrases.no=007"]) == {
         "jtt": {"upweight": 10}, "paste": {"masks": "true", "quantile": 0.5}, "ddb": {"phrases": {"no": "007"}},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "earlier", "found"),
+    [
+        (D3S, {"steps": 3, "templates": "pocket"}, {"num_inference_steps": 3, "scenes": "pocket"}),
+        (
+            Spurious, {"scenes": ["snow"], "finetuning": {"steps": 3, "sampling_steps": 2}},
+            {"backgrounds": ["snow"], "finetuning": {"max_train_steps": 3, "num_inference_steps": 2}},
+        ),
+    ],
+)  # fmt: skip
+def test_a_datasets_recipe_may_have_earlier_names_of_fields_and_a_recipe_of_ones_own_is_told_of_them(
+    method, earlier, found, tmp_path
+):
+    saved = tmp_path / "recipe.json"
+    saved.write_text(json.dumps({"builder": method.METHOD, "config": "pocket", "identity": earlier, "execution": {}}))
+    config = method.from_recipe(read_recipe(saved)).config
+    assert {name: getattr(config, name) for name in found} == found
+    own = tmp_path / "mine.yaml"
+    own.write_text(json.dumps({"config": "pocket", **earlier}))
+    with pytest.raises(RecipeError, match=f"called {next(iter(found))} now"):
+        method.from_recipe(read_recipe(own))

@@ -17,7 +17,7 @@ from figureground.core.files import read_object
 from figureground.core.hashing import digest
 from figureground.core.tables import TABLES
 from figureground.core.values import NULLS, Setting, convert, kind_at
-from figureground.recipe.settings import Names, marked, name_nearest
+from figureground.recipe.settings import Names, marked, name_nearest, with_new_names
 
 Fields = dict[str, Any]
 """Settings by name."""
@@ -37,7 +37,8 @@ def read_recipe(path: Path) -> RecipeFields:
     if not isinstance(loaded, dict):
         kind = "a list" if isinstance(loaded, list) else "empty" if loaded in NULLS else "a single value"
         raise UsageError(f"Recipe {path}: a recipe is a mapping of fields to values; this one is {kind}.")
-    if "identity" in loaded:
+    saved = "identity" in loaded
+    if saved:
         parts = {part: loaded.get(part, {}) for part in ("identity", "execution")}
         for part, fields in parts.items():
             if not isinstance(fields, dict):
@@ -50,7 +51,7 @@ def read_recipe(path: Path) -> RecipeFields:
         elif not isinstance(loaded.get(name, ""), str):
             raise UsageError(f"Recipe {path}: {name!r} must be one name, but is a list or a mapping.")
     fields = RecipeFields(loaded)
-    fields.folder = path.parent
+    fields.folder, fields.saved = path.parent, saved
     return fields
 
 
@@ -133,10 +134,13 @@ class RecipeFields(dict[str, Any]):
     """Fields of a recipe file, and the folder that relative paths in it start from; see `relocate`."""
 
     folder: Path
+    saved: bool = False
+    """Whether it is a dataset's recipe, in which fields may have the names of an earlier version."""
 
 
 def relocate(fields: Fields, kind: type) -> Fields:
-    """Return a recipe file's fields with its relative paths made relative to the working directory.
+    """Return a recipe file's fields under their present names, with relative paths made relative to the working
+    directory.
 
     Args:
         fields: Fields from `read_recipe`; others are returned unchanged.
@@ -145,7 +149,8 @@ def relocate(fields: Fields, kind: type) -> Fields:
     if not isinstance(fields, RecipeFields):
         return fields
     names = marked(kind, Names)
-    return {n: _from_file(names[n], v, fields.folder) if n in names else v for n, v in fields.items()}
+    given = with_new_names(fields, kind) if fields.saved else fields
+    return {n: _from_file(names[n], v, fields.folder) if n in names else v for n, v in given.items()}
 
 
 def _from_file(names: Names, value: Any, folder: Path) -> Any:

@@ -80,11 +80,25 @@ RENAMED: dict[str, tuple[str, ...]] = {
 """Earlier names of settings, each with its new name; where it had several meanings, the first that is known holds."""
 
 
+def new_name(name: str, known: Collection[str]) -> str:
+    """Return the present name of a setting: its own if it is known, or else the known one that it had earlier."""
+    return name if name in known else next((new for new in RENAMED.get(name, ()) if new in known), name)
+
+
+def with_new_names(fields: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Return fields that an earlier version may have written, with their present names, also inside mappings."""
+    known, inside = field_names(kind), marked(kind, FieldsOf)
+    renamed = {new_name(name, known): value for name, value in fields.items()}
+    return {
+        name: with_new_names(value, inside[name].kind) if name in inside and isinstance(value, Mapping) else value
+        for name, value in renamed.items()
+    }
+
+
 def name_nearest(name: str, known: Collection[str]) -> str:
     """Return the end of an error about an unknown setting: its new name, or the nearest known one."""
-    for new in RENAMED.get(name, ()):
-        if new in known:
-            return f": it is called {new} now."
+    if (new := new_name(name, known)) != name:
+        return f": it is called {new} now."
     return nearest_or_all(name, known)
 
 
