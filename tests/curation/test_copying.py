@@ -11,11 +11,11 @@ from commands import wait_for
 from tiny_datasets import make_dataset
 
 from figureground.core.errors import FiguregroundError
-from figureground.curation import copying
 from figureground.curation.copying import carry_words, read_all, recipe_of, say, write_shards
 from figureground.curation.curating import curate
 from figureground.recipe.document import is_sealed
 from figureground.recipe.sample import Reject, key
+from figureground.shards import filling
 from figureground.shards.card import BEGIN, END
 from figureground.shards.claiming import claim
 from figureground.shards.finished import FinishedDataset
@@ -166,7 +166,7 @@ def test_a_directory_of_another_recipe_is_refused_by_field_and_left_alone(source
 def test_a_shard_that_another_process_holds_is_waited_for_and_taken_over_if_it_gives_up(
     source, tmp_path, monkeypatch, finishes
 ):
-    monkeypatch.setattr(copying, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(filling, "SECONDS_BETWEEN_LOOKS", 0.01)
     first, *others = source.shards
     out = tmp_path / "out"
     with ThreadPoolExecutor(1) as pool:

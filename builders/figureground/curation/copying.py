@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,13 @@ from figureground.recipe import document as recipes
 from figureground.recipe.sample import Reject
 from figureground.running.directory import working
 from figureground.shards import card
-from figureground.shards.claiming import claim
 from figureground.shards.columns import Columns
 from figureground.shards.directory import beside
+from figureground.shards.filling import counted, fill
 from figureground.shards.finished import FinishedDataset
-from figureground.shards.markers import missing
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_encoded
-
-SECONDS_BETWEEN_LOOKS = 0.5
-"""Polling interval in seconds of a process that waits for shards claimed by others."""
 
 Results = Callable[[Shard], Iterator[Encoded | Reject]]
 """Returns the samples and rejects that go into a shard."""
@@ -85,32 +80,15 @@ def write_shards(
     Raises:
         FiguregroundError: `out` now holds another recipe.
     """
-    total = sum(shard.count for shard in shards)
-    done = total - sum(shard.count for shard in missing(out, shards))
-    with (
-        working(out, recipe),
-        signals.at_checks(),
-        Progress(total, initial=done, unit="image", desc=str(out), show=show_progress) as bar,
-    ):
-        while todo := missing(out, shards):
-            for shard in todo:
-                signals.check()
-                with claim(out, shard) as mine:
-                    if mine and missing(out, [shard]):
-                        write_encoded(
-                            out, shard, columns, _counted(results(shard), bar), formats=formats,
-                            image_format=image_format, publish_rejects=publish_rejects, version=version,
-                        )  # fmt: skip
-            if missing(out, todo):
-                signals.check()
-                time.sleep(SECONDS_BETWEEN_LOOKS)
 
+    def write(shard: Shard, bar: tqdm) -> None:
+        write_encoded(
+            out, shard, columns, counted(results(shard), bar), formats=formats, image_format=image_format,
+            publish_rejects=publish_rejects, version=version,
+        )  # fmt: skip
 
-def _counted(results: Iterable[Encoded | Reject], bar: tqdm) -> Iterator[Encoded | Reject]:
-    for result in results:
-        signals.check()
-        yield result
-        bar.update()
+    with working(out, recipe):
+        fill(out, shards, write, show_progress)
 
 
 def read_all(source: FinishedDataset, show_progress: bool) -> Iterator[Shard]:

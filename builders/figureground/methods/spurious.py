@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import multiprocessing
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import field
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,9 +23,7 @@ from pydantic import Field
 from figureground.core import signals
 from figureground.core.columns import pad, text_width
 from figureground.core.errors import (
-    FiguregroundError,
     RecipeError,
-    UsageError,
     counted,
     listed,
     nearest_or_all,
@@ -38,17 +33,16 @@ from figureground.core.files import read_json
 from figureground.core.hashing import digest
 from figureground.core.names import RULE, Lookup, slug
 from figureground.core.resources import resource
-from figureground.core.terminal import remark
 from figureground.core.text import markdown
 from figureground.core.values import FieldsOf
 from figureground.finetune.concept_store import ConceptStore
 from figureground.finetune.settings import POCKET as POCKET_FINETUNING
 from figureground.finetune.settings import Finetuning, fill, fingerprint_network, settings_for
 from figureground.methods.base import Method
+from figureground.methods.concepts import GIVEN_ELSEWHERE, Concepts, Inputs, read_made
 from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.forecast import human_bytes
 from figureground.models.bundled import ROBUST
-from figureground.models.concepts import CONCEPT
 from figureground.models.footprint import SMALL, footprint
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent
 from figureground.recipe.classes import ClassEntry, read_nouns
@@ -59,12 +53,11 @@ from figureground.recipe.sample import Spec, derive_seed
 from figureground.recipe.settings import EXECUTION, MOST, Names, Text, field_names, name_nearest, settings
 from figureground.recipe.table import MOST_A_CELL, Counts
 from figureground.shards.card import public
-from figureground.shards.markers import markers, missing
+from figureground.shards.markers import missing
 from figureground.shards.shard import PRIVATE, as_shard
-from figureground.shards.stages import COPIES, DONE, read_marker, run_stage
 from figureground.sources.images import content_hash
 from figureground.sources.provenance import Credit, Source, read_license, read_source
-from figureground.sources.references import References, draw_references, gather, read_references
+from figureground.sources.references import References, draw_references, read_references
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -88,8 +81,6 @@ COMPONENTS = "components.safetensors"
 NOT_GIVEN = "not given"
 FEATURE_MODEL = "feature-model"
 """Value of `labels` that means the classes of the feature network."""
-GIVEN_ELSEWHERE = ("checkpoint", "revision", "size", "feature_model")
-"""Settings of the fine-tuning that are fields of the recipe itself."""
 
 CITATION = """@article{maungmaung2024spurious,
   title = {Fine-Tuning Text-To-Image Diffusion Models for Class-Wise Spurious Feature Generation},
@@ -256,8 +247,6 @@ class Spurious(Method):
             self._refuse_fewer(self.earlier[-1])
         self.pairings = {}
         self._by_slug = {feature.slug: feature for feature in self.features}
-        self._made: dict[str, dict[str, Any]] = {}
-        self._device: Any = None
         if config.references == POCKET:
             self._refuse_unknown_to_pocket()
         elif config.references is not None and not Path(config.references).expanduser().is_dir():
@@ -352,7 +341,7 @@ class Spurious(Method):
             "feature": feature.text,
             "concept": {
                 "name": spec.concept, "noun": feature.noun, "identifier": self.settings.identifier,
-                "sha256": self._made[spec.concept]["sha256"],
+                "sha256": self._concepts.made[spec.concept]["sha256"],
             },
         }  # fmt: skip
 
@@ -471,83 +460,25 @@ class Spurious(Method):
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Fine-tune the missing concepts, one after the other; each is a stage."""
-        self._device, self._dtype = checkpoint.text_to_image.device, checkpoint.text_to_image.dtype
-        self._shelf = self._shelf_of(stages)
+        self._dtype = checkpoint.text_to_image.dtype
+        self._concepts = concepts = Concepts(
+            stages, self._store(stages), self.settings, checkpoint.text_to_image.device, self.show_progress
+        )
         self._refuse_long(checkpoint)
-        self._read_made(stages)
-        missing = [feature for feature in self._drawn() if feature.slug not in self._made]
-        lost = [feature for feature in self._unfinished(stages) if self._is_lost(feature)]
+        concepts.read(self.features)
+        missing = [feature for feature in self._drawn() if feature.slug not in concepts.made]
+        lost = [feature for feature in self._unfinished(stages) if concepts.is_lost(feature)]
         if not missing and not lost:
             return
         self._refuse_unknown_to_network()
         _leave_device(checkpoint)
         for number, feature in enumerate([*missing, *lost], 1):
             signals.check()
-            self._say(f"concept {number} of {len(missing) + len(lost)}: {feature.name} ({feature.noun})")
+            concepts.say(f"concept {number} of {len(missing) + len(lost)}: {feature.name} ({feature.noun})")
             if feature in lost:
-                self._make_again(stages, feature)
+                concepts.make_again(self._inputs(feature))
             else:
-                self._run(stages, feature)
-        self._read_made(stages)
-
-    def _run(self, stages: Path, feature: Feature) -> None:
-        run_stage(stages, _stage(feature), self._made_of(feature), lambda _: self._make(stages, feature))
-
-    def _make(self, stages: Path, feature: Feature) -> dict[str, Any]:
-        """Fine-tune a concept, or reuse a finished one from the store; return the facts for its marker."""
-        from figureground.finetune.dreambooth import finetune
-        from figureground.models.concepts import read_concept
-
-        made_of, settings = self._made_of(feature), self.settings
-        if not settings.reads_features:
-            settings = dataclasses.replace(settings, feature_model=None)
-        with self._shelf.held(feature.slug):
-            folder = self._shelf.place(feature.slug, made_of)
-            if folder.name != feature.slug:
-                self._say(f"{self._shelf.directory / feature.slug} has other inputs; this concept is {folder.name}")
-            references = gather(self.references[feature.slug], stages / COPIES / feature.slug)
-            with _said_of(feature):
-                finetune(
-                    references, feature.noun, feature.name, folder, settings, prior=self._prior(feature),
-                    components=self.components.get(feature.slug), device=str(self._device),
-                    show_progress=self.show_progress and multiprocessing.parent_process() is None,
-                )  # fmt: skip
-        concept = read_concept(folder)
-        network = concept.facts["feature_model"]
-        return {
-            "folder": folder.name, "sha256": concept.sha256, "kind": concept.kind, "identifier": concept.identifier,
-            "references": len(concept.facts["references"]["used"]), "losses": concept.facts["losses"],
-            "feature_model": network and {name: network[name] for name in ("name", "sha256")},
-        }  # fmt: skip
-
-    def _prior(self, feature: Feature) -> Path:
-        """Return the folder of a noun's prior images; prior images with the same inputs share a folder."""
-        settings = self.settings
-        prompt = fill(settings.prior_prompt, feature.noun, settings.identifier)
-        names = ("size", "seed", "scheduler", "num_inference_steps", "guidance_scale")
-        drawn_from = {"prompt": prompt, **{name: getattr(settings, name) for name in names}}
-        drawn_from["checkpoint"] = [Path(self.config.checkpoint).name, self._fingerprint]
-        return self._shelf.priors(slug(feature.noun), drawn_from)
-
-    def _make_again(self, stages: Path, feature: Feature) -> None:
-        """Make a concept that is missing from its store; refuse other weights if it has images already.
-
-        Raises:
-            FiguregroundError: The new weights differ, and images drawn with the old ones exist.
-        """
-        before, again = self._made[feature.slug], self._make(stages, feature)
-        if again["sha256"] != before["sha256"] and self._has_images(stages, feature):
-            raise FiguregroundError(
-                f"the concept {feature.slug} was lost, and the new one has other weights ({again['sha256'][:12]}, "
-                f"not {before['sha256'][:12]}), so images in its split would differ in kind. Restore the old one "
-                f"to {self._shelf.directory / before['folder']}, or delete the markers of the split's shards."
-            )
-        (stages / _stage(feature) / DONE).unlink()
-        run_stage(stages, _stage(feature), self._made_of(feature), lambda _: again)
-
-    def _is_lost(self, feature: Feature) -> bool:
-        made = self._made.get(feature.slug)
-        return made is not None and not (self._shelf.directory / made["folder"] / CONCEPT).is_file()
+                concepts.make(self._inputs(feature))
 
     def _drawn(self) -> list[Feature]:
         """Return the classes that have images; with a limit, some may have none."""
@@ -559,15 +490,13 @@ class Spurious(Method):
         todo = {shard.split for shard in missing(stages.parents[1], map(as_shard, self.plan().shards()))}
         return [feature for feature in self.features if feature.slug in todo]
 
-    def _has_images(self, stages: Path, feature: Feature) -> bool:
-        return any(marker["split"] == feature.slug for marker in markers(stages.parents[1]).values())
+    def _inputs(self, feature: Feature) -> Inputs:
+        return Inputs(
+            feature, self._made_of(feature), self.references[feature.slug], self.components.get(feature.slug),
+            [Path(self.config.checkpoint).name, self._fingerprint],
+        )  # fmt: skip
 
-    def _read_made(self, stages: Path) -> None:
-        """Read the facts in the markers of finished concepts."""
-        done = {feature.slug: read_marker(stages / _stage(feature)) for feature in self.features}
-        self._made = {name: marker["facts"] for name, marker in done.items() if marker is not None}
-
-    def _shelf_of(self, stages: Path) -> ConceptStore:
+    def _store(self, stages: Path) -> ConceptStore:
         return ConceptStore(Path(self.config.concepts).expanduser() if self.config.concepts else stages / CONCEPTS)
 
     def _made_of(self, feature: Feature) -> dict[str, Any]:
@@ -615,24 +544,11 @@ class Spurious(Method):
             )
 
     def checkpoint_for(self, concept: str | None, base: Checkpoint) -> Checkpoint:
-        from figureground.finetune.concept import open_concept, read_concept
-
         assert concept is not None
-        made = self._made[concept]
-        found = read_concept(self._shelf.directory / made["folder"])
-        if found.sha256 != made["sha256"]:
-            raise FiguregroundError(
-                f"the concept {found.folder} is no longer the one that this dataset was begun with "
-                f"({found.sha256[:12]}, not {made['sha256'][:12]}). Restore that one, or build into a new directory."
-            )
-        return open_concept(
-            found, device=self._device, dtype=self._dtype, scheduler=self.config.scheduler, safety=self.config.safety,
+        return self._concepts.open(
+            concept, dtype=self._dtype, scheduler=self.config.scheduler, safety=self.config.safety,
             base=self.config.checkpoint,
         )  # fmt: skip
-
-    def _say(self, text: str) -> None:
-        if self.show_progress:
-            remark(text)
 
     # --- the card and the forecast --------------------------------------------------------------
 
@@ -662,10 +578,9 @@ class Spurious(Method):
         )
 
     def card_context(self, out: Path) -> CardContext:
-        self._read_made(out / PRIVATE / "stages")
-        concepts = []
+        made_concepts, concepts = read_made(out / PRIVATE / "stages", self.features), []
         for feature in self.features:
-            if (made := self._made.get(feature.slug)) is not None:
+            if (made := made_concepts.get(feature.slug)) is not None:
                 concepts.append({
                     "class": feature.name, "noun": feature.noun, "feature": feature.text,
                     **{name: made[name] for name in ("references", "identifier", "kind", "sha256", "feature_model")},
@@ -739,8 +654,8 @@ class Spurious(Method):
         wanted = self._drawn()
         there = 0
         if self.config.concepts and "references" not in lacking:
-            shelf = self._shelf_of(Path())
-            there = sum(shelf.find(feature.slug, self._made_of(feature)) is not None for feature in wanted)
+            store = self._store(Path())
+            there = sum(store.find(feature.slug, self._made_of(feature)) is not None for feature in wanted)
         missing = len(wanted) - there
         each = footprint(self.config.checkpoint, self.config.revision, settings.lora_rank)
         kind = f"adapters of rank {settings.lora_rank}" if settings.lora_rank else "whole checkpoints"
@@ -784,10 +699,6 @@ class Spurious(Method):
         return lines
 
 
-def _stage(feature: Feature) -> str:
-    return f"concept-{feature.slug}"
-
-
 def _leave_device(checkpoint: Checkpoint) -> None:
     """Free device memory for the fine-tuning: the recipe's own checkpoint draws no image."""
     from figureground.diffusion.render import release_memory
@@ -796,28 +707,3 @@ def _leave_device(checkpoint: Checkpoint) -> None:
         if hasattr(part, "parameters"):
             part.to("cpu")
     release_memory()
-
-
-@contextmanager
-def _said_of(feature: Feature) -> Iterator[None]:
-    """Make errors within name the class, and name settings as recipes do."""
-    try:
-        yield
-    except FiguregroundError as error:
-        kind = UsageError if isinstance(error, UsageError) else FiguregroundError
-        settings = set(field_names(Finetuning)) - {*GIVEN_ELSEWHERE}
-        place = "finetuning." if isinstance(error, RecipeError) and error.field in settings else ""
-        raise kind(f"{feature.name}: {place}{_FLAG.sub(_as_setting, str(error))}") from error
-
-
-_FLAG = re.compile(r"--(?P<name>[a-z][a-z-]*[a-z])(?: (?P<value>(?:float)?\d+(?:\.\d+)?))?")
-
-
-def _as_setting(flag: re.Match[str]) -> str:
-    """Return a flag of `figureground finetune` as a recipe's setting: `--lora-rank 16` as
-    `--set finetuning.lora_rank=16`."""
-    name = flag["name"].replace("-", "_")
-    if name not in field_names(Finetuning) and name != "references":
-        return flag[0]
-    place = name if name in (*GIVEN_ELSEWHERE, "references") else f"finetuning.{name}"
-    return f"--set {place}={flag['value'] or '…'}"

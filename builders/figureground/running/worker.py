@@ -9,7 +9,7 @@ import dataclasses
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,6 @@ from figureground.core.numerics import (
     settle_numerics,
     usable_cores,
 )
-from figureground.core.progress import Progress
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
 from figureground.diffusion.render import Renderer, Sampling, find_batch_size, release_memory
@@ -37,7 +36,8 @@ from figureground.models.weights import check_size
 from figureground.recipe.plan import Plan, PlannedShard
 from figureground.recipe.sample import Sample
 from figureground.running import directory
-from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, claim
+from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK
+from figureground.shards.filling import counted, fill
 from figureground.shards.markers import markers, missing
 from figureground.shards.shard import PRIVATE, Shard, as_shard
 from figureground.shards.writer import write_shard
@@ -175,35 +175,24 @@ def _render_shards(
             "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **method.provenance(spec),
         }  # fmt: skip
 
+    def write(shard: Shard, bar: tqdm) -> None:
+        nonlocal renderer, drawn_by
+        specs = list(plan.specs(planned[shard]))
+        if renderer is None or specs[0].concept != drawn_by:
+            proven = renderer is not None and renderer.proven
+            proven = proven or any(marker["samples"] for marker in markers(out).values())
+            renderer, drawn_by = None, specs[0].concept
+            release_memory()  # memory may not hold two concepts
+            renderer = Renderer(
+                method.checkpoint_for(drawn_by, checkpoint), sampling, method.load_guide, signals.check, proven
+            )
+        write_shard(
+            out, shard, columns, counted(renderer.render(specs), bar), provenance,
+            formats=tuple(method.config.formats), image_format=method.config.image_format,
+        )  # fmt: skip
+
     planned = _choose(plan, numbers)
-    shards = list(planned)
-    total = sum(s.count for s in shards)
-    done = total - sum(s.count for s in missing(out, shards))
-    bar = Progress(total, initial=done, unit="image", desc=str(out), show=show_progress)
-    with signals.at_checks(), bar:
-        while todo := missing(out, shards):
-            for shard in todo:
-                signals.check()
-                with claim(out, shard) as mine:
-                    if mine and missing(out, [shard]):
-                        specs = list(plan.specs(planned[shard]))
-                        if renderer is None or specs[0].concept != drawn_by:
-                            proven = renderer is not None and renderer.proven
-                            proven = proven or any(marker["samples"] for marker in markers(out).values())
-                            renderer, drawn_by = None, specs[0].concept
-                            release_memory()  # memory may not hold two concepts
-                            renderer = Renderer(
-                                method.checkpoint_for(drawn_by, checkpoint), sampling, method.load_guide,
-                                signals.check, proven,
-                            )  # fmt: skip
-                        results = _counted(renderer.render(specs), bar)
-                        write_shard(
-                            out, shard, columns, results, provenance,
-                            formats=tuple(method.config.formats), image_format=method.config.image_format,
-                        )  # fmt: skip
-            if missing(out, todo):
-                signals.check()
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+    fill(out, list(planned), write, show_progress)
 
 
 def open_model(method: Method, out: Path, rank: int, started: bool) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
@@ -255,9 +244,3 @@ def open_model(method: Method, out: Path, rank: int, started: bool) -> tuple[Che
         "versions": library_versions(),
     }
     return checkpoint, sampling, mine
-
-
-def _counted(results: Iterator[Any], bar: tqdm) -> Iterator[Any]:
-    for result in results:
-        yield result
-        bar.update()

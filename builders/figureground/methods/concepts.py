@@ -1,0 +1,202 @@
+"""The concepts of a build of spurious images: each is fine-tuned once, as a stage, and kept in a store."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from figureground.core.errors import FiguregroundError, RecipeError, UsageError
+from figureground.core.names import slug
+from figureground.core.terminal import remark
+from figureground.finetune.concept_store import ConceptStore
+from figureground.finetune.settings import Finetuning, fill
+from figureground.models.concepts import CONCEPT
+from figureground.recipe.features import Feature
+from figureground.recipe.settings import field_names
+from figureground.shards.markers import markers
+from figureground.shards.stages import COPIES, DONE, read_marker, run_stage
+from figureground.sources.references import References, gather
+
+if TYPE_CHECKING:
+    import torch
+
+    from figureground.diffusion.checkpoint import Checkpoint
+
+GIVEN_ELSEWHERE = ("checkpoint", "revision", "size", "feature_model")
+"""Settings of the fine-tuning that are fields of the recipe itself."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a concept is fine-tuned from."""
+
+    feature: Feature
+    made_of: dict[str, Any]
+    """Everything that decides the concept, as JSON, with the keys of its `finetuning.json`."""
+    references: References
+    components: Path | None
+    """File of neural-PCA components, if the fine-tuning needs them."""
+    checkpoint: list[str]
+    """Name and fingerprint of the checkpoint."""
+
+
+@dataclass
+class Concepts:
+    """The concepts of a build.
+
+    Args:
+        stages: Directory of the build's stages.
+        store: Where concepts are kept; builds may share it.
+        settings: Settings of the fine-tuning.
+        device: Device to train and draw on.
+        show_progress: Whether to report progress on stderr.
+    """
+
+    stages: Path
+    store: ConceptStore
+    settings: Finetuning
+    device: torch.device
+    show_progress: bool
+    made: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Facts of the finished concepts, by the class's slug; see `read`."""
+
+    def read(self, features: Sequence[Feature]) -> None:
+        """Read the facts in the markers of finished concepts."""
+        self.made = read_made(self.stages, features)
+
+    def make(self, inputs: Inputs) -> None:
+        """Fine-tune a concept, or reuse a finished one from the store."""
+        self._run(inputs, lambda: self._finetune(inputs))
+
+    def make_again(self, inputs: Inputs) -> None:
+        """Make a concept that is missing from its store; refuse other weights if it has images already.
+
+        Raises:
+            FiguregroundError: The new weights differ, and images drawn with the old ones exist.
+        """
+        own = inputs.feature.slug
+        before, again = self.made[own], self._finetune(inputs)
+        drawn = any(marker["split"] == own for marker in markers(self.stages.parents[1]).values())
+        if again["sha256"] != before["sha256"] and drawn:
+            raise FiguregroundError(
+                f"the concept {own} was lost, and the new one has other weights ({again['sha256'][:12]}, "
+                f"not {before['sha256'][:12]}), so images in its split would differ in kind. Restore the old one "
+                f"to {self.store.directory / before['folder']}, or delete the markers of the split's shards."
+            )
+        (self.stages / _stage(inputs.feature) / DONE).unlink()
+        self._run(inputs, lambda: again)
+
+    def is_lost(self, feature: Feature) -> bool:
+        """Whether a concept was made and is no longer in the store."""
+        made = self.made.get(feature.slug)
+        return made is not None and not (self.store.directory / made["folder"] / CONCEPT).is_file()
+
+    def open(self, name: str, *, dtype: torch.dtype, scheduler: str, safety: str, base: str) -> Checkpoint:
+        """Open a concept for drawing.
+
+        Args:
+            name: Slug of its class.
+            dtype, scheduler, safety: See `open_checkpoint`.
+            base: The checkpoint that adapters are added to.
+
+        Raises:
+            FiguregroundError: The concept's weights are no longer those that the dataset was begun with.
+        """
+        from figureground.finetune.concept import open_concept, read_concept
+
+        made = self.made[name]
+        found = read_concept(self.store.directory / made["folder"])
+        if found.sha256 != made["sha256"]:
+            raise FiguregroundError(
+                f"the concept {found.folder} is no longer the one that this dataset was begun with "
+                f"({found.sha256[:12]}, not {made['sha256'][:12]}). Restore that one, or build into a new directory."
+            )
+        return open_concept(found, device=self.device, dtype=dtype, scheduler=scheduler, safety=safety, base=base)
+
+    def say(self, text: str) -> None:
+        """Report progress, if requested."""
+        if self.show_progress:
+            remark(text)
+
+    def _run(self, inputs: Inputs, make: Callable[[], dict[str, Any]]) -> None:
+        feature = inputs.feature
+        self.made[feature.slug] = run_stage(self.stages, _stage(feature), inputs.made_of, lambda _: make())
+
+    def _finetune(self, inputs: Inputs) -> dict[str, Any]:
+        """Fine-tune a concept, or find a finished one in the store; return the facts for its marker."""
+        from figureground.finetune.dreambooth import finetune
+        from figureground.models.concepts import read_concept
+
+        feature, settings = inputs.feature, self.settings
+        if not settings.reads_features:
+            settings = dataclasses.replace(settings, feature_model=None)
+        with self.store.held(feature.slug):
+            folder = self.store.place(feature.slug, inputs.made_of)
+            if folder.name != feature.slug:
+                self.say(f"{self.store.directory / feature.slug} has other inputs; this concept is {folder.name}")
+            references = gather(inputs.references, self.stages / COPIES / feature.slug)
+            with _named(feature):
+                finetune(
+                    references, feature.noun, feature.name, folder, settings, prior=self._prior(inputs),
+                    components=inputs.components, device=str(self.device),
+                    show_progress=self.show_progress and multiprocessing.parent_process() is None,
+                )  # fmt: skip
+        concept = read_concept(folder)
+        network = concept.facts["feature_model"]
+        return {
+            "folder": folder.name, "sha256": concept.sha256, "kind": concept.kind, "identifier": concept.identifier,
+            "references": len(concept.facts["references"]["used"]), "losses": concept.facts["losses"],
+            "feature_model": network and {name: network[name] for name in ("name", "sha256")},
+        }  # fmt: skip
+
+    def _prior(self, inputs: Inputs) -> Path:
+        """Return the folder of a noun's prior images; prior images with the same inputs share a folder."""
+        settings, noun = self.settings, inputs.feature.noun
+        names = ("size", "seed", "scheduler", "num_inference_steps", "guidance_scale")
+        drawn_from = {
+            "prompt": fill(settings.prior_prompt, noun, settings.identifier),
+            **{name: getattr(settings, name) for name in names},
+            "checkpoint": inputs.checkpoint,
+        }
+        return self.store.priors(slug(noun), drawn_from)
+
+
+def read_made(stages: Path, features: Sequence[Feature]) -> dict[str, dict[str, Any]]:
+    """Return the facts in the markers of finished concepts, by the class's slug."""
+    done = {feature.slug: read_marker(stages / _stage(feature)) for feature in features}
+    return {name: marker["facts"] for name, marker in done.items() if marker is not None}
+
+
+def _stage(feature: Feature) -> str:
+    return f"concept-{feature.slug}"
+
+
+@contextmanager
+def _named(feature: Feature) -> Iterator[None]:
+    """Make errors within name the class, and name settings as recipes do."""
+    try:
+        yield
+    except FiguregroundError as error:
+        kind = UsageError if isinstance(error, UsageError) else FiguregroundError
+        settings = set(field_names(Finetuning)) - {*GIVEN_ELSEWHERE}
+        place = "finetuning." if isinstance(error, RecipeError) and error.field in settings else ""
+        raise kind(f"{feature.name}: {place}{_FLAG.sub(_as_setting, str(error))}") from error
+
+
+_FLAG = re.compile(r"--(?P<name>[a-z][a-z-]*[a-z])(?: (?P<value>(?:float)?\d+(?:\.\d+)?))?")
+
+
+def _as_setting(flag: re.Match[str]) -> str:
+    """Return a flag of `figureground finetune` as a recipe's setting: `--lora-rank 16` as
+    `--set finetuning.lora_rank=16`."""
+    name = flag["name"].replace("-", "_")
+    if name not in field_names(Finetuning) and name != "references":
+        return flag[0]
+    place = name if name in (*GIVEN_ELSEWHERE, "references") else f"finetuning.{name}"
+    return f"--set {place}={flag['value'] or '…'}"

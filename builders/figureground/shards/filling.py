@@ -1,0 +1,52 @@
+"""Fills the shards of a dataset, each by one process, until all are finished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from figureground.core import signals
+from figureground.core.progress import Progress
+from figureground.shards.claiming import claim
+from figureground.shards.markers import missing
+from figureground.shards.shard import Shard
+
+SECONDS_BETWEEN_LOOKS = 0.5
+"""Interval at which a process that waits for shards claimed by others looks whether they are finished."""
+
+T = TypeVar("T")
+
+
+def fill(out: Path, shards: Sequence[Shard], write: Callable[[Shard, tqdm], None], show_progress: bool) -> None:
+    """Write every unfinished shard that no other process has claimed; return when all are finished.
+
+    A shard that another process has claimed is waited for, and taken over if that process dies.
+
+    Args:
+        write: Writes a shard; it advances the bar by the shard's images (see `counted`).
+    """
+    total = sum(shard.count for shard in shards)
+    done = total - sum(shard.count for shard in missing(out, shards))
+    bar = Progress(total, initial=done, unit="image", desc=str(out), show=show_progress)
+    with signals.at_checks(), bar:
+        while todo := missing(out, shards):
+            for shard in todo:
+                signals.check()
+                with claim(out, shard) as mine:
+                    if mine and missing(out, [shard]):
+                        write(shard, bar)
+            if missing(out, todo):
+                signals.check()
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def counted(results: Iterable[T], bar: tqdm) -> Iterator[T]:
+    """Yield a shard's samples and rejects, advancing the bar; stop at a signal."""
+    for result in results:
+        signals.check()
+        yield result
+        bar.update()
