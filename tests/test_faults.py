@@ -78,7 +78,7 @@ def test_of_two_builds_one_is_killed_and_the_other_ends_the_work(checkpoint, alo
 
 STARVED = """
 import resource, sys
-import diffusers, pyarrow.parquet, torch, transformers, webdataset
+import datasets, diffusers, pyarrow.parquet, torch, transformers, webdataset
 import figureground.diffusion.render, figureground.methods.d3s
 from figureground.cli.main import main
 room = int(sys.argv[1])

@@ -25,16 +25,16 @@ def test_hundredths_of_any_number_of_steps_are_those_of_whole_number_arithmetic(
 
 
 def test_a_plan_counts_the_steps_that_are_drawn():
-    assert D3S("pocket", steps=50, strength=0.58).denoiser_steps() == 29
+    assert D3S("pocket", num_inference_steps=50, strength=0.58).denoiser_steps() == 29
 
 
 @pytest.mark.parametrize("strength", [0.02, 0.019])
 def test_a_strength_of_one_step_is_taken_and_of_less_refused(strength):
     if whole_part(50, strength):
-        D3S("pocket", steps=50, strength=strength)
+        D3S("pocket", num_inference_steps=50, strength=strength)
     else:
         with pytest.raises(RecipeError, match="strength"):
-            D3S("pocket", steps=50, strength=strength)
+            D3S("pocket", num_inference_steps=50, strength=strength)
 
 
 @pytest.mark.parametrize("n", [1, 7, 50, 999, 1000])

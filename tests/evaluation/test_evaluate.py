@@ -153,10 +153,18 @@ def test_images_of_one_cutout_count_as_one_object_where_they_are_answered_alike(
 
 
 def test_a_set_above_its_references_has_a_gain_and_controls_that_are_drawn_otherwise_are_named(tmp_path, classifier):
-    directory = make_coloured(tmp_path / "set", DRAWN, size=64, steps=16, checkpoint="here")
+    directory = make_coloured(tmp_path / "set", DRAWN, size=64, num_inference_steps=16, checkpoint="here")
     control = [("train", name, "grass", i, name) for name in ("bird", "cat") for i in range(4)]
-    make_coloured(tmp_path / "fewer", control, config="text-only", size=64, steps=8, checkpoint="there")
-    make_coloured(tmp_path / "same", control, config="reconstruction", size=64, steps=16, checkpoint="here", strength=1)
+    make_coloured(tmp_path / "fewer", control, config="text-only", size=64, num_inference_steps=8, checkpoint="there")
+    make_coloured(
+        tmp_path / "same",
+        control,
+        config="reconstruction",
+        size=64,
+        num_inference_steps=16,
+        checkpoint="here",
+        strength=1,
+    )
     references = make_folders(tmp_path / "photos", {"bird": 5, "cat": 5}, {"cat": "mug"})
     done = evaluate(
         directory, [classifier], references=references, controls=[tmp_path / "fewer", tmp_path / "same"],
@@ -166,10 +174,10 @@ def test_a_set_above_its_references_has_a_gain_and_controls_that_are_drawn_other
     assert "differs" not in beside["references"]
     assert beside["reconstruction"]["differs"] == []
     assert {each["field"]: each["control"] for each in beside["text-only"]["differs"]} == {
-        "checkpoint": ["there"], "steps": [8],
+        "checkpoint": ["there"], "num_inference_steps": [8],
     }  # fmt: skip
     for said in (summarise(done.report), text((directory / "_evaluation" / "evaluation.html").read_text())):
-        assert "text-only differs from set in checkpoint (here, here there), steps (16, here 8)" in said
+        assert "text-only differs from set in checkpoint (here, here there), num_inference_steps (16, here 8)" in said
         assert "gain 25.0 points" in said  # 75 % of the set, 50 % of the references
         assert "-25" not in said.split("gain")[0]
     assert done.report["classifiers"]["colours"]["compared"]["generated"]["drop"]["value"] == pytest.approx(-0.25)

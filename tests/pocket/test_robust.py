@@ -95,8 +95,8 @@ def test_what_is_saved_opens_as_it_was_and_tells_no_path(tmp_path):
 @pytest.mark.slow
 def test_training_goes_on_where_it_was_stopped(tmp_path):
     settings = replace(robust.SETTINGS, steps=4, batch=8, save_seconds=0.0)
-    robust.train(tmp_path, "cpu", 0, replace(settings, steps=2), pool=32)
-    model = robust.train(tmp_path, "cpu", 0, settings, pool=32)
+    robust.train(tmp_path, "cpu", 0, replace(settings, steps=2), pool=32, held_out=16)
+    model = robust.train(tmp_path, "cpu", 0, settings, pool=32, held_out=16)
     lines = (tmp_path / "robust.csv").read_text().splitlines()
     assert lines[0] == "step,loss,right,clean,attacked"
     assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4"]

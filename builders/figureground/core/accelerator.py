@@ -40,6 +40,14 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the GPU or CPU computes in bfloat16 natively. Emulated, it is many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
+    return device.type == "cpu" and any(check is not None and check() for check in checks)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out; torch reports this in several ways."""
     text = str(error)

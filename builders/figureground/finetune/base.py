@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from figureground.core.accelerator import has_bfloat16
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
 from figureground.finetune.objective import check_prediction
 
@@ -41,15 +42,7 @@ def open_base(
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Return the compute dtype; `auto` is bfloat16 if the GPU or CPU computes it natively, otherwise float32.
-
-    A CPU without such instructions emulates bfloat16, at a fraction of the speed of float32.
-    """
+    """Return the compute dtype; `auto` is bfloat16 if the GPU or CPU computes it natively, otherwise float32."""
     if dtype == "auto":
-        if device.type == "cuda":
-            has = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
-            has = device.type == "cpu" and any(check is not None and check() for check in checks)
-        return torch.bfloat16 if has else torch.float32
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
     return torch.bfloat16 if dtype == "bfloat16" else torch.float32

@@ -143,13 +143,20 @@ def accuracy(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> fl
     return float((said == labels).float().mean())
 
 
-def train(work: Path, device: str, seed: int, settings: Settings = SETTINGS, pool: int = POOL) -> PreTrainedModel:
-    """Train to the end, resuming an earlier run if there is one, and return the averaged network."""
+def train(
+    work: Path, device: str, seed: int, settings: Settings = SETTINGS, pool: int = POOL, held_out: int = 512
+) -> PreTrainedModel:
+    """Train to the end, resuming an earlier run if there is one, and return the averaged network.
+
+    Args:
+        pool: Number of images to train on.
+        held_out: Number of other images for the norms, and again for the accuracy at each save.
+    """
     torch.manual_seed(seed)
     model = build()
 
     def held(purpose: str) -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = biased.draw_many(512, world.generator(purpose, seed))
+        images, labels = biased.draw_many(held_out, world.generator(purpose, seed))
         return torch.from_numpy(images).float().div_(255).to(device), torch.from_numpy(labels).to(device)
 
     seen, watched = held("robust norms"), held("watch robust")

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
+from figureground.core.accelerator import has_bfloat16
 from figureground.models.bundled import WEIGHTS
 from figureground.models.opening import open_network, open_pipeline
 from figureground.pocket import captions, diffusion, robust, vae
@@ -70,16 +71,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--vae-steps", type=int, default=vae.SETTINGS.steps)
     parser.add_argument("--diffusion-steps", type=int, default=diffusion.SETTINGS.steps)
     parser.add_argument("--robust-steps", type=int, default=robust.SETTINGS.steps)
+    parser.add_argument("--batch", type=int, default=diffusion.SETTINGS.batch, help="images a diffusion step")
     parser.add_argument("--learning-rate", type=float, default=diffusion.SETTINGS.learning_rate, help="the largest")
     parser.add_argument("--images", type=int, default=diffusion.POOL, help="drawn and encoded for the diffusion model")
     parser.add_argument(
         "--bfloat16",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="products in bfloat16: twice as fast on some devices, half as fast on CPUs without AMX",
+        default=None,
+        help="products in bfloat16 (default: where the device computes in it natively)",
     )
     parser.add_argument("--sheet-steps", type=int, default=50, help="steps in which the last sample sheet is drawn")
     args = parser.parse_args(arguments)
+    if args.bfloat16 is None:
+        args.bfloat16 = has_bfloat16(torch.device(args.device))
 
     args.work.mkdir(parents=True, exist_ok=True)
     if args.part == "robust":
@@ -98,12 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def on_save(network: diffusion.TextToLatent, scale: float) -> None:
         write(autoencoder, network, tokenizer, scale, args.work / "checkpoint")
-        sheet(args.work / "checkpoint", args.work / "samples.png", args.device, steps=12)
+        sheet(args.work / "checkpoint", args.work / "samples.png", args.device, min(12, args.sheet_steps))
 
     model, scale = diffusion.train(
         autoencoder, tokenizer, args.work, args.device, args.seed, first_model,
-        replace(diffusion.SETTINGS, steps=args.diffusion_steps, learning_rate=args.learning_rate), args.images,
-        args.bfloat16, first_vae.config.scaling_factor if first_vae else None, on_save,
+        replace(
+            diffusion.SETTINGS, steps=args.diffusion_steps, batch=args.batch, learning_rate=args.learning_rate
+        ), args.images, args.bfloat16, first_vae.config.scaling_factor if first_vae else None, on_save,
     )  # fmt: skip
     write(autoencoder, model, tokenizer, scale, args.work / "checkpoint")
     sheet(args.work / "checkpoint", args.work / "samples.png", args.device, steps=args.sheet_steps)
