@@ -101,7 +101,8 @@ def test_workers_stop_with_the_command_and_say_nothing(building, checkpoint, und
 @pytest.mark.parametrize(("after", "workers"), [(0.2, 2), (1.0, 1), (2.0, 2), (4.0, 1)])
 def test_a_signal_while_libraries_and_model_are_loaded_shows_no_traceback(checkpoint, tmp_path, after, workers):
     out = tmp_path / "d3s"
-    process = start("build", *recipe(checkpoint, workers=workers, **LONG), "--out", str(out))
+    # Naming the environment makes it import everything itself.
+    process = start("build", *recipe(checkpoint, workers=workers, **LONG), "--out", str(out), env=ENVIRONMENT)
     wait_for(lambda: "stop in time" in threads_of(process), process)
     time.sleep(after)
     if process.poll() is None:
