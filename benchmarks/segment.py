@@ -16,7 +16,7 @@ from results import Row, arguments, report
 
 from figureground.pocket import birds, world
 from figureground.pocket.segmenter import NOTHING, draw
-from figureground.vision.segment import Segmenter, open_segmenter
+from figureground.vision.segmentation import Segmenter, open_segmenter
 
 THRESHOLD = 0.5
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from figureground.finetune.inversion import invert
-from figureground.finetune.inverting import Inversion
+from figureground.finetune.inversion_settings import Inversion
 
 TINY: dict[str, Any] = {
     "max_train_steps": 4, "batch_size": 2, "size": 32, "learning_rate": 0.02,

@@ -15,7 +15,7 @@ from figureground.diffusion.render import Renderer, Sampling
 from figureground.finetune.concept import open_concept
 from figureground.finetune.concept_run import ConceptRun
 from figureground.finetune.dreambooth import finetune
-from figureground.models.concepts import read_concept
+from figureground.models.concept_files import read_concept
 from figureground.recipe.sample import Sample, Spec
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}

@@ -24,7 +24,7 @@ from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.finetune import dreambooth, training
 from figureground.finetune.concept_run import ConceptRun
 from figureground.finetune.dreambooth import finetune
-from figureground.models.concepts import read_concept
+from figureground.models.concept_files import read_concept
 from figureground.models.weights import fingerprint
 from figureground.training.unfinished import Unfinished
 

@@ -24,7 +24,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.finetune.embedding import Hidden, Inverting
-from figureground.finetune.inverting import Inversion
+from figureground.finetune.inversion_settings import Inversion
 from figureground.finetune.latents import encode
 from figureground.finetune.tokens import load_tokens
 from figureground.recipe.settings import execution_names

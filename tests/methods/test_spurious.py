@@ -29,7 +29,7 @@ from figureground.methods.extend import extend
 from figureground.methods.forecast import describe
 from figureground.methods.registry import open_dataset
 from figureground.methods.spurious import SpuriousConfig
-from figureground.models.concepts import read_concept
+from figureground.models.concept_files import read_concept
 from figureground.pocket.biased import LOOKS_OF
 
 LEARNED = {
@@ -566,7 +566,7 @@ def test_scenes_that_a_text_encoder_would_drop_are_refused(checkpoint, tmp_path)
 
 
 def test_flags_that_a_fine_tuning_advises_are_said_as_settings():
-    from figureground.methods.concepts import _FLAG, _as_setting
+    from figureground.methods.concept_stages import _FLAG, _as_setting
 
     said = (
         "Give a smaller --batch-size, --lora-rank 16 (adapters), --dtype float32, --size 32, or --sfsl-weight 0. (--x)"

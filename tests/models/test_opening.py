@@ -19,7 +19,7 @@ from figureground.models.needs import missing_model
 from figureground.models.opening import make_network, refuse_code
 from figureground.models.weights import check_files
 from figureground.vision.classifiers import open_classifier
-from figureground.vision.segment import open_segmenter
+from figureground.vision.segmentation import open_segmenter
 
 ROOT = Path(__file__).parents[2]
 HELPER = ROOT / "builders/figureground/models/opening.py"

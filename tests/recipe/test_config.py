@@ -8,7 +8,7 @@ import pytest
 from figureground import D3S
 from figureground.cli.main import main
 from figureground.core.errors import RecipeError
-from figureground.finetune.inverting import Inversion
+from figureground.finetune.inversion_settings import Inversion
 from figureground.finetune.settings import settings_for
 from figureground.learn.settings import Training
 from figureground.methods.d3s import D3SConfig

@@ -17,7 +17,7 @@ from torch import nn
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import read_json
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
-from figureground.models.concepts import CHECKPOINT, CONCEPT, LORA, Concept, hash_weights, read_concept
+from figureground.models.concept_files import CHECKPOINT, CONCEPT, LORA, Concept, hash_weights, read_concept
 from figureground.models.opening import load_adapters
 from figureground.models.weights import VARIANTS, check_files, fingerprint, list_weights, read_index
 

@@ -31,7 +31,7 @@ from figureground.finetune.settings import POCKET
 from figureground.finetune.similarity import direction_of_head, direction_of_images, read_features
 from figureground.finetune.stopping import Looks, Watch, Watched
 from figureground.finetune.training import Similarity, Training, TrainingData
-from figureground.models.concepts import CHECKPOINT, CONCEPT, FORMAT, LORA, hash_weights
+from figureground.models.concept_files import CHECKPOINT, CONCEPT, FORMAT, LORA, hash_weights
 from figureground.models.weights import local_directory
 from figureground.recipe import document as recipes
 from figureground.training.loop import Hooks, Loop, Saving

@@ -11,7 +11,7 @@ from typing import Any
 from figureground.core.files import read_json
 from figureground.core.hashing import digest
 from figureground.core.locks import lock
-from figureground.models.concepts import CONCEPT
+from figureground.models.concept_files import CONCEPT
 from figureground.recipe.document import FORMAT
 
 INPUTS = "finetuning.json"

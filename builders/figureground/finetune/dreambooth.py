@@ -28,7 +28,7 @@ from figureground.finetune.references import References, read_references
 from figureground.finetune.request import Request, SavedProgress
 from figureground.finetune.settings import POCKET, Finetuning, settings_for
 from figureground.finetune.training import require_bitsandbytes
-from figureground.models.concepts import CONCEPT, read_concept
+from figureground.models.concept_files import CONCEPT, read_concept
 from figureground.models.weights import check_size
 from figureground.training.processes import Processes, join
 from figureground.training.state import STATE, resume_threads

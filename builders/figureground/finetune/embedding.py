@@ -17,7 +17,7 @@ from figureground.core.seeding import make_generator
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.denoiser import Denoiser, tokenize
 from figureground.finetune import objective
-from figureground.finetune.inverting import PLACE, Inversion
+from figureground.finetune.inversion_settings import PLACE, Inversion
 from figureground.finetune.latents import Posteriors
 from figureground.finetune.tokens import add_rows, token_names
 from figureground.finetune.training import in_turn

@@ -15,7 +15,7 @@ from figureground.finetune import priors
 from figureground.finetune.preflight import INPUTS, LOCK, refuse_strangers
 from figureground.finetune.references import References
 from figureground.finetune.settings import Finetuning, fingerprint_network
-from figureground.models.concepts import read_concept
+from figureground.models.concept_files import read_concept
 from figureground.models.weights import check_files, family_of, fingerprint, local_directory
 from figureground.recipe.document import FORMAT
 from figureground.sources.images import content_hash

@@ -33,7 +33,7 @@ from figureground.finetune.base import choose_dtype, open_base
 from figureground.finetune.embedding import Hidden, Inverting
 from figureground.finetune.images import LearnedImage, hide, read_images, to_grid
 from figureground.finetune.inputs import choose_edge
-from figureground.finetune.inverting import PLACE, POCKET, Inversion, check_token, settings_for
+from figureground.finetune.inversion_settings import PLACE, POCKET, Inversion, check_token, settings_for
 from figureground.finetune.latents import Posteriors, encode
 from figureground.finetune.tokens import EMBEDDINGS, check_free, token_names, write_token
 from figureground.models.weights import check_size, fingerprint, local_directory

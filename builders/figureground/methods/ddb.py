@@ -27,12 +27,12 @@ from figureground.core.locks import lock
 from figureground.core.names import slugs
 from figureground.core.text import code, markdown
 from figureground.core.values import FieldsOf
-from figureground.finetune.inverting import Inversion, settings_for
+from figureground.finetune.inversion_settings import Inversion, settings_for
 from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.repaint import GROUND_TRUTH_MASKS, MASKS, UNKNOWN, Job, Repaint, open_mask
-from figureground.methods.repainting import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
+from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.models.needs import Need, missing_segmenter, refuse_absent
-from figureground.models.segmenters import called, contents_of, models_of
+from figureground.models.segmenter_files import called, contents_of, models_of
 from figureground.models.weights import fingerprint_files
 from figureground.recipe import document as recipes
 from figureground.recipe.sample import Spec
@@ -278,7 +278,7 @@ class DDB(Repaint):
             return
         from PIL import Image
 
-        from figureground.vision.segment import open_segmenter
+        from figureground.vision.segmentation import open_segmenter
 
         phrases = [self.phrase(label) for label in np.unique(self.train.y).tolist()]
         segmenter = open_segmenter(self.config.segmenter)
@@ -328,7 +328,7 @@ class DDB(Repaint):
 
     def _regions(self, sources: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray | str]:
         """Return the object's region in each source, bool, or the reason why it has none."""
-        from figureground.vision.segment import decide_mask, open_segmenter
+        from figureground.vision.segmentation import decide_mask, open_segmenter
 
         config = self.config
         segmenter = (

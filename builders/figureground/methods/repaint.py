@@ -26,7 +26,7 @@ from figureground.finetune.settings import fill
 from figureground.learn.settings import Training, choose_backbone
 from figureground.methods.base import Method
 from figureground.methods.forecast import draw_counts
-from figureground.methods.repainting import TRAIN, RepaintConfig
+from figureground.methods.repaint_settings import TRAIN, RepaintConfig
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent
 from figureground.models.weights import family_of, fingerprint_classifier, local_directory
 from figureground.recipe.plan import Plan

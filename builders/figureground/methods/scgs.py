@@ -21,7 +21,7 @@ from figureground.core.names import slugs
 from figureground.core.text import code, markdown
 from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.repaint import GROUND_TRUTH_MASKS, UNKNOWN, Job, Repaint
-from figureground.methods.repainting import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
+from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.recipe import document as recipes
 from figureground.recipe.classes import read_nouns
 from figureground.recipe.sample import derive_seed

@@ -39,7 +39,7 @@ from figureground.finetune.concept_store import ConceptStore
 from figureground.finetune.settings import POCKET as POCKET_FINETUNING
 from figureground.finetune.settings import Finetuning, fill, fingerprint_network, settings_for
 from figureground.methods.base import Method
-from figureground.methods.concepts import GIVEN_ELSEWHERE, Concepts, Inputs, read_made
+from figureground.methods.concept_stages import GIVEN_ELSEWHERE, Concepts, Inputs, read_made
 from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.forecast import human_bytes
 from figureground.models.bundled import ROBUST

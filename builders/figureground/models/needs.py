@@ -12,7 +12,7 @@ from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.models.footprint import footprint
 from figureground.models.opening import refuse_code
-from figureground.models.segmenters import models_of
+from figureground.models.segmenter_files import models_of
 from figureground.models.weights import check_files, local_directory, read_index
 from figureground.sources.provenance import cached_snapshot
 

@@ -16,7 +16,7 @@ from figureground.core.names import slug
 from figureground.core.terminal import remark
 from figureground.finetune.concept_store import ConceptStore
 from figureground.finetune.settings import Finetuning, fill
-from figureground.models.concepts import CONCEPT
+from figureground.models.concept_files import CONCEPT
 from figureground.recipe.features import Feature
 from figureground.recipe.settings import field_names
 from figureground.shards.markers import markers
@@ -131,7 +131,7 @@ class Concepts:
     def _finetune(self, inputs: Inputs) -> dict[str, Any]:
         """Fine-tune a concept, or find a finished one in the store; return the facts for its marker."""
         from figureground.finetune.dreambooth import finetune
-        from figureground.models.concepts import read_concept
+        from figureground.models.concept_files import read_concept
 
         feature, settings = inputs.feature, self.settings
         if not settings.reads_features:

@@ -24,7 +24,7 @@ from figureground.core.files import read_json
 from figureground.models.bundled import SEGMENTER
 from figureground.models.opening import open_network, open_part, refuse_code
 from figureground.models.parts import check_words
-from figureground.models.segmenters import BOXES, MASKS, POCKET, models_of
+from figureground.models.segmenter_files import BOXES, MASKS, POCKET, models_of
 from figureground.vision.model_files import check_weights, download, hash_files
 from figureground.vision.preprocessing import Preprocessing, read_preprocessing, to_pixels
 

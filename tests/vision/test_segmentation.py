@@ -13,7 +13,7 @@ from tiny_classifiers import make_classifier
 from figureground.core.errors import FiguregroundError
 from figureground.models.bundled import SEGMENTER
 from figureground.pocket import captions, world
-from figureground.vision.segment import decide_mask, open_segmenter
+from figureground.vision.segmentation import decide_mask, open_segmenter
 
 
 def make_clipseg(out):

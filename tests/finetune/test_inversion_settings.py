@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from figureground.core.errors import RecipeError
-from figureground.finetune.inverting import POCKET, TEMPLATES, Inversion, check_token, settings_for
+from figureground.finetune.inversion_settings import POCKET, TEMPLATES, Inversion, check_token, settings_for
 from figureground.recipe.settings import execution_names
 
 
@@ -59,5 +59,5 @@ def test_another_token_is_refused_saying_what_one_looks_like(token):
 
 
 def test_settings_need_no_torch():
-    code = "import sys, figureground.finetune.inverting; sys.exit('torch' in sys.modules)"
+    code = "import sys, figureground.finetune.inversion_settings; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

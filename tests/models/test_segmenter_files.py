@@ -8,7 +8,7 @@ import pytest
 
 from figureground.core.errors import FiguregroundError
 from figureground.models.bundled import SEGMENTER
-from figureground.models.segmenters import called, contents_of, models_of
+from figureground.models.segmenter_files import called, contents_of, models_of
 
 
 def make_models(root, *names):
@@ -84,7 +84,7 @@ def test_of_the_bundled_one_its_files_alone_count(tmp_path, monkeypatch):
 
 
 def test_importing_it_loads_no_torch():
-    code = "import sys, figureground.models.segmenters; print(*{'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, figureground.models.segmenter_files; print(*{'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not done.stdout.strip()
