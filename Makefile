@@ -1,5 +1,5 @@
 # make demo    builds a D3S dataset with the pocket model into out/d3s and draws its preview
-# make test    lint, types, all tests; those that count seconds after the others, alone; then bench-quick
+# make test    lint, types, all tests; those that count seconds after the others; then bench-quick
 # make bench-quick    every benchmark at a tiny size, two at a time; prints the seconds that each took
 # The first run makes .venv and installs the pinned versions. PYTHON chooses the interpreter (3.11 to 3.13).
 
@@ -17,7 +17,7 @@ demo: install
 test: lint
 	$(PYTEST) -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder --ignore tests/running/test_signals.py \
 		--ignore tests/test_benchmarks.py
-	$(PYTEST) tests/running/test_signals.py
+	$(PYTEST) tests/running/test_signals.py -n 2
 	$(MAKE) bench-quick
 
 bench-quick: install

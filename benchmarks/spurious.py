@@ -633,7 +633,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     if not quick:
         return plan
     tiny = {
-        "steps": 2,
+        "max_train_steps": 2,
         "num_class_images": 4,
         "class_images": 2,
         "num_inference_steps": 2,

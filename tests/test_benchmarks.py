@@ -219,7 +219,7 @@ def write_script(folder: Path) -> Path:
 @of("finetune")
 def test_finetune_measures_a_script_that_imports_torchvision_beside_figureground(quick):
     found, _ = quick("finetune")
-    assert found["settings"]["steps"] == 5
+    assert found["settings"]["max_train_steps"] == 5
     found = rows(found)
     ours, theirs, slower = (
         found[name]["value"] for name in ("figureground", "train_dreambooth.py", "figureground with SFSL")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from commands import ENVIRONMENT, hashes, litter, markers, recipe, run, start, wait_for
 from datasets import load_dataset
+from forked import Forked
 from PIL import Image, features
 from tiny_checkpoints import make_checkpoint
 
@@ -77,12 +78,13 @@ def test_of_two_builds_one_is_killed_and_the_other_ends_the_work(checkpoint, alo
 # Memory
 
 STARVED = """
-import resource, sys
-import datasets, diffusers, pyarrow.parquet, torch, transformers, webdataset
-import figureground.diffusion.render, figureground.methods.d3s
+import ctypes, resource, sys
 from figureground.cli.main import main
+M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # of malloc.h
 room = int(sys.argv[1])
 if room:
+    for parameter, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, 2**17)):
+        ctypes.CDLL(None).mallopt(parameter, value)
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + room * 2**20,) * 2)
 sys.exit(main(sys.argv[2:]))
@@ -103,13 +105,10 @@ def starved(room, checkpoint, out, batch_size, **settings):
     What is freed goes back to the system at once, or what fits would depend on how the freed pieces lie.
     """
     arguments = recipe(checkpoint, **{**MEMORY, "batch_size": batch_size, **settings})
-    done = subprocess.run(
-        [sys.executable, "-c", STARVED, str(room), "build", *arguments, "--out", str(out)],
-        env={**ENVIRONMENT, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**17)},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stderr
+    process = Forked([room, "build", *arguments, "--out", out], STARVED, env=ENVIRONMENT)
+    _, errors = process.communicate(timeout=300)
+    assert "Traceback" not in errors
+    return process.returncode, errors
 
 
 @pytest.mark.slow
