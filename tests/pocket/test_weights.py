@@ -39,7 +39,7 @@ def test_it_opens_without_warnings():
     assert done.returncode == 0, done.stderr
 
 
-def test_it_draws_a_image_from_a_prompt_with_words_it_never_saw(pipeline):
+def test_it_draws_an_image_from_a_prompt_with_words_it_never_saw(pipeline):
     (image,) = pipeline("a photo of a bird wearing pyjamas, on grass", num_inference_steps=4, output_type="np").images
     assert image.shape == (64, 64, 3)
     assert np.isfinite(image).all()

@@ -94,6 +94,7 @@ def check_card(
             found += _check_configs(directory, header.get("configs"), files, samples, kind)
             found += _check_info(directory, header.get("dataset_info"), columns, files, markers, image_format, kind)
         found += _check_size(header.get("size_categories"), summary["samples"])
+    # `datasets` raises any of these for a header that it can't read.
     except (TypeError, AttributeError, KeyError, ValueError, NotImplementedError) as error:
         found.append(f"its configs and dataset_info aren't in the form that the Hub reads ({error!r})")
     notes = []

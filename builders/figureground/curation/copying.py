@@ -40,7 +40,7 @@ def recipe_of(
         did: `curate` or `merge`.
         identity: Settings that determine the result, besides the sources.
         step: The entry for the lineage.
-        sources: FinishedDataset datasets, all of one format version, which the copy keeps.
+        sources: The datasets, all of one format version, which the copy keeps.
     """
     version = sources[0].version
     made_from = {source.name: source.identity() for source in sources}

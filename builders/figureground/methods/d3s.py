@@ -537,11 +537,8 @@ class D3S(Method):
 
     def denoiser_steps(self) -> int:
         config = self.config
-        return (
-            config.num_inference_steps
-            if config.guide == "none"
-            else whole_part(config.num_inference_steps, config.strength)
-        )
+        share = 1.0 if config.guide == "none" else config.strength
+        return whole_part(config.num_inference_steps, share)
 
     def _lacking(self) -> list[str]:
         return [name for name in NEEDED[self.config.guide] if getattr(self.config, name) is None]
