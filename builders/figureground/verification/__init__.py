@@ -1,0 +1,1 @@
+"""Models' scores of a dataset's labels."""
