@@ -7,12 +7,23 @@ with the identity of the dataset (`FinishedDataset.identity`). Each further line
      "seconds": 1.2}
     {"n": 2, "undo": 1, "time": "2026-01-05T10:00:03Z"}
 
-`n` counts the lines of one file and gives their order; the time is recorded, but a clock may run back.
+`n` counts the lines of one file and gives their order; the time is recorded, but a clock may run back. Answers that
+were saved together from a grid of images also have `grid`, the `n` of the first of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from figureground.core.errors import FiguregroundError, printable
+from figureground.core.files import FileError, leaves, parse_json, read_bytes
+from figureground.core.text import steers
+from figureground.shards.finished import FinishedDataset
 
 ANNOTATIONS = "_figureground/annotations"
 
@@ -23,6 +34,15 @@ FLAGS = ("unsafe", "artefacts")
 QUESTIONS = ("foreground", "background", "label", "class", "feature", "photograph", *FLAGS)
 """Questions about an image: is its foreground label right, its background label; is its label right (SCGS, DDB); does
 it show the class that it is spurious for, does it show the feature, is it a photograph (class-wise spurious sets)."""
+REFERENCE = "reference:"
+"""Prefix of the key of a reference image that is mixed in; the rest is its path below the saved references."""
+
+SUFFIX = ".jsonl"
+VERSION = 1
+MOST_BYTES = 256 * 2**20
+"""Maximum size of an annotator's file: about two million answers."""
+
+_NAME = re.compile(r"[^\W_](?:[\w .@+-]{0,62}[\w@+-])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +60,233 @@ class Answer:
     """UTC, ISO 8601."""
     seconds: float | None = None
     """Seconds from showing the image to the answer, if known."""
+    grid: int | None = None
+    """Number of the first answer that was saved with it, if it was given in a grid of images."""
+
+
+@dataclass
+class Answers:
+    """What the file of one annotator says, as it is read line by line."""
+
+    annotator: str
+    lines: int = 0
+    """Lines so far, without the header: the `n` of the last one."""
+    replaced: int = 0
+    """Answers that a later one to the same question about the same image replaced."""
+    undone: int = 0
+    clock_ran_back: int = 0
+    """Lines whose time is earlier than that of the line before."""
+    notes: list[str] = field(default_factory=list)
+    """What was wrong with the file and has been passed over."""
+    _all: dict[int, Answer] = field(default_factory=dict)
+    """Answers that aren't undone, by `n`, in order."""
+    _stacks: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    """For each image and question, the `n` of its answers that aren't undone; the last one counts."""
+    _time: str = ""
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Take in a line.
+
+        Raises:
+            ValueError: A field is missing or wrong; says which.
+        """
+        n = line.get("n")
+        if not isinstance(n, int) or n != self.lines + 1:
+            raise ValueError(f"n is {n!r} instead of {self.lines + 1}")
+        if not isinstance(time := line.get("time"), str):
+            raise ValueError("time is missing")
+        if "undo" in line:
+            self._undo(line["undo"])
+        else:
+            self._answer(_as_answer(line, n, self.annotator, time))
+        self.lines = n
+        self.clock_ran_back += time < self._time
+        self._time = time
+
+    def _answer(self, answer: Answer) -> None:
+        stack = self._stacks.setdefault((answer.key, answer.question), [])
+        self.replaced += bool(stack)
+        stack.append(answer.n)
+        self._all[answer.n] = answer
+
+    def _undo(self, number: Any) -> None:
+        if not isinstance(number, int) or (answer := self._all.get(number)) is None:
+            raise ValueError(f"undo is {number!r}, which is no answer that can be undone")
+        stack = self._stacks[answer.key, answer.question]
+        stack.remove(number)
+        self.replaced -= bool(stack)
+        self.undone += 1
+        del self._all[number]
+
+    def current(self) -> Iterator[Answer]:
+        """Yield the answers that count, one to each question about an image, in order of the images."""
+        for stack in self._stacks.values():
+            if stack:
+                yield self._all[stack[-1]]
+
+    def of(self, key: str, question: str) -> Answer | None:
+        """Return the answer that counts, if there is one."""
+        stack = self._stacks.get((key, question))
+        return self._all[stack[-1]] if stack else None
+
+    def last(self) -> list[Answer]:
+        """Return what an undo takes back: the last answer, or all of the grid that it was saved with."""
+        if not self._all:
+            return []
+        last = self._all[next(reversed(self._all))]
+        if last.grid is None:
+            return [last]
+        return [answer for answer in self._all.values() if answer.grid == last.grid]
+
+
+def _as_answer(line: Mapping[str, Any], n: int, annotator: str, time: str) -> Answer:
+    for name, known in (("question", QUESTIONS), ("answer", ANSWERS)):
+        if line.get(name) not in known:
+            raise ValueError(f"{name} is {line.get(name)!r}, not one of {', '.join(known)}")
+    if not isinstance(key := line.get("key"), str) or not key:
+        raise ValueError("key is missing")
+    seconds, grid = line.get("seconds"), line.get("grid")
+    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float)):
+        raise ValueError(f"seconds is {seconds!r}, not a number")
+    if grid is not None and not isinstance(grid, int):
+        raise ValueError(f"grid is {grid!r}, not a whole number")
+    return Answer(n, annotator, key, line["question"], line["answer"], time, seconds, grid)
+
+
+def header(identity: Mapping[str, Any], annotator: str) -> dict[str, Any]:
+    """Return the first line of an annotator's file."""
+    return {"figureground": "annotations", "version": VERSION, "dataset": dict(identity), "annotator": annotator}
+
+
+def check_name(name: str) -> str:
+    """Return an annotator's name as it is saved: composed Unicode, blanks collapsed.
+
+    Raises:
+        FiguregroundError: It can't be the name of a file, or is longer than 64 characters.
+    """
+    name = " ".join(unicodedata.normalize("NFC", name).split())
+    if not _NAME.fullmatch(name) or steers(name):
+        raise FiguregroundError(
+            f"{printable(name)!r} can't be an annotator's name. Give 1 to 64 letters, digits, blanks or any of . @ + - "
+            "_, beginning with a letter or digit."
+        )
+    return name
+
+
+def answer_file(directory: Path, annotator: str) -> Path:
+    """Return the path of an annotator's file. Names that differ only by case share the file that exists."""
+    folder = directory / ANNOTATIONS
+    for path in annotation_files(directory):
+        if path.stem.casefold() == annotator.casefold():
+            return path
+    return folder / f"{annotator}{SUFFIX}"
+
+
+def annotation_files(directory: Path) -> list[Path]:
+    """Return the files of all annotators, by name."""
+    folder = directory / ANNOTATIONS
+    if not folder.is_dir() or leaves(folder, directory):
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix == SUFFIX and not path.name.startswith("."))
+
+
+def parse(data: bytes, path: Path, identity: Mapping[str, Any]) -> tuple[Answers, int]:
+    """Read an annotator's file.
+
+    A last line that was cut off by a crash was never confirmed to the annotator; it is passed over, with a note.
+
+    Args:
+        data: Content of the file.
+        path: Its path, for errors.
+        identity: Identity of the dataset.
+
+    Returns:
+        The answers, and the number of bytes that they take: less than `len(data)` if the last line is cut off.
+
+    Raises:
+        FileError: It belongs to another dataset, or a line before the last one is damaged; names the line.
+    """
+    answers = Answers(path.stem)
+    lines = data.split(b"\n")
+    used = 0
+    for number, line in enumerate(lines, 1):
+        last = number == len(lines)
+        if last and not line:
+            break
+        try:
+            said = parse_json(line, f"{path}, line {number}")
+            if not isinstance(said, dict):
+                raise ValueError("it is not a JSON object")
+            if number == 1:
+                _check_header(said, path, identity)
+                answers.annotator = check_name(str(said.get("annotator")))
+            else:
+                answers.add(said)
+        except OtherDataset:
+            raise
+        except (ValueError, FiguregroundError) as error:
+            if last:
+                answers.notes.append(f"{printable(path.name)}: its last line is cut off and was passed over.")
+                break
+            reason = error.reason if isinstance(error, FileError) else error
+            raise FileError(
+                path, f"line {number} is damaged: {reason}. Mend or remove the line, and number those after it again"
+            ) from None
+        used += len(line) + (not last)
+    return answers, used
+
+
+class OtherDataset(FileError):
+    """Raised for answers about another dataset, or in a version of the format that this release can't read."""
+
+
+def _check_header(said: Mapping[str, Any], path: Path, identity: Mapping[str, Any]) -> None:
+    if said.get("figureground") != "annotations":
+        raise OtherDataset(path, "its first line is not the header of an annotator's file")
+    if said.get("version") != VERSION:
+        raise OtherDataset(path, f"it has version {said.get('version')!r}; this release reads {VERSION}")
+    if said.get("dataset") != dict(identity):
+        raise OtherDataset(
+            path,
+            "its answers are about another dataset, or about this one before its images changed: the identity in its "
+            "first line differs. Move the file away",
+        )
+
+
+def read_file(path: Path, directory: Path, identity: Mapping[str, Any]) -> Answers:
+    """Read the answers of one annotator; raises as `parse`, and OSError if the file can't be read."""
+    return parse(read_bytes(path, root=directory, most=MOST_BYTES), path, identity)[0]
+
+
+def read_all(directory: Path, identity: Mapping[str, Any] | None = None) -> list[Answers]:
+    """Read the files of all annotators, by name.
+
+    Args:
+        directory: A finished dataset.
+        identity: Its identity; default: read from the dataset.
+
+    Raises:
+        FiguregroundError: There is no finished dataset, a file belongs to another one, or a file is damaged.
+    """
+    identity = FinishedDataset(directory).identity() if identity is None else identity
+    found = []
+    for path in annotation_files(directory):
+        try:
+            found.append(read_file(path, directory, identity))
+        except OSError as error:
+            raise FiguregroundError(f"{printable(path)} can't be read: {error.strerror or error}.") from None
+    return found
+
+
+def read_answers(directory: Path) -> list[Answer]:
+    """Return the answers of all annotators that count: one for each annotator, image and question.
+
+    Answers that were undone, or replaced by a later one of the same annotator, are left out.
+
+    Args:
+        directory: A finished dataset.
+
+    Raises:
+        FiguregroundError: See `read_all`.
+    """
+    return [answer for answers in read_all(directory) for answer in answers.current()]
