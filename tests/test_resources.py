@@ -45,8 +45,9 @@ def test_a_wheel_carries_prompts_templates_weights_and_nothing_of_the_tests(tmp_
     assert found.stdout.splitlines() == [str(site / "figureground" / name) for name in ("prompts", "templates")]
     for name in ("prompts", "templates"):
         assert _files(site / "figureground" / name) == _files(ROOT / name)
-    weights = Path("figureground/pocket/weights")
-    assert _files(site / weights) == _files(ROOT / "builders" / weights)
+    for name in ("weights", "matcher_weights"):
+        weights = Path("figureground/pocket") / name
+        assert _files(site / weights) == _files(ROOT / "builders" / weights)
     assert {path.name for path in site.iterdir() if path.is_dir() and not path.name.endswith(".dist-info")} <= {
         "figureground",
         "bin",

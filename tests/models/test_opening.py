@@ -14,7 +14,7 @@ from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.learn.backbones import open_backbone
 from figureground.learn.settings import Training
-from figureground.models.bundled import ROBUST, SEGMENTER, WEIGHTS
+from figureground.models.bundled import MATCHER, ROBUST, SEGMENTER, WEIGHTS
 from figureground.models.needs import missing_model
 from figureground.models.opening import make_network, refuse_code
 from figureground.models.weights import check_files
@@ -76,7 +76,7 @@ def test_what_a_config_may_not_name_is_refused_naming_file_and_entry(tmp_path, e
         refuse_code(tmp_path, "mine")
 
 
-@pytest.mark.parametrize("folder", [ROBUST, SEGMENTER, WEIGHTS])
+@pytest.mark.parametrize("folder", [MATCHER, ROBUST, SEGMENTER, WEIGHTS])
 def test_ordinary_models_pass(folder):
     refuse_code(folder, "mine")
 

@@ -12,3 +12,6 @@ ROBUST = PACKAGE / "pocket" / "robust"
 
 SEGMENTER = PACKAGE / "pocket" / "segmenter_weights"
 """Bundled segmenter of the pocket world's nouns, a transformers directory."""
+
+MATCHER = PACKAGE / "pocket" / "matcher_weights"
+"""Bundled CLIP of the pocket world's images and captions, a transformers directory."""

@@ -1,0 +1,353 @@
+"""Accuracy of scorers of labels: `python benchmarks/trust_scorers.py`.
+
+Builds D3S sets of the pocket world and lets scorers judge both labels of each image from its pixels. The truth is an
+oracle's, trained on drawings alone (`oracle.py`): a label is wrong if the oracle sees another one, or none. Measured
+are agreement on the demo, and balanced accuracy and recall of wrong labels on two sets with 20 to 40 % wrong ones:
+
+- `shuffled`: the demo with the labels of a share of its images exchanged among them, foregrounds and backgrounds apart;
+- `lost`: generated at a strength and a guidance that lose objects, with its own labels.
+
+A scorer calls a label right if its probability is above a threshold. Thresholds are chosen on drawings with exchanged
+labels, so that no generated image is seen before it is judged. With `--choose DIR`, a set with lost objects from other
+seeds chooses them instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import DatasetDict, load_dataset
+from oracle import HEADS, Classifier, Settings, draw_many, pixels, trained
+from PIL import Image
+from results import ROOT, Row, arguments, report, scratch
+from transformers import AutoModelForImageClassification, AutoTokenizer, CLIPModel
+
+from figureground.core import intervals
+from figureground.methods.d3s import D3S
+from figureground.models.bundled import MATCHER, ROBUST
+from figureground.models.opening import open_network, open_part
+from figureground.pocket import matcher, questions, robust, world
+
+LABELS = ("foreground", "background")
+CLASSES: Mapping[str, tuple[str, ...]] = {"foreground": world.FOREGROUNDS, "background": world.BACKGROUNDS}
+Scorer = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Takes uint8 images (n, 3, size, size); returns, for each label that it knows, probabilities (n, classes or more)."""
+
+
+class Judged(NamedTuple):
+    """Images with labels, and the truth."""
+
+    images: np.ndarray
+    """uint8 (n, 3, size, size)."""
+    labels: dict[str, np.ndarray]
+    """int64 (n,), in the order of `CLASSES`."""
+    seen: dict[str, np.ndarray]
+    """int64 (n,): what the image shows, in the same order; further numbers mean none."""
+
+    def right(self, label: str) -> np.ndarray:
+        """Return whether each image shows its label, bool (n,)."""
+        return self.seen[label] == self.labels[label]
+
+
+class Measured(NamedTuple):
+    """Judgements of one label by one scorer on one set."""
+
+    of: str
+    label: str
+    scorer: str
+    threshold: float
+    n: int
+    wrong: int
+    """Number of images whose label is wrong by the oracle."""
+    agreement: intervals.Interval
+    balanced_accuracy: intervals.Interval | None
+    """None if all labels are right, or all wrong; so are the two recalls."""
+    recall_of_wrong: intervals.Interval | None
+    recall_of_right: intervals.Interval | None
+    roc_auc: float | None
+
+
+# --- sets -------------------------------------------------------------------------------------------
+
+
+def build(directory: Path, seed: int, per_cell: int, quick: bool, **settings: Any) -> Path:
+    """Build a D3S set of the pocket world, or resume it."""
+    few = {"limit": 12, "num_inference_steps": 2} if quick else {}
+    made = D3S("pocket", per_cell={"train": per_cell}, seed=seed, formats=["parquet"], **settings, **few)
+    made.build(directory)
+    return directory
+
+
+def read(directory: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the images of all splits, uint8 (n, 3, size, size), and their labels.
+
+    Raises:
+        ValueError: The dataset has a class that the pocket world doesn't have.
+    """
+    dataset = load_dataset(str(directory))
+    assert isinstance(dataset, DatasetDict)
+    images: list[np.ndarray] = []
+    labels: dict[str, list[int]] = {label: [] for label in LABELS}
+    for rows in dataset.values():
+        for label, values in labels.items():
+            names = rows.features[label].names
+            if unknown := sorted({*names} - {*CLASSES[label]}):
+                raise ValueError(
+                    f"{directory}, column {label!r}: the oracle knows only the pocket world, not "
+                    f"{', '.join(unknown[:5])}; give a dataset built with the config `pocket`."
+                )
+            values += [CLASSES[label].index(names[i]) for i in rows[label]]
+        images += [pixels(image) for image in rows["image"]]
+    return np.stack(images), {label: np.array(values) for label, values in labels.items()}
+
+
+def judge(oracle: Classifier, images: np.ndarray, labels: dict[str, np.ndarray]) -> Judged:
+    """Return the set with the oracle's truth."""
+    seen = oracle.read(images).labels
+    return Judged(images, labels, {label: seen[:, list(HEADS).index(label)] for label in LABELS})
+
+
+def shuffle(judged: Judged, share: float, seed: int) -> Judged:
+    """Exchange the labels of a share of the images, for each label other ones, so that each gets another class's."""
+    labels = {}
+    for label in LABELS:
+        rng = world.generator(f"trust scorers, shuffled {label}", seed)
+        own, given = judged.labels[label], judged.labels[label].copy()
+        picked = rng.permutation(len(own))[: round(share * len(own))]
+        # Sorted by class and moved by the size of the largest class, no image keeps its class.
+        picked = picked[np.argsort(own[picked], kind="stable")]
+        given[picked] = np.roll(own[picked], int(np.bincount(own[picked], minlength=1).max()))
+        labels[label] = given
+    return judged._replace(labels=labels)
+
+
+def drawings(count: int, seed: int, share: float) -> Judged:
+    """Draw images, also without object or scene, and exchange a share of their labels."""
+    drawn = draw_many(count, world.generator("trust scorers, drawings", seed), pasted=0.3)
+    seen = {label: drawn.labels[:, list(HEADS).index(label)] for label in LABELS}
+    rng = world.generator("trust scorers, labels where there is none", seed)
+    labels = {
+        label: np.where(true < len(CLASSES[label]), true, rng.integers(len(CLASSES[label]), size=count))
+        for label, true in seen.items()
+    }
+    return shuffle(Judged(drawn.images, labels, seen), share, seed)
+
+
+# --- scorers ----------------------------------------------------------------------------------------
+
+
+def open_matcher() -> Scorer:
+    """Return the bundled matcher, which chooses among the prompts of all classes and of none."""
+    model = open_network(CLIPModel, MATCHER, "matcher", dtype=torch.float32).eval()
+    texts = questions.Texts(open_part(AutoTokenizer, MATCHER, "matcher"))
+    embeddings = {label: matcher.candidates(model, texts, i) for i, label in enumerate(LABELS)}
+
+    def score(images: np.ndarray) -> dict[str, np.ndarray]:
+        return {label: matcher.probabilities(model, images, said).numpy() for label, said in embeddings.items()}
+
+    return score
+
+
+def open_classifier(model: Classifier) -> Scorer:
+    """Return a classifier of the oracle's architecture, trained on other drawings."""
+
+    @torch.inference_mode()
+    def score(images: np.ndarray) -> dict[str, np.ndarray]:
+        device = next(model.parameters()).device
+        made: dict[str, list[np.ndarray]] = {label: [] for label in LABELS}
+        for part in torch.from_numpy(images).split(128):
+            logits = model(part.to(device).float().div(127.5).sub(1))
+            for label, some in made.items():
+                some.append(logits[label].softmax(1).cpu().numpy())
+        return {label: np.concatenate(some) for label, some in made.items()}
+
+    return score
+
+
+def open_robust() -> Scorer:
+    """Return the bundled robust classifier, which knows foregrounds only and always sees one."""
+    model = open_network(AutoModelForImageClassification, ROBUST, "robust", dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def score(images: np.ndarray) -> dict[str, np.ndarray]:
+        parts = [robust.logits(model, part.float().div(255)).softmax(1) for part in torch.from_numpy(images).split(128)]
+        return {"foreground": torch.cat(parts).numpy()}
+
+    return score
+
+
+# --- measurement ------------------------------------------------------------------------------------
+
+
+def own(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the probability of each image's own label."""
+    return probabilities[np.arange(len(labels)), labels]
+
+
+def choose(p: np.ndarray, right: np.ndarray) -> float:
+    """Return the threshold with the largest balanced accuracy; the middle of the widest gap if several have it."""
+    cuts = np.unique(np.concatenate([[0.0], p, [1.0]]))
+    between = (cuts[:-1] + cuts[1:]) / 2
+    accuracy = np.array([((p[right] > t).mean() + (p[~right] <= t).mean()) / 2 for t in between])
+    best = np.flatnonzero(accuracy >= accuracy.max() - 1e-9)
+    return float(between[best[np.diff(cuts)[best].argmax()]])
+
+
+def area(p: np.ndarray, right: np.ndarray) -> float:
+    """Return the area under the ROC curve: how often a right label has a higher p than a wrong one; ties count half."""
+    above = (p[right][:, None] > p[~right]).mean()
+    return float(above + (p[right][:, None] == p[~right]).mean() / 2)
+
+
+def measure(of: str, label: str, scorer: str, p: np.ndarray, right: np.ndarray, threshold: float) -> Measured:
+    """Compare calls of a scorer with the truth; intervals are of level 0.95, by image."""
+    called = p > threshold
+    both = right.any() and not right.all()
+    recalls = [called[right].astype(float), (~called[~right]).astype(float)]
+    return Measured(
+        of, label, scorer, threshold, len(p), int((~right).sum()), intervals.mean([(called == right).astype(float)]),
+        intervals.mean(recalls) if both else None, intervals.mean(recalls[1:]) if both else None,
+        intervals.mean(recalls[:1]) if both else None, area(p, right) if both else None,
+    )  # fmt: skip
+
+
+def rows_of(found: Measured) -> list[Row]:
+    """Return the result rows, with targets, in per cent."""
+    name = f"{found.of}, {found.label}, {found.scorer}"
+    share = 100 * found.wrong / found.n
+
+    def row(what: str, interval: intervals.Interval, count: int, at_least: float | None) -> Row:
+        value, low, high = (100 * each for each in interval)
+        return Row(f"{name}: {what} ({count}; {low:.1f} to {high:.1f})", value, "%", at_least=at_least)
+
+    if found.of == "demo":
+        return [row("agreement", found.agreement, found.n, 98)]
+    rows = [Row(f"{name}: wrong labels by the oracle ({found.n})", share, "%")]
+    if found.balanced_accuracy and found.recall_of_wrong:
+        rows += [
+            row("balanced accuracy", found.balanced_accuracy, found.n, 95),
+            row("recall of wrong labels", found.recall_of_wrong, found.wrong, 90),
+        ]
+    return rows
+
+
+def save_disagreements(judged: Judged, label: str, p: np.ndarray, threshold: float, path: Path) -> None:
+    """Save a sheet of up to 60 images on whose label scorer and oracle disagree, wrong by the oracle last."""
+    different = np.flatnonzero((p > threshold) != judged.right(label))
+    different = different[np.argsort(~judged.right(label)[different], kind="stable")][:60]
+    edge = 2 * world.SIZE
+    sheet = Image.new("RGB", (10 * edge, max(1, -(-len(different) // 10)) * edge))
+    for i, j in enumerate(different):
+        image = Image.fromarray(judged.images[j].transpose(1, 2, 0)).resize((edge, edge), Image.Resampling.NEAREST)
+        sheet.paste(image, (i % 10 * edge, i // 10 * edge))
+        print(
+            f"  {label} {i}: labelled {CLASSES[label][judged.labels[label][j]]}, p {p[j]:.3f}, "
+            f"by the oracle {'right' if judged.right(label)[j] else 'wrong'}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def measure_all(
+    sets: Mapping[str, Judged], scorers: Mapping[str, Scorer], chosen_on: Judged, sheets: Path | None
+) -> list[Measured]:
+    """Choose each scorer's thresholds on one set, and measure it on the others."""
+    measures = []
+    for name, score in scorers.items():
+        chosen = {
+            label: choose(own(p, chosen_on.labels[label]), chosen_on.right(label))
+            for label, p in score(chosen_on.images).items()
+        }
+        for of, judged in sets.items():
+            for label, p in score(judged.images).items():
+                mine = own(p, judged.labels[label])
+                measures.append(measure(of, label, name, mine, judged.right(label), chosen[label]))
+                if sheets:
+                    print(f"{of}, {label}, {name}: disagreements")
+                    save_disagreements(judged, label, mine, chosen[label], sheets / f"{of}-{label}-{name}.png")
+    return measures
+
+
+def as_json(found: Measured) -> dict[str, Any]:
+    return {
+        name: value._asdict() if isinstance(value, intervals.Interval) else value
+        for name, value in found._asdict().items()
+    }
+
+
+def main(command: Sequence[str] | None = None) -> None:
+    """Run the command; see the module's docstring."""
+    parser = arguments(__doc__, "trust_scorers")
+    add = parser.add_argument
+    add("--demo", type=Path, help="a D3S set of the config `pocket` (default: one is built)")
+    add("--lost", type=Path, help="one that lost objects (default: one is built)")
+    add("--choose", type=Path, help="a set on which thresholds are chosen (default: drawings)")
+    add("--cache", type=Path, default=ROOT / "out" / "fidelity", help="trained classifiers")
+    add("--sheets", type=Path, help="where sheets of images go on which scorer and oracle disagree")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where classifiers are trained")
+    add("--seed", type=int, default=0, help="seed of the oracle, the sets and the exchange of labels")
+    add("--per-cell", type=int, default=6, help="images per cell of the built sets")
+    add("--strength", type=float, default=0.97, help="of the set that loses objects")
+    add("--guidance", type=float, default=1.5, help="of the set that loses objects")
+    add("--shuffled", type=float, default=0.3, help="share of images whose labels are exchanged")
+    add("--drawings", type=int, default=1000, help="number of drawings on which thresholds are chosen")
+    add(
+        "--no-classifier",
+        action="store_true",
+        help="leave out the classifier, which takes a quarter of an hour to train",
+    )
+    args = parser.parse_args(command)
+    settings = Settings()
+    if args.quick:
+        # Barely trained classifiers and a few images: all of the code runs, but the numbers are meaningless.
+        args.per_cell, args.drawings, settings = 1, 40, Settings(pool=640, epochs=2)
+    with scratch(args.work) as work:
+        if args.quick:
+            args.cache = work / "cache"
+        run(args, settings, work)
+
+
+def run(args: argparse.Namespace, settings: Settings, work: Path) -> None:
+    """Build and judge the sets, measure all scorers, print and write JSON.
+
+    Args:
+        args: The parsed command line.
+        settings: Training settings of the classifiers.
+        work: A folder for the sets that are built.
+    """
+    began = time.monotonic()
+    oracle = trained("oracle", args.seed, args.cache, args.device, settings)
+    losing = {"strength": args.strength, "guidance_scale": args.guidance}
+    demo = args.demo or build(work / "demo", args.seed, args.per_cell, args.quick)
+    lost = args.lost or build(work / "lost", args.seed + 1, args.per_cell, args.quick, **losing)
+    usual = judge(oracle, *read(demo))
+    sets = {
+        "demo": usual, "shuffled": shuffle(usual, args.shuffled, args.seed), "lost": judge(oracle, *read(lost)),
+    }  # fmt: skip
+    chosen_on = (
+        judge(oracle, *read(args.choose)) if args.choose else drawings(args.drawings, args.seed, args.shuffled)
+    )  # fmt: skip
+    scorers: dict[str, Scorer] = {"pocket": open_matcher(), "robust": open_robust()}
+    if not args.no_classifier:
+        other = trained("scorer of labels", args.seed + 1, args.cache, args.device, settings)
+        scorers["classifier"] = open_classifier(other)
+    measures = measure_all(sets, scorers, chosen_on, args.sheets)
+    report(
+        "trust_scorers", args, [row for found in measures for row in rows_of(found)],
+        {
+            "seed": args.seed, **losing, "shuffled": args.shuffled,
+            "images": {name: len(judged.images) for name, judged in sets.items()},
+            "thresholds": "a set with lost objects" if args.choose else f"{args.drawings} drawings",
+        },
+        began, measures=[as_json(found) for found in measures],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
