@@ -26,18 +26,19 @@ if TYPE_CHECKING:
     from figureground.methods.spurious import Spurious
     from figureground.report.showing import show
     from figureground.running.building import build
+    from figureground.verification.verifying import verify
 
 __version__ = "0.1.0"
 __all__ = [
     "D3S", "DDB", "SCGS", "Spurious", "__version__", "build", "check", "curate", "evaluate", "extend", "merge", "plan",
-    "push", "show",
+    "push", "show", "verify",
 ]  # fmt: skip
 
 _MODULES = {
     "D3S": "methods.d3s", "Spurious": "methods.spurious", "SCGS": "methods.scgs", "DDB": "methods.ddb",
     "plan": "methods.forecast", "build": "running.building", "extend": "methods.extend", "check": "checking.dataset",
     "show": "report.showing", "evaluate": "evaluation.evaluating", "curate": "curation.curating",
-    "merge": "curation.merging", "push": "hub.push",
+    "merge": "curation.merging", "push": "hub.push", "verify": "verification.verifying",
 }  # fmt: skip
 """Module of each public name."""
 

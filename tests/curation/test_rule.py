@@ -206,3 +206,37 @@ def test_no_text_raises_anything_but_a_rule_error_or_takes_long():
     assert len(messages) > 1000
     assert all(message.startswith("keep: ") and len(message) < 500 for message in messages)
     assert slowest < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("votes(scores.clip.margin > 0.2, foreground == 'bird') == 2", True),
+        ("votes(scores.clip.margin > 0.3, foreground == 'bird', scores.clip.ok) >= 2", False),
+        ("votes(scores.clip.margin > 0.3, foreground == 'bird', scores.clip.ok) >= 1", True),
+        ("1 <= votes(scores.clip.ok, not scores.clip.ok) < 2 and background == 'night'", True),
+    ],
+)
+def test_votes_counts_the_tests_that_are_true(text, kept):
+    assert keeps(text) is kept
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("votes(scores.clip.margin > 0.2) >= 1", "two or more tests"),
+        ("votes(scores.clip.margin, scores.clip.ok) >= 1", "true or false is needed"),
+        ("votes(scores.clip.ok, known)", "a number where true or false is needed"),
+        ("vote(scores.clip.ok, known) >= 1", "'vote', did you mean 'votes'"),
+    ],
+)
+def test_votes_that_mean_nothing_are_refused(text, named):
+    with pytest.raises(RuleError, match=named):
+        keeps(text)
+
+
+def test_a_vote_on_a_missing_score_is_not_guessed():
+    with pytest.raises(MissingValue) as error:
+        keeps("votes(scores.clip.label == 'cat', scores.clip.ok) >= 1")
+    assert error.value.name == "scores.clip.label"
+    assert keeps("votes(scores.clip.label is None or scores.clip.label == 'cat', scores.clip.ok) >= 1")

@@ -113,12 +113,18 @@ def add_curate(commands: Commands, common: argparse.ArgumentParser) -> None:
         "curate", parents=[common], help="copy the samples for which a rule is true",
         description="Copies a dataset without the samples for which RULE is false. Names in RULE: foreground, "
         "background, split, key, prompt, seed, other columns, provenance fields (strength, guide.cutout), and "
-        "scores.NAME.COLUMN from _figureground/scores/NAME.csv or .parquet.",
-        epilog="example: figureground curate out/d3s --out out/day --keep \"background != 'night'\"",
+        "scores.NAME.COLUMN from _figureground/scores/NAME.csv or .parquet. votes(TEST, TEST, ...) is the number of "
+        "tests that are true.",
+        epilog="examples: --keep \"background != 'night'\"; --keep \"votes(scores.verify.pocket_foreground_p > 0.5, "
+        "scores.verify.classifier_pocket_foreground_p > 0.7) >= 2\"",
     )  # fmt: skip
     parser.add_argument("directory", type=Path, metavar="IN")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT")
     parser.add_argument("--keep", required=True, metavar="RULE")
+    parser.add_argument(
+        "--whole-sets", action="store_true",
+        help="keep or drop the images of one object on all its backgrounds (match: foreground) together",
+    )  # fmt: skip
     parser.add_argument(
         "--publish-rejects", action="store_true", help="also write the dropped samples, as the config `rejects`"
     )
@@ -128,7 +134,10 @@ def add_curate(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _curate(options: argparse.Namespace) -> int:
     from figureground.curation.curating import curate
 
-    out = curate(options.directory, options.out, options.keep, publish_rejects=options.publish_rejects)
+    out = curate(
+        options.directory, options.out, options.keep, whole_sets=options.whole_sets,
+        publish_rejects=options.publish_rejects,
+    )  # fmt: skip
     return _say_samples(out, table=True)
 
 

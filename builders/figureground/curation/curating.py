@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from figureground.core.numerics import create_once
 from figureground.curation import copying
 from figureground.curation.rule import Known, MissingValue, Name, Rule, RuleError, nearest_name, spelled
 from figureground.curation.scores import Scores, fingerprints, read_scores
+from figureground.data.objects import is_matched, without_background
 from figureground.recipe.formats import FORMATS
 from figureground.recipe.sample import Reject
 from figureground.running.directory import opened, shards_kept
@@ -32,7 +33,20 @@ DROPPED = "dropped by the rule"
 """Reject reason of samples that a rule dropped."""
 
 
-def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = False, show_progress: bool = True) -> Path:
+DROPPED_WITH_SET = "dropped with its matched set"
+"""Reject reason of samples that the rule keeps, but not all others of their matched set."""
+
+
+def curate(
+    directory: Path,
+    out: Path,
+    keep: str,
+    *,
+    whole_sets: bool = False,
+    evidence: Mapping[str, Any] | None = None,
+    publish_rejects: bool = False,
+    show_progress: bool = True,
+) -> Path:
     """Copy a dataset without the samples for which a rule is false, or resume such a copy.
 
     The copy is a regular dataset with the same shards; dropped samples are counted as rejects. A first pass reads all
@@ -45,6 +59,10 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
         keep: The rule, such as `background != 'night' and scores.clip.margin > 0.2`; see `curation.rule`. Names are
             `foreground`, `background`, `split`, `key`, `prompt`, other columns, fields of the provenance (`seed`,
             `strength`, `guide.cutout`, `guide.box[0]`), and `scores.NAME.COLUMN`; see `curation.scores`.
+        whole_sets: Whether the images of one object on all its backgrounds (`match: foreground`) stay together. Such a
+            set is kept if the rule is true for all its images and none was rejected earlier, and dropped otherwise.
+        evidence: What is known about the rule, for the lineage and the card, such as the share of wrong labels among
+            what it keeps; JSON.
         publish_rejects: Whether to write dropped samples as a config `rejects`, with a column `reason`. Requires that
             the dataset has Parquet shards.
         show_progress: Whether to show a progress bar and notes.
@@ -54,7 +72,7 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
 
     Raises:
         RuleError: The rule is invalid, compares values that some samples lack, or keeps nothing.
-        RecipeError: Rejects can't be published.
+        RecipeError: Rejects can't be published, or the dataset has no matched sets.
         FiguregroundError: The dataset isn't finished or is damaged, scores can't be used, or `out` holds something
             else.
     """
@@ -71,15 +89,27 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
                 "published as Parquet, and `load_dataset` reads all configs of a dataset in one format. Omit the flag; "
                 "dropped samples are still counted.",
             )
+    if whole_sets and not is_matched(source.recipe):
+        raise RecipeError(
+            "--whole-sets",
+            f"{directory} has no matched sets: its recipe doesn't say match: foreground, or it was merged. Omit the "
+            "flag.",
+        )
     scores = read_scores(directory)
     known = _known(source, scores)
     rule = Rule(keep, known)
-    scan = _scan(source, rule, known, scores, show_progress)
+    scan = _scan(source, rule, known, scores, whole_sets, show_progress)
     kept = scan.kept.total()
     step = {
         "did": "curate", "rule": rule.text, "from": source.told(), "kept": kept, "dropped": source.samples - kept,
     }  # fmt: skip
     identity = {"rule": rule.text, "publish_rejects": publish_rejects, "scores": fingerprints(scores)}
+    if whole_sets:  # absent otherwise, so that copies of earlier releases can be resumed
+        identity["whole_sets"] = True
+        step |= {"sets_kept": scan.whole, "sets_dropped": len(scan.broken)}
+    if evidence:
+        identity["evidence"] = dict(evidence)
+        step |= evidence
     recipe = copying.recipe_of("curate", identity, step, [source])
     for split, said in source.index["splits"].items():
         if said["samples"] and not scan.kept[split]:
@@ -90,10 +120,12 @@ def curate(directory: Path, out: Path, keep: str, *, publish_rejects: bool = Fal
         yield from source.rejects(shard, images=publish_rejects)
         for stored in source.stored(shard):
             encoded = stored.encoded()
-            if rule(_Sample(_row(stored), shard, source, scores)):
-                yield encoded
-            else:
+            if not rule(_Sample(_row(stored), shard, source, scores)):
                 yield Dropped(encoded.spec, DROPPED, encoded)
+            elif _set_of(stored.key) in scan.broken:
+                yield Dropped(encoded.spec, DROPPED_WITH_SET, encoded)
+            else:
+                yield encoded
 
     with opened(out, recipe, lambda: shards_kept(out, source.shards)):
         copying.write_shards(
@@ -175,12 +207,30 @@ class _Scan:
     """Number of kept samples by split."""
     kept_rows: dict[str, np.ndarray]
     """By name of the scores, bool (rows of the file): whether the row's sample is kept."""
+    broken: set[str] = field(default_factory=set)
+    """Matched sets of which the rule drops an image, or an image was rejected earlier; empty unless sets count."""
+    whole: int = 0
+    """Number of other matched sets."""
+
+    def keep(self, split: str, rows: Mapping[str, int]) -> None:
+        """Count a kept sample, with its row in each scores file that has one."""
+        self.kept[split] += 1
+        for name, at in rows.items():
+            self.kept_rows[name][at] = True
 
 
 def _scan(
-    source: FinishedDataset, rule: Rule, known: Known, scores: Mapping[str, Scores], show_progress: bool
+    source: FinishedDataset,
+    rule: Rule,
+    known: Known,
+    scores: Mapping[str, Scores],
+    whole_sets: bool,
+    show_progress: bool,
 ) -> _Scan:
     """Apply a rule to all samples, without their images.
+
+    Args:
+        whole_sets: Whether matched sets are kept or dropped together.
 
     Raises:
         RuleError: A compared value is missing or not comparable, or the rule keeps nothing.
@@ -191,7 +241,10 @@ def _scan(
     missing: dict[str, list[str]] = {}
     unmet = {path for path in rule.names if path[0] == "provenance"}
     fields: list[str] = []
+    kept: dict[str, list[tuple[str, Mapping[str, int]]]] = {}
     for shard in copying.read_all(source, show_progress):
+        if whole_sets:
+            scan.broken |= {_set_of(reject.spec.key) for reject in source.rejects(shard)}
         for row in source.rows(shard):
             sample = _Sample(row, shard, source, scores)
             rows = {name: at for name, some in scores.items() if (at := some.row(row["key"])) is not None}
@@ -208,10 +261,16 @@ def _scan(
             except RuleError as error:
                 error.args = (f"{error}\n  first occurs in sample {row['key']}",)
                 raise
-            if keeps:
-                scan.kept[shard.split] += 1
-                for name, at in rows.items():
-                    scan.kept_rows[name][at] = True
+            if keeps and whole_sets:
+                kept.setdefault(_set_of(row["key"]), []).append((shard.split, rows))
+            elif keeps:
+                scan.keep(shard.split, rows)
+            elif whole_sets:
+                scan.broken.add(_set_of(row["key"]))
+    for name in set(kept) - scan.broken:
+        scan.whole += 1
+        for split, at_rows in kept[name]:
+            scan.keep(split, at_rows)
     for name, some in scores.items():
         if not seen[name].all():
             raise FiguregroundError(
@@ -228,9 +287,19 @@ def _scan(
             f"{name} is missing for {len(keys):,} of {source.samples:,} samples ({listed(keys, 3)}). Handle them in "
             f"the rule: '{name} is None or …' keeps them, '{name} is not None and …' drops them{complete}."
         )
+    if not scan.kept and kept:
+        raise RuleError(
+            f"the rule keeps no whole set: of each matched set, {rule.text} is false for an image, or one was rejected "
+            "earlier. Omit --whole-sets to keep the others."
+        )
     if not scan.kept:
         raise RuleError(f"the rule keeps nothing: {rule.text} is true for none of the {source.samples:,} samples.")
     return scan
+
+
+def _set_of(key: str) -> str:
+    """Return the name of a sample's matched set, or its key if it has none."""
+    return without_background(key) or key
 
 
 def _fields(provenance: Mapping[str, Any], above: str = "") -> list[str]:

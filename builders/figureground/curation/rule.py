@@ -22,6 +22,9 @@ DEEPEST = 100
 SHOWN = 80
 """Number of characters of a rule that an error shows around its position."""
 
+VOTES = "votes"
+"""Function that counts the true ones among several tests."""
+
 Name = tuple[str | int, ...]
 """A name in a rule, part by part: `guide.box[0]` is `("provenance", "guide", "box", 0)`."""
 
@@ -33,7 +36,7 @@ _Test = Callable[[Any, Any], bool]
 
 USABLE = (
     "A rule may contain names, numbers, 'text', [lists], True, False, None, == != < <= > >=, in, not in, is None, "
-    "and, or, not, + - * / %, len(), lower(), startswith(), endswith(), abs()."
+    "and, or, not, + - * / %, len(), lower(), startswith(), endswith(), abs(), votes()."
 )
 
 
@@ -324,8 +327,10 @@ class _Reader:
             method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
             hint = f"Write {method}(…)." if method in methods else USABLE
             raise self.error(node.func, f"only built-in functions of rules can be called. {hint}")
+        if name == VOTES:
+            return self._votes(node)
         if name not in functions:
-            raise self.error(node.func, f"unknown function {name!r}{nearest_or_all(name, functions)}")
+            raise self.error(node.func, f"unknown function {name!r}{nearest_or_all(name, [*functions, VOTES])}")
         function, kinds = functions[name]
         if node.keywords or len(node.args) != len(kinds):
             raise self.error(node, f"{name}() takes {len(kinds)} value{'s' * (len(kinds) > 1)}: {', '.join(kinds)}.")
@@ -333,6 +338,15 @@ class _Reader:
             return self._length(node.args[0])
         arguments = [self._of(argument, wanted) for argument, wanted in zip(node.args, kinds, strict=True)]
         return lambda values: function(*(argument(values) for argument in arguments))
+
+    def _votes(self, node: ast.Call) -> _Part:
+        """Compile `votes(a, b, …)`, the number of its tests that are true."""
+        if node.keywords or len(node.args) < 2:
+            raise self.error(
+                node, f"{VOTES}() takes two or more tests, such as {VOTES}(scores.a.p > 0.5, scores.b.p > 0.7) >= 2."
+            )
+        tests = [self.truth(test) for test in node.args]
+        return lambda values: sum(test(values) for test in tests)
 
     def _length(self, node: ast.expr) -> _Part:
         part = self.value(node)

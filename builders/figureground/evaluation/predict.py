@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import functools
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,8 +12,8 @@ import torch
 from PIL import Image
 
 from figureground.core import signals
+from figureground.core.ahead import compute_ahead
 from figureground.core.errors import FiguregroundError, OutOfMemory, counted
-from figureground.core.numerics import usable_cores
 from figureground.core.progress import Progress
 from figureground.data.images import Draw, FolderImages, Images
 from figureground.evaluation.counterparts import Counterparts
@@ -23,10 +22,6 @@ from figureground.vision.classifiers import Classifier
 
 BATCH_SIZE = 64
 """Default images per batch; halved if memory doesn't suffice."""
-MOST_DECODERS = 8
-"""Maximum number of threads that decode images ahead."""
-AHEAD = 4
-"""Number of images that each thread decodes ahead."""
 
 T = TypeVar("T")
 
@@ -171,21 +166,7 @@ def _readable(
 
 def _decoded(drawn: Iterable[tuple[int, Draw]]) -> Iterator[tuple[int, Image.Image | UnreadableImage]]:
     """Yield RGB images in order, decoded ahead by a few threads."""
-    threads = min(MOST_DECODERS, usable_cores())
-    ahead: deque[tuple[int, Future[Image.Image | UnreadableImage]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for row, draw in drawn:
-                ahead.append((row, pool.submit(_drawn, draw)))
-                if len(ahead) > AHEAD * threads:
-                    row, future = ahead.popleft()
-                    yield row, future.result()
-            while ahead:
-                row, future = ahead.popleft()
-                yield row, future.result()
-        finally:
-            for _, future in ahead:
-                future.cancel()
+    return compute_ahead((row, functools.partial(_drawn, draw)) for row, draw in drawn)
 
 
 def _drawn(draw: Draw) -> Image.Image | UnreadableImage:

@@ -1,0 +1,41 @@
+"""Computes results in threads, a few ahead of the one that is used."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from figureground.core.numerics import usable_cores
+
+MOST_THREADS = 8
+"""Maximum number of threads."""
+WAITING = 4
+"""Number of results per thread that are computed ahead."""
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def compute_ahead(jobs: Iterable[tuple[K, Callable[[], V]]]) -> Iterator[tuple[K, V]]:
+    """Yield each job's key with its result, in order. An exception of a job is raised where its result is due.
+
+    Args:
+        jobs: Pairs of a key and a function that decodes an image or does other work that releases Python's lock.
+    """
+    threads = min(MOST_THREADS, usable_cores())
+    ahead: deque[tuple[K, Future[V]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for key, job in jobs:
+                ahead.append((key, pool.submit(job)))
+                if len(ahead) > WAITING * threads:
+                    key, future = ahead.popleft()
+                    yield key, future.result()
+            while ahead:
+                key, future = ahead.popleft()
+                yield key, future.result()
+        finally:
+            for _, future in ahead:
+                future.cancel()

@@ -1,0 +1,63 @@
+"""The scorers that a user asks for: `KIND`, `KIND:ID` or `NAME=KIND:ID`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from figureground.core.errors import UsageError, nearest_or_all
+from figureground.core.names import slug
+from figureground.verification.scorer import SCORERS
+
+RESERVED = ("quality", "safety", "blur", "brightness", "key", "image")
+"""Names that the scores file uses for something else."""
+_ASKED = re.compile(r"(?:(?P<name>[^=:/]*)=)?(?P<kind>[^:]*)(?::(?P<id>.*))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A scorer, not opened."""
+
+    name: str
+    """Name in the scores file, an identifier."""
+    kind: str
+    id: str
+    """What follows the colon; empty without one."""
+
+
+def read_asked(texts: Sequence[str]) -> list[Asked]:
+    """Read what `--scorer` names.
+
+    Without a NAME, it is made of the kind and the last part of the id: `clip:openai/clip-vit-base-patch32` is
+    `clip_clip_vit_base_patch32`.
+
+    Raises:
+        UsageError: A kind is unknown, lacks its id, or a name isn't an identifier, is reserved or occurs twice.
+    """
+    found: dict[str, Asked] = {}
+    for text in texts:
+        match = _ASKED.fullmatch(text.strip())
+        assert match is not None
+        kind, id = match["kind"].strip(), (match["id"] or "").strip()
+        if kind not in SCORERS:
+            raise UsageError(f"--scorer {text}: unknown scorer {kind!r}{nearest_or_all(kind, SCORERS.names())}")
+        if not id and kind in ("clip", "classifier", "vlm"):
+            raise UsageError(f"--scorer {text}: name the model, as {kind}:ID.")
+        name = match["name"].strip() if match["name"] is not None else _name(kind, id)
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name in RESERVED:
+            raise UsageError(f"--scorer {text}: {name!r} can't be a scorer's name. Give an identifier, as mine={kind}.")
+        if name in found:
+            other = found[name]
+            raise UsageError(
+                f"--scorer {text}: {other.kind}{':' * bool(other.id)}{other.id} is called {name!r} too. Name one of "
+                f"them: --scorer other={text.rpartition('=')[2]}"
+            )
+        found[name] = Asked(name, kind, id)
+    return list(found.values())
+
+
+def _name(kind: str, id: str) -> str:
+    last = slug(PurePath(id.removeprefix("timm:").rstrip("/")).name) if id else ""
+    return f"{kind}_{last}" if last else kind

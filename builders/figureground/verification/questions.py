@@ -1,0 +1,115 @@
+"""What scorers are asked: a dataset's foreground and background labels, with the words for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from figureground.core.names import loosely
+from figureground.core.resources import resource
+from figureground.recipe.classes import ClassEntry, read_csv
+from figureground.recipe.prompts import fill, read_templates
+from figureground.shards.finished import FinishedDataset
+
+FOREGROUND, BACKGROUND = "foreground", "background"
+WHATS = (FOREGROUND, BACKGROUND)
+"""The label columns that scorers are asked about."""
+PLAIN = "plain"
+"""Background of images whose prompt names none."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A label column and its possible answers."""
+
+    what: str
+    """`foreground` or `background`."""
+    labels: tuple[str, ...]
+    """Names of all labels, in label order."""
+    entries: tuple[ClassEntry | None, ...]
+    """Words for each label; None for a label without words, such as a background that has no phrase."""
+
+    def texts(self, file: str) -> list[list[str]]:
+        """Return the texts of each label; empty for a label without words.
+
+        Args:
+            file: Name of a file of templates in `prompts/scorers/`, without the column and the suffix: `question-`.
+        """
+        templates = read_templates(str(resource("prompts/scorers") / f"{file}{self.what}.txt"))
+        nothing = ClassEntry("", "")
+        texts: list[list[str]] = []
+        for entry in self.entries:
+            if entry is None:
+                texts.append([])
+                continue
+            pair = (entry, None) if self.what == FOREGROUND else (nothing, entry)
+            texts.append(list(dict.fromkeys(with_article(fill(each, *pair)) for each in templates)))
+        return texts
+
+
+def none_texts(file: str, what: str) -> list[str]:
+    """Return the texts for an image that shows no label of a column; empty if `prompts/scorers/` has no file of them.
+
+    Args:
+        file: Beginning of the file's name: `pocket-` for `pocket-foreground-none.txt`.
+    """
+    path = resource("prompts/scorers") / f"{file}{what}-none.txt"
+    return [template.text for template in read_templates(str(path))] if path.is_file() else []
+
+
+def read_questions(source: FinishedDataset) -> tuple[Question, ...]:
+    """Return the questions about a dataset's labels.
+
+    Words come from the dataset's recipe, or those of the datasets that it was made from. A background that none of them
+    knows has the phrase of the same name in `prompts/backgrounds`, or else no words.
+    """
+    nouns: dict[str, ClassEntry] = {}
+    phrases: dict[str, ClassEntry] = {}
+    for content in _contents(source.recipe):
+        for row in _rows(content.get("classes")):
+            nouns.setdefault(loosely(row[0]), ClassEntry(row[0], row[1], row[2] if len(row) > 2 else ""))
+        for row in _rows(content.get("backgrounds")):
+            phrases.setdefault(loosely(row[0]), ClassEntry(row[0], row[1]))
+    for path in sorted(resource("prompts/backgrounds").glob("*.csv")):
+        for entry in read_csv(path, "backgrounds"):
+            phrases.setdefault(loosely(entry.name), entry)
+    foregrounds, backgrounds = source.columns.foregrounds, source.columns.backgrounds
+    return (
+        Question(
+            FOREGROUND, tuple(foregrounds), tuple(nouns.get(loosely(name), _noun(name)) for name in foregrounds)
+        ),
+        Question(BACKGROUND, tuple(backgrounds), tuple(_phrase(name, phrases) for name in backgrounds)),
+    )  # fmt: skip
+
+
+def with_article(text: str) -> str:
+    """Return a text with "an" for "a" before a vowel: `a photo of an umbrella`."""
+    return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])", r"\1n ", text)
+
+
+def _noun(name: str) -> ClassEntry:
+    """Return the words for a foreground that no recipe describes: the first of its comma-separated synonyms."""
+    return ClassEntry(name, name.split(",")[0].replace("_", " ").strip())
+
+
+def _phrase(name: str, known: Mapping[str, ClassEntry]) -> ClassEntry | None:
+    entry = known.get(loosely(name))
+    return None if entry is None or loosely(name) == PLAIN or not entry.text.strip() else entry
+
+
+def _contents(recipe: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the `content` of a recipe, or of the recipes that it was made from."""
+    if isinstance(content := recipe.get("content"), Mapping):
+        yield content
+    for source in recipe.get("sources", ()):
+        if isinstance(source, Mapping):
+            yield from _contents(source)
+
+
+def _rows(value: Any) -> Iterator[Sequence[str]]:
+    """Yield the rows of a list of names and texts; other values, such as hashes, have none."""
+    for row in value if isinstance(value, list) else ():
+        if isinstance(row, list) and len(row) >= 2 and all(isinstance(part, str) for part in row):
+            yield row

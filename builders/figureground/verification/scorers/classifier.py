@@ -1,0 +1,99 @@
+"""Any classifier that `evaluate` takes, where it knows a dataset's labels.
+
+A label may correspond to several of the classifier's classes; its logit is then the logarithm of the sum of their
+exponentials. The probabilities are the softmax over the labels of a column that have a class: classes that stand for no
+label are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from figureground.core.errors import FiguregroundError, listed
+from figureground.evaluation.counterparts import COLUMNS, LabelTable, read_label_table
+from figureground.models.needs import refuse_absent
+from figureground.verification.questions import Question
+from figureground.verification.scorer import LabelScorer, Options
+from figureground.verification.scorers.clip import softmax
+
+if TYPE_CHECKING:
+    from figureground.vision.classifiers import Classifier
+
+
+class ClassifierScorer(LabelScorer):
+    """Runs a classifier; `id` is a name for `open_classifier`."""
+
+    KIND: ClassVar[str] = "classifier"
+    USES: ClassVar[frozenset[str]] = frozenset({"label_table"})
+
+    def __init__(self, id: str, questions: Sequence[Question], options: Options):
+        super().__init__(id, questions, options)
+        refuse_absent("--scorer classifier", id)
+        labels = list(dict.fromkeys(label for question in questions for label in question.labels))
+        table = options.label_table
+        self._table = LabelTable() if table is None else read_label_table(table, labels)
+
+    def identify(self) -> dict[str, Any]:
+        from figureground.vision.classifiers import open_classifier
+
+        self._classifier: Classifier | None = open_classifier(self.id)
+        self._groups = {q.what: [self._group(self._classifier, label) for label in q.labels] for q in self.questions}
+        self.leave_out(
+            {
+                q.what: [name for name, group in zip(q.labels, self._groups[q.what], strict=True) if not group]
+                for q in self.questions
+            }
+        )
+        if not self.asked():
+            raise FiguregroundError(
+                f"--scorer classifier:{self.id} has no two classes named like labels of the dataset. Its classes: "
+                f"{listed(self._classifier.labels, 5)}; the dataset's foregrounds: "
+                f"{listed(self.questions[0].labels, 5)}; its backgrounds: {listed(self.questions[-1].labels, 5)}. Map "
+                f"them in a CSV with the columns {','.join(COLUMNS)}, and give it as --labels."
+            )
+        classes = self._classifier.labels
+        counterparts = {
+            what: [[classes[k] for k in group] for group in groups] for what, groups in self._groups.items()
+        }
+        return {"sha256": self._classifier.facts["sha256"], "counterparts": counterparts}
+
+    def open(self) -> None:
+        from figureground.core.accelerator import choose_device
+
+        assert self._classifier is not None
+        self._classifier.to(choose_device(self.options.device))
+
+    def close(self) -> None:
+        self._classifier = None
+
+    def probabilities(self, images: Sequence[Image.Image]) -> Mapping[str, np.ndarray]:
+        import torch
+
+        assert self._classifier is not None
+        with torch.inference_mode():
+            logits = self._classifier.read(images).logits.double().cpu().numpy()
+        found = {}
+        for question in self.asked():
+            groups = self._groups[question.what]
+            joined = np.stack([np.logaddexp.reduce(logits[:, list(g)], axis=1) for g in groups if g], axis=1)
+            p = np.full((len(images), len(groups)), np.nan)
+            p[:, self.knows(question)] = softmax(joined)
+            found[question.what] = p
+        return found
+
+    def _group(self, classifier: Classifier, label: str) -> tuple[int, ...]:
+        """Return the classes that stand for a label, from the table, else by name."""
+        if rows := self._table.rows.get(label):
+            found = []
+            for line, theirs in rows:
+                try:
+                    found.append(classifier.index(theirs))
+                except FiguregroundError as error:
+                    raise FiguregroundError(f"--labels {self._table.path}, line {line}: {error}") from None
+            return tuple(sorted(set(found)))
+        by_name = (classifier.index_or_none(name) for name in (label, *label.split(",")))
+        return tuple([position for position in by_name if position is not None][:1])

@@ -1,0 +1,112 @@
+"""Similarity of an image to the cut-out and the scene that it was made from.
+
+A feature network, any classifier of `evaluate` with features, reads the image and its guide twice: cropped to the
+cut-out's box, and with the cut-out's pixels replaced by the mean colour of the rest. The cosines of the features are
+the columns `foreground_similarity` and `background_similarity`, -1 to 1. They aren't probabilities: where a threshold
+lies depends on the network and the strength. A guide that is a whole photograph, or a source image of which a part was
+repainted, is compared whole, in `foreground_similarity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from figureground.models.needs import refuse_absent
+from figureground.verification.questions import Question
+from figureground.verification.scorer import Batch, Guided, Kind, Options, Scorer, Values
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from figureground.vision.classifiers import Classifier
+
+POCKET = "pocket"
+COLUMNS = ("foreground_similarity", "background_similarity")
+
+
+class SourceScorer(Scorer):
+    """Compares with the stored guide (recipe: `keep: [guide, mask]`); `id` is a name for `open_classifier`."""
+
+    KIND: ClassVar[str] = "source"
+    NEEDS_GUIDES: ClassVar[bool] = True
+
+    def __init__(self, id: str, questions: Sequence[Question], options: Options):
+        super().__init__(id or POCKET, questions, options)
+        refuse_absent("--scorer source", self.id)
+
+    def identify(self) -> dict[str, Any]:
+        from figureground.vision.classifiers import open_classifier
+
+        self._network: Classifier | None = open_classifier(self.id)
+        self._network.need_features()
+        return {"sha256": self._network.facts["sha256"]}
+
+    def open(self) -> None:
+        from figureground.core.accelerator import choose_device
+
+        assert self._network is not None
+        self._network.to(choose_device(self.options.device))
+
+    def close(self) -> None:
+        self._network = None
+
+    def columns(self) -> dict[str, Kind]:
+        return dict.fromkeys(COLUMNS, "float")
+
+    def expected(self, labels: Mapping[str, np.ndarray], guided: np.ndarray) -> dict[str, np.ndarray]:
+        return {COLUMNS[0]: guided}
+
+    def score(self, batch: Batch) -> Values:
+        found: dict[str, list[Any]] = {name: [None] * len(batch.keys) for name in COLUMNS}
+        pairs = [(i, guide) for i, guide in enumerate(batch.guides) if guide is not None]
+        views: dict[str, list[tuple[int, Image.Image, Image.Image]]] = {name: [] for name in COLUMNS}
+        for i, guide in pairs:
+            image = batch.images[i]
+            if guide.image.size != image.size:
+                guide = Guided(guide.image.resize(image.size), _resized(guide.mask, image.size))
+            if guide.mask is None or not guide.mask.any():
+                views[COLUMNS[0]].append((i, image, guide.image))
+                continue
+            box = box_of(guide.mask)
+            views[COLUMNS[0]].append((i, image.crop(box), guide.image.crop(box)))
+            if not guide.mask.all():
+                views[COLUMNS[1]].append((i, without(image, guide.mask), without(guide.image, guide.mask)))
+        for name, some in views.items():
+            for (i, _, _), similarity in zip(some, self._similarities(some), strict=True):
+                found[name][i] = similarity
+        return found
+
+    def _similarities(self, some: Sequence[tuple[int, Image.Image, Image.Image]]) -> list[float]:
+        import torch
+
+        if not some:
+            return []
+        with torch.inference_mode():
+            one = self._features([image for _, image, _ in some])
+            other = self._features([guide for _, _, guide in some])
+            return torch.nn.functional.cosine_similarity(one, other).clamp(-1, 1).double().cpu().tolist()
+
+    def _features(self, images: Sequence[Image.Image]) -> Tensor:
+        assert self._network is not None
+        return self._network.read(images).features
+
+
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return the bounding box of a mask, bool (height, width): left, top, right, bottom; the latter two exclusive."""
+    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
+
+
+def without(image: Image.Image, mask: np.ndarray) -> Image.Image:
+    """Return an image whose masked pixels have the mean colour of the others."""
+    pixels = np.array(image)
+    pixels[mask] = np.rint(pixels[~mask].mean(axis=0))
+    return Image.fromarray(pixels)
+
+
+def _resized(mask: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:
+    return None if mask is None else np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))

@@ -1,0 +1,195 @@
+"""Thresholds of scorers that keep no more than a given share of wrong labels, chosen on one half of a labelled sample.
+
+The path of thresholds has one parameter, q: each score's threshold is the q-quantile of that score over the whole
+dataset, so that scores of different scales get thresholds of like severity. A scorer votes for an image if all its
+scores reach their thresholds, and an image with enough votes is kept. The smallest q is chosen for which the share of
+wrong labels among what is kept of the first half is at most the target. What the second half says is then untouched by
+the choice, and its interval is exact (Clopper and Pearson 1934).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from figureground.core.errors import FiguregroundError
+from figureground.core.intervals import LEVEL, Interval
+
+STEPS = 200
+"""Number of values of q that are tried, evenly from 0 to 1."""
+LEAST = 20
+"""Smallest number of labelled images in a half, and of those that thresholds keep of the first half, because a few are
+right by luck."""
+
+Thresholds = Mapping[str, Mapping[str, float]]
+"""By scorer, by score, the smallest value of a vote."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a choice keeps of a labelled half."""
+
+    labelled: int
+    kept: int
+    wrong: int
+    """Wrong ones of the kept images."""
+
+    @property
+    def interval(self) -> Interval:
+        """Share of wrong ones among the kept images with its exact interval."""
+        return exact_interval(self.wrong, self.kept)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Thresholds chosen for a target."""
+
+    target: float
+    votes: int
+    thresholds: Thresholds
+    chosen_on: Kept
+    """What they keep of the half on which they were chosen; too good by construction."""
+    reported: Kept
+    """What they keep of the other half."""
+    gaps: frozenset[str] = frozenset()
+    """Scores that some images lack; a missing score is no vote."""
+
+    def rule(self, prefix: str = "scores.verify.") -> str:
+        """Return the choice as a rule of `curate`."""
+        tests = [
+            " and ".join(
+                (f"{prefix}{score} is not None and " if score in self.gaps else "") + f"{prefix}{score} >= {value!r}"
+                for score, value in scores.items()
+            )
+            for scores in self.thresholds.values()
+        ]
+        return tests[0] if len(tests) == 1 else f"votes({', '.join(tests)}) >= {self.votes}"
+
+    def evidence(self) -> dict[str, object]:
+        """Return what the other half says, for the lineage and the card."""
+        share = self.reported.interval
+        return {
+            "target_wrong": self.target,
+            "wrong_among_kept": round(share.value, 4),
+            "interval_95": [round(share.low, 4), round(share.high, 4)],
+            "wrong": self.reported.wrong,
+            "judged": self.reported.kept,
+        }
+
+
+def choose(
+    scores: Mapping[str, Mapping[str, np.ndarray]],
+    right: np.ndarray,
+    objects: np.ndarray,
+    target: float,
+    votes: int | None = None,
+) -> Choice:
+    """Choose thresholds that keep at most a share `target` of wrong labels, and as many images as possible.
+
+    Args:
+        scores: By scorer, by score, float64 (n,) for all images of the dataset; NaN is no vote.
+        right: int8 (n,): 1 for an image whose labels are right, 0 for a wrong one, -1 for one that wasn't looked at.
+        objects: int64 (n,): images with equal numbers show one object and go into one half.
+        target: Share of wrong labels, 0 to 1.
+        votes: Number of scorers that must vote for an image; default: all.
+
+    Raises:
+        FiguregroundError: A half has too few labelled images, no thresholds reach the target, or the other half has
+            none of what they keep.
+    """
+    votes = len(scores) if votes is None else votes
+    if not 0 <= target < 1:
+        raise FiguregroundError(f"--target: {target} is not a share from 0 to 1, such as 0.02.")
+    if not 1 <= votes <= len(scores):
+        raise FiguregroundError(f"--votes: {votes} of {len(scores)} scorers is impossible.")
+    first = halves(objects)
+    half = [(right >= 0) & first, (right >= 0) & ~first]
+    if min(int(each.sum()) for each in half) < LEAST:
+        raise FiguregroundError(
+            f"--target: {half[0].sum()} and {half[1].sum()} images in the two halves have answers; each needs at least "
+            f"{LEAST}. Review more images."
+        )
+    best: tuple[float, int] | None = None
+    for q in np.linspace(0, 1, STEPS, endpoint=False).tolist():
+        thresholds = {
+            name: {score: _quantile(values, q) for score, values in some.items()} for name, some in scores.items()
+        }
+        kept = _voted(scores, thresholds, votes)
+        told = [_kept(kept, right, each) for each in half]
+        if told[0].kept < LEAST:
+            break
+        share = told[0].wrong / told[0].kept
+        if best is None or share < best[0]:
+            best = share, told[0].kept
+        if share <= target:
+            if not told[1].kept:
+                break
+            gaps = {score for some in scores.values() for score, values in some.items() if np.isnan(values).any()}
+            return Choice(target, votes, thresholds, told[0], told[1], frozenset(gaps))
+    reached = "" if best is None else f" The least is {100 * best[0]:.1f} % of {best[1]} kept images with answers."
+    raise FiguregroundError(
+        f"--target: no thresholds keep at most {100 * target:g} % wrong labels.{reached} Give a larger target, other "
+        "scorers, or more answers."
+    )
+
+
+def halves(objects: np.ndarray) -> np.ndarray:
+    """Return bool (n,): whether an image belongs to the first half, by a hash of its object, the same everywhere."""
+    known, at = np.unique(objects, return_inverse=True)
+    hashed = [hashlib.sha256(str(number).encode()).digest() for number in known.tolist()]
+    rank = np.empty(len(known), np.int64)
+    rank[sorted(range(len(known)), key=hashed.__getitem__)] = np.arange(len(known))
+    return (rank % 2 == 0)[at]
+
+
+def exact_interval(k: int, n: int, level: float = LEVEL) -> Interval:
+    """Return the Clopper-Pearson interval of a share of k in n, found by bisection.
+
+    Args:
+        k: Number of hits, 0 to n.
+        n: Number of trials, above 0.
+        level: Nominal coverage, between 0 and 1; the interval covers at least that.
+    """
+    tail = (1 - level) / 2
+    low = 0.0 if k == 0 else _bisected(lambda p: 1 - _at_most(k - 1, n, p) - tail)
+    high = 1.0 if k == n else _bisected(lambda p: tail - _at_most(k, n, p))
+    return Interval(k / n, low, high)
+
+
+def _bisected(rises: Callable[[float], float]) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if rises(middle) > 0 else (middle, high)
+    return (low + high) / 2
+
+
+def _at_most(k: int, n: int, p: float) -> float:
+    """Return the probability of at most k hits in n trials, 0 < p < 1."""
+    i = np.arange(k + 1)
+    factorial = np.array([math.lgamma(j + 1) for j in range(n + 1)])
+    logs = factorial[n] - factorial[i] - factorial[n - i] + i * math.log(p) + (n - i) * math.log1p(-p)
+    return float(np.exp(logs).sum())
+
+
+def _quantile(values: np.ndarray, q: float) -> float:
+    """Return a quantile, rounded down to six decimals, so that a rule with it reads well."""
+    known = values[~np.isnan(values)]
+    return math.floor(float(np.quantile(known, q)) * 1e6) / 1e6 if len(known) else math.inf
+
+
+def _voted(scores: Mapping[str, Mapping[str, np.ndarray]], thresholds: Thresholds, votes: int) -> np.ndarray:
+    """Return which images have enough votes, bool (n,)."""
+    counts: Sequence[np.ndarray] = [
+        np.logical_and.reduce([values >= thresholds[name][score] for score, values in some.items()])
+        for name, some in scores.items()
+    ]
+    return np.sum(counts, axis=0) >= votes
+
+
+def _kept(kept: np.ndarray, right: np.ndarray, half: np.ndarray) -> Kept:
+    return Kept(int(half.sum()), int((kept & half).sum()), int((kept & half & (right == 0)).sum()))

@@ -1,0 +1,368 @@
+"""Let scorers judge the labels of a finished dataset, and write what they say to the scores file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from figureground.core import signals
+from figureground.core.devices import check_device
+from figureground.core.errors import FiguregroundError, OutOfMemory, RecipeError, Stopped, UsageError, counted, listed
+from figureground.core.hashing import digest
+from figureground.core.locks import lock
+from figureground.core.progress import Progress
+from figureground.core.terminal import remark
+from figureground.data.objects import settings
+from figureground.shards.card import public
+from figureground.shards.finished import FinishedDataset
+from figureground.shards.shard import PRIVATE
+from figureground.verification.asked import Asked, read_asked
+from figureground.verification.journal import Journal
+from figureground.verification.quality import QualityScorer
+from figureground.verification.questions import read_questions
+from figureground.verification.safety import SafetyScorer
+from figureground.verification.samples import Inventory, read_batches, take_inventory
+from figureground.verification.scorer import SCORERS, Batch, Options, Scorer, Values
+from figureground.verification.scores_file import FILE, SavedScores, read_saved, write_saved
+
+BATCH_SIZE = 64
+"""Images per batch."""
+QUALITY, SAFETY = "quality", "safety"
+LOCK = f"{PRIVATE}/.verify.lock"
+"""Lock held while a dataset is scored."""
+POCKET = "pocket"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a scorer did."""
+
+    new: int
+    """Number of images that were scored now."""
+    missing: dict[str, int] = field(default_factory=dict)
+    """By column, images without a value although the scorer knows their label, such as those without an answer."""
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By column of labels, labels that the scorer doesn't know, with their numbers of images."""
+    agree: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By column of labels, the number of images whose own label is the most probable one, or is answered by yes (p at
+    least 0.5) where only that is asked; and the number of images with a p."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Result of `verify`."""
+
+    path: Path
+    """The scores file."""
+    images: int
+    results: dict[str, Result]
+    """By name of the scorer; `quality` and `safety` among them."""
+    unreadable: dict[str, str]
+    """By key, why an image couldn't be decoded."""
+
+
+def verify(
+    directory: Path | str,
+    scorers: Sequence[str] = (),
+    *,
+    labels: Path | str | None = None,
+    endpoint: str | None = None,
+    ask_all: bool = False,
+    safety: str | None = None,
+    unsafe: Sequence[str] = (),
+    device: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    show_progress: bool = True,
+) -> Verified:
+    """Score how well each image shows its foreground and its background; write `_figureground/scores/verify.parquet`.
+
+    Blur and brightness are measured too. Images that have scores of the same scorer are not scored again; scores of
+    other scorers stay. A run that was stopped goes on where it was.
+
+    Args:
+        directory: A finished dataset.
+        scorers: `pocket`, `clip:ID`, `classifier:ID`, `vlm:ID`, `source[:ID]`, or a scorer of another package; with
+            `NAME=` before it, its name in the file. Default: `pocket` for a dataset of the pocket model.
+        labels: A CSV `label,classifier_label` with a classifier's names for labels.
+        endpoint: URL of an OpenAI-compatible server that runs the model of `vlm`. The environment variable
+            `FIGUREGROUND_API_KEY` holds its key, if it needs one.
+        ask_all: Whether `vlm` asks about every label rather than the image's own.
+        safety: A checkpoint with a safety checker, or an image classifier, for the column `safety`.
+        unsafe: Names of that classifier's unsafe classes.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        batch_size: Images per batch; halved if memory doesn't suffice.
+        show_progress: Whether to show progress bars and notes.
+
+    Raises:
+        FiguregroundError: The dataset isn't finished or is damaged; a model can't be opened, knows no label, or gives
+            numbers that aren't finite; a server doesn't answer; no image can be decoded; or another process scores the
+            dataset.
+        UsageError: A scorer or an option is unknown or doesn't apply.
+        Stopped: A signal requested a stop; what was scored is kept.
+    """
+    if batch_size < 1:
+        raise RecipeError("--batch-size", f"{batch_size} is not a whole number of at least 1.")
+    check_device(device, "--device")
+    directory = Path(directory)
+    source = FinishedDataset(directory)
+    asked = read_asked(scorers or _default(source))
+    options = Options(None if labels is None else Path(labels), endpoint, ask_all, device)
+    _refuse_unused(asked, options, safety, unsafe)
+    questions = read_questions(source)
+    made: dict[str, Scorer] = {QUALITY: QualityScorer("", questions, options)}
+    if safety is not None:
+        made[SAFETY] = SafetyScorer(safety, questions, options, unsafe)
+    made |= {each.name: SCORERS[each.kind](each.id, questions, options) for each in asked}
+    with _alone(directory):
+        run = _Run(source, read_saved(directory), batch_size, show_progress)
+        run.prepare(made)
+        with signals.at_checks():
+            for name, scorer in made.items():
+                run.score(name, scorer)
+        if run.unreadable and len(run.unreadable) == len(run.inventory.keys):
+            key, why = next(iter(run.unreadable.items()))
+            raise FiguregroundError(
+                f"{directory}: none of its {counted(len(run.unreadable), 'image')} can be decoded; the first is {key}: "
+                f"{why}. figureground check {directory} gives details."
+            )
+    return Verified(directory / FILE, len(run.inventory.keys), run.results, run.unreadable)
+
+
+def _default(source: FinishedDataset) -> list[str]:
+    """Return the scorer of a pocket dataset, which needs no download."""
+    if all(identity.get("checkpoint") == POCKET for _, identity in settings(source.recipe)):
+        return [POCKET]
+    raise UsageError(
+        f"--scorer: name one for {source.directory}: {listed(f'{name}' for name in SCORERS.names())}; the scorer "
+        f"{POCKET!r} knows drawn images only."
+    )
+
+
+def _refuse_unused(asked: Sequence[Asked], options: Options, safety: str | None, unsafe: Sequence[str]) -> None:
+    """Refuse options that no scorer would use."""
+    uses = frozenset[str]().union(*(SCORERS[each.kind].USES for each in asked))
+    for flag, name in (("--labels", "label_table"), ("--endpoint", "endpoint"), ("--ask-all", "ask_all")):
+        if getattr(options, name) not in (None, False) and name not in uses:
+            users = listed(kind for kind, each in SCORERS.items() if name in each.USES)
+            raise UsageError(f"{flag} is for the scorer {users}, which isn't asked for.")
+    if unsafe and safety is None:
+        raise UsageError("--unsafe names classes of the classifier that --safety gives.")
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Refuse a second process: both would score the same images."""
+    with lock(directory / LOCK) as held:
+        if not held:
+            raise FiguregroundError(f"{directory}: another process scores this dataset. Wait until it has finished.")
+        try:
+            yield
+        finally:
+            (directory / LOCK).unlink(missing_ok=True)
+
+
+class _Run:
+    """The scoring of one dataset.
+
+    Args:
+        source: The dataset.
+        saved: Earlier scores.
+        batch_size: Images per batch.
+        show_progress: Whether to show progress bars and notes.
+    """
+
+    def __init__(self, source: FinishedDataset, saved: SavedScores, batch_size: int, show_progress: bool):
+        self._source, self._saved, self._batch_size, self._show = source, saved, batch_size, show_progress
+        self._identified: dict[str, dict[str, Any]] = {}
+        self.inventory: Inventory
+        self.results: dict[str, Result] = {}
+        self.unreadable: dict[str, str] = {}
+
+    def prepare(self, made: Mapping[str, Scorer]) -> None:
+        """Identify all scorers, so that errors come before the first is run, and put earlier scores into order."""
+        for name, scorer in made.items():
+            self._identified[name] = self._identify(name, scorer)
+        saved, before = self._saved, len(self._saved.keys)
+        self.inventory = take_inventory(self._source, self._show)
+        known = set(zip(saved.keys, saved.images, strict=True))
+        same = sum(pair in known for pair in zip(self.inventory.keys, self.inventory.images, strict=True))
+        self._changed = (saved.keys, saved.images) != (self.inventory.keys, self.inventory.images)
+        if before and self._changed:
+            new, gone = len(self.inventory.keys) - same, before - same
+            self._note(
+                f"the dataset has changed since it was scored: {counted(new, 'image')} new or different, {gone:,} gone."
+            )
+        saved.aligned(self.inventory.keys, self.inventory.images)
+        identity = self._source.identity()
+        self._changed |= saved.dataset != identity
+        saved.dataset = identity
+
+    def _identify(self, name: str, scorer: Scorer) -> dict[str, Any]:
+        """Return a scorer's facts; forget the scores of an earlier state of it.
+
+        Raises:
+            FiguregroundError: The file has scores of another model under this name.
+        """
+        said = scorer.identify()
+        facts = {
+            "kind": scorer.KIND, "id": public(scorer.id), "version": scorer.VERSION,
+            "fingerprint": digest({"kind": scorer.KIND, "version": scorer.VERSION, **said}),
+            **{key: value for key, value in said.items() if isinstance(value, str | bool | int)},
+            "left_out": {what: names for what, names in scorer.left_out.items() if names},
+        }  # fmt: skip
+        earlier = self._saved.facts().get(name)
+        if earlier is None or earlier["fingerprint"] == facts["fingerprint"]:
+            return facts
+        if (earlier["kind"], earlier["id"]) != (facts["kind"], facts["id"]) and name != SAFETY:
+            raise FiguregroundError(
+                f"{FILE} has scores of {earlier['kind']}:{earlier['id']} under the name {name!r}. Give this scorer "
+                f"another: --scorer other={scorer.KIND}:{scorer.id}"
+            )
+        self._note(f"the scorer {name} isn't the one of the earlier scores (model, labels or settings differ): they "
+                   "are computed again.")  # fmt: skip
+        for column in earlier["columns"]:
+            self._saved.columns.pop(column, None)
+            self._saved.kinds.pop(column, None)
+        return facts
+
+    def score(self, name: str, scorer: Scorer) -> None:
+        """Score all images that lack a score, and write the file."""
+        facts, saved, inventory = self._identified[name], self._saved, self.inventory
+        before = name if name not in (QUALITY, SAFETY) else ""
+        kinds = {f"{before}_{c}" if before else c: kind for c, kind in scorer.columns().items()}
+        for column, kind in kinds.items():
+            saved.columns.setdefault(column, [None] * len(inventory.keys))
+            saved.kinds[column] = kind
+        expected = scorer.expected(inventory.labels, inventory.guided)
+        expected = {f"{before}_{column}" if before else column: rows for column, rows in expected.items()}
+        with Journal(self._source.directory, name, facts["fingerprint"], list(kinds)) as journal:
+            resumed = self._take(journal.read(), list(kinds))
+            rows = np.flatnonzero(_lacking(saved, expected))
+            unreadable: dict[str, str] = {}
+            if len(rows):
+                try:
+                    scorer.open()
+                    unreadable = self._run(name, scorer, rows, list(kinds), journal)
+                except Stopped as stop:
+                    done = len(inventory.keys) - int(_lacking(saved, expected).sum())
+                    stop.add_note(f"{name}: {done:,} of {len(inventory.keys):,} images have scores; they are kept.")
+                    raise
+                finally:
+                    scorer.close()
+            facts |= {"columns": list(kinds), "unreadable": sorted(unreadable)}
+            place = saved.quality if name in (QUALITY, SAFETY) else saved.scorers
+            new = len(rows) - len(unreadable) + resumed
+            if new or self._changed or place.get(name) != facts:
+                place[name] = facts
+                write_saved(self._source.directory, saved)
+                self._changed = False
+            journal.remove()
+        self.unreadable |= unreadable
+        self.results[name] = self._result(scorer, before, expected, new)
+
+    def _take(self, found: Mapping[tuple[str, str], Sequence[Any]], columns: Sequence[str]) -> int:
+        """Take over a journal's values; return the number of rows."""
+        taken = 0
+        for row, pair in enumerate(zip(self.inventory.keys, self.inventory.images, strict=True)):
+            if (values := found.get(pair)) is not None:
+                taken += 1
+                for column, value in zip(columns, values, strict=True):
+                    self._saved.columns[column][row] = value
+        return taken
+
+    def _run(
+        self, name: str, scorer: Scorer, rows: np.ndarray, columns: Sequence[str], journal: Journal
+    ) -> dict[str, str]:
+        """Score images batch by batch; return why some can't be decoded, by key."""
+        inventory = self.inventory
+        unreadable: dict[str, str] = {}
+        bar = Progress(len(rows), unit="image", desc=f"{name} on {self._source.name}", show=self._show)
+        with bar:
+            batches = read_batches(self._source, inventory, rows, self._batch_size, scorer.NEEDS_GUIDES)
+            for at, batch, odd in batches:
+                signals.check()
+                unreadable |= odd
+                if len(at):
+                    found = in_halves(scorer, batch)
+                    values = [found[column] for column in scorer.columns()]
+                    journal.append(batch.keys, [inventory.images[row] for row in at], values)
+                    for column, each in zip(columns, values, strict=True):
+                        for row, value in zip(at.tolist(), each, strict=True):
+                            self._saved.columns[column][row] = value
+                bar.update(len(at) + len(odd))
+        return unreadable
+
+    def _result(self, scorer: Scorer, before: str, expected: Mapping[str, np.ndarray], new: int) -> Result:
+        saved, missing, left_out, agree = self._saved, {}, {}, {}
+        for column, rows in expected.items():
+            absent = int((rows & _empty(saved.columns[column])).sum())
+            if absent:
+                missing[column] = absent
+        for question in scorer.questions if before else ():
+            what, labels = question.what, self.inventory.labels[question.what]
+            counts = np.bincount(labels, minlength=len(question.labels))
+            unknown = {name: int(counts[question.labels.index(name)]) for name in scorer.left_out.get(what, ())}
+            if unknown := {name: count for name, count in unknown.items() if count}:
+                left_out[what] = unknown
+            if (p := saved.columns.get(f"{before}_{what}_p")) is not None:
+                ranks = saved.columns.get(f"{before}_{what}_rank")
+                first = [value >= 0.5 for value in p if value is not None] if ranks is None else [
+                    value == 1 for value in ranks if value is not None
+                ]  # fmt: skip
+                agree[what] = sum(first), len(first)
+        return Result(new, missing, left_out, agree)
+
+    def _note(self, text: str) -> None:
+        if self._show:
+            remark(f"{self._source.name}: {text}")
+
+
+def in_halves(scorer: Scorer, batch: Batch) -> Values:
+    """Score a batch; if memory doesn't suffice, in two halves.
+
+    Raises:
+        OutOfMemory: A single image doesn't fit.
+    """
+    signals.check()
+    try:
+        return scorer.score(batch)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        if len(batch.keys) == 1:
+            width, height = batch.images[0].size
+            raise OutOfMemory(
+                f"The scorer {scorer.KIND} {scorer.id} and one image of {width} × {height} px don't fit into the "
+                "device's memory. Give --device cpu."
+            ) from None
+    if torch := sys.modules.get("torch"):  # outside the handler, which would keep the batch's memory alive
+        torch.cuda.empty_cache()
+    half = len(batch.keys) // 2
+    parts = [in_halves(scorer, part) for part in (batch.part(0, half), batch.part(half, len(batch.keys)))]
+    return {column: [*parts[0][column], *parts[1][column]] for column in parts[0]}
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from figureground.core.accelerator import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
+def _empty(values: Sequence[Any]) -> np.ndarray:
+    return np.array([value is None for value in values], bool)
+
+
+def _lacking(saved: SavedScores, expected: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return which images lack a value that they must have, bool (n,)."""
+    found = np.zeros(len(saved.keys), bool)
+    for column, rows in expected.items():
+        found |= rows & _empty(saved.columns[column])
+    return found

@@ -1,0 +1,81 @@
+"""The scorer `clip` computes what CLIP's own code computes."""
+
+import numpy as np
+import pytest
+import torch
+import transformers as t
+from PIL import Image
+from tiny_datasets import make_dataset
+from tiny_scorers import make_clip
+
+from figureground.core.errors import FiguregroundError
+from figureground.recipe.classes import ClassEntry
+from figureground.shards.columns import Columns
+from figureground.verification.questions import Question
+from figureground.verification.scorer import Options
+from figureground.verification.scorers.clip import ClipScorer
+from figureground.verification.verifying import verify
+
+NAMES = ("bird", "cat", "umbrella")
+ON_CPU = Options(device="cpu")
+
+
+def question(what, names, words=None):
+    words = words or names
+    entries = (ClassEntry(name, word) if word else None for name, word in zip(names, words, strict=True))
+    return Question(what, tuple(names), tuple(entries))
+
+
+def images(n=3):
+    pixels = np.random.default_rng(1).integers(0, 255, (n, 40, 40, 3), dtype=np.uint8)
+    return [Image.fromarray(each) for each in pixels]
+
+
+def opened(model, *questions):
+    scorer = ClipScorer(str(model), questions, ON_CPU)
+    scorer.identify()
+    scorer.open()
+    return scorer
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_probabilities_are_those_of_the_models_own_similarities(tmp_path, kind):
+    model = make_clip(tmp_path / kind, kind=kind)
+    asked = question("foreground", NAMES)
+    p = opened(model, asked).probabilities(images())["foreground"]
+    network = t.AutoModel.from_pretrained(model).eval().requires_grad_(False)
+    texts = asked.texts("")
+    pad = {"padding": "max_length", "max_length": 32} if kind == "siglip" else {"padding": True}
+    flat = [text for some in texts for text in some]
+    tokens = t.AutoTokenizer.from_pretrained(model)(flat, return_tensors="pt", **pad)
+    pixels = t.AutoImageProcessor.from_pretrained(model)(images(), return_tensors="pt")
+    with torch.no_grad():
+        out = network(**tokens, **pixels)
+    mean = torch.stack([some.mean(0) for some in out.text_embeds.split([len(some) for some in texts])])
+    logits = network.logit_scale.exp() * out.image_embeds @ torch.nn.functional.normalize(mean, dim=-1).T
+    assert np.allclose(p, logits.softmax(1).detach().numpy(), atol=1e-5)
+
+
+def test_labels_without_words_have_no_probability_and_the_rest_share_it(clip):
+    asked = question("background", ("grass", "x", "snow"), ("on grass", "", "in snow"))
+    p = opened(clip, asked).probabilities(images())
+    assert np.isnan(p["background"][:, 1]).all()
+    assert np.allclose(np.nansum(p["background"], axis=1), 1)
+
+
+def test_a_batch_gives_what_single_images_give(clip):
+    scorer = opened(clip, question("foreground", NAMES))
+    together = scorer.probabilities(images())["foreground"]
+    alone = np.concatenate([scorer.probabilities([image])["foreground"] for image in images()])
+    assert np.allclose(together, alone, atol=1e-6)
+
+
+def test_a_column_with_one_label_is_not_asked_about(clip, tmp_path):
+    source = make_dataset(tmp_path / "in", columns=Columns(("bird",), ("grass", "snow")))
+    done = verify(source, [f"c=clip:{clip}"], show_progress=False)
+    assert set(done.results["c"].agree) == {"background"}
+
+
+def test_a_model_that_compares_nothing_with_texts_is_refused(source, classifier):
+    with pytest.raises(FiguregroundError, match=r"clip:.*(CLIP|doesn't open)"):
+        verify(source, [f"clip:{classifier}"], show_progress=False)

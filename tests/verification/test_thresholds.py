@@ -1,0 +1,111 @@
+"""Thresholds are chosen on one half of a labelled sample; the other half reports."""
+
+import numpy as np
+import pytest
+
+from figureground.core.errors import FiguregroundError
+from figureground.curation.rule import Known, Rule
+from figureground.verification.thresholds import choose, exact_interval, halves
+
+
+def sample(n=2000, labelled=600, wrong=0.2, seed=0):
+    """Two scorers that are higher for right images, and answers about some images."""
+    rng = np.random.default_rng(seed)
+    right = rng.random(n) >= wrong
+    scores = {
+        name: {f"{name}_foreground_p": np.clip(rng.normal(0.4 + 0.3 * right, 0.12), 0, 1)} for name in ("one", "other")
+    }
+    answers = np.full(n, -1, np.int8)
+    asked = rng.permutation(n)[:labelled]
+    answers[asked] = right[asked]
+    return scores, answers, right
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"),
+    [(0, 10, 0, 0.3085), (1, 10, 0.0025, 0.4450), (5, 10, 0.1871, 0.8129), (10, 10, 0.6915, 1)],
+)
+def test_exact_intervals_are_those_of_clopper_and_pearson(k, n, low, high):
+    value, *found = exact_interval(k, n)
+    assert value == k / n
+    assert found == pytest.approx([low, high], abs=1e-4)
+
+
+def test_the_target_holds_for_all_images_and_most_right_ones_are_kept():
+    scores, answers, right = sample()
+    choice = choose(scores, answers, np.arange(len(right)), 0.02)
+    kept = np.logical_and.reduce(
+        [some[score] >= choice.thresholds[name][score] for name, some in scores.items() for score in some]
+    )
+    assert (~right[kept]).mean() < 0.04
+    assert kept[right].mean() > 0.6
+    assert choice.chosen_on.wrong <= 0.02 * choice.chosen_on.kept
+    assert choice.reported.interval.low <= (~right[kept]).mean() <= choice.reported.interval.high
+
+
+def test_the_half_that_reports_has_no_part_in_the_choice():
+    scores, answers, right = sample()
+    objects = np.arange(len(right))
+    other = answers.copy()
+    second = ~halves(objects) & (answers >= 0)
+    other[second] = 0  # every answer of the second half now says wrong
+    before, after = choose(scores, answers, objects, 0.02), choose(scores, other, objects, 0.02)
+    assert before.thresholds == after.thresholds
+    assert after.reported.wrong == after.reported.kept == before.reported.kept
+
+
+def test_images_of_one_object_are_in_one_half():
+    objects = np.repeat(np.arange(50), 4)
+    first = halves(objects).reshape(50, 4)
+    assert (first == first[:, :1]).all()
+    assert first[:, 0].sum() == 25
+
+
+def test_the_rule_keeps_what_was_chosen():
+    scores, answers, right = sample(300, 200)
+    scores["other"]["other_foreground_p"][::7] = np.nan
+    choice = choose(scores, answers, np.arange(len(right)), 0.1, votes=1)
+    names = tuple(score for some in scores.values() for score in some)
+    rule = Rule(choice.rule(), Known({}, scores={"verify": names}))
+    flat = {score: values for some in scores.values() for score, values in some.items()}
+
+    def value(row, name):
+        found = float(flat[name[2]][row])
+        return None if np.isnan(found) else found
+
+    kept = [rule(lambda name, row=row: value(row, name)) for row in range(len(right))]
+    voted = np.logical_or.reduce([flat[s] >= choice.thresholds[n][s] for n, some in scores.items() for s in some])
+    assert kept == voted.tolist()
+
+
+def test_evidence_tells_the_target_and_the_interval():
+    scores, answers, right = sample()
+    said = choose(scores, answers, np.arange(len(right)), 0.02).evidence()
+    assert said["target_wrong"] == 0.02
+    assert said["interval_95"][0] <= said["wrong_among_kept"] <= said["interval_95"][1]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"target": 1.0}, "--target: 1.0"),
+        ({"target": 0.02, "votes": 3}, "--votes: 3 of 2"),
+    ],
+)
+def test_impossible_wishes_are_named(options, named):
+    scores, answers, right = sample()
+    with pytest.raises(FiguregroundError, match=named):
+        choose(scores, answers, np.arange(len(right)), **options)
+
+
+def test_too_few_answers_are_counted():
+    scores, answers, right = sample(labelled=30)
+    with pytest.raises(FiguregroundError, match="each needs at least 20"):
+        choose(scores, answers, np.arange(len(right)), 0.02)
+
+
+def test_a_target_that_no_threshold_reaches_says_what_is_possible():
+    _, answers, right = sample(wrong=0.5)
+    useless = {"one": {"p": np.random.default_rng(1).random(len(right))}}
+    with pytest.raises(FiguregroundError, match=r"at most 0\.1 %.*The least is \d"):
+        choose(useless, answers, np.arange(len(right)), 0.001)
