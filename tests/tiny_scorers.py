@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import tokenizers
 import torch
 import transformers as t
 
 from figureground.pocket import captions
+from figureground.verification.scorer import LabelScorer
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 SIGHT = {**SMALL, "image_size": 32, "patch_size": 8}
@@ -72,6 +74,26 @@ def make_vlm(out: Path, seed: int = 0, template: str | None = None) -> Path:
         chat_template=template,
     ).save_pretrained(out)  # fmt: skip
     return out
+
+
+class Redness(LabelScorer):
+    """A scorer of another package: the first label is the more probable the more red an image has."""
+
+    KIND = "redness"
+
+    def identify(self):
+        return {}
+
+    def open(self):
+        pass
+
+    def probabilities(self, images):
+        red = np.array([np.asarray(image)[..., 0].mean() / 255 for image in images])
+        found = {}
+        for question in self.asked():
+            rest = np.repeat((1 - red)[:, None], len(question.labels) - 1, axis=1) / (len(question.labels) - 1)
+            found[question.what] = np.concatenate([red[:, None], rest], axis=1)
+        return found
 
 
 def completion(tokens: dict[str, float], said: str = "Yes") -> dict:

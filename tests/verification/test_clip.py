@@ -13,6 +13,7 @@ from figureground.recipe.classes import ClassEntry
 from figureground.shards.columns import Columns
 from figureground.verification.questions import Question
 from figureground.verification.scorer import Options
+from figureground.verification.scorers import pocket
 from figureground.verification.scorers.clip import ClipScorer
 from figureground.verification.verifying import verify
 
@@ -74,6 +75,26 @@ def test_a_column_with_one_label_is_not_asked_about(clip, tmp_path):
     source = make_dataset(tmp_path / "in", columns=Columns(("bird",), ("grass", "snow")))
     done = verify(source, [f"c=clip:{clip}"], show_progress=False)
     assert set(done.results["c"].agree) == {"background"}
+
+
+def test_the_pocket_scorer_also_knows_images_that_show_none(clip, monkeypatch):
+    monkeypatch.setattr(pocket, "MATCHER", clip)
+    scorer = pocket.PocketScorer(
+        "", (question("foreground", NAMES), question("background", ("snow",), ("in snow",))), ON_CPU
+    )
+    scorer.identify()
+    scorer.open()
+    p = scorer.probabilities(images())
+    assert (p["foreground"].shape, p["background"].shape) == ((3, 4), (3, 2))
+    assert all(np.allclose(each.sum(axis=1), 1) for each in p.values())
+
+
+def test_a_pocket_scorer_without_its_weights_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(pocket, "MATCHER", tmp_path)
+    with pytest.raises(FiguregroundError, match="matcher is missing"):
+        pocket.PocketScorer("", (), ON_CPU)
+    with pytest.raises(FiguregroundError, match=r"pocket:x.*clip:x"):
+        pocket.PocketScorer("x", (), ON_CPU)
 
 
 def test_a_model_that_compares_nothing_with_texts_is_refused(source, classifier):

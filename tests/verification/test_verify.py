@@ -23,6 +23,7 @@ from figureground.shards.finished import FinishedDataset
 from figureground.shards.index import finish_again
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_encoded
+from figureground.verification.scorer import SCORERS
 from figureground.verification.scores_file import METADATA
 from figureground.verification.verifying import LOCK, verify
 
@@ -336,6 +337,18 @@ def test_weights_that_are_not_finite_are_refused(source, clip, tmp_path):
     save_file(weights, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(FiguregroundError, match=r"clip.*NaN.*train-"):
         verify(source, [f"clip:{model}"], show_progress=False)
+
+
+def test_a_scorer_of_another_package_is_found_by_its_name(source):
+    with pytest.raises(UsageError, match="'redness'"):
+        verify(source, ["redness"], show_progress=False)
+    SCORERS.add("redness", "tiny_scorers:Redness")
+    try:
+        done = verify(source, ["redness"], show_progress=False)
+    finally:
+        SCORERS.remove("redness")
+    assert done.results["redness"].new == 22
+    assert scores(source)["redness_background_p"].null_count == 0
 
 
 def test_the_public_function_is_this_one():

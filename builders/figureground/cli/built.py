@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from figureground.cli.arguments import Commands, add_device
-from figureground.core.errors import RecipeError, counted, listed
+from figureground.core.errors import RecipeError, UsageError, counted, listed
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import complain, say
 from figureground.recipe.formats import FORMATS
@@ -120,7 +120,16 @@ def add_curate(commands: Commands, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("directory", type=Path, metavar="IN")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT")
-    parser.add_argument("--keep", required=True, metavar="RULE")
+    parser.add_argument("--keep", metavar="RULE", help="the rule; or let --target choose one")
+    parser.add_argument(
+        "--target", type=float, metavar="SHARE",
+        help="choose thresholds of --scorer so that at most this share of the kept images has a wrong label, on one "
+        "half of the images that people reviewed; the other half says what share it is",
+    )  # fmt: skip
+    parser.add_argument(
+        "--scorer", action="append", default=[], metavar="NAME", help="scorer of `verify`, for --target; repeatable"
+    )
+    parser.add_argument("--votes", type=int, metavar="K", help="scorers that must agree, for --target (all)")
     parser.add_argument(
         "--whole-sets", action="store_true",
         help="keep or drop the images of one object on all its backgrounds (match: foreground) together",
@@ -134,8 +143,28 @@ def add_curate(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _curate(options: argparse.Namespace) -> int:
     from figureground.curation.curating import curate
 
+    if (options.keep is None) == (options.target is None):
+        raise UsageError("give either --keep RULE or --target SHARE; for both, curate the copy again.")
+    rule, evidence = options.keep, None
+    if options.target is None:
+        for name in ("scorer", "votes"):
+            if getattr(options, name):
+                raise UsageError(f"--{name} is for --target.")
+    else:
+        from figureground.annotation.choosing import choose_rule
+
+        if options.whole_sets:
+            raise UsageError("--whole-sets would change what --target promises. Curate the copy again with it.")
+        choice = choose_rule(options.directory, options.scorer, options.target, options.votes)
+        rule, evidence, found = choice.rule(), choice.evidence(), choice.reported
+        share, low, high = (100 * each for each in found.interval)
+        say(f"rule: {rule}")
+        say(
+            f"of {counted(found.labelled, 'reviewed image')} that had no part in the choice, it keeps {found.kept:,}; "
+            f"{found.wrong:,} of them wrong: {share:.1f} % ({low:.1f} to {high:.1f})"
+        )
     out = curate(
-        options.directory, options.out, options.keep, whole_sets=options.whole_sets,
+        options.directory, options.out, rule, whole_sets=options.whole_sets, evidence=evidence,
         publish_rejects=options.publish_rejects,
     )  # fmt: skip
     return _say_samples(out, table=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ class LocalModel:
                 "tuned to follow instructions."
             )
         self._network = network.to(self._device).eval()
+        takes = inspect.signature(network.forward).parameters
+        self._last: dict[str, int] = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
         tokenizer = self._processor.tokenizer
         tokenizer.padding_side = "left"  # so that the last position of each row is where its answer begins
         if tokenizer.pad_token is None:
@@ -90,7 +93,7 @@ class LocalModel:
         for name, value in inputs.items():
             if torch.is_tensor(value) and value.is_floating_point():
                 inputs[name] = value.to(self._network.dtype)
-        logits = self._network(**inputs, logits_to_keep=1).logits[:, -1].double()
+        logits = self._network(**inputs, **self._last).logits[:, -1].double()
         if not torch.isfinite(logits).all():
             raise FiguregroundError(f"{self._shown} returned NaN or infinity. Its weights are damaged.")
         yes, no = (logits[:, ids].logsumexp(1) for ids in (self._yes, self._no))

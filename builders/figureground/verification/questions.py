@@ -49,16 +49,6 @@ class Question:
         return texts
 
 
-def none_texts(file: str, what: str) -> list[str]:
-    """Return the texts for an image that shows no label of a column; empty if `prompts/scorers/` has no file of them.
-
-    Args:
-        file: Beginning of the file's name: `pocket-` for `pocket-foreground-none.txt`.
-    """
-    path = resource("prompts/scorers") / f"{file}{what}-none.txt"
-    return [template.text for template in read_templates(str(path))] if path.is_file() else []
-
-
 def read_questions(source: FinishedDataset) -> tuple[Question, ...]:
     """Return the questions about a dataset's labels.
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, listed
 from figureground.verification.models import find_model, refuse_absent
-from figureground.verification.questions import Question, none_texts
+from figureground.verification.questions import Question
 from figureground.verification.scorer import LabelScorer, Options
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ClipScorer(LabelScorer):
 
     def identify(self) -> dict[str, Any]:
         self._texts = {question.what: question.texts(self.TEXTS) for question in self.questions}
-        self._none = {question.what: none_texts(self.TEXTS, question.what) for question in self.questions}
+        self._others = {question.what: self.others(question) for question in self.questions}
         self.leave_out(
             {
                 q.what: [name for name, texts in zip(q.labels, self._texts[q.what], strict=True) if not texts]
@@ -59,10 +59,10 @@ class ClipScorer(LabelScorer):
                 "have two labels with words."
             )
         self._folder, digest = find_model(self.shown, self.model, "AutoModel")
-        return {"sha256": digest, "texts": self._texts, "none": self._none}
+        return {"sha256": digest, "texts": self._texts, "others": self._others}
 
     def knows_none(self, question: Question) -> bool:
-        return bool(self._none[question.what])
+        return bool(self._others[question.what])
 
     def open(self) -> None:
         import torch
@@ -77,7 +77,15 @@ class ClipScorer(LabelScorer):
         self._padding = "max_length" if network.config.model_type.startswith("siglip") else True
         self._scale = float(network.logit_scale.detach().exp())
         with torch.inference_mode():
-            self._labels = {q.what: self._embed([*self._texts[q.what], self._none[q.what]]) for q in self.asked()}
+            self._labels = {q.what: self._embed([*self._texts[q.what], *self._others[q.what]]) for q in self.asked()}
+
+    def others(self, question: Question) -> list[list[str]]:
+        """Return the texts of further answers, which mean that an image shows none of the labels; here, none."""
+        return []
+
+    def views(self, pixels: Tensor) -> list[Tensor]:
+        """Return the views of preprocessed images, (n, 3, h, w), over which features are averaged; here, one."""
+        return [pixels]
 
     def close(self) -> None:
         self._network, self._labels = None, {}
@@ -87,14 +95,18 @@ class ClipScorer(LabelScorer):
 
         with torch.inference_mode():
             inputs = self._processor(images=list(images), return_tensors="pt").to(self._device)
-            features = _normalised(self._network.get_image_features(**inputs))
+            views = self.views(inputs["pixel_values"])
+            each = [self._network.get_image_features(**{**inputs, "pixel_values": view}) for view in views]
+            features = torch.stack([_normalised(some) for some in each]).mean(0)
         found = {}
         for question in self.asked():
-            none = [True] * self.knows_none(question)
-            known = np.append(self.knows(question), none).astype(bool)
+            known = self.knows(question)
             logits = (self._scale * features @ self._labels[question.what].T).double().cpu().numpy()
-            p = np.full((len(images), len(known)), np.nan)
-            p[:, known] = softmax(logits)
+            answers = softmax(logits)
+            p = np.full((len(images), len(known) + self.knows_none(question)), np.nan)
+            p[:, : len(known)][:, known] = answers[:, : known.sum()]
+            if self.knows_none(question):
+                p[:, -1] = answers[:, known.sum() :].sum(axis=1)
             found[question.what] = p
         return found
 

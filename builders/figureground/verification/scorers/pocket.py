@@ -1,11 +1,28 @@
-"""The scorer `clip` with the bundled matcher of the pocket world's images and captions."""
+"""The scorer `clip` with the bundled matcher of the pocket world's images and captions.
+
+Besides the dataset's labels, an image may show another object or background of the pocket world, or none: these answers
+share the probability with the labels. Features are averaged over six views of an image, because what the network sees
+depends on where the borders of its patches lie.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
+from figureground.core.errors import FiguregroundError, UsageError
+from figureground.core.names import loosely
+from figureground.core.resources import resource
 from figureground.models.bundled import MATCHER
+from figureground.recipe.classes import read_csv
+from figureground.recipe.prompts import read_templates
+from figureground.verification.questions import FOREGROUND, Question
+from figureground.verification.scorer import Options
 from figureground.verification.scorers.clip import ClipScorer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PocketScorer(ClipScorer):
@@ -14,6 +31,40 @@ class PocketScorer(ClipScorer):
     KIND: ClassVar[str] = "pocket"
     TEXTS: ClassVar[str] = "pocket-"
 
+    def __init__(self, id: str, questions: Sequence[Question], options: Options):
+        if id:
+            raise UsageError(f"--scorer pocket:{id}: 'pocket' has no id. For another model, give clip:{id}.")
+        if not (MATCHER / "config.json").is_file():
+            raise FiguregroundError(
+                "--scorer pocket: the pocket's matcher is missing from this install. Reinstall figureground."
+            )
+        super().__init__(id, questions, options)
+
     @property
     def model(self) -> str:
         return str(MATCHER)
+
+    def others(self, question: Question) -> list[list[str]]:
+        none = read_templates(str(resource("prompts/scorers") / f"{self.TEXTS}{question.what}-none.txt"))
+        kind, name = ("classes", "pocket") if question.what == FOREGROUND else ("backgrounds", "d3s")
+        labels = set(map(loosely, question.labels))
+        rest = [
+            entry
+            for entry in read_csv(resource(f"prompts/{kind}/{name}.csv"), kind)
+            if loosely(entry.name) not in labels
+        ]
+        world = dataclasses.replace(question, labels=tuple(entry.name for entry in rest), entries=tuple(rest))
+        return [[template.text for template in none], *world.texts(self.TEXTS)]
+
+    def views(self, pixels: Tensor) -> list[Tensor]:
+        from torch.nn.functional import pad
+
+        height, width = pixels.shape[2:]
+        by = int(self._network.config.vision_config.patch_size) // 2
+        padded = pad(pixels, (by,) * 4, mode="replicate")
+
+        def moved(x: int, y: int) -> Tensor:
+            return padded[..., y : y + height, x : x + width]
+
+        mirrored = [pixels, moved(0, 2 * by), moved(2 * by, 0)]
+        return [pixels, moved(0, 0), moved(2 * by, 2 * by), *(each.flip(3) for each in mirrored)]
