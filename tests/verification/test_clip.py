@@ -9,6 +9,7 @@ from tiny_datasets import make_dataset
 from tiny_scorers import make_clip
 
 from figureground.core.errors import FiguregroundError
+from figureground.pocket import world
 from figureground.recipe.classes import ClassEntry
 from figureground.shards.columns import Columns
 from figureground.verification.questions import Question
@@ -77,16 +78,34 @@ def test_a_column_with_one_label_is_not_asked_about(clip, tmp_path):
     assert set(done.results["c"].agree) == {"background"}
 
 
-def test_the_pocket_scorer_also_knows_images_that_show_none(clip, monkeypatch):
-    monkeypatch.setattr(pocket, "MATCHER", clip)
-    scorer = pocket.PocketScorer(
-        "", (question("foreground", NAMES), question("background", ("snow",), ("in snow",))), ON_CPU
-    )
+@pytest.fixture(scope="module")
+def of_pocket():
+    places = question("background", ("grass", "snow"), ("on grass", "in snow"))
+    scorer = pocket.PocketScorer("", (question("foreground", ("bird", "car")), places), ON_CPU)
     scorer.identify()
     scorer.open()
-    p = scorer.probabilities(images())
-    assert (p["foreground"].shape, p["background"].shape) == ((3, 4), (3, 2))
-    assert all(np.allclose(each.sum(axis=1), 1) for each in p.values())
+    return scorer
+
+
+def drawn(foreground, background, n=4):
+    rng = world.generator(f"test verify, {foreground} {background}")
+    return [world.render(foreground, background, None, rng).image for _ in range(n)]
+
+
+def test_the_pocket_scorer_tells_the_labels_of_drawings(of_pocket):
+    for i, noun in enumerate(("bird", "car")):
+        for j, place in enumerate(("grass", "snow")):
+            p = of_pocket.probabilities(drawn(noun, place))
+            assert (p["foreground"][:, i] > 0.8).all(), (noun, place)
+            assert (p["background"][:, j] > 0.8).all(), (noun, place)
+            assert np.allclose(p["foreground"].sum(axis=1), 1)
+
+
+@pytest.mark.parametrize(("foreground", "background"), [(None, "cave"), ("mug", "night")])
+def test_the_pocket_scorer_tells_images_that_show_none_of_the_labels(of_pocket, foreground, background):
+    p = of_pocket.probabilities(drawn(foreground, background))
+    assert (p["foreground"][:, -1] > 0.8).all()
+    assert (p["background"][:, -1] > 0.8).all()
 
 
 def test_a_pocket_scorer_without_its_weights_says_so(tmp_path, monkeypatch):

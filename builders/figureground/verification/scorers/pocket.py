@@ -57,14 +57,6 @@ class PocketScorer(ClipScorer):
         return [[template.text for template in none], *world.texts(self.TEXTS)]
 
     def views(self, pixels: Tensor) -> list[Tensor]:
-        from torch.nn.functional import pad
+        from figureground.pocket import matcher
 
-        height, width = pixels.shape[2:]
-        by = int(self._network.config.vision_config.patch_size) // 2
-        padded = pad(pixels, (by,) * 4, mode="replicate")
-
-        def moved(x: int, y: int) -> Tensor:
-            return padded[..., y : y + height, x : x + width]
-
-        mirrored = [pixels, moved(0, 2 * by), moved(2 * by, 0)]
-        return [pixels, moved(0, 0), moved(2 * by, 2 * by), *(each.flip(3) for each in mirrored)]
+        return matcher.views(pixels)
