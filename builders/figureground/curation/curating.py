@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.files import parse_json, read_text
 from figureground.core.locks import lock
 from figureground.core.numerics import create_once
+from figureground.core.registry import Registry
 from figureground.curation import copying
 from figureground.curation.rule import Known, MissingValue, Name, Rule, RuleError, nearest_name, spelled
 from figureground.curation.scores import Scores, fingerprints, read_scores
@@ -31,6 +32,12 @@ from figureground.shards.shard import Shard
 
 DROPPED = "dropped by the rule"
 """Reject reason of samples that a rule dropped."""
+CARRIED: Registry[Callable[[FinishedDataset, Path], None]] = Registry(
+    "figureground.carried", "way of carrying facts about samples", {"labels": "figureground.annotation.carrying:carry"},
+    lambda name, found: None if callable(found) else "can't be called",
+)  # fmt: skip
+"""What a finished copy gets from its source besides samples and scores. Each takes the source and the copy's directory,
+and may be called again for the same copy."""
 
 
 DROPPED_WITH_SET = "dropped with its matched set"
@@ -145,6 +152,8 @@ def curate(
             dataclasses.replace(source.facts, lineage=recipe["lineage"]),
             formats=source.formats, image_format=source.image_format, sha256=recipe["sha256"],
         )  # fmt: skip
+        for _, carry in CARRIED.items():
+            carry(source, out)
     return out
 
 

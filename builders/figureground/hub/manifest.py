@@ -23,12 +23,12 @@ from figureground.shards.finished import FinishedDataset, saved_index
 from figureground.shards.formats.format import in_order, loaded_as
 from figureground.shards.index import INDEX, finish_again
 from figureground.shards.markers import formats_of, markers, to_text
-from figureground.shards.shard import MARKERS, PRIVATE, RECIPE, Shard
+from figureground.shards.shard import LABELS, MARKERS, PRIVATE, RECIPE, Shard
 
 AT_THE_TOP = (card.CARD, croissant.CROISSANT, card.PREVIEW)
 """Published files at the top of the directory."""
 
-DESCRIBING = (RECIPE, INDEX, f"{PRIVATE}/numerics.json", card.ATTRIBUTION)
+DESCRIBING = (RECIPE, INDEX, f"{PRIVATE}/numerics.json", card.ATTRIBUTION, LABELS)
 """Published files below `_figureground`, besides markers and scores. `stages` isn't published: a build needs its
 contents, such as fine-tuned weights, only while it runs, and the recipe's hashes identify them."""
 

@@ -57,6 +57,12 @@ MOST_CREDITS = 20
 MOST_FOREGROUNDS = 40
 """Above this number of foreground classes, the card shows only the totals of each background."""
 
+ASKED = {
+    "foreground": "foreground is right", "background": "background is right", "label": "label is right",
+    "class": "class isn't shown", "feature": "feature is shown",
+}  # fmt: skip
+"""What people were asked about labels, by question."""
+
 TAGS = ("figureground", "spurious-correlations", "distribution-shift", "synthetic")
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -98,6 +104,8 @@ class CardContext:
     concepts: Sequence[Mapping[str, Any]] = ()
     """Concepts that the diffusion model was fine-tuned on, each with `class`, `noun`, `feature`, `references`,
     `identifier`, `kind`, `sha256` and `losses`."""
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    """What is known of the labels, in the shape of `index_shape.LABELS`; empty if nothing is."""
 
 
 def write(directory: Path, header: Mapping[str, Any], body: str) -> None:
@@ -276,7 +284,7 @@ def render(
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters.update(cell=markdown, code=_code, url=_url, said=_said, fence=fence)
+    environment.filters.update(cell=markdown, code=_code, url=_url, said=_said, fence=fence, share=_share)
     kept = {name: split for name, split in index["splits"].items() if split["samples"]}
     numerics = dict(public(facts.numerics))
     credits = [_public_credit(credit) for credit in facts.credits]
@@ -309,6 +317,7 @@ def render(
         sources=public(facts.sources),
         lineage=public(facts.lineage),
         concepts=public(facts.concepts),
+        asked=ASKED,
         losses=list(dict.fromkeys(name for concept in facts.concepts for name in concept["losses"])),
         alone=one_foreground_each(index["splits"]),
         credits=credits,
@@ -377,6 +386,13 @@ def _said(value: Any) -> str:
     if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
         return "; ".join(map(_said, value))
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _code(value)
+
+
+def _share(share: Mapping[str, float]) -> str:
+    """Formats a share and its interval as percentages; empty without one."""
+    if not share:
+        return ""
+    return f"{100 * share['value']:.1f} % ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
 
 
 def _public_credit(credit: Mapping[str, str]) -> dict[str, str]:

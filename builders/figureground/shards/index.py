@@ -22,7 +22,7 @@ from figureground.shards.index_shape import INDEX as INDEX
 from figureground.shards.index_shape import read_index
 from figureground.shards.markers import markers, missing, to_text
 from figureground.shards.remaining import refuse_empty
-from figureground.shards.shard import MARKERS, RECIPE, Shard, ShardError
+from figureground.shards.shard import LABELS, MARKERS, RECIPE, Shard, ShardError
 
 RECIPE_SHA256 = "recipe_sha256"
 """Index key of the `sha256` of the recipe that its shards were made with."""
@@ -51,6 +51,9 @@ def finish(
         image_format: `jpg`, `webp` or `png`.
         sha256: SHA-256 of the shards' recipe, compared with the one in the directory; None skips the comparison.
 
+    What is known of the labels (`facts.labels`, `labels.json`) stays if the shards are those that it was written for;
+    otherwise it is dropped.
+
     Returns:
         The index; None while shards are missing.
 
@@ -64,6 +67,7 @@ def finish(
     with writing_beside(directory):
         if sha256 is not None:
             _refuse_other_recipe(directory, sha256)
+        facts = dataclasses.replace(facts, labels=_kept_labels(directory, shards))
         return _finish(directory, shards, columns, recipe, facts, formats, image_format)
 
 
@@ -107,7 +111,7 @@ def _finish(
         "image_format": image_format,
         **_recipe_of(directory),
         # With these, the card can be rewritten when nothing else of the build is available.
-        "card": {"recipe": card.public(recipe), "facts": card.public(dataclasses.asdict(facts))},
+        "card": {"recipe": card.public(recipe), "facts": _facts(facts)},
     }
     refuse_empty(index, str(directory))
     preview = card.PREVIEW if (directory / card.PREVIEW).exists() else None
@@ -121,6 +125,26 @@ def _finish(
     # The card comes last, because it announces the dataset.
     card.write(directory, card.describe(columns, index, facts, formats=formats, image_format=image_format), body)
     return index
+
+
+def _facts(facts: card.CardContext) -> dict[str, Any]:
+    """Returns the card's contents as JSON. An older release doesn't know `labels`, so it is left out if empty."""
+    said = card.public(dataclasses.asdict(facts))
+    return said if facts.labels else {name: value for name, value in said.items() if name != "labels"}
+
+
+def _kept_labels(directory: Path, shards: Sequence[Shard]) -> dict[str, Any]:
+    """Returns what the index says about the labels if it was written for the same shards; otherwise forgets it."""
+    try:
+        index = read_index(directory)
+    except (FileError, OSError, ValueError):  # there is none, or it is rewritten because it is damaged
+        index = {}
+    done = markers(directory)
+    now = [_listed(shard, done[shard.name]) for shard in shards if shard.name in done]
+    if index.get("shards") == now and index.get(RECIPE_SHA256) == _recipe_of(directory).get(RECIPE_SHA256):
+        return dict(index["card"]["facts"].get("labels", {}))
+    (directory / LABELS).unlink(missing_ok=True)
+    return {}
 
 
 def _recipe_of(directory: Path) -> dict[str, str]:
@@ -140,6 +164,15 @@ def finish_again(directory: Path) -> dict[str, Any] | None:
     Raises:
         ShardError: See `finish`.
     """
+    return _finish_again(directory, None)
+
+
+def finish_with_labels(directory: Path, labels: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Like `finish_again`, with what is known of the labels, in the shape of `index_shape.LABELS`; empty if nothing."""
+    return _finish_again(directory, labels)
+
+
+def _finish_again(directory: Path, labels: Mapping[str, Any] | None) -> dict[str, Any] | None:
     path = directory / INDEX
     with writing_beside(directory):
         if not path.exists() or "card" not in read_object(path, root=directory):
@@ -149,12 +182,13 @@ def finish_again(directory: Path) -> dict[str, Any] | None:
         gone = [shard["shard"] for shard in index["shards"] if shard["shard"] not in done]
         if gone:
             raise ShardError(f"{MARKERS} lacks the markers of {listed(gone, 3)}. Restore them, or build again.")
+        facts = index["card"]["facts"] if labels is None else {**index["card"]["facts"], "labels": labels}
         return _finish(
             directory,
             [Shard.of_marker(done[shard["shard"]]) for shard in index["shards"]],
             Columns.from_json(index["columns"]),
             index["card"]["recipe"],
-            card.CardContext(**index["card"]["facts"]),
+            card.CardContext(**facts),
             tuple(index["formats"]),
             index["image_format"],
         )

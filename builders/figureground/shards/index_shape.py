@@ -27,11 +27,24 @@ _CONCEPT = {
     "class": str, "noun": str, "feature": str, "references": Count, "identifier": str, "kind": str, "sha256": str,
     "losses": Each(Number),
 }  # fmt: skip
+_SHARE = {"value": Number, "low": Number, "high": Number}
+LABELS = {
+    "people": Optional({"annotators": Count, "images": Count, "answers": Count}),
+    "shares": Optional([{
+        "question": str, "split": Optional(str), "images": Count, "labels": Count, "wrong": Count, "people": _SHARE,
+        "with_scorers": Optional(_SHARE), "corrected": Optional(_SHARE),
+        "agreement": Optional({"images": Count, "raw": Number, "alpha": (Number, None), "ac1": Number}),
+    }]),
+    "scorers": [{"name": str, "what": str, "images": Count, "right": Number}],
+}  # fmt: skip
+"""What the card tells about the labels: how many people looked at them, shares of right labels with intervals, and the
+share of images whose own label each scorer finds most probable."""
 _FACTS = {
     "title": str, "builder": str, "summary": str, "citation": str, "numerics": Optional(dict),
     "limits": Optional([str]), "uses": Optional([str]), "misuses": Optional([str]),
     "checkpoint": Optional(Each(str)), "sources": Optional([_SOURCE]), "credits": Optional([Each(str)]),
     "lineage": Optional([{"did": str}]), "concepts": Optional([_CONCEPT]),
+    "labels": Optional(LABELS),
 }  # fmt: skip
 COLUMNS = {
     "foregrounds": [str], "backgrounds": [str], "labels": Optional(Each([str])), "texts": Optional([str]),

@@ -27,6 +27,9 @@ PUBLISHED_REJECTS = "rejects"
 SCORES = f"{PRIVATE}/scores"
 """Directory of scores, one file per score."""
 
+LABELS = f"{PRIVATE}/labels.json"
+"""What people and scorers found out about the labels; see `annotation.labels`."""
+
 
 class ShardError(FiguregroundError, ValueError):
     """Raised for samples that can't be written as requested, and for files on disk that contradict each other."""

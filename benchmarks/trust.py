@@ -1,0 +1,210 @@
+"""Whether what is said about labels can be trusted: `python benchmarks/trust.py`.
+
+Everything here is simulated: a dataset whose truth is known, scorers that guess it, and annotators who err. Nothing of
+it is an annotation of a real dataset.
+
+- Coverage: how often the 95 % intervals contain their targets, over many campaigns of annotation. The first target is
+  the share of labels that the annotators would call right if they looked at every image; the second is the share that
+  is right, corrected by error rates that are estimated from overlap and gold items. Beside them stands how often the
+  uncorrected interval contains the truth.
+- Width of the intervals with and without scorers.
+- How the share of wrong labels falls if images below a score are dropped.
+
+In a campaign, 400 of 3,000 images in 20 cells are drawn in proportion to the cells. A fifth of them is shown to all
+three annotators, each other one to one of them, and each annotator answers 40 gold items with right labels and 20 with
+wrong ones. An annotator's own error rates, one for right and one for wrong labels, lie within half of the nominal rate
+around it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from results import Row, arguments, report
+
+from figureground.annotation.correction import MISSING, Gold, correct
+from figureground.annotation.inference import Labelled, share_of_people, share_with_scorers
+from figureground.core.intervals import Interval, wilson
+from figureground.core.progress import Progress
+
+ERRORS = (0.02, 0.05, 0.1)
+WANTED = (93.0, 97.0)
+"""Coverage that is wanted of nominal 95 % intervals, in percent."""
+THRESHOLDS = (0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A simulated dataset, and a campaign of annotation on it."""
+
+    campaigns: int = 2000
+    stress: int = 500
+    """Campaigns with errors that annotators share."""
+    images: int = 3000
+    foregrounds: int = 5
+    backgrounds: int = 4
+    right: float = 0.95
+    """Share of right labels of a typical cell."""
+    spread: float = 0.8
+    """Standard deviation of the logits of cells' shares."""
+    labels: int = 400
+    annotators: int = 3
+    overlap: float = 0.2
+    gold_right: int = 40
+    gold_wrong: int = 20
+    uneven: float = 0.5
+    """An annotator's error rate lies within this share of the nominal one around it."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class World:
+    """A dataset whose truth is known."""
+
+    cells: np.ndarray
+    """int64 (images,)"""
+    right: np.ndarray
+    """bool (images,): whether the label is right."""
+    scores: np.ndarray
+    """float64 (images,): a scorer's probability that it is."""
+
+    @classmethod
+    def draw(cls, settings: Settings, rng: np.random.Generator) -> World:
+        number = settings.foregrounds * settings.backgrounds
+        cells = np.sort(rng.integers(0, number, settings.images))
+        logits = np.log(settings.right / (1 - settings.right)) + rng.normal(0, settings.spread, number)
+        right = rng.random(settings.images) < 1 / (1 + np.exp(-logits[cells]))
+        guess = np.where(right, 2.7, -1.35) + rng.normal(0, 1.2, settings.images)
+        return cls(cells, right, 1 / (1 + np.exp(-guess)))
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Answers of simulated annotators."""
+
+    sample: Labelled
+    answers: np.ndarray
+    """int8 (labels, annotators)"""
+    gold: Gold
+    called_right: float
+    """Share of all labels that the annotators would call right."""
+
+    @classmethod
+    def run(cls, settings: Settings, world: World, error: float, shared: float, rng: np.random.Generator) -> Campaign:
+        """Simulate a campaign.
+
+        Args:
+            error: Annotators' nominal error rate.
+            shared: Share of the errors that all annotators make alike, on images that are hard for everybody.
+        """
+        people, images = settings.annotators, settings.images
+        rates = error * (1 + settings.uneven * rng.uniform(-1, 1, (2, people)))
+        rate = np.where(world.right[:, None], *rates)
+        errs = rng.random((images, people)) < rate * (1 - shared)
+        errs |= (rng.random(images) < error * shared)[:, None]
+        said = world.right[:, None] ^ errs
+        alone = np.arange(people) == rng.integers(0, people, images)[:, None]
+        asked = alone | (rng.random(images) < settings.overlap)[:, None]
+        values = (said & asked).sum(1) / asked.sum(1)
+        labelled = np.concatenate([
+            rng.choice(found, max(1, round(settings.labels * len(found) / images)), replace=False)
+            for found in (np.flatnonzero(world.cells == cell) for cell in np.unique(world.cells))
+        ])  # fmt: skip
+        # Gold items are as hard as other images.
+        wrong_answers = rng.binomial([[settings.gold_right], [settings.gold_wrong]], rates)
+        gold = Gold(
+            np.stack([wrong_answers[0], settings.gold_right - wrong_answers[0]], axis=1),
+            np.stack([settings.gold_wrong - wrong_answers[1], wrong_answers[1]], axis=1),
+        )
+        sample = Labelled.of(values[labelled], labelled, world.cells, world.scores)
+        answers = np.where(asked, said, MISSING)[labelled].astype(np.int8)
+        return cls(sample, answers, gold, float(values.mean()))
+
+
+def main() -> None:
+    parser = arguments(__doc__, "trust")
+    parser.add_argument("--campaigns", type=int, default=2000, metavar="N", help="campaigns per error rate (2000)")
+    args = parser.parse_args()
+    began = time.monotonic()
+    settings = Settings(campaigns=args.campaigns)
+    if args.quick:
+        settings = dataclasses.replace(settings, campaigns=5, stress=5, images=600, labels=100)
+    rows = [row for error in ERRORS for row in measure(settings, error)]
+    rows += measure(settings, 0.05, shared=0.5)
+    rows += curate(settings)
+    report("trust", args, rows, dataclasses.asdict(settings), began)
+
+
+def measure(settings: Settings, error: float, shared: float = 0.0) -> list[Row]:
+    """Return coverage and widths of the intervals of many campaigns."""
+    number = settings.stress if shared else settings.campaigns
+    of = f"{error:.0%} errors" + (f", {shared:.0%} of them shared" if shared else "")
+    found: dict[str, list[bool]] = {name: [] for name in ("people", "scorers", "corrected", "uncorrected")}
+    widths: dict[str, list[float]] = {name: [] for name in ("people", "scorers", "corrected")}
+    with Progress(number, unit="campaign", desc=of) as bar:
+        for i in range(number):
+            rng = np.random.default_rng([settings.seed, round(1000 * error), round(100 * shared), i])
+            world = World.draw(settings, rng)
+            campaign = Campaign.run(settings, world, error, shared, rng)
+            sample, left = campaign.sample, 1 - len(campaign.answers) / settings.images
+            intervals = {
+                "people": share_of_people(sample).interval,
+                "scorers": share_with_scorers(sample).interval,
+                "corrected": correct(campaign.answers, campaign.gold, sample.weights, unlabelled=left).interval,
+            }
+            truth = float(world.right.mean())
+            for name, interval in intervals.items():
+                found[name].append(covers(interval, truth if name == "corrected" else campaign.called_right))
+                widths[name].append(100 * (interval.high - interval.low))
+            found["uncorrected"].append(covers(intervals["people"], truth))
+            bar.update(1)
+    wanted = (None, None) if shared else WANTED
+    return [
+        coverage(f"{of}: what people call right, people alone", found["people"], WANTED),
+        coverage(f"{of}: what people call right, with scorers", found["scorers"], WANTED),
+        coverage(f"{of}: the truth, corrected", found["corrected"], wanted),
+        coverage(f"{of}: the truth, uncorrected", found["uncorrected"], (None, None)),
+        width(f"{of}: width, people alone", widths["people"]),
+        width(f"{of}: width, with scorers", widths["scorers"]),
+        width(f"{of}: width, corrected", widths["corrected"]),
+    ]
+
+
+def covers(interval: Interval, target: float) -> bool:
+    return interval.low <= target <= interval.high
+
+
+def coverage(name: str, hits: Sequence[bool], wanted: tuple[float | None, float | None]) -> Row:
+    """Return the share of intervals that contain their target, with its own interval (Wilson)."""
+    value, low, high = (100 * each for each in wilson(float(np.mean(hits)), len(hits)))
+    return Row(name, value, "%", low, high, *wanted)
+
+
+def width(name: str, widths: Sequence[float]) -> Row:
+    """Return the median width of intervals; its range is that of the middle 95 %."""
+    low, high = np.percentile(widths, [2.5, 97.5])
+    return Row(name, float(np.median(widths)), "points", float(low), float(high))
+
+
+def curate(settings: Settings) -> list[Row]:
+    """Return the share of wrong labels before and after images below a score are dropped, in ten datasets."""
+    worlds = [World.draw(settings, np.random.default_rng([settings.seed, 1, i])) for i in range(10)]
+    rows = [spread("wrong labels", [100 * (1 - world.right.mean()) for world in worlds])]
+    for threshold in THRESHOLDS:
+        kept = [world.scores > threshold for world in worlds]
+        wrong = [100 * (1 - world.right[keep].mean()) for world, keep in zip(worlds, kept, strict=True)]
+        rows.append(spread(f"wrong labels among images with a score above {threshold}", wrong))
+        rows.append(spread(f"images with a score above {threshold}", [100 * keep.mean() for keep in kept]))
+    return rows
+
+
+def spread(name: str, values: Sequence[float]) -> Row:
+    return Row(name, float(np.median(values)), "%", float(min(values)), float(max(values)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Shares of right labels in a dataset, from a stratified sample of answers: people alone, and people plus scorers.
+
+What is estimated is the share that the same people would give if they looked at every image of the finite dataset, with
+all their errors; `annotation.correction` estimates the true share. The sample is random within strata, such as cells.
+
+With scorers, every image has a prediction, and people's answers correct its errors: prediction-powered inference
+(Angelopoulos et al. 2023, arXiv 2301.09633), power-tuned as PPI++ (arXiv 2311.01453), whose weight λ of the predictions
+minimises the variance. Here predictions are known for the whole finite population, the labelled images included, so
+their mean has no error of its own, and the factor 1/(1 + n/N) of the paper's λ is 1; this is the difference estimator
+of survey sampling (Särndal, Swensson and Wretman 1992, section 6.3). λ = 0 is people alone.
+
+Intervals are Wilson's with an effective sample size, the number of independent yes-or-no answers of the same variance,
+as in `core.intervals`. Small samples, and those without a wrong label, get exact binomial intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from figureground.annotation.binomial import clopper_pearson
+from figureground.core.intervals import LEVEL, Interval, student, wilson
+
+FEW = 30
+"""Samples of fewer images get exact binomial intervals."""
+LEAST = 1
+"""Labels that each stratum needs; those with fewer are joined with a neighbour, which stands for them."""
+_ENOUGH = 10
+"""Degrees of freedom from which the variance within strata is used."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled images of a population that is divided into strata, each with at least one labelled image."""
+
+    values: np.ndarray
+    """float64 (n,): share of right answers to each labelled image, 0 to 1."""
+    strata: np.ndarray
+    """int64 (n,): stratum of each labelled image."""
+    sizes: np.ndarray
+    """int64 (strata,): images of the population in each stratum."""
+    predictions: np.ndarray | None = None
+    """float64 (n,): predicted probability that the label is right, or None without scorers."""
+    means: np.ndarray | None = None
+    """float64 (strata,): mean prediction of all images in each stratum."""
+
+    @classmethod
+    def of(
+        cls,
+        values: np.ndarray,
+        labelled: np.ndarray,
+        strata: np.ndarray,
+        predictions: np.ndarray | None = None,
+        least: int = LEAST,
+    ) -> Labelled:
+        """Join strata with too few labels, and take what is needed of the population.
+
+        Args:
+            values: float (n,): share of right answers to each labelled image.
+            labelled: int (n,): positions of these images in the population.
+            strata: int (N,): stratum of each image of the population. Neighbours in number are joined.
+            predictions: float (N,): prediction for each image of the population.
+            least: Labels that each stratum needs.
+
+        Raises:
+            ValueError: There is no label.
+        """
+        if not len(values):
+            raise ValueError("A share needs at least one labelled image.")
+        _, compact = np.unique(strata, return_inverse=True)
+        sizes = np.bincount(compact)
+        joined = _join(np.bincount(compact[labelled], minlength=len(sizes)), least)[compact]
+        sizes = np.bincount(joined)
+        means = None if predictions is None else np.bincount(joined, weights=predictions) / sizes
+        mine = None if predictions is None else np.asarray(predictions, np.float64)[labelled]
+        return cls(np.asarray(values, np.float64), joined[labelled], sizes, mine, means)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 (strata,): labelled images in each stratum."""
+        return np.bincount(self.strata, minlength=len(self.sizes))
+
+    @property
+    def weights(self) -> np.ndarray:
+        """float64 (n,): share of the population that each labelled image stands for; they add up to 1."""
+        return (self.sizes / self.sizes.sum() / self.counts)[self.strata]
+
+    @property
+    def effective(self) -> float:
+        """Number of independent answers of the same weight, if all values vary equally; infinite if all are labelled.
+
+        It is Kish's (1965), divided by the share of the population that isn't labelled.
+        """
+        shares, left = self.sizes / self.sizes.sum(), 1 - self.counts / self.sizes
+        spread = float((shares**2 / self.counts * left).sum())
+        return 1 / spread if spread > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of right labels with its interval."""
+
+    interval: Interval
+    method: str
+    """`wilson`, `exact` or `profile`."""
+    weight: float = 0.0
+    """λ, the weight of the scorers' predictions, 0 to 1."""
+
+
+def share_of_people(sample: Labelled, level: float = LEVEL) -> Share:
+    """Return the share of right labels from people alone: the stratified mean of their answers."""
+    value = _bounded(float(sample.weights @ sample.values))
+    if len(sample.values) < FEW or not 0 < value < 1:
+        return _exact(sample, value, level)
+    return _estimate(sample, sample.values, value, 0.0, level)
+
+
+def share_with_scorers(sample: Labelled, level: float = LEVEL) -> Share:
+    """Return the share of right labels from people and scorers, by power-tuned prediction-powered inference.
+
+    With fewer than `FEW` labels, or without a wrong or a right one, λ is 0 and the result that of people alone: the
+    scorers' errors can't be estimated then.
+
+    Raises:
+        ValueError: The sample has no predictions.
+    """
+    if sample.predictions is None or sample.means is None:
+        raise ValueError("Prediction-powered inference needs predictions.")
+    alone = _bounded(float(sample.weights @ sample.values))
+    if len(sample.values) < FEW or not 0 < alone < 1:
+        return _exact(sample, alone, level)
+    weight = tune(sample)
+    rest = sample.values - weight * sample.predictions
+    shares = sample.sizes / sample.sizes.sum()
+    value = weight * float(shares @ sample.means) + float(sample.weights @ rest)
+    if not 0 < value < 1:  # a prediction outside what answers can be
+        return share_of_people(sample, level)
+    return _estimate(sample, rest, value, weight, level)
+
+
+def tune(sample: Labelled) -> float:
+    """Return the weight λ of the predictions, 0 to 1, that minimises the variance of the share (PPI++, section 6)."""
+    assert sample.predictions is not None
+    shared = _variance(sample, sample.values, sample.predictions)
+    own = _variance(sample, sample.predictions, sample.predictions)
+    return min(1.0, max(0.0, shared / own)) if own > 0 else 0.0
+
+
+def _estimate(sample: Labelled, values: np.ndarray, value: float, weight: float, level: float) -> Share:
+    variance = _variance(sample, values, values)
+    freedom = _freedom(sample) - (weight > 0)
+    if variance <= 0:  # all images are labelled, or all answers within each stratum are equal
+        return _exact(sample, value, level)
+    n = value * (1 - value) / variance
+    n *= (student(level, math.inf) / student(level, freedom)) ** 2
+    return Share(wilson(value, n, level), "wilson", weight)
+
+
+def _exact(sample: Labelled, value: float, level: float) -> Share:
+    n = sample.effective
+    if math.isinf(n):
+        return Share(Interval(value, value, value), "exact")
+    return Share(clopper_pearson(value * n, n, level), "exact")
+
+
+def _freedom(sample: Labelled) -> int:
+    """Return the degrees of freedom of the variance within strata; of that of all labels, if strata have too few."""
+    within = int((sample.counts - 1).sum())
+    return within if within >= _ENOUGH else len(sample.values) - 1
+
+
+def _variance(sample: Labelled, first: np.ndarray, second: np.ndarray) -> float:
+    """Return the covariance of two stratified means.
+
+    Strata with one label get the mean variance of the others. If there are hardly any others, all strata get the
+    variance of all labels, which is larger: it includes that between strata.
+    """
+    counts, sizes = sample.counts, sample.sizes
+    shares, left = sizes / sizes.sum(), 1 - counts / sizes
+    freedom = int((counts - 1).sum())
+    if freedom < _ENOUGH:
+        products = (first - sample.weights @ first) * (second - sample.weights @ second)
+        n = len(first)
+        return float(sample.weights @ products) * n / (n - 1) * float((shares**2 / counts) @ left)
+    means = [np.bincount(sample.strata, weights=each, minlength=len(sizes)) / counts for each in (first, second)]
+    products = (first - means[0][sample.strata]) * (second - means[1][sample.strata])
+    within = np.bincount(sample.strata, weights=products, minlength=len(sizes))
+    each = np.where(counts > 1, within / np.maximum(counts - 1, 1), within.sum() / freedom)
+    return float((shares**2 * left / counts) @ each)
+
+
+def _join(counts: np.ndarray, least: int) -> np.ndarray:
+    """Return the new number of each stratum, such that each has at least `least` labels if all together have.
+
+    Args:
+        counts: int (strata,): labels in each.
+    """
+    joined, number, held = np.zeros(len(counts), np.int64), 0, 0
+    for stratum, count in enumerate(counts):
+        joined[stratum] = number
+        held += int(count)
+        if held >= least:
+            number, held = number + 1, 0
+    if held < least and number:  # the last ones join those before
+        joined[joined == number] = number - 1
+    return joined
+
+
+def _bounded(value: float) -> float:
+    """Return a share without the rounding of weights that add up to 1."""
+    return 0.0 if value < 1e-12 else 1.0 if value > 1 - 1e-12 else value

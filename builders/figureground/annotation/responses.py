@@ -1,0 +1,150 @@
+"""Answers to one question as numbers: who calls which label right, and what they say about gold items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from figureground.annotation.answers import ANNOTATIONS, REFERENCE, Answer
+from figureground.annotation.correction import MISSING, Gold
+from figureground.annotation.population import Population
+from figureground.core.errors import FiguregroundError, listed, nearest_or_all, printable
+from figureground.core.files import check_regular
+from figureground.core.tables import TextTable, UnreadableText
+
+GOLD = f"{ANNOTATIONS}/gold.csv"
+"""Images whose answers are known: `key,question,answer`."""
+
+RIGHT = {"foreground": "yes", "background": "yes", "label": "yes", "class": "no", "feature": "yes"}
+"""Questions about labels, and the answer that says that the label is right. An image of a class-wise spurious set must
+not show the class."""
+
+Known = Mapping[tuple[str, str], bool]
+"""By key and question: whether the label is right."""
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Answers to one question about images whose labels aren't known to be right."""
+
+    question: str
+    annotators: Sequence[str]
+    images: np.ndarray
+    """int64 (n,): positions in the population of the images with an answer, ascending."""
+    said: np.ndarray
+    """int8 (n, annotators): 1 if the annotator calls the label right, 0 if wrong, `MISSING` for *can't tell* and for no
+    answer."""
+    unsure: np.ndarray
+    """bool (n, annotators): *can't tell*."""
+    gold: Gold
+
+    @property
+    def decided(self) -> Responses:
+        """The images with at least one *yes* or *no*."""
+        keep = (self.said != MISSING).any(1)
+        return Responses(
+            self.question, self.annotators, self.images[keep], self.said[keep], self.unsure[keep], self.gold
+        )
+
+    @property
+    def values(self) -> np.ndarray:
+        """float64 (n,): share of each image's answers that call the label right; each image needs a decided one."""
+        return (self.said == 1).sum(1) / (self.said != MISSING).sum(1)
+
+    def counts(self) -> np.ndarray:
+        """int64 (n, 3): annotators who call the label right, wrong, and can't tell."""
+        return np.stack([(self.said == 1).sum(1), (self.said == 0).sum(1), self.unsure.sum(1)], axis=1)
+
+
+def sort_responses(answers: Iterable[Answer], population: Population, known: Known) -> dict[str, Responses]:
+    """Return the answers to each question about labels that somebody answered.
+
+    Gold items are counted apart: they were chosen, not drawn at random. References are left out.
+
+    Args:
+        answers: Output of `answers.read_answers`.
+        known: Output of `read_gold`.
+
+    Raises:
+        FiguregroundError: An answer is about an image that the dataset lacks; names annotator and key.
+    """
+    places = population.places()
+    by_question: dict[str, list[Answer]] = {}
+    for answer in answers:
+        if answer.question not in RIGHT or answer.key.startswith(REFERENCE):
+            continue
+        if answer.key not in places:
+            raise FiguregroundError(
+                f"{ANNOTATIONS}: {printable(answer.annotator)} answered about {printable(answer.key)}, an image that "
+                "the dataset doesn't have. Remove that line and number those after it again."
+            )
+        by_question.setdefault(answer.question, []).append(answer)
+    return {
+        name: _sort(name, by_question[name], places, known) for name in RIGHT if name in by_question
+    }  # fmt: skip
+
+
+def _sort(question: str, answers: Sequence[Answer], places: Mapping[str, int], known: Known) -> Responses:
+    names = sorted({answer.annotator for answer in answers})
+    number = {name: i for i, name in enumerate(names)}
+    gold = Gold.none(len(names))
+    rest = []
+    for answer in answers:
+        right = known.get((answer.key, question))
+        if right is None:
+            rest.append(answer)
+        elif answer.answer != "unsure":
+            (gold.right if right else gold.wrong)[number[answer.annotator], int(answer.answer == RIGHT[question])] += 1
+    images = np.array(sorted({places[answer.key] for answer in rest}), np.int64)
+    row = {int(place): i for i, place in enumerate(images)}
+    said = np.full((len(images), len(names)), MISSING, np.int8)
+    unsure = np.zeros((len(images), len(names)), bool)
+    for answer in rest:
+        at = row[places[answer.key]], number[answer.annotator]
+        if answer.answer == "unsure":
+            unsure[at] = True
+        else:
+            said[at] = answer.answer == RIGHT[question]
+    return Responses(question, names, images, said, unsure, gold)
+
+
+def read_gold(directory: Path, population: Population) -> dict[tuple[str, str], bool]:
+    """Read the gold items; empty if there are none.
+
+    Raises:
+        FiguregroundError: The file can't be read, or a line has an unknown key, question or answer, or repeats one;
+            names file, line and value.
+    """
+    path = directory / GOLD
+    try:
+        check_regular(path, root=directory)
+    except FileNotFoundError:
+        return {}
+    places = population.places()
+    found: dict[tuple[str, str], bool] = {}
+    try:
+        table = TextTable(path)
+        table.require("key", "question", "answer")
+        for line, row in table.records():
+            found[_gold_item(row, f"{GOLD}, line {line}", places, found)] = row["answer"] == RIGHT[row["question"]]
+    except UnreadableText as error:
+        raise FiguregroundError(f"{ANNOTATIONS}/{error}") from None
+    return found
+
+
+def _gold_item(
+    row: Mapping[str, str], where: str, places: Mapping[str, int], found: Mapping[tuple[str, str], bool]
+) -> tuple[str, str]:
+    key, question = row["key"], row["question"]
+    if key not in places:
+        raise FiguregroundError(f"{where}: the dataset has no image {printable(key)!r}.")
+    if question not in RIGHT:
+        raise FiguregroundError(f"{where}: {printable(question)!r} is no question{nearest_or_all(question, RIGHT)}")
+    if row["answer"] not in ("yes", "no"):
+        raise FiguregroundError(f"{where}: the answer is {printable(row['answer'])!r}, not {listed(('yes', 'no'))}.")
+    if (key, question) in found:
+        raise FiguregroundError(f"{where}: {printable(key)!r} occurs twice with the question {question!r}. Keep one.")
+    return key, question
