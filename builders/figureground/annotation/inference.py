@@ -10,7 +10,8 @@ their mean has no error of its own, and the factor 1/(1 + n/N) of the paper's λ
 of survey sampling (Särndal, Swensson and Wretman 1992, section 6.3). λ = 0 is people alone.
 
 Intervals are Wilson's with an effective sample size, the number of independent yes-or-no answers of the same variance,
-as in `core.intervals`. Small samples, and those without a wrong label, get exact binomial intervals.
+as in `core.intervals`, and become narrow as the sample nears the whole dataset. Small samples, and those without a
+wrong label, get exact binomial intervals, as if from a dataset without end.
 """
 
 from __future__ import annotations
@@ -89,13 +90,8 @@ class Labelled:
 
     @property
     def effective(self) -> float:
-        """Number of independent answers of the same weight, if all values vary equally; infinite if all are labelled.
-
-        It is Kish's (1965), divided by the share of the population that isn't labelled.
-        """
-        shares, left = self.sizes / self.sizes.sum(), 1 - self.counts / self.sizes
-        spread = float((shares**2 / self.counts * left).sum())
-        return 1 / spread if spread > 0 else math.inf
+        """Number of answers of equal weight with the same variance, if all values vary equally (Kish 1965)."""
+        return 1 / float((self.weights**2).sum())
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ class Share:
 
     interval: Interval
     method: str
-    """`wilson`, `exact` or `profile`."""
+    """`wilson`, `exact`, or `known` if all images are labelled."""
     weight: float = 0.0
     """λ, the weight of the scorers' predictions, 0 to 1."""
 
@@ -151,7 +147,9 @@ def tune(sample: Labelled) -> float:
 def _estimate(sample: Labelled, values: np.ndarray, value: float, weight: float, level: float) -> Share:
     variance = _variance(sample, values, values)
     freedom = _freedom(sample) - (weight > 0)
-    if variance <= 0:  # all images are labelled, or all answers within each stratum are equal
+    if (sample.counts == sample.sizes).all():
+        return Share(Interval(value, value, value), "known")
+    if variance <= 0:  # all answers within each stratum are equal
         return _exact(sample, value, level)
     n = value * (1 - value) / variance
     n *= (student(level, math.inf) / student(level, freedom)) ** 2
@@ -160,8 +158,6 @@ def _estimate(sample: Labelled, values: np.ndarray, value: float, weight: float,
 
 def _exact(sample: Labelled, value: float, level: float) -> Share:
     n = sample.effective
-    if math.isinf(n):
-        return Share(Interval(value, value, value), "exact")
     return Share(clopper_pearson(value * n, n, level), "exact")
 
 

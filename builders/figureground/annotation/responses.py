@@ -129,7 +129,8 @@ def read_gold(directory: Path, population: Population) -> dict[tuple[str, str], 
         table = TextTable(path)
         table.require("key", "question", "answer")
         for line, row in table.records():
-            found[_gold_item(row, f"{GOLD}, line {line}", places, found)] = row["answer"] == RIGHT[row["question"]]
+            item = _gold_item(row, f"{GOLD}, line {line}", places, found)
+            found[item] = row["answer"] == RIGHT[item[1]]
     except UnreadableText as error:
         raise FiguregroundError(f"{ANNOTATIONS}/{error}") from None
     return found

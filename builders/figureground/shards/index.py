@@ -12,7 +12,7 @@ from typing import Any
 from figureground.core.errors import listed
 from figureground.core.files import FileError, read_object, replace_text
 from figureground.core.locks import lock
-from figureground.recipe.document import FORMAT, format_of
+from figureground.recipe.document import FORMAT, SEAL, format_of
 from figureground.recipe.formats import DEFAULT_FORMATS, FORMATS
 from figureground.shards import card, croissant
 from figureground.shards.claiming import INDEX_LOCK, clean_stale, remove_locks
@@ -148,9 +148,14 @@ def _kept_labels(directory: Path, shards: Sequence[Shard]) -> dict[str, Any]:
 
 
 def _recipe_of(directory: Path) -> dict[str, str]:
-    """Returns the SHA-256 of the saved recipe's identity, if there is a recipe."""
+    """Returns the SHA-256 of the saved recipe's identity, if there is a recipe.
+
+    Releases that didn't seal recipes didn't write it either; `check` takes an index with it for a newer one, whose
+    recipe has lost its seal.
+    """
     try:
-        return {RECIPE_SHA256: read_object(directory / RECIPE, root=directory)["sha256"]}
+        recipe = read_object(directory / RECIPE, root=directory)
+        return {RECIPE_SHA256: recipe["sha256"]} if SEAL in recipe or recipe.get("format", 1) != 1 else {}
     except (FileError, OSError, KeyError):  # `check` reports it
         return {}
 
