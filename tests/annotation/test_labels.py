@@ -295,7 +295,7 @@ def test_a_split_that_nobody_looked_at_is_not_told_of(dataset):
         ("nobody,foreground,yes", "'nobody'"),
         ("{key},forground,yes", "did you mean 'foreground'"),
         ("{key},foreground,maybe", "'maybe'"),
-        ("{key},foreground,yes\n{key},foreground,no", "twice"),
+        ("{key},foreground,yes\n{key},foreground,no", "two different answers"),
     ],
 )
 def test_gold_items_that_cannot_be_used_are_named(dataset, line, named):
@@ -322,7 +322,7 @@ def test_scores_that_cannot_be_used_are_named(dataset, table, named):
     path = dataset / VERIFIED
     path.parent.mkdir(exist_ok=True)
     pq.write_table(pa.table(table), path)
-    with pytest.raises(FiguregroundError, match="verify.parquet") as error:
+    with pytest.raises(FiguregroundError, match=r"verify\.parquet") as error:
         summarise(dataset)
     assert named in str(error.value)
 

@@ -11,8 +11,8 @@ look like agreement; only gold items reveal them.
 Each annotator has a sensitivity; the specificity is shared, because few labels are wrong. The estimate has the highest
 likelihood; with gold items alone it is Rogan and Gladen's. The interval is that of the profile likelihood of p: for
 each p the error rates are fitted anew, so their uncertainty widens the interval. It is multiplied by Jeffreys' prior,
-√(p(1 − p)), as in the intervals of shares that Brown, Cai and DasGupta (2001) recommend; otherwise too many lower ends
-lie above a share near 1 (`benchmarks/trust.py`).
+√(p(1 − p)), as in the intervals of shares that Brown, Cai and DasGupta (2001) recommend: with few gold items and little
+overlap, too many lower ends would otherwise lie above a share near 1.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from figureground.annotation.answers import ANNOTATIONS, REFERENCE, Answer
+from figureground.annotation.answers import ANNOTATIONS, ANSWERS, QUESTIONS, REFERENCE, Answer
 from figureground.annotation.correction import MISSING, Gold
 from figureground.annotation.population import Population
-from figureground.core.errors import FiguregroundError, listed, nearest_or_all, printable
+from figureground.core.errors import FiguregroundError, nearest_or_all, printable
 from figureground.core.files import check_regular
 from figureground.core.tables import TextTable, UnreadableText
 
@@ -114,9 +114,11 @@ def _sort(question: str, answers: Sequence[Answer], places: Mapping[str, int], k
 def read_gold(directory: Path, population: Population) -> dict[tuple[str, str], bool]:
     """Read the gold items; empty if there are none.
 
+    Items that say nothing of a label (*can't tell*, photographs, flags) are left out.
+
     Raises:
-        FiguregroundError: The file can't be read, or a line has an unknown key, question or answer, or repeats one;
-            names file, line and value.
+        FiguregroundError: The file can't be read, or a line has an unknown key, question or answer, or contradicts
+            another one; names file, line and value.
     """
     path = directory / GOLD
     try:
@@ -129,23 +131,23 @@ def read_gold(directory: Path, population: Population) -> dict[tuple[str, str], 
         table = TextTable(path)
         table.require("key", "question", "answer")
         for line, row in table.records():
-            item = _gold_item(row, f"{GOLD}, line {line}", places, found)
-            found[item] = row["answer"] == RIGHT[item[1]]
+            _check_gold(row, f"{GOLD}, line {line}", places)
+            key, question, answer = row["key"], row["question"], row["answer"]
+            if question in RIGHT and answer != "unsure":
+                right = answer == RIGHT[question]
+                if found.setdefault((key, question), right) != right:
+                    raise FiguregroundError(
+                        f"{GOLD}, line {line}: {key} {question} has two different answers. Keep one."
+                    )
     except UnreadableText as error:
         raise FiguregroundError(f"{ANNOTATIONS}/{error}") from None
     return found
 
 
-def _gold_item(
-    row: Mapping[str, str], where: str, places: Mapping[str, int], found: Mapping[tuple[str, str], bool]
-) -> tuple[str, str]:
-    key, question = row["key"], row["question"]
-    if key not in places:
-        raise FiguregroundError(f"{where}: the dataset has no image {printable(key)!r}.")
-    if question not in RIGHT:
-        raise FiguregroundError(f"{where}: {printable(question)!r} is no question{nearest_or_all(question, RIGHT)}")
-    if row["answer"] not in ("yes", "no"):
-        raise FiguregroundError(f"{where}: the answer is {printable(row['answer'])!r}, not {listed(('yes', 'no'))}.")
-    if (key, question) in found:
-        raise FiguregroundError(f"{where}: {printable(key)!r} occurs twice with the question {question!r}. Keep one.")
-    return key, question
+def _check_gold(row: Mapping[str, str], where: str, places: Mapping[str, int]) -> None:
+    if row["key"] not in places:
+        raise FiguregroundError(f"{where}: the dataset has no image {printable(row['key'])!r}.")
+    for column, known in (("question", QUESTIONS), ("answer", ANSWERS)):
+        if row[column] not in known:
+            hint = nearest_or_all(row[column], known)
+            raise FiguregroundError(f"{where}: the {column} can't be {printable(row[column])!r}{hint}")
