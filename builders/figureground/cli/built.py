@@ -151,7 +151,7 @@ def _curate(options: argparse.Namespace) -> int:
             if getattr(options, name):
                 raise UsageError(f"--{name} is for --target.")
     else:
-        from figureground.annotation.choosing import choose_rule
+        from figureground.verification.choosing import choose_rule
 
         if options.whole_sets:
             raise UsageError("--whole-sets would change what --target promises. Curate the copy again with it.")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from figureground.annotation.labels import summarise
 from figureground.core import signals
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, OutOfMemory, RecipeError, Stopped, UsageError, counted, listed
@@ -82,8 +83,8 @@ def verify(
 ) -> Verified:
     """Score how well each image shows its foreground and its background; write `_figureground/scores/verify.parquet`.
 
-    Blur and brightness are measured too. Images that have scores of the same scorer are not scored again; scores of
-    other scorers stay. A run that was stopped goes on where it was.
+    The card then says what the scorers found. Blur and brightness are measured too. Images that have scores of the same
+    scorer are not scored again; scores of other scorers stay. A run that was stopped goes on where it was.
 
     Args:
         directory: A finished dataset.
@@ -131,6 +132,7 @@ def verify(
                 f"{directory}: none of its {counted(len(run.unreadable), 'image')} can be decoded; the first is {key}: "
                 f"{why}. figureground check {directory} gives details."
             )
+    summarise(directory)
     return Verified(directory / FILE, len(run.inventory.keys), run.results, run.unreadable)
 
 

@@ -9,10 +9,10 @@ from commands import run
 from tiny_datasets import make_dataset
 
 from figureground.annotation.answers import Answer
-from figureground.annotation.choosing import choose_rule, right_images
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.shards.finished import FinishedDataset, saved_index
 from figureground.shards.shard import Shard
+from figureground.verification.choosing import choose_rule, right_images
 from figureground.verification.scores_file import SavedScores, write_saved
 
 
