@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from figureground.annotation.reviewing import review
     from figureground.checking.dataset import check
     from figureground.curation.curating import curate
     from figureground.curation.merging import merge
@@ -31,14 +32,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "D3S", "DDB", "SCGS", "Spurious", "__version__", "build", "check", "curate", "evaluate", "extend", "merge", "plan",
-    "push", "show", "verify",
+    "push", "review", "show", "verify",
 ]  # fmt: skip
 
 _MODULES = {
     "D3S": "methods.d3s", "Spurious": "methods.spurious", "SCGS": "methods.scgs", "DDB": "methods.ddb",
     "plan": "methods.forecast", "build": "running.building", "extend": "methods.extend", "check": "checking.dataset",
     "show": "report.showing", "evaluate": "evaluation.evaluating", "curate": "curation.curating",
-    "merge": "curation.merging", "push": "hub.push", "verify": "verification.verifying",
+    "merge": "curation.merging", "push": "hub.push", "review": "annotation.reviewing",
+    "verify": "verification.verifying",
 }  # fmt: skip
 """Module of each public name."""
 

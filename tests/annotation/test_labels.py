@@ -13,9 +13,9 @@ from commands import run
 from tiny_datasets import make_dataset
 
 from figureground.annotation.answers import ANNOTATIONS, header
+from figureground.annotation.gold import GOLD
 from figureground.annotation.labels import summarise
 from figureground.annotation.population import VERIFIED, Population, predict, read_scorers
-from figureground.annotation.responses import GOLD
 from figureground.annotation.summary import describe
 from figureground.checking.dataset import check
 from figureground.core.errors import FiguregroundError

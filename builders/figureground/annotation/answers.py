@@ -13,6 +13,7 @@ were saved together from a grid of images also have `grid`, the `n` of the first
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -76,6 +77,8 @@ class Answers:
     undone: int = 0
     clock_ran_back: int = 0
     """Lines whose time is earlier than that of the line before."""
+    touched: set[str] = field(default_factory=set)
+    """Keys of images about which something was answered or undone, for who empties it from time to time."""
     notes: list[str] = field(default_factory=list)
     """What was wrong with the file and has been passed over."""
     _all: dict[int, Answer] = field(default_factory=dict)
@@ -107,6 +110,7 @@ class Answers:
         stack = self._stacks.setdefault((answer.key, answer.question), [])
         self.replaced += bool(stack)
         stack.append(answer.n)
+        self.touched.add(answer.key)
         self._all[answer.n] = answer
 
     def _undo(self, number: Any) -> None:
@@ -116,6 +120,7 @@ class Answers:
         stack.remove(number)
         self.replaced -= bool(stack)
         self.undone += 1
+        self.touched.add(answer.key)
         del self._all[number]
 
     def current(self) -> Iterator[Answer]:
@@ -128,6 +133,11 @@ class Answers:
         """Return the answer that counts, if there is one."""
         stack = self._stacks.get((key, question))
         return self._all[stack[-1]] if stack else None
+
+    def has(self, key: str, question: str, answer: str, time: str | None) -> bool:
+        """Whether an answer is there and wasn't undone, even if a later one replaced it; at any time if None."""
+        there = (self._all[n] for n in self._stacks.get((key, question), []))
+        return any(each.answer == answer and time in (None, each.time) for each in there)
 
     def last(self) -> list[Answer]:
         """Return what an undo takes back: the last answer, or all of the grid that it was saved with."""
@@ -220,9 +230,15 @@ def parse(data: bytes, path: Path, identity: Mapping[str, Any]) -> tuple[Answers
             if number == 1:
                 _check_header(said, path, identity)
                 answers.annotator = check_name(str(said.get("annotator")))
+                if answers.annotator.casefold() != unicodedata.normalize("NFC", path.stem).casefold():
+                    raise NotUsable(
+                        path,
+                        f"its answers are those of {answers.annotator!r}, and would count twice beside that file. "
+                        "Rename it, or remove the copy",
+                    )
             else:
                 answers.add(said)
-        except OtherDataset:
+        except NotUsable:
             raise
         except (ValueError, FiguregroundError) as error:
             if last:
@@ -236,17 +252,17 @@ def parse(data: bytes, path: Path, identity: Mapping[str, Any]) -> tuple[Answers
     return answers, used
 
 
-class OtherDataset(FileError):
-    """Raised for answers about another dataset, or in a version of the format that this release can't read."""
+class NotUsable(FileError):
+    """Raised for answers about another dataset, under another name, or in a version that this release can't read."""
 
 
 def _check_header(said: Mapping[str, Any], path: Path, identity: Mapping[str, Any]) -> None:
     if said.get("figureground") != "annotations":
-        raise OtherDataset(path, "its first line is not the header of an annotator's file")
+        raise NotUsable(path, "its first line is not the header of an annotator's file")
     if said.get("version") != VERSION:
-        raise OtherDataset(path, f"it has version {said.get('version')!r}; this release reads {VERSION}")
+        raise NotUsable(path, f"it has version {said.get('version')!r}; this release reads {VERSION}")
     if said.get("dataset") != dict(identity):
-        raise OtherDataset(
+        raise NotUsable(
             path,
             "its answers are about another dataset, or about this one before its images changed: the identity in its "
             "first line differs. Move the file away",
@@ -278,7 +294,7 @@ def read_all(directory: Path, identity: Mapping[str, Any] | None = None) -> list
     return found
 
 
-def read_answers(directory: Path) -> list[Answer]:
+def read_answers(directory: str | os.PathLike[str]) -> list[Answer]:
     """Return the answers of all annotators that count: one for each annotator, image and question.
 
     Answers that were undone, or replaced by a later one of the same annotator, are left out.
@@ -289,4 +305,4 @@ def read_answers(directory: Path) -> list[Answer]:
     Raises:
         FiguregroundError: See `read_all`.
     """
-    return [answer for answers in read_all(directory) for answer in answers.current()]
+    return [answer for answers in read_all(Path(directory)) for answer in answers.current()]

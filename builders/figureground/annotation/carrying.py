@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from figureground.annotation.answers import ANNOTATIONS, REFERENCE, SUFFIX, Answers, header, read_all
+from figureground.annotation.gold import GOLD
 from figureground.annotation.labels import summarise
 from figureground.annotation.population import Population
-from figureground.annotation.responses import GOLD
 from figureground.core.files import check_regular, create_bytes, read_object
 from figureground.core.tables import TextTable
 from figureground.shards.finished import FinishedDataset

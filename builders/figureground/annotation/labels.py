@@ -18,7 +18,7 @@ from figureground.annotation.agreement import measure
 from figureground.annotation.answers import FLAGS, REFERENCE, Answer, read_answers
 from figureground.annotation.correction import Corrected
 from figureground.annotation.population import Population, Scorer, read_scorers
-from figureground.annotation.responses import Responses, read_gold, sort_responses
+from figureground.annotation.responses import Responses, read_known, sort_responses
 from figureground.annotation.shares import WHAT, corrected, of_question
 from figureground.annotation.standin import alternative_annotator
 from figureground.core.files import replace_text
@@ -64,7 +64,7 @@ def compute(dataset: FinishedDataset) -> dict[str, Any]:
     """Return the content of `labels.json`, without writing anything; raises as `summarise`."""
     population = Population.of(dataset)
     answers = read_answers(dataset.directory)
-    responses = sort_responses(answers, population, read_gold(dataset.directory, population))
+    responses = sort_responses(answers, population, read_known(dataset.directory, population))
     scorers = read_scorers(dataset.directory, population)
     people, shares = None, []
     if answers:

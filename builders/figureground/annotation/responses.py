@@ -8,15 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from figureground.annotation.answers import ANNOTATIONS, ANSWERS, QUESTIONS, REFERENCE, Answer
+from figureground.annotation.answers import ANNOTATIONS, QUESTIONS, REFERENCE, Answer
 from figureground.annotation.correction import MISSING, Gold
+from figureground.annotation.gold import check_gold, read_gold
 from figureground.annotation.population import Population
-from figureground.core.errors import FiguregroundError, nearest_or_all, printable
-from figureground.core.files import check_regular
-from figureground.core.tables import TextTable, UnreadableText
-
-GOLD = f"{ANNOTATIONS}/gold.csv"
-"""Images whose answers are known: `key,question,answer`."""
+from figureground.core.errors import FiguregroundError, printable
 
 RIGHT = {"foreground": "yes", "background": "yes", "label": "yes", "class": "no", "feature": "yes"}
 """Questions about labels, and the answer that says that the label is right. An image of a class-wise spurious set must
@@ -66,7 +62,7 @@ def sort_responses(answers: Iterable[Answer], population: Population, known: Kno
 
     Args:
         answers: Output of `answers.read_answers`.
-        known: Output of `read_gold`.
+        known: Output of `read_known`.
 
     Raises:
         FiguregroundError: An answer is about an image that the dataset lacks; names annotator and key.
@@ -111,43 +107,19 @@ def _sort(question: str, answers: Sequence[Answer], places: Mapping[str, int], k
     return Responses(question, names, images, said, unsure, gold)
 
 
-def read_gold(directory: Path, population: Population) -> dict[tuple[str, str], bool]:
-    """Read the gold items; empty if there are none.
+def read_known(directory: Path, population: Population) -> dict[tuple[str, str], bool]:
+    """Return whether the labels of the gold items are right; empty if there are none.
 
     Items that say nothing of a label (*can't tell*, photographs, flags) are left out.
 
     Raises:
-        FiguregroundError: The file can't be read, or a line has an unknown key, question or answer, or contradicts
-            another one; names file, line and value.
+        FiguregroundError: See `gold.read_gold`; or the dataset has no image of a key.
     """
-    path = directory / GOLD
-    try:
-        check_regular(path, root=directory)
-    except FileNotFoundError:
-        return {}
+    gold = read_gold(directory)
     places = population.places()
-    found: dict[tuple[str, str], bool] = {}
-    try:
-        table = TextTable(path)
-        table.require("key", "question", "answer")
-        for line, row in table.records():
-            _check_gold(row, f"{GOLD}, line {line}", places)
-            key, question, answer = row["key"], row["question"], row["answer"]
-            if question in RIGHT and answer != "unsure":
-                right = answer == RIGHT[question]
-                if found.setdefault((key, question), right) != right:
-                    raise FiguregroundError(
-                        f"{GOLD}, line {line}: {key} {question} has two different answers. Keep one."
-                    )
-    except UnreadableText as error:
-        raise FiguregroundError(f"{ANNOTATIONS}/{error}") from None
-    return found
-
-
-def _check_gold(row: Mapping[str, str], where: str, places: Mapping[str, int]) -> None:
-    if row["key"] not in places:
-        raise FiguregroundError(f"{where}: the dataset has no image {printable(row['key'])!r}.")
-    for column, known in (("question", QUESTIONS), ("answer", ANSWERS)):
-        if row[column] not in known:
-            hint = nearest_or_all(row[column], known)
-            raise FiguregroundError(f"{where}: the {column} can't be {printable(row[column])!r}{hint}")
+    check_gold(gold, [key for key, _ in gold if key in places], QUESTIONS)
+    return {
+        (key, question): answer == RIGHT[question]
+        for (key, question), answer in gold.items()
+        if question in RIGHT and answer != "unsure"
+    }

@@ -1,0 +1,1 @@
+"""Other places where people answer: Amazon Mechanical Turk and Label Studio."""

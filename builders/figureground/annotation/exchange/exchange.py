@@ -1,0 +1,221 @@
+"""An exchange: writes a review's images and questions for another place, and reads the answers that come from there."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from figureground.annotation.answers import ANSWERS, QUESTIONS, check_name
+from figureground.annotation.images import Images
+from figureground.annotation.sampling import Sample, reference_keys
+from figureground.annotation.turns import Turns, image_ids
+from figureground.annotation.writing import AnswerWriter
+from figureground.core.errors import FiguregroundError, UsageError, listed, nearest_or_all, printable
+from figureground.core.files import replace_bytes, replace_text
+from figureground.core.hashing import digest
+from figureground.core.registry import Registry, subclasses
+from figureground.shards.finished import FinishedDataset, refuse_overlap
+
+FOLDER = "images"
+"""Directory of the images in an export."""
+
+_URL = re.compile(r"(?:https?://|/)[^\s\"'<>\\]*")
+
+
+@dataclass(frozen=True)
+class Task:
+    """An image with its questions, for an export."""
+
+    id: str
+    """Opaque name of the image, see `turns.image_ids`."""
+    url: str
+    dataset: str
+    """SHA-256 of the dataset's identity."""
+    questions: dict[str, str]
+    """Text of each question that is asked, by name."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer of one person to one question, as another place reports it."""
+
+    where: str
+    """Place in the file, for errors."""
+    annotator: str
+    id: str
+    dataset: str
+    question: str
+    answer: str
+    time: str | None = None
+    """UTC, ISO 8601; None if it isn't known."""
+    seconds: float | None = None
+
+
+@dataclass
+class Results:
+    """All that a file of another place says."""
+
+    answers: list[Result] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Number of rows that don't count, by reason."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did."""
+
+    saved: int
+    known: int
+    """Answers that an earlier import had saved already."""
+    annotators: list[str]
+    left_out: dict[str, int]
+
+
+class Exchange(ABC):
+    """Another place where people answer."""
+
+    NAME: ClassVar[str]
+    SUFFIX: ClassVar[str]
+    """Suffix of the files with results that it reads."""
+
+    @abstractmethod
+    def files(self, tasks: Sequence[Task], names: Sequence[str]) -> dict[str, str]:
+        """Return the text files of an export, by name.
+
+        Args:
+            tasks: The images, in order.
+            names: All questions that an image may have; a task may lack some.
+        """
+
+    @abstractmethod
+    def results(self, path: Path) -> Results:
+        """Read a file of results.
+
+        Raises:
+            FiguregroundError: It can't be read, or lacks something; names file, line and column.
+        """
+
+
+EXCHANGES: Registry[type[Exchange]] = Registry(
+    "figureground.exchanges", "exchange",
+    {
+        "mturk": "figureground.annotation.exchange.mturk:MechanicalTurk",
+        "label-studio": "figureground.annotation.exchange.label_studio:LabelStudio",
+    },
+    subclasses(Exchange, "NAME"),
+)  # fmt: skip
+
+
+def export(dataset: FinishedDataset, sample: Sample, name: str, out: Path, image_url: str | None) -> list[Path]:
+    """Write a sample, with its gold items, for another place.
+
+    Args:
+        dataset: The dataset.
+        sample: The images to ask about.
+        name: A name in `EXCHANGES`.
+        out: A new or empty directory, outside the dataset.
+        image_url: Where the images will be found, without the file's name.
+
+    Returns:
+        The text files and the directory of the images.
+
+    Raises:
+        UsageError: The exchange doesn't exist, the URL is missing or isn't one, or `out` isn't empty.
+        FiguregroundError: An image can't be read.
+    """
+    if name not in EXCHANGES:
+        raise UsageError(f"--export: there is no {name!r}{nearest_or_all(name, EXCHANGES.names())}")
+    if image_url is None or not _URL.fullmatch(image_url):
+        raise UsageError(
+            f"--image-url must say where the images will be found, such as https://example.org/{FOLDER}, not "
+            f"{printable(image_url)!r}. The export writes them to OUT/{FOLDER}; put them there yourself."
+        )
+    refuse_overlap(out, [dataset.directory])
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {printable(out)} exists and isn't an empty directory. Give another one.")
+    turns, images, whole = Turns(dataset, sample), Images(dataset), digest(dataset.identity())
+    tasks = []
+    for id, key in turns.keys.items():
+        item = turns.items[key]
+        replace_bytes(out / FOLDER / f"{id}.png", images.png(item))
+        asked = {question.name: question.text for question in turns.questions.about(item)}
+        tasks.append(Task(id, f"{image_url.rstrip('/')}/{id}.png", whole, asked))
+    written = []
+    for file, text in EXCHANGES[name]().files(tasks, turns.questions.names()).items():
+        replace_text(out / file, text)
+        written.append(out / file)
+    return [*written, out / FOLDER]
+
+
+def import_results(dataset: FinishedDataset, path: Path) -> Imported:
+    """Read the answers of another place into the files of their annotators. Importing a file twice adds nothing.
+
+    Args:
+        dataset: The dataset that was exported.
+        path: A file of results; its suffix says from where.
+
+    Raises:
+        FiguregroundError: The file can't be read, is about another dataset, or has an answer that can't be; nothing
+            is saved then.
+        NotSaved: The answers of an annotator couldn't be written; import the file again.
+    """
+    kinds = {kind.SUFFIX: kind for _, kind in EXCHANGES.items()}
+    if path.suffix.lower() not in kinds:
+        known = listed(f"{suffix} ({kind.NAME})" for suffix, kind in kinds.items())
+        raise UsageError(f"--import {printable(path)}: results have one of the suffixes {known}.")
+    found = kinds[path.suffix.lower()]().results(path)
+    checked = sorted(_checked(dataset, found.answers), key=lambda each: each[0].time or "")  # the latest counts
+    writers: dict[str, AnswerWriter] = {}
+    new: dict[str, list[dict[str, Any]]] = {}
+    for result, key in checked:
+        name = check_name(result.annotator).casefold()
+        if name not in writers:
+            writers[name] = AnswerWriter(dataset.directory, dataset.identity(), check_name(result.annotator))
+            new[name] = []
+        if not writers[name].answers.has(key, result.question, result.answer, result.time):
+            new[name].append(
+                {"key": key, "question": result.question, "answer": result.answer, "time": result.time,
+                 "seconds": result.seconds}
+            )  # fmt: skip
+    for name, answers in new.items():
+        if answers:
+            writers[name].add(answers)
+    saved = sum(map(len, new.values()))
+    annotators = sorted(writer.answers.annotator for writer in writers.values())
+    return Imported(saved, len(checked) - saved, annotators, dict(found.left_out))
+
+
+def _checked(dataset: FinishedDataset, results: Sequence[Result]) -> Iterator[tuple[Result, str]]:
+    """Yield results with the keys of their images."""
+    identity = dataset.identity()
+    whole, keys = digest(identity), None
+    for result in results:
+        if result.dataset != whole:
+            raise FiguregroundError(
+                f"{result.where}: it is about another dataset, or about this one before its images changed "
+                f"({printable(result.dataset[:12])}…, not {whole[:12]}…). Give results of an export of this dataset."
+            )
+        if keys is None:
+            there = [row["key"] for shard in dataset.shards for row in dataset.rows(shard)]
+            keys = image_ids(identity, [*there, *reference_keys(dataset)])
+        if result.id not in keys:
+            raise FiguregroundError(f"{result.where}: this dataset has no image {printable(result.id)!r}.")
+        if result.question not in QUESTIONS or result.answer not in ANSWERS:
+            raise FiguregroundError(
+                f"{result.where}: {printable(result.answer)!r} can't answer {printable(result.question)!r}; answers "
+                f"are {listed(ANSWERS)}."
+            )
+        check_name(result.annotator)
+        yield result, keys[result.id]
+
+
+def is_set(value: Any) -> bool:
+    """Whether a checkbox or radio button is set, as places report it: true, "true", "on", or {"yes": true}."""
+    if isinstance(value, dict):
+        return any(is_set(each) for each in value.values())
+    return value is True or str(value).strip().lower() in ("true", "on", "yes", "1")

@@ -1,0 +1,73 @@
+"""Gold items: images whose answers are known, mixed in unseen to estimate annotators' error rates."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from figureground.annotation.answers import ANNOTATIONS, ANSWERS, FLAGS, QUESTIONS
+from figureground.core.errors import FiguregroundError, listed, nearest_or_all, printable
+from figureground.core.files import LEAVES, FileError, leaves
+from figureground.core.tables import TextTable, UnreadableText
+
+GOLD = f"{ANNOTATIONS}/gold.csv"
+
+Gold = dict[tuple[str, str], str]
+"""The known answer by key and question."""
+
+
+def read_gold(directory: Path) -> Gold:
+    """Return the known answers in `_figureground/annotations/gold.csv`, with the columns `key,question,answer`.
+
+    Args:
+        directory: The dataset. Without the file, there are none.
+
+    Raises:
+        FiguregroundError: The file can't be read, or a row is wrong; names line and column.
+    """
+    path = directory / GOLD
+    if not path.exists():
+        return {}
+    if leaves(path, directory):
+        raise FileError(path, LEAVES)
+    try:
+        table = TextTable(path)
+        table.require("key", "question", "answer")
+        rows = list(table.records())
+    except UnreadableText as error:
+        raise FiguregroundError(f"{ANNOTATIONS}/{error}") from None
+    found: Gold = {}
+    for line, row in rows:
+        where = f"{GOLD}, line {line}"
+        for column, known in (("question", QUESTIONS), ("answer", ANSWERS)):
+            if row[column] not in known:
+                hint = nearest_or_all(row[column], known)
+                raise FiguregroundError(f"{where}: {column} can't be {printable(row[column])!r}{hint}")
+        place = (row["key"], row["question"])
+        if found.setdefault(place, row["answer"]) != row["answer"]:
+            raise FiguregroundError(f"{where}: {' '.join(place)} has two different answers. Keep one.")
+    return found
+
+
+def check_gold(gold: Gold, keys: Collection[str], names: Collection[str]) -> None:
+    """Check that gold items are about images and questions of this dataset.
+
+    Args:
+        gold: The known answers.
+        keys: Those of its keys that the dataset has.
+        names: Questions that the dataset's images can have.
+
+    Raises:
+        FiguregroundError: A key or a question is none of the dataset's; names it.
+    """
+    unknown = sorted({key for key, _ in gold} - set(keys))
+    if unknown:
+        raise FiguregroundError(
+            f"{GOLD}: the dataset has no image {listed(map(printable, unknown), 3)}. Remove these rows, or copy keys "
+            "from the column `key` of the dataset."
+        )
+    odd = sorted({question for _, question in gold} - {*names, *FLAGS})
+    if odd:
+        raise FiguregroundError(
+            f"{GOLD}: nobody is asked for {listed(odd)} in this dataset, only for {listed([*names, *FLAGS])}."
+        )

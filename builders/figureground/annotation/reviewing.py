@@ -1,0 +1,158 @@
+"""Let people review a dataset's labels: draw the sample, serve the page, and say what was saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from figureground.annotation.answers import read_all
+from figureground.annotation.labels import summarise
+from figureground.annotation.sampling import Sample, Wanted, draw, load, reference_keys, save
+from figureground.core import signals
+from figureground.core.errors import Stopped, counted
+from figureground.core.terminal import say
+from figureground.shards.finished import FinishedDataset
+
+if TYPE_CHECKING:
+    from figureground.annotation.turns import Turns
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """What a review left behind."""
+
+    saved: int
+    """Answers saved by this run."""
+    annotators: dict[str, int]
+    """Number of answers that count, by annotator, of all runs."""
+    replaced: int
+    """Answers that their annotator replaced by a later one about the same image."""
+    notes: list[str]
+
+
+def review(
+    directory: str | os.PathLike[str],
+    *,
+    images: int | None = None,
+    margin: float | None = None,
+    per: str | None = None,
+    expected: float | None = None,
+    overlap: float | None = None,
+    splits: Sequence[str] | None = None,
+    seed: int | None = None,
+    port: int | None = None,
+    ready: Callable[[str], None] | None = None,
+) -> Reviewed:
+    """Serve the review page of a dataset on this machine until Ctrl-C, or until `KeyboardInterrupt` is raised.
+
+    The sample is the one of the last review, changed by what is given here; see `annotation.sampling.Wanted` for its
+    fields and their defaults. Answers to images that a new sample lacks are kept. At the end, `labels.json` and the
+    card say what all answers show.
+
+    Args:
+        directory: A finished dataset.
+        images: Number of images; None: as many as the interval needs.
+        margin: Half the width of the 95 % interval of the share of right labels.
+        per: What each interval is about: `dataset`, `split`, `foreground`, `background` or `cell`.
+        expected: The share of right labels that is expected.
+        overlap: Share of the images that every annotator is asked about.
+        splits: Splits to sample from; empty: all.
+        seed: Seed of the sample.
+        port: The port; None: 8377, or a free one if that is in use.
+        ready: Called with the page's address once it is served; None: print it.
+
+    Raises:
+        FiguregroundError: There is no finished dataset, or a file of answers belongs to another one or is damaged.
+        UsageError: The sample or the port can't be had.
+    """
+    from figureground.annotation.server import Server
+    from figureground.annotation.turns import Turns
+
+    dataset = FinishedDataset(Path(directory))
+    changes = {
+        "images": images, "margin": margin, "per": per, "expected": expected, "overlap": overlap, "splits": splits,
+        "seed": seed,
+    }  # fmt: skip
+    turns = Turns(dataset, sample_of(dataset, {name: each for name, each in changes.items() if each is not None}))
+    with Server(turns, port) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="review", daemon=True)
+        thread.start()
+        try:
+            (ready or _print_address)(server.url)
+            while thread.is_alive():
+                signals.check()
+                thread.join(0.2)
+        except KeyboardInterrupt as stop:  # the usual end of a review, unless it was SIGTERM
+            if isinstance(stop, Stopped) and stop.signal != signal.SIGINT:
+                raise
+        finally:
+            server.shutdown()
+    summarise(dataset.directory)
+    return _reviewed(dataset, turns)
+
+
+def sample_of(dataset: FinishedDataset, changes: Mapping[str, Any]) -> Sample:
+    """Return the sample that was saved, unless it is to change; then draw the new one and save it.
+
+    Args:
+        dataset: The dataset.
+        changes: Fields of `Wanted` that are to differ from those of the saved sample, or from the defaults.
+
+    Raises:
+        FileError: The saved sample is damaged or about another dataset.
+        UsageError: See `sampling.draw`.
+    """
+    saved = load(dataset)
+    before = saved.wanted if saved else Wanted()
+    fields = {**changes, **({"splits": tuple(changes["splits"])} if "splits" in changes else {})}
+    if {"margin", "per", "expected"} & fields.keys():
+        fields.setdefault("images", None)  # an interval is wanted now
+    wanted = dataclasses.replace(before, **fields)
+    if saved is not None and wanted == before:
+        return saved
+    sample = draw(dataset, wanted, reference_keys(dataset))
+    save(dataset, sample)
+    return sample
+
+
+def describe(dataset: FinishedDataset, sample: Sample) -> str:
+    """Return a line about a sample and the interval that it is for."""
+    wanted, mixed = sample.wanted, len(sample.keys) - sample.generated
+    what = f"{sample.generated:,} of {counted(dataset.samples, 'image')}"
+    if wanted.images is None:
+        per = "" if wanted.per == "dataset" else f" of each {wanted.per}"
+        what += (
+            f", for an interval of ±{wanted.margin:.1%} about the share of right labels{per} at {wanted.expected:.0%}"
+        )
+    if mixed:
+        what += f"; {counted(mixed, 'reference')} mixed in"
+    return f"{what}; {wanted.overlap:.0%} of them asked of every annotator."
+
+
+def _print_address(url: str) -> None:
+    say(f"Open {url}")
+    say("Everybody who knows this address can answer, on this machine only. Ctrl-C ends the review.")
+    sys.stdout.flush()
+
+
+def _reviewed(dataset: FinishedDataset, turns: Turns) -> Reviewed:
+    found = read_all(dataset.directory, dataset.identity())
+    notes = [note for answers in found for note in answers.notes]
+    notes += [
+        f"{answers.annotator}: the clock ran back {counted(answers.clock_ran_back, 'time')}; answers count in the "
+        "order in which they were given."
+        for answers in found if answers.clock_ran_back
+    ]  # fmt: skip
+    if turns.missing:
+        notes.append(f"the sample has {counted(turns.missing, 'image')} less: references that are gone.")
+    return Reviewed(
+        turns.saved, {answers.annotator: len(list(answers.current())) for answers in found},
+        sum(answers.replaced for answers in found), notes,
+    )  # fmt: skip

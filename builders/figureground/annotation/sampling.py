@@ -1,0 +1,291 @@
+"""The sample of images that people look at: its size for a wanted interval, and a stratified random choice.
+
+Images are drawn from each cell (split, foreground, background) in proportion to its size, by the order of a hash of
+their key, so a larger sample of the same dataset contains the smaller one, and no answer is lost by asking for more.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from figureground.annotation.answers import ANNOTATIONS, REFERENCE
+from figureground.annotation.questions import Item
+from figureground.core.errors import RecipeError, UsageError, listed, nearest_or_all
+from figureground.core.files import FileError, leaves, read_object, replace_text
+from figureground.core.intervals import wilson
+from figureground.shards.finished import FinishedDataset
+from figureground.shards.shard import PRIVATE
+from figureground.shards.stages import COPIES
+from figureground.sources.images import list_folders, list_images
+
+SAMPLE = f"{ANNOTATIONS}/sample.json"
+MARGIN, EXPECTED = 0.03, 0.95
+"""Defaults: half the interval's width, and the share of right labels that is expected."""
+GROUPS = ("dataset", "split", "foreground", "background", "cell")
+"""What each interval is about."""
+REFERENCE_SHARE = 0.5
+"""Maximum number of references, as a share of the number of generated images that they are mixed with."""
+
+Cell = tuple[str, int, int]
+"""Split, foreground, background."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a sample is to be."""
+
+    images: int | None = None
+    """Number of images; None: as many as the interval needs."""
+    margin: float = MARGIN
+    per: str = "dataset"
+    expected: float = EXPECTED
+    overlap: float = 0.2
+    """Share of the images that every annotator is asked about; each other one is asked of one annotator."""
+    splits: tuple[str, ...] = ()
+    """Splits to sample from; empty: all."""
+    seed: int = 0
+
+    def check(self, dataset: FinishedDataset) -> None:
+        """Refuse values that no sample can have.
+
+        Raises:
+            UsageError: A value is out of range, or a split doesn't exist; names the option.
+        """
+        if self.images is not None and self.images < 1:
+            raise RecipeError("--images", f"must be at least 1, not {self.images}.")
+        for name, value, low, high in (
+            ("--margin", self.margin, 0.001, 0.5), ("--expected", self.expected, 0.5, 1.0),
+            ("--overlap", self.overlap, 0.0, 1.0),
+        ):  # fmt: skip
+            if not low <= value <= high:
+                raise RecipeError(name, f"must be from {low:g} to {high:g}, not {value:g}.")
+        if self.per not in GROUPS:
+            raise RecipeError("--per", f"can be {listed(GROUPS)}, not {self.per!r}.")
+        for split in self.splits:
+            if split not in dataset.index["splits"]:
+                raise RecipeError(
+                    "--split", f"there is no split {split!r}{nearest_or_all(split, dataset.index['splits'])}"
+                )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The images to look at, in the order in which they are shown."""
+
+    wanted: Wanted
+    keys: tuple[str, ...]
+
+    @property
+    def generated(self) -> int:
+        """Number of its images that belong to the dataset."""
+        return sum(not key.startswith(REFERENCE) for key in self.keys)
+
+    def shared(self, key: str) -> bool:
+        """Whether every annotator is asked about an image."""
+        return _order("overlap", self.wanted.seed, key) < self.wanted.overlap
+
+
+def size_for(margin: float, expected: float, population: int, level: float = 0.95) -> int:
+    """Return the smallest sample whose Wilson interval of a share is at most `margin` wide to its wider side.
+
+    The sample is drawn without replacement: a sample of n of N images counts as n (N − 1) / (N − n) (Cochran 1977,
+    section 2.6).
+
+    Args:
+        margin: Half the width, such as 0.03.
+        expected: The share that is expected, such as 0.95. At 0.5 the size suffices for any share.
+        population: Number of images, N.
+        level: Nominal coverage.
+    """
+
+    def enough(n: int) -> bool:
+        if n >= population:
+            return True
+        value, low, high = wilson(expected, n * (population - 1) / (population - n), level)
+        return max(value - low, high - value) <= margin
+
+    low, high = 1, max(1, population)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return low
+
+
+def allocate(total: int, sizes: Mapping[Cell, int]) -> dict[Cell, int]:
+    """Divide a sample among cells in proportion to their sizes, by largest remainder.
+
+    Each cell gets at least one if there is one for each, and none gets more than it has.
+    """
+    sizes = {cell: size for cell, size in sizes.items() if size}
+    everything = sum(sizes.values())
+    total = min(total, everything)
+    least = 1 if total >= len(sizes) else 0
+    exact = {cell: total * size / everything for cell, size in sizes.items()}
+    given = {cell: max(least, math.floor(each)) for cell, each in exact.items()}
+    order = sorted(sizes, key=lambda cell: (given[cell] - exact[cell], cell))
+    while (missing := total - sum(given.values())) > 0:
+        for cell in [cell for cell in order if given[cell] < sizes[cell]][:missing]:
+            given[cell] += 1
+    while sum(given.values()) > total:  # cells that were raised to one
+        cell = max(given, key=lambda cell: (given[cell] - exact[cell] if given[cell] > least else -1, cell))
+        given[cell] -= 1
+    return given
+
+
+def plan(wanted: Wanted, sizes: Mapping[Cell, int]) -> dict[Cell, int]:
+    """Return the number of images to draw from each cell."""
+    if wanted.images is not None:
+        return allocate(wanted.images, sizes)
+    groups: dict[Any, dict[Cell, int]] = {}
+    for cell, size in sizes.items():
+        split, foreground, background = cell
+        name = {"dataset": (), "split": split, "foreground": foreground, "background": background, "cell": cell}
+        groups.setdefault(name[wanted.per], {})[cell] = size
+    given: dict[Cell, int] = {}
+    for group in groups.values():
+        given |= allocate(size_for(wanted.margin, wanted.expected, sum(group.values())), group)
+    return given
+
+
+def cells(dataset: FinishedDataset, splits: Sequence[str] = ()) -> dict[Cell, int]:
+    """Return the number of images in each cell that has any."""
+    found: dict[Cell, int] = {}
+    for split, said in dataset.index["splits"].items():
+        if not splits or split in splits:
+            found |= {(split, f, b): count for f, b, count in said["cells"] if count}
+    return found
+
+
+def draw(dataset: FinishedDataset, wanted: Wanted, references: Sequence[str] = ()) -> Sample:
+    """Draw a sample, and references to mix in.
+
+    Raises:
+        UsageError: See `Wanted.check`; or the splits have no image.
+    """
+    wanted.check(dataset)
+    given = plan(wanted, cells(dataset, wanted.splits))
+    if not given:
+        raise UsageError(f"{dataset.directory}: the splits {listed(wanted.splits)} have no image to review.")
+    best: dict[Cell, list[tuple[float, str]]] = {cell: [] for cell in given}
+    for shard in dataset.shards:
+        if wanted.splits and shard.split not in wanted.splits:
+            continue
+        for row in dataset.rows(shard):
+            cell, rank = (shard.split, row["foreground"], row["background"]), _order("image", wanted.seed, row["key"])
+            if len(heap := best[cell]) < given[cell]:
+                heapq.heappush(heap, (-rank, row["key"]))
+            elif heap and -rank > heap[0][0]:
+                heapq.heapreplace(heap, (-rank, row["key"]))
+    keys = [key for heap in best.values() for _, key in heap]
+    mixed = sorted(references, key=lambda key: _order("image", wanted.seed, key))
+    keys += mixed[: math.ceil(len(keys) * REFERENCE_SHARE)]
+    return Sample(wanted, tuple(in_turn(keys, wanted.seed)))
+
+
+def in_turn(keys: Iterable[str], seed: int) -> list[str]:
+    """Return keys in the order in which people are asked about them, which is random."""
+    return sorted(keys, key=lambda key: _order("turn", seed, key))
+
+
+def _order(purpose: str, seed: int, key: str) -> float:
+    """Return a number from 0 to 1 that depends on a key as if it were random."""
+    return int.from_bytes(blake2b(f"{purpose}\0{seed}\0{key}".encode(), digest_size=7).digest()) / 2**56
+
+
+def items(dataset: FinishedDataset, keys: Sequence[str]) -> dict[str, Item]:
+    """Return images of the dataset, and references, by key; keys that exist nowhere are left out."""
+    wanted, found = set(keys), dict(_reference_items(dataset, keys))
+    for number, shard in enumerate(dataset.shards):
+        if len(found) == len(wanted):
+            break
+        for row, said in enumerate(dataset.rows(shard)):
+            if said["key"] in wanted:
+                labels = {name: names[said[name]] for name, names in dataset.names.items()}
+                labels |= {name: said[name] for name in dataset.columns.texts}
+                found[said["key"]] = Item(said["key"], shard.split, labels, number, row)
+    return found
+
+
+# References
+
+
+def reference_folder(dataset: FinishedDataset) -> Path:
+    """Return the directory of the references that the concepts of a spurious set were learned from."""
+    return dataset.directory / PRIVATE / "stages" / COPIES
+
+
+def reference_keys(dataset: FinishedDataset) -> list[str]:
+    """Return the keys of the references that can be mixed in; only class-wise spurious sets have any."""
+    folder = reference_folder(dataset)
+    if "spurious_for" not in dataset.columns.labels or not folder.is_dir() or leaves(folder, dataset.directory):
+        return []
+    return [
+        f"{REFERENCE}{path.relative_to(folder).as_posix()}"
+        for each in list_folders(folder) if each.name in dataset.index["splits"] and not leaves(each, folder)
+        for path in list_images(each) if not leaves(path, folder)
+    ]  # fmt: skip
+
+
+def _reference_items(dataset: FinishedDataset, keys: Sequence[str]) -> Iterator[tuple[str, Item]]:
+    """Yield references with the labels of the images that were made from them."""
+    asked = [key for key in keys if key.startswith(REFERENCE)]
+    known = set(reference_keys(dataset)) if asked else set()
+    labels: dict[str, dict[str, str]] = {}
+    for key in asked:
+        if key not in known:
+            continue
+        split = key.removeprefix(REFERENCE).split("/")[0]
+        if split not in labels:
+            labels[split] = _labels_of(dataset, split)
+        yield key, Item(key, split, labels[split])
+
+
+def _labels_of(dataset: FinishedDataset, split: str) -> dict[str, str]:
+    """Return class and feature of a split of a class-wise spurious set, which all of its images share."""
+    for shard in dataset.shards:
+        if shard.split == split:
+            for row in dataset.rows(shard):
+                names = dataset.names["spurious_for"]
+                return {"spurious_for": names[row["spurious_for"]], "feature": row["feature"]}
+    return {}
+
+
+# The sample on disk
+
+
+def save(dataset: FinishedDataset, sample: Sample) -> None:
+    """Write a sample to `_figureground/annotations/sample.json`."""
+    said = {
+        "version": 1, "dataset": dataset.identity(), "wanted": asdict(sample.wanted), "keys": list(sample.keys),
+    }  # fmt: skip
+    replace_text(dataset.directory / SAMPLE, json.dumps(said, indent=1) + "\n", root=dataset.directory)
+
+
+def load(dataset: FinishedDataset) -> Sample | None:
+    """Return the sample that was saved; None if there is none.
+
+    Raises:
+        FileError: It is damaged, or is about another dataset.
+    """
+    path = dataset.directory / SAMPLE
+    try:
+        said = read_object(path, root=dataset.directory)
+    except FileNotFoundError:
+        return None
+    if said.get("dataset") != dataset.identity():
+        raise FileError(
+            path, "it is about another dataset, or about this one before its images changed. Move the folder "
+            f"{ANNOTATIONS} away",
+        )  # fmt: skip
+    try:
+        wanted = said["wanted"]
+        return Sample(Wanted(**{**wanted, "splits": tuple(wanted["splits"])}), tuple(map(str, said["keys"])))
+    except (KeyError, TypeError):
+        raise FileError(path, "it is damaged. Remove it; the same options draw the same sample again") from None

@@ -1,0 +1,125 @@
+"""The command `review`: people look at a sample of a dataset and say whether its labels are right."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from figureground.cli.arguments import Commands
+from figureground.core.errors import UsageError, counted
+from figureground.core.terminal import complain, say
+
+if TYPE_CHECKING:
+    from figureground.shards.finished import FinishedDataset
+
+SAMPLING = ("images", "margin", "per", "expected", "overlap", "splits", "seed")
+"""Options that decide the sample."""
+
+
+def add_review(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "review", parents=[common], help="let people say whether labels are right, on a local web page",
+        description="Serves a page on this machine where people look at a random sample of a dataset and say whether "
+        "its labels are right. Answers are saved in DIR/_figureground/annotations; the command goes on where it was "
+        "stopped. Without options about the sample, the last one is used again.",
+    )  # fmt: skip
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    sample = parser.add_argument_group("sample")
+    sample.add_argument("--images", type=int, metavar="N", help="number of images; default: as the interval needs")
+    sample.add_argument("--margin", type=float, metavar="X", help="half the interval's width (0.03)")
+    sample.add_argument(
+        "--per",
+        metavar="GROUP",
+        help="what each interval is about: dataset (default), split, foreground, background, cell",
+    )
+    sample.add_argument("--expected", type=float, metavar="X", help="expected share of right labels (0.95)")
+    sample.add_argument(
+        "--overlap", type=float, metavar="X", help="share of the images that every annotator is asked about (0.2)"
+    )
+    sample.add_argument(
+        "--split", dest="splits", action="append", metavar="SPLIT", help="sample only this split; repeatable"
+    )
+    sample.add_argument("--seed", type=int, metavar="N", help="another random sample (0)")
+    parser.add_argument("--port", type=int, metavar="N", help="port (8377, or a free one if that is in use)")
+    others = parser.add_argument_group("other places to ask people")
+    others.add_argument(
+        "--export", metavar="FORMAT", help="write the sample for mturk or label-studio instead, to --out"
+    )
+    others.add_argument("--out", type=Path, metavar="OUT", help="new directory for the export")
+    others.add_argument(
+        "--image-url", metavar="URL", help="where you will put the exported images, such as https://example.org/images"
+    )
+    others.add_argument(
+        "--import", dest="results", type=Path, metavar="FILE",
+        help="read answers: results of MTurk (CSV) or an export of Label Studio (JSON)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--summary",
+        action="store_true",
+        help="only print what answers and scores say of the labels; update the card",
+    )
+    parser.set_defaults(run=_review)
+
+
+def _review(options: argparse.Namespace) -> int:
+    from figureground.annotation.reviewing import describe, review, sample_of
+    from figureground.shards.finished import FinishedDataset
+
+    if options.results is not None and options.export is not None:
+        raise UsageError("--import and --export can't be given together.")
+    for name in () if options.export is not None else ("out", "image_url"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} needs --export mturk or --export label-studio.")
+    if options.export is not None and options.out is None:
+        raise UsageError("--export needs --out OUT, a new directory.")
+    if options.summary:
+        if options.results is not None or options.export is not None:
+            raise UsageError("--summary can't be given with --import or --export.")
+        return _summarise(options.directory)
+    dataset = FinishedDataset(options.directory)
+    if options.results is not None:
+        return _import(dataset, options.results)
+    given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
+    sample = sample_of(dataset, given)
+    say(describe(dataset, sample))
+    if options.export is not None:
+        from figureground.annotation.exchange.exchange import export
+
+        for path in export(dataset, sample, options.export, options.out, options.image_url):
+            say(path)
+        return 0
+    done = review(options.directory, port=options.port)
+    for note in done.notes:
+        complain(f"figureground: {note}")
+    say(f"{options.directory}: {counted(done.saved, 'answer')} saved.")
+    for name, answers in done.annotators.items():
+        say(f"  {name}: {counted(answers, 'answer')} in all")
+    if done.replaced:
+        say(f"  {counted(done.replaced, 'answer')} replaced by a later one about the same image")
+    return _summarise(options.directory)
+
+
+def _summarise(directory: Path) -> int:
+    """Print what is known of the labels."""
+    from figureground.annotation.labels import summarise
+    from figureground.annotation.summary import describe
+    from figureground.shards.shard import LABELS
+
+    said = summarise(directory)
+    say(describe(said))
+    if said["people"] is not None or said["scorers"]:
+        say(directory / LABELS)
+    return 0
+
+
+def _import(dataset: FinishedDataset, path: Path) -> int:
+    from figureground.annotation.exchange.exchange import import_results
+
+    done = import_results(dataset, path)
+    say(f"{path}: {counted(done.saved, 'answer')} of {counted(len(done.annotators), 'annotator')} saved.")
+    if done.known:
+        say(f"  {counted(done.known, 'answer')} had been imported before")
+    for reason, count in done.left_out.items():
+        say(f"  {count:,} left out: {reason}")
+    return _summarise(dataset.directory)
