@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(sys.argv[0]).parent))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 """Runs a file as `python FILE ARGUMENT …` does."""
-SECONDS = ("plan", "segment", "shards")
+SECONDS = ("plan", "segment", "shards", "trust")
 """These take less than ten seconds; the others are slow tests."""
 ARGUMENTS: dict[str, Callable[[Path], list[str]]] = {
     "beds": lambda folder: [
