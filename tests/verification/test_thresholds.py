@@ -5,7 +5,7 @@ import pytest
 
 from figureground.core.errors import FiguregroundError
 from figureground.curation.rule import Known, Rule
-from figureground.verification.thresholds import choose, exact_interval, halves
+from figureground.verification.thresholds import choose, halves
 
 
 def sample(n=2000, labelled=600, wrong=0.2, seed=0):
@@ -19,16 +19,6 @@ def sample(n=2000, labelled=600, wrong=0.2, seed=0):
     asked = rng.permutation(n)[:labelled]
     answers[asked] = right[asked]
     return scores, answers, right
-
-
-@pytest.mark.parametrize(
-    ("k", "n", "low", "high"),
-    [(0, 10, 0, 0.3085), (1, 10, 0.0025, 0.4450), (5, 10, 0.1871, 0.8129), (10, 10, 0.6915, 1)],
-)
-def test_exact_intervals_are_those_of_clopper_and_pearson(k, n, low, high):
-    value, *found = exact_interval(k, n)
-    assert value == k / n
-    assert found == pytest.approx([low, high], abs=1e-4)
 
 
 def test_the_target_holds_for_all_images_and_most_right_ones_are_kept():

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from figureground.annotation.answers import ANNOTATIONS, Answer, read_answers
+from figureground.annotation.answers import Answer, read_answers
+from figureground.annotation.gold import read_gold
 from figureground.core.errors import FiguregroundError, UsageError, listed, nearest_or_all
-from figureground.core.tables import TextTable
 from figureground.data.images import DatasetImages
 from figureground.verification.scores_file import FILE, SavedScores, read_saved
 from figureground.verification.thresholds import Choice, choose
 
 WHATS = {"foreground": "foreground", "background": "background", "label": "foreground"}
 """Columns of labels by the question that people are asked about them."""
-GOLD = f"{ANNOTATIONS}/gold.csv"
 
 
 def choose_rule(directory: Path, scorers: Sequence[str], target: float, votes: int | None = None) -> Choice:
@@ -45,7 +44,7 @@ def choose_rule(directory: Path, scorers: Sequence[str], target: float, votes: i
             f"--target: {directory} has no answers about foregrounds or backgrounds. Run figureground review first."
         )
     images = DatasetImages(directory, column="foreground")
-    right = right_images(answers, images.keys, _gold(directory))
+    right = right_images(answers, images.keys, {key for key, _ in read_gold(directory)})
     columns = sorted({WHATS[answer.question] for answer in answers}, reverse=True)
     scores = {name: _scores(saved, name, columns, images.keys) for name in dict.fromkeys(scorers)}
     return choose(scores, right, images.objects, target, votes)
@@ -91,13 +90,3 @@ def _scores(saved: SavedScores, name: str, whats: Sequence[str], keys: Sequence[
         given = [None if (row := rows.get(key)) is None else values[row] for key in keys]
         found[column] = np.array([np.nan if value is None else value for value in given], np.float64)
     return found
-
-
-def _gold(directory: Path) -> set[str]:
-    """Return the keys of gold items, which were chosen on purpose and aren't part of a random sample."""
-    path = directory / GOLD
-    if not path.is_file():
-        return set()
-    table = TextTable(path)
-    table.require("key")
-    return {row["key"] for _, row in table.records()}

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from figureground.annotation.binomial import clopper_pearson
 from figureground.core.errors import FiguregroundError
-from figureground.core.intervals import LEVEL, Interval
+from figureground.core.intervals import Interval
 
 STEPS = 200
 """Number of values of q that are tried, evenly from 0 to 1."""
@@ -41,7 +42,7 @@ class Kept:
     @property
     def interval(self) -> Interval:
         """Share of wrong ones among the kept images with its exact interval."""
-        return exact_interval(self.wrong, self.kept)
+        return clopper_pearson(self.wrong, self.kept)
 
 
 @dataclass(frozen=True)
@@ -144,36 +145,6 @@ def halves(objects: np.ndarray) -> np.ndarray:
     rank = np.empty(len(known), np.int64)
     rank[sorted(range(len(known)), key=hashed.__getitem__)] = np.arange(len(known))
     return (rank % 2 == 0)[at]
-
-
-def exact_interval(k: int, n: int, level: float = LEVEL) -> Interval:
-    """Return the Clopper-Pearson interval of a share of k in n, found by bisection.
-
-    Args:
-        k: Number of hits, 0 to n.
-        n: Number of trials, above 0.
-        level: Nominal coverage, between 0 and 1; the interval covers at least that.
-    """
-    tail = (1 - level) / 2
-    low = 0.0 if k == 0 else _bisected(lambda p: 1 - _at_most(k - 1, n, p) - tail)
-    high = 1.0 if k == n else _bisected(lambda p: tail - _at_most(k, n, p))
-    return Interval(k / n, low, high)
-
-
-def _bisected(rises: Callable[[float], float]) -> float:
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if rises(middle) > 0 else (middle, high)
-    return (low + high) / 2
-
-
-def _at_most(k: int, n: int, p: float) -> float:
-    """Return the probability of at most k hits in n trials, 0 < p < 1."""
-    i = np.arange(k + 1)
-    factorial = np.array([math.lgamma(j + 1) for j in range(n + 1)])
-    logs = factorial[n] - factorial[i] - factorial[n - i] + i * math.log(p) + (n - i) * math.log1p(-p)
-    return float(np.exp(logs).sum())
 
 
 def _quantile(values: np.ndarray, q: float) -> float:
