@@ -292,7 +292,7 @@ def test_a_split_that_nobody_looked_at_is_not_told_of(dataset):
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("nobody,foreground,yes", "'nobody'"),
+        ("nobody,foreground,yes", "nobody"),
         ("{key},forground,yes", "did you mean 'foreground'"),
         ("{key},foreground,maybe", "'maybe'"),
         ("{key},foreground,yes\n{key},foreground,no", "two different answers"),
