@@ -11,7 +11,20 @@ import figureground
 
 PAGE = Path(__file__).with_name("api.md")
 METHODS = ("D3S", "Spurious", "SCGS", "DDB")
-FUNCTIONS = ("plan", "build", "extend", "check", "show", "evaluate", "verify", "review", "curate", "merge", "push")
+FUNCTIONS = (
+    "plan",
+    "build",
+    "extend",
+    "check",
+    "show",
+    "evaluate",
+    "verify",
+    "review",
+    "audit",
+    "curate",
+    "merge",
+    "push",
+)
 SHOWN = ("build", "from_recipe", "plan", "download_and_prepare", "as_dataset")
 """Methods of the classes that users call."""
 

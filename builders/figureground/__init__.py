@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from figureground.annotation.reviewing import review
+    from figureground.auditing.auditing import audit
     from figureground.checking.dataset import check
     from figureground.curation.curating import curate
     from figureground.curation.merging import merge
@@ -31,12 +32,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "D3S", "DDB", "SCGS", "Spurious", "__version__", "build", "check", "curate", "evaluate", "extend", "merge", "plan",
-    "push", "review", "show", "verify",
+    "D3S", "DDB", "SCGS", "Spurious", "__version__", "audit", "build", "check", "curate", "evaluate", "extend",
+    "merge", "plan", "push", "review", "show", "verify",
 ]  # fmt: skip
 
 _MODULES = {
     "D3S": "methods.d3s", "Spurious": "methods.spurious", "SCGS": "methods.scgs", "DDB": "methods.ddb",
+    "audit": "auditing.auditing",
     "plan": "methods.forecast", "build": "running.building", "extend": "methods.extend", "check": "checking.dataset",
     "show": "report.showing", "evaluate": "evaluation.evaluating", "curate": "curation.curating",
     "merge": "curation.merging", "push": "hub.push", "review": "annotation.reviewing",

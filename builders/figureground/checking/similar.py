@@ -76,6 +76,28 @@ def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     return found, first_a[best[found] & (2**40 - 1)], best[found] >> 40
 
 
+def pairs(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find all pairs of near-duplicates among images. Of equal hashes, each is paired with the first one only.
+
+    Args:
+        hashes: As returned by `looks`.
+
+    Returns:
+        Positions of the first and of the second image of each pair, and their Hamming distances.
+    """
+    known, first, group = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
+    group = group.reshape(-1)
+    copies = np.setdiff1d(np.arange(len(hashes)), first)
+    found = [np.stack([first[group[copies]], copies, np.zeros(len(copies), np.int64)])]
+    for i, j in _sharing_a_band(known, known):
+        i, j = i[i < j], j[i < j]
+        bits = np.bitwise_count(known[i] ^ known[j]).sum(axis=1, dtype=np.int64)
+        close = bits <= NEAR
+        found.append(np.stack([first[i[close]], first[j[close]], bits[close]]))
+    one, other, bits = np.unique(np.concatenate(found, axis=1), axis=1)
+    return one, other, bits
+
+
 def _sharing_a_band(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield batches of positions in a and b of pairs that agree in a band; a pair may occur several times."""
     for of_a, of_b in zip(a.view(_BAND).T, b.view(_BAND).T, strict=True):

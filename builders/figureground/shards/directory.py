@@ -9,7 +9,7 @@ from pathlib import Path
 from figureground.core.files import FileError, leaves, strange_entries
 from figureground.shards.formats.format import folders
 
-FOLDERS = ("rejects", "_figureground", "_evaluation")
+FOLDERS = ("rejects", "_figureground", "_evaluation", "_audit")
 """Directories of a dataset, besides those of its formats."""
 
 DESCRIPTIONS = ("README.md", "croissant.json", "preview.png", "report.html")

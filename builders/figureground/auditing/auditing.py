@@ -1,0 +1,258 @@
+"""Audit a dataset: find what it teaches besides its labels, and write it as JSON and an HTML page."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from figureground.auditing.features import network_for
+from figureground.auditing.findings import LEVEL, Finding, confirmed
+from figureground.auditing.leaks import differences_of, find_leaks, told_of
+from figureground.auditing.measuring import Look, Measured, look, measure
+from figureground.auditing.page import write_page
+from figureground.auditing.probe import MOST_IMAGES, TooFew, probe
+from figureground.auditing.samples import Samples
+from figureground.auditing.sections import of_duplicates, of_labels, of_reuse
+from figureground.core.devices import check_device
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.files import replace_text
+from figureground.core.owned import refuse_strangers
+from figureground.data.images import DatasetImages, FolderImages, open_images
+from figureground.models.needs import refuse_absent
+from figureground.shards.card import public
+
+if TYPE_CHECKING:
+    from figureground.vision.classifiers import Classifier
+
+FOLDER = "_audit"
+"""Output folder inside a dataset: `load_dataset` ignores it, and it is not published."""
+JSON, PAGE = "audit.json", "audit.html"
+BATCH_SIZE = 64
+"""Images per batch."""
+SMALL = 10
+"""Default size below which groups are named."""
+_MADE_BY = "figureground audit"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Result of an audit."""
+
+    samples: Samples
+    findings: list[Finding]
+    """Largest effect first."""
+    report: dict[str, Any]
+    """Contents of `audit.json`; see `docs/audit.md`."""
+    out: Path
+    """Output directory."""
+
+
+def audit(
+    directory: Path | str,
+    *,
+    references: Path | str | None = None,
+    features: str | None = None,
+    classifiers: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    small: int = SMALL,
+    out: Path | str | None = None,
+    device: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    show_progress: bool = True,
+) -> Audit:
+    """Find what a dataset teaches besides its labels, and write `audit.json` and `audit.html`.
+
+    Args:
+        directory: A finished dataset.
+        references: Photographs in one folder per class, or a dataset, to compare the images with.
+        features: Feature network, a name for `open_classifier`; by default the bundled `pocket` for images of up to 96
+            pixels. Needed only if masks are kept or references are given.
+        classifiers: Names for `open_classifier` of classifiers whose biases are measured on the set's objects.
+        splits: Splits to audit; all by default.
+        small: Cells with fewer images are named.
+        out: Output directory; `_audit` in the dataset by default.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        batch_size: Images per batch; halved if memory doesn't suffice.
+        show_progress: Whether to show progress bars.
+
+    Raises:
+        FiguregroundError: The dataset isn't finished; an image is damaged; a network can't be opened, has no features,
+            or returns features that aren't finite; or references contain none of the classes or can't be read.
+        UsageError: No feature network is given for images that need one.
+    """
+    if batch_size < 1:
+        raise RecipeError("--batch-size", f"{batch_size} is not a whole number of at least 1.")
+    if small < 0:
+        raise RecipeError("--small", f"{small} is not a whole number of at least 0.")
+    check_device(device, "--device")
+    for option, name in [("--features", features), *(("--classifier", each) for each in classifiers)]:
+        if name is not None:
+            refuse_absent(option, name)
+    directory = Path(directory)
+    samples = Samples(directory, splits)
+    occurring = [samples.foregrounds[k] for k in np.unique(samples.foreground)]
+    beside = None if references is None else open_images(Path(references), samples.foregrounds, occurring)
+    out = directory / FOLDER if out is None else Path(out)
+    _refuse_strangers(out, directory)
+    name = None
+    if samples.why_no_masks is None or beside is not None:
+        name = network_for(features, _first_size(samples))
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise FiguregroundError(f"{out} isn't writable. Give another --out.")
+
+    looked = look(samples, show_progress)
+    network, judges = _open(name, classifiers, device)
+    rows = np.arange(len(samples.keys))
+    if len(rows) > MOST_IMAGES:
+        rows = np.sort(np.random.default_rng([*b"audit rows"]).choice(rows, MOST_IMAGES, replace=False))
+    measured = measure(samples, rows, looked, network, batch_size=batch_size, show_progress=show_progress)
+
+    report: dict[str, Any] = {}
+    findings: list[Finding] = []
+    tests: list[float] = []
+    for section, (told, found, p) in {
+        "labels": of_labels(samples, small),
+        "regions": _of_regions(samples, measured),
+        "whole_image": (_of_whole(samples, measured), [], []),
+        "duplicates": of_duplicates(samples, looked.hashes),
+        "reuse": of_reuse(samples),
+        "references": _of_references(samples, beside, network, batch_size, show_progress),
+        "biases": _of_biases(samples, looked, judges, show_progress),
+    }.items():
+        report[section] = told
+        findings += found
+        tests += p
+    kept = confirmed(findings, tests)
+    report = {
+        "made_by": _MADE_BY,
+        "dataset": {
+            "name": samples.name,
+            "builder": samples.source.facts.builder,
+            "recipe_sha256": samples.source.recipe["sha256"],
+            "samples": len(samples.keys),
+            "splits": {split: int((samples.split == at).sum()) for at, split in enumerate(samples.splits)},
+            "foregrounds": len(occurring),
+            "backgrounds": len(np.unique(samples.background)),
+            "objects": len(np.unique(samples.objects)),
+        },
+        "findings": [finding.to_json() for finding in kept],
+        "tests": {"count": len(tests), "correction": "Holm", "level": LEVEL},
+        "features": None if network is None else public(network.facts),
+        "small": small,
+        **report,
+    }
+    done = Audit(samples, kept, report, out)
+    replace_text(out / PAGE, write_page(done))
+    replace_text(out / JSON, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    return done
+
+
+def _refuse_strangers(out: Path, dataset: Path) -> None:
+    """Refuse an output directory inside the dataset's own folders, or with files that aren't earlier results."""
+    if out.exists() and not out.is_dir():
+        raise FiguregroundError(f"--out {out} is a file; give a directory.")
+    inside, own = out.resolve(), dataset.resolve()
+    if inside == own or (own in inside.parents and inside.relative_to(own).parts[0] != FOLDER):
+        raise FiguregroundError(f"--out {out} belongs to the dataset. Omit --out, or give a separate directory.")
+    refuse_strangers(out / JSON, out / PAGE)
+
+
+def _first_size(samples: Samples) -> tuple[int, int]:
+    _, image, _ = next(samples.decoded([0]))
+    return image.size
+
+
+def _open(name: str | None, classifiers: Sequence[str], device: str) -> tuple[Classifier | None, list[Classifier]]:
+    """Open the feature network and the classifiers; torch is imported only if there are any."""
+    if name is None and not classifiers:
+        return None, []
+    from figureground.core.accelerator import choose_device
+    from figureground.vision.classifiers import open_classifier
+
+    place = choose_device(device)
+    network = None if name is None else open_classifier(name, device=place)
+    if network is not None:
+        network.need_features()
+    return network, [open_classifier(each, device=place) for each in classifiers]
+
+
+def _of_regions(samples: Samples, measured: Measured) -> tuple[dict[str, Any], list[Finding], list[float]]:
+    """Report what the surroundings say about the object, and the object about its background."""
+    if reason := samples.why_no_masks:
+        return {"reason": f"Not measured: {reason}."}, [], []
+    report: dict[str, Any] = {}
+    findings: list[Finding] = []
+    tests: list[float] = []
+    for region in measured.regions:
+        told, found, p = find_leaks(region)
+        report[region.name] = {"left_out": measured.without[region.name], **told}
+        findings += found
+        tests += p
+    return report, findings, tests
+
+
+def _of_references(
+    samples: Samples,
+    references: DatasetImages | FolderImages | None,
+    network: Classifier | None,
+    batch_size: int,
+    show_progress: bool,
+) -> tuple[dict[str, Any] | None, list[Finding], list[float]]:
+    if references is None or network is None:
+        return None, [], []
+    from figureground.auditing.references import of_references
+
+    return of_references(samples, references, network, batch_size=batch_size, show_progress=show_progress)
+
+
+def _of_biases(
+    samples: Samples, looked: Look, classifiers: Sequence[Classifier], show_progress: bool
+) -> tuple[dict[str, Any] | None, list[Finding], list[float]]:
+    """Report the biases of each classifier, by name."""
+    if not classifiers:
+        return None, [], []
+    if reason := samples.why_no_masks:
+        return {"reason": f"Not measured: {reason}."}, [], []
+    from figureground.auditing.biases import of_biases
+    from figureground.evaluation.counterparts import LabelTable, find_counterparts
+
+    occurring = [samples.foregrounds[k] for k in np.unique(samples.foreground)]
+    counterparts = find_counterparts(classifiers, samples.foregrounds, occurring, LabelTable())
+    report: dict[str, Any] = {}
+    findings: list[Finding] = []
+    tests: list[float] = []
+    for classifier, own in zip(classifiers, counterparts, strict=True):
+        told, found, p = of_biases(samples, looked, classifier, own, show_progress=show_progress)
+        name = classifier.name if classifier.name not in report else f"{classifier.name} ({len(report) + 1})"
+        report[name] = {"facts": public(classifier.facts), **told}
+        findings += found
+        tests += p
+    return report, findings, tests
+
+
+def _of_whole(samples: Samples, measured: Measured) -> dict[str, Any]:
+    """Report how well six numbers of the whole image predict each label, given the other.
+
+    That is no finding: objects and backgrounds have colours of their own.
+    """
+    report: dict[str, Any] = {}
+    rows = measured.rows
+    for name, own, other, labels in (
+        ("foreground", samples.foreground, samples.background, samples.foregrounds),
+        ("background", samples.background, samples.foreground, samples.backgrounds),
+    ):
+        try:
+            result = probe(measured.whole, own[rows], samples.objects[rows], nuisance=other[rows])
+        except TooFew as reason:
+            report[name] = {"reason": f"Not measured: {reason}."}
+            continue
+        report[name] = told_of(result, labels)
+        report[name]["differences"] = differences_of(measured.whole, own[rows], other[rows], labels)
+    return report

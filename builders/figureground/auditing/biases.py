@@ -1,0 +1,257 @@
+"""Four biases of a classifier, as defined by ForAug (Nauen et al. 2025, arXiv 2503.09399), on a set's own objects.
+
+Objects are cut out with their masks and put on backgrounds of the same set, whose own object is filled in from around
+it. ForAug fills with a generative model; the fill here is smooth, and the same for everything that is compared.
+
+- Background robustness: A(all) / A(same), accuracies with a background from any image and from an image of the same
+  class. 1 if the background doesn't matter.
+- Foreground focus: (importance of the object / importance of the image) / (area of the object / area of the image),
+  with importance the absolute attribution by Integrated Gradients for the image's class, on the images as they are.
+  1 if attention is spread evenly, more if it is on the object.
+- Centre bias: 1 − (min A(corner) + min A(side)) / (2 A(centre)), accuracies with the object in one of 3 × 3 places.
+  0 if the place doesn't matter. Objects are at most half an edge long, and seen whole.
+- Size bias: A(f) / A(1), accuracies with objects f times as large, in their own place on the same background.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from figureground.auditing.compositions import composed, filled
+from figureground.auditing.findings import MOST_KEYS, Finding
+from figureground.auditing.measuring import Look
+from figureground.auditing.regions import Box
+from figureground.auditing.samples import Samples
+from figureground.auditing.transfer import sign_test
+from figureground.core import intervals, signals
+from figureground.core.errors import FiguregroundError
+from figureground.core.progress import Progress
+
+if TYPE_CHECKING:
+    from figureground.evaluation.counterparts import Counterparts
+    from figureground.vision.classifiers import Classifier
+
+MOST_OBJECTS = 400
+"""Maximum number of images whose objects are used."""
+MOST_ATTRIBUTED = 64
+"""Maximum number of images of which attributions are computed."""
+MIN_OBJECTS = 20
+"""Minimum number of usable images."""
+FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)
+"""Sizes of objects, relative to their own."""
+SIDE = 0.5
+"""Longest side of an object in the nine places, relative to the image's shorter edge."""
+MOST_SIDE = 0.95
+"""Longest side of an enlarged object."""
+PLACES = {
+    f"{y} {x}".replace("middle middle", "centre"): ((i + 0.5) / 3, (j + 0.5) / 3)
+    for j, y in enumerate(("top", "middle", "bottom")) for i, x in enumerate(("left", "middle", "right"))
+}  # fmt: skip
+CENTRE = "centre"
+CORNERS = tuple(name for name in PLACES if "middle" not in name and name != CENTRE)
+SIDES = tuple(name for name in PLACES if "middle" in name)
+
+
+@dataclass(frozen=True)
+class Part:
+    """An object to compose, and the background left without it."""
+
+    row: int
+    image: Image.Image
+    mask: np.ndarray
+    box: Box
+    background: Image.Image
+
+
+def of_biases(
+    samples: Samples, looked: Look, classifier: Classifier, counterparts: Counterparts, *, show_progress: bool = True
+) -> tuple[dict[str, Any], list[Finding], list[float]]:
+    """Measure the biases of a classifier.
+
+    Args:
+        classifier: On the device to use.
+        counterparts: The classifier's classes for the foreground labels.
+
+    Returns:
+        Report, JSON; candidates for findings; p-values of all tests.
+    """
+    rng = np.random.default_rng([*b"audit biases"])
+    known = np.array([bool(group) for group in counterparts.groups])
+    rows = [
+        row for row in range(len(samples.keys))
+        if known[samples.foreground[row]] and (box := looked.boxes[row]) is not None and box.side >= 4
+    ]  # fmt: skip
+    if len(rows) < MIN_OBJECTS:
+        return {"reason": f"Not measured: {len(rows)} images with a mask and a class that the classifier knows are "
+                          f"fewer than {MIN_OBJECTS}."}, [], []  # fmt: skip
+    if len(rows) > MOST_OBJECTS:
+        rows = sorted(rng.choice(rows, MOST_OBJECTS, replace=False).tolist())
+    parts = _parts(samples, looked, rows)
+    label = samples.foreground[[part.row for part in parts]]
+    objects = samples.objects[[part.row for part in parts]]
+    same, others = _partners(label, objects, rng)
+    usable = np.flatnonzero(same >= 0)
+    if len(usable) < MIN_OBJECTS:
+        return {"reason": "Not measured: too few images have another object of the same class."}, [], []
+    jobs = _Jobs(classifier, counterparts, show_progress)
+    for i in usable.tolist():
+        part = parts[i]
+        own = ((part.box.left + part.box.right) / 2 / part.image.width,
+               (part.box.top + part.box.bottom) / 2 / part.image.height)  # fmt: skip
+        side = part.box.side / min(part.image.size)
+        behind = parts[others[i]].background
+        jobs.add("same", part, parts[same[i]].background, own, side, label[i])
+        jobs.add("all", part, behind, own, side, label[i])
+        for name, centre in PLACES.items():
+            jobs.add(name, part, behind, centre, min(side, SIDE), label[i])
+        for factor in FACTORS:
+            if factor != 1:
+                jobs.add(f"{factor:g}", part, behind, own, min(MOST_SIDE, side * factor), label[i])
+    right = jobs.answers()
+    right["1"] = right["all"]
+    which = objects[usable]
+    accuracy = {name: intervals.mean([answers], [which]) for name, answers in right.items()}
+    report: dict[str, Any] = {"images": len(usable), "objects": len(np.unique(which))}
+    findings: list[Finding] = []
+    tests: list[float] = []
+    keys = [samples.keys[parts[i].row] for i in usable]
+
+    def found(name: str, text: str, better: np.ndarray, worse: np.ndarray, effect: float) -> None:
+        p = sign_test(better, worse, which)
+        tests.append(p)
+        lost = [key for key, a, b in zip(keys, better, worse, strict=True) if a > b]
+        if effect > 0:
+            findings.append(
+                Finding("bias", text, min(1.0, effect), keys=tuple(lost[:MOST_KEYS]), p=p, numbers={"bias": name})
+            )
+
+    everywhere, own_kind = accuracy["all"].value, accuracy["same"].value
+    report["background_robustness"] = {
+        "value": everywhere / own_kind if own_kind else None, "all": accuracy["all"]._asdict(),
+        "same": accuracy["same"]._asdict(),
+    }  # fmt: skip
+    name = classifier.name
+    found(
+        "background_robustness",
+        f"{name} relies on backgrounds: of objects on a background of their own class it classifies "
+        f"{100 * own_kind:.1f}% rightly, on any background {100 * everywhere:.1f}%.",
+        right["same"], right["all"], own_kind - everywhere,
+    )  # fmt: skip
+    corner, edge = (min(some, key=lambda place: accuracy[place].value) for some in (CORNERS, SIDES))
+    middle = accuracy[CENTRE].value
+    report["centre_bias"] = {
+        "value": 1 - (accuracy[corner].value + accuracy[edge].value) / (2 * middle) if middle else None,
+        "places": {place: accuracy[place]._asdict() for place in PLACES},
+    }  # fmt: skip
+    away = np.mean([right[place] for place in (*CORNERS, *SIDES)], axis=0)
+    found(
+        "centre_bias",
+        f"{name} prefers the centre: it classifies {100 * middle:.1f}% of objects there rightly, "
+        f"{100 * away.mean():.1f}% elsewhere, and {100 * accuracy[corner].value:.1f}% at the {corner}.",
+        right[CENTRE], away, middle - float(away.mean()),
+    )  # fmt: skip
+    factors = {f"{factor:g}": accuracy[f"{factor:g}"] for factor in FACTORS}
+    report["size_bias"] = {
+        "value": {f: each.value / everywhere if everywhere else None for f, each in factors.items()},
+        "accuracy": {f: each._asdict() for f, each in factors.items()},
+    }  # fmt: skip
+    for f in ("0.5", "2"):
+        found(
+            "size_bias",
+            f"{name} depends on size: it classifies {100 * everywhere:.1f}% of objects in their own size rightly, "
+            f"{100 * factors[f].value:.1f}% {'half' if f == '0.5' else 'twice'} as large.",
+            right["1"], right[f], everywhere - factors[f].value,
+        )  # fmt: skip
+    report["foreground_focus"] = _focus(classifier, counterparts, [parts[i] for i in usable], label[usable], rng)
+    return report, findings, tests
+
+
+def _parts(samples: Samples, looked: Look, rows: list[int]) -> list[Part]:
+    parts = []
+    for row, image, mask in samples.decoded(rows):
+        signals.check()
+        box = looked.boxes[row]
+        assert mask is not None
+        assert box is not None
+        if not mask.all():
+            around = np.pad(mask, 2)
+            near = np.zeros_like(mask)
+            for dy in range(5):
+                for dx in range(5):
+                    near |= around[dy : dy + mask.shape[0], dx : dx + mask.shape[1]]
+            parts.append(Part(row, image, mask, box, filled(image, near if not near.all() else mask)))
+    return parts
+
+
+def _partners(label: np.ndarray, objects: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each image one of another object of its class, −1 if there is none, and one of any other object."""
+    same, others = np.full(len(label), -1), np.full(len(label), -1)
+    for i in range(len(label)):
+        there = np.flatnonzero(objects != objects[i])
+        own = there[label[there] == label[i]]
+        if len(own):
+            same[i], others[i] = rng.choice(own), rng.choice(there)
+    return same, others
+
+
+class _Jobs:
+    """Compositions, classified in batches as they are drawn."""
+
+    def __init__(self, classifier: Classifier, counterparts: Counterparts, show_progress: bool, batch_size: int = 64):
+        self._classifier, self._members = classifier, counterparts.members()
+        self._size, self._bar = (
+            batch_size,
+            Progress(0, unit="image", desc=f"biases of {classifier.name}", show=show_progress),
+        )
+        self._waiting: list[tuple[str, Image.Image, int]] = []
+        self._right: dict[str, list[bool]] = {}
+
+    def add(
+        self, name: str, part: Part, background: Image.Image, centre: tuple[float, float], side: float, label: int
+    ) -> None:
+        shown = composed(part.image, part.mask, part.box, background, centre, min(1.0, side))
+        self._waiting.append((name, shown, label))
+        if len(self._waiting) == self._size:
+            self._flush()
+
+    def answers(self) -> dict[str, np.ndarray]:
+        """Return by name whether each image was classified rightly, bool (n,), in the order of `add`."""
+        self._flush()
+        self._bar.close()
+        return {name: np.array(some) for name, some in self._right.items()}
+
+    def _flush(self) -> None:
+        import torch
+
+        signals.check()
+        if not self._waiting:
+            return
+        with torch.inference_mode():
+            logits = self._classifier.read([image for _, image, _ in self._waiting]).logits.float().cpu().numpy()
+        if not np.isfinite(logits).all():
+            raise FiguregroundError(f"The classifier {self._classifier.name} returned non-finite logits.")
+        for (name, _, label), best in zip(self._waiting, logits.argmax(axis=1), strict=True):
+            self._right.setdefault(name, []).append(bool(self._members[label, best]))
+        self._bar.update(len(self._waiting))
+        self._waiting.clear()
+
+
+def _focus(
+    classifier: Classifier, counterparts: Counterparts, parts: list[Part], label: np.ndarray, rng: np.random.Generator
+) -> dict[str, Any]:
+    from importlib.util import find_spec
+
+    if find_spec("captum") is None:
+        return {"reason": "Not measured: captum is missing (pip install 'figureground[mitigate]')."}
+    from figureground.vision.attribution import share_inside
+
+    chosen = sorted(rng.choice(len(parts), min(len(parts), MOST_ATTRIBUTED), replace=False).tolist())
+    shares = share_inside(
+        classifier, [parts[i].image for i in chosen], [parts[i].mask for i in chosen],
+        [counterparts.groups[label[i]][0] for i in chosen], steps=16,
+    )  # fmt: skip
+    return {"value": float(shares.ratio.mean()), "images": len(chosen)}

@@ -1,0 +1,53 @@
+"""Findings: what was found beyond chance, in words, with the images that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+LEVEL = 0.05
+"""Highest chance of any false finding among all tests of an audit."""
+MOST_KEYS = 12
+"""Maximum number of images that a finding names."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A finding."""
+
+    kind: str
+    """`dependence`, `surroundings`, `object`, `near_duplicates`, `reuse`, `references` or `bias`."""
+    text: str
+    """A sentence or two."""
+    effect: float
+    """0 to 1, by which findings are sorted; see the section that made it."""
+    classes: tuple[str, ...] = ()
+    """Labels that it concerns."""
+    keys: tuple[str, ...] = ()
+    """Images that show it."""
+    beside: tuple[str, ...] = ()
+    """Images to compare them with."""
+    p: float | None = None
+    """P-value of its test before the correction for the number of tests; None if the finding is a fact, not a test."""
+    numbers: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def confirmed(findings: Sequence[Finding], tests: Sequence[float], level: float = LEVEL) -> list[Finding]:
+    """Return the findings that are facts or stand after Holm's correction (1979), largest effect first.
+
+    Args:
+        findings: Candidates. A finding whose p-value isn't in `tests` would be corrected for too few tests.
+        tests: P-values of all tests that were made, found or not.
+    """
+    ordered = np.sort(np.asarray(tests, np.float64))
+    passed = ordered * np.arange(len(ordered), 0, -1) <= level
+    # Holm goes through the tests in order, and stops at the first that fails.
+    stands = float(ordered[: len(passed) if passed.all() else int(np.argmin(passed))].max(initial=-1.0))
+    kept = [each for each in findings if each.p is None or each.p <= stands]
+    return sorted(kept, key=lambda each: -each.effect)

@@ -1,0 +1,77 @@
+"""HTML page of an audit: findings with the images that show them, then tables of all that was measured."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from figureground.auditing.summary import notes
+from figureground.core.pages import render_page
+
+if TYPE_CHECKING:
+    from figureground.auditing.auditing import Audit
+
+MOST_FINDINGS = 40
+"""Maximum number of findings shown with images."""
+MOST_ROWS = 40
+"""Maximum number of rows of a table."""
+THUMBNAIL = 160
+"""Maximum edge of an image in pixels."""
+_SMALL = 96
+
+
+def write_page(audit: Audit) -> str:
+    """Return a self-contained HTML page."""
+    shown = audit.findings[:MOST_FINDINGS]
+    images = _thumbnails(audit, {key for finding in shown for key in (*finding.keys, *finding.beside)})
+    return render_page(
+        "audit.html.jinja",
+        {"percent": _percent, "spread": _spread},
+        report=audit.report,
+        findings=[
+            {"finding": finding, "images": [images[key] for key in finding.keys],
+             "beside": [images[key] for key in finding.beside]}
+            for finding in shown
+        ],
+        hidden=len(audit.findings) - len(shown),
+        most=MOST_ROWS,
+        notes=notes(audit.report),
+    )  # fmt: skip
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def _spread(told: dict[str, float]) -> str:
+    """Return a share with its interval: `71.2% (60.0 to 81.0)`."""
+    return f"{_percent(told['value'])} ({100 * told['low']:.1f} to {100 * told['high']:.1f})"
+
+
+def _thumbnails(audit: Audit, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+    samples = audit.samples
+    row_of = {key: row for row, key in enumerate(samples.keys)}
+    found = {}
+    for row, image, _ in samples.decoded([row_of[key] for key in keys if key in row_of]):
+        found[samples.keys[row]] = {
+            "key": samples.keys[row],
+            "url": _data_url(image),
+            "small": max(image.size) < _SMALL,
+            "shows": f"{samples.foregrounds[samples.foreground[row]]} on "
+            f"{samples.backgrounds[samples.background[row]]}",
+            "split": samples.splits[samples.split[row]],
+        }
+    return found
+
+
+def _data_url(image: Image.Image) -> str:
+    small = max(image.size) < _SMALL
+    image = image.copy()
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=85, method=4, lossless=small)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

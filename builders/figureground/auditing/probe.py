@@ -1,0 +1,273 @@
+"""Linear probes, cross-validated by object, against chance.
+
+A probe is a ridge regression on the one-hot labels (Hoerl and Kennard 1970), in closed form. Its predictions are linear
+in the labels, so that a permutation test costs one matrix product a permutation.
+
+Chance is what the same probe reaches when the objects exchange their labels. Images of one object stay together, both
+in the folds and in the permutations, because they aren't independent. Each class is tested by itself; the p-values are
+those of the single-step max-T procedure (Westfall and Young 1993), which keeps the chance of any false claim among all
+classes at the level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from figureground.core import intervals
+from figureground.core.intervals import Interval
+from figureground.evaluation.metrics import roc_auc
+
+FOLDS = 5
+MIN_OBJECTS = 5
+"""Minimum number of objects of a class, one a fold; classes with fewer are left out."""
+MIN_IMAGES = 20
+"""Minimum number of images in all."""
+MOST_IMAGES = 4_000
+"""Maximum number of images; of more, a random part is used."""
+MOST_COMPONENTS = 64
+"""Maximum number of principal components on which a probe is fitted."""
+PERMUTATIONS = 999
+
+_AT_ONCE = 2**22
+"""Number of permuted labels (images × classes × permutations) that are computed at once; 32 MiB."""
+
+
+class TooFew(Exception):
+    """Raised instead of a number when there are too few images; the message says what is lacking."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Result of a probe."""
+
+    rows: np.ndarray
+    """int64 (n,): positions of the images used."""
+    classes: np.ndarray
+    """int64 (k,): labels of the classes used, ascending."""
+    at: np.ndarray
+    """int64 (n,): each image's class, as a position in `classes`."""
+    scores: np.ndarray
+    """float64 (n, k): cross-validated score of each class; higher is more likely."""
+    accuracy: Interval
+    """Cross-validated balanced accuracy: the mean of the classes' shares of right predictions."""
+    chance: float
+    """Mean balanced accuracy over the permutations."""
+    auc: np.ndarray
+    """float64 (k,): area under the ROC curve of each class against all others."""
+    class_p: np.ndarray
+    """float64 (k,): p-value of each class, adjusted for the number of classes."""
+    left_out: tuple[int, ...]
+    """Labels of classes with too few objects."""
+
+    @property
+    def p(self) -> float:
+        """P-value of the hypothesis that no class can be predicted."""
+        return float(self.class_p.min())
+
+
+def probe(
+    x: np.ndarray,
+    label: np.ndarray,
+    objects: np.ndarray,
+    *,
+    nuisance: np.ndarray | None = None,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> Probe:
+    """Predict labels from features, and compare with chance.
+
+    Args:
+        x: Features, float (n, d), finite.
+        label: int (n,), 0 or more; images with a negative label are left out.
+        objects: int (n,): images with equal numbers show one object.
+        nuisance: Another label, int (n,). What it explains of features and labels is subtracted from both, so that only
+            what is predictable beyond it counts. Otherwise, labels that depend on each other would predict each other.
+        permutations: Number of permutations; the smallest p-value is 1 / (permutations + 1).
+        seed: Of folds and permutations.
+
+    Raises:
+        TooFew: There are too few images, objects or classes, or the nuisance determines the label.
+        ValueError: A feature isn't finite.
+    """
+    if not np.isfinite(x).all():
+        raise ValueError("Features must be finite.")
+    rng = np.random.default_rng([*b"audit probe", seed])
+    rows, left_out = choose_rows(label, objects, rng)
+    classes, at = np.unique(label[rows], return_inverse=True)
+    _, objects = np.unique(objects[rows], return_inverse=True)
+    x = components(x[rows])
+    groups = None if nuisance is None else np.unique(nuisance[rows], return_inverse=True)[1]
+    if groups is not None:
+        x = _without(x, groups)
+    if np.square(_targets(at, len(classes), groups)).sum() < 1e-6 * len(at):
+        raise TooFew("one label determines the other, so nothing beyond it can be measured")
+    solvers = _solvers(x, fold_of(objects, at, rng))
+    scores = _predict(solvers, x, _targets(at, len(classes), groups))
+    observed = _separation(scores, _targets(at, len(classes), groups))
+    correct = scores.argmax(axis=1) == at
+    accuracy = intervals.mean(
+        [correct[at == k] for k in range(len(classes))], [objects[at == k] for k in range(len(classes))]
+    )
+    null, chance = _null(solvers, x, at, objects, groups, len(classes), permutations, rng)
+    mean, sd = null.mean(axis=0), np.maximum(null.std(axis=0, ddof=1), 1e-12)
+    highest = ((null - mean) / sd).max(axis=1)
+    z = (observed - mean) / sd
+    class_p = (1 + (highest[:, None] >= z).sum(axis=0)) / (permutations + 1)
+    auc = np.array([roc_auc(scores[at == k, k], scores[at != k, k]) for k in range(len(classes))])
+    return Probe(rows, classes, at, scores, accuracy, chance, auc, class_p, left_out)
+
+
+def choose_rows(label: np.ndarray, objects: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Return the rows that a probe uses, ascending, and the labels of the classes that have too few objects.
+
+    Raises:
+        TooFew: Fewer than two classes have enough objects, or there are too few images.
+    """
+    usable, left_out = [], []
+    for k in np.unique(label[label >= 0]).tolist():
+        its = np.flatnonzero(label == k)
+        if len(np.unique(objects[its])) >= MIN_OBJECTS:
+            usable.append(its)
+        else:
+            left_out.append(k)
+    if len(usable) < 2:
+        raise TooFew(f"fewer than two classes have at least {MIN_OBJECTS} different objects")
+    rows = np.concatenate(usable)
+    if len(rows) < MIN_IMAGES:
+        raise TooFew(f"{len(rows)} images are fewer than the {MIN_IMAGES} needed")
+    if len(rows) > MOST_IMAGES:
+        rows = rng.choice(rows, MOST_IMAGES, replace=False)
+    return np.sort(rows), tuple(left_out)
+
+
+def components(x: np.ndarray, most: int = MOST_COMPONENTS) -> np.ndarray:
+    """Return standardised features, projected on their first principal components, float64 (n, at most `most`).
+
+    Constant features are left out. The projection sees no label, so it may be fitted to all images.
+    """
+    x = np.asarray(x, np.float64)
+    sd = x.std(axis=0)
+    varies = sd > 1e-9 * np.maximum(1, np.abs(x).max(axis=0))
+    x = (x[:, varies] - x[:, varies].mean(axis=0)) / sd[varies]
+    if x.shape[1] <= most:
+        return x
+    values, vectors = np.linalg.eigh(x.T @ x if x.shape[1] <= len(x) else x @ x.T)
+    if x.shape[1] <= len(x):
+        return np.asarray(x @ vectors[:, ::-1][:, :most])
+    return np.asarray(vectors[:, ::-1][:, :most] * np.sqrt(np.maximum(values[::-1][:most], 0)))
+
+
+def fold_of(objects: np.ndarray, at: np.ndarray, rng: np.random.Generator, folds: int = FOLDS) -> np.ndarray:
+    """Return each image's fold, int (n,), the same for all images of an object; classes are spread evenly.
+
+    Args:
+        objects: int (n,), 0 to the number of objects − 1.
+        at: int (n,): each image's class.
+    """
+    _, first = np.unique(objects, return_index=True)
+    order = np.lexsort((rng.random(len(first)), at[first]))
+    fold = np.empty(len(first), np.int64)
+    fold[order] = np.arange(len(first)) % folds
+    return fold[objects]
+
+
+def ridge(x: np.ndarray) -> np.ndarray:
+    """Return the matrix that maps the labels of images to weights: (X'X + λI)⁻¹X', float64 (d, n).
+
+    λ is the mean eigenvalue of X'X, so that directions with less than average variance count little.
+    """
+    gram = x.T @ x
+    weight = max(float(np.trace(gram)) / max(1, len(gram)), 1e-12)
+    return np.asarray(np.linalg.solve(gram + weight * np.eye(len(gram)), x.T))
+
+
+def _without(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Subtract the mean of each group, (n, d)."""
+    counts = np.bincount(groups)
+    sums = np.zeros((len(counts), values.shape[1]))
+    np.add.at(sums, groups, values)
+    return values - (sums / counts[:, None])[groups]
+
+
+def _targets(at: np.ndarray, k: int, groups: np.ndarray | None) -> np.ndarray:
+    """Return centred one-hot labels, float64 (n, k), with equal weight per class."""
+    hot = np.zeros((len(at), k))
+    hot[np.arange(len(at)), at] = 1
+    centred = hot - hot.mean(axis=0) if groups is None else _without(hot, groups)
+    return centred / np.sqrt(np.maximum(hot.mean(axis=0), 1e-12))
+
+
+Solvers = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""For each fold: its rows, all other rows, and the matrix of `ridge` for these."""
+
+
+def _solvers(x: np.ndarray, fold: np.ndarray) -> Solvers:
+    found = []
+    for each in np.unique(fold):
+        test, train = np.flatnonzero(fold == each), np.flatnonzero(fold != each)
+        found.append((test, train, ridge(x[train])))
+    return found
+
+
+def _predict(solvers: Solvers, x: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return cross-validated scores for any number of columns of targets, (n, columns)."""
+    scores = np.empty_like(targets)
+    for test, train, solver in solvers:
+        scores[test] = x[test] @ (solver @ targets[train])
+    return scores
+
+
+def _separation(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return the regression slope of each column's scores on its targets: 0 at chance, up to 1."""
+    return np.asarray((scores * targets).sum(axis=0) / np.maximum(np.square(targets).sum(axis=0), 1e-12))
+
+
+def _null(
+    solvers: Solvers, x: np.ndarray, at: np.ndarray, objects: np.ndarray, groups: np.ndarray | None, k: int,
+    permutations: int, rng: np.random.Generator,
+) -> tuple[np.ndarray, float]:  # fmt: skip
+    """Return the separations under permuted labels, float64 (permutations, k), and the mean balanced accuracy."""
+    found, accuracies = np.empty((permutations, k)), np.empty(permutations)
+    several = max(1, _AT_ONCE // (len(at) * k))
+    shuffle = Shuffle(objects)
+    for start in range(0, permutations, several):
+        stop = min(start + several, permutations)
+        labels = [at[shuffle(rng)] for _ in range(start, stop)]
+        targets = np.concatenate([_targets(each, k, groups) for each in labels], axis=1)
+        scores = _predict(solvers, x, targets)
+        found[start:stop] = _separation(scores, targets).reshape(-1, k)
+        for i, each in enumerate(labels):
+            hits = scores[:, i * k : (i + 1) * k].argmax(axis=1) == each
+            counts = np.bincount(each, minlength=k)
+            accuracies[start + i] = (np.bincount(each, hits, minlength=k)[counts > 0] / counts[counts > 0]).mean()
+    return found, float(accuracies.mean())
+
+
+class Shuffle:
+    """Random exchanges of labels between objects: all labels of an object go to one other object, in random order.
+
+    If that object has more images than labels arrive, the labels repeat; of too many, some are dropped.
+
+    Args:
+        objects: int (n,), 0 to the number of objects − 1.
+    """
+
+    def __init__(self, objects: np.ndarray):
+        self.objects = objects
+        self._sizes = np.bincount(objects)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._slots = np.argsort(objects, kind="stable")
+        self._slot_object = objects[self._slots]
+        self._rank = np.arange(len(objects)) - self._starts[self._slot_object]
+
+    def __call__(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the row whose label each row receives, int64 (n,)."""
+        if len(self._sizes) == len(self.objects):
+            return rng.permutation(len(self.objects))
+        order = np.lexsort((rng.random(len(self.objects)), self.objects))
+        donor = rng.permutation(len(self._sizes))[self._slot_object]
+        source = np.empty(len(self.objects), np.int64)
+        source[self._slots] = order[self._starts[donor] + self._rank % self._sizes[donor]]
+        return source

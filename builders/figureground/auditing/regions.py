@@ -1,0 +1,108 @@
+"""Regions of an image: the object without its surroundings, the surroundings without the object.
+
+What is cut away must not give the object away by its outline: its surroundings are shown outside a square of the same
+size for all images, rather than outside its mask. The object is shown inside its mask without the outermost pixels, in
+which it mixes with what is behind.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+GREY = (128, 128, 128)
+"""Colour of what is cut away."""
+EDGE = 0.03
+"""Width of the rim that is cut off the object, relative to the image's edge."""
+MOST_HOLE = 0.75
+"""Largest side of the square over the object, relative to the image's edge; images with larger objects are left out."""
+LEAST_PIXELS = 16
+"""Minimum size of a region."""
+
+
+class Box(NamedTuple):
+    """Bounding box of an object, pixels; right and bottom are exclusive."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def side(self) -> int:
+        """Longer side."""
+        return max(self.right - self.left, self.bottom - self.top)
+
+
+def box_of(mask: np.ndarray) -> Box | None:
+    """Return the bounding box of a mask, bool (h, w); None if it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+
+def rim(size: tuple[int, int]) -> int:
+    """Return the width of the rim of an image's object, pixels, at least 1."""
+    return max(1, round(EDGE * max(size)))
+
+
+def inner(mask: np.ndarray) -> np.ndarray:
+    """Return a mask without its rim, bool (h, w); pixels at the image's edge count as rim."""
+    by = rim((mask.shape[1], mask.shape[0]))
+    padded = Image.fromarray(np.pad(mask, by).astype(np.uint8) * 255)
+    return np.asarray(padded.filter(ImageFilter.MinFilter(2 * by + 1)))[by:-by, by:-by] > 0
+
+
+def hole(box: Box, side: int, size: tuple[int, int]) -> Box:
+    """Return a square of a side around an object, moved into the image if it sticks out.
+
+    Args:
+        box: The object's bounding box.
+        side: Side in pixels, no longer than an edge of the image.
+        size: Width and height of the image.
+    """
+    left = min(max(0, (box.left + box.right - side) // 2), size[0] - side)
+    top = min(max(0, (box.top + box.bottom - side) // 2), size[1] - side)
+    return Box(left, top, left + side, top + side)
+
+
+def object_alone(image: Image.Image, inside: np.ndarray, box: Box) -> Image.Image:
+    """Return the object on grey, cropped to a square, at the image's size, so that its place isn't seen.
+
+    Args:
+        image: RGB.
+        inside: bool (h, w): the pixels of the object.
+        box: The object's bounding box.
+    """
+    shown = np.where(inside[..., None], np.asarray(image), np.array(GREY, np.uint8))
+    x, y, half = (box.left + box.right) / 2, (box.top + box.bottom) / 2, box.side / 2
+    page = Image.new("RGB", (box.side, box.side), GREY)
+    page.paste(Image.fromarray(shown), (-round(x - half), -round(y - half)))
+    return page.resize(image.size, Image.Resampling.BICUBIC)
+
+
+def surroundings_alone(image: Image.Image, covered: Box) -> Image.Image:
+    """Return an image with a grey square."""
+    shown = image.copy()
+    shown.paste(GREY, covered)
+    return shown
+
+
+def outside(covered: Box, size: tuple[int, int]) -> np.ndarray:
+    """Return the pixels outside a square, bool (h, w), without those that touch it."""
+    found = np.ones((size[1], size[0]), bool)
+    found[max(0, covered.top - 1) : covered.bottom + 1, max(0, covered.left - 1) : covered.right + 1] = False
+    return found
+
+
+def side_for(share: float, size: tuple[int, int]) -> int:
+    """Return the side of the square that covers an object, pixels.
+
+    Args:
+        share: Longest side of any object's bounding box in the dataset, relative to the shorter edge of its image.
+        size: Width and height of the image.
+    """
+    return min(round(share * min(size)) + 2 * rim(size), int(MOST_HOLE * min(size)))

@@ -1,0 +1,98 @@
+"""Samples of a finished dataset with their masks, and the cut-outs and scenes that they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from figureground.core.errors import FiguregroundError
+from figureground.core.files import parse_json
+from figureground.data.images import DatasetImages
+from figureground.sources.images import open_stored
+from figureground.sources.mask import mask_values, where_bright
+
+MASKED_OBJECTS = "d3s"
+"""Method whose masks are those of objects; the masks of `scgs` and `ddb` are the repainted regions."""
+
+
+class Samples(DatasetImages):
+    """The samples of a finished dataset, labelled by foreground.
+
+    Args:
+        directory: Output directory of `build`, `curate` or `merge`.
+        splits: Splits to read; default: all.
+
+    Raises:
+        FiguregroundError: The dataset is unfinished or damaged.
+        RecipeError: A split doesn't exist.
+    """
+
+    def __init__(self, directory: Path, splits: Sequence[str] = ()):
+        super().__init__(directory, column="foreground", splits=splits)
+        self.foregrounds = tuple(self.source.columns.foregrounds)
+        self.backgrounds = tuple(self.source.columns.backgrounds)
+        self.cutouts: list[str | None] = []
+        """Id of the cut-out or photograph that each sample was made from, `folder/name@hash`."""
+        self.templates: list[str | None] = []
+        """Id of each sample's scene."""
+        for shard in self._shards:
+            for row in self.source.rows(shard):
+                guide = parse_json(row["provenance"], row["key"]).get("guide")
+                guide = guide if isinstance(guide, dict) else {}
+                for ids, name in ((self.cutouts, "cutout"), (self.templates, "template")):
+                    ids.append(str(guide[name]) if guide.get(name) else None)
+
+    @property
+    def why_no_masks(self) -> str | None:
+        """Reason why the samples have no masks of their objects; None if they have."""
+        if not self.source.columns.mask:
+            return "no masks are kept; build with --set 'keep=[mask]'"
+        methods = {MASKED_OBJECTS} & set(_methods(self.source.recipe))
+        if methods != set(_methods(self.source.recipe)):
+            return f"the masks of {' and '.join(sorted(set(_methods(self.source.recipe))))} mark what was repainted"
+        return None
+
+    def decoded(self, rows: np.ndarray | Sequence[int]) -> Iterator[tuple[int, Image.Image, np.ndarray | None]]:
+        """Yield row, RGB image, and mask, bool (h, w), or None if masks aren't kept; in order.
+
+        Raises:
+            FiguregroundError: An image or a mask can't be decoded, or their sizes differ; names the key.
+        """
+        with_masks = self.why_no_masks is None
+        wanted = np.sort(np.asarray(rows, np.int64))
+        for shard, start, stop in zip(self._shards, self._starts[:-1], self._starts[1:], strict=True):
+            inside = wanted[(wanted >= start) & (wanted < stop)]
+            if not len(inside):
+                continue
+            found = self.source.stored(shard, (inside - start).tolist())
+            for row, stored in zip(inside.tolist(), found, strict=True):
+                image = _open(stored.image, stored.key, "image").convert("RGB")
+                mask = None
+                if with_masks:
+                    drawn = _open(stored.images["mask"], stored.key, "mask")
+                    if drawn.size != image.size:
+                        raise FiguregroundError(
+                            f"{stored.key}: its mask has {drawn.width} × {drawn.height} pixels, but its image "
+                            f"{image.width} × {image.height}. Build again."
+                        )
+                    mask = where_bright(mask_values(drawn))
+                yield row, image, mask
+
+
+def _methods(recipe: dict) -> list[str]:
+    """Return the methods of a dataset, or of those that it was made from."""
+    if recipe.get("sources"):
+        return [name for source in recipe["sources"] for name in _methods(source)]
+    return [str(recipe.get("builder"))]
+
+
+def _open(data: bytes, key: str, what: str) -> Image.Image:
+    try:
+        return open_stored(data)
+    except Exception as error:  # Pillow's decoders can raise any exception for damaged data
+        raise FiguregroundError(
+            f"{key}: its {what} can't be decoded ({type(error).__name__}: {error}). figureground check gives details."
+        ) from error

@@ -1,0 +1,71 @@
+"""Areas under ROC curves with intervals, and probes trained on some images and tested on others."""
+
+from __future__ import annotations
+
+from math import comb
+
+import numpy as np
+
+from figureground.auditing.probe import ridge
+from figureground.core.intervals import Interval, wilson
+from figureground.evaluation.metrics import roc_auc
+
+
+def auc_interval(
+    positive: np.ndarray, negative: np.ndarray, positive_objects: np.ndarray, negative_objects: np.ndarray
+) -> Interval:
+    """Return an area under the ROC curve with a 95 % interval.
+
+    The variance is that of DeLong et al. (1988), between objects instead of images (Obuchowski 1997); no object is on
+    both sides. From it follows the number of independent answers of Wilson's interval, at most the number of objects.
+
+    Args:
+        positive, negative: Scores, float (n,) and (m,).
+        positive_objects, negative_objects: int: images with equal numbers aren't independent.
+    """
+    auc = roc_auc(positive, negative)
+    variance, least = 0.0, []
+    for own, others, objects, sign in (
+        (positive, negative, positive_objects, 1), (negative, positive, negative_objects, -1),
+    ):  # fmt: skip
+        ordered = np.sort(sign * others)
+        low = np.searchsorted(ordered, sign * own, "left")
+        high = np.searchsorted(ordered, sign * own, "right")
+        placement = (low + high) / 2 / len(others)
+        _, at = np.unique(objects, return_inverse=True)
+        sums = np.bincount(at, placement - placement.mean())
+        several = len(sums)
+        variance += float(np.square(sums).sum()) / len(own) ** 2 * several / max(1, several - 1)
+        least.append(several)
+    most = float(sum(least))
+    n = auc * (1 - auc) / variance if variance > 0 else float(min(least))
+    return wilson(auc, max(1.0, min(n, most)))
+
+
+def fit_and_predict(train: np.ndarray, label: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:
+    """Fit a ridge regression on one-hot labels, and return the most likely class of each test image, int (n,).
+
+    Features are standardised by the training images; classes have equal weight.
+    """
+    mean, sd = train.mean(axis=0), train.std(axis=0)
+    varies = sd > 1e-9
+    train, test = ((each[:, varies] - mean[varies]) / sd[varies] for each in (train, test))
+    hot = np.zeros((len(label), classes))
+    hot[np.arange(len(label)), label] = 1
+    share = np.maximum(hot.mean(axis=0), 1e-12)
+    targets = (hot - hot.mean(axis=0)) / np.sqrt(share)
+    return np.asarray((test @ (ridge(train) @ targets)).argmax(axis=1))
+
+
+def sign_test(first: np.ndarray, second: np.ndarray, objects: np.ndarray) -> float:
+    """Return the two-sided p-value that two sets of answers are equally often right (Dixon and Mood 1946), by object.
+
+    Args:
+        first, second: float or bool (n,): how right each answer is, for the same images.
+        objects: int (n,).
+    """
+    _, at = np.unique(objects, return_inverse=True)
+    difference = np.round(np.bincount(at, np.asarray(first, np.float64) - np.asarray(second, np.float64)), 9)
+    n, wins = int((difference != 0).sum()), int((difference > 0).sum())
+    fewer = min(wins, n - wins)
+    return min(1.0, 2 * sum(comb(n, i) for i in range(fewer + 1)) / 2**n) if n else 1.0
