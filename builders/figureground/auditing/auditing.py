@@ -16,7 +16,7 @@ from figureground.auditing.findings import LEVEL, Finding, confirmed
 from figureground.auditing.leaks import differences_of, find_leaks, told_of
 from figureground.auditing.measuring import Look, Measured, look, measure
 from figureground.auditing.page import write_page
-from figureground.auditing.probe import MOST_IMAGES, TooFew, probe
+from figureground.auditing.probe import TooFew, most_images, probe
 from figureground.auditing.samples import Samples
 from figureground.auditing.sections import of_duplicates, of_labels, of_reuse
 from figureground.core.devices import check_device
@@ -110,8 +110,8 @@ def audit(
     looked = look(samples, show_progress)
     network, judges = _open(name, classifiers, device)
     rows = np.arange(len(samples.keys))
-    if len(rows) > MOST_IMAGES:
-        rows = np.sort(np.random.default_rng([*b"audit rows"]).choice(rows, MOST_IMAGES, replace=False))
+    if len(rows) > (most := most_images(max(len(occurring), len(np.unique(samples.background))))):
+        rows = np.sort(np.random.default_rng([*b"audit rows"]).choice(rows, most, replace=False))
     measured = measure(samples, rows, looked, network, batch_size=batch_size, show_progress=show_progress)
 
     report: dict[str, Any] = {}

@@ -63,7 +63,6 @@ def _thumbnails(audit: Audit, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
             "small": max(image.size) < _SMALL,
             "shows": f"{samples.foregrounds[samples.foreground[row]]} on "
             f"{samples.backgrounds[samples.background[row]]}",
-            "split": samples.splits[samples.split[row]],
         }
     return found
 

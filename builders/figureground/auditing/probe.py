@@ -24,8 +24,8 @@ MIN_OBJECTS = 5
 """Minimum number of objects of a class, one a fold; classes with fewer are left out."""
 MIN_IMAGES = 20
 """Minimum number of images in all."""
-MOST_IMAGES = 4_000
-"""Maximum number of images; of more, a random part is used."""
+MOST_IMAGES, MOST_OF_ANY = 4_000, 20_000
+"""Maximum number of images: 4,000, or 20 a class up to 20,000; of more, a random part is used."""
 MOST_COMPONENTS = 64
 """Maximum number of principal components on which a probe is fitted."""
 PERMUTATIONS = 999
@@ -137,9 +137,14 @@ def choose_rows(label: np.ndarray, objects: np.ndarray, rng: np.random.Generator
     rows = np.concatenate(usable)
     if len(rows) < MIN_IMAGES:
         raise TooFew(f"{len(rows)} images are fewer than the {MIN_IMAGES} needed")
-    if len(rows) > MOST_IMAGES:
-        rows = rng.choice(rows, MOST_IMAGES, replace=False)
+    if len(rows) > (most := most_images(len(usable))):
+        rows = rng.choice(rows, most, replace=False)
     return np.sort(rows), tuple(left_out)
+
+
+def most_images(classes: int) -> int:
+    """Return the number of images that are used at most, for a number of classes."""
+    return max(MOST_IMAGES, min(MOST_OF_ANY, 20 * classes))
 
 
 def components(x: np.ndarray, most: int = MOST_COMPONENTS) -> np.ndarray:

@@ -46,16 +46,17 @@ def of_labels(samples: Samples, small: int) -> Section:
     return report, findings, tests
 
 
-def _small_groups(samples: Samples, counts: np.ndarray, small: int) -> list[dict[str, Any]]:
-    """Return the cells with fewer than `small` images whose foreground and background occur, smallest first."""
+def _small_groups(samples: Samples, counts: np.ndarray, small: int) -> dict[str, Any]:
+    """Return the number of cells with fewer than `small` images, and the smallest; labels must occur elsewhere."""
     cells = [
         (int(counts[f, b]), f, b)
         for f in np.flatnonzero(counts.sum(1)) for b in np.flatnonzero(counts.sum(0)) if counts[f, b] < small
     ]  # fmt: skip
-    return [
+    smallest = [
         {"foreground": samples.foregrounds[f], "background": samples.backgrounds[b], "images": n}
         for n, f, b in sorted(cells)[:MOST_GROUPS]
     ]
+    return {"count": len(cells), "smallest": smallest}
 
 
 def _dependent(samples: Samples, split: str, rows: np.ndarray, found: Dependence) -> Finding:

@@ -27,32 +27,35 @@ def notes(report: dict[str, Any]) -> list[str]:
     """Return what couldn't be measured, and the groups that are small."""
     lines = []
     for split, told in report["labels"].items():
-        if small := told["small_groups"]:
+        small, count = told["small_groups"]["smallest"], told["small_groups"]["count"]
+        if count:
             such = ", ".join(
                 f"{each['foreground']} on {each['background']} ({each['images']})" for each in small[:_NAMED]
             )
-            more = ", …" if len(small) > _NAMED else ""
-            what = "cell has" if len(small) == 1 else "cells have"
-            lines.append(f"In {split}, {len(small)} {what} fewer than {report['small']} images: {such}{more}.")
+            more = ", …" if count > _NAMED else ""
+            what = "cell has" if count == 1 else "cells have"
+            lines.append(f"In {split}, {count:,} {what} fewer than {report['small']} images: {such}{more}.")
     return lines + _reasons(report)
 
 
+_TITLES = {
+    "labels": "dependence of labels", "regions": "leaks of regions", "whole_image": "look of whole images",
+    "duplicates": "near-duplicates", "reuse": "reuse", "references": "references", "biases": "biases",
+}  # fmt: skip
+"""What each section is about."""
+
+
 def _reasons(report: dict[str, Any]) -> list[str]:
-    """Return the reasons for what wasn't measured, each with its place."""
-    titles = {
-        "labels": "Dependence of labels in {}", "regions": "Leaks of {}", "whole_image": "Look of whole images by {}",
-        "duplicates": "Near-duplicates", "reuse": "Reuse of {}", "references": "References, {}", "biases": "Biases, {}",
-    }  # fmt: skip
+    """Return the reasons for what wasn't measured, each with its places."""
     found: dict[str, list[str]] = {}
 
-    def walk(value: Any, path: tuple[str, ...]) -> None:
+    def walk(value: Any, place: tuple[str, ...]) -> None:
         if isinstance(value, dict):
             if isinstance(value.get("reason"), str):
-                place = titles[path[0]].format(", ".join(path[1:])) if path[1:] else titles[path[0]].split(" {}")[0]
-                found.setdefault(value["reason"], []).append(place.removesuffix(" of").removesuffix(","))
+                found.setdefault(value["reason"], []).append(", ".join(place).replace("_", " "))
             for name, each in value.items():
-                walk(each, (*path, str(name)))
+                walk(each, (*place, str(name)))
 
-    for section in titles:
-        walk(report.get(section), (section,))
-    return [f"{'; '.join(places)}: {reason[0].lower()}{reason[1:]}" for reason, places in found.items()]
+    for section, title in _TITLES.items():
+        walk(report.get(section), (title,))
+    return [f"{reason.removesuffix('.')} ({'; '.join(places)})." for reason, places in found.items()]

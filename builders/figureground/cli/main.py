@@ -24,9 +24,9 @@ EXIT_CODES = (
 )
 COMMANDS = (
     recipes.add_plan, recipes.add_settings, recipes.add_build, concepts.add_finetune, built.add_show, built.add_check,
-    built.add_evaluate, trust.add_verify, reviewing.add_review, audits.add_audit, training.add_groups, training.add_train,
-    training.add_compare,
-    built.add_curate, built.add_extend, built.add_merge, built.add_push, concepts.add_components,
+    built.add_evaluate, trust.add_verify, reviewing.add_review, audits.add_audit, training.add_groups,
+    training.add_train, training.add_compare, built.add_curate, built.add_extend, built.add_merge, built.add_push,
+    concepts.add_components,
 )  # fmt: skip
 """Commands, in the order in which help lists them."""
 
