@@ -83,7 +83,7 @@ def pairs(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         hashes: As returned by `looks`.
 
     Returns:
-        Positions of the first and of the second image of each pair, and their Hamming distances.
+        Positions of the first and of the second image of each pair, ascending, and their Hamming distances.
     """
     known, first, group = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
     group = group.reshape(-1)
@@ -93,7 +93,8 @@ def pairs(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         i, j = i[i < j], j[i < j]
         bits = np.bitwise_count(known[i] ^ known[j]).sum(axis=1, dtype=np.int64)
         close = bits <= NEAR
-        found.append(np.stack([first[i[close]], first[j[close]], bits[close]]))
+        one, other = first[i[close]], first[j[close]]
+        found.append(np.stack([np.minimum(one, other), np.maximum(one, other), bits[close]]))
     one, other, bits = np.unique(np.concatenate(found, axis=1), axis=1)
     return one, other, bits
 
