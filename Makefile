@@ -1,6 +1,6 @@
-# make demo    builds a D3S dataset with the pocket model into out/d3s and draws its preview
-# make test    lint, types, all tests; those that count seconds after the others; then bench-quick
-# make bench-quick    every benchmark at a tiny size, two at a time; prints the seconds that each took
+# make demo    builds a D3S dataset with the pocket model into out/d3s, scores its labels and draws its preview
+# make test    lint, types, all tests, which include every benchmark at a tiny size
+# make bench-quick    only the benchmarks, two at a time; prints the seconds that each took
 # The first run makes .venv and installs the pinned versions. PYTHON chooses the interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
@@ -12,13 +12,11 @@ PYTEST := $(BIN)/python -m pytest
 
 demo: install
 	$(BIN)/figureground build d3s --out out/d3s
+	$(BIN)/figureground verify out/d3s
 	$(BIN)/figureground show out/d3s
 
 test: lint
-	$(PYTEST) -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder --ignore tests/running/test_signals.py \
-		--ignore tests/test_benchmarks.py
-	$(PYTEST) tests/running/test_signals.py -n 2
-	$(MAKE) bench-quick
+	$(PYTEST) -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder --durations 20
 
 bench-quick: install
 	$(PYTEST) tests/test_benchmarks.py -n 2 --dist loadscope --no-loadscope-reorder --maxfail 1 --durations 0 --durations-min 1

@@ -25,8 +25,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that take longest alone begin."""
-    items.sort(key=lambda item: item.path.name != "test_docs.py")
+    """Pages of docs and slow tests begin, so that no process waits for a long one at the end."""
+    items.sort(key=lambda item: (item.path.name != "test_docs.py", item.get_closest_marker("slow") is None))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -123,6 +123,10 @@ def _downloaded(name: str) -> Path | None:
 
 def _open_checker(folder: Path, shown: str) -> tuple[Any, Any]:
     import torch
+
+    from figureground.core import libraries
+
+    libraries.prepare("diffusers", "transformers")
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from diffusers.utils import logging
     from safetensors import SafetensorError

@@ -144,6 +144,10 @@ def _open(folder: Path, shown: str) -> tuple[Any, Any, Any]:
     """Open the network, the tokenizer and the image processor."""
     import torch
     from safetensors import SafetensorError
+
+    from figureground.core import libraries
+
+    libraries.prepare("transformers")
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     from figureground.models.opening import open_network, open_part
