@@ -25,6 +25,7 @@ from figureground.core.files import replace_text
 from figureground.core.owned import refuse_strangers
 from figureground.data.images import DatasetImages, FolderImages, open_images
 from figureground.models.needs import refuse_absent
+from figureground.recipe.sample import derive_seed
 from figureground.shards.card import public
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def audit(
     network, judges = _open(name, classifiers, device)
     rows = np.arange(len(samples.keys))
     if len(rows) > (most := most_images(max(len(occurring), len(np.unique(samples.background))))):
-        rows = np.sort(np.random.default_rng([*b"audit rows"]).choice(rows, most, replace=False))
+        rows = np.sort(np.random.default_rng(derive_seed(0, "audit", "rows")).choice(rows, most, replace=False))
     measured = measure(samples, rows, looked, network, batch_size=batch_size, show_progress=show_progress)
 
     report: dict[str, Any] = {}

@@ -30,6 +30,7 @@ from figureground.auditing.transfer import sign_test
 from figureground.core import intervals, signals
 from figureground.core.errors import FiguregroundError
 from figureground.core.progress import Progress
+from figureground.recipe.sample import derive_seed
 
 if TYPE_CHECKING:
     from figureground.evaluation.counterparts import Counterparts
@@ -79,7 +80,7 @@ def of_biases(
     Returns:
         Report, JSON; candidates for findings; p-values of all tests.
     """
-    rng = np.random.default_rng([*b"audit biases"])
+    rng = np.random.default_rng(derive_seed(0, "audit", "biases"))
     known = np.array([bool(group) for group in counterparts.groups])
     rows = [
         row for row in range(len(samples.keys))

@@ -9,6 +9,7 @@ import numpy as np
 
 from figureground.auditing.probe import PERMUTATIONS, Shuffle, TooFew
 from figureground.core.intervals import LEVEL, Interval
+from figureground.recipe.sample import derive_seed
 from figureground.recipe.table import cramers_v
 
 MIN_IMAGES = 10
@@ -61,7 +62,7 @@ def dependence(
         raise TooFew(f"there is only one {which}")
     if len(foreground) < MIN_IMAGES:
         raise TooFew(f"{len(foreground)} images are fewer than the {MIN_IMAGES} needed")
-    rng = np.random.default_rng([*b"audit dependence", seed])
+    rng = np.random.default_rng(derive_seed(seed, "audit", "dependence"))
     shuffle = Shuffle(np.unique(objects, return_inverse=True)[1])
     expected = np.outer(counts.sum(1), counts.sum(0)) / counts.sum()
     chi2, residuals = _chi2(counts, expected), _residuals(counts)

@@ -18,6 +18,7 @@ import numpy as np
 from figureground.core import intervals
 from figureground.core.intervals import Interval
 from figureground.evaluation.metrics import roc_auc
+from figureground.recipe.sample import derive_seed
 
 FOLDS = 5
 MIN_OBJECTS = 5
@@ -93,7 +94,7 @@ def probe(
     """
     if not np.isfinite(x).all():
         raise ValueError("Features must be finite.")
-    rng = np.random.default_rng([*b"audit probe", seed])
+    rng = np.random.default_rng(derive_seed(seed, "audit", "probe"))
     rows, left_out = choose_rows(label, objects, rng)
     classes, at = np.unique(label[rows], return_inverse=True)
     _, objects = np.unique(objects[rows], return_inverse=True)

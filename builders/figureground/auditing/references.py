@@ -15,6 +15,7 @@ from figureground.auditing.transfer import auc_interval, fit_and_predict, sign_t
 from figureground.core import intervals
 from figureground.core.errors import FiguregroundError, counted
 from figureground.data.images import DatasetImages, FolderImages
+from figureground.recipe.sample import derive_seed
 from figureground.sources.images import UnreadableImage
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def of_references(
     Raises:
         FiguregroundError: No reference can be read, or features aren't finite.
     """
-    rng = np.random.default_rng([*b"audit references"])
+    rng = np.random.default_rng(derive_seed(0, "audit", "references"))
     theirs, real = _read_references(references, network, rng, batch_size, show_progress)
     labels = samples.foregrounds
     report: dict[str, Any] = {
@@ -189,7 +190,7 @@ def _utility(
         return {"reason": "Not measured: the sides share only one class."}, [], []
     own_at = np.searchsorted(classes, label)
     known, groups = np.unique(their_objects, return_inverse=True)
-    rng = np.random.default_rng([*b"audit utility"])
+    rng = np.random.default_rng(derive_seed(0, "audit", "utility"))
     fold = fold_of(groups, at, rng)
     here, there = np.full(len(y), -1), np.full(len(y), -1)
     for each in np.unique(fold):

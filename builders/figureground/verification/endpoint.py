@@ -13,7 +13,7 @@ import io
 import json
 import os
 import queue
-import random
+import secrets
 import socket
 import threading
 import urllib.parse
@@ -176,7 +176,7 @@ class Endpoint:
         """Send a request, again after failures that may pass, and return the body of the answer."""
         trouble = ""
         for attempt in range(TRIES):
-            if attempt and self._closed.wait(min(30.0, 2.0 ** (attempt - 1)) * (0.5 + random.random() / 2)):
+            if attempt and self._closed.wait(min(30.0, 2.0 ** (attempt - 1)) * (0.5 + secrets.randbelow(500) / 1000)):
                 raise _Stopped
             try:
                 status, data, wait = self._send(body)
