@@ -24,11 +24,18 @@ def test_strata_are_weighted_by_their_size():
     assert share_of_people(Labelled.of(values, labelled, strata)).interval.value == pytest.approx(0.9)
 
 
-def test_images_of_a_stratum_without_labels_count_with_its_neighbour():
-    strata = np.repeat([0, 1, 2], [50, 50, 100])
-    sample = Labelled.of(np.repeat([1.0, 0.0], 20), np.concatenate([np.arange(20), np.arange(100, 120)]), strata)
-    assert sample.sizes.tolist() == [50, 150]
-    assert share_of_people(sample).interval.value == pytest.approx(0.25)
+def test_a_stratum_is_divided_only_if_each_of_its_parts_has_labels():
+    levels = np.array([np.repeat([0, 1], [100, 60]), np.repeat([0, 1, 2, 3], [50, 50, 30, 30])])
+    labelled = np.array([0, 60, 100, 101, 102])  # none in the last part
+    sample = Labelled.of(np.array([1.0, 1, 1, 0, 0]), labelled, levels)
+    assert sample.sizes.tolist() == [60, 50, 50]
+    assert share_of_people(sample).interval.value == pytest.approx((100 + 60 / 3) / 160)
+
+
+def test_the_answers_of_a_review_that_has_just_begun_count_alike():
+    cells = np.repeat(np.arange(100), 5)
+    few = Labelled.of(np.array([1.0, 1, 1, 0]), np.array([2, 10, 30, 31]), np.stack([cells // 10, cells]))
+    assert share_of_people(few).interval.value == pytest.approx(0.75)
 
 
 def test_few_labels_or_none_wrong_get_an_exact_interval():

@@ -27,7 +27,7 @@ from figureground.core.intervals import LEVEL, Interval, student, wilson
 FEW = 30
 """Samples of fewer images get exact binomial intervals."""
 LEAST = 1
-"""Labels that each stratum needs; those with fewer are joined with a neighbour, which stands for them."""
+"""Labels that each stratum needs; see `divide`."""
 _ENOUGH = 10
 """Degrees of freedom from which the variance within strata is used."""
 
@@ -56,12 +56,12 @@ class Labelled:
         predictions: np.ndarray | None = None,
         least: int = LEAST,
     ) -> Labelled:
-        """Join strata with too few labels, and take what is needed of the population.
+        """Divide the population into strata that have labels, and take what is needed of it.
 
         Args:
             values: float (n,): share of right answers to each labelled image.
             labelled: int (n,): positions of these images in the population.
-            strata: int (N,): stratum of each image of the population. Neighbours in number are joined.
+            strata: int (N,) or (levels, N): parts of the population, the latter from coarse to fine; see `divide`.
             predictions: float (N,): prediction for each image of the population.
             least: Labels that each stratum needs.
 
@@ -70,13 +70,11 @@ class Labelled:
         """
         if not len(values):
             raise ValueError("A share needs at least one labelled image.")
-        _, compact = np.unique(strata, return_inverse=True)
-        sizes = np.bincount(compact)
-        joined = _join(np.bincount(compact[labelled], minlength=len(sizes)), least)[compact]
-        sizes = np.bincount(joined)
-        means = None if predictions is None else np.bincount(joined, weights=predictions) / sizes
+        divided = divide(np.atleast_2d(strata), labelled, least)
+        sizes = np.bincount(divided)
+        means = None if predictions is None else np.bincount(divided, weights=predictions) / sizes
         mine = None if predictions is None else np.asarray(predictions, np.float64)[labelled]
-        return cls(np.asarray(values, np.float64), joined[labelled], sizes, mine, means)
+        return cls(np.asarray(values, np.float64), divided[labelled], sizes, mine, means)
 
     @property
     def counts(self) -> np.ndarray:
@@ -187,21 +185,31 @@ def _variance(sample: Labelled, first: np.ndarray, second: np.ndarray) -> float:
     return float((shares**2 * left / counts) @ each)
 
 
-def _join(counts: np.ndarray, least: int) -> np.ndarray:
-    """Return the new number of each stratum, such that each has at least `least` labels if all together have.
+def divide(levels: np.ndarray, labelled: np.ndarray, least: int = LEAST) -> np.ndarray:
+    """Return the stratum of each image: the finest division in which each stratum has labels.
+
+    A stratum is divided at the next level only if each of its parts has enough labels. Otherwise it stays whole, and
+    all its labels count alike.
 
     Args:
-        counts: int (strata,): labels in each.
+        levels: int (levels, N): part of each image at each level, from coarse to fine; each level divides the parts of
+            the one before.
+        labelled: int (n,): positions of the labelled images.
+        least: Labels that each part needs.
     """
-    joined, number, held = np.zeros(len(counts), np.int64), 0, 0
-    for stratum, count in enumerate(counts):
-        joined[stratum] = number
-        held += int(count)
-        if held >= least:
-            number, held = number + 1, 0
-    if held < least and number:  # the last ones join those before
-        joined[joined == number] = number - 1
-    return joined
+    strata = np.zeros(levels.shape[1], np.int64)
+    whole = np.zeros(1, bool)  # strata that stay as they are
+    for level in levels:
+        _, part = np.unique(np.stack([strata, level]), axis=1, return_inverse=True)
+        parts = np.bincount(part[labelled], minlength=part.max() + 1)
+        poor = np.zeros(len(whole), bool)
+        np.logical_or.at(poor, strata, parts[part] < least)
+        keep = (whole | poor)[strata]
+        _, divided = np.unique(np.where(keep, strata, len(whole) + part), return_inverse=True)
+        kept = np.zeros(divided.max() + 1, bool)
+        kept[divided] = keep
+        strata, whole = divided, kept
+    return strata
 
 
 def _bounded(value: float) -> float:

@@ -58,8 +58,12 @@ class Population:
         return {key: place for place, key in enumerate(self.keys)}
 
     def cells(self) -> np.ndarray:
-        """int64 (images,): number of each image's cell; cells of one split and foreground are neighbours."""
+        """int64 (images,): number of each image's cell."""
         return (self.split * len(self.foregrounds) + self.foreground) * len(self.backgrounds) + self.background
+
+    def parts(self) -> np.ndarray:
+        """int64 (3, images): each image's split; split and foreground; cell."""
+        return np.stack([self.split, self.split * len(self.foregrounds) + self.foreground, self.cells()])
 
 
 @dataclass(frozen=True)

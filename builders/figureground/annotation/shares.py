@@ -68,7 +68,7 @@ def of_question(
         `wrong` (those that at least half of their annotators call wrong), `people` and, if there are scores,
         `with_scorers`.
     """
-    responses, predictions, cells = responses.decided, predict(scorers), population.cells()
+    responses, predictions, parts = responses.decided, predict(scorers), population.parts()
     found: list[dict[str, Any]] = []
     if not len(responses.images):
         return found
@@ -77,7 +77,7 @@ def of_question(
         values = responses.values[held]
         place = np.cumsum(domain.inside) - 1  # position of an image in the part
         sample = Labelled.of(
-            values, place[responses.images[held]], cells[domain.inside],
+            values, place[responses.images[held]], parts[:, domain.inside],
             None if predictions is None else predictions[domain.inside],
         )  # fmt: skip
         entry: dict[str, Any] = {
@@ -100,7 +100,7 @@ def corrected(responses: Responses, population: Population, among: np.ndarray) -
     if reason := identified(responses.said, responses.gold):
         return reason
     place = np.cumsum(among) - 1
-    sample = Labelled.of(responses.values, place[responses.images], population.cells()[among])
+    sample = Labelled.of(responses.values, place[responses.images], population.parts()[:, among])
     left = 1 - len(responses.images) / int(among.sum())
     return correct(responses.said, responses.gold, sample.weights, unlabelled=left)
 
