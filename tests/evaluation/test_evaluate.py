@@ -316,7 +316,7 @@ def test_files_of_somebody_else_and_folders_of_the_dataset_are_no_place_for_resu
         mine = tmp_path / f"mine {name}"
         mine.mkdir()
         (mine / name).write_text("mine")
-        with pytest.raises(FiguregroundError, match=rf"has a {name} that isn't an earlier result"):
+        with pytest.raises(FiguregroundError, match=rf"{name} exists"):
             evaluate(directory, [classifier], out=mine, show_progress=False)
         assert (mine / name).read_text() == "mine"
     for inside in (directory, directory / "data", directory / "_figureground"):

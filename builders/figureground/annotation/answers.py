@@ -67,7 +67,7 @@ class Answer:
 
 @dataclass
 class Answers:
-    """What the file of one annotator says, as it is read line by line."""
+    """Contents of one annotator's file, read line by line."""
 
     annotator: str
     lines: int = 0
@@ -80,7 +80,7 @@ class Answers:
     touched: set[str] = field(default_factory=set)
     """Keys of images about which something was answered or undone, for who empties it from time to time."""
     notes: list[str] = field(default_factory=list)
-    """What was wrong with the file and has been passed over."""
+    """Faults of the file that were passed over."""
     _all: dict[int, Answer] = field(default_factory=dict)
     """Answers that aren't undone, by `n`, in order."""
     _stacks: dict[tuple[str, str], list[int]] = field(default_factory=dict)

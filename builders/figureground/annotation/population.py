@@ -68,7 +68,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Scorer:
-    """What one scorer says about one of the two labels of each image."""
+    """One scorer's judgement of one of the two labels of each image."""
 
     name: str
     what: str

@@ -43,7 +43,7 @@ class Question:
     hint: str = ""
     """Definition of the label, or a remark; shown small."""
     usual: str | None = "yes"
-    """What images in a grid count as unless they are marked; None: each has to be marked."""
+    """The answer of images in a grid that aren't marked; None: each has to be marked."""
 
 
 class Questions:

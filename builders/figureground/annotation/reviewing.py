@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reviewed:
-    """What a review left behind."""
+    """Outcome of a review."""
 
     saved: int
     """Answers saved by this run."""

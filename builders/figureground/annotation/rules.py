@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Kept:
-    """What a rule keeps."""
+    """Outcome of a rule."""
 
     kept: float
     """Share of images that it keeps."""

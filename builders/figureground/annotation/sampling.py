@@ -39,7 +39,7 @@ Cell = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a sample is to be."""
+    """Settings of a sample."""
 
     images: int | None = None
     """Number of images; None: as many as the interval needs."""

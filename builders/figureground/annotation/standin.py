@@ -50,7 +50,7 @@ class StandIn:
     """Probability that the scorer agrees with the others at least as much as a random annotator does, ρ."""
     passes: bool | None = None
     wrong_found: Interval | None = None
-    """Of the images that most people call wrong, the share that the scorer calls wrong; None if there is none."""
+    """Share of the images that most people call wrong that the scorer calls wrong too; None without such images."""
 
 
 def alternative_annotator(answers: np.ndarray, said: np.ndarray, epsilon: float = EPSILON) -> StandIn:

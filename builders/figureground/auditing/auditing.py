@@ -22,7 +22,7 @@ from figureground.auditing.sections import of_duplicates, of_labels, of_reuse
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.files import replace_text
-from figureground.core.owned import refuse_strangers
+from figureground.core.owned import refuse_output
 from figureground.data.images import DatasetImages, FolderImages, open_images
 from figureground.models.needs import refuse_absent
 from figureground.recipe.sample import derive_seed
@@ -100,7 +100,7 @@ def audit(
     occurring = [samples.foregrounds[k] for k in np.unique(samples.foreground)]
     beside = None if references is None else open_images(Path(references), samples.foregrounds, occurring)
     out = directory / FOLDER if out is None else Path(out)
-    _refuse_strangers(out, directory)
+    refuse_output(out, directory, FOLDER, JSON, PAGE)
     name = None
     if samples.why_no_masks is None or beside is not None:
         name = network_for(features, _first_size(samples))
@@ -153,16 +153,6 @@ def audit(
     replace_text(out / PAGE, write_page(done))
     replace_text(out / JSON, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return done
-
-
-def _refuse_strangers(out: Path, dataset: Path) -> None:
-    """Refuse an output directory inside the dataset's own folders, or with files that aren't earlier results."""
-    if out.exists() and not out.is_dir():
-        raise FiguregroundError(f"--out {out} is a file; give a directory.")
-    inside, own = out.resolve(), dataset.resolve()
-    if inside == own or (own in inside.parents and inside.relative_to(own).parts[0] != FOLDER):
-        raise FiguregroundError(f"--out {out} belongs to the dataset. Omit --out, or give a separate directory.")
-    refuse_strangers(out / JSON, out / PAGE)
 
 
 def _first_size(samples: Samples) -> tuple[int, int]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Look:
-    """What one pass over all images gives."""
+    """Result of one pass over all images."""
 
     hashes: list[bytes] | None
     """Perceptual hash of each image; None if imagehash isn't installed."""

@@ -66,6 +66,29 @@ def refuse_strangers(*paths: Path) -> None:
         )
 
 
+def refuse_output(out: Path, dataset: Path, folder: str, *names: str) -> None:
+    """Check that results about a dataset can go to a directory.
+
+    Args:
+        out: Directory of the results.
+        dataset: The dataset.
+        folder: The only folder of the dataset that may be it, such as `_evaluation`.
+        names: Files that are written there.
+
+    Raises:
+        FiguregroundError: `out` is a file, the dataset or within another of its folders, or holds such a file that this
+            package didn't write.
+    """
+    if out.exists() and not out.is_dir():
+        raise FiguregroundError(f"--out {printable(out)} is a file; give a directory.")
+    inside, own = out.resolve(), dataset.resolve()
+    if inside == own or (own in inside.parents and inside.relative_to(own).parts[0] != folder):
+        raise FiguregroundError(
+            f"--out {printable(out)} belongs to the dataset. Omit --out, or give a separate directory."
+        )
+    refuse_strangers(*(out / name for name in names))
+
+
 def refuse_within(out: Path, source: Path, option: str) -> None:
     """Check that results aren't written among their source images, where the next run would read them.
 

@@ -19,7 +19,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, UsageError,
 from figureground.core.files import replace_bytes, replace_text
 from figureground.core.intervals import LEVEL, METHOD
 from figureground.core.locks import lock
-from figureground.core.owned import is_ours
+from figureground.core.owned import refuse_output
 from figureground.data.images import SPURIOUS_FOR, DatasetImages, FolderImages, open_images
 from figureground.data.objects import is_matched, settings
 from figureground.evaluation import accuracy, spuriousness
@@ -125,7 +125,7 @@ def evaluate(
     real = None if validation is None else open_images(Path(validation), images.labels, occurring)
     table = LabelTable() if labels is None else read_label_table(Path(labels), images.labels)
     out = directory / FOLDER if out is None else Path(out)
-    _refuse_strangers(out, directory)
+    refuse_output(out, directory, FOLDER, JSON, PAGE)
 
     # Imports that need torch come last, so that mistakes are reported at once.
     from figureground.core.accelerator import choose_device
@@ -199,17 +199,6 @@ def evaluate(
     replace_text(out / PAGE, write_page(evaluation))
     replace_text(out / JSON, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return evaluation
-
-
-def _refuse_strangers(out: Path, dataset: Path) -> None:
-    """Refuse an output directory inside the dataset's own folders, or with files that aren't earlier results."""
-    if out.exists() and not out.is_dir():
-        raise FiguregroundError(f"--out {out} is a file; give a directory.")
-    inside, own = out.resolve(), dataset.resolve()
-    if inside == own or (own in inside.parents and inside.relative_to(own).parts[0] != FOLDER):
-        raise FiguregroundError(f"--out {out} belongs to the dataset. Omit --out, or give a separate directory.")
-    if strange := [name for name in (JSON, PAGE) if os.path.lexists(out / name) and not is_ours(out / name)]:
-        raise FiguregroundError(f"--out {out} has a {strange[0]} that isn't an earlier result. Give another directory.")
 
 
 def _open_all(classifiers: Sequence[str | Classifier]) -> dict[str, Classifier]:

@@ -24,7 +24,7 @@ class Asked:
     """Name in the scores file, an identifier."""
     kind: str
     id: str
-    """What follows the colon; empty without one."""
+    """Text after the colon; empty without one."""
 
 
 def read_asked(texts: Sequence[str]) -> list[Asked]:

@@ -32,7 +32,7 @@ Thresholds = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Kept:
-    """What a choice keeps of a labelled half."""
+    """Counts of one labelled half under a choice."""
 
     labelled: int
     kept: int
@@ -53,9 +53,9 @@ class Choice:
     votes: int
     thresholds: Thresholds
     chosen_on: Kept
-    """What they keep of the half on which they were chosen; too good by construction."""
+    """Counts of the half on which they were chosen; too good by construction."""
     reported: Kept
-    """What they keep of the other half."""
+    """Counts of the other half."""
     gaps: frozenset[str] = frozenset()
     """Scores that some images lack; a missing score is no vote."""
 

@@ -42,7 +42,7 @@ POCKET = "pocket"
 
 @dataclass(frozen=True)
 class Result:
-    """What a scorer did."""
+    """Outcome of one scorer."""
 
     new: int
     """Number of images that were scored now."""

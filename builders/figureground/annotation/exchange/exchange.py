@@ -67,7 +67,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did."""
+    """Outcome of an import."""
 
     saved: int
     known: int
