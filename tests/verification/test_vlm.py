@@ -28,7 +28,7 @@ def column(directory, name):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(endpoint.random, "random", lambda: -1.0)  # no wait between attempts
+    monkeypatch.setattr(endpoint, "PAUSE", 0.0)
     monkeypatch.delenv(endpoint.KEY, raising=False)
 
 

@@ -33,6 +33,8 @@ THREADS = 8
 """Number of requests at a time."""
 TRIES = 5
 """Number of attempts at a request that the server doesn't answer."""
+PAUSE = 1.0
+"""Seconds before the second attempt; doubled with each further one, up to 30, less a random part of up to a half."""
 SECONDS = 120.0
 """Time after which a request has failed."""
 TOP = 20
@@ -176,7 +178,8 @@ class Endpoint:
         """Send a request, again after failures that may pass, and return the body of the answer."""
         trouble = ""
         for attempt in range(TRIES):
-            if attempt and self._closed.wait(min(30.0, 2.0 ** (attempt - 1)) * (0.5 + secrets.randbelow(500) / 1000)):
+            pause = min(30.0, PAUSE * 2.0 ** (attempt - 1)) * (1 - secrets.randbelow(500) / 1000)
+            if attempt and self._closed.wait(pause):
                 raise _Stopped
             try:
                 status, data, wait = self._send(body)
