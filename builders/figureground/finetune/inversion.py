@@ -40,7 +40,8 @@ from figureground.models.weights import check_size, fingerprint, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.settings import execution_names
 from figureground.sources.images import content_hash
-from figureground.training.curves import CSV, PNG
+from figureground.training.curves import PNG
+from figureground.training.curves_file import CSV
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import alone
 from figureground.training.state import STATE, read_state, resume_threads

@@ -21,6 +21,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, counted, ne
 from figureground.core.hashing import digest
 from figureground.core.numerics import library_versions, read_numerics
 from figureground.core.values import kinds_of
+from figureground.methods.panel import Panel
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.needs import Need, missing_checkpoint, missing_device
 from figureground.models.parts import pixels_a_latent
@@ -362,6 +363,23 @@ class Method(ABC):
             return self.load_guide(spec)[0]
         except (FiguregroundError, ValueError):
             return None
+
+    def panels(self, directory: Path, provenance: Mapping[str, Any]) -> list[Panel]:
+        """Return what the report shows of a sample, read from disk; inputs that are gone are named in facts.
+
+        Args:
+            directory: The dataset's directory; its build may be unfinished.
+            provenance: The sample's parsed provenance.
+        """
+        return []
+
+    def overview(self, directory: Path) -> list[Panel]:
+        """Return what the report shows of the whole dataset, read from disk; inputs that are gone are named in facts.
+
+        Args:
+            directory: The dataset's directory; its build may be unfinished.
+        """
+        return []
 
     def pruning_rule(self) -> str | None:
         """Return the rule by which `compare` curates the images before it adds them to training; None keeps all."""

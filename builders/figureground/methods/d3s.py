@@ -24,7 +24,9 @@ from figureground.core.hashing import digest
 from figureground.core.names import RULE, Lookup, describe_same, same_names
 from figureground.core.resources import resource
 from figureground.core.shares import whole_part
+from figureground.methods import d3s_panels
 from figureground.methods.base import Method
+from figureground.methods.panel import Panel
 from figureground.models.needs import Need
 from figureground.recipe import document as recipes
 from figureground.recipe.classes import ClassEntry, define, find_list, read_nouns
@@ -531,6 +533,9 @@ class D3S(Method):
             lines.append(f"  … all in {out}/_figureground/stages/sources/done.json")
         listing = [f"{len(skipped)} source files were skipped:", *lines] if skipped else []
         return "\n".join([super().done_message(out), *self.notes(), *listing])
+
+    def panels(self, directory: Path, provenance: Mapping[str, Any]) -> list[Panel]:
+        return d3s_panels.sample_panels(self, provenance)
 
     def _prompt_grounds(self) -> list[ClassEntry | None]:
         return [None if b.name == UNKNOWN else b for b in self.backgrounds]

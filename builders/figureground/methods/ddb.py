@@ -28,7 +28,9 @@ from figureground.core.names import slugs
 from figureground.core.text import code, markdown
 from figureground.core.values import FieldsOf
 from figureground.finetune.inversion_settings import Inversion, settings_for
+from figureground.methods import ddb_panels
 from figureground.methods.d3s import DIFFUSION_CITATION
+from figureground.methods.panel import Panel
 from figureground.methods.repaint import GROUND_TRUTH_MASKS, MASKS, UNKNOWN, Job, Repaint, open_mask
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.models.needs import Need, missing_segmenter, refuse_absent
@@ -482,6 +484,24 @@ class DDB(Repaint):
             else:
                 parts += [f"(foreground != {label!r} or {name} >= {each:g})" for label, each in least.items()]
         return " and ".join(parts) or "True"
+
+    def least(self, score: str, name: str) -> float | None:
+        """Return the recipe's threshold of a score for a painted class; None if the class has none.
+
+        Args:
+            score: `probability` or `attribution_ratio`.
+            name: The class.
+        """
+        given = getattr(self.config, f"min_{score}")
+        return given.get(name) if isinstance(given, Mapping) else given
+
+    # --- the report -------------------------------------------------------------------------------
+
+    def panels(self, directory: Path, provenance: Mapping[str, Any]) -> list[Panel]:
+        return ddb_panels.sample_panels(self, directory, provenance)
+
+    def overview(self, directory: Path) -> list[Panel]:
+        return ddb_panels.overview(self, directory)
 
     # --- the card and the forecast --------------------------------------------------------------
 

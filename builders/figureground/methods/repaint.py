@@ -381,8 +381,15 @@ class Repaint(Method):
         return {int(row): name for row, name in facts["files"].items()}, facts["dropped"]
 
     def read_mask(self, source: str) -> Image.Image:
-        """Return the mask of a source's repainted region: L, size × size, 255 inside."""
-        assert self._stages is not None
+        """Return the mask of a source's repainted region: L, size × size, 255 inside.
+
+        Raises:
+            FiguregroundError: The stage that lists it isn't finished or doesn't list it, or the file can't be read.
+        """
+        if self._stages is None or source not in self._mask_files:
+            raise FiguregroundError(
+                f"{JOBS}: this stage lists no region of {source}. Build again, so that it is repeated."
+            )
         return open_mask(self._stages / self._mask_files[source])
 
     def load_guide(self, spec: Spec) -> tuple[Image.Image, Image.Image | None]:

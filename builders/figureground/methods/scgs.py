@@ -19,7 +19,9 @@ from figureground.core import signals
 from figureground.core.errors import RecipeError, counted, listed
 from figureground.core.names import slugs
 from figureground.core.text import code, markdown
+from figureground.methods import scgs_panels
 from figureground.methods.d3s import DIFFUSION_CITATION
+from figureground.methods.panel import Panel
 from figureground.methods.repaint import GROUND_TRUTH_MASKS, UNKNOWN, Job, Repaint
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.recipe import document as recipes
@@ -322,6 +324,14 @@ class SCGS(Repaint):
         mask = np.zeros((height, width), bool)
         mask[int(top) : int(top + down * height) + 1, int(left) : int(left + across * width) + 1] = True
         return mask
+
+    # --- the report -------------------------------------------------------------------------------
+
+    def panels(self, directory: Path, provenance: Mapping[str, Any]) -> list[Panel]:
+        return scgs_panels.sample_panels(self, directory, provenance)
+
+    def overview(self, directory: Path) -> list[Panel]:
+        return scgs_panels.overview(self, directory)
 
     # --- the card and the forecast --------------------------------------------------------------
 

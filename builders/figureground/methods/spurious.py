@@ -38,10 +38,12 @@ from figureground.core.values import FieldsOf
 from figureground.finetune.concept_store import ConceptStore
 from figureground.finetune.settings import POCKET as POCKET_FINETUNING
 from figureground.finetune.settings import Finetuning, fill, fingerprint_network, settings_for
+from figureground.methods import spurious_panels
 from figureground.methods.base import Method
 from figureground.methods.concept_stages import GIVEN_ELSEWHERE, Concepts, Inputs, read_made
 from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.forecast import human_bytes
+from figureground.methods.panel import Panel
 from figureground.models.bundled import ROBUST
 from figureground.models.footprint import SMALL, footprint
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent
@@ -462,7 +464,7 @@ class Spurious(Method):
         """Fine-tune the missing concepts, one after the other; each is a stage."""
         self._dtype = checkpoint.text_to_image.dtype
         self._concepts = concepts = Concepts(
-            stages, self._store(stages), self.settings, checkpoint.text_to_image.device, self.show_progress
+            stages, self.store(stages), self.settings, checkpoint.text_to_image.device, self.show_progress
         )
         self._refuse_long(checkpoint)
         concepts.read(self.features)
@@ -496,7 +498,12 @@ class Spurious(Method):
             [Path(self.config.checkpoint).name, self._fingerprint],
         )  # fmt: skip
 
-    def _store(self, stages: Path) -> ConceptStore:
+    def store(self, stages: Path) -> ConceptStore:
+        """Return where the concepts of a dataset are kept.
+
+        Args:
+            stages: The folder of its stages.
+        """
         return ConceptStore(Path(self.config.concepts).expanduser() if self.config.concepts else stages / CONCEPTS)
 
     def _made_of(self, feature: Feature) -> dict[str, Any]:
@@ -549,6 +556,11 @@ class Spurious(Method):
             concept, dtype=self._dtype, scheduler=self.config.scheduler, safety=self.config.safety,
             base=self.config.checkpoint,
         )  # fmt: skip
+
+    # --- the report -------------------------------------------------------------------------------
+
+    def overview(self, directory: Path) -> list[Panel]:
+        return spurious_panels.overview(self, directory)
 
     # --- the card and the forecast --------------------------------------------------------------
 
@@ -654,7 +666,7 @@ class Spurious(Method):
         wanted = self._drawn()
         there = 0
         if self.config.concepts and "references" not in lacking:
-            store = self._store(Path())
+            store = self.store(Path())
             there = sum(store.find(feature.slug, self._made_of(feature)) is not None for feature in wanted)
         missing = len(wanted) - there
         each = footprint(self.config.checkpoint, self.config.revision, settings.lora_rank)

@@ -98,6 +98,15 @@ def key(split: str, foreground: int, background: int, i: int) -> str:
     return f"{split}-{foreground:04d}-{background:02d}-{i:05d}"
 
 
+def labels_of(key: str) -> tuple[int, int] | None:
+    """Return foreground and background label in a key that `key` made; None for another text."""
+    parts = key.rsplit("-", 3)
+    numbers = parts[1:]
+    if len(numbers) != 3 or not all(part.isascii() and part.isdecimal() for part in numbers):
+        return None
+    return int(numbers[0]), int(numbers[1])
+
+
 def derive_seed(seed: int, *parts: str) -> int:
     """Return a number from 0 to 2**63 - 1 that depends only on the recipe's seed and `parts`."""
     digest = hashlib.sha256("\x1f".join([str(seed), *parts]).encode()).digest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,29 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
         return {"inputs": done["inputs"], "facts": done["facts"]}
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(f"{path} is damaged ({error}). {again(folder)}") from None
+
+
+def finished_facts(folder: Path, inputs_hash: str) -> dict[str, Any] | None:
+    """Returns the facts of a finished stage, or None if it isn't finished, is damaged, or had other inputs.
+
+    Facts are cached until the marker changes; callers must not change them.
+
+    Args:
+        folder: The stage's folder.
+        inputs_hash: `digest` of the inputs that `run_stage` was given.
+    """
+    try:
+        status = (folder / DONE).stat()
+        done = _read_unchanged(folder, status.st_mtime_ns, status.st_size)
+    except (OSError, FiguregroundError):
+        return None
+    return done["facts"] if done is not None and done["inputs"] == inputs_hash else None
+
+
+@lru_cache(maxsize=8)
+def _read_unchanged(folder: Path, modified: int, size: int) -> dict[str, Any] | None:
+    """Reads a marker; its time of modification and size are part of the cache's key."""
+    return read_marker(folder)
 
 
 def again(folder: Path) -> str:

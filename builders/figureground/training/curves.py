@@ -15,10 +15,11 @@ from torch import Tensor
 from figureground.core.charts import draw_charts
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import replace_text
+from figureground.training.curves_file import CSV
 
 GRADIENT = "gradient"
 """Name of the curve of the gradient norm."""
-CSV, PNG = "curves.csv", "curves.png"
+PNG = "curves.png"
 MOST_ACROSS = 4
 """Maximum number of curves per row of the drawing."""
 SETTLED_EVERY = 10

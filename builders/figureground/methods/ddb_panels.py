@@ -1,0 +1,264 @@
+"""Panels of DDB: the object that was repainted in a sample's source, its scores, and what pruning drops."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from figureground.core.errors import FiguregroundError, counted
+from figureground.core.files import MOST_JSON, FileError, read_text
+from figureground.methods.drawing import histogram, tint
+from figureground.methods.panel import Draw, Missing, Panel, draw_panel, lost_stage
+from figureground.methods.repaint_panels import (
+    JOBS,
+    read_region,
+    read_source,
+    read_stage,
+    share_of,
+    shares,
+    source_facts,
+)
+from figureground.recipe.sample import labels_of
+from figureground.shards.finished import FinishedDataset
+from figureground.shards.shard import SCORES
+from figureground.sources.images import open_stored
+
+if TYPE_CHECKING:
+    from figureground.methods.ddb import DDB
+
+SOURCES = "sources"
+"""Stage that chooses the images of the lowest loss."""
+JUDGED_BY = ("probability", "attribution_ratio")
+"""Scores that pruning compares with thresholds."""
+SHOWN = 12
+"""Maximum number of dropped images shown."""
+HIGHEST_RATIO = 4.0
+"""Upper end of the histogram of attribution ratios; the last bar holds higher ones too."""
+
+
+class Score(NamedTuple):
+    """Scores of an image; see `ddb.SCORE_COLUMNS`."""
+
+    probability: float
+    attribution: float
+    area: float
+    attribution_ratio: float
+    predicted: str
+
+
+def sample_panels(method: DDB, directory: Path, provenance: Mapping[str, Any]) -> list[Panel]:
+    """Return the panels of a sample."""
+    key = str(provenance.get("source", ""))
+    draws: dict[str, Draw] = {
+        "source": partial(read_source, method, key),
+        "region": lambda: tint(read_source(method, key), read_region(method, directory, key)),
+        "mask": partial(read_region, method, directory, key),
+    }
+    facts = [
+        *source_facts(provenance),
+        ("painted class", str(provenance.get("foreground", "unknown"))),
+        ("scene", "the source's own"),
+        ("found by", str(provenance.get("segmenter", "unknown"))),
+        *([("learned word", str(provenance["token"]))] if "token" in provenance else []),
+        *_loss_facts(method, directory, key),
+    ]
+    panel = draw_panel("Source and repainted object", draws, facts)
+    masks = [picture.image for picture in panel.pictures if picture.title == "mask"]
+    area = [("area of the region", f"{share_of(mask):.1%} of the image") for mask in masks]
+    return [
+        panel._replace(facts=(*panel.facts, *area)),
+        Panel("Pruning", (), tuple(_score_facts(method, directory, provenance))),
+    ]
+
+
+def _loss_facts(method: DDB, directory: Path, key: str) -> list[tuple[str, str]]:
+    """Return the source's loss and its place among the sources of its class."""
+    facts, row = read_stage(method, directory, SOURCES), method.rows.get(key)
+    if facts is None:
+        return [lost_stage(SOURCES)]
+    for label, rows in facts["rows"].items():
+        if row in rows:
+            place = rows.index(row)
+            text = (
+                f"{facts['losses'][label][place]:.3g}, place {place + 1} of the class's {counted(len(rows), 'source')}"
+            )
+            return [("loss of the source", text)]
+    return []
+
+
+def _score_facts(method: DDB, directory: Path, provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    try:
+        score = read_scores(directory).get(str(provenance.get("key")))
+    except Missing as error:
+        return [("scores", f"missing: {error}")]
+    if score is None:
+        return [("scores", f"missing: {SCORES}/ddb.csv has no row of this image")]
+    name = str(provenance.get("foreground", ""))
+    facts = [
+        (f"probability of {name}", f"{score.probability:.3f}{_limit(method, 'probability', name)}"),
+        ("predicted as", score.predicted),
+        ("attribution inside the region", f"{score.attribution:.1%}, on {score.area:.1%} of the image"),
+        ("attribution ratio", f"{score.attribution_ratio:.3g}{_limit(method, 'attribution_ratio', name)}"),
+    ]
+    failed = why_dropped(method, score, name)
+    return [*facts, ("pruning", f"drops it: low {' and '.join(failed)}" if failed else "keeps it")]
+
+
+def _limit(method: DDB, score: str, name: str) -> str:
+    least = method.least(score, name)
+    return "; no threshold" if least is None else f"; at least {least:g} is kept"
+
+
+def why_dropped(method: DDB, score: Score, name: str) -> list[str]:
+    """Return the scores, in words, that are below the thresholds of a painted class; empty if the image is kept."""
+    limits = {each: method.least(each, name) for each in JUDGED_BY}
+    return [
+        each.replace("_", " ")
+        for each, least in limits.items()
+        if least is not None and not getattr(score, each) >= least
+    ]
+
+
+def read_scores(directory: Path) -> dict[str, Score]:
+    """Return the scores by key; callers must not change them.
+
+    Raises:
+        Missing: The file is missing or damaged.
+    """
+    path = directory / SCORES / "ddb.csv"
+    try:
+        status = path.stat()
+        return _read_unchanged(path, status.st_mtime_ns, status.st_size)
+    except FileNotFoundError:
+        raise Missing(f"{SCORES}/ddb.csv is not there; a build writes it after its last image") from None
+    except (OSError, FileError) as error:
+        why = error.reason if isinstance(error, FileError) else error.strerror
+        raise Missing(f"{SCORES}/ddb.csv: {why}") from None
+
+
+@lru_cache(maxsize=2)
+def _read_unchanged(path: Path, modified: int, size: int) -> dict[str, Score]:
+    """Read scores; the file's time of modification and size are part of the cache's key."""
+    found = {}
+    try:
+        for row in csv.DictReader(io.StringIO(read_text(path, most=MOST_JSON))):
+            probability, attribution, area, ratio = (float(row[name]) for name in Score._fields[:-1])
+            found[row["key"]] = Score(probability, attribution, area, ratio, row["predicted"])
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(path, f"it holds no scores ({type(error).__name__}: {error})") from None
+    return found
+
+
+# The overview
+
+
+def overview(method: DDB, directory: Path) -> list[Panel]:
+    """Return what pruning drops, and some of the dropped images."""
+    try:
+        scores = read_scores(directory)
+    except Missing as error:
+        return [Panel("Pruning", (), (("scores", f"missing: {error}"),))]
+    foregrounds, backgrounds = method.data.classes, method.backgrounds()
+    names = {}
+    for key in scores:
+        labels = labels_of(key)
+        if labels and labels[0] < len(foregrounds) and labels[1] < len(backgrounds):
+            names[key] = (foregrounds[labels[0]], backgrounds[labels[1]])
+    failed = {key: why_dropped(method, scores[key], name) for key, (name, _) in names.items()}
+    dropped = [key for key, why in failed.items() if why]
+    facts = [("rule", method.pruning_rule()), ("dropped", _share(len(dropped), len(names)))]
+    facts += [
+        (f"low {why}", counted(n, "image")) for why, n in Counter(w for key in dropped for w in failed[key]).items()
+    ]
+    classes = {key: name for key, (name, _) in names.items()}
+    facts += [
+        (f"dropped of {name}", n) for name, n in shares((classes[key] for key in dropped), list(classes.values()))
+    ]
+    if len(backgrounds) > 1:
+        groups = {key: f"{name} × {scene}" for key, (name, scene) in names.items()}
+        every = list(groups.values())
+        facts += [(f"dropped of {name}", n) for name, n in shares((groups[key] for key in dropped), every)]
+    facts += _left_out(method, directory)
+    draws: dict[str, Draw] = {
+        each.replace("_", " "): partial(
+            _distribution, method, each, [getattr(scores[key], each) for key in names],
+            [each.replace("_", " ") in failed[key] for key in names],
+        )
+        for each in JUDGED_BY
+        if names
+    }  # fmt: skip
+    panels = [draw_panel("Pruning", draws, facts)]
+    return [*panels, _dropped_panel(directory, dropped, scores, classes)] if dropped else panels
+
+
+def _share(n: int, of: int) -> str:
+    return f"{n:,} of {counted(of, 'image')} ({n / max(1, of):.1%})"
+
+
+def _left_out(method: DDB, directory: Path) -> list[tuple[str, str]]:
+    """Return how many sources had no usable mask, by class."""
+    jobs = read_stage(method, directory, JOBS)
+    if jobs is None:
+        return [lost_stage(JOBS)]
+    return [
+        (f"sources left out of {name}", ", ".join(f"{n:,} ({reason})" for reason, n in reasons.items()))
+        for name, reasons in jobs["told"]["dropped"].items()
+    ]
+
+
+def _distribution(method: DDB, score: str, values: Sequence[float], dropped: Sequence[bool]) -> Image.Image:
+    """Draw the distribution of a score with the thresholds of all classes."""
+    limits = [method.least(score, name) for name in method.data.classes]
+    thresholds = [least for least in limits if least is not None]
+    finite = [value if math.isfinite(value) else HIGHEST_RATIO for value in values]
+    return histogram(finite, dropped, thresholds, 1.0 if score == "probability" else HIGHEST_RATIO)
+
+
+def _dropped_panel(
+    directory: Path, dropped: Sequence[str], scores: Mapping[str, Score], classes: Mapping[str, str]
+) -> Panel:
+    """Return a panel of dropped images, evenly chosen by the probability of their class."""
+    ordered = sorted(dropped, key=lambda key: (scores[key].probability, key))
+    places = np.unique(np.linspace(0, len(ordered) - 1, min(SHOWN, len(ordered))).round().astype(int))
+    chosen = [ordered[place] for place in places.tolist()]
+    found = read_images(directory, chosen)
+
+    def draw(key: str) -> Image.Image:
+        if key not in found:
+            raise Missing("the image is not in the dataset, or its shard can't be read")
+        return found[key]
+
+    draws = {
+        f"{key}, {classes[key]}: probability {scores[key].probability:.3f}, ratio {scores[key].attribution_ratio:.3g}":
+        partial(draw, key)
+        for key in chosen
+    }  # fmt: skip
+    return draw_panel("Images that pruning drops", draws, [("shown", f"{len(chosen)} of {len(dropped):,}")])
+
+
+def read_images(directory: Path, keys: Sequence[str]) -> dict[str, Image.Image]:
+    """Return images of a finished dataset by key, RGB, without those that can't be read."""
+    wanted, found = set(keys), {}
+    try:
+        dataset = FinishedDataset(directory)
+        for shard in dataset.shards:
+            reader = dataset.reader(shard)
+            rows = [i for i, row in enumerate(reader.columns_of((), ("key",))) if row["key"] in wanted]
+            for stored in reader.samples(rows) if rows else ():
+                found[stored.key] = open_stored(stored.image).convert("RGB")
+            if len(found) == len(wanted):
+                break
+    except (FiguregroundError, OSError, ValueError):
+        pass
+    return found

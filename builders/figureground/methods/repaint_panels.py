@@ -1,0 +1,150 @@
+"""What panels of SCGS and DDB show alike: sources, their regions, and the classifier's predictions on them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from figureground.core.errors import FiguregroundError
+from figureground.core.files import FileError, inside
+from figureground.core.hashing import digest
+from figureground.learn.errors import ARRAYS, read_errors
+from figureground.methods.panel import Missing, lost_stage
+from figureground.shards.shard import PRIVATE
+from figureground.shards.stages import finished_facts
+from figureground.sources.images import UnreadableImage, center_square, read_image
+
+if TYPE_CHECKING:
+    from figureground.methods.repaint import Repaint
+
+JOBS = "jobs"
+"""Stage that lists the images to make."""
+GROUPS_SHOWN = 12
+"""Maximum number of groups or classes that a panel counts."""
+
+
+def stages_of(directory: Path) -> Path:
+    """Return the folder of a dataset's stages."""
+    return directory / PRIVATE / "stages"
+
+
+def read_stage(method: Repaint, directory: Path, name: str) -> dict[str, Any] | None:
+    """Return the facts of a stage of the method's recipe; None if it is missing, damaged or another recipe's."""
+    return finished_facts(stages_of(directory) / name, digest(method.identity()))
+
+
+def read_source(method: Repaint, key: str) -> Image.Image:
+    """Return the centre square of a source as it was repainted, RGB; at most as large as the images made from it.
+
+    Raises:
+        Missing: The source can't be read; names it.
+    """
+    row = method.rows.get(key)
+    if row is None:
+        raise Missing(f"{key} is not in the training split of {method.data.name}")
+    try:
+        image = method.image(row)
+    except (FiguregroundError, OSError, ValueError) as error:
+        cause = error.__cause__
+        why = cause.reason if isinstance(cause, UnreadableImage) else "its dataset can't be read"
+        raise Missing(f"{key} of {method.data.name}: {why}") from None
+    return image if image.width <= method.config.size else center_square(image, method.config.size)
+
+
+def read_region(method: Repaint, directory: Path, key: str) -> Image.Image:
+    """Return the stored mask of a source's region, L, size × size, 255 inside.
+
+    Raises:
+        Missing: The stage that names it is missing, or doesn't list it.
+        UnreadableImage: The file is missing or damaged.
+    """
+    jobs = read_stage(method, directory, JOBS)
+    if jobs is None:
+        raise Missing(lost_stage(JOBS)[1].removeprefix("missing: "))
+    if key not in jobs["masks"]:
+        raise Missing(f"the stage {JOBS} lists no region of {key}")
+    try:
+        path = inside(stages_of(directory), jobs["masks"][key])
+    except FileError as error:
+        raise Missing(error.reason) from None
+    return read_image(path).convert("L")
+
+
+def share_of(mask: Image.Image) -> float:
+    """Return the share of pixels inside a mask, 0 to 1."""
+    return float((np.asarray(mask) >= 128).mean())
+
+
+class Judged(NamedTuple):
+    """A classifier's predictions for the training images, in split order."""
+
+    y: np.ndarray
+    """int64 (n,): the class."""
+    predicted: np.ndarray
+    """int64 (n,): the most likely class."""
+    probability: np.ndarray
+    """float64 (n,): probability of that class, 0 to 1."""
+    fold: np.ndarray
+    """int64 (n,): the fold in which an image was held out."""
+
+
+def read_judged(method: Repaint, directory: Path, name: str) -> Judged | None:
+    """Return the predictions that a stage saved; None if they are missing, damaged or another recipe's."""
+    if read_stage(method, directory, name) is None:
+        return None
+    folder = stages_of(directory) / name
+    try:
+        status = (folder / ARRAYS).stat()
+        found = _read_unchanged(folder, status.st_mtime_ns, status.st_size)
+    except (OSError, FiguregroundError):
+        return None
+    return found if len(found.y) == len(method.train) else None
+
+
+@lru_cache(maxsize=4)
+def _read_unchanged(folder: Path, modified: int, size: int) -> Judged:
+    """Read predictions; the file's time of modification and size are part of the cache's key."""
+    errors = read_errors(folder)
+    likely = errors.probability[np.arange(len(errors.y)), errors.predicted]
+    return Judged(errors.y, errors.predicted, likely, errors.fold)
+
+
+def source_facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a source's name, class and attribute from a sample's provenance."""
+    attribute = provenance.get("source_attribute")
+    return [
+        ("source", str(provenance.get("source", "unknown"))),
+        ("class of the source", str(provenance.get("source_class", "unknown"))),
+        *([("attribute of the source", str(attribute))] if attribute is not None else []),
+    ]
+
+
+def group_of(method: Repaint, row: int) -> str:
+    """Return `class × attribute` of a training image, or its class if the data have no attribute."""
+    train = method.train
+    return train.classes[int(train.y[row])] if train.a is None else train.group_names[int(train.group[row])]
+
+
+def told(counts: Counter[str], most: int = GROUPS_SHOWN) -> str:
+    """Return counts by name as text, largest first: `mug 6, umbrella 2`."""
+    texts = [f"{name} {n:,}" for name, n in counts.most_common(most)]
+    return ", ".join([*texts, *([f"{len(counts) - most} more"] if len(counts) > most else [])]) or "none"
+
+
+def shares(part: Iterable[str], whole: Sequence[str], most: int = GROUPS_SHOWN) -> list[tuple[str, str]]:
+    """Return for each name how many of all there are in a part: `3 of 12 (25.0%)`, most in the part first.
+
+    Args:
+        part: Name of the class or group of each image in the part.
+        whole: The same of all images.
+    """
+    inside, of = Counter(part), Counter(whole)
+    names = sorted(of, key=lambda name: (-inside[name], name))
+    facts = [(name, f"{inside[name]:,} of {of[name]:,} ({inside[name] / of[name]:.1%})") for name in names[:most]]
+    return [*facts, *([("others", f"{len(names) - most} more")] if len(names) > most else [])]
