@@ -42,7 +42,7 @@ JUDGED_BY = ("probability", "attribution_ratio")
 SHOWN = 12
 """Maximum number of dropped images shown."""
 HIGHEST_RATIO = 4.0
-"""Upper end of the histogram of attribution ratios; the last bar holds higher ones too."""
+"""Upper end of the histogram of attribution ratios, unless a threshold is higher; the last bar holds higher ones."""
 
 
 class Score(NamedTuple):
@@ -168,7 +168,7 @@ def overview(method: DDB, directory: Path) -> list[Panel]:
     try:
         scores = read_scores(directory)
     except Missing as error:
-        return [Panel("Pruning", (), (("scores", f"missing: {error}"),))]
+        return [Panel("What pruning drops", (), (("scores", f"missing: {error}"),))]
     foregrounds, backgrounds = method.data.classes, method.backgrounds()
     names = {}
     for key in scores:
@@ -191,14 +191,14 @@ def overview(method: DDB, directory: Path) -> list[Panel]:
         facts += [(f"dropped of {name}", n) for name, n in shares((groups[key] for key in dropped), every)]
     facts += _left_out(method, directory)
     draws: dict[str, Draw] = {
-        each.replace("_", " "): partial(
+        f"{each.replace('_', ' ')}: kept in blue, dropped in orange": partial(
             _distribution, method, each, [getattr(scores[key], each) for key in names],
             [each.replace("_", " ") in failed[key] for key in names],
         )
         for each in JUDGED_BY
         if names
     }  # fmt: skip
-    panels = [draw_panel("Pruning", draws, facts)]
+    panels = [draw_panel("What pruning drops", draws, facts)]
     return [*panels, _dropped_panel(directory, dropped, scores, classes)] if dropped else panels
 
 
@@ -222,7 +222,10 @@ def _distribution(method: DDB, score: str, values: Sequence[float], dropped: Seq
     limits = [method.least(score, name) for name in method.data.classes]
     thresholds = [least for least in limits if least is not None]
     finite = [value if math.isfinite(value) else HIGHEST_RATIO for value in values]
-    return histogram(finite, dropped, thresholds, 1.0 if score == "probability" else HIGHEST_RATIO)
+    if score == "probability":
+        return histogram(finite, dropped, thresholds, 1.0)
+    reached = min(HIGHEST_RATIO, math.ceil(max(finite)))
+    return histogram(finite, dropped, thresholds, max(1.0, reached, *(1.25 * least for least in thresholds)))
 
 
 def _dropped_panel(

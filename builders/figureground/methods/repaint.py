@@ -228,6 +228,11 @@ class Repaint(Method):
             told["backbone"] = fingerprint_classifier(settings.backbone, settings.revision)
         return told
 
+    @cached_property
+    def identity_hash(self) -> str:
+        """`digest` of the identity, the inputs of every stage."""
+        return digest(self.identity())
+
     # --- stages ---------------------------------------------------------------------------------
 
     def run_planning_stages(self, out: Path) -> None:

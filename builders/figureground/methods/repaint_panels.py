@@ -13,7 +13,6 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, inside
-from figureground.core.hashing import digest
 from figureground.learn.errors import ARRAYS, read_errors
 from figureground.methods.panel import Missing, lost_stage
 from figureground.shards.shard import PRIVATE
@@ -36,7 +35,7 @@ def stages_of(directory: Path) -> Path:
 
 def read_stage(method: Repaint, directory: Path, name: str) -> dict[str, Any] | None:
     """Return the facts of a stage of the method's recipe; None if it is missing, damaged or another recipe's."""
-    return finished_facts(stages_of(directory) / name, digest(method.identity()))
+    return finished_facts(stages_of(directory) / name, method.identity_hash)
 
 
 def read_source(method: Repaint, key: str) -> Image.Image:
