@@ -13,7 +13,7 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import LAYOUTS, read_groups
 from figureground.learn.settings import Training
 from figureground.learn.way import WAYS
-from figureground.methods.registry import METHODS, method_class, methods_from_data
+from figureground.methods.registry import METHODS, method_class, methods_from_data, open_dataset
 from figureground.pocket import birds
 
 MODULE = '''
@@ -22,9 +22,11 @@ MODULE = '''
 from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import Image
 
 from figureground.data.layouts import read_groups
 from figureground.methods.base import Method
+from figureground.methods.panel import Panel, Picture
 from figureground.recipe.config import Config
 from figureground.recipe.plan import Plan
 from figureground.shards.columns import Columns
@@ -79,6 +81,10 @@ class Plain(Method):
 
     def pruning_rule(self):
         return "background != 'beach'"
+
+    def panels(self, directory, provenance):
+        facts = (("drawn in", provenance["background"]), ("from", directory.name))
+        return [Panel("Scene", (Picture("paper", Image.new("L", (4, 4), 255)),), facts)]
 '''
 
 
@@ -121,6 +127,10 @@ def test_a_method_of_another_package_goes_through_every_command(site, tmp_path, 
     card = (built / "README.md").read_text()
     assert "Classes in scenes" in card
     assert "Each class in each scene." in card
+    opened = open_dataset(built)
+    (panel,) = opened.panels(built, {"background": "beach"})
+    assert (panel.title, panel.facts) == ("Scene", (("drawn in", "beach"), ("from", "plain")))
+    assert opened.overview(built) == []
     figureground("curate", built, "--out", tmp_path / "beach", "--keep", "background == 'beach'")
     figureground("check", tmp_path / "beach")
     index = json.loads((tmp_path / "beach" / "_figureground" / "index.json").read_text())

@@ -20,10 +20,12 @@ from tiny_checkpoints import make_checkpoint, set_weights
 
 from figureground import D3S
 from figureground.core.errors import FiguregroundError
+from figureground.core.resources import resource
 from figureground.methods.forecast import describe
 from figureground.running.directory import opened
 from figureground.running.worker import begin
 from figureground.shards.remaining import NothingLeft
+from figureground.sources.guide import photograph
 
 TINY = {
     "classes": ["bird", "car", "mug"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 4, "validation": 1},
@@ -102,6 +104,39 @@ def test_the_guide_can_be_drawn_again_from_provenance(built, checkpoint):
     builder = D3S("pocket", checkpoint=checkpoint, **TINY)
     drawn = builder.draw_guide(json.loads(row["provenance"]))
     assert np.array_equal(np.asarray(drawn), np.asarray(row["guide"]))
+
+
+def test_panels_show_cutout_scene_and_mask_and_name_changed_files(built, checkpoint, tmp_path):
+    row = load_dataset(str(built), split="train")[0]
+    provenance = json.loads(row["provenance"])
+    banks = {}
+    for name, folder in (("cutouts", "cutouts"), ("scenes", "backgrounds")):
+        banks[name] = str(tmp_path / name)
+        shutil.copytree(resource(f"templates/pocket/{folder}"), banks[name])
+    builder = D3S("pocket", checkpoint=checkpoint, keep=["guide", "mask"], **TINY, **banks)
+    (panel,) = builder.panels(built, provenance)
+    assert panel.title == "Cut-out and scene"
+    drawn, guide = {picture.title: picture.image for picture in panel.pictures}, np.asarray(row["guide"])
+    cutout, scene = (Path(provenance["guide"][name].split("@")[0]) for name in ("cutout", "template"))
+    background = np.asarray(photograph(Path(banks["scenes"]) / scene, 32))
+    mask = np.asarray(row["mask"].convert("L"))
+    assert np.array_equal(np.asarray(drawn["mask"]), mask)
+    assert np.array_equal(np.asarray(drawn["scene"]), background)
+    assert np.array_equal(guide[mask == 0], background[mask == 0])
+    assert drawn["cut-out"].mode == "RGB"
+    facts = dict(panel.facts)
+    left, top, right, bottom = provenance["guide"]["box"]
+    assert facts["box"].startswith(f"{right - left} × {bottom - top} pixels at ({left}, {top})")
+    assert facts["cut-out"] == str(cutout)
+    Image.new("RGBA", (8, 8), "red").save(Path(banks["cutouts"]) / cutout)
+    (panel,) = builder.panels(built, provenance)
+    assert [picture.title for picture in panel.pictures] == ["scene"]
+    (Path(banks["scenes"]) / scene).unlink()
+    (panel,) = builder.panels(built, provenance)
+    assert not panel.pictures
+    assert str(scene) in panel.facts[-2][1] + panel.facts[-1][1]
+    assert str(tmp_path) not in str(panel)
+    assert builder.panels(built, {**provenance, "guide": None}) == builder.overview(built) == []
 
 
 def test_the_same_recipe_gives_the_same_bytes_and_the_saved_recipe_rebuilds_them(built, tmp_path):

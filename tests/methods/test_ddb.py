@@ -25,6 +25,7 @@ from figureground.methods.ddb import DDB
 from figureground.methods.registry import open_dataset
 from figureground.models.bundled import SEGMENTER
 from figureground.pocket import birds
+from figureground.report.showing import show
 from figureground.vision.classifiers import open_classifier
 
 SMALL = {**EASY, "shard_size": 4}
@@ -110,6 +111,88 @@ def test_every_candidate_has_scores_and_pruning_is_a_rule_of_curate(data, built,
     assert kept == {key for key, row in found.items() if float(row["probability"]) >= middle}
     by_class = DDB("pocket", data=str(data), **SMALL, min_probability={"mug": 0.4}, min_attribution_ratio={})
     assert by_class.pruning_rule() == "(foreground != 'mug' or scores.ddb.probability >= 0.4)"
+
+
+def pictures(panel):
+    return {picture.title: picture.image for picture in panel.pictures}
+
+
+def test_a_sample_shows_its_source_region_and_scores(data, built):
+    found, errors = scores(built), read_errors(built / STAGES / "classifier")
+    ratios = sorted(float(row["attribution_ratio"]) for row in found.values())
+    builder = DDB("pocket", data=str(data), **SMALL, min_probability=0, min_attribution_ratio=ratios[3])
+    builder.read_stages(built / STAGES)
+    for row in rows(built):
+        shown, pruning = builder.panels(built, json.loads(row["provenance"]))
+        assert (shown.title, pruning.title) == ("Source and repainted object", "Pruning")
+        drawn, facts, score = pictures(shown), dict(shown.facts), found[row["key"]]
+        source = np.asarray(Image.open(data / row["source"]).convert("RGB"))
+        assert np.array_equal(np.asarray(drawn["source"]), source)
+        assert np.array_equal(np.asarray(drawn["mask"]), np.asarray(builder.read_mask(row["source"])))
+        assert drawn["region"].size == drawn["source"].size
+        assert facts["painted class"] == birds.OBJECTS[row["foreground"]] != facts["class of the source"]
+        loss = errors.loss[errors.keys.index(row["source"])]
+        assert float(facts["loss of the source"].split(",")[0]) == pytest.approx(loss, rel=1e-2)
+        told = dict(pruning.facts)
+        assert told[f"probability of {facts['painted class']}"].startswith(f"{float(score['probability']):.3f} ")
+        kept = float(score["attribution_ratio"]) >= ratios[3]
+        assert told["pruning"].startswith("keeps" if kept else "drops")
+
+
+def test_the_overview_shows_what_curate_would_drop(data, built, tmp_path):
+    middle = sorted(float(row["probability"]) for row in scores(built).values())[3]
+    fields = {**SMALL, "min_probability": {"mug": middle}, "min_attribution_ratio": {}}
+    builder = DDB("pocket", data=str(data), **fields)
+    curate(built, tmp_path / "pruned", builder.pruning_rule())
+    kept = {row["key"] for row in rows(tmp_path / "pruned")}
+    table = {row["key"]: row for row in rows(built)}
+    dropped = table.keys() - kept
+    assert dropped
+    pruning, images = builder.overview(built)
+    assert [image.mode for image in pictures(pruning).values()] == ["RGB", "RGB"]
+    facts = dict(pruning.facts)
+    assert facts["dropped"].startswith(f"{len(dropped)} of 6 ")
+    for label, name in enumerate(birds.OBJECTS):
+        of = [row for row in table.values() if row["foreground"] == label]
+        assert facts[f"dropped of {name}"].startswith(f"{sum(row['key'] in dropped for row in of)} of {len(of)} ")
+    shown = {title.split(",")[0]: image for title, image in pictures(images).items()}
+    assert shown.keys() == dropped
+    for key, image in shown.items():
+        stored = Image.open(io.BytesIO(table[key]["image"]["bytes"])).convert("RGB")
+        assert np.array_equal(np.asarray(image), np.asarray(stored))
+    (pruning,) = DDB("pocket", data=str(data), **{**fields, "min_probability": 0.0}).overview(built)
+    assert dict(pruning.facts)["dropped"].startswith("0 of 6 ")
+
+
+def test_panels_name_what_is_gone(data, built, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    shutil.copytree(built, tmp_path / "out")
+    builder = DDB("pocket", data=str(tmp_path / "data"), **SMALL, min_probability=1.0)
+    row = rows(built)[0]
+    provenance = json.loads(row["provenance"])
+    (tmp_path / "data" / row["source"]).unlink()
+    shown, _ = builder.panels(tmp_path / "out", provenance)
+    assert set(pictures(shown)) == {"mask"}
+    assert row["source"] in dict(shown.facts)["region"]
+    for shard in (tmp_path / "out" / "data").glob("*.parquet"):
+        shard.write_bytes(b"")
+    _, images = builder.overview(tmp_path / "out")
+    assert not images.pictures
+    assert sum(value.startswith("missing") for _, value in images.facts) == 6
+    (tmp_path / "out" / "_figureground" / "scores" / "ddb.csv").write_text("key,probability\nx,y\n")
+    shutil.rmtree(tmp_path / "out" / STAGES / "sources")
+    shown, pruning = builder.panels(tmp_path / "out", provenance)
+    assert "stage sources" in dict(shown.facts)
+    assert "ddb.csv" in dict(pruning.facts)["scores"]
+    (overview,) = builder.overview(tmp_path / "out")
+    assert "ddb.csv" in dict(overview.facts)["scores"]
+    assert str(tmp_path) not in str([shown, pruning, images, overview])
+
+
+def test_the_report_of_a_set_without_its_stages_is_drawn(built, tmp_path):
+    shutil.copytree(built, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / STAGES)
+    assert show(tmp_path / "out").files == [tmp_path / "out" / "preview.png", tmp_path / "out" / "report.html"]
 
 
 def test_thresholds_of_pruning_may_change_in_a_finished_set(data, built):

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -92,6 +93,83 @@ def test_outside_the_mask_the_source_stays_and_inside_it_changes(data, built):
         assert not near.all()
         assert (changed[~near] == 0).all()
         assert changed[mask].mean() > 2
+
+
+def pictures(panel):
+    return {picture.title: picture.image for picture in panel.pictures}
+
+
+def test_a_sample_shows_its_source_region_and_cluster(data, built):
+    builder = SCGS("pocket", data=str(data), **KEPT, **SMALL)
+    builder.read_stages(built / STAGES)
+    errors = read_errors(built / STAGES / "errors")
+    for row in rows(built):
+        provenance = json.loads(row["provenance"])
+        shown, cluster = builder.panels(built, provenance)
+        assert (shown.title, cluster.title) == ("Source and repainted region", "Cluster of errors")
+        drawn = pictures(shown)
+        source = np.asarray(Image.open(data / row["source"]).convert("RGB"))
+        mask = np.asarray(builder.read_mask(row["source"]))
+        assert np.array_equal(np.asarray(drawn["source"]), source)
+        assert np.array_equal(np.asarray(drawn["mask"]), mask)
+        tinted = (np.asarray(drawn["region"]) != source).any(-1)
+        inside = np.asarray(Image.fromarray(mask).resize(drawn["region"].size, Image.Resampling.NEAREST)) >= 128
+        assert not tinted[~inside].any()
+        assert tinted[inside].mean() > 0.9
+        facts, of_cluster = dict(shown.facts), dict(cluster.facts)
+        at = errors.keys.index(row["source"])
+        assert facts["source"] == row["source"]
+        assert facts["predicted as"] == provenance["predicted"] != facts["class of the source"]
+        assert float(facts["probability of the prediction"]) == pytest.approx(errors.probability[at].max(), abs=1e-3)
+        assert float(facts["area of the region"].split("%")[0]) == pytest.approx(100 * (mask > 0).mean(), abs=0.1)
+        assert of_cluster["cluster"].split()[0] == str(provenance["cluster"])
+        assert provenance["source_class"] in of_cluster["groups"]
+
+
+def test_the_overview_shows_the_error_set_and_the_clusters_that_divide_it(data, built):
+    builder = SCGS("pocket", data=str(data), **KEPT, **SMALL)
+    train, wrong = read_groups(data).of_split(0), read_errors(built / STAGES / "errors").wrong
+    first, *clusters = builder.overview(built)
+    facts = dict(first.facts)
+    assert facts["errors"].startswith(f"{wrong.sum()} of 40 ")
+    for group, name in enumerate(train.group_names):
+        mine = train.group == group
+        assert facts[f"errors in {name}"].startswith(f"{wrong[mine].sum()} of {mine.sum()} ")
+    assert sum(int(dict(panel.facts)["size"].split()[0]) for panel in clusters) == wrong.sum()
+    assert sum(int(dict(panel.facts)["images to make"].split()[0]) for panel in clusters) == len(rows(built))
+    shown = {key for panel in clusters for key in (title.split(",")[0] for title in pictures(panel))}
+    assert shown <= {train.keys[row] for row in np.flatnonzero(wrong)}
+    for panel in clusters:
+        for title, image in pictures(panel).items():
+            source = Image.open(data / title.split(",")[0]).convert("RGB")
+            assert np.array_equal(np.asarray(image), np.asarray(source))
+
+
+def test_panels_name_what_is_gone(data, built, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    shutil.copytree(built / STAGES, tmp_path / "out" / STAGES)
+    builder = SCGS("pocket", data=str(tmp_path / "data"), **KEPT, **SMALL)
+    builder.read_stages(tmp_path / "out" / STAGES)
+    provenance = json.loads(rows(built)[0]["provenance"])
+    (tmp_path / "data" / provenance["source"]).unlink()
+    shown, _ = builder.panels(tmp_path / "out", provenance)
+    assert set(pictures(shown)) == {"mask"}
+    assert Path(provenance["source"]).name in dict(shown.facts)["source"]
+    assert str(tmp_path) not in str([shown, *builder.overview(tmp_path / "out")])
+    mask = f"{builder.rows[provenance['source']]:06d}.png"
+    (tmp_path / "out" / STAGES / "masks" / mask).write_bytes(b"")
+    shown, _ = builder.panels(tmp_path / "out", provenance)
+    assert not shown.pictures
+    assert f"masks/{mask}" in dict(shown.facts)["mask"]
+    shutil.rmtree(tmp_path / "out" / STAGES)
+    bare = SCGS("pocket", data=str(data), **KEPT, **SMALL)
+    bare.read_stages(tmp_path / "out" / STAGES)
+    shown, cluster = bare.panels(tmp_path / "out", provenance)
+    assert set(pictures(shown)) == {"source"}
+    assert {"stage errors", "mask"} <= dict(shown.facts).keys()
+    assert "stage clusters" in dict(cluster.facts)
+    assert {"stage errors", "stage clusters", "stage jobs"} <= dict(bare.overview(tmp_path / "out")[0].facts).keys()
+    assert bare.draw_guide(provenance) is None
 
 
 def test_a_finished_set_is_left_as_it_is_and_its_stages_too(data, built):

@@ -132,6 +132,35 @@ def test_a_shard_has_one_concept_and_its_images_are_drawn_by_it(built, tmp_path)
     assert not np.array_equal(np.asarray(drawn["bird"][0].image), np.asarray(drawn["fish"][0].image))
 
 
+def test_the_overview_shows_references_facts_and_losses_of_each_concept(built, checkpoint, tmp_path):
+    shutil.copytree(built / "_figureground", tmp_path / "out" / "_figureground")
+    stages = tmp_path / "out" / "_figureground" / "stages"
+    builder = Spurious("pocket", checkpoint=checkpoint, **TINY)
+    assert [panel.title for panel in builder.overview(built)] == ["Concept bird", "Concept fish"]
+    for panel, name in zip(builder.overview(built), ("bird", "fish"), strict=True):
+        concept, facts = read_concept(stages / "concepts" / name), dict(panel.facts)
+        assert facts["weights"] == f"checkpoint {concept.sha256[:12]}"
+        assert (facts["references"], facts["steps"], facts["word"]) == ("4", "3", "sks")
+        drawn = {picture.title: picture.image for picture in panel.pictures}
+        references = [f"reference {i:03d}.png" for i in range(4)]
+        assert list(drawn) == [*references, "dreambooth loss", "prior loss"]
+        for i, title in enumerate(references):
+            stored = Image.open(stages / "references" / name / f"{i:03d}.png").convert("RGB")
+            assert np.array_equal(np.asarray(drawn[title]), np.asarray(stored))
+
+    Image.new("RGB", (32, 32)).save(stages / "references" / "bird" / "000.png")
+    (stages / "references" / "bird" / "001.png").unlink()
+    (stages / "concepts" / "bird" / "curves.csv").unlink()
+    (stages / "concepts" / "fish" / "concept.json").unlink()
+    bird, fish = builder.overview(tmp_path / "out")
+    assert [picture.title for picture in bird.pictures] == ["reference 002.png", "reference 003.png"]
+    gone = {"reference 000.png", "reference 001.png", "dreambooth loss", "prior loss"}
+    assert {name for name, value in bird.facts if value.startswith("missing")} == gone
+    assert "fish/concept.json" in dict(fish.facts)["files of the concept"]
+    (stages / "concept-fish" / "done.json").unlink()
+    assert "stage concept-fish" in dict(builder.overview(tmp_path / "out")[1].facts)
+
+
 def test_check_finds_nothing_wrong_and_the_card_tells_of_each_concept(built):
     assert check(built, show_progress=False).findings == []
     text = (built / "README.md").read_text()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from figureground.recipe.plan import Permutation, Plan, pick
+from figureground.recipe.sample import key, labels_of
 from figureground.recipe.table import uniform
 
 
@@ -140,3 +141,10 @@ def test_one_shard_in_the_middle_of_ten_million_is_planned_alone():
     )  # fmt: skip
     specs = list(plan.specs(plan.shards()[5000]))
     assert len({s.key for s in specs}) == 1000
+
+
+def test_labels_are_read_back_from_keys():
+    assert labels_of(key("train", 12, 3, 45)) == (12, 3)
+    assert labels_of(key("a-split", 12345, 123, 0)) == (12345, 123)
+    for other in ("", "train", "0001-02-00003", "train-1-x-2", "train-1--2"):
+        assert labels_of(other) is None

@@ -3,7 +3,8 @@
 import pytest
 
 from figureground.core.errors import FiguregroundError
-from figureground.shards.stages import COPIES, DONE, has_work, run_stage
+from figureground.core.hashing import digest
+from figureground.shards.stages import COPIES, DONE, finished_facts, has_work, run_stage
 
 
 def test_a_stage_runs_once_for_the_same_inputs(tmp_path):
@@ -51,3 +52,16 @@ def test_copies_and_locks_are_no_work(tmp_path):
     assert not has_work(tmp_path)
     (tmp_path / "concepts" / "state.pt").touch()
     assert has_work(tmp_path)
+
+
+def test_facts_are_those_of_a_finished_stage_with_the_same_inputs_and_follow_its_marker(tmp_path):
+    folder = tmp_path / "masks"
+    assert finished_facts(folder, digest(1)) is None
+    run_stage(tmp_path, "masks", 1, lambda folder: {"files": 3})
+    assert finished_facts(folder, digest(1)) == {"files": 3}
+    assert finished_facts(folder, digest(2)) is None
+    run_stage(tmp_path, "masks", 2, lambda folder: {"files": 14})
+    assert finished_facts(folder, digest(1)) is None
+    assert finished_facts(folder, digest(2)) == {"files": 14}
+    (folder / DONE).write_text("{")
+    assert finished_facts(folder, digest(2)) is None

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError
+from figureground.core.files import FileError
 from figureground.training.curves import SETTLED_EVERY, Curves, NotFinite
+from figureground.training.curves_file import read_curves
 
 NAMES = ("total", "dreambooth", "gradient")
 
@@ -32,6 +34,22 @@ def test_there_is_a_line_of_all_values_for_each_step(tmp_path):
         "step,total,dreambooth,gradient", "1,1,1.1,1.2", "2,2,2.1,2.2", "3,123457,1e-09,0",
     ]  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["curves.csv"]
+
+
+def test_what_is_written_is_read_and_damage_is_named(tmp_path):
+    curves = filled(3)
+    curves.settle()
+    curves.write(tmp_path)
+    path = tmp_path / "curves.csv"
+    assert read_curves(path) == {"total": [1, 2, 3], "dreambooth": [1.1, 2.1, 3.1], "gradient": [1.2, 2.2, 3.2]}
+    whole = path.read_text()
+    for damaged in ("", whole[:-4], whole.replace("2.1", "nan"), whole.replace("2.1", "x")):
+        path.write_text(damaged)
+        with pytest.raises(FileError, match=r"curves\.csv"):
+            read_curves(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read_curves(path)
 
 
 def test_names_with_commas_and_no_steps_at_all_are_a_table_too(tmp_path):

@@ -115,7 +115,7 @@ def _score_facts(method: DDB, directory: Path, provenance: Mapping[str, Any]) ->
 
 def _limit(method: DDB, score: str, name: str) -> str:
     least = method.least(score, name)
-    return "; no threshold" if least is None else f"; at least {least:g} is kept"
+    return " (no threshold)" if least is None else f" (threshold {least:g})"
 
 
 def why_dropped(method: DDB, score: Score, name: str) -> list[str]:
