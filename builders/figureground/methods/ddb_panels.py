@@ -7,7 +7,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,11 +58,9 @@ class Score(NamedTuple):
 def sample_panels(method: DDB, directory: Path, provenance: Mapping[str, Any]) -> list[Panel]:
     """Return the panels of a sample."""
     key = str(provenance.get("source", ""))
-    draws: dict[str, Draw] = {
-        "source": partial(read_source, method, key),
-        "region": lambda: tint(read_source(method, key), read_region(method, directory, key)),
-        "mask": partial(read_region, method, directory, key),
-    }
+    source = cache(partial(read_source, method, key))
+    region = cache(partial(read_region, method, directory, key))
+    draws: dict[str, Draw] = {"source": source, "region": lambda: tint(source(), region()), "mask": region}
     facts = [
         *source_facts(provenance),
         ("painted class", str(provenance.get("foreground", "unknown"))),

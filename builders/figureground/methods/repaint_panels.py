@@ -22,8 +22,8 @@ from figureground.sources.images import UnreadableImage, center_square, read_ima
 if TYPE_CHECKING:
     from figureground.methods.repaint import Repaint
 
-JOBS = "jobs"
-"""Stage that lists the images to make."""
+JOBS, MASKS = "jobs", "masks"
+"""Stages with the images to make, and with the regions to repaint."""
 GROUPS_SHOWN = 12
 """Maximum number of groups or classes that a panel counts."""
 
@@ -127,7 +127,10 @@ def source_facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
 def group_of(method: Repaint, row: int) -> str:
     """Return `class × attribute` of a training image, or its class if the data have no attribute."""
     train = method.train
-    return train.classes[int(train.y[row])] if train.a is None else train.group_names[int(train.group[row])]
+    name = train.classes[int(train.y[row])]
+    if train.a is None or train.attributes is None:
+        return name
+    return f"{name} × {train.attributes[int(train.a[row])]}"
 
 
 def told(counts: Counter[str], most: int = GROUPS_SHOWN) -> str:
