@@ -59,4 +59,9 @@ def draw_panel(title: str, draws: Mapping[str, Draw], facts: Iterable[tuple[str,
 
 def lost_stage(name: str) -> tuple[str, str]:
     """Return the fact that a stage is missing."""
-    return f"stage {name}", f"missing: {PRIVATE}/stages/{name}/{DONE} is gone, damaged or of another recipe"
+    return f"stage {name}", f"missing: {no_stage(name)}"
+
+
+def no_stage(name: str) -> Missing:
+    """Return the error for a stage that is missing."""
+    return Missing(f"{PRIVATE}/stages/{name}/{DONE} is gone, damaged or of another recipe")

@@ -14,7 +14,7 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, inside
 from figureground.learn.errors import ARRAYS, read_errors
-from figureground.methods.panel import Missing, lost_stage
+from figureground.methods.panel import Missing, no_stage
 from figureground.shards.shard import PRIVATE
 from figureground.shards.stages import finished_facts
 from figureground.sources.images import UnreadableImage, center_square, read_image
@@ -65,7 +65,7 @@ def read_region(method: Repaint, directory: Path, key: str) -> Image.Image:
     """
     jobs = read_stage(method, directory, JOBS)
     if jobs is None:
-        raise Missing(lost_stage(JOBS)[1].removeprefix("missing: "))
+        raise no_stage(JOBS)
     if key not in jobs["masks"]:
         raise Missing(f"the stage {JOBS} lists no region of {key}")
     try:
