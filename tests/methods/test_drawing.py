@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from figureground.methods.drawing import BINS, CHART, DROPPED, INK, KEPT, curve, histogram, tint
+from figureground.methods.drawing import BINS, CHART, DROPPED, INK, KEPT, curve, heat, histogram, tint
 from figureground.methods.panel import Missing, draw_panel
 from figureground.sources.images import read_image
 
@@ -73,3 +73,12 @@ def test_a_picture_that_cannot_be_drawn_becomes_a_fact_without_a_path(tmp_path):
     assert "b.png" in panel.facts[1][1]
     assert "bird/a.png" in panel.facts[2][1]
     assert str(tmp_path) not in str(panel)
+
+
+def test_a_map_is_lighter_and_yellower_where_its_values_are_higher():
+    ramp = Image.fromarray(np.tile(np.arange(0, 256, 5, dtype=np.uint8), (8, 1)))
+    drawn = np.asarray(heat(Image.new("RGB", ramp.size, "gray"), ramp), np.float64)
+    light = drawn[0] @ (0.299, 0.587, 0.114)
+    assert (np.diff(light) > 0).all()
+    assert drawn[0, -1, 0] > drawn[0, -1, 2]
+    assert np.ptp(drawn, axis=0).max() == 0

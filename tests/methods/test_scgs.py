@@ -114,6 +114,11 @@ def test_a_sample_shows_its_source_region_and_cluster(data, built):
         assert np.array_equal(np.asarray(drawn["mask"]), mask)
         tinted = (np.asarray(drawn["region"]) != source).any(-1)
         inside = np.asarray(Image.fromarray(mask).resize(drawn["region"].size, Image.Resampling.NEAREST)) >= 128
+        levels = np.asarray(Image.open(built / STAGES / "masks/attention" / f"{builder.rows[row['source']]:06d}.png"))
+        assert levels.max() == 255
+        least = levels[np.asarray(drawn["mask"].resize(levels.shape, Image.Resampling.NEAREST)) >= 128].min()
+        assert (levels >= least).mean() == pytest.approx((mask > 0).mean(), abs=0.1)  # the region is a level set
+        assert np.asarray(drawn["attention"]).shape == source.shape
         assert not tinted[~inside].any()
         assert tinted[inside].mean() > 0.9
         facts, of_cluster = dict(shown.facts), dict(cluster.facts)
@@ -122,6 +127,7 @@ def test_a_sample_shows_its_source_region_and_cluster(data, built):
         assert facts["predicted as"] == provenance["predicted"] != facts["class of the source"]
         assert float(facts["probability of the prediction"]) == pytest.approx(errors.probability[at].max(), abs=1e-3)
         assert float(facts["area of the region"].split("%")[0]) == pytest.approx(100 * (mask > 0).mean(), abs=0.1)
+        assert (mask > 0).mean() < float(facts["attention inside the region"].rstrip("%")) / 100 <= 1
         assert of_cluster["cluster"].split()[0] == str(provenance["cluster"])
         assert provenance["source_class"] in of_cluster["groups"]
 
@@ -154,8 +160,15 @@ def test_panels_name_what_is_gone(data, built, tmp_path):
     (tmp_path / "data" / provenance["source"]).unlink()
     shown, _ = builder.panels(tmp_path / "out", provenance)
     assert set(pictures(shown)) == {"mask"}
+    assert {"attention", "region", "source"} <= dict(shown.facts).keys()
     assert Path(provenance["source"]).name in dict(shown.facts)["source"]
     assert str(tmp_path) not in str([shown, *builder.overview(tmp_path / "out")])
+    shutil.copy(data / provenance["source"], tmp_path / "data" / provenance["source"])
+    shutil.rmtree(tmp_path / "out" / STAGES / "masks" / "attention")
+    shown, _ = builder.panels(tmp_path / "out", provenance)
+    assert set(pictures(shown)) == {"source", "region", "mask"}
+    assert "attention" in dict(shown.facts)
+    (tmp_path / "data" / provenance["source"]).unlink()
     mask = f"{builder.rows[provenance['source']]:06d}.png"
     (tmp_path / "out" / STAGES / "masks" / mask).write_bytes(b"")
     shown, _ = builder.panels(tmp_path / "out", provenance)

@@ -1,4 +1,4 @@
-"""Drawings for panels: regions on images, histograms and curves, without matplotlib."""
+"""Drawings for panels: maps and regions on images, histograms and curves, without matplotlib."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ BINS = 24
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 10, 8, 20
 _REGION, _REGION_OPACITY = (230, 25, 25), 0.4
+_INFERNO = np.array(
+    [
+        (0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85), (227, 89, 51), (249, 140, 10),
+        (249, 201, 50), (252, 255, 164),
+    ],
+    np.float64,
+)  # fmt: skip
+"""Colour map of rising lightness: inferno of S. van der Walt and N. Smith, CC0, at equal steps."""
 
 
 def tint(image: Image.Image, mask: Image.Image) -> Image.Image:
@@ -34,6 +42,20 @@ def tint(image: Image.Image, mask: Image.Image) -> Image.Image:
     surrounded = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     opacity = np.where(inside, np.where(surrounded, _REGION_OPACITY, 1.0), 0.0)[..., None]
     return _image(pixels * (1 - opacity) + np.array(_REGION, np.float64) * opacity)
+
+
+def heat(image: Image.Image, values: Image.Image) -> Image.Image:
+    """Draw a map of values on an image, from black over red to yellow, RGB.
+
+    Args:
+        image: The image; it is shown in grey, so that all colours are the map's.
+        values: L, any size with the same aspect ratio; 255 is the highest value.
+    """
+    grey = np.asarray(image.convert("L"), np.float64)[..., None]
+    levels = np.asarray(values.resize(image.size, Image.Resampling.BILINEAR), np.float64) / 255
+    steps = np.linspace(0, 1, len(_INFERNO))
+    colours = np.stack([np.interp(levels, steps, _INFERNO[:, c]) for c in range(3)], axis=-1)
+    return _image(0.4 * grey + 0.6 * colours)
 
 
 def histogram(

@@ -20,9 +20,10 @@ from figureground.core.errors import RecipeError, counted, listed
 from figureground.core.names import slugs
 from figureground.core.text import code, markdown
 from figureground.methods import scgs_panels
+from figureground.methods.attention_maps import ATTENTION_MAPS, save_attention
 from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.panel import Panel
-from figureground.methods.repaint import GROUND_TRUTH_MASKS, UNKNOWN, Job, Repaint
+from figureground.methods.repaint import GROUND_TRUTH_MASKS, MASKS, UNKNOWN, Job, Repaint
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.recipe import document as recipes
 from figureground.recipe.classes import read_nouns
@@ -174,7 +175,9 @@ class SCGS(Repaint):
         members = {f: self._used(f, some) for f, some in clusters.items()}
         rows = sorted({row for some in members.values() for part in some for row in part})
         masks, dropped = self.find_masks(
-            stages, lambda: self._regions(errors, rows), "Choose another --set quantile=…, threshold=knee, or mask."
+            stages,
+            lambda: self._regions(errors, rows, stages / MASKS / ATTENTION_MAPS),
+            "Choose another --set quantile=…, threshold=knee, or mask.",
         )
         jobs = []
         for f, count in enumerate(self.planned().tolist()):
@@ -271,11 +274,15 @@ class SCGS(Repaint):
         most = -(-int(self.planned()[label]) // len(clusters))
         return [list(part[:most]) for part in clusters]
 
-    def _regions(self, errors: Errors, rows: Sequence[int]) -> dict[int, np.ndarray | str]:
-        """Return each image's repainted region, bool (h, w), or the reason why it has none."""
+    def _regions(self, errors: Errors, rows: Sequence[int], maps: Path) -> dict[int, np.ndarray | str]:
+        """Return each image's repainted region, bool (h, w), or the reason why it has none.
+
+        Args:
+            maps: Folder in which attention maps are kept for the report.
+        """
         config = self.config
         if config.mask == ATTENTION:
-            attended = self._attended(errors, rows)
+            attended = self._attended(errors, rows, maps)
         elif config.mask == GROUND_TRUTH_MASKS:
             attended = {row: ~self.true_mask(row) for row in rows}
         elif config.mask == RANDOM:
@@ -290,7 +297,7 @@ class SCGS(Repaint):
             return "covers nothing"
         return "covers everything" if share > MOST and self.config.mask != WHOLE else mask
 
-    def _attended(self, errors: Errors, rows: Sequence[int]) -> dict[int, np.ndarray]:
+    def _attended(self, errors: Errors, rows: Sequence[int], maps: Path) -> dict[int, np.ndarray]:
         from figureground.learn.classifier_errors import match_classes
         from figureground.vision.attention import attend, mask_by_knee, mask_by_quantile
 
@@ -313,6 +320,7 @@ class SCGS(Repaint):
                             found[row] = mask_by_knee(classifier, image, target, seen)[0]
                         else:
                             found[row] = mask_by_quantile(seen, config.quantile)
+                        save_attention(maps, row, seen)
                         bar.update()
         return found
 

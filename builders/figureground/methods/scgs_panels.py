@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from figureground.core.errors import counted
-from figureground.methods.drawing import tint
-from figureground.methods.panel import Draw, Panel, draw_panel, lost_stage
+from figureground.methods.attention_maps import ATTENTION_MAPS, read_attention, share_inside
+from figureground.methods.drawing import heat, tint
+from figureground.methods.panel import Draw, Missing, Panel, draw_panel, lost_stage, no_stage
 from figureground.methods.repaint_panels import (
     JOBS,
+    MASKS,
     Judged,
     group_of,
     read_judged,
@@ -24,6 +27,7 @@ from figureground.methods.repaint_panels import (
     share_of,
     shares,
     source_facts,
+    stages_of,
     told,
 )
 
@@ -53,18 +57,43 @@ class Cluster(NamedTuple):
 def sample_panels(method: SCGS, directory: Path, provenance: Mapping[str, Any]) -> list[Panel]:
     """Return the panels of a sample."""
     key = str(provenance.get("source", ""))
+    source = cache(partial(read_source, method, key))
+    region = cache(partial(read_region, method, directory, key))
+    attention = cache(partial(_attention, method, directory, key))
     draws: dict[str, Draw] = {
-        "source": partial(read_source, method, key),
-        "region": lambda: tint(read_source(method, key), read_region(method, directory, key)),
-        "mask": partial(read_region, method, directory, key),
+        "source": source,
+        "attention": lambda: heat(source(), attention()),
+        "region": lambda: tint(source(), region()),
+        "mask": region,
     }
+    if provenance.get("mask") != "attention":
+        del draws["attention"]
     panel = draw_panel("Source and repainted region", draws, _facts(method, directory, provenance))
-    masks = [picture.image for picture in panel.pictures if picture.title == "mask"]
-    area = [("area of the region", f"{share_of(mask):.1%} of the image") for mask in masks]
+    there = {picture.title: picture.image for picture in panel.pictures}
+    facts = [*panel.facts]
+    if "mask" in there:
+        facts.append(("area of the region", f"{share_of(there['mask']):.1%} of the image"))
+    if {"attention", "mask"} <= there.keys():
+        inside = share_inside(attention(), there["mask"])
+        facts.append(("attention inside the region", f"{inside:.1%}"))
     return [
-        panel._replace(facts=(*panel.facts, *area)),
+        panel._replace(facts=tuple(facts)),
         Panel("Cluster of errors", (), tuple(_cluster_facts(method, directory, provenance))),
     ]
+
+
+def _attention(method: SCGS, directory: Path, key: str) -> Image.Image:
+    """Return the attention map of a source, L; see `read_attention`.
+
+    Raises:
+        Missing: The stage is missing, the source is none of it, or it recorded no maps.
+        UnreadableImage: The file is missing or damaged.
+    """
+    if read_stage(method, directory, MASKS) is None:
+        raise no_stage(MASKS)
+    if key not in method.rows:
+        raise Missing(f"{key} is not in the training split of {method.data.name}")
+    return read_attention(stages_of(directory) / MASKS / ATTENTION_MAPS, method.rows[key])
 
 
 def _facts(method: SCGS, directory: Path, provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
