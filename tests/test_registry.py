@@ -26,7 +26,7 @@ from PIL import Image
 
 from figureground.data.layouts import read_groups
 from figureground.methods.base import Method
-from figureground.methods.panel import Panel, Picture
+from figureground.methods.panels.panel import Panel, Picture
 from figureground.recipe.config import Config
 from figureground.recipe.plan import Plan
 from figureground.shards.columns import Columns

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from figureground.methods.drawing import BINS, CHART, DROPPED, INK, KEPT, curve, heat, histogram, tint
-from figureground.methods.panel import Missing, draw_panel
+from figureground.methods.panels.drawing import BINS, CHART, DROPPED, INK, KEPT, curve, heat, histogram, tint
+from figureground.methods.panels.panel import Missing, draw_panel
 from figureground.sources.images import read_image
 
 

@@ -21,7 +21,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, counted, ne
 from figureground.core.hashing import digest
 from figureground.core.numerics import library_versions, read_numerics
 from figureground.core.values import kinds_of
-from figureground.methods.panel import Panel
+from figureground.methods.panels.panel import Panel
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.needs import Need, missing_checkpoint, missing_device
 from figureground.models.parts import pixels_a_latent

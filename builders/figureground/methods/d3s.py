@@ -24,9 +24,9 @@ from figureground.core.hashing import digest
 from figureground.core.names import RULE, Lookup, describe_same, same_names
 from figureground.core.resources import resource
 from figureground.core.shares import whole_part
-from figureground.methods import d3s_panels
 from figureground.methods.base import Method
-from figureground.methods.panel import Panel
+from figureground.methods.panels import d3s as d3s_panels
+from figureground.methods.panels.panel import Panel
 from figureground.models.needs import Need
 from figureground.recipe import document as recipes
 from figureground.recipe.classes import ClassEntry, define, find_list, read_nouns

@@ -28,9 +28,9 @@ from figureground.core.names import slugs
 from figureground.core.text import code, markdown
 from figureground.core.values import FieldsOf
 from figureground.finetune.inversion_settings import Inversion, settings_for
-from figureground.methods import ddb_panels
 from figureground.methods.d3s import DIFFUSION_CITATION
-from figureground.methods.panel import Panel
+from figureground.methods.panels import ddb as ddb_panels
+from figureground.methods.panels.panel import Panel
 from figureground.methods.repaint import GROUND_TRUTH_MASKS, MASKS, UNKNOWN, Job, Repaint, open_mask
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.models.needs import Need, missing_segmenter, refuse_absent

@@ -19,10 +19,10 @@ from figureground.core import signals
 from figureground.core.errors import RecipeError, counted, listed
 from figureground.core.names import slugs
 from figureground.core.text import code, markdown
-from figureground.methods import scgs_panels
-from figureground.methods.attention_maps import ATTENTION_MAPS, save_attention
 from figureground.methods.d3s import DIFFUSION_CITATION
-from figureground.methods.panel import Panel
+from figureground.methods.panels import scgs as scgs_panels
+from figureground.methods.panels.attention_maps import ATTENTION_MAPS, save_attention
+from figureground.methods.panels.panel import Panel
 from figureground.methods.repaint import GROUND_TRUTH_MASKS, MASKS, UNKNOWN, Job, Repaint
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.recipe import document as recipes

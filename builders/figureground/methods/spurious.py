@@ -38,12 +38,12 @@ from figureground.core.values import FieldsOf
 from figureground.finetune.concept_store import ConceptStore
 from figureground.finetune.settings import POCKET as POCKET_FINETUNING
 from figureground.finetune.settings import Finetuning, fill, fingerprint_network, settings_for
-from figureground.methods import spurious_panels
 from figureground.methods.base import Method
 from figureground.methods.concept_stages import GIVEN_ELSEWHERE, Concepts, Inputs, read_made
 from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.forecast import human_bytes
-from figureground.methods.panel import Panel
+from figureground.methods.panels import spurious as spurious_panels
+from figureground.methods.panels.panel import Panel
 from figureground.models.bundled import ROBUST
 from figureground.models.footprint import SMALL, footprint
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import counted
-from figureground.methods.attention_maps import ATTENTION_MAPS, read_attention, share_inside
-from figureground.methods.drawing import heat, tint
-from figureground.methods.panel import Draw, Missing, Panel, draw_panel, lost_stage, no_stage
-from figureground.methods.repaint_panels import (
+from figureground.methods.panels.attention_maps import ATTENTION_MAPS, read_attention, share_inside
+from figureground.methods.panels.drawing import heat, tint
+from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, lost_stage, no_stage
+from figureground.methods.panels.repaint import (
     JOBS,
     MASKS,
     Judged,

@@ -14,7 +14,7 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, inside
 from figureground.learn.errors import ARRAYS, read_errors
-from figureground.methods.panel import Missing, no_stage
+from figureground.methods.panels.panel import Missing, no_stage
 from figureground.shards.shard import PRIVATE
 from figureground.shards.stages import finished_facts
 from figureground.sources.images import UnreadableImage, center_square, read_image

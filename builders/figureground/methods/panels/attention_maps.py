@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from figureground.methods.panel import Missing
+from figureground.methods.panels.panel import Missing
 from figureground.sources.images import read_image
 
 ATTENTION_MAPS = "attention"

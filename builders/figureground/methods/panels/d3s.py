@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError, printable
-from figureground.methods.panel import Draw, Missing, Panel, draw_panel
+from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel
 from figureground.recipe.sample import Guide
 from figureground.sources.guide import Item, compose, photograph
 from figureground.sources.images import content_hash, read_image

@@ -13,8 +13,8 @@ from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import FileError, inside, read_object
 from figureground.core.shapes import Count, check_shape
 from figureground.methods.concept_stages import read_made
-from figureground.methods.drawing import curve
-from figureground.methods.panel import Draw, Missing, Panel, draw_panel, lost_stage
+from figureground.methods.panels.drawing import curve
+from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, lost_stage
 from figureground.models.concept_files import CONCEPT
 from figureground.recipe.features import Feature
 from figureground.shards.shard import PRIVATE

@@ -16,9 +16,9 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, counted
 from figureground.core.files import MOST_JSON, FileError, read_text
-from figureground.methods.drawing import histogram, tint
-from figureground.methods.panel import Draw, Missing, Panel, draw_panel, lost_stage
-from figureground.methods.repaint_panels import (
+from figureground.methods.panels.drawing import histogram, tint
+from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, lost_stage
+from figureground.methods.panels.repaint import (
     JOBS,
     read_region,
     read_source,
