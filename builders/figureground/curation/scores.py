@@ -20,7 +20,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,25 @@ class Scores:
         encoded = key.encode()
         at = int(np.searchsorted(self._keys, np.bytes_(encoded)))
         return int(self._order[at]) if at < len(self._keys) and self._keys[at] == encoded else None
+
+    def rows(self, keys: Sequence[str]) -> np.ndarray:
+        """Return the row of each key in the file, int64 (keys,); -1 for those that are absent."""
+        if not len(self._keys) or not keys:
+            return np.full(len(keys), -1, np.int64)
+        wanted = np.array([key.encode() for key in keys], dtype=np.bytes_)
+        at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
+        return np.where(self._keys[at] == wanted, self._order[at], -1)
+
+    def numbers(self, column: str) -> np.ndarray | None:
+        """Return a column of numbers or booleans by row, float64 with NaN without a value; None if it holds text."""
+        import pyarrow as pa
+
+        values = self._values[column]
+        if not (
+            pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)
+        ):
+            return None
+        return values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
     def value(self, row: int, column: str) -> Any:
         """Return a score, or None if it is missing or NaN."""
