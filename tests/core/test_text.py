@@ -1,6 +1,7 @@
 """Other people's text can't steer a terminal or end what it stands in."""
 
 import json
+import re
 
 import pytest
 from jinja2 import Environment
@@ -67,15 +68,33 @@ def test_a_fence_is_longer_than_any_in_the_text():
 
 def test_a_page_escapes_what_it_shows_and_keeps_its_own_tags():
     hostile = f"</title><script>alert(1)</script>\"'{OVERRIDE}{ESCAPE}"
+    share = {"value": 0.5, "low": 0.4, "high": 0.6}
+    panel = {"title": hostile, "pictures": [(hostile, hostile)], "facts": [(hostile, hostile)]}
+    part = {
+        "by": hostile,
+        "left": 1,
+        "rows": [{"foreground": hostile, "people": share, "wrong": 1, "labels": 2, "with_scorers": None}],
+    }
+    question = {
+        "asked": hostile,
+        "all": None,
+        "corrected": None,
+        "not_corrected": hostile,
+        "several": 0,
+        "rules": [],
+        "parts": [part],
+    }
     page = render_page(
-        "report.html.jinja", {}, name=hostile, progress=hostile, samples=1, shards=1, preview="data:,", rejects=[],
-        tables=[{"split": hostile, "backgrounds": [hostile], "rows": [{"name": hostile, "counts": [1], "sum": 1}],
-                 "sums": [1], "sum": 1, "most": 1}],
-        settings=[(hostile, [(hostile, hostile)])], references=[],
-        examples=[{"guide": None, "image": "data:,", "small": True, "foreground": hostile, "background": hostile,
-                   "spurious_for": hostile, "prompt": hostile, "key": hostile}],
+        "report.html.jinja", {"percent": str}, name=hostile, progress=hostile, samples=1, shards=1, full=1,
+        preview="data:,", notes=[hostile], overview=[panel], rejects=[(hostile, 1)],
+        tables=[{"split": hostile, "backgrounds": [(0, hostile)], "sums": [1], "sum": 1, "most": 1, "rows": [
+            {"name": hostile, "counts": [1], "sum": 1, "split": hostile, "foreground": 0}]}],
+        settings=[(hostile, [(hostile, hostile)])],
+        references=[{"split": hostile, "noun": hostile, "references": ["data:,"], "results": ["data:,"]}],
+        labels={"looked": hostile, "people": None, "questions": [question], "scorers": [
+            {"name": hostile, "what": hostile, "right": 0.5, "p": 0.5, "images": 1, "left_out": 0}]},
     )  # fmt: skip
-    assert "<script" not in page
+    assert re.findall("<script.*", page) == ['<script src="report/report.js" defer></script>']
     assert OVERRIDE not in page
     assert "\x1b" not in page
-    assert ' class="small"' in page
+    assert 'class="faint"' in page

@@ -130,6 +130,8 @@ def checkpoint(tmp_path_factory):
 def dataset(checkpoint, tmp_path_factory):
     out = D3S("pocket", checkpoint=checkpoint, **TINY).build(tmp_path_factory.mktemp("d3s") / "set", False)
     (out / "report.html").write_text("drawn by show")
+    (out / "report/data").mkdir(parents=True)
+    (out / "report/data/index.js").write_text("drawn by show")
     (out / "_figureground" / ".index.lock").touch()
     (out / "notes.txt").write_text("somebody's")
     (out / "LICENSE").write_text("of the images")
@@ -265,7 +267,7 @@ def test_the_recipe_comes_first_then_data_then_the_index_and_the_card_last(runne
 def test_only_what_belongs_to_the_dataset_is_published(http, hub, dataset, name):
     assert http.push(dataset, name).code == 0
     here = {p.relative_to(dataset).as_posix() for p in dataset.rglob("*") if p.is_file()}
-    left_out = {"report.html", "notes.txt"} | {p for p in here if "/." in p or "/stages/" in p}
+    left_out = {"report.html", "report/data/index.js", "notes.txt"} | {p for p in here if "/." in p or "/stages/" in p}
     assert "_figureground/.index.lock" in left_out
     assert set(hub.files(name)) == here - left_out | {".gitattributes", "_figureground/README.md"}
 

@@ -212,7 +212,8 @@ def test_a_rule_speaks_of_the_class_and_of_the_feature(built, tmp_path):
 
 
 def test_the_preview_has_a_row_for_each_split(built):
-    from figureground.report.sheet import draw_preview, read_contents
+    from figureground.report.contents import read_contents
+    from figureground.report.preview import draw_preview
 
     sheet = np.asarray(draw_preview(read_contents(built)))
     images = np.ptp(sheet.reshape(len(sheet), -1).astype(int), axis=1) > 0

@@ -13,15 +13,25 @@ from figureground.recipe.formats import FORMATS
 
 
 def add_show(commands: Commands, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("show", parents=[common], help="draw preview.png and report.html of a dataset")
+    parser = commands.add_parser(
+        "show", parents=[common], help="draw preview.png and report.html of a dataset",
+        description="Draws preview.png and report.html. The page shows all images, by label, score, answer and reject "
+        "reason; it needs the folder report/ beside it, with thumbnails and data, and neither a server nor a network.",
+    )  # fmt: skip
     parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--full", metavar="N|all", default="2000",
+        help="images at full size with guide, mask and panels, equally many of each cell (2000)",
+    )  # fmt: skip
     parser.set_defaults(run=_show)
 
 
 def _show(options: argparse.Namespace) -> int:
     from figureground.report.showing import show
 
-    shown = show(options.directory)
+    if options.full != "all" and not (options.full.isascii() and options.full.isdigit()):
+        raise UsageError(f"--full {options.full}: give a number of images, or all.")
+    shown = show(options.directory, full=None if options.full == "all" else int(options.full))
     for path in shown.files:
         say(path)
     if shown.license:

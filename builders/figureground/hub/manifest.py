@@ -75,8 +75,8 @@ def pack(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[
     """Return the files of a finished dataset to publish, in upload order.
 
     Included are shards, rejects, markers, index, recipe, card, Croissant, scores, images of the card, and files such as
-    `LICENSE…` and `ATTRIBUTION…`. Excluded are `report.html`, which `figureground show` draws from the rest, the
-    scratch of stages, locks, temporary files, and all other files.
+    `LICENSE…` and `ATTRIBUTION…`. Excluded are `report.html` and its folder, which `figureground show` draws from
+    the rest, the scratch of stages, locks, temporary files, and all other files.
 
     Args:
         formats: Formats to publish; None means all. With fewer than all, card, index, Croissant and markers are

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from figureground.methods.registry import open_dataset
 from figureground.recipe.document import FORMAT, format_of
+from figureground.report.samples import MOST_FULL
 from figureground.report.sheet import license_note, write_sheet
 from figureground.running import building
 from figureground.shards.finished import made_from_others
@@ -26,19 +28,28 @@ class Shown(NamedTuple):
     """Why the report shows no guides; None if it does, or if the dataset has none."""
 
 
-def show(directory: str | os.PathLike[str]) -> Shown:
+def show(directory: str | os.PathLike[str], full: int | None = MOST_FULL) -> Shown:
     """Draw `preview.png` and `report.html` of a dataset, and refer to the preview in its card.
+
+    The page needs the folder `report` beside it, which holds thumbnails, data and pictures.
 
     Args:
         directory: A dataset that `build`, `extend`, `curate` or `merge` wrote; its build may be unfinished.
+        full: Number of images that the page shows at full size, with guide, mask and panels, equally many of each
+            cell; None: all. The others are shown as thumbnails.
 
     Raises:
-        FiguregroundError: The directory holds no finished shard, or other files of those names.
+        FiguregroundError: The directory holds no finished shard, or other files of those names; or the disk is full.
     """
     directory = Path(directory)
     method = open_dataset(directory)
-    draw, splits = (method.draw_guide, list(method.plan().totals())) if method else (None, [])
-    files = write_sheet(directory, draw_guide=draw, splits=splits)
+    if method:
+        files = write_sheet(
+            directory, draw_guide=method.draw_guide, splits=list(method.plan().totals()),
+            draw_panels=partial(method.panels, directory), draw_overview=partial(method.overview, directory), full=full,
+        )  # fmt: skip
+    else:
+        files = write_sheet(directory, full=full)
     license = license_note(directory)
     if method:
         building.finish(method, directory)  # the card shows the preview

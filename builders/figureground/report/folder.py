@@ -1,0 +1,103 @@
+"""The folder `report/` beside `report.html`: written under a temporary name, then put in the place of the earlier one.
+
+Only a folder that figureground made is replaced. It is recognised by its `about.json`, and holds nothing else than what
+`show` writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from figureground.core.errors import FiguregroundError, printable
+from figureground.core.files import temporary
+from figureground.core.locks import lock
+from figureground.core.numerics import library_versions
+from figureground.core.owned import GENERATOR, is_ours
+
+FOLDER = "report"
+ABOUT = "about.json"
+"""File by which the folder is recognised."""
+ENTRIES = (ABOUT, "report.js", "report.css", "data", "details", "images", "thumbnails")
+"""All that the folder holds."""
+
+_LOCK = ".report.lock"
+_DRAFT = re.compile(r"\.report\.\d+-[0-9a-f]{16}\.tmp")
+
+
+def refuse_folder(folder: Path) -> None:
+    """Check that a folder may be replaced: it is missing, empty, or holds only what `show` wrote.
+
+    Raises:
+        FiguregroundError: It is a link, a file, or holds something else; names it.
+    """
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise FiguregroundError(
+            f"{printable(folder)} is a link or a file, and isn't one of figureground's. Rename or remove it, and run "
+            "the command again."
+        )
+    there = sorted(os.listdir(folder))
+    if not there:
+        return
+    strangers = [name for name in there if name not in ENTRIES]
+    if strangers or not is_ours(folder / ABOUT):
+        what = f"holds {printable(strangers[0])}, which" if strangers else f"has no {ABOUT} that says that"
+        which = "figureground didn't write" if strangers else "figureground made it"
+        raise FiguregroundError(
+            f"{printable(folder)} {what} {which}, so it was left as it is. Move that away, or rename the folder, and "
+            "run the command again."
+        )
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """Yield an empty draft that takes the place of `folder` at the end; after an error it is removed instead.
+
+    Drafts that killed processes left are removed too.
+
+    Raises:
+        FiguregroundError: See `refuse_folder`; or another process is writing the folder.
+    """
+    with lock(folder.parent / _LOCK) as held:
+        if not held:
+            raise FiguregroundError(f"Another process is writing {printable(folder)}. Wait until it has finished.")
+        draft = temporary(folder)
+        try:
+            refuse_folder(folder)
+            _remove_drafts(folder.parent)
+            draft.mkdir()
+            about = {"made_by": f"{GENERATOR} {library_versions()[GENERATOR]}", "by": "show"}
+            (draft / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
+            yield draft
+            refuse_folder(folder)
+            _swap(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            (folder.parent / _LOCK).unlink(missing_ok=True)
+
+
+def _swap(draft: Path, folder: Path) -> None:
+    earlier = temporary(folder)
+    there = folder.exists()
+    if there:
+        os.rename(folder, earlier)
+    try:
+        os.rename(draft, folder)
+    except OSError:
+        if there:
+            os.rename(earlier, folder)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _remove_drafts(parent: Path) -> None:
+    for path in parent.glob(".report.*.tmp"):
+        if _DRAFT.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)

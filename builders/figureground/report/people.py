@@ -1,0 +1,72 @@
+"""People's answers about single images, for the page. No name of an annotator is shown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from figureground.annotation.answers import FLAGS, REFERENCE, annotation_files, read_answers
+from figureground.annotation.responses import RIGHT
+from figureground.core.errors import counted
+
+STATES = ("not asked", "right", "wrong", "disagree", "can't tell")
+"""What people say about an image: all who were asked call its labels right, or one of them wrong; they contradict each
+other about a label; nobody could tell."""
+FLAGGED = 8
+"""Added to the number of a state if somebody set a flag."""
+
+
+class Said:
+    """Answers about the images of a dataset."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Counter[tuple[str, str]]] = {}
+
+    @classmethod
+    def of(cls, directory: Path) -> Said:
+        """Read all answers; none if nobody has answered.
+
+        Raises:
+            FiguregroundError: The dataset isn't finished, or a file of answers can't be used.
+        """
+        said = cls()
+        if annotation_files(directory):
+            for answer in read_answers(directory):
+                if not answer.key.startswith(REFERENCE):
+                    said._counts.setdefault(answer.key, Counter())[answer.question, answer.answer] += 1
+        return said
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+    def state(self, key: str) -> int:
+        """Return the position in `STATES`, plus `FLAGGED` if somebody set a flag."""
+        counts = self._counts.get(key)
+        if not counts:
+            return 0
+        flagged = FLAGGED if any(counts[flag, "yes"] for flag in FLAGS) else 0
+        found = "not asked"
+        sides = [
+            (counts[question, right], counts[question, "no" if right == "yes" else "yes"])
+            for question, right in RIGHT.items()
+        ]
+        if any(right and wrong for right, wrong in sides):
+            found = "disagree"
+        elif any(wrong for _, wrong in sides):
+            found = "wrong"
+        elif any(right for right, _ in sides):
+            found = "right"
+        elif any(counts[question, "unsure"] for question in RIGHT):
+            found = "can't tell"
+        return STATES.index(found) + flagged
+
+    def told(self, key: str) -> list[tuple[str, str]]:
+        """Return what was answered to each question about an image."""
+        by_question: dict[str, list[str]] = {}
+        for (question, answer), count in sorted(self._counts.get(key, Counter()).items()):
+            if question not in FLAGS or answer == "yes":
+                word = "can't tell" if answer == "unsure" else answer
+                by_question.setdefault(question, []).append(
+                    f"{word}: {counted(count, 'person').replace('persons', 'people')}"
+                )
+        return [(question, ", ".join(answers)) for question, answers in by_question.items()]

@@ -1,0 +1,44 @@
+"""Reads what `show` writes beside its page."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def script(out: Path, name: str) -> Any:
+    """Return what a script hands to the page."""
+    text = (out / "report" / f"{name}.js").read_text(encoding="ascii")
+    begin = f"figureground.put({json.dumps(name)},"
+    assert text.startswith(begin)
+    assert text.endswith(");\n")
+    return json.loads(text[len(begin) : -3])
+
+
+def numbers(said: dict[str, str]) -> list[float]:
+    """Return a column."""
+    return np.frombuffer(base64.b64decode(said["data"]), f"<{said['type']}").tolist()
+
+
+def column(out: Path, name: str) -> list[float]:
+    """Return a column of labels."""
+    return numbers(script(out, "data/labels")[name])
+
+
+def score(out: Path, name: str) -> list[float]:
+    """Return a score of all images, and NaN for each reject."""
+    found = next(each for each in script(out, "data/index")["scores"] if each["name"] == name)
+    return numbers(script(out, found["file"]))
+
+
+def details(out: Path) -> list[dict[str, Any]]:
+    """Return the details of all images, then of all rejects, with the facts that a chunk shares."""
+    index = script(out, "data/index")
+    found = []
+    for folder, _, count, kind in index["blocks"]:
+        for chunk in range(-(-count // index["chunk"])):
+            said = script(out, f"details/{folder}/{kind}{chunk}")
+            found += [{**row, "facts": dict([*row["facts"], *said["shared"]])} for row in said["rows"]]
+    return found
