@@ -231,6 +231,10 @@ def test_without_its_folder_the_page_says_what_is_missing(chromium, tmp_path):
     page = chromium.new_context().new_page()
     page.goto((out / "report.html").as_uri())
     page.get_by_role("alert").get_by_text("report/data/labels.js is missing").wait_for()
+    assert page.get_by_text("belongs beside this page").is_hidden()
+    shutil.rmtree(out / "report")
+    page.reload()
+    page.get_by_text("belongs beside this page").wait_for()
 
 
 def test_without_javascript_the_rest_of_the_page_is_there(chromium, drawn):

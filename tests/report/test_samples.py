@@ -14,6 +14,7 @@ from report_files import column, details, numbers, score, script
 from tiny_datasets import COLUMNS, make_dataset
 
 from figureground.annotation.answers import ANNOTATIONS, header
+from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError
 from figureground.curation.curating import curate
 from figureground.methods.panel import Panel, Picture
@@ -124,6 +125,22 @@ def test_images_at_full_size_are_equally_many_of_each_cell(tmp_path):
     cells = list(zip(*(column(out, name) for name in ("split", "foreground", "background")), strict=True))
     assert len({cells[at] for at in full}) == 9
     assert not (show(out, full=0) / "report/images").exists()
+
+
+@pytest.mark.parametrize("said", ["-1", "many", "", "٣"])
+def test_a_number_of_images_at_full_size_that_cannot_be_read_is_wrong_use(tmp_path, capsys, said):
+    out = make_dataset(tmp_path / "set")
+    assert main(["show", str(out), f"--full={said}"]) == 2
+    assert "--full" in capsys.readouterr().err
+    assert not (out / "report.html").exists()
+
+
+def test_the_command_takes_a_number_or_all(tmp_path):
+    out = make_dataset(tmp_path / "set", columns=KEPT)
+    assert main(["show", str(out), "--full", "3"]) == 0
+    assert script(out, "data/index")["full"] == 3
+    assert main(["show", str(out), "--full", "all"]) == 0
+    assert script(out, "data/index")["full"] == 22
 
 
 def test_a_choice_is_evenly_spaced_and_takes_more_of_large_cells_if_others_are_small():
