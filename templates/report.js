@@ -116,7 +116,8 @@ function writeHash() {
   if (enlarged !== null) said.set("image", enlarged);
   for (const { name, low, high } of state.scores) said.append("score", `${low}:${high}:${name}`);
   written = said.size ? `#${said}` : "";
-  if (location.hash !== written) location.replace(written || "#");
+  // Replaced without navigating, since going to an empty fragment would scroll to the top.
+  if (location.hash !== written) history.replaceState(null, "", written || location.href.split("#")[0]);
 }
 
 async function readHash() {

@@ -160,6 +160,18 @@ def test_images_are_filtered_sorted_and_enlarged_from_a_file(chromium, drawn):
     assert all(url.startswith(("file:", "data:")) for url in view.requests)
 
 
+def test_closing_an_image_leaves_the_page_where_it_was(chromium, drawn):
+    page = View(chromium, drawn).page
+    page.locator("#grid button").nth(50).click()
+    before = page.evaluate("scrollY")
+    page.get_by_role("dialog").get_by_text("Provenance").wait_for()
+    assert before > 0
+    assert page.evaluate("location.hash").startswith("#image=train-")
+    page.get_by_role("button", name="Close").click()
+    page.wait_for_function("() => location.hash === ''")
+    assert page.evaluate("scrollY") == before
+
+
 def test_a_number_in_the_table_shows_its_images(chromium, drawn):
     view = View(chromium, drawn)
     view.page.get_by_role("button", name="8, show train, mug, sand").click()
