@@ -7,7 +7,6 @@ from pathlib import Path
 
 from figureground.annotation.answers import FLAGS, REFERENCE, annotation_files, read_answers
 from figureground.annotation.responses import RIGHT
-from figureground.core.errors import counted
 
 STATES = ("not asked", "right", "wrong", "disagree", "can't tell")
 """What people say about an image: all who were asked call its labels right, or one of them wrong; they contradict each
@@ -66,7 +65,5 @@ class Said:
         for (question, answer), count in sorted(self._counts.get(key, Counter()).items()):
             if question not in FLAGS or answer == "yes":
                 word = "can't tell" if answer == "unsure" else answer
-                by_question.setdefault(question, []).append(
-                    f"{word}: {counted(count, 'person').replace('persons', 'people')}"
-                )
+                by_question.setdefault(question, []).append(f"{word}: {count} {'person' if count == 1 else 'people'}")
         return [(question, ", ".join(answers)) for question, answers in by_question.items()]
