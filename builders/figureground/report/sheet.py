@@ -18,7 +18,7 @@ from figureground.core.resources import resource
 from figureground.core.terminal import remark
 from figureground.methods.panel import Panel
 from figureground.report.contents import read_contents
-from figureground.report.folder import FOLDER, refuse_folder, replaced
+from figureground.report.folder import FOLDER, drafted, refuse_folder
 from figureground.report.page import render_report
 from figureground.report.preview import draw_preview
 from figureground.report.samples import MOST_FULL, DrawGuide, DrawPanels, save_panels, write_samples
@@ -67,22 +67,23 @@ def write_sheet(
         refuse_strangers(preview, report)
         refuse_folder(folder)
         sheet = draw_preview(contents)
-        with replaced(folder) as draft:
-            written = write_samples(draft, directory, contents, draw_guide, draw_panels, full)
+        with drafted(folder) as draft:
+            written = write_samples(draft.path, directory, contents, draw_guide, draw_panels, full)
             panels: list[Panel] = []
             try:
                 panels = draw_overview() if draw_overview is not None else []
             except (FiguregroundError, OSError, ValueError) as error:
                 written.notes.append(f"The method's overview isn't shown: {error}")
             if panels:
-                (draft / "images").mkdir(exist_ok=True)
-            overview = save_panels(draft, "images/overview", panels)
+                (draft.path / "images").mkdir(exist_ok=True)
+            overview = save_panels(draft.path, "images/overview", panels)
             for name in SCRIPTS:
-                shutil.copyfile(resource(f"templates/{name}"), draft / name)
+                shutil.copyfile(resource(f"templates/{name}"), draft.path / name)
             page = render_report(directory, contents, sheet, written, overview)
-        with writing_beside(directory) if out == directory else contextlib.nullcontext():
-            for path, data in {preview: encode_png(sheet), report: page.encode()}.items():
-                replace_bytes(path, data, root=out)
+            draft.publish()
+            with writing_beside(directory) if out == directory else contextlib.nullcontext():
+                for path, data in {preview: encode_png(sheet), report: page.encode()}.items():
+                    replace_bytes(path, data, root=out)
         for note in written.notes:
             remark(note)
     except OSError as error:
