@@ -9,7 +9,7 @@ from PIL import Image
 from report_files import column, score, script
 from tiny_datasets import make_dataset
 
-from figureground.methods.panel import Panel, Picture
+from figureground.methods.panels.panel import Panel, Picture
 from figureground.report.sheet import write_sheet
 from figureground.shards.columns import Columns
 from figureground.verification.verifying import verify

@@ -17,7 +17,7 @@ from figureground.annotation.answers import ANNOTATIONS, header
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError
 from figureground.curation.curating import curate
-from figureground.methods.panel import Panel, Picture
+from figureground.methods.panels.panel import Panel, Picture
 from figureground.report.samples import Choice
 from figureground.report.scripts import column as encoded
 from figureground.report.sheet import write_sheet

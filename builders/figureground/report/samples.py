@@ -25,7 +25,7 @@ from figureground.core.errors import FiguregroundError, counted, listed
 from figureground.core.files import parse_json
 from figureground.core.progress import Progress
 from figureground.core.text import printable
-from figureground.methods.panel import Panel
+from figureground.methods.panels.panel import Panel
 from figureground.recipe.sample import Reject
 from figureground.report.contents import Contents, Shard
 from figureground.report.facts import flat

@@ -16,7 +16,7 @@ from figureground.core.files import replace_bytes
 from figureground.core.owned import encode_png, refuse_strangers
 from figureground.core.resources import resource
 from figureground.core.terminal import remark
-from figureground.methods.panel import Panel
+from figureground.methods.panels.panel import Panel
 from figureground.report.contents import read_contents
 from figureground.report.folder import FOLDER, drafted, refuse_folder
 from figureground.report.page import render_report
