@@ -137,6 +137,10 @@ def test_a_sample_shows_its_source_region_and_scores(data, built):
         assert told[f"probability of {facts['painted class']}"].startswith(f"{float(score['probability']):.3f} ")
         kept = float(score["attribution_ratio"]) >= ratios[3]
         assert told["pruning"].startswith("keeps" if kept else "drops")
+        levels = np.asarray(pictures(pruning)["attribution"]).sum(-1)  # the colours' lightness rises
+        region = np.asarray(drawn["mask"]) >= 128
+        denser = levels[region].mean() > levels[~region].mean()
+        assert denser or float(score["attribution_ratio"]) < 1.5
 
 
 def test_the_overview_shows_what_curate_would_drop(data, built, tmp_path):
@@ -179,6 +183,8 @@ def test_panels_name_what_is_gone(data, built, tmp_path):
     _, images = builder.overview(tmp_path / "out")
     assert not images.pictures
     assert sum(value.startswith("missing") for _, value in images.facts) == 6
+    shutil.rmtree(tmp_path / "out" / STAGES / "attribution")
+    assert "attribution maps" in dict(builder.panels(tmp_path / "out", provenance)[1].facts)["attribution"]
     (tmp_path / "out" / "_figureground" / "scores" / "ddb.csv").write_text("key,probability\nx,y\n")
     shutil.rmtree(tmp_path / "out" / STAGES / "sources")
     shown, pruning = builder.panels(tmp_path / "out", provenance)

@@ -10,7 +10,7 @@ from torch import nn
 
 from figureground.core.errors import FiguregroundError
 from figureground.pocket import world
-from figureground.vision.attribution import Shares, integrate, share_inside
+from figureground.vision.attribution import Shares, integrate, on_square, share_inside
 from figureground.vision.classifiers import Classifier, open_classifier
 from figureground.vision.preprocessing import Preprocessing, to_pixels
 
@@ -193,3 +193,28 @@ def test_without_captum_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(FiguregroundError, match=r"pip install 'figureground\[mitigate\]'"):
         share_inside(linear(torch.ones(3, 8, 8)), [noise(8, 8)], [np.ones((8, 8))], [0])
+
+
+# Maps
+
+
+def test_maps_are_those_whose_shares_are_told(pocket, scenes, shares):
+    images, targets, masks = scenes
+    maps = {}
+    share_inside(pocket, images[:3], masks[:3], targets[:3], steps=8, on_map=maps.__setitem__)
+    assert sorted(maps) == [0, 1, 2]
+    for i, values in maps.items():
+        assert values.min() >= 0
+        assert (values * masks[i]).sum() / values.sum() == pytest.approx(shares.attribution[i], abs=1e-4)
+
+
+@pytest.mark.parametrize(("size", "crop", "edge"), [(16, (8, 8), 16), ((16, 16), (8, 8), 16), (8, (16, 16), 8)])
+def test_maps_of_crops_lie_where_the_crop_was(pocket, size, crop, edge):
+    preprocessing = seen_by(pocket, size=size, crop=crop).preprocessing
+    values = np.zeros(crop)
+    middle = slice(crop[0] // 2 - 2, crop[0] // 2 + 2)
+    values[middle, middle] = 1
+    found = on_square(values, preprocessing)
+    assert found.shape == (edge, edge)
+    assert found.sum() == 16
+    assert (found[edge // 2 - 2 : edge // 2 + 2, edge // 2 - 2 : edge // 2 + 2] == 1).all()

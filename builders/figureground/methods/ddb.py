@@ -30,6 +30,7 @@ from figureground.core.values import FieldsOf
 from figureground.finetune.inversion_settings import Inversion, settings_for
 from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.panels import ddb as ddb_panels
+from figureground.methods.panels.maps import ATTRIBUTION_MAPS, save_map
 from figureground.methods.panels.panel import Panel
 from figureground.methods.repaint import GROUND_TRUTH_MASKS, MASKS, UNKNOWN, Job, Repaint, open_mask
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
@@ -440,12 +441,13 @@ class DDB(Repaint):
         import torch
 
         from figureground.learn.classifier_errors import match_classes
-        from figureground.vision.attribution import share_inside
+        from figureground.vision.attribution import on_square, share_inside
 
         assert self._stages is not None
         classifier = self.open_classifier(self._errors(self._stages))
         targets = match_classes(classifier, self.data.classes)
         sources = {s.key: s.guide.cutout for shard in self.plan().shards() for s in self.plan().specs(shard) if s.guide}
+        maps = self._stages / ATTRIBUTION_MAPS
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(SCORE_COLUMNS)
@@ -460,7 +462,14 @@ class DDB(Repaint):
                 wanted = [targets[int(f)] for f in made.foreground[rows]]
                 with torch.inference_mode():
                     said = classifier.read(images).logits.float().softmax(1).cpu().numpy()
-                shares = share_inside(classifier, images, masks, wanted, steps=self.config.attribution_steps)
+
+                def keep_map(i: int, values: np.ndarray, keys: Sequence[str] = keys) -> None:
+                    values = on_square(values / max(values.max(), 1e-30), classifier.preprocessing)
+                    save_map(maps, keys[i], values)
+
+                shares = share_inside(
+                    classifier, images, masks, wanted, steps=self.config.attribution_steps, on_map=keep_map
+                )
                 for i, key in enumerate(keys):
                     table.writerow([
                         key, f"{float(said[i, wanted[i]]):.6f}", f"{float(shares.attribution[i]):.6f}",

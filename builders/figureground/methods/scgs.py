@@ -21,7 +21,7 @@ from figureground.core.names import slugs
 from figureground.core.text import code, markdown
 from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.panels import scgs as scgs_panels
-from figureground.methods.panels.attention_maps import ATTENTION_MAPS, save_attention
+from figureground.methods.panels.maps import ATTENTION_MAPS, row_name, save_map
 from figureground.methods.panels.panel import Panel
 from figureground.methods.repaint import GROUND_TRUTH_MASKS, MASKS, UNKNOWN, Job, Repaint
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
@@ -320,7 +320,7 @@ class SCGS(Repaint):
                             found[row] = mask_by_knee(classifier, image, target, seen)[0]
                         else:
                             found[row] = mask_by_quantile(seen, config.quantile)
-                        save_attention(maps, row, seen)
+                        save_map(maps, row_name(row), seen)
                         bar.update()
         return found
 

@@ -11,7 +11,7 @@ whether they show a bird's shadow side or the night; a blurred image nothing to 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +51,7 @@ def share_inside(
     *,
     steps: int = STEPS,
     batch_size: int = 32,
+    on_map: Callable[[int, np.ndarray], None] | None = None,
 ) -> Shares:
     """Compute the share of a class's attribution that lies inside a mask, by Integrated Gradients.
 
@@ -63,6 +64,7 @@ def share_inside(
         targets: Position of each image's class in the logits.
         steps: Number of gradients along the path (Gauss-Legendre quadrature).
         batch_size: Images along the path per forward pass.
+        on_map: Called with each image's number and its attributions, float64 (h, w) of the network's input, 0 or more.
 
     Raises:
         FiguregroundError: A target is not a class, a setting is out of range, a mask doesn't match its image's size or
@@ -100,7 +102,30 @@ def share_inside(
                 total = each.sum()
                 attribution[i] = min(1.0, (each * mask).sum() / total) if total > 0 else 0.0
                 area[i] = mask.mean()
+                if on_map is not None:
+                    on_map(i, each)
     return Shares(attribution, area)
+
+
+def on_square(values: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Return a map of a network's input as a map of the square image that it was prepared from.
+
+    Args:
+        values: (h, w) of the input, from a square image.
+        preprocessing: How the input was made. What it cropped away is 0 in the result.
+    """
+    if preprocessing.crop is None or preprocessing.size is None:
+        return values
+    size = preprocessing.size
+    edges = (size, size) if isinstance(size, int) else size
+    for axis, (edge, kept) in enumerate(zip(edges, preprocessing.crop, strict=True)):
+        n = values.shape[axis]
+        margin = round(n * (edge / kept - 1) / 2)
+        if margin < 0:  # the crop is larger than the image, so the input has a border
+            values = np.take(values, range(-margin, n + margin), axis)
+        else:
+            values = np.pad(values, [(margin, margin) if each == axis else (0, 0) for each in (0, 1)])
+    return values
 
 
 def mask_geometry(preprocessing: Preprocessing) -> Preprocessing:

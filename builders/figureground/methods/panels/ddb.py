@@ -16,7 +16,8 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, counted
 from figureground.core.files import MOST_JSON, FileError, read_text
-from figureground.methods.panels.drawing import histogram, tint
+from figureground.methods.panels.drawing import colour, histogram, tint
+from figureground.methods.panels.maps import ATTRIBUTION_MAPS, read_map
 from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, lost_stage
 from figureground.methods.panels.repaint import (
     JOBS,
@@ -26,6 +27,7 @@ from figureground.methods.panels.repaint import (
     share_of,
     shares,
     source_facts,
+    stages_of,
 )
 from figureground.recipe.sample import labels_of
 from figureground.shards.finished import FinishedDataset
@@ -74,8 +76,21 @@ def sample_panels(method: DDB, directory: Path, provenance: Mapping[str, Any]) -
     area = [("area of the region", f"{share_of(mask):.1%} of the image") for mask in masks]
     return [
         panel._replace(facts=(*panel.facts, *area)),
-        Panel("Pruning", (), tuple(_score_facts(method, directory, provenance))),
+        _pruning(method, directory, provenance),
     ]
+
+
+def _pruning(method: DDB, directory: Path, provenance: Mapping[str, Any]) -> Panel:
+    """Return the scores of a sample, and where in the image the painted class's logit comes from."""
+    key = str(provenance.get("key", ""))
+    facts = _score_facts(method, directory, provenance)
+    if facts[0][0] == "scores":  # nothing has been scored yet
+        return Panel("Pruning", (), tuple(facts))
+
+    def attribution() -> Image.Image:
+        return colour(read_map(stages_of(directory) / ATTRIBUTION_MAPS, key))
+
+    return draw_panel("Pruning", {"attribution": attribution}, facts)
 
 
 def _loss_facts(method: DDB, directory: Path, key: str) -> list[tuple[str, str]]:

@@ -52,10 +52,21 @@ def heat(image: Image.Image, values: Image.Image) -> Image.Image:
         values: L, any size with the same aspect ratio; 255 is the highest value.
     """
     grey = np.asarray(image.convert("L"), np.float64)[..., None]
-    levels = np.asarray(values.resize(image.size, Image.Resampling.BILINEAR), np.float64) / 255
-    steps = np.linspace(0, 1, len(_INFERNO))
-    colours = np.stack([np.interp(levels, steps, _INFERNO[:, c]) for c in range(3)], axis=-1)
-    return _image(0.4 * grey + 0.6 * colours)
+    return _image(0.4 * grey + 0.6 * _colours(values.resize(image.size, Image.Resampling.BILINEAR)))
+
+
+def colour(values: Image.Image) -> Image.Image:
+    """Draw a map of values alone, from black over red to yellow, RGB of its size.
+
+    Args:
+        values: L; 255 is the highest value.
+    """
+    return _image(_colours(values))
+
+
+def _colours(values: Image.Image) -> np.ndarray:
+    levels, steps = np.asarray(values, np.float64) / 255, np.linspace(0, 1, len(_INFERNO))
+    return np.stack([np.interp(levels, steps, _INFERNO[:, c]) for c in range(3)], axis=-1)
 
 
 def histogram(

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import counted
-from figureground.methods.panels.attention_maps import ATTENTION_MAPS, read_attention, share_inside
 from figureground.methods.panels.drawing import heat, tint
+from figureground.methods.panels.maps import ATTENTION_MAPS, read_map, row_name, share_inside
 from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, lost_stage, no_stage
 from figureground.methods.panels.repaint import (
     JOBS,
@@ -83,7 +83,7 @@ def sample_panels(method: SCGS, directory: Path, provenance: Mapping[str, Any]) 
 
 
 def _attention(method: SCGS, directory: Path, key: str) -> Image.Image:
-    """Return the attention map of a source, L; see `read_attention`.
+    """Return the attention map of a source, L; see `read_map`.
 
     Raises:
         Missing: The stage is missing, the source is none of it, or it recorded no maps.
@@ -93,7 +93,7 @@ def _attention(method: SCGS, directory: Path, key: str) -> Image.Image:
         raise no_stage(MASKS)
     if key not in method.rows:
         raise Missing(f"{key} is not in the training split of {method.data.name}")
-    return read_attention(stages_of(directory) / MASKS / ATTENTION_MAPS, method.rows[key])
+    return read_map(stages_of(directory) / MASKS / ATTENTION_MAPS, row_name(method.rows[key]))
 
 
 def _facts(method: SCGS, directory: Path, provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
