@@ -407,12 +407,12 @@ def run(args: argparse.Namespace, settings: Settings, work: Path) -> None:
     scores = {(name, of): score(judged.images) for name, score in scorers.items() for of, judged in sets.items()}
     measures = measure_all(sets, scores, thresholds, args.sheets)
     rows = [row for found in measures for row in rows_of(found)]
-    for of, judged in sets.items() if other else ():
-        agreement, agreed = compare(
-            of, judged, judge(other, judged.images, judged.labels), scores["pocket", of], thresholds["pocket"]
-        )
-        rows += [*agreement, *(row for found in agreed for row in rows_of(found))]
-        measures += agreed
+    if other:
+        for of, judged in sets.items():
+            again = judge(other, judged.images, judged.labels)
+            agreement, agreed = compare(of, judged, again, scores["pocket", of], thresholds["pocket"])
+            rows += [*agreement, *(row for found in agreed for row in rows_of(found))]
+            measures += agreed
     report(
         "trust_scorers", args, rows,
         {
