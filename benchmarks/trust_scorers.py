@@ -14,7 +14,7 @@ well the truth is known there. `pocket` is also measured on the images for which
 
 A scorer calls a label right if its probability is above a threshold. Thresholds are chosen on drawings with exchanged
 labels, so that no generated image is seen before it is judged. With `--choose DIR`, a generated set from other seeds
-chooses them instead.
+chooses them instead, if it has wrong labels.
 """
 
 from __future__ import annotations
@@ -302,15 +302,19 @@ def save_disagreements(judged: Judged, label: str, p: np.ndarray, threshold: flo
     sheet.save(path)
 
 
-def choose_thresholds(scorers: Mapping[str, Scorer], chosen_on: Judged) -> dict[str, dict[str, float]]:
-    """Return each scorer's threshold for each label that it knows."""
-    return {
-        name: {
-            label: choose(own(p, chosen_on.labels[label]), chosen_on.right(label))
-            for label, p in score(chosen_on.images).items()
-        }
-        for name, score in scorers.items()
-    }
+def choose_thresholds(scorers: Mapping[str, Scorer], sets: Sequence[Judged]) -> dict[str, dict[str, float]]:
+    """Return each scorer's threshold for each label that it knows.
+
+    Each is chosen on the first of the sets in which some of the labels are wrong.
+    """
+    thresholds: dict[str, dict[str, float]] = {name: {} for name in scorers}
+    for judged in sets:
+        for name, score in scorers.items():
+            for label, p in score(judged.images).items():
+                right = judged.right(label)
+                if right.any() and not right.all():
+                    thresholds[name].setdefault(label, choose(own(p, judged.labels[label]), right))
+    return thresholds
 
 
 def measure_all(
@@ -353,7 +357,7 @@ def main(command: Sequence[str] | None = None) -> None:
     add("--demo", type=Path, help="a D3S set of the config `pocket` (default: one is built)")
     for name in SETS:
         add(f"--{name}", type=Path, help=f"the set `{name}` (default: it is built)")
-    add("--choose", type=Path, help="a set on which thresholds are chosen (default: drawings)")
+    add("--choose", type=Path, help="a set with wrong labels on which thresholds are chosen (default: drawings)")
     add("--cache", type=Path, default=ROOT / "out" / "fidelity", help="trained classifiers")
     add("--sheets", type=Path, help="where sheets of images go on which scorer and oracle disagree")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where classifiers are trained")
@@ -395,9 +399,9 @@ def run(args: argparse.Namespace, settings: Settings, work: Path) -> None:
         given = getattr(args, name) or build(work / name, args.seed + i, few, args.quick, **settings_of)
         sets[name] = judge(oracle, *read(given))
     sets["vanished"] = join(sets["demo"], sets["vanished"])
-    chosen_on = (
-        judge(oracle, *read(args.choose)) if args.choose else drawings(args.drawings, args.seed, args.shuffled)
-    )  # fmt: skip
+    chosen_on = [drawings(args.drawings, args.seed, args.shuffled)]
+    if args.choose:
+        chosen_on.insert(0, judge(oracle, *read(args.choose)))
     scorers: dict[str, Scorer] = {"pocket": open_matcher(), "robust": open_robust()}
     other = None
     if not args.no_classifier:
