@@ -2,14 +2,19 @@
 
 Builds D3S sets of the pocket world and lets scorers judge both labels of each image from its pixels. The truth is an
 oracle's, trained on drawings alone (`oracle.py`): a label is wrong if the oracle sees another one, or none. Measured
-are agreement on the demo, and balanced accuracy and recall of wrong labels on two sets with 20 to 40 % wrong ones:
+are agreement on the demo, and balanced accuracy and recall of wrong labels on sets with wrong ones:
 
 - `shuffled`: the demo with the labels of a share of its images exchanged among them, foregrounds and backgrounds apart;
-- `lost`: generated at a strength and a guidance that lose objects, with its own labels.
+- `vanished`: the demo, and images of prompts that name a scene alone, whose labels still name the pasted object;
+- `blurred`: generated at full strength without guidance, so that objects are drawn badly and some are lost;
+- `hasty`: generated without a guide in 4 steps.
+
+The classifier is an oracle of its own: same architecture, other drawings. How often the two agree on a set says how
+well the truth is known there. `pocket` is also measured on the images for which they agree.
 
 A scorer calls a label right if its probability is above a threshold. Thresholds are chosen on drawings with exchanged
-labels, so that no generated image is seen before it is judged. With `--choose DIR`, a set with lost objects from other
-seeds chooses them instead.
+labels, so that no generated image is seen before it is judged. With `--choose DIR`, a generated set from other seeds
+chooses them instead, if it has wrong labels.
 """
 
 from __future__ import annotations
@@ -32,10 +37,17 @@ from figureground.core import intervals
 from figureground.methods.d3s import D3S
 from figureground.models.bundled import MATCHER, ROBUST
 from figureground.models.opening import open_network, open_part
+from figureground.models.weights import fingerprint_files
 from figureground.pocket import matcher, questions, robust, world
 
 LABELS = ("foreground", "background")
 CLASSES: Mapping[str, tuple[str, ...]] = {"foreground": world.FOREGROUNDS, "background": world.BACKGROUNDS}
+SETS: Mapping[str, Mapping[str, Any]] = {
+    "vanished": {"prompt": "a scene, {background}", "strength": 0.7},
+    "blurred": {"strength": 1.0, "guidance_scale": 1.0},
+    "hasty": {"guide": "none", "num_inference_steps": 4},
+}
+"""Settings of the sets with wrong labels, in which they differ from the demo."""
 Scorer = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Takes uint8 images (n, 3, size, size); returns, for each label that it knows, probabilities (n, classes or more)."""
 
@@ -79,7 +91,8 @@ class Measured(NamedTuple):
 def build(directory: Path, seed: int, per_cell: int, quick: bool, **settings: Any) -> Path:
     """Build a D3S set of the pocket world, or resume it."""
     few = {"limit": 12, "num_inference_steps": 2} if quick else {}
-    made = D3S("pocket", per_cell={"train": per_cell}, seed=seed, formats=["parquet"], **settings, **few)
+    usual = {"per_cell": {"train": per_cell}, "seed": seed, "formats": ["parquet"]}
+    made = D3S("pocket", **{**usual, **settings, **few})
     made.build(directory)
     return directory
 
@@ -125,6 +138,15 @@ def shuffle(judged: Judged, share: float, seed: int) -> Judged:
         given[picked] = np.roll(own[picked], int(np.bincount(own[picked], minlength=1).max()))
         labels[label] = given
     return judged._replace(labels=labels)
+
+
+def join(one: Judged, two: Judged) -> Judged:
+    """Return the images of both sets."""
+
+    def both(of: Callable[[Judged], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {label: np.concatenate([of(one)[label], of(two)[label]]) for label in LABELS}
+
+    return Judged(np.concatenate([one.images, two.images]), both(lambda j: j.labels), both(lambda j: j.seen))
 
 
 def drawings(count: int, seed: int, share: float) -> Judged:
@@ -217,6 +239,32 @@ def measure(of: str, label: str, scorer: str, p: np.ndarray, right: np.ndarray, 
     )  # fmt: skip
 
 
+def compare(
+    of: str, judged: Judged, other: Judged, p: Mapping[str, np.ndarray], thresholds: Mapping[str, float]
+) -> tuple[list[Row], list[Measured]]:
+    """Compare two oracles, and measure a scorer on the images for which they agree.
+
+    Args:
+        of: Name of the set.
+        judged: The set with the first oracle's truth.
+        other: The same with the second's.
+        p: float (n, classes or more), the scorer's probabilities by label.
+        thresholds: Its thresholds by label.
+
+    Returns:
+        Rows with the share of images for which both call the label right, or both wrong; measurements on these.
+    """
+    rows, measures = [], []
+    for label in LABELS:
+        right = judged.right(label)
+        same = right == other.right(label)
+        value, low, high = (100 * each for each in intervals.mean([same.astype(float)]))
+        rows.append(Row(f"{of}, {label}: the oracles agree ({len(same)}; {low:.1f} to {high:.1f})", value, "%"))
+        mine = own(p[label], judged.labels[label])[same]
+        measures.append(measure(f"{of}, oracles agree", label, "pocket", mine, right[same], thresholds[label]))
+    return rows, measures
+
+
 def rows_of(found: Measured) -> list[Row]:
     """Return the result rows, with targets, in per cent."""
     name = f"{found.of}, {found.label}, {found.scorer}"
@@ -226,7 +274,7 @@ def rows_of(found: Measured) -> list[Row]:
         value, low, high = (100 * each for each in interval)
         return Row(f"{name}: {what} ({count}; {low:.1f} to {high:.1f})", value, "%", at_least=at_least)
 
-    if found.of == "demo":
+    if not found.wrong or found.of.startswith("demo"):
         return [row("agreement", found.agreement, found.n, 98)]
     rows = [Row(f"{name}: wrong labels by the oracle ({found.n})", share, "%")]
     if found.balanced_accuracy and found.recall_of_wrong:
@@ -254,23 +302,44 @@ def save_disagreements(judged: Judged, label: str, p: np.ndarray, threshold: flo
     sheet.save(path)
 
 
-def measure_all(
-    sets: Mapping[str, Judged], scorers: Mapping[str, Scorer], chosen_on: Judged, sheets: Path | None
-) -> list[Measured]:
-    """Choose each scorer's thresholds on one set, and measure it on the others."""
-    measures = []
-    for name, score in scorers.items():
-        chosen = {
-            label: choose(own(p, chosen_on.labels[label]), chosen_on.right(label))
-            for label, p in score(chosen_on.images).items()
-        }
-        for of, judged in sets.items():
+def choose_thresholds(scorers: Mapping[str, Scorer], sets: Sequence[Judged]) -> dict[str, dict[str, float]]:
+    """Return each scorer's threshold for each label that it knows.
+
+    Each is chosen on the first of the sets in which some of the labels are wrong.
+    """
+    thresholds: dict[str, dict[str, float]] = {name: {} for name in scorers}
+    for judged in sets:
+        for name, score in scorers.items():
             for label, p in score(judged.images).items():
-                mine = own(p, judged.labels[label])
-                measures.append(measure(of, label, name, mine, judged.right(label), chosen[label]))
-                if sheets:
-                    print(f"{of}, {label}, {name}: disagreements")
-                    save_disagreements(judged, label, mine, chosen[label], sheets / f"{of}-{label}-{name}.png")
+                right = judged.right(label)
+                if right.any() and not right.all():
+                    thresholds[name].setdefault(label, choose(own(p, judged.labels[label]), right))
+    return thresholds
+
+
+def measure_all(
+    sets: Mapping[str, Judged],
+    scores: Mapping[tuple[str, str], Mapping[str, np.ndarray]],
+    thresholds: Mapping[str, Mapping[str, float]],
+    sheets: Path | None,
+) -> list[Measured]:
+    """Measure all scorers on all sets.
+
+    Args:
+        sets: Judged sets by name.
+        scores: Probabilities by label, by names of scorer and set.
+        thresholds: Thresholds by label, by name of scorer.
+        sheets: Where sheets of disagreements go.
+    """
+    measures = []
+    for (name, of), found in scores.items():
+        judged = sets[of]
+        for label, p in found.items():
+            mine, threshold = own(p, judged.labels[label]), thresholds[name][label]
+            measures.append(measure(of, label, name, mine, judged.right(label), threshold))
+            if sheets:
+                print(f"{of}, {label}, {name}: disagreements")
+                save_disagreements(judged, label, mine, threshold, sheets / f"{of}-{label}-{name}.png")
     return measures
 
 
@@ -286,15 +355,14 @@ def main(command: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, "trust_scorers")
     add = parser.add_argument
     add("--demo", type=Path, help="a D3S set of the config `pocket` (default: one is built)")
-    add("--lost", type=Path, help="one that lost objects (default: one is built)")
-    add("--choose", type=Path, help="a set on which thresholds are chosen (default: drawings)")
+    for name in SETS:
+        add(f"--{name}", type=Path, help=f"the set `{name}` (default: it is built)")
+    add("--choose", type=Path, help="a set with wrong labels on which thresholds are chosen (default: drawings)")
     add("--cache", type=Path, default=ROOT / "out" / "fidelity", help="trained classifiers")
     add("--sheets", type=Path, help="where sheets of images go on which scorer and oracle disagree")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where classifiers are trained")
     add("--seed", type=int, default=0, help="seed of the oracle, the sets and the exchange of labels")
-    add("--per-cell", type=int, default=6, help="images per cell of the built sets")
-    add("--strength", type=float, default=0.97, help="of the set that loses objects")
-    add("--guidance", type=float, default=1.5, help="of the set that loses objects")
+    add("--per-cell", type=int, default=6, help="images per cell of the demo; a third of it in the other sets")
     add("--shuffled", type=float, default=0.3, help="share of images whose labels are exchanged")
     add("--drawings", type=int, default=1000, help="number of drawings on which thresholds are chosen")
     add(
@@ -323,27 +391,39 @@ def run(args: argparse.Namespace, settings: Settings, work: Path) -> None:
     """
     began = time.monotonic()
     oracle = trained("oracle", args.seed, args.cache, args.device, settings)
-    losing = {"strength": args.strength, "guidance_scale": args.guidance}
     demo = args.demo or build(work / "demo", args.seed, args.per_cell, args.quick)
-    lost = args.lost or build(work / "lost", args.seed + 1, args.per_cell, args.quick, **losing)
-    usual = judge(oracle, *read(demo))
-    sets = {
-        "demo": usual, "shuffled": shuffle(usual, args.shuffled, args.seed), "lost": judge(oracle, *read(lost)),
-    }  # fmt: skip
-    chosen_on = (
-        judge(oracle, *read(args.choose)) if args.choose else drawings(args.drawings, args.seed, args.shuffled)
-    )  # fmt: skip
+    sets = {"demo": judge(oracle, *read(demo))}
+    sets["shuffled"] = shuffle(sets["demo"], args.shuffled, args.seed)
+    for i, (name, settings_of) in enumerate(SETS.items(), 1):
+        few = max(1, args.per_cell // 3)
+        given = getattr(args, name) or build(work / name, args.seed + i, few, args.quick, **settings_of)
+        sets[name] = judge(oracle, *read(given))
+    sets["vanished"] = join(sets["demo"], sets["vanished"])
+    chosen_on = [drawings(args.drawings, args.seed, args.shuffled)]
+    if args.choose:
+        chosen_on.insert(0, judge(oracle, *read(args.choose)))
     scorers: dict[str, Scorer] = {"pocket": open_matcher(), "robust": open_robust()}
+    other = None
     if not args.no_classifier:
         other = trained("scorer of labels", args.seed + 1, args.cache, args.device, settings)
         scorers["classifier"] = open_classifier(other)
-    measures = measure_all(sets, scorers, chosen_on, args.sheets)
+    thresholds = choose_thresholds(scorers, chosen_on)
+    scores = {(name, of): score(judged.images) for name, score in scorers.items() for of, judged in sets.items()}
+    measures = measure_all(sets, scores, thresholds, args.sheets)
+    rows = [row for found in measures for row in rows_of(found)]
+    if other:
+        for of, judged in sets.items():
+            again = judge(other, judged.images, judged.labels)
+            agreement, agreed = compare(of, judged, again, scores["pocket", of], thresholds["pocket"])
+            rows += [*agreement, *(row for found in agreed for row in rows_of(found))]
+            measures += agreed
     report(
-        "trust_scorers", args, [row for found in measures for row in rows_of(found)],
+        "trust_scorers", args, rows,
         {
-            "seed": args.seed, **losing, "shuffled": args.shuffled,
+            "seed": args.seed, "matcher": fingerprint_files(MATCHER), "shuffled": args.shuffled,
+            "sets": {name: dict(of) for name, of in SETS.items()},
             "images": {name: len(judged.images) for name, judged in sets.items()},
-            "thresholds": "a set with lost objects" if args.choose else f"{args.drawings} drawings",
+            "thresholds": "a generated set" if args.choose else f"{args.drawings} drawings",
         },
         began, measures=[as_json(found) for found in measures],
     )  # fmt: skip
