@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from browsers import chromium  # noqa: F401
 from PIL import Image
 from review_server import Review
 from tiny_datasets import make_dataset

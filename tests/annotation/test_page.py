@@ -1,11 +1,10 @@
 """The page in headless Chromium, used as people use it."""
 
-import os
 import resource
-import shutil
 
 import psutil
 import pytest
+from browsers import CONTRAST
 from tiny_datasets import make_dataset
 
 from figureground.annotation.answers import ANNOTATIONS, read_answers
@@ -14,44 +13,7 @@ from figureground.annotation.turns import Turns
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import Shard
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed (the extra `dev` has it)")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium isn't installed (apt-get install chromium)")
-
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-CONTRAST = """
-() => {
-  const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
-  const luminance = (rgb) => {
-    const [r, g, b] = rgb.map((x) => { x /= 255; return x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4; });
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (element) => {
-    for (let each = element; each; each = each.parentElement) {
-      const rgb = numbers(getComputedStyle(each).backgroundColor);
-      if (rgb.length === 3 || rgb[3] > 0) return rgb.slice(0, 3);
-    }
-    return [255, 255, 255];
-  };
-  const found = {};
-  for (const element of document.querySelectorAll("h2, p, button, b, span")) {
-    if (!element.textContent.trim() || !element.getClientRects().length) continue;
-    const colours = [numbers(getComputedStyle(element).color).slice(0, 3), behind(element)];
-    const [light, dark] = colours.map(luminance).sort((a, b) => b - a);
-    found[`${element.tagName}.${element.className}: ${element.textContent}`] = (light + 0.05) / (dark + 0.05);
-  }
-  return found;
-}
-"""
-"""WCAG 2.2: the contrast ratio of each visible text."""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        yield browser
-        browser.close()
 
 
 class Person:

@@ -1,9 +1,9 @@
 """The page of `show` in headless Chromium, opened from its file."""
 
-import os
 import shutil
 
 import pytest
+from browsers import CONTRAST
 from drawn_datasets import make_drawn
 from PIL import Image
 from report_files import column, score, script
@@ -14,51 +14,10 @@ from figureground.report.sheet import write_sheet
 from figureground.shards.columns import Columns
 from figureground.verification.verifying import verify
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed (the extra `dev` has it)")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium isn't installed (apt-get install chromium)")
-
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 SCORE = "verify.pocket_foreground_p"
 HOSTILE = "<img src=x onerror=\"document.title='ran'\">", "\"'`&amp;</script><script>document.title='ran'</script>"
 BACKGROUNDS = "grass</select><b>", "a\u2028b", "--><svg onload=\"document.title='ran'\">"
-CONTRAST = """
-() => {
-  const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
-  const luminance = (rgb) => {
-    const [r, g, b] = rgb.map((x) => { x /= 255; return x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4; });
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (element) => {
-    const layers = [];
-    for (let each = element; each; each = each.parentElement) {
-      const [r, g, b, alpha = 1] = numbers(getComputedStyle(each).backgroundColor);
-      layers.push([[r, g, b], alpha]);
-      if (alpha === 1) break;
-    }
-    const mix = (under, [rgb, alpha]) => under.map((x, i) => x * (1 - alpha) + rgb[i] * alpha);
-    return layers.reverse().reduce(mix, [255, 255, 255]);
-  };
-  const found = {};
-  for (const element of document.querySelectorAll("body *:not(option, script, style)")) {
-    const own = [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim());
-    if (!own || !element.checkVisibility() || element.disabled) continue;
-    const colours = [numbers(getComputedStyle(element).color).slice(0, 3), behind(element)];
-    const [light, dark] = colours.map(luminance).sort((a, b) => b - a);
-    found[`${element.tagName}.${element.className}: ${element.textContent}`] = (light + 0.05) / (dark + 0.05);
-  }
-  return found;
-}
-"""
-"""WCAG 2.2: the contrast ratio of each visible text."""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,3 @@
+"""A browser for the tests of the page."""
+
+from browsers import chromium  # noqa: F401
