@@ -274,3 +274,23 @@ def test_ctrl_c_that_is_held_back_comes_afterwards():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "None\n2\n"
     assert "stopping" in done.stderr
+
+
+def test_a_signal_while_a_finalizer_runs_takes_effect_after_it():
+    code = (
+        "import os, signal, sys, time\n"
+        "from figureground.core import signals\n"
+        "class Finalized:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(0.01)\n"
+        "        print('finalized')\n"
+        "with signals.handled():\n"
+        "    try:\n"
+        "        Finalized()\n"
+        "        time.sleep(600)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('stopped')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("finalized\nstopped\n", "")

@@ -136,15 +136,15 @@ def _handle(number: int, frame: FrameType | None) -> None:
     elif number == signal.SIGINT and not reminder:
         _leave(number)
     if (first or reminder) and not _State.waits_for_check:
-        # During an import, an exception may be swallowed, or printed as uncatchable.
-        _State.postponed = _importing(frame)
+        _State.postponed = _would_be_lost(frame)
         if not _State.postponed:
             raise Stopped(number)
 
 
-def _importing(frame: FrameType | None) -> bool:
+def _would_be_lost(frame: FrameType | None) -> bool:
+    """Return whether an exception may be swallowed, or printed as uncatchable: in an import and in a finalizer."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        if frame.f_code.co_filename.startswith("<frozen importlib") or frame.f_code.co_name == "__del__":
             return True
         frame = frame.f_back
     return False
