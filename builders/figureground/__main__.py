@@ -1,5 +1,6 @@
 """Where the command `figureground` begins: Ctrl-C is answered from its first instruction on, also while it imports."""
 
+import gc
 import os
 import signal
 import sys
@@ -15,7 +16,10 @@ def main() -> int:
     libraries.quieten()
     from figureground.cli.main import main as run
 
-    return run()
+    try:
+        return run()
+    finally:
+        gc.freeze()  # the process ends: a last search for cycles, among all that libraries made, would take a second
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

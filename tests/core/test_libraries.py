@@ -1,10 +1,15 @@
 """What libraries print stays off the terminal, and a torchvision that doesn't fit torch is named."""
 
+import gc
+import importlib
 import os
 from importlib import metadata
 
+import pytest
 from commands import ENVIRONMENT, run
 from PIL import Image
+
+from figureground.core import libraries
 
 COMPONENTS = ("components", "--class", "mug", "--images", "images", "--out", "out", "--classifier")
 
@@ -54,3 +59,18 @@ def test_warnings_and_chatter_of_libraries_stay_off_the_terminal(tmp_path):
     code, out, err = run_with(tmp_path, *COMPONENTS, "timm:x")
     assert (code, out) == (1, "")
     assert err == "figureground: classifier 'timm:x' doesn't open: no such model\n"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_an_import_leaves_the_garbage_collector_as_it_was_also_when_it_fails(enabled):
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with libraries.importing():
+            assert not gc.isenabled()
+        assert gc.isenabled() == enabled
+        with pytest.raises(ModuleNotFoundError), libraries.importing():
+            importlib.import_module("figureground.absent")
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -1,14 +1,16 @@
-"""Silences model libraries, and reports a torchvision that doesn't fit torch."""
+"""Imports model libraries: silenced, faster, and with an error if torchvision doesn't fit torch."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from importlib import metadata
 
 from figureground.core.errors import FiguregroundError
@@ -39,6 +41,22 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", module=rf"({'|'.join(TALKING)})(\.|$)")
 
 
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Pause the cyclic garbage collector within the context, for imports of torch and what is built on it.
+
+    They make half a million objects that stay. The collector would look through all of them several times, which takes
+    a fifth of the CPU time of the imports.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def prepare(*libraries: str) -> None:
     """Check that model libraries can be imported, and turn off their progress bars and warnings.
 
@@ -49,9 +67,10 @@ def prepare(*libraries: str) -> None:
     Raises:
         FiguregroundError: The installed torchvision doesn't fit torch.
     """
-    check_torchvision()
-    for name in libraries:
-        utilities = importlib.import_module(f"{name}.utils.logging")
+    with importing():
+        check_torchvision()
+        utilities_of = {name: importlib.import_module(f"{name}.utils.logging") for name in libraries}
+    for name, utilities in utilities_of.items():
         utilities.disable_progress_bar()
         if os.environ.get(VERBOSITY[name], "error") == "error":
             utilities.set_verbosity_error()

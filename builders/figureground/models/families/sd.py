@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from figureground.core import libraries
 from figureground.core.files import read_json
 from figureground.models.family import Embedding, Family, Size
 from figureground.models.opening import open_part
@@ -53,7 +54,12 @@ class StableDiffusion(Family):
         return SD2 if re.search(r"diffusion-(v)?2", name) else None
 
     def pipelines(self) -> tuple[Any, Any, Any]:
-        from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
+        with libraries.importing():
+            from diffusers import (
+                StableDiffusionImg2ImgPipeline,
+                StableDiffusionInpaintPipeline,
+                StableDiffusionPipeline,
+            )
 
         return StableDiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from figureground.core import libraries
 from figureground.core.errors import FiguregroundError
 from figureground.models.families.sd import TEXT_ADAPTED, StableDiffusion
 from figureground.models.family import Embedding, Size
@@ -53,11 +54,12 @@ class StableDiffusionXL(StableDiffusion):
         return SDXL if "xl" in name else None
 
     def pipelines(self) -> tuple[Any, Any, Any]:
-        from diffusers import (
-            StableDiffusionXLImg2ImgPipeline,
-            StableDiffusionXLInpaintPipeline,
-            StableDiffusionXLPipeline,
-        )
+        with libraries.importing():
+            from diffusers import (
+                StableDiffusionXLImg2ImgPipeline,
+                StableDiffusionXLInpaintPipeline,
+                StableDiffusionXLPipeline,
+            )
 
         return StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline
 

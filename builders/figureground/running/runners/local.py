@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -58,7 +59,8 @@ class Local(Runner):
         if method.config.workers > 1:
             _work_in_processes(method, out, show_progress)
         else:
-            from figureground.running import worker  # needs torch
+            with libraries.importing():
+                from figureground.running import worker  # needs torch
 
             worker.work(method, out, show_progress=show_progress)
 
@@ -186,7 +188,8 @@ def _work(job: Job, out: Path, shards: list[int], rank: int, report: Connection)
     with signals.handled(worker=True):
         threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
         try:
-            from figureground.running import worker
+            with libraries.importing():
+                from figureground.running import worker
 
             worker.work(job.open(), out, shards, rank, show_progress=False)
         except BaseException as error:
@@ -196,6 +199,8 @@ def _work(job: Job, out: Path, shards: list[int], rank: int, report: Connection)
             with suppress(OSError):
                 report.send(_failure(error))
             raise SystemExit(1) from None
+        finally:
+            gc.freeze()  # see `figureground.__main__`
 
 
 def _failure(error: BaseException) -> _Failure:
