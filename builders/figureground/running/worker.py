@@ -181,8 +181,10 @@ def _render_shards(
         if renderer is None or specs[0].concept != drawn_by:
             proven = renderer is not None and renderer.proven
             proven = proven or any(marker["samples"] for marker in markers(out).values())
-            renderer, drawn_by = None, specs[0].concept
-            release_memory()  # memory may not hold two concepts
+            if renderer is not None or specs[0].concept is not None:  # this process may have learned a concept
+                renderer = None
+                release_memory()  # memory may not hold two concepts
+            drawn_by = specs[0].concept
             renderer = Renderer(
                 method.checkpoint_for(drawn_by, checkpoint), sampling, method.load_guide, signals.check, proven
             )
