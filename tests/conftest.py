@@ -1,5 +1,6 @@
 """Tests reach no network, and leave nothing in the caches of who runs them."""
 
+import gc
 import os
 import re
 import signal
@@ -27,6 +28,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Pages of docs and slow tests begin, so that no process waits for a long one at the end."""
     items.sort(key=lambda item: (item.path.name != "test_docs.py", item.get_closest_marker("slow") is None))
+
+
+def pytest_collection_finish() -> None:
+    """Freezes what the modules of tests import, so that no search for reference cycles looks through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
