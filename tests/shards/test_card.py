@@ -2,14 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import webdataset
 import yaml
 from datasets import DatasetInfo, Features, load_dataset
+from forked import Forked
 from huggingface_hub import DatasetCard
 from PIL import Image
 
@@ -455,10 +454,10 @@ def test_the_code_on_the_card_runs(tmp_path, formats):
     assert len(blocks) == 3
     printed = []
     for block in blocks:
-        (tmp_path / "block.py").write_text(block.replace("path/to/this/directory", str(out)))
-        ran = subprocess.run([sys.executable, "block.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert ran.returncode == 0, ran.stderr
-        printed.append(ran.stdout)
+        process = Forked([], block.replace("path/to/this/directory", str(out)), cwd=tmp_path)
+        said, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        printed.append(said)
     assert "(32, 32) bird" in printed[0]
     assert re.search(r"epoch 10: loss \d.*\nall of train_2: [\d.]+%\non grass: [\d.]+% of 2\n", printed[1])
 
