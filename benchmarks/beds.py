@@ -469,7 +469,7 @@ def main() -> None:
         for done in processes.imap_unordered(do, [(args.work, task) for task in tasks]):
             bar.update(done)
     table, commits = tabulate(pieces.values(), args.work)
-    settings = oracle.Settings(pool=640, epochs=1) if args.quick else oracle.Settings()
+    settings = oracle.Settings(pool=128, epochs=1) if args.quick else oracle.Settings()
     seer = oracle.trained("oracle", 0, args.work if args.quick else args.oracle_cache, "cpu", settings)
     shown = [case for case in cases if case.name in table and (args.choose or case.name in birds.BEDS)]
     read = {case.name: read_drawings(case.bed, seer, args.drawings, case.seeds[0]) for case in shown}

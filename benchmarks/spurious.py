@@ -647,7 +647,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     return dataclasses.replace(
         plan, work=args.work / "quick", cache=args.work / "quick" / "judges", oracle_cache=args.work / "quick",
         development=("bird",), held_out=("fish",), selection_seeds=(0,), final_seeds=(100,), settings=few,
-        per_scene=1, smaller=tiny, oracle_settings=oracle.Settings(pool=640, epochs=1),
+        per_scene=1, smaller=tiny, oracle_settings=oracle.Settings(pool=128, epochs=1),
     )  # fmt: skip
 
 
@@ -659,7 +659,7 @@ def main() -> None:
     if args.time:
         print_time(plan)
         return
-    training = judges.Settings(pool=640, epochs=1) if args.quick else judges.Settings()
+    training = judges.Settings(pool=128, epochs=1) if args.quick else judges.Settings()
     workers = 1 if args.quick else args.workers
     if args.select or everything:
         plan = open_stage(plan, "select", training, workers)
