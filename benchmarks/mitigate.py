@@ -846,10 +846,10 @@ QUICK: dict[str, Any] = {
     "epochs": 4, "trainings": 1, "images": 4, "sizes": (40, 16, 16), "choose": False,
     "oracle": {"pool": 128, "epochs": 1},
     "smaller": {
-        "d3s": {"num_inference_steps": 2},
-        "scgs": {"num_inference_steps": 2, "folds": 2, "training": {"epochs": 1}},
+        "d3s": {"num_inference_steps": 2, "batch_size": 4},
+        "scgs": {"num_inference_steps": 2, "batch_size": 4, "folds": 2, "training": {"epochs": 1}},
         "ddb": {
-            "num_inference_steps": 2, "sources": 4, "per_source": 1, "token_images": 3,
+            "num_inference_steps": 2, "batch_size": 4, "sources": 4, "per_source": 1, "token_images": 3,
             "inversion": {"max_train_steps": 2},
             "training": {"epochs": 1}, "min_probability": 0.0, "min_attribution_ratio": 0.0,
         },

@@ -18,7 +18,7 @@ from tiny_classifiers import make_classifier
 
 from figureground.methods.base import Method
 
-SIZES: dict[str, Any] = {"size": 32, "num_inference_steps": 2, "threads": 1, "image_format": "png"}
+SIZES: dict[str, Any] = {"size": 32, "num_inference_steps": 2, "batch_size": 4, "threads": 1, "image_format": "png"}
 EASY: dict[str, Any] = {
     "training": {"epochs": 2}, "sources": 3, "per_source": 1, "segmenter": "true-masks", "token_images": 3,
     "inversion": {"max_train_steps": 2}, "attribution_steps": 2, **SIZES,

@@ -115,7 +115,7 @@ def test_a_benchmark_runs_and_says_what_it_was_measured_with(name, quick):
 
 def build_dataset(folder: Path) -> Path:
     """A D3S set of a few images of pocket classes."""
-    settings = ("limit=4", "num_inference_steps=2", "threads=1", "workers=1")
+    settings = ("limit=4", "num_inference_steps=2", "batch_size=4", "threads=1", "workers=1")
     command = ["build", "d3s", "--out", str(folder / "d3s")]
     code, _, errors = run_command(*command, *(part for setting in settings for part in ("--set", setting)))
     assert code == 0, errors

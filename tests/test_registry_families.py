@@ -33,7 +33,7 @@ class Miniature(StableDiffusion):
 """
 ONE_EACH = {
     "classes": "[bird, car]", "backgrounds": "[grass, snow]", "per_cell": "{train: 1}", "size": 32,
-    "num_inference_steps": 2, "threads": 1, "device": "cpu", "image_format": "png",
+    "num_inference_steps": 2, "batch_size": 4, "threads": 1, "device": "cpu", "image_format": "png",
 }  # fmt: skip
 
 

@@ -16,7 +16,8 @@ from figureground.methods.forecast import human_time
 
 TINY = [
     "--set", "classes=[bird, car]", "--set", "backgrounds=[grass, snow]", "--set", "per_cell={train: 2, validation: 1}",
-    "--set", "num_inference_steps=2", "--set", "size=32", "--set", "threads=1", "--set", "device=cpu",
+    "--set", "num_inference_steps=2", "--set", "size=32", "--set", "batch_size=4", "--set", "threads=1",
+    "--set", "device=cpu",
 ]  # fmt: skip
 
 

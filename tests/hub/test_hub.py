@@ -35,8 +35,8 @@ TOKEN = re.compile(rb"hf_secretOf")
 
 TINY = {
     "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 2, "validation": 1},
-    "num_inference_steps": 2, "negative_prompt": "/ no path", "size": 32, "threads": 1, "device": "cpu",
-    "shard_size": 3,
+    "num_inference_steps": 2, "negative_prompt": "/ no path", "size": 32, "batch_size": 4, "threads": 1,
+    "device": "cpu", "shard_size": 3,
     "image_format": "png",
 }  # fmt: skip
 

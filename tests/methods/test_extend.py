@@ -17,7 +17,8 @@ from figureground.methods.extend import extend
 
 TINY = {
     "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 2, "validation": 1},
-    "num_inference_steps": 2, "size": 32, "threads": 1, "device": "cpu", "shard_size": 3, "image_format": "png",
+    "num_inference_steps": 2, "size": 32, "threads": 1, "device": "cpu", "shard_size": 3, "batch_size": 3,
+    "image_format": "png",
 }  # fmt: skip
 
 

@@ -20,7 +20,8 @@ from figureground.shards.writer import write_shard
 
 TINY = {
     "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 1, "validation": 1},
-    "num_inference_steps": 2, "size": 32, "threads": 1, "device": "cpu", "shard_size": 4, "image_format": "png",
+    "num_inference_steps": 2, "size": 32, "threads": 1, "device": "cpu", "shard_size": 4, "batch_size": 4,
+    "image_format": "png",
 }  # fmt: skip
 
 

@@ -27,7 +27,8 @@ from figureground.shards.writer import write_shard
 
 TINY = {
     "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 1, "validation": 1},
-    "num_inference_steps": 2, "size": 32, "threads": 1, "device": "cpu", "shard_size": 2, "image_format": "png",
+    "num_inference_steps": 2, "size": 32, "threads": 1, "device": "cpu", "shard_size": 2, "batch_size": 2,
+    "image_format": "png",
 }  # fmt: skip
 LOCKS = Path("/proc/locks")
 
