@@ -211,6 +211,11 @@ class FolderImages:
         self.label = np.array(label, np.int64)
         self.objects = np.array([as_number(f"{directory.resolve()}/{key}") for key in self.keys], np.int64)
 
+    @property
+    def paths(self) -> Sequence[Path]:
+        """Files of the images."""
+        return self._paths
+
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:
         for row in np.sort(np.asarray(rows, np.int64)).tolist():
             yield row, functools.partial(read_image, self._paths[row], max_edge=MOST_PIXELS)

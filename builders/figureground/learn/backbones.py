@@ -110,6 +110,11 @@ def _opened(settings: Training, name: str, classes: Sequence[str]) -> Backbone:
     if Path(name).expanduser().is_file():
         raise RecipeError("backbone", f"{name} is a file; give a transformers directory, a Hub id or timm:NAME.")
     classifier = open_classifier(name, revision=settings.revision)
+    if not name.startswith(TIMM) and not hasattr(classifier.network, "save_pretrained"):
+        raise RecipeError(
+            "backbone", f"{classifier.name} is not a transformers model, but a {type(classifier.network).__name__}. "
+            "Give the backbone that it was made from."
+        )  # fmt: skip
     network, notes = classifier.network, []
     config = getattr(network, "config", None)
     if settings.from_scratch:

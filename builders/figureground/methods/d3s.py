@@ -35,7 +35,7 @@ from figureground.recipe.plan import Plan, pick
 from figureground.recipe.prompts import fill, read_templates, shorten
 from figureground.recipe.sample import Guide, Spec, derive_seed
 from figureground.recipe.settings import Names, Text, settings
-from figureground.recipe.table import MOST_A_CELL, Correlation, read_table
+from figureground.recipe.table import MOST_A_CELL, Correlation, empty_by_design, read_table
 from figureground.shards.stages import run_stage
 from figureground.sources.guide import ImagePool, check_disjoint, compose, photograph, place, split_bank
 from figureground.sources.images import UnreadableImage, list_folders
@@ -119,7 +119,8 @@ class D3SConfig(Config):
     """`foreground` uses the same cut-out, position and noise on every background."""
     table: Annotated[str | Correlation | dict[str, str | Correlation], Names("file")] = "uniform"
     """Images of each foreground on each background: `uniform`; `{bias_aligned_share: 95%}` or `{correlation: 0.9}`,
-    with a `pairing`, for correlated labels; a CSV `foreground,background,count[,split]`; or any of these by split."""
+    with a `pairing`, for correlated labels; `{split_pair: true}` for the splits `correlated` and `anti_correlated`; a
+    CSV `foreground,background,count[,split]`; or any of these by split."""
     per_cell: PerCell = field(default_factory=lambda: {"train": 10, "validation": 2})
     """Images per cell of the uniform table, by split; correlated tables have the same totals."""
     allow_empty: bool = False
@@ -297,7 +298,8 @@ class D3S(Method):
 
     def _refuse_empty(self, names: list[str], grounds: list[str]) -> None:
         for split, counts in self.counts.items():
-            empty = np.argwhere(counts == 0)
+            meant = empty_by_design(self.config.table, split, self.pairings.get(split))
+            empty = np.argwhere((counts == 0) & (True if meant is None else ~meant))
             if counts.sum() == 0:
                 raise RecipeError(
                     "table",

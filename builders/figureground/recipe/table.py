@@ -27,11 +27,14 @@ class Correlation(TypedDict, total=False):
     correlation: float | str
     bias_aligned_share: float | str
     pairing: str | dict[str, str | list[str]] | None
+    split_pair: bool
     path: str
 
 
 RENAMED = {"strength": "correlation", "paired_share": "bias_aligned_share"}
 """Earlier names of settings."""
+CORRELATED, ANTI_CORRELATED = "correlated", "anti_correlated"
+"""Splits of a split pair: each class on its own backgrounds only, and on all others only."""
 MOST_A_CELL = 1_000_000_000
 """Largest number of images in a cell; the total of all cells then fits into 64 bits."""
 MOST_CELLS = 10_000_000
@@ -125,6 +128,46 @@ def _keep(counts: Counts, before: Counts, quota: np.ndarray, paired: np.ndarray,
                 order = np.lexsort((ties, -above, paired[f] != paired[f, b], counts[f] <= before[f]))
                 counts[f, order[0]] -= 1
                 counts[f, b] += 1
+
+
+def split_pair(paired: np.ndarray, per_cell: Mapping[str, int], seed: int = 0,
+               before: Mapping[str, Counts] | None = None) -> dict[str, Counts]:  # fmt: skip
+    """Return counts of the splits of D3S's task with a broken correlation (Kattakinda et al. 2022); others are uniform.
+
+    `CORRELATED` has images in paired cells only, `ANTI_CORRELATED` in the others only. Every class keeps its total.
+
+    Args:
+        paired: bool (foregrounds, backgrounds).
+        per_cell: Images per cell of the uniform table, by split.
+        seed: Breaks ties.
+        before: Existing images per cell, by split; see `correlated`.
+
+    Raises:
+        RecipeError: A split of the pair is missing, or a class is paired with every background.
+    """
+    for name in (CORRELATED, ANTI_CORRELATED):
+        if name not in per_cell:
+            raise RecipeError(
+                "table.split_pair", f"per_cell has no split {name!r}; it needs {CORRELATED!r} and {ANTI_CORRELATED!r}."
+            )
+    if paired.all(1).any():
+        raise RecipeError(
+            "table.split_pair", "a class is paired with every background, so it has no other. Pair it with fewer."
+        )
+    cells = {CORRELATED: paired, ANTI_CORRELATED: ~paired}
+    return {
+        split: correlated(
+            cells[split], n, 1.0, derive_seed(seed, "split", split), before[split] if before else None
+        ) if split in cells else uniform(paired.shape[0], paired.shape[1], n)
+        for split, n in per_cell.items()
+    }  # fmt: skip
+
+
+def empty_by_design(value: Any, split: str, paired: np.ndarray | None) -> np.ndarray | None:
+    """Return the cells of a split that a recipe's `table` leaves empty on purpose, bool; None if there are none."""
+    if not (isinstance(value, Mapping) and value.get("split_pair")) or paired is None:
+        return None
+    return {CORRELATED: ~paired, ANTI_CORRELATED: paired}.get(split)
 
 
 def correlation_for_share(paired: np.ndarray, share: float) -> float:
@@ -240,7 +283,7 @@ def read_table(
 
     Args:
         value: `uniform`; `correlated` or a mapping with `kind: correlated`, `correlation` or `bias_aligned_share`, and
-            `pairing`; the path of a CSV; or a mapping of split names to any of these.
+            `pairing`, or with `split_pair`; the path of a CSV; or a mapping of split names to any of these.
         per_cell: Images per cell of the uniform table, by split.
         foregrounds: Names of the classes.
         backgrounds: Names of the backgrounds.
@@ -276,7 +319,7 @@ def read_table(
         return read_counts_csv(Path(value), splits, foregrounds, backgrounds), {}
     if not isinstance(value, Mapping):
         raise RecipeError("table", f"{value!r} is neither 'uniform', 'correlated', a CSV's path nor a mapping.")
-    accepted = ("kind", "correlation", "bias_aligned_share", "pairing", "path")
+    accepted = ("kind", "correlation", "bias_aligned_share", "pairing", "split_pair", "path")
     for name in value:
         if name in RENAMED:
             raise RecipeError(f"table.{name}", f"it is called {RENAMED[name]} now.")
@@ -294,6 +337,8 @@ def read_table(
     if kind != "correlated":
         raise RecipeError("table.kind", f"{kind!r} is not one of uniform, correlated, csv.")
     paired = read_pairing(value.get("pairing"), foregrounds, backgrounds)
+    if (pair := value.get("split_pair", False)) is not False:
+        return _read_split_pair(pair, value, paired, per_cell, seed, before)
     if "correlation" in value and "bias_aligned_share" in value:
         raise RecipeError("table", "give correlation or bias_aligned_share, not both.")
     if "bias_aligned_share" in value:
@@ -305,6 +350,18 @@ def read_table(
         for s, n in per_cell.items()
     }
     return counts, {s: paired for s in splits}
+
+
+def _read_split_pair(
+    pair: Any, value: Mapping[str, Any], paired: np.ndarray, per_cell: Mapping[str, int], seed: int,
+    before: Mapping[str, Counts] | None,
+) -> tuple[dict[str, Counts], dict[str, np.ndarray]]:  # fmt: skip
+    if pair is not True:
+        raise RecipeError("table.split_pair", f"{pair!r} is not true or false.")
+    for name in ("correlation", "bias_aligned_share"):
+        if name in value:
+            raise RecipeError(f"table.{name}", f"split_pair sets it: all images of {CORRELATED} are in paired cells.")
+    return split_pair(paired, per_cell, seed, before), {CORRELATED: paired, ANTI_CORRELATED: paired}
 
 
 def _share(field: str, value: Any) -> float:

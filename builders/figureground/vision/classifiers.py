@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +22,13 @@ from torch import Tensor, nn
 
 from figureground.core import libraries
 from figureground.core.errors import FiguregroundError, listed
+from figureground.core.files import FileError, read_object
 from figureground.core.names import loosely
+from figureground.core.registry import Registry
 from figureground.core.resources import resource
 from figureground.core.seeding import make_generator
 from figureground.models.bundled import ROBUST
-from figureground.models.opening import make_timm, open_network
+from figureground.models.opening import make_timm, open_network, refuse_code
 from figureground.recipe.classes import read_csv
 from figureground.sources.images import content_hash
 from figureground.vision import robust_weights
@@ -40,6 +42,15 @@ TIMM = "timm:"
 IMAGENET_CLASSES = 1000
 SETTINGS = ("config.json", "preprocessor_config.json")
 """Files of a directory that affect a classifier's output, besides its weights."""
+
+
+MODEL_TYPES: Registry[Callable[[Path, str, Mapping[str, Any]], Classifier]] = Registry(
+    "figureground.classifiers", "type of classifier",
+    {"figureground-disentangled": "figureground.disentangling.model:open_as_classifier"},
+    lambda _, found: None if callable(found) else "is no function",
+)  # fmt: skip
+"""Functions that open a directory whose `config.json` has that `model_type`, given its path, the classifier's name and
+facts for provenance. All other directories are opened by transformers."""
 
 
 class Reading(NamedTuple):
@@ -318,6 +329,9 @@ def _open_directory(folder: Path, name: str, facts: dict[str, Any]) -> Classifie
 
     if not (folder / "config.json").is_file():
         raise FiguregroundError(f"classifier {name!r} is not a transformers directory: it has no config.json.")
+    if (model_type := _model_type(folder)) in MODEL_TYPES:
+        refuse_code(folder, f"classifier {name!r}")
+        return MODEL_TYPES[model_type](folder, name, facts)
     check_weights(folder, "classifier", name, "AutoModelForImageClassification")
     try:
         network, info = open_network(
@@ -352,6 +366,14 @@ def _open_directory(folder: Path, name: str, facts: dict[str, Any]) -> Classifie
         },
         edge=int(size if isinstance(size, int) else max(size)),
     )
+
+
+def _model_type(folder: Path) -> str:
+    """Return the `model_type` in a directory's `config.json`; empty if it has none."""
+    try:
+        return str(read_object(folder / "config.json").get("model_type", ""))
+    except (OSError, FileError):
+        return ""
 
 
 def _open_weights(path: Path) -> Classifier:

@@ -1,0 +1,109 @@
+"""The command `disentangle`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from figureground.cli.arguments import Commands, add_device, add_later
+from figureground.core.errors import UsageError
+from figureground.core.owned import refuse_within
+from figureground.core.terminal import say
+
+OF_RUN = ("directory", "method")
+"""Arguments that a comparison of runs doesn't take, and a run needs."""
+
+
+def add_disentangle(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "disentangle", parents=[common], help="separate features of the foreground from those of the background",
+        description="Separates a backbone's features into a part for the foreground and a part for the background, "
+        "for each seed, and measures with linear, MLP and kNN probes what each part tells of either label. The same "
+        "command resumes a stopped run. --compare tabulates finished runs.",
+    )  # fmt: skip
+    parser.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="a dataset with two labels")
+    parser.add_argument(
+        "--compare", type=Path, nargs="+", metavar="RUN", help="finished runs to tabulate; --out is the table's path"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT")
+    add_later(parser, lambda: _add_settings(parser))
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of another package's separator"
+    )
+    parser.add_argument("--seeds", type=int, default=6, metavar="N", help="number of seeds, from 0 (6)")
+    parser.add_argument(
+        "--photographs", type=Path, metavar="FOLDER",
+        help="real photographs of the classes, a folder each; they train the foreground's head only",
+    )  # fmt: skip
+    for part, text in (("features", "trains the features"), ("probes", "trains the probes"), ("test", "tests them")):
+        parser.add_argument(f"--{part}-split", metavar="SPLIT", help=f"split that {text}; default: see the docs")
+    parser.add_argument(
+        "--pairing", action="append", default=[], metavar="CLASS=BACKGROUND",
+        help="a class's own background for the task with a broken correlation; repeat it for every class",
+    )  # fmt: skip
+    parser.add_argument("--allow-empty", action="store_true", help="allow parts without images of some cell")
+    add_device(parser)
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that decode images; no effect on results")
+    parser.set_defaults(run=_disentangle)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    from figureground.cli.flags import add_flags, show_default
+    from figureground.disentangling.separator import SEPARATORS
+    from figureground.disentangling.settings import Disentangling, own_settings
+
+    texts = "; ".join(f"{name}: {separator.TEXT}" for name, separator in SEPARATORS.items())
+    parser.add_argument("--method", metavar="|".join(SEPARATORS.names()), help=texts.replace("%", "%%"))
+    defaults = {each.name: each.default for each in dataclasses.fields(Disentangling) if each.name != "method"}
+    defaults |= {name: SEPARATORS[users[0]].OWN[name] for name, users in own_settings().items()}
+    shown = {name: show_default(value) for name, value in defaults.items() if value is not None}
+    add_flags(parser, Disentangling, shown, omit=["method", "options"])
+
+
+def _disentangle(options: argparse.Namespace) -> int:
+    if options.compare:
+        if options.directory is not None or options.method is not None:
+            raise UsageError("--compare takes finished runs; give no DIR and no --method with it.")
+        from figureground.disentangling.comparing import compare_runs, tell_files
+
+        compare_runs(options.compare, options.out)
+        say(tell_files(options.out))
+        return 0
+    for name in OF_RUN:
+        if getattr(options, name) is None:
+            raise UsageError(f"give {'DIR' if name == 'directory' else f'--{name}'}, or --compare with finished runs.")
+    refuse_within(options.out, options.directory, "DIR")
+    if options.photographs is not None:
+        refuse_within(options.out, options.photographs, "--photographs")
+    from figureground.cli.flags import read_flags
+    from figureground.disentangling.preflight import ask
+    from figureground.disentangling.settings import Disentangling
+    from figureground.recipe.document import parse_setting
+
+    given = read_flags(vars(options), Disentangling)
+    if options.option:
+        given["options"] = {".".join(names): str(text) for names, text in map(parse_setting, options.option)}
+    asked = ask(
+        Disentangling(**given), options.directory, options.out, photographs=options.photographs,
+        splits={"features": options.features_split, "probes": options.probes_split, "test": options.test_split},
+        pairing=_pairing(options.pairing), allow_empty=options.allow_empty, seeds=options.seeds,
+        device=options.device, workers=options.workers,
+    )  # fmt: skip
+    from figureground.disentangling.reporting import TABLE, tabulate
+    from figureground.disentangling.training import disentangle_asked
+
+    report = disentangle_asked(asked)
+    say(f"{tabulate(report)}\n\n{options.out / TABLE}")
+    return 0
+
+
+def _pairing(texts: list[str]) -> dict[str, list[str]] | None:
+    """Return the pairing that `--pairing` gives; None if it isn't given."""
+    pairs: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, background = text.partition("=")
+        if not (equals and name.strip() and background.strip()):
+            raise UsageError(f"--pairing: {text!r} is not CLASS=BACKGROUND.")
+        pairs.setdefault(name.strip(), []).append(background.strip())
+    return pairs or None

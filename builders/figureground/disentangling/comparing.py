@@ -1,0 +1,249 @@
+"""`figureground disentangle --compare`: finished runs side by side, as JSON, Markdown and a chart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from figureground.core.charts import draw_charts
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.files import FileError, read_object, replace_text
+from figureground.core.owned import refuse_strangers
+from figureground.disentangling.correlation import PARTS
+from figureground.disentangling.probes import KINDS
+from figureground.disentangling.reporting import CROSSINGS, NAMES, OWN, REPORT, TESTS, percent
+
+SUFFIXES = (".json", ".md", ".png")
+"""Files that a comparison writes, beside each other."""
+MADE_BY = "figureground disentangle --compare"
+HEAD = "<!-- made by figureground disentangle --compare -->"
+"""First line of the Markdown, by which an earlier one is known."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    name: str
+    """Name of its directory."""
+    report: dict[str, Any]
+
+    @property
+    def method(self) -> str:
+        return str(self.report["method"])
+
+    @property
+    def fine_tuned(self) -> bool:
+        return bool(self.report["settings"]["fine_tune"])
+
+    @property
+    def penalty(self) -> float | None:
+        value = self.report["settings"].get("penalty")
+        return None if value is None else float(value)
+
+    @property
+    def title(self) -> str:
+        """Method, penalty and whether the backbone was fine-tuned."""
+        how = ", fine-tuned" if self.fine_tuned else ""
+        return self.method + ("" if self.penalty is None else f", λ = {self.penalty:g}") + how
+
+    def probe(self, crossing: str, kind: str) -> float:
+        """Return the mean accuracy of a probe, 0 to 1."""
+        return float(self.report["over_seeds"]["probes"][crossing]["accuracy"][kind]["mean"])
+
+
+def read_run(path: Path) -> Run:
+    """Read the report of a run.
+
+    Raises:
+        FiguregroundError: The directory holds no finished run.
+    """
+    if not (path / REPORT).is_file():
+        raise FiguregroundError(
+            f"--compare {path}: there is no {REPORT}. Give the --out of a finished figureground disentangle."
+        )
+    try:
+        report = read_object(path / REPORT)
+    except (OSError, FileError) as error:
+        raise FiguregroundError(f"--compare {path}: {error}") from None
+    if report.get("made_by") != "figureground disentangle":
+        raise FiguregroundError(f"--compare {path}: its {REPORT} is not of figureground disentangle.")
+    return Run(path.resolve().name, report)
+
+
+def compare_runs(runs: Sequence[Path | str], out: Path | str) -> dict[str, Any]:
+    """Compare finished runs on the same data and division; write `OUT.json`, `OUT.md` and `OUT.png`.
+
+    Args:
+        runs: Their directories.
+        out: Path of the table; a suffix .json, .md or .png is left out.
+
+    Returns:
+        The table, as in the JSON.
+
+    Raises:
+        FiguregroundError: A run isn't finished or is on other data, or another program's file is in the way.
+        RecipeError: A run is given twice.
+    """
+    out = Path(out)
+    base = out.with_suffix("") if out.suffix in SUFFIXES else out
+    paths = [base.with_name(base.name + suffix) for suffix in SUFFIXES]
+    found = [read_run(Path(path)) for path in runs]
+    for path in runs:
+        if [Path(each).resolve() for each in runs].count(Path(path).resolve()) > 1:
+            raise RecipeError("--compare", f"{path} is given twice.")
+    for run in found[1:]:
+        for field, what in (("content", "images"), ("division", "division into parts")):
+            if run.report[field] != found[0].report[field]:
+                raise FiguregroundError(
+                    f"--compare: {run.name} ({run.report['data']}) has another {what} than {found[0].name} "
+                    f"({found[0].report['data']}), so their numbers can't be compared. Give runs on the same data."
+                )
+    refuse_strangers(paths[0])
+    _refuse_markdown(paths[1])
+    refuse_png(paths[2])
+    found.sort(key=lambda run: (run.method, run.fine_tuned, run.penalty or 0.0))
+    table = {
+        "made_by": MADE_BY, "data": found[0].report["data"], "images": found[0].report["images"],
+        "runs": [_row(run) for run in found],
+    }  # fmt: skip
+    base.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(paths[0], json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+    replace_text(paths[1], tell(found) + "\n")
+    draw(paths[2], found)
+    return table
+
+
+def tell_files(out: Path) -> str:
+    """Return the Markdown of a comparison, and the paths of its files, as text to print."""
+    base = out.with_suffix("") if out.suffix in SUFFIXES else out
+    paths = [base.with_name(base.name + suffix) for suffix in SUFFIXES]
+    text = paths[1].read_text(encoding="utf-8").removeprefix(HEAD).strip()
+    return "\n".join([text, "", *(str(path) for path in paths if path.exists())])
+
+
+def _refuse_markdown(path: Path) -> None:
+    if path.exists() and not (path.is_file() and path.read_text(errors="replace").startswith(HEAD)):
+        raise FiguregroundError(
+            f"{path} exists and wasn't written by a comparison, so it was left as it is. Give another --out."
+        )
+
+
+def refuse_png(path: Path) -> None:
+    """Refuse a chart that could be someone else's: one without a table beside it."""
+    if path.exists() and not path.with_suffix(".json").exists():
+        raise FiguregroundError(
+            f"{path} exists without a table beside it, so it was left as it is. Give another --out."
+        )
+
+
+def _row(run: Run) -> dict[str, Any]:
+    report = run.report
+    return {
+        "name": run.name, "method": run.method, "penalty": run.penalty, "fine_tune": run.fine_tuned,
+        "backbone": report["backbone"], "seeds": [each["seed"] for each in report["seeds"]],
+        "steps": report["seeds"][0]["steps"], **report["over_seeds"],
+    }  # fmt: skip
+
+
+def tell(runs: Sequence[Run]) -> str:
+    """Return the comparison as Markdown: cross-probes, and the task."""
+    first = runs[0].report["over_seeds"]
+    heads = ["run", "seeds", *(f"{name}, {NAMES[kind]}" for name in CROSSINGS for kind in KINDS)]
+    rows = [
+        [run.title, str(len(run.report["seeds"])),
+         *(percent(run.report["over_seeds"]["probes"][name]["accuracy"][kind]) for name in CROSSINGS for kind in KINDS)]
+        for run in runs
+    ]  # fmt: skip
+    chance = "; ".join(
+        f"{name} {percent(first['probes'][name]['chance'])} ({percent(first['probes'][name]['majority'])})"
+        for name in ("foreground from background", "background from foreground")
+    )
+    blocks = [
+        HEAD, f"Separated features on {runs[0].report['data']}: accuracy of probes on held-out images, %, mean ± "
+        "standard deviation over seeds.", _markdown(heads, rows), f"Chance (majority rate): {chance}.",
+    ]  # fmt: skip
+    tasks = [run for run in runs if run.report["over_seeds"]["task"] is not None]
+    if tasks:
+        heads = ["run", *(f"{part}: {what}" for part in PARTS for what in ("correlated", "anti-correlated", "worst"))]
+        rows = []
+        for run in tasks:
+            parts = run.report["over_seeds"]["task"]["parts"]
+            cells = [
+                percent(value)
+                for part in PARTS
+                for value in (*(parts[part][test]["accuracy"] for test in TESTS),
+                              parts[part]["anti_correlated"]["worst_group"])
+            ]  # fmt: skip
+            rows.append([run.title, *cells])
+        blocks += [
+            "Heads trained on each class on its own background: accuracy on correlated and on anti-correlated images, "
+            "and on the worst anti-correlated group, %.", _markdown(heads, rows),
+        ]  # fmt: skip
+    return "\n\n".join(blocks)
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+
+
+def draw(path: Path, runs: Sequence[Run], kind: str = "mlp") -> None:
+    """Draw, for each part, the other label that leaks over the own label that is kept; and the task's error.
+
+    Runs of one method form a line as the penalty grows.
+    """
+    lines: dict[str, list[Run]] = {}
+    for run in runs:
+        lines.setdefault(run.method + (", fine-tuned" if run.fine_tuned else ""), []).append(run)
+    crossings = ((OWN[0], "background from foreground"), (OWN[1], "foreground from background"))
+
+    def plot(figure: Any, axes: Any) -> None:
+        for axis, (own, other) in zip(axes.flat, crossings, strict=False):
+            for i, (name, of) in enumerate(lines.items()):
+                points = [(100 * run.probe(other, kind), 100 * run.probe(own, kind)) for run in of]
+                colour = _COLOURS[i % len(_COLOURS)]
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1.2, label=name, color=colour)
+                for run, point in zip(of, points, strict=True):
+                    if run.penalty is not None and len(of) > 1:
+                        axis.annotate(f"{run.penalty:g}", point, fontsize=6, xytext=(2, 3), textcoords="offset points")
+            chance = runs[0].report["over_seeds"]["probes"][other]["chance"]
+            axis.axvline(100 * chance, color="k", linestyle="--", linewidth=1)
+            axis.set_xlabel(f"leaked: {other}, %", fontsize=8)
+            axis.set_ylabel(f"kept: {own}, %", fontsize=8)
+            axis.set_xlim(left=0)
+        axes.flat[0].set_title(f"foreground features, {NAMES[kind]} probe (numbers: λ)", fontsize=9)
+        axes.flat[1].set_title(f"background features, {NAMES[kind]} probe (numbers: λ)", fontsize=9)
+        _draw_task(axes.flat[2], lines)
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=len(lines),
+                      loc="outside lower center")  # fmt: skip
+
+    draw_charts(path, (13, 4), plot, across=3)
+
+
+def _draw_task(axis: Any, lines: Mapping[str, Sequence[Run]]) -> None:
+    """Draw anti-correlated over correlated accuracy of heads on foreground features."""
+    drawn = False
+    for i, of in enumerate(lines.values()):
+        tasks = [run.report["over_seeds"]["task"] for run in of]
+        points = [
+            tuple(100 * task["parts"]["foreground"][test]["accuracy"]["mean"] for test in TESTS)
+            for task in tasks if task is not None
+        ]  # fmt: skip
+        if points:
+            drawn = True
+            axis.plot(
+                *zip(*points, strict=True), marker="o", markersize=4, linewidth=1.2, color=_COLOURS[i % len(_COLOURS)]
+            )
+    if not drawn:
+        axis.remove()
+        return
+    axis.set_xlabel("correlated, %", fontsize=8)
+    axis.set_ylabel("anti-correlated, %", fontsize=8)
+    axis.set_title("heads on foreground features", fontsize=9)

@@ -1,0 +1,208 @@
+"""The training of separated features: both labels are learned from their parts, and a penalty keeps them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from figureground.core.seeding import make_generator, seed_default_generators
+from figureground.disentangling.parting import Parting
+from figureground.disentangling.penalty import Batch, Penalty
+from figureground.disentangling.sources import Source
+from figureground.learn.schedule import in_passes, schedule
+from figureground.recipe.sample import derive_seed
+
+MAX_GRADIENT_NORM = 5.0
+"""Gradients of the model are clipped to this norm."""
+
+
+class Heads(nn.Module):
+    """A linear classifier of each label, on its part of the features; initial weights depend on the seed alone.
+
+    Args:
+        widths: Dimensions of the foreground part and of the background part.
+        classes: Number of foreground labels and of background labels.
+    """
+
+    def __init__(self, widths: tuple[int, int], classes: tuple[int, int], seed: int):
+        super().__init__()
+        with torch.random.fork_rng():
+            seed_default_generators(derive_seed(seed, "heads"))
+            self.foreground = nn.Linear(widths[0], classes[0])
+            self.background = nn.Linear(widths[1], classes[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Training images with their labels; photographs have a foreground label only."""
+
+    images: np.ndarray
+    """int64 (n,): positions in the source."""
+    foreground: np.ndarray
+    """int64 (n,): label of each of these images."""
+    background: np.ndarray
+    """int64 (n,)."""
+    photographs: np.ndarray
+    """int64 (m,): positions in the source; may be empty."""
+    photographed: np.ndarray
+    """int64 (m,): their foreground labels."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long and how fast a training is."""
+
+    steps: int
+    """Steps of the model."""
+    label_steps: int
+    """First steps, without the penalty."""
+    batch_size: int
+    photographs_a_step: int
+    learning_rate: float
+    weight_decay: float
+    penalty: float
+    """Weight λ of the penalty."""
+
+
+@dataclass(eq=False)
+class Separating:
+    """A learner of `training.loop`: the loss is CE(foreground) + CE(background) + λ · penalty.
+
+    Photographs enter the first term only. In the first `label_steps` there is no penalty, and critics rest. From then
+    on, the critics take `critic_steps` steps on images of their own before each step of the model. A step depends on
+    its number and the state alone, so a resumed run is that of an uninterrupted one.
+
+    Args:
+        purpose: Name of the training; with the seed it determines all randomness.
+    """
+
+    source: Source
+    parting: Parting
+    heads: Heads
+    penalty: Penalty | None
+    rows: Rows
+    course: Course
+    seed: int
+    purpose: str
+    device: torch.device
+    _solver: torch.optim.Optimizer = field(init=False)
+    _critics: torch.optim.Optimizer | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self._modules = [each for each in (self.source.trained, self.parting, self.heads) if each is not None]
+        for module in (*self._modules, *([] if self.penalty is None else [self.penalty])):
+            module.to(self.device)
+        self._parameters = list(chain.from_iterable(module.parameters() for module in self._modules))
+        course = self.course
+        self._solver = torch.optim.AdamW(self._parameters, lr=course.learning_rate, weight_decay=course.weight_decay)
+        if self.penalty is not None and self.penalty.critic_steps:
+            self._critics = torch.optim.Adam(
+                self.penalty.parameters(), lr=self.penalty.critic_learning_rate, betas=(0.5, 0.9)
+            )
+
+    @property
+    def curve_names(self) -> Sequence[str]:
+        """Names of the values that a step returns; of a step without penalty, those of the penalty are 0."""
+        more = () if self.penalty is None else (*self.penalty.curve_names, *(["critics"] if self._critics else []))
+        return ("foreground", "background", *more)
+
+    def step(self, number: int) -> Tensor:
+        """Take the step with that number, from 0; return its values."""
+        for module in self._modules:
+            module.train()
+        seed_default_generators(self._random("dropout", number))
+        penalised = self.penalty is not None and self.course.penalty > 0 and number >= self.course.label_steps
+        critics = self._train_critics(number) if penalised and self._critics else None
+        for group in self._solver.param_groups:
+            group["lr"] = self.course.learning_rate * schedule(number, self.course.steps)
+        at = self._draw("order", len(self.rows.images), number * self.course.batch_size, self.course.batch_size)
+        photographs = self._draw_photographs(number)
+        batch, extra, extra_label = self._read(at, photographs, f"step {number}")
+        logits = self.heads.foreground(torch.cat([batch.foreground, extra]))
+        first = F.cross_entropy(logits, torch.cat([batch.foreground_label, extra_label]))
+        second = F.cross_entropy(self.heads.background(batch.background), batch.background_label)
+        loss, values = first + second, [first, second]
+        if self.penalty is not None:
+            apart = first.new_zeros(2)
+            if penalised:
+                apart = self.penalty(batch, make_generator(self._random("penalty", number)))
+                loss = loss + self.course.penalty * apart.sum()
+            values += [*apart, *([first.new_zeros(()) if critics is None else critics] if self._critics else [])]
+        self._solver.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM)
+        self._solver.step()
+        return torch.stack([value.detach() for value in values])
+
+    def _train_critics(self, number: int) -> Tensor:
+        """Take the critics' steps before a step of the model; return the mean of their losses."""
+        assert self.penalty is not None
+        assert self._critics is not None
+        size, count = self.course.batch_size, self.penalty.critic_steps
+        losses = []
+        for i in range(count):
+            place = number * count + i
+            at = self._draw("critics", len(self.rows.images), place * size, size)
+            with torch.no_grad():
+                batch, _, _ = self._read(at, np.zeros(0, np.int64), f"critics {place}")
+            loss = self.penalty.critic_loss(batch, make_generator(self._random("critics' noise", place)))
+            self._critics.zero_grad(set_to_none=True)
+            loss.backward()
+            self._critics.step()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
+
+    def _read(self, at: np.ndarray, photographs: np.ndarray, draw: str) -> tuple[Batch, Tensor, Tensor]:
+        """Return a batch, and the foreground part and labels of the photographs beside it."""
+        rows = np.concatenate([self.rows.images[at], self.rows.photographs[photographs]])
+        foreground, background = self.parting(self.source.features(rows, draw))
+        n = len(at)
+        batch = Batch(
+            foreground[:n], background[:n], self._label(self.rows.foreground[at]),
+            self._label(self.rows.background[at]),
+        )  # fmt: skip
+        return batch, foreground[n:], self._label(self.rows.photographed[photographs])
+
+    def _label(self, label: np.ndarray) -> Tensor:
+        return torch.from_numpy(label).to(self.device)
+
+    def _draw_photographs(self, number: int) -> np.ndarray:
+        count = self.course.photographs_a_step if len(self.rows.photographs) else 0
+        if not count:
+            return np.zeros(0, np.int64)
+        return self._draw("photographs", len(self.rows.photographs), number * count, count)
+
+    def _draw(self, what: str, n: int, start: int, count: int) -> np.ndarray:
+        return in_passes(n, start, count, lambda i: np.random.default_rng(self._random(what, i)))
+
+    def _random(self, what: str, number: int) -> int:
+        return derive_seed(self.seed, "disentangle", self.purpose, what, str(number))
+
+    # State
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next step depends on."""
+        found: dict[str, Any] = {f"module{i}": module.state_dict() for i, module in enumerate(self._modules)}
+        found["solver"] = self._solver.state_dict()
+        if self.penalty is not None:
+            found["penalty"] = self.penalty.state_dict()
+        if self._critics is not None:
+            found["critics"] = self._critics.state_dict()
+        return found
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Load a state returned by `state`."""
+        for i, module in enumerate(self._modules):
+            module.load_state_dict(state[f"module{i}"])
+        self._solver.load_state_dict(state["solver"])
+        if self.penalty is not None:
+            self.penalty.load_state_dict(state["penalty"])
+        if self._critics is not None:
+            self._critics.load_state_dict(state["critics"])

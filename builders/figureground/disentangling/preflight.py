@@ -1,0 +1,94 @@
+"""Inputs of a separation, read and checked before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from figureground.core.devices import check_device
+from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.disentangling.data import Labelled, Photographs, open_data
+from figureground.disentangling.division import PARTS, Division, assign
+from figureground.disentangling.separator import SEPARATORS
+from figureground.disentangling.settings import Disentangling
+from figureground.learn.directory import refuse_strangers
+from figureground.learn.preflight import check_workers, list_seeds, refuse_backbone, refuse_revision
+from figureground.learn.settings import POCKET, Training, choose_backbone
+from figureground.models.needs import missing_packages
+from figureground.recipe.table import read_pairing
+
+INPUTS = "disentangling.json"
+"""File that records the inputs of a run and marks its directory as ours."""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """Checked inputs, as far as they can be checked without torch."""
+
+    settings: Disentangling
+    backbone: Training
+    """Settings that choose the backbone."""
+    data: Labelled
+    division: Division
+    photographs: Photographs | None
+    out: Path
+    seeds: list[int]
+    edge: int
+    """Longer edge of the images, in pixels."""
+    device: str
+    workers: int | None
+
+
+def ask(
+    settings: Disentangling,
+    directory: Path | str,
+    out: Path | str,
+    *,
+    photographs: Path | str | None = None,
+    splits: Mapping[str, str | None] | None = None,
+    pairing: Mapping[str, str | Sequence[str]] | None = None,
+    allow_empty: bool = False,
+    seeds: int | Sequence[int] = 6,
+    device: str = "auto",
+    workers: int | None = None,
+) -> Request:
+    """Read and check the inputs of `disentangling.training.disentangle`.
+
+    Raises:
+        FiguregroundError: Data, backbone or directory can't be used, or a package is missing.
+        RecipeError: A setting is invalid.
+    """
+    out, chosen = Path(out), list_seeds(seeds)
+    check_workers(workers)
+    check_device(device, "--device")
+    refuse_strangers(out, INPUTS)
+    for need in missing_packages("method", SEPARATORS[settings.method].NEEDS):
+        raise FiguregroundError(f"method {settings.method}: {need.what}: {need.command}")
+    backbone = Training(
+        "erm", backbone=settings.backbone, revision=settings.revision, from_scratch=settings.from_scratch
+    )
+    refuse_backbone(backbone)
+    if settings.backbone == POCKET or settings.from_scratch:
+        settings.pretraining(pretrained=False)
+    data = open_data(Path(directory))
+    paired = read_pairing(pairing, data.foregrounds, data.backgrounds)
+    given = splits or {}
+    if unknown := sorted(set(given) - set(PARTS)):
+        raise RecipeError("splits", f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}.")
+    division = assign(data, given, paired, allow_empty=allow_empty)
+    shown = None if photographs is None else Photographs(Path(photographs), data.foregrounds)
+    _, draw = next(iter(data.images.read(np.zeros(1, np.int64))))
+    edge = max(draw().size)
+    name = choose_backbone(backbone, edge)
+    refuse_revision(backbone, name)
+    pretrained = not (name == POCKET or settings.from_scratch)
+    if shown is not None and not (settings.trained or settings.pretraining(pretrained)):
+        raise RecipeError(
+            "photographs",
+            f"{settings.method} trains nothing here, so photographs can't be mixed in. Choose another method, "
+            "--fine-tune or --pretrain-steps.",
+        )
+    return Request(settings, backbone, data, division, shown, out, chosen, edge, device, workers)

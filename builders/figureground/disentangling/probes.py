@@ -1,0 +1,179 @@
+"""Probes: classifiers that say how well a label can be read from features.
+
+A probe is chosen and trained on some images and judged on others, none of which trained the features. All standardise
+the features by their training images. Of the training images a fifth, kept together by object, chooses the probe's
+setting; the linear and kNN probes are then fitted to all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from figureground.core.seeding import make_generator, seed_default_generators
+from figureground.disentangling.logistic import fit_logistic
+from figureground.recipe.sample import derive_seed
+
+MOST_IMAGES = 20_000
+"""Maximum number of training images of a probe; of more, a random part is used."""
+CHOOSING = 5
+"""One of this many objects is kept to choose a probe's setting."""
+INVERSE_STRENGTHS = (0.001, 0.01, 0.1, 1.0)
+"""Candidate inverse strengths C of the linear probe's ℓ2 penalty."""
+HIDDEN = 256
+"""Hidden units of the MLP."""
+STEPS, BATCH, EVERY = 600, 512, 20
+"""Steps of the MLP's training, largest number of images in one, and steps between two looks at the held-out fifth."""
+RATE, DECAY = 2e-3, 1e-2
+"""Learning rate and weight decay of AdamW for the MLP."""
+NEIGHBOURS = (1, 5, 15, 45)
+"""Candidate numbers of neighbours of the kNN probe."""
+_AT_ONCE = 2048
+"""Rows of a distance matrix that are computed at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Features with a label, and the objects that the images show."""
+
+    features: Tensor
+    """float (n, d)."""
+    label: Tensor
+    """int64 (n,)."""
+    objects: np.ndarray
+    """int64 (n,): images with equal numbers show one object."""
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def select(self, rows: np.ndarray) -> Examples:
+        """Return some of them; rows are positions, or bool (n,)."""
+        at = torch.from_numpy(np.flatnonzero(rows) if rows.dtype == bool else rows).to(self.label.device)
+        return Examples(self.features[at], self.label[at], self.objects[at.cpu().numpy()])
+
+
+Predict = Callable[[Tensor], Tensor]
+"""Maps features, (n, d), to the most likely label of each, int64 (n,)."""
+
+
+def fit_probe(kind: str, train: Examples, classes: int, seed: int) -> Predict:
+    """Train a probe.
+
+    Args:
+        kind: One of `PROBES`.
+        train: At least two labels.
+        classes: Number of labels.
+        seed: Seed of all randomness.
+    """
+    rng = np.random.default_rng(derive_seed(seed, "probe", "rows"))
+    if len(train) > MOST_IMAGES:
+        train = train.select(np.sort(rng.choice(len(train), MOST_IMAGES, replace=False)))
+    mean, std = train.features.double().mean(0), train.features.double().std(0, correction=0)
+    std = torch.where(std > 1e-9, std, torch.inf)
+
+    def standard(features: Tensor) -> Tensor:
+        return ((features.double() - mean) / std).float()
+
+    scaled = Examples(standard(train.features), train.label, train.objects)
+    held = _held_out(train, rng)
+    predict = PROBES[kind](scaled.select(~held), scaled.select(held), scaled, classes, seed)
+    return lambda features: predict(standard(features))
+
+
+def _held_out(train: Examples, rng: np.random.Generator) -> np.ndarray:
+    """Return a random fifth of the objects of each label, bool (n,), at least one object of a label with several."""
+    held = np.zeros(len(train), bool)
+    label = train.label.cpu().numpy()
+    taken: dict[int, bool] = {}
+    for each in np.unique(label):
+        own = rng.permutation(np.unique(train.objects[label == each]))
+        for i, number in enumerate(own.tolist()):
+            taken.setdefault(number, i % CHOOSING == CHOOSING - 1 or (i == 0 and 1 < len(own) < CHOOSING))
+    held |= np.array([taken[number] for number in train.objects.tolist()])
+    if not held.any() or held.all():  # a single object
+        held = np.arange(len(train)) % CHOOSING == CHOOSING - 1
+    return held
+
+
+def _accuracy(predicted: Tensor, label: Tensor) -> float:
+    return float((predicted == label).double().mean())
+
+
+def _linear(fitting: Examples, held: Examples, all_: Examples, classes: int, seed: int) -> Predict:
+    """Logistic regression with an ℓ2 penalty; ties go to the strongest one."""
+    scores = {
+        strength: _accuracy(
+            fit_logistic(fitting.features, fitting.label, classes, strength)(held.features).argmax(1), held.label
+        )
+        for strength in INVERSE_STRENGTHS
+    }
+    best = max(INVERSE_STRENGTHS, key=scores.__getitem__)
+    layer = fit_logistic(all_.features, all_.label, classes, best)
+    return lambda features: layer(features).argmax(1)
+
+
+def _mlp(fitting: Examples, held: Examples, all_: Examples, classes: int, seed: int) -> Predict:
+    """A network with one hidden layer, at the step with the lowest held-out cross-entropy."""
+    d = fitting.features.shape[1]
+    with torch.random.fork_rng():
+        seed_default_generators(derive_seed(seed, "probe", "mlp"))
+        network = nn.Sequential(nn.Linear(d, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes))
+    network.to(fitting.features.device)
+    solver = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
+    generator = make_generator(derive_seed(seed, "probe", "batches"))
+    best, kept = float("inf"), {name: value.clone() for name, value in network.state_dict().items()}
+    for step in range(STEPS):
+        rows = torch.randperm(len(fitting), generator=generator)[:BATCH].to(fitting.label.device)
+        solver.zero_grad()
+        F.cross_entropy(network(fitting.features[rows]), fitting.label[rows]).backward()
+        solver.step()
+        if (step + 1) % EVERY == 0:
+            with torch.inference_mode():
+                loss = float(F.cross_entropy(network(held.features), held.label))
+            if loss < best:
+                best, kept = loss, {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(kept)
+
+    @torch.inference_mode()
+    def predict(features: Tensor) -> Tensor:
+        found: Tensor = network(features).argmax(1)
+        return found
+
+    return predict
+
+
+def _knn(fitting: Examples, held: Examples, all_: Examples, classes: int, seed: int) -> Predict:
+    """The most frequent label of the nearest images; of equally frequent ones, that of the nearest image."""
+    numbers = [k for k in NEIGHBOURS if k <= len(fitting)]
+    found = _neighbours(held.features, fitting, max(numbers))
+    scores = {k: _accuracy(_vote(found[:, :k], classes), held.label) for k in numbers}
+    best = max(numbers, key=scores.__getitem__)
+    return lambda features: _vote(_neighbours(features, all_, best), classes)
+
+
+def _neighbours(features: Tensor, known: Examples, k: int) -> Tensor:
+    """Return the labels of the k nearest images by Euclidean distance, nearest first, int64 (n, k)."""
+    parts = [
+        known.label[torch.cdist(rows, known.features).topk(k, largest=False).indices]
+        for rows in features.split(_AT_ONCE)
+    ]
+    return torch.cat(parts)
+
+
+def _vote(labels: Tensor, classes: int) -> Tensor:
+    k = labels.shape[1]
+    votes = F.one_hot(labels, classes).sum(1).float()
+    votes.scatter_add_(1, labels[:, :1], torch.full((len(labels), 1), 1 / (k + 1)).to(votes))
+    return votes.argmax(1)
+
+
+PROBES: Mapping[str, Callable[[Examples, Examples, Examples, int, int], Predict]] = {
+    "linear": _linear, "mlp": _mlp, "knn": _knn,
+}  # fmt: skip
+"""Probes by name. Each takes the images to fit, those to choose with, all of both, the number of labels, and a seed."""
+KINDS: Sequence[str] = tuple(PROBES)

@@ -1,0 +1,1 @@
+"""Methods that separate foreground features from background features, one module each."""
