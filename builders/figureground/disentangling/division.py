@@ -19,8 +19,6 @@ from figureground.recipe.table import ANTI_CORRELATED, CORRELATED
 
 PARTS = ("features", "probes", "test")
 """What the images of a part are for."""
-LARGEST = 0.5
-"""Share of the images from which a group of images that share photographs is too large to be kept together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +51,8 @@ def divide(
 ) -> tuple[np.ndarray, bool]:
     """Divide images at random, cell by cell, so that no photograph is on two sides.
 
-    Images are connected if they share an object or a scene. If that connects most of them, as when few scenes are used
-    with all objects, only objects are kept together.
+    Images are connected if they share an object or a scene. If a cell would then miss a side, as when few scenes are
+    used with all objects, only objects are kept together.
 
     Args:
         cell: int (n,): the cell of each image, spread evenly.
@@ -68,10 +66,14 @@ def divide(
     _, of_object = np.unique(objects, return_inverse=True)
     known = np.where(scenes < 0, -1 - np.arange(len(scenes)), scenes)
     _, of_scene = np.unique(known, return_inverse=True)
-    groups = _connected(of_object, of_scene)
-    together = bool(np.bincount(groups).max() <= LARGEST * len(cell))
-    if not together:
-        groups = of_object
+    side = _spread(cell, _connected(of_object, of_scene), shares, seed)
+    if _complete(cell, side, len(shares)):
+        return side, True
+    return _spread(cell, of_object, shares, seed), False
+
+
+def _spread(cell: np.ndarray, groups: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
+    """Return the side of each image, int64 (n,); images of one group are on one side."""
     rng = np.random.default_rng(derive_seed(seed, "division"))
     side = np.empty(groups.max() + 1, np.int64)
     counts = np.zeros((len(shares), int(cell.max()) + 1))
@@ -85,7 +87,13 @@ def divide(
         lack = (wanted * total - counts[:, cells]).sum(1)
         side[group] = int(np.argmax(np.round(lack, 9)))
         np.add.at(counts[side[group]], cells, 1)
-    return side[groups], together
+    return side[groups]
+
+
+def _complete(cell: np.ndarray, side: np.ndarray, sides: int) -> bool:
+    """Return whether each side has images of every cell that has enough of them."""
+    counts = np.stack([np.bincount(cell[side == i], minlength=int(cell.max()) + 1) for i in range(sides)])
+    return bool((counts[:, counts.sum(0) >= sides] > 0).all())
 
 
 def _connected(first: np.ndarray, second: np.ndarray) -> np.ndarray:
