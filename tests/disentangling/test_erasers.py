@@ -47,7 +47,7 @@ ERASERS = [pytest.param("leace", marks=needs_library), "inlp"]
 
 @pytest.mark.parametrize("name", ERASERS)
 def test_linear_probes_fall_to_chance_on_held_out_images_and_an_mlp_reads_the_nonlinear_trace(name):
-    x, own, other = make_features(3000, 0)
+    x, _, other = make_features(3000, 0)
     held, held_own, held_other = make_features(2000, 1)
     test, test_own, test_other = make_features(2000, 2)
     erased, facts = erase(name, x, other)

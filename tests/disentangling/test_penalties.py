@@ -1,4 +1,4 @@
-"""Penalties on numbers whose answers are known: Wasserstein distances of Gaussians, gradients of linear critics, HSIC."""
+"""Penalties on numbers whose answers are known: Wasserstein distances of Gaussians, slopes of linear critics, HSIC."""
 
 import math
 

@@ -51,7 +51,7 @@ class Disentangled(nn.Module):
         self.facts = dict(facts)
         self.eval()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def features(self, images: Sequence[Image.Image] | Tensor) -> tuple[Tensor, Tensor]:
         """Return the foreground features and the background features of images.
 

@@ -27,8 +27,9 @@ INVERSE_STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """Candidate inverse strengths C of the linear probe's ℓ2 penalty."""
 HIDDEN = 256
 """Hidden units of the MLP."""
-STEPS, BATCH, EVERY = 600, 512, 20
-"""Steps of the MLP's training, largest number of images in one, and steps between two looks at the held-out fifth."""
+STEPS, BATCH, EVERY, PATIENCE = 600, 512, 20, 6
+"""Most steps of the MLP's training, most images in one, steps between two looks at the held-out fifth, and number of
+looks without a gain after which it ends."""
 RATE, DECAY = 2e-3, 1e-2
 """Learning rate and weight decay of AdamW for the MLP."""
 NEIGHBOURS = (1, 5, 15, 45)
@@ -126,7 +127,7 @@ def _mlp(fitting: Examples, held: Examples, all_: Examples, classes: int, seed: 
     network.to(fitting.features.device)
     solver = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
     generator = make_generator(derive_seed(seed, "probe", "batches"))
-    best, kept = float("inf"), {name: value.clone() for name, value in network.state_dict().items()}
+    last, best, kept = 0, float("inf"), {name: value.clone() for name, value in network.state_dict().items()}
     for step in range(STEPS):
         rows = torch.randperm(len(fitting), generator=generator)[:BATCH].to(fitting.label.device)
         solver.zero_grad()
@@ -137,6 +138,9 @@ def _mlp(fitting: Examples, held: Examples, all_: Examples, classes: int, seed: 
                 loss = float(F.cross_entropy(network(held.features), held.label))
             if loss < best:
                 best, kept = loss, {name: value.clone() for name, value in network.state_dict().items()}
+                last = step
+            elif step - last >= PATIENCE * EVERY:
+                break
     network.load_state_dict(kept)
 
     @torch.inference_mode()

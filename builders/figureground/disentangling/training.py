@@ -248,8 +248,8 @@ class _Session:
         folder = self.out / f"{self.settings.method}-seed-{seed}"
         model.save_pretrained(folder)
         result = {
-            "seed": seed, "model": folder.name, "features_sha256": sha256, "steps": steps, "widths": parting.widths,
-            **({self.settings.method: facts} if facts else {}),
+            "seed": seed, "model": folder.name, "features_sha256": sha256, "steps": steps,
+            "widths": list(parting.widths), **({self.settings.method: facts} if facts else {}),
             **self._measure(parting, features, seed),
             "seconds": round(time.monotonic() - began, 1),
         }  # fmt: skip

@@ -26,8 +26,13 @@ class LEACE(Eraser):
     def erase(
         self, features: Tensor, label: Tensor, classes: int, settings: Disentangling, seed: int
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        from concept_erasure import LeaceFitter
+        import warnings
+
         from torch.nn import functional as F
+
+        with warnings.catch_warnings():  # it uses torch.jit.script, which torch deprecates
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from concept_erasure import LeaceFitter
 
         hot = F.one_hot(label, classes).to(features)
         eraser = LeaceFitter.fit(features, hot, svd_tol=CUT_OFF).eraser
