@@ -283,6 +283,30 @@ def test_mitigation_keeps_each_row_of_a_unit_at_equal_steps_and_goes_on_where_it
     assert again["rows"] == found["rows"]
 
 
+@of("disentangle")
+def test_separated_features_are_probed_by_seed_and_nothing_is_done_twice(quick):
+    found, folder = quick("disentangle")
+    kept = folder / "quick" / "kept" / "seed-000.json"
+    unit = json.loads(kept.read_text())
+    separated = {name: row for name, row in unit["rows"].items() if "result" in row}
+    assert {"none", "wasserstein 1", "adversarial 1", "hsic 1", "inlp", "hsic 1 fine-tuned"} <= set(separated)
+    assert {"erm on images", "jtt on images", "dfr on images"} <= set(unit["rows"])
+    assert {sum(separated[f"{name} 1"]["result"]["steps"].values()) for name in ("wasserstein", "hsic")} == {4}
+    assert len({row["result"]["features_sha256"] for row in separated.values() if not row["fine_tune"]}) == 1
+    for row in separated.values():
+        assert set(row["transfer"]) == {"foreground", "background", "all"}
+    assert found["settings"]["chosen"] == {name: 1 for name in ("wasserstein", "adversarial", "hsic")}
+    zero = found["paired_differences"]["none"]["anti-correlated error"]
+    assert (zero["n"], zero["mean"]) == (1, 0)
+    assert (folder / "disentangle.png").stat().st_size > 10_000
+    assert "hsic, λ = 1" in (folder / "disentangle.md").read_text()
+    del unit["rows"]["inlp"]
+    kept.write_text(json.dumps(unit))
+    again = run("disentangle", folder)
+    assert json.loads(kept.read_text())["rows"]["inlp"]["result"] == separated["inlp"]["result"]
+    assert rows(again) == rows(found)
+
+
 def bench(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module of a benchmark, for its functions."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))

@@ -164,3 +164,43 @@ def test_largest_remainder_adds_up():
 def test_cramers_v_leaves_empty_rows_out():
     assert cramers_v(np.array([[5, 0], [0, 5], [0, 0]])) == 1
     assert cramers_v(np.array([[5, 0], [5, 0]])) == 0
+
+
+def test_a_split_pair_has_each_class_on_its_own_background_and_on_all_others():
+    per_cell = {"train": 2, "correlated": 3, "anti_correlated": 1}
+    counts, pairings = read_table({"kind": "correlated", "split_pair": True}, per_cell, F, B)
+    assert (counts["train"] == 2).all()
+    assert (counts["correlated"] == 9 * np.eye(3)).all()
+    assert (np.diag(counts["anti_correlated"]) == 0).all()
+    assert (counts["anti_correlated"].sum(1) == 3).all()
+    assert counts["anti_correlated"].max() == 2
+    assert set(pairings) == {"correlated", "anti_correlated"}
+    pairing = {"bird": ["grass", "road"], "car": "road", "mug": "sand"}
+    counts, _ = read_table({"split_pair": True, "pairing": pairing}, per_cell, F, B)
+    assert (counts["correlated"][0] > 0).tolist() == [True, True, False]
+    assert counts["anti_correlated"][0].tolist() == [0, 0, 3]
+
+
+def test_a_split_pair_never_takes_images_away_when_it_grows():
+    before, _ = read_table({"split_pair": True}, {"correlated": 2, "anti_correlated": 2}, F, B, 5)
+    after, _ = read_table({"split_pair": True}, {"correlated": 3, "anti_correlated": 3}, F, B, 5, before)
+    assert all((after[split] >= before[split]).all() for split in before)
+    assert all((after[split].sum(1) == 9).all() for split in before)
+
+
+@pytest.mark.parametrize(
+    ("value", "per_cell", "named"),
+    [
+        ({"split_pair": True}, {"train": 2, "correlated": 2}, "anti_correlated"),
+        ({"split_pair": 1}, {"correlated": 2, "anti_correlated": 2}, "split_pair: 1 is not true"),
+        ({"split_pair": True, "correlation": 0.5}, {"correlated": 2, "anti_correlated": 2}, "table.correlation"),
+        (
+            {"split_pair": True, "pairing": {f: B for f in F}},
+            {"correlated": 2, "anti_correlated": 2},
+            "every background",
+        ),
+    ],
+)
+def test_a_split_pair_that_cannot_be_is_refused(value, per_cell, named):
+    with pytest.raises(RecipeError, match=named):
+        read_table(value, per_cell, F, B)

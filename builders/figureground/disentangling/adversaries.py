@@ -11,9 +11,15 @@ from torch.nn import functional as F
 from figureground.disentangling.penalty import Batch, Penalty, make_network
 from figureground.disentangling.separator import Shape
 
+SMOOTHING = 0.1
+"""Label smoothing of the adversaries' own loss. An adversary that is certain gives the model no gradient to follow."""
+
 
 class Adversaries(Penalty):
     """Two classifiers of the other label. The model receives the reversed gradient of their cross-entropies.
+
+    Unlike in the original, the adversaries take steps of their own, several to one of the model: one that lags behind
+    is fooled by features that still tell the label to any other classifier.
 
     Args:
         shape: Sizes of the parts and numbers of labels.
@@ -33,12 +39,15 @@ class Adversaries(Penalty):
             )
         )
 
-    def _losses(self, batch: Batch) -> Tensor:
+    def _losses(self, batch: Batch, smoothing: float) -> Tensor:
         sides = zip(self.critics, batch.sides(), strict=True)
-        return torch.stack([F.cross_entropy(critic(features), label) for critic, (features, label) in sides])
+        return torch.stack([
+            F.cross_entropy(critic(features), label, label_smoothing=smoothing)
+            for critic, (features, label) in sides
+        ])  # fmt: skip
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        return -self._losses(batch)
+        return -self._losses(batch, 0.0)
 
     def critic_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        return self._losses(batch).sum()
+        return self._losses(batch, SMOOTHING).sum()

@@ -18,8 +18,8 @@ class Adversarial(TrainedSeparator):
     NAME = "adversarial"
     TEXT = "adversaries predict the other label; their gradient is reversed (Ganin et al. 2016)"
     OWN: ClassVar[Mapping[str, Any]] = {
-        "penalty": 1.0, "foreground_share": PAPER_SHARE, "hidden": 512, "label_steps": None, "critic_steps": 4,
-        "critic_hidden": 256, "critic_learning_rate": 5e-4,
+        "penalty": 1.0, "foreground_share": PAPER_SHARE, "hidden": 512, "label_steps": None, "critic_steps": 10,
+        "critic_hidden": 256, "critic_learning_rate": 1e-3,
     }  # fmt: skip
 
     def penalty(self, settings: Disentangling, shape: Shape, seed: int) -> Penalty:
