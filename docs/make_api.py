@@ -21,12 +21,15 @@ FUNCTIONS = (
     "verify",
     "review",
     "audit",
+    "disentangle",
     "curate",
     "merge",
     "push",
 )
 SHOWN = ("build", "from_recipe", "plan", "download_and_prepare", "as_dataset")
 """Methods of the classes that users call."""
+OF_MODEL = ("features", "save_pretrained", "from_pretrained")
+"""Methods of a separated model that users call."""
 
 
 def render() -> str:
@@ -55,6 +58,9 @@ def render() -> str:
     parts += ["## Functions\n"]
     for name in FUNCTIONS:
         parts += [*_entry(name, getattr(figureground, name), "###"), ""]
+    parts += ["## Disentangled\n", _text(figureground.Disentangled), ""]
+    for name in OF_MODEL:
+        parts += [*_entry(name, getattr(figureground.Disentangled, name), "###"), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 

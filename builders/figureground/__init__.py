@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from figureground.checking.dataset import check
     from figureground.curation.curating import curate
     from figureground.curation.merging import merge
+    from figureground.disentangling.model import Disentangled
     from figureground.disentangling.training import disentangle
     from figureground.evaluation.evaluating import evaluate
     from figureground.hub.push import push
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "D3S", "DDB", "SCGS", "Spurious", "__version__", "audit", "build", "check", "curate", "disentangle", "evaluate",
-    "extend", "merge", "plan", "push", "review", "show", "verify",
+    "D3S", "DDB", "SCGS", "Disentangled", "Spurious", "__version__", "audit", "build", "check", "curate",
+    "disentangle", "evaluate", "extend", "merge", "plan", "push", "review", "show", "verify",
 ]  # fmt: skip
 
 _MODULES = {
@@ -42,8 +43,9 @@ _MODULES = {
     "audit": "auditing.auditing",
     "plan": "methods.forecast", "build": "running.building", "extend": "methods.extend", "check": "checking.dataset",
     "show": "report.showing", "evaluate": "evaluation.evaluating", "curate": "curation.curating",
-    "disentangle": "disentangling.training", "merge": "curation.merging", "push": "hub.push",
-    "review": "annotation.reviewing", "verify": "verification.verifying",
+    "Disentangled": "disentangling.model", "disentangle": "disentangling.training",
+    "merge": "curation.merging", "push": "hub.push", "review": "annotation.reviewing",
+    "verify": "verification.verifying",
 }  # fmt: skip
 """Module of each public name."""
 
