@@ -3,7 +3,7 @@
 import pytest
 from drawn_datasets import make_drawn
 from tiny_classifiers import make_classifier
-from tiny_separations import BACKGROUNDS, FOREGROUNDS, SPLITS
+from tiny_separations import BACKGROUNDS, FOREGROUNDS, SPLITS, tiny
 
 from figureground.disentangling.training import disentangle
 
@@ -32,3 +32,20 @@ def run(drawn, backbone, tmp_path):
         return disentangle(data, tmp_path / out, method, **options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished(drawn, backbone, tmp_path_factory):
+    """Runs a method with `tiny` settings on `drawn`, once; gives its directory, which tests leave as it is."""
+    done = {}
+
+    def finish(method):
+        if method not in done:
+            out = tmp_path_factory.mktemp(method) / "run"
+            disentangle(
+                drawn, out, method, seeds=1, device="cpu", show_progress=False, backbone=str(backbone), **tiny(method)
+            )
+            done[method] = out
+        return done[method]
+
+    return finish

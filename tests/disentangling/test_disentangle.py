@@ -3,12 +3,14 @@
 import csv
 import json
 import shutil
+import signal
 import sys
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+from commands import start, wait_for
 from drawn_datasets import make_drawn
 from packages import install
 from PIL import Image
@@ -18,6 +20,7 @@ from tiny_separations import BACKGROUNDS, FOREGROUNDS, tiny
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.images import DatasetImages
+from figureground.disentangling.learner import Separating
 from figureground.disentangling.model import Disentangled
 from figureground.disentangling.preflight import ask
 from figureground.disentangling.reporting import CROSSINGS
@@ -37,9 +40,9 @@ def images_of(drawn, count=6):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_each_method_reports_and_leaves_a_model_with_the_same_features(method, run, drawn, tmp_path):
-    report = run(method, **tiny(method))
-    assert report == json.loads((tmp_path / "run" / "report.json").read_text())
+def test_each_method_reports_and_leaves_a_model_with_the_same_features(method, finished, drawn, tmp_path):
+    out = finished(method)
+    report = json.loads((out / "report.json").read_text())
     assert report["images"] == {"features": 32, "probes": 24, "test": 16, "photographs": 0}
     (seed,) = report["seeds"]
     assert list(report["over_seeds"]["probes"]) == list(CROSSINGS)
@@ -48,10 +51,10 @@ def test_each_method_reports_and_leaves_a_model_with_the_same_features(method, r
     assert seed["widths"] == ([14, 2] if trained else [16, 16])
     assert seed["task"]["images"] == {"heads": 12, "correlated": 8, "anti_correlated": 8}
     assert set(seed["task"]["parts"]) == {"foreground", "background", "all"}
-    assert "broken correlation" in (tmp_path / "run" / "report.txt").read_text()
-    assert (tmp_path / "run" / "report.png").stat().st_size > 5000
-    assert not list((tmp_path / "run").rglob("*.pt"))
-    model = Disentangled.from_pretrained(tmp_path / "run" / f"{method}-seed-0")
+    assert "broken correlation" in (out / "report.txt").read_text()
+    assert (out / "report.png").stat().st_size > 5000
+    assert not list((out).rglob("*.pt"))
+    model = Disentangled.from_pretrained(out / f"{method}-seed-0")
     assert (model.foregrounds, model.backgrounds) == (FOREGROUNDS, BACKGROUNDS)
     images = images_of(drawn)
     foreground, background = model.features(images)
@@ -67,12 +70,12 @@ def test_each_method_reports_and_leaves_a_model_with_the_same_features(method, r
     assert torch.allclose(opened.read(images).features, foreground, atol=1e-5)
 
 
-def test_evaluate_takes_a_saved_model_as_a_classifier_of_the_foreground(run, drawn, tmp_path):
-    run("none")
-    done = evaluate(drawn, [str(tmp_path / "run" / "none-seed-0")], out=tmp_path / "told", device="cpu",
+def test_evaluate_takes_a_saved_model_as_a_classifier_of_the_foreground(finished, drawn, tmp_path):
+    folder = finished("none") / "none-seed-0"
+    done = evaluate(drawn, [str(folder)], out=tmp_path / "told", device="cpu",
                     show_progress=False)  # fmt: skip
     (found,) = done.predictions.values()
-    model = Disentangled.from_pretrained(tmp_path / "run" / "none-seed-0")
+    model = Disentangled.from_pretrained(folder)
     images = images_of(drawn, len(found.predicted))
     logits = model.heads.foreground(model.features(images)[0])
     assert (logits.argmax(1).numpy() == found.predicted).all()
@@ -98,8 +101,9 @@ def test_a_backbone_is_fine_tuned_for_equally_many_steps(method, run, backbone, 
     assert any("convolution.weight" in name for name in changed)
 
 
-def test_frozen_features_are_extracted_once_and_those_of_damaged_files_again(run, tmp_path):
-    first = run("hsic", **tiny("hsic"))
+def test_frozen_features_are_extracted_once_and_those_of_damaged_files_again(finished, run, tmp_path):
+    shutil.copytree(finished("hsic"), tmp_path / "run")
+    first = json.loads((tmp_path / "run" / "report.json").read_text())
     (kept,) = (tmp_path / "run").glob("features-*.safetensors")
     written = kept.stat().st_mtime_ns
     second = run("hsic", seeds=2, **tiny("hsic"))
@@ -109,45 +113,58 @@ def test_frozen_features_are_extracted_once_and_those_of_damaged_files_again(run
     kept.write_bytes(kept.read_bytes()[:-8] + b"damaged!")
     third = run("hsic", seeds=3, **tiny("hsic"))
     assert third["seeds"][2]["features_sha256"] == first["seeds"][0]["features_sha256"]
+    assert kept.stat().st_mtime_ns > written
 
 
-@pytest.mark.parametrize("fine_tune", [False, True])
-def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(fine_tune, drawn, backbone, tmp_path, monkeypatch):
-    command = [
+def command(drawn, backbone, *settings):
+    return [
         "disentangle", str(drawn), "--method", "wasserstein", "--backbone", str(backbone), "--seeds", "1", "--device",
-        "cpu", "--max-train-steps", "12", "--label-steps", "2", "--batch-size", "8", "--critic-steps", "2",
-        "--critic-hidden", "8", *(["--fine-tune"] if fine_tune else ["--hidden", "8"]),
+        "cpu", "--label-steps", "2", "--batch-size", "8", "--critic-steps", "1", "--critic-hidden", "8", *settings,
     ]  # fmt: skip
-    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
-    out = tmp_path / "stopped"
-    monkeypatch.setattr("figureground.disentangling.training.SAVED_EVERY", 5)
 
-    class Stop(Exception):
-        pass
 
-    import figureground.disentangling.learner as learner
-
-    step = learner.Separating.step
-
-    def stop_at_seven(self, number):
-        if number == 7:
-            raise Stop
-        return step(self, number)
-
-    monkeypatch.setattr(learner.Separating, "step", stop_at_seven)
-    with pytest.raises(Stop):
-        main([*command, "--out", str(out), "--debug"])
-    monkeypatch.setattr(learner.Separating, "step", step)
-    assert main([*command, "--out", str(out)]) == 0
+def assert_same_runs(one, two):
     for name in ("separation.safetensors", "backbone/model.safetensors"):
-        one, two = (load_file(folder / "wasserstein-seed-0" / name) for folder in (tmp_path / "whole", out))
-        assert one.keys() == two.keys()
-        assert all(torch.equal(one[key], two[key]) for key in one), name
-    curves = [(folder / "seed-0" / "separation" / "curves.csv").read_text() for folder in (tmp_path / "whole", out)]
+        first, second = (load_file(folder / "wasserstein-seed-0" / name) for folder in (one, two))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+    curves = [(folder / "seed-0" / "separation" / "curves.csv").read_text() for folder in (one, two)]
     assert curves[0] == curves[1]
     assert curves[0].startswith("step,foreground,background,wasserstein_foreground,wasserstein_background,critics\n")
-    reports = [json.loads((folder / "seed-0.json").read_text()) for folder in (tmp_path / "whole", out)]
+    reports = [json.loads((folder / "seed-0.json").read_text()) for folder in (one, two)]
     assert reports[0]["probes"] == reports[1]["probes"]
+
+
+def test_a_run_stopped_by_a_signal_goes_on_and_ends_with_the_same_bits(drawn, backbone, tmp_path):
+    given = command(drawn, backbone, "--max-train-steps", "320", "--hidden", "8")
+    process = start(*given, "--out", str(tmp_path / "stopped"))
+    wait_for(lambda: (tmp_path / "stopped" / "seed-0" / "separation" / "state.pt").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 143, errors
+    assert "is saved in" in errors
+    assert main([*given, "--out", str(tmp_path / "stopped")]) == 0
+    assert main([*given, "--out", str(tmp_path / "whole")]) == 0
+    assert_same_runs(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_fine_tuning_that_broke_off_goes_on_from_its_saved_state(drawn, backbone, tmp_path, monkeypatch):
+    given = command(drawn, backbone, "--max-train-steps", "12", "--fine-tune")
+    assert main([*given, "--out", str(tmp_path / "whole")]) == 0
+    monkeypatch.setattr("figureground.disentangling.training.SAVED_EVERY", 5)
+    step = Separating.step
+
+    def break_at_seven(self, number):
+        if number == 7:
+            raise RuntimeError("broken off")
+        return step(self, number)
+
+    monkeypatch.setattr(Separating, "step", break_at_seven)
+    with pytest.raises(RuntimeError, match="broken off"):
+        main([*given, "--out", str(tmp_path / "broken"), "--debug"])
+    monkeypatch.setattr(Separating, "step", step)
+    assert main([*given, "--out", str(tmp_path / "broken")]) == 0
+    assert_same_runs(tmp_path / "broken", tmp_path / "whole")
 
 
 BRITTLE = """
@@ -198,7 +215,7 @@ def test_a_critic_that_is_not_a_number_stops_the_run_and_the_last_good_state_sta
     assert all(torch.isfinite(value).all() for value in tensors)
 
 
-def test_photographs_enter_the_foreground_and_are_refused_where_nothing_is_trained(run, tmp_path):
+def test_photographs_enter_the_foreground_and_are_refused_where_nothing_is_trained(finished, run, tmp_path):
     rng = np.random.default_rng(0)
     for name in FOREGROUNDS:
         (tmp_path / "photographs" / name).mkdir(parents=True)
@@ -208,15 +225,12 @@ def test_photographs_enter_the_foreground_and_are_refused_where_nothing_is_train
     photographs = tmp_path / "photographs"
     report = run("hsic", photographs=photographs, **tiny("hsic"))
     assert report["images"]["photographs"] == 6
-    curves = []
-    for name, more in (("run", {}), ("without", {}), ("again", {"photographs": photographs})):
-        if name != "run":
-            run("hsic", name, **tiny("hsic"), **more)
-        rows = list(csv.DictReader((tmp_path / name / "seed-0" / "separation" / "curves.csv").open()))
-        curves.append(rows[0])
-    assert curves[0] == curves[2]
-    assert curves[0]["foreground"] != curves[1]["foreground"]
-    assert curves[0]["background"] == curves[1]["background"]  # in the first step, before weights differ
+    with_them, without = (
+        next(csv.DictReader((out / "seed-0" / "separation" / "curves.csv").open()))
+        for out in (tmp_path / "run", finished("hsic"))
+    )
+    assert with_them["foreground"] != without["foreground"]
+    assert with_them["background"] == without["background"]  # in the first step, before weights differ
     with pytest.raises(RecipeError, match="photographs: none trains nothing"):
         run("none", "refused", photographs=photographs)
     (photographs / "car" / "0.png").write_bytes(b"no image")
@@ -265,23 +279,16 @@ def test_an_entry_point_adds_a_separator_with_settings_of_its_own(drawn, backbon
         sys.modules.pop("meanseparator", None)
 
 
-def test_runs_are_compared_in_a_table_and_a_chart_and_runs_on_other_data_refused(
-    run, drawn, backbone, tmp_path, capsys
-):
-    for name, penalty in (("weak", 0.5), ("strong", 5.0)):
-        run("hsic", name, **tiny("hsic", penalty=penalty))
-    run("none", "plain")
-    runs = [str(tmp_path / name) for name in ("strong", "plain", "weak")]
+def test_runs_are_compared_in_a_table_and_a_chart_and_runs_on_other_data_refused(finished, run, tmp_path, capsys):
+    run("hsic", "strong", **tiny("hsic", penalty=5.0))
+    runs = [str(tmp_path / "strong"), str(finished("none")), str(finished("hsic"))]
     assert main(["disentangle", "--compare", *runs, "--out", str(tmp_path / "table.md")]) == 0
     said = capsys.readouterr().out
     table = json.loads((tmp_path / "table.json").read_text())
-    assert [(each["method"], each["penalty"]) for each in table["runs"]] == [
-        ("hsic", 0.5),
-        ("hsic", 5.0),
-        ("none", None),
-    ]
+    rows = [(each["method"], each["penalty"]) for each in table["runs"]]
+    assert rows == [("hsic", 1.0), ("hsic", 5.0), ("none", None)]
     text = (tmp_path / "table.md").read_text()
-    assert "hsic, λ = 0.5" in text
+    assert "hsic, λ = 5" in text
     assert "| none | 1 |" in said
     assert (tmp_path / "table.png").stat().st_size > 5000
     assert main(["disentangle", "--compare", *runs, "--out", str(tmp_path / "table")]) == 0  # its own files
@@ -351,25 +358,22 @@ def test_bad_input_of_the_command_is_refused_before_torch_is_needed(drawn, tmp_p
         ask(Disentangling("hsic"), drawn, kept)
 
 
-def test_a_run_of_other_settings_in_the_same_directory_is_refused_with_the_difference(run):
-    run("none")
-    with pytest.raises(FiguregroundError, match=r"holds another run:\n  batch_size: 64, now 32"):
-        run("none", batch_size=32)
+def test_a_run_of_other_settings_in_the_same_directory_is_refused_with_the_difference(finished, run, tmp_path):
+    shutil.copytree(finished("none"), tmp_path / "run")
+    with pytest.raises(FiguregroundError, match=r"holds another run:\n  batch_size: 8, now 32"):
+        run("none", **tiny("none", batch_size=32))
 
 
-def test_what_is_no_saved_model_is_refused_and_a_damaged_one_named(run, backbone, tmp_path):
+def test_what_is_no_saved_model_is_refused_and_a_damaged_one_named(finished, run, backbone, tmp_path):
     with pytest.raises(FiguregroundError, match=r"model_type.*'resnet'"):
         Disentangled.from_pretrained(backbone)
-    run("none")
-    folder = tmp_path / "run" / "none-seed-0"
-    shutil.copytree(folder, tmp_path / "again")
+    folder, again = tmp_path / "none-seed-0", finished("none") / "none-seed-0"
+    shutil.copytree(again, folder)
     (folder / "separation.safetensors").write_bytes(b"no")
     with pytest.raises(FiguregroundError, match="none-seed-0 is damaged"):
         open_classifier(str(folder))
-    shutil.rmtree(folder)
-    shutil.move(tmp_path / "again", folder)
     with pytest.raises(RecipeError, match=r"backbone.*none-seed-0 is not a transformers model"):
-        run("none", "second", backbone=str(folder))
+        run("none", "second", backbone=str(again))
 
 
 def test_dependent_labels_are_noted(run, tmp_path):

@@ -64,9 +64,10 @@ class TrainedSeparator(Separator):
 
 
 class Eraser(Separator):
-    """Removes a label from features by an affine map."""
+    """Removes a label from features by an affine map. A subclass with settings of its own adds them to these."""
 
     TRAINED = False
+    OWN: ClassVar[Mapping[str, Any]] = {"inverse_strength": 1.0}
 
     @abstractmethod
     def erase(

@@ -56,9 +56,6 @@ class Disentangling:
     """Whether training images are randomly cropped and mirrored; frozen features are of whole images."""
     photograph_share: Share = 0.25
     """Number of real photographs in a step, if some are given, as a share of batch_size."""
-    inverse_strength: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
-    """C, the inverse strength of the ℓ2 penalty of the heads that are fitted to erased features."""
-
     penalty: Annotated[float, Field(ge=0, le=1e6)] | None = None
     """wasserstein, adversarial, hsic: weight λ of the penalty beside the two cross-entropies; the paper's α is 1/λ. 0
     trains on the labels alone."""
@@ -83,6 +80,9 @@ class Disentangling:
     normalise: bool | None = None
     """wasserstein: whether critics see features of zero mean and unit variance over the batch, so that small features
     don't look independent. The paper doesn't mention it."""
+    inverse_strength: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
+    """inlp, leace, none: C, the inverse strength of the ℓ2 penalty of the heads, which are fitted to erased
+    features."""
     rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """inlp: maximum number of classifiers whose directions are removed one after the other."""
     tolerance: Share | None = None

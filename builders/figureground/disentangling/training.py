@@ -349,7 +349,9 @@ class _Session:
             facts |= {part: told} if told else {}
         heads = Heads(parting.widths, (counts["foreground"], counts["background"]), seed)
         for part, erased in zip(SIDES, parting(x), strict=True):
-            layer = fit_logistic(erased, torch.from_numpy(labels[part]), counts[part], self.settings.inverse_strength)
+            layer = fit_logistic(
+                erased, torch.from_numpy(labels[part]), counts[part], self.settings.inverse_strength or 1.0
+            )
             head: nn.Linear = getattr(heads, part)
             with torch.no_grad():
                 head.weight.copy_(layer.weight)

@@ -18,7 +18,7 @@ class INLP(Eraser):
 
     NAME = "inlp"
     TEXT = "removes the directions of linear classifiers, one after the other (Ravfogel et al. 2020)"
-    OWN: ClassVar[Mapping[str, Any]] = {"rounds": 20, "tolerance": 0.02}
+    OWN: ClassVar[Mapping[str, Any]] = {**Eraser.OWN, "rounds": 20, "tolerance": 0.02}
 
     def erase(
         self, features: Tensor, label: Tensor, classes: int, settings: Disentangling, seed: int
