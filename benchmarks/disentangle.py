@@ -53,7 +53,7 @@ from figureground.data.layouts import read_groups
 from figureground.disentangling import comparing, reporting
 from figureground.disentangling.data import open_data
 from figureground.disentangling.division import Division, assign
-from figureground.disentangling.model import Disentangled
+from figureground.disentangling.model import open_model
 from figureground.disentangling.probes import Examples, fit_probe
 from figureground.learn.settings import Training
 from figureground.learn.training import train
@@ -214,7 +214,7 @@ class Unit:
         if not (folder / birds.TABLE).exists():
             birds.write(folder, seed=self.seed, show_progress=False, **self.plan.birds)
         groups = read_groups(folder)
-        opened = Disentangled.from_pretrained(model)
+        opened = open_model(model)
         sides: dict[str, list[torch.Tensor]] = {"foreground": [], "background": []}
         images = [draw() for _, draw in groups.read(np.arange(len(groups)))]
         for start in range(0, len(images), 64):

@@ -58,9 +58,9 @@ def render() -> str:
     parts += ["## Functions\n"]
     for name in FUNCTIONS:
         parts += [*_entry(name, getattr(figureground, name), "###"), ""]
-    parts += ["## Disentangled\n", _text(figureground.Disentangled), ""]
+    parts += ["## Models\n", "### Disentangled\n", _text(figureground.Disentangled), ""]
     for name in OF_MODEL:
-        parts += [*_entry(name, getattr(figureground.Disentangled, name), "###"), ""]
+        parts += [*_entry(name, getattr(figureground.Disentangled, name), "####"), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -113,38 +113,43 @@ class Disentangled(nn.Module):
         Raises:
             FiguregroundError: The directory isn't one of them, or a file is missing or damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        return open_model(folder)
 
-        folder = Path(folder)
-        try:
-            config = read_object(folder / CONFIG)
-        except (OSError, FileError) as error:
-            raise FiguregroundError(f"{folder} is no model of figureground disentangle: {error}") from None
-        if config.get("model_type") != MODEL_TYPE:
-            raise FiguregroundError(
-                f"{folder} is no model of figureground disentangle: the model_type in its {CONFIG} is "
-                f"{config.get('model_type')!r}. Give a directory METHOD-seed-N of a run."
-            )
-        trunk = open_trunk(folder / BACKBONE)
-        try:
-            sizes = dict(config["parting"])
-            parting = KINDS[sizes.pop("kind")](**sizes)
-            foregrounds, backgrounds = config["foregrounds"], config["backgrounds"]
-            heads = Heads(parting.widths, (len(foregrounds), len(backgrounds)), 0)
-            state = load_file(folder / WEIGHTS)
-            for name, module in (("parting", parting), ("heads", heads)):
-                module.load_state_dict({
-                    key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")
-                })  # fmt: skip
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise FiguregroundError(f"{folder} is damaged ({first}). Run figureground disentangle again.") from error
-        facts = {
-            name: value for name, value in config.items()
-            if name not in ("model_type", "format", "foregrounds", "backgrounds", "parting")
-        }  # fmt: skip
-        return cls(trunk, parting, heads, foregrounds, backgrounds, facts)
+
+def open_model(folder: Path | str) -> Disentangled:
+    """Open a model; see `Disentangled.from_pretrained`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    try:
+        config = read_object(folder / CONFIG)
+    except (OSError, FileError) as error:
+        raise FiguregroundError(f"{folder} is no model of figureground disentangle: {error}") from None
+    if config.get("model_type") != MODEL_TYPE:
+        raise FiguregroundError(
+            f"{folder} is no model of figureground disentangle: the model_type in its {CONFIG} is "
+            f"{config.get('model_type')!r}. Give a directory METHOD-seed-N of a run."
+        )
+    trunk = open_trunk(folder / BACKBONE)
+    try:
+        sizes = dict(config["parting"])
+        parting = KINDS[sizes.pop("kind")](**sizes)
+        foregrounds, backgrounds = config["foregrounds"], config["backgrounds"]
+        heads = Heads(parting.widths, (len(foregrounds), len(backgrounds)), 0)
+        state = load_file(folder / WEIGHTS)
+        for name, module in (("parting", parting), ("heads", heads)):
+            module.load_state_dict({
+                key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")
+            })  # fmt: skip
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FiguregroundError(f"{folder} is damaged ({first}). Run figureground disentangle again.") from error
+    facts = {
+        name: value for name, value in config.items()
+        if name not in ("model_type", "format", "foregrounds", "backgrounds", "parting")
+    }  # fmt: skip
+    return Disentangled(trunk, parting, heads, foregrounds, backgrounds, facts)
 
 
 def _is_ours(folder: Path) -> bool:
@@ -172,7 +177,7 @@ def open_as_classifier(folder: Path, name: str, facts: Mapping[str, Any]) -> Cla
 
     `vision.classifiers.open_classifier` calls this for a directory with its `model_type`.
     """
-    model = Disentangled.from_pretrained(folder)
+    model = open_model(folder)
     backbone = model.trunk.backbone
     paths = [path for path in sorted(folder.rglob("*")) if path.suffix in (".json", ".safetensors")]
     return Classifier(
