@@ -191,6 +191,7 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
+_MARKERS = "osD^vPX"
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 
 
@@ -206,10 +207,15 @@ def draw(path: Path, runs: Sequence[Run], kind: str = "mlp") -> None:
 
     def plot(figure: Any, axes: Any) -> None:
         for axis, (own, other) in zip(axes.flat, crossings, strict=False):
+            kept: list[float] = []
             for i, (name, of) in enumerate(lines.items()):
                 points = [(100 * run.probe(other, kind), 100 * run.probe(own, kind)) for run in of]
                 colour = _COLOURS[i % len(_COLOURS)]
-                axis.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1.2, label=name, color=colour)
+                axis.plot(
+                    *zip(*points, strict=True), marker=_MARKERS[i % len(_MARKERS)], markersize=6, linewidth=1.2,
+                    label=name, color=colour, markerfacecolor="none",
+                )  # fmt: skip
+                kept += [y for _, y in points]
                 for run, point in zip(of, points, strict=True):
                     if run.penalty is not None and len(of) > 1:
                         axis.annotate(f"{run.penalty:g}", point, fontsize=6, xytext=(2, 3), textcoords="offset points")
@@ -217,7 +223,8 @@ def draw(path: Path, runs: Sequence[Run], kind: str = "mlp") -> None:
             axis.axvline(100 * chance, color="k", linestyle="--", linewidth=1)
             axis.set_xlabel(f"leaked: {other}, %", fontsize=8)
             axis.set_ylabel(f"kept: {own}, %", fontsize=8)
-            axis.set_xlim(left=0)
+            axis.set_xlim(0, 105)
+            axis.set_ylim(min(80, min(kept) - 5), 102)
         axes.flat[0].set_title(f"foreground features, {NAMES[kind]} probe (numbers: λ)", fontsize=9)
         axes.flat[1].set_title(f"background features, {NAMES[kind]} probe (numbers: λ)", fontsize=9)
         _draw_task(axes.flat[2], lines)
@@ -239,11 +246,14 @@ def _draw_task(axis: Any, lines: Mapping[str, Sequence[Run]]) -> None:
         if points:
             drawn = True
             axis.plot(
-                *zip(*points, strict=True), marker="o", markersize=4, linewidth=1.2, color=_COLOURS[i % len(_COLOURS)]
-            )
+                *zip(*points, strict=True), marker=_MARKERS[i % len(_MARKERS)], markersize=6, linewidth=1.2,
+                color=_COLOURS[i % len(_COLOURS)], markerfacecolor="none",
+            )  # fmt: skip
     if not drawn:
         axis.remove()
         return
+    axis.set_xlim(0, 105)
+    axis.set_ylim(0, 105)
     axis.set_xlabel("correlated, %", fontsize=8)
     axis.set_ylabel("anti-correlated, %", fontsize=8)
     axis.set_title("heads on foreground features", fontsize=9)
