@@ -56,7 +56,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     texts = "; ".join(f"{name}: {separator.TEXT}" for name, separator in SEPARATORS.items())
     parser.add_argument("--method", metavar="|".join(SEPARATORS.names()), help=texts.replace("%", "%%"))
     defaults = {each.name: each.default for each in dataclasses.fields(Disentangling) if each.name != "method"}
-    defaults |= {name: SEPARATORS[users[0]].OWN[name] for name, users in own_settings().items()}
+    for name, users in own_settings().items():  # defaults that differ are in the field's text
+        own = {SEPARATORS[user].OWN[name] for user in users}
+        defaults[name] = own.pop() if len(own) == 1 else None
     shown = {name: show_default(value) for name, value in defaults.items() if value is not None}
     add_flags(parser, Disentangling, shown, omit=["method", "options"])
 

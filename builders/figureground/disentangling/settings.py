@@ -68,11 +68,11 @@ class Disentangling:
     """wasserstein, adversarial, hsic: first steps, which train on the labels alone; none is a fifth of
     max_train_steps."""
     critic_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """wasserstein, adversarial: steps of the critics to one step of the model."""
+    """wasserstein (4), adversarial (10): steps of the critics to one step of the model."""
     critic_hidden: Size | None = None
     """wasserstein, adversarial: units of each of the two hidden layers of a critic."""
     critic_learning_rate: Annotated[float, Field(ge=1e-9, le=10)] | None = None
-    """wasserstein, adversarial: learning rate of the critics."""
+    """wasserstein (5e-4), adversarial (1e-3): learning rate of the critics."""
     gradient_penalty: Annotated[float, Field(ge=0, le=1e6)] | None = None
     """wasserstein: weight of the critics' gradient penalty."""
     code_size: Size | None = None
