@@ -104,7 +104,7 @@ def compare_runs(runs: Sequence[Path | str], out: Path | str) -> dict[str, Any]:
                 )
     refuse_strangers(paths[0])
     _refuse_markdown(paths[1])
-    refuse_png(paths[2])
+    _refuse_png(paths[2])
     found.sort(key=lambda run: (run.method, run.fine_tuned, run.penalty or 0.0))
     table = {
         "made_by": MADE_BY, "data": found[0].report["data"], "images": found[0].report["images"],
@@ -132,7 +132,7 @@ def _refuse_markdown(path: Path) -> None:
         )
 
 
-def refuse_png(path: Path) -> None:
+def _refuse_png(path: Path) -> None:
     """Refuse a chart that could be someone else's: one without a table beside it."""
     if path.exists() and not path.with_suffix(".json").exists():
         raise FiguregroundError(

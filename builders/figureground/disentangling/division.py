@@ -41,10 +41,6 @@ class Division:
     """bool (foregrounds, backgrounds): each class's own backgrounds."""
     notes: tuple[str, ...] = ()
 
-    def part(self, name: str) -> np.ndarray:
-        """Return one of `PARTS`."""
-        return {"features": self.features, "probes": self.probes, "test": self.test}[name]
-
 
 def divide(
     cell: np.ndarray, objects: np.ndarray, scenes: np.ndarray, shares: Sequence[float], seed: int
