@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import field
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from figureground.core.errors import RecipeError, listed, nearest_or_all
-from figureground.core.values import Setting, convert
+from figureground.core.errors import RecipeError
 from figureground.disentangling.separator import SEPARATORS
 from figureground.learn.settings import POCKET
-from figureground.recipe.settings import Names, Share, Text, field_names, settings
+from figureground.recipe import own_settings
+from figureground.recipe.settings import Names, Share, Text, settings
 
 PRETRAIN_STEPS = 400
 """Default steps of pretraining for a backbone of random weights."""
@@ -91,23 +90,8 @@ class Disentangling:
     """Settings of a separator from another package."""
 
     def __post_init__(self) -> None:
-        if self.method not in SEPARATORS:
-            raise RecipeError("method", f"there is no {self.method!r}{nearest_or_all(self.method, SEPARATORS.names())}")
+        own_settings.settle(self, SEPARATORS)
         separator = SEPARATORS[self.method]
-        owners = own_settings()
-        for name, users in owners.items():
-            if self.method in users and getattr(self, name) is None:
-                object.__setattr__(self, name, separator.OWN[name])
-            elif self.method not in users and getattr(self, name) is not None:
-                raise RecipeError(name, f"{self.method} doesn't use it; only {listed(users)} does.")
-        known = set(separator.OWN) - set(owners)
-        for name in self.options:
-            if name not in known:
-                others = nearest_or_all(name, known) if known else ": it has none."
-                raise RecipeError(f"options.{name}", f"{self.method} has no such option{others}")
-        options = {n: _like(default, self.options[n], n) if n in self.options else default
-                   for n, default in separator.OWN.items() if n in known}  # fmt: skip
-        object.__setattr__(self, "options", options)
         if "label_steps" in separator.OWN:
             self._check_steps()
         if self.fine_tune and self.pretrain_steps:
@@ -157,21 +141,4 @@ class Disentangling:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that the method uses."""
-        said, owners = dataclasses.asdict(self), own_settings()
-        return {name: v for name, v in said.items() if self.method in owners.get(name, [self.method])}
-
-
-def _like(default: Any, value: Any, name: str) -> Any:
-    """Return an option as its default's type, if it was given as text."""
-    typed = isinstance(value, str) and default is not None
-    return convert(Setting(value), type(default), f"options.{name}") if typed else value
-
-
-def own_settings() -> dict[str, list[str]]:
-    """Return, for each field of `Disentangling` that not every separator uses, the names of those that do."""
-    owners: dict[str, list[str]] = {}
-    names = set(field_names(Disentangling))
-    for name, separator in SEPARATORS.items():
-        for each in names & set(separator.OWN):
-            owners.setdefault(each, []).append(name)
-    return owners
+        return own_settings.used(self, SEPARATORS)

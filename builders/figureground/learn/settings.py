@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import field
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from figureground.core.errors import RecipeError, listed, nearest_or_all
-from figureground.core.values import Setting, convert
 from figureground.learn.way import WAYS
-from figureground.recipe.settings import Names, Share, Text, field_names, settings
+from figureground.recipe import own_settings
+from figureground.recipe.settings import Names, Share, Text, settings
 
 TWO_STAGE = "two-stage"
 
@@ -94,25 +93,9 @@ class Training:
     """Settings of a way of training from another package."""
 
     def __post_init__(self) -> None:
-        if self.method not in WAYS:
-            raise RecipeError("method", f"there is no {self.method!r}{nearest_or_all(self.method, WAYS.names())}")
-        way = WAYS[self.method]
-        owners = own_settings()
-        for name, users in owners.items():
-            if self.method in users and getattr(self, name) is None:
-                object.__setattr__(self, name, way.OWN[name])
-            elif self.method not in users and getattr(self, name) is not None:
-                raise RecipeError(name, f"{self.method} doesn't use it; only {listed(users)} does.")
-        known = set(way.OWN) - set(owners)
-        for name in self.options:
-            if name not in known:
-                others = nearest_or_all(name, known) if known else ": it has none."
-                raise RecipeError(f"options.{name}", f"{self.method} has no such option{others}")
-        options = {n: _like(default, self.options[n], n) if n in self.options else default
-                   for n, default in way.OWN.items() if n in known}  # fmt: skip
-        object.__setattr__(self, "options", options)
+        own_settings.settle(self, WAYS)
         self._check_select()
-        way().check(self)
+        WAYS[self.method]().check(self)
 
     def _check_select(self) -> None:
         if self.select is None:
@@ -157,28 +140,8 @@ class Training:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that the method uses, without the values in `_UNSAID`."""
-        said, owners = dataclasses.asdict(self), own_settings()
-        return {
-            name: v
-            for name, v in said.items()
-            if self.method in owners.get(name, [self.method]) and (name not in _UNSAID or v != _UNSAID[name])
-        }
-
-
-def _like(default: Any, value: Any, name: str) -> Any:
-    """Return an option as its default's type, if it was given as text."""
-    typed = isinstance(value, str) and default is not None
-    return convert(Setting(value), type(default), f"options.{name}") if typed else value
-
-
-def own_settings() -> dict[str, list[str]]:
-    """Return, for each field of `Training` that not every way of training uses, the names of those that do."""
-    owners: dict[str, list[str]] = {}
-    names = set(field_names(Training))
-    for _, way in WAYS.items():
-        for name in names & set(way.OWN):
-            owners.setdefault(name, []).append(way.NAME)
-    return owners
+        said = own_settings.used(self, WAYS)
+        return {name: value for name, value in said.items() if name not in _UNSAID or value != _UNSAID[name]}
 
 
 def choose_backbone(settings: Training, edge: int) -> str:

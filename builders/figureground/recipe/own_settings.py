@@ -1,0 +1,81 @@
+"""Settings that only some entries of a registry use, such as some ways of training, each with its own default.
+
+A class of settings names the entry in its field `method`. Settings of this package's entries are fields that are None
+unless given; those of other packages' entries lie in the field `options`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
+
+from figureground.core.errors import RecipeError, listed, nearest_or_all
+from figureground.core.registry import Registry
+from figureground.core.values import Setting, convert
+from figureground.recipe.settings import field_names
+
+
+class Entry(Protocol):
+    """A class in the registry."""
+
+    NAME: str
+    OWN: Mapping[str, Any]
+    """Its settings that not every entry uses, with their defaults."""
+
+
+def owners(kind: type, entries: Registry[Any]) -> dict[str, list[str]]:
+    """Return, for each field of a class of settings that not every entry uses, the names of the entries that do."""
+    found: dict[str, list[str]] = {}
+    names = set(field_names(kind))
+    for name, entry in entries.items():
+        for each in names & set(entry.OWN):
+            found.setdefault(each, []).append(name)
+    return found
+
+
+def settle(settings: Any, entries: Registry[Any]) -> None:
+    """Set the entry's own settings to its defaults where none are given; called by `__post_init__`.
+
+    Args:
+        settings: A frozen object with the fields `method` and `options`.
+        entries: The registry of the methods.
+
+    Raises:
+        RecipeError: There is no such method, or it doesn't use a setting that is given.
+    """
+    method = settings.method
+    if method not in entries:
+        raise RecipeError("method", f"there is no {method!r}{nearest_or_all(method, entries.names())}")
+    own: Mapping[str, Any] = entries[method].OWN
+    users = owners(type(settings), entries)
+    for name, some in users.items():
+        if method in some and getattr(settings, name) is None:
+            object.__setattr__(settings, name, own[name])
+        elif method not in some and getattr(settings, name) is not None:
+            raise RecipeError(name, f"{method} doesn't use it; only {listed(some)} does.")
+    object.__setattr__(settings, "options", _options(settings.options, own, set(own) - set(users), method))
+
+
+def used(settings: Any, entries: Registry[Any]) -> dict[str, Any]:
+    """Return the fields that the method uses, with their values."""
+    users = owners(type(settings), entries)
+    return {
+        name: value
+        for name, value in dataclasses.asdict(settings).items()
+        if settings.method in users.get(name, [settings.method])
+    }
+
+
+def _options(given: Mapping[str, Any], own: Mapping[str, Any], known: Collection[str], method: str) -> dict[str, Any]:
+    for name in given:
+        if name not in known:
+            others = nearest_or_all(name, known) if known else ": it has none."
+            raise RecipeError(f"options.{name}", f"{method} has no such option{others}")
+    return {n: _like(default, given[n], n) if n in given else default for n, default in own.items() if n in known}
+
+
+def _like(default: Any, value: Any, name: str) -> Any:
+    """Return an option as its default's type, if it was given as text."""
+    typed = isinstance(value, str) and default is not None
+    return convert(Setting(value), type(default), f"options.{name}") if typed else value
