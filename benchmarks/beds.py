@@ -83,6 +83,8 @@ CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "looks-98": ("pocketlooks", {"bias_aligned_share": 0.98, "train": 1200}),
     "looks-98.4": ("pocketlooks", {"bias_aligned_share": 0.984, "train": 1200}),
     "looks-98.5": ("pocketlooks", {"bias_aligned_share": 0.985, "train": 1200}),
+    "looks-11-of-1320": ("pocketlooks", {"bias_aligned_share": 1 - 22 / 1320, "train": 1320}),
+    "looks-13-of-1600": ("pocketlooks", {"bias_aligned_share": 1 - 26 / 1600, "train": 1600}),
     "looks-98-mug-umbrella": (
         "pocketlooks",
         {"bias_aligned_share": 0.98, "train": 1200, "objects": ("mug", "umbrella")},

@@ -9,6 +9,7 @@ from PIL import Image
 from figureground.finetune.settings import Finetuning
 
 TINY: dict[str, Any] = {
+    "dtype": "float32",  # auto is bfloat16 on some CPUs
     "max_train_steps": 4, "batch_size": 2, "num_class_images": 3, "num_inference_steps": 2, "sfsl_weight": 0.0,
     "learning_rate": 1e-3, "preview_images": 0, "size": 32,
 }  # fmt: skip

@@ -11,6 +11,7 @@ from figureground.finetune.inversion import invert
 from figureground.finetune.inversion_settings import Inversion
 
 TINY: dict[str, Any] = {
+    "dtype": "float32",  # auto is bfloat16 on some CPUs
     "max_train_steps": 4, "batch_size": 2, "size": 32, "learning_rate": 0.02,
     "templates": ("a photo of a {token}", "a {token}"),
 }  # fmt: skip
