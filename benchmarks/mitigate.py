@@ -60,7 +60,7 @@ BEDS = ("pocketbirds", "pocketlooks")
 BACKBONES = ("pocket", "regnet")
 """Of different families. The errors that SCGS, DDB and paste look at are those of the first."""
 EPOCHS = 20
-"""Passes over the real training images, after which ERM has converged on the beds."""
+"""Passes over the real training images. ERM's training loss is near zero by then; `beds.py` judges convergence."""
 VALIDATE_EVERY = 2
 """Epochs between two looks at validation: one rule for all rows."""
 TRAININGS = 3
@@ -106,9 +106,11 @@ class Row:
     def uses(self, table: str) -> list[str]:
         """Return the information it uses beyond images and classes."""
         training = Training(self.training, **{"select": TABLES[table], **self.fixed})
-        masks = [MASKS] if self.made == "scgs-true-masks" else []
-        scenes = ["scene names"] if self.made == "d3s" else []
-        return [*training.uses(attributes=True), *scenes, *masks]
+        made = self.made or ""
+        masks = [MASKS] if made == "scgs-true-masks" else []
+        scenes = ["scene names"] if made.startswith(("d3s", "scgs")) else []  # SCGS's prompts name scenes
+        segmenter = ["segmenter"] if made.startswith("ddb") else []
+        return [*training.uses(attributes=True), *scenes, *segmenter, *masks]
 
 
 PLAIN_TRIED = ({}, {"weight_decay": 1.0}, {"rate_times": 3.0}, {"rate_times": 1 / 3})

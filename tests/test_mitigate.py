@@ -91,9 +91,9 @@ def test_rows_say_what_they_use_and_the_second_table_hides_the_attributes_of_val
     rows = bench("mitigate").ROWS
     assert rows["erm"].uses("known") == ["validation attributes"]
     assert rows["groupdro"].uses("unknown") == ["training attributes"]
-    assert rows["d3s"].uses("unknown") == ["scene names"]
-    assert rows["scgs, true masks"].uses("unknown") == ["masks"]
-    assert rows["ddb"].uses("unknown") == []
+    assert rows["d3s"].uses("unknown") == rows["scgs"].uses("unknown") == ["scene names"]
+    assert rows["scgs, true masks"].uses("unknown") == ["scene names", "masks"]
+    assert rows["ddb"].uses("unknown") == ["segmenter"]
     assert "unknown" not in rows["dfr"].tables
 
 
