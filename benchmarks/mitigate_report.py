@@ -394,10 +394,14 @@ def to_markdown(units: Sequence[Unit], kept: Path) -> str:
 
 
 def draw(path: Path, units: Sequence[Unit]) -> None:
-    """A row a method: the worst group less ERM's, with its interval, on each bed; the first backbone."""
+    """A row a method: the worst group less ERM's, with its interval, on each measured bed; the first backbone."""
     places = {bed: Where(bed, PRIMARY_TABLE, BACKBONES[0]) for bed in BEDS}
-    names = [name for name in ROWS if name != "erm"
-             and any(where.less_erm(units, name, worst) for where in places.values())]  # fmt: skip
+    of_beds = {
+        bed: [name for name in ROWS if name != "erm" and where.less_erm(units, name, worst)]
+        for bed, where in places.items()
+    }
+    names = [name for name in ROWS if any(name in some for some in of_beds.values())]
+    places = {bed: where for bed, where in places.items() if of_beds[bed]}
     if not names:
         return
 
@@ -423,7 +427,7 @@ def draw(path: Path, units: Sequence[Unit]) -> None:
             f"95 % intervals of paired differences; primary ones ({len(PRIMARY_SEEDS)} seeds) in red", fontsize=9
         )  # fmt: skip
 
-    draw_charts(path, (9.6, 1.4 + 0.3 * len(names)), plot, across=len(places))
+    draw_charts(path, (1.2 + 4.2 * len(places), 1.4 + 0.3 * len(names)), plot, across=len(places))
 
 
 def measured(units: Sequence[Unit]) -> list[Measured]:
