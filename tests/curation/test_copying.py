@@ -11,7 +11,7 @@ from commands import wait_for
 from tiny_datasets import make_dataset
 
 from figureground.core.errors import FiguregroundError
-from figureground.curation.copying import carry_words, read_all, recipe_of, say, write_shards
+from figureground.curation.copying import carry_card, carry_files, read_all, recipe_of, say, write_shards
 from figureground.curation.curating import curate
 from figureground.recipe.document import is_sealed
 from figureground.recipe.sample import Reject, key
@@ -228,12 +228,12 @@ def test_files_for_readers_are_copied_once_and_no_others(fresh, tmp_path):
         (fresh.directory / name).write_bytes(f"{name}\r\n".encode())
     out.mkdir()
     (out / "LICENSE-old").write_text("edited")
-    carry_words(fresh, out)
+    carry_files(fresh, out)
     found = files(out)
-    assert sorted(found) == ["CITATION.cff", "LICENSE", "LICENSE-old", "README.md", "notice.txt"]
+    assert sorted(found) == ["CITATION.cff", "LICENSE", "LICENSE-old", "notice.txt"]
     assert found["LICENSE"] == b"LICENSE\r\n"
     assert found["LICENSE-old"] == b"edited"
-    carry_words(fresh, out)
+    carry_files(fresh, out)
     assert files(out) == found
 
 
@@ -241,8 +241,8 @@ def test_no_link_is_followed_out_of_the_dataset(fresh, tmp_path):
     (tmp_path / "secret").write_text("secret")
     (fresh.directory / "LICENSE").symlink_to(tmp_path / "secret")
     (fresh.directory / "NOTICE").mkdir()
-    carry_words(fresh, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["README.md"]
+    carry_files(fresh, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "with a byte order mark"])
@@ -252,7 +252,7 @@ def test_what_a_user_wrote_into_the_card_is_kept_and_what_was_generated_is_not(f
     path.write_text(f"{mark}{text}\n## Ask Ada\n")
     generated = text.partition(BEGIN)[2].partition(END)[0]
     assert "Birds and cats of noise." in generated
-    carry_words(fresh, tmp_path / "out")
+    carry_card(fresh, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\n")
     assert "license: mit  # ours" in card
@@ -267,10 +267,10 @@ def test_what_a_user_wrote_into_the_card_is_kept_and_what_was_generated_is_not(f
 def test_a_card_that_is_there_stays_and_without_one_there_is_none(fresh, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "README.md").write_text("mine")
-    carry_words(fresh, tmp_path / "out")
+    carry_card(fresh, tmp_path / "out")
     assert (tmp_path / "out" / "README.md").read_text() == "mine"
     (fresh.directory / "README.md").unlink()
-    carry_words(fresh, tmp_path / "none")
+    carry_card(fresh, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
@@ -278,5 +278,5 @@ def test_a_card_whose_generated_part_cannot_be_told_is_refused(fresh, tmp_path):
     path = fresh.directory / "README.md"
     path.write_text(f"{path.read_text()}\n{BEGIN}\n")
     with pytest.raises(ShardError, match=r"^README\.md: "):
-        carry_words(fresh, tmp_path / "out")
+        carry_card(fresh, tmp_path / "out")
     assert not (tmp_path / "out").exists()

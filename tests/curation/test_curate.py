@@ -20,9 +20,11 @@ from tiny_datasets import COLUMNS, SHARDS, make_dataset
 
 from figureground.checking.dataset import check
 from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.locks import lock
 from figureground.curation.curating import DROPPED, curate
 from figureground.curation.rule import RuleError
 from figureground.recipe.sample import key
+from figureground.shards.claiming import INDEX_LOCK
 from figureground.shards.finished import saved_index
 from figureground.shards.formats.parquet import Parquet
 from figureground.shards.formats.tar import Tar
@@ -492,6 +494,21 @@ def test_two_copies_at_once_into_one_directory_write_each_shard_once(source, tmp
     whole = curate(source, tmp_path / "whole", RULE, show_progress=False)
     assert hashes(tmp_path / "out") == hashes(whole)
     assert check(tmp_path / "out", show_progress=False).findings == []
+
+
+def test_the_card_is_carried_only_while_no_other_process_writes_beside_the_data(source, tmp_path):
+    (source / "README.md").write_text("---\n---\nwords of a person\n" + (source / "README.md").read_text())
+    out = tmp_path / "out"
+    with lock(out / INDEX_LOCK, wait=True):  # as one that removes the drafts of killed processes
+        process = start("curate", str(source), "--out", str(out), "--keep", RULE)
+        while len(list(out.glob("_figureground/shards/[!.]*.json"))) < len(SHARDS) and process.poll() is None:
+            time.sleep(0.01)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=2)
+        assert not (out / "README.md").exists()
+        assert not list(out.glob(".README.md.*"))
+    assert process.wait(timeout=60) == 0
+    assert "words of a person" in (out / "README.md").read_text()
 
 
 def test_wrong_use_exits_with_2_and_says_it_in_lines(source, tmp_path):

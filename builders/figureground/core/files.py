@@ -359,10 +359,9 @@ def create_bytes(path: Path, data: bytes, *, root: Path | None = None) -> None:
         try:
             os.link(draft, path)
         except OSError as error:
-            if error.errno not in (*_NO_LINKS, errno.ENOENT):
+            if error.errno not in _NO_LINKS:
                 raise
-            # Without hard links, or if another process took the draft for one that a killed process left, this is still
-            # exclusive, but a reader may see a partial file.
+            # Without hard links this is still exclusive, but a reader may see a partial file.
             with open(path, "xb") as file:
                 file.write(data)
                 file.flush()

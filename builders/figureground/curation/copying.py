@@ -12,6 +12,7 @@ from tqdm import tqdm
 from figureground.core import signals
 from figureground.core.files import create_bytes, read_bytes, read_text
 from figureground.core.hashing import digest
+from figureground.core.locks import lock
 from figureground.core.numerics import create_once, library_versions
 from figureground.core.progress import Progress
 from figureground.core.terminal import remark
@@ -19,6 +20,7 @@ from figureground.recipe import document as recipes
 from figureground.recipe.sample import Reject
 from figureground.running.directory import working
 from figureground.shards import card
+from figureground.shards.claiming import INDEX_LOCK
 from figureground.shards.columns import Columns
 from figureground.shards.directory import beside
 from figureground.shards.filling import counted, fill
@@ -106,15 +108,21 @@ def say(note: str, show_progress: bool) -> None:
         remark(note)
 
 
-def carry_words(source: FinishedDataset, out: Path) -> None:
-    """Copy user-written text of the card and files such as LICENSE, before the copy's card is generated around it."""
+def carry_files(source: FinishedDataset, out: Path) -> None:
+    """Copy files such as LICENSE. Call it under the stages' lock, or another process may remove a draft."""
     for path in beside(source.directory):
         with suppress(FileExistsError):
             create_bytes(out / path.name, read_bytes(path, root=source.directory), root=out)
-    theirs, mine = source.directory / card.CARD, out / card.CARD
-    if theirs.exists() and not mine.exists():
-        nothing: dict[str, Any] = {name: [] for name in card.OURS}
-        text = card.rewrite(
-            read_text(theirs, root=source.directory, encoding="utf-8-sig"), nothing, f"{card.BEGIN}\n{card.END}\n"
-        )
-        create_once(mine, text)
+
+
+def carry_card(source: FinishedDataset, out: Path) -> None:
+    """Copy user-written text of the card, before the copy's card is generated around it."""
+    path = source.directory / card.CARD
+    if not path.exists():
+        return
+    nothing: dict[str, Any] = {name: [] for name in card.OURS}
+    text = card.rewrite(
+        read_text(path, root=source.directory, encoding="utf-8-sig"), nothing, f"{card.BEGIN}\n{card.END}\n"
+    )
+    with lock(out / INDEX_LOCK, wait=True):  # else another process may take the draft for one of a killed process
+        create_once(out / card.CARD, text)

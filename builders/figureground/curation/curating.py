@@ -146,7 +146,8 @@ def curate(
             numerics = directory / "_figureground" / "numerics.json"
             if numerics.exists():
                 create_once(out / "_figureground" / "numerics.json", read_text(numerics, root=directory))
-            copying.carry_words(source, out)
+            copying.carry_files(source, out)
+        copying.carry_card(source, out)
         index.finish(
             out, source.shards, source.columns, source.index["card"]["recipe"],
             dataclasses.replace(source.facts, lineage=recipe["lineage"]),
