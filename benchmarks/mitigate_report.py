@@ -252,6 +252,21 @@ def rows_table(units: Sequence[Unit], where: Where, names: Sequence[str]) -> str
     return table(head, body)
 
 
+def seeds_table(units: Sequence[Unit], where: Where) -> str | None:
+    """The worst group of the primary rows by pipeline seed, with the median at the end; None where there is nothing."""
+    rows = {name: where.values(units, name, worst) for name in ("erm", *PRIMARY)}
+    seeds = [seed for seed in where.seeds if all(seed in values for values in rows.values())]
+    if not seeds:
+        return None
+    columns = [[values[seed] for seed in seeds] for values in rows.values()]
+    columns += [[a - b for a, b in zip(column, columns[0], strict=True)] for column in columns[1:]]
+    body = [
+        [str(seed), *(f"{x:.1f}" for x in row)] for seed, row in zip(seeds, zip(*columns, strict=True), strict=True)
+    ]
+    body.append(["median", *(f"{statistics.median(column):.1f}" for column in columns)])
+    return table([f"{where.bed}, {where.backbone}", *rows, *(f"{name} − erm" for name in PRIMARY)], body)
+
+
 def _less_erm(units: Sequence[Unit], where: Where, name: str, metric: Metric) -> str:
     return "" if name == "erm" else said_difference(where.less_erm(units, name, metric))
 
@@ -362,6 +377,13 @@ def to_markdown(units: Sequence[Unit], kept: Path) -> str:
         f"(Bonferroni) are over all {COMPARISONS}. {BACKBONES[1]} stands beside them and is none of them.",
         primary_table(primary(units)),
     ]
+    for bed in BEDS:
+        for name in TABLES:
+            where = Where(bed, name, BACKBONES[0], seeds=PRIMARY_SEEDS)
+            one = rows_table(units, where, ("erm", *PRIMARY))
+            blocks += [f"Their rows, over all of these seeds, attributes {name} in validation:", one] if one else []
+        one = seeds_table(units, Where(bed, PRIMARY_TABLE, BACKBONES[0], seeds=PRIMARY_SEEDS))
+        blocks += [f"Worst group by pipeline seed, attributes {PRIMARY_TABLE}:", one] if one else []
     seeds = f"{len(EXPLORATORY_SEEDS)} pipeline seeds, {len(MASK_SEEDS)} of rows of other regions"
     for name, rule in TABLES.items():
         blocks.append(f"## Attributes {name} in validation")

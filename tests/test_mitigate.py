@@ -222,6 +222,9 @@ def test_the_tables_tell_exploratory_rows_from_primary_ones_and_every_group(kept
     assert "+2.0 (+2.0 to +2.0)" in paste
     assert "| 760 | 300 |" in paste
     assert "mug × water" in text
+    seeds = lines.index(next(line for line in lines if line.startswith("| pocketlooks, pocket | erm |"))) + 2
+    assert [line.split(" | ")[0] for line in lines[seeds : seeds + 13]] == [*(f"| {i}" for i in range(12)), "| median"]
+    assert lines[seeds + 12].endswith("| 6.0 | 1.0 |")
     assert "| ddb | pocketbirds | 12 | 20.0 | 50.0 | 90.0 |" in lines
     assert "different numbers of optimiser steps" not in text
     assert "abc" in text

@@ -49,8 +49,8 @@ class Penalty(nn.Module, ABC):
         """
 
     def critic_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Return what the critics minimise, a scalar; `batch` has no gradients."""
-        raise NotImplementedError
+        """Return what the critics minimise, a scalar; `batch` has no gradients. Only for penalties with critics."""
+        raise NotImplementedError(f"{type(self).__name__} has critics but doesn't implement critic_loss")
 
 
 def make_network(inputs: int, hidden: int, outputs: int, seed: int, *what: str) -> nn.Sequential:
