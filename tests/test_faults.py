@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -114,16 +115,22 @@ def starved(room, checkpoint, out, batch_size, **settings):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited by what Linux says of it")
 def test_a_batch_that_does_not_fit_is_halved_and_the_same_command_keeps_the_half(checkpoint, tmp_path):
-    out = tmp_path / "d3s"
-    code, err = starved(400, checkpoint, out, 256)
-    assert code == 0
+    out, said = tmp_path / "d3s", []
+    for room in (400, 500, 650, 850):  # what a batch takes depends on the CPU
+        code, err = starved(room, checkpoint, out, 256)
+        if code == 0:
+            break
+        said.append(f"{room}: {err}")
+        shutil.rmtree(out, ignore_errors=True)
+    assert code == 0, said
     assert "cpu: not enough memory for a batch of 256 images. Continuing with batches of 128." in err
     numerics = json.loads((out / "_figureground" / "numerics.json").read_text())
     assert numerics["batch_size"] <= 128
     assert numerics["batch_size_asked"] == 256
     before = hashes(out)
+    (out / "_figureground" / "shards" / markers(out)[0]).unlink()
     assert starved(0, checkpoint, out, 256) == (0, "")
-    assert before.items() <= hashes(out).items()
+    assert before == hashes(out)
     assert json.loads((out / "_figureground" / "numerics.json").read_text()) == numerics
 
 
@@ -135,7 +142,7 @@ def test_a_set_that_has_shards_keeps_its_batch_size_and_says_what_to_do(checkpoi
     marker = sorted((out / "_figureground" / "shards").glob("*.json"))[0]
     marker.unlink()
     code, err = starved(100, checkpoint, out, 64)
-    assert code == 1
+    assert code == 1, err
     assert "The batch size can't change because finished shards were made with it. Free some memory" in err
     assert f"{len(markers(out))} of {len(markers(out)) + 1} shards are done and kept." in err
     assert starved(0, checkpoint, out, 64) == (0, "")

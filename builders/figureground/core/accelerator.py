@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from figureground.core.errors import FiguregroundError, RecipeError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "could not create a memory object")
+_OUT_OF_MEMORY = re.compile(
+    "out of memory|can't allocate memory|bad_alloc|could not create a memory object"
+    "|could not create a primitive(?! descriptor)"
+)
+"""What allocators say. The last two are oneDNN's on a CPU: it can't allocate a tensor, or the code that it generates
+for a layer. A missing primitive *descriptor* is a layer that it doesn't support."""
 
 
 def choose_device(device: str) -> torch.device:
@@ -50,8 +57,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out; torch reports this in several ways."""
-    text = str(error)
     return (
         isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or (isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY))
+        or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None)
     )  # fmt: skip
