@@ -132,7 +132,7 @@ class Renderer:
         images, flagged = self._draw(specs, guides)
         for spec, (guide, mask), pixels, flag in zip(specs, guides, images, flagged, strict=True):
             reason = why_reject(pixels, flag)
-            self._refuse_hopeless(reason)
+            self.count(reason)
             if reason:
                 yield Reject(spec, reason)
                 continue
@@ -141,7 +141,16 @@ class Renderer:
                 pixels = composite(source, pixels, np.asarray(mask) > 0, feather)
             yield Sample(spec, Image.fromarray(to_uint8(pixels)), guide, mask)
 
-    def _refuse_hopeless(self, reason: str | None) -> None:
+    def count(self, reason: str | None) -> None:
+        """Count a result, in order, also one that an earlier process rendered.
+
+        Args:
+            reason: Why the image was rejected; None if it was kept.
+
+        Raises:
+            NothingLeft: The first `ALL_REJECTED` images were all rejected.
+            FiguregroundError: The first `HOPELESS` images were all non-finite.
+        """
         if reason is None:
             self.proven = True
         elif not self.proven:

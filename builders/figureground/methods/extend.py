@@ -16,6 +16,7 @@ from figureground.core.values import kinds_of
 from figureground.methods.base import Method
 from figureground.methods.registry import METHODS, method_class
 from figureground.recipe import document as recipes
+from figureground.shards import journal
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, remove_locks
 from figureground.shards.directory import refuse_strange
 from figureground.shards.markers import missing
@@ -28,8 +29,8 @@ def extend(
     """Add images to a finished dataset, or resume a stopped extension. Existing shards stay unchanged.
 
     Cut-outs and scenes stay in their splits, keys continue, and the numerics must be those of the first shards.
-    The same call resumes a stopped extension. One that fails before it has added a shard restores the previous
-    recipe, so the dataset stays finished.
+    The same call resumes a stopped extension. One that fails before it has rendered a batch restores the
+    previous recipe, so the dataset stays finished.
 
     Args:
         directory: A dataset that `build` finished, or that an earlier `extend` left unfinished.
@@ -112,7 +113,7 @@ def _plan(
 
 
 def _build(method: Method, directory: Path, before: str, text: str, show_progress: bool) -> Path:
-    """Build the images that a larger recipe adds; restore the recipe if that fails before any shard is finished.
+    """Build the images that a larger recipe adds; restore the recipe if that fails before any image is kept.
 
     Args:
         before: Text of the recipe before the extension.
@@ -120,13 +121,18 @@ def _build(method: Method, directory: Path, before: str, text: str, show_progres
     """
     try:
         return method.build(directory, show_progress)
-    except BaseException:
-        _take_back(method, directory, before, text)
+    except BaseException as error:
+        _take_back(method, directory, before, text, failed=isinstance(error, Exception))
         raise
 
 
-def _take_back(method: Method, directory: Path, before: str, text: str) -> None:
-    """Restore the recipe of a dataset to which nothing was added, unless another process is working on it."""
+def _take_back(method: Method, directory: Path, before: str, text: str, failed: bool) -> None:
+    """Restore the recipe of a dataset to which nothing was added, unless another process is working on it.
+
+    Args:
+        before, text: See `_build`.
+        failed: Whether the extension failed by itself, rather than was stopped. Then rejects alone count as nothing.
+    """
     saved = directory / RECIPE
     added = [shard for shard in map(as_shard, method.plan().shards()) if shard.part == len(method.config.extended)]
     with (
@@ -137,8 +143,12 @@ def _take_back(method: Method, directory: Path, before: str, text: str) -> None:
         ours = (
             read_text(saved, root=directory, most=MOST_JSON) == text
         )  # otherwise another process has restored or extended it
-        if alone and idle and ours and missing(directory, added) == added:
+        rendered, samples = journal.count_kept(directory)
+        nothing = missing(directory, added) == added and not (samples if failed else rendered)
+        if alone and idle and ours and nothing:
             replace_text(saved, before)
+            for shard in added:
+                journal.remove_files(directory, shard.name)
     remove_locks(directory)
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.disk import explain, first_missing
-from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
 from figureground.core.files import MOST_JSON, read_text, replace_text
 from figureground.core.locks import lock
 from figureground.core.numerics import create_once
 from figureground.recipe import document as recipes
 from figureground.recipe.formats import FORMATS
 from figureground.running import disk
-from figureground.shards import card
+from figureground.shards import card, journal
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, clean_stale
 from figureground.shards.directory import refuse_strange
 from figureground.shards.markers import formats_of, markers, missing
@@ -44,11 +44,11 @@ def opened(out: Path, recipe: Mapping[str, Any], kept: Callable[[], str]) -> Ite
         yield
     except BaseException as error:
         if ours or isinstance(error, OSError):
-            disk.withdraw(out, made, before)
+            disk.withdraw(out, made, before, failed=isinstance(error, Exception))
         if ours and isinstance(error, KeyboardInterrupt):
             error.add_note(f"{kept()} The same command resumes from there.")
         elif isinstance(error, OSError) and (trouble := explain(error, out)):
-            raise FiguregroundError(f"{trouble} {kept()}" if disk.has_shards(out) else trouble) from error
+            raise FiguregroundError(f"{trouble} {kept()}" if disk.has_rendered(out) else trouble) from error
         raise
 
 
@@ -190,4 +190,6 @@ def _to_text(recipe: Mapping[str, Any]) -> str:
 
 def shards_kept(out: Path, shards: Sequence[Shard]) -> str:
     """Describes the progress of a stopped build."""
-    return f"{len(shards) - len(missing(out, shards)):,} of {len(shards):,} shards are done and kept."
+    rendered, _ = journal.count_kept(out)
+    more = f", and so {'is' if rendered == 1 else 'are'} {counted(rendered, 'image')} of others" if rendered else ""
+    return f"{len(shards) - len(missing(out, shards)):,} of {len(shards):,} shards are done and kept{more}."

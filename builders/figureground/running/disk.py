@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from figureground.core.locks import lock
-from figureground.shards import index
+from figureground.shards import index, journal
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, clean_stale, remove_locks
 from figureground.shards.formats.format import folders
 from figureground.shards.shard import MARKERS, PRIVATE, PUBLISHED_REJECTS, REJECTS
@@ -19,21 +19,28 @@ def has_shards(out: Path) -> bool:
     return any((out / MARKERS).glob("[!.]*.json"))
 
 
+def has_rendered(out: Path) -> bool:
+    """Whether a shard, or a rendered batch of one, is kept."""
+    return has_shards(out) or journal.count_kept(out)[0] > 0
+
+
 def already_there(out: Path) -> frozenset[Path]:
     """Returns all paths in a dataset's private directory before a build; empty if the dataset has shards."""
     private = out / PRIVATE
     return frozenset() if has_shards(out) or not private.is_dir() else frozenset([private, *private.rglob("*")])
 
 
-def withdraw(out: Path, made: Path | None, before: Collection[Path] = ()) -> None:
+def withdraw(out: Path, made: Path | None, before: Collection[Path] = (), failed: bool = True) -> None:
     """Removes the files of a build that failed early, so that the directory can be used again.
 
-    Nothing is removed if a shard, an index or results of a stage exist, or another process is working there.
+    Nothing is removed if a shard, rendered images of one, an index or results of a stage exist, or another process is
+    working there.
 
     Args:
         out: The dataset's directory.
         made: The topmost directory that the build created, or None.
         before: Paths that existed before the build: `already_there`.
+        failed: Whether it failed by itself, rather than was stopped. Then rejects alone are no reason to keep it.
     """
     private = out / MARKERS.split("/")[0]
     with contextlib.suppress(OSError):
@@ -44,7 +51,11 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = ()) -> Non
             # Checked under the locks: another process may just have finished its first shard.
             if not (alone and idle) or has_shards(out) or has_work(stages) or (out / index.INDEX).exists():
                 return
+            rendered, samples = journal.count_kept(out)
+            if samples if failed else rendered:
+                return
             _remove_new(stages, before)
+            journal.remove_files(out)
             for name in ("numerics.json", "recipe.json"):
                 if private / name not in before:
                     (private / name).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,14 +31,18 @@ from figureground.core.numerics import (
 )
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
-from figureground.diffusion.render import Renderer, Sampling, find_batch_size, release_memory
+from figureground.diffusion.render import Renderer, Sampling, find_batch_size, in_batches, release_memory
 from figureground.models.weights import check_size
 from figureground.recipe.plan import Plan, PlannedShard
-from figureground.recipe.sample import Sample
+from figureground.recipe.sample import Reject, Sample, Spec
 from figureground.running import directory
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK
+from figureground.shards.columns import Columns
+from figureground.shards.encoding import described
 from figureground.shards.filling import counted, fill
+from figureground.shards.journal import FileJournal, Journal, count_kept, origin
 from figureground.shards.markers import markers, missing
+from figureground.shards.samples import Encoded
 from figureground.shards.shard import PRIVATE, Shard, as_shard
 from figureground.shards.writer import write_shard
 
@@ -104,10 +108,13 @@ def begin(method: Method, out: Path, rank: int) -> tuple[Checkpoint, Sampling, d
     """
     started = directory.has_started(out)
     directory.check_formats(out, method.config.formats, started)
-    opened = open_model(method, out, rank, started)
+    rendered, _ = count_kept(out)
+    opened = open_model(method, out, rank, started or rendered > 0)
     path, numerics, mixed = out / PRIVATE / "numerics.json", opened[2], method.config.allow_mixed_numerics
     if started and path.exists():
         refuse_other_numerics(path, numerics, mixed)  # before stages that may take hours
+    elif rendered and path.exists() and numerics != {n: v for n, v in read_numerics(path).items() if n != "mixed"}:
+        remark(f"{out}: its unfinished shards are rendered from their beginning, as the numerics are others now.")
     method.prepare(out / PRIVATE / "stages", opened[0])
     settle_numerics(path, numerics, mixed, started)
     if not started:
@@ -158,7 +165,9 @@ def _render_shards(
     numerics: dict[str, Any], show_progress: bool,
 ) -> None:  # fmt: skip
     plan, columns = method.plan(), method.columns()
+    recipe = method.recipe(out / PRIVATE)
     renderer: Renderer | None = None
+    journal: Journal | None = None
     drawn_by: str | None = None
     common = {
         **checkpoint.facts,
@@ -168,15 +177,19 @@ def _render_shards(
         "versions": library_versions(),
     }
 
-    def provenance(sample: Sample) -> dict[str, Any]:
-        spec = sample.spec
+    def provenance(spec: Spec) -> dict[str, Any]:
         return {
             "foreground_name": spec.foreground_name, "background_name": spec.background_name, "seed": spec.seed,
             "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **method.provenance(spec),
         }  # fmt: skip
 
+    def pause() -> None:
+        signals.check()
+        if journal is not None:
+            journal.check()
+
     def write(shard: Shard, bar: tqdm) -> None:
-        nonlocal renderer, drawn_by
+        nonlocal renderer, drawn_by, journal
         specs = list(plan.specs(planned[shard]))
         if renderer is None or specs[0].concept != drawn_by:
             proven = renderer is not None and renderer.proven
@@ -185,16 +198,29 @@ def _render_shards(
                 renderer = None
                 release_memory()  # memory may not hold two concepts
             drawn_by = specs[0].concept
-            renderer = Renderer(
-                method.checkpoint_for(drawn_by, checkpoint), sampling, method.load_guide, signals.check, proven
-            )
-        write_shard(
-            out, shard, columns, counted(renderer.render(specs), bar), provenance,
-            formats=tuple(method.config.formats), image_format=method.config.image_format,
-        )  # fmt: skip
+            renderer = Renderer(method.checkpoint_for(drawn_by, checkpoint), sampling, method.load_guide, pause, proven)
+        batches = list(in_batches(specs, sampling.batch_size))
+        with FileJournal(out, shard, origin(shard, recipe["sha256"], numerics), batches) as journal:
+            write_shard(
+                out, shard, columns, counted(_results(renderer, journal, columns, provenance), bar),
+                lambda sample: provenance(sample.spec), formats=tuple(method.config.formats),
+                image_format=method.config.image_format, journal=journal,
+            )  # fmt: skip
+        journal = None
 
     planned = _choose(plan, numbers)
     fill(out, list(planned), write, show_progress)
+
+
+def _results(
+    renderer: Renderer, journal: Journal, columns: Columns, provenance: Callable[[Spec], dict[str, Any]]
+) -> Iterator[Sample | Encoded | Reject]:
+    """Yield a shard's results: those that its journal kept, then those that are still to be rendered."""
+    for batch in journal.read(lambda spec: described(spec, columns, provenance(spec))):
+        for result in batch:
+            renderer.count(result.reason if isinstance(result, Reject) else None)
+            yield result
+    yield from renderer.render(journal.lacking())
 
 
 def open_model(method: Method, out: Path, rank: int, started: bool) -> tuple[Checkpoint, Sampling, dict[str, Any]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from figureground.core.locks import lock, unlink_while_held
 from figureground.recipe.formats import FORMATS
+from figureground.shards import journal
 from figureground.shards.formats.format import folders
-from figureground.shards.shard import MARKERS, PRIVATE, PUBLISHED_REJECTS, REJECTS, SCORES, Shard
+from figureground.shards.shard import JOURNAL, MARKERS, PRIVATE, PUBLISHED_REJECTS, REJECTS, SCORES, Shard
 
 INDEX_LOCK = f"{PRIVATE}/.index.lock"
 """Lock held while the index and the card are written."""
@@ -37,7 +38,7 @@ def claim(directory: Path, shard: Shard) -> Iterator[bool]:
 
 
 def clean_stale(directory: Path) -> list[Path]:
-    """Removes temporary files that a killed build left behind; returns the removed paths.
+    """Removes temporary files and journals of finished shards that a killed build left behind; returns their paths.
 
     Files that a process is still writing stay, and so do files of other programs. On a file system without locks
     nothing is removed, because files in use can't be recognised.
@@ -56,6 +57,13 @@ def clean_stale(directory: Path) -> list[Path]:
                 held_by = f"{MARKERS}/.{match['shard']}.lock"
             if unlink_while_held(directory / held_by, path):
                 removed.append(path)
+    for path in journal.files_of(directory):
+        name = journal.shard_of(path)
+        done = (directory / MARKERS / f"{name}.json").exists()
+        if done and unlink_while_held(directory / MARKERS / f".{name}.lock", path):
+            removed.append(path)
+    with contextlib.suppress(OSError):  # journals of unfinished shards stay
+        (directory / JOURNAL).rmdir()
     return removed
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from figureground.core.errors import listed
 from figureground.recipe.sample import Reject, Sample, Spec
 from figureground.shards.columns import Columns
+from figureground.shards.journal import Journal
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import Shard, ShardError
 from figureground.sources.images import encode
@@ -25,33 +28,51 @@ AHEAD = 32
 def encode_all(
     shard: Shard,
     columns: Columns,
-    results: Iterable[Sample | Reject],
+    results: Iterable[Sample | Encoded | Reject],
     provenance: Callable[[Sample], Mapping[str, Any]],
     image_format: str,
+    journal: Journal | None = None,
 ) -> Generator[Encoded | Reject, None, None]:
-    """Encodes images in order, a few ahead; yields finished ones before requesting more."""
-    waiting: deque[Future[Encoded] | Reject] = deque()
+    """Encodes images in order, a few ahead; yields finished ones before requesting more.
+
+    Args:
+        journal: Takes every result.
+    """
+    waiting: deque[Future[Encoded] | Encoded | Reject] = deque()
     with ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode") as pool:
         try:
             for result in results:
                 _check(result.spec, shard, columns)
-                if isinstance(result, Reject):
-                    waiting.append(result)
+                item: Future[Encoded] | Encoded | Reject
+                if isinstance(result, Sample):
+                    empty = described(result.spec, columns, provenance(result))
+                    item = pool.submit(_encode, result, empty, image_format)
                 else:
-                    record = _record(result, columns, provenance(result))
-                    waiting.append(pool.submit(_encode, result, columns, record, image_format))
-                while waiting and (len(waiting) > AHEAD or isinstance(waiting[0], Reject) or waiting[0].done()):
+                    item = result
+                waiting.append(item)
+                if journal is not None:
+                    journal.add(item)
+                while waiting and (len(waiting) > AHEAD or _is_settled(waiting[0])):
                     yield _settled(waiting.popleft())
             while waiting:
                 yield _settled(waiting.popleft())
+            if journal is not None:
+                journal.flush()
         finally:
+            if journal is not None:
+                with contextlib.suppress(Exception):  # an error that matters is raised already
+                    journal.flush()  # before images of its batch are cancelled
             for item in waiting:
-                if not isinstance(item, Reject):
+                if isinstance(item, Future):
                     item.cancel()
 
 
-def _settled(item: Future[Encoded] | Reject) -> Encoded | Reject:
-    return item if isinstance(item, Reject) else item.result()
+def _is_settled(item: Future[Encoded] | Encoded | Reject) -> bool:
+    return not isinstance(item, Future) or item.done()
+
+
+def _settled(item: Future[Encoded] | Encoded | Reject) -> Encoded | Reject:
+    return item.result() if isinstance(item, Future) else item
 
 
 def _check(spec: Spec, shard: Shard, columns: Columns) -> None:
@@ -68,13 +89,19 @@ def _check(spec: Spec, shard: Shard, columns: Columns) -> None:
             raise ShardError(f"{where}: {what} {label} is not a label from 0 to {len(names) - 1}.")
 
 
-def _record(sample: Sample, columns: Columns, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a sample's record, everything but its pixels, which is the same in every format."""
-    spec = sample.spec
+def described(spec: Spec, columns: Columns, provenance: Mapping[str, Any]) -> Encoded:
+    """Returns a sample as it is written, with empty images.
+
+    Args:
+        provenance: Its provenance, JSON-able; key, split, prompt and label names are added.
+
+    Raises:
+        ShardError: The provenance lacks a column, can't be written as JSON, or names an unknown class.
+    """
     missing = [name for name in (*columns.labels, *columns.texts) if name not in provenance]
     if missing:
         raise ShardError(f"key {spec.key!r}: its provenance lacks {listed(missing)}, which the dataset has as columns.")
-    return {
+    record = {
         **provenance,
         "key": spec.key,
         "split": spec.split,
@@ -83,29 +110,31 @@ def _record(sample: Sample, columns: Columns, provenance: Mapping[str, Any]) -> 
         "labels": {"foreground": spec.foreground, "background": spec.background},
         "prompt": spec.prompt,
     }
-
-
-def _encode(sample: Sample, columns: Columns, record: dict[str, Any], image_format: str) -> Encoded:
-    key = sample.spec.key
     labels = {}
     for name, names in columns.labels.items():
         if record[name] not in names:
-            raise ShardError(f"key {key!r}: {record[name]!r} is no class of the column {name!r}.")
+            raise ShardError(f"key {spec.key!r}: {record[name]!r} is no class of the column {name!r}.")
         labels[name] = list(names).index(record[name])
-    images = {}
-    for name in columns.images:
-        image = sample.guide if name == "guide" else sample.mask
-        if image is None:
-            raise ShardError(f"key {key!r}: the dataset has a column {name!r}, but the sample has no {name}.")
-        images[name] = encode(image, "png")
     return Encoded(
-        spec=sample.spec,
-        image=encode(sample.image, image_format),
-        provenance=to_json(record, key),
+        spec=spec,
+        image=b"",
+        provenance=to_json(record, spec.key),
         labels=labels,
         texts={name: str(record[name]) for name in columns.texts},
-        images=images,
+        images=dict.fromkeys(columns.images, b""),
     )
+
+
+def _encode(sample: Sample, empty: Encoded, image_format: str) -> Encoded:
+    images = {}
+    for name in empty.images:
+        image = sample.guide if name == "guide" else sample.mask
+        if image is None:
+            raise ShardError(
+                f"key {sample.spec.key!r}: the dataset has a column {name!r}, but the sample has no {name}."
+            )
+        images[name] = encode(image, "png")
+    return replace(empty, image=encode(sample.image, image_format), images=images)
 
 
 def to_json(record: Mapping[str, Any], key: str) -> str:

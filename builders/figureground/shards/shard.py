@@ -19,6 +19,9 @@ RECIPE = f"{PRIVATE}/recipe.json"
 MARKERS = f"{PRIVATE}/shards"
 """Directory of the markers, relative to the dataset directory."""
 
+JOURNAL = f"{PRIVATE}/journal"
+"""Directory of the rendered batches of unfinished shards."""
+
 REJECTS = f"{PRIVATE}/rejects"
 
 PUBLISHED_REJECTS = "rejects"

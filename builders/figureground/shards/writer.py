@@ -22,6 +22,7 @@ from figureground.recipe.sample import Reject, Sample
 from figureground.shards.columns import Columns
 from figureground.shards.drafts import Draft
 from figureground.shards.encoding import encode_all
+from figureground.shards.journal import Journal
 from figureground.shards.markers import to_text
 from figureground.shards.rejects import RejectsWriter
 from figureground.shards.samples import Encoded
@@ -32,11 +33,12 @@ def write_shard(
     directory: Path,
     shard: Shard,
     columns: Columns,
-    results: Iterable[Sample | Reject],
+    results: Iterable[Sample | Encoded | Reject],
     provenance: Callable[[Sample], Mapping[str, Any]],
     *,
     formats: Sequence[str] = DEFAULT_FORMATS,
     image_format: str = "jpg",
+    journal: Journal | None = None,
 ) -> dict[str, Any]:
     """Writes a shard from rendered samples, encoding images in threads while others are rendered.
 
@@ -44,10 +46,12 @@ def write_shard(
         directory: The dataset's directory.
         shard: The shard to write. Hold its `claim` meanwhile if several processes may write to this directory.
         columns: Columns of each sample.
-        results: One result per planned image, in the order in which to write them.
+        results: One result per planned image, in the order in which to write them; those that a journal kept are
+            encoded already.
         provenance: Returns a sample's provenance, JSON-able; key, split, prompt and label names are added.
         formats: Names in `FORMATS`.
         image_format: `jpg`, `webp` or `png`.
+        journal: Takes the results, so that a stopped build keeps them, and is emptied once the shard is finished.
 
     Returns:
         The marker, as written.
@@ -56,9 +60,12 @@ def write_shard(
         ShardError: A result belongs to another shard, their number differs from the planned one, or the shard is
             already finished. Nothing is published then, nor when `results` raises.
     """
-    encoded = encode_all(shard, columns, results, provenance, image_format)
+    encoded = encode_all(shard, columns, results, provenance, image_format, journal)
     with contextlib.closing(encoded):
-        return write_encoded(directory, shard, columns, encoded, formats=formats, image_format=image_format)
+        marker = write_encoded(directory, shard, columns, encoded, formats=formats, image_format=image_format)
+    if journal is not None:
+        journal.remove()
+    return marker
 
 
 def write_encoded(

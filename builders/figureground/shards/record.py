@@ -1,0 +1,148 @@
+"""A rendered batch as bytes, with a checksum over every one of them, so that a torn or foreign record is recognised.
+
+A record is a prefix of fixed size, a head in JSON and the encoded images. The prefix holds the length of both parts and
+the SHA-256 of the head; the head names where the batch comes from, and the key and SHA-256 of each of its results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import IO, Any
+
+from figureground.core.files import FileError, parse_json, read_at_most
+from figureground.core.shapes import Count, Each, Fixed, Optional, check_shape
+from figureground.recipe.sample import Reject, Spec
+from figureground.shards.samples import Encoded
+
+MOST_HEAD = 64 * 2**20
+"""Maximum size of a head, bytes; a result takes about 300."""
+MOST_IMAGES = 4 * 2**30
+"""Maximum size of all images of a batch, bytes."""
+
+_MAGIC = b"fgbatch1"
+_PREFIX = struct.Struct(">8sQQ32s")
+_FILES = Each(Fixed((Count, str)))
+_RESULT = {"key": str, "reason": Optional(str), "provenance": Optional(str), "files": Optional(_FILES)}
+_HEAD = {"origin": dict, "batch": Count, "results": [_RESULT]}
+
+Describe = Callable[[Spec], Encoded]
+"""Returns a Spec's sample as it would be written, without its images."""
+
+
+class Damaged(ValueError):
+    """Raised for bytes that are no whole record."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a record says about itself."""
+
+    origin: Mapping[str, Any]
+    """Where the batch comes from; see `shards.journal`."""
+    number: int
+    """Position of the batch in its shard, from 0."""
+    results: Sequence[Mapping[str, Any]]
+    """Of each result its `key`, and its `reason` or the hashes of its `provenance` and `files`."""
+    start: int
+    """Position of the images in the record, bytes."""
+    size: int
+    """Size of the whole record, bytes."""
+
+
+def pack(origin: Mapping[str, Any], number: int, results: Sequence[Encoded | Reject]) -> bytes:
+    """Returns a batch as a record.
+
+    Args:
+        origin: Where it comes from, JSON-able.
+        number: Its position in its shard, from 0.
+        results: All its results, in order.
+    """
+    said: list[dict[str, Any]] = []
+    images: list[bytes] = []
+    for result in results:
+        if isinstance(result, Reject):
+            said.append({"key": result.spec.key, "reason": result.reason})
+            continue
+        files = {"image": result.image, **result.images}
+        said.append({
+            "key": result.spec.key, "provenance": _sha256(result.provenance.encode()),
+            "files": {name: [len(data), _sha256(data)] for name, data in files.items()},
+        })  # fmt: skip
+        images += files.values()
+    head = json.dumps({"origin": origin, "batch": number, "results": said}, ensure_ascii=False).encode()
+    prefix = _PREFIX.pack(_MAGIC, len(head), sum(map(len, images)), hashlib.sha256(head).digest())
+    return b"".join([prefix, head, *images])
+
+
+def read_head(file: IO[bytes], most: int) -> Head:
+    """Reads the prefix and the head of the record that begins at a file's position.
+
+    Args:
+        most: The number of bytes that are left in the file.
+
+    Raises:
+        Damaged: There is no whole record. The images aren't read; `unpack` checks them.
+    """
+    prefix = file.read(_PREFIX.size)
+    if len(prefix) < _PREFIX.size:
+        raise Damaged("the record ends in its prefix")
+    magic, length, images, sha256 = _PREFIX.unpack(prefix)
+    if magic != _MAGIC or length > MOST_HEAD or images > MOST_IMAGES:
+        raise Damaged("the prefix is none of a record")
+    start = _PREFIX.size + length
+    if start + images > most:
+        raise Damaged("the record is cut")
+    text = read_at_most(file, length)
+    if hashlib.sha256(text).digest() != sha256:
+        raise Damaged("the head has another checksum")
+    try:
+        said = parse_json(text, "the head of a record")
+        check_shape(said, _HEAD)
+    except (FileError, ValueError) as error:
+        raise Damaged(str(error)) from None
+    sizes = [size for result in said["results"] for size, _ in result.get("files", {}).values()]
+    if sum(sizes) != images:
+        raise Damaged("its images have another size than their sum")
+    return Head(said["origin"], said["batch"], said["results"], start, start + images)
+
+
+def unpack(data: bytes, head: Head, planned: Sequence[Spec], describe: Describe) -> list[Encoded | Reject]:
+    """Returns the batch in a record.
+
+    Args:
+        data: The whole record.
+        head: Its head, as `read_head` returns it.
+        planned: The images that the batch must have, in order.
+        describe: Returns what this run would write about an image; the record must agree.
+
+    Raises:
+        Damaged: A checksum differs, or it is another batch.
+    """
+    if [result["key"] for result in head.results] != [spec.key for spec in planned]:
+        raise Damaged("it has other keys than the planned ones")
+    found: list[Encoded | Reject] = []
+    at, view = head.start, memoryview(data)
+    for spec, said in zip(planned, head.results, strict=True):
+        if "reason" in said:
+            found.append(Reject(spec, said["reason"]))
+            continue
+        images = {}
+        for name, (size, sha256) in said.get("files", {}).items():
+            images[name] = bytes(view[at : at + size])
+            at += size
+            if _sha256(images[name]) != sha256:
+                raise Damaged(f"{spec.key}: its {name} has another checksum")
+        expected = describe(spec)
+        same = said.get("provenance") == _sha256(expected.provenance.encode())
+        if not same or images.keys() != {"image", *expected.images}:
+            raise Damaged(f"{spec.key}: this run would write something else about it")
+        found.append(replace(expected, image=images.pop("image"), images=images))
+    return found
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
