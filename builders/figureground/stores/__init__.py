@@ -1,0 +1,1 @@
+"""Datasets in object stores: requests and their faults, leases, the scratch of a build, mirrors for reading."""

@@ -1,0 +1,355 @@
+"""The objects below a URL: a few requests, repeated after passing faults and counted, over any file system of fsspec.
+
+A request that fails is repeated a few times. Once a store has taken an object, a build outlasts faults: it says that it
+pauses, keeps trying, and goes on. Ctrl-C works meanwhile, because requests run in a thread of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import queue
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from figureground.core import signals
+from figureground.core.files import temporary
+from figureground.core.terminal import remark
+from figureground.stores.faults import Fault, StoreError, judge, told
+from figureground.stores.urls import StoreUrl, check_installed
+
+if TYPE_CHECKING:
+    import fsspec
+
+QUICK_TRIES = 4
+"""Tries before a fault is reported."""
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
+"""Delay after the first try and the longest one, seconds; each is twice the one before."""
+CREATES = ("s3", "s3a", "gs", "gcs")
+"""Protocols whose file systems ask the server to create an object only if there is none: s3fs sends
+`If-None-Match: *`, gcsfs `ifGenerationMatch=0`. Others look first and then write, which two writers can do at once."""
+PART = 8 * 2**20
+"""Size of the parts of a large object on S3, bytes."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object as a listing shows it."""
+
+    size: int
+    version: str
+    """Changes whenever the object is written."""
+
+
+class Store:
+    """The objects below a URL. Paths are relative to it.
+
+    Args:
+        url: The place.
+        tries: Tries of a request before a fault is reported; None for `QUICK_TRIES`.
+        check: Called while a request is waited for; it raises to give up.
+        limit: Seconds after which a request is given up; None for no limit.
+
+    Raises:
+        UsageError: The package of the URL's protocol is missing.
+    """
+
+    def __init__(
+        self, url: StoreUrl, *, tries: int | None = None, check: Callable[[], None] | None = signals.check,
+        limit: float | None = None,
+    ):  # fmt: skip
+        check_installed(url)
+        self.url = url
+        self.requests: Counter[str] = Counter()
+        """Requests so far, by kind."""
+        self.outlasts = False
+        """Whether faults are waited for: set once the store has taken an object."""
+        self._tries, self._check, self._limit = tries or QUICK_TRIES, check, limit
+        self._files: fsspec.AbstractFileSystem | None = None
+
+    def background(self, limit: float) -> Store:
+        """Return the same store for heartbeats and last requests: one try, which ends after `limit` seconds."""
+        other = Store(self.url, tries=1, check=None, limit=limit)
+        other.requests = self.requests
+        return other
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def list(self, folder: str) -> dict[str, Entry]:
+        """Return all objects below a folder by path, also in its folders; empty if there are none."""
+        base = self._place(folder)
+
+        def call() -> dict[str, Any]:
+            files = self._open()
+            files.invalidate_cache()
+            return dict(files.find(base, detail=True))
+
+        try:
+            found = self._ask("list", folder, call)
+        except FileNotFoundError:
+            return {}
+        start = len(self.url.path) + 1
+        names = {str(path).lstrip("/")[start:]: _entry(facts) for path, facts in found.items()}
+        return {name: entry for name, entry in names.items() if name.startswith(f"{folder}/" if folder else "")}
+
+    def entry(self, path: str) -> Entry | None:
+        """Return an object's entry, or None if there is none."""
+
+        def call() -> Any:
+            files = self._open()
+            files.invalidate_cache()
+            return files.info(self._place(path))
+
+        try:
+            facts = self._ask("head", path, call)
+        except FileNotFoundError:
+            return None
+        return None if facts.get("type") == "directory" else _entry(facts)
+
+    def read(self, path: str) -> bytes:
+        """Return an object's bytes.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        return bytes(self._ask("get", path, lambda: self._open().cat_file(self._place(path))))
+
+    def read_if_there(self, path: str) -> bytes | None:
+        """Return an object's bytes, or None if there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.read(path)
+        return None
+
+    def fetch(self, path: str, to: Path) -> str:
+        """Copy an object to a file, whole or not at all; return the SHA-256 of what arrived.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        to.parent.mkdir(parents=True, exist_ok=True)
+        draft = temporary(to)
+        try:
+            self._ask("get", path, lambda: self._open().get_file(self._place(path), str(draft)))
+            with draft.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            draft.replace(to)
+        finally:
+            draft.unlink(missing_ok=True)
+        return sha256
+
+    def put(self, path: str, data: bytes | Path) -> None:
+        """Write an object, in place of one that is there."""
+        self._ask("put", path, lambda: self._write(path, data, {}))
+
+    def create(self, path: str, data: bytes | Path) -> bool:
+        """Write an object that must not exist yet.
+
+        A lost answer may have created it, so an object that is there is compared.
+
+        Returns:
+            Whether the object now holds these bytes; False if it holds others.
+        """
+        mode = {"mode": "create"}
+        try:
+            self._ask("put", path, lambda: self._write(path, data, mode))
+        except FileExistsError:
+            return self.holds(path, data)
+        except FileNotFoundError:
+            # S3 forgets an upload in parts once it is completed: the answer to the first try was lost.
+            if self.holds(path, data):
+                return True
+            raise StoreError(f"{self.url}/{path} can't be written: {Fault.NO_BUCKET.value}.") from None
+        return True
+
+    def holds(self, path: str, data: bytes | Path) -> bool:
+        """Whether an object has these bytes."""
+        size = len(data) if isinstance(data, bytes) else data.stat().st_size
+        entry = self.entry(path)
+        if entry is None or entry.size != size:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            if isinstance(data, bytes):
+                return self.read(path) == data
+            draft = temporary(data)
+            try:
+                with data.open("rb") as file:
+                    return self.fetch(path, draft) == hashlib.file_digest(file, "sha256").hexdigest()
+            finally:
+                draft.unlink(missing_ok=True)
+        return False
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Delete objects; those that are gone already don't matter."""
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                self._delete(path)
+
+    def _delete(self, path: str) -> None:
+        self._ask("delete", path, lambda: self._open().rm_file(self._place(path)))
+
+    def probe(self, folder: str) -> bool:
+        """Write a small object and delete it; return whether the store creates objects only where there is none.
+
+        Raises:
+            StoreError: It can't be written; says why.
+        """
+        path = f"{folder}/probe-{secrets.token_hex(8)}"
+        creates = self.url.protocol in CREATES
+        try:
+            self._ask("put", path, lambda: self._write(path, b"1", {"mode": "create"} if creates else {}))
+        except FileNotFoundError:
+            raise StoreError(f"{self.url} can't be written: {Fault.NO_BUCKET.value}, {self.url.bucket}.") from None
+        except StoreError:
+            if not creates:
+                raise
+            creates = False  # the store may refuse the condition; if it refuses all writing, this one tells
+            self.put(path, b"1")
+        self.outlasts = True
+        try:
+            if creates:
+                creates = not self._overwrites(path)
+        finally:
+            self.delete([path])
+        return creates
+
+    def _overwrites(self, path: str) -> bool:
+        try:
+            self._ask("put", path, lambda: self._write(path, b"2", {"mode": "create"}))
+        except FileExistsError:
+            return self.read(path) != b"1"
+        return True
+
+    # --- trying again ---------------------------------------------------------------------------
+
+    def _write(self, path: str, data: bytes | Path, mode: Mapping[str, str]) -> None:
+        files, place = self._open(), self._place(path)
+        if isinstance(data, bytes):
+            files.pipe_file(place, data, **mode)
+        else:
+            parts = {"chunksize": PART, "max_concurrency": 4} if self.url.protocol in ("s3", "s3a") else {}
+            files.put_file(str(data), place, **parts, **mode)
+
+    def _ask(self, kind: str, path: str, call: Callable[[], T]) -> T:
+        """Make a request until it succeeds or can't; a fault that may pass is waited for if `outlasts`.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+            FileExistsError: There is one already.
+            StoreError: Any other fault.
+        """
+        delay, paused, tries = FIRST_DELAY, False, 0
+        while True:
+            tries += 1
+            self.requests[kind] += 1
+            try:
+                found = self._waited_for(call)
+            except Exception as error:
+                fault = judge(error)
+                if fault is Fault.ABSENT:
+                    raise FileNotFoundError(f"{self.url}/{path}") from None
+                if fault is Fault.EXISTS:
+                    raise FileExistsError(f"{self.url}/{path}") from None
+                renewed = fault in (Fault.CREDENTIALS, Fault.DENIED)
+                if fault not in (Fault.PASSING, Fault.CREDENTIALS, Fault.DENIED) or not (
+                    self.outlasts or (fault is Fault.PASSING and tries < self._tries)
+                ):
+                    raise StoreError(self._explain(kind, path, fault, error)) from None
+                if not paused and (renewed or tries >= self._tries):
+                    paused = True
+                    what = "have been renewed" if renewed else "answers again"
+                    subject = "once credentials" if renewed else "once the store"
+                    remark(
+                        f"{self.url}: {fault.value} ({told(error)}). The work pauses, and goes on {subject} {what}. "
+                        "Ctrl-C stops it; the same command resumes."
+                    )
+                if renewed:
+                    self._files = None  # a new one reads the credentials again
+            else:
+                if paused:
+                    remark(f"{self.url} answers again; the work goes on.")
+                return found
+            self.sleep(delay)
+            delay = min(2 * delay, LONGEST_DELAY)
+
+    def _explain(self, kind: str, path: str, fault: Fault, error: BaseException) -> str:
+        does = {"put": "be written", "delete": "be deleted", "list": "be listed"}.get(kind, "be read")
+        advice = {
+            Fault.NO_BUCKET: f"Create the bucket {self.url.bucket}, or correct its name.",
+            Fault.CREDENTIALS: "Renew them, or set them as the store's own tools need it, and repeat the command.",
+            Fault.DENIED: "Ask its owner for the right to list, read, write and delete objects there.",
+            Fault.PASSING: "Run the same command again later.",
+        }.get(fault, "")
+        return f"{self.url}/{path} can't {does}: {fault.value} ({told(error)}). {advice}".strip()
+
+    def _waited_for(self, call: Callable[[], T]) -> T:
+        """Run a request in a thread, so that `check` can give it up; then the request may still arrive."""
+        if self._check is None and self._limit is None:
+            return call()
+        answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                answer.put((call(), None))
+            except BaseException as error:
+                answer.put((None, error))
+
+        threading.Thread(target=run, name="store", daemon=True).start()
+        latest = None if self._limit is None else time.monotonic() + self._limit
+        while True:
+            with contextlib.suppress(queue.Empty):
+                found, error = answer.get(timeout=0.1)
+                if error is not None:
+                    raise error
+                return found
+            if self._check is not None:
+                self._check()
+            if latest is not None and time.monotonic() > latest:
+                raise TimeoutError(f"no answer in {self._limit:g} seconds")
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; `check` can end it."""
+        latest = time.monotonic() + seconds
+        while (left := latest - time.monotonic()) > 0:
+            if self._check is not None:
+                self._check()
+            time.sleep(min(left, 0.1))
+
+    # --- the file system ------------------------------------------------------------------------
+
+    def _place(self, path: str) -> str:
+        return f"{self.url.path}/{path}" if path else self.url.path
+
+    def _open(self) -> fsspec.AbstractFileSystem:
+        if self._files is None:
+            self._files = _file_system(self.url.protocol)
+        return self._files
+
+
+def _file_system(protocol: str) -> fsspec.AbstractFileSystem:
+    """Open a file system of fsspec that caches nothing and leaves repeating to `Store`."""
+    import fsspec
+    from fsspec.config import conf
+
+    options: dict[str, Any] = {"skip_instance_cache": True}
+    if protocol in ("s3", "s3a"):
+        once = {"retries": {"mode": "standard", "total_max_attempts": 1}, "connect_timeout": 10, "read_timeout": 60}
+        options["config_kwargs"] = {**once, **conf.get(protocol, {}).get("config_kwargs", {})}
+    if protocol != "hf":
+        options["use_listings_cache"] = False
+    files = fsspec.filesystem(protocol, **options)
+    if protocol in ("s3", "s3a"):
+        files.retries = 1
+    return files
+
+
+def _entry(facts: Mapping[str, Any]) -> Entry:
+    names = ("ETag", "etag", "generation", "xet_hash", "version_id", "md5Hash", "LastModified", "mtime", "uploaded_at")
+    return Entry(int(facts.get("size") or 0), " ".join(str(facts[name]) for name in names if facts.get(name)))
