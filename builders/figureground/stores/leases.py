@@ -1,0 +1,242 @@
+"""Leases: claims of names, such as shards, in a store without locks.
+
+A lease is an object that its owner keeps writing: `_figureground/leases/NAME/000001`. Whoever wants the name creates
+the next number, which only one process can do. An observer takes a lease for stale when the object hasn't changed for
+some seconds of the observer's own monotonic clock, so clocks never have to agree. The owner of the highest number
+holds the name. A paused owner finds out from the listing that it has lost it, and leaves the store as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from figureground.core.errors import FiguregroundError
+from figureground.shards.shard import PRIVATE
+from figureground.stores.faults import StoreError
+from figureground.stores.store import Entry, Store
+
+LEASES = f"{PRIVATE}/leases"
+SECONDS = 60.0
+"""Time without a change after which a lease is stale, seconds."""
+LEAST_SECONDS = 1.0
+BEATS = 5
+"""Heartbeats within that time."""
+
+
+class LeaseLost(FiguregroundError):
+    """Raised when another process has taken over a name, because this one seemed dead."""
+
+
+@dataclass
+class Lease:
+    """A held name."""
+
+    name: str
+    number: int
+    told: dict[str, Any]
+    """Who holds it, as the object says."""
+    beats: int = 0
+    beat_at: float = field(default_factory=time.monotonic)
+    """Time of the last heartbeat that arrived."""
+    lost: bool = False
+    writing: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a heartbeat is on its way, so that none arrives after the lease was given back."""
+
+    @property
+    def path(self) -> str:
+        return f"{LEASES}/{self.name}/{self.number:06d}"
+
+    def text(self) -> bytes:
+        return (json.dumps({**self.told, "beat": self.beats}) + "\n").encode()
+
+
+@dataclass
+class _Seen:
+    entry: Entry
+    since: float
+    """When this process first saw the object with this content; monotonic."""
+    early: bool = False
+    """Whether it was there when this process first looked, so that a dead process of its directory may have left it."""
+    told: dict[str, Any] | None = None
+    """Its content, once it was read."""
+
+
+class Leases:
+    """The leases that this process holds, and what it sees of others.
+
+    Args:
+        store: The store.
+        scratch: Name of the directory in which this process works. A lease of the same directory is taken over at once:
+            the caller holds its lock file there, so whoever had the lease has died.
+        seconds: Time without a change after which a lease is stale.
+    """
+
+    def __init__(self, store: Store, scratch: str, seconds: float = SECONDS):
+        self.store, self.scratch, self.seconds = store, scratch, max(seconds, LEAST_SECONDS)
+        self.owner = f"{scratch}-{secrets.token_hex(6)}"
+        self._quiet = store.background(max(self.seconds / 2, 5.0))
+        self._seen: dict[str, _Seen] = {}
+        self._looked = float("-inf")
+        self._held: dict[str, Lease] = {}
+        self._wake, self._closed = threading.Event(), False
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    # --- seeing others --------------------------------------------------------------------------
+
+    def look(self, age: float = 0.0) -> None:
+        """List all leases, unless that was done within the last `age` seconds."""
+        if time.monotonic() - self._looked <= age:
+            return
+        found, now = self.store.list(LEASES), time.monotonic()
+        self._seen = {path: self._watched(path, entry, now) for path, entry in found.items()}
+        self._looked = now
+
+    def _watched(self, path: str, entry: Entry, now: float) -> _Seen:
+        before = self._seen.get(path)
+        if before is None:
+            return _Seen(entry, now, early=self._looked == float("-inf"))
+        return before if before.entry == entry else _Seen(entry, now, before.early, before.told)
+
+    def _look_at(self, name: str) -> list[str]:
+        """List the leases of one name; return their paths, the holder's last."""
+        folder, now = f"{LEASES}/{name}", time.monotonic()
+        found = self.store.list(folder)
+        for path in [path for path in self._seen if path.startswith(f"{folder}/") and path not in found]:
+            del self._seen[path]
+        self._seen |= {path: self._watched(path, entry, now) for path, entry in found.items()}
+        return sorted(found)
+
+    def busy(self, name: str) -> bool:
+        """Whether another process held a name when leases were last listed, and didn't seem dead."""
+        paths = sorted(path for path in self._seen if path.startswith(f"{LEASES}/{name}/"))
+        return bool(paths) and not self._free(paths[-1])
+
+    def _free(self, path: str) -> bool:
+        """Whether a lease was left by a dead process: of this directory, or unchanged for too long."""
+        seen = self._seen[path]
+        waited = time.monotonic() - seen.since
+        if seen.told is None and (seen.early or waited >= self.seconds):
+            seen.told = self._read(path)
+        told = seen.told or {}
+        theirs = told.get("stale_after")
+        longest = max(self.seconds, float(theirs) if isinstance(theirs, int | float) else 0.0)
+        return told.get("scratch") == self.scratch or waited >= longest
+
+    def _read(self, path: str) -> dict[str, Any]:
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            told = json.loads(self.store.read(path))
+            return told if isinstance(told, dict) else {}
+        return {}
+
+    def others(self) -> dict[str, dict[str, Any]]:
+        """Return who holds which name, of other directories, as last listed; leases that seem dead are left out."""
+        tops: dict[str, str] = {}
+        for path in sorted(self._seen):
+            tops[path.removeprefix(f"{LEASES}/").rpartition("/")[0]] = path
+        return {name: self._seen[path].told or {} for name, path in tops.items() if not self._free(path)}
+
+    def entries(self, prefix: str) -> dict[str, Entry]:
+        """Return the entries of the leases whose names begin with a prefix, as last listed."""
+        return {path: seen.entry for path, seen in self._seen.items() if path.startswith(f"{LEASES}/{prefix}")}
+
+    # --- holding --------------------------------------------------------------------------------
+
+    def take(self, name: str) -> Lease | None:
+        """Take a name, or return None if another process holds it. Hold the name's lock file in the scratch directory.
+
+        Raises:
+            StoreError: The store can't be used.
+        """
+        if self.busy(name):
+            self.look(self.seconds / BEATS)
+            if self.busy(name):
+                return None
+        paths = sorted(path for path in self._seen if path.startswith(f"{LEASES}/{name}/"))
+        number = int(paths[-1].rpartition("/")[2]) + 1 if paths else 1
+        told = {
+            "owner": self.owner, "scratch": self.scratch, "host": platform.node(), "pid": os.getpid(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"), "stale_after": self.seconds,
+        }  # fmt: skip
+        lease = Lease(name, number, told)
+        if not self.store.create(lease.path, lease.text()):
+            self._look_at(name)
+            return None
+        with self._lock:
+            self._held[name] = lease
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+                self._thread.start()
+        return lease
+
+    @contextlib.contextmanager
+    def waited_for(self, name: str, sleep: Callable[[float], None]) -> Iterator[Lease]:
+        """Hold a name, after waiting for it if need be."""
+        while (lease := self.take(name)) is None:
+            sleep(min(2.0, self.seconds / BEATS))
+            self._look_at(name)
+        try:
+            yield lease
+        finally:
+            self.release(lease)
+
+    def check(self, lease: Lease) -> None:
+        """Make sure that a lease is still held; called before each put.
+
+        Raises:
+            LeaseLost: Another process has taken over.
+        """
+        if not lease.lost:
+            paths = self._look_at(lease.name)
+            lease.lost = not paths or paths[-1] != lease.path
+        if lease.lost:
+            raise LeaseLost(f"{lease.name}: another process has taken it over, because this one seemed dead.")
+
+    def release(self, lease: Lease) -> None:
+        """Give a name back: remove the object, and those of dead owners before. If that fails, it becomes stale."""
+        with self._lock:
+            self._held.pop(lease.name, None)
+        older = [path for path in self._seen if path.startswith(f"{LEASES}/{lease.name}/") and path < lease.path]
+        gone = [*([] if lease.lost else older), lease.path]
+        with lease.writing, contextlib.suppress(StoreError):
+            self._quiet.delete(gone)
+        for path in gone:
+            self._seen.pop(path, None)
+
+    def close(self) -> None:
+        """Stop the heartbeats; leases still held become stale."""
+        self._closed = True
+        self._wake.set()
+
+    def _beat_on(self) -> None:
+        while not self._wake.wait(self.seconds / BEATS):
+            with self._lock:
+                held = list(self._held.values())
+            for lease in held:
+                if not lease.lost:
+                    with contextlib.suppress(StoreError):  # `check` finds out
+                        self._beat(lease)
+
+    def _beat(self, lease: Lease) -> None:
+        if time.monotonic() - lease.beat_at > self.seconds:  # this process was paused, or the network was cut
+            paths = sorted(self._quiet.list(f"{LEASES}/{lease.name}"))
+            if not paths or paths[-1] != lease.path:
+                lease.lost = True
+                return
+        with lease.writing:
+            with self._lock:
+                if self._held.get(lease.name) is not lease:
+                    return
+            lease.beats += 1
+            self._quiet.put(lease.path, lease.text())
+            lease.beat_at = time.monotonic()
