@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
+from figureground.core.errors import UsageError
 from figureground.core.terminal import Parser
+from figureground.stores.urls import StoreUrl, parse
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """The subparsers that each command's parser is added to."""
+
+
+def place(text: str) -> Path | StoreUrl:
+    """Read a dataset's place: a directory, or a URL in an object store."""
+    try:
+        return parse(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_later(parser: argparse.ArgumentParser, add: Callable[[], None]) -> None:

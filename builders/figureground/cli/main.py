@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from figureground import __version__
@@ -103,7 +104,7 @@ def _explain(error: Exception, options: argparse.Namespace) -> str:
     if isinstance(error, FiguregroundError):
         return str(error)
     place = getattr(options, "out", None) or getattr(options, "directory", None)
-    trouble = disk.explain(error, place) if isinstance(error, OSError) and place else None
+    trouble = disk.explain(error, place) if isinstance(error, OSError) and isinstance(place, Path) else None
     return trouble or f"{type(error).__name__}: {error}\n(--debug shows where)"
 
 

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from figureground.cli.arguments import Commands
+from figureground.cli.arguments import Commands, place
 from figureground.core.errors import RecipeError, listed
 from figureground.core.terminal import complain, say, say_json
 
@@ -120,7 +120,14 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "build", parents=[_recipe(), common], help="build a dataset, or resume a stopped build"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--out", type=place, required=True, metavar="DIR|URL",
+        help="directory of the dataset, or its place in an object store: s3://bucket/name, gs://…, hf://buckets/…",
+    )  # fmt: skip
+    parser.add_argument(
+        "--scratch", type=Path, metavar="DIR",
+        help="for a URL: local directory in which shards are written before they are put (one in the user's cache)",
+    )  # fmt: skip
     parser.add_argument(
         "--runner", metavar="NAME",
         help="who renders: local (processes on this machine, the default), or a runner of another package",
@@ -132,8 +139,8 @@ def _build(options: argparse.Namespace) -> int:
     method = _method(options)
     for note in method.checkpoint_notes():
         complain(f"figureground: {note}")
-    out = method.build(options.out, runner=options.runner)
-    say(method.done_message(out))
+    out = method.build(str(options.out), runner=options.runner, scratch=options.scratch)
+    say(method.done_message(out).replace(str(out), str(options.out)))
     return 0
 
 

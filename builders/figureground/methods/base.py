@@ -76,6 +76,8 @@ class Method(ABC):
     """Whether images are made from a labelled training set, the setting `data`; if so, `compare` accepts the method."""
     SHARED: ClassVar[tuple[str, ...]] = ("content",)
     """Cached properties that a build computes once and passes to its workers."""
+    SCORES: ClassVar[bool] = False
+    """Whether `score_samples` reads the finished images."""
     LIMITS: ClassVar[tuple[str, ...]] = ()
     """Limitations listed in the card, one sentence each."""
     USES: ClassVar[tuple[str, ...]] = (
@@ -158,26 +160,32 @@ class Method(ABC):
 
     # --- building -------------------------------------------------------------------------------
 
-    def build(self, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None) -> Path:
-        """Build the dataset in a directory, or resume a stopped build there; same as the function `build`.
+    def build(
+        self, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None,
+        scratch: str | os.PathLike[str] | None = None,
+    ) -> Path:  # fmt: skip
+        """Build the dataset in a directory or at a URL, or resume a stopped build there; same as the function `build`.
 
         A build that fails before it has rendered anything leaves the directory unchanged.
 
         Args:
-            out: The directory; created if it doesn't exist.
+            out: The directory, created if it doesn't exist; or a URL in an object store, such as `s3://bucket/name`.
             show_progress: Whether to show progress on stderr.
             runner: Who renders the shards: `local`, or a runner of another package; None for the setting `runner`.
+            scratch: For a URL, the directory in which shards are written before they are put; None for one in the
+                user's cache.
 
         Returns:
-            The directory.
+            The directory; for a URL the scratch directory, with index, card and markers, but without images.
 
         Raises:
             FiguregroundError: The directory contains something else or another recipe or can't be written, the
                 numerics differ from those of its first shards, or an input named by the recipe can't be used.
             RecipeError: The runner doesn't exist.
+            StoreError: The store at the URL can't be used, or holds other bytes under a shard's name.
             NothingLeft: Every image was rejected, in total, in a split or in the last extension.
         """
-        return building.build(self, out, show_progress, runner)
+        return building.build(self, out, show_progress, runner, scratch)
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Build the dataset in the cache directory, or resume a stopped build there.

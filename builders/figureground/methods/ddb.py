@@ -23,7 +23,6 @@ from tqdm import tqdm
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, RecipeError, counted
 from figureground.core.files import replace_text
-from figureground.core.locks import lock
 from figureground.core.names import slugs
 from figureground.core.text import code, markdown
 from figureground.core.values import FieldsOf
@@ -42,7 +41,8 @@ from figureground.recipe.sample import Spec
 from figureground.recipe.settings import EXECUTION, Names, Share, Text, execution_names, settings
 from figureground.recipe.table import Counts
 from figureground.running import directory
-from figureground.shards.claiming import STAGES_LOCK, remove_locks
+from figureground.shards.claiming import remove_locks
+from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE, SCORES
 from figureground.shards.stages import again, read_marker
 from figureground.sources.references import LEAST
@@ -158,6 +158,7 @@ class DDB(Repaint):
     """
 
     METHOD = "ddb"
+    SCORES = True
     CONFIGS: ClassVar[dict[str, DDBConfig]] = {
         POCKET: DDBConfig(**ON_POCKET, segmenter=POCKET, sources=75, training={"epochs": 10}, mask_dilation=0.1),
         "photographs": DDBConfig(**ON_PHOTOGRAPHS),
@@ -426,7 +427,7 @@ class DDB(Repaint):
 
     def score_samples(self, out: Path) -> None:
         """Write scores for `curate`: one row per image, with the columns `SCORE_COLUMNS`."""
-        with lock(out / STAGES_LOCK, wait=True):  # other processes may finish at the same time
+        with home_of(out).settling():  # other processes may finish at the same time
             directory.settle_recipe(out, self.recipe(out / PRIVATE))
             self._score(out)
         remove_locks(out)

@@ -17,7 +17,6 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.core.hashing import digest
-from figureground.core.locks import lock
 from figureground.core.shares import whole_part
 from figureground.core.terminal import remark
 from figureground.data.groups import Files, GroupedImages
@@ -33,8 +32,8 @@ from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
 from figureground.recipe.table import Counts
 from figureground.running import directory
-from figureground.shards.claiming import STAGES_LOCK
 from figureground.shards.columns import Columns
+from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE
 from figureground.shards.stages import again, read_marker, run_stage
 from figureground.sources.images import center_square
@@ -240,7 +239,7 @@ class Repaint(Method):
         self.check_settings()
         with (
             directory.opened(out, self.recipe(out / PRIVATE), lambda: "Results of finished stages are kept."),
-            lock(out / STAGES_LOCK, wait=True),
+            home_of(out).settling(),
         ):
             directory.settle_recipe(out, self.recipe(out / PRIVATE))
             known = self._read_jobs(stages)

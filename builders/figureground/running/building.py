@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.core.owned import refuse_within
 from figureground.models.parts import pixels_a_latent
 from figureground.models.weights import check_files, check_size, local_directory
@@ -26,37 +26,56 @@ from figureground.running import directory
 from figureground.running.runner import open_runner
 from figureground.shards import index
 from figureground.shards.finished import saved_index
+from figureground.shards.home import home_of
 from figureground.shards.markers import missing
 from figureground.shards.remaining import refuse_empty_parts
 from figureground.shards.shard import PRIVATE, as_shard
+from figureground.stores.scratch import attached
+from figureground.stores.urls import StoreUrl, parse
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
 
 
-def build(method: Method, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None) -> Path:
-    """Builds a dataset in a directory, or resumes a stopped build there.
+def build(
+    method: Method, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+) -> Path:  # fmt: skip
+    """Builds a dataset in a directory or at a URL, or resumes a stopped build there.
 
     A build that fails before it has rendered anything leaves the directory unchanged.
 
     Args:
         method: The method with its settings, such as `D3S("pocket")`.
-        out: The directory; created if it doesn't exist.
+        out: The directory, created if it doesn't exist; or a URL in an object store, such as `s3://bucket/name`.
         show_progress: Whether to show progress on stderr.
         runner: Who renders the shards: `local`, or a runner of another package; None for the recipe's.
+        scratch: For a URL, the directory in which shards are written before they are put; None for one in the user's
+            cache.
 
     Returns:
-        The directory.
+        The directory; for a URL the scratch directory, with index, card and markers, but without images.
 
     Raises:
         FiguregroundError: The directory holds something else or another recipe or can't be written, the numerics
             differ from those of its first shards, or an input named by the recipe can't be used.
         RecipeError: The runner doesn't exist.
+        StoreError: The store at the URL can't be used, or holds other bytes under a shard's name.
         NothingLeft: Every image was rejected, in total, in a split or in the last extension.
     """
     if runner is not None:
         method.config = dataclasses.replace(method.config, runner=runner)
-    out, config, method.show_progress = Path(out), method.config, show_progress
+    place = parse(os.fspath(out))
+    if isinstance(place, StoreUrl):
+        with attached(place, None if scratch is None else Path(scratch)) as directory:
+            return _build(method, directory, show_progress)
+    if scratch is not None:
+        raise UsageError(f"--scratch is for datasets at a URL, not for the directory {place}.")
+    return _build(method, place, show_progress)
+
+
+def _build(method: Method, out: Path, show_progress: bool) -> Path:
+    config, method.show_progress = method.config, show_progress
     chosen = open_runner(config.runner)
     _refuse_within_sources(method, out)
     directory.refuse_older(out)
@@ -78,8 +97,10 @@ def build(method: Method, out: str | os.PathLike[str], show_progress: bool = Tru
                     f"the runner {config.runner!r} ended before the work was done. "
                     f"{directory.shards_kept(out, shards)} Run the same command again."
                 )
-        finish(method, out)
-        method.score_samples(out)
+        with home_of(out).describing(images=method.SCORES) as needed:
+            if needed:
+                finish(method, out)
+                method.score_samples(out)
     refuse_empty_parts(saved_index(out), str(out))
     return out
 

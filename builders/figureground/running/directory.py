@@ -17,8 +17,9 @@ from figureground.recipe import document as recipes
 from figureground.recipe.formats import FORMATS
 from figureground.running import disk
 from figureground.shards import card, journal
-from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, clean_stale
+from figureground.shards.claiming import WORKING_LOCK, clean_stale
 from figureground.shards.directory import refuse_strange
+from figureground.shards.home import home_of
 from figureground.shards.markers import formats_of, markers, missing
 from figureground.shards.shard import PRIVATE, RECIPE, Shard
 
@@ -44,6 +45,7 @@ def opened(out: Path, recipe: Mapping[str, Any], kept: Callable[[], str]) -> Ite
         yield
     except BaseException as error:
         if ours or isinstance(error, OSError):
+            home_of(out).withdraw()
             disk.withdraw(out, made, before, failed=isinstance(error, Exception))
         if ours and isinstance(error, KeyboardInterrupt):
             error.add_note(f"{kept()} The same command resumes from there.")
@@ -80,7 +82,7 @@ def _open(out: Path, recipe: Mapping[str, Any]) -> None:
                 "Give a new directory."
             )
         saved.parent.mkdir(parents=True, exist_ok=True)
-        with lock(out / STAGES_LOCK, wait=True):
+        with home_of(out).settling():
             settle_recipe(out, recipe)
     else:
         _refuse_other(out, recipe)
@@ -144,9 +146,7 @@ def record_execution(out: Path, recipe: Mapping[str, Any]) -> None:
 
 def has_started(out: Path) -> bool:
     """Returns whether a shard is finished or a process is rendering one; call it under the stages' lock."""
-    # The lock comes first: between the two checks the last worker could finish a shard and exit.
-    with lock(out / WORKING_LOCK) as alone:
-        return not alone or bool(markers(out))
+    return home_of(out).has_started()
 
 
 @contextmanager
@@ -157,7 +157,7 @@ def working(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
         FiguregroundError: The directory now holds another recipe.
     """
     with ExitStack() as stack:
-        with lock(out / STAGES_LOCK, wait=True):
+        with home_of(out).settling():
             settle_recipe(out, recipe)
             stack.enter_context(lock(out / WORKING_LOCK, wait=True, shared=True))
         yield

@@ -36,15 +36,17 @@ from figureground.models.weights import check_size
 from figureground.recipe.plan import Plan, PlannedShard
 from figureground.recipe.sample import Reject, Sample, Spec
 from figureground.running import directory
-from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK
+from figureground.shards.claiming import WORKING_LOCK
 from figureground.shards.columns import Columns
 from figureground.shards.encoding import described
 from figureground.shards.filling import counted, fill
+from figureground.shards.home import home_of
 from figureground.shards.journal import FileJournal, Journal, count_kept, origin
 from figureground.shards.markers import markers, missing
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import PRIVATE, Shard, as_shard
 from figureground.shards.writer import write_shard
+from figureground.stores.scratch import joined
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -67,13 +69,18 @@ def work(
         numbers: Positions of the shards in the plan, from 0, in the order in which to render them; None for all.
         rank: Index of this process on its machine, by which several processes use different devices.
     """
+    with joined(out):
+        _work(method, out, numbers, rank, show_progress)
+
+
+def _work(method: Method, out: Path, numbers: Sequence[int] | None, rank: int, show_progress: bool) -> None:
     method.read_stages(out / PRIVATE / "stages")
     shards = list(_choose(method.plan(), numbers))
     opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
     too_much = ""
     while opened is None or missing(out, shards):
         with ExitStack() as stack:
-            with lock(out / STAGES_LOCK, wait=True):
+            with home_of(out).settling():
                 directory.settle_recipe(out, method.recipe(out / PRIVATE))
                 if opened is None:
                     opened = begin(method, out, rank)
@@ -148,7 +155,7 @@ def _smaller_batch(
                 )
             if size == 1:
                 raise FiguregroundError(f"{too_much} Give a smaller --set size=…, or a device with more memory.")
-            if not alone:
+            if not alone or not home_of(out).is_alone():
                 return None
             settled = {
                 **numerics,

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from figureground.core import signals
 from figureground.core.progress import Progress
-from figureground.shards.claiming import claim
+from figureground.shards.home import home_of
 from figureground.shards.markers import missing
 from figureground.shards.shard import Shard
 
@@ -24,21 +24,28 @@ T = TypeVar("T")
 def fill(out: Path, shards: Sequence[Shard], write: Callable[[Shard, tqdm], None], show_progress: bool) -> None:
     """Write every unfinished shard that no other process has claimed; return when all are finished.
 
-    A shard that another process has claimed is waited for, and taken over if that process dies.
+    A shard that another process has claimed is waited for, and taken over if that process dies. One that is written
+    already, but isn't where the dataset is kept, is only brought there.
 
     Args:
         write: Writes a shard; it advances the bar by the shard's images (see `counted`).
     """
     total = sum(shard.count for shard in shards)
     done = total - sum(shard.count for shard in missing(out, shards))
-    bar = Progress(total, initial=done, unit="image", desc=str(out), show=show_progress)
+    home = home_of(out)
+    bar = Progress(total, initial=done, unit="image", desc=home.title, show=show_progress)
     with signals.at_checks(), bar:
         while todo := missing(out, shards):
-            for shard in todo:
+            home.look()
+            for shard in missing(out, todo):
                 signals.check()
-                with claim(out, shard) as mine:
+                with home.claim(shard) as mine:
                     if mine and missing(out, [shard]):
-                        write(shard, bar)
+                        if (out / shard.path("marker")).exists():
+                            bar.update(shard.count)
+                        else:
+                            write(shard, bar)
+                        home.keep(shard)
             if missing(out, todo):
                 signals.check()
                 time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -20,7 +20,7 @@ from figureground.shards.columns import Columns
 from figureground.shards.formats.format import in_order
 from figureground.shards.index_shape import INDEX as INDEX
 from figureground.shards.index_shape import read_index
-from figureground.shards.markers import markers, missing, to_text
+from figureground.shards.markers import kept_elsewhere, markers, missing, to_text
 from figureground.shards.remaining import refuse_empty
 from figureground.shards.shard import LABELS, MARKERS, RECIPE, Shard, ShardError
 
@@ -279,6 +279,8 @@ def _check(directory: Path, shard: Shard, marker: Mapping[str, Any], formats: Se
     for kind in formats:
         if shard.path(kind) not in marker["files"]:
             raise ShardError(f"shard {shard.name} was built without the format {kind!r}. {again}")
+    if kept_elsewhere(directory) is not None:
+        return  # the store's sizes were compared when the markers were fetched
     for name, file in marker["files"].items():
         path = directory / name
         size = path.stat().st_size if path.exists() else None

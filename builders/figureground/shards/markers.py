@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import printable
-from figureground.core.files import read_json
+from figureground.core.files import MOST_JSON, read_json, read_text
 from figureground.core.shapes import Count, Each, Optional, check_shape
 from figureground.recipe.formats import FORMATS
 from figureground.shards.index_shape import CELL, FILES
@@ -18,6 +19,9 @@ _MARKER = {
     "shard": str, "split": str, "index": Count, "of": Count, "part": Optional(Count), "planned": Count,
     "samples": Count, "arrow_bytes": Optional(Count), "rejects": Each(Count), "cells": [CELL], "files": FILES,
 }  # fmt: skip
+
+KEPT = f"{MARKERS}/.kept"
+"""File of a scratch directory: names of the shards that the store has, one a line."""
 
 
 def markers(directory: Path) -> dict[str, dict[str, Any]]:
@@ -54,8 +58,27 @@ def check_marker(marker: Any) -> None:
 
 
 def missing(directory: Path, shards: Iterable[Shard]) -> list[Shard]:
-    """Returns the unfinished shards, in the given order."""
+    """Returns the unfinished shards, in the given order. In a scratch directory, those in the store are finished."""
+    kept = kept_elsewhere(directory)
+    if kept is not None:
+        return [shard for shard in shards if shard.name not in kept]
     return [shard for shard in shards if not (directory / shard.path("marker")).exists()]
+
+
+def kept_elsewhere(directory: Path) -> frozenset[str] | None:
+    """Returns the names of the shards in the store of a scratch directory, as last seen; None for other directories."""
+    path = directory / KEPT
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return _read_names(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@lru_cache(maxsize=4)
+def _read_names(path: Path, modified: int, size: int, number: int) -> frozenset[str]:
+    """Reads names, one a line; what changes with the file is part of the cache's key."""
+    return frozenset(read_text(path, most=MOST_JSON).split())
 
 
 def formats_of(marker: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import read_object, replace_text
 from figureground.core.hashing import digest
+from figureground.shards.home import home_of
 
 COPIES = "references"
 """Stage folder with copies of the recipe's inputs, which are cheap to make again."""
@@ -45,6 +46,7 @@ def run_stage(root: Path, name: str, inputs: Any, work: Callable[[Path], dict[st
     facts = work(folder)
     text = json.dumps({"inputs": inputs_hash, "facts": facts}, indent=2, ensure_ascii=False)
     replace_text(folder / DONE, text + "\n")
+    home_of(root.parents[1]).keep_stage(name)
     return facts
 
 

@@ -22,6 +22,7 @@ from figureground.core.errors import FiguregroundError, UsageError, listed
 from figureground.core.progress import Progress
 from figureground.core.terminal import complain
 from figureground.running.runner import Job, Runner
+from figureground.shards.home import home_of
 from figureground.shards.markers import missing
 from figureground.shards.shard import as_shard
 
@@ -99,7 +100,7 @@ def _work_in_processes(method: Method, out: Path, show_progress: bool) -> None:
                         workers.append(worker)
                         reports.append(receive)
                         send.close()
-                with Progress(total, initial=done(), unit="image", desc=str(out), show=show_progress) as bar:
+                with Progress(total, initial=done(), unit="image", desc=home_of(out).title, show=show_progress) as bar:
                     while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
                         signals.check()
                         wait(alive, SECONDS_BETWEEN_LOOKS)

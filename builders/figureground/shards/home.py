@@ -1,0 +1,105 @@
+"""What processes that build one dataset share: claims of shards, and news of the shards that others have finished.
+
+A dataset directory that all processes reach is its own home. For a dataset in an object store, the home is a
+`stores.remote.Remote`, and the directory is the scratch of one machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from figureground.core.locks import lock
+from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, claim
+from figureground.shards.markers import markers
+from figureground.shards.shard import Shard
+
+
+class Home:
+    """The home of a dataset whose directory all processes reach.
+
+    Args:
+        directory: The dataset's directory.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+
+    @property
+    def title(self) -> str:
+        """What messages call the dataset: its directory or its URL."""
+        return str(self.directory)
+
+    def look(self) -> None:
+        """Find out which shards others have finished; afterwards, `markers.missing` knows them."""
+
+    @contextlib.contextmanager
+    def claim(self, shard: Shard) -> Iterator[bool]:
+        """Try to claim a shard for this process, without waiting; yields whether that succeeded."""
+        with claim(self.directory, shard) as mine:
+            yield mine
+
+    def keep(self, shard: Shard) -> bool:
+        """Bring a claimed shard, whose files and marker lie in the directory, to where it is kept.
+
+        Returns:
+            Whether it is kept; False if its claim was lost meanwhile, and the work was thrown away.
+        """
+        return True
+
+    @contextlib.contextmanager
+    def settling(self) -> Iterator[None]:
+        """Let no other process settle recipe and numerics or run stages within the context; waits for its turn."""
+        with lock(self.directory / STAGES_LOCK, wait=True):
+            yield
+
+    def keep_stage(self, name: str) -> None:
+        """Bring a stage that has just finished to where it is kept; called within `settling`."""
+
+    def has_started(self) -> bool:
+        """Whether a shard is finished or a process is rendering one; call it within `settling`."""
+        # The lock comes first: between the two checks the last worker could finish a shard and exit.
+        with lock(self.directory / WORKING_LOCK) as alone:
+            return not alone or bool(markers(self.directory))
+
+    def is_alone(self) -> bool:
+        """Whether no process in another directory is rendering; call it within `settling`."""
+        return True
+
+    @contextlib.contextmanager
+    def describing(self, images: bool) -> Iterator[bool]:
+        """Have all markers in the directory, so that index and card can be written, and keep these afterwards.
+
+        Args:
+            images: Whether the images are needed too.
+
+        Yields:
+            Whether they are to be written; False if another process has, and they lie in the directory.
+        """
+        yield True
+
+    def withdraw(self) -> None:
+        """Remove what a build that failed before its first shard has left elsewhere than in the directory."""
+
+
+_HOMES: dict[Path, Home] = {}
+
+
+def home_of(directory: Path) -> Home:
+    """Return the home of the dataset in a directory; the directory itself unless another is registered."""
+    return _HOMES.get(directory.absolute()) or Home(directory)
+
+
+@contextlib.contextmanager
+def registered(home: Home) -> Iterator[None]:
+    """Make `home_of` return this home for its directory."""
+    place = home.directory.absolute()
+    before = _HOMES.get(place)
+    _HOMES[place] = home
+    try:
+        yield
+    finally:
+        del _HOMES[place]
+        if before is not None:
+            _HOMES[place] = before

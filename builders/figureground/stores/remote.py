@@ -1,0 +1,419 @@
+"""The home of a dataset in a store: shards are written in a scratch directory by the usual code, and then put.
+
+Of a shard the data come first and the marker last. Both are only ever created, never overwritten, so that nothing that
+arrives late does harm. A finished shard leaves the scratch, except for its marker. Recipe, numerics and stages are
+settled under a lease, and so are index and card.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from figureground.core.errors import FiguregroundError, listed
+from figureground.core.files import FileError, inside, parse_json, read_bytes, read_object, replace_bytes, replace_text
+from figureground.core.locks import lock
+from figureground.core.terminal import remark
+from figureground.shards.card import ATTRIBUTION, CARD
+from figureground.shards.croissant import CROISSANT
+from figureground.shards.home import Home
+from figureground.shards.index_shape import INDEX
+from figureground.shards.markers import KEPT, kept_elsewhere, markers
+from figureground.shards.shard import LABELS, MARKERS, PRIVATE, RECIPE, SCORES, Shard, ShardError
+from figureground.shards.stages import COPIES, DONE
+from figureground.stores.faults import StoreError
+from figureground.stores.leases import LEASES, Lease, LeaseLost, Leases
+from figureground.stores.store import Entry, Store
+
+NUMERICS = f"{PRIVATE}/numerics.json"
+STAGES = f"{PRIVATE}/stages"
+DESCRIPTIONS = (ATTRIBUTION, CROISSANT, LABELS, CARD, INDEX)
+"""What is put when all shards are finished, in this order: the index is the proof."""
+SETTLING, DESCRIBING, BUILDING = ".settling", ".describing", ".building"
+"""Names of the leases that aren't those of shards; below the last one, each build that must be the only one has its."""
+SECONDS_BETWEEN_LOOKS = 15.0
+"""Longest age of a listing before a shard is claimed, seconds."""
+AT_ONCE = 16
+"""Small objects that are fetched at once."""
+
+
+class Remote(Home):
+    """The home of a dataset in a store.
+
+    Args:
+        directory: The scratch directory.
+        store: The store.
+        leases: The leases of this process.
+    """
+
+    def __init__(self, directory: Path, store: Store, leases: Leases):
+        super().__init__(directory)
+        self.store, self.leases = store, leases
+        self._mine: dict[str, Lease] = {}
+        self._looked = float("-inf")
+        self._stages: dict[str, str] = {}
+        """Version of the proof of each stage in the store that the scratch has too."""
+
+    @property
+    def title(self) -> str:
+        return str(self.store.url)
+
+    # --- shards ---------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """List markers and leases, unless that was done a moment ago."""
+        self._look(min(SECONDS_BETWEEN_LOOKS, self.leases.seconds) / 5)
+
+    def _look(self, age: float) -> None:
+        if time.monotonic() - self._looked > age:
+            found = self.store.list(MARKERS)
+            self._looked = time.monotonic()
+            self._note(Path(path).stem for path in found if path.endswith(".json"))
+            self.leases.look()
+
+    def _note(self, names: Iterable[str], *, anew: bool = False) -> None:
+        """Record shards that the store has.
+
+        Args:
+            anew: Whether to forget those recorded earlier.
+        """
+        path = self.directory / KEPT
+        with lock(path.with_name(f"{path.name}.lock"), wait=True):
+            known = kept_elsewhere(self.directory)
+            all_of_them = frozenset(names) | (frozenset() if anew or known is None else known)
+            if all_of_them != known:
+                replace_text(path, "".join(f"{name}\n" for name in sorted(all_of_them)))
+
+    def _kept(self) -> frozenset[str]:
+        return kept_elsewhere(self.directory) or frozenset()
+
+    @contextlib.contextmanager
+    def claim(self, shard: Shard) -> Iterator[bool]:
+        """Try to claim a shard: its lock file against processes of this machine, then its lease against others."""
+        with super().claim(shard) as mine:
+            lease = self._take(shard) if mine else None
+            if lease is None:
+                yield False
+                return
+            self._mine[shard.name] = lease
+            try:
+                yield True
+            finally:
+                del self._mine[shard.name]
+                self.leases.release(lease)
+
+    def _take(self, shard: Shard) -> Lease | None:
+        self._look(min(SECONDS_BETWEEN_LOOKS, self.leases.seconds / 2))
+        if shard.name in self._kept():
+            return None
+        lease = self.leases.take(shard.name)
+        # Whoever had the lease before may have finished since the listing.
+        if lease is not None and self.store.entry(shard.path("marker")) is not None:
+            self._note([shard.name])
+            self.leases.release(lease)
+            return None
+        return lease
+
+    def keep(self, shard: Shard) -> bool:
+        """Put a shard: data first, the marker last, both create-only, each after a look at the lease.
+
+        Raises:
+            ShardError: The store has other bytes under one of its names.
+        """
+        lease, path = self._mine[shard.name], shard.path("marker")
+        marker = read_object(self.directory / path)
+        try:
+            for name in marker["files"]:
+                self.leases.check(lease)
+                if not self.store.create(name, self.directory / name):
+                    self.leases.check(lease)
+                    raise self._differs(shard, name)
+            self.leases.check(lease)
+            if not self.store.create(path, read_bytes(self.directory / path)):
+                self._adopt(shard, marker)
+        except LeaseLost:
+            remark(f"shard {shard.name} was taken over by another process, because this one seemed dead. Its work is "
+                   "thrown away here.")  # fmt: skip
+            self._throw_away(shard, marker)
+            return False
+        self._note([shard.name])
+        for name in marker["files"]:
+            (self.directory / name).unlink(missing_ok=True)
+        return True
+
+    def _adopt(self, shard: Shard, marker: Mapping[str, Any]) -> None:
+        """Take over the marker of another process that made the same bytes.
+
+        Raises:
+            ShardError: It made other bytes.
+        """
+        path = shard.path("marker")
+        text = self.store.read(path)
+        theirs = parse_json(text, f"{self.title}/{path}")
+        if not isinstance(theirs, dict) or theirs.get("files") != marker["files"]:
+            raise self._differs(shard, path)
+        replace_bytes(self.directory / path, text)
+
+    def _throw_away(self, shard: Shard, marker: Mapping[str, Any]) -> None:
+        for name in (shard.path("marker"), *marker["files"]):
+            (self.directory / name).unlink(missing_ok=True)
+
+    def _differs(self, shard: Shard, name: str) -> ShardError:
+        here = (self.directory / NUMERICS).read_text() if (self.directory / NUMERICS).exists() else "unknown"
+        there = (self.store.read_if_there(NUMERICS) or b"unknown").decode(errors="replace")
+        return ShardError(
+            f"shard {shard.name}: {self.title}/{name} exists with other bytes than those made here. Nothing was "
+            f"overwritten.\nnumerics here: {' '.join(here.split())}\nnumerics there: {' '.join(there.split())}\n"
+            f"If no build is running, delete {name} there and run the same command again."
+        )
+
+    # --- recipe, numerics, stages ---------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def settling(self) -> Iterator[None]:
+        """Hold the lock file and the lease; have recipe, numerics and stages of the store, and put them at the end."""
+        with super().settling(), self.leases.waited_for(SETTLING, self.store.sleep) as lease:
+            self._mine[SETTLING] = lease
+            try:
+                self.pull()
+                yield
+                self._push()
+            finally:
+                del self._mine[SETTLING]
+
+    def pull(self) -> None:
+        """Make recipe, numerics and finished stages in the scratch those of the store, and see what is finished."""
+        for name in (RECIPE, NUMERICS):
+            found, path = self.store.read_if_there(name), self.directory / name
+            if found is None:
+                path.unlink(missing_ok=True)
+            elif not path.exists() or read_bytes(path) != found:
+                replace_bytes(path, found)
+        self._look(0)
+        if self._kept() and not markers(self.directory):  # its formats are those of all
+            self._fetch_markers([min(self._kept())])
+        self._pull_stages()
+
+    def _pull_stages(self) -> None:
+        there = self.store.list(STAGES)
+        for proof in sorted(path for path in there if path.endswith(f"/{DONE}")):
+            folder = proof.removesuffix(f"/{DONE}")
+            if self._stages.get(folder) == there[proof].version:
+                continue
+            text, local = self.store.read(proof), inside(self.directory, proof)
+            if not local.exists() or read_bytes(local) != text:
+                local.unlink(missing_ok=True)
+                own = [path for path in there if path.startswith(f"{folder}/") and path != proof]
+                for path in [*own, *_companions(there, text)]:
+                    target = inside(self.directory, path)
+                    if not target.exists() or target.stat().st_size != there[path].size or path in own:
+                        self.store.fetch(path, target)
+                replace_bytes(local, text)
+            self._stages[folder] = there[proof].version
+
+    def _push(self) -> None:
+        """Put what a finished start has settled: the recipe first, the numerics last."""
+        if (self.directory / NUMERICS).exists():
+            self._put_recipe()
+            self._put_changed(NUMERICS)
+
+    def keep_stage(self, name: str) -> None:
+        """Put a finished stage, its proof last.
+
+        Raises:
+            LeaseLost: Another process has taken over.
+        """
+        self._put_recipe()
+        there = self.store.list(STAGES)
+        folder = self.directory / STAGES
+        proof = f"{STAGES}/{name}/{DONE}"
+        if proof in there:
+            self.store.delete([proof])
+        for path in _files(folder):
+            if path.parts[0] == COPIES or (path.name == DONE and f"{STAGES}/{path.as_posix()}" != proof):
+                continue
+            key = f"{STAGES}/{path.as_posix()}"
+            size = (folder / path).stat().st_size
+            if key != proof and (key not in there or there[key].size != size or path.parts[0] == name):
+                self.leases.check(self._mine[SETTLING])
+                self.store.put(key, folder / path)
+        self.leases.check(self._mine[SETTLING])
+        self.store.put(proof, folder / name / DONE)
+        if (entry := self.store.entry(proof)) is not None:
+            self._stages[f"{STAGES}/{name}"] = entry.version
+
+    def _put_recipe(self) -> None:
+        """Create the recipe, or replace its execution settings if nothing was rendered.
+
+        Raises:
+            FiguregroundError: The store holds another recipe.
+        """
+        text = read_bytes(self.directory / RECIPE)
+        self.leases.check(self._mine[SETTLING])
+        if self.store.create(RECIPE, text):
+            return
+        theirs = parse_json(self.store.read(RECIPE), f"{self.title}/{RECIPE}")
+        if theirs["sha256"] != parse_json(text, RECIPE)["sha256"]:
+            raise FiguregroundError(f"--out {self.title} holds another recipe, and a place can hold only one.")
+        self.leases.check(self._mine[SETTLING])
+        self.store.put(RECIPE, text)
+
+    def _put_changed(self, name: str) -> None:
+        data = read_bytes(self.directory / name)
+        self.leases.check(self._mine[SETTLING])
+        if not self.store.create(name, data):
+            self.store.put(name, data)
+
+    def has_started(self) -> bool:
+        """Whether a shard is finished, or a process renders one on any machine; call it within `settling`."""
+        return super().has_started() or bool(self._kept()) or not self.is_alone()
+
+    def is_alone(self) -> bool:
+        """Whether no other directory holds the lease of a shard; call it within `settling`."""
+        self.leases.look()
+        return not any(not name.startswith(".") for name in self.leases.others())
+
+    def withdraw(self) -> None:
+        """Remove recipe and numerics from the store if no shard, no stage and no other build needs them."""
+        with contextlib.suppress(StoreError, OSError):
+            quiet = self.store.background(10.0)
+            if quiet.list(MARKERS) or quiet.list(STAGES) or quiet.entry(INDEX):
+                return
+            held = {path.split("/")[2] for path in quiet.list(LEASES)}
+            if held - {BUILDING}:
+                return
+            quiet.delete([RECIPE, NUMERICS])
+
+    # --- the end --------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def describing(self, images: bool) -> Iterator[bool]:
+        with (
+            lock(self.directory / f"{PRIVATE}/.describing.lock", wait=True),
+            self.leases.waited_for(DESCRIBING, self.store.sleep) as lease,
+        ):
+            self._look(0)
+            done = self._pull_descriptions()
+            if not done:
+                for name in (RECIPE, NUMERICS):  # another build that failed may have withdrawn them
+                    self.store.create(name, read_bytes(self.directory / name))
+                self._fetch_markers(self._kept())
+                self._compare_sizes()
+                if images:
+                    self._fetch_images()
+            yield not done
+            if not done:
+                for path in _files(self.directory / STAGES):
+                    key = f"{STAGES}/{path.as_posix()}"
+                    if path.parts[0] != COPIES and self.store.entry(key) is None:
+                        self.store.put(key, self.directory / key)
+                scores = [f"{SCORES}/{path}" for path in _files(self.directory / SCORES)]
+                for name in [*scores, *(name for name in DESCRIPTIONS if (self.directory / name).exists())]:
+                    self.leases.check(lease)
+                    self.store.put(name, self.directory / name)
+            self._clean()
+
+    def _pull_descriptions(self) -> bool:
+        """Fetch card and index; return whether they describe the finished dataset."""
+        found = {name: self.store.read_if_there(name) for name in DESCRIPTIONS}
+        for name, data in found.items():
+            path = self.directory / name
+            if data is None:
+                path.unlink(missing_ok=True)
+            else:
+                replace_bytes(path, data)
+        if not all(found[name] for name in (CARD, CROISSANT, INDEX)):
+            return False
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            index = read_object(self.directory / INDEX)
+            recipe = read_object(self.directory / RECIPE)
+            return (
+                index["recipe_sha256"] == recipe["sha256"]
+                and {each["shard"] for each in index["shards"]} == self._kept()
+            )
+        return False
+
+    def _fetch_markers(self, names: Iterable[str]) -> None:
+        there = markers(self.directory)
+
+        def fetch(name: str) -> None:
+            path = f"{MARKERS}/{name}.json"
+            replace_bytes(inside(self.directory, path), self.store.read(path))
+
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch") as pool:
+            list(pool.map(fetch, [name for name in names if name not in there]))
+
+    def _compare_sizes(self) -> None:
+        """Compare the sizes of all data with the markers.
+
+        Raises:
+            ShardError: An object is gone or has another size.
+        """
+        files = {name: file for marker in markers(self.directory).values() for name, file in marker["files"].items()}
+        there: dict[str, Entry] = {}
+        for folder in sorted({name.rpartition("/")[0] for name in files}):
+            there |= self.store.list(folder)
+        odd = [name for name, file in files.items() if name not in there or there[name].size != file["bytes"]]
+        if odd:
+            raise ShardError(
+                f"{self.title}: {listed(odd, 3)} aren't there as their markers say. Delete their markers in {MARKERS} "
+                "and what is left of them, and run the same command again."
+            )
+
+    def _fetch_images(self) -> None:
+        for marker in markers(self.directory).values():
+            for name, file in marker["files"].items():
+                path = inside(self.directory, name)
+                if path.exists() and path.stat().st_size == file["bytes"] and _sha256(path) == file["sha256"]:
+                    continue
+                if self.store.fetch(name, path) != file["sha256"] and self.store.fetch(name, path) != file["sha256"]:
+                    raise ShardError(f"{self.title}/{name} is damaged: its SHA-256 differs from its marker's.")
+
+    def _clean(self) -> None:
+        """Remove data from the scratch, and leases of finished shards that paused owners wrote late."""
+        kept = self._kept()
+        for marker in markers(self.directory).values():
+            if marker["shard"] in kept:
+                for name in marker["files"]:
+                    (self.directory / name).unlink(missing_ok=True)
+        left = [path for path in self.store.list(LEASES) if path.split("/")[2] in kept]
+        self.store.delete(left)
+
+    def begin(self) -> None:
+        """See anew what the store has, and forget what the scratch had of shards that are neither here nor there."""
+        self._note((), anew=True)
+        self.pull()
+        kept = self._kept()
+        for name, marker in markers(self.directory).items():
+            files = [(self.directory / path, file["bytes"]) for path, file in marker["files"].items()]
+            if name not in kept and not all(path.is_file() and path.stat().st_size == n for path, n in files):
+                self._throw_away(Shard.of_marker(marker), marker)
+
+    def count(self) -> str:
+        """Return the number of requests so far, for a log."""
+        return ", ".join(f"{n:,} {kind}" for kind, n in sorted(self.store.requests.items()))
+
+
+def _companions(there: Iterable[str], proof: bytes) -> list[str]:
+    """Return the files of a stage that lie beside its folder: those of the concept that its facts name."""
+    with contextlib.suppress(FileError, KeyError, TypeError):
+        facts = parse_json(proof, DONE)["facts"]
+        if isinstance(facts, dict) and isinstance(facts.get("folder"), str):
+            return [path for path in there if path.startswith(f"{STAGES}/concepts/{facts['folder']}/")]
+    return []
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files below a folder, relative to it, without hidden ones."""
+    found = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
+    return [path for path in found if not any(part.startswith(".") for part in path.parts)]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

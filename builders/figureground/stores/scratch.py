@@ -1,0 +1,154 @@
+"""Scratch directories: where a build of a dataset at a URL works, and what it knows of the store."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from figureground.core.errors import FiguregroundError, UsageError
+from figureground.core.files import read_object, replace_text
+from figureground.core.terminal import remark
+from figureground.shards.home import Home, home_of, registered
+from figureground.shards.shard import PRIVATE
+from figureground.stores.faults import StoreError
+from figureground.stores.leases import SECONDS, Leases
+from figureground.stores.remote import BUILDING, Remote
+from figureground.stores.store import Store
+from figureground.stores.urls import StoreUrl, parse
+
+STORE = f"{PRIVATE}/.store.json"
+"""File of a scratch directory: the URL that it belongs to, and how its builds use the store."""
+
+
+def cache() -> Path:
+    """The user's cache directory of this package."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "figureground"
+
+
+def default_scratch(url: StoreUrl) -> Path:
+    """The scratch directory of a URL in the user's cache."""
+    return cache() / "scratch" / f"{url.name}-{hashlib.sha256(str(url).encode()).hexdigest()[:12]}"
+
+
+def url_of(directory: Path) -> StoreUrl | None:
+    """Return the URL that a scratch directory belongs to, or None if it is none."""
+    saved = _saved(directory)
+    url = parse(str(saved["url"])) if saved else None
+    return url if isinstance(url, StoreUrl) else None
+
+
+def _saved(directory: Path) -> dict[str, Any] | None:
+    try:
+        return read_object(directory / STORE)
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def attached(
+    url: StoreUrl, scratch: Path | None = None, *, seconds: float = SECONDS, handed_out: bool = False
+) -> Iterator[Path]:
+    """Build in a scratch directory whose dataset is kept at a URL.
+
+    Args:
+        url: Where the dataset is kept.
+        scratch: The scratch directory; None for one in the user's cache.
+        seconds: Time without a heartbeat after which a shard is taken over.
+        handed_out: Whether one process hands out shards to all that build there, each to one only. Then a store that
+            can't create objects only where there is none will do.
+
+    Yields:
+        The scratch directory. While it is open, `home_of` returns its `Remote`.
+
+    Raises:
+        UsageError: The directory is the scratch of another URL, or holds something else.
+        StoreError: The store can't be used.
+    """
+    directory = scratch or default_scratch(url)
+    saved = _saved(directory)
+    if saved is None and directory.exists() and any(directory.iterdir()):
+        raise UsageError(f"--scratch {directory} holds something else. Give a new directory.")
+    if saved is not None and saved["url"] != str(url):
+        raise UsageError(f"--scratch {directory} is the scratch of {saved['url']}. Give another directory.")
+    store = Store(url)
+    creates = store.probe(PRIVATE)
+    saved = {
+        "url": str(url), "scratch": (saved or {}).get("scratch") or secrets.token_hex(8),
+        "creates": creates, "seconds": seconds,
+    }  # fmt: skip
+    replace_text(directory / STORE, json.dumps(saved, indent=2) + "\n")
+    with _opened(directory, store, saved) as remote:
+        alone = contextlib.nullcontext() if creates or handed_out else _only_build(remote)
+        with alone, named(url, directory):
+            remote.begin()
+            yield directory
+
+
+@contextlib.contextmanager
+def joined(directory: Path) -> Iterator[None]:
+    """Take part, in another process of the same machine, in the build of a scratch directory; any other one is left."""
+    saved = _saved(directory) if type(home_of(directory)) is Home else None
+    if saved is None:
+        yield
+        return
+    url = parse(str(saved["url"]))
+    assert isinstance(url, StoreUrl)
+    store = Store(url)
+    store.outlasts = True  # the process that started this one has put an object
+    with _opened(directory, store, saved):
+        yield
+
+
+@contextlib.contextmanager
+def _opened(directory: Path, store: Store, saved: Mapping[str, Any]) -> Iterator[Remote]:
+    leases = Leases(store, saved["scratch"], saved["seconds"])
+    remote = Remote(directory, store, leases)
+    try:
+        with registered(remote):
+            yield remote
+    finally:
+        leases.close()
+
+
+@contextlib.contextmanager
+def named(url: StoreUrl, directory: Path) -> Iterator[None]:
+    """Let errors about the dataset name its URL instead of the scratch; those of the scratch's disk stay."""
+    try:
+        yield
+    except FiguregroundError as error:
+        if not isinstance(error.__cause__, OSError):
+            error.args = (str(error).replace(str(directory), str(url)),)
+        raise
+
+
+@contextlib.contextmanager
+def _only_build(remote: Remote) -> Iterator[None]:
+    """Refuse to build beside another build, in a store that can't keep two from writing the same object.
+
+    Raises:
+        StoreError: Another build is running there.
+    """
+    leases, name = remote.leases, f"{BUILDING}/{remote.leases.scratch}"
+    leases.look()
+    said = False
+    while any(each.startswith(BUILDING) and each != name for each in leases.others()):
+        if not said:
+            said = True
+            remark(f"{remote.title}: another build was at work there; looking whether it is, for {leases.seconds:g} s.")
+        before = leases.entries(BUILDING)
+        remote.store.sleep(leases.seconds / 4)
+        leases.look()
+        if any(leases.entries(BUILDING).get(path, entry) != entry for path, entry in before.items()):
+            raise StoreError(
+                f"{remote.title}: another build is running there, and this store can't create an object only where "
+                "there is none, so two would overwrite each other. Wait for it, use one runner that hands out the "
+                "shards, or build in a store that can (s3://, gs://)."
+            )
+    with leases.waited_for(name, remote.store.sleep):
+        yield
