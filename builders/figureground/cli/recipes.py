@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.cli.arguments import Commands, place
-from figureground.core.errors import RecipeError, listed
+from figureground.core.errors import RecipeError, UsageError, listed
 from figureground.core.terminal import complain, say, say_json
+from figureground.stores.leases import LEAST_SECONDS
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -129,6 +130,10 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
         help="for a URL: local directory in which shards are written before they are put (one in the user's cache)",
     )  # fmt: skip
     parser.add_argument(
+        "--lease", type=float, default=60.0, metavar="SECONDS",
+        help="for a URL: time without a sign of life after which a process's shard is taken over (60)",
+    )  # fmt: skip
+    parser.add_argument(
         "--runner", metavar="NAME",
         help="who renders: local (processes on this machine, the default), or a runner of another package",
     )  # fmt: skip
@@ -136,10 +141,12 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _build(options: argparse.Namespace) -> int:
+    if not LEAST_SECONDS <= options.lease < math.inf:
+        raise UsageError(f"--lease {options.lease:g}: give at least {LEAST_SECONDS:g} second.")
     method = _method(options)
     for note in method.checkpoint_notes():
         complain(f"figureground: {note}")
-    out = method.build(str(options.out), runner=options.runner, scratch=options.scratch)
+    out = method.build(str(options.out), runner=options.runner, scratch=options.scratch, lease=options.lease)
     say(method.done_message(out).replace(str(out), str(options.out)))
     return 0
 

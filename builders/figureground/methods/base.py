@@ -37,6 +37,7 @@ from figureground.shards.columns import Columns
 from figureground.shards.finished import saved_index
 from figureground.shards.shard import PRIVATE
 from figureground.sources.provenance import Credit, Source, read_weights
+from figureground.stores.leases import SECONDS
 
 if TYPE_CHECKING:
     import datasets
@@ -162,7 +163,7 @@ class Method(ABC):
 
     def build(
         self, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None,
-        scratch: str | os.PathLike[str] | None = None,
+        scratch: str | os.PathLike[str] | None = None, lease: float = SECONDS,
     ) -> Path:  # fmt: skip
         """Build the dataset in a directory or at a URL, or resume a stopped build there; same as the function `build`.
 
@@ -174,6 +175,7 @@ class Method(ABC):
             runner: Who renders the shards: `local`, or a runner of another package; None for the setting `runner`.
             scratch: For a URL, the directory in which shards are written before they are put; None for one in the
                 user's cache.
+            lease: For a URL, seconds without a sign of life after which a process's shard is taken over.
 
         Returns:
             The directory; for a URL the scratch directory, with index, card and markers, but without images.
@@ -185,7 +187,7 @@ class Method(ABC):
             StoreError: The store at the URL can't be used, or holds other bytes under a shard's name.
             NothingLeft: Every image was rejected, in total, in a split or in the last extension.
         """
-        return building.build(self, out, show_progress, runner, scratch)
+        return building.build(self, out, show_progress, runner, scratch, lease)
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Build the dataset in the cache directory, or resume a stopped build there.

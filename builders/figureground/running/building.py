@@ -30,6 +30,7 @@ from figureground.shards.home import home_of
 from figureground.shards.markers import missing
 from figureground.shards.remaining import refuse_empty_parts
 from figureground.shards.shard import PRIVATE, as_shard
+from figureground.stores.leases import SECONDS
 from figureground.stores.scratch import attached
 from figureground.stores.urls import StoreUrl, parse
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 def build(
     method: Method, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None,
-    scratch: str | os.PathLike[str] | None = None,
+    scratch: str | os.PathLike[str] | None = None, lease: float = SECONDS,
 ) -> Path:  # fmt: skip
     """Builds a dataset in a directory or at a URL, or resumes a stopped build there.
 
@@ -52,6 +53,7 @@ def build(
         runner: Who renders the shards: `local`, or a runner of another package; None for the recipe's.
         scratch: For a URL, the directory in which shards are written before they are put; None for one in the user's
             cache.
+        lease: For a URL, seconds without a sign of life after which a process's shard is taken over.
 
     Returns:
         The directory; for a URL the scratch directory, with index, card and markers, but without images.
@@ -67,7 +69,7 @@ def build(
         method.config = dataclasses.replace(method.config, runner=runner)
     place = parse(os.fspath(out))
     if isinstance(place, StoreUrl):
-        with attached(place, None if scratch is None else Path(scratch)) as directory:
+        with attached(place, None if scratch is None else Path(scratch), seconds=lease) as directory:
             return _build(method, directory, show_progress)
     if scratch is not None:
         raise UsageError(f"--scratch is for datasets at a URL, not for the directory {place}.")

@@ -41,7 +41,7 @@ from figureground.shards.columns import Columns
 from figureground.shards.encoding import described
 from figureground.shards.filling import counted, fill
 from figureground.shards.home import home_of
-from figureground.shards.journal import FileJournal, Journal, count_kept, origin
+from figureground.shards.journal import Journal, origin
 from figureground.shards.markers import markers, missing
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import PRIVATE, Shard, as_shard
@@ -115,7 +115,7 @@ def begin(method: Method, out: Path, rank: int) -> tuple[Checkpoint, Sampling, d
     """
     started = directory.has_started(out)
     directory.check_formats(out, method.config.formats, started)
-    rendered, _ = count_kept(out)
+    rendered = home_of(out).rendered()
     opened = open_model(method, out, rank, started or rendered > 0)
     path, numerics, mixed = out / PRIVATE / "numerics.json", opened[2], method.config.allow_mixed_numerics
     if started and path.exists():
@@ -207,7 +207,7 @@ def _render_shards(
             drawn_by = specs[0].concept
             renderer = Renderer(method.checkpoint_for(drawn_by, checkpoint), sampling, method.load_guide, pause, proven)
         batches = list(in_batches(specs, sampling.batch_size))
-        with FileJournal(out, shard, origin(shard, recipe["sha256"], numerics), batches) as journal:
+        with home_of(out).journal(shard, origin(shard, recipe["sha256"], numerics), batches) as journal:
             write_shard(
                 out, shard, columns, counted(_results(renderer, journal, columns, provenance), bar),
                 lambda sample: provenance(sample.spec), formats=tuple(method.config.formats),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +12,8 @@ from tqdm import tqdm
 
 from figureground.core import signals
 from figureground.core.progress import Progress
-from figureground.shards.home import home_of
+from figureground.core.terminal import remark
+from figureground.shards.home import ClaimLost, home_of
 from figureground.shards.markers import missing
 from figureground.shards.shard import Shard
 
@@ -41,14 +43,24 @@ def fill(out: Path, shards: Sequence[Shard], write: Callable[[Shard, tqdm], None
                 signals.check()
                 with home.claim(shard) as mine:
                     if mine and missing(out, [shard]):
-                        if (out / shard.path("marker")).exists():
-                            bar.update(shard.count)
-                        else:
-                            write(shard, bar)
-                        home.keep(shard)
+                        with _going_on():
+                            if (out / shard.path("marker")).exists():
+                                bar.update(shard.count)
+                            else:
+                                write(shard, bar)
+                            home.keep(shard)
             if missing(out, todo):
                 signals.check()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Go on with other shards if the claim of one was lost."""
+    try:
+        yield
+    except ClaimLost as lost:
+        remark(lost)
 
 
 def counted(results: Iterable[T], bar: tqdm) -> Iterator[T]:

@@ -7,13 +7,21 @@ A dataset directory that all processes reach is its own home. For a dataset in a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from figureground.core.errors import FiguregroundError
 from figureground.core.locks import lock
+from figureground.recipe.sample import Spec
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, claim
+from figureground.shards.journal import FileJournal, Journal, count_kept
 from figureground.shards.markers import markers
 from figureground.shards.shard import Shard
+
+
+class ClaimLost(FiguregroundError):
+    """Raised when another process has taken over a shard, because this one seemed dead."""
 
 
 class Home:
@@ -40,13 +48,21 @@ class Home:
         with claim(self.directory, shard) as mine:
             yield mine
 
-    def keep(self, shard: Shard) -> bool:
+    def journal(self, shard: Shard, origin: Mapping[str, Any], batches: Sequence[Sequence[Spec]]) -> Journal:
+        """Return the journal of a claimed shard; see `shards.journal`."""
+        return FileJournal(self.directory, shard, origin, batches)
+
+    def rendered(self) -> int:
+        """Return how many images, or batches, of unfinished shards are kept; call it within `settling`."""
+        return count_kept(self.directory)[0]
+
+    def keep(self, shard: Shard) -> None:
         """Bring a claimed shard, whose files and marker lie in the directory, to where it is kept.
 
-        Returns:
-            Whether it is kept; False if its claim was lost meanwhile, and the work was thrown away.
+        Raises:
+            ClaimLost: The claim was lost meanwhile, and the work is thrown away.
+            ShardError: Other bytes are kept there under its names.
         """
-        return True
 
     @contextlib.contextmanager
     def settling(self) -> Iterator[None]:

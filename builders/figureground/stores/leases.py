@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from figureground.core.errors import FiguregroundError
+from figureground.shards.home import ClaimLost
 from figureground.shards.shard import PRIVATE
 from figureground.stores.faults import StoreError
 from figureground.stores.store import Entry, Store
@@ -31,10 +31,6 @@ SECONDS = 60.0
 LEAST_SECONDS = 1.0
 BEATS = 5
 """Heartbeats within that time."""
-
-
-class LeaseLost(FiguregroundError):
-    """Raised when another process has taken over a name, because this one seemed dead."""
 
 
 @dataclass
@@ -55,6 +51,13 @@ class Lease:
     @property
     def path(self) -> str:
         return f"{LEASES}/{self.name}/{self.number:06d}"
+
+    def taken_over(self) -> ClaimLost:
+        """Return the error for a lost lease."""
+        return ClaimLost(
+            f"{self.name.lstrip('.')} was taken over by another process, because this one had not been heard of for "
+            f"{self.told['stale_after']:g} seconds. Its work is thrown away here."
+        )
 
     def text(self) -> bytes:
         return (json.dumps({**self.told, "beat": self.beats}) + "\n").encode()
@@ -194,13 +197,13 @@ class Leases:
         """Make sure that a lease is still held; called before each put.
 
         Raises:
-            LeaseLost: Another process has taken over.
+            ClaimLost: Another process has taken over.
         """
         if not lease.lost:
             paths = self._look_at(lease.name)
             lease.lost = not paths or paths[-1] != lease.path
         if lease.lost:
-            raise LeaseLost(f"{lease.name}: another process has taken it over, because this one seemed dead.")
+            raise lease.taken_over()
 
     def release(self, lease: Lease) -> None:
         """Give a name back: remove the object, and those of dead owners before. If that fails, it becomes stale."""

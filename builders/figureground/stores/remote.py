@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,18 @@ from typing import Any
 from figureground.core.errors import FiguregroundError, listed
 from figureground.core.files import FileError, inside, parse_json, read_bytes, read_object, replace_bytes, replace_text
 from figureground.core.locks import lock
-from figureground.core.terminal import remark
+from figureground.recipe.sample import Spec
 from figureground.shards.card import ATTRIBUTION, CARD
 from figureground.shards.croissant import CROISSANT
-from figureground.shards.home import Home
+from figureground.shards.home import ClaimLost, Home
 from figureground.shards.index_shape import INDEX
+from figureground.shards.journal import Journal
 from figureground.shards.markers import KEPT, kept_elsewhere, markers
-from figureground.shards.shard import LABELS, MARKERS, PRIVATE, RECIPE, SCORES, Shard, ShardError
+from figureground.shards.shard import JOURNAL, LABELS, MARKERS, PRIVATE, RECIPE, SCORES, Shard, ShardError
 from figureground.shards.stages import COPIES, DONE
 from figureground.stores.faults import StoreError
-from figureground.stores.leases import LEASES, Lease, LeaseLost, Leases
+from figureground.stores.journal import StoreJournal
+from figureground.stores.leases import LEASES, Lease, Leases
 from figureground.stores.store import Entry, Store
 
 NUMERICS = f"{PRIVATE}/numerics.json"
@@ -119,10 +121,17 @@ class Remote(Home):
             return None
         return lease
 
-    def keep(self, shard: Shard) -> bool:
+    def journal(self, shard: Shard, origin: Mapping[str, Any], batches: Sequence[Sequence[Spec]]) -> Journal:
+        return StoreJournal(self.store, self._mine[shard.name], shard, origin, batches)
+
+    def rendered(self) -> int:
+        return len(self.store.list(JOURNAL))
+
+    def keep(self, shard: Shard) -> None:
         """Put a shard: data first, the marker last, both create-only, each after a look at the lease.
 
         Raises:
+            ClaimLost: Another process has taken the shard over.
             ShardError: The store has other bytes under one of its names.
         """
         lease, path = self._mine[shard.name], shard.path("marker")
@@ -136,15 +145,13 @@ class Remote(Home):
             self.leases.check(lease)
             if not self.store.create(path, read_bytes(self.directory / path)):
                 self._adopt(shard, marker)
-        except LeaseLost:
-            remark(f"shard {shard.name} was taken over by another process, because this one seemed dead. Its work is "
-                   "thrown away here.")  # fmt: skip
+        except ClaimLost:
             self._throw_away(shard, marker)
-            return False
+            raise
         self._note([shard.name])
         for name in marker["files"]:
             (self.directory / name).unlink(missing_ok=True)
-        return True
+        self.store.delete(self.store.list(f"{JOURNAL}/{shard.name}"))
 
     def _adopt(self, shard: Shard, marker: Mapping[str, Any]) -> None:
         """Take over the marker of another process that made the same bytes.
@@ -226,7 +233,7 @@ class Remote(Home):
         """Put a finished stage, its proof last.
 
         Raises:
-            LeaseLost: Another process has taken over.
+            ClaimLost: Another process has taken over.
         """
         self._put_recipe()
         there = self.store.list(STAGES)
@@ -282,7 +289,7 @@ class Remote(Home):
         """Remove recipe and numerics from the store if no shard, no stage and no other build needs them."""
         with contextlib.suppress(StoreError, OSError):
             quiet = self.store.background(10.0)
-            if quiet.list(MARKERS) or quiet.list(STAGES) or quiet.entry(INDEX):
+            if any(quiet.list(folder) for folder in (MARKERS, STAGES, JOURNAL)) or quiet.entry(INDEX):
                 return
             held = {path.split("/")[2] for path in quiet.list(LEASES)}
             if held - {BUILDING}:

@@ -85,34 +85,32 @@ class Store:
 
     def list(self, folder: str) -> dict[str, Entry]:
         """Return all objects below a folder by path, also in its folders; empty if there are none."""
-        base = self._place(folder)
+        found = self._find(f"{folder}/" if folder else "")
+        return {name: entry for name, entry in found.items() if name.startswith(f"{folder}/" if folder else "")}
+
+    def entry(self, path: str) -> Entry | None:
+        """Return an object's entry, or None if there is none."""
+        return self._find(path).get(path)
+
+    def _find(self, prefix: str) -> dict[str, Entry]:
+        """List the objects whose paths begin with a prefix; where stores don't list by prefix, perhaps some more."""
+        folder, _, rest = self._place(prefix).rstrip("/").rpartition("/")
+        if prefix.endswith("/"):
+            rest += "/"
 
         def call() -> dict[str, Any]:
             files = self._open()
             files.invalidate_cache()
-            return dict(files.find(base, detail=True))
+            if self.url.protocol in CREATES:  # one request, also if there are none
+                return dict(files.find(folder, prefix=rest, detail=True))
+            return dict(files.find(f"{folder}/{rest}".rstrip("/"), detail=True))
 
         try:
-            found = self._ask("list", folder, call)
+            found = self._ask("list", prefix, call)
         except FileNotFoundError:
             return {}
         start = len(self.url.path) + 1
-        names = {str(path).lstrip("/")[start:]: _entry(facts) for path, facts in found.items()}
-        return {name: entry for name, entry in names.items() if name.startswith(f"{folder}/" if folder else "")}
-
-    def entry(self, path: str) -> Entry | None:
-        """Return an object's entry, or None if there is none."""
-
-        def call() -> Any:
-            files = self._open()
-            files.invalidate_cache()
-            return files.info(self._place(path))
-
-        try:
-            facts = self._ask("head", path, call)
-        except FileNotFoundError:
-            return None
-        return None if facts.get("type") == "directory" else _entry(facts)
+        return {str(path).lstrip("/")[start:]: _entry(facts) for path, facts in found.items()}
 
     def read(self, path: str) -> bytes:
         """Return an object's bytes.
