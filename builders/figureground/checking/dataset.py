@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ from figureground.shards.formats.format import folders, in_order, opened_formats
 from figureground.shards.index_shape import COLUMNS
 from figureground.shards.markers import check_marker, formats_of
 from figureground.shards.shard import MARKERS, PRIVATE, PUBLISHED_REJECTS, RECIPE, REJECTS, Shard, ShardError, paths
+from figureground.stores.mirror import reading
 
 NUMERICS = f"{PRIVATE}/numerics.json"
 GO_ON = "rerun the command that made the dataset"
@@ -54,20 +56,25 @@ class Report:
     """Remarks that are no faults."""
 
 
-def check(directory: Path, show_progress: bool = True) -> Report:
+def check(directory: str | os.PathLike[str], show_progress: bool = True) -> Report:
     """Check everything about a dataset that doesn't need its models or source images.
 
     Every file is read whole and every image decoded, with one thread per usable core. An unfinished dataset is
     checked as far as it has been built. Memory use is about 100 bytes per image.
 
     Args:
-        directory: Output of `build`, `extend`, `curate` or `merge`.
+        directory: Output of `build`, `extend`, `curate` or `merge`; or the URL of a build, whose files are fetched into
+            the user's cache.
         show_progress: Whether to show a progress bar.
 
     Raises:
         FiguregroundError: The directory holds no dataset, or it can't be read.
     """
-    directory = Path(directory)
+    with reading(directory, show_progress) as local:
+        return _check(local, show_progress)
+
+
+def _check(directory: Path, show_progress: bool) -> Report:
     if not (directory / MARKERS).is_dir():
         raise FiguregroundError(
             f"{directory} holds no dataset: {MARKERS} is missing. Give the output directory of a build."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from figureground.cli.arguments import Commands, add_device
+from figureground.cli.arguments import Commands, add_device, place
 from figureground.core.errors import RecipeError, UsageError, counted, listed
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import complain, say
@@ -18,7 +18,7 @@ def add_show(commands: Commands, common: argparse.ArgumentParser) -> None:
         description="Draws preview.png and report.html. The page shows all images, by label, score, answer and reject "
         "reason; it needs the folder report/ beside it, with thumbnails and data, and neither a server nor a network.",
     )  # fmt: skip
-    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("directory", type=place, metavar="DIR|URL")
     parser.add_argument(
         "--full", metavar="N|all", default="2000",
         help="images at full size with guide, mask and panels, equally many of each cell (2000)",
@@ -31,7 +31,7 @@ def _show(options: argparse.Namespace) -> int:
 
     if options.full != "all" and not (options.full.isascii() and options.full.isdigit()):
         raise UsageError(f"--full {options.full}: give a number of images, or all.")
-    shown = show(options.directory, full=None if options.full == "all" else int(options.full))
+    shown = show(str(options.directory), full=None if options.full == "all" else int(options.full))
     for path in shown.files:
         say(path)
     if shown.license:
@@ -43,14 +43,14 @@ def _show(options: argparse.Namespace) -> int:
 
 def add_check(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("check", parents=[common], help="check every file, hash, label and image of a dataset")
-    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("directory", type=place, metavar="DIR|URL")
     parser.set_defaults(run=_check)
 
 
 def _check(options: argparse.Namespace) -> int:
     from figureground.checking.dataset import check
 
-    report = check(options.directory)
+    report = check(str(options.directory))
     for line in [*report.findings, *report.notes]:
         say(line)
     say(f"{options.directory}: {counted(len(report.findings), 'finding') if report.findings else 'no findings'}.")
@@ -229,7 +229,7 @@ def add_push(commands: Commands, common: argparse.ArgumentParser) -> None:
         description="Checks a dataset and uploads the files that the Hub lacks: data first, the card last. Login, "
         "token and endpoint are those of huggingface_hub (hf auth login).",
     )  # fmt: skip
-    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("directory", type=place, metavar="DIR|URL")
     parser.add_argument("repository", metavar="USER/NAME")
     parser.add_argument(
         "--private", action="store_true", help="make the repository private; an existing public one is refused"
@@ -252,7 +252,7 @@ def _push(options: argparse.Namespace) -> int:
     formats = None if options.formats is None else [name.strip() for name in options.formats.split(",")]
     say(
         push(
-            options.directory, options.repository, private=options.private, revision=options.revision,
+            str(options.directory), options.repository, private=options.private, revision=options.revision,
             create_pr=options.create_pr, formats=formats,
         )
     )  # fmt: skip

@@ -19,6 +19,7 @@ from figureground.cli import audits, built, concepts, disentangling, recipes, re
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.terminal import Parser, complain, discard, prepare, unwritable
+from figureground.stores.urls import StoreUrl, how_to_copy, is_url, parse
 
 EXIT_CODES = (
     "exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM"
@@ -82,6 +83,8 @@ def _check_place(options: argparse.Namespace) -> None:
     except OSError:
         raise UsageError("the working directory no longer exists. Change to another one.") from None
     for name, value in vars(options).items():
+        if isinstance(value, Path):
+            setattr(options, name, _local(value))
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, str | os.PathLike):
                 try:
@@ -91,6 +94,18 @@ def _check_place(options: argparse.Namespace) -> None:
                         f"--{name.replace('_', '-')}: {os.fspath(each)!a} isn't valid UTF-8. Rename the file or the "
                         "directory, or retype the name."
                     ) from None
+
+
+def _local(path: Path) -> Path:
+    """Return the path that a `file://` URL names, or the path as it is.
+
+    Raises:
+        UsageError: It is a URL of a store, which this argument doesn't take.
+    """
+    place = parse(str(path)) if is_url(path) else path
+    if isinstance(place, StoreUrl):
+        raise UsageError(f"{place}: this takes a directory. {how_to_copy(place)}")
+    return place
 
 
 def _stopped(error: BaseException) -> int:

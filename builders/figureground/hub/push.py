@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shutil
 import tempfile
 import time
@@ -26,6 +27,7 @@ from figureground.shards.card import CARD as README
 from figureground.shards.formats.format import folders
 from figureground.shards.index import INDEX
 from figureground.shards.shard import PRIVATE, PUBLISHED_REJECTS, RECIPE
+from figureground.stores.mirror import reading
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -46,7 +48,7 @@ FINDINGS_SHOWN = 5
 
 
 def push(
-    directory: Path,
+    directory: str | os.PathLike[str],
     repo_id: str,
     *,
     private: bool = False,
@@ -61,7 +63,7 @@ def push(
     `create_pr` or another branch, readers see neither before the merge.
 
     Args:
-        directory: The dataset's directory.
+        directory: The dataset's directory; or the URL of a build, whose files are fetched into the user's cache.
         repo_id: `user/name`; the repository is created if it doesn't exist.
         private: Whether to create the repository as private; an existing public one is refused.
         revision: A branch, created from `main` if it doesn't exist, or a pull request, `refs/pr/3`.
@@ -78,10 +80,17 @@ def push(
             holds other bytes than were sent. Uploaded files are kept: the next run sends the rest.
         FiguregroundError: The dataset isn't finished, or its card and the one on the Hub conflict.
     """
+    _refuse_wrong_use(repo_id, revision, create_pr, formats)
+    with reading(directory, show_progress) as local:
+        return _push(local, repo_id, private, revision, create_pr, formats, show_progress)
+
+
+def _push(
+    directory: Path, repo_id: str, private: bool, revision: str | None, create_pr: bool, formats: Sequence[str] | None,
+    show_progress: bool,
+) -> str:  # fmt: skip
     from huggingface_hub import HfApi
 
-    directory = Path(directory)
-    _refuse_wrong_use(repo_id, revision, create_pr, formats)
     finished(directory)
     api = HfApi(library_name="figureground")
     with explained(repo_id):

@@ -15,6 +15,8 @@ from figureground.running import building
 from figureground.shards.finished import made_from_others
 from figureground.shards.index import finish_again
 from figureground.shards.markers import markers
+from figureground.stores.mirror import reading
+from figureground.stores.urls import is_url
 
 
 class Shown(NamedTuple):
@@ -34,14 +36,24 @@ def show(directory: str | os.PathLike[str], full: int | None = MOST_FULL) -> Sho
     The page needs the folder `report` beside it, which holds thumbnails, data and pictures.
 
     Args:
-        directory: A dataset that `build`, `extend`, `curate` or `merge` wrote; its build may be unfinished.
+        directory: A dataset that `build`, `extend`, `curate` or `merge` wrote, or the URL of a build; it may be
+            unfinished.
         full: Number of images that the page shows at full size, with guide, mask and panels, equally many of each
             cell; None: all. The others are shown as thumbnails.
+
+    For a URL, the files are drawn in its mirror in the user's cache, and the store stays as it is.
 
     Raises:
         FiguregroundError: The directory holds no finished shard, or other files of those names; or the disk is full.
     """
-    directory = Path(directory)
+    with reading(directory) as local:
+        shown = _show(local, full)
+    if shown.license and is_url(directory):
+        return shown._replace(license=shown.license.replace(str(local), str(directory)))
+    return shown
+
+
+def _show(directory: Path, full: int | None) -> Shown:
     method = open_dataset(directory)
     if method:
         files = write_sheet(

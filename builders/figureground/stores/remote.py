@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +28,17 @@ from figureground.shards.journal import Journal
 from figureground.shards.markers import KEPT, kept_elsewhere, markers
 from figureground.shards.shard import JOURNAL, LABELS, MARKERS, PRIVATE, RECIPE, SCORES, Shard, ShardError
 from figureground.shards.stages import COPIES, DONE
-from figureground.stores.faults import StoreError
+from figureground.stores.faults import StoreError, told
 from figureground.stores.journal import StoreJournal
 from figureground.stores.leases import LEASES, Lease, Leases
 from figureground.stores.store import Entry, Store
 
 NUMERICS = f"{PRIVATE}/numerics.json"
 STAGES = f"{PRIVATE}/stages"
+PLANNED = f"{PRIVATE}/.planned.json"
+"""How many shards and images a build plans, while it is unfinished."""
+FAILED = f"{PRIVATE}/failed"
+"""Why shards failed, an object each, named like the shard."""
 DESCRIPTIONS = (ATTRIBUTION, CROISSANT, LABELS, CARD, INDEX)
 """What is put when all shards are finished, in this order: the index is the proof."""
 SETTLING, DESCRIBING, BUILDING = ".settling", ".describing", ".building"
@@ -105,9 +110,18 @@ class Remote(Home):
             self._mine[shard.name] = lease
             try:
                 yield True
+            except Exception as error:
+                self._note_failure(lease, error)
+                raise
             finally:
                 del self._mine[shard.name]
                 self.leases.release(lease)
+
+    def _note_failure(self, lease: Lease, error: Exception) -> None:
+        """Say in the store why a shard failed, for `status`; if that fails too, it isn't said."""
+        told_there = {**lease.told, "reason": told(error)}
+        with contextlib.suppress(StoreError):
+            self.store.background(5.0).put(f"{FAILED}/{lease.name}", json.dumps(told_there).encode())
 
     def _take(self, shard: Shard) -> Lease | None:
         self._look(min(SECONDS_BETWEEN_LOOKS, self.leases.seconds / 2))
@@ -228,6 +242,8 @@ class Remote(Home):
         if (self.directory / NUMERICS).exists():
             self._put_recipe()
             self._put_changed(NUMERICS)
+            if (self.directory / PLANNED).exists():
+                self.store.create(PLANNED, read_bytes(self.directory / PLANNED))
 
     def keep_stage(self, name: str) -> None:
         """Put a finished stage, its proof last.
@@ -389,7 +405,7 @@ class Remote(Home):
                 for name in marker["files"]:
                     (self.directory / name).unlink(missing_ok=True)
         left = [path for path in self.store.list(LEASES) if path.split("/")[2] in kept]
-        self.store.delete(left)
+        self.store.delete([*left, *self.store.list(FAILED), PLANNED])
 
     def begin(self) -> None:
         """See anew what the store has, and forget what the scratch had of shards that are neither here nor there."""

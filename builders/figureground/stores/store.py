@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,6 +48,8 @@ class Entry:
     size: int
     version: str
     """Changes whenever the object is written."""
+    modified: float = 0.0
+    """When it was written, by the store's clock, seconds since 1970."""
 
 
 class Store:
@@ -85,17 +88,23 @@ class Store:
 
     def list(self, folder: str) -> dict[str, Entry]:
         """Return all objects below a folder by path, also in its folders; empty if there are none."""
-        found = self._find(f"{folder}/" if folder else "")
-        return {name: entry for name, entry in found.items() if name.startswith(f"{folder}/" if folder else "")}
+        start = f"{folder}/" if folder else ""
+        found = self._find(f"{self._place(folder)}/", folder)
+        return {name: entry for name, entry in found.items() if name.startswith(start)}
 
     def entry(self, path: str) -> Entry | None:
         """Return an object's entry, or None if there is none."""
-        return self._find(path).get(path)
+        return self._find(self._place(path), path).get(path)
 
-    def _find(self, prefix: str) -> dict[str, Entry]:
-        """List the objects whose paths begin with a prefix; where stores don't list by prefix, perhaps some more."""
-        folder, _, rest = self._place(prefix).rstrip("/").rpartition("/")
-        if prefix.endswith("/"):
+    def _find(self, start: str, shown: str) -> dict[str, Entry]:
+        """List the objects whose places begin so; on stores that don't list by prefix, only those at or below it.
+
+        Args:
+            start: Bucket and beginning of the path.
+            shown: What an error calls it.
+        """
+        folder, _, rest = start.rstrip("/").rpartition("/")
+        if start.endswith("/"):
             rest += "/"
 
         def call() -> dict[str, Any]:
@@ -103,14 +112,14 @@ class Store:
             files.invalidate_cache()
             if self.url.protocol in CREATES:  # one request, also if there are none
                 return dict(files.find(folder, prefix=rest, detail=True))
-            return dict(files.find(f"{folder}/{rest}".rstrip("/"), detail=True))
+            return dict(files.find(start.rstrip("/"), detail=True))
 
         try:
-            found = self._ask("list", prefix, call)
+            found = self._ask("list", shown, call)
         except FileNotFoundError:
             return {}
-        start = len(self.url.path) + 1
-        return {str(path).lstrip("/")[start:]: _entry(facts) for path, facts in found.items()}
+        below = len(self.url.path) + 1
+        return {str(path).lstrip("/")[below:]: _entry(facts) for path, facts in found.items()}
 
     def read(self, path: str) -> bytes:
         """Return an object's bytes.
@@ -350,4 +359,7 @@ def _file_system(protocol: str) -> fsspec.AbstractFileSystem:
 
 def _entry(facts: Mapping[str, Any]) -> Entry:
     names = ("ETag", "etag", "generation", "xet_hash", "version_id", "md5Hash", "LastModified", "mtime", "uploaded_at")
-    return Entry(int(facts.get("size") or 0), " ".join(str(facts[name]) for name in names if facts.get(name)))
+    version = " ".join(str(facts[name]) for name in names if facts.get(name))
+    written = next((facts[name] for name in ("LastModified", "mtime", "uploaded_at") if facts.get(name)), None)
+    modified = written.timestamp() if isinstance(written, datetime) else 0.0
+    return Entry(int(facts.get("size") or 0), version, modified)

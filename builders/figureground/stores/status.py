@@ -1,0 +1,95 @@
+"""How far a build at a URL is: a local copy of the small files that say so, and who is at work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+from figureground.core.errors import FiguregroundError
+from figureground.core.files import inside, parse_json, replace_bytes
+from figureground.shards.index_shape import INDEX
+from figureground.shards.shard import MARKERS, RECIPE
+from figureground.stores.leases import LEASES
+from figureground.stores.mirror import directory_of
+from figureground.stores.remote import FAILED, PLANNED
+from figureground.stores.store import Store
+from figureground.stores.urls import StoreUrl
+
+
+@dataclass(frozen=True)
+class Working:
+    """A shard that a process holds, or that failed."""
+
+    shard: str
+    host: str
+    pid: int
+    since: str
+    """UTC, ISO 8601, by the clock of that host."""
+    reason: str | None = None
+    """Why it failed; None while it is held."""
+
+
+class StoreWatch:
+    """Reads the progress of a build at a URL again and again; each marker is fetched once.
+
+    Args:
+        url: Where the dataset is kept.
+
+    Raises:
+        StoreError: The store can't be read.
+    """
+
+    def __init__(self, url: StoreUrl):
+        self.directory = directory_of(url).with_name("status")
+        """Holds recipe, index and plan if there are any, and the markers, whose files have the times of the store."""
+        self._store = Store(url)
+        self._versions: dict[str, str] = {}
+
+    def update(self) -> list[Working]:
+        """Bring the directory up to date; return the shards in work and those that failed.
+
+        A lease whose owner died without a word is listed until another process takes its shard over.
+
+        Raises:
+            FiguregroundError: There is no dataset.
+        """
+        leases = self._store.list(LEASES)
+        markers = self._store.list(MARKERS)
+        for gone in (self.directory / MARKERS).glob("*.json"):
+            if f"{MARKERS}/{gone.name}" not in markers:
+                gone.unlink()
+        for name, entry in markers.items():
+            if self._versions.get(name) != entry.version:
+                copy = inside(self.directory, name)
+                replace_bytes(copy, self._store.read(name))
+                os.utime(copy, (entry.modified, entry.modified))
+                self._versions[name] = entry.version
+        for name in (RECIPE, INDEX, PLANNED):
+            self._copy(name)
+        if not (self.directory / RECIPE).exists() and not markers:
+            raise FiguregroundError(f"{self._store.url} holds no dataset: {RECIPE} is missing. Build one there first.")
+        tops: dict[str, str] = {}
+        for path in sorted(leases):
+            name = path.split("/")[2]
+            if not name.startswith(".") and f"{MARKERS}/{name}.json" not in markers:
+                tops[name] = path
+        found = [self._read(name, path) for name, path in tops.items()]
+        for path in self._store.list(FAILED):
+            name = path.rpartition("/")[2]
+            if name not in tops and f"{MARKERS}/{name}.json" not in markers:
+                found.append(self._read(name, path))
+        return [each for each in found if each is not None]
+
+    def _copy(self, name: str) -> None:
+        path, data = self.directory / name, self._store.read_if_there(name)
+        if data is None:
+            path.unlink(missing_ok=True)
+        else:
+            replace_bytes(path, data)
+
+    def _read(self, shard: str, path: str) -> Working | None:
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            told = parse_json(self._store.read(path), path)
+            return Working(shard, str(told["host"]), int(told["pid"]), str(told["since"]), told.get("reason"))
+        return None
