@@ -1,5 +1,6 @@
 """Builds into an object store: real processes, a real S3 server on loopback, its faults, and owners that vanish."""
 
+import hashlib
 import os
 import re
 import signal
@@ -33,7 +34,7 @@ def undisturbed(checkpoint, tmp_path_factory):
     """SHA-256 of each data file of a local build."""
     out = tmp_path_factory.mktemp("local") / "d3s"
     process = Forked(["build", *recipe(checkpoint, **SETTINGS), "--out", str(out)], env=PLAIN)
-    assert process.communicate(timeout=300) and process.returncode == 0
+    ended(process)
     return hashes(out)
 
 
@@ -43,14 +44,9 @@ def build(s3, url, checkpoint, tmp_path):
     started = []
 
     def begin(machine, *more, lease=3, **settings):
-        environment = {
-            **PLAIN,
-            **ENVIRONMENT,
-            "AWS_ENDPOINT_URL": s3.endpoint,
-            "XDG_CACHE_HOME": str(tmp_path / machine),
-        }
+        place = {"AWS_ENDPOINT_URL": s3.endpoint, "XDG_CACHE_HOME": str(tmp_path / machine)}
         arguments = [*recipe(checkpoint, **{**SETTINGS, **settings}), "--out", url, "--lease", str(lease), *more]
-        started.append(Forked(["build", *arguments], env=environment))
+        started.append(Forked(["build", *arguments], env={**PLAIN, **ENVIRONMENT, **place}))
         return started[-1]
 
     yield begin
@@ -68,8 +64,6 @@ def ended(process):
 
 def stored(s3, url):
     """SHA-256 of each data object."""
-    import hashlib
-
     prefix = url.removeprefix(f"s3://{BUCKET}/")
     names = [name for folder in ("data", "webdataset") for name in s3.names(f"{prefix}/{folder}/")]
     return {name.removeprefix(f"{prefix}/"): hashlib.sha256(s3.read(name)).hexdigest() for name in names}
@@ -78,11 +72,8 @@ def stored(s3, url):
 def left(s3, url):
     """What a finished dataset has none of."""
     prefix = url.removeprefix(f"s3://{BUCKET}/")
-    return [
-        name
-        for folder in ("leases", "journal", "failed", "probe")
-        for name in s3.names(f"{prefix}/_figureground/{folder}")
-    ]
+    folders = ("leases", "journal", "failed", "probe", ".planned")
+    return [name for folder in folders for name in s3.names(f"{prefix}/_figureground/{folder}")]
 
 
 def rendered(s3):
@@ -98,9 +89,8 @@ def test_two_builds_at_once_through_faults_one_of_them_killed(s3, url, build, un
     ]  # fmt: skip
     killed, other = build("one"), build("two")
     wait_for(lambda: s3.count(r"PUT .*/journal/.*/000000$"), killed)
-    holder = killed
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.communicate()
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
     ended(other)
     assert stored(s3, url) == undisturbed
     assert left(s3, url) == []
@@ -131,8 +121,8 @@ def test_a_paused_owner_loses_its_shard_and_harms_nothing(s3, url, build, undist
     said = ended(paused)
     assert stored(s3, url) == before == undisturbed
     assert left(s3, url) == []
-    if held:  # it was not between two shards
-        assert "taken over" in said or held[0].shard in said or not said
+    if held:  # it was not just between two shards
+        assert held[0].shard in said
 
 
 def test_another_recipe_other_bytes_and_a_bucket_that_is_not_there(s3, url, build, undisturbed):

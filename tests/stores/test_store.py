@@ -58,7 +58,8 @@ def test_a_put_whose_connection_or_answer_is_lost_arrives_once(s3, store, tmp_pa
     other = tmp_path / "other"
     other.write_bytes(b"y" * size)
     assert store.create("data", other) is False
-    assert store.fetch("data", tmp_path / "back") and (tmp_path / "back").read_bytes() == data.read_bytes()
+    store.fetch("data", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == data.read_bytes()
 
 
 def test_faults_are_bounded_before_a_store_has_taken_anything_and_outlasted_afterwards(s3, store, capsys):
