@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from figureground.cli.arguments import Commands
+from figureground.cli.arguments import Commands, add_track
 from figureground.core.errors import RecipeError, listed
 from figureground.core.terminal import complain, say, say_json
 
@@ -125,6 +125,7 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--runner", metavar="NAME",
         help="who renders: local (processes on this machine, the default), or a runner of another package",
     )  # fmt: skip
+    add_track(parser)
     parser.set_defaults(run=_build)
 
 
@@ -132,7 +133,7 @@ def _build(options: argparse.Namespace) -> int:
     method = _method(options)
     for note in method.checkpoint_notes():
         complain(f"figureground: {note}")
-    out = method.build(options.out, runner=options.runner)
+    out = method.build(options.out, runner=options.runner, track=options.track)
     say(method.done_message(out))
     return 0
 

@@ -158,7 +158,10 @@ class Method(ABC):
 
     # --- building -------------------------------------------------------------------------------
 
-    def build(self, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None) -> Path:
+    def build(
+        self, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None,
+        track: str | None = None,
+    ) -> Path:  # fmt: skip
         """Build the dataset in a directory, or resume a stopped build there; same as the function `build`.
 
         A build that fails before it has rendered anything leaves the directory unchanged.
@@ -167,6 +170,8 @@ class Method(ABC):
             out: The directory; created if it doesn't exist.
             show_progress: Whether to show progress on stderr.
             runner: Who renders the shards: `local`, or a runner of another package; None for the setting `runner`.
+            track: The tracker to report to: trackio, tensorboard, wandb, or one of another package; None reports
+                nothing.
 
         Returns:
             The directory.
@@ -174,10 +179,10 @@ class Method(ABC):
         Raises:
             FiguregroundError: The directory contains something else or another recipe or can't be written, the
                 numerics differ from those of its first shards, or an input named by the recipe can't be used.
-            RecipeError: The runner doesn't exist.
+            RecipeError: The runner or the tracker doesn't exist.
             NothingLeft: Every image was rejected, in total, in a split or in the last extension.
         """
-        return building.build(self, out, show_progress, runner)
+        return building.build(self, out, show_progress, runner, track)
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Build the dataset in the cache directory, or resume a stopped build there.

@@ -23,18 +23,24 @@ from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING
 from figureground.recipe.settings import Names, marked
 from figureground.running import directory
-from figureground.running.runner import open_runner
+from figureground.running.reporting import reported
+from figureground.running.runner import Runner, open_runner
 from figureground.shards import index
 from figureground.shards.finished import saved_index
 from figureground.shards.markers import missing
 from figureground.shards.remaining import refuse_empty_parts
 from figureground.shards.shard import PRIVATE, as_shard
+from figureground.tracking.reporting import tracked
+from figureground.tracking.tracker import check_tracker
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
 
 
-def build(method: Method, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None) -> Path:
+def build(
+    method: Method, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None,
+    track: str | None = None,
+) -> Path:  # fmt: skip
     """Builds a dataset in a directory, or resumes a stopped build there.
 
     A build that fails before it has rendered anything leaves the directory unchanged.
@@ -44,6 +50,7 @@ def build(method: Method, out: str | os.PathLike[str], show_progress: bool = Tru
         out: The directory; created if it doesn't exist.
         show_progress: Whether to show progress on stderr.
         runner: Who renders the shards: `local`, or a runner of another package; None for the recipe's.
+        track: The tracker to report to: trackio, tensorboard, wandb, or one of another package; None reports nothing.
 
     Returns:
         The directory.
@@ -51,17 +58,27 @@ def build(method: Method, out: str | os.PathLike[str], show_progress: bool = Tru
     Raises:
         FiguregroundError: The directory holds something else or another recipe or can't be written, the numerics
             differ from those of its first shards, or an input named by the recipe can't be used.
-        RecipeError: The runner doesn't exist.
+        RecipeError: The runner or the tracker doesn't exist.
         NothingLeft: Every image was rejected, in total, in a split or in the last extension.
     """
     if runner is not None:
         method.config = dataclasses.replace(method.config, runner=runner)
     out, config, method.show_progress = Path(out), method.config, show_progress
     chosen = open_runner(config.runner)
+    check_tracker(track)
     _refuse_within_sources(method, out)
     directory.refuse_older(out)
     method.refuse_absent()
     _check_checkpoint(method)
+    shown = {name: getattr(config, name) for name in config.field_names()}
+    with tracked(track, out, {"method": method.METHOD, "config": config.name, **shown}):
+        _build(method, out, chosen, show_progress)
+    refuse_empty_parts(saved_index(out), str(out))
+    return out
+
+
+def _build(method: Method, out: Path, runner: Runner, show_progress: bool) -> None:
+    config = method.config
     method.run_planning_stages(out)
     plan = method.plan()
     if not plan.shards():
@@ -72,7 +89,8 @@ def build(method: Method, out: str | os.PathLike[str], show_progress: bool = Tru
     with directory.opened(out, method.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
         directory.check_formats(out, config.formats)
         if missing(out, shards):
-            chosen.run(method, out, show_progress)
+            with reported(out, shards):
+                runner.run(method, out, show_progress)
             if missing(out, shards):
                 raise FiguregroundError(
                     f"the runner {config.runner!r} ended before the work was done. "
@@ -80,8 +98,6 @@ def build(method: Method, out: str | os.PathLike[str], show_progress: bool = Tru
                 )
         finish(method, out)
         method.score_samples(out)
-    refuse_empty_parts(saved_index(out), str(out))
-    return out
 
 
 def finish(method: Method, out: Path) -> None:

@@ -45,7 +45,7 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = ()) -> Non
             if not (alone and idle) or has_shards(out) or has_work(stages) or (out / index.INDEX).exists():
                 return
             _remove_new(stages, before)
-            for name in ("numerics.json", "recipe.json"):
+            for name in ("numerics.json", "recipe.json", "tracking.json"):
                 if private / name not in before:
                     (private / name).unlink(missing_ok=True)
             clean_stale(out)

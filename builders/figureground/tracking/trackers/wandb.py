@@ -1,0 +1,65 @@
+"""Weights & Biases: sends to the user's account, or writes locally with `WANDB_MODE=offline`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from figureground.core.errors import FiguregroundError
+from figureground.tracking.tracker import PROJECT, Run, Tracker
+
+STEP = "step"
+"""The value that is drawn on the horizontal axis."""
+
+
+class WeightsAndBiases(Tracker):
+    """Whether, where and to whom it sends follows from W&B's own settings and environment variables."""
+
+    NAME = "wandb"
+    PACKAGE = "wandb"
+    INSTALL = "pip install 'figureground[wandb]'"
+
+    @classmethod
+    def check(cls) -> None:
+        import wandb
+
+        if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False):
+            raise FiguregroundError(
+                "track: 'wandb': there is no API key. Run `wandb login`, set WANDB_API_KEY, or keep the runs on this "
+                "machine with WANDB_MODE=offline."
+            )
+
+    def begin(self, run: Run) -> None:
+        import wandb
+
+        # Only what is reported here is sent: no command line, code, git state, output, host or system metrics.
+        quiet = wandb.Settings(
+            reinit="create_new", console="off", disable_code=True, disable_git=True, disable_job_creation=True,
+            x_disable_meta=True, x_disable_machine_info=True, x_disable_stats=True, host="-",
+        )  # fmt: skip
+        self._run: Any = wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or PROJECT, id=run.id, name=run.name, group=run.group,
+            config=dict(run.config), resume="allow" if run.resumed else None, settings=quiet,
+        )  # fmt: skip
+        self._step = run.step
+        self._run.define_metric(STEP, hidden=True)
+        self._run.define_metric("*", step_metric=STEP)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log({**values, STEP: step})
+        self._step = step
+
+    def image(self, name: str, path: Path, step: int) -> None:
+        import wandb
+
+        self._run.log({name: wandb.Image(str(path)), STEP: step})
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
+        import wandb
+
+        self._run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows]), STEP: self._step})
+
+    def end(self, finished: bool) -> None:
+        self._run.finish(exit_code=0 if finished else 1)
