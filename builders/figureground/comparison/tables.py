@@ -174,7 +174,7 @@ def tracked_table(comparison: Mapping[str, Any]) -> tuple[list[str], list[list[s
     names = ("average", "reweighted", "worst", "budget")
     columns = ["method", "seeds", *(f"{name}{end}" for name in names for end in ("", "_std"))]
     rows = [
-        [row["method"], float(len(row["seeds"])), *(row[name][key] for name in names for key in ("mean", "std"))]
+        [row["method"], len(row["seeds"]), *(row[name][key] for name in names for key in ("mean", "std"))]
         for row in comparison["rows"]
     ]
     return columns, rows

@@ -249,7 +249,7 @@ class Session:
         by = test.y if test.group is None else test.group
         chosen = self._told(fit, epoch, predicted)
         measured = {f"test/{name}": chosen["test"][name] for name in ("average", "worst")}
-        fit.tracked.log({**measured, "validation/epoch": epoch}, fit.curve[-1].steps)
+        fit.tracked.log({**measured, "test/epoch": epoch}, fit.curve[-1].steps)
         if len(self.rules) > 1:
             more["selected"] = self._by_each_rule(fit, chosen)
         result = {

@@ -71,7 +71,7 @@ def build(
     method.refuse_absent()
     _check_checkpoint(method)
     shown = {name: getattr(config, name) for name in config.field_names()}
-    with tracked(track, out, {"method": method.METHOD, "config": config.name, **shown}):
+    with tracked(track if chosen.leads() else None, out, {"method": method.METHOD, "config": config.name, **shown}):
         _build(method, out, chosen, show_progress)
     refuse_empty_parts(saved_index(out), str(out))
     return out

@@ -133,7 +133,7 @@ def tracked(track: str | None, out: Path, config: Mapping[str, Any]) -> Iterator
     Args:
         track: A name in `TRACKERS` that `check_tracker` accepted, before any work.
         out: The directory of the results; its name is that of the group, or in an enclosing context part of a run's.
-        config: Settings, shown with each run; paths in them are shortened to names.
+        config: Settings, shown with each run that begins in this context itself.
     """
     outer, name = _CURRENT.get(), out.resolve().name
     if track is not None:

@@ -13,6 +13,9 @@ from figureground.tracking.tracker import PROJECT, Run, Tracker
 STEP = "step"
 """The value that is drawn on the horizontal axis."""
 
+SECONDS_TO_FINISH = 60.0
+"""Time to send what is left, seconds; the rest stays on this machine, for `wandb sync`."""
+
 
 class WeightsAndBiases(Tracker):
     """Whether, where and to whom it sends follows from W&B's own settings and environment variables."""
@@ -25,11 +28,16 @@ class WeightsAndBiases(Tracker):
     def check(cls) -> None:
         import wandb
 
-        if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False):
-            raise FiguregroundError(
-                "track: 'wandb': there is no API key. Run `wandb login`, set WANDB_API_KEY, or keep the runs on this "
-                "machine with WANDB_MODE=offline."
-            )
+        problem = "there is no API key"
+        try:
+            if wandb.setup().settings.mode != "online" or wandb.login(prompt=False):
+                return
+        except Exception as error:  # a setting that isn't valid, a wrong key, a server that doesn't answer
+            problem = str(error)
+        raise FiguregroundError(
+            f"track: 'wandb': {problem.removesuffix('.')}. Run `wandb login`, set WANDB_API_KEY, or keep the runs on "
+            "this machine with WANDB_MODE=offline."
+        )
 
     def begin(self, run: Run) -> None:
         import wandb
@@ -38,6 +46,7 @@ class WeightsAndBiases(Tracker):
         quiet = wandb.Settings(
             reinit="create_new", console="off", disable_code=True, disable_git=True, disable_job_creation=True,
             x_disable_meta=True, x_disable_machine_info=True, x_disable_stats=True, host="-",
+            finish_timeout=SECONDS_TO_FINISH, finish_timeout_raises=True,
         )  # fmt: skip
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT, id=run.id, name=run.name, group=run.group,
