@@ -1,8 +1,10 @@
 """The trackers of this package, with their real packages; skipped where those aren't installed."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from commands import ENVIRONMENT
@@ -79,6 +81,7 @@ def test_tensorboard_needs_neither_torch_nor_tensorflow(events, image, tmp_path)
     script = f"""
 import sys
 from pathlib import Path
+from pathlib import Path
 sys.modules["torch"] = sys.modules["tensorflow"] = None  # importing them fails
 sys.path.insert(0, {str(__file__.rpartition("/")[0])!r})
 from test_trackers import report
@@ -96,6 +99,7 @@ def test_trackio_writes_to_its_local_database_and_resumes(image, tmp_path):
     script = f"""
 import sys
 from pathlib import Path
+from pathlib import Path
 sys.path.insert(0, {str(__file__.rpartition("/")[0])!r})
 from test_trackers import report
 image = Path({str(image)!r})
@@ -103,6 +107,7 @@ report("trackio", image)
 report("trackio", image, range(7, 9), resumed=True, step=6)
 from trackio.sqlite_storage import SQLiteStorage
 import json
+import os
 runs = SQLiteStorage.get_run_records("figureground")
 logs = SQLiteStorage.get_logs("figureground", "erm-seed-0-0a1b2c3d")
 config = SQLiteStorage.get_run_config("figureground", "erm-seed-0-0a1b2c3d")
@@ -130,6 +135,7 @@ def test_wandb_writes_locally_if_the_environment_says_so_and_names_no_machine(im
     script = f"""
 import sys
 from pathlib import Path
+from pathlib import Path
 sys.path.insert(0, {str(__file__.rpartition("/")[0])!r})
 from test_trackers import report
 report("wandb", Path({str(image)!r}))
@@ -143,5 +149,17 @@ report("wandb", Path({str(image)!r}))
     written = path.read_bytes()
     assert b"train/total" in written
     assert b"erm-seed-0" in written
-    for private in (str(tmp_path), "an-argument", sys.executable):
+    for private in (str(tmp_path), "an-argument", sys.executable, "transformers"):
         assert private.encode() not in written
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_tensorboard_raises_at_the_value_that_a_full_disk_refuses(events, image, tmp_path, monkeypatch):
+    tracker = TRACKERS["tensorboard"]()
+    tracker.begin(Run("0a1b2c3d", "erm-seed-0", "group", CONFIG, False, 0))
+    with Path("/dev/full").open("wb") as full:
+        (file,) = (tmp_path / "runs" / "group" / "erm-seed-0-0a1b2c3d").iterdir()
+        descriptor = next(int(each.name) for each in Path("/proc/self/fd").iterdir() if each.resolve() == file)
+        os.dup2(full.fileno(), descriptor)
+    with pytest.raises(OSError, match="No space left"):
+        tracker.log({"train/total": 1.0}, 1)

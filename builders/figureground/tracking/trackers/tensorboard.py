@@ -25,17 +25,19 @@ class TensorBoard(Tracker):
     INSTALL = "pip install 'figureground[tensorboard]'"
 
     def begin(self, run: Run) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         folder = Path(os.environ.get(DIRECTORY) or "runs") / run.group / f"{run.name}-{run.id}"
-        self._writer, self._step = EventFileWriter(str(folder)), run.step
+        folder.mkdir(parents=True, exist_ok=True)
+        # Not TensorBoard's own writer: it writes in a thread, so that errors come late, and names the host in the file.
+        file = (folder / f"events.out.tfevents.{time.time():017.6f}.{os.getpid()}").open("xb")
+        self._writer, self._step = RecordWriter(file), run.step
+        self._write(file_version="brain.Event:2")
         if run.resumed:  # hides what was reported after the state from which the run goes on
-            start = SessionLog(status=SessionLog.START)
-            self._writer.add_event(Event(wall_time=time.time(), step=run.step + 1, session_log=start))
+            self._write(step=run.step + 1, session_log=SessionLog(status=SessionLog.START))
         else:
             self._text("config", f"```json\n{json.dumps(run.config, indent=2, ensure_ascii=False)}\n```")
-        self._writer.flush()
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._add([{"tag": name, "simple_value": value} for name, value in values.items()], step)
@@ -60,9 +62,12 @@ class TensorBoard(Tracker):
         self._add([{"tag": name, "metadata": metadata, "tensor": tensor}], self._step)
 
     def _add(self, values: list[dict[str, Any]], step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        summary = Summary(value=[Summary.Value(**value) for value in values])
-        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._write(step=step, summary=Summary(value=[Summary.Value(**value) for value in values]))
+
+    def _write(self, **event: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._writer.write(Event(wall_time=time.time(), **event).SerializeToString())
         self._writer.flush()  # a killed process must not lose what precedes its saved state

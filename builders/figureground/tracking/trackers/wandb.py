@@ -42,10 +42,11 @@ class WeightsAndBiases(Tracker):
     def begin(self, run: Run) -> None:
         import wandb
 
-        # Only what is reported here is sent: no command line, code, git state, output, host or system metrics.
+        # Without these, it also sends the command line, code, Git state, packages, output, host and use of hardware.
         quiet = wandb.Settings(
             reinit="create_new", console="off", disable_code=True, disable_git=True, disable_job_creation=True,
-            x_disable_meta=True, x_disable_machine_info=True, x_disable_stats=True, host="-",
+            x_disable_meta=True, x_disable_machine_info=True, x_disable_stats=True, x_save_requirements=False,
+            host="-",
             finish_timeout=SECONDS_TO_FINISH, finish_timeout_raises=True,
         )  # fmt: skip
         self._run: Any = wandb.init(
