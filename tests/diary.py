@@ -1,4 +1,4 @@
-"""A tracker as another package adds one: each run is a file of JSON lines in the directory `DIARY` of the environment."""
+"""A tracker as another package adds one: each run is a file of JSON lines in the directory that `DIARY` names."""
 
 import json
 import os

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diary import logged, read
 
-from figureground.tracking.reporting import tracked
+from figureground.tracking.reporting import begin, tracked
 from figureground.training.curves import NotFinite
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import alone
@@ -120,6 +120,14 @@ def test_a_tracker_that_fails_is_named_once_and_the_training_goes_on(tmp_path, d
     assert len(said) == 1
     assert "diary" in said[0]
     assert "No space left on device" in said[0]
+
+
+def test_a_mark_from_a_strange_directory_names_no_path(tmp_path, diary):
+    mark = {"tracker": "diary", "id": "../../id", "name": "/etc/name", "group": ".."}
+    with tracked("diary", tmp_path / "out", {}):
+        continued = begin("build", mark=mark).mark
+    assert continued == {"tracker": "diary", "id": "id", "name": "etc-name", "group": "run"}
+    assert [path.name for path in diary.iterdir()] == ["id.jsonl"]
 
 
 def test_nothing_is_reported_unasked(tmp_path, diary):

@@ -108,8 +108,8 @@ class _Tracking:
     """The training that is reported."""
 
     def begin(self, name: str, config: Mapping[str, Any], mark: Mapping[str, str] | None, step: int) -> Report:
-        if mark is not None and mark["tracker"] == self.link.tracker.NAME:
-            run_id, name, group = mark["id"], mark["name"], mark["group"]
+        if mark is not None and mark["tracker"] == self.link.tracker.NAME:  # read from a file that may be of others
+            run_id, name, group = (_slug(str(mark[each])) for each in ("id", "name", "group"))
         else:
             mark, step, run_id, group = None, 0, secrets.token_hex(ID_BYTES), _slug(self.names[0])
             name = "-".join(dict.fromkeys([*map(_slug, self.names[1:]), _slug(name)]))
