@@ -29,6 +29,14 @@ def add_later(parser: argparse.ArgumentParser, add: Callable[[], None]) -> None:
     parser.add_later = add
 
 
+def add_track(parser: argparse.ArgumentParser) -> None:
+    """Add the --track flag to a parser."""
+    parser.add_argument(
+        "--track", metavar="NAME",
+        help="report to trackio, tensorboard, wandb, or a tracker of another package; without it, nothing is reported",
+    )  # fmt: skip
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add the --device flag to a parser."""
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 or mps")

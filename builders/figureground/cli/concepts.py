@@ -7,7 +7,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from figureground.cli.arguments import Commands, add_device, add_later
+from figureground.cli.arguments import Commands, add_device, add_later, add_track
 from figureground.core.devices import check_device
 from figureground.core.errors import RecipeError
 from figureground.core.owned import refuse_within
@@ -41,6 +41,7 @@ def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
         "used as they are, or those that a fine-tuning run drew, which are topped up",
     )  # fmt: skip
     add_device(parser)
+    add_track(parser)
     add_later(parser, lambda: _add_settings(parser))
     parser.set_defaults(run=_finetune)
 
@@ -62,6 +63,7 @@ def _finetune(options: argparse.Namespace) -> int:
     from figureground.cli.flags import read_flags
     from figureground.finetune.preflight import refuse_unfit
     from figureground.finetune.settings import POCKET, Finetuning, done_message, settings_for
+    from figureground.tracking.tracker import check_tracker
 
     given = read_flags(vars(options), Finetuning)
     settings = settings_for(given.pop("checkpoint", POCKET.checkpoint), **given)
@@ -69,6 +71,7 @@ def _finetune(options: argparse.Namespace) -> int:
     for flag, folder in (("--prior", options.prior), ("--class-folder", options.class_folder)):
         if folder is not None:
             refuse_within(options.out, folder, flag)
+    check_tracker(options.track)
     refuse_unfit(
         options.references, options.noun, options.label, options.out, settings, prior=options.prior,
         components=options.components, device=options.device, class_folder=options.class_folder,
@@ -83,7 +86,7 @@ def _finetune(options: argparse.Namespace) -> int:
 
     out = finetune(
         options.references, options.noun, options.label, options.out, settings, prior=options.prior,
-        class_folder=options.class_folder, components=options.components, device=options.device,
+        class_folder=options.class_folder, components=options.components, device=options.device, track=options.track,
     )  # fmt: skip
     if speaks:
         say(done_message(out))

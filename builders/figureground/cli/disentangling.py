@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from figureground.cli.arguments import Commands, add_device, add_later
+from figureground.cli.arguments import Commands, add_device, add_later, add_track
 from figureground.core.errors import UsageError
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import say
@@ -45,6 +45,7 @@ def add_disentangle(commands: Commands, common: argparse.ArgumentParser) -> None
     parser.add_argument("--allow-empty", action="store_true", help="allow parts without images of some cell")
     add_device(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="threads that decode images; no effect on results")
+    add_track(parser)
     parser.set_defaults(run=_disentangle)
 
 
@@ -83,10 +84,12 @@ def _disentangle(options: argparse.Namespace) -> int:
     from figureground.disentangling.preflight import ask
     from figureground.disentangling.settings import Disentangling
     from figureground.recipe.document import parse_setting
+    from figureground.tracking.tracker import check_tracker
 
     given = read_flags(vars(options), Disentangling)
     if options.option:
         given["options"] = {".".join(names): str(text) for names, text in map(parse_setting, options.option)}
+    check_tracker(options.track)
     asked = ask(
         Disentangling(**given), options.directory, options.out, photographs=options.photographs,
         splits={"features": options.features_split, "probes": options.probes_split, "test": options.test_split},
@@ -96,7 +99,7 @@ def _disentangle(options: argparse.Namespace) -> int:
     from figureground.disentangling.reporting import TABLE, tabulate
     from figureground.disentangling.training import disentangle_asked
 
-    report = disentangle_asked(asked)
+    report = disentangle_asked(asked, track=options.track)
     say(f"{tabulate(report)}\n\n{options.out / TABLE}")
     return 0
 

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from figureground.cli.arguments import Commands, place
+from figureground.cli.arguments import Commands, add_track, place
 from figureground.core.errors import RecipeError, listed
 from figureground.core.terminal import complain, say, say_json
 
@@ -136,6 +136,7 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--runner", metavar="NAME",
         help="who renders: local (processes on this machine, the default), or a runner of another package",
     )  # fmt: skip
+    add_track(parser)
     parser.set_defaults(run=_build)
 
 
@@ -143,7 +144,9 @@ def _build(options: argparse.Namespace) -> int:
     method = _method(options)
     for note in method.checkpoint_notes():
         complain(f"figureground: {note}")
-    out = method.build(str(options.out), runner=options.runner, scratch=options.scratch, lease=options.lease)
+    out = method.build(
+        str(options.out), runner=options.runner, scratch=options.scratch, lease=options.lease, track=options.track
+    )
     say(method.done_message(out).replace(str(out), str(options.out)))
     return 0
 

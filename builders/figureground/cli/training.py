@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from figureground.cli.arguments import Commands, add_device, add_later
+from figureground.cli.arguments import Commands, add_device, add_later, add_track
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import say, say_json
@@ -103,12 +103,13 @@ def _train(options: argparse.Namespace) -> int:
     from figureground.learn.preflight import ask
     from figureground.learn.settings import Training
     from figureground.recipe.document import parse_setting
+    from figureground.tracking.tracker import check_tracker
 
     given = read_flags(vars(options), Training)
     if options.option:
         given["options"] = {".".join(names): str(text) for names, text in map(parse_setting, options.option)}
     settings = Training(**given)
-
+    check_tracker(options.track)
     asked = ask(
         settings, options.data, options.out, add=options.add, seeds=options.seeds, layout=options.layout,
         root=options.root, y=options.y, a=options.a, file=options.file, split_column=options.split_column,
@@ -117,7 +118,7 @@ def _train(options: argparse.Namespace) -> int:
     from figureground.learn.trained import TABLE, tabulate
     from figureground.learn.training import train_asked
 
-    report = train_asked(asked)
+    report = train_asked(asked, track=options.track)
     say(f"{tabulate(report)}\n\n{options.out / TABLE}")
     return 0
 
@@ -164,7 +165,7 @@ def _compare(options: argparse.Namespace) -> int:
             options.out, training={name: value for name, value in vars(options).items() if name in SHARED},
             overrides=parse_overrides(options.set), config=options.config, layout=options.layout, root=options.root,
             y=options.y, a=options.a, file=options.file, split_column=options.split_column, device=options.device,
-            workers=options.workers, on_row=done.update,
+            workers=options.workers, on_row=done.update, track=options.track,
         )  # fmt: skip
     except Exception as error:
         if not done:
@@ -178,7 +179,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _add_layout(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add the flags for the layout of a labelled data set, the device and the workers."""
+    """Add the flags for the layout of a labelled data set, the device, the workers and the tracker."""
     for flag, text in (
         ("--layout", f"layout {what}, if it can't be detected: as for figureground groups"),
         ("--root", "directory of the files that a table names"),
@@ -190,3 +191,4 @@ def _add_layout(parser: argparse.ArgumentParser, what: str) -> None:
         parser.add_argument(flag, metavar="DIR" if flag == "--root" else "NAME", help=text)
     add_device(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="threads that decode images; no effect on results")
+    add_track(parser)

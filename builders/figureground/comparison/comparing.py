@@ -27,6 +27,8 @@ from figureground.learn.settings import MASKS, MOST_POCKET, RULES, Training, cho
 from figureground.learn.training_data import TrainingData, gather
 from figureground.learn.way import WAYS
 from figureground.recipe import document as recipes
+from figureground.tracking.reporting import begin, tracked
+from figureground.tracking.tracker import check_tracker
 
 if TYPE_CHECKING:
     from figureground.learn.backbones import Backbone
@@ -93,6 +95,7 @@ def compare(
     workers: int | None = None,
     show_progress: bool = True,
     on_row: Callable[[dict[str, Any]], None] | None = None,
+    track: str | None = None,
 ) -> dict[str, Any]:
     """Compare methods, or resume a comparison; finished work is kept, and methods and seeds may be added.
 
@@ -114,6 +117,7 @@ def compare(
         device: auto, cpu, cuda, cuda:1 or mps.
         workers: Threads that decode images; no effect on results.
         on_row: Called with the comparison so far after each row, so that it is available if a later row fails.
+        track: The tracker to report to: trackio, tensorboard, wandb, or one of another package; None reports nothing.
 
     Returns:
         The comparison, as stored in `comparison.json`.
@@ -126,6 +130,7 @@ def compare(
     out, rows, chosen = Path(out), parse_methods(methods), list_seeds(seeds)
     check_workers(workers)
     check_device(device, "--device")
+    check_tracker(track)
     refuse_strangers(out, INPUTS)
     training, overrides = training or {}, overrides or {}
     where: dict[str, Any] = {"layout": layout, "root": root, "y": y, "a": a, "file": file, "split_column": split_column}
@@ -142,11 +147,14 @@ def compare(
         generators.check_paste(door.backbone)
     identity = {"data": groups.fingerprint, "methods": door.identities, "generators": made}
     work = _Runner(data, where, rows, chosen, out, settings, generators, device, workers, show_progress, on_row)
-    with held(out, INPUTS, "compare"):
+    told = {"data": groups.name, "methods": list(methods), "seeds": chosen, **training, **overrides}
+    with held(out, INPUTS, "compare"), tracked(track, out, told):
         _take_up(out, json.loads(json.dumps(identity)))
         for name, rule in door.rules.items():  # checked again: another comparison may have pruned meanwhile
             generators.refuse_other_pruning(name, rule)
-        return work.run(door.about())
+        comparison = work.run(door.about())
+        begin("comparison").table("comparison", *compared.tracked_table(comparison))
+        return comparison
 
 
 # Checks before any work

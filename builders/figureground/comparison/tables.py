@@ -169,6 +169,17 @@ def tabulate(comparison: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
+def tracked_table(comparison: Mapping[str, Any]) -> tuple[list[str], list[list[str | float | None]]]:
+    """Return the comparison as a tracker shows it: columns, and a row per method; accuracies are 0 to 1."""
+    names = ("average", "reweighted", "worst", "budget")
+    columns = ["method", "seeds", *(f"{name}{end}" for name in names for end in ("", "_std"))]
+    rows = [
+        [row["method"], len(row["seeds"]), *(row[name][key] for name in names for key in ("mean", "std"))]
+        for row in comparison["rows"]
+    ]
+    return columns, rows
+
+
 def to_markdown(comparison: Mapping[str, Any]) -> str:
     """Return the comparison as Markdown."""
     blocks = [f"{markdown(_heading(comparison))}."]

@@ -185,6 +185,10 @@ class Separating:
     def _random(self, what: str, number: int) -> int:
         return derive_seed(self.seed, "disentangle", self.purpose, what, str(number))
 
+    def learning_rates(self) -> dict[str, float]:
+        """Return the learning rate of the last step, for reports."""
+        return {"learning_rate": self._solver.param_groups[0]["lr"]}
+
     # State
 
     def state(self) -> dict[str, Any]:

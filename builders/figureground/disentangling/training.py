@@ -40,6 +40,8 @@ from figureground.learn.training_data import Album, default_workers
 from figureground.recipe.document import FORMAT
 from figureground.recipe.sample import derive_seed
 from figureground.recipe.table import cramers_v
+from figureground.tracking.reporting import Report, begin_training, tracked
+from figureground.tracking.tracker import check_tracker
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import alone
 from figureground.training.unfinished import Unfinished, explained
@@ -63,6 +65,7 @@ def disentangle(
     device: str = "auto",
     workers: int | None = None,
     show_progress: bool = True,
+    track: str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Separate a backbone's features into a foreground part and a background part, and measure what each still tells.
@@ -83,6 +86,7 @@ def disentangle(
         device: auto, cpu, cuda, cuda:1 or mps.
         workers: Number of decoding threads; it doesn't affect results.
         show_progress: Whether to show progress bars.
+        track: The tracker to report to: trackio, tensorboard, wandb, or one of another package; None reports nothing.
         settings: Fields of `Disentangling`, such as `backbone`, `fine_tune` or `penalty`; `figureground disentangle
             --help` lists them.
 
@@ -94,14 +98,15 @@ def disentangle(
         RecipeError: A setting is invalid.
         Stopped: A signal requested a stop.
     """
+    check_tracker(track)
     asked = ask(
         Disentangling(method=method, **settings), directory, out, photographs=photographs, splits=splits,
         pairing=pairing, allow_empty=allow_empty, seeds=seeds, device=device, workers=workers,
     )  # fmt: skip
-    return disentangle_asked(asked, show_progress)
+    return disentangle_asked(asked, show_progress, track)
 
 
-def disentangle_asked(asked: Request, show_progress: bool = True) -> dict[str, Any]:
+def disentangle_asked(asked: Request, show_progress: bool = True, track: str | None = None) -> dict[str, Any]:
     """Work like `disentangle`, with inputs read and checked by `preflight.ask`."""
     device = choose_device(asked.device)
     session = _Session(asked, device, show_progress)
@@ -113,7 +118,11 @@ def disentangle_asked(asked: Request, show_progress: bool = True) -> dict[str, A
         "Lower --learning-rate or --penalty (for critics: --critic-learning-rate) in a new --out, or look for a "
         "damaged backbone."
     )
-    with held(asked.out, INPUTS, "disentangle"), explained(asked.out, session.said, advice, memory):
+    with (
+        held(asked.out, INPUTS, "disentangle"),
+        explained(asked.out, session.said, advice, memory),
+        tracked(track, asked.out, {"data": asked.data.name, **asked.settings.to_json()}),
+    ):
         return session.run()
 
 
@@ -222,7 +231,7 @@ class _Session:
         marker, work = self.out / f"seed-{seed}.json", self.out / f"seed-{seed}"
         if marker.exists():
             return dict(read_json(marker))
-        began = time.monotonic()
+        began, self._trained = time.monotonic(), Report()
         work.mkdir(exist_ok=True)
         trunk = Trunk(open_backbone(self.asked.backbone, self.data.foregrounds, self.asked.edge, seed))
         trunk.to(self.device)
@@ -253,12 +262,26 @@ class _Session:
             **self._measure(parting, features, seed),
             "seconds": round(time.monotonic() - began, 1),
         }  # fmt: skip
+        self._report(result)
         replace_text(marker, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         for path in work.rglob("*.pt"):
             path.unlink()
         if not any(work.iterdir()):
             work.rmdir()
         return result
+
+    def _report(self, result: Mapping[str, Any]) -> None:
+        """Report a seed's probes, in the run of its training if there was one."""
+        seed = result["seed"]
+        report = self._trained
+        if not report.active:
+            report = begin_training(f"{self.settings.method} seed {seed}", {"seed": seed})
+        values = {
+            f"probes/{what.replace(' ', '_')}/{kind}": accuracy["value"]
+            for what, probe in result["probes"].items()
+            for kind, accuracy in probe["accuracy"].items()
+        }
+        report.log(values, self.settings.max_train_steps)
 
     def _from_images(self, trunk: Trunk, seed: int) -> FromImages:
         return FromImages(trunk, self.images.album, seed, self.settings.augment, self.device, self.workers)
@@ -301,6 +324,7 @@ class _Session:
             loop.resume()
             if loop.step < course.steps:
                 loop.run()
+                self._trained = loop.tracked
             loop.curves.draw(folder)
         self._unfinished = None
         for module in (source.trained, parting, heads):

@@ -228,6 +228,7 @@ class ConceptRun(Hooks):
         with contextlib.suppress(Stopped):
             with self.training.averaged(), self._autocast():
                 value = self.watch.look(between_steps)
+            self.loop.tracked.log({f"early_stopping/{self.settings.early_stopping}": value}, step)
             if self.looks.add(step, value):
                 self.training.keep_best()
 
@@ -238,13 +239,15 @@ class ConceptRun(Hooks):
         if not settings.preview_images:
             return
         prompts = [self.asked.fill(prompt) for prompt in settings.preview_prompts]
+        path = self.out / PREVIEWS / f"step-{step:06d}.png"
         # A stopped process abandons its preview and saves; the final preview isn't interrupted.
         weights = self.training.final() if final else self.training.averaged()
         with weights, self._autocast(), contextlib.suppress(Stopped):
             draw_preview(
                 self.checkpoint, self._sampling(settings.preview_images), prompts, settings.seed,
-                self.out / PREVIEWS / f"step-{step:06d}.png", signals.check,
+                path, signals.check,
             )  # fmt: skip
+            self.loop.tracked.image("preview", path, step)
 
     def write_usable(self) -> Path:
         """Write the trained weights; the network can't be used afterwards."""
@@ -261,6 +264,8 @@ class ConceptRun(Hooks):
         done, seconds = self.loop.step, self.loop.seconds
         kept_step = looks.best_step if looks is not None and looks.best_step is not None else done
         self._preview(kept_step, final=True)
+        if looks is not None:
+            self.loop.tracked.log({"early_stopping/kept_step": kept_step}, done)
         curves.write(self.out)
         curves.draw(self.out)
         kind = "lora" if self.write_usable().name == LORA else "checkpoint"

@@ -30,6 +30,8 @@ from figureground.finetune.settings import POCKET, Finetuning, settings_for
 from figureground.finetune.training import require_bitsandbytes
 from figureground.models.concept_files import CONCEPT, read_concept
 from figureground.models.weights import check_size
+from figureground.tracking.reporting import tracked
+from figureground.tracking.tracker import check_tracker
 from figureground.training.processes import Processes, join
 from figureground.training.state import STATE, resume_threads
 
@@ -48,6 +50,7 @@ def finetune(
     class_folder: Path | None = None,
     device: str = "auto",
     show_progress: bool = True,
+    track: str | None = None,
 ) -> Path:
     """Fine-tune a concept into a directory, or resume a stopped run there.
 
@@ -67,6 +70,7 @@ def finetune(
         class_folder: Folder of images of the class itself, used like `prior`, for class_direction `images` and
             early_stopping `without-class`.
         device: auto, cpu, cuda, cuda:1 or mps.
+        track: The tracker to report to: trackio, tensorboard, wandb, or one of another package; None reports nothing.
 
     Returns:
         `out`.
@@ -75,9 +79,11 @@ def finetune(
         FiguregroundError: An input can't be used; `out` holds something else, or a concept from other inputs; memory or
             disk is full; or a loss is NaN.
     """
+    check_tracker(track)
     asked = Request(Path(references), noun, label, Path(out), settings, prior, components, class_folder, show_progress)
     kept = SavedProgress(asked.out, settings.max_train_steps)
-    with kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
+    told = {"noun": noun, "label": label, **settings.to_json()}
+    with tracked(track, asked.out, told), kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
         _finetune(asked, device, kept)
     return asked.out
 

@@ -156,6 +156,10 @@ class Inverting:
         """Return the current vectors, (vectors, width) for each text encoder, float32 on the CPU."""
         return [vectors.detach().float().cpu().clone() for vectors in self.vectors]
 
+    def learning_rates(self) -> dict[str, float]:
+        """Return the learning rate of the last step, for reports."""
+        return {"learning_rate": self._optimizer.param_groups[0]["lr"]}
+
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on, for `restore`."""
         return {"vectors": [v.detach() for v in self.vectors], "optimizer": self._optimizer.state_dict()}

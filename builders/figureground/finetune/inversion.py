@@ -40,6 +40,8 @@ from figureground.models.weights import check_size, fingerprint, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.settings import execution_names
 from figureground.sources.images import content_hash
+from figureground.tracking.reporting import tracked
+from figureground.tracking.tracker import check_tracker
 from figureground.training.curves import PNG
 from figureground.training.curves_file import CSV
 from figureground.training.loop import Hooks, Loop, Saving
@@ -66,6 +68,7 @@ def invert(
     masks: Sequence[Path] | None = None,
     device: str = "auto",
     show_progress: bool = True,
+    track: str | None = None,
 ) -> Path:
     """Learn a token into a directory, or resume a stopped run there.
 
@@ -82,6 +85,7 @@ def invert(
         masks: With `masked`, the mask of each image, in image order (a folder's images are in the order of their
             names); white marks the learned region. None takes `x.mask.png` beside `x.jpg`.
         device: auto, cpu, cuda, cuda:1 or mps.
+        track: The tracker to report to: trackio, tensorboard, wandb, or one of another package; None reports nothing.
 
     Returns:
         `out`.
@@ -90,9 +94,11 @@ def invert(
         FiguregroundError: An input can't be used; `out` holds something else, or a token from other inputs; memory or
             disk is full; or the loss is NaN.
     """
+    check_tracker(track)
     asked = _Request(images, noun, token, Path(out), settings, masks, show_progress)
     kept = Unfinished(asked.out, settings.max_train_steps)
-    with kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
+    told = {"noun": noun, "token": token, **settings.to_json()}
+    with tracked(track, asked.out, told), kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
         _invert(asked, device, kept)
     return asked.out
 

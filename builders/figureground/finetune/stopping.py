@@ -142,6 +142,10 @@ class Watched:
         """Run a step; see `Training.step`."""
         return self.training.step(number)
 
+    def learning_rates(self) -> Mapping[str, float]:
+        """See `Training.learning_rates`."""
+        return self.training.learning_rates()
+
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""
         looks = self.looks

@@ -90,6 +90,7 @@ class Training:
         self.trained: dict[str, nn.Parameter] = {n: p for group in groups.values() for n, p in group.items()}
         """Trained parameters by name, in float32."""
         self._values = list(self.trained.values())
+        self._parts = list(groups)
         self._optimizer = _make_optimizer(groups, settings)
         self._averages = [p.detach().clone() for p in self._values] if settings.ema else []
         self._best: list[Tensor] = []
@@ -192,6 +193,14 @@ class Training:
         rows = share(torch.tensor([in_turn(len(images), first + i, self.settings.seed, name) for i in range(n)]))
         clean = images.sample(*(_send(each, device) for each in (rows, share(mirrored), share(spread))))
         return clean, _send(share(noise), device), _send(share(time), device), rows
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return the learning rates of the last step, for reports: one, or one for each trained part."""
+        groups = self._optimizer.param_groups
+        rates = {part: float(group["lr"]) for part, group in zip(self._parts, groups, strict=True)}
+        if len(set(rates.values())) == 1:
+            return {"learning_rate": next(iter(rates.values()))}
+        return {f"learning_rate_{part}": rate for part, rate in rates.items()}
 
     # Averages
 

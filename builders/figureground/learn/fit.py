@@ -35,6 +35,7 @@ from figureground.learn.schedule import in_passes, schedule
 from figureground.learn.settings import Training
 from figureground.learn.training_data import TrainingData
 from figureground.recipe.sample import derive_seed
+from figureground.tracking.reporting import Report
 from figureground.training.curves import NotFinite
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import alone
@@ -86,6 +87,11 @@ class Fit(Hooks):
         self._begins = np.cumsum([0, *(stage.epochs for stage in self.stages)])[:-1].tolist()
         self.made_with = {**self.made_with, "select": list(self.rules)}
         self._batches = self._read_batches(0)
+
+    @property
+    def tracked(self) -> Report:
+        """The run that reports this training, after `run` has begun."""
+        return self._loop.tracked
 
     @property
     def images_per_epoch(self) -> int:
@@ -156,6 +162,10 @@ class Fit(Hooks):
         loss = self._step(rows, images, number - self._begins[stage] * steps, self.stages[stage].epochs * steps)
         return loss.detach().reshape(1)
 
+    def learning_rates(self) -> dict[str, float]:
+        """Return the learning rate of the last step, for reports."""
+        return {"learning_rate": self._optimizer.param_groups[0]["lr"]}
+
     def after_step(self, step: int) -> None:
         epoch, place = divmod(step, self.steps_per_epoch)
         if place == 0:
@@ -194,6 +204,14 @@ class Fit(Hooks):
             if self._stage(epoch) == len(self.stages) - 1:
                 self._compare(told)
         self.curve.append(told)
+        measured = {name: getattr(told, name) for name in ("average", "worst", "worst_class")}
+        self.tracked.log(
+            {
+                **{f"validation/{name}": value for name, value in measured.items()},
+                "validation/loss": told.validation_loss, "train/epoch": told.epoch, "train/epoch_loss": told.loss,
+            },
+            told.steps,
+        )  # fmt: skip
 
     def _judge(self, answers: np.ndarray) -> dict[str, Any]:
         """Return the fields of `Epoch` computed on validation."""

@@ -33,6 +33,8 @@ from figureground.learn.training_data import TrainingData, default_workers
 from figureground.learn.way import WAYS, Way
 from figureground.learn.weights import normalise, weigh_added
 from figureground.recipe.document import FORMAT
+from figureground.tracking.reporting import tracked
+from figureground.tracking.tracker import check_tracker
 from figureground.training.unfinished import explained
 
 
@@ -52,6 +54,7 @@ def train(
     device: str = "auto",
     workers: int | None = None,
     show_progress: bool = True,
+    track: str | None = None,
 ) -> dict[str, Any]:
     """Train classifiers, or resume training, and evaluate them on the test split.
 
@@ -66,6 +69,7 @@ def train(
         seeds: Number of seeds, counted from 0; or the seeds themselves.
         device: auto, cpu, cuda, cuda:1 or mps.
         workers: Number of decoding threads; it doesn't affect results.
+        track: The tracker to report to: trackio, tensorboard, wandb, or one of another package; None reports nothing.
 
     Returns:
         The report, as in `report.json`.
@@ -75,21 +79,26 @@ def train(
         RecipeError: A setting is invalid.
         Stopped: A signal requested a stop.
     """
+    check_tracker(track)
     asked = ask(
         settings, data, out, add=add, seeds=seeds, layout=layout, root=root, y=y, a=a, file=file,
         split_column=split_column, device=device, workers=workers,
     )  # fmt: skip
-    return train_asked(asked, show_progress)
+    return train_asked(asked, show_progress, track)
 
 
-def train_asked(asked: Request, show_progress: bool = True) -> dict[str, Any]:
+def train_asked(asked: Request, show_progress: bool = True, track: str | None = None) -> dict[str, Any]:
     """Train like `train`, with inputs read and checked by `door.ask`."""
     settings, out, chosen = asked.settings, asked.out, asked.seeds
     where = choose_device(asked.device)
     workers = asked.workers or default_workers()
     session = Session(settings, asked.material, out, asked.edge, where, workers, show_progress)
     kept = _SavedProgress()
-    with explained(out, kept.said, "", advise_memory(settings, where)), held(out, INPUTS, "train"):
+    with (
+        explained(out, kept.said, "", advise_memory(settings, where)),
+        held(out, INPUTS, "train"),
+        tracked(track, out, {"data": asked.material.name, **settings.to_json()}),
+    ):
         return session.run(chosen, kept)
 
 
@@ -239,6 +248,8 @@ class Session:
         test, names = self.material.test, self.material.group_names
         by = test.y if test.group is None else test.group
         chosen = self._told(fit, epoch, predicted)
+        measured = {f"test/{name}": chosen["test"][name] for name in ("average", "worst")}
+        fit.tracked.log({**measured, "test/epoch": epoch}, fit.curve[-1].steps)
         if len(self.rules) > 1:
             more["selected"] = self._by_each_rule(fit, chosen)
         result = {

@@ -163,7 +163,7 @@ class Method(ABC):
 
     def build(
         self, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None,
-        scratch: str | os.PathLike[str] | None = None, lease: float = SECONDS,
+        scratch: str | os.PathLike[str] | None = None, lease: float = SECONDS, track: str | None = None,
     ) -> Path:  # fmt: skip
         """Build the dataset in a directory or at a URL, or resume a stopped build there; same as the function `build`.
 
@@ -176,6 +176,8 @@ class Method(ABC):
             scratch: For a URL, the directory in which shards are written before they are put; None for one in the
                 user's cache.
             lease: For a URL, seconds without a sign of life after which a process's shard is taken over.
+            track: The tracker to report to: trackio, tensorboard, wandb, or one of another package; None reports
+                nothing.
 
         Returns:
             The directory; for a URL the scratch directory, with index, card and markers, but without images.
@@ -183,11 +185,11 @@ class Method(ABC):
         Raises:
             FiguregroundError: The directory contains something else or another recipe or can't be written, the
                 numerics differ from those of its first shards, or an input named by the recipe can't be used.
-            RecipeError: The runner doesn't exist.
+            RecipeError: The runner or the tracker doesn't exist.
             StoreError: The store at the URL can't be used, or holds other bytes under a shard's name.
             NothingLeft: Every image was rejected, in total, in a split or in the last extension.
         """
-        return building.build(self, out, show_progress, runner, scratch, lease)
+        return building.build(self, out, show_progress, runner, scratch, lease, track)
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Build the dataset in the cache directory, or resume a stopped build there.

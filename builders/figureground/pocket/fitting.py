@@ -143,6 +143,10 @@ class _Learner:
             self.seen[key] = self.seen.get(key, 0.0) + float(value.detach())
         return losses["loss"].detach().reshape(1)
 
+    def learning_rates(self) -> dict[str, float]:
+        """Return the learning rate of the last step, for reports."""
+        return {"learning_rate": self._optimizer.param_groups[0]["lr"]}
+
     def state(self) -> dict[str, Any]:
         """Return the weights, their averages and the optimiser's state, with the hash of the inputs."""
         return {

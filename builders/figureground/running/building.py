@@ -23,7 +23,8 @@ from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING
 from figureground.recipe.settings import Names, marked
 from figureground.running import directory
-from figureground.running.runner import open_runner
+from figureground.running.reporting import reported
+from figureground.running.runner import Runner, open_runner
 from figureground.shards import index
 from figureground.shards.finished import saved_index
 from figureground.shards.home import home_of
@@ -33,6 +34,8 @@ from figureground.shards.shard import PRIVATE, as_shard
 from figureground.stores.leases import SECONDS
 from figureground.stores.scratch import attached
 from figureground.stores.urls import StoreUrl, parse
+from figureground.tracking.reporting import tracked
+from figureground.tracking.tracker import check_tracker
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 
 def build(
     method: Method, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None,
-    scratch: str | os.PathLike[str] | None = None, lease: float = SECONDS,
+    scratch: str | os.PathLike[str] | None = None, lease: float = SECONDS, track: str | None = None,
 ) -> Path:  # fmt: skip
     """Builds a dataset in a directory or at a URL, or resumes a stopped build there.
 
@@ -54,6 +57,7 @@ def build(
         scratch: For a URL, the directory in which shards are written before they are put; None for one in the user's
             cache.
         lease: For a URL, seconds without a sign of life after which a process's shard is taken over.
+        track: The tracker to report to: trackio, tensorboard, wandb, or one of another package; None reports nothing.
 
     Returns:
         The directory; for a URL the scratch directory, with index, card and markers, but without images.
@@ -61,7 +65,7 @@ def build(
     Raises:
         FiguregroundError: The directory holds something else or another recipe or can't be written, the numerics
             differ from those of its first shards, or an input named by the recipe can't be used.
-        RecipeError: The runner doesn't exist.
+        RecipeError: The runner or the tracker doesn't exist.
         StoreError: The store at the URL can't be used, or holds other bytes under a shard's name.
         NothingLeft: Every image was rejected, in total, in a split or in the last extension.
     """
@@ -70,19 +74,29 @@ def build(
     place = parse(os.fspath(out))
     if isinstance(place, StoreUrl):
         with attached(place, None if scratch is None else Path(scratch), seconds=lease) as directory:
-            return _build(method, directory, show_progress)
+            return _build(method, directory, show_progress, track)
     if scratch is not None:
         raise UsageError(f"--scratch is for datasets at a URL, not for the directory {place}.")
-    return _build(method, place, show_progress)
+    return _build(method, place, show_progress, track)
 
 
-def _build(method: Method, out: Path, show_progress: bool) -> Path:
+def _build(method: Method, out: Path, show_progress: bool, track: str | None) -> Path:
     config, method.show_progress = method.config, show_progress
     chosen = open_runner(config.runner)
+    check_tracker(track)
     _refuse_within_sources(method, out)
     directory.refuse_older(out)
     method.refuse_absent()
     _check_checkpoint(method)
+    shown = {name: getattr(config, name) for name in config.field_names()}
+    with tracked(track if chosen.leads() else None, out, {"method": method.METHOD, "config": config.name, **shown}):
+        _render(method, out, chosen, show_progress)
+    refuse_empty_parts(saved_index(out), str(out))
+    return out
+
+
+def _render(method: Method, out: Path, runner: Runner, show_progress: bool) -> None:
+    config = method.config
     method.run_planning_stages(out)
     plan = method.plan()
     if not plan.shards():
@@ -93,7 +107,8 @@ def _build(method: Method, out: Path, show_progress: bool) -> Path:
     with directory.opened(out, method.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
         directory.check_formats(out, config.formats)
         if missing(out, shards):
-            chosen.run(method, out, show_progress)
+            with reported(out, shards):
+                runner.run(method, out, show_progress)
             if missing(out, shards):
                 raise FiguregroundError(
                     f"the runner {config.runner!r} ended before the work was done. "
@@ -103,8 +118,6 @@ def _build(method: Method, out: Path, show_progress: bool) -> Path:
             if needed:
                 finish(method, out)
                 method.score_samples(out)
-    refuse_empty_parts(saved_index(out), str(out))
-    return out
 
 
 def finish(method: Method, out: Path) -> None:

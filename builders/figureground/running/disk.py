@@ -56,7 +56,7 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = (), failed
                 return
             _remove_new(stages, before)
             journal.remove_files(out)
-            for name in ("numerics.json", "recipe.json"):
+            for name in ("numerics.json", "recipe.json", "tracking.json"):
                 if private / name not in before:
                     (private / name).unlink(missing_ok=True)
             clean_stale(out)

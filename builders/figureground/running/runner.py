@@ -62,6 +62,10 @@ class Runner(ABC):
             FiguregroundError: Shards can't be rendered.
         """
 
+    def leads(self) -> bool:
+        """Whether this process reports to a tracker; of several processes that are started together, one does."""
+        return True
+
 
 RUNNERS: Registry[type[Runner]] = Registry(
     "figureground.runners", "runner", {"local": "figureground.running.runners.local:Local"}, subclasses(Runner, "NAME")

@@ -68,6 +68,10 @@ class Curves:
         rows = self._settled[-steps:]
         return {n: sum(r[i] for r in rows) / len(rows) for i, n in enumerate(self.names)} if rows else {}
 
+    def settled_after(self, step: int) -> list[dict[str, float]]:
+        """Returns the values of each settled step after that many steps."""
+        return [dict(zip(self.names, row, strict=True)) for row in self._settled[max(0, step - self._before) :]]
+
     def at_end(self, steps: int) -> dict[str, float]:
         """Returns the final means for provenance: over the last tenth of `steps`, at most 100 steps."""
         last = max(1, min(100, steps // 10))

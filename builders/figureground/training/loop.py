@@ -19,6 +19,7 @@ from torch import Tensor
 
 from figureground.core import signals
 from figureground.core.progress import Progress
+from figureground.tracking.reporting import Report, begin_training
 from figureground.training.curves import Curves, NotFinite
 from figureground.training.processes import Processes
 from figureground.training.state import resume_threads
@@ -37,6 +38,9 @@ class Learner(Stateful, Protocol):
 
     def step(self, number: int) -> Tensor:
         """Run the step with that number, from 0; return the values of `curve_names`, on any device."""
+
+    def learning_rates(self) -> Mapping[str, float]:
+        """Return the learning rates of the last step by name, for reports."""
 
 
 class Hooks:
@@ -102,6 +106,11 @@ class Loop:
     """Number of finished steps."""
     curves: Curves = field(init=False)
     """The values of the steps."""
+    tracked: Report = field(default_factory=Report, init=False)
+    """The run that reports the training once it runs, if a tracker is asked for; hooks report to it what they measure.
+    It stays open for results that are measured after the training."""
+    _rates: list[Mapping[str, float]] = field(default_factory=list, init=False)
+    """Learning rates of the steps that aren't reported yet."""
     _earlier: float = field(default=0.0, init=False)
     _began: float = field(init=False)
 
@@ -134,9 +143,16 @@ class Loop:
             KeyboardInterrupt: A signal asked another process to stop.
             OSError: The disk is full or fails; the previous state is kept.
         """
+        if self.processes.main:
+            told = {name: value for name, value in self.made_with.items() if isinstance(value, str | int | float)}
+            self.tracked = begin_training(Path(self.title).name, told, self.unfinished.tracked, self.step)
+            self.unfinished.tracked = self.tracked.mark or self.unfinished.tracked
         with signals.at_checks():
             try:
-                self._run()
+                try:
+                    self._run()
+                finally:
+                    self._report()
             except NotFinite:
                 if self.unfinished.step and self.processes.main:
                     self.resume()
@@ -167,6 +183,9 @@ class Loop:
                 self.curves.add(self.learner.step(self.step))
                 self.step += 1
                 bar.update()
+                if self.tracked.active:
+                    self._rates.append(self.learner.learning_rates())
+                    self._report()
                 self.hooks.after_step(self.step)
                 due = saving.every > 0 and self.step % saving.every == 0
                 late = self.processes.any(time.monotonic() - last_save >= saving.seconds)
@@ -180,6 +199,14 @@ class Loop:
                     last_look = time.monotonic()
             self.curves.settle()
             self.hooks.at_end(self.step)
+
+    def _report(self) -> None:
+        """Report the steps whose values have left the device since the last call."""
+        first = self.step - len(self._rates)
+        values = self.curves.settled_after(first) if self._rates else []
+        for number, (losses, rates) in enumerate(zip(values, self._rates, strict=False), first + 1):
+            self.tracked.log({f"train/{name}": value for name, value in {**losses, **rates}.items()}, number)
+        del self._rates[: len(values)]
 
     def _stop(self) -> NoReturn:
         if self.saving.on_stop:

@@ -26,7 +26,7 @@ class Stateful(Protocol):
     def state(self) -> dict[str, Any]:
         """Returns everything that the next step depends on: tensors and plain values by name.
 
-        The names `step`, `seconds`, `made_with`, `threads` and `curves` are taken.
+        The names `step`, `seconds`, `made_with`, `threads`, `curves` and `tracked` are taken.
         """
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -49,6 +49,8 @@ class Unfinished:
     """Name of the state's file."""
     keeps_curves: bool = True
     """Whether the values of all steps are kept, in the state and in `curves.csv`."""
+    tracked: Mapping[str, str] | None = None
+    """The tracker's run that a resumed training continues: `reporting.Report.mark`."""
 
     @property
     def file(self) -> Path:
@@ -71,6 +73,8 @@ class Unfinished:
         settled = curves.state()  # raises for non-finite values, which are never saved
         if self.keeps_curves:
             state["curves"] = settled
+        if self.tracked is not None:
+            state["tracked"] = json.dumps(dict(self.tracked))
         save_state(self.file, state)
         self.step = step
         self.write_curves(curves)
@@ -84,6 +88,7 @@ class Unfinished:
             return 0, 0.0
         learner.restore(state)
         self.step = self.step_of(state)
+        self.tracked = json.loads(state["tracked"]) if "tracked" in state else None
         if self.keeps_curves:
             curves.restore(state["curves"])
         else:
