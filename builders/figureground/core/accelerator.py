@@ -7,6 +7,7 @@ import re
 import torch
 
 from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.numerics import cpu_model
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _OUT_OF_MEMORY = re.compile(
@@ -45,6 +46,18 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     return DTYPES[dtype]
+
+
+def processor_name(device: torch.device) -> str:
+    """Returns the processor that results depend on in the last bit.
+
+    On CUDA that is the GPU. On a CPU it is the model and the instructions that torch's kernels use there, such as
+    `AMD EPYC 7763 64-Core Processor, AVX2`; the variable `ATEN_CPU_CAPABILITY` can lower these.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = cpu_model()
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else model
 
 
 def has_bfloat16(device: torch.device) -> bool:

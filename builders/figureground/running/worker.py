@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from figureground.core import signals
-from figureground.core.accelerator import choose_device, choose_dtype
+from figureground.core.accelerator import choose_device, choose_dtype, processor_name
 from figureground.core.errors import FiguregroundError, OutOfMemory
 from figureground.core.files import replace_text
 from figureground.core.locks import lock
@@ -242,7 +241,7 @@ def open_model(method: Method, out: Path, rank: int, started: bool) -> tuple[Che
         "threads": threads if device.type == "cpu" else None,
         "compile": config.compile,
         "revision": checkpoint.facts["revision"],
-        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "processor": processor_name(device),
         "versions": library_versions(),
     }
     return checkpoint, sampling, mine
