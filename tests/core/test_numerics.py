@@ -33,7 +33,8 @@ def test_the_processor_is_the_cpu_and_the_instructions_that_torch_uses():
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="torch has one set of instructions here")
 def test_fewer_instructions_are_another_processor():
-    script = "import torch; from figureground.core.accelerator import processor_name as p; print(p(torch.device('cpu')))"
+    script = "import torch; from figureground.core.accelerator import processor_name as name; "
+    script += "print(name(torch.device('cpu')))"
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
     told = subprocess.run([sys.executable, "-c", script], env=environment, text=True, capture_output=True, check=True)
     assert told.stdout.strip() == f"{cpu_model()}, DEFAULT"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from figureground.cli.arguments import Commands
 from figureground.core.errors import RecipeError, listed
+from figureground.core.event_log import STDOUT
 from figureground.core.terminal import complain, say, say_json
 
 if TYPE_CHECKING:
@@ -125,6 +126,10 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--runner", metavar="NAME",
         help="who renders: local (processes on this machine, the default), or a runner of another package",
     )  # fmt: skip
+    parser.add_argument(
+        "--log-json", metavar="FILE|-",
+        help="append one line of JSON to a file, or to stdout, for each shard, and for start, stop and failure",
+    )  # fmt: skip
     parser.set_defaults(run=_build)
 
 
@@ -132,8 +137,9 @@ def _build(options: argparse.Namespace) -> int:
     method = _method(options)
     for note in method.checkpoint_notes():
         complain(f"figureground: {note}")
-    out = method.build(options.out, runner=options.runner)
-    say(method.done_message(out))
+    out = method.build(options.out, runner=options.runner, log_json=options.log_json)
+    tell = complain if options.log_json == STDOUT else say  # stdout holds nothing but the log
+    tell(method.done_message(out))
     return 0
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from figureground.core.errors import FiguregroundError, RecipeError, counted, nearest_or_all
+from figureground.core.event_log import EventLog
 from figureground.core.hashing import digest
 from figureground.core.numerics import library_versions, read_numerics
 from figureground.core.values import kinds_of
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from figureground.diffusion.checkpoint import Checkpoint
+    from figureground.running.runner import Runner
 
 
 class Method(ABC):
@@ -158,7 +160,10 @@ class Method(ABC):
 
     # --- building -------------------------------------------------------------------------------
 
-    def build(self, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None) -> Path:
+    def build(
+        self, out: str | os.PathLike[str], show_progress: bool = True, runner: str | Runner | None = None,
+        log_json: str | os.PathLike[str] | None = None,
+    ) -> Path:  # fmt: skip
         """Build the dataset in a directory, or resume a stopped build there; same as the function `build`.
 
         A build that fails before it has rendered anything leaves the directory unchanged.
@@ -166,7 +171,9 @@ class Method(ABC):
         Args:
             out: The directory; created if it doesn't exist.
             show_progress: Whether to show progress on stderr.
-            runner: Who renders the shards: `local`, or a runner of another package; None for the setting `runner`.
+            runner: Who renders the shards: a name such as `local`, or a runner with its options, such as
+                `Rank(rank=0, world=4)`; None for the setting `runner`.
+            log_json: File to which events are appended, one line of JSON for each shard; `-` for stdout.
 
         Returns:
             The directory.
@@ -175,9 +182,10 @@ class Method(ABC):
             FiguregroundError: The directory contains something else or another recipe or can't be written, the
                 numerics differ from those of its first shards, or an input named by the recipe can't be used.
             RecipeError: The runner doesn't exist.
+            UsageError: The log can't be written, or the runner's options don't fit together.
             NothingLeft: Every image was rejected, in total, in a split or in the last extension.
         """
-        return building.build(self, out, show_progress, runner)
+        return building.build(self, out, show_progress, runner, log_json)
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Build the dataset in the cache directory, or resume a stopped build there.
@@ -212,6 +220,8 @@ class Method(ABC):
 
     show_progress: bool = True
     """Whether stages report progress; set by `build`."""
+    log: EventLog = EventLog()
+    """Where events of a build go; set by `build`."""
     pairings: dict[str, np.ndarray]
     """By split, bool (foregrounds, backgrounds): the cells that a correlated table favours."""
 

@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core import signals
+from figureground.core.errors import FiguregroundError, RecipeError, describe_error
+from figureground.core.event_log import open_log
 from figureground.core.owned import refuse_within
 from figureground.models.parts import pixels_a_latent
 from figureground.models.weights import check_files, check_size, local_directory
@@ -23,7 +27,7 @@ from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING
 from figureground.recipe.settings import Names, marked
 from figureground.running import directory
-from figureground.running.runner import open_runner
+from figureground.running.runner import Runner, open_runner
 from figureground.shards import index
 from figureground.shards.finished import saved_index
 from figureground.shards.markers import missing
@@ -34,7 +38,13 @@ if TYPE_CHECKING:
     from figureground.methods.base import Method
 
 
-def build(method: Method, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None) -> Path:
+def build(
+    method: Method,
+    out: str | os.PathLike[str],
+    show_progress: bool = True,
+    runner: str | Runner | None = None,
+    log_json: str | os.PathLike[str] | None = None,
+) -> Path:
     """Builds a dataset in a directory, or resumes a stopped build there.
 
     A build that fails before it has rendered anything leaves the directory unchanged.
@@ -43,7 +53,9 @@ def build(method: Method, out: str | os.PathLike[str], show_progress: bool = Tru
         method: The method with its settings, such as `D3S("pocket")`.
         out: The directory; created if it doesn't exist.
         show_progress: Whether to show progress on stderr.
-        runner: Who renders the shards: `local`, or a runner of another package; None for the recipe's.
+        runner: Who renders the shards: a name such as `local`, or a runner with its options, such as
+            `Rank(rank=0, world=4)`; None for the recipe's.
+        log_json: File to which events are appended, one line of JSON for each shard; `-` for stdout.
 
     Returns:
         The directory.
@@ -52,12 +64,38 @@ def build(method: Method, out: str | os.PathLike[str], show_progress: bool = Tru
         FiguregroundError: The directory holds something else or another recipe or can't be written, the numerics
             differ from those of its first shards, or an input named by the recipe can't be used.
         RecipeError: The runner doesn't exist.
+        UsageError: The log can't be written, or the runner's options don't fit together.
         NothingLeft: Every image was rejected, in total, in a split or in the last extension.
     """
+    out = Path(out)
     if runner is not None:
-        method.config = dataclasses.replace(method.config, runner=runner)
-    out, config, method.show_progress = Path(out), method.config, show_progress
-    chosen = open_runner(config.runner)
+        name = runner if isinstance(runner, str) else runner.NAME
+        method.config = dataclasses.replace(method.config, runner=name)
+    chosen = runner if isinstance(runner, Runner) else open_runner(method.config.runner)
+    method.show_progress, method.log = show_progress, open_log(log_json, out)
+    with _logged(method, out):
+        return _build(method, out, chosen, show_progress)
+
+
+@contextmanager
+def _logged(method: Method, out: Path) -> Iterator[None]:
+    """Logs how a build begins and ends."""
+    log, where = method.log, str(out)
+    log.write("start", out=where, runner=method.config.runner)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        number: int = signals.asked_to_stop() or getattr(stop, "signal", signal.SIGINT)
+        log.write("stop", out=where, reason=signal.Signals(number).name)
+        raise
+    except BaseException as error:
+        log.write("failure", out=where, error=describe_error(error))
+        raise
+    log.write("stop", out=where, reason="finished")
+
+
+def _build(method: Method, out: Path, chosen: Runner, show_progress: bool) -> Path:
+    config = method.config
     _refuse_within_sources(method, out)
     directory.refuse_older(out)
     method.refuse_absent()

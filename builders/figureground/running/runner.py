@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core.errors import RecipeError, nearest_or_all
+from figureground.core.event_log import EventLog
 from figureground.core.registry import Registry, subclasses
 
 if TYPE_CHECKING:
@@ -28,17 +29,33 @@ class Job:
     fields: Mapping[str, Any]
     shared: Mapping[str, Any]
     """What the first process has computed already."""
+    log: EventLog
 
     @classmethod
     def of(cls, method: Method) -> Job:
         fields = {name: getattr(method.config, name) for name in method.config.field_names()}
-        return cls(type(method), method.config.name, fields, method.shared())
+        return cls(type(method), method.config.name, fields, method.shared(), method.log)
 
     def open(self) -> Method:
         """Create the method again."""
         method = self.kind(self.config, **self.fields)
         method.adopt(self.shared)
+        method.log = self.log
         return method
+
+
+@dataclass(frozen=True)
+class Place:
+    """Place of a process among those that build together, and on its machine."""
+
+    rank: int = 0
+    """Position among all processes."""
+    local_rank: int = 0
+    """Position on its machine, by which several processes use different devices."""
+    beside: int | None = None
+    """Number of processes that share the machine's cores and devices; None for the setting `workers`."""
+    leads: bool = True
+    """Whether it may settle numerics. Others use those that the first process settled."""
 
 
 class Runner(ABC):

@@ -1,6 +1,6 @@
 """Renders shards in one process: opens the model, settles the numerics, and takes shards that no other holds.
 
-Runners call `work` in each of their processes.
+Runners call `work` in each of their processes, or keep a `Worker` there that is given shards one by one.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from figureground.core import signals
 from figureground.core.accelerator import choose_device, choose_dtype, processor_name
-from figureground.core.errors import FiguregroundError, OutOfMemory
+from figureground.core.errors import FiguregroundError, OutOfMemory, describe_error
 from figureground.core.files import replace_text
 from figureground.core.locks import lock
 from figureground.core.numerics import (
@@ -35,6 +35,7 @@ from figureground.models.weights import check_size
 from figureground.recipe.plan import Plan, PlannedShard
 from figureground.recipe.sample import Sample
 from figureground.running import directory
+from figureground.running.runner import Place
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK
 from figureground.shards.filling import counted, fill
 from figureground.shards.markers import markers, missing
@@ -51,7 +52,11 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def work(
-    method: Method, out: Path, numbers: Sequence[int] | None = None, rank: int = 0, show_progress: bool = True
+    method: Method,
+    out: Path,
+    numbers: Sequence[int] | None = None,
+    place: Place = Place(),  # noqa: B008 - it is frozen
+    show_progress: bool = True,
 ) -> None:
     """Renders shards that no other process holds, and returns when all of them are finished.
 
@@ -60,29 +65,130 @@ def work(
 
     Args:
         numbers: Positions of the shards in the plan, from 0, in the order in which to render them; None for all.
-        rank: Index of this process on its machine, by which several processes use different devices.
+        place: This process among those that build together.
     """
-    method.read_stages(out / PRIVATE / "stages")
-    shards = list(_choose(method.plan(), numbers))
-    opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
-    too_much = ""
-    while opened is None or missing(out, shards):
-        with ExitStack() as stack:
-            with lock(out / STAGES_LOCK, wait=True):
-                directory.settle_recipe(out, method.recipe(out / PRIVATE))
-                if opened is None:
-                    opened = begin(method, out, rank)
-                elif smaller := _smaller_batch(method, out, *opened[1:], too_much):
-                    opened, too_much = (opened[0], *smaller), ""
-                stack.enter_context(lock(out / WORKING_LOCK, wait=True, shared=True))
+    Worker(method, out, place).work(numbers, show_progress)
+
+
+class Worker:
+    """Renders shards in this process, and keeps the model that it opened from one call of `work` to the next.
+
+    Args:
+        method: The method; a runner's other processes make it from a `Job`.
+        out: The dataset's directory.
+        place: This process among those that build together.
+    """
+
+    def __init__(self, method: Method, out: Path, place: Place = Place()):  # noqa: B008 - it is frozen
+        self._method, self._out, self._place = method, out, place
+        self._log = dataclasses.replace(method.log, rank=place.rank)
+        self._opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
+        self._renderer: Renderer | None = None
+        self._drawn_by: str | None = None
+
+    def work(self, numbers: Sequence[int] | None = None, show_progress: bool = True) -> None:
+        """Renders shards; see the function `work`. The first call opens the model.
+
+        Raises:
+            FiguregroundError: The model can't be opened, the numerics differ from those of the first shards, or a shard
+                can't be rendered.
+        """
+        method, out = self._method, self._out
+        method.read_stages(out / PRIVATE / "stages")
+        shards = list(_choose(method.plan(), numbers))
+        too_much, joined = "", False
+        while self._opened is None or missing(out, shards):
+            with ExitStack() as stack:
+                with lock(out / STAGES_LOCK, wait=True):
+                    directory.settle_recipe(out, method.recipe(out / PRIVATE))
+                    if self._opened is None:
+                        self._opened = begin(method, out, self._place)
+                    elif not joined:
+                        self._adopt(rejoin(method, out, *self._opened[1:]))
+                    elif smaller := _smaller_batch(method, out, *self._opened[1:], too_much):
+                        self._adopt(smaller)
+                        too_much = ""
+                    stack.enter_context(lock(out / WORKING_LOCK, wait=True, shared=True))
+                joined = True
+                try:
+                    if not too_much:
+                        return self._render_shards(numbers, show_progress)
+                except OutOfMemory as error:
+                    too_much = str(error)  # the error itself would keep the batch in memory
+                    self._renderer = None
+            signals.check()
+            release_memory()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _adopt(self, settled: tuple[Sampling, dict[str, Any]]) -> None:
+        assert self._opened is not None
+        if settled[0] != self._opened[1]:
+            self._renderer = None
+        self._opened = (self._opened[0], *settled)
+
+    def _render_shards(self, numbers: Sequence[int] | None, show_progress: bool) -> None:
+        assert self._opened is not None
+        method, out = self._method, self._out
+        checkpoint, _, numerics = self._opened
+        plan, columns = method.plan(), method.columns()
+        device = str(checkpoint.text_to_image.device)
+        common = {
+            **checkpoint.facts,
+            **{PROVENANCE_NAMES.get(name, name): value for name, value in method.settings_shown().items()},
+            "device": numerics["device"],
+            "dtype": numerics["dtype"],
+            "versions": library_versions(),
+        }
+
+        def provenance(sample: Sample) -> dict[str, Any]:
+            spec = sample.spec
+            return {
+                "foreground_name": spec.foreground_name, "background_name": spec.background_name, "seed": spec.seed,
+                "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **method.provenance(spec),
+            }  # fmt: skip
+
+        def write(shard: Shard, bar: tqdm) -> None:
+            specs = list(plan.specs(planned[shard]))
             try:
-                if not too_much:
-                    return _render_shards(method, out, numbers, *opened, show_progress)
-            except OutOfMemory as error:
-                too_much = str(error)  # the error itself would keep the batch in memory
-        signals.check()
-        release_memory()
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+                marker = write_shard(
+                    out, shard, columns, counted(self._renderer_of(specs[0].concept).render(specs), bar), provenance,
+                    formats=tuple(method.config.formats), image_format=method.config.image_format,
+                )  # fmt: skip
+            except OutOfMemory:
+                raise
+            except Exception as error:
+                self._log.write("failure", shard=shard.name, device=device, error=describe_error(error))
+                raise
+            self._log.write("shard", shard=shard.name, device=device, **shard_facts(marker))
+
+        planned = _choose(plan, numbers)
+        fill(out, list(planned), write, show_progress)
+
+    def _renderer_of(self, concept: str | None) -> Renderer:
+        """Return the renderer of a concept; memory may not hold two, so the one before is given up."""
+        assert self._opened is not None
+        checkpoint, sampling, _ = self._opened
+        if self._renderer is None or concept != self._drawn_by:
+            proven = self._renderer is not None and self._renderer.proven
+            proven = proven or any(marker["samples"] for marker in markers(self._out).values())
+            if self._renderer is not None or concept is not None:  # this process may have learned a concept
+                self._renderer = None
+                release_memory()
+            self._drawn_by = concept
+            self._renderer = Renderer(
+                self._method.checkpoint_for(concept, checkpoint), sampling, self._method.load_guide, signals.check,
+                proven,
+            )  # fmt: skip
+        return self._renderer
+
+
+def shard_facts(marker: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the log says of a finished shard, from its marker."""
+    return {
+        "split": marker["split"], "samples": marker["samples"], "rejects": marker["rejects"],
+        "seconds": marker["seconds"], "images_per_second": marker["images_per_second"],
+        "bytes": sum(file["bytes"] for file in marker["files"].values()),
+    }  # fmt: skip
 
 
 def _choose(plan: Plan, numbers: Sequence[int] | None) -> dict[Shard, PlannedShard]:
@@ -92,7 +198,7 @@ def _choose(plan: Plan, numbers: Sequence[int] | None) -> dict[Shard, PlannedSha
     return {as_shard(each): each for each in chosen}
 
 
-def begin(method: Method, out: Path, rank: int) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
+def begin(method: Method, out: Path, place: Place) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
     """Opens the model, runs the stages that images need, and records the numerics of the first shard.
 
     Called under the stages' lock. Nothing is recorded for a process that fails here, for example because of a missing
@@ -101,9 +207,9 @@ def begin(method: Method, out: Path, rank: int) -> tuple[Checkpoint, Sampling, d
     Raises:
         FiguregroundError: Existing shards were made with other numerics or formats.
     """
-    started = directory.has_started(out)
+    started = directory.has_started(out) or not place.leads
     directory.check_formats(out, method.config.formats, started)
-    opened = open_model(method, out, rank, started)
+    opened = open_model(method, out, place, started)
     path, numerics, mixed = out / PRIVATE / "numerics.json", opened[2], method.config.allow_mixed_numerics
     if started and path.exists():
         refuse_other_numerics(path, numerics, mixed)  # before stages that may take hours
@@ -112,6 +218,24 @@ def begin(method: Method, out: Path, rank: int) -> tuple[Checkpoint, Sampling, d
     if not started:
         directory.record_execution(out, method.recipe(out / PRIVATE))
     return opened
+
+
+def rejoin(method: Method, out: Path, sampling: Sampling, numerics: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:
+    """Returns sampling and numerics for a process that goes on after it held no shard; called under the stages' lock.
+
+    Meanwhile another process may have halved the batch size, or settled other numerics, if no shard was finished.
+
+    Raises:
+        FiguregroundError: Existing shards were made with other numerics.
+    """
+    path = out / PRIVATE / "numerics.json"
+    if path.exists():
+        theirs = read_numerics(path)
+        if "batch_size_asked" in theirs and theirs["batch_size"] < sampling.batch_size:
+            halved = {name: theirs[name] for name in ("batch_size", "batch_size_asked")}
+            sampling, numerics = dataclasses.replace(sampling, batch_size=halved["batch_size"]), {**numerics, **halved}
+    settle_numerics(path, numerics, method.config.allow_mixed_numerics, directory.has_started(out))
+    return sampling, numerics
 
 
 def _smaller_batch(
@@ -152,51 +276,7 @@ def _smaller_batch(
     return dataclasses.replace(sampling, batch_size=settled["batch_size"]), settled
 
 
-def _render_shards(
-    method: Method, out: Path, numbers: Sequence[int] | None, checkpoint: Checkpoint, sampling: Sampling,
-    numerics: dict[str, Any], show_progress: bool,
-) -> None:  # fmt: skip
-    plan, columns = method.plan(), method.columns()
-    renderer: Renderer | None = None
-    drawn_by: str | None = None
-    common = {
-        **checkpoint.facts,
-        **{PROVENANCE_NAMES.get(name, name): value for name, value in method.settings_shown().items()},
-        "device": numerics["device"],
-        "dtype": numerics["dtype"],
-        "versions": library_versions(),
-    }
-
-    def provenance(sample: Sample) -> dict[str, Any]:
-        spec = sample.spec
-        return {
-            "foreground_name": spec.foreground_name, "background_name": spec.background_name, "seed": spec.seed,
-            "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **method.provenance(spec),
-        }  # fmt: skip
-
-    def write(shard: Shard, bar: tqdm) -> None:
-        nonlocal renderer, drawn_by
-        specs = list(plan.specs(planned[shard]))
-        if renderer is None or specs[0].concept != drawn_by:
-            proven = renderer is not None and renderer.proven
-            proven = proven or any(marker["samples"] for marker in markers(out).values())
-            if renderer is not None or specs[0].concept is not None:  # this process may have learned a concept
-                renderer = None
-                release_memory()  # memory may not hold two concepts
-            drawn_by = specs[0].concept
-            renderer = Renderer(
-                method.checkpoint_for(drawn_by, checkpoint), sampling, method.load_guide, signals.check, proven
-            )
-        write_shard(
-            out, shard, columns, counted(renderer.render(specs), bar), provenance,
-            formats=tuple(method.config.formats), image_format=method.config.image_format,
-        )  # fmt: skip
-
-    planned = _choose(plan, numbers)
-    fill(out, list(planned), write, show_progress)
-
-
-def open_model(method: Method, out: Path, rank: int, started: bool) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
+def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
     """Opens the model and chooses the numerics: those of the first shard, or new ones.
 
     Args:
@@ -205,15 +285,15 @@ def open_model(method: Method, out: Path, rank: int, started: bool) -> tuple[Che
     Returns:
         The model, its sampling settings, and the numerics, which aren't recorded yet.
     """
-    config = method.config
+    config, beside = method.config, place.beside or method.config.workers
     path = out / PRIVATE / "numerics.json"
     settled = read_numerics(path) if path.exists() and started else None
     name = config.device if config.device != "auto" or settled is None else settled["device"]
     device = choose_device(name)
-    if device.type == "cuda" and device.index is None and config.workers > 1:
-        device = torch.device("cuda", rank % torch.cuda.device_count())
+    if device.type == "cuda" and device.index is None and (beside > 1 or place.local_rank):
+        device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
     dtype = config.dtype if config.dtype != "auto" or settled is None else settled["dtype"]
-    threads = config.threads or (settled or {}).get("threads") or max(1, usable_cores() // config.workers)
+    threads = config.threads or (settled or {}).get("threads") or max(1, usable_cores() // beside)
     torch.set_num_threads(threads)
     checkpoint = open_checkpoint(
         config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
@@ -231,7 +311,7 @@ def open_model(method: Method, out: Path, rank: int, started: bool) -> tuple[Che
     )  # fmt: skip
     if not config.batch_size and not settled:
         devices = torch.cuda.device_count() if device.type == "cuda" else 1
-        sharing = -(-config.workers // max(1, devices))
+        sharing = -(-beside // max(1, devices))
         sampling = dataclasses.replace(sampling, batch_size=find_batch_size(checkpoint, sampling, sharing))
     mine = {
         "device": device.type,

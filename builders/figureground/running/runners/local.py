@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -18,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from figureground.core import libraries, signals
-from figureground.core.errors import FiguregroundError, UsageError, listed
+from figureground.core.errors import FiguregroundError, UsageError, describe_error, listed
 from figureground.core.progress import Progress
 from figureground.core.terminal import complain
-from figureground.running.runner import Job, Runner
+from figureground.running.runner import Job, Place, Runner
 from figureground.shards.markers import missing
 from figureground.shards.shard import as_shard
 
@@ -56,17 +57,39 @@ class Local(Runner):
     NAME = "local"
 
     def run(self, method: Method, out: Path, show_progress: bool) -> None:
-        if method.config.workers > 1:
-            _work_in_processes(method, out, show_progress)
-        else:
-            with libraries.importing():
-                from figureground.running import worker  # needs torch
-
-            worker.work(method, out, show_progress=show_progress)
+        of, shards = method.config.workers, len(method.plan().shards())
+        work_here(method, out, [(turn(shards, k, of), Place(k, k)) for k in range(of)], show_progress)
 
 
-def _work_in_processes(method: Method, out: Path, show_progress: bool) -> None:
-    """Runs `worker.work` in `config.workers` processes and waits for them.
+def turn(shards: int, rank: int, of: int) -> list[int]:
+    """Return the numbers of all shards, starting at another one in each of `of` processes."""
+    first = rank * shards // of
+    return [*range(first, shards), *range(first)]
+
+
+def work_here(method: Method, out: Path, parts: Sequence[tuple[list[int], Place]], show_progress: bool) -> None:
+    """Runs `worker.work` on this machine: in this process if there is one part, otherwise in one process for each.
+
+    Args:
+        parts: For each process, the numbers of its shards and its place.
+
+    Raises:
+        FiguregroundError: Shards can't be rendered.
+        OSError: A process met an operating system error.
+    """
+    if len(parts) > 1:
+        _work_in_processes(method, out, parts, show_progress)
+        return
+    with libraries.importing():
+        from figureground.running import worker  # needs torch
+
+    worker.work(method, out, *parts[0], show_progress=show_progress)
+
+
+def _work_in_processes(
+    method: Method, out: Path, parts: Sequence[tuple[list[int], Place]], show_progress: bool
+) -> None:
+    """Runs `worker.work` in processes and waits for them.
 
     If this process is asked to stop, the workers are stopped; if it dies, they stop by themselves.
 
@@ -75,8 +98,8 @@ def _work_in_processes(method: Method, out: Path, show_progress: bool) -> None:
         OSError: A worker met an operating system error.
     """
     context = multiprocessing.get_context("spawn")
-    job, of = Job.of(method), method.config.workers
-    planned = [as_shard(s) for s in method.plan().shards()]
+    job, plan = Job.of(method), method.plan().shards()
+    planned = [as_shard(plan[number]) for number in sorted({number for numbers, _ in parts for number in numbers})]
     total = sum(s.count for s in planned)
 
     def done() -> int:
@@ -89,11 +112,10 @@ def _work_in_processes(method: Method, out: Path, show_progress: bool) -> None:
         try:
             with signals.at_checks():
                 with signals.held_back():
-                    for rank in range(of):
+                    for numbers, place in parts:
                         receive, send = context.Pipe(duplex=False)
                         worker = context.Process(
-                            target=_work, name=f"worker {rank}",
-                            args=(job, out, _turn(len(planned), rank, of), rank, send),
+                            target=_work, name=f"worker {place.rank}", args=(job, out, numbers, place, send)
                         )  # fmt: skip
                         worker.start()
                         workers.append(worker)
@@ -114,12 +136,6 @@ def _work_in_processes(method: Method, out: Path, show_progress: bool) -> None:
         [w for w in workers if w.exitcode and not failures[w.name]],
         finished=not missing(out, planned),
     )
-
-
-def _turn(shards: int, rank: int, of: int) -> list[int]:
-    """Return the numbers of all shards, starting at another one in each of `of` processes."""
-    first = rank * shards // of
-    return [*range(first, shards), *range(first)]
 
 
 def _raise_failure(failures: dict[str, _Failure], killed: list[BaseProcess], finished: bool) -> None:
@@ -183,7 +199,7 @@ def _kill(workers: list[BaseProcess]) -> None:
 # In the worker
 
 
-def _work(job: Job, out: Path, shards: list[int], rank: int, report: Connection) -> None:
+def _work(job: Job, out: Path, shards: list[int], place: Place, report: Connection) -> None:
     libraries.quieten()
     with signals.handled(worker=True):
         threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
@@ -191,7 +207,7 @@ def _work(job: Job, out: Path, shards: list[int], rank: int, report: Connection)
             with libraries.importing():
                 from figureground.running import worker
 
-            worker.work(job.open(), out, shards, rank, show_progress=False)
+            worker.work(job.open(), out, shards, place, show_progress=False)
         except BaseException as error:
             asked = signals.asked_to_stop()
             if asked is not None or isinstance(error, KeyboardInterrupt):
@@ -208,9 +224,8 @@ def _failure(error: BaseException) -> _Failure:
     if isinstance(error, OSError) and error.errno:
         name = None if error.filename is None else str(error.filename)
         system = (error.errno, error.strerror or str(error), name)
-    text = str(error) if isinstance(error, FiguregroundError) else f"{type(error).__name__}: {error}"
     shown = "".join(traceback.format_exception(error))[-20_000:]
-    return _Failure(text, shown, isinstance(error, UsageError), system)
+    return _Failure(describe_error(error), shown, isinstance(error, UsageError), system)
 
 
 def _end_with_parent() -> None:
