@@ -31,6 +31,31 @@ def lock(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[bo
             os.close(handle)
 
 
+def is_held(path: Path) -> bool:
+    """Returns whether a process holds a lock file, as far as can be seen: True if the file system has no locks.
+
+    Nothing is created or changed. For a moment, a process that tries to take the lock without waiting may not get it.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        return _take(handle, wait=False, shared=True) is not True
+    finally:
+        os.close(handle)
+
+
+def has_locks(path: Path) -> bool:
+    """Returns whether the file system of a lock file has locks; the file is created if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = _open(path)
+    try:
+        return _take(handle, wait=False, shared=True) is not None
+    finally:
+        os.close(handle)
+
+
 def unlink_while_held(path: Path, target: Path) -> bool:
     """Removes `target` if the lock `path` is free, and also the lock file if this call created it."""
     path.parent.mkdir(parents=True, exist_ok=True)

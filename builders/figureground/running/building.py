@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from figureground.core import signals
-from figureground.core.errors import FiguregroundError, RecipeError, describe_error
+from figureground.core.errors import FiguregroundError, RecipeError, Stopped, describe_error
 from figureground.core.event_log import open_log
 from figureground.core.owned import refuse_within
 from figureground.models.parts import pixels_a_latent
@@ -31,6 +31,7 @@ from figureground.running.runner import Runner, open_runner
 from figureground.shards import index
 from figureground.shards.finished import saved_index
 from figureground.shards.markers import missing
+from figureground.shards.progress import forget_plan, record_plan
 from figureground.shards.remaining import refuse_empty_parts
 from figureground.shards.shard import PRIVATE, as_shard
 
@@ -85,7 +86,7 @@ def _logged(method: Method, out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        number: int = signals.asked_to_stop() or getattr(stop, "signal", signal.SIGINT)
+        number = signals.asked_to_stop() or (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
         log.write("stop", out=where, reason=signal.Signals(number).name)
         raise
     except BaseException as error:
@@ -110,6 +111,7 @@ def _build(method: Method, out: Path, chosen: Runner, show_progress: bool) -> Pa
     with directory.opened(out, method.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
         directory.check_formats(out, config.formats)
         if missing(out, shards):
+            record_plan(out, shards)
             chosen.run(method, out, show_progress)
             if missing(out, shards):
                 raise FiguregroundError(
@@ -117,6 +119,7 @@ def _build(method: Method, out: Path, chosen: Runner, show_progress: bool) -> Pa
                     f"{directory.shards_kept(out, shards)} Run the same command again."
                 )
         finish(method, out)
+        forget_plan(out)
         method.score_samples(out)
     refuse_empty_parts(saved_index(out), str(out))
     return out

@@ -10,6 +10,7 @@ from figureground.core.locks import lock
 from figureground.shards import index
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, clean_stale, remove_locks
 from figureground.shards.formats.format import folders
+from figureground.shards.progress import forget_plan
 from figureground.shards.shard import MARKERS, PRIVATE, PUBLISHED_REJECTS, REJECTS
 from figureground.shards.stages import has_work
 
@@ -48,6 +49,7 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = ()) -> Non
             for name in ("numerics.json", "recipe.json"):
                 if private / name not in before:
                     (private / name).unlink(missing_ok=True)
+            forget_plan(out)
             clean_stale(out)
             for name in (WORKING_LOCK, STAGES_LOCK):
                 (out / name).unlink(missing_ok=True)
