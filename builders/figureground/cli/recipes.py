@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.cli.arguments import Commands
-from figureground.core.errors import RecipeError, listed
+from figureground.core.errors import RecipeError, UsageError, listed
 from figureground.core.event_log import STDOUT
 from figureground.core.terminal import complain, say, say_json
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
+    from figureground.running.runner import Runner
 
 METHOD = (
     "method that makes the dataset: d3s (classes on backgrounds), spurious (spurious features without their class), "
@@ -124,8 +125,13 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--runner", metavar="NAME",
-        help="who renders: local (processes on this machine, the default), or a runner of another package",
+        help="who renders: local (processes on this machine, the default), rank (this process is one of those that "
+        "srun, torchrun, mpirun or an array job started), or a runner of another package",
     )  # fmt: skip
+    parser.add_argument(
+        "--rank", type=int, metavar="I", help="runner rank: this process's position, from 0, if no launcher says it"
+    )
+    parser.add_argument("--world", type=int, metavar="N", help="runner rank: the number of processes")
     parser.add_argument(
         "--log-json", metavar="FILE|-",
         help="append one line of JSON to a file, or to stdout, for each shard, and for start, stop and failure",
@@ -134,13 +140,27 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _build(options: argparse.Namespace) -> int:
+    from figureground.shards.progress import is_unfinished
+
     method = _method(options)
     for note in method.checkpoint_notes():
         complain(f"figureground: {note}")
-    out = method.build(options.out, runner=options.runner, log_json=options.log_json)
-    tell = complain if options.log_json == STDOUT else say  # stdout holds nothing but the log
-    tell(method.done_message(out))
+    out = method.build(options.out, runner=_runner(options), log_json=options.log_json)
+    if not is_unfinished(out):
+        tell = complain if options.log_json == STDOUT else say  # stdout holds nothing but the log
+        tell(method.done_message(out))
     return 0
+
+
+def _runner(options: argparse.Namespace) -> str | Runner | None:
+    """Return the runner with its options; each option belongs to one runner and chooses it."""
+    from figureground.running.runners.rank import Rank
+
+    if options.rank is None and options.world is None:
+        return options.runner
+    if options.runner not in (None, Rank.NAME):
+        raise UsageError(f"--rank and --world are options of the runner rank, not of {options.runner}.")
+    return Rank(options.rank, options.world)
 
 
 def _method(options: argparse.Namespace) -> Method:

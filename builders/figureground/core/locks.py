@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,14 +47,16 @@ def is_held(path: Path) -> bool:
         os.close(handle)
 
 
-def has_locks(path: Path) -> bool:
-    """Returns whether the file system of a lock file has locks; the file is created if missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = _open(path)
-    try:
-        return _take(handle, wait=False, shared=True) is not None
-    finally:
-        os.close(handle)
+def has_locks(folder: Path) -> bool:
+    """Returns whether a file system has locks; True if no file can be made there to find out.
+
+    Args:
+        folder: A directory, or a path of which only the upper part exists.
+    """
+    there = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), None)
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=there) as file:
+        return _take(file.fileno(), wait=False) is not None
+    return True
 
 
 def unlink_while_held(path: Path, target: Path) -> bool:

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, RecipeError, Stopped, describe_error
 from figureground.core.event_log import open_log
+from figureground.core.locks import lock
 from figureground.core.owned import refuse_within
+from figureground.core.terminal import remark
 from figureground.models.parts import pixels_a_latent
 from figureground.models.weights import check_files, check_size, local_directory
 from figureground.recipe import document as recipes
@@ -29,9 +31,10 @@ from figureground.recipe.settings import Names, marked
 from figureground.running import directory
 from figureground.running.runner import Runner, open_runner
 from figureground.shards import index
+from figureground.shards.claiming import STAGES_LOCK, remove_locks
 from figureground.shards.finished import saved_index
 from figureground.shards.markers import missing
-from figureground.shards.progress import forget_plan, record_plan
+from figureground.shards.progress import forget_plan, is_unfinished, record_plan
 from figureground.shards.remaining import refuse_empty_parts
 from figureground.shards.shard import PRIVATE, as_shard
 
@@ -59,7 +62,8 @@ def build(
         log_json: File to which events are appended, one line of JSON for each shard; `-` for stdout.
 
     Returns:
-        The directory.
+        The directory. It is finished, except if the runner is `rank`, the file system has no locks, and other ranks
+        are still rendering their share.
 
     Raises:
         FiguregroundError: The directory holds something else or another recipe or can't be written, the numerics
@@ -73,7 +77,7 @@ def build(
         name = runner if isinstance(runner, str) else runner.NAME
         method.config = dataclasses.replace(method.config, runner=name)
     chosen = runner if isinstance(runner, Runner) else open_runner(method.config.runner)
-    method.show_progress, method.log = show_progress, open_log(log_json, out)
+    method.show_progress, method.log = show_progress, dataclasses.replace(open_log(log_json, out), rank=chosen.rank)
     with _logged(method, out):
         return _build(method, out, chosen, show_progress)
 
@@ -101,6 +105,7 @@ def _build(method: Method, out: Path, chosen: Runner, show_progress: bool) -> Pa
     directory.refuse_older(out)
     method.refuse_absent()
     _check_checkpoint(method)
+    chosen.begin(method, out)
     method.run_planning_stages(out)
     plan = method.plan()
     if not plan.shards():
@@ -114,15 +119,29 @@ def _build(method: Method, out: Path, chosen: Runner, show_progress: bool) -> Pa
             record_plan(out, shards)
             chosen.run(method, out, show_progress)
             if missing(out, shards):
+                if why := chosen.unfinished(out):
+                    remark(f"{why} {directory.shards_kept(out, shards)}")
+                    return out
                 raise FiguregroundError(
                     f"the runner {config.runner!r} ended before the work was done. "
                     f"{directory.shards_kept(out, shards)} Run the same command again."
                 )
-        finish(method, out)
-        forget_plan(out)
+            _finish_once(method, out)
+        else:
+            finish(method, out)
+            forget_plan(out)
         method.score_samples(out)
     refuse_empty_parts(saved_index(out), str(out))
     return out
+
+
+def _finish_once(method: Method, out: Path) -> None:
+    """Writes index and card, unless another process that rendered for the same build has."""
+    with lock(out / STAGES_LOCK, wait=True):
+        if is_unfinished(out):
+            finish(method, out)
+            forget_plan(out)
+    remove_locks(out)
 
 
 def finish(method: Method, out: Path) -> None:

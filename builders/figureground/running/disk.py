@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Collection
 from pathlib import Path
 
-from figureground.core.locks import lock
+from figureground.core.locks import has_locks, lock
 from figureground.shards import index
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, clean_stale, remove_locks
 from figureground.shards.formats.format import folders
@@ -29,7 +29,8 @@ def already_there(out: Path) -> frozenset[Path]:
 def withdraw(out: Path, made: Path | None, before: Collection[Path] = ()) -> None:
     """Removes the files of a build that failed early, so that the directory can be used again.
 
-    Nothing is removed if a shard, an index or results of a stage exist, or another process is working there.
+    Nothing is removed if a shard, an index or results of a stage exist, or another process is working there. That isn't
+    known on a file system without locks, so nothing is removed there either.
 
     Args:
         out: The dataset's directory.
@@ -39,7 +40,7 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = ()) -> Non
     private = out / MARKERS.split("/")[0]
     with contextlib.suppress(OSError):
         stages = private / "stages"
-        if not private.is_dir():
+        if not private.is_dir() or not has_locks(private):
             return
         with lock(out / STAGES_LOCK) as alone, lock(out / WORKING_LOCK) as idle:
             # Checked under the locks: another process may just have finished its first shard.

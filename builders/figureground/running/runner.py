@@ -54,8 +54,8 @@ class Place:
     """Position on its machine, by which several processes use different devices."""
     beside: int | None = None
     """Number of processes that share the machine's cores and devices; None for the setting `workers`."""
-    leads: bool = True
-    """Whether it may settle numerics. Others use those that the first process settled."""
+    shares: bool = False
+    """Whether it can't see what others do, as the file system has no locks. Then rank 0 settles the numerics."""
 
 
 class Runner(ABC):
@@ -63,6 +63,15 @@ class Runner(ABC):
 
     NAME: ClassVar[str]
     """Its name in the setting `runner`."""
+    rank: int = 0
+    """Position among processes that run the same command for one dataset."""
+
+    def begin(self, method: Method, out: Path) -> None:
+        """Called before anything else is done for a build, such as stages.
+
+        Raises:
+            FiguregroundError: The runner can't be used here, or not for this build.
+        """
 
     @abstractmethod
     def run(self, method: Method, out: Path, show_progress: bool) -> None:
@@ -79,10 +88,17 @@ class Runner(ABC):
             FiguregroundError: Shards can't be rendered.
         """
 
+    def unfinished(self, out: Path) -> str | None:
+        """Say why shards may rightly be unfinished after `run`, because others render them; None if they may not."""
+        return None
 
+
+_HERE = "figureground.running.runners"
 RUNNERS: Registry[type[Runner]] = Registry(
-    "figureground.runners", "runner", {"local": "figureground.running.runners.local:Local"}, subclasses(Runner, "NAME")
-)
+    "figureground.runners", "runner",
+    {"local": f"{_HERE}.local:Local", "rank": f"{_HERE}.rank:Rank"},
+    subclasses(Runner, "NAME"),
+)  # fmt: skip
 """Runners. Another package adds a `Runner` with an entry point in `figureground.runners`."""
 
 

@@ -114,6 +114,11 @@ class Worker:
                     if not too_much:
                         return self._render_shards(numbers, show_progress)
                 except OutOfMemory as error:
+                    if self._place.shares:
+                        raise FiguregroundError(
+                            f"{error} Without file locks, the batch size can't change while others render. Give a "
+                            "smaller --set batch_size=… in a new directory."
+                        ) from None
                     too_much = str(error)  # the error itself would keep the batch in memory
                     self._renderer = None
             signals.check()
@@ -207,7 +212,7 @@ def begin(method: Method, out: Path, place: Place) -> tuple[Checkpoint, Sampling
     Raises:
         FiguregroundError: Existing shards were made with other numerics or formats.
     """
-    started = directory.has_started(out) or not place.leads
+    started = directory.has_started(out) or (place.shares and place.rank > 0)
     directory.check_formats(out, method.config.formats, started)
     opened = open_model(method, out, place, started)
     path, numerics, mixed = out / PRIVATE / "numerics.json", opened[2], method.config.allow_mixed_numerics

@@ -45,6 +45,11 @@ def forget_plan(directory: Path) -> None:
     (directory / PLANNED).unlink(missing_ok=True)
 
 
+def is_unfinished(directory: Path) -> bool:
+    """Whether a build was begun and hasn't written its index."""
+    return (directory / PLANNED).exists()
+
+
 @dataclass(frozen=True)
 class Claimed:
     """A shard that a process holds, or that failed."""
