@@ -17,6 +17,8 @@ _OUT_OF_MEMORY = re.compile(
 """What allocators say. The last two are oneDNN's on a CPU: it can't allocate a tensor, or the code that it generates
 for a layer. A missing primitive *descriptor* is a layer that it doesn't support."""
 
+_DEVICE_ERROR = re.compile(r"CUDA (driver )?error|CUDNN_STATUS_\w+|CUBLAS_STATUS_\w+|device-side assert|NVML")
+
 
 def choose_device(device: str) -> torch.device:
     """Resolves `auto` to the available accelerator.
@@ -74,3 +76,14 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, MemoryError | torch.OutOfMemoryError)
         or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None)
     )  # fmt: skip
+
+
+def is_device_error(error: BaseException) -> bool:
+    """Whether an error leaves the device unusable for this process, as CUDA's errors do; full memory doesn't."""
+    seen: BaseException | None = error
+    while seen is not None:
+        said = isinstance(seen, RuntimeError) and _DEVICE_ERROR.search(str(seen)) is not None
+        if (said or isinstance(seen, getattr(torch, "AcceleratorError", ()))) and not is_out_of_memory(seen):
+            return True
+        seen = seen.__cause__
+    return False

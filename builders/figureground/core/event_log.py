@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class EventLog:
     """Absolute path of a file; `-` for stdout; None for nowhere."""
     rank: int = 0
     """Position of this process among those that build together."""
+    kept: list[str] | None = None
+    """Where lines are kept instead, for another process to write them."""
 
     def write(self, event: str, **facts: Any) -> None:
         """Append an event with time, host, process and rank. A log that can't be written is said, and the work goes on.
@@ -39,9 +41,15 @@ class EventLog:
             event: Its kind, such as `shard`.
             facts: What else the line says, JSON-able.
         """
+        if self.kept is not None:
+            self.kept.append(to_line(self.record(event, **facts)))
+        elif self.target is not None:
+            self.write_line(to_line(self.record(event, **facts)))
+
+    def write_line(self, line: str) -> None:
+        """Append a line that `to_line` made. If it can't be written, that is said, and the work goes on."""
         if self.target is None:
             return
-        line = json.dumps(self.record(event, **facts), ensure_ascii=True) + "\n"
         try:
             self.append(line)
         except OSError as error:
@@ -63,6 +71,11 @@ class EventLog:
             data = line.encode()
             while data:
                 data = data[os.write(handle, data) :]
+
+
+def to_line(record: Mapping[str, Any]) -> str:
+    """Return an event as a line of JSON, in ASCII, with its line break."""
+    return json.dumps(record, ensure_ascii=True) + "\n"
 
 
 def open_log(target: str | os.PathLike[str] | None, out: Path) -> EventLog:

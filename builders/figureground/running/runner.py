@@ -96,7 +96,7 @@ class Runner(ABC):
 _HERE = "figureground.running.runners"
 RUNNERS: Registry[type[Runner]] = Registry(
     "figureground.runners", "runner",
-    {"local": f"{_HERE}.local:Local", "rank": f"{_HERE}.rank:Rank"},
+    {"local": f"{_HERE}.local:Local", "rank": f"{_HERE}.rank:Rank", "ray": f"{_HERE}.ray:Ray"},
     subclasses(Runner, "NAME"),
 )  # fmt: skip
 """Runners. Another package adds a `Runner` with an entry point in `figureground.runners`."""

@@ -81,7 +81,8 @@ class Worker:
 
     def __init__(self, method: Method, out: Path, place: Place = Place()):  # noqa: B008 - it is frozen
         self._method, self._out, self._place = method, out, place
-        self._log = dataclasses.replace(method.log, rank=place.rank)
+        self.log = dataclasses.replace(method.log, rank=place.rank)
+        """Where the events of its shards go."""
         self._opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
         self._renderer: Renderer | None = None
         self._drawn_by: str | None = None
@@ -162,9 +163,9 @@ class Worker:
             except OutOfMemory:
                 raise
             except Exception as error:
-                self._log.write("failure", shard=shard.name, device=device, error=describe_error(error))
+                self.log.write("failure", shard=shard.name, device=device, error=describe_error(error))
                 raise
-            self._log.write("shard", shard=shard.name, device=device, **shard_facts(marker))
+            self.log.write("shard", shard=shard.name, device=device, **shard_facts(marker))
 
         planned = _choose(plan, numbers)
         fill(out, list(planned), write, show_progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from figureground.core import libraries, signals
 from figureground.core.errors import FiguregroundError, UsageError, describe_error, listed
@@ -37,8 +38,8 @@ SECONDS_FOR_KILLED = 3.0
 
 
 @dataclass(frozen=True)
-class _Failure:
-    """Error with which a worker ended."""
+class Failure:
+    """Error with which a worker ended; it can be sent to another process."""
 
     text: str
     traceback: str
@@ -138,7 +139,7 @@ def _work_in_processes(
     )
 
 
-def _raise_failure(failures: dict[str, _Failure], killed: list[BaseProcess], finished: bool) -> None:
+def _raise_failure(failures: dict[str, Failure], killed: list[BaseProcess], finished: bool) -> None:
     lines = [f"{name}: {failure.text}" for name, failure in failures.items()]
     if killed:
         lines.append(
@@ -155,10 +156,19 @@ def _raise_failure(failures: dict[str, _Failure], killed: list[BaseProcess], fin
     alike = {failure.text for failure in failures.values()}
     text = "\n".join(lines) if killed or len(alike) > 1 else alike.pop()
     first = next(iter(failures.values()), None)
-    cause = WorkerTraceback("\n" + first.traceback) if first else None
     if first and first.system and not killed:
-        raise OSError(*first.system) from cause
-    raise (UsageError if first and first.wrong_use else FiguregroundError)(text) from cause
+        raise_failure(first)
+    if first:
+        raise_failure(dataclasses.replace(first, text=text, system=None))
+    raise FiguregroundError(text)
+
+
+def raise_failure(failure: Failure) -> NoReturn:
+    """Raise a worker's error again in this process, with its traceback as the cause."""
+    cause = WorkerTraceback("\n" + failure.traceback)
+    if failure.system:
+        raise OSError(*failure.system) from cause
+    raise (UsageError if failure.wrong_use else FiguregroundError)(failure.text) from cause
 
 
 def _ending(worker: BaseProcess) -> str:
@@ -169,7 +179,7 @@ def _ending(worker: BaseProcess) -> str:
     return f"exit code {code}"
 
 
-def _read(report: Connection) -> _Failure | None:
+def _read(report: Connection) -> Failure | None:
     with suppress(EOFError, OSError):
         if report.poll():
             return report.recv()
@@ -213,19 +223,20 @@ def _work(job: Job, out: Path, shards: list[int], place: Place, report: Connecti
             if asked is not None or isinstance(error, KeyboardInterrupt):
                 raise SystemExit(128 + (asked or signal.SIGINT)) from None
             with suppress(OSError):
-                report.send(_failure(error))
+                report.send(failure_of(error))
             raise SystemExit(1) from None
         finally:
             gc.freeze()  # see `figureground.__main__`
 
 
-def _failure(error: BaseException) -> _Failure:
+def failure_of(error: BaseException) -> Failure:
+    """Return an error as it is sent from a worker."""
     system = None
     if isinstance(error, OSError) and error.errno:
         name = None if error.filename is None else str(error.filename)
         system = (error.errno, error.strerror or str(error), name)
     shown = "".join(traceback.format_exception(error))[-20_000:]
-    return _Failure(describe_error(error), shown, isinstance(error, UsageError), system)
+    return Failure(describe_error(error), shown, isinstance(error, UsageError), system)
 
 
 def _end_with_parent() -> None:
