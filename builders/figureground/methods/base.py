@@ -268,6 +268,14 @@ class Method(ABC):
     def read_stages(self, stages: Path) -> None:
         """Read the results of the finished planning stages. From then on, `plan` is exact for this dataset."""
 
+    def parts(self, stages: Path) -> list[str]:
+        """Return the names of unfinished stages that don't need each other: workers make one each, before `prepare`."""
+        return []
+
+    def make_part(self, stages: Path, name: str, checkpoint: Checkpoint) -> None:
+        """Run one of the stages that `parts` names; no other process runs the same one meanwhile."""
+        raise NotImplementedError(f"{type(self).__name__} names stages but doesn't implement make_part")
+
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Run the stages that rendering needs. Each worker calls it before it renders, one worker at a time."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from figureground.core.locks import has_locks, lock
 from figureground.shards import index
-from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, clean_stale, remove_locks
+from figureground.shards.claiming import PARTS_LOCK, STAGES_LOCK, WORKING_LOCK, clean_stale, remove_locks
 from figureground.shards.formats.format import folders
 from figureground.shards.progress import forget_plan
 from figureground.shards.shard import MARKERS, PRIVATE, PUBLISHED_REJECTS, REJECTS
@@ -42,9 +42,13 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = ()) -> Non
         stages = private / "stages"
         if not private.is_dir() or not has_locks(private):
             return
-        with lock(out / STAGES_LOCK) as alone, lock(out / WORKING_LOCK) as idle:
+        with (
+            lock(out / STAGES_LOCK) as alone,
+            lock(out / WORKING_LOCK) as idle,
+            lock(out / PARTS_LOCK) as apart,
+        ):
             # Checked under the locks: another process may just have finished its first shard.
-            if not (alone and idle) or has_shards(out) or has_work(stages) or (out / index.INDEX).exists():
+            if not (alone and idle and apart) or has_shards(out) or has_work(stages) or (out / index.INDEX).exists():
                 return
             _remove_new(stages, before)
             for name in ("numerics.json", "recipe.json"):
@@ -52,7 +56,7 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = ()) -> Non
                     (private / name).unlink(missing_ok=True)
             forget_plan(out)
             clean_stale(out)
-            for name in (WORKING_LOCK, STAGES_LOCK):
+            for name in (WORKING_LOCK, PARTS_LOCK, STAGES_LOCK):
                 (out / name).unlink(missing_ok=True)
         remove_locks(out)
         for name in (REJECTS, PUBLISHED_REJECTS, MARKERS, *folders(), private.name):

@@ -36,7 +36,7 @@ from figureground.recipe.plan import Plan, PlannedShard
 from figureground.recipe.sample import Sample
 from figureground.running import directory
 from figureground.running.runner import Place
-from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK
+from figureground.shards.claiming import PARTS_LOCK, STAGES_LOCK, WORKING_LOCK, claim_part
 from figureground.shards.filling import counted, fill
 from figureground.shards.markers import markers, missing
 from figureground.shards.shard import PRIVATE, Shard, as_shard
@@ -98,6 +98,8 @@ class Worker:
         method.read_stages(out / PRIVATE / "stages")
         shards = list(_choose(method.plan(), numbers))
         too_much, joined = "", False
+        if self._opened is None:
+            self._make_parts()
         while self._opened is None or missing(out, shards):
             with ExitStack() as stack:
                 with lock(out / STAGES_LOCK, wait=True):
@@ -125,6 +127,33 @@ class Worker:
             signals.check()
             release_memory()
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _make_parts(self) -> None:
+        """Runs stages that don't need each other, one at a time, while other workers run others; waits for all.
+
+        The model is opened for them and given up: they may change what is on the device.
+        """
+        method, out = self._method, self._out
+        stages = out / PRIVATE / "stages"
+        if not method.parts(stages):
+            return
+        with ExitStack() as stack:
+            with lock(out / STAGES_LOCK, wait=True):
+                directory.settle_recipe(out, method.recipe(out / PRIVATE))
+                checkpoint = open_checked(method, out, self._place)[0]
+                stack.enter_context(lock(out / PARTS_LOCK, wait=True, shared=True))
+            while names := method.parts(stages):
+                for name in turned(names, self._place.rank):
+                    signals.check()
+                    with claim_part(out, name) as mine:
+                        if mine and name in method.parts(stages):
+                            start = time.perf_counter()
+                            method.make_part(stages, name, checkpoint)
+                            self.log.write("stage", stage=name, seconds=round(time.perf_counter() - start, 3))
+                if method.parts(stages):
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
+        del checkpoint
+        release_memory()
 
     def _adopt(self, settled: tuple[Sampling, dict[str, Any]]) -> None:
         assert self._opened is not None
@@ -213,17 +242,33 @@ def begin(method: Method, out: Path, place: Place) -> tuple[Checkpoint, Sampling
     Raises:
         FiguregroundError: Existing shards were made with other numerics or formats.
     """
-    started = directory.has_started(out) or (place.shares and place.rank > 0)
-    directory.check_formats(out, method.config.formats, started)
-    opened = open_model(method, out, place, started)
-    path, numerics, mixed = out / PRIVATE / "numerics.json", opened[2], method.config.allow_mixed_numerics
-    if started and path.exists():
-        refuse_other_numerics(path, numerics, mixed)  # before stages that may take hours
-    method.prepare(out / PRIVATE / "stages", opened[0])
-    settle_numerics(path, numerics, mixed, started)
+    checkpoint, sampling, numerics, started = open_checked(method, out, place)
+    method.prepare(out / PRIVATE / "stages", checkpoint)
+    settle_numerics(out / PRIVATE / "numerics.json", numerics, method.config.allow_mixed_numerics, started)
     if not started:
         directory.record_execution(out, method.recipe(out / PRIVATE))
-    return opened
+    return checkpoint, sampling, numerics
+
+
+def open_checked(method: Method, out: Path, place: Place) -> tuple[Checkpoint, Sampling, dict[str, Any], bool]:
+    """Opens the model, and compares formats and numerics before stages that may take hours; see `begin`.
+
+    Returns:
+        The model, its sampling settings, the numerics, and whether a shard is finished or being rendered.
+    """
+    started = directory.has_started(out) or (place.shares and place.rank > 0)
+    directory.check_formats(out, method.config.formats, started)
+    checkpoint, sampling, numerics = open_model(method, out, place, started)
+    path = out / PRIVATE / "numerics.json"
+    if started and path.exists():
+        refuse_other_numerics(path, numerics, method.config.allow_mixed_numerics)
+    return checkpoint, sampling, numerics, started
+
+
+def turned(names: Sequence[str], rank: int) -> list[str]:
+    """Returns names in an order that begins elsewhere for each process."""
+    first = rank % max(1, len(names))
+    return [*names[first:], *names[:first]]
 
 
 def rejoin(method: Method, out: Path, sampling: Sampling, numerics: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:

@@ -29,6 +29,9 @@ STAGES_LOCK = f"{PRIVATE}/.stages.lock"
 WORKING_LOCK = f"{PRIVATE}/.working.lock"
 """Lock shared by all processes that render."""
 
+PARTS_LOCK = f"{PRIVATE}/.parts.lock"
+"""Lock shared by all processes that run stages which don't need each other."""
+
 MOST_SAID = 2**16
 """Maximum size of a lock file, bytes."""
 MOST_REASON = 4000
@@ -63,6 +66,22 @@ def claim(directory: Path, shard: Shard) -> Iterator[bool]:
             _forget_holder(path)
             raise
         _forget_holder(path)
+
+
+@contextlib.contextmanager
+def claim_part(directory: Path, name: str) -> Iterator[bool]:
+    """Tries to claim a stage that doesn't need others, like `claim`; no lock file is left.
+
+    Args:
+        name: The stage's name, without `/`.
+    """
+    path = directory / PRIVATE / f".part-{name}.lock"
+    with lock(path) as held:
+        try:
+            yield held
+        finally:
+            if held:
+                path.unlink(missing_ok=True)
 
 
 def note_failure(directory: Path, shard: Shard, reason: str, host: str, pid: int) -> None:
@@ -148,9 +167,10 @@ def clean_stale(directory: Path) -> list[Path]:
 
 def remove_locks(directory: Path) -> None:
     """Removes the lock files that no process holds."""
-    for name in (STAGES_LOCK, WORKING_LOCK):
-        if (directory / name).exists():
-            unlink_while_held(directory / name, directory / name)
+    parts = (directory / PRIVATE).glob(".part-*.lock")
+    for path in (*(directory / name for name in (STAGES_LOCK, WORKING_LOCK, PARTS_LOCK)), *parts):
+        if path.exists():
+            unlink_while_held(path, path)
     for path in (directory / MARKERS).glob(".*.lock"):
         if _LOCK.fullmatch(path.name):
             unlink_while_held(path, path)
