@@ -185,7 +185,7 @@ def _joined(address: str | None) -> Iterator[list[dict[str, float]]]:
         return
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False, "include_dashboard": False}
     if address is None:
-        options["object_store_memory"] = OBJECT_STORE
+        options |= {"address": "local", "object_store_memory": OBJECT_STORE}  # else Ray joins one that runs here
     else:
         _refuse_silent(address)
         options = {"address": address, "logging_level": "error", "log_to_driver": False}
