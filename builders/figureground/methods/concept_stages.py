@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
+from figureground.core.locks import lock
 from figureground.core.names import slug
 from figureground.core.terminal import remark
 from figureground.finetune.concept_store import ConceptStore
@@ -19,6 +20,7 @@ from figureground.finetune.settings import Finetuning, fill
 from figureground.models.concept_files import CONCEPT
 from figureground.recipe.features import Feature
 from figureground.recipe.settings import field_names
+from figureground.shards.claiming import STAGES_LOCK
 from figureground.shards.markers import markers
 from figureground.shards.stages import COPIES, DONE, read_marker, run_stage
 from figureground.sources.references import References, gather
@@ -71,8 +73,10 @@ class Concepts:
         self.made = read_made(self.stages, features)
 
     def make(self, inputs: Inputs) -> None:
-        """Fine-tune a concept, or reuse a finished one from the store."""
-        self._run(inputs, lambda: self._finetune(inputs))
+        """Fine-tune a concept, or reuse a finished one from the store; other processes may make others meanwhile."""
+        facts = self._finetune(inputs)
+        with lock(self.stages.parents[1] / STAGES_LOCK, wait=True):
+            self._run(inputs, lambda: facts)
 
     def make_again(self, inputs: Inputs) -> None:
         """Make a concept that is missing from its store; refuse other weights if it has images already.

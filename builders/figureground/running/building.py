@@ -11,12 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from figureground.core.errors import FiguregroundError, RecipeError, UsageError
+from figureground.core import signals
+from figureground.core.errors import FiguregroundError, RecipeError, Stopped, UsageError, describe_error
+from figureground.core.event_log import open_log
+from figureground.core.locks import lock
 from figureground.core.owned import refuse_within
+from figureground.core.terminal import remark
 from figureground.models.parts import pixels_a_latent
 from figureground.models.weights import check_files, check_size, local_directory
 from figureground.recipe import document as recipes
@@ -26,11 +32,13 @@ from figureground.running import directory
 from figureground.running.reporting import reported
 from figureground.running.runner import Runner, open_runner
 from figureground.shards import index
+from figureground.shards.claiming import STAGES_LOCK, remove_locks
 from figureground.shards.finished import saved_index
 from figureground.shards.home import home_of
 from figureground.shards.markers import missing
+from figureground.shards.progress import forget_plan, is_unfinished, record_plan
 from figureground.shards.remaining import refuse_empty_parts
-from figureground.shards.shard import PRIVATE, as_shard
+from figureground.shards.shard import PRIVATE, Shard, as_shard
 from figureground.stores.leases import SECONDS
 from figureground.stores.scratch import attached
 from figureground.stores.urls import StoreUrl, parse
@@ -42,9 +50,16 @@ if TYPE_CHECKING:
 
 
 def build(
-    method: Method, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None,
-    scratch: str | os.PathLike[str] | None = None, lease: float = SECONDS, track: str | None = None,
-) -> Path:  # fmt: skip
+    method: Method,
+    out: str | os.PathLike[str],
+    show_progress: bool = True,
+    runner: str | Runner | None = None,
+    *,
+    scratch: str | os.PathLike[str] | None = None,
+    lease: float = SECONDS,
+    log_json: str | os.PathLike[str] | None = None,
+    track: str | None = None,
+) -> Path:
     """Builds a dataset in a directory or at a URL, or resumes a stopped build there.
 
     A build that fails before it has rendered anything leaves the directory unchanged.
@@ -53,50 +68,85 @@ def build(
         method: The method with its settings, such as `D3S("pocket")`.
         out: The directory, created if it doesn't exist; or a URL in an object store, such as `s3://bucket/name`.
         show_progress: Whether to show progress on stderr.
-        runner: Who renders the shards: `local`, or a runner of another package; None for the recipe's.
+        runner: Who renders the shards: a name such as `local`, or a runner with its options, such as
+            `Rank(rank=0, world=4)`; None for the recipe's.
         scratch: For a URL, the directory in which shards are written before they are put; None for one in the user's
             cache.
         lease: For a URL, seconds without a sign of life after which a process's shard is taken over.
+        log_json: File to which events are appended, one line of JSON for each shard; `-` for stdout.
         track: The tracker to report to: trackio, tensorboard, wandb, or one of another package; None reports nothing.
 
     Returns:
-        The directory; for a URL the scratch directory, with index, card and markers, but without images.
+        The directory; for a URL the scratch directory, with index, card and markers, but without images. The dataset
+        is finished, except if the runner is `rank`, the file system has no locks, and other ranks are still rendering
+        their share.
 
     Raises:
         FiguregroundError: The directory holds something else or another recipe or can't be written, the numerics
             differ from those of its first shards, or an input named by the recipe can't be used.
         RecipeError: The runner or the tracker doesn't exist.
         StoreError: The store at the URL can't be used, or holds other bytes under a shard's name.
+        UsageError: The log can't be written, or the runner's options don't fit together.
         NothingLeft: Every image was rejected, in total, in a split or in the last extension.
     """
     if runner is not None:
-        method.config = dataclasses.replace(method.config, runner=runner)
-    place = parse(os.fspath(out))
-    if isinstance(place, StoreUrl):
-        with attached(place, None if scratch is None else Path(scratch), seconds=lease) as directory:
-            return _build(method, directory, show_progress, track)
-    if scratch is not None:
-        raise UsageError(f"--scratch is for datasets at a URL, not for the directory {place}.")
-    return _build(method, place, show_progress, track)
-
-
-def _build(method: Method, out: Path, show_progress: bool, track: str | None) -> Path:
-    config, method.show_progress = method.config, show_progress
-    chosen = open_runner(config.runner)
+        name = runner if isinstance(runner, str) else runner.NAME
+        method.config = dataclasses.replace(method.config, runner=name)
+    chosen = runner if isinstance(runner, Runner) else open_runner(method.config.runner)
     check_tracker(track)
+    place = parse(os.fspath(out))
+    if scratch is not None and not isinstance(place, StoreUrl):
+        raise UsageError(f"--scratch is for datasets at a URL, not for the directory {place}.")
+    with ExitStack() as stack:
+        if isinstance(place, StoreUrl):
+            folder = stack.enter_context(attached(place, None if scratch is None else Path(scratch), seconds=lease))
+        else:
+            folder = place
+        log = open_log(log_json, folder)
+        method.show_progress, method.log = show_progress, dataclasses.replace(log, rank=chosen.rank)
+        stack.enter_context(_logged(method, str(place)))
+        return _build(method, folder, chosen, show_progress, track)
+
+
+@contextmanager
+def _logged(method: Method, where: str) -> Iterator[None]:
+    """Logs how a build begins and ends.
+
+    Args:
+        where: The dataset's directory or URL.
+    """
+    log = method.log
+    log.write("start", out=where, runner=method.config.runner)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        number = signals.asked_to_stop() or (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
+        log.write("stop", out=where, reason=signal.Signals(number).name)
+        raise
+    except BaseException as error:
+        log.write("failure", out=where, error=describe_error(error))
+        raise
+    log.write("stop", out=where, reason="finished")
+
+
+def _build(method: Method, out: Path, runner: Runner, show_progress: bool, track: str | None) -> Path:
+    config = method.config
     _refuse_within_sources(method, out)
     directory.refuse_older(out)
     method.refuse_absent()
     _check_checkpoint(method)
+    runner.begin(method, out)
     shown = {name: getattr(config, name) for name in config.field_names()}
-    with tracked(track if chosen.leads() else None, out, {"method": method.METHOD, "config": config.name, **shown}):
-        _render(method, out, chosen, show_progress)
-    refuse_empty_parts(saved_index(out), str(out))
+    tracker = track if runner.rank == 0 else None
+    with tracked(tracker, out, {"method": method.METHOD, "config": config.name, **shown}):
+        finished = _render(method, out, runner, show_progress)
+    if finished:
+        refuse_empty_parts(saved_index(out), str(out))
     return out
 
 
-def _render(method: Method, out: Path, runner: Runner, show_progress: bool) -> None:
-    config = method.config
+def _render(method: Method, out: Path, runner: Runner, show_progress: bool) -> bool:
+    """Has the shards rendered, and describes the dataset; returns whether it is finished."""
     method.run_planning_stages(out)
     plan = method.plan()
     if not plan.shards():
@@ -105,19 +155,46 @@ def _render(method: Method, out: Path, runner: Runner, show_progress: bool) -> N
     plan.spec(planned[0].split, 0)  # report a defective plan now, not when the model is loaded
     shards = [as_shard(s) for s in planned]
     with directory.opened(out, method.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
-        directory.check_formats(out, config.formats)
-        if missing(out, shards):
-            with reported(out, shards):
-                runner.run(method, out, show_progress)
-            if missing(out, shards):
-                raise FiguregroundError(
-                    f"the runner {config.runner!r} ended before the work was done. "
-                    f"{directory.shards_kept(out, shards)} Run the same command again."
-                )
+        directory.check_formats(out, method.config.formats)
+        again = not missing(out, shards)
+        if not again and not _run(method, out, runner, shards, show_progress):
+            return False
         with home_of(out).describing(images=method.SCORES) as needed:
             if needed:
-                finish(method, out)
-                method.score_samples(out)
+                _describe(method, out, again)
+        forget_plan(out)
+    return True
+
+
+def _run(method: Method, out: Path, runner: Runner, shards: Sequence[Shard], show_progress: bool) -> bool:
+    """Has the runner render shards; returns whether all are finished, as they are unless others render some."""
+    record_plan(out, shards)
+    with reported(out, shards):
+        runner.run(method, out, show_progress)
+    if not missing(out, shards):
+        return True
+    if why := runner.unfinished(out):
+        remark(f"{why} {directory.shards_kept(out, shards)}")
+        return False
+    raise FiguregroundError(
+        f"the runner {method.config.runner!r} ended before the work was done. "
+        f"{directory.shards_kept(out, shards)} Run the same command again."
+    )
+
+
+def _describe(method: Method, out: Path, again: bool) -> None:
+    """Writes index, card and scores.
+
+    Args:
+        again: Whether nothing was left to render. Otherwise, another process that rendered for the same build may have
+            written index and card already.
+    """
+    with lock(out / STAGES_LOCK, wait=True):
+        if again or is_unfinished(out):
+            finish(method, out)
+            forget_plan(out)
+    remove_locks(out)
+    method.score_samples(out)
 
 
 def finish(method: Method, out: Path) -> None:

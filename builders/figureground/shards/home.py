@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.locks import lock
@@ -30,6 +30,9 @@ class Home:
     Args:
         directory: The dataset's directory.
     """
+
+    PARTS: ClassVar[bool] = True
+    """Whether processes can each run a part of a stage, so that others find its result."""
 
     def __init__(self, directory: Path):
         self.directory = directory

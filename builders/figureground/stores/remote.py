@@ -26,6 +26,7 @@ from figureground.shards.home import ClaimLost, Home
 from figureground.shards.index_shape import INDEX
 from figureground.shards.journal import Journal
 from figureground.shards.markers import KEPT, kept_elsewhere, markers
+from figureground.shards.progress import PLANNED
 from figureground.shards.shard import JOURNAL, LABELS, MARKERS, PRIVATE, RECIPE, SCORES, Shard, ShardError
 from figureground.shards.stages import COPIES, DONE
 from figureground.stores.faults import StoreError, told
@@ -35,8 +36,6 @@ from figureground.stores.store import Entry, Store
 
 NUMERICS = f"{PRIVATE}/numerics.json"
 STAGES = f"{PRIVATE}/stages"
-PLANNED = f"{PRIVATE}/.planned.json"
-"""How many shards and images a build plans, while it is unfinished."""
 FAILED = f"{PRIVATE}/failed"
 """Why shards failed, an object each, named like the shard."""
 DESCRIPTIONS = (ATTRIBUTION, CROISSANT, LABELS, CARD, INDEX)
@@ -57,6 +56,8 @@ class Remote(Home):
         store: The store.
         leases: The leases of this process.
     """
+
+    PARTS = False  # a stage is put as a whole, by who holds the lease for settling
 
     def __init__(self, directory: Path, store: Store, leases: Leases):
         super().__init__(directory)
