@@ -60,6 +60,8 @@ def build(method: Method, out: str | os.PathLike[str], show_progress: bool = Tru
     chosen = open_runner(config.runner)
     _refuse_within_sources(method, out)
     directory.refuse_older(out)
+    if method.chose_shard_size and (size := directory.saved_shard_size(out)):
+        method.config = dataclasses.replace(method.config, shard_size=size)
     method.refuse_absent()
     _check_checkpoint(method)
     method.run_planning_stages(out)
