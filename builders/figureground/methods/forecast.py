@@ -130,8 +130,7 @@ def idle_notes(plan: Plan, workers: int) -> list[str]:
     if workers == 1 or not shards or (shards >= workers and not (0 < last <= workers / 2 and idle > IDLE)):
         return []
     if shards < workers:
-        told = f"there {'is' if shards == 1 else 'are'} only {counted(shards, 'shard')} for {workers} workers, so "
-        told += f"{workers - shards} would have nothing to do"
+        told = f"only {counted(shards, 'shard')} for {workers} workers, so {workers - shards} would have nothing to do"
     else:
         told = f"{counted(shards, 'shard')} for {workers} workers leave {last} of them at work at the end, and "
         told += f"{idle:.0%} of all time idle"
