@@ -32,10 +32,10 @@ with signals.handled():
     Counting("pocket", **json.loads(sys.argv[1])).build(sys.argv[2], show_progress=False)
 """
 TINY = {
-    "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 7, "validation": 1},
-    "shard_size": 28, "num_inference_steps": 6, "size": 32, "batch_size": 5, "threads": 1, "device": "cpu",
+    "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 4, "validation": 1},
+    "shard_size": 16, "num_inference_steps": 6, "size": 32, "batch_size": 5, "threads": 1, "device": "cpu",
 }  # fmt: skip
-"""32 images: a shard of six batches, the last of which is filled up, and one of a single batch."""
+"""20 images: a shard of four batches, the last of which is filled up, and one of a single batch."""
 
 
 @pytest.fixture(scope="module")
@@ -78,19 +78,20 @@ def stop_after_a_batch(process: Forked, out: Path, number: int, before: int = 0)
 
 
 @pytest.mark.parametrize(
-    ("number", "settings"),
+    "settings",
     [
-        (signal.SIGKILL, {"keep": ["guide", "mask"], "formats": ["parquet", "webdataset"]}),
-        (signal.SIGTERM, {"image_format": "png", "formats": ["webdataset"]}),
-        (signal.SIGINT, {"image_format": "webp", "eta": 0.5}),
+        {"keep": ["guide", "mask"], "formats": ["parquet", "webdataset"]},
+        {"image_format": "webp", "eta": 0.5, "formats": ["webdataset"]},
     ],
 )
-def test_a_build_that_is_stopped_after_each_batch_renders_no_kept_image_again(checkpoint, tmp_path, number, settings):
+def test_a_build_that_is_stopped_after_each_batch_renders_no_kept_image_again(checkpoint, tmp_path, settings):
     fields, out = {**TINY, "checkpoint": checkpoint, **settings}, tmp_path / "stopped"
     assert counting(fields, tmp_path / "whole", tmp_path / "log").wait(120) == 0
     stops = 0
     for turn in range(20):
         before, log = set(kept(out)), tmp_path / f"log{turn}"
+        log.touch()
+        number = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[turn % 3]
         code = stop_after_a_batch(counting(fields, out, log), out, number, len(before))
         assert not before & set(log.read_text().split()), "an image that was kept is drawn again"
         now = kept(out)
@@ -100,7 +101,7 @@ def test_a_build_that_is_stopped_after_each_batch_renders_no_kept_image_again(ch
         if code == 0:
             break
         stops += 1
-    assert stops >= 3
+    assert stops >= 2
     assert hashes(out) == hashes(tmp_path / "whole")
     assert litter(out) == []
     assert not (out / JOURNAL).exists()
@@ -158,7 +159,7 @@ def test_the_count_of_first_rejects_goes_on_after_a_kill(flagging, tmp_path):
     drawn = log.read_text().split()
     assert not set(drawn) & set(before)
     assert len(drawn) + len(before) <= 32 + 2 * 4, "a batch or two are prepared ahead"
-    assert not out.exists(), "rejects alone are no reason to keep the directory"
+    assert not markers(out)
 
 
 def test_a_stopped_extension_goes_on_in_the_middle_of_its_shard(checkpoint, tmp_path):
