@@ -20,11 +20,9 @@ def shards(images, size):
     return -(-images // size)
 
 
+@pytest.mark.parametrize(("size", "image_format"), [(64, "jpg"), (512, "jpg"), (512, "png"), (4096, "png")])
 @pytest.mark.parametrize(
-    ("size", "image_format"), [(64, "jpg"), (512, "jpg"), (512, "png"), (1024, "webp"), (4096, "png")]
-)
-@pytest.mark.parametrize(
-    "totals", [{"train": 30}, {"train": 1024}, {"train": 120_000, "validation": 10_000}, {"a": 10**7}]
+    "totals", [{"train": 30}, {"train": 1024}, {"train": 120_000, "validation": 10_000}, {"train": 10**7}]
 )
 def test_a_shard_is_of_whole_batches_about_250_mb_and_a_split_has_16(size, image_format, totals):
     each = bytes_an_image(size, image_format)
@@ -43,16 +41,12 @@ def test_a_kept_guide_makes_shards_smaller():
 
 
 def test_the_recipe_alone_decides_and_holds_a_number():
-    method = D3S("pocket", **TINY, shard_size=None, per_cell={"train": 1000, "validation": 5})
+    fields = {**TINY, "per_cell": {"train": 1000, "validation": 5}}
+    method = D3S("pocket", **fields, shard_size=None)
     assert method.config.shard_size == 4000 // 16 // STEP * STEP
-    same = D3S("pocket", **TINY, shard_size=method.config.shard_size, per_cell={"train": 1000, "validation": 5})
-    assert same.identity() == method.identity()
-    assert (
-        D3S("pocket", **{**TINY, "workers": 7}, shard_size=None, per_cell={"train": 1000, "validation": 5}).identity()
-        == same.identity()
-    )
-    limited = D3S("pocket", **TINY, shard_size=None, per_cell={"train": 1000, "validation": 5}, limit=1500)
-    assert limited.config.shard_size == STEP
+    assert D3S("pocket", **fields, shard_size=method.config.shard_size).identity() == method.identity()
+    assert D3S("pocket", **fields, shard_size=None, workers=7).identity() == method.identity()
+    assert D3S("pocket", **fields, shard_size=None, limit=1500).config.shard_size == STEP
 
 
 def test_a_recipe_without_its_data_is_left_open():
@@ -74,15 +68,16 @@ def test_a_dataset_keeps_its_number_where_the_recipe_leaves_it_open(tmp_path):
 @pytest.mark.parametrize(
     ("images", "size", "workers", "said"),
     [
-        (640, 640, 4, "shard_size=128"), (640, 64, 4, None), (640, 64, 1, None), (12, 100, 8, "workers=1"),
-        (1280, 140, 8, "workers=5"), (10_240, 1024, 8, "shard_size="), (100_000, 100, 64, None), (640, 64, 10, None),
+        (640, 640, 4, "shard_size=64"), (640, 64, 5, None), (640, 64, 1, None), (12, 100, 8, "workers=1"),
+        (1280, 140, 8, "shard_size=64"), (10_240, 1024, 8, "shard_size="), (100_000, 100, 64, None),
     ],
 )  # fmt: skip
 def test_a_plan_says_when_workers_would_idle_and_what_to_set(images, size, workers, said):
     method = D3S("pocket", **TINY, per_cell={"train": images // 4}, shard_size=size)
     notes = idle_notes(method.plan(), workers)
-    assert [said in note for note in notes] == ([True] if said else [])
+    assert len(notes) == bool(said)
+    assert all(said in note for note in notes)
     method.config.workers = workers
     found = plan(method)
     assert set(notes) <= set(found["notes"])
-    assert found["idle_share"] >= 0.1 if said else found["idle_share"] <= 0.2
+    assert (found["idle_share"] >= 0.1) == bool(said)
