@@ -1,6 +1,8 @@
 """Builds that are killed in the middle of a shard: a resume renders only what lacks, and the bytes are the same."""
 
+import contextlib
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from tiny_checkpoints import add_safety_checker, make_checkpoint
 
 from figureground.checking.dataset import check
 from figureground.shards.journal import count_kept, files_of
-from figureground.shards.record import read_head
+from figureground.shards.record import Damaged, read_head
 from figureground.shards.shard import JOURNAL
 
 COUNTING = """
@@ -58,7 +60,7 @@ def kept(out: Path) -> list[str]:
     """Keys in the journals, one for each time that an image was kept."""
     found = []
     for path in files_of(out):
-        with path.open("rb") as file:
+        with contextlib.suppress(Damaged), path.open("rb") as file:
             at, size = 0, path.stat().st_size
             while at < size:
                 file.seek(at)
@@ -101,6 +103,9 @@ def test_a_build_that_is_stopped_after_each_batch_renders_no_kept_image_again(ch
         if code == 0:
             break
         stops += 1
+        if turn == 1 and (files := files_of(out)):  # as a machine that vanishes leaves it
+            newest = max(files, key=lambda path: path.stat().st_mtime_ns)
+            os.truncate(newest, newest.stat().st_size - 100)
     assert stops >= 2
     assert hashes(out) == hashes(tmp_path / "whole")
     assert litter(out) == []
