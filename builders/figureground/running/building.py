@@ -133,6 +133,8 @@ def _build(method: Method, out: Path, runner: Runner, show_progress: bool, track
     config = method.config
     _refuse_within_sources(method, out)
     directory.refuse_older(out)
+    if method.chose_shard_size and (size := directory.saved_shard_size(out)):
+        method.config = dataclasses.replace(method.config, shard_size=size)
     method.refuse_absent()
     _check_checkpoint(method)
     runner.begin(method, out)
