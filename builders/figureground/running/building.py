@@ -78,7 +78,7 @@ def build(
         method.config = dataclasses.replace(method.config, runner=name)
     chosen = runner if isinstance(runner, Runner) else open_runner(method.config.runner)
     method.show_progress, method.log = show_progress, dataclasses.replace(open_log(log_json, out), rank=chosen.rank)
-    with _logged(method, out):
+    with chosen.surrounding(), _logged(method, out):
         return _build(method, out, chosen, show_progress)
 
 
