@@ -205,7 +205,7 @@ def test_a_node_with_another_cpu_is_refused_with_its_name(cluster, checkpoint, t
 
 
 class Crew:
-    needs, job = Needs(2, 0, 1), None
+    needs, job, blind = Needs(2, 0, 1), None, False
 
     def __init__(self, out):
         self.out = out

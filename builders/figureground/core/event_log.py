@@ -91,7 +91,7 @@ def open_log(target: str | os.PathLike[str] | None, out: Path) -> EventLog:
     if target is None or os.fspath(target) == STDOUT:
         return EventLog(None if target is None else STDOUT)
     path = Path(target).expanduser().absolute()
-    if out.resolve() in path.resolve().parents:
+    if Path(os.path.realpath(out)) in Path(os.path.realpath(path)).parents:  # `resolve` raises on circular links
         raise UsageError(f"--log-json {printable(path)} lies in the dataset. Give a file outside {printable(out)}.")
     try:
         EventLog(str(path)).append("")
