@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.cli.arguments import Commands, place
-from figureground.core.errors import RecipeError, UsageError, listed
+from figureground.core.errors import RecipeError, listed
 from figureground.core.terminal import complain, say, say_json
-from figureground.stores.leases import LEAST_SECONDS
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -141,8 +140,6 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _build(options: argparse.Namespace) -> int:
-    if not LEAST_SECONDS <= options.lease < math.inf:
-        raise UsageError(f"--lease {options.lease:g}: give at least {LEAST_SECONDS:g} second.")
     method = _method(options)
     for note in method.checkpoint_notes():
         complain(f"figureground: {note}")

@@ -16,7 +16,11 @@ _ENVIRONMENT = re.compile(r"(?i)(secret|token|password|access_key|api_key)")
 
 
 class StoreError(FiguregroundError):
-    """Raised for a store that can't be used, or whose contents contradict a build."""
+    """Raised for a store that can't be used."""
+
+    def __init__(self, message: str, fault: Fault | None = None):
+        super().__init__(message)
+        self.fault = fault
 
 
 class Fault(Enum):

@@ -68,6 +68,8 @@ class _Seen:
     entry: Entry
     since: float
     """When this process first saw the object with this content; monotonic."""
+    until: float
+    """When this process last saw it so; monotonic."""
     early: bool = False
     """Whether it was there when this process first looked, so that a dead process of its directory may have left it."""
     told: dict[str, Any] | None = None
@@ -85,7 +87,7 @@ class Leases:
     """
 
     def __init__(self, store: Store, scratch: str, seconds: float = SECONDS):
-        self.store, self.scratch, self.seconds = store, scratch, max(seconds, LEAST_SECONDS)
+        self.store, self.scratch, self.seconds = store, scratch, seconds
         self.owner = f"{scratch}-{secrets.token_hex(6)}"
         self._quiet = store.background(max(self.seconds / 2, 5.0))
         self._seen: dict[str, _Seen] = {}
@@ -108,8 +110,8 @@ class Leases:
     def _watched(self, path: str, entry: Entry, now: float) -> _Seen:
         before = self._seen.get(path)
         if before is None:
-            return _Seen(entry, now, early=self._looked == float("-inf"))
-        return before if before.entry == entry else _Seen(entry, now, before.early, before.told)
+            return _Seen(entry, now, now, early=self._looked == float("-inf"))
+        return _Seen(entry, before.since if before.entry == entry else now, now, before.early, before.told)
 
     def _look_at(self, name: str) -> list[str]:
         """List the leases of one name; return their paths, the holder's last."""
@@ -128,7 +130,7 @@ class Leases:
     def _free(self, path: str) -> bool:
         """Whether a lease was left by a dead process: of this directory, or unchanged for too long."""
         seen = self._seen[path]
-        waited = time.monotonic() - seen.since
+        waited = seen.until - seen.since  # what happened since the last listing isn't known
         if seen.told is None and (seen.early or waited >= self.seconds):
             seen.told = self._read(path)
         told = seen.told or {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from figureground.core.terminal import remark
 from figureground.shards.home import Home, home_of, registered
 from figureground.shards.shard import PRIVATE
 from figureground.stores.faults import StoreError
-from figureground.stores.leases import SECONDS, Leases
+from figureground.stores.leases import LEAST_SECONDS, SECONDS, Leases
 from figureground.stores.remote import BUILDING, Remote
 from figureground.stores.store import Store
 from figureground.stores.urls import StoreUrl, parse
@@ -70,6 +71,8 @@ def attached(
         UsageError: The directory is the scratch of another URL, or holds something else.
         StoreError: The store can't be used.
     """
+    if not LEAST_SECONDS <= seconds < math.inf:
+        raise UsageError(f"--lease {seconds:g}: give at least {LEAST_SECONDS:g} second.")
     directory = scratch or default_scratch(url)
     saved = _saved(directory)
     if saved is None and directory.exists() and any(directory.iterdir()):

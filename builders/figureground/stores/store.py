@@ -214,10 +214,10 @@ class Store:
             self._ask("put", path, lambda: self._write(path, b"1", {"mode": "create"} if creates else {}))
         except FileNotFoundError:
             raise StoreError(f"{self.url} can't be written: {Fault.NO_BUCKET.value}, {self.url.bucket}.") from None
-        except StoreError:
-            if not creates:
+        except StoreError as error:
+            if not creates or error.fault is not Fault.OTHER:
                 raise
-            creates = False  # the store may refuse the condition; if it refuses all writing, this one tells
+            creates = False  # the store may refuse the condition
             self.put(path, b"1")
         self.outlasts = True
         try:
@@ -268,7 +268,7 @@ class Store:
                 if fault not in (Fault.PASSING, Fault.CREDENTIALS, Fault.DENIED) or not (
                     self.outlasts or (fault is Fault.PASSING and tries < self._tries)
                 ):
-                    raise StoreError(self._explain(kind, path, fault, error)) from None
+                    raise StoreError(self._explain(kind, path, fault, error), fault) from None
                 if not paused and (renewed or tries >= self._tries):
                     paused = True
                     what = "have been renewed" if renewed else "answers again"

@@ -1,0 +1,92 @@
+"""Leases between processes that share nothing but a store."""
+
+import time
+
+import pytest
+
+from figureground.shards.home import ClaimLost
+from figureground.stores.leases import Leases
+from figureground.stores.store import Store
+from figureground.stores.urls import parse
+
+
+@pytest.fixture
+def process(s3, url):
+    """Makes the leases of one more process, in a scratch directory of its own by default."""
+    made = []
+
+    def make(scratch=None, seconds=1.0):
+        made.append(Leases(Store(parse(url)), scratch or f"scratch-{len(made)}", seconds))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def pause(leases):
+    """Ends the heartbeats, as SIGSTOP does."""
+    leases.close()
+    leases._thread.join()
+
+
+def wait_until_free(leases, name):
+    latest = time.monotonic() + 10
+    leases.look()
+    while leases.busy(name):
+        assert time.monotonic() < latest
+        time.sleep(0.1)
+        leases.look()
+
+
+def test_one_process_holds_a_name_as_long_as_its_heart_beats(process):
+    one, two = process(), process()
+    lease = one.take("shard")
+    assert lease is not None
+    assert two.take("shard") is None
+    time.sleep(1.5)
+    assert two.take("shard") is None
+    one.check(lease)
+    one.release(lease)
+    two.look()
+    assert two.take("shard") is not None
+
+
+def test_a_silent_owner_is_replaced_and_finds_out(s3, url, process):
+    one, two, three = process(), process(), process()
+    lost = one.take("shard")
+    pause(one)
+    begun = time.monotonic()
+    wait_until_free(two, "shard")
+    assert time.monotonic() - begun > 0.9
+    mine = two.take("shard")
+    assert three.take("shard") is None
+    one._beat(lost)  # it wakes up, and its heartbeat comes before its next look
+    assert lost.lost
+    with pytest.raises(ClaimLost):
+        one.check(lost)
+    two.check(mine)
+    one.release(lost)
+    two.check(mine)
+    two.release(mine)
+    assert s3.names(f"{url.removeprefix('s3://bucket/')}/_figureground/leases") == []
+
+
+def test_a_dead_process_of_the_same_directory_is_replaced_at_once(process):
+    one = process("here", seconds=60)
+    one.take("shard")
+    pause(one)
+    assert process("elsewhere", seconds=60).take("shard") is None
+    again = process("here", seconds=60)
+    again.look()
+    assert again.take("shard") is not None
+
+
+def test_a_patient_owner_is_given_its_own_time(process):
+    one, two = process(seconds=3.0), process(seconds=1.0)
+    one.take("shard")
+    pause(one)
+    two.look()
+    time.sleep(1.3)
+    two.look()
+    assert two.busy("shard")
