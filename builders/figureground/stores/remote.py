@@ -252,23 +252,23 @@ class Remote(Home):
             ClaimLost: Another process has taken over.
         """
         self._put_recipe()
-        there = self.store.list(STAGES)
-        folder = self.directory / STAGES
-        proof = f"{STAGES}/{name}/{DONE}"
-        if proof in there:
-            self.store.delete([proof])
-        for path in _files(folder):
-            if path.parts[0] == COPIES or (path.name == DONE and f"{STAGES}/{path.as_posix()}" != proof):
-                continue
-            key = f"{STAGES}/{path.as_posix()}"
-            size = (folder / path).stat().st_size
-            if key != proof and (key not in there or there[key].size != size or path.parts[0] == name):
-                self.leases.check(self._mine[SETTLING])
-                self.store.put(key, folder / path)
-        self.leases.check(self._mine[SETTLING])
-        self.store.put(proof, folder / name / DONE)
+        folder, proof = self.directory / STAGES, f"{STAGES}/{name}/{DONE}"
+        self.store.delete([proof])
+        own = [f"{STAGES}/{path.as_posix()}" for path in _files(folder)]
+        text = read_bytes(folder / name / DONE)
+        for key in [key for key in own if key.startswith(f"{STAGES}/{name}/") and key != proof] + _companions(
+            own, text
+        ):
+            self._check_settling()
+            self.store.put(key, self.directory / key)
+        self._check_settling()
+        self.store.put(proof, text)
         if (entry := self.store.entry(proof)) is not None:
             self._stages[f"{STAGES}/{name}"] = entry.version
+
+    def _check_settling(self) -> None:
+        if (lease := self._mine.get(SETTLING)) is not None:
+            self.leases.check(lease)
 
     def _put_recipe(self) -> None:
         """Create the recipe, or replace its execution settings if nothing was rendered.
@@ -277,18 +277,18 @@ class Remote(Home):
             FiguregroundError: The store holds another recipe.
         """
         text = read_bytes(self.directory / RECIPE)
-        self.leases.check(self._mine[SETTLING])
+        self._check_settling()
         if self.store.create(RECIPE, text):
             return
         theirs = parse_json(self.store.read(RECIPE), f"{self.title}/{RECIPE}")
         if theirs["sha256"] != parse_json(text, RECIPE)["sha256"]:
             raise FiguregroundError(f"--out {self.title} holds another recipe, and a place can hold only one.")
-        self.leases.check(self._mine[SETTLING])
+        self._check_settling()
         self.store.put(RECIPE, text)
 
     def _put_changed(self, name: str) -> None:
         data = read_bytes(self.directory / name)
-        self.leases.check(self._mine[SETTLING])
+        self._check_settling()
         if not self.store.create(name, data):
             self.store.put(name, data)
 
@@ -416,10 +416,6 @@ class Remote(Home):
             files = [(self.directory / path, file["bytes"]) for path, file in marker["files"].items()]
             if name not in kept and not all(path.is_file() and path.stat().st_size == n for path, n in files):
                 self._throw_away(Shard.of_marker(marker), marker)
-
-    def count(self) -> str:
-        """Return the number of requests so far, for a log."""
-        return ", ".join(f"{n:,} {kind}" for kind, n in sorted(self.store.requests.items()))
 
 
 def _companions(there: Iterable[str], proof: bytes) -> list[str]:

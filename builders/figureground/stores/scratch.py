@@ -8,6 +8,7 @@ import json
 import math
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ def joined(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(directory: Path, store: Store, saved: Mapping[str, Any]) -> Iterator[Remote]:
+    begun = time.monotonic()
     leases = Leases(store, saved["scratch"], saved["seconds"])
     remote = Remote(directory, store, leases)
     try:
@@ -117,6 +119,10 @@ def _opened(directory: Path, store: Store, saved: Mapping[str, Any]) -> Iterator
             yield remote
     finally:
         leases.close()
+        seconds = max(time.monotonic() - begun, 1.0)
+        each = ", ".join(f"{n:,} {kind}" for kind, n in sorted(store.requests.items()))
+        total = store.requests.total()
+        remark(f"{store.url}: {total:,} requests of this process ({each}), {total / seconds:.3g} a second.")
 
 
 @contextlib.contextmanager
