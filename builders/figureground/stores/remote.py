@@ -110,12 +110,20 @@ class Remote(Home):
             self._mine[shard.name] = lease
             try:
                 yield True
+            except ClaimLost:
+                self._forget_journal(shard, lease)
+                raise
             except Exception as error:
                 self._note_failure(lease, error)
                 raise
             finally:
                 del self._mine[shard.name]
                 self.leases.release(lease)
+
+    def _forget_journal(self, shard: Shard, lease: Lease) -> None:
+        """Remove the batches of an owner that lost its shard, if nobody needs them: some may have arrived late."""
+        if self.store.entry(shard.path("marker")) is not None:
+            self.store.delete(self.store.list(f"{JOURNAL}/{shard.name}/{lease.told['owner']}"))
 
     def _note_failure(self, lease: Lease, error: Exception) -> None:
         """Say in the store why a shard failed, for `status`; if that fails too, it isn't said."""
@@ -398,13 +406,14 @@ class Remote(Home):
                     raise ShardError(f"{self.title}/{name} is damaged: its SHA-256 differs from its marker's.")
 
     def _clean(self) -> None:
-        """Remove data from the scratch, and leases of finished shards that paused owners wrote late."""
+        """Remove data from the scratch, and what paused owners of finished shards wrote late."""
         kept = self._kept()
         for marker in markers(self.directory).values():
             if marker["shard"] in kept:
                 for name in marker["files"]:
                     (self.directory / name).unlink(missing_ok=True)
-        left = [path for path in self.store.list(LEASES) if path.split("/")[2] in kept]
+        late = [*self.store.list(LEASES), *self.store.list(JOURNAL)]
+        left = [path for path in late if path.split("/")[2] in kept]
         self.store.delete([*left, *self.store.list(FAILED), PLANNED])
 
     def begin(self) -> None:
