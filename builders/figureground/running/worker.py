@@ -119,7 +119,12 @@ def begin(method: Method, out: Path, rank: int) -> tuple[Checkpoint, Sampling, d
     opened = open_model(method, out, rank, started or rendered > 0)
     path, numerics, mixed = out / PRIVATE / "numerics.json", opened[2], method.config.allow_mixed_numerics
     if started and path.exists():
-        refuse_other_numerics(path, numerics, mixed)  # before stages that may take hours
+        try:
+            refuse_other_numerics(path, numerics, mixed)  # before stages that may take hours
+        except FiguregroundError:
+            if not home_of(out).is_deserted():
+                raise
+            started = False
     elif rendered and path.exists() and numerics != {n: v for n, v in read_numerics(path).items() if n != "mixed"}:
         remark(f"{out}: its unfinished shards are rendered from their beginning, as the numerics are others now.")
     method.prepare(out / PRIVATE / "stages", opened[0])
