@@ -19,6 +19,7 @@ from typing import Any
 from figureground.core.errors import FiguregroundError, listed
 from figureground.core.files import FileError, inside, parse_json, read_bytes, read_object, replace_bytes, replace_text
 from figureground.core.locks import lock
+from figureground.core.terminal import remark
 from figureground.recipe.sample import Spec
 from figureground.shards.card import ATTRIBUTION, CARD
 from figureground.shards.croissant import CROISSANT
@@ -31,7 +32,7 @@ from figureground.shards.shard import JOURNAL, LABELS, MARKERS, PRIVATE, RECIPE,
 from figureground.shards.stages import COPIES, DONE
 from figureground.stores.faults import StoreError, told
 from figureground.stores.journal import StoreJournal
-from figureground.stores.leases import LEASES, Lease, Leases
+from figureground.stores.leases import BEATS, LEASES, Lease, Leases
 from figureground.stores.store import Entry, Store
 
 NUMERICS = f"{PRIVATE}/numerics.json"
@@ -111,12 +112,20 @@ class Remote(Home):
             self._mine[shard.name] = lease
             try:
                 yield True
+            except ClaimLost:
+                self._forget_journal(shard, lease)
+                raise
             except Exception as error:
                 self._note_failure(lease, error)
                 raise
             finally:
                 del self._mine[shard.name]
                 self.leases.release(lease)
+
+    def _forget_journal(self, shard: Shard, lease: Lease) -> None:
+        """Remove the batches of an owner that lost its shard, if nobody needs them: some may have arrived late."""
+        if self.store.entry(shard.path("marker")) is not None:
+            self.store.delete(self.store.list(f"{JOURNAL}/{shard.name}/{lease.told['owner']}"))
 
     def _note_failure(self, lease: Lease, error: Exception) -> None:
         """Say in the store why a shard failed, for `status`; if that fails too, it isn't said."""
@@ -302,6 +311,19 @@ class Remote(Home):
         self.leases.look()
         return not any(not name.startswith(".") for name in self.leases.others())
 
+    def is_deserted(self) -> bool:
+        if self._kept() or super().has_started():
+            return False
+        remark(f"{self.title} was begun with other numerics; looking whether anybody is at work there.")
+        before = self.leases.entries("")
+        while any(not name.startswith(".") for name in self.leases.others()):
+            self.store.sleep(self.leases.seconds / BEATS)
+            self.leases.look()
+            now = self.leases.entries("")
+            if any(now.get(path, entry) != entry for path, entry in before.items() if f"/{SETTLING}/" not in path):
+                return False
+        return not self.store.list(MARKERS)
+
     def withdraw(self) -> None:
         """Remove recipe and numerics from the store if no shard, no stage and no other build needs them."""
         with contextlib.suppress(StoreError, OSError):
@@ -399,13 +421,14 @@ class Remote(Home):
                     raise ShardError(f"{self.title}/{name} is damaged: its SHA-256 differs from its marker's.")
 
     def _clean(self) -> None:
-        """Remove data from the scratch, and leases of finished shards that paused owners wrote late."""
+        """Remove data from the scratch, and what paused owners of finished shards wrote late."""
         kept = self._kept()
         for marker in markers(self.directory).values():
             if marker["shard"] in kept:
                 for name in marker["files"]:
                     (self.directory / name).unlink(missing_ok=True)
-        left = [path for path in self.store.list(LEASES) if path.split("/")[2] in kept]
+        late = [*self.store.list(LEASES), *self.store.list(JOURNAL)]
+        left = [path for path in late if path.split("/")[2] in kept]
         self.store.delete([*left, *self.store.list(FAILED), PLANNED])
 
     def begin(self) -> None:
