@@ -116,7 +116,8 @@ def _build(method: Method, out: Path, chosen: Runner, show_progress: bool) -> Pa
     with directory.opened(out, method.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
         directory.check_formats(out, config.formats)
         if missing(out, shards):
-            record_plan(out, shards)
+            with lock(out / STAGES_LOCK, wait=True):  # otherwise another process could take its draft for a stale one
+                record_plan(out, shards)
             chosen.run(method, out, show_progress)
             if missing(out, shards):
                 if why := chosen.unfinished(out):
