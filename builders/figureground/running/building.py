@@ -171,7 +171,8 @@ def _render(method: Method, out: Path, runner: Runner, show_progress: bool) -> b
 
 def _run(method: Method, out: Path, runner: Runner, shards: Sequence[Shard], show_progress: bool) -> bool:
     """Has the runner render shards; returns whether all are finished, as they are unless others render some."""
-    record_plan(out, shards)
+    with lock(out / STAGES_LOCK, wait=True):  # otherwise another process could take its draft for a stale one
+        record_plan(out, shards)
     with reported(out, shards):
         runner.run(method, out, show_progress)
     if not missing(out, shards):

@@ -188,7 +188,8 @@ def _temporary() -> re.Pattern[str]:
     """Returns a pattern of the names that temporary files of this package have."""
     suffixes = [".json", ".jsonl", ".parquet", *(kind.SUFFIX for _, kind in FORMATS.items())]
     return re.compile(
-        rf"\.((?P<shard>{_NAME})({'|'.join(map(re.escape, suffixes))})|index\.json|\.planned\.json"
-        r"|croissant\.json|attribution\.csv|README\.md|preview\.png|report\.html|(?P<settled>recipe\.json|numerics\.json|done\.json"
+        rf"\.((?P<shard>{_NAME})({'|'.join(map(re.escape, suffixes))})|index\.json|croissant\.json"
+        r"|attribution\.csv|README\.md|preview\.png|report\.html"
+        r"|(?P<settled>recipe\.json|\.planned\.json|numerics\.json|done\.json"
         r"|(?i:licen[cs]e|notice|attribution|citation).*|.+\.(csv|parquet)))\.\d+-[0-9a-f]{16}\.tmp"
     )
