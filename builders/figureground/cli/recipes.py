@@ -70,6 +70,9 @@ def add_plan(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images-per-second", type=float, metavar="R", help="also print the time that this speed would take"
     )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="also say when N workers would be idle; same as --set workers=N"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_plan)
 
@@ -79,6 +82,8 @@ def _plan(options: argparse.Namespace) -> int:
 
     if options.images_per_second is not None and not 0 < options.images_per_second < math.inf:
         raise RecipeError("--images-per-second", "give a number above 0.")
+    if options.workers is not None:
+        options.set = [*options.set, f"workers={options.workers}"]
     method = _method(options)
     if options.json:
         say_json(forecast.plan(method, options.images_per_second))

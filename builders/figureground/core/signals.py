@@ -1,4 +1,4 @@
-"""Handles Ctrl-C and SIGTERM: a build stops between two steps, drops the current shard, and can be resumed."""
+"""Handles Ctrl-C and SIGTERM: a build stops between two steps, drops the current batch, and can be resumed."""
 
 from __future__ import annotations
 

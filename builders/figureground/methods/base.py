@@ -31,6 +31,7 @@ from figureground.recipe.config import SAMPLING, Config
 from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
 from figureground.recipe.settings import Names, json_schema, marked
+from figureground.recipe.shard_size import bytes_an_image, default_shard_size
 from figureground.running import building
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
@@ -106,6 +107,7 @@ class Method(ABC):
         self.config = dataclasses.replace(base, **{n: _plain(value) for n, value in fields.items()})
         self.cache_dir = cache_dir
         self.load_inputs()
+        self._choose_shard_size()
 
     @classmethod
     def from_recipe(
@@ -218,10 +220,24 @@ class Method(ABC):
 
         return MethodBuilder(self, self.cache_dir)
 
+    def _choose_shard_size(self) -> None:
+        """Replace a missing shard size with a number that follows from the recipe alone."""
+        if self.config.shard_size is not None:
+            return
+        try:
+            totals = self.plan().totals()
+        except FiguregroundError:
+            return  # `plan` raises it again where it is due
+        each = bytes_an_image(self.config.size, self.config.image_format, self.config.keep)
+        self.config = dataclasses.replace(self.config, shard_size=default_shard_size(totals, each))
+        self.chose_shard_size = True
+
     # --- inputs and plan ------------------------------------------------------------------------
 
     show_progress: bool = True
     """Whether stages report progress; set by `build`."""
+    chose_shard_size: bool = False
+    """Whether the recipe leaves the shard size open; an existing dataset then keeps its own."""
     pairings: dict[str, np.ndarray]
     """By split, bool (foregrounds, backgrounds): the cells that a correlated table favours."""
 

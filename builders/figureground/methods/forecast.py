@@ -9,6 +9,7 @@ import numpy as np
 
 from figureground.core.columns import pad, text_width
 from figureground.core.errors import FiguregroundError, UsageError, counted
+from figureground.recipe.shard_size import STEP, bytes_an_image
 from figureground.recipe.table import Counts, bias_aligned_share, cramers_v
 from figureground.running.runner import open_runner
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from figureground.models.needs import Need
     from figureground.recipe.plan import Plan
 
-BYTES_PER_PIXEL = {"jpg": 0.7, "webp": 0.4, "png": 1.8}
-"""Approximate bytes per pixel of the image formats, measured on images of diffusion models."""
+IDLE = 0.1
+"""Share of the workers' time that may be idle without a note."""
 MOST_ROWS = 24
 """Classes whose counts are printed one by one."""
 
@@ -35,7 +36,8 @@ def plan(method: Method, images_per_second: float | None = None) -> dict[str, An
         `foregrounds` and `backgrounds` list the labels, and `formats` the formats of the shards. `splits` maps each
         split to `images`, `counts` (images per cell: rows are foregrounds, columns backgrounds), `cramers_v`
         (0 to 1) and `bias_aligned_share` (0 to 1, None without a pairing). `bytes`, `denoiser_evaluations` and
-        `seconds` estimate size and work. `notes` lists warnings and remarks. `to_build` lists requirements that this
+        `seconds` estimate size and work; `idle_share` is the share of the workers' time without a shard to render, 0
+        to 1, if they are equally fast. `notes` lists warnings and remarks. `to_build` lists requirements that this
         machine lacks, each with `field`, `what`, `command` (None if no single command helps) and `bytes` (None if
         unknown).
 
@@ -58,10 +60,12 @@ def plan(method: Method, images_per_second: float | None = None) -> dict[str, An
         "shards": len(planned.shards()), "foregrounds": list(planned.foregrounds),
         "backgrounds": list(planned.backgrounds),
         "splits": splits, "formats": list(config.formats),
-        "bytes": round(images * config.size**2 * BYTES_PER_PIXEL[config.image_format] * len(config.formats)),
+        "bytes": round(images * bytes_an_image(config.size, config.image_format) * len(config.formats)),
         "denoiser_evaluations": images * calls * (2 if config.guidance_scale > 1 else 1),
         "seconds": None if images_per_second is None else images / images_per_second,
-        "notes": [*method.checkpoint_notes(), *method.plan_notes()], "to_build": [need.to_json() for need in needs],
+        "workers": config.workers, "idle_share": round(idle_share(planned, config.workers), 6),
+        "notes": [*method.checkpoint_notes(), *method.plan_notes(), *idle_notes(planned, config.workers)],
+        "to_build": [need.to_json() for need in needs],
     }  # fmt: skip
 
 
@@ -104,6 +108,54 @@ def describe(method: Method, images_per_second: float | None = None) -> str:
 def _said(need: Mapping[str, Any]) -> str:
     size = f", about {human_bytes(need['bytes'])}" if need["bytes"] else ""
     return f"{need['field']}: {need['what']}{size}" + (f": {need['command']}" if need["command"] else "")
+
+
+def idle_share(plan: Plan, workers: int) -> float:
+    """Return the share of the time of equally fast workers in which they have no shard to render, 0 to 1."""
+    assert plan.shard_size is not None
+    totals = plan.totals()
+    size = min(plan.shard_size, max(totals.values(), default=1))
+    return _idle_share(sum(totals.values()), len(plan.shards()), size, workers)
+
+
+def _idle_share(images: int, shards: int, size: int, workers: int) -> float:
+    rounds = -(-shards // workers)
+    return 1 - images / (rounds * size * workers) if images else 0.0
+
+
+def idle_notes(plan: Plan, workers: int) -> list[str]:
+    """Return a sentence about workers that would be idle for most of a build or of its last round, with what to set."""
+    shards, idle = len(plan.shards()), idle_share(plan, workers)
+    last = shards % workers
+    if workers == 1 or not shards or (shards >= workers and not (0 < last <= workers / 2 and idle > IDLE)):
+        return []
+    if shards < workers:
+        told = f"only {counted(shards, 'shard')} for {workers} workers, so {workers - shards} would have nothing to do"
+    else:
+        told = f"{counted(shards, 'shard')} for {workers} workers leave {last} of them at work at the end, and "
+        told += f"{idle:.0%} of all time idle"
+    better = _better_size(plan, workers)
+    if better is None:
+        return [f"{told}: set workers={max(w for w in range(1, workers) if _even(shards, w))}."]
+    return [f"{told}: set shard_size={better} for a new dataset, or fewer workers."]
+
+
+def _even(shards: int, workers: int) -> bool:
+    """Whether no more than a tenth of the places in all rounds stay empty."""
+    return shards >= (1 - IDLE) * (-(-shards // workers) * workers)
+
+
+def _better_size(plan: Plan, workers: int) -> int | None:
+    """Return the largest smaller shard size, a multiple of `STEP`, that keeps the workers busy."""
+    totals = plan.totals()
+    images = sum(totals.values())
+    assert plan.shard_size is not None
+    start = min(plan.shard_size - 1, images // workers)
+    for size in range(start // STEP * STEP, 0, -STEP):
+        shards = sum(-(-n // size) for n in totals.values())
+        if shards >= workers and _idle_share(images, shards, size, workers) <= IDLE:
+            return size
+    return None
 
 
 def counts_by_split(method: Method, plan: Plan) -> list[str]:

@@ -56,8 +56,8 @@ class Config:
     """`reject` images that the checkpoint's safety checker flags, or `off`."""
     seed: Annotated[int, Field(ge=0, le=2**128 - 1)] = 0
     """Seed for everything random; each image's seed is derived from it and the image's key."""
-    shard_size: Count = 1000
-    """Images per shard."""
+    shard_size: Count | None = None
+    """Images per shard; none chooses a number from the size and count of images, and the saved recipe holds it."""
     limit: Count | None = None
     """Largest number of images in total; none makes the whole table."""
     extended: list[dict[str, int]] = dataclasses.field(default_factory=list)

@@ -24,7 +24,7 @@ WritePrompt = Callable[[str, int, int, int], str]
 
 
 MOST_SHARDS = 1_000_000
-"""Largest number of shards in a dataset: a billion images at the default of 1,000 per shard."""
+"""Largest number of shards in a dataset."""
 
 
 class Permutation:
@@ -93,6 +93,7 @@ class Plan:
         counts: Images per cell, by split, in the order of the splits; extensions included.
         limit: Largest number of images in total, divided among the splits in proportion; None for no limit. Can't be
             combined with extensions.
+        shard_size: Images per shard; without it, there are totals and specs, but no shards.
         earlier: `counts` before each extension, the oldest first. Each extension numbers its images after a cell's
             existing ones and has its own shards, so earlier shards stay unchanged.
         concepts: Name of the concept that draws a split, by split; the checkpoint itself draws the others.
@@ -102,7 +103,7 @@ class Plan:
     foregrounds: Sequence[str]
     backgrounds: Sequence[str]
     seed: int
-    shard_size: int
+    shard_size: int | None
     limit: int | None
     draw_guide: DrawGuide
     write_prompt: WritePrompt
@@ -125,20 +126,22 @@ class Plan:
         Raises:
             RecipeError: There are more than `MOST_SHARDS`.
         """
+        size = self.shard_size
+        assert size is not None, "a method has chosen it"
         made: list[PlannedShard] = []
         for split, total in self.totals().items():
             for part in range(len(self.earlier) + 1):
                 images = int(self._added(split, part).sum()) if self.earlier else total
-                of = -(-images // self.shard_size)
+                of = -(-images // size)
                 if len(made) + of > MOST_SHARDS:
                     raise RecipeError(
                         "shard_size",
-                        f"{images:,} images of {split} in shards of {self.shard_size:,} are too many files: a dataset "
+                        f"{images:,} images of {split} in shards of {size:,} are too many files: a dataset "
                         f"has at most {MOST_SHARDS:,} shards. Give larger shards, or fewer images per cell.",
                     )
                 for index in range(of):
-                    start = index * self.shard_size
-                    made.append(PlannedShard(split, index, of, start, min(self.shard_size, images - start), part))
+                    start = index * size
+                    made.append(PlannedShard(split, index, of, start, min(size, images - start), part))
         return made
 
     def specs(self, shard: PlannedShard) -> Iterator[Spec]:

@@ -81,6 +81,8 @@ def _build(method: Method, out: Path, show_progress: bool) -> Path:
     chosen = open_runner(config.runner)
     _refuse_within_sources(method, out)
     directory.refuse_older(out)
+    if method.chose_shard_size and (size := directory.saved_shard_size(out)):
+        method.config = dataclasses.replace(method.config, shard_size=size)
     method.refuse_absent()
     _check_checkpoint(method)
     method.run_planning_stages(out)

@@ -13,6 +13,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, counted, li
 from figureground.core.files import MOST_JSON, read_text, replace_text
 from figureground.core.locks import lock
 from figureground.core.numerics import create_once
+from figureground.core.shapes import is_count
 from figureground.recipe import document as recipes
 from figureground.recipe.formats import FORMATS
 from figureground.running import disk
@@ -66,6 +67,15 @@ def refuse_older(out: Path) -> None:
         return  # `opened` reports it
     if there and (saved := recipes.read_saved(out / RECIPE))["builder"] not in recipes.COPIES:
         recipes.refuse_older(saved, out, "build")
+
+
+def saved_shard_size(out: Path) -> int | None:
+    """Returns the shard size in a dataset's recipe; None if there is no dataset."""
+    try:
+        size = recipes.read_saved(out / RECIPE)["identity"].get("shard_size")
+    except FiguregroundError:
+        return None  # `opened` reports a recipe that can't be read
+    return size if is_count(size) and size > 0 else None
 
 
 def _open(out: Path, recipe: Mapping[str, Any]) -> None:

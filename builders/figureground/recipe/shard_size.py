@@ -1,0 +1,40 @@
+"""The number of images a shard, where a recipe gives none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+BYTES_PER_PIXEL = {"jpg": 0.7, "webp": 0.4, "png": 1.8}
+"""Approximate bytes per pixel of the image formats, measured on images of diffusion models."""
+SHARD_BYTES = 250_000_000
+"""Wanted size of a shard."""
+LEAST_SHARDS = 16
+"""Wanted number of shards of a split, so that as many workers have work."""
+STEP = 64
+"""Shards hold a multiple of this, which batches of every size that is chosen by itself divide: others are padded."""
+
+
+def bytes_an_image(size: int, image_format: str, keep: Sequence[str] = ()) -> float:
+    """Returns the approximate bytes of a sample.
+
+    Args:
+        size: Edge of the image, pixels.
+        image_format: `jpg`, `webp` or `png`.
+        keep: Further image columns; a guide is a PNG, and a mask takes next to nothing.
+    """
+    guide = BYTES_PER_PIXEL["png"] if "guide" in keep else 0.0
+    return size**2 * (BYTES_PER_PIXEL[image_format] + guide)
+
+
+def default_shard_size(totals: Mapping[str, int], bytes_each: float) -> int:
+    """Returns the images a shard: about `SHARD_BYTES`, but at least `LEAST_SHARDS` shards a split.
+
+    Splits with fewer than `LEAST_SHARDS * STEP` images get fewer, since their shards would be smaller than a batch.
+
+    Args:
+        totals: Images by split.
+        bytes_each: Bytes a sample; see `bytes_an_image`.
+    """
+    wanted = int(SHARD_BYTES // max(1.0, bytes_each))
+    wanted = min([wanted, *(n // LEAST_SHARDS for n in totals.values() if n >= LEAST_SHARDS * STEP)])
+    return max(STEP, wanted // STEP * STEP)
