@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_checkpoints import make_checkpoint
 
 from figureground.cli.main import main
-from figureground.methods.forecast import human_time
+from figureground.core.text import human_time
 
 TINY = [
     "--set", "classes=[bird, car]", "--set", "backgrounds=[grass, snow]", "--set", "per_cell={train: 2, validation: 1}",

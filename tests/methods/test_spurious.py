@@ -632,3 +632,17 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_concepts_stay(checkpoint, b
     assert json.loads((out / "_figureground/numerics.json").read_text())["batch_size"] == 2
     concepts = [read_concept(place / "_figureground/stages/concepts/fish").sha256 for place in (out, built)]
     assert concepts[0] == concepts[1]
+
+
+@pytest.mark.slow
+def test_workers_learn_one_concept_each_and_the_images_are_the_same(built, checkpoint, tmp_path):
+    out, log = tmp_path / "spurious", tmp_path / "log.jsonl"
+    options = ["--workers", "2", "--out", str(out), "--log-json", str(log)]
+    code, _, err = commands.run("build", *arguments(checkpoint), *options)
+    assert code == 0, err
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    learned = {each["stage"]: each["pid"] for each in told if each["event"] == "stage"}
+    assert set(learned) == {"bird", "fish"}
+    assert len(set(learned.values())) == 2
+    assert commands.hashes(out) == commands.hashes(built)
+    assert commands.litter(out) == []

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.cli.arguments import Commands, place
-from figureground.core.errors import RecipeError, listed
+from figureground.core.errors import RecipeError, UsageError, listed
+from figureground.core.event_log import STDOUT
 from figureground.core.terminal import complain, say, say_json
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
+    from figureground.running.runner import Runner
 
 METHOD = (
     "method that makes the dataset: d3s (classes on backgrounds), spurious (spurious features without their class), "
@@ -139,23 +141,76 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--runner", metavar="NAME",
-        help="who renders: local (processes on this machine, the default), or a runner of another package",
+        help="who renders: local (processes on this machine, the default), rank (this process is one of those that "
+        "srun, torchrun, mpirun or an array job started), ray (workers of a Ray cluster), or a runner of another "
+        "package",
+    )  # fmt: skip
+    parser.add_argument("--workers", type=int, metavar="N", help="rendering processes; the same as --set workers=N")
+    parser.add_argument(
+        "--rank", type=int, metavar="I", help="runner rank: this process's position, from 0, if no launcher says it"
+    )
+    parser.add_argument("--world", type=int, metavar="N", help="runner rank: the number of processes")
+    parser.add_argument(
+        "--ray-address", metavar="auto|HOST:PORT",
+        help="runner ray: the Ray to join (one is started on this machine, unless ray job submit started this process)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gpus-per-worker", type=float, metavar="X",
+        help="runner ray: GPUs of each worker, also a fraction; 0 renders on CPUs (1 if there are GPUs)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--log-json", metavar="FILE|-",
+        help="append one line of JSON to a file, or to stdout, for each shard, and for start, stop and failure",
     )  # fmt: skip
     parser.set_defaults(run=_build)
 
 
 def _build(options: argparse.Namespace) -> int:
+    from figureground.shards.progress import is_unfinished
+
     method = _method(options)
     for note in method.checkpoint_notes():
         complain(f"figureground: {note}")
-    out = method.build(str(options.out), runner=options.runner, scratch=options.scratch, lease=options.lease)
-    say(method.done_message(out).replace(str(out), str(options.out)))
+    out = method.build(
+        str(options.out), runner=_runner(options), log_json=options.log_json, scratch=options.scratch,
+        lease=options.lease,
+    )  # fmt: skip
+    if not is_unfinished(out):
+        tell = complain if options.log_json == STDOUT else say  # stdout holds nothing but the log
+        tell(method.done_message(out).replace(str(out), str(options.out)))
     return 0
+
+
+def _runner(options: argparse.Namespace) -> str | Runner | None:
+    """Return the runner with its options; each option belongs to one runner and chooses it.
+
+    Raises:
+        UsageError: Options of several runners are given, or one doesn't fit.
+    """
+    options_of = {"rank": ("rank", "world"), "ray": ("ray_address", "gpus_per_worker")}
+    given = {name: [o for o in own if getattr(options, o) is not None] for name, own in options_of.items()}
+    chosen = options.runner or next((name for name, found in given.items() if found), None)
+    for name, found in given.items():
+        if found and name != chosen:
+            flag = found[0].replace("_", "-")
+            raise UsageError(f"--{flag} is an option of the runner {name}, not of {chosen}.")
+    if chosen == "rank":
+        from figureground.running.runners.rank import Rank
+
+        return Rank(options.rank, options.world)
+    if chosen == "ray":
+        from figureground.running.runners.ray import Ray
+
+        return Ray(options.ray_address, options.gpus_per_worker, options.workers)
+    return options.runner
 
 
 def _method(options: argparse.Namespace) -> Method:
     kind, fields = _kind(options)
-    settings = [*options.set, *([f"limit={options.limit}"] if options.limit is not None else [])]
+    settings = list(options.set)
+    for name in ("limit", "workers"):
+        if (number := getattr(options, name, None)) is not None:
+            settings.append(f"{name}={number}")
     if options.concepts is not None:
         settings.append(f"concepts={json.dumps(str(options.concepts))}")
     settings += [f"{n}={json.dumps(v)}" for n in ("data", "classifier") if (v := getattr(options, n)) is not None]

@@ -7,6 +7,7 @@ import re
 import torch
 
 from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.numerics import cpu_model
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _OUT_OF_MEMORY = re.compile(
@@ -15,6 +16,8 @@ _OUT_OF_MEMORY = re.compile(
 )
 """What allocators say. The last two are oneDNN's on a CPU: it can't allocate a tensor, or the code that it generates
 for a layer. A missing primitive *descriptor* is a layer that it doesn't support."""
+
+_DEVICE_ERROR = re.compile(r"CUDA (driver )?error|CUDNN_STATUS_\w+|CUBLAS_STATUS_\w+|device-side assert|NVML")
 
 
 def choose_device(device: str) -> torch.device:
@@ -47,6 +50,18 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def processor_name(device: torch.device) -> str:
+    """Returns the processor that results depend on in the last bit.
+
+    On CUDA that is the GPU. On a CPU it is the model and the instructions that torch's kernels use there, such as
+    `AMD EPYC 7763 64-Core Processor, AVX2`; the variable `ATEN_CPU_CAPABILITY` can lower these.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = cpu_model()
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else model
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the GPU or CPU computes in bfloat16 natively. Emulated, it is many times slower than float32."""
     if device.type == "cuda":
@@ -61,3 +76,14 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, MemoryError | torch.OutOfMemoryError)
         or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None)
     )  # fmt: skip
+
+
+def is_device_error(error: BaseException) -> bool:
+    """Whether an error leaves the device unusable for this process, as CUDA's errors do; full memory doesn't."""
+    seen: BaseException | None = error
+    while seen is not None:
+        said = isinstance(seen, RuntimeError) and _DEVICE_ERROR.search(str(seen)) is not None
+        if (said or isinstance(seen, getattr(torch, "AcceleratorError", ()))) and not is_out_of_memory(seen):
+            return True
+        seen = seen.__cause__
+    return False

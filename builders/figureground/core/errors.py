@@ -57,3 +57,8 @@ def listed(names: Iterable[object], most: int = 12) -> str:
     """Join names for an error message, truncated to the first `most`."""
     texts = [str(name) for name in names]
     return ", ".join(texts[:most]) + (f", … ({len(texts)} in all)" if len(texts) > most else "")
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an error's text; one that isn't for users gets its type's name."""
+    return str(error) if isinstance(error, FiguregroundError) else f"{type(error).__name__}: {error}"

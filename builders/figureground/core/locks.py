@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,33 @@ def lock(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[bo
             return
         finally:
             os.close(handle)
+
+
+def is_held(path: Path) -> bool:
+    """Returns whether a process holds a lock file, as far as can be seen: True if the file system has no locks.
+
+    Nothing is created or changed. For a moment, a process that tries to take the lock without waiting may not get it.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        return _take(handle, wait=False, shared=True) is not True
+    finally:
+        os.close(handle)
+
+
+def has_locks(folder: Path) -> bool:
+    """Returns whether a file system has locks; True if no file can be made there to find out.
+
+    Args:
+        folder: A directory, or a path of which only the upper part exists.
+    """
+    there = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), None)
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=there) as file:
+        return _take(file.fileno(), wait=False) is not None
+    return True
 
 
 def unlink_while_held(path: Path, target: Path) -> bool:

@@ -72,3 +72,13 @@ def code(text: object, longest: int = 200) -> str:
 def fence(text: str) -> str:
     """Return the backticks of a Markdown code fence: more than the text has in a row."""
     return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+
+
+def human_time(seconds: float) -> str:
+    """Format a duration in a readable unit."""
+    if seconds < 1:
+        return "less than a second"
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from PIL import Image
 
 from figureground.core import signals
+from figureground.core.accelerator import processor_name
 from figureground.core.errors import Stopped
 from figureground.core.files import replace_text
 from figureground.diffusion.checkpoint import Checkpoint
@@ -270,7 +270,7 @@ class ConceptRun(Hooks):
             "noun": self.asked.noun, "label": self.asked.label, "identifier": settings.identifier, "size": self.size,
             "base": base, "settings": {n: self.identity[n] for n in settings.to_json() if n in self.identity},
             "references": self.found.to_json(), **self.loop.made_with,
-            "processor": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
+            "processor": processor_name(self.device),
             "threads": torch.get_num_threads(), "versions": versions(), "steps": kept_step,
             "seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory(self.device)),
             "losses": curves.at_end(done),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from figureground.core import signals
-from figureground.core.accelerator import choose_device
+from figureground.core.accelerator import choose_device, processor_name
 from figureground.core.differences import differences
 from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.files import read_json, replace_text
@@ -314,7 +313,7 @@ class _Session(Hooks):
             "format": FORMAT, "token": self.asked.token, "vectors": settings.vectors, "noun": self.asked.noun,
             "sha256": sha256, "base": {n: facts[n] for n in ("checkpoint", "revision", "family", "prediction_type")},
             "inputs": self.identity, "device": self.device.type, "dtype": self.made_with["computed_in"],
-            "processor": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
+            "processor": processor_name(self.device),
             "threads": torch.get_num_threads(), "versions": library_versions(), "steps": settings.max_train_steps,
             "seconds": round(self.loop.seconds, 1), "cosine_to_noun": [round(value, 4) for value in near],
             "losses": curves.at_end(settings.max_train_steps),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from figureground.core.errors import FiguregroundError, RecipeError, counted, nearest_or_all
+from figureground.core.event_log import EventLog
 from figureground.core.hashing import digest
 from figureground.core.numerics import library_versions, read_numerics
 from figureground.core.values import kinds_of
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from figureground.diffusion.checkpoint import Checkpoint
+    from figureground.running.runner import Runner
 
 
 class Method(ABC):
@@ -164,8 +166,9 @@ class Method(ABC):
     # --- building -------------------------------------------------------------------------------
 
     def build(
-        self, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None,
-        scratch: str | os.PathLike[str] | None = None, lease: float = SECONDS,
+        self, out: str | os.PathLike[str], show_progress: bool = True, runner: str | Runner | None = None,
+        log_json: str | os.PathLike[str] | None = None, scratch: str | os.PathLike[str] | None = None,
+        lease: float = SECONDS,
     ) -> Path:  # fmt: skip
         """Build the dataset in a directory or at a URL, or resume a stopped build there; same as the function `build`.
 
@@ -174,7 +177,9 @@ class Method(ABC):
         Args:
             out: The directory, created if it doesn't exist; or a URL in an object store, such as `s3://bucket/name`.
             show_progress: Whether to show progress on stderr.
-            runner: Who renders the shards: `local`, or a runner of another package; None for the setting `runner`.
+            runner: Who renders the shards: a name such as `local`, or a runner with its options, such as
+                `Rank(rank=0, world=4)`; None for the setting `runner`.
+            log_json: File to which events are appended, one line of JSON for each shard; `-` for stdout.
             scratch: For a URL, the directory in which shards are written before they are put; None for one in the
                 user's cache.
             lease: For a URL, seconds without a sign of life after which a process's shard is taken over.
@@ -186,10 +191,11 @@ class Method(ABC):
             FiguregroundError: The directory contains something else or another recipe or can't be written, the
                 numerics differ from those of its first shards, or an input named by the recipe can't be used.
             RecipeError: The runner doesn't exist.
-            StoreError: The store at the URL can't be used, or holds other bytes under a shard's name.
+            StoreError: The store at the URL can't be used.
+            UsageError: The log can't be written, or the runner's options don't fit together.
             NothingLeft: Every image was rejected, in total, in a split or in the last extension.
         """
-        return building.build(self, out, show_progress, runner, scratch, lease)
+        return building.build(self, out, show_progress, runner, log_json, scratch, lease)
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Build the dataset in the cache directory, or resume a stopped build there.
@@ -238,6 +244,8 @@ class Method(ABC):
     """Whether stages report progress; set by `build`."""
     chose_shard_size: bool = False
     """Whether the recipe leaves the shard size open; an existing dataset then keeps its own."""
+    log: EventLog = EventLog()
+    """Where events of a build go; set by `build`."""
     pairings: dict[str, np.ndarray]
     """By split, bool (foregrounds, backgrounds): the cells that a correlated table favours."""
 
@@ -283,6 +291,14 @@ class Method(ABC):
 
     def read_stages(self, stages: Path) -> None:
         """Read the results of the finished planning stages. From then on, `plan` is exact for this dataset."""
+
+    def parts(self, stages: Path) -> list[str]:
+        """Return the names of unfinished stages that don't need each other: workers make one each, before `prepare`."""
+        return []
+
+    def make_part(self, stages: Path, name: str, checkpoint: Checkpoint) -> None:
+        """Run one of the stages that `parts` names; no other process runs the same one meanwhile."""
+        raise NotImplementedError(f"{type(self).__name__} names stages but doesn't implement make_part")
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Run the stages that rendering needs. Each worker calls it before it renders, one worker at a time."""

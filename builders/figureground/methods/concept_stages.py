@@ -19,6 +19,7 @@ from figureground.finetune.settings import Finetuning, fill
 from figureground.models.concept_files import CONCEPT
 from figureground.recipe.features import Feature
 from figureground.recipe.settings import field_names
+from figureground.shards.home import home_of
 from figureground.shards.markers import markers
 from figureground.shards.stages import COPIES, DONE, read_marker, run_stage
 from figureground.sources.references import References, gather
@@ -71,8 +72,10 @@ class Concepts:
         self.made = read_made(self.stages, features)
 
     def make(self, inputs: Inputs) -> None:
-        """Fine-tune a concept, or reuse a finished one from the store."""
-        self._run(inputs, lambda: self._finetune(inputs))
+        """Fine-tune a concept, or reuse a finished one from the store; other processes may make others meanwhile."""
+        facts = self._finetune(inputs)
+        with home_of(self.stages.parents[1]).settling():
+            self._run(inputs, lambda: facts)
 
     def make_again(self, inputs: Inputs) -> None:
         """Make a concept that is missing from its store; refuse other weights if it has images already.

@@ -9,6 +9,7 @@ import numpy as np
 
 from figureground.core.columns import pad, text_width
 from figureground.core.errors import FiguregroundError, UsageError, counted
+from figureground.core.text import human_time
 from figureground.recipe.shard_size import STEP, bytes_an_image
 from figureground.recipe.table import Counts, bias_aligned_share, cramers_v
 from figureground.running.runner import open_runner
@@ -183,16 +184,6 @@ def draw_counts(counts: Counts, foregrounds: Sequence[str], backgrounds: Sequenc
         for label, row in zip(labels, rows, strict=True)
     ]
     return [head, *body]
-
-
-def human_time(seconds: float) -> str:
-    """Format a duration in a readable unit."""
-    if seconds < 1:
-        return "less than a second"
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def human_bytes(size: float) -> str:

@@ -231,6 +231,8 @@ class Spurious(Method):
         "prints average precision and ROC-AUC, each by its name.",
     )
     config: SpuriousConfig
+    _known_to_network = False
+    """Whether the feature network was found to have all classes."""
 
     def load_inputs(self) -> None:
         config = self.config
@@ -460,27 +462,42 @@ class Spurious(Method):
             )
         return found
 
+    def parts(self, stages: Path) -> list[str]:
+        """Return the classes whose concept isn't learned yet, by their slugs."""
+        made = read_made(stages, self.features)
+        return [feature.slug for feature in self._drawn() if feature.slug not in made]
+
+    def make_part(self, stages: Path, name: str, checkpoint: Checkpoint) -> None:
+        """Fine-tune the concept of a class."""
+        concepts, feature, names = self._open_concepts(stages, checkpoint), self._by_slug[name], self.parts(stages)
+        if not self._known_to_network:
+            self._refuse_unknown_to_network()
+            self._known_to_network = True
+        _leave_device(checkpoint)
+        concepts.say(f"{feature.name} ({feature.noun}), 1 of {counted(len(names), 'concept')} still to be learned")
+        concepts.make(self._inputs(feature))
+
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
-        """Fine-tune the missing concepts, one after the other; each is a stage."""
-        self._dtype = checkpoint.text_to_image.dtype
-        self._concepts = concepts = Concepts(
-            stages, self.store(stages), self.settings, checkpoint.text_to_image.device, self.show_progress
-        )
-        self._refuse_long(checkpoint)
-        concepts.read(self.features)
-        missing = [feature for feature in self._drawn() if feature.slug not in concepts.made]
+        """Read the concepts, and learn again those that were lost."""
+        concepts = self._open_concepts(stages, checkpoint)
         lost = [feature for feature in self._unfinished(stages) if concepts.is_lost(feature)]
-        if not missing and not lost:
+        if not lost:
             return
         self._refuse_unknown_to_network()
         _leave_device(checkpoint)
-        for number, feature in enumerate([*missing, *lost], 1):
+        for number, feature in enumerate(lost, 1):
             signals.check()
-            concepts.say(f"concept {number} of {len(missing) + len(lost)}: {feature.name} ({feature.noun})")
-            if feature in lost:
-                concepts.make_again(self._inputs(feature))
-            else:
-                concepts.make(self._inputs(feature))
+            concepts.say(f"lost concept {number} of {len(lost)}: {feature.name} ({feature.noun})")
+            concepts.make_again(self._inputs(feature))
+
+    def _open_concepts(self, stages: Path, checkpoint: Checkpoint) -> Concepts:
+        self._dtype = checkpoint.text_to_image.dtype
+        self._concepts = Concepts(
+            stages, self.store(stages), self.settings, checkpoint.text_to_image.device, self.show_progress
+        )
+        self._refuse_long(checkpoint)
+        self._concepts.read(self.features)
+        return self._concepts
 
     def _drawn(self) -> list[Feature]:
         """Return the classes that have images; with a limit, some may have none."""

@@ -9,25 +9,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from figureground.core.errors import FiguregroundError, RecipeError, UsageError
+from figureground.core import signals
+from figureground.core.errors import FiguregroundError, RecipeError, Stopped, UsageError, describe_error
+from figureground.core.event_log import open_log
+from figureground.core.locks import lock
 from figureground.core.owned import refuse_within
+from figureground.core.terminal import remark
 from figureground.models.parts import pixels_a_latent
 from figureground.models.weights import check_files, check_size, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING
 from figureground.recipe.settings import Names, marked
 from figureground.running import directory
-from figureground.running.runner import open_runner
+from figureground.running.runner import Runner, open_runner
 from figureground.shards import index
+from figureground.shards.claiming import STAGES_LOCK, remove_locks
 from figureground.shards.finished import saved_index
 from figureground.shards.home import home_of
 from figureground.shards.markers import missing
+from figureground.shards.progress import forget_plan, is_unfinished, record_plan
 from figureground.shards.remaining import refuse_empty_parts
 from figureground.shards.shard import PRIVATE, as_shard
 from figureground.stores.leases import SECONDS
@@ -39,9 +48,14 @@ if TYPE_CHECKING:
 
 
 def build(
-    method: Method, out: str | os.PathLike[str], show_progress: bool = True, runner: str | None = None,
-    scratch: str | os.PathLike[str] | None = None, lease: float = SECONDS,
-) -> Path:  # fmt: skip
+    method: Method,
+    out: str | os.PathLike[str],
+    show_progress: bool = True,
+    runner: str | Runner | None = None,
+    log_json: str | os.PathLike[str] | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+    lease: float = SECONDS,
+) -> Path:
     """Builds a dataset in a directory or at a URL, or resumes a stopped build there.
 
     A build that fails before it has rendered anything leaves the directory unchanged.
@@ -50,41 +64,69 @@ def build(
         method: The method with its settings, such as `D3S("pocket")`.
         out: The directory, created if it doesn't exist; or a URL in an object store, such as `s3://bucket/name`.
         show_progress: Whether to show progress on stderr.
-        runner: Who renders the shards: `local`, or a runner of another package; None for the recipe's.
+        runner: Who renders the shards: a name such as `local`, or a runner with its options, such as
+            `Rank(rank=0, world=4)`; None for the recipe's.
+        log_json: File to which events are appended, one line of JSON for each shard; `-` for stdout.
         scratch: For a URL, the directory in which shards are written before they are put; None for one in the user's
             cache.
         lease: For a URL, seconds without a sign of life after which a process's shard is taken over.
 
     Returns:
-        The directory; for a URL the scratch directory, with index, card and markers, but without images.
+        The directory; for a URL the scratch directory, with index, card and markers, but without images. It is
+        finished, except if the runner is `rank`, the file system has no locks, and other ranks are still rendering
+        their share.
 
     Raises:
         FiguregroundError: The directory holds something else or another recipe or can't be written, the numerics
             differ from those of its first shards, or an input named by the recipe can't be used.
         RecipeError: The runner doesn't exist.
-        StoreError: The store at the URL can't be used, or holds other bytes under a shard's name.
+        StoreError: The store at the URL can't be used.
+        UsageError: The log can't be written, or the runner's options don't fit together.
         NothingLeft: Every image was rejected, in total, in a split or in the last extension.
     """
     if runner is not None:
-        method.config = dataclasses.replace(method.config, runner=runner)
-    place = parse(os.fspath(out))
-    if isinstance(place, StoreUrl):
-        with attached(place, None if scratch is None else Path(scratch), seconds=lease) as directory:
-            return _build(method, directory, show_progress)
-    if scratch is not None:
-        raise UsageError(f"--scratch is for datasets at a URL, not for the directory {place}.")
-    return _build(method, place, show_progress)
+        name = runner if isinstance(runner, str) else runner.NAME
+        method.config = dataclasses.replace(method.config, runner=name)
+    chosen = runner if isinstance(runner, Runner) else open_runner(method.config.runner)
+    with contextlib.ExitStack() as stack:
+        place = parse(os.fspath(out))
+        if isinstance(place, StoreUrl):
+            own = None if scratch is None else Path(scratch)
+            place = stack.enter_context(attached(place, own, seconds=lease))
+        elif scratch is not None:
+            raise UsageError(f"--scratch is for datasets at a URL, not for the directory {place}.")
+        log = open_log(log_json, place)
+        method.show_progress, method.log = show_progress, dataclasses.replace(log, rank=chosen.rank)
+        with _logged(method, place):
+            return _build(method, place, chosen, show_progress)
 
 
-def _build(method: Method, out: Path, show_progress: bool) -> Path:
-    config, method.show_progress = method.config, show_progress
-    chosen = open_runner(config.runner)
+@contextmanager
+def _logged(method: Method, out: Path) -> Iterator[None]:
+    """Logs how a build begins and ends."""
+    log, where = method.log, home_of(out).title
+    log.write("start", out=where, runner=method.config.runner)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        number = signals.asked_to_stop() or (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
+        log.write("stop", out=where, reason=signal.Signals(number).name)
+        raise
+    except BaseException as error:
+        log.write("failure", out=where, error=describe_error(error))
+        raise
+    log.write("stop", out=where, reason="finished")
+
+
+def _build(method: Method, out: Path, chosen: Runner, show_progress: bool) -> Path:
+    config = method.config
     _refuse_within_sources(method, out)
     directory.refuse_older(out)
     if method.chose_shard_size and (size := directory.saved_shard_size(out)):
         method.config = dataclasses.replace(method.config, shard_size=size)
     method.refuse_absent()
     _check_checkpoint(method)
+    chosen.begin(method, out)
     method.run_planning_stages(out)
     plan = method.plan()
     if not plan.shards():
@@ -95,18 +137,39 @@ def _build(method: Method, out: Path, show_progress: bool) -> Path:
     with directory.opened(out, method.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
         directory.check_formats(out, config.formats)
         if missing(out, shards):
+            record_plan(out, shards)
             chosen.run(method, out, show_progress)
+            home_of(out).look(now=True)
             if missing(out, shards):
+                if why := chosen.unfinished(out):
+                    remark(f"{why} {directory.shards_kept(out, shards)}")
+                    return out
                 raise FiguregroundError(
                     f"the runner {config.runner!r} ended before the work was done. "
                     f"{directory.shards_kept(out, shards)} Run the same command again."
                 )
-        with home_of(out).describing(images=method.SCORES) as needed:
-            if needed:
-                finish(method, out)
-                method.score_samples(out)
+            _describe(method, out, again=False)
+        else:
+            _describe(method, out, again=True)
     refuse_empty_parts(saved_index(out), str(out))
     return out
+
+
+def _describe(method: Method, out: Path, again: bool) -> None:
+    """Writes index, card and scores.
+
+    Args:
+        again: Whether to write them although another process that rendered for the same build has.
+    """
+    home = home_of(out)
+    with home.describing(images=method.SCORES) as needed:
+        if needed:
+            with lock(out / STAGES_LOCK, wait=True):
+                if again or is_unfinished(out):
+                    finish(method, out)
+            remove_locks(out)
+            method.score_samples(out)
+        forget_plan(out)
 
 
 def finish(method: Method, out: Path) -> None:

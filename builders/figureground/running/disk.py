@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Collection
 from pathlib import Path
 
-from figureground.core.locks import lock
+from figureground.core.locks import has_locks, lock
 from figureground.shards import index, journal
-from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, clean_stale, remove_locks
+from figureground.shards.claiming import PARTS_LOCK, STAGES_LOCK, WORKING_LOCK, clean_stale, remove_locks
 from figureground.shards.formats.format import folders
+from figureground.shards.progress import forget_plan
 from figureground.shards.shard import MARKERS, PRIVATE, PUBLISHED_REJECTS, REJECTS
 from figureground.shards.stages import has_work
 
@@ -34,7 +35,7 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = (), failed
     """Removes the files of a build that failed early, so that the directory can be used again.
 
     Nothing is removed if a shard, rendered images of one, an index or results of a stage exist, or another process is
-    working there.
+    working there. That isn't known on a file system without locks, so nothing is removed there either.
 
     Args:
         out: The dataset's directory.
@@ -45,11 +46,15 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = (), failed
     private = out / MARKERS.split("/")[0]
     with contextlib.suppress(OSError):
         stages = private / "stages"
-        if not private.is_dir():
+        if not private.is_dir() or not has_locks(private):
             return
-        with lock(out / STAGES_LOCK) as alone, lock(out / WORKING_LOCK) as idle:
+        with (
+            lock(out / STAGES_LOCK) as alone,
+            lock(out / WORKING_LOCK) as idle,
+            lock(out / PARTS_LOCK) as apart,
+        ):
             # Checked under the locks: another process may just have finished its first shard.
-            if not (alone and idle) or has_shards(out) or has_work(stages) or (out / index.INDEX).exists():
+            if not (alone and idle and apart) or has_shards(out) or has_work(stages) or (out / index.INDEX).exists():
                 return
             rendered, samples = journal.count_kept(out)
             if samples if failed else rendered:
@@ -59,8 +64,9 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = (), failed
             for name in ("numerics.json", "recipe.json"):
                 if private / name not in before:
                     (private / name).unlink(missing_ok=True)
+            forget_plan(out)
             clean_stale(out)
-            for name in (WORKING_LOCK, STAGES_LOCK):
+            for name in (WORKING_LOCK, PARTS_LOCK, STAGES_LOCK):
                 (out / name).unlink(missing_ok=True)
         remove_locks(out)
         for name in (REJECTS, PUBLISHED_REJECTS, MARKERS, *folders(), private.name):

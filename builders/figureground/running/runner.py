@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core.errors import RecipeError, nearest_or_all
+from figureground.core.event_log import EventLog
 from figureground.core.registry import Registry, subclasses
 
 if TYPE_CHECKING:
@@ -28,17 +29,33 @@ class Job:
     fields: Mapping[str, Any]
     shared: Mapping[str, Any]
     """What the first process has computed already."""
+    log: EventLog
 
     @classmethod
     def of(cls, method: Method) -> Job:
         fields = {name: getattr(method.config, name) for name in method.config.field_names()}
-        return cls(type(method), method.config.name, fields, method.shared())
+        return cls(type(method), method.config.name, fields, method.shared(), method.log)
 
     def open(self) -> Method:
         """Create the method again."""
         method = self.kind(self.config, **self.fields)
         method.adopt(self.shared)
+        method.log = self.log
         return method
+
+
+@dataclass(frozen=True)
+class Place:
+    """Place of a process among those that build together, and on its machine."""
+
+    rank: int = 0
+    """Position among all processes."""
+    local_rank: int = 0
+    """Position on its machine, by which several processes use different devices."""
+    beside: int | None = None
+    """Number of processes that share the machine's cores and devices; None for the setting `workers`."""
+    shares: bool = False
+    """Whether it can't see what others do, as the file system has no locks. Then rank 0 settles the numerics."""
 
 
 class Runner(ABC):
@@ -46,6 +63,15 @@ class Runner(ABC):
 
     NAME: ClassVar[str]
     """Its name in the setting `runner`."""
+    rank: int = 0
+    """Position among processes that run the same command for one dataset."""
+
+    def begin(self, method: Method, out: Path) -> None:
+        """Called before anything else is done for a build, such as stages.
+
+        Raises:
+            FiguregroundError: The runner can't be used here, or not for this build.
+        """
 
     @abstractmethod
     def run(self, method: Method, out: Path, show_progress: bool) -> None:
@@ -62,10 +88,17 @@ class Runner(ABC):
             FiguregroundError: Shards can't be rendered.
         """
 
+    def unfinished(self, out: Path) -> str | None:
+        """Say why shards may rightly be unfinished after `run`, because others render them; None if they may not."""
+        return None
 
+
+_HERE = "figureground.running.runners"
 RUNNERS: Registry[type[Runner]] = Registry(
-    "figureground.runners", "runner", {"local": "figureground.running.runners.local:Local"}, subclasses(Runner, "NAME")
-)
+    "figureground.runners", "runner",
+    {"local": f"{_HERE}.local:Local", "rank": f"{_HERE}.rank:Rank", "ray": f"{_HERE}.ray:Ray"},
+    subclasses(Runner, "NAME"),
+)  # fmt: skip
 """Runners. Another package adds a `Runner` with an entry point in `figureground.runners`."""
 
 

@@ -1,15 +1,14 @@
 """Renders shards in one process: opens the model, settles the numerics, and takes shards that no other holds.
 
-Runners call `work` in each of their processes.
+Runners call `work` in each of their processes, or keep a `Worker` there that is given shards one by one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,8 @@ import torch
 from tqdm import tqdm
 
 from figureground.core import signals
-from figureground.core.accelerator import choose_device, choose_dtype
-from figureground.core.errors import FiguregroundError, OutOfMemory
+from figureground.core.accelerator import choose_device, choose_dtype, processor_name
+from figureground.core.errors import FiguregroundError, OutOfMemory, describe_error
 from figureground.core.files import replace_text
 from figureground.core.locks import lock
 from figureground.core.numerics import (
@@ -36,17 +35,18 @@ from figureground.models.weights import check_size
 from figureground.recipe.plan import Plan, PlannedShard
 from figureground.recipe.sample import Reject, Sample, Spec
 from figureground.running import directory
-from figureground.shards.claiming import WORKING_LOCK
+from figureground.running.runner import Place
+from figureground.shards.claiming import PARTS_LOCK, WORKING_LOCK
 from figureground.shards.columns import Columns
 from figureground.shards.encoding import described
 from figureground.shards.filling import counted, fill
-from figureground.shards.home import home_of
+from figureground.shards.home import ClaimLost, home_of
 from figureground.shards.journal import Journal, origin
 from figureground.shards.markers import markers, missing
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import PRIVATE, Shard, as_shard
 from figureground.shards.writer import write_shard
-from figureground.stores.scratch import joined
+from figureground.stores.scratch import joined as taking_part
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -58,7 +58,11 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def work(
-    method: Method, out: Path, numbers: Sequence[int] | None = None, rank: int = 0, show_progress: bool = True
+    method: Method,
+    out: Path,
+    numbers: Sequence[int] | None = None,
+    place: Place = Place(),  # noqa: B008 - it is frozen
+    show_progress: bool = True,
 ) -> None:
     """Renders shards that no other process holds, and returns when all of them are finished.
 
@@ -67,34 +71,181 @@ def work(
 
     Args:
         numbers: Positions of the shards in the plan, from 0, in the order in which to render them; None for all.
-        rank: Index of this process on its machine, by which several processes use different devices.
+        place: This process among those that build together.
     """
-    with joined(out):
-        _work(method, out, numbers, rank, show_progress)
+    Worker(method, out, place).work(numbers, show_progress)
 
 
-def _work(method: Method, out: Path, numbers: Sequence[int] | None, rank: int, show_progress: bool) -> None:
-    method.read_stages(out / PRIVATE / "stages")
-    shards = list(_choose(method.plan(), numbers))
-    opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
-    too_much = ""
-    while opened is None or missing(out, shards):
+class Worker:
+    """Renders shards in this process, and keeps the model that it opened from one call of `work` to the next.
+
+    Args:
+        method: The method; a runner's other processes make it from a `Job`.
+        out: The dataset's directory.
+        place: This process among those that build together.
+    """
+
+    def __init__(self, method: Method, out: Path, place: Place = Place()):  # noqa: B008 - it is frozen
+        self._method, self._out, self._place = method, out, place
+        self.log = dataclasses.replace(method.log, rank=place.rank)
+        """Where the events of its shards go."""
+        self._opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
+        self._renderer: Renderer | None = None
+        self._drawn_by: str | None = None
+        self._journal: Journal | None = None
+
+    def work(self, numbers: Sequence[int] | None = None, show_progress: bool = True) -> None:
+        """Renders shards; see the function `work`. The first call opens the model.
+
+        Raises:
+            FiguregroundError: The model can't be opened, the numerics differ from those of the first shards, or a shard
+                can't be rendered.
+        """
+        with taking_part(self._out):
+            self._work(numbers, show_progress)
+
+    def _work(self, numbers: Sequence[int] | None, show_progress: bool) -> None:
+        method, out = self._method, self._out
+        method.read_stages(out / PRIVATE / "stages")
+        shards = list(_choose(method.plan(), numbers))
+        too_much, joined = "", False
+        if self._opened is None:
+            self._make_parts()
+        while self._opened is None or missing(out, shards):
+            with ExitStack() as stack:
+                with home_of(out).settling():
+                    directory.settle_recipe(out, method.recipe(out / PRIVATE))
+                    if self._opened is None:
+                        self._opened = begin(method, out, self._place)
+                    elif not joined:
+                        self._adopt(rejoin(method, out, *self._opened[1:]))
+                    elif smaller := _smaller_batch(method, out, *self._opened[1:], too_much):
+                        self._adopt(smaller)
+                        too_much = ""
+                    stack.enter_context(lock(out / WORKING_LOCK, wait=True, shared=True))
+                joined = True
+                try:
+                    if not too_much:
+                        return self._render_shards(numbers, show_progress)
+                except OutOfMemory as error:
+                    if self._place.shares:
+                        raise FiguregroundError(
+                            f"{error} Without file locks, the batch size can't change while others render. Give a "
+                            "smaller --set batch_size=… in a new directory."
+                        ) from None
+                    too_much = str(error)  # the error itself would keep the batch in memory
+                    self._renderer = None
+            signals.check()
+            release_memory()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _make_parts(self) -> None:
+        """Runs stages that don't need each other, one at a time, while other workers run others; waits for all.
+
+        The model is opened for them and given up: they may change what is on the device.
+        """
+        method, out = self._method, self._out
+        stages = out / PRIVATE / "stages"
+        if not method.parts(stages):
+            return
         with ExitStack() as stack:
             with home_of(out).settling():
                 directory.settle_recipe(out, method.recipe(out / PRIVATE))
-                if opened is None:
-                    opened = begin(method, out, rank)
-                elif smaller := _smaller_batch(method, out, *opened[1:], too_much):
-                    opened, too_much = (opened[0], *smaller), ""
-                stack.enter_context(lock(out / WORKING_LOCK, wait=True, shared=True))
-            try:
-                if not too_much:
-                    return _render_shards(method, out, numbers, *opened, show_progress)
-            except OutOfMemory as error:
-                too_much = str(error)  # the error itself would keep the batch in memory
-        signals.check()
+                checkpoint = open_checked(method, out, self._place)[0]
+                stack.enter_context(lock(out / PARTS_LOCK, wait=True, shared=True))
+            while names := method.parts(stages):
+                for name in turned(names, self._place.rank):
+                    signals.check()
+                    with home_of(out).claim_part(name) as mine:
+                        if mine and name in method.parts(stages):
+                            start = time.perf_counter()
+                            method.make_part(stages, name, checkpoint)
+                            self.log.write("stage", stage=name, seconds=round(time.perf_counter() - start, 3))
+                if method.parts(stages):
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
+        del checkpoint
         release_memory()
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _adopt(self, settled: tuple[Sampling, dict[str, Any]]) -> None:
+        assert self._opened is not None
+        if settled[0] != self._opened[1]:
+            self._renderer = None
+        self._opened = (self._opened[0], *settled)
+
+    def _render_shards(self, numbers: Sequence[int] | None, show_progress: bool) -> None:
+        assert self._opened is not None
+        method, out = self._method, self._out
+        checkpoint, sampling, numerics = self._opened
+        plan, columns, recipe = method.plan(), method.columns(), method.recipe(out / PRIVATE)["sha256"]
+        device = str(checkpoint.text_to_image.device)
+        common = {
+            **checkpoint.facts,
+            **{PROVENANCE_NAMES.get(name, name): value for name, value in method.settings_shown().items()},
+            "device": numerics["device"],
+            "dtype": numerics["dtype"],
+            "versions": library_versions(),
+        }
+
+        def provenance(spec: Spec) -> dict[str, Any]:
+            return {
+                "foreground_name": spec.foreground_name, "background_name": spec.background_name, "seed": spec.seed,
+                "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **method.provenance(spec),
+            }  # fmt: skip
+
+        def write(shard: Shard, bar: tqdm) -> None:
+            specs = list(plan.specs(planned[shard]))
+            batches = list(in_batches(specs, sampling.batch_size))
+            try:
+                with home_of(out).journal(shard, origin(shard, recipe, numerics), batches) as journal:
+                    self._journal = journal
+                    renderer = self._renderer_of(specs[0].concept)
+                    marker = write_shard(
+                        out, shard, columns, counted(_results(renderer, journal, columns, provenance), bar),
+                        lambda sample: provenance(sample.spec), formats=tuple(method.config.formats),
+                        image_format=method.config.image_format, journal=journal,
+                    )  # fmt: skip
+            except (OutOfMemory, ClaimLost):
+                raise
+            except Exception as error:
+                self.log.write("failure", shard=shard.name, device=device, error=describe_error(error))
+                raise
+            finally:
+                self._journal = None
+            self.log.write("shard", shard=shard.name, device=device, **shard_facts(marker))
+
+        planned = _choose(plan, numbers)
+        fill(out, list(planned), write, show_progress)
+
+    def _pause(self) -> None:
+        """Called between the steps of a batch."""
+        signals.check()
+        if self._journal is not None:
+            self._journal.check()
+
+    def _renderer_of(self, concept: str | None) -> Renderer:
+        """Return the renderer of a concept; memory may not hold two, so the one before is given up."""
+        assert self._opened is not None
+        checkpoint, sampling, _ = self._opened
+        if self._renderer is None or concept != self._drawn_by:
+            proven = self._renderer is not None and self._renderer.proven
+            proven = proven or any(marker["samples"] for marker in markers(self._out).values())
+            if self._renderer is not None or concept is not None:  # this process may have learned a concept
+                self._renderer = None
+                release_memory()
+            self._drawn_by = concept
+            self._renderer = Renderer(
+                self._method.checkpoint_for(concept, checkpoint), sampling, self._method.load_guide, self._pause, proven
+            )  # fmt: skip
+        return self._renderer
+
+
+def shard_facts(marker: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the log says of a finished shard, from its marker."""
+    return {
+        "split": marker["split"], "samples": marker["samples"], "rejects": marker["rejects"],
+        "seconds": marker["seconds"], "images_per_second": marker["images_per_second"],
+        "bytes": sum(file["bytes"] for file in marker["files"].values()),
+    }  # fmt: skip
 
 
 def _choose(plan: Plan, numbers: Sequence[int] | None) -> dict[Shard, PlannedShard]:
@@ -104,7 +255,7 @@ def _choose(plan: Plan, numbers: Sequence[int] | None) -> dict[Shard, PlannedSha
     return {as_shard(each): each for each in chosen}
 
 
-def begin(method: Method, out: Path, rank: int) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
+def begin(method: Method, out: Path, place: Place) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
     """Opens the model, runs the stages that images need, and records the numerics of the first shard.
 
     Called under the stages' lock. Nothing is recorded for a process that fails here, for example because of a missing
@@ -113,20 +264,54 @@ def begin(method: Method, out: Path, rank: int) -> tuple[Checkpoint, Sampling, d
     Raises:
         FiguregroundError: Existing shards were made with other numerics or formats.
     """
-    started = directory.has_started(out)
-    directory.check_formats(out, method.config.formats, started)
-    rendered = home_of(out).rendered()
-    opened = open_model(method, out, rank, started or rendered > 0)
-    path, numerics, mixed = out / PRIVATE / "numerics.json", opened[2], method.config.allow_mixed_numerics
-    if started and path.exists():
-        refuse_other_numerics(path, numerics, mixed)  # before stages that may take hours
-    elif rendered and path.exists() and numerics != {n: v for n, v in read_numerics(path).items() if n != "mixed"}:
-        remark(f"{out}: its unfinished shards are rendered from their beginning, as the numerics are others now.")
-    method.prepare(out / PRIVATE / "stages", opened[0])
-    settle_numerics(path, numerics, mixed, started)
+    checkpoint, sampling, numerics, started = open_checked(method, out, place)
+    method.prepare(out / PRIVATE / "stages", checkpoint)
+    settle_numerics(out / PRIVATE / "numerics.json", numerics, method.config.allow_mixed_numerics, started)
     if not started:
         directory.record_execution(out, method.recipe(out / PRIVATE))
-    return opened
+    return checkpoint, sampling, numerics
+
+
+def open_checked(method: Method, out: Path, place: Place) -> tuple[Checkpoint, Sampling, dict[str, Any], bool]:
+    """Opens the model, and compares formats and numerics before stages that may take hours; see `begin`.
+
+    Returns:
+        The model, its sampling settings, the numerics, and whether a shard is finished or being rendered.
+    """
+    started = directory.has_started(out) or (place.shares and place.rank > 0)
+    directory.check_formats(out, method.config.formats, started)
+    rendered = home_of(out).rendered()
+    checkpoint, sampling, numerics = open_model(method, out, place, started or rendered > 0)
+    path = out / PRIVATE / "numerics.json"
+    if started and path.exists():
+        refuse_other_numerics(path, numerics, method.config.allow_mixed_numerics)
+    elif rendered and path.exists() and numerics != {n: v for n, v in read_numerics(path).items() if n != "mixed"}:
+        remark(f"{out}: its unfinished shards are rendered from their beginning, as the numerics are others now.")
+    return checkpoint, sampling, numerics, started
+
+
+def turned(names: Sequence[str], rank: int) -> list[str]:
+    """Returns names in an order that begins elsewhere for each process."""
+    first = rank % max(1, len(names))
+    return [*names[first:], *names[:first]]
+
+
+def rejoin(method: Method, out: Path, sampling: Sampling, numerics: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:
+    """Returns sampling and numerics for a process that goes on after it held no shard; called under the stages' lock.
+
+    Meanwhile another process may have halved the batch size, or settled other numerics, if no shard was finished.
+
+    Raises:
+        FiguregroundError: Existing shards were made with other numerics.
+    """
+    path = out / PRIVATE / "numerics.json"
+    if path.exists():
+        theirs = read_numerics(path)
+        if "batch_size_asked" in theirs and theirs["batch_size"] < sampling.batch_size:
+            halved = {name: theirs[name] for name in ("batch_size", "batch_size_asked")}
+            sampling, numerics = dataclasses.replace(sampling, batch_size=halved["batch_size"]), {**numerics, **halved}
+    settle_numerics(path, numerics, method.config.allow_mixed_numerics, directory.has_started(out))
+    return sampling, numerics
 
 
 def _smaller_batch(
@@ -167,58 +352,6 @@ def _smaller_batch(
     return dataclasses.replace(sampling, batch_size=settled["batch_size"]), settled
 
 
-def _render_shards(
-    method: Method, out: Path, numbers: Sequence[int] | None, checkpoint: Checkpoint, sampling: Sampling,
-    numerics: dict[str, Any], show_progress: bool,
-) -> None:  # fmt: skip
-    plan, columns = method.plan(), method.columns()
-    recipe = method.recipe(out / PRIVATE)
-    renderer: Renderer | None = None
-    journal: Journal | None = None
-    drawn_by: str | None = None
-    common = {
-        **checkpoint.facts,
-        **{PROVENANCE_NAMES.get(name, name): value for name, value in method.settings_shown().items()},
-        "device": numerics["device"],
-        "dtype": numerics["dtype"],
-        "versions": library_versions(),
-    }
-
-    def provenance(spec: Spec) -> dict[str, Any]:
-        return {
-            "foreground_name": spec.foreground_name, "background_name": spec.background_name, "seed": spec.seed,
-            "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **method.provenance(spec),
-        }  # fmt: skip
-
-    def pause() -> None:
-        signals.check()
-        if journal is not None:
-            journal.check()
-
-    def write(shard: Shard, bar: tqdm) -> None:
-        nonlocal renderer, drawn_by, journal
-        specs = list(plan.specs(planned[shard]))
-        if renderer is None or specs[0].concept != drawn_by:
-            proven = renderer is not None and renderer.proven
-            proven = proven or any(marker["samples"] for marker in markers(out).values())
-            if renderer is not None or specs[0].concept is not None:  # this process may have learned a concept
-                renderer = None
-                release_memory()  # memory may not hold two concepts
-            drawn_by = specs[0].concept
-            renderer = Renderer(method.checkpoint_for(drawn_by, checkpoint), sampling, method.load_guide, pause, proven)
-        batches = list(in_batches(specs, sampling.batch_size))
-        with home_of(out).journal(shard, origin(shard, recipe["sha256"], numerics), batches) as journal:
-            write_shard(
-                out, shard, columns, counted(_results(renderer, journal, columns, provenance), bar),
-                lambda sample: provenance(sample.spec), formats=tuple(method.config.formats),
-                image_format=method.config.image_format, journal=journal,
-            )  # fmt: skip
-        journal = None
-
-    planned = _choose(plan, numbers)
-    fill(out, list(planned), write, show_progress)
-
-
 def _results(
     renderer: Renderer, journal: Journal, columns: Columns, provenance: Callable[[Spec], dict[str, Any]]
 ) -> Iterator[Sample | Encoded | Reject]:
@@ -230,7 +363,7 @@ def _results(
     yield from renderer.render(journal.lacking())
 
 
-def open_model(method: Method, out: Path, rank: int, started: bool) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
+def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
     """Opens the model and chooses the numerics: those of the first shard, or new ones.
 
     Args:
@@ -239,15 +372,15 @@ def open_model(method: Method, out: Path, rank: int, started: bool) -> tuple[Che
     Returns:
         The model, its sampling settings, and the numerics, which aren't recorded yet.
     """
-    config = method.config
+    config, beside = method.config, place.beside or method.config.workers
     path = out / PRIVATE / "numerics.json"
     settled = read_numerics(path) if path.exists() and started else None
     name = config.device if config.device != "auto" or settled is None else settled["device"]
     device = choose_device(name)
-    if device.type == "cuda" and device.index is None and config.workers > 1:
-        device = torch.device("cuda", rank % torch.cuda.device_count())
+    if device.type == "cuda" and device.index is None and (beside > 1 or place.local_rank):
+        device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
     dtype = config.dtype if config.dtype != "auto" or settled is None else settled["dtype"]
-    threads = config.threads or (settled or {}).get("threads") or max(1, usable_cores() // config.workers)
+    threads = config.threads or (settled or {}).get("threads") or max(1, usable_cores() // beside)
     torch.set_num_threads(threads)
     checkpoint = open_checkpoint(
         config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
@@ -265,7 +398,7 @@ def open_model(method: Method, out: Path, rank: int, started: bool) -> tuple[Che
     )  # fmt: skip
     if not config.batch_size and not settled:
         devices = torch.cuda.device_count() if device.type == "cuda" else 1
-        sharing = -(-config.workers // max(1, devices))
+        sharing = -(-beside // max(1, devices))
         sampling = dataclasses.replace(sampling, batch_size=find_batch_size(checkpoint, sampling, sharing))
     mine = {
         "device": device.type,
@@ -275,7 +408,7 @@ def open_model(method: Method, out: Path, rank: int, started: bool) -> tuple[Che
         "threads": threads if device.type == "cpu" else None,
         "compile": config.compile,
         "revision": checkpoint.facts["revision"],
-        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "processor": processor_name(device),
         "versions": library_versions(),
     }
     return checkpoint, sampling, mine

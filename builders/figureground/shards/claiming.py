@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import json
+import os
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from figureground.core.locks import lock, unlink_while_held
+from figureground.core.errors import describe_error
+from figureground.core.files import read_object
+from figureground.core.locks import is_held, lock, unlink_while_held
+from figureground.core.shapes import Count, Optional, check_shape
 from figureground.recipe.formats import FORMATS
 from figureground.shards import journal
 from figureground.shards.formats.format import folders
@@ -22,6 +30,15 @@ STAGES_LOCK = f"{PRIVATE}/.stages.lock"
 WORKING_LOCK = f"{PRIVATE}/.working.lock"
 """Lock shared by all processes that render."""
 
+PARTS_LOCK = f"{PRIVATE}/.parts.lock"
+"""Lock shared by all processes that run stages which don't need each other."""
+
+MOST_SAID = 2**16
+"""Maximum size of a lock file, bytes."""
+MOST_REASON = 4000
+"""Maximum length of the reason why a shard failed, characters."""
+
+_HOLDER = {"host": str, "pid": Count, "since": str, "reason": Optional(str)}
 _NAME = r"\w+(-e\d+)?-\d{5,}-of-\d{5,}"
 _LOCK = re.compile(rf"\.{_NAME}\.lock")
 
@@ -32,9 +49,98 @@ def claim(directory: Path, shard: Shard) -> Iterator[bool]:
 
     The kernel releases the claim when the process ends, however it ends. On a file system without locks every
     claim succeeds: a shard may then be rendered twice, but its marker still has one owner.
+
+    The lock file says which process holds the claim, or why the shard failed under it, for `read_holder`.
     """
-    with lock(directory / MARKERS / f".{shard.name}.lock") as held:
-        yield held
+    path = directory / MARKERS / f".{shard.name}.lock"
+    with lock(path) as held:
+        if not held:
+            yield False
+            return
+        _write_holder(path)
+        try:
+            yield True
+        except Exception as error:
+            _write_holder(path, describe_error(error))
+            raise
+        except BaseException:  # a signal to stop
+            _forget_holder(path)
+            raise
+        _forget_holder(path)
+
+
+@contextlib.contextmanager
+def claim_part(directory: Path, name: str) -> Iterator[bool]:
+    """Tries to claim a stage that doesn't need others, like `claim`; no lock file is left.
+
+    Args:
+        name: The stage's name, without `/`.
+    """
+    path = directory / PRIVATE / f".part-{name}.lock"
+    with lock(path) as held:
+        try:
+            yield held
+        finally:
+            if held:
+                path.unlink(missing_ok=True)
+
+
+def note_failure(directory: Path, shard: Shard, reason: str, host: str, pid: int) -> None:
+    """Says why a shard failed, for `read_holder`, where the process that held it died without a word.
+
+    Nothing is written if another process holds the shard by now.
+
+    Args:
+        reason: What happened, for people.
+        host, pid: The process that died.
+    """
+    path = directory / MARKERS / f".{shard.name}.lock"
+    with lock(path) as held:
+        if held:
+            _write_holder(path, reason, host, pid)
+
+
+def read_holder(path: Path, directory: Path) -> dict[str, Any] | None:
+    """Returns which process holds a claim, or why its shard failed.
+
+    Args:
+        path: The claim's lock file.
+        directory: The dataset's directory.
+
+    Returns:
+        `host`, `pid`, `since` (UTC) and, if the shard failed, `reason`; None if nobody holds the claim: a process that
+        was killed doesn't. On a file system without locks that can't be seen, so such a process still counts.
+    """
+    try:
+        said = read_object(path, root=directory, most=MOST_SAID)
+        check_shape(said, _HOLDER)
+    except (OSError, ValueError):  # gone meanwhile, or being written
+        return None
+    holder = {name: said[name] for name in _HOLDER if said.get(name) is not None}
+    return holder if "reason" in holder or is_held(path) else None
+
+
+def _write_holder(path: Path, reason: str | None = None, host: str | None = None, pid: int | None = None) -> None:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    said = {"host": host or socket.gethostname(), "pid": pid or os.getpid(), "since": now}
+    if reason is not None:
+        said["reason"] = reason[:MOST_REASON]
+    _overwrite(path, json.dumps(said).encode())
+
+
+def _forget_holder(path: Path) -> None:
+    _overwrite(path, b"")
+
+
+def _overwrite(path: Path, data: bytes) -> None:
+    """Replaces a lock file's content in place, as a new file would be another lock. Nothing depends on its success."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            os.truncate(handle, 0)
+            os.write(handle, data)
+        finally:
+            os.close(handle)
 
 
 def clean_stale(directory: Path) -> list[Path]:
@@ -69,9 +175,10 @@ def clean_stale(directory: Path) -> list[Path]:
 
 def remove_locks(directory: Path) -> None:
     """Removes the lock files that no process holds."""
-    for name in (STAGES_LOCK, WORKING_LOCK):
-        if (directory / name).exists():
-            unlink_while_held(directory / name, directory / name)
+    parts = (directory / PRIVATE).glob(".part-*.lock")
+    for path in (*(directory / name for name in (STAGES_LOCK, WORKING_LOCK, PARTS_LOCK)), *parts):
+        if path.exists():
+            unlink_while_held(path, path)
     for path in (directory / MARKERS).glob(".*.lock"):
         if _LOCK.fullmatch(path.name):
             unlink_while_held(path, path)
@@ -81,7 +188,7 @@ def _temporary() -> re.Pattern[str]:
     """Returns a pattern of the names that temporary files of this package have."""
     suffixes = [".json", ".jsonl", ".parquet", *(kind.SUFFIX for _, kind in FORMATS.items())]
     return re.compile(
-        rf"\.((?P<shard>{_NAME})({'|'.join(map(re.escape, suffixes))})|index\.json|croissant\.json|attribution\.csv"
-        r"|README\.md|preview\.png|report\.html|(?P<settled>recipe\.json|numerics\.json|done\.json"
+        rf"\.((?P<shard>{_NAME})({'|'.join(map(re.escape, suffixes))})|index\.json|\.planned\.json"
+        r"|croissant\.json|attribution\.csv|README\.md|preview\.png|report\.html|(?P<settled>recipe\.json|numerics\.json|done\.json"
         r"|(?i:licen[cs]e|notice|attribution|citation).*|.+\.(csv|parquet)))\.\d+-[0-9a-f]{16}\.tmp"
     )

@@ -30,22 +30,29 @@ def markers(directory: Path) -> dict[str, dict[str, Any]]:
     Raises:
         ShardError: A marker can't be read, lacks a field, or lists files of another shard.
     """
-    found = {}
-    for path in sorted((directory / MARKERS).glob("[!.]*.json")):
-        try:
-            marker = read_json(path, root=directory)
-            check_marker(marker)
-            if Shard.of_marker(marker).name != path.stem:
-                raise ValueError(f"it describes the shard {Shard.of_marker(marker).name}")
-            if foreign := sorted(set(marker["files"]) - set(paths(path.stem))):
-                raise ValueError(f"it lists {printable(foreign[0])}, which is not a file of this shard")
-        except (OSError, ValueError) as error:
-            raise ShardError(
-                f"marker {MARKERS}/{printable(path.name)} can't be read ({error}). Delete it to have the shard "
-                "rendered anew."
-            ) from error
-        found[path.stem] = marker
-    return found
+    files = sorted((directory / MARKERS).glob("[!.]*.json"))
+    return {path.stem: read_marker(directory, path) for path in files}
+
+
+def read_marker(directory: Path, path: Path) -> dict[str, Any]:
+    """Returns a marker of a dataset; see `markers`.
+
+    Args:
+        path: The marker's file.
+    """
+    try:
+        marker = read_json(path, root=directory)
+        check_marker(marker)
+        if Shard.of_marker(marker).name != path.stem:
+            raise ValueError(f"it describes the shard {Shard.of_marker(marker).name}")
+        if foreign := sorted(set(marker["files"]) - set(paths(path.stem))):
+            raise ValueError(f"it lists {printable(foreign[0])}, which is not a file of this shard")
+    except (OSError, ValueError) as error:
+        raise ShardError(
+            f"marker {MARKERS}/{printable(path.name)} can't be read ({error}). Delete it to have the shard rendered "
+            "anew."
+        ) from error
+    return marker
 
 
 def check_marker(marker: Any) -> None:

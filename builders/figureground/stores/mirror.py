@@ -16,9 +16,10 @@ from figureground.core.files import FileError, inside, read_object, replace_text
 from figureground.core.locks import lock
 from figureground.core.progress import Progress
 from figureground.shards.directory import belongs
+from figureground.shards.progress import PLANNED
 from figureground.shards.shard import JOURNAL, MARKERS, PRIVATE
 from figureground.stores.leases import LEASES
-from figureground.stores.remote import FAILED, PLANNED
+from figureground.stores.remote import FAILED
 from figureground.stores.scratch import cache, named
 from figureground.stores.store import Entry, Store
 from figureground.stores.urls import StoreUrl, parse

@@ -26,6 +26,7 @@ from figureground.shards.home import ClaimLost, Home
 from figureground.shards.index_shape import INDEX
 from figureground.shards.journal import Journal
 from figureground.shards.markers import KEPT, kept_elsewhere, markers
+from figureground.shards.progress import PLANNED
 from figureground.shards.shard import JOURNAL, LABELS, MARKERS, PRIVATE, RECIPE, SCORES, Shard, ShardError
 from figureground.shards.stages import COPIES, DONE
 from figureground.stores.faults import StoreError, told
@@ -35,8 +36,6 @@ from figureground.stores.store import Entry, Store
 
 NUMERICS = f"{PRIVATE}/numerics.json"
 STAGES = f"{PRIVATE}/stages"
-PLANNED = f"{PRIVATE}/.planned.json"
-"""How many shards and images a build plans, while it is unfinished."""
 FAILED = f"{PRIVATE}/failed"
 """Why shards failed, an object each, named like the shard."""
 DESCRIPTIONS = (ATTRIBUTION, CROISSANT, LABELS, CARD, INDEX)
@@ -72,9 +71,8 @@ class Remote(Home):
 
     # --- shards ---------------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """List markers and leases, unless that was done a moment ago."""
-        self._look(min(SECONDS_BETWEEN_LOOKS, self.leases.seconds) / 5)
+    def look(self, now: bool = False) -> None:
+        self._look(0 if now else min(SECONDS_BETWEEN_LOOKS, self.leases.seconds) / 5)
 
     def _look(self, age: float) -> None:
         if time.monotonic() - self._looked > age:
@@ -110,12 +108,20 @@ class Remote(Home):
             self._mine[shard.name] = lease
             try:
                 yield True
+            except ClaimLost:
+                self._forget_journal(shard, lease)
+                raise
             except Exception as error:
                 self._note_failure(lease, error)
                 raise
             finally:
                 del self._mine[shard.name]
                 self.leases.release(lease)
+
+    def _forget_journal(self, shard: Shard, lease: Lease) -> None:
+        """Remove the batches of an owner that lost its shard, if nobody needs them: some may have arrived late."""
+        if self.store.entry(shard.path("marker")) is not None:
+            self.store.delete(self.store.list(f"{JOURNAL}/{shard.name}/{lease.told['owner']}"))
 
     def _note_failure(self, lease: Lease, error: Exception) -> None:
         """Say in the store why a shard failed, for `status`; if that fails too, it isn't said."""
@@ -206,6 +212,18 @@ class Remote(Home):
                 self._push()
             finally:
                 del self._mine[SETTLING]
+
+    @contextlib.contextmanager
+    def claim_part(self, name: str) -> Iterator[bool]:
+        """Try to claim a stage: its lock file, then its lease."""
+        with super().claim_part(name) as mine:
+            lease = self.leases.take(f".stage-{name}") if mine else None
+            try:
+                self._pull_stages()
+                yield lease is not None
+            finally:
+                if lease is not None:
+                    self.leases.release(lease)
 
     def pull(self) -> None:
         """Make recipe, numerics and finished stages in the scratch those of the store, and see what is finished."""
@@ -398,13 +416,14 @@ class Remote(Home):
                     raise ShardError(f"{self.title}/{name} is damaged: its SHA-256 differs from its marker's.")
 
     def _clean(self) -> None:
-        """Remove data from the scratch, and leases of finished shards that paused owners wrote late."""
+        """Remove data from the scratch, and what paused owners of finished shards wrote late."""
         kept = self._kept()
         for marker in markers(self.directory).values():
             if marker["shard"] in kept:
                 for name in marker["files"]:
                     (self.directory / name).unlink(missing_ok=True)
-        left = [path for path in self.store.list(LEASES) if path.split("/")[2] in kept]
+        late = [*self.store.list(LEASES), *self.store.list(JOURNAL)]
+        left = [path for path in late if path.split("/")[2] in kept]
         self.store.delete([*left, *self.store.list(FAILED), PLANNED])
 
     def begin(self) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import inside, parse_json, replace_bytes
 from figureground.shards.index_shape import INDEX
+from figureground.shards.progress import PLANNED
 from figureground.shards.shard import MARKERS, RECIPE
 from figureground.stores.leases import LEASES
 from figureground.stores.mirror import directory_of
-from figureground.stores.remote import FAILED, PLANNED
+from figureground.stores.remote import FAILED
 from figureground.stores.store import Store
 from figureground.stores.urls import StoreUrl
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import multiprocessing
 import os
@@ -9,19 +10,20 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from figureground.core import libraries, signals
-from figureground.core.errors import FiguregroundError, UsageError, listed
+from figureground.core.errors import FiguregroundError, UsageError, describe_error, listed
 from figureground.core.progress import Progress
 from figureground.core.terminal import complain
-from figureground.running.runner import Job, Runner
+from figureground.running.runner import Job, Place, Runner
 from figureground.shards.home import home_of
 from figureground.shards.markers import missing
 from figureground.shards.shard import as_shard
@@ -37,8 +39,8 @@ SECONDS_FOR_KILLED = 3.0
 
 
 @dataclass(frozen=True)
-class _Failure:
-    """Error with which a worker ended."""
+class Failure:
+    """Error with which a worker ended; it can be sent to another process."""
 
     text: str
     traceback: str
@@ -57,17 +59,39 @@ class Local(Runner):
     NAME = "local"
 
     def run(self, method: Method, out: Path, show_progress: bool) -> None:
-        if method.config.workers > 1:
-            _work_in_processes(method, out, show_progress)
-        else:
-            with libraries.importing():
-                from figureground.running import worker  # needs torch
-
-            worker.work(method, out, show_progress=show_progress)
+        of, shards = method.config.workers, len(method.plan().shards())
+        work_here(method, out, [(turn(shards, k, of), Place(k, k)) for k in range(of)], show_progress)
 
 
-def _work_in_processes(method: Method, out: Path, show_progress: bool) -> None:
-    """Runs `worker.work` in `config.workers` processes and waits for them.
+def turn(shards: int, rank: int, of: int) -> list[int]:
+    """Return the numbers of all shards, starting at another one in each of `of` processes."""
+    first = rank * shards // of
+    return [*range(first, shards), *range(first)]
+
+
+def work_here(method: Method, out: Path, parts: Sequence[tuple[list[int], Place]], show_progress: bool) -> None:
+    """Runs `worker.work` on this machine: in this process if there is one part, otherwise in one process for each.
+
+    Args:
+        parts: For each process, the numbers of its shards and its place.
+
+    Raises:
+        FiguregroundError: Shards can't be rendered.
+        OSError: A process met an operating system error.
+    """
+    if len(parts) > 1:
+        _work_in_processes(method, out, parts, show_progress)
+        return
+    with libraries.importing():
+        from figureground.running import worker  # needs torch
+
+    worker.work(method, out, *parts[0], show_progress=show_progress)
+
+
+def _work_in_processes(
+    method: Method, out: Path, parts: Sequence[tuple[list[int], Place]], show_progress: bool
+) -> None:
+    """Runs `worker.work` in processes and waits for them.
 
     If this process is asked to stop, the workers are stopped; if it dies, they stop by themselves.
 
@@ -76,8 +100,8 @@ def _work_in_processes(method: Method, out: Path, show_progress: bool) -> None:
         OSError: A worker met an operating system error.
     """
     context = multiprocessing.get_context("spawn")
-    job, of = Job.of(method), method.config.workers
-    planned = [as_shard(s) for s in method.plan().shards()]
+    job, plan = Job.of(method), method.plan().shards()
+    planned = [as_shard(plan[number]) for number in sorted({number for numbers, _ in parts for number in numbers})]
     total = sum(s.count for s in planned)
 
     def done() -> int:
@@ -90,11 +114,10 @@ def _work_in_processes(method: Method, out: Path, show_progress: bool) -> None:
         try:
             with signals.at_checks():
                 with signals.held_back():
-                    for rank in range(of):
+                    for numbers, place in parts:
                         receive, send = context.Pipe(duplex=False)
                         worker = context.Process(
-                            target=_work, name=f"worker {rank}",
-                            args=(job, out, _turn(len(planned), rank, of), rank, send),
+                            target=_work, name=f"worker {place.rank}", args=(job, out, numbers, place, send)
                         )  # fmt: skip
                         worker.start()
                         workers.append(worker)
@@ -117,13 +140,7 @@ def _work_in_processes(method: Method, out: Path, show_progress: bool) -> None:
     )
 
 
-def _turn(shards: int, rank: int, of: int) -> list[int]:
-    """Return the numbers of all shards, starting at another one in each of `of` processes."""
-    first = rank * shards // of
-    return [*range(first, shards), *range(first)]
-
-
-def _raise_failure(failures: dict[str, _Failure], killed: list[BaseProcess], finished: bool) -> None:
+def _raise_failure(failures: dict[str, Failure], killed: list[BaseProcess], finished: bool) -> None:
     lines = [f"{name}: {failure.text}" for name, failure in failures.items()]
     if killed:
         lines.append(
@@ -140,10 +157,19 @@ def _raise_failure(failures: dict[str, _Failure], killed: list[BaseProcess], fin
     alike = {failure.text for failure in failures.values()}
     text = "\n".join(lines) if killed or len(alike) > 1 else alike.pop()
     first = next(iter(failures.values()), None)
-    cause = WorkerTraceback("\n" + first.traceback) if first else None
     if first and first.system and not killed:
-        raise OSError(*first.system) from cause
-    raise (UsageError if first and first.wrong_use else FiguregroundError)(text) from cause
+        raise_failure(first)
+    if first:
+        raise_failure(dataclasses.replace(first, text=text, system=None))
+    raise FiguregroundError(text)
+
+
+def raise_failure(failure: Failure) -> NoReturn:
+    """Raise a worker's error again in this process, with its traceback as the cause."""
+    cause = WorkerTraceback("\n" + failure.traceback)
+    if failure.system:
+        raise OSError(*failure.system) from cause
+    raise (UsageError if failure.wrong_use else FiguregroundError)(failure.text) from cause
 
 
 def _ending(worker: BaseProcess) -> str:
@@ -154,7 +180,7 @@ def _ending(worker: BaseProcess) -> str:
     return f"exit code {code}"
 
 
-def _read(report: Connection) -> _Failure | None:
+def _read(report: Connection) -> Failure | None:
     with suppress(EOFError, OSError):
         if report.poll():
             return report.recv()
@@ -184,7 +210,7 @@ def _kill(workers: list[BaseProcess]) -> None:
 # In the worker
 
 
-def _work(job: Job, out: Path, shards: list[int], rank: int, report: Connection) -> None:
+def _work(job: Job, out: Path, shards: list[int], place: Place, report: Connection) -> None:
     libraries.quieten()
     with signals.handled(worker=True):
         threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
@@ -192,26 +218,26 @@ def _work(job: Job, out: Path, shards: list[int], rank: int, report: Connection)
             with libraries.importing():
                 from figureground.running import worker
 
-            worker.work(job.open(), out, shards, rank, show_progress=False)
+            worker.work(job.open(), out, shards, place, show_progress=False)
         except BaseException as error:
             asked = signals.asked_to_stop()
             if asked is not None or isinstance(error, KeyboardInterrupt):
                 raise SystemExit(128 + (asked or signal.SIGINT)) from None
             with suppress(OSError):
-                report.send(_failure(error))
+                report.send(failure_of(error))
             raise SystemExit(1) from None
         finally:
             gc.freeze()  # see `figureground.__main__`
 
 
-def _failure(error: BaseException) -> _Failure:
+def failure_of(error: BaseException) -> Failure:
+    """Return an error as it is sent from a worker."""
     system = None
     if isinstance(error, OSError) and error.errno:
         name = None if error.filename is None else str(error.filename)
         system = (error.errno, error.strerror or str(error), name)
-    text = str(error) if isinstance(error, FiguregroundError) else f"{type(error).__name__}: {error}"
     shown = "".join(traceback.format_exception(error))[-20_000:]
-    return _Failure(text, shown, isinstance(error, UsageError), system)
+    return Failure(describe_error(error), shown, isinstance(error, UsageError), system)
 
 
 def _end_with_parent() -> None:

@@ -1,0 +1,81 @@
+"""The command status: how far a build is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from figureground.cli.arguments import Commands
+from figureground.core.terminal import say, say_json
+from figureground.core.text import human_time
+
+if TYPE_CHECKING:
+    from figureground.shards.progress import Progress
+
+SECONDS_BETWEEN_LOOKS = 5.0
+
+
+def add_status(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "status", parents=[common], help="how far a build is: shards done, in work and failed, speed, time left",
+        description="Reads a dataset's directory while a build is going on there, or after it, on any machine that "
+        "sees the directory. Nothing is changed. A shard is in work while the process that claimed it lives.",
+        epilog="exit codes: 0 finished, or going on without failures; 1 a shard failed, or the directory holds no "
+        "dataset; 2 wrong use; 130 stopped with Ctrl-C",
+    )  # fmt: skip
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("--json", action="store_true", help="print JSON; with --watch, one line each time")
+    parser.add_argument(
+        "--watch", action="store_true",
+        help="look again every five seconds until the dataset is finished, or a shard has failed and none is in work",
+    )  # fmt: skip
+    parser.set_defaults(run=_status)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from figureground.shards.progress import Watch
+
+    watch = Watch(options.directory)
+    while True:
+        progress = watch.read()
+        if options.json:
+            say(json.dumps(progress.to_json())) if options.watch else say_json(progress.to_json())
+        else:
+            say("\n".join(describe(progress, str(options.directory))))
+        ended = progress.finished or (progress.failed and not progress.working)
+        if ended or not options.watch:
+            return 1 if progress.failed else 0
+        sys.stdout.flush()
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def describe(progress: Progress, name: str) -> list[str]:
+    """Return lines for people: totals, splits, shards in work, failed shards, speed.
+
+    Args:
+        name: The dataset's directory.
+    """
+    done, images = progress.total("shards_done"), progress.total("images_done")
+    state, of, planned = "finished" if progress.finished else "not finished", "", ""
+    if progress.planned:
+        of, planned = f" of {progress.total('shards'):,}", f" of {progress.total('images'):,}"
+    counts = f"{done:,}{of} shards, {images:,}{planned} images, {progress.total('samples'):,} samples"
+    lines = [f"{name}: {state}. {counts}"]
+    lines += [
+        f"  {split}: {each.shards_done:,} of {each.shards:,} shards, {each.images_done:,} of {each.images:,} images, "
+        f"{each.samples:,} samples"
+        for split, each in progress.splits.items()
+    ]
+    lines += [
+        f"  in work: {each.shard}, by process {each.pid} on {each.host} since {each.since}" for each in progress.working
+    ]
+    lines += [f"  failed: {each.shard}, on {each.host} at {each.since}: {each.reason}" for each in progress.failed]
+    rates = {"in the last minutes": progress.recent_rate, "in all": progress.total_rate}
+    speed = [f"{rate:.3g} images/s {when}" for when, rate in rates.items() if rate]
+    if progress.seconds_left:
+        speed.append(f"{human_time(progress.seconds_left)} left")
+    return [*lines, *([f"  {', '.join(speed)}"] if speed else [])]

@@ -1,0 +1,115 @@
+"""A log of events, one line of JSON each, that several processes append to."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from figureground.core.errors import UsageError, printable
+from figureground.core.terminal import complain
+
+STDOUT = "-"
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """Where the events of a process go. It can be sent to another process.
+
+    A line is written by one system call to a file that is opened for appending, under the file's lock, so that lines of
+    several processes don't mix, also on a file system of several machines. Nothing is kept open or in memory.
+    """
+
+    target: str | None = None
+    """Absolute path of a file; `-` for stdout; None for nowhere."""
+    rank: int = 0
+    """Position of this process among those that build together."""
+    kept: list[str] | None = None
+    """Where lines are kept instead, for another process to write them."""
+
+    def write(self, event: str, **facts: Any) -> None:
+        """Append an event with time, host, process and rank. A log that can't be written is said, and the work goes on.
+
+        Args:
+            event: Its kind, such as `shard`.
+            facts: What else the line says, JSON-able.
+        """
+        if self.kept is not None:
+            self.kept.append(to_line(self.record(event, **facts)))
+        elif self.target is not None:
+            self.write_line(to_line(self.record(event, **facts)))
+
+    def write_line(self, line: str) -> None:
+        """Append a line that `to_line` made. If it can't be written, that is said, and the work goes on."""
+        if self.target is None:
+            return
+        try:
+            self.append(line)
+        except OSError as error:
+            complain(f"figureground: --log-json {self.target}: {error.strerror or error}; this event is lost: {line}")
+
+    def record(self, event: str, **facts: Any) -> dict[str, Any]:
+        """Return an event as it is written."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        head = {"time": now, "event": event, "host": socket.gethostname(), "pid": os.getpid(), "rank": self.rank}
+        return {**head, **facts}
+
+    def append(self, line: str) -> None:
+        """Append a line, with its line break, as it is.
+
+        Raises:
+            OSError: It can't be written.
+        """
+        with _opened(self.target or os.devnull) as handle:
+            data = line.encode()
+            while data:
+                data = data[os.write(handle, data) :]
+
+
+def to_line(record: Mapping[str, Any]) -> str:
+    """Return an event as a line of JSON, in ASCII, with its line break."""
+    return json.dumps(record, ensure_ascii=True) + "\n"
+
+
+def open_log(target: str | os.PathLike[str] | None, out: Path) -> EventLog:
+    """Return the log of a build, whose file is created if missing.
+
+    Args:
+        target: A file, `-` for stdout, or None for no log.
+        out: The dataset's directory.
+
+    Raises:
+        UsageError: The file can't be written, or lies in the dataset's directory.
+    """
+    if target is None or os.fspath(target) == STDOUT:
+        return EventLog(None if target is None else STDOUT)
+    path = Path(target).expanduser().absolute()
+    if out.resolve() in path.resolve().parents:
+        raise UsageError(f"--log-json {printable(path)} lies in the dataset. Give a file outside {printable(out)}.")
+    try:
+        EventLog(str(path)).append("")
+    except OSError as error:
+        raise UsageError(f"--log-json {printable(path)} can't be written: {error.strerror or error}.") from None
+    return EventLog(str(path))
+
+
+@contextlib.contextmanager
+def _opened(target: str) -> Iterator[int]:
+    """Yield a locked file descriptor that appends; stdout isn't locked, as it may be a terminal that others hold."""
+    if target == STDOUT:
+        yield 1
+        return
+    handle = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # without locks, a short line is still written by one call
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+    finally:
+        os.close(handle)

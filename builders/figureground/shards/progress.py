@@ -1,0 +1,228 @@
+"""How far a build is, read from the dataset's directory while others write there. Needs no torch.
+
+A claim's lock file says who holds the shard (`claiming.claim`), and `PLANNED` how many shards there will be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from figureground.core.errors import FiguregroundError
+from figureground.core.files import FileError, read_object, replace_changed
+from figureground.core.shapes import Count, Each, check_shape
+from figureground.shards.claiming import read_holder
+from figureground.shards.index_shape import read_index
+from figureground.shards.markers import read_marker
+from figureground.shards.shard import MARKERS, PRIVATE, RECIPE, Shard
+
+PLANNED = f"{PRIVATE}/.planned.json"
+"""File with the number of shards and images of each split while a build is unfinished."""
+SECONDS_RECENT = 600.0
+"""Age of the shards by which the present speed is measured, before the last finished one, seconds."""
+
+_SHAPE = {"splits": Each({"shards": Count, "images": Count})}
+_CLAIM = re.compile(r"\.(?P<shard>(?P<split>\w+?)(-e\d+)?-\d{5,}-of-\d{5,})\.lock")
+
+
+def record_plan(directory: Path, shards: Iterable[Shard]) -> None:
+    """Writes down how many shards and images are planned, for `read_progress`."""
+    splits: dict[str, dict[str, int]] = {}
+    for shard in shards:
+        counts = splits.setdefault(shard.split, {"shards": 0, "images": 0})
+        counts["shards"] += 1
+        counts["images"] += shard.count
+    replace_changed(directory / PLANNED, json.dumps({"splits": splits}, indent=1) + "\n")
+
+
+def forget_plan(directory: Path) -> None:
+    """Removes what `record_plan` wrote: the index of a finished dataset says it too."""
+    (directory / PLANNED).unlink(missing_ok=True)
+
+
+def is_unfinished(directory: Path) -> bool:
+    """Whether a build was begun and hasn't written its index."""
+    return (directory / PLANNED).exists()
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A shard that a process holds, or that failed."""
+
+    shard: str
+    split: str
+    host: str
+    pid: int
+    since: str
+    """UTC, ISO 8601: when it was claimed, or when it failed, by the clock of that host."""
+    reason: str | None = None
+    """Why it failed; None while it is held."""
+
+
+@dataclass
+class SplitProgress:
+    """Counts of a split. `images` of finished shards are samples and rejects."""
+
+    shards: int
+    images: int
+    shards_done: int = 0
+    images_done: int = 0
+    samples: int = 0
+
+
+@dataclass
+class Progress:
+    """How far a build is."""
+
+    splits: dict[str, SplitProgress]
+    planned: bool
+    """Whether the number of planned shards is known; otherwise only the finished ones are counted."""
+    finished: bool
+    """Whether every shard and the index are written."""
+    working: list[Claimed] = field(default_factory=list)
+    failed: list[Claimed] = field(default_factory=list)
+    recent_rate: float | None = None
+    """Present speed, images per second: that of the shards of the last minutes, times the shards in work; None if no
+    shard is in work or finished."""
+    total_rate: float | None = None
+    """Images per second over the time in which shards were rendered, without pauses; None before the first shard."""
+
+    def total(self, name: str) -> int:
+        """Returns the sum of a count over the splits."""
+        return sum(getattr(split, name) for split in self.splits.values())
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time until all images are rendered at the present speed, seconds; None if it isn't known."""
+        left = self.total("images") - self.total("images_done")
+        if not left and self.planned:
+            return 0.0
+        return left / self.recent_rate if self.recent_rate and self.planned else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns everything as JSON."""
+        sums = {name: self.total(name) for name in SplitProgress.__dataclass_fields__}
+        return {
+            "finished": self.finished, "planned": self.planned, **sums,
+            "splits": {name: vars(split) for name, split in self.splits.items()},
+            "working": [_plain(each) for each in self.working],
+            "failed": [_plain(each) for each in self.failed],
+            "images_per_second": {"recent": _rounded(self.recent_rate), "total": _rounded(self.total_rate)},
+            "seconds_left": _rounded(self.seconds_left),
+        }  # fmt: skip
+
+
+def _plain(claimed: Claimed) -> dict[str, Any]:
+    named = {name: getattr(claimed, name) for name in Claimed.__dataclass_fields__}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 3)
+
+
+class Watch:
+    """Reads the progress of one dataset again and again; each marker is read once.
+
+    Args:
+        directory: The dataset's directory.
+
+    Raises:
+        FiguregroundError: It isn't a dataset's directory.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self._done: dict[str, dict[str, Any]] = {}
+        if not directory.is_dir():
+            raise FiguregroundError(f"{directory}: no such directory; give a dataset's.")
+        if not (directory / RECIPE).exists():
+            raise FiguregroundError(f"{directory} holds no dataset: {RECIPE} is missing. Build one there first.")
+
+    def read(self) -> Progress:
+        """Returns the progress now.
+
+        Raises:
+            ShardError: A marker can't be read.
+            FileError: The index can't be read.
+        """
+        claims = list(self._claims())  # before the markers: a shard may be finished in between
+        self._read_markers()
+        splits, planned, indexed = self._planned()
+        for marker in self._done.values():
+            split = splits.setdefault(marker["split"], SplitProgress(0, 0))
+            split.shards_done += 1
+            split.images_done += marker["planned"]
+            split.samples += marker["samples"]
+        if not planned:
+            for split in splits.values():
+                split.shards, split.images = split.shards_done, split.images_done
+        claims = [each for each in claims if each.shard not in self._done]
+        working = [each for each in claims if each.reason is None]
+        whole = planned and all(split.shards_done >= split.shards for split in splits.values())
+        return Progress(
+            splits, planned, whole and indexed, working, [each for each in claims if each.reason is not None],
+            _recent_rate(self._finished(), len(working)), _total_rate(self._finished()),
+        )  # fmt: skip
+
+    def _planned(self) -> tuple[dict[str, SplitProgress], bool, bool]:
+        """Returns planned shards and images by split, whether they are known, and whether the index has them all."""
+        with contextlib.suppress(OSError):
+            try:
+                told = read_object(self.directory / PLANNED, root=self.directory)
+                check_shape(told, _SHAPE)
+            except FileError:
+                raise
+            except ValueError as error:
+                raise FileError(self.directory / PLANNED, f"{error}. Delete it") from None
+            return {name: SplitProgress(**each) for name, each in told["splits"].items()}, True, False
+        with contextlib.suppress(OSError):
+            splits = read_index(self.directory)["splits"]
+            return {n: SplitProgress(each["shards"], each["planned"]) for n, each in splits.items()}, True, True
+        return {}, False, False
+
+    def _read_markers(self) -> None:
+        there = set()
+        for path in (self.directory / MARKERS).glob("[!.]*.json"):
+            there.add(path.stem)
+            if path.stem not in self._done:
+                self._done[path.stem] = {**read_marker(self.directory, path), "ended": path.stat().st_mtime}
+        for name in set(self._done) - there:
+            del self._done[name]
+
+    def _claims(self) -> Iterator[Claimed]:
+        for path in sorted((self.directory / MARKERS).glob(".*.lock")):
+            match = _CLAIM.fullmatch(path.name)
+            holder = read_holder(path, self.directory) if match else None
+            if match and holder:
+                yield Claimed(match["shard"], match["split"], **holder)
+
+    def _finished(self) -> list[tuple[float, float, int]]:
+        """Returns (end, seconds, images) of finished shards, in order of their ends; end is the file's time."""
+        known = [each for each in self._done.values() if isinstance(each.get("seconds"), int | float)]
+        return sorted((each["ended"], float(each["seconds"]), int(each["planned"])) for each in known)
+
+
+def _recent_rate(finished: Sequence[tuple[float, float, int]], working: int) -> float | None:
+    """Returns images per second of the shards in work, if they go on like those finished in the last minutes."""
+    if not finished or not working:
+        return None
+    last = finished[-1][0]
+    recent = [each for each in finished if each[0] > last - SECONDS_RECENT]
+    recent = recent if len(recent) >= working else list(finished[-working:])
+    seconds = sum(each[1] for each in recent)
+    return working * sum(each[2] for each in recent) / seconds if seconds else None
+
+
+def _total_rate(finished: Sequence[tuple[float, float, int]]) -> float | None:
+    """Returns images per second over the union of the times in which shards were rendered."""
+    busy, reached = 0.0, float("-inf")
+    for start, end in sorted((end - seconds, end) for end, seconds, _ in finished):
+        busy += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return sum(each[2] for each in finished) / busy if busy else None
