@@ -103,7 +103,9 @@ def test_two_builds_at_once_through_faults_one_of_them_killed(s3, url, build, un
     assert s3.count(r"PUT .*" + DATA) == s3.count("PUT .*/journal/") == 0
     report = check(url, show_progress=False)
     assert report.findings == []
-    assert StoreWatch(parse(url)).update() == []
+    progress = StoreWatch(parse(url)).read()
+    assert progress.finished
+    assert progress.working == progress.failed == []
     name = next(name for name in s3.names(f"{url.removeprefix(f's3://{BUCKET}/')}/data/"))
     s3.put(name, s3.read(name)[:-1] + b"!")
     assert any(os.path.basename(name) in line for line in check(url, show_progress=False).findings)
@@ -113,8 +115,7 @@ def test_a_paused_owner_loses_its_shard_and_harms_nothing(s3, url, build, undist
     paused = build("one", lease=2)
     wait_for(lambda: s3.count(r"PUT .*/journal/.*/000000$"), paused)
     os.kill(paused.pid, signal.SIGSTOP)
-    watch = StoreWatch(parse(url))
-    held = [each for each in watch.update() if each.pid == paused.pid]
+    held = [each for each in StoreWatch(parse(url)).read().working if each.pid == paused.pid]
     ended(build("two", lease=2))
     before = stored(s3, url)
     os.kill(paused.pid, signal.SIGCONT)

@@ -41,14 +41,13 @@ def fill(out: Path, shards: Sequence[Shard], write: Callable[[Shard, tqdm], None
             home.look()
             for shard in missing(out, todo):
                 signals.check()
-                with home.claim(shard) as mine:
+                with _going_on(), home.claim(shard) as mine:
                     if mine and missing(out, [shard]):
-                        with _going_on():
-                            if (out / shard.path("marker")).exists():
-                                bar.update(shard.count)
-                            else:
-                                write(shard, bar)
-                            home.keep(shard)
+                        if (out / shard.path("marker")).exists():
+                            bar.update(shard.count)
+                        else:
+                            write(shard, bar)
+                        home.keep(shard)
             if missing(out, todo):
                 signals.check()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
