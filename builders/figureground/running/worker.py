@@ -284,7 +284,12 @@ def open_checked(method: Method, out: Path, place: Place) -> tuple[Checkpoint, S
     checkpoint, sampling, numerics = open_model(method, out, place, started or rendered > 0)
     path = out / PRIVATE / "numerics.json"
     if started and path.exists():
-        refuse_other_numerics(path, numerics, method.config.allow_mixed_numerics)
+        try:
+            refuse_other_numerics(path, numerics, method.config.allow_mixed_numerics)
+        except FiguregroundError:
+            if not home_of(out).is_deserted():
+                raise
+            started = False
     elif rendered and path.exists() and numerics != {n: v for n, v in read_numerics(path).items() if n != "mixed"}:
         remark(f"{out}: its unfinished shards are rendered from their beginning, as the numerics are others now.")
     return checkpoint, sampling, numerics, started

@@ -93,6 +93,13 @@ class Home:
         """Whether no process in another directory is rendering; call it within `settling`."""
         return True
 
+    def is_deserted(self) -> bool:
+        """Whether those who settled the numerics elsewhere seem to have died before their first shard.
+
+        Called within `settling`, for numerics that differ; it may wait.
+        """
+        return False
+
     @contextlib.contextmanager
     def describing(self, images: bool) -> Iterator[bool]:
         """Have all markers in the directory, so that index and card can be written, and keep these afterwards.

@@ -19,6 +19,7 @@ from typing import Any
 from figureground.core.errors import FiguregroundError, listed
 from figureground.core.files import FileError, inside, parse_json, read_bytes, read_object, replace_bytes, replace_text
 from figureground.core.locks import lock
+from figureground.core.terminal import remark
 from figureground.recipe.sample import Spec
 from figureground.shards.card import ATTRIBUTION, CARD
 from figureground.shards.croissant import CROISSANT
@@ -31,7 +32,7 @@ from figureground.shards.shard import JOURNAL, LABELS, MARKERS, PRIVATE, RECIPE,
 from figureground.shards.stages import COPIES, DONE
 from figureground.stores.faults import StoreError, told
 from figureground.stores.journal import StoreJournal
-from figureground.stores.leases import LEASES, Lease, Leases
+from figureground.stores.leases import BEATS, LEASES, Lease, Leases
 from figureground.stores.store import Entry, Store
 
 NUMERICS = f"{PRIVATE}/numerics.json"
@@ -318,6 +319,19 @@ class Remote(Home):
         """Whether no other directory holds the lease of a shard; call it within `settling`."""
         self.leases.look()
         return not any(not name.startswith(".") for name in self.leases.others())
+
+    def is_deserted(self) -> bool:
+        if self._kept() or super().has_started():
+            return False
+        remark(f"{self.title} was begun with other numerics; looking whether anybody is at work there.")
+        before = self.leases.entries("")
+        while any(not name.startswith(".") for name in self.leases.others()):
+            self.store.sleep(self.leases.seconds / BEATS)
+            self.leases.look()
+            now = self.leases.entries("")
+            if any(now.get(path, entry) != entry for path, entry in before.items() if f"/{SETTLING}/" not in path):
+                return False
+        return not self.store.list(MARKERS)
 
     def withdraw(self) -> None:
         """Remove recipe and numerics from the store if no shard, no stage and no other build needs them."""
