@@ -15,6 +15,10 @@ from tiny_checkpoints import make_checkpoint
 
 from figureground.checking.dataset import check
 from figureground.core.errors import FiguregroundError
+from figureground.recipe.sample import Reject, Spec
+from figureground.shards.columns import Columns
+from figureground.shards.shard import Shard
+from figureground.shards.writer import write_shard
 from figureground.stores.scratch import attached, url_of
 from figureground.stores.status import StoreWatch
 from figureground.stores.urls import parse
@@ -150,6 +154,21 @@ def test_a_store_that_cannot_keep_two_apart_takes_one_build(s3, url, tmp_path):
             pass
     with attached(parse(url), tmp_path / "two", seconds=1):
         pass
+
+
+def test_a_scratch_directory_forgets_a_dataset_that_was_deleted(s3, url, tmp_path):
+    prefix, scratch = url.removeprefix(f"s3://{BUCKET}/"), tmp_path / "scratch"
+    spec, shard = Spec("train-0", "train", 0, 0, "bird", "grass", "a bird", 0), Shard("train", 0, 1, 1)
+    marker = scratch / shard.path("marker")
+    with attached(parse(url), scratch):
+        (scratch / "_figureground" / "recipe.json").write_text('{"sha256": "one"}')
+        write_shard(scratch, shard, Columns(["bird"], ["grass"]), [Reject(spec, "flat")], lambda sample: {})
+    s3.put(f"{prefix}/_figureground/recipe.json", b'{"sha256": "one"}')
+    with attached(parse(url), scratch):
+        assert marker.exists()  # it was written, but not put yet
+    s3.put(f"{prefix}/_figureground/recipe.json", b'{"sha256": "another"}')
+    with attached(parse(url), scratch):
+        assert not marker.exists()
 
 
 def test_a_scratch_directory_belongs_to_one_url(s3, url, tmp_path):
