@@ -70,7 +70,7 @@ def test_a_full_disk_is_named_and_after_space_is_freed_the_same_command_ends(
         done = len(markers(out))
         assert 0 < done < 15
         assert f"No space left on the disk of {out}. Free some space and run the same command again." in err
-        assert f"{done} of 15 shards are done and kept." in err
+        assert f"{done} of 15 shards are done and kept" in err
         assert not [name for name in litter(out) if name.endswith(".tmp")]
         ballast.unlink()
         with mounted(tmp_path, "size=4m", again=True):

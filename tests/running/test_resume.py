@@ -1,6 +1,8 @@
 """Builds that are killed in the middle of a shard: a resume renders only what lacks, and the bytes are the same."""
 
+import contextlib
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from tiny_checkpoints import add_safety_checker, make_checkpoint
 
 from figureground.checking.dataset import check
 from figureground.shards.journal import count_kept, files_of
-from figureground.shards.record import read_head
+from figureground.shards.record import Damaged, read_head
 from figureground.shards.shard import JOURNAL
 
 COUNTING = """
@@ -32,10 +34,10 @@ with signals.handled():
     Counting("pocket", **json.loads(sys.argv[1])).build(sys.argv[2], show_progress=False)
 """
 TINY = {
-    "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 7, "validation": 1},
-    "shard_size": 28, "num_inference_steps": 6, "size": 32, "batch_size": 5, "threads": 1, "device": "cpu",
+    "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 4, "validation": 1},
+    "shard_size": 16, "num_inference_steps": 6, "size": 32, "batch_size": 5, "threads": 1, "device": "cpu",
 }  # fmt: skip
-"""32 images: a shard of six batches, the last of which is filled up, and one of a single batch."""
+"""20 images: a shard of four batches, the last of which is filled up, and one of a single batch."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def kept(out: Path) -> list[str]:
     """Keys in the journals, one for each time that an image was kept."""
     found = []
     for path in files_of(out):
-        with path.open("rb") as file:
+        with contextlib.suppress(Damaged), path.open("rb") as file:
             at, size = 0, path.stat().st_size
             while at < size:
                 file.seek(at)
@@ -78,19 +80,20 @@ def stop_after_a_batch(process: Forked, out: Path, number: int, before: int = 0)
 
 
 @pytest.mark.parametrize(
-    ("number", "settings"),
+    "settings",
     [
-        (signal.SIGKILL, {"keep": ["guide", "mask"], "formats": ["parquet", "webdataset"]}),
-        (signal.SIGTERM, {"image_format": "png", "formats": ["webdataset"]}),
-        (signal.SIGINT, {"image_format": "webp", "eta": 0.5}),
+        {"keep": ["guide", "mask"], "formats": ["parquet", "webdataset"]},
+        {"image_format": "webp", "eta": 0.5, "formats": ["webdataset"]},
     ],
 )
-def test_a_build_that_is_stopped_after_each_batch_renders_no_kept_image_again(checkpoint, tmp_path, number, settings):
+def test_a_build_that_is_stopped_after_each_batch_renders_no_kept_image_again(checkpoint, tmp_path, settings):
     fields, out = {**TINY, "checkpoint": checkpoint, **settings}, tmp_path / "stopped"
     assert counting(fields, tmp_path / "whole", tmp_path / "log").wait(120) == 0
     stops = 0
     for turn in range(20):
         before, log = set(kept(out)), tmp_path / f"log{turn}"
+        log.touch()
+        number = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[turn % 3]
         code = stop_after_a_batch(counting(fields, out, log), out, number, len(before))
         assert not before & set(log.read_text().split()), "an image that was kept is drawn again"
         now = kept(out)
@@ -100,7 +103,10 @@ def test_a_build_that_is_stopped_after_each_batch_renders_no_kept_image_again(ch
         if code == 0:
             break
         stops += 1
-    assert stops >= 3
+        if turn == 1 and (files := files_of(out)):  # as a machine that vanishes leaves it
+            newest = max(files, key=lambda path: path.stat().st_mtime_ns)
+            os.truncate(newest, newest.stat().st_size - 100)
+    assert stops >= 2
     assert hashes(out) == hashes(tmp_path / "whole")
     assert litter(out) == []
     assert not (out / JOURNAL).exists()
@@ -158,7 +164,7 @@ def test_the_count_of_first_rejects_goes_on_after_a_kill(flagging, tmp_path):
     drawn = log.read_text().split()
     assert not set(drawn) & set(before)
     assert len(drawn) + len(before) <= 32 + 2 * 4, "a batch or two are prepared ahead"
-    assert not out.exists(), "rejects alone are no reason to keep the directory"
+    assert not markers(out)
 
 
 def test_a_stopped_extension_goes_on_in_the_middle_of_its_shard(checkpoint, tmp_path):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 IDLE = 0.1
 """Share of the workers' time that may be idle without a note."""
+MOST_ROUNDS = 32
+"""Shards for each worker up to which a better shard size is looked for."""
 MOST_ROWS = 24
 """Classes whose counts are printed one by one."""
 
@@ -147,16 +149,22 @@ def _even(shards: int, workers: int) -> bool:
 
 
 def _better_size(plan: Plan, workers: int) -> int | None:
-    """Return the largest smaller shard size, a multiple of `STEP`, that keeps the workers busy."""
+    """Return the largest smaller shard size that keeps the workers busy; or else the one that does best.
+
+    Sizes are multiples of `STEP`. None if none would at least halve the idle time.
+    """
     totals = plan.totals()
     images = sum(totals.values())
     assert plan.shard_size is not None
-    start = min(plan.shard_size - 1, images // workers)
-    for size in range(start // STEP * STEP, 0, -STEP):
-        shards = sum(-(-n // size) for n in totals.values())
-        if shards >= workers and _idle_share(images, shards, size, workers) <= IDLE:
-            return size
-    return None
+    idle = {}
+    for rounds in range(1, MOST_ROUNDS + 1):
+        size = images // (workers * rounds) // STEP * STEP
+        if 0 < size < plan.shard_size and size not in idle:
+            idle[size] = _idle_share(images, sum(-(-n // size) for n in totals.values()), size, workers)
+    if busy := [size for size, share in idle.items() if share <= IDLE]:
+        return max(busy)
+    best = min(idle, key=idle.__getitem__, default=None)
+    return best if best is not None and idle[best] <= idle_share(plan, workers) / 2 else None
 
 
 def counts_by_split(method: Method, plan: Plan) -> list[str]:

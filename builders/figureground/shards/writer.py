@@ -81,6 +81,7 @@ def write_encoded(
 ) -> dict[str, Any]:
     """Writes a shard from encoded samples; otherwise the same as `write_shard`.
 
+    Copies are written by it, without a journal: they render nothing, and making a shard of them again is cheap.
     `version` is the format version in which the images were drawn; a copy keeps it. With `publish_rejects`, rejects
     are also written as a Parquet file, with the images of those that are `Dropped`.
     """
