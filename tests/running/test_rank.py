@@ -1,6 +1,7 @@
 """The runner `rank`: which rank a process has, and what ranks that are killed or can't see each other leave behind."""
 
 import json
+import os
 import signal
 
 import pytest
@@ -9,7 +10,7 @@ from forked import Forked
 from tiny_checkpoints import make_checkpoint
 
 from figureground.core.errors import UsageError
-from figureground.running.runners.rank import find_rank, share
+from figureground.running.runners.rank import Rank, find_rank, share
 
 LONG = {"num_inference_steps": 15, "per_cell": "{train: 7, validation: 1}"}
 """32 images in 8 shards, long enough to be met in the middle."""
@@ -98,6 +99,15 @@ def test_wrong_use_is_exit_code_2_and_makes_nothing(flags, tmp_path):
     assert code == 2
     assert "--rank" in err or "--world" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_libraries_do_not_see_that_others_were_launched(monkeypatch):
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    ranked = Rank()
+    with ranked.surrounding():
+        assert not set(TORCHRUN) & set(os.environ)
+    assert {name: os.environ[name] for name in TORCHRUN} == TORCHRUN
 
 
 @pytest.mark.parametrize(("shards", "of"), [(0, 3), (2, 5), (7, 3), (8, 8), (1000, 7)])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import hashes, litter, markers, recipe, run, start, wait_for
+from dying_actors import Dying
 from tiny_checkpoints import make_checkpoint
 
 from figureground.core.accelerator import is_device_error
@@ -20,7 +21,6 @@ from figureground.running.runners.ray import (
     Facts,
     Needs,
     Ray,
-    Rendered,
     _Hand,
     _HandingOut,
     _refuse_other,
@@ -181,7 +181,7 @@ def test_a_stop_and_a_lost_node_change_no_byte_and_nothing_is_rendered_twice(
     raylet = psutil.Process(lost.all_processes["raylet"][0].process.pid)
     process = start(*arguments, "--workers", "2")
     wait_for(lambda: {each.pid for each in raylet.children(True)} & set(working(out)), process, PATIENCE)
-    lost.kill_raylet(allow_graceful=False)
+    cluster.remove_node(lost, allow_graceful=False)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert hashes(out) == hashes(undisturbed)
@@ -204,31 +204,8 @@ def test_a_node_with_another_cpu_is_refused_with_its_name(cluster, checkpoint, t
     assert "processor: " in err
 
 
-class Dying:
-    """An actor of which the second shard kills the process, and the third breaks the device once."""
-
-    def __init__(self, out):
-        self.out = out
-
-    def facts(self):
-        from figureground.running.runners.ray import versions
-
-        return Facts(socket.gethostname(), os.getpid(), versions(), True)
-
-    def render(self, number):
-        from figureground.running.runners.local import Failure
-
-        if number == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        broken = Path(self.out) / "broken"
-        if number == 2 and not broken.exists():
-            broken.write_text(str(os.getpid()))
-            return Rendered([], Failure("CUDA error: unspecified launch failure", ""), True)
-        return Rendered([f'{{"shard": {number}}}\n'])
-
-
 class Crew:
-    needs, job = Needs(2, 0, 1), None
+    needs, job, blind = Needs(2, 0, 1), None, False
 
     def __init__(self, out):
         self.out = out

@@ -135,7 +135,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
             _say("figureground: stopping." + (" Ctrl-C again stops at once." if number == signal.SIGINT else ""))
     elif number == signal.SIGINT and not reminder:
         _leave(number)
-    if (first or reminder) and not _State.waits_for_check:
+    # A reminder may come after it took effect already: a second exception would interrupt the cleaning up.
+    if (first or (reminder and _State.postponed)) and not _State.waits_for_check:
         _State.postponed = _would_be_lost(frame)
         if not _State.postponed:
             raise Stopped(number)

@@ -97,7 +97,7 @@ def build(
             raise UsageError(f"--scratch is for datasets at a URL, not for the directory {place}.")
         log = open_log(log_json, place)
         method.show_progress, method.log = show_progress, dataclasses.replace(log, rank=chosen.rank)
-        with _logged(method, place):
+        with chosen.surrounding(), _logged(method, place):
             return _build(method, place, chosen, show_progress)
 
 

@@ -7,7 +7,8 @@ uses, it calls `running.worker.work` with the numbers of shards. None of this af
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -65,6 +66,11 @@ class Runner(ABC):
     """Its name in the setting `runner`."""
     rank: int = 0
     """Position among processes that run the same command for one dataset."""
+
+    @contextmanager
+    def surrounding(self) -> Iterator[None]:
+        """Called around a whole build, from `begin` to scores."""
+        yield
 
     def begin(self, method: Method, out: Path) -> None:
         """Called before anything else is done for a build, such as stages.

@@ -64,6 +64,15 @@ class Rank(Runner):
         self.rank = self.ranked.rank
         self._shares: bool | None = None
 
+    @contextlib.contextmanager
+    def surrounding(self) -> Iterator[None]:
+        """Hide the launcher's variables from libraries, which would wait for other processes at the first training."""
+        hidden = {name: os.environ.pop(name) for name in _LAUNCHED if name in os.environ}
+        try:
+            yield
+        finally:
+            os.environ.update(hidden)
+
     def begin(self, method: Method, out: Path) -> None:
         """Without locks, wait until rank 0 has run the stages and settled the numerics."""
         ranked = self.ranked
@@ -91,9 +100,8 @@ class Rank(Runner):
             place = Place(number, local, ranked.beside * each, bool(self._shares))
             parts.append((share(shards, number, of) if self._shares else turn(shards, number, of), place))
         parts = [part for part in parts if part[0]]
-        with _alone():
-            if parts:  # there may be more ranks than shards
-                work_here(method, out, parts, show_progress)
+        if parts:  # there may be more ranks than shards
+            work_here(method, out, parts, show_progress)
 
     def unfinished(self, out: Path) -> str | None:
         """Say why shards may be unfinished after `run`: without locks, they are other ranks'."""
@@ -109,16 +117,6 @@ class Rank(Runner):
 def share(shards: int, rank: int, of: int) -> list[int]:
     """Return the numbers of the shards that one of `of` processes renders if it can't see what others do."""
     return list(range(rank * shards // of, (rank + 1) * shards // of))
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Hide the launcher's variables from libraries, which would wait for the other processes at the first training."""
-    hidden = {name: os.environ.pop(name) for name in _LAUNCHED if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
 
 
 def find_rank(variables: Mapping[str, str], rank: int | None = None, world: int | None = None) -> Ranked:

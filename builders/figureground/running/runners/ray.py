@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from figureground.core import libraries, signals
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError, counted, listed
 from figureground.core.event_log import EventLog
+from figureground.core.locks import has_locks
 from figureground.core.numerics import library_versions
 from figureground.core.progress import Progress
 from figureground.core.terminal import complain, remark
@@ -33,7 +34,7 @@ from figureground.shards.claiming import clean_stale, note_failure
 from figureground.shards.home import home_of
 from figureground.shards.markers import missing
 from figureground.shards.progress import is_unfinished
-from figureground.shards.shard import Shard, as_shard
+from figureground.shards.shard import PRIVATE, Shard, as_shard
 from figureground.stores.scratch import attached, settings_of
 from figureground.stores.urls import StoreUrl
 
@@ -115,7 +116,8 @@ class Ray(Runner):
 
             url, lease = settings_of(out)
             needs = dataclasses.replace(needs, workers=min(needs.workers, len(todo)))
-            crew = _Crew(job, out.absolute(), url or out.absolute(), lease, needs)
+            blind = url is None and not has_locks(out)
+            crew = _Crew(job, out.absolute(), url or out.absolute(), lease, needs, blind)
             with Progress(total, initial=done(), unit="image", desc=home.title, show=show_progress) as bar:
                 handing_out = _HandingOut(crew, shards, todo, method.log)
                 try:
@@ -359,6 +361,8 @@ class _Crew:
     lease: float
     """For a URL, seconds without a sign of life after which a shard is taken over."""
     needs: Needs
+    blind: bool = False
+    """Whether actors can't see what others do, as the file system has no locks."""
 
     def start(self, rank: int) -> _Hand:
         """Start an actor. It may have to wait for room in the cluster."""
@@ -373,9 +377,8 @@ class _Crew:
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        actor: Any = (
-            ray.remote(Actor).options(**options).remote(self.job, self.place, self.lease, Place(rank, 0, beside))
-        )
+        its_place = Place(rank, 0, beside, self.blind)
+        actor: Any = ray.remote(Actor).options(**options).remote(self.job, self.place, self.lease, its_place)
         return _Hand(rank, actor, actor.facts.remote())
 
 
@@ -412,12 +415,14 @@ class _HandingOut:
         while self._queue or any(hand.number is not None for hand in self.hands):
             signals.check()
             waiting = [hand for hand in self.hands if hand.waits_for is not None]
-            ready, _ = ray.wait([hand.waits_for for hand in waiting], num_returns=1, timeout=SECONDS_BETWEEN_LOOKS)
+            ready: list[Any] = []
+            if waiting:
+                ready, _ = ray.wait([hand.waits_for for hand in waiting], num_returns=1, timeout=SECONDS_BETWEEN_LOOKS)
             for hand in waiting:
                 if hand.waits_for in ready:
                     self._take(hand)
             for hand in self.hands:
-                if hand.facts is not None and hand.waits_for is None and self._queue:
+                if hand.facts is not None and hand.waits_for is None and self._queue and self._may_begin(hand):
                     self._give(hand)
             self._refuse_emptiness()
             yield
@@ -445,6 +450,10 @@ class _HandingOut:
                 "kept:\n  " + "\n  ".join(lines[:20]) + ("\n  …" if lines[20:] else "")
                 + "\nIf a machine was at fault, run the same command again."
             )  # fmt: skip
+
+    def _may_begin(self, hand: _Hand) -> bool:
+        """Without locks, the first actor settles the numerics, and the others begin after that."""
+        return not self.crew.blind or hand.rank == 0 or (self.crew.out / PRIVATE / "numerics.json").exists()
 
     def _give(self, hand: _Hand) -> None:
         number = next((n for n in self._queue if self.shards[n].split == hand.split), self._queue[0])

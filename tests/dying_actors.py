@@ -1,0 +1,27 @@
+"""An actor of the runner `ray` that dies; workers import it, so it lies outside the tests."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+from figureground.running.runners.local import Failure
+from figureground.running.runners.ray import Facts, Rendered, versions
+
+
+class Dying:
+    """An actor of which the second shard kills the process, and the third breaks the device once."""
+
+    def __init__(self, out):
+        self.out = Path(out)
+
+    def facts(self):
+        return Facts(socket.gethostname(), os.getpid(), versions(), True)
+
+    def render(self, number):
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == 2 and not (self.out / "broken").exists():
+            (self.out / "broken").write_text("")
+            return Rendered([], Failure("CUDA error: unspecified launch failure", ""), True)
+        return Rendered([f'{{"shard": {number}}}\n'])
