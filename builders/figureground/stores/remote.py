@@ -74,7 +74,7 @@ class Remote(Home):
     # --- shards ---------------------------------------------------------------------------------
 
     def look(self, now: bool = False) -> None:
-        self._look(0 if now else min(SECONDS_BETWEEN_LOOKS, self.leases.seconds) / 5)
+        self._look(0 if now else min(SECONDS_BETWEEN_LOOKS, self.leases.seconds / BEATS))
 
     def _look(self, age: float) -> None:
         if time.monotonic() - self._looked > age:
