@@ -91,7 +91,7 @@ def test_two_builds_at_once_through_faults_one_of_them_killed(s3, url, build, un
         Rule(r"PUT .*" + DATA, "lose", times=2, every=3), Rule(r"PUT .*/shards/", "cut", times=1, every=2),
         Rule(r" .*", "answer", every=23), Rule(r"GET .*", "slow", seconds=0.3, every=17),
     ]  # fmt: skip
-    killed, other = build("one"), build("two")
+    killed, other = build("one", lease=10), build("two", lease=10)  # a busy machine may hold a heartbeat up
     wait_for(lambda: s3.count(r"PUT .*/journal/.*/000000$"), killed)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
