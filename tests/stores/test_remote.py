@@ -15,6 +15,10 @@ from tiny_checkpoints import make_checkpoint
 
 from figureground.checking.dataset import check
 from figureground.core.errors import FiguregroundError
+from figureground.recipe.sample import Reject, Spec
+from figureground.shards.columns import Columns
+from figureground.shards.shard import Shard
+from figureground.shards.writer import write_shard
 from figureground.stores.scratch import attached, url_of
 from figureground.stores.status import StoreWatch
 from figureground.stores.urls import parse
@@ -87,7 +91,7 @@ def test_two_builds_at_once_through_faults_one_of_them_killed(s3, url, build, un
         Rule(r"PUT .*" + DATA, "lose", times=2, every=3), Rule(r"PUT .*/shards/", "cut", times=1, every=2),
         Rule(r" .*", "answer", every=23), Rule(r"GET .*", "slow", seconds=0.3, every=17),
     ]  # fmt: skip
-    killed, other = build("one"), build("two")
+    killed, other = build("one", lease=10), build("two", lease=10)  # a busy machine may hold a heartbeat up
     wait_for(lambda: s3.count(r"PUT .*/journal/.*/000000$"), killed)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
@@ -103,7 +107,9 @@ def test_two_builds_at_once_through_faults_one_of_them_killed(s3, url, build, un
     assert s3.count(r"PUT .*" + DATA) == s3.count("PUT .*/journal/") == 0
     report = check(url, show_progress=False)
     assert report.findings == []
-    assert StoreWatch(parse(url)).update() == []
+    progress = StoreWatch(parse(url)).read()
+    assert progress.finished
+    assert progress.working == progress.failed == []
     name = next(name for name in s3.names(f"{url.removeprefix(f's3://{BUCKET}/')}/data/"))
     s3.put(name, s3.read(name)[:-1] + b"!")
     assert any(os.path.basename(name) in line for line in check(url, show_progress=False).findings)
@@ -113,8 +119,7 @@ def test_a_paused_owner_loses_its_shard_and_harms_nothing(s3, url, build, undist
     paused = build("one", lease=2)
     wait_for(lambda: s3.count(r"PUT .*/journal/.*/000000$"), paused)
     os.kill(paused.pid, signal.SIGSTOP)
-    watch = StoreWatch(parse(url))
-    held = [each for each in watch.update() if each.pid == paused.pid]
+    held = [each for each in StoreWatch(parse(url)).read().working if each.pid == paused.pid]
     ended(build("two", lease=2))
     before = stored(s3, url)
     os.kill(paused.pid, signal.SIGCONT)
@@ -149,6 +154,21 @@ def test_a_store_that_cannot_keep_two_apart_takes_one_build(s3, url, tmp_path):
             pass
     with attached(parse(url), tmp_path / "two", seconds=1):
         pass
+
+
+def test_a_scratch_directory_forgets_a_dataset_that_was_deleted(s3, url, tmp_path):
+    prefix, scratch = url.removeprefix(f"s3://{BUCKET}/"), tmp_path / "scratch"
+    spec, shard = Spec("train-0", "train", 0, 0, "bird", "grass", "a bird", 0), Shard("train", 0, 1, 1)
+    marker = scratch / shard.path("marker")
+    with attached(parse(url), scratch):
+        (scratch / "_figureground" / "recipe.json").write_text('{"sha256": "one"}')
+        write_shard(scratch, shard, Columns(["bird"], ["grass"]), [Reject(spec, "flat")], lambda sample: {})
+    s3.put(f"{prefix}/_figureground/recipe.json", b'{"sha256": "one"}')
+    with attached(parse(url), scratch):
+        assert marker.exists()  # it was written, but not put yet
+    s3.put(f"{prefix}/_figureground/recipe.json", b'{"sha256": "another"}')
+    with attached(parse(url), scratch):
+        assert not marker.exists()
 
 
 def test_a_scratch_directory_belongs_to_one_url(s3, url, tmp_path):

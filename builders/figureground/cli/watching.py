@@ -6,10 +6,9 @@ import argparse
 import json
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from figureground.cli.arguments import Commands
+from figureground.cli.arguments import Commands, place
 from figureground.core.terminal import say, say_json
 from figureground.core.text import human_time
 
@@ -23,11 +22,12 @@ def add_status(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "status", parents=[common], help="how far a build is: shards done, in work and failed, speed, time left",
         description="Reads a dataset's directory while a build is going on there, or after it, on any machine that "
-        "sees the directory. Nothing is changed. A shard is in work while the process that claimed it lives.",
+        "sees the directory, or a dataset at a URL. Nothing is changed. A shard is in work while the process that "
+        "claimed it lives; at a URL, until another process takes it over.",
         epilog="exit codes: 0 finished, or going on without failures; 1 a shard failed, or the directory holds no "
         "dataset; 2 wrong use; 130 stopped with Ctrl-C",
     )  # fmt: skip
-    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("directory", type=place, metavar="DIR|URL")
     parser.add_argument("--json", action="store_true", help="print JSON; with --watch, one line each time")
     parser.add_argument(
         "--watch", action="store_true",
@@ -38,8 +38,10 @@ def add_status(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _status(options: argparse.Namespace) -> int:
     from figureground.shards.progress import Watch
+    from figureground.stores.status import StoreWatch
+    from figureground.stores.urls import StoreUrl
 
-    watch = Watch(options.directory)
+    watch = StoreWatch(options.directory) if isinstance(options.directory, StoreUrl) else Watch(options.directory)
     while True:
         progress = watch.read()
         if options.json:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
-from figureground.core.locks import lock
 from figureground.core.names import slug
 from figureground.core.terminal import remark
 from figureground.finetune.concept_store import ConceptStore
@@ -20,7 +19,7 @@ from figureground.finetune.settings import Finetuning, fill
 from figureground.models.concept_files import CONCEPT
 from figureground.recipe.features import Feature
 from figureground.recipe.settings import field_names
-from figureground.shards.claiming import STAGES_LOCK
+from figureground.shards.home import home_of
 from figureground.shards.markers import markers
 from figureground.shards.stages import COPIES, DONE, read_marker, run_stage
 from figureground.sources.references import References, gather
@@ -75,7 +74,7 @@ class Concepts:
     def make(self, inputs: Inputs) -> None:
         """Fine-tune a concept, or reuse a finished one from the store; other processes may make others meanwhile."""
         facts = self._finetune(inputs)
-        with lock(self.stages.parents[1] / STAGES_LOCK, wait=True):
+        with home_of(self.stages.parents[1]).settling():
             self._run(inputs, lambda: facts)
 
     def make_again(self, inputs: Inputs) -> None:

@@ -175,6 +175,7 @@ def _run(method: Method, out: Path, runner: Runner, shards: Sequence[Shard], sho
         record_plan(out, shards)
     with reported(out, shards):
         runner.run(method, out, show_progress)
+    home_of(out).look(now=True)
     if not missing(out, shards):
         return True
     if why := runner.unfinished(out):

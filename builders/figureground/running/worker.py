@@ -36,17 +36,17 @@ from figureground.recipe.plan import Plan, PlannedShard
 from figureground.recipe.sample import Reject, Sample, Spec
 from figureground.running import directory
 from figureground.running.runner import Place
-from figureground.shards.claiming import PARTS_LOCK, WORKING_LOCK, claim_part
+from figureground.shards.claiming import PARTS_LOCK, WORKING_LOCK
 from figureground.shards.columns import Columns
 from figureground.shards.encoding import described
 from figureground.shards.filling import counted, fill
-from figureground.shards.home import home_of
+from figureground.shards.home import ClaimLost, home_of
 from figureground.shards.journal import Journal, origin
 from figureground.shards.markers import markers, missing
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import PRIVATE, Shard, as_shard
 from figureground.shards.writer import write_shard
-from figureground.stores.scratch import joined
+from figureground.stores.scratch import joined as taking_part
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -101,7 +101,7 @@ class Worker:
             FiguregroundError: The model can't be opened, the numerics differ from those of the first shards, or a shard
                 can't be rendered.
         """
-        with joined(self._out):
+        with taking_part(self._out):
             self._work(numbers, show_progress)
 
     def _work(self, numbers: Sequence[int] | None, show_progress: bool) -> None:
@@ -142,12 +142,11 @@ class Worker:
     def _make_parts(self) -> None:
         """Runs stages that don't need each other, one at a time, while other workers run others; waits for all.
 
-        The model is opened for them and given up: they may change what is on the device. Where processes can't share
-        parts, `begin` runs the stages one after the other.
+        The model is opened for them and given up: they may change what is on the device.
         """
         method, out = self._method, self._out
         stages = out / PRIVATE / "stages"
-        if not home_of(out).PARTS or not method.parts(stages):
+        if not method.parts(stages):
             return
         with ExitStack() as stack:
             with home_of(out).settling():
@@ -157,7 +156,7 @@ class Worker:
             while names := method.parts(stages):
                 for name in turned(names, self._place.rank):
                     signals.check()
-                    with claim_part(out, name) as mine:
+                    with home_of(out).claim_part(name) as mine:
                         if mine and name in method.parts(stages):
                             start = time.perf_counter()
                             method.make_part(stages, name, checkpoint)
@@ -177,8 +176,7 @@ class Worker:
         assert self._opened is not None
         method, out = self._method, self._out
         checkpoint, sampling, numerics = self._opened
-        plan, columns = method.plan(), method.columns()
-        recipe = method.recipe(out / PRIVATE)
+        plan, columns, recipe = method.plan(), method.columns(), method.recipe(out / PRIVATE)["sha256"]
         device = str(checkpoint.text_to_image.device)
         common = {
             **checkpoint.facts,
@@ -196,17 +194,17 @@ class Worker:
 
         def write(shard: Shard, bar: tqdm) -> None:
             specs = list(plan.specs(planned[shard]))
+            batches = list(in_batches(specs, sampling.batch_size))
             try:
-                renderer = self._renderer_of(specs[0].concept)
-                batches = list(in_batches(specs, sampling.batch_size))
-                with home_of(out).journal(shard, origin(shard, recipe["sha256"], numerics), batches) as journal:
+                with home_of(out).journal(shard, origin(shard, recipe, numerics), batches) as journal:
                     self._journal = journal
+                    renderer = self._renderer_of(specs[0].concept)
                     marker = write_shard(
                         out, shard, columns, counted(_results(renderer, journal, columns, provenance), bar),
                         lambda sample: provenance(sample.spec), formats=tuple(method.config.formats),
                         image_format=method.config.image_format, journal=journal,
                     )  # fmt: skip
-            except OutOfMemory:
+            except (OutOfMemory, ClaimLost):
                 raise
             except Exception as error:
                 self.log.write("failure", shard=shard.name, device=device, error=describe_error(error))
@@ -217,6 +215,12 @@ class Worker:
 
         planned = _choose(plan, numbers)
         fill(out, list(planned), write, show_progress)
+
+    def _pause(self) -> None:
+        """Called between the steps of a batch."""
+        signals.check()
+        if self._journal is not None:
+            self._journal.check()
 
     def _renderer_of(self, concept: str | None) -> Renderer:
         """Return the renderer of a concept; memory may not hold two, so the one before is given up."""
@@ -230,16 +234,9 @@ class Worker:
                 release_memory()
             self._drawn_by = concept
             self._renderer = Renderer(
-                self._method.checkpoint_for(concept, checkpoint), sampling, self._method.load_guide, self._pause,
-                proven,
+                self._method.checkpoint_for(concept, checkpoint), sampling, self._method.load_guide, self._pause, proven
             )  # fmt: skip
         return self._renderer
-
-    def _pause(self) -> None:
-        """Called between the steps of the model: stops at a signal, or if another process has taken the shard over."""
-        signals.check()
-        if self._journal is not None:
-            self._journal.check()
 
 
 def shard_facts(marker: Mapping[str, Any]) -> dict[str, Any]:

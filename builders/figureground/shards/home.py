@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.locks import lock
 from figureground.recipe.sample import Spec
-from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, claim
+from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, claim, claim_part
 from figureground.shards.journal import FileJournal, Journal, count_kept
 from figureground.shards.markers import markers
 from figureground.shards.shard import Shard
@@ -31,9 +31,6 @@ class Home:
         directory: The dataset's directory.
     """
 
-    PARTS: ClassVar[bool] = True
-    """Whether processes can each run a part of a stage, so that others find its result."""
-
     def __init__(self, directory: Path):
         self.directory = directory
 
@@ -42,8 +39,12 @@ class Home:
         """What messages call the dataset: its directory or its URL."""
         return str(self.directory)
 
-    def look(self) -> None:
-        """Find out which shards others have finished; afterwards, `markers.missing` knows them."""
+    def look(self, now: bool = False) -> None:
+        """Find out which shards others have finished; afterwards, `markers.missing` knows them.
+
+        Args:
+            now: Whether to look although that was done a moment ago.
+        """
 
     @contextlib.contextmanager
     def claim(self, shard: Shard) -> Iterator[bool]:
@@ -72,6 +73,12 @@ class Home:
         """Let no other process settle recipe and numerics or run stages within the context; waits for its turn."""
         with lock(self.directory / STAGES_LOCK, wait=True):
             yield
+
+    @contextlib.contextmanager
+    def claim_part(self, name: str) -> Iterator[bool]:
+        """Try to claim a stage that doesn't need others, without waiting; finished ones lie in the directory then."""
+        with claim_part(self.directory, name) as mine:
+            yield mine
 
     def keep_stage(self, name: str) -> None:
         """Bring a stage that has just finished to where it is kept; called within `settling`."""

@@ -45,6 +45,7 @@ SETTLING, DESCRIBING, BUILDING = ".settling", ".describing", ".building"
 """Names of the leases that aren't those of shards; below the last one, each build that must be the only one has its."""
 SECONDS_BETWEEN_LOOKS = 15.0
 """Longest age of a listing before a shard is claimed, seconds."""
+_DESCRIBING_LOCK = f"{PRIVATE}/.describing.lock"
 AT_ONCE = 16
 """Small objects that are fetched at once."""
 
@@ -57,8 +58,6 @@ class Remote(Home):
         store: The store.
         leases: The leases of this process.
     """
-
-    PARTS = False  # a stage is put as a whole, by who holds the lease for settling
 
     def __init__(self, directory: Path, store: Store, leases: Leases):
         super().__init__(directory)
@@ -74,9 +73,8 @@ class Remote(Home):
 
     # --- shards ---------------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """List markers and leases, unless that was done a moment ago."""
-        self._look(min(SECONDS_BETWEEN_LOOKS, self.leases.seconds) / 5)
+    def look(self, now: bool = False) -> None:
+        self._look(0 if now else min(SECONDS_BETWEEN_LOOKS, self.leases.seconds / BEATS))
 
     def _look(self, age: float) -> None:
         if time.monotonic() - self._looked > age:
@@ -217,6 +215,18 @@ class Remote(Home):
             finally:
                 del self._mine[SETTLING]
 
+    @contextlib.contextmanager
+    def claim_part(self, name: str) -> Iterator[bool]:
+        """Try to claim a stage: its lock file, then its lease."""
+        with super().claim_part(name) as mine:
+            lease = self.leases.take(f".stage-{name}") if mine else None
+            try:
+                self._pull_stages()
+                yield lease is not None
+            finally:
+                if lease is not None:
+                    self.leases.release(lease)
+
     def pull(self) -> None:
         """Make recipe, numerics and finished stages in the scratch those of the store, and see what is finished."""
         for name in (RECIPE, NUMERICS):
@@ -340,7 +350,7 @@ class Remote(Home):
     @contextlib.contextmanager
     def describing(self, images: bool) -> Iterator[bool]:
         with (
-            lock(self.directory / f"{PRIVATE}/.describing.lock", wait=True),
+            lock(self.directory / _DESCRIBING_LOCK, wait=True),
             self.leases.waited_for(DESCRIBING, self.store.sleep) as lease,
         ):
             self._look(0)
@@ -432,14 +442,26 @@ class Remote(Home):
         self.store.delete([*left, *self.store.list(FAILED), PLANNED])
 
     def begin(self) -> None:
-        """See anew what the store has, and forget what the scratch had of shards that are neither here nor there."""
-        self._note((), anew=True)
+        """See anew what the store has; what the scratch has of an unfinished shard stays if it is whole and fits."""
+        with lock(self.directory / _DESCRIBING_LOCK, wait=True):  # another process may be reading the markers
+            self._note((), anew=True)
+            self._look(0)
+            text, recipe = self.store.read_if_there(RECIPE), self.directory / RECIPE
+            fits = text is not None and recipe.exists() and _sha256_in(text) == _sha256_in(read_bytes(recipe))
+            kept = self._kept()
+            for name, marker in markers(self.directory).items():
+                files = [(self.directory / path, file["bytes"]) for path, file in marker["files"].items()]
+                whole = all(path.is_file() and path.stat().st_size == size for path, size in files)
+                if name in kept or not (fits and whole):
+                    self._throw_away(Shard.of_marker(marker), marker)
         self.pull()
-        kept = self._kept()
-        for name, marker in markers(self.directory).items():
-            files = [(self.directory / path, file["bytes"]) for path, file in marker["files"].items()]
-            if name not in kept and not all(path.is_file() and path.stat().st_size == n for path, n in files):
-                self._throw_away(Shard.of_marker(marker), marker)
+
+
+def _sha256_in(recipe: bytes) -> Any:
+    """Return the SHA-256 that a saved recipe records; None if it can't be read."""
+    with contextlib.suppress(FileError, KeyError, TypeError):
+        return parse_json(recipe, RECIPE)["sha256"]
+    return None
 
 
 def _companions(there: Iterable[str], proof: bytes) -> list[str]:

@@ -45,6 +45,11 @@ def url_of(directory: Path) -> StoreUrl | None:
     return url if isinstance(url, StoreUrl) else None
 
 
+def settings_of(directory: Path) -> tuple[StoreUrl | None, float]:
+    """Return the URL of a scratch directory, or None, and the time after which its builds take a lease for dead."""
+    return url_of(directory), float((_saved(directory) or {}).get("seconds", SECONDS))
+
+
 def _saved(directory: Path) -> dict[str, Any] | None:
     try:
         return read_object(directory / STORE)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from pathlib import Path
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import inside, parse_json, replace_bytes
 from figureground.shards.index_shape import INDEX
-from figureground.shards.progress import PLANNED
+from figureground.shards.progress import PLANNED, Claimed, Progress, Watch
 from figureground.shards.shard import MARKERS, RECIPE
 from figureground.stores.leases import LEASES
 from figureground.stores.mirror import directory_of
@@ -18,20 +19,7 @@ from figureground.stores.store import Store
 from figureground.stores.urls import StoreUrl
 
 
-@dataclass(frozen=True)
-class Working:
-    """A shard that a process holds, or that failed."""
-
-    shard: str
-    host: str
-    pid: int
-    since: str
-    """UTC, ISO 8601, by the clock of that host."""
-    reason: str | None = None
-    """Why it failed; None while it is held."""
-
-
-class StoreWatch:
+class StoreWatch(Watch):
     """Reads the progress of a build at a URL again and again; each marker is fetched once.
 
     Args:
@@ -42,12 +30,27 @@ class StoreWatch:
     """
 
     def __init__(self, url: StoreUrl):
-        self.directory = directory_of(url).with_name("status")
-        """Holds recipe, index and plan if there are any, and the markers, whose files have the times of the store."""
         self._store = Store(url)
         self._versions: dict[str, str] = {}
+        self._claimed: list[Claimed] = []
+        # It holds recipe, index and plan if there are any, and the markers, whose files have the times of the store.
+        directory = directory_of(url).with_name("status")
+        self._fill(directory)
+        super().__init__(directory)
 
-    def update(self) -> list[Working]:
+    def read(self) -> Progress:
+        """Returns the progress now; see `Watch.read`.
+
+        Raises:
+            StoreError: The store can't be read.
+        """
+        self._claimed = self._fill(self.directory)
+        return super().read()
+
+    def _claims(self) -> Iterator[Claimed]:
+        yield from self._claimed
+
+    def _fill(self, directory: Path) -> list[Claimed]:
         """Bring the directory up to date; return the shards in work and those that failed.
 
         A lease whose owner died without a word is listed until another process takes its shard over.
@@ -57,18 +60,18 @@ class StoreWatch:
         """
         leases = self._store.list(LEASES)
         markers = self._store.list(MARKERS)
-        for gone in (self.directory / MARKERS).glob("*.json"):
+        for gone in (directory / MARKERS).glob("*.json"):
             if f"{MARKERS}/{gone.name}" not in markers:
                 gone.unlink()
         for name, entry in markers.items():
             if self._versions.get(name) != entry.version:
-                copy = inside(self.directory, name)
+                copy = inside(directory, name)
                 replace_bytes(copy, self._store.read(name))
                 os.utime(copy, (entry.modified, entry.modified))
                 self._versions[name] = entry.version
         for name in (RECIPE, INDEX, PLANNED):
-            self._copy(name)
-        if not (self.directory / RECIPE).exists() and not markers:
+            self._copy(directory, name)
+        if not (directory / RECIPE).exists() and not markers:
             raise FiguregroundError(f"{self._store.url} holds no dataset: {RECIPE} is missing. Build one there first.")
         tops: dict[str, str] = {}
         for path in sorted(leases):
@@ -82,15 +85,17 @@ class StoreWatch:
                 found.append(self._read(name, path))
         return [each for each in found if each is not None]
 
-    def _copy(self, name: str) -> None:
-        path, data = self.directory / name, self._store.read_if_there(name)
+    def _copy(self, directory: Path, name: str) -> None:
+        path, data = directory / name, self._store.read_if_there(name)
         if data is None:
             path.unlink(missing_ok=True)
         else:
             replace_bytes(path, data)
 
-    def _read(self, shard: str, path: str) -> Working | None:
+    def _read(self, shard: str, path: str) -> Claimed | None:
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             told = parse_json(self._store.read(path), path)
-            return Working(shard, str(told["host"]), int(told["pid"]), str(told["since"]), told.get("reason"))
+            return Claimed(
+                shard, shard.split("-")[0], str(told["host"]), int(told["pid"]), str(told["since"]), told.get("reason")
+            )
         return None

@@ -6,6 +6,7 @@ the dataset's directory, which all machines share, and returns what the log says
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -30,9 +31,12 @@ from figureground.core.terminal import complain, remark
 from figureground.running.runner import Job, Place, Runner
 from figureground.running.runners.local import Failure, failure_of, raise_failure
 from figureground.shards.claiming import clean_stale, note_failure
+from figureground.shards.home import home_of
 from figureground.shards.markers import missing
 from figureground.shards.progress import is_unfinished
 from figureground.shards.shard import PRIVATE, Shard, as_shard
+from figureground.stores.scratch import attached, settings_of
+from figureground.stores.urls import StoreUrl
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -104,12 +108,17 @@ class Ray(Runner):
             job = dataclasses.replace(job, fields=fields, log=EventLog(kept=[]))
             total = sum(shard.count for shard in shards)
 
+            home = home_of(out)
+
             def done() -> int:
+                home.look()
                 return total - sum(shard.count for shard in missing(out, shards))
 
+            url, lease = settings_of(out)
             needs = dataclasses.replace(needs, workers=min(needs.workers, len(todo)))
-            crew = _Crew(job, out.absolute(), needs, blind=not has_locks(out))
-            with Progress(total, initial=done(), unit="image", desc=str(out), show=show_progress) as bar:
+            blind = url is None and not has_locks(out)
+            crew = _Crew(job, out.absolute(), url or out.absolute(), lease, needs, blind)
+            with Progress(total, initial=done(), unit="image", desc=home.title, show=show_progress) as bar:
                 handing_out = _HandingOut(crew, shards, todo, method.log)
                 try:
                     with signals.at_checks():
@@ -281,18 +290,24 @@ class Actor:
 
     Args:
         job: The method.
-        out: The dataset's directory.
+        out: The dataset's directory, or its URL; then the actor works in the scratch of its machine.
+        lease: For a URL, seconds without a sign of life after which a shard is taken over.
         place: Its place among the actors.
     """
 
-    def __init__(self, job: Job, out: Path, place: Place):
+    def __init__(self, job: Job, out: Path | StoreUrl, lease: float, place: Place):
         libraries.quieten()
+        self._attached = contextlib.ExitStack()  # for as long as the actor lives
+        self._sees = isinstance(out, StoreUrl)
+        if isinstance(out, StoreUrl):
+            out = self._attached.enter_context(attached(out, seconds=lease, handed_out=True))
+        self._sees = self._sees or is_unfinished(out)
         self._job, self._out, self._place = job, out, place
         self._worker: Any = None
 
     def facts(self) -> Facts:
         """Return where it runs, with which versions."""
-        return Facts(socket.gethostname(), os.getpid(), versions(), is_unfinished(self._out))
+        return Facts(socket.gethostname(), os.getpid(), versions(), self._sees)
 
     def render(self, number: int) -> Rendered:
         """Render a shard, unless another process has.
@@ -340,6 +355,11 @@ class _Crew:
 
     job: Job
     out: Path
+    """The dataset's directory on this machine."""
+    place: Path | StoreUrl
+    """Where actors find the dataset."""
+    lease: float
+    """For a URL, seconds without a sign of life after which a shard is taken over."""
     needs: Needs
     blind: bool = False
     """Whether actors can't see what others do, as the file system has no locks."""
@@ -357,7 +377,8 @@ class _Crew:
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        actor: Any = ray.remote(Actor).options(**options).remote(self.job, self.out, Place(rank, 0, beside, self.blind))
+        its_place = Place(rank, 0, beside, self.blind)
+        actor: Any = ray.remote(Actor).options(**options).remote(self.job, self.place, self.lease, its_place)
         return _Hand(rank, actor, actor.facts.remote())
 
 
