@@ -341,7 +341,7 @@ def _parse() -> argparse.Namespace:
     add("--image-seconds", type=float, default=6.0, help="real seconds that an image takes (%(default)s)")
     args = parser.parse_args()
     if args.quick:
-        args.rounds, args.images, args.shards, args.workers, args.image_seconds = 1, 120, 6, 3, 1.0
+        args.rounds, args.images, args.shards, args.workers, args.image_seconds = 1, 60, 3, 2, 1.0
     return args
 
 
@@ -363,7 +363,7 @@ def main() -> None:
             else:
                 plan = Simulation(
                     args.images, args.shards, args.workers, args.image_seconds, batch=10 if args.quick else 50,
-                    lease=3.0 if args.quick else 30.0, killed_share=0.34 if args.quick else 0.1,
+                    lease=2.0 if args.quick else 30.0, killed_share=0.5 if args.quick else 0.1,
                 )  # fmt: skip
                 found, facts = measure_machines(folder, plan)
                 facts |= {"plan": {name: getattr(plan, name) for name in plan.__dataclass_fields__}, "scale": SCALE}

@@ -23,7 +23,6 @@ from PIL import Image
 from results import Row, arguments, median, median_ratio, report, scratch
 
 from figureground.core.numerics import library_versions
-from figureground.recipe.config import Config
 from figureground.recipe.sample import Spec, derive_seed, key
 from figureground.shards import index
 from figureground.shards.card import CardContext
@@ -36,6 +35,7 @@ from figureground.sources.images import encode
 FOREGROUNDS = tuple(f"class {i}" for i in range(100))
 BACKGROUNDS = tuple(f"scene {i}" for i in range(10))
 COLUMNS = Columns(FOREGROUNDS, BACKGROUNDS)
+SHARD_SIZE = 1000
 STEEPNESS = 1.2
 """Exponent of the decrease of drawn amplitudes with frequency."""
 
@@ -212,16 +212,15 @@ def main() -> None:
         args.small, args.large, args.rounds = 20, 4, 1
     began = time.monotonic()
     disable_progress_bars()
-    shard_size = Config.shard_size
     rows = []
     for size, count in ((64, args.small), (512, args.large)):
         label = f"{size} px"
         print(f"{count} samples of {label} …", flush=True)
         with scratch(args.work) as work:
-            rows += measure_writing(make_samples(count, size), args.rounds, shard_size, label, work)
+            rows += measure_writing(make_samples(count, size), args.rounds, SHARD_SIZE, label, work)
             rows += measure_reading(work / "built", size, count, max(1, args.rounds // 2), label, work)
     settings = {
-        "samples": {"64 px": args.small, "512 px": args.large}, "rounds": args.rounds, "shard_size": shard_size,
+        "samples": {"64 px": args.small, "512 px": args.large}, "rounds": args.rounds, "shard_size": SHARD_SIZE,
         "image_format": "jpg",
     }  # fmt: skip
     report("shards", args, rows, settings, began)

@@ -45,6 +45,7 @@ ARGUMENTS: dict[str, Callable[[Path], list[str]]] = {
     "fidelity": lambda folder: ["--dataset", str(build_dataset(folder))],
     "finetune": lambda folder: ["--script", str(write_script(folder))],
     "mitigate": lambda folder: ["--workers", "1"],
+    "scale": lambda folder: ["--parts", "journal", "machines"],  # each start of a runner takes seconds
 }  # fmt: skip
 """Beside `--quick --out FILE --work DIR`: what a benchmark needs to run all its parts, or leaves out to be quick."""
 

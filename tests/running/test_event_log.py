@@ -30,8 +30,9 @@ def test_each_shard_of_each_worker_is_a_line_with_its_counts(checkpoint, tmp_pat
     assert [each["event"] for each in (told[0], told[-1])] == ["start", "stop"]
     shards = [each for each in told if each["event"] == "shard"]
     assert sorted(f"{each['shard']}.json" for each in shards) == markers(out)
-    assert {each["rank"] for each in shards} == {0, 1}
-    assert len({each["pid"] for each in shards}) == 2
+    workers = {(each["rank"], each["pid"]) for each in shards}
+    assert 1 <= len(workers) <= 2  # one may have rendered everything before the other had its model
+    assert {rank for rank, _ in workers} <= {0, 1}
     for each in shards:
         marker = json.loads((out / "_figureground" / "shards" / f"{each['shard']}.json").read_text())
         assert (each["samples"], each["rejects"], each["device"]) == (marker["samples"], marker["rejects"], "cpu")

@@ -20,6 +20,7 @@ from figureground.shards import journal
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, remove_locks
 from figureground.shards.directory import refuse_strange
 from figureground.shards.markers import missing
+from figureground.shards.progress import forget_plan
 from figureground.shards.shard import PRIVATE, RECIPE, as_shard
 
 
@@ -147,6 +148,7 @@ def _take_back(method: Method, directory: Path, before: str, text: str, failed: 
         nothing = missing(directory, added) == added and not (samples if failed else rendered)
         if alone and idle and ours and nothing:
             replace_text(saved, before)
+            forget_plan(directory)
             for shard in added:
                 journal.remove_files(directory, shard.name)
     remove_locks(directory)

@@ -7,6 +7,7 @@ in no hash and draw no random numbers of the work.
 from __future__ import annotations
 
 import math
+import os
 import re
 import secrets
 import threading
@@ -135,7 +136,7 @@ def tracked(track: str | None, out: Path, config: Mapping[str, Any]) -> Iterator
         out: The directory of the results; its name is that of the group, or in an enclosing context part of a run's.
         config: Settings, shown with each run that begins in this context itself.
     """
-    outer, name = _CURRENT.get(), out.resolve().name
+    outer, name = _CURRENT.get(), Path(os.path.realpath(out)).name  # `resolve` raises on circular links
     if track is not None:
         tracking = _Tracking(_Link(TRACKERS[track]), [name], config)
     elif outer is not None:
