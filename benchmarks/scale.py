@@ -146,13 +146,13 @@ class Unkept(Home):
         return NoJournal(origin, batches)
 
 
-def measure_journal(work: Path, rounds: int, images: int) -> tuple[list[Row], dict[str, Any]]:
+def measure_journal(work: Path, rounds: int, images: int, steps: int) -> tuple[list[Row], dict[str, Any]]:
     seconds: dict[str, list[float]] = {"with": [], "without": []}
 
     def build(kind: str, out: Path) -> float:
         method = D3S(
             "pocket", classes=["bird", "car"], backgrounds=["grass", "snow"], per_cell={"train": images // 4},
-            shard_size=images, batch_size=8, threads=1, device="cpu",
+            shard_size=images, batch_size=8, threads=1, device="cpu", num_inference_steps=steps,
         )  # fmt: skip
         with registered(Unkept(out)) if kind == "without" else contextlib.nullcontext():
             method.build(out, show_progress=False)
@@ -359,7 +359,7 @@ def main() -> None:
             if part == "runners":
                 found, facts = measure_runners(folder, args.rounds, images)
             elif part == "journal":
-                found, facts = measure_journal(folder, args.rounds, images // 2)
+                found, facts = measure_journal(folder, args.rounds, images // 2, 2 if args.quick else 50)
             else:
                 plan = Simulation(
                     args.images, args.shards, args.workers, args.image_seconds, batch=10 if args.quick else 50,
