@@ -359,7 +359,7 @@ def main() -> None:
             if part == "runners":
                 found, facts = measure_runners(folder, args.rounds, images)
             elif part == "journal":
-                found, facts = measure_journal(folder, args.rounds, images // 2, 2 if args.quick else 50)
+                found, facts = measure_journal(folder, args.rounds, images // 4, 2 if args.quick else 16)
             else:
                 plan = Simulation(
                     args.images, args.shards, args.workers, args.image_seconds, batch=10 if args.quick else 50,
