@@ -358,8 +358,12 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> dict[str,
     }  # fmt: skip
 
 
-def tell(units: Sequence[Mapping[str, Any]], chosen: Mapping[str, float], best: str) -> tuple[list[Row], dict]:
-    """Return the rows of the report, and paired differences from `none` for every row."""
+def tell(units: Sequence[Mapping[str, Any]], best: str) -> tuple[list[Row], dict]:
+    """Return the rows of the report, and paired differences from `none` for every row.
+
+    A trained row is also compared with penalty 0, where each side learns its own label alone: only that difference is
+    due to the penalty.
+    """
     names = [name for name in units[0]["rows"] if all(name in unit["rows"] for unit in units)]
     separated = [name for name in names if "result" in units[0]["rows"][name]]
     differences: dict[str, Any] = {}
@@ -372,6 +376,12 @@ def tell(units: Sequence[Mapping[str, Any]], chosen: Mapping[str, float], best: 
         errors, plain = by_seed(units, name, task_error), by_seed(units, "none", task_error)
         each["anti-correlated error"] = paired(errors, plain)
         each["anti-correlated error − half of none's"] = paired(errors, {s: v / 2 for s, v in plain.items()})
+        unpenalised = Variant(units[0]["rows"][name]["method"], 0.0).name
+        if units[0]["rows"][name]["penalty"] and not units[0]["rows"][name]["fine_tune"] and unpenalised in separated:
+            each["anti-correlated error − that at penalty 0"] = paired(errors, by_seed(units, unpenalised, task_error))
+            each["other labels, MLP, % of chance − that at penalty 0"] = paired(
+                by_seed(units, name, leak), by_seed(units, unpenalised, leak)
+            )
         worst = [by_seed(units, row, lambda r: r["transfer"]["foreground"]["worst_group"]) for row in (name, "none")]
         each["pocketbirds, worst group"] = paired(*worst)
         differences[name] = each
@@ -475,7 +485,7 @@ def main() -> None:
         raise SystemExit("Nothing is finished.")
     candidates = [Variant(m, chosen.get(m)).name for m in plan.methods]
     best = min((name for name in candidates if name in tuned), key=lambda name: leak(tuned[name]))
-    rows, differences = tell(told, chosen, best)
+    rows, differences = tell(told, best)
     out = args.out or ROOT / "benchmarks" / "results" / "disentangle.json"
     if args.out or not args.quick:
         text = draw(told, out.with_suffix(".png"))

@@ -52,6 +52,7 @@ from figureground.shards.samples import Encoded
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_shard
 from figureground.stores.leases import LEASES
+from figureground.stores.remote import Remote
 from figureground.stores.scratch import attached
 from figureground.stores.store import Store
 from figureground.stores.urls import StoreUrl, parse
@@ -232,19 +233,20 @@ def work_on(url: str, place: Path, number: int, plan: Simulation, told: Path, ba
                 yield Sample(spec, image)
 
     with attached(store_url, place, seconds=plan.lease) as out:
+        home = home_of(out)
+        assert isinstance(home, Remote)
 
         def write(shard: Shard, bar: Any) -> None:
             specs = specs_of(shard)
             batches = [specs[i : i + plan.batch] for i in range(0, len(specs), plan.batch)]
-            with home_of(out).journal(shard, origin(shard, "scale", {}), batches) as journal:
+            with home.journal(shard, origin(shard, "scale", {}), batches) as journal:
                 write_shard(
                     out, shard, COLUMNS, counted(render(journal, shard), bar), lambda _: {}, formats=("parquet",),
                     image_format="png", journal=journal,
                 )  # fmt: skip
             rss = psutil.Process().memory_info().rss / MEGABYTE
-            requests = home_of(out).store.requests  # type: ignore[attr-defined]
             with told.open("a") as file:
-                file.write(json.dumps({"drawn": drawn, "rss": rss, "requests": dict(requests)}) + "\n")
+                file.write(json.dumps({"drawn": drawn, "rss": rss, "requests": dict(home.store.requests)}) + "\n")
 
         fill(out, [*shards[first:], *shards[:first]], write, show_progress=False)
 
@@ -296,7 +298,9 @@ def measure_machines(work: Path, plan: Simulation) -> tuple[list[Row], dict[str,
                     os.kill(workers[number].pid or 0, signal.SIGKILL)
             time.sleep(0.05)
         seconds, after = time.monotonic() - start, psutil.cpu_times()
-        store = Store(parse(url))  # type: ignore[arg-type]
+        store_url = parse(url)
+        assert isinstance(store_url, StoreUrl)
+        store = Store(store_url)
         done = [path for path in store.list("_figureground/shards") if path.endswith(".json")]
         left = len(store.list(LEASES)) + len(store.list("_figureground/journal"))
         server_memory = server.memory_info().rss / MEGABYTE

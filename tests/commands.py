@@ -14,6 +14,8 @@ TINY = {
     "num_inference_steps": 6, "size": 32, "batch_size": 4, "threads": 1, "device": "cpu",
 }  # fmt: skip
 """60 images in 15 shards: a few seconds."""
+LONG = {"num_inference_steps": 15, "per_cell": "{train: 7, validation: 1}"}
+"""Changes of it that leave time to kill a process."""
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}
 
 

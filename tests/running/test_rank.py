@@ -5,14 +5,12 @@ import os
 import signal
 
 import pytest
-from commands import ENVIRONMENT, hashes, litter, markers, recipe, run, start, wait_for
+from commands import ENVIRONMENT, LONG, hashes, litter, markers, recipe, run, start, wait_for
 from forked import Forked
-from tiny_checkpoints import make_checkpoint
 
 from figureground.core.errors import UsageError
 from figureground.running.runners.rank import Rank, find_rank, share
 
-LONG = {"num_inference_steps": 15, "per_cell": "{train: 7, validation: 1}"}
 """32 images in 8 shards, long enough to be met in the middle."""
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 OPENMPI = {
@@ -115,18 +113,6 @@ def test_shares_cover_every_shard_once_and_differ_by_one(shards, of):
     shares = [share(shards, rank, of) for rank in range(of)]
     assert sorted(number for each in shares for number in each) == list(range(shards))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return make_checkpoint("sd1", tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(checkpoint, tmp_path_factory):
-    out = tmp_path_factory.mktemp("undisturbed") / "d3s"
-    assert run("build", *recipe(checkpoint, **LONG), "--out", str(out))[0] == 0
-    return out
 
 
 def events(log):

@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import hashes, litter, markers, recipe, run, start, wait_for
+from commands import LONG, hashes, litter, markers, recipe, run, start, wait_for
 from dying_actors import Dying
-from tiny_checkpoints import make_checkpoint
 
 from figureground.core.accelerator import is_device_error
 from figureground.core.errors import FiguregroundError, RecipeError
@@ -31,7 +30,6 @@ from figureground.shards.progress import Watch, record_plan
 from figureground.shards.shard import Shard
 
 HAS_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray isn't installed")
-LONG = {"num_inference_steps": 15, "per_cell": "{train: 7, validation: 1}"}
 """32 images in 8 shards."""
 PATIENCE = 400
 """Seconds until workers must have begun: each imports everything, on what may be a busy machine."""
@@ -121,18 +119,6 @@ def _build_nothing(address, tmp_path):
     from figureground import D3S
 
     D3S("pocket", limit=4).build(tmp_path / "d3s", show_progress=False, runner=Ray(address))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return make_checkpoint("sd1", tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(checkpoint, tmp_path_factory):
-    out = tmp_path_factory.mktemp("undisturbed") / "d3s"
-    assert run("build", *recipe(checkpoint, **LONG), "--out", str(out))[0] == 0
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -244,3 +230,18 @@ def test_a_shard_that_workers_die_of_fails_and_the_others_are_rendered(cluster, 
     assert failed.shard == shards[1].name
     with claim(out, shards[1]) as mine:
         assert mine
+
+
+def test_starts_that_fail_for_a_while_end_nothing_and_without_end_the_build(monkeypatch, tmp_path, capsys):
+    class Unstarted(Crew):
+        def start(self, rank):
+            return _Hand(rank, None, None)
+
+    handing_out = _HandingOut(Unstarted(tmp_path), [], [], EventLog())
+    handing_out.hands = [_Hand(rank, None, None) for rank in range(2)]
+    for _ in range(20):  # a machine has vanished, and Ray hasn't noticed it
+        handing_out._replace(handing_out.hands[1], "the node died")
+    assert capsys.readouterr().err.count("the node died") == 1
+    monkeypatch.setattr("figureground.running.runners.ray.SECONDS_OF_FAILED_STARTS", -1.0)
+    with pytest.raises(FiguregroundError, match=r"21 workers died as they started.*the node died"):
+        handing_out._replace(handing_out.hands[1], "the node died")

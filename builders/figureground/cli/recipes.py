@@ -84,8 +84,6 @@ def _plan(options: argparse.Namespace) -> int:
 
     if options.images_per_second is not None and not 0 < options.images_per_second < math.inf:
         raise RecipeError("--images-per-second", "give a number above 0.")
-    if options.workers is not None:
-        options.set = [*options.set, f"workers={options.workers}"]
     method = _method(options)
     if options.json:
         say_json(forecast.plan(method, options.images_per_second))

@@ -46,7 +46,7 @@ from figureground.shards.markers import markers, missing
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import PRIVATE, Shard, as_shard
 from figureground.shards.writer import write_shard
-from figureground.stores.scratch import joined as taking_part
+from figureground.stores.scratch import taking_part
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method

@@ -100,7 +100,7 @@ def attached(
 
 
 @contextlib.contextmanager
-def joined(directory: Path) -> Iterator[None]:
+def taking_part(directory: Path) -> Iterator[None]:
     """Take part, in another process of the same machine, in the build of a scratch directory; any other one is left."""
     saved = _saved(directory) if type(home_of(directory)) is Home else None
     if saved is None:

@@ -48,6 +48,9 @@ SECONDS_TO_REMARK = 60.0
 """Time without any worker after which that is said, seconds."""
 SECONDS_WITHOUT_WORKERS = 1800.0
 """Time without any worker after which the build stops, seconds. A cluster may need minutes to rent a machine."""
+SECONDS_OF_FAILED_STARTS = 120.0
+"""Time over which every start has to fail before the build stops, seconds; Ray needs half a minute to notice that a
+machine has vanished."""
 SECONDS_FOR_KILLED = 5.0
 """Time to wait for killed actors to let go of their shards, seconds."""
 MOST_DEATHS = 3
@@ -398,6 +401,8 @@ class _HandingOut:
         self._queue = deque(self.todo)
         self._deaths: Counter[int] = Counter()
         self._died_in_a_row = 0
+        self._failed_starts: list[float] = []
+        """Times, monotonic, at which actors died before they answered, since one did."""
         self._alone_since = time.monotonic()
         self._remarked = False
 
@@ -476,6 +481,7 @@ class _HandingOut:
         if isinstance(returned, Facts):
             _refuse_other(returned, versions(), self.crew.out)
             hand.facts = returned
+            self._failed_starts.clear()
             return
         assert isinstance(returned, Rendered)
         assert hand.facts is not None
@@ -495,7 +501,10 @@ class _HandingOut:
     def _replace(self, hand: _Hand, why: str) -> None:
         """Start another actor in the place of one that died, and put its shard back, unless too many died of it."""
         where = hand.facts.host if hand.facts else "a machine of the cluster"
-        self._died_in_a_row += 1
+        if hand.facts is None:
+            self._note_failed_start(why)
+        else:
+            self._died_in_a_row += 1
         if hand.number is not None:
             shard = self.shards[hand.number]
             self._deaths[hand.number] += 1
@@ -514,6 +523,22 @@ class _HandingOut:
                 f"{self._died_in_a_row} workers died one after the other, the last on {where}: {why}"
             )
         self.hands[self.hands.index(hand)] = self.crew.start(hand.rank)
+
+    def _note_failed_start(self, why: str) -> None:
+        """Count an actor that died as it started.
+
+        Ray places actors on a machine that has vanished until it misses its heartbeats, so a few such deaths within a
+        short time are no reason to give up.
+
+        Raises:
+            FiguregroundError: Actors have died so again and again, and none has started meanwhile.
+        """
+        self._failed_starts.append(time.monotonic())
+        if len(self._failed_starts) == 1:
+            complain(f"figureground: a worker died as it started, and another one is started: {why[:500]}")
+        lasted = self._failed_starts[-1] - self._failed_starts[0]
+        if len(self._failed_starts) >= MOST_DEATHS * max(2, len(self.hands)) and lasted > SECONDS_OF_FAILED_STARTS:
+            raise FiguregroundError(f"{len(self._failed_starts)} workers died as they started, the last so: {why}")
 
     def _refuse_emptiness(self) -> None:
         """Say when no worker could be started for a while, and give up after a long one."""
