@@ -431,7 +431,7 @@ class Remote(Home):
                     raise ShardError(f"{self.title}/{name} is damaged: its SHA-256 differs from its marker's.")
 
     def _clean(self) -> None:
-        """Remove data from the scratch, and what paused owners of finished shards wrote late."""
+        """Remove data from the scratch, what paused owners of finished shards wrote late, and leases of dead owners."""
         kept = self._kept()
         for marker in markers(self.directory).values():
             if marker["shard"] in kept:
@@ -440,6 +440,7 @@ class Remote(Home):
         late = [*self.store.list(LEASES), *self.store.list(JOURNAL)]
         left = [path for path in late if path.split("/")[2] in kept]
         self.store.delete([*left, *self.store.list(FAILED), PLANNED])
+        self.leases.sweep(self.store.sleep)
 
     def begin(self) -> None:
         """See anew what the store has; what the scratch has of an unfinished shard stays if it is whole and fits."""

@@ -78,9 +78,9 @@ class Store:
         self._tries, self._check, self._limit = tries or QUICK_TRIES, check, limit
         self._files: fsspec.AbstractFileSystem | None = None
 
-    def background(self, limit: float) -> Store:
-        """Return the same store for heartbeats and last requests: one try, which ends after `limit` seconds."""
-        other = Store(self.url, tries=1, check=None, limit=limit)
+    def background(self, limit: float, tries: int = 1) -> Store:
+        """Return the same store for heartbeats and last requests: a few tries, which end after `limit` seconds each."""
+        other = Store(self.url, tries=tries, check=None, limit=limit)
         other.requests = self.requests
         return other
 
