@@ -9,20 +9,19 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from figureground.core import libraries, signals
-from figureground.core.errors import FiguregroundError, UsageError, describe_error, listed
+from figureground.core.errors import FiguregroundError, listed
 from figureground.core.progress import Progress
 from figureground.core.terminal import complain
+from figureground.running.failure import Failure, failure_of, raise_failure
 from figureground.running.runner import Job, Place, Runner
 from figureground.shards.home import home_of
 from figureground.shards.markers import missing
@@ -36,21 +35,6 @@ SECONDS_FOR_WORKERS = 12.0
 """Time that workers get to stop before they are killed, seconds."""
 SECONDS_FOR_KILLED = 3.0
 """Time to wait for killed workers, seconds. One that hangs in a driver or on a lost disk ends when that returns."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Error with which a worker ended; it can be sent to another process."""
-
-    text: str
-    traceback: str
-    wrong_use: bool = False
-    system: tuple[int, str, str | None] | None = None
-    """Number, text and file of an operating system error."""
-
-
-class WorkerTraceback(Exception):
-    """Traceback of an error in a worker, for `--debug`."""
 
 
 class Local(Runner):
@@ -164,14 +148,6 @@ def _raise_failure(failures: dict[str, Failure], killed: list[BaseProcess], fini
     raise FiguregroundError(text)
 
 
-def raise_failure(failure: Failure) -> NoReturn:
-    """Raise a worker's error again in this process, with its traceback as the cause."""
-    cause = WorkerTraceback("\n" + failure.traceback)
-    if failure.system:
-        raise OSError(*failure.system) from cause
-    raise (UsageError if failure.wrong_use else FiguregroundError)(failure.text) from cause
-
-
 def _ending(worker: BaseProcess) -> str:
     code = worker.exitcode or 0
     number = -code if code < 0 else code - 128
@@ -228,16 +204,6 @@ def _work(job: Job, out: Path, shards: list[int], place: Place, report: Connecti
             raise SystemExit(1) from None
         finally:
             gc.freeze()  # see `figureground.__main__`
-
-
-def failure_of(error: BaseException) -> Failure:
-    """Return an error as it is sent from a worker."""
-    system = None
-    if isinstance(error, OSError) and error.errno:
-        name = None if error.filename is None else str(error.filename)
-        system = (error.errno, error.strerror or str(error), name)
-    shown = "".join(traceback.format_exception(error))[-20_000:]
-    return Failure(describe_error(error), shown, isinstance(error, UsageError), system)
 
 
 def _end_with_parent() -> None:
