@@ -254,6 +254,14 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def leave_device(checkpoint: Checkpoint) -> None:
+    """Move a checkpoint's networks to the CPU, to leave the device's memory to a training."""
+    for part in checkpoint.text_to_image.components.values():
+        if hasattr(part, "parameters"):
+            part.to("cpu")
+    release_memory()
+
+
 def route(spec: Spec) -> Route:
     """Return how a Spec's image is drawn."""
     if spec.guide is None:

@@ -43,6 +43,7 @@ from figureground.stores.leases import SECONDS
 
 if TYPE_CHECKING:
     import datasets
+    import torch
     from PIL import Image
 
     from figureground.diffusion.checkpoint import Checkpoint
@@ -300,8 +301,13 @@ class Method(ABC):
         """Return the names of unfinished stages that don't need each other: workers make one each, before `prepare`."""
         return []
 
-    def make_part(self, stages: Path, name: str, checkpoint: Checkpoint) -> None:
-        """Run one of the stages that `parts` names; no other process runs the same one meanwhile."""
+    def make_part(self, stages: Path, name: str, checkpoint: Checkpoint, device: torch.device) -> None:
+        """Run one of the stages that `parts` names; no other process runs the same one meanwhile.
+
+        Args:
+            checkpoint: The recipe's checkpoint, on the CPU, so that the stage has the device's memory.
+            device: The device to work on.
+        """
         raise NotImplementedError(f"{type(self).__name__} names stages but doesn't implement make_part")
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:

@@ -243,7 +243,7 @@ class Repaint(Method):
         ):
             directory.settle_recipe(out, self.recipe(out / PRIVATE))
             known = self._read_jobs(stages)
-            if known is None or not all(path.is_file() for path in self.needed(stages, known)):
+            if known is None or not all((stages / name).is_file() for name in known["masks"].values()):
                 try:
                     jobs, masks, told = self.jobs(stages)
                 except RecipeError as error:
@@ -258,14 +258,6 @@ class Repaint(Method):
                     )
                 self.stage(stages, JOBS, lambda folder: facts)
         self.read_stages(stages)
-
-    def needed(self, stages: Path, facts: Mapping[str, Any]) -> list[Path]:
-        """Return the files of other stages that images are made from. If one is missing, the stages run again.
-
-        Args:
-            facts: Facts of the stage `jobs`.
-        """
-        return [stages / name for name in facts["masks"].values()]
 
     def nothing(self, told: Mapping[str, Any]) -> str:
         """Return the error message for a build with no images to make."""

@@ -30,7 +30,7 @@ from figureground.core.numerics import (
 )
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
-from figureground.diffusion.render import Renderer, Sampling, find_batch_size, in_batches, release_memory
+from figureground.diffusion.render import Renderer, Sampling, find_batch_size, in_batches, leave_device, release_memory
 from figureground.models.weights import check_size
 from figureground.recipe.plan import Plan, PlannedShard
 from figureground.recipe.sample import Reject, Sample, Spec
@@ -142,7 +142,7 @@ class Worker:
     def _make_parts(self) -> None:
         """Runs stages that don't need each other, one at a time, while other workers run others; waits for all.
 
-        The model is opened for them and given up: they may change what is on the device.
+        The model is opened for them, leaves the device, and is given up.
         """
         method, out = self._method, self._out
         stages = out / PRIVATE / "stages"
@@ -152,6 +152,8 @@ class Worker:
             with home_of(out).settling():
                 directory.settle_recipe(out, method.recipe(out / PRIVATE))
                 checkpoint = open_checked(method, out, self._place)[0]
+                device = checkpoint.text_to_image.device
+                leave_device(checkpoint)
                 stack.enter_context(lock(out / PARTS_LOCK, wait=True, shared=True))
             while names := method.parts(stages):
                 for name in turned(names, self._place.rank):
@@ -159,7 +161,7 @@ class Worker:
                     with home_of(out).claim_part(name) as mine:
                         if mine and name in method.parts(stages):
                             start = time.perf_counter()
-                            method.make_part(stages, name, checkpoint)
+                            method.make_part(stages, name, checkpoint, device)
                             self.log.write("stage", stage=name, seconds=round(time.perf_counter() - start, 3))
                 if method.parts(stages):
                     time.sleep(SECONDS_BETWEEN_LOOKS)

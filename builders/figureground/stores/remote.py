@@ -44,7 +44,10 @@ DESCRIPTIONS = (ATTRIBUTION, CROISSANT, LABELS, CARD, INDEX)
 SETTLING, DESCRIBING, BUILDING = ".settling", ".describing", ".building"
 """Names of the leases that aren't those of shards; below the last one, each build that must be the only one has its."""
 SECONDS_BETWEEN_LOOKS = 15.0
-"""Longest age of a listing before a shard is claimed, seconds."""
+"""Longest age of a listing for an idle process, seconds."""
+SECONDS_OF_LUCK, SECONDS_AFTER_MISS = 60.0, 3.0
+"""Longest age of a listing before a shard is claimed: as long as claims succeed, and after one that failed, seconds. A
+claim needs no listing to be safe; it saves requests for shards that others hold or have finished."""
 _DESCRIBING_LOCK = f"{PRIVATE}/.describing.lock"
 AT_ONCE = 16
 """Small objects that are fetched at once."""
@@ -64,6 +67,8 @@ class Remote(Home):
         self.store, self.leases = store, leases
         self._mine: dict[str, Lease] = {}
         self._looked = float("-inf")
+        self._missed = False
+        """Whether the last claim found a shard that another process holds or has finished."""
         self._stages: dict[str, str] = {}
         """Version of the proof of each stage in the store that the scratch has too."""
 
@@ -132,7 +137,7 @@ class Remote(Home):
             self.store.background(5.0).put(f"{FAILED}/{lease.name}", json.dumps(told_there).encode())
 
     def _take(self, shard: Shard) -> Lease | None:
-        self._look(min(SECONDS_BETWEEN_LOOKS, self.leases.seconds / 2))
+        self._look(SECONDS_AFTER_MISS if self._missed else SECONDS_OF_LUCK)
         if shard.name in self._kept():
             return None
         lease = self.leases.take(shard.name)
@@ -140,7 +145,8 @@ class Remote(Home):
         if lease is not None and self.store.entry(shard.path("marker")) is not None:
             self._note([shard.name])
             self.leases.release(lease)
-            return None
+            lease = None
+        self._missed = lease is None
         return lease
 
     def journal(self, shard: Shard, origin: Mapping[str, Any], batches: Sequence[Sequence[Spec]]) -> Journal:
