@@ -246,6 +246,8 @@ class Method(ABC):
     # --- inputs and plan ------------------------------------------------------------------------
 
     show_progress: bool = True
+    runner: Runner | None = None
+    """Who says which processes make `planning_parts`; None for the runner `local`."""
     """Whether stages report progress; set by `build`."""
     log: EventLog = EventLog()
     """Where events of a build go; set by `build`."""
@@ -293,6 +295,17 @@ class Method(ABC):
 
     def run_planning_stages(self, out: Path) -> None:
         """Run the stages that the plan depends on, in the dataset's directory; called before `plan`."""
+
+    def planning_parts(self, stages: Path) -> list[str]:
+        """Return the names of unfinished stages that don't need each other and that the plan depends on.
+
+        `run_planning_stages` has several processes make one each, by `make_planning_part`.
+        """
+        return []
+
+    def make_planning_part(self, stages: Path, name: str, device: torch.device) -> None:
+        """Run one of the stages that `planning_parts` names; no other process runs the same one meanwhile."""
+        raise NotImplementedError(f"{type(self).__name__} names stages but doesn't implement make_planning_part")
 
     def read_stages(self, stages: Path) -> None:
         """Read the results of the finished planning stages. From then on, `plan` is exact for this dataset."""

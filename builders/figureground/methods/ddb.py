@@ -381,7 +381,7 @@ class DDB(Repaint):
         if not self._learns_words:
             return []
         names = [f"{TOKENS}-{label}" for label in np.unique(self.train.y).tolist()]
-        return [name for name in names if read_marker(stages / name) is None]
+        return [name for name in names if not self.is_done(stages, name)]
 
     def make_part(self, stages: Path, name: str, checkpoint: Checkpoint, device: torch.device) -> None:
         """Learn the word of a class from its sources."""

@@ -32,6 +32,7 @@ from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
 from figureground.recipe.table import Counts
 from figureground.running import directory
+from figureground.running.runners.local import Local, make_parts_here
 from figureground.shards.columns import Columns
 from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE
@@ -237,27 +238,37 @@ class Repaint(Method):
     def run_planning_stages(self, out: Path) -> None:
         stages = out / PRIVATE / "stages"
         self.check_settings()
-        with (
-            directory.opened(out, self.recipe(out / PRIVATE), lambda: "Results of finished stages are kept."),
-            home_of(out).settling(),
-        ):
-            directory.settle_recipe(out, self.recipe(out / PRIVATE))
-            known = self._read_jobs(stages)
-            if known is None or not all((stages / name).is_file() for name in known["masks"].values()):
-                try:
-                    jobs, masks, told = self.jobs(stages)
-                except RecipeError as error:
-                    raise _as_field_of_recipe(error) from None
-                if not jobs:
-                    raise FiguregroundError(self.nothing(told))
-                facts = {"jobs": [dataclasses.asdict(job) for job in jobs], "masks": masks, "told": told}
-                if known is not None and json.loads(json.dumps(facts)) != known:
-                    raise FiguregroundError(
-                        f"{out}: a repeated stage found other sources or regions than before, and images of those may "
-                        "exist already. Build into another directory."
-                    )
-                self.stage(stages, JOBS, lambda folder: facts)
+        with directory.opened(out, self.recipe(out / PRIVATE), lambda: "Results of finished stages are kept."):
+            if self.planning_parts(stages):
+                self._make_planning_parts(out)
+            with home_of(out).settling():
+                directory.settle_recipe(out, self.recipe(out / PRIVATE))
+                self._settle_jobs(out, stages)
         self.read_stages(stages)
+
+    def _make_planning_parts(self, out: Path) -> None:
+        try:
+            make_parts_here(self, out, (self.runner or Local()).places(self))
+        except RecipeError as error:
+            raise _as_field_of_recipe(error) from None
+
+    def _settle_jobs(self, out: Path, stages: Path) -> None:
+        """Run the stages up to the list of images to make, unless they are finished; call it within `settling`."""
+        known = self._read_jobs(stages)
+        if known is None or not all((stages / name).is_file() for name in known["masks"].values()):
+            try:
+                jobs, masks, told = self.jobs(stages)
+            except RecipeError as error:
+                raise _as_field_of_recipe(error) from None
+            if not jobs:
+                raise FiguregroundError(self.nothing(told))
+            facts = {"jobs": [dataclasses.asdict(job) for job in jobs], "masks": masks, "told": told}
+            if known is not None and json.loads(json.dumps(facts)) != known:
+                raise FiguregroundError(
+                    f"{out}: a repeated stage found other sources or regions than before, and images of those may "
+                    "exist already. Build into another directory."
+                )
+            self.stage(stages, JOBS, lambda folder: facts)
 
     def nothing(self, told: Mapping[str, Any]) -> str:
         """Return the error message for a build with no images to make."""
@@ -297,6 +308,15 @@ class Repaint(Method):
             FiguregroundError: Its marker is damaged.
         """
         return run_stage(stages, name, self.identity(), work)
+
+    def is_done(self, stages: Path, name: str) -> bool:
+        """Whether a stage of this recipe is finished.
+
+        Raises:
+            FiguregroundError: Its marker is damaged.
+        """
+        done = read_marker(stages / name)
+        return done is not None and done["inputs"] == self.identity_hash
 
     def read_stages(self, stages: Path) -> None:
         facts = self._read_jobs(stages)

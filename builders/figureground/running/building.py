@@ -104,6 +104,7 @@ def build(
             folder = place
         log = open_log(log_json, folder)
         method.show_progress, method.log = show_progress, dataclasses.replace(log, rank=chosen.rank)
+        method.runner = chosen
         stack.enter_context(chosen.surrounding())
         stack.enter_context(_logged(method, str(place)))
         return _build(method, folder, chosen, show_progress, track)

@@ -79,6 +79,10 @@ class Runner(ABC):
             FiguregroundError: The runner can't be used here, or not for this build.
         """
 
+    def places(self, method: Method) -> list[Place]:
+        """Return the places of the processes that make `method.planning_parts` on this machine, one each at a time."""
+        return [Place()]
+
     @abstractmethod
     def run(self, method: Method, out: Path, show_progress: bool) -> None:
         """Have all shards of `method.plan()` rendered, and return when all are finished.

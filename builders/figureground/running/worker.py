@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from figureground.core import signals
 from figureground.core.accelerator import choose_device, choose_dtype, processor_name
 from figureground.core.errors import FiguregroundError, OutOfMemory, describe_error
+from figureground.core.event_log import EventLog
 from figureground.core.files import replace_text
 from figureground.core.locks import lock
 from figureground.core.numerics import (
@@ -74,6 +76,45 @@ def work(
         place: This process among those that build together.
     """
     Worker(method, out, place).work(numbers, show_progress)
+
+
+def make_planning_parts(method: Method, out: Path, place: Place = Place()) -> None:  # noqa: B008 - it is frozen
+    """Makes stages that the plan depends on and that don't need each other, while other processes make others.
+
+    Returns when all of them are finished.
+
+    Args:
+        out: The dataset's directory.
+        place: This process among those that build together.
+    """
+    stages, config = out / PRIVATE / "stages", method.config
+    beside = place.beside or config.workers
+    device = _device_of(config.device, place, beside)
+    if beside > 1:
+        torch.set_num_threads(config.threads or max(1, usable_cores() // beside))
+    with ExitStack() as stack:
+        with home_of(out).settling():
+            directory.settle_recipe(out, method.recipe(out / PRIVATE))
+            stack.enter_context(lock(out / PARTS_LOCK, wait=True, shared=True))
+        make = partial(method.make_planning_part, stages, device=device)
+        log = dataclasses.replace(method.log, rank=place.rank)
+        _make_in_turn(out, lambda: method.planning_parts(stages), make, place.rank, log)
+
+
+def _make_in_turn(
+    out: Path, unfinished: Callable[[], list[str]], make: Callable[[str], None], rank: int, log: EventLog
+) -> None:
+    """Makes stages that no other process makes, one at a time, until none is unfinished."""
+    while names := unfinished():
+        for name in turned(names, rank):
+            signals.check()
+            with home_of(out).claim_part(name) as mine:
+                if mine and name in unfinished():
+                    start = time.perf_counter()
+                    make(name)
+                    log.write("stage", stage=name, seconds=round(time.perf_counter() - start, 3))
+        if unfinished():
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 class Worker:
@@ -155,16 +196,8 @@ class Worker:
                 device = checkpoint.text_to_image.device
                 leave_device(checkpoint)
                 stack.enter_context(lock(out / PARTS_LOCK, wait=True, shared=True))
-            while names := method.parts(stages):
-                for name in turned(names, self._place.rank):
-                    signals.check()
-                    with home_of(out).claim_part(name) as mine:
-                        if mine and name in method.parts(stages):
-                            start = time.perf_counter()
-                            method.make_part(stages, name, checkpoint, device)
-                            self.log.write("stage", stage=name, seconds=round(time.perf_counter() - start, 3))
-                if method.parts(stages):
-                    time.sleep(SECONDS_BETWEEN_LOOKS)
+            make = partial(method.make_part, stages, checkpoint=checkpoint, device=device)
+            _make_in_turn(out, lambda: method.parts(stages), make, self._place.rank, self.log)
         del checkpoint
         release_memory()
 
@@ -297,6 +330,14 @@ def open_checked(method: Method, out: Path, place: Place) -> tuple[Checkpoint, S
     return checkpoint, sampling, numerics, started
 
 
+def _device_of(name: str, place: Place, beside: int) -> torch.device:
+    """Returns the device of a process: of several GPUs, the one of its place on the machine."""
+    device = choose_device(name)
+    if device.type == "cuda" and device.index is None and (beside > 1 or place.local_rank):
+        device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+    return device
+
+
 def turned(names: Sequence[str], rank: int) -> list[str]:
     """Returns names in an order that begins elsewhere for each process."""
     first = rank % max(1, len(names))
@@ -383,9 +424,7 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     path = out / PRIVATE / "numerics.json"
     settled = read_numerics(path) if path.exists() and started else None
     name = config.device if config.device != "auto" or settled is None else settled["device"]
-    device = choose_device(name)
-    if device.type == "cuda" and device.index is None and (beside > 1 or place.local_rank):
-        device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+    device = _device_of(name, place, beside)
     dtype = config.dtype if config.dtype != "auto" or settled is None else settled["dtype"]
     threads = config.threads or (settled or {}).get("threads") or max(1, usable_cores() // beside)
     torch.set_num_threads(threads)

@@ -233,12 +233,18 @@ class Remote(Home):
                 if lease is not None:
                     self.leases.release(lease)
 
-    def pull(self) -> None:
-        """Make recipe, numerics and finished stages in the scratch those of the store, and see what is finished."""
+    def pull(self, anew: bool = False) -> None:
+        """Make recipe, numerics and finished stages in the scratch those of the store, and see what is finished.
+
+        Args:
+            anew: Whether a recipe that the store lacks goes from the scratch too. Otherwise it is that of this build,
+                which is put with its first stage or its numerics.
+        """
         for name in (RECIPE, NUMERICS):
             found, path = self.store.read_if_there(name), self.directory / name
             if found is None:
-                path.unlink(missing_ok=True)
+                if anew or name != RECIPE:
+                    path.unlink(missing_ok=True)
             elif not path.exists() or read_bytes(path) != found:
                 replace_bytes(path, found)
         self._look(0)
@@ -461,7 +467,7 @@ class Remote(Home):
                 whole = all(path.is_file() and path.stat().st_size == size for path, size in files)
                 if name in kept or not (fits and whole):
                     self._throw_away(Shard.of_marker(marker), marker)
-        self.pull()
+        self.pull(anew=True)
 
 
 def _sha256_in(recipe: bytes) -> Any:
