@@ -130,7 +130,7 @@ class Worker:
         self._method, self._out, self._place = method, out, place
         self.log = dataclasses.replace(method.log, rank=place.rank)
         """Where the events of its shards go."""
-        self._opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
+        self._opened: Opened | None = None
         self._renderer: Renderer | None = None
         self._drawn_by: str | None = None
         self._journal: Journal | None = None
@@ -152,12 +152,13 @@ class Worker:
         too_much, settled = "", False
         if self._opened is None:
             self._make_parts()
+        early = open_early(method, out, self._place) if self._opened is None else None
         while self._opened is None or missing(out, shards):
             with ExitStack() as stack:
                 with home_of(out).settling():
                     directory.settle_recipe(out, method.recipe(out / PRIVATE))
                     if self._opened is None:
-                        self._opened = begin(method, out, self._place)
+                        self._opened, early = begin(method, out, self._place, early), None
                     elif not settled:
                         self._adopt(rejoin(method, out, *self._opened[1:]))
                     elif smaller := _smaller_batch(method, out, *self._opened[1:], too_much):
@@ -290,16 +291,37 @@ def _choose(plan: Plan, numbers: Sequence[int] | None) -> dict[Shard, PlannedSha
     return {as_shard(each): each for each in chosen}
 
 
-def begin(method: Method, out: Path, place: Place) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
+Opened = tuple[Checkpoint, Sampling, dict[str, Any]]
+"""A model, its sampling settings and the numerics."""
+
+
+def open_early(method: Method, out: Path, place: Place) -> Opened | None:
+    """Opens the model without the stages' lock, if others render already, so that many processes can at the same time.
+
+    Returns:
+        What `begin` needs; None if nobody renders, as the first process decides what the others do.
+    """
+    with home_of(out).settling():
+        directory.settle_recipe(out, method.recipe(out / PRIVATE))
+        if not (directory.has_started(out) and (out / PRIVATE / "numerics.json").exists()):
+            return None
+        directory.check_formats(out, method.config.formats, started=True)
+    return open_model(method, out, place, started=True)
+
+
+def begin(method: Method, out: Path, place: Place, early: Opened | None = None) -> Opened:
     """Opens the model, runs the stages that images need, and records the numerics of the first shard.
 
     Called under the stages' lock. Nothing is recorded for a process that fails here, for example because of a missing
     device: another process may be about to start with settings that work.
 
+    Args:
+        early: What `open_early` returned.
+
     Raises:
         FiguregroundError: Existing shards were made with other numerics or formats.
     """
-    checkpoint, sampling, numerics, started = open_checked(method, out, place)
+    checkpoint, sampling, numerics, started = open_checked(method, out, place, early)
     method.prepare(out / PRIVATE / "stages", checkpoint)
     settle_numerics(out / PRIVATE / "numerics.json", numerics, method.config.allow_mixed_numerics, started)
     if not started:
@@ -307,7 +329,9 @@ def begin(method: Method, out: Path, place: Place) -> tuple[Checkpoint, Sampling
     return checkpoint, sampling, numerics
 
 
-def open_checked(method: Method, out: Path, place: Place) -> tuple[Checkpoint, Sampling, dict[str, Any], bool]:
+def open_checked(
+    method: Method, out: Path, place: Place, early: Opened | None = None
+) -> tuple[Checkpoint, Sampling, dict[str, Any], bool]:
     """Opens the model, and compares formats and numerics before stages that may take hours; see `begin`.
 
     Returns:
@@ -316,7 +340,11 @@ def open_checked(method: Method, out: Path, place: Place) -> tuple[Checkpoint, S
     started = directory.has_started(out) or (place.shares and place.rank > 0)
     directory.check_formats(out, method.config.formats, started)
     rendered = home_of(out).rendered()
-    checkpoint, sampling, numerics = open_model(method, out, place, started or rendered > 0)
+    if early is not None and started:
+        early = (early[0], *adopt_halved(out, *early[1:]))
+    else:
+        early = open_model(method, out, place, started or rendered > 0)
+    checkpoint, sampling, numerics = early
     path = out / PRIVATE / "numerics.json"
     if started and path.exists():
         try:
@@ -352,13 +380,20 @@ def rejoin(method: Method, out: Path, sampling: Sampling, numerics: dict[str, An
     Raises:
         FiguregroundError: Existing shards were made with other numerics.
     """
+    sampling, numerics = adopt_halved(out, sampling, numerics)
+    path = out / PRIVATE / "numerics.json"
+    settle_numerics(path, numerics, method.config.allow_mixed_numerics, directory.has_started(out))
+    return sampling, numerics
+
+
+def adopt_halved(out: Path, sampling: Sampling, numerics: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:
+    """Returns sampling and numerics with the batch size that another process has halved meanwhile."""
     path = out / PRIVATE / "numerics.json"
     if path.exists():
         theirs = read_numerics(path)
         if "batch_size_asked" in theirs and theirs["batch_size"] < sampling.batch_size:
             halved = {name: theirs[name] for name in ("batch_size", "batch_size_asked")}
-            sampling, numerics = dataclasses.replace(sampling, batch_size=halved["batch_size"]), {**numerics, **halved}
-    settle_numerics(path, numerics, method.config.allow_mixed_numerics, directory.has_started(out))
+            return dataclasses.replace(sampling, batch_size=halved["batch_size"]), {**numerics, **halved}
     return sampling, numerics
 
 

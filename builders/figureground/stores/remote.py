@@ -45,9 +45,11 @@ SETTLING, DESCRIBING, BUILDING = ".settling", ".describing", ".building"
 """Names of the leases that aren't those of shards; below the last one, each build that must be the only one has its."""
 SECONDS_BETWEEN_LOOKS = 15.0
 """Longest age of a listing for an idle process, seconds."""
-SECONDS_OF_LUCK, SECONDS_AFTER_MISS = 60.0, 3.0
-"""Longest age of a listing before a shard is claimed: as long as claims succeed, and after one that failed, seconds. A
-claim needs no listing to be safe; it saves requests for shards that others hold or have finished."""
+SECONDS_AFTER_MISS = 3.0
+"""Longest age of a listing before a shard is claimed, after a claim that failed, seconds. Other claims need none: it
+only saves requests for shards that others hold or have finished."""
+TIMES_TAKEN = 5.0
+"""Time between listings, as a multiple of the time that one takes: thousands of markers take seconds."""
 _DESCRIBING_LOCK = f"{PRIVATE}/.describing.lock"
 AT_ONCE = 16
 """Small objects that are fetched at once."""
@@ -67,6 +69,8 @@ class Remote(Home):
         self.store, self.leases = store, leases
         self._mine: dict[str, Lease] = {}
         self._looked = float("-inf")
+        self._took = 0.0
+        """Time that the last listing took, seconds."""
         self._missed = False
         """Whether the last claim found a shard that another process holds or has finished."""
         self._stages: dict[str, str] = {}
@@ -82,9 +86,12 @@ class Remote(Home):
         self._look(0 if now else min(SECONDS_BETWEEN_LOOKS, self.leases.seconds / BEATS))
 
     def _look(self, age: float) -> None:
-        if time.monotonic() - self._looked > age:
+        """List markers and leases, unless that was done within the last `age` seconds; 0 always does."""
+        start = time.monotonic()
+        if start - self._looked > (age and max(age, TIMES_TAKEN * self._took)):
             found = self.store.list(MARKERS)
             self._looked = time.monotonic()
+            self._took = self._looked - start
             self._note(Path(path).stem for path in found if path.endswith(".json"))
             self.leases.look()
 
@@ -137,7 +144,8 @@ class Remote(Home):
             self.store.background(5.0).put(f"{FAILED}/{lease.name}", json.dumps(told_there).encode())
 
     def _take(self, shard: Shard) -> Lease | None:
-        self._look(SECONDS_AFTER_MISS if self._missed else SECONDS_OF_LUCK)
+        if self._missed:
+            self._look(SECONDS_AFTER_MISS)
         if shard.name in self._kept():
             return None
         lease = self.leases.take(shard.name)
