@@ -247,10 +247,10 @@ class Method(ABC):
 
     show_progress: bool = True
     runner: Runner | None = None
-    """Who says which processes make `planning_parts`; None for the runner `local`."""
+    """Runner whose processes make `planning_parts`; None for `local`."""
     """Whether stages report progress; set by `build`."""
     log: EventLog = EventLog()
-    """Where events of a build go; set by `build`."""
+    """Receives the events of a build; set by `build`."""
     chose_shard_size: bool = False
     """Whether the recipe leaves the shard size open; an existing dataset then keeps its own."""
     pairings: dict[str, np.ndarray]

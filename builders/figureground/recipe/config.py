@@ -80,7 +80,7 @@ class Config:
     workers: Annotated[Annotated[int, Field(ge=1, le=1024)], EXECUTION] = 1
     """Rendering processes, each with its own model; on CUDA they take devices in turn."""
     runner: Annotated[Text, EXECUTION] = "local"
-    """Who renders the shards: `local` (processes on this machine), or a runner of another package."""
+    """Runner that renders the shards: `local` (processes on this machine), `rank`, `ray`, or one of another package."""
     formats: Annotated[list[Annotated[str, OneOf(FORMATS)]], EXECUTION] = dataclasses.field(
         default_factory=lambda: list(DEFAULT_FORMATS)
     )

@@ -29,7 +29,7 @@ class Job:
     config: str
     fields: Mapping[str, Any]
     shared: Mapping[str, Any]
-    """What the first process has computed already."""
+    """Results that the first process has computed already."""
     log: EventLog
 
     @classmethod

@@ -129,7 +129,7 @@ class Worker:
     def __init__(self, method: Method, out: Path, place: Place = Place()):  # noqa: B008 - it is frozen
         self._method, self._out, self._place = method, out, place
         self.log = dataclasses.replace(method.log, rank=place.rank)
-        """Where the events of its shards go."""
+        """Receives the events of its shards."""
         self._opened: Opened | None = None
         self._renderer: Renderer | None = None
         self._drawn_by: str | None = None

@@ -45,7 +45,7 @@ class Lease:
     name: str
     number: int
     told: dict[str, Any]
-    """Who holds it, as the object says."""
+    """The holder, as written in the object."""
     beats: int = 0
     beat_at: tuple[float, float] = field(default_factory=_now)
     """When the last heartbeat arrived, by both clocks."""

@@ -40,7 +40,7 @@ STAGES = f"{PRIVATE}/stages"
 FAILED = f"{PRIVATE}/failed"
 """Why shards failed, an object each, named like the shard."""
 DESCRIPTIONS = (ATTRIBUTION, CROISSANT, LABELS, CARD, INDEX)
-"""What is put when all shards are finished, in this order: the index is the proof."""
+"""Files that are put when all shards are finished, in this order: the index proves that they are."""
 SETTLING, DESCRIBING, BUILDING = ".settling", ".describing", ".building"
 """Names of the leases that aren't those of shards; below the last one, each build that must be the only one has its."""
 SECONDS_BETWEEN_LOOKS = 15.0

@@ -1,1 +1,1 @@
-"""What the runner `ray` is made of: the cluster, the actors that render, and the handing out of shards."""
+"""Parts of the runner `ray`: the cluster, the actors that render, and the handing out of shards."""

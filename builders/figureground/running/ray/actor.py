@@ -24,7 +24,7 @@ from figureground.stores.urls import StoreUrl
 
 @dataclass(frozen=True)
 class Facts:
-    """What an actor says of itself before it renders."""
+    """Facts that an actor returns before it renders."""
 
     host: str
     pid: int
@@ -35,7 +35,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Rendered:
-    """What an actor returns of a shard."""
+    """Result of an actor's work on a shard."""
 
     events: list[str]
     """Lines of the log."""

@@ -22,7 +22,7 @@ OBJECT_STORE = 100 * 2**20
 
 @dataclass(frozen=True)
 class Needs:
-    """What the workers need of a cluster."""
+    """Resources that the workers need of a cluster."""
 
     workers: int
     gpus: float

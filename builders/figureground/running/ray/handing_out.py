@@ -62,7 +62,7 @@ class Crew:
     out: Path
     """The dataset's directory on this machine."""
     place: Path | StoreUrl
-    """Where actors find the dataset."""
+    """Place at which actors find the dataset."""
     lease: float
     """For a URL, seconds without a sign of life after which a shard is taken over."""
     needs: Needs

@@ -39,7 +39,7 @@ class Ranked:
     beside: int = 1
     """Number of processes on its machine that share its cores and devices, as far as known."""
     source: str = ""
-    """What says so, such as `torchrun's RANK`; empty if nothing does."""
+    """Source of these numbers, such as `torchrun's RANK`; empty if there is none."""
 
 
 class Rank(Runner):
