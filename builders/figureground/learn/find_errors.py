@@ -137,9 +137,17 @@ def take_fold(source: Path, out: Path, number: int) -> None:
     """Bring what `fit_fold` left in a directory into that of `cross_fit`, which then doesn't train this fold.
 
     Files are linked where the file system can, and copied otherwise.
+
+    Raises:
+        FiguregroundError: A file is missing.
     """
     name = f"fold-{number}"
-    wanted = [source / INPUTS, *sorted((source / name).iterdir()), source / f"{name}.npz", source / f"{name}.json"]
+    parts = [source / INPUTS, source / name, source / f"{name}.npz", source / f"{name}.json"]
+    if gone := [path for path in parts if not path.exists()]:
+        raise FiguregroundError(
+            f"{gone[0]} is missing. Remove {source} and run the same command again: only that fold is trained again."
+        )
+    wanted = [path for part in parts for path in (sorted(part.iterdir()) if part.is_dir() else [part])]
     (out / name).mkdir(parents=True, exist_ok=True)
     for path in wanted:
         target = out / path.relative_to(source)
