@@ -42,6 +42,7 @@ from results import MEGABYTE, ROOT, Row, arguments, median, median_ratio, report
 
 from figureground import D3S
 from figureground.recipe.sample import Reject, Sample, Spec, derive_seed
+from figureground.running.runners.local import turn
 from figureground.shards.columns import Columns
 from figureground.shards.encoding import described
 from figureground.shards.filling import counted, fill
@@ -227,7 +228,6 @@ def work_on(url: str, place: Path, number: int, plan: Simulation, told: Path, ba
     store_url = parse(url)
     assert isinstance(store_url, StoreUrl)
     shards = [Shard("train", i, plan.shards, plan.per_shard) for i in range(plan.shards)]
-    first = number * plan.shards // plan.workers
     image = Image.fromarray(
         np.random.default_rng(derive_seed(0, "scale", str(number))).integers(0, 255, (7, 8, 3), np.uint8)
     )
@@ -262,7 +262,7 @@ def work_on(url: str, place: Path, number: int, plan: Simulation, told: Path, ba
             with told.open("a") as file:
                 file.write(json.dumps({"drawn": drawn, "rss": rss, "requests": dict(home.store.requests)}) + "\n")
 
-        fill(out, [*shards[first:], *shards[:first]], write, show_progress=False)
+        fill(out, [shards[i] for i in turn(plan.shards, number, plan.workers)], write, show_progress=False)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from figureground.core import libraries, signals
 from figureground.core.errors import FiguregroundError, listed
 from figureground.core.progress import Progress
 from figureground.core.terminal import complain
+from figureground.recipe.sample import derive_seed
 from figureground.running.failure import Failure, failure_of, raise_failure
 from figureground.running.runner import Job, Place, Runner
 from figureground.shards.home import home_of
@@ -52,9 +53,14 @@ class Local(Runner):
 
 
 def turn(shards: int, rank: int, of: int) -> list[int]:
-    """Return the numbers of all shards, starting at another one in each of `of` processes."""
-    first = rank * shards // of
-    return [*range(first, shards), *range(first)]
+    """Return the numbers of all shards in the order in which one of `of` processes tries them.
+
+    Its share comes first. The others follow in an order that differs from process to process: towards the end, when
+    many have finished their share, they would otherwise all try the same shards.
+    """
+    own = range(rank * shards // of, (rank + 1) * shards // of)
+    others = [*range(own.stop, shards), *range(own.start)]
+    return [*own, *sorted(others, key=lambda number: derive_seed(rank, "turn", str(number)))]
 
 
 def work_here(method: Method, out: Path, parts: Sequence[tuple[list[int], Place]], show_progress: bool) -> None:
