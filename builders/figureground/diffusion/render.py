@@ -17,7 +17,6 @@ from PIL import Image
 from figureground.core.accelerator import is_out_of_memory
 from figureground.core.errors import FiguregroundError, OutOfMemory
 from figureground.core.seeding import make_generator
-from figureground.core.shares import strength_of, whole_part
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.composite import composite, whole_latents
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
@@ -93,6 +92,9 @@ class Renderer:
         self._spoiled: int | None = 0  # non-finite images so far, until the first finite one
         self._rejects: Counter[str] = Counter()  # by reason, until an image is kept
         self.proven = proven
+        checkpoint.family.check_sampling(
+            f"checkpoint {checkpoint.facts['checkpoint']!r}", sampling.eta, sampling.negative_prompt
+        )
         if sampling.compile and not hasattr(checkpoint.denoiser, "_orig_mod"):
             checkpoint.replace_denoiser(torch.compile(checkpoint.denoiser, dynamic=False))
 
@@ -177,7 +179,7 @@ class Renderer:
         self, specs: Sequence[Spec], guides: Sequence[tuple[Image.Image | None, Image.Image | None]]
     ) -> tuple[np.ndarray, list[bool]]:
         """Draw images, float (n, height, width, 3) in 0..1; also return whether the safety checker flagged each."""
-        sampling, n, by = self._sampling, len(specs), route(specs[0])
+        sampling, n, by, family = self._sampling, len(specs), route(specs[0]), self._checkpoint.family
         if self._checkpoint.needs_mask and by != "inpaint":
             raise FiguregroundError(
                 f"{specs[0].key}: the checkpoint was made for inpainting and draws nothing without an image and a "
@@ -186,30 +188,28 @@ class Renderer:
         pad = sampling.batch_size - n
         padded = [*specs, *[specs[-1]] * pad]
         settings: dict[str, Any] = {
-            **self._checkpoint.family.guidance_options(sampling.guidance_scale, sampling.eta),
+            **family.guidance_options(sampling.guidance_scale, sampling.eta),
             "num_inference_steps": sampling.num_inference_steps,
             # On the CPU, so that noise doesn't depend on the device.
             "generator": [make_generator(spec.seed) for spec in padded],
-            "output_type": "np",
             "callback_on_step_end": self._after_step,
         }
         try:
             settings.update(self._embed([spec.prompt for spec in padded]))
             if by == "text":
                 settings.update(height=sampling.size, width=sampling.size)
-                out = self._checkpoint.text_to_image(**settings)
+                out = family.draw(self._checkpoint.text_to_image, **settings)
             else:
-                # diffusers multiplies in floating point, where 0.58 × 50 steps gives 28.
-                strength = strength_of(
-                    whole_part(sampling.num_inference_steps, sampling.strength), sampling.num_inference_steps
-                )
+                strength = family.start(sampling.strength, sampling.num_inference_steps).strength
                 settings.update(image=_stack([guide for guide, _ in guides], pad), strength=strength)
                 if by == "image":
-                    out = self._checkpoint.image_to_image(**settings)
+                    settings.update(family.image_size(sampling.size))
+                    out = family.draw(self._checkpoint.image_to_image, **settings)
                 else:
                     assert self._checkpoint.inpaint is not None, "the checkpoint was opened without inpaint=True"
                     settings.update(height=sampling.size, width=sampling.size)
-                    out = self._checkpoint.inpaint(mask_image=_stack([mask for _, mask in guides], pad), **settings)
+                    settings.update(mask_image=_stack([mask for _, mask in guides], pad))
+                    out = family.draw(self._checkpoint.inpaint, **settings)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -222,7 +222,7 @@ class Renderer:
         self._between_steps()
         return {}
 
-    def _embed(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+    def _embed(self, prompts: Sequence[str]) -> dict[str, Any]:
         """Return the prompt embeddings of a batch; encoded prompts are cached."""
         for prompt in dict.fromkeys(prompts):
             if prompt in self._embeddings:
@@ -232,10 +232,8 @@ class Renderer:
         rows = [self._embeddings[prompt] for prompt in prompts]
         while len(self._embeddings) > EMBEDDINGS_KEPT:
             self._embeddings.popitem(last=False)
-        return {
-            **{name: torch.cat([row[name] for row in rows]) for name in rows[0]},
-            **{name: torch.cat([tensor] * len(rows)) for name, tensor in self._negative.items()},
-        }
+        collate = self._checkpoint.family.collate
+        return {**collate(rows), **(collate([self._negative] * len(rows)) if self._negative else {})}
 
     def _encode(self, prompt: str) -> dict[str, torch.Tensor]:
         """Encode a prompt. The negative prompt's embeddings, the same for all, are computed once and kept apart."""

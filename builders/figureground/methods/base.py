@@ -21,12 +21,13 @@ from figureground.core.errors import FiguregroundError, RecipeError, counted, ne
 from figureground.core.event_log import EventLog
 from figureground.core.hashing import digest
 from figureground.core.numerics import library_versions, read_numerics
+from figureground.core.shares import whole_part
 from figureground.core.values import kinds_of
 from figureground.methods.panels.panel import Panel
 from figureground.models.distilled import checkpoint_notes
+from figureground.models.family import OWN, Family
 from figureground.models.needs import Need, missing_checkpoint, missing_device
-from figureground.models.parts import pixels_a_latent
-from figureground.models.weights import check_size, fingerprint, local_directory
+from figureground.models.weights import check_size, edge_multiple, fingerprint, known_family, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING, Config
 from figureground.recipe.plan import Plan
@@ -81,6 +82,8 @@ class Method(ABC):
     """Whether images are made from a labelled training set, the setting `data`; if so, `compare` accepts the method."""
     SHARED: ClassVar[tuple[str, ...]] = ("content",)
     """Cached properties that a build computes once and passes to its workers."""
+    TRAINS: ClassVar[bool] = False
+    """Whether the checkpoint is fine-tuned, or learns words."""
     SCORES: ClassVar[bool] = False
     """Whether `score_samples` reads the finished images."""
     LIMITS: ClassVar[tuple[str, ...]] = ()
@@ -109,6 +112,8 @@ class Method(ABC):
         recipes.check_names(fields, type(base).field_names(), self.METHOD)
         self.config = dataclasses.replace(base, **{n: _plain(value) for n, value in fields.items()})
         self.cache_dir = cache_dir
+        if "scheduler" not in fields and self.family is not None and self.family.SCHEDULER == OWN:
+            self.config = dataclasses.replace(self.config, scheduler=OWN)  # a config's sampler is for other families
         self.load_inputs()
         self._choose_shard_size()
 
@@ -287,6 +292,18 @@ class Method(ABC):
     def denoiser_steps(self) -> int:
         """Return the denoiser steps that one image takes."""
         return self.config.num_inference_steps
+
+    @cached_property
+    def family(self) -> Family | None:
+        """Family of the checkpoint; None if it isn't on this machine."""
+        return known_family(self.config.checkpoint, self.config.revision)
+
+    def steps_on_guide(self) -> int:
+        """Return the denoiser steps that an image takes that starts from a guide."""
+        config = self.config
+        if self.family is None:
+            return whole_part(config.num_inference_steps, config.strength)
+        return self.family.start(config.strength, config.num_inference_steps).steps
 
     # --- stages, in the order in which they are called ------------------------------------------
 
@@ -472,19 +489,32 @@ class Method(ABC):
         if shards := plan.shards():
             plan.spec(shards[0].split, 0)
 
+    def check_family(self) -> None:
+        """Refuse settings and trainings that the checkpoint's family doesn't support; passes if it isn't known.
+
+        Raises:
+            RecipeError: The family would ignore a sampling setting.
+            FiguregroundError: The method trains checkpoints, and the family's can't be trained.
+        """
+        if self.family is not None:
+            config, what = self.config, f"checkpoint {self.config.checkpoint!r}"
+            self.family.check_sampling(what, config.eta, config.negative_prompt)
+            if self.TRAINS:
+                self.family.check_training(what)
+
     def check_size(self) -> None:
         """Check that latents can have the image size. Needs no weights; passes if the checkpoint isn't known.
 
         Raises:
-            RecipeError: The size isn't a multiple of the pixels per latent pixel. For checkpoints on the Hub, these
-                are taken to be 8, as in every supported kind.
+            RecipeError: The size isn't a multiple of the checkpoint's pixels per latent pixel or patch. For
+                checkpoints on the Hub, 8 are assumed, which every family needs at least.
         """
         try:
             folder = local_directory(self.config.checkpoint)
-            factor = pixels_a_latent(folder) if folder else 8
+            step = edge_multiple(folder, self.config.checkpoint) if folder else 8
         except (FiguregroundError, OSError, ValueError):
             return
-        check_size(self.config.size, factor)
+        check_size(self.config.size, step)
 
     def checkpoint_notes(self) -> list[str]:
         """Return warnings about likely mistakes in using the checkpoint; empty if it isn't on this machine."""

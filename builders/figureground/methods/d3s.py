@@ -474,10 +474,7 @@ class D3S(Method):
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Tokenise every prompt and shorten definitions that would push the background out of the token limit."""
-        limit = min(tokenizer.model_max_length for tokenizer in checkpoint.tokenizers)
-
-        def count(prompt: str) -> int:
-            return max(len(tokenizer(prompt).input_ids) for tokenizer in checkpoint.tokenizers)
+        limit = min(most for _, most in checkpoint.tokens(""))
 
         def work(folder: Path) -> dict[str, Any]:
             shortened = {}
@@ -486,7 +483,7 @@ class D3S(Method):
                 for template in self.prompts:
                     for ground in self._prompt_grounds():
                         definition = shorten(
-                            template, dataclasses.replace(noun, definition=definition), ground, count, limit
+                            template, dataclasses.replace(noun, definition=definition), ground, checkpoint.tokens
                         )
                 if definition != noun.definition:
                     shortened[noun.name] = definition
@@ -543,9 +540,7 @@ class D3S(Method):
         return [None if b.name == UNKNOWN else b for b in self.backgrounds]
 
     def denoiser_steps(self) -> int:
-        config = self.config
-        share = 1.0 if config.guide == "none" else config.strength
-        return whole_part(config.num_inference_steps, share)
+        return super().denoiser_steps() if self.config.guide == "none" else self.steps_on_guide()
 
     def _lacking(self) -> list[str]:
         return [name for name in NEEDED[self.config.guide] if getattr(self.config, name) is None]

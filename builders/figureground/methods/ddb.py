@@ -162,6 +162,7 @@ class DDB(Repaint):
     """
 
     METHOD = "ddb"
+    TRAINS = True
     SCORES = True
     CONFIGS: ClassVar[dict[str, DDBConfig]] = {
         POCKET: DDBConfig(**ON_POCKET, segmenter=POCKET, sources=75, training={"epochs": 10}, mask_dilation=0.1),

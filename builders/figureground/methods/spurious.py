@@ -205,6 +205,7 @@ class Spurious(Method):
     """
 
     METHOD = "spurious"
+    TRAINS = True
     CONFIGS: ClassVar[dict[str, SpuriousConfig]] = {
         POCKET: SpuriousConfig(
             name=POCKET, checkpoint=POCKET, features=POCKET, labels=POCKET, references=POCKET, reference_count=16,

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from figureground.core import signals
-from figureground.core.accelerator import choose_device, choose_dtype, processor_name
+from figureground.core.accelerator import choose_device, processor_name
 from figureground.core.errors import FiguregroundError, OutOfMemory, describe_error
 from figureground.core.event_log import EventLog
 from figureground.core.files import replace_text
@@ -430,9 +430,9 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     torch.set_num_threads(threads)
     checkpoint = open_checkpoint(
         config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
-        dtype=choose_dtype(dtype, device), scheduler=config.scheduler, safety=config.safety, inpaint=method.INPAINTS,
+        dtype=dtype, scheduler=config.scheduler, safety=config.safety, inpaint=method.INPAINTS,
     )  # fmt: skip
-    check_size(config.size, checkpoint.factor)
+    check_size(config.size, checkpoint.edge_multiple)
     batch_size, halved = config.batch_size, {}
     if settled and batch_size in (None, settled.get("batch_size_asked")):
         batch_size = settled["batch_size"]
@@ -448,7 +448,7 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
         sampling = dataclasses.replace(sampling, batch_size=find_batch_size(checkpoint, sampling, sharing))
     mine = {
         "device": device.type,
-        "dtype": str(choose_dtype(dtype, device)).removeprefix("torch."),
+        "dtype": str(checkpoint.text_to_image.dtype).removeprefix("torch."),
         "batch_size": sampling.batch_size,
         **halved,
         "threads": threads if device.type == "cpu" else None,
