@@ -144,7 +144,15 @@ class Family(ABC):
         Raises:
             OSError, ValueError: The autoencoder's configuration can't be read.
         """
-        return math.lcm(pixels_a_latent(folder) * self.PATCH, 8)
+        return math.lcm(self.pixels_a_latent(folder) * self.PATCH, 8)
+
+    def pixels_a_latent(self, folder: Path) -> int:
+        """Return the image pixels along the edge of a latent pixel, by the autoencoder's configuration.
+
+        Raises:
+            OSError, ValueError: It can't be read.
+        """
+        return pixels_a_latent(folder)
 
     def tokens_read(self, folder: Path, encoder: str) -> int | None:
         """Return how many tokens of a prompt a text encoder reads; None if nothing says it."""
@@ -294,6 +302,7 @@ FAMILIES: Registry[type[Family]] = Registry(
     {
         "sd": "figureground.models.families.sd:StableDiffusion",
         "sdxl": "figureground.models.families.sdxl:StableDiffusionXL",
+        "sd3": "figureground.models.families.sd3:StableDiffusion3",
     },
     subclasses(Family, "NAME"),
 )  # fmt: skip
