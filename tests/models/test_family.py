@@ -23,7 +23,8 @@ def test_a_checkpoint_of_no_family_is_refused_without_torch_saying_how_to_add_on
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KolorsPipeline"}))
     done = subprocess.run([sys.executable, "-c", REFUSED, str(tmp_path)], capture_output=True, text=True)
     assert done.stdout.split() == ["2", "False"], done.stderr
-    for named in ("KolorsPipeline", *FAMILIES.names(), "docs/models.md"):
+    accepted = [name for name, family in FAMILIES.items() if family.PIPELINES]
+    for named in ("KolorsPipeline", *accepted, "docs/models.md"):
         assert named in done.stderr
 
 
@@ -33,8 +34,9 @@ def test_every_family_recognises_its_own_pipelines_and_no_other_family_does(name
     for pipeline in (*family.PIPELINES, *family.INPAINTING):
         assert type(recognise(pipeline, "it")) is family
     for pipeline in family.INPAINTING:
-        with pytest.raises(FiguregroundError, match=pipeline):
+        with pytest.raises(FiguregroundError, match=rf"is a {pipeline}; supported are .*sdxl") as refused:
             recognise(pipeline, "it", inpaint=False)
+        assert "()" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("strength", "steps", "run"), [(0.58, 50, 29), (0.9, 16, 14), (1.0, 50, 50), (0.05, 16, 0)])

@@ -303,6 +303,10 @@ FAMILIES: Registry[type[Family]] = Registry(
         "sd": "figureground.models.families.sd:StableDiffusion",
         "sdxl": "figureground.models.families.sdxl:StableDiffusionXL",
         "sd3": "figureground.models.families.sd3:StableDiffusion3",
+        "flux": "figureground.models.families.flux:Flux",
+        "flux-fill": "figureground.models.families.flux:FluxFill",
+        "z-image": "figureground.models.families.z_image:ZImage",
+        "qwen-image": "figureground.models.families.qwen_image:QwenImage",
     },
     subclasses(Family, "NAME"),
 )  # fmt: skip
@@ -325,7 +329,7 @@ def recognise(pipeline: object, what: str, inpaint: bool = True) -> Family:
         known[name] = (*kind.PIPELINES, *kind.INPAINTING) if inpaint else kind.PIPELINES
         if pipeline in known[name]:
             return kind()
-    families = listed(f"{name} ({listed(classes)})" for name, classes in known.items())
+    families = listed(f"{name} ({listed(classes)})" for name, classes in known.items() if classes)
     raise FiguregroundError(
         f"{what} is a {pipeline}; supported are the families {families}. Another package can add one (docs/models.md)."
     )
