@@ -22,7 +22,14 @@ from diffusers import (
 from figureground.core.accelerator import choose_dtype, is_out_of_memory
 from figureground.core.errors import FiguregroundError, listed
 from figureground.models.family import OWN, Family, recognise
-from figureground.models.opening import download_pipeline, make_network, open_network, open_pipeline, refuse_code
+from figureground.models.opening import (
+    download_pipeline,
+    make_network,
+    open_network,
+    open_part,
+    open_pipeline,
+    refuse_code,
+)
 from figureground.models.parts import limit_tokens
 from figureground.models.schedules import settings_for_latents
 from figureground.models.weights import check_files, fingerprint, local_directory, read_index
@@ -206,6 +213,24 @@ def _open_networks(
                     f"{listed(sorted(info['missing_keys']), 2)}. Download or write it again."
                 )
     return networks
+
+
+def open_scheduler(folder: Path, checkpoint: str, name: str) -> Any:
+    """Open a sampler for a checkpoint's directory, without its networks.
+
+    Args:
+        checkpoint: The checkpoint's name in errors.
+        name: A name from `SCHEDULERS`, or `own`.
+
+    Raises:
+        FiguregroundError: The sampler can't express the checkpoint's noise levels.
+    """
+    import diffusers
+
+    check_files(folder, checkpoint, inpaint=True, scheduler=name)
+    kind = getattr(diffusers, str(read_index(folder, checkpoint, inpaint=True)["scheduler"][-1]))
+    own = open_part(kind, folder / "scheduler", f"checkpoint {checkpoint!r}")
+    return own if name == OWN else _make_scheduler(name, own, checkpoint)
 
 
 def _make_scheduler(name: str, own: Any, checkpoint: str) -> Any:

@@ -19,6 +19,8 @@ from figureground.core.errors import FiguregroundError, OutOfMemory
 from figureground.core.seeding import make_generator
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.composite import composite, whole_latents
+from figureground.diffusion.starts import find_start
+from figureground.models.family import Start
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
 from figureground.shards.remaining import NothingLeft, describe, remedies
 
@@ -56,6 +58,8 @@ class Sampling:
     eta: float = 0.0
     batch_size: int = 1
     compile: bool = False
+    noise: float | None = None
+    """Share of noise at which drawing on a guide starts, instead of `strength`; see `starts`."""
     outside: Literal["source", "decoded"] = "source"
     """Pixels of an inpainted image outside the repainted region: the source, bit for bit, or the autoencoder's
     reconstruction, which is slightly blurred but seamless."""
@@ -64,9 +68,9 @@ class Sampling:
 class Renderer:
     """Renders Specs with one opened checkpoint.
 
-    A Spec with a guide uses image-to-image at `strength`, one without uses text-to-image. With a guide of kind
-    `inpaint`, the masked region, widened to whole latent pixels and by `MARGIN` more, is repainted, from pure noise at
-    strength 1.
+    A Spec with a guide uses image-to-image at `strength` or `noise`, one without uses text-to-image. With a guide of
+    kind `inpaint`, the masked region, widened to whole latent pixels and by `MARGIN` more, is repainted, from pure
+    noise at strength 1.
     Incomplete batches are padded, so that every image is computed in a batch of the same size.
 
     Args:
@@ -95,6 +99,11 @@ class Renderer:
         checkpoint.family.check_sampling(
             f"checkpoint {checkpoint.facts['checkpoint']!r}", sampling.eta, sampling.negative_prompt
         )
+        steps = sampling.num_inference_steps
+        if sampling.noise is None:
+            self._start = checkpoint.family.start(sampling.strength, steps)
+        else:
+            self._start = start_of(checkpoint, sampling)
         if sampling.compile and not hasattr(checkpoint.denoiser, "_orig_mod"):
             checkpoint.replace_denoiser(torch.compile(checkpoint.denoiser, dynamic=False))
 
@@ -200,8 +209,7 @@ class Renderer:
                 settings.update(height=sampling.size, width=sampling.size)
                 out = family.draw(self._checkpoint.text_to_image, **settings)
             else:
-                strength = family.start(sampling.strength, sampling.num_inference_steps).strength
-                settings.update(image=_stack([guide for guide, _ in guides], pad), strength=strength)
+                settings.update(image=_stack([guide for guide, _ in guides], pad), strength=self._start.strength)
                 if by == "image":
                     settings.update(family.image_size(sampling.size))
                     out = family.draw(self._checkpoint.image_to_image, **settings)
@@ -243,6 +251,15 @@ class Renderer:
         )
         self._negative = {n: t for n, t in found.items() if n.startswith("negative")}
         return {n: t for n, t in found.items() if not n.startswith("negative")}
+
+
+def start_of(checkpoint: Checkpoint, sampling: Sampling) -> Start:
+    """Return where drawing on a guide starts, with the share of noise there."""
+    scheduler, steps = checkpoint.text_to_image.scheduler, sampling.num_inference_steps
+    return find_start(
+        checkpoint.family, scheduler, steps, sampling.size, checkpoint.factor,
+        strength=sampling.strength, noise=sampling.noise,
+    )  # fmt: skip
 
 
 def release_memory() -> None:
@@ -324,7 +341,8 @@ def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         probe = Renderer(
-            checkpoint, replace(sampling, batch_size=batch, num_inference_steps=2, strength=1.0, compile=False),
+            checkpoint, replace(sampling, batch_size=batch, num_inference_steps=2, strength=1.0, noise=None,
+                                compile=False),
             lambda spec: (Image.new("RGB", size), Image.new("L", size, 255)),
         )  # fmt: skip
         try:

@@ -25,7 +25,7 @@ from figureground.core.shares import whole_part
 from figureground.core.values import kinds_of
 from figureground.methods.panels.panel import Panel
 from figureground.models.distilled import checkpoint_notes
-from figureground.models.family import OWN, Family
+from figureground.models.family import OWN, Family, Start
 from figureground.models.needs import Need, missing_checkpoint, missing_device
 from figureground.models.weights import check_size, edge_multiple, fingerprint, known_family, local_directory
 from figureground.recipe import document as recipes
@@ -112,6 +112,10 @@ class Method(ABC):
         recipes.check_names(fields, type(base).field_names(), self.METHOD)
         self.config = dataclasses.replace(base, **{n: _plain(value) for n, value in fields.items()})
         self.cache_dir = cache_dir
+        if {"noise", "strength"} <= set(fields) and self.config.noise is not None:
+            raise RecipeError(
+                "noise", f"the recipe has noise {self.config.noise:g} and strength {self.config.strength:g}. Give one."
+            )
         if "scheduler" not in fields and self.family is not None and self.family.SCHEDULER == OWN:
             self.config = dataclasses.replace(self.config, scheduler=OWN)  # a config's sampler is for other families
         self.load_inputs()
@@ -298,12 +302,39 @@ class Method(ABC):
         """Family of the checkpoint; None if it isn't on this machine."""
         return known_family(self.config.checkpoint, self.config.revision)
 
-    def steps_on_guide(self) -> int:
-        """Return the denoiser steps that an image takes that starts from a guide."""
+    @cached_property
+    def start(self) -> Start | None:
+        """Where drawing on a guide starts; None if `noise` decides it and the checkpoint isn't on this machine.
+
+        For `noise`, it imports torch.
+        """
         config = self.config
-        if self.family is None:
-            return whole_part(config.num_inference_steps, config.strength)
-        return self.family.start(config.strength, config.num_inference_steps).steps
+        if config.noise is None:
+            run = whole_part(config.num_inference_steps, config.strength)
+            known = self.family
+            return known.start(config.strength, config.num_inference_steps) if known else Start(config.strength, run)
+        from figureground.diffusion.starts import find_start_by_files
+
+        return find_start_by_files(
+            config.checkpoint, config.revision, config.scheduler, config.num_inference_steps, config.size,
+            config.noise,
+        )  # fmt: skip
+
+    def steps_on_guide(self) -> int:
+        """Return the denoiser steps that an image takes that starts from a guide; all of them if that isn't known."""
+        return self.start.steps if self.start else self.config.num_inference_steps
+
+    def start_notes(self) -> list[str]:
+        """Return a line for `plan` on where drawing on a guide starts, if `noise` says it."""
+        config, start = self.config, self.start
+        if config.noise is None:
+            return []
+        if start is None:
+            return [f"Where noise {config.noise:g} starts, and how many steps are run, is known with the checkpoint."]
+        return [
+            f"Guides start at noise {start.noise:.3f}, the step nearest to {config.noise:g}: {start.steps} of "
+            f"{config.num_inference_steps} steps are run."
+        ]
 
     # --- stages, in the order in which they are called ------------------------------------------
 
@@ -391,8 +422,9 @@ class Method(ABC):
         return json.loads(json.dumps({"format": recipes.FORMAT, "builder": self.METHOD, **fields, **self.content}))
 
     def _identity_names(self) -> list[str]:
-        """Return the fields that decide the dataset; `extended` only for an extended dataset."""
-        unset = () if self.config.extended else ("extended",)
+        """Return the fields that decide the dataset: `extended` of an extended one, `strength` or `noise`."""
+        unset = [] if self.config.extended else ["extended"]
+        unset.append("noise" if self.config.noise is None else "strength")
         return [n for n in self.config.field_names() if n not in (*self.config.execution_names(), *unset)]
 
     def recipe(self, folder: Path) -> dict[str, Any]:
@@ -429,7 +461,8 @@ class Method(ABC):
 
     def settings_shown(self) -> dict[str, Any]:
         """Return the recipe's fields that every sample's provenance contains."""
-        return {name: getattr(self.config, name) for name in SAMPLING}
+        unset = "noise" if self.config.noise is None else "strength"
+        return {name: getattr(self.config, name) for name in SAMPLING if name != unset}
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
         """Return the fields that the method adds to a sample's provenance."""

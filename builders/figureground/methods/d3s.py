@@ -148,7 +148,9 @@ class D3SConfig(Config):
         for per_cell in self.extended:
             if list(per_cell) != list(self.per_cell):
                 raise RecipeError("extended", f"it must name the splits {listed(self.per_cell)}, as per_cell does.")
-        if self.guide != "none" and whole_part(self.num_inference_steps, self.strength) < 1:
+        if self.guide == "none" and self.noise is not None:
+            raise RecipeError("noise", "images without a guide start from noise alone. Leave it out.")
+        if self.guide != "none" and self.noise is None and whole_part(self.num_inference_steps, self.strength) < 1:
             raise RecipeError(
                 "strength",
                 f"{self.num_inference_steps} steps × strength {self.strength} is less than one step, so nothing would "

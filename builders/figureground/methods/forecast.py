@@ -68,7 +68,10 @@ def plan(method: Method, images_per_second: float | None = None) -> dict[str, An
         "denoiser_evaluations": images * calls * passes,
         "seconds": None if images_per_second is None else images / images_per_second,
         "workers": config.workers, "idle_share": round(idle_share(planned, config.workers), 6),
-        "notes": [*method.checkpoint_notes(), *method.plan_notes(), *idle_notes(planned, config.workers)],
+        "notes": [
+            *method.checkpoint_notes(), *method.start_notes(), *method.plan_notes(),
+            *idle_notes(planned, config.workers),
+        ],
         "to_build": [need.to_json() for need in needs],
     }  # fmt: skip
 

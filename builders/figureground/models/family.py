@@ -53,6 +53,8 @@ class Start(NamedTuple):
     """The strength that the pipeline is given."""
     steps: int
     """The steps that it runs with it."""
+    noise: float | None = None
+    """The share of noise there, if it was computed: noise / (signal + noise), 0 to 1."""
 
 
 class Size(NamedTuple):
@@ -185,7 +187,11 @@ class Family(ABC):
             steps: All denoising steps.
         """
         run = whole_part(steps, strength)  # the pipelines round down, in floating point
-        return Start(strength_of(run, steps), run)
+        return Start(self.strength_of(run, steps), run)
+
+    def strength_of(self, run: int, steps: int) -> float:
+        """Return a strength with which the pipelines run exactly `run` of `steps` steps."""
+        return strength_of(run, steps)
 
     def evaluations(self, guidance_scale: float) -> int:
         """Return how often the denoiser is evaluated in a step."""
@@ -260,6 +266,18 @@ class Family(ABC):
         Pipelines without them take it from the guide.
         """
         return {"height": size, "width": size}
+
+    def set_timesteps(self, scheduler: Any, steps: int, edge: int) -> None:
+        """Set a scheduler's steps as the pipelines do.
+
+        Args:
+            edge: Edge of the images in latent pixels.
+        """
+        scheduler.set_timesteps(steps)
+
+    def add_noise(self, scheduler: Any, latents: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """Mix latents with noise as at a timestep, (1,)."""
+        return scheduler.add_noise(latents, noise, time)
 
     def draw(self, pipeline: Any, **settings: Any) -> Any:
         """Call a pipeline; return its output, with images as float arrays (n, height, width, 3) in 0..1."""

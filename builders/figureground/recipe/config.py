@@ -26,7 +26,7 @@ from figureground.recipe.settings import (
 Sampler = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"]
 """Samplers of DDPM's noise levels."""
 Scheduler = Literal[Sampler, "own"]
-SAMPLING = ("scheduler", "num_inference_steps", "strength", "guidance_scale", "negative_prompt", "eta", "size")
+SAMPLING = ("scheduler", "num_inference_steps", "strength", "noise", "guidance_scale", "negative_prompt", "eta", "size")
 """Fields that decide how images are sampled."""
 
 
@@ -46,6 +46,9 @@ class Config:
     """Denoising steps; with a guide, only the share `strength` of them is run."""
     strength: Share = 0.9
     """Share of the steps that are run on a guide, 0 to 1."""
+    noise: Share | None = None
+    """Share of noise in the latents at which drawing on a guide starts, instead of `strength`; 0 to 1, and comparable
+    between families of models."""
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 5.0
     """Scale of classifier-free guidance; 1 or less turns it off."""
     negative_prompt: str = ""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.shares import as_fraction
 from figureground.models.family import OWN, Family, Start
 from figureground.models.opening import open_part
 from figureground.models.parts import limit_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCHEDULERS = ("FlowMatchEulerDiscreteScheduler",)
 LATENT_EDGE = 128
@@ -26,6 +29,10 @@ class FlowMatching(Family):
     SCHEDULER = OWN
     HALF = "bfloat16"
     PATCH = 2
+    EVEN_SIGMAS: ClassVar[bool] = True
+    """Whether pipelines give their scheduler evenly spaced noise levels, which it shifts, and not the number alone."""
+    MOST_SHIFT: ClassVar[float] = 1.15
+    """The pipelines' largest shift of noise levels, if the scheduler's configuration has none."""
 
     def native_size(self, folder: Path) -> int:
         return LATENT_EDGE * self.pixels_a_latent(folder)
@@ -51,7 +58,10 @@ class FlowMatching(Family):
 
     def start(self, strength: float, steps: int) -> Start:
         run = math.ceil(steps * as_fraction(strength))  # the pipelines round up, in floating point
-        return Start(1.0 if run >= steps else max(0.0, run - 0.5) / steps, run)
+        return Start(self.strength_of(run, steps), run)
+
+    def strength_of(self, run: int, steps: int) -> float:
+        return 1.0 if run >= steps else max(0.0, run - 0.5) / steps
 
     def prediction_type(self, scheduler: Mapping[str, Any]) -> str:
         return "flow"
@@ -71,6 +81,22 @@ class FlowMatching(Family):
 
     def takes_mask(self, pipeline: Any) -> bool:
         return False
+
+    def set_timesteps(self, scheduler: Any, steps: int, edge: int) -> None:
+        import numpy as np
+
+        even = np.linspace(1, 1 / steps, steps) if self.EVEN_SIGMAS else None
+        shift = self._shift(scheduler.config, (edge // self.PATCH) ** 2)
+        scheduler.set_timesteps(steps, sigmas=even, mu=shift if scheduler.config.use_dynamic_shifting else None)
+
+    def _shift(self, config: Mapping[str, Any], patches: int) -> float:
+        """Return the shift of noise levels for images of a number of patches, linear in it."""
+        few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        low, high = config.get("base_shift", 0.5), config.get("max_shift", self.MOST_SHIFT)
+        return low + (high - low) * (patches - few) / (many - few)
+
+    def add_noise(self, scheduler: Any, latents: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        return scheduler.scale_noise(latents, time, noise)
 
     def guidance_options(self, guidance_scale: float, eta: float) -> dict[str, Any]:
         return {"guidance_scale": guidance_scale}

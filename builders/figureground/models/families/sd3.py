@@ -27,6 +27,8 @@ class StableDiffusion3(FlowMatching):
         "text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "text_encoder_3": "tokenizer_3",
     }  # fmt: skip
     TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder_3": 256}
+    EVEN_SIGMAS = False
+    MOST_SHIFT = 1.16
     ENCODED: ClassVar[tuple[str, ...]] = (
         "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds",
     )  # fmt: skip
