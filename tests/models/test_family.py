@@ -37,6 +37,7 @@ def test_every_family_recognises_its_own_pipelines_and_no_other_family_does(name
         with pytest.raises(FiguregroundError, match=rf"is a {pipeline}; supported are .*sdxl") as refused:
             recognise(pipeline, "it", inpaint=False)
         assert "()" not in str(refused.value)
+        assert "made for inpainting" in str(refused.value)
 
 
 @pytest.mark.parametrize(("strength", "steps", "run"), [(0.58, 50, 29), (0.9, 16, 14), (1.0, 50, 50), (0.05, 16, 0)])

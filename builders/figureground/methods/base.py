@@ -82,8 +82,6 @@ class Method(ABC):
     """Whether images are made from a labelled training set, the setting `data`; if so, `compare` accepts the method."""
     SHARED: ClassVar[tuple[str, ...]] = ("content",)
     """Cached properties that a build computes once and passes to its workers."""
-    TRAINS: ClassVar[bool] = False
-    """Whether the checkpoint is fine-tuned, or learns words."""
     SCORES: ClassVar[bool] = False
     """Whether `score_samples` reads the finished images."""
     LIMITS: ClassVar[tuple[str, ...]] = ()
@@ -522,6 +520,11 @@ class Method(ABC):
         if shards := plan.shards():
             plan.spec(shards[0].split, 0)
 
+    @property
+    def trains_checkpoint(self) -> bool:
+        """Whether the checkpoint is fine-tuned, or learns words."""
+        return False
+
     def check_family(self) -> None:
         """Refuse settings and trainings that the checkpoint's family doesn't support; passes if it isn't known.
 
@@ -532,7 +535,7 @@ class Method(ABC):
         if self.family is not None:
             config, what = self.config, f"checkpoint {self.config.checkpoint!r}"
             self.family.check_sampling(what, config.eta, config.negative_prompt)
-            if self.TRAINS:
+            if self.trains_checkpoint:
                 self.family.check_training(what)
 
     def check_size(self) -> None:

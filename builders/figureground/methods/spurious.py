@@ -207,7 +207,6 @@ class Spurious(Method):
     """
 
     METHOD = "spurious"
-    TRAINS = True
     CONFIGS: ClassVar[dict[str, SpuriousConfig]] = {
         POCKET: SpuriousConfig(
             name=POCKET, checkpoint=POCKET, features=POCKET, labels=POCKET, references=POCKET, reference_count=16,
@@ -570,6 +569,10 @@ class Spurious(Method):
                 f"{network.name!r}: {listed(unknown, 5)}. Give a network that has them, or leave them out: "
                 "--set 'classes=[…]'.",
             )
+
+    @property
+    def trains_checkpoint(self) -> bool:
+        return True
 
     def checkpoint_for(self, concept: str | None, base: Checkpoint) -> Checkpoint:
         assert concept is not None

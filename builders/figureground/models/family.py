@@ -348,6 +348,7 @@ def recognise(pipeline: object, what: str, inpaint: bool = True) -> Family:
         if pipeline in known[name]:
             return kind()
     families = listed(f"{name} ({listed(classes)})" for name, classes in known.items() if classes)
-    raise FiguregroundError(
-        f"{what} is a {pipeline}; supported are the families {families}. Another package can add one (docs/models.md)."
-    )
+    more = "Another package can add one (docs/models.md)."
+    if any(pipeline in kind.INPAINTING for _, kind in FAMILIES.items()):
+        more = "A checkpoint that was made for inpainting only repaints regions, as the method scgs does."
+    raise FiguregroundError(f"{what} is a {pipeline}; supported are the families {families}. {more}")
