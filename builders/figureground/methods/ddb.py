@@ -259,7 +259,7 @@ class DDB(Repaint):
             stages, lambda: self._regions(sources),
             "Give the segmenter another phrase, --set phrases.CLASS='…', or change mask_threshold.",
         )  # fmt: skip
-        if self._learns_words:
+        if self.trains_checkpoint:
             self._refuse_too_few(sources, masks)
         jobs = []
         for label, rows in sources.items():
@@ -357,7 +357,8 @@ class DDB(Repaint):
         return found
 
     @property
-    def _learns_words(self) -> bool:
+    def trains_checkpoint(self) -> bool:
+        """Whether words are learned: the prompt asks for them."""
         return "{V}" in self.config.prompt
 
     def _refuse_too_few(self, sources: Mapping[int, Sequence[int]], masks: Mapping[int, str]) -> None:
@@ -378,7 +379,7 @@ class DDB(Repaint):
 
     def parts(self, stages: Path) -> list[str]:
         """Return the stages of the words that aren't learned yet, one a class."""
-        if not self._learns_words:
+        if not self.trains_checkpoint:
             return []
         names = [f"{TOKENS}-{label}" for label in np.unique(self.train.y).tolist()]
         return [name for name in names if not self.is_done(stages, name)]
@@ -437,7 +438,7 @@ class DDB(Repaint):
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Add the learned words to the checkpoint."""
-        if self._learns_words:
+        if self.trains_checkpoint:
             from figureground.finetune.tokens import load_tokens
 
             files = {label: self._embeddings(stages, label) for label in np.unique(self.train.y).tolist()}
@@ -451,7 +452,7 @@ class DDB(Repaint):
         super().prepare(stages, checkpoint)
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
-        word = {"token": self.word(spec.foreground)} if self._learns_words else {}
+        word = {"token": self.word(spec.foreground)} if self.trains_checkpoint else {}
         return {**super().provenance(spec), **word, "segmenter": called(self.config.segmenter)}
 
     # --- pruning --------------------------------------------------------------------------------

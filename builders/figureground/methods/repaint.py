@@ -17,7 +17,6 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.core.hashing import digest
-from figureground.core.shares import whole_part
 from figureground.core.terminal import remark
 from figureground.data.groups import Files, GroupedImages
 from figureground.data.layouts import read_groups
@@ -288,7 +287,7 @@ class Repaint(Method):
             tokenizers = family.open_tokenizers(folder, f"checkpoint {self.config.checkpoint!r}")
             for prompt in sorted(self.prompts()):
                 for tokenizer in tokenizers:
-                    _refuse_long(prompt, prompt, tokenizer)
+                    _refuse_long(prompt, family.count_tokens(tokenizer, prompt), tokenizer)
 
     def prompts(self) -> set[str]:
         """Return the possible prompts, for checks before any stage has run."""
@@ -342,8 +341,10 @@ class Repaint(Method):
         prompts = {self.spec_prompt(job) for jobs in (self._jobs or {}).values() for job in jobs}
         for prompt in sorted(prompts):
             for tokenizer in checkpoint.tokenizers:
-                # A learned word may be several tokens.
-                _refuse_long(prompt, checkpoint.text_to_image.maybe_convert_prompt(prompt, tokenizer), tokenizer)
+                # A learned word may be several tokens; pipelines of some families know no such words.
+                converted = getattr(checkpoint.text_to_image, "maybe_convert_prompt", lambda prompt, _: prompt)
+                count = checkpoint.family.count_tokens(tokenizer, converted(prompt, tokenizer))
+                _refuse_long(prompt, count, tokenizer)
 
     # --- images -------------------------------------------------------------------------------
 
@@ -482,7 +483,7 @@ class Repaint(Method):
     # --- the card and the forecast --------------------------------------------------------------
 
     def denoiser_steps(self) -> int:
-        return whole_part(self.config.num_inference_steps, self.config.strength)
+        return self.steps_on_guide()
 
     def sources(self) -> tuple[list[Source], list[Credit]]:
         what, store = "training images", self.train.store
@@ -566,9 +567,9 @@ def open_mask(path: Path) -> Image.Image:
         raise FiguregroundError(f"{path} can't be read ({error}). {again(path.parent)}") from None
 
 
-def _refuse_long(prompt: str, whole: str, tokenizer: Any) -> None:
-    """Raise RecipeError for a prompt that a text encoder would truncate; `whole` has learned words as tokens."""
-    count, most = len(tokenizer(whole).input_ids), int(tokenizer.model_max_length)
+def _refuse_long(prompt: str, count: int, tokenizer: Any) -> None:
+    """Raise RecipeError for a prompt of more tokens than a text encoder reads."""
+    most = int(tokenizer.model_max_length)
     if count > most:
         raise RecipeError("prompt", f"{prompt!r} has {count} tokens, and the text encoder reads {most}. Shorten it.")
 

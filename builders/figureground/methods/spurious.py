@@ -160,6 +160,8 @@ class SpuriousConfig(Config):
         super().check()
         if self.keep:
             raise RecipeError("keep", f"{self.keep[0]!r} can't be kept: images are drawn from prompts alone.")
+        if self.noise is not None:
+            raise RecipeError("noise", "images are drawn from prompts, and start from noise alone. Leave it out.")
         self._check_finetuning()
 
     def _check_finetuning(self) -> None:
@@ -567,6 +569,10 @@ class Spurious(Method):
                 f"{network.name!r}: {listed(unknown, 5)}. Give a network that has them, or leave them out: "
                 "--set 'classes=[…]'.",
             )
+
+    @property
+    def trains_checkpoint(self) -> bool:
+        return True
 
     def checkpoint_for(self, concept: str | None, base: Checkpoint) -> Checkpoint:
         assert concept is not None

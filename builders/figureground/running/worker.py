@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from figureground.core import signals
-from figureground.core.accelerator import choose_device, choose_dtype, processor_name
+from figureground.core.accelerator import choose_device, processor_name
 from figureground.core.errors import FiguregroundError, OutOfMemory, describe_error
 from figureground.core.event_log import EventLog
 from figureground.core.files import replace_text
@@ -32,10 +32,19 @@ from figureground.core.numerics import (
 )
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
-from figureground.diffusion.render import Renderer, Sampling, find_batch_size, in_batches, leave_device, release_memory
+from figureground.diffusion.render import (
+    Renderer,
+    Sampling,
+    find_batch_size,
+    in_batches,
+    leave_device,
+    release_memory,
+    start_of,
+)
+from figureground.models.family import OWN
 from figureground.models.weights import check_size
 from figureground.recipe.plan import Plan, PlannedShard
-from figureground.recipe.sample import Reject, Sample, Spec
+from figureground.recipe.sample import Guide, Reject, Sample, Spec
 from figureground.running import directory
 from figureground.running.runner import Place
 from figureground.shards.claiming import PARTS_LOCK, WORKING_LOCK
@@ -222,10 +231,13 @@ class Worker:
             "versions": library_versions(),
         }
 
+        started = _started(checkpoint, sampling)
+
         def provenance(spec: Spec) -> dict[str, Any]:
             return {
                 "foreground_name": spec.foreground_name, "background_name": spec.background_name, "seed": spec.seed,
-                "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **method.provenance(spec),
+                "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common,
+                **(started(spec.guide) if spec.guide else {}), **method.provenance(spec),
             }  # fmt: skip
 
         def write(shard: Shard, bar: tqdm) -> None:
@@ -273,6 +285,24 @@ class Worker:
                 self._method.checkpoint_for(concept, checkpoint), sampling, self._method.load_guide, self._pause, proven
             )  # fmt: skip
         return self._renderer
+
+
+def _started(checkpoint: Checkpoint, sampling: Sampling) -> Callable[[Guide], dict[str, Any]]:
+    """Returns a function that returns what provenance says of where drawing on a guide started.
+
+    That is nothing for `strength` with DDPM's noise levels, whose records stay as in earlier releases.
+    """
+    if sampling.noise is None and checkpoint.family.SCHEDULER != OWN:
+        return lambda guide: {}
+    start = start_of(checkpoint, sampling)
+    noise = 0.0 if start.noise is None else round(start.noise, 6)
+
+    def told(guide: Guide) -> dict[str, Any]:
+        # Repainting with all steps starts from noise alone.
+        alone = guide.kind == "inpaint" and start.steps >= sampling.num_inference_steps
+        return {"noise_at_start": 1.0 if alone else noise, "steps_run": start.steps}
+
+    return told
 
 
 def shard_facts(marker: Mapping[str, Any]) -> dict[str, Any]:
@@ -465,9 +495,9 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     torch.set_num_threads(threads)
     checkpoint = open_checkpoint(
         config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
-        dtype=choose_dtype(dtype, device), scheduler=config.scheduler, safety=config.safety, inpaint=method.INPAINTS,
+        dtype=dtype, scheduler=config.scheduler, safety=config.safety, inpaint=method.INPAINTS,
     )  # fmt: skip
-    check_size(config.size, checkpoint.factor)
+    check_size(config.size, checkpoint.edge_multiple)
     batch_size, halved = config.batch_size, {}
     if settled and batch_size in (None, settled.get("batch_size_asked")):
         batch_size = settled["batch_size"]
@@ -475,7 +505,7 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     sampling = Sampling(
         config.size, config.num_inference_steps, config.strength, config.guidance_scale, config.negative_prompt,
         config.eta,
-        batch_size or 1, config.compile, **method.sampling(),
+        batch_size or 1, config.compile, config.noise, **method.sampling(),
     )  # fmt: skip
     if not config.batch_size and not settled:
         devices = torch.cuda.device_count() if device.type == "cuda" else 1
@@ -483,7 +513,7 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
         sampling = dataclasses.replace(sampling, batch_size=find_batch_size(checkpoint, sampling, sharing))
     mine = {
         "device": device.type,
-        "dtype": str(choose_dtype(dtype, device)).removeprefix("torch."),
+        "dtype": str(checkpoint.text_to_image.dtype).removeprefix("torch."),
         "batch_size": sampling.batch_size,
         **halved,
         "threads": threads if device.type == "cpu" else None,
