@@ -58,7 +58,7 @@ JUDGING = (200, 201, 202, 203, 204, 205)
 TWICE = 3
 """Seeds, the first of those, that are also trained for twice the epochs."""
 BACKBONES = ("pocket", "regnet")
-EPOCHS, VALIDATE_EVERY = 20, 1
+EPOCHS, VALIDATE_EVERY = 40, 2
 RULES = ("worst-group", "average", "last")
 """What chooses the epoch; the first gives the numbers of which something is asked."""
 WORST = (55.0, 80.0)
@@ -78,6 +78,8 @@ CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "birds-98": ("pocketbirds", {"bias_aligned_share": 0.98, "train": 1200}),
     "birds-98.5": ("pocketbirds", {"bias_aligned_share": 0.985, "train": 1200}),
     "birds-98.7": ("pocketbirds", {"bias_aligned_share": 0.987, "train": 1200}),
+    "birds-16-of-1200": ("pocketbirds", {"bias_aligned_share": 1 - 16 / 1200, "train": 1200}),
+    "birds-14-of-1200": ("pocketbirds", {"bias_aligned_share": 1 - 14 / 1200, "train": 1200}),
     "birds-99": ("pocketbirds", {"bias_aligned_share": 0.99, "train": 1200}),
     "looks-97.5": ("pocketlooks", {"bias_aligned_share": 0.975, "train": 1200}),
     "looks-98": ("pocketlooks", {"bias_aligned_share": 0.98, "train": 1200}),

@@ -5,8 +5,8 @@ import signal
 import socket
 from pathlib import Path
 
-from figureground.running.runners.local import Failure
-from figureground.running.runners.ray import Facts, Rendered, versions
+from figureground.running.failure import Failure
+from figureground.running.ray.actor import Facts, Rendered, versions
 
 
 class Dying:

@@ -38,6 +38,11 @@ class Rule:
     seen: int = 0
 
 
+class _Proxy(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # with the default of 5, connections of several processes at once are lost
+
+
 class ObjectStore:
     """The server; `endpoint` is that of the proxy."""
 
@@ -49,8 +54,7 @@ class ObjectStore:
         self.log: list[str] = []
         """`METHOD path?query` of every request, in order."""
         self.lock = threading.Lock()
-        self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._proxy.daemon_threads = True
+        self._proxy = _Proxy(("127.0.0.1", 0), _handler(self))
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
         self.endpoint = f"http://127.0.0.1:{self._proxy.server_address[1]}"
         self.request("PUT", f"/{BUCKET}")

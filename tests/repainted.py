@@ -87,17 +87,20 @@ def told(method: Method, out: Path) -> list[dict[str, Any]]:
     return [{"foreground": spec.foreground, **method.provenance(spec)} for spec in specs]
 
 
-def build_with_a_kill(method: str, data: Path, out: Path, settings: dict[str, Any], at: str) -> set[str]:
+def build_with_a_kill(
+    method: str, data: Path, out: Path, settings: dict[str, Any], at: str, options: Sequence[str] = ()
+) -> set[str]:
     """Builds with the command, which is killed as soon as a file is there, and then goes on to the end.
 
     Args:
         at: The file, below `_figureground/stages`.
+        options: Further ones of the command.
 
     Returns:
         The stages that were done by the kill. None was done again.
     """
     values = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
-    arguments = ["build", method, "--data", str(data), "--out", str(out), *values]
+    arguments = ["build", method, "--data", str(data), "--out", str(out), *values, *options]
     process = start(*arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for((out / STAGES / at).exists, process)

@@ -166,7 +166,7 @@ def test_plan_refuses_a_checkpoint_that_will_never_do(broken, checkpoint, tmp_pa
     shutil.copytree(checkpoint, mine)
     index = mine / "model_index.json"
     if broken == "another pipeline":
-        index.write_text(index.read_text().replace('"StableDiffusionPipeline"', '"FluxPipeline"'))
+        index.write_text(index.read_text().replace('"StableDiffusionPipeline"', '"KolorsPipeline"'))
     elif broken == "a missing part":
         (mine / "unet" / "config.json").unlink()
     else:

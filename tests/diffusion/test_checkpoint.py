@@ -70,8 +70,8 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(sd1, tmp_path):
 
 
 def test_unsupported_kinds_are_refused_by_name(sd1):
-    set_class(sd1, "FluxPipeline")
-    with pytest.raises(FiguregroundError, match="is a FluxPipeline; supported are"):
+    set_class(sd1, "KolorsPipeline")
+    with pytest.raises(FiguregroundError, match="is a KolorsPipeline; supported are"):
         open_checkpoint(str(sd1), **CPU)
 
 

@@ -20,7 +20,7 @@ from figureground.data.groups import accuracy_by_group
 from figureground.data.layouts import read_groups
 from figureground.learn.classifier_errors import match_classes, of_classifier
 from figureground.learn.errors import Errors, lowest_loss, read_errors, save_errors
-from figureground.learn.find_errors import cross_fit, early_stopped, make_folds
+from figureground.learn.find_errors import cross_fit, early_stopped, fit_fold, make_folds, take_fold
 from figureground.learn.settings import Training
 from figureground.vision.classifiers import open_classifier
 
@@ -140,6 +140,20 @@ def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(cro
     assert [path.stat().st_ino == old for path, old in zip(models, before, strict=True)] == [True, True, False]
     with pytest.raises(FiguregroundError, match=r"holds another training:\n  folds: 3, now 2\n"):
         fit(images, tmp_path / "out", folds=2)
+
+
+def test_folds_that_were_trained_apart_are_taken_as_they_are(crossed, images, tmp_path):
+    groups, settings, out = read_groups(images), Training("erm", epochs=1), tmp_path / "out"
+    for number in (0, 2):
+        fit_fold(groups, settings, 3, 0, tmp_path / str(number), number, device="cpu", show_progress=False)
+        take_fold(tmp_path / str(number), out, number)
+    before = [(out / f"fold-{i}" / "model.safetensors").stat().st_ino for i in (0, 2)]
+    assert equal(fit(images, out), crossed[1])
+    assert [(out / f"fold-{i}" / "model.safetensors").stat().st_ino for i in (0, 2)] == before
+    assert all(same_bits(crossed[0] / f"fold-{i}", out / f"fold-{i}") for i in range(3))
+    (tmp_path / "2" / "fold-2.npz").unlink()
+    with pytest.raises(FiguregroundError, match=r"fold-2.npz is missing"):
+        take_fold(tmp_path / "2", tmp_path / "other", 2)
 
 
 @pytest.mark.slow

@@ -273,12 +273,19 @@ def test_a_value_that_cannot_be_used_is_named(data, settings, said):
 
 
 @pytest.mark.slow
-def test_a_build_that_is_killed_while_it_learns_a_word_goes_on_there_and_ends_alike(data, built, tmp_path):
-    out = tmp_path / "out"
-    done = build_with_a_kill("ddb", data, out, SMALL, "tokens-0/learned/state.pt")
-    assert done == {"classifier", "sources", "masks"}
-    assert scores(out) == scores(built)
+def test_two_workers_that_are_killed_while_each_learns_a_word_go_on_there_and_end_alike(data, built, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "log.jsonl"
+    options = ["--workers", "2", "--log-json", str(log)]
+    done = build_with_a_kill("ddb", data, out, SMALL, "tokens-0/learned/state.pt", options)
+    assert done - {"tokens-1"} == {"classifier", "sources", "masks", "jobs"}
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    learned = {each["stage"]: each["pid"] for each in events if each["event"] == "stage"}
+    assert set(learned) == {"tokens-0", "tokens-1"}
+    assert len(set(learned.values())) == 2
     assert [row["image"] for row in rows(out)] == [row["image"] for row in rows(built)]
+    assert scores(out).keys() == scores(built).keys()  # judged with other numbers of threads
+    for key, each in scores(built).items():
+        assert float(scores(out)[key]["probability"]) == pytest.approx(float(each["probability"]), abs=1e-4)
 
 
 def test_what_is_left_of_one_class_can_be_added_to_training(data, built, tmp_path):

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import hashes
 from datasets import load_dataset
 from PIL import Image, ImageFilter
-from repainted import SIZES, STAGES, build_with_a_kill, draw, rows, sure, told
+from repainted import SIZES, STAGES, draw, rows, sure, told
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
@@ -284,13 +283,6 @@ def test_one_class_is_too_few(tmp_path):
     (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(FiguregroundError, match="one class"):
         SCGS("pocket", data=str(tmp_path / "table.csv"))
-
-
-@pytest.mark.slow
-def test_a_build_that_is_killed_in_a_stage_goes_on_there_and_ends_alike(data, built, tmp_path):
-    done = build_with_a_kill("scgs", data, tmp_path / "out", {**KEPT, **SMALL}, "clusters/done.json")
-    assert done == {"errors", "clusters"}
-    assert hashes(tmp_path / "out") == hashes(built)
 
 
 @pytest.mark.parametrize("sources", [2, 3, 4, 5])

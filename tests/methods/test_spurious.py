@@ -333,11 +333,6 @@ def test_concepts_of_every_kind_of_checkpoint_draw_whole_or_as_adapters(tmp_path
 # Resumed
 
 
-@pytest.mark.slow
-def test_two_workers_give_the_bytes_of_one(built, checkpoint, tmp_path):
-    assert commands.hashes(make(checkpoint, tmp_path / "two", workers=2)) == commands.hashes(built)
-
-
 def test_a_finished_build_is_left_as_it_is(built, checkpoint):
     before = {p: p.read_bytes() for p in built.rglob("*") if p.is_file()}
     make(checkpoint, built)

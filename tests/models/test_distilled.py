@@ -6,7 +6,9 @@ from figureground.cli.main import main
 from figureground.models.distilled import distilled_note
 
 
-@pytest.mark.parametrize("name", ["me/sdxl-turbo", "SDXL-Lightning", "x/LCM_Dreamshaper_v7", "Hyper-SD", "model_dmd2"])
+@pytest.mark.parametrize(
+    "name", ["me/sdxl-turbo", "SDXL-Lightning", "x/LCM_Dreamshaper_v7", "Hyper-SD", "model_dmd2", "FLUX.1-schnell"]
+)
 def test_names_of_distilled_checkpoints_are_known(made, name):
     assert "50 steps" in distilled_note(made / "sd1", name, 50, 5.0)
     assert distilled_note(made / "sd1", name, 4, 1.0) is None

@@ -11,7 +11,7 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import SCHEDULERS, open_checkpoint
 from figureground.models.schedules import DISCRETE, check_schedule, settings_for_latents
 from figureground.models.weights import check_files
-from figureground.recipe.config import Scheduler
+from figureground.recipe.config import Sampler
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 EULER = "EulerDiscreteScheduler"
@@ -56,7 +56,7 @@ def test_what_a_sampler_cannot_say_names_file_and_entry(sampler, entries, named)
     assert "scheduler/scheduler_config.json" in str(refused.value)
 
 
-@pytest.mark.parametrize("sampler", get_args(Scheduler))
+@pytest.mark.parametrize("sampler", get_args(Sampler))
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"])
 def test_what_is_let_through_is_what_the_libraries_take(sampler, prediction, betas):
@@ -72,7 +72,7 @@ def test_what_is_let_through_is_what_the_libraries_take(sampler, prediction, bet
     assert made.step(latents, made.timesteps[0], latents).prev_sample.isfinite().all()
 
 
-@pytest.mark.parametrize("sampler", get_args(Scheduler))
+@pytest.mark.parametrize("sampler", get_args(Sampler))
 def test_a_sampler_made_from_a_config_without_clipping_does_not_clip_latents(made, sampler):
     """SDXL saved with an Euler scheduler has no `clip_sample`, which DDIM and DDPM would take for true."""
     scheduler = open_checkpoint(str(made / "sdxl"), scheduler=sampler, **CPU).text_to_image.scheduler

@@ -45,16 +45,16 @@ def test_a_missing_file_names_the_nearest():
 def test_the_definition_is_shortened_and_the_background_kept():
     (template,) = read_templates("d3s")
 
-    def words(prompt):
-        return len(prompt.replace(",", " ,").split())
+    def reading(limit):
+        return lambda prompt: [(1, 2), (len(prompt.replace(",", " ,").split()), limit)]
 
-    definition = shorten(template, TENCH, GRASS, words, 13)
+    definition = shorten(template, TENCH, GRASS, reading(13))
     assert definition == "a freshwater fish of"
     assert fill(template, ClassEntry("tench", "tench", definition), GRASS).endswith(", on grass")
-    assert shorten(template, TENCH, GRASS, words, 100) == TENCH.definition
+    assert shorten(template, TENCH, GRASS, reading(100)) == TENCH.definition
 
 
 def test_a_template_too_long_even_without_definition_is_refused():
     (template,) = read_templates("d3s")
     with pytest.raises(RecipeError, match="'tench' the prompt has 7 tokens even without a definition"):
-        shorten(template, TENCH, GRASS, lambda prompt: len(prompt.split()), 6)
+        shorten(template, TENCH, GRASS, lambda prompt: [(len(prompt.split()), 6)])

@@ -9,6 +9,7 @@ from commands import ENVIRONMENT, LONG, hashes, litter, markers, recipe, run, st
 from forked import Forked
 
 from figureground.core.errors import UsageError
+from figureground.running.runners.local import turn
 from figureground.running.runners.rank import Rank, find_rank, share
 
 """32 images in 8 shards, long enough to be met in the middle."""
@@ -113,6 +114,15 @@ def test_shares_cover_every_shard_once_and_differ_by_one(shards, of):
     shares = [share(shards, rank, of) for rank in range(of)]
     assert sorted(number for each in shares for number in each) == list(range(shards))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_each_process_begins_with_its_share_and_goes_on_in_an_order_of_its_own():
+    orders = [turn(40, rank, 4) for rank in range(4)]
+    for rank, order in enumerate(orders):
+        assert sorted(order) == list(range(40))
+        assert order[:10] == share(40, rank, 4)
+    elsewhere = [[number for number in order[10:] if number >= 20] for order in orders[:2]]
+    assert elsewhere[0] != elsewhere[1]
 
 
 def events(log):

@@ -1,5 +1,6 @@
 """The runner `ray`: what fits into a cluster, and what nodes and workers leave that die, differ or are stopped."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -10,21 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import LONG, hashes, litter, markers, recipe, run, start, wait_for
+from commands import ENVIRONMENT, LONG, hashes, litter, markers, recipe, run, start, wait_for
 from dying_actors import Dying
 
 from figureground.core.accelerator import is_device_error
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.event_log import EventLog
-from figureground.running.runners.ray import (
-    Facts,
-    Needs,
-    Ray,
-    _Hand,
-    _HandingOut,
-    _refuse_other,
-    choose_needs,
-)
+from figureground.running.ray.actor import Facts, refuse_other
+from figureground.running.ray.cluster import Needs, choose_needs
+from figureground.running.ray.handing_out import Hand, HandingOut
+from figureground.running.runners.ray import Ray
 from figureground.shards.claiming import claim
 from figureground.shards.progress import Watch, record_plan
 from figureground.shards.shard import Shard
@@ -76,12 +72,12 @@ def test_an_option_that_makes_no_sense_is_refused(options):
 
 def test_other_versions_and_another_disk_are_refused_with_the_machines_name():
     mine = {"Ray": "2.60.0", "Python": "3.11.1"}
-    _refuse_other(Facts("node7", 1, mine, True), mine, Path("out"))
+    refuse_other(Facts("node7", 1, mine, True), mine, Path("out"))
     for versions in ({**mine, "Ray": "2.59.0"}, {**mine, "Python": "3.12.0"}):
         with pytest.raises(FiguregroundError, match=r"node7 has (Ray 2.59.0|Python 3.12.0) instead of"):
-            _refuse_other(Facts("node7", 1, versions, True), mine, Path("out"))
+            refuse_other(Facts("node7", 1, versions, True), mine, Path("out"))
     with pytest.raises(FiguregroundError, match="node7 doesn't see out"):
-        _refuse_other(Facts("node7", 1, mine, False), mine, Path("out"))
+        refuse_other(Facts("node7", 1, mine, False), mine, Path("out"))
 
 
 @pytest.mark.parametrize(
@@ -122,18 +118,33 @@ def _build_nothing(address, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A Ray with one node of one CPU; tests add others."""
+def store(tmp_path_factory):
+    """An object store, and the environment in which a machine finds it."""
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    from object_store import BUCKET, ENVIRONMENT, ObjectStore
+
+    server = ObjectStore()
+    cache = str(tmp_path_factory.mktemp("cache"))
+    server.environment = {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.endpoint, "XDG_CACHE_HOME": cache}
+    server.url = f"s3://{BUCKET}"
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(store):
+    """A Ray with one node of one CPU, which finds the store; `more` adds others."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    path = os.pathsep.join(filter(None, sys.path))
-    made = cluster_utils.Cluster(initialize_head=True, head_node_args=_node(PYTHONPATH=path))
-    made.path = path
+    shared = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **store.environment}
+    made = cluster_utils.Cluster(initialize_head=True, head_node_args=_node(shared))
+    made.more = lambda **environment: made.add_node(**_node({**shared, **environment}))
     yield made
     made.shutdown()
 
 
-def _node(**environment):
+def _node(environment):
     return {
         "num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False,
         "env_vars": {"OMP_NUM_THREADS": "1", **environment},
@@ -163,7 +174,7 @@ def test_a_stop_and_a_lost_node_change_no_byte_and_nothing_is_rendered_twice(
     assert "Traceback" not in err
     assert not [name for name in litter(out) if name.endswith(".tmp")]
 
-    lost = cluster.add_node(**_node(PYTHONPATH=cluster.path))
+    lost = cluster.more()
     raylet = psutil.Process(lost.all_processes["raylet"][0].process.pid)
     process = start(*arguments, "--workers", "2")
     wait_for(lambda: {each.pid for each in raylet.children(True)} & set(working(out)), process, PATIENCE)
@@ -180,14 +191,22 @@ def test_a_stop_and_a_lost_node_change_no_byte_and_nothing_is_rendered_twice(
 
 @HAS_RAY
 @pytest.mark.slow
-def test_a_node_with_another_cpu_is_refused_with_its_name(cluster, checkpoint, tmp_path):
-    node = cluster.add_node(**_node(PYTHONPATH=cluster.path, ATEN_CPU_CAPABILITY="default"))
-    arguments = ["build", *recipe(checkpoint, **LONG), "--out", str(tmp_path / "d3s"), "--runner", "ray"]
-    code, _, err = run(*arguments, "--ray-address", cluster.address, "--workers", "2")
+def test_a_store_gets_the_same_bytes_and_a_node_with_another_cpu_is_refused_with_its_name(
+    cluster, store, checkpoint, undisturbed
+):
+    arguments = ["build", *recipe(checkpoint, **LONG), "--runner", "ray", "--ray-address", cluster.address]
+    environment = {**ENVIRONMENT, **store.environment}
+    node = cluster.more(ATEN_CPU_CAPABILITY="default")
+    code, _, err = run(*arguments, "--out", f"{store.url}/mixed", "--workers", "2", env=environment)
     cluster.remove_node(node)
     assert code == 1
     assert f"{socket.gethostname()}: " in err
     assert "processor: " in err
+    code, _, err = run(*arguments, "--out", f"{store.url}/ray", env=environment)
+    assert code == 0, err
+    kept = {name: hashlib.sha256(store.read(f"ray/{name}")).hexdigest() for name in hashes(undisturbed)}
+    assert kept == hashes(undisturbed)
+    assert store.names("ray/_figureground/leases") == store.names("ray/_figureground/journal") == []
 
 
 class Crew:
@@ -200,7 +219,7 @@ class Crew:
         import ray
 
         actor = ray.remote(Dying).options(num_cpus=0, max_restarts=0).remote(str(self.out))
-        return _Hand(rank, actor, actor.facts.remote())
+        return Hand(rank, actor, actor.facts.remote())
 
 
 @HAS_RAY
@@ -214,7 +233,7 @@ def test_a_shard_that_workers_die_of_fails_and_the_others_are_rendered(cluster, 
         (out / "_figureground" / "shards").mkdir(parents=True)
         (out / "_figureground" / "recipe.json").write_text("{}")
         record_plan(out, shards)
-        handing_out = _HandingOut(Crew(out), shards, range(5), EventLog(str(tmp_path / "log.jsonl")))
+        handing_out = HandingOut(Crew(out), shards, range(5), EventLog(str(tmp_path / "log.jsonl")))
         for _ in handing_out.steps():
             pass
         handing_out.stop()
@@ -235,13 +254,13 @@ def test_a_shard_that_workers_die_of_fails_and_the_others_are_rendered(cluster, 
 def test_starts_that_fail_for_a_while_end_nothing_and_without_end_the_build(monkeypatch, tmp_path, capsys):
     class Unstarted(Crew):
         def start(self, rank):
-            return _Hand(rank, None, None)
+            return Hand(rank, None, None)
 
-    handing_out = _HandingOut(Unstarted(tmp_path), [], [], EventLog())
-    handing_out.hands = [_Hand(rank, None, None) for rank in range(2)]
+    handing_out = HandingOut(Unstarted(tmp_path), [], [], EventLog())
+    handing_out.hands = [Hand(rank, None, None) for rank in range(2)]
     for _ in range(20):  # a machine has vanished, and Ray hasn't noticed it
         handing_out._replace(handing_out.hands[1], "the node died")
     assert capsys.readouterr().err.count("the node died") == 1
-    monkeypatch.setattr("figureground.running.runners.ray.SECONDS_OF_FAILED_STARTS", -1.0)
+    monkeypatch.setattr("figureground.running.ray.handing_out.SECONDS_OF_FAILED_STARTS", -1.0)
     with pytest.raises(FiguregroundError, match=r"21 workers died as they started.*the node died"):
         handing_out._replace(handing_out.hands[1], "the node died")

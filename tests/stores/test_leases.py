@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from object_store import Rule
 
 from figureground.shards.home import ClaimLost
 from figureground.stores.leases import Leases
@@ -69,6 +70,45 @@ def test_a_silent_owner_is_replaced_and_finds_out(s3, url, process):
     one.release(lost)
     two.check(mine)
     two.release(mine)
+    assert s3.names(f"{url.removeprefix('s3://bucket/')}/_figureground/leases") == []
+
+
+def test_a_name_given_back_meanwhile_and_taken_anew_is_lost_too(process):
+    """Numbers begin again, so that another process's object may lie where that of the paused one lay."""
+    one, two, three = process(), process(), process()
+    lost = one.take("shard")
+    pause(one)
+    wait_until_free(two, "shard")
+    two.release(two.take("shard"))
+    mine = three.take("shard")
+    assert mine.path == lost.path
+    one._beat(lost)
+    assert lost.lost
+    lost.lost = False
+    with pytest.raises(ClaimLost):
+        one.check(lost)
+    one.release(lost)
+    three.check(mine)
+    assert three._read(mine.path)["owner"] == three.owner
+
+
+def test_a_finished_build_removes_what_dead_owners_left(s3, url, process):
+    dead, alive, one = process(), process(), process()
+    dead.take("dead")
+    pause(dead)
+    theirs, mine = alive.take("alive"), one.take("mine")
+    one.sweep(time.sleep)
+    left = s3.names(f"{url.removeprefix('s3://bucket/')}/_figureground/leases")
+    assert [name.split("/leases/")[1] for name in left] == ["alive/000001", "mine/000001"]
+    alive.check(theirs)
+    one.check(mine)
+
+
+def test_a_name_is_given_back_although_the_store_refuses_twice(s3, url, process):
+    one = process(seconds=60)
+    lease = one.take("shard")
+    s3.rules.append(Rule("DELETE ", "answer", times=2))
+    one.release(lease)
     assert s3.names(f"{url.removeprefix('s3://bucket/')}/_figureground/leases") == []
 
 

@@ -35,6 +35,13 @@ def test_an_object_is_created_once(store):
     assert store.read_if_there("a/b") is None
 
 
+def test_a_name_that_another_process_frees_meanwhile_is_not_ours(s3, store):
+    """It was there for the put, and is gone when its bytes are compared: leases come and go."""
+    store.put("lease", b"theirs")
+    s3.rules.append(Rule(r"(GET|HEAD) .*/lease$", "answer", status=404, code="NoSuchKey"))
+    assert store.create("lease", b"theirs") is False
+
+
 def test_a_name_that_begins_like_another_is_not_below_it(store):
     store.put("a/b", b"1")
     store.put("ab/c", b"1")

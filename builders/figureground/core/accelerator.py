@@ -43,10 +43,10 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Resolves `auto`: float16 on CUDA, float32 elsewhere."""
+def choose_dtype(dtype: str, device: torch.device, half: str = "float16") -> torch.dtype:
+    """Resolves `auto`: `half` on CUDA, float32 elsewhere."""
     if dtype == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
+        return DTYPES[half] if device.type == "cuda" else torch.float32
     return DTYPES[dtype]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,17 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from figureground.core.accelerator import is_out_of_memory
+from figureground.core.accelerator import choose_dtype, is_out_of_memory
 from figureground.core.errors import FiguregroundError, listed
-from figureground.models.family import Family, recognise
-from figureground.models.opening import download_pipeline, make_network, open_network, open_pipeline
+from figureground.models.family import OWN, Family, recognise
+from figureground.models.opening import (
+    download_pipeline,
+    make_network,
+    open_network,
+    open_part,
+    open_pipeline,
+    refuse_code,
+)
 from figureground.models.parts import limit_tokens
 from figureground.models.schedules import settings_for_latents
 from figureground.models.weights import check_files, fingerprint, local_directory, read_index
@@ -54,8 +62,13 @@ class Checkpoint:
 
     @property
     def factor(self) -> int:
-        """Image pixels per latent pixel; an image's edge is a multiple of it."""
+        """Image pixels per latent pixel."""
         return int(self.text_to_image.vae_scale_factor)
+
+    @property
+    def edge_multiple(self) -> int:
+        """Pixels of which an image's edge must be a multiple."""
+        return self.family.edge_multiple(self.folder)
 
     @property
     def needs_mask(self) -> bool:
@@ -77,6 +90,11 @@ class Checkpoint:
         """The tokenizers, one per text encoder."""
         return _present(self.text_to_image, self.family.TEXTS.values())
 
+    def tokens(self, prompt: str) -> list[tuple[int, int]]:
+        """Return, for each text encoder, a prompt's number of tokens and how many it reads."""
+        counted = self.family.count_tokens
+        return [(counted(tokenizer, prompt), int(tokenizer.model_max_length)) for tokenizer in self.tokenizers]
+
     def replace_denoiser(self, denoiser: Any) -> None:
         """Give all pipelines another denoiser, such as a compiled one."""
         for pipeline in (self.text_to_image, self.image_to_image, self.inpaint):
@@ -93,8 +111,8 @@ def open_checkpoint(
     revision: str | None = None,
     *,
     device: torch.device,
-    dtype: torch.dtype,
-    scheduler: str = "ddim",
+    dtype: torch.dtype | str,
+    scheduler: str | None = None,
     safety: str = "reject",
     inpaint: bool = False,
 ) -> Checkpoint:
@@ -103,7 +121,9 @@ def open_checkpoint(
     Args:
         checkpoint: `pocket`, a directory in diffusers' layout, or a Hub id.
         revision: Branch, tag or commit on the Hub.
-        scheduler: A name from `SCHEDULERS`; the checkpoint's noise schedule and prediction type are kept.
+        dtype: Dtype of the weights; `auto` depends on device and family, and a name is allowed too.
+        scheduler: A name from `SCHEDULERS`, with which the checkpoint's noise schedule and prediction type are kept, or
+            `own` for the checkpoint's own; None for the family's usual one.
         safety: `off` drops the safety checker, `reject` keeps it if the checkpoint has one.
         inpaint: Whether to open an inpainting pipeline. An ordinary checkpoint inpaints by masked latents. An
             inpainting checkpoint (a UNet of 9 channels: latents, mask, masked image) can only be opened with it.
@@ -114,11 +134,15 @@ def open_checkpoint(
     folder = local_directory(checkpoint)
     if folder is None:
         folder = download(checkpoint, revision)
-    variant = check_files(folder, checkpoint, inpaint, scheduler=scheduler, safety=safety)
-    index = read_index(folder, checkpoint, inpaint)
     what = f"checkpoint {checkpoint!r}"
+    refuse_code(folder, what)
+    index = read_index(folder, checkpoint, inpaint)
     family = recognise(index["_class_name"][0], what)
-    text_class, image_class, inpaint_class = family.pipelines()
+    scheduler = scheduler or family.SCHEDULER
+    variant = check_files(folder, checkpoint, inpaint, scheduler=scheduler, safety=safety)
+    if isinstance(dtype, str):
+        dtype = choose_dtype(dtype, device, family.HALF)
+    kinds = family.pipelines()
     options: dict[str, Any] = {"dtype": dtype}
     if variant:
         options["variant"] = variant
@@ -128,13 +152,12 @@ def open_checkpoint(
         raise _unopened(checkpoint, error, device) from error
     options.update(family.pipeline_options(index, safety))
     try:
-        pipeline = open_pipeline(text_class, folder, what, **options)
+        pipeline = open_pipeline(kinds.text, folder, what, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unopened(checkpoint, error, device) from error
-    for names in family.TEXTS.items():
-        encoder, tokenizer = (getattr(pipeline, name, None) for name in names)
-        if tokenizer is not None and encoder is not None:
-            limit_tokens(tokenizer, encoder.config.max_position_embeddings)
+    for encoder, tokenizer in family.TEXTS.items():
+        if getattr(pipeline, tokenizer, None) is not None and getattr(pipeline, encoder, None) is not None:
+            limit_tokens(getattr(pipeline, tokenizer), family.tokens_read(folder, encoder))
     for part in pipeline.components.values():  # a checkpoint may hold its parts in several dtypes
         if isinstance(part, torch.nn.Module) and part.dtype != dtype:
             part.to(dtype)
@@ -143,23 +166,35 @@ def open_checkpoint(
         pipeline.to(device)
     except RuntimeError as error:
         raise _unopened(checkpoint, error, device) from error
-    pipeline.scheduler = _make_scheduler(scheduler, pipeline.scheduler, checkpoint)
+    if scheduler != OWN:
+        pipeline.scheduler = _make_scheduler(scheduler, pipeline.scheduler, checkpoint)
     # On a CPU in float32, channels last slows down a UNet of small images by a quarter, but speeds up an autoencoder.
     if device.type != "cpu":
-        getattr(pipeline, family.DENOISER).to(memory_format=torch.channels_last)
-    pipeline.vae.to(memory_format=torch.channels_last)
+        _use_channels_last(getattr(pipeline, family.DENOISER))
+    _use_channels_last(pipeline.vae)
     pipeline.set_progress_bar_config(disable=True)
     shared = {**pipeline.components, **family.sibling_options(pipeline)}
-    siblings = [kind(**shared) for kind in ((image_class, inpaint_class) if inpaint else (image_class,))]
+    siblings = [_sibling(kind, shared) for kind in ((kinds.image, kinds.inpaint) if inpaint else (kinds.image,))]
     for sibling in siblings:
         sibling.set_progress_bar_config(disable=True)
     facts = {
         "checkpoint": checkpoint if checkpoint == "pocket" or local_directory(checkpoint) is None else folder.name,
         "revision": folder.name if local_directory(checkpoint) is None else fingerprint(checkpoint, None)[:19],
         "family": family.NAME,
-        "prediction_type": pipeline.scheduler.config.get("prediction_type", "epsilon"),
+        "prediction_type": family.prediction_type(pipeline.scheduler.config),
     }
     return Checkpoint(family, pipeline, siblings[0], facts, folder, siblings[1] if inpaint else None)
+
+
+def _sibling(kind: Any, parts: Mapping[str, Any]) -> Any:
+    """Make a pipeline from parts, without those that it doesn't have."""
+    return kind(**{name: parts[name] for name in inspect.signature(kind.__init__).parameters if name in parts})
+
+
+def _use_channels_last(network: Any) -> None:
+    """Lay out the weights of convolutions with channels last, unless they are three-dimensional."""
+    if all(weight.dim() < 5 for weight in network.parameters()):
+        network.to(memory_format=torch.channels_last)
 
 
 def _open_networks(
@@ -178,6 +213,24 @@ def _open_networks(
                     f"{listed(sorted(info['missing_keys']), 2)}. Download or write it again."
                 )
     return networks
+
+
+def open_scheduler(folder: Path, checkpoint: str, name: str) -> Any:
+    """Open a sampler for a checkpoint's directory, without its networks.
+
+    Args:
+        checkpoint: The checkpoint's name in errors.
+        name: A name from `SCHEDULERS`, or `own`.
+
+    Raises:
+        FiguregroundError: The sampler can't express the checkpoint's noise levels.
+    """
+    import diffusers
+
+    check_files(folder, checkpoint, inpaint=True, scheduler=name)
+    kind = getattr(diffusers, str(read_index(folder, checkpoint, inpaint=True)["scheduler"][-1]))
+    own = open_part(kind, folder / "scheduler", f"checkpoint {checkpoint!r}")
+    return own if name == OWN else _make_scheduler(name, own, checkpoint)
 
 
 def _make_scheduler(name: str, own: Any, checkpoint: str) -> Any:

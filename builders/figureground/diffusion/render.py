@@ -17,9 +17,10 @@ from PIL import Image
 from figureground.core.accelerator import is_out_of_memory
 from figureground.core.errors import FiguregroundError, OutOfMemory
 from figureground.core.seeding import make_generator
-from figureground.core.shares import strength_of, whole_part
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.composite import composite, whole_latents
+from figureground.diffusion.starts import find_start
+from figureground.models.family import Start
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
 from figureground.shards.remaining import NothingLeft, describe, remedies
 
@@ -57,6 +58,8 @@ class Sampling:
     eta: float = 0.0
     batch_size: int = 1
     compile: bool = False
+    noise: float | None = None
+    """Share of noise at which drawing on a guide starts, instead of `strength`; see `starts`."""
     outside: Literal["source", "decoded"] = "source"
     """Pixels of an inpainted image outside the repainted region: the source, bit for bit, or the autoencoder's
     reconstruction, which is slightly blurred but seamless."""
@@ -65,9 +68,9 @@ class Sampling:
 class Renderer:
     """Renders Specs with one opened checkpoint.
 
-    A Spec with a guide uses image-to-image at `strength`, one without uses text-to-image. With a guide of kind
-    `inpaint`, the masked region, widened to whole latent pixels and by `MARGIN` more, is repainted, from pure noise at
-    strength 1.
+    A Spec with a guide uses image-to-image at `strength` or `noise`, one without uses text-to-image. With a guide of
+    kind `inpaint`, the masked region, widened to whole latent pixels and by `MARGIN` more, is repainted, from pure
+    noise at strength 1.
     Incomplete batches are padded, so that every image is computed in a batch of the same size.
 
     Args:
@@ -93,6 +96,14 @@ class Renderer:
         self._spoiled: int | None = 0  # non-finite images so far, until the first finite one
         self._rejects: Counter[str] = Counter()  # by reason, until an image is kept
         self.proven = proven
+        checkpoint.family.check_sampling(
+            f"checkpoint {checkpoint.facts['checkpoint']!r}", sampling.eta, sampling.negative_prompt
+        )
+        steps = sampling.num_inference_steps
+        if sampling.noise is None:
+            self._start = checkpoint.family.start(sampling.strength, steps)
+        else:
+            self._start = start_of(checkpoint, sampling)
         if sampling.compile and not hasattr(checkpoint.denoiser, "_orig_mod"):
             checkpoint.replace_denoiser(torch.compile(checkpoint.denoiser, dynamic=False))
 
@@ -177,7 +188,7 @@ class Renderer:
         self, specs: Sequence[Spec], guides: Sequence[tuple[Image.Image | None, Image.Image | None]]
     ) -> tuple[np.ndarray, list[bool]]:
         """Draw images, float (n, height, width, 3) in 0..1; also return whether the safety checker flagged each."""
-        sampling, n, by = self._sampling, len(specs), route(specs[0])
+        sampling, n, by, family = self._sampling, len(specs), route(specs[0]), self._checkpoint.family
         if self._checkpoint.needs_mask and by != "inpaint":
             raise FiguregroundError(
                 f"{specs[0].key}: the checkpoint was made for inpainting and draws nothing without an image and a "
@@ -186,30 +197,27 @@ class Renderer:
         pad = sampling.batch_size - n
         padded = [*specs, *[specs[-1]] * pad]
         settings: dict[str, Any] = {
-            **self._checkpoint.family.guidance_options(sampling.guidance_scale, sampling.eta),
+            **family.guidance_options(sampling.guidance_scale, sampling.eta),
             "num_inference_steps": sampling.num_inference_steps,
             # On the CPU, so that noise doesn't depend on the device.
             "generator": [make_generator(spec.seed) for spec in padded],
-            "output_type": "np",
             "callback_on_step_end": self._after_step,
         }
         try:
             settings.update(self._embed([spec.prompt for spec in padded]))
             if by == "text":
                 settings.update(height=sampling.size, width=sampling.size)
-                out = self._checkpoint.text_to_image(**settings)
+                out = family.draw(self._checkpoint.text_to_image, **settings)
             else:
-                # diffusers multiplies in floating point, where 0.58 × 50 steps gives 28.
-                strength = strength_of(
-                    whole_part(sampling.num_inference_steps, sampling.strength), sampling.num_inference_steps
-                )
-                settings.update(image=_stack([guide for guide, _ in guides], pad), strength=strength)
+                settings.update(image=_stack([guide for guide, _ in guides], pad), strength=self._start.strength)
                 if by == "image":
-                    out = self._checkpoint.image_to_image(**settings)
+                    settings.update(family.image_size(sampling.size))
+                    out = family.draw(self._checkpoint.image_to_image, **settings)
                 else:
                     assert self._checkpoint.inpaint is not None, "the checkpoint was opened without inpaint=True"
                     settings.update(height=sampling.size, width=sampling.size)
-                    out = self._checkpoint.inpaint(mask_image=_stack([mask for _, mask in guides], pad), **settings)
+                    settings.update(mask_image=_stack([mask for _, mask in guides], pad))
+                    out = family.draw(self._checkpoint.inpaint, **settings)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -222,7 +230,7 @@ class Renderer:
         self._between_steps()
         return {}
 
-    def _embed(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+    def _embed(self, prompts: Sequence[str]) -> dict[str, Any]:
         """Return the prompt embeddings of a batch; encoded prompts are cached."""
         for prompt in dict.fromkeys(prompts):
             if prompt in self._embeddings:
@@ -232,10 +240,8 @@ class Renderer:
         rows = [self._embeddings[prompt] for prompt in prompts]
         while len(self._embeddings) > EMBEDDINGS_KEPT:
             self._embeddings.popitem(last=False)
-        return {
-            **{name: torch.cat([row[name] for row in rows]) for name in rows[0]},
-            **{name: torch.cat([tensor] * len(rows)) for name, tensor in self._negative.items()},
-        }
+        collate = self._checkpoint.family.collate
+        return {**collate(rows), **(collate([self._negative] * len(rows)) if self._negative else {})}
 
     def _encode(self, prompt: str) -> dict[str, torch.Tensor]:
         """Encode a prompt. The negative prompt's embeddings, the same for all, are computed once and kept apart."""
@@ -247,11 +253,28 @@ class Renderer:
         return {n: t for n, t in found.items() if not n.startswith("negative")}
 
 
+def start_of(checkpoint: Checkpoint, sampling: Sampling) -> Start:
+    """Return where drawing on a guide starts, with the share of noise there."""
+    scheduler, steps = checkpoint.text_to_image.scheduler, sampling.num_inference_steps
+    return find_start(
+        checkpoint.family, scheduler, steps, sampling.size, checkpoint.factor,
+        strength=sampling.strength, noise=sampling.noise,
+    )  # fmt: skip
+
+
 def release_memory() -> None:
     """Free the memory left by a batch that didn't fit."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def leave_device(checkpoint: Checkpoint) -> None:
+    """Move a checkpoint's networks to the CPU, to leave the device's memory to a training."""
+    for part in checkpoint.text_to_image.components.values():
+        if hasattr(part, "parameters"):
+            part.to("cpu")
+    release_memory()
 
 
 def route(spec: Spec) -> Route:
@@ -318,7 +341,8 @@ def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         probe = Renderer(
-            checkpoint, replace(sampling, batch_size=batch, num_inference_steps=2, strength=1.0, compile=False),
+            checkpoint, replace(sampling, batch_size=batch, num_inference_steps=2, strength=1.0, noise=None,
+                                compile=False),
             lambda spec: (Image.new("RGB", size), Image.new("L", size, 255)),
         )  # fmt: skip
         try:

@@ -15,7 +15,7 @@ def open_base(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    scheduler: str = "ddim",
+    scheduler: str | None = None,
     inpaint: bool = False,
 ) -> Checkpoint:
     """Open a base checkpoint: no parameter requires gradients, and the autoencoder is float32.
@@ -24,15 +24,16 @@ def open_base(
         checkpoint: `pocket`, a directory in diffusers' layout, or a Hub id.
         revision: Branch, tag or commit on the Hub.
         dtype: Dtype of the other weights.
-        scheduler: Sampler used during fine-tuning, one of `checkpoint.SCHEDULERS`.
+        scheduler: Sampler used during fine-tuning, one of `checkpoint.SCHEDULERS`; None for the family's usual one.
         inpaint: Whether an inpainting checkpoint is accepted too.
 
     Raises:
-        FiguregroundError: The checkpoint doesn't open, or its prediction type isn't supported for training.
+        FiguregroundError: The checkpoint doesn't open, or its family or prediction type can't be trained.
     """
     opened = open_checkpoint(
         checkpoint, revision, device=device, dtype=dtype, scheduler=scheduler, safety="off", inpaint=inpaint
     )
+    opened.family.check_training(f"checkpoint {checkpoint!r}")
     check_prediction(opened.facts["prediction_type"])
     for network in opened.text_to_image.components.values():
         if isinstance(network, torch.nn.Module):

@@ -138,7 +138,7 @@ def _finetune(asked: Request, device: str, kept: SavedProgress) -> None:
     resume_threads(out / STATE, processes.device)
     dtype = choose_dtype(settings.dtype, processes.device)
     checkpoint = _open(settings, processes, dtype)
-    check_size(size, checkpoint.factor)
+    check_size(size, checkpoint.edge_multiple)
     _check_words(asked, checkpoint, found)
     network = open_feature_network(asked, processes)
     similarity = set_up_similarity(asked, checkpoint, found, network, processes)

@@ -152,7 +152,7 @@ def _invert(asked: _Request, device_name: str, kept: Unfinished) -> None:
     read_state(out / STATE, made_with, device)
     # None of it is trained, so it may be in the compute dtype.
     checkpoint = open_base(settings.checkpoint, settings.revision, device=device, dtype=dtype, inpaint=True)
-    check_size(size, checkpoint.factor)
+    check_size(size, checkpoint.edge_multiple)
     _check_words(checkpoint, asked)
     with contextlib.ExitStack() as stack:
         if not stack.enter_context(lock(out / LOCK)):

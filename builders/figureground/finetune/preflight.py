@@ -8,8 +8,7 @@ from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
 from figureground.finetune.settings import Finetuning
 from figureground.models.needs import missing_packages, refuse_absent
-from figureground.models.parts import pixels_a_latent
-from figureground.models.weights import check_files, check_size, local_directory
+from figureground.models.weights import check_files, check_size, edge_multiple, family_of, local_directory
 from figureground.sources.images import list_images
 from figureground.sources.references import LEAST
 
@@ -61,8 +60,9 @@ def refuse_unfit(
     base = local_directory(settings.checkpoint)
     if base is not None:
         check_files(base, settings.checkpoint)
+        family_of(base, settings.checkpoint).check_training(f"checkpoint {settings.checkpoint!r}")
         if settings.size is not None:
-            check_size(settings.size, pixels_a_latent(base))
+            check_size(settings.size, edge_multiple(base, settings.checkpoint))
 
 
 def refuse_strangers(out: Path) -> None:

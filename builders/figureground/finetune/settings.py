@@ -13,7 +13,7 @@ from pydantic import Field, Strict
 from figureground.core.errors import RecipeError
 from figureground.core.files import read_json
 from figureground.models.weights import fingerprint_classifier
-from figureground.recipe.config import Scheduler
+from figureground.recipe.config import Sampler
 from figureground.recipe.settings import EXECUTION, MOST, Count, Names, Share, Text, execution_names, settings
 
 PLACEHOLDERS = ("{V}", "{noun}")
@@ -110,7 +110,7 @@ class Finetuning:
     ema: Share = 0.0
     """Decay of an exponential moving average of the weights, which is then kept instead of the weights; 0 turns it
     off."""
-    scheduler: Scheduler = "ddim"
+    scheduler: Sampler = "ddim"
     """Sampler of prior images and previews: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc."""
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
     """Denoising steps of prior images and previews."""

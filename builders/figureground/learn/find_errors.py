@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ import torch
 
 from figureground.core.accelerator import choose_device
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
-from figureground.core.files import replace_text
+from figureground.core.files import replace_bytes, replace_text
 from figureground.core.hashing import digest
 from figureground.core.terminal import remark
 from figureground.data.groups import GroupedImages
@@ -102,6 +103,69 @@ def cross_fit(
         RecipeError: A setting is invalid, or a class has fewer training images than folds.
         Stopped: A signal requested a stop.
     """
+    jobs, fold, how = _folded(groups, settings, folds, seed)
+    return _judge(groups, settings, jobs, fold, how, Path(out), device, show_progress)
+
+
+def fit_fold(
+    groups: GroupedImages,
+    settings: Training,
+    folds: int,
+    seed: int,
+    out: Path,
+    number: int,
+    *,
+    device: str = "auto",
+    show_progress: bool = True,
+) -> None:
+    """Train the classifier of one fold of `cross_fit` in a directory of its own; resume if begun before.
+
+    Args:
+        groups, settings, folds, seed, device, show_progress: As for `cross_fit`.
+        out: A directory that is new, empty, or holds the same run; `take_fold` makes it part of a `cross_fit`.
+        number: The fold, from 0.
+
+    Raises:
+        FiguregroundError, RecipeError, Stopped: As in `cross_fit`.
+    """
+    jobs, _, how = _folded(groups, settings, folds, seed)
+    with _opened(groups, settings, how, Path(out), device, show_progress, lambda: "") as session:
+        session.probability(jobs[number])
+
+
+def take_fold(source: Path, out: Path, number: int) -> None:
+    """Bring what `fit_fold` left in a directory into that of `cross_fit`, which then doesn't train this fold.
+
+    Files are linked where the file system can, and copied otherwise.
+
+    Raises:
+        FiguregroundError: A file is missing.
+    """
+    name = f"fold-{number}"
+    parts = [source / INPUTS, source / name, source / f"{name}.npz", source / f"{name}.json"]
+    if gone := [path for path in parts if not path.exists()]:
+        raise FiguregroundError(
+            f"{gone[0]} is missing. Remove {source} and run the same command again: only that fold is trained again."
+        )
+    wanted = [path for part in parts for path in (sorted(part.iterdir()) if part.is_dir() else [part])]
+    (out / name).mkdir(parents=True, exist_ok=True)
+    for path in wanted:
+        target = out / path.relative_to(source)
+        if not target.exists():
+            try:
+                target.hardlink_to(path)
+            except OSError:
+                replace_bytes(target, path.read_bytes())
+
+
+def _folded(
+    groups: GroupedImages, settings: Training, folds: int, seed: int
+) -> tuple[list[_Job], np.ndarray, dict[str, Any]]:
+    """Return the jobs of `cross_fit`, the fold of each image, and what identifies them.
+
+    Raises:
+        RecipeError: The number of folds doesn't fit the data.
+    """
     if not isinstance(folds, int) or not 2 <= folds <= MOST_FOLDS:
         raise RecipeError("folds", f"{folds} is not a whole number from 2 to {MOST_FOLDS}.")
     y = groups.of_split(0).y
@@ -114,7 +178,7 @@ def cross_fit(
     rule = settings.rules(attributes=False)[0]
     jobs = [_Job(f"fold-{i}", fold != i, fold == i, settings.epochs, rule) for i in range(folds)]
     how = {"errors": "cross-fit", "folds": folds, "seed": seed}
-    return _judge(groups, settings, jobs, fold, how, Path(out), device, show_progress)
+    return jobs, fold, how
 
 
 def early_stopped(
@@ -152,6 +216,33 @@ def _judge(
     device: str, show_progress: bool,
 ) -> Errors:  # fmt: skip
     """Run the unfinished jobs and combine their predictions."""
+    train = groups.of_split(0)
+    probability = np.empty((len(train), len(groups.classes)))
+    done = 0
+
+    def said() -> str:
+        return f"{done} of {counted(len(jobs), 'classifier')} are finished and kept."
+
+    with _opened(groups, settings, how, out, device, show_progress, said) as session:
+        for job in jobs:
+            probability[job.judged] = session.probability(job)
+            done += 1
+        models = tuple(out / job.name for job in jobs)
+        errors = Errors(train.keys, train.y, probability.argmax(axis=1), probability, fold, models)
+        save_errors(errors, groups.classes, out)
+    return errors
+
+
+@contextmanager
+def _opened(
+    groups: GroupedImages, settings: Training, how: dict[str, Any], out: Path, device: str, show_progress: bool,
+    said: Callable[[], str],
+) -> Iterator[_Session]:  # fmt: skip
+    """Hold a directory, and check that it is new or belongs to the same run.
+
+    Args:
+        said: Returns what a stop leaves, for its message.
+    """
     if settings.method != "erm":
         raise RecipeError("method", f"errors are determined with erm, not with {settings.method}.")
     if WORST_GROUP in (settings.select or "").split(","):
@@ -175,26 +266,13 @@ def _judge(
         )  # fmt: skip
     for note in backbone.notes:
         remark(note)
-    probability = np.empty((len(train), len(groups.classes)))
-    done = 0
-
-    def said() -> str:
-        return f"{done} of {counted(len(jobs), 'classifier')} are finished and kept."
-
     with explained(out, said, "", advise_memory(settings, where)), held(out, INPUTS, "train"):
         content = hidden.select(hidden.split != 2).fingerprint
         identity = take_up(out, {**settings.to_json(), "backbone": backbone.facts, "content": content, **how})
         made_with = {"inputs": identity, "device": where.type, "versions": versions(), "seed": how["seed"]}
-        session = _Session(
+        yield _Session(
             settings, train, _part(validation), how["seed"], out, edge, where, show_progress, made_with,
         )  # fmt: skip
-        for job in jobs:
-            probability[job.judged] = session.probability(job)
-            done += 1
-        models = tuple(out / job.name for job in jobs)
-        errors = Errors(train.keys, train.y, probability.argmax(axis=1), probability, fold, models)
-        save_errors(errors, groups.classes, out)
-    return errors
 
 
 @dataclass(eq=False)

@@ -21,12 +21,13 @@ from figureground.core.errors import FiguregroundError, RecipeError, counted, ne
 from figureground.core.event_log import EventLog
 from figureground.core.hashing import digest
 from figureground.core.numerics import library_versions, read_numerics
+from figureground.core.shares import whole_part
 from figureground.core.values import kinds_of
 from figureground.methods.panels.panel import Panel
 from figureground.models.distilled import checkpoint_notes
+from figureground.models.family import OWN, Family, Start
 from figureground.models.needs import Need, missing_checkpoint, missing_device
-from figureground.models.parts import pixels_a_latent
-from figureground.models.weights import check_size, fingerprint, local_directory
+from figureground.models.weights import check_size, edge_multiple, fingerprint, known_family, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING, Config
 from figureground.recipe.plan import Plan
@@ -43,6 +44,7 @@ from figureground.stores.leases import SECONDS
 
 if TYPE_CHECKING:
     import datasets
+    import torch
     from PIL import Image
 
     from figureground.diffusion.checkpoint import Checkpoint
@@ -108,6 +110,12 @@ class Method(ABC):
         recipes.check_names(fields, type(base).field_names(), self.METHOD)
         self.config = dataclasses.replace(base, **{n: _plain(value) for n, value in fields.items()})
         self.cache_dir = cache_dir
+        if {"noise", "strength"} <= set(fields) and self.config.noise is not None:
+            raise RecipeError(
+                "noise", f"the recipe has noise {self.config.noise:g} and strength {self.config.strength:g}. Give one."
+            )
+        if "scheduler" not in fields and self.family is not None and self.family.SCHEDULER == OWN:
+            self.config = dataclasses.replace(self.config, scheduler=OWN)  # a config's sampler is for other families
         self.load_inputs()
         self._choose_shard_size()
 
@@ -245,9 +253,11 @@ class Method(ABC):
     # --- inputs and plan ------------------------------------------------------------------------
 
     show_progress: bool = True
+    runner: Runner | None = None
+    """Runner whose processes make `planning_parts`; None for `local`."""
     """Whether stages report progress; set by `build`."""
     log: EventLog = EventLog()
-    """Where events of a build go; set by `build`."""
+    """Receives the events of a build; set by `build`."""
     chose_shard_size: bool = False
     """Whether the recipe leaves the shard size open; an existing dataset then keeps its own."""
     pairings: dict[str, np.ndarray]
@@ -285,6 +295,45 @@ class Method(ABC):
         """Return the denoiser steps that one image takes."""
         return self.config.num_inference_steps
 
+    @cached_property
+    def family(self) -> Family | None:
+        """Family of the checkpoint; None if it isn't on this machine."""
+        return known_family(self.config.checkpoint, self.config.revision)
+
+    @cached_property
+    def start(self) -> Start | None:
+        """Where drawing on a guide starts; None if `noise` decides it and the checkpoint isn't on this machine.
+
+        For `noise`, it imports torch.
+        """
+        config = self.config
+        if config.noise is None:
+            run = whole_part(config.num_inference_steps, config.strength)
+            known = self.family
+            return known.start(config.strength, config.num_inference_steps) if known else Start(config.strength, run)
+        from figureground.diffusion.starts import find_start_by_files
+
+        return find_start_by_files(
+            config.checkpoint, config.revision, config.scheduler, config.num_inference_steps, config.size,
+            config.noise,
+        )  # fmt: skip
+
+    def steps_on_guide(self) -> int:
+        """Return the denoiser steps that an image takes that starts from a guide; all of them if that isn't known."""
+        return self.start.steps if self.start else self.config.num_inference_steps
+
+    def start_notes(self) -> list[str]:
+        """Return a line for `plan` on where drawing on a guide starts, if `noise` says it."""
+        config, start = self.config, self.start
+        if config.noise is None:
+            return []
+        if start is None:
+            return [f"Where noise {config.noise:g} starts, and how many steps are run, is known with the checkpoint."]
+        return [
+            f"Guides start at noise {start.noise:.3f}, the step nearest to {config.noise:g}: {start.steps} of "
+            f"{config.num_inference_steps} steps are run."
+        ]
+
     # --- stages, in the order in which they are called ------------------------------------------
 
     def refuse_absent(self) -> None:
@@ -293,6 +342,17 @@ class Method(ABC):
     def run_planning_stages(self, out: Path) -> None:
         """Run the stages that the plan depends on, in the dataset's directory; called before `plan`."""
 
+    def planning_parts(self, stages: Path) -> list[str]:
+        """Return the names of unfinished stages that don't need each other and that the plan depends on.
+
+        `run_planning_stages` has several processes make one each, by `make_planning_part`.
+        """
+        return []
+
+    def make_planning_part(self, stages: Path, name: str, device: torch.device) -> None:
+        """Run one of the stages that `planning_parts` names; no other process runs the same one meanwhile."""
+        raise NotImplementedError(f"{type(self).__name__} names stages but doesn't implement make_planning_part")
+
     def read_stages(self, stages: Path) -> None:
         """Read the results of the finished planning stages. From then on, `plan` is exact for this dataset."""
 
@@ -300,8 +360,13 @@ class Method(ABC):
         """Return the names of unfinished stages that don't need each other: workers make one each, before `prepare`."""
         return []
 
-    def make_part(self, stages: Path, name: str, checkpoint: Checkpoint) -> None:
-        """Run one of the stages that `parts` names; no other process runs the same one meanwhile."""
+    def make_part(self, stages: Path, name: str, checkpoint: Checkpoint, device: torch.device) -> None:
+        """Run one of the stages that `parts` names; no other process runs the same one meanwhile.
+
+        Args:
+            checkpoint: The recipe's checkpoint, on the CPU, so that the stage has the device's memory.
+            device: The device to work on.
+        """
         raise NotImplementedError(f"{type(self).__name__} names stages but doesn't implement make_part")
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
@@ -355,8 +420,9 @@ class Method(ABC):
         return json.loads(json.dumps({"format": recipes.FORMAT, "builder": self.METHOD, **fields, **self.content}))
 
     def _identity_names(self) -> list[str]:
-        """Return the fields that decide the dataset; `extended` only for an extended dataset."""
-        unset = () if self.config.extended else ("extended",)
+        """Return the fields that decide the dataset: `extended` of an extended one, `strength` or `noise`."""
+        unset = [] if self.config.extended else ["extended"]
+        unset.append("noise" if self.config.noise is None else "strength")
         return [n for n in self.config.field_names() if n not in (*self.config.execution_names(), *unset)]
 
     def recipe(self, folder: Path) -> dict[str, Any]:
@@ -393,7 +459,8 @@ class Method(ABC):
 
     def settings_shown(self) -> dict[str, Any]:
         """Return the recipe's fields that every sample's provenance contains."""
-        return {name: getattr(self.config, name) for name in SAMPLING}
+        unset = "noise" if self.config.noise is None else "strength"
+        return {name: getattr(self.config, name) for name in SAMPLING if name != unset}
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
         """Return the fields that the method adds to a sample's provenance."""
@@ -453,19 +520,37 @@ class Method(ABC):
         if shards := plan.shards():
             plan.spec(shards[0].split, 0)
 
+    @property
+    def trains_checkpoint(self) -> bool:
+        """Whether the checkpoint is fine-tuned, or learns words."""
+        return False
+
+    def check_family(self) -> None:
+        """Refuse settings and trainings that the checkpoint's family doesn't support; passes if it isn't known.
+
+        Raises:
+            RecipeError: The family would ignore a sampling setting.
+            FiguregroundError: The method trains checkpoints, and the family's can't be trained.
+        """
+        if self.family is not None:
+            config, what = self.config, f"checkpoint {self.config.checkpoint!r}"
+            self.family.check_sampling(what, config.eta, config.negative_prompt)
+            if self.trains_checkpoint:
+                self.family.check_training(what)
+
     def check_size(self) -> None:
         """Check that latents can have the image size. Needs no weights; passes if the checkpoint isn't known.
 
         Raises:
-            RecipeError: The size isn't a multiple of the pixels per latent pixel. For checkpoints on the Hub, these
-                are taken to be 8, as in every supported kind.
+            RecipeError: The size isn't a multiple of the checkpoint's pixels per latent pixel or patch. For
+                checkpoints on the Hub, 8 are assumed, which every family needs at least.
         """
         try:
             folder = local_directory(self.config.checkpoint)
-            factor = pixels_a_latent(folder) if folder else 8
+            step = edge_multiple(folder, self.config.checkpoint) if folder else 8
         except (FiguregroundError, OSError, ValueError):
             return
-        check_size(self.config.size, factor)
+        check_size(self.config.size, step)
 
     def checkpoint_notes(self) -> list[str]:
         """Return warnings about likely mistakes in using the checkpoint; empty if it isn't on this machine."""

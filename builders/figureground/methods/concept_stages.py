@@ -35,7 +35,7 @@ GIVEN_ELSEWHERE = ("checkpoint", "revision", "size", "feature_model")
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a concept is fine-tuned from."""
+    """Inputs of a concept's fine-tuning."""
 
     feature: Feature
     made_of: dict[str, Any]

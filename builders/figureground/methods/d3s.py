@@ -148,7 +148,9 @@ class D3SConfig(Config):
         for per_cell in self.extended:
             if list(per_cell) != list(self.per_cell):
                 raise RecipeError("extended", f"it must name the splits {listed(self.per_cell)}, as per_cell does.")
-        if self.guide != "none" and whole_part(self.num_inference_steps, self.strength) < 1:
+        if self.guide == "none" and self.noise is not None:
+            raise RecipeError("noise", "images without a guide start from noise alone. Leave it out.")
+        if self.guide != "none" and self.noise is None and whole_part(self.num_inference_steps, self.strength) < 1:
             raise RecipeError(
                 "strength",
                 f"{self.num_inference_steps} steps × strength {self.strength} is less than one step, so nothing would "
@@ -474,10 +476,7 @@ class D3S(Method):
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Tokenise every prompt and shorten definitions that would push the background out of the token limit."""
-        limit = min(tokenizer.model_max_length for tokenizer in checkpoint.tokenizers)
-
-        def count(prompt: str) -> int:
-            return max(len(tokenizer(prompt).input_ids) for tokenizer in checkpoint.tokenizers)
+        limit = min(most for _, most in checkpoint.tokens(""))
 
         def work(folder: Path) -> dict[str, Any]:
             shortened = {}
@@ -486,7 +485,7 @@ class D3S(Method):
                 for template in self.prompts:
                     for ground in self._prompt_grounds():
                         definition = shorten(
-                            template, dataclasses.replace(noun, definition=definition), ground, count, limit
+                            template, dataclasses.replace(noun, definition=definition), ground, checkpoint.tokens
                         )
                 if definition != noun.definition:
                     shortened[noun.name] = definition
@@ -543,9 +542,7 @@ class D3S(Method):
         return [None if b.name == UNKNOWN else b for b in self.backgrounds]
 
     def denoiser_steps(self) -> int:
-        config = self.config
-        share = 1.0 if config.guide == "none" else config.strength
-        return whole_part(config.num_inference_steps, share)
+        return super().denoiser_steps() if self.config.guide == "none" else self.steps_on_guide()
 
     def _lacking(self) -> list[str]:
         return [name for name in NEEDED[self.config.guide] if getattr(self.config, name) is None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
@@ -48,13 +49,16 @@ from figureground.shards.stages import again, read_marker
 from figureground.sources.references import LEAST
 
 if TYPE_CHECKING:
+    import torch
+
     from figureground.diffusion.checkpoint import Checkpoint
     from figureground.learn.errors import Errors
 
 POCKET = "pocket"
 SCORE = "ddb"
 """Name of the scores file that pruning reads."""
-TOKENS = "tokens"
+SOURCES, TOKENS = "sources", "tokens"
+"""Stages: the images that are repainted, and, with the number of a class, its word."""
 EMBEDDINGS = "learned_embeds.safetensors"
 GIVEN_ELSEWHERE = ("checkpoint", "revision", "size", "seed")
 """Settings of textual inversion that are fields of the recipe itself."""
@@ -247,7 +251,7 @@ class DDB(Repaint):
     # --- stages ---------------------------------------------------------------------------------
 
     def jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
-        config, train = self.config, self.train
+        train = self.train
         if read_marker(stages / MASKS) is None:
             self._try_segmenter()
         sources = self._sources(stages)
@@ -255,8 +259,8 @@ class DDB(Repaint):
             stages, lambda: self._regions(sources),
             "Give the segmenter another phrase, --set phrases.CLASS='…', or change mask_threshold.",
         )  # fmt: skip
-        if "{V}" in config.prompt:
-            self._tokens(stages, sources, masks)
+        if self.trains_checkpoint:
+            self._refuse_too_few(sources, masks)
         jobs = []
         for label, rows in sources.items():
             usable = [row for row in rows if row in masks]
@@ -266,10 +270,6 @@ class DDB(Repaint):
                 jobs.append(Job(target, background, train.keys[row]))
         told = {"sources": {self.data.classes[f]: len(rows) for f, rows in sources.items()}, "dropped": dropped}
         return jobs, {train.keys[row]: name for row, name in masks.items()}, told
-
-    def needed(self, stages: Path, facts: Mapping[str, Any]) -> list[Path]:
-        labels = np.unique(self.train.y).tolist() if "{V}" in self.config.prompt else []
-        return [*super().needed(stages, facts), *(self._embeddings(stages, label) for label in labels)]
 
     @staticmethod
     def _embeddings(stages: Path, label: int) -> Path:
@@ -328,7 +328,7 @@ class DDB(Repaint):
                 found[str(label)] = rows
             return {"rows": found, "losses": {f: errors.loss[rows].tolist() for f, rows in found.items()}}
 
-        return {int(label): rows for label, rows in self.stage(stages, "sources", work)["rows"].items()}
+        return {int(label): rows for label, rows in self.stage(stages, SOURCES, work)["rows"].items()}
 
     def _regions(self, sources: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray | str]:
         """Return the object's region in each source, bool, or the reason why it has none."""
@@ -356,44 +356,76 @@ class DDB(Repaint):
                     bar.update(len(part))
         return found
 
-    def _tokens(self, stages: Path, sources: Mapping[int, Sequence[int]], masks: Mapping[int, str]) -> None:
-        """Learn a word for each class from its sources."""
-        from figureground.finetune.inversion import invert
+    @property
+    def trains_checkpoint(self) -> bool:
+        """Whether words are learned: the prompt asks for them."""
+        return "{V}" in self.config.prompt
 
-        config = self.config
-        waiting = [label for label in sources if read_marker(stages / f"{TOKENS}-{label}") is None]
-        chosen = {label: self._distinct([row for row in sources[label] if row in masks]) for label in waiting}
-        for label, shown in chosen.items():  # check all classes before learning the first word
+    def _refuse_too_few(self, sources: Mapping[int, Sequence[int]], masks: Mapping[int, str]) -> None:
+        """Check all classes before the first word is learned.
+
+        Raises:
+            FiguregroundError: A class has too few images for a word.
+        """
+        for label, rows in sources.items():
+            shown = self._distinct([row for row in rows if row in masks])
             if len(shown) < LEAST:
-                named, right = self.data.classes[label], counted(len(sources[label]), "source")
+                named, right = self.data.classes[label], counted(len(rows), "source")
                 raise FiguregroundError(
                     f"{named!r} has {right} that the classifier gets right, of which {len(shown)} differ and have a "
                     f"mask; a word needs {LEAST} or more. Raise --set sources=…, use a better classifier, "
                     "or use no words: --set 'prompt=a photo of a {noun}'."
                 )
-        for label, shown in chosen.items():
 
-            def work(folder: Path, label: int = label, shown: Sequence[int] = shown) -> dict[str, Any]:
-                self.say(f"a word for {self.data.classes[label]}, from {counted(len(shown), 'image')}")
-                images = folder / "images"
-                images.mkdir(exist_ok=True)
-                files = [images / f"{row:06d}.png" for row in shown]
-                for row, file in zip(shown, files, strict=True):
-                    self.image(row, config.size).save(file)
-                regions = [stages / masks[row] for row in shown] if self.inversion.masked else None
-                for region in regions or []:
-                    open_mask(region)
-                try:
-                    invert(
-                        files, self.noun(label), self.word(label), folder / "learned", self.inversion, masks=regions,
-                        device=config.device, show_progress=self.show_progress,
-                    )  # fmt: skip
-                except FiguregroundError as error:
-                    error.args = (f"a word for {self.data.classes[label]!r}: {error}",)
-                    raise
-                return {"images": len(shown), "embeddings": fingerprint_files(self._embeddings(stages, label))}
+    def parts(self, stages: Path) -> list[str]:
+        """Return the stages of the words that aren't learned yet, one a class."""
+        if not self.trains_checkpoint:
+            return []
+        names = [f"{TOKENS}-{label}" for label in np.unique(self.train.y).tolist()]
+        return [name for name in names if not self.is_done(stages, name)]
 
-            self.stage(stages, f"{TOKENS}-{label}", work)
+    def make_part(self, stages: Path, name: str, checkpoint: Checkpoint, device: torch.device) -> None:
+        """Learn the word of a class from its sources."""
+        facts = self._learn_word(stages, int(name.rpartition("-")[2]), stages / name, device)
+        with home_of(stages.parents[1]).settling():
+            self.stage(stages, name, lambda folder: facts)
+
+    def _learn_word(self, stages: Path, label: int, folder: Path, device: torch.device) -> dict[str, Any]:
+        """Learn a word in a folder, which may hold what a killed run left; return facts about it."""
+        from figureground.finetune.inversion import invert
+
+        rows, masks = self._facts(stages, SOURCES)["rows"][str(label)], self._facts(stages, MASKS)["files"]
+        shown = self._distinct([row for row in rows if str(row) in masks])
+        self.say(f"a word for {self.data.classes[label]}, from {counted(len(shown), 'image')}")
+        images = folder / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        files = [images / f"{row:06d}.png" for row in shown]
+        for row, file in zip(shown, files, strict=True):
+            self.image(row, self.config.size).save(file)
+        regions = [stages / masks[str(row)] for row in shown] if self.inversion.masked else None
+        for region in regions or []:
+            open_mask(region)
+        try:
+            invert(
+                files, self.noun(label), self.word(label), folder / "learned", self.inversion, masks=regions,
+                device=str(device), show_progress=self.show_progress and multiprocessing.parent_process() is None,
+            )  # fmt: skip
+        except FiguregroundError as error:
+            error.args = (f"a word for {self.data.classes[label]!r}: {error}",)
+            raise
+        return {"images": len(shown), "embeddings": fingerprint_files(self._embeddings(stages, label))}
+
+    def _facts(self, stages: Path, name: str) -> dict[str, Any]:
+        """Return the facts of a finished stage.
+
+        Raises:
+            FiguregroundError: It isn't finished: its folder was removed.
+        """
+        done = read_marker(stages / name)
+        if done is None:
+            raise FiguregroundError(f"{stages / name} is gone, and words are learned from it. Build anew.")
+        facts: dict[str, Any] = done["facts"]
+        return facts
 
     def _distinct(self, rows: Sequence[int]) -> list[int]:
         """Return the first `token_images` rows whose images differ."""
@@ -406,7 +438,7 @@ class DDB(Repaint):
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Add the learned words to the checkpoint."""
-        if "{V}" in self.config.prompt:
+        if self.trains_checkpoint:
             from figureground.finetune.tokens import load_tokens
 
             files = {label: self._embeddings(stages, label) for label in np.unique(self.train.y).tolist()}
@@ -420,7 +452,7 @@ class DDB(Repaint):
         super().prepare(stages, checkpoint)
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
-        word = {"token": self.word(spec.foreground)} if "{V}" in self.config.prompt else {}
+        word = {"token": self.word(spec.foreground)} if self.trains_checkpoint else {}
         return {**super().provenance(spec), **word, "segmenter": called(self.config.segmenter)}
 
     # --- pruning --------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ def plan(method: Method, images_per_second: float | None = None) -> dict[str, An
     config, planned = method.config, method.plan()
     images = sum(planned.totals().values())
     calls = method.denoiser_steps() + (config.scheduler == "pndm")  # pndm takes its second step twice
+    passes = method.family.evaluations(config.guidance_scale) if method.family else 1 + (config.guidance_scale > 1)
     splits = {}
     for split, count in planned.totals().items():
         cells, paired = planned.cells(split), method.pairings.get(split)
@@ -64,10 +65,13 @@ def plan(method: Method, images_per_second: float | None = None) -> dict[str, An
         "backgrounds": list(planned.backgrounds),
         "splits": splits, "formats": list(config.formats),
         "bytes": round(images * bytes_an_image(config.size, config.image_format) * len(config.formats)),
-        "denoiser_evaluations": images * calls * (2 if config.guidance_scale > 1 else 1),
+        "denoiser_evaluations": images * calls * passes,
         "seconds": None if images_per_second is None else images / images_per_second,
         "workers": config.workers, "idle_share": round(idle_share(planned, config.workers), 6),
-        "notes": [*method.checkpoint_notes(), *method.plan_notes(), *idle_notes(planned, config.workers)],
+        "notes": [
+            *method.checkpoint_notes(), *method.start_notes(), *method.plan_notes(),
+            *idle_notes(planned, config.workers),
+        ],
         "to_build": [need.to_json() for need in needs],
     }  # fmt: skip
 
@@ -77,6 +81,7 @@ def _checked(method: Method) -> list[Need]:
     try:
         method.check_size()
         needs = method.needs()
+        method.check_family()
         method.check_plan()
         open_runner(method.config.runner)
     except UsageError:

@@ -17,7 +17,6 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.core.hashing import digest
-from figureground.core.shares import whole_part
 from figureground.core.terminal import remark
 from figureground.data.groups import Files, GroupedImages
 from figureground.data.layouts import read_groups
@@ -32,6 +31,7 @@ from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
 from figureground.recipe.table import Counts
 from figureground.running import directory
+from figureground.running.runners.local import Local, make_parts_here
 from figureground.shards.columns import Columns
 from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE
@@ -237,35 +237,37 @@ class Repaint(Method):
     def run_planning_stages(self, out: Path) -> None:
         stages = out / PRIVATE / "stages"
         self.check_settings()
-        with (
-            directory.opened(out, self.recipe(out / PRIVATE), lambda: "Results of finished stages are kept."),
-            home_of(out).settling(),
-        ):
-            directory.settle_recipe(out, self.recipe(out / PRIVATE))
-            known = self._read_jobs(stages)
-            if known is None or not all(path.is_file() for path in self.needed(stages, known)):
-                try:
-                    jobs, masks, told = self.jobs(stages)
-                except RecipeError as error:
-                    raise _as_field_of_recipe(error) from None
-                if not jobs:
-                    raise FiguregroundError(self.nothing(told))
-                facts = {"jobs": [dataclasses.asdict(job) for job in jobs], "masks": masks, "told": told}
-                if known is not None and json.loads(json.dumps(facts)) != known:
-                    raise FiguregroundError(
-                        f"{out}: a repeated stage found other sources or regions than before, and images of those may "
-                        "exist already. Build into another directory."
-                    )
-                self.stage(stages, JOBS, lambda folder: facts)
+        with directory.opened(out, self.recipe(out / PRIVATE), lambda: "Results of finished stages are kept."):
+            if self.planning_parts(stages):
+                self._make_planning_parts(out)
+            with home_of(out).settling():
+                directory.settle_recipe(out, self.recipe(out / PRIVATE))
+                self._settle_jobs(out, stages)
         self.read_stages(stages)
 
-    def needed(self, stages: Path, facts: Mapping[str, Any]) -> list[Path]:
-        """Return the files of other stages that images are made from. If one is missing, the stages run again.
+    def _make_planning_parts(self, out: Path) -> None:
+        try:
+            make_parts_here(self, out, (self.runner or Local()).places(self))
+        except RecipeError as error:
+            raise _as_field_of_recipe(error) from None
 
-        Args:
-            facts: Facts of the stage `jobs`.
-        """
-        return [stages / name for name in facts["masks"].values()]
+    def _settle_jobs(self, out: Path, stages: Path) -> None:
+        """Run the stages up to the list of images to make, unless they are finished; call it within `settling`."""
+        known = self._read_jobs(stages)
+        if known is None or not all((stages / name).is_file() for name in known["masks"].values()):
+            try:
+                jobs, masks, told = self.jobs(stages)
+            except RecipeError as error:
+                raise _as_field_of_recipe(error) from None
+            if not jobs:
+                raise FiguregroundError(self.nothing(told))
+            facts = {"jobs": [dataclasses.asdict(job) for job in jobs], "masks": masks, "told": told}
+            if known is not None and json.loads(json.dumps(facts)) != known:
+                raise FiguregroundError(
+                    f"{out}: a repeated stage found other sources or regions than before, and images of those may "
+                    "exist already. Build into another directory."
+                )
+            self.stage(stages, JOBS, lambda folder: facts)
 
     def nothing(self, told: Mapping[str, Any]) -> str:
         """Return the error message for a build with no images to make."""
@@ -285,7 +287,7 @@ class Repaint(Method):
             tokenizers = family.open_tokenizers(folder, f"checkpoint {self.config.checkpoint!r}")
             for prompt in sorted(self.prompts()):
                 for tokenizer in tokenizers:
-                    _refuse_long(prompt, prompt, tokenizer)
+                    _refuse_long(prompt, family.count_tokens(tokenizer, prompt), tokenizer)
 
     def prompts(self) -> set[str]:
         """Return the possible prompts, for checks before any stage has run."""
@@ -305,6 +307,15 @@ class Repaint(Method):
             FiguregroundError: Its marker is damaged.
         """
         return run_stage(stages, name, self.identity(), work)
+
+    def is_done(self, stages: Path, name: str) -> bool:
+        """Whether a stage of this recipe is finished.
+
+        Raises:
+            FiguregroundError: Its marker is damaged.
+        """
+        done = read_marker(stages / name)
+        return done is not None and done["inputs"] == self.identity_hash
 
     def read_stages(self, stages: Path) -> None:
         facts = self._read_jobs(stages)
@@ -330,8 +341,10 @@ class Repaint(Method):
         prompts = {self.spec_prompt(job) for jobs in (self._jobs or {}).values() for job in jobs}
         for prompt in sorted(prompts):
             for tokenizer in checkpoint.tokenizers:
-                # A learned word may be several tokens.
-                _refuse_long(prompt, checkpoint.text_to_image.maybe_convert_prompt(prompt, tokenizer), tokenizer)
+                # A learned word may be several tokens; pipelines of some families know no such words.
+                converted = getattr(checkpoint.text_to_image, "maybe_convert_prompt", lambda prompt, _: prompt)
+                count = checkpoint.family.count_tokens(tokenizer, converted(prompt, tokenizer))
+                _refuse_long(prompt, count, tokenizer)
 
     # --- images -------------------------------------------------------------------------------
 
@@ -470,7 +483,7 @@ class Repaint(Method):
     # --- the card and the forecast --------------------------------------------------------------
 
     def denoiser_steps(self) -> int:
-        return whole_part(self.config.num_inference_steps, self.config.strength)
+        return self.steps_on_guide()
 
     def sources(self) -> tuple[list[Source], list[Credit]]:
         what, store = "training images", self.train.store
@@ -554,9 +567,9 @@ def open_mask(path: Path) -> Image.Image:
         raise FiguregroundError(f"{path} can't be read ({error}). {again(path.parent)}") from None
 
 
-def _refuse_long(prompt: str, whole: str, tokenizer: Any) -> None:
-    """Raise RecipeError for a prompt that a text encoder would truncate; `whole` has learned words as tokens."""
-    count, most = len(tokenizer(whole).input_ids), int(tokenizer.model_max_length)
+def _refuse_long(prompt: str, count: int, tokenizer: Any) -> None:
+    """Raise RecipeError for a prompt of more tokens than a text encoder reads."""
+    most = int(tokenizer.model_max_length)
     if count > most:
         raise RecipeError("prompt", f"{prompt!r} has {count} tokens, and the text encoder reads {most}. Shorten it.")
 

@@ -73,7 +73,7 @@ class RepaintConfig(Config):
         if stray := unfilled(self.prompt, self.PLACES):
             known = " and ".join(self.PLACES)
             raise RecipeError("prompt", f"nothing fills {stray!r} in {self.prompt!r}; known: {known}.")
-        if whole_part(self.num_inference_steps, self.strength) < 1:
+        if self.noise is None and whole_part(self.num_inference_steps, self.strength) < 1:
             raise RecipeError(
                 "strength",
                 f"{self.strength} of {self.num_inference_steps} steps is less than one step: nothing would change.",

@@ -7,6 +7,7 @@ that region, or everything else, and keeps the class.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -30,13 +31,17 @@ from figureground.recipe.classes import read_nouns
 from figureground.recipe.sample import derive_seed
 from figureground.recipe.settings import Names, Share, settings
 from figureground.recipe.table import Counts
+from figureground.shards.home import home_of
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
     from figureground.learn.errors import Errors
 
 POCKET = "pocket"
+ERRORS, FOLD = "errors", "errors-fold-"
+"""Stages: the errors of all training images, and, with its number, the classifier of a fold."""
 CROSS_FITTED, EARLY_STOPPED = "cross-fitted", "early-stopped"
 ATTENTION, RANDOM, WHOLE = "attention", "random", "whole"
 QUANTILE, KNEE = "quantile", "knee"
@@ -210,8 +215,28 @@ class SCGS(Repaint):
         group = None if train.a is None else counts.shape[1] * train.y + train.a
         return tell_errors(wrong, np.zeros(len(wrong), bool), group, counts)
 
+    def planning_parts(self, stages: Path) -> list[str]:
+        """Return the folds whose classifier isn't trained yet."""
+        config = self.config
+        if config.classifier != TRAIN or config.errors != CROSS_FITTED or self.is_done(stages, ERRORS):
+            return []
+        return [name for i in range(config.folds) if not self.is_done(stages, name := f"{FOLD}{i}")]
+
+    def make_planning_part(self, stages: Path, name: str, device: torch.device) -> None:
+        """Train the classifier of a fold."""
+        from figureground.learn.find_errors import fit_fold
+
+        config, number = self.config, int(name.removeprefix(FOLD))
+        self.say(f"errors of {self.data.name}: fold {number + 1} of {config.folds}")
+        fit_fold(
+            self.unlabelled, config.training_settings(), config.folds, config.seed, stages / name, number,
+            device=str(device), show_progress=self.show_progress and multiprocessing.parent_process() is None,
+        )  # fmt: skip
+        with home_of(stages.parents[1]).settling():
+            self.stage(stages, name, lambda folder: {})
+
     def _errors(self, stages: Path) -> Errors:
-        from figureground.learn.find_errors import cross_fit, early_stopped
+        from figureground.learn.find_errors import cross_fit, early_stopped, take_fold
 
         config = self.config
 
@@ -220,6 +245,9 @@ class SCGS(Repaint):
             self.say(f"errors of {self.data.name}: {config.classifier if given else config.errors}")
             if given:
                 return self.judge_by_given(folder, clustered=True)
+            for number in range(config.folds):
+                if self.is_done(stages, f"{FOLD}{number}"):
+                    take_fold(stages / f"{FOLD}{number}", folder, number)
             kind, n = (
                 (cross_fit, config.folds) if config.errors == CROSS_FITTED else (early_stopped, config.first_epochs)
             )
@@ -228,7 +256,7 @@ class SCGS(Repaint):
                 show_progress=self.show_progress,
             )  # fmt: skip
 
-        return self.find_errors(stages, "errors", judge)
+        return self.find_errors(stages, ERRORS, judge)
 
     def _clusters(self, stages: Path, errors: Errors) -> dict[int, list[list[int]]]:
         """Return, by class, the rows of the errors in each cluster, sorted by distance from its centre."""

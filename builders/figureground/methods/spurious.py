@@ -62,6 +62,7 @@ from figureground.sources.provenance import Credit, Source, read_license, read_s
 from figureground.sources.references import References, draw_references, read_references
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
     from figureground.diffusion.checkpoint import Checkpoint
@@ -159,6 +160,8 @@ class SpuriousConfig(Config):
         super().check()
         if self.keep:
             raise RecipeError("keep", f"{self.keep[0]!r} can't be kept: images are drawn from prompts alone.")
+        if self.noise is not None:
+            raise RecipeError("noise", "images are drawn from prompts, and start from noise alone. Leave it out.")
         self._check_finetuning()
 
     def _check_finetuning(self) -> None:
@@ -467,34 +470,34 @@ class Spurious(Method):
         made = read_made(stages, self.features)
         return [feature.slug for feature in self._drawn() if feature.slug not in made]
 
-    def make_part(self, stages: Path, name: str, checkpoint: Checkpoint) -> None:
+    def make_part(self, stages: Path, name: str, checkpoint: Checkpoint, device: torch.device) -> None:
         """Fine-tune the concept of a class."""
-        concepts, feature, names = self._open_concepts(stages, checkpoint), self._by_slug[name], self.parts(stages)
+        concepts = self._open_concepts(stages, checkpoint, device)
+        feature, names = self._by_slug[name], self.parts(stages)
         if not self._known_to_network:
             self._refuse_unknown_to_network()
             self._known_to_network = True
-        _leave_device(checkpoint)
         concepts.say(f"{feature.name} ({feature.noun}), 1 of {counted(len(names), 'concept')} still to be learned")
         concepts.make(self._inputs(feature))
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Read the concepts, and learn again those that were lost."""
-        concepts = self._open_concepts(stages, checkpoint)
+        concepts = self._open_concepts(stages, checkpoint, checkpoint.text_to_image.device)
         lost = [feature for feature in self._unfinished(stages) if concepts.is_lost(feature)]
         if not lost:
             return
+        from figureground.diffusion.render import leave_device
+
         self._refuse_unknown_to_network()
-        _leave_device(checkpoint)
+        leave_device(checkpoint)  # the recipe's own checkpoint draws no image
         for number, feature in enumerate(lost, 1):
             signals.check()
             concepts.say(f"lost concept {number} of {len(lost)}: {feature.name} ({feature.noun})")
             concepts.make_again(self._inputs(feature))
 
-    def _open_concepts(self, stages: Path, checkpoint: Checkpoint) -> Concepts:
+    def _open_concepts(self, stages: Path, checkpoint: Checkpoint, device: torch.device) -> Concepts:
         self._dtype = checkpoint.text_to_image.dtype
-        self._concepts = Concepts(
-            stages, self.store(stages), self.settings, checkpoint.text_to_image.device, self.show_progress
-        )
+        self._concepts = Concepts(stages, self.store(stages), self.settings, device, self.show_progress)
         self._refuse_long(checkpoint)
         self._concepts.read(self.features)
         return self._concepts
@@ -566,6 +569,10 @@ class Spurious(Method):
                 f"{network.name!r}: {listed(unknown, 5)}. Give a network that has them, or leave them out: "
                 "--set 'classes=[…]'.",
             )
+
+    @property
+    def trains_checkpoint(self) -> bool:
+        return True
 
     def checkpoint_for(self, concept: str | None, base: Checkpoint) -> Checkpoint:
         assert concept is not None
@@ -726,13 +733,3 @@ class Spurious(Method):
         if settings.needs_class_images:
             lines.append(f"{settings.class_images:,} images of each class are drawn too, to tell it from its feature")
         return lines
-
-
-def _leave_device(checkpoint: Checkpoint) -> None:
-    """Free device memory for the fine-tuning: the recipe's own checkpoint draws no image."""
-    from figureground.diffusion.render import release_memory
-
-    for part in checkpoint.text_to_image.components.values():
-        if hasattr(part, "parameters"):
-            part.to("cpu")
-    release_memory()

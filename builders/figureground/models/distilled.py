@@ -12,7 +12,7 @@ from figureground.models.parts import read_mapping
 from figureground.models.weights import local_directory
 from figureground.sources.provenance import cached_snapshot
 
-_DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper|tcd|pcm|dmd2?|flash)(?![a-z])", re.IGNORECASE)
+_DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper|tcd|pcm|dmd2?|flash|schnell)(?![a-z])", re.IGNORECASE)
 FEW_STEPS, LITTLE_GUIDANCE = 8, 2.0
 """Approximate maximum steps and guidance that distilled checkpoints are made for."""
 

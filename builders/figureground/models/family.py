@@ -6,16 +6,24 @@ inputs of the denoiser, and what fine-tuning changes. Everything else that handl
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.registry import Registry, subclasses
+from figureground.core.shares import strength_of, whole_part
+from figureground.models.parts import pixels_a_latent, positions
+from figureground.models.schedules import check_schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+OWN: Final = "own"
+"""The sampler that is a checkpoint's own, with its own settings."""
 
 
 class Embedding(NamedTuple):
@@ -28,6 +36,25 @@ class Embedding(NamedTuple):
 
     def take(self, rows: Tensor) -> Embedding:
         return Embedding(self.hidden[rows], None if self.pooled is None else self.pooled[rows])
+
+
+class Pipelines(NamedTuple):
+    """Pipeline classes of diffusers by route; their parts are the same."""
+
+    text: Any
+    image: Any
+    inpaint: Any
+
+
+class Start(NamedTuple):
+    """Where drawing on a guide starts."""
+
+    strength: float
+    """The strength that the pipeline is given."""
+    steps: int
+    """The steps that it runs with it."""
+    noise: float | None = None
+    """The share of noise there, if it was computed: noise / (signal + noise), 0 to 1."""
 
 
 class Size(NamedTuple):
@@ -65,6 +92,14 @@ class Family(ABC):
     """Whether its pipelines may have a safety checker."""
     LEAVES_WEIGHTS_UNUSED: ClassVar[bool] = False
     """Whether a prediction uses only some weights of the text encoders, so that others get no gradient."""
+    SCHEDULER: ClassVar[str] = "ddim"
+    """The sampler of recipes that name none; `own` is the checkpoint's own."""
+    HALF: ClassVar[str] = "float16"
+    """The dtype `auto` on CUDA: float16, or bfloat16 for networks whose values overflow in float16."""
+    PATCH: ClassVar[int] = 1
+    """Latent pixels along the edge of a patch that the denoiser takes as one."""
+    TOKENS: ClassVar[Mapping[str, int]] = {}
+    """Tokens that pipelines let a text encoder read, by part; for others, its configuration says it."""
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -105,11 +140,68 @@ class Family(ABC):
         """Return the size of a checkpoint that isn't on this machine, by its name in lower case; None if unknown."""
         return None
 
+    def edge_multiple(self, folder: Path) -> int:
+        """Return the pixels of which an image's edge must be a multiple: whole patches, and diffusers' 8 pixels.
+
+        Raises:
+            OSError, ValueError: The autoencoder's configuration can't be read.
+        """
+        return math.lcm(self.pixels_a_latent(folder) * self.PATCH, 8)
+
+    def pixels_a_latent(self, folder: Path) -> int:
+        """Return the image pixels along the edge of a latent pixel, by the autoencoder's configuration.
+
+        Raises:
+            OSError, ValueError: It can't be read.
+        """
+        return pixels_a_latent(folder)
+
+    def tokens_read(self, folder: Path, encoder: str) -> int | None:
+        """Return how many tokens of a prompt a text encoder reads; None if nothing says it."""
+        return self.TOKENS.get(encoder) or positions(folder, encoder)
+
+    def check_schedule(self, config: Mapping[str, Any], kind: str, sampler: str, what: str) -> None:
+        """Refuse a sampler that can't express a checkpoint's noise levels; see `schedules.check_schedule`."""
+        if sampler == OWN:
+            raise RecipeError("scheduler", f"{what} is drawn from with a sampler of DDPM's noise levels. Give ddim.")
+        check_schedule(config, kind, sampler, what)
+
+    def check_sampling(self, what: str, eta: float, negative_prompt: str) -> None:
+        """Raise RecipeError for a setting in `ignored`.
+
+        Args:
+            what: The checkpoint's name in errors.
+        """
+        for field, why in self.ignored(eta, negative_prompt).items():
+            raise RecipeError(field, f"{what}: {why}")
+
+    def ignored(self, eta: float, negative_prompt: str) -> dict[str, str]:
+        """Return the sampling settings that the family's pipelines would ignore, each with the reason in a sentence."""
+        return {}
+
+    def start(self, strength: float, steps: int) -> Start:
+        """Return where drawing on a guide starts, in exact arithmetic: 0.58 of 50 steps are 29.
+
+        Args:
+            strength: Share of the steps, 0 to 1, as a recipe says it.
+            steps: All denoising steps.
+        """
+        run = whole_part(steps, strength)  # the pipelines round down, in floating point
+        return Start(self.strength_of(run, steps), run)
+
+    def strength_of(self, run: int, steps: int) -> float:
+        """Return a strength with which the pipelines run exactly `run` of `steps` steps."""
+        return strength_of(run, steps)
+
+    def evaluations(self, guidance_scale: float) -> int:
+        """Return how often the denoiser is evaluated in a step."""
+        return 2 if guidance_scale > 1 else 1
+
     # --- opening --------------------------------------------------------------------------------
 
     @abstractmethod
-    def pipelines(self) -> tuple[Any, Any, Any]:
-        """Return the pipeline classes for text-to-image, image-to-image and inpainting."""
+    def pipelines(self) -> Pipelines:
+        """Return the pipeline classes."""
 
     @abstractmethod
     def network_classes(self) -> dict[str, Any]:
@@ -128,9 +220,13 @@ class Family(ABC):
             safety: `off`, or `reject` to keep a safety checker.
         """
 
-    @abstractmethod
     def sibling_options(self, pipeline: Any) -> dict[str, Any]:
         """Return how the other pipelines are made from the text-to-image pipeline, beyond its components."""
+        return {}
+
+    def prediction_type(self, scheduler: Mapping[str, Any]) -> str:
+        """Return what the denoiser predicts, by its scheduler's configuration."""
+        return str(scheduler.get("prediction_type", "epsilon"))
 
     @abstractmethod
     def takes_mask(self, pipeline: Any) -> bool:
@@ -138,11 +234,15 @@ class Family(ABC):
 
     # --- drawing with pipelines -----------------------------------------------------------------
 
+    def count_tokens(self, tokenizer: Any, prompt: str) -> int:
+        """Return a prompt's number of tokens for a text encoder, with those that its pipelines add."""
+        return len(tokenizer(prompt).input_ids)
+
     @abstractmethod
     def encode_prompt(
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Encode a prompt; return what its pipelines take instead of it, by argument.
+        """Encode a prompt; return a row of what its pipelines take instead of it, by argument.
 
         Arguments whose names begin with `negative` hold the negative prompt.
 
@@ -150,13 +250,49 @@ class Family(ABC):
             known: The negative prompt's embeddings, if they were computed before.
         """
 
+    def collate(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+        """Return the arguments of a batch from rows of `encode_prompt`, all with the same arguments."""
+        import torch
+
+        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
     @abstractmethod
     def guidance_options(self, guidance_scale: float, eta: float) -> dict[str, Any]:
         """Return the arguments of a pipeline's call that guide sampling."""
 
+    def image_size(self, size: int) -> dict[str, Any]:
+        """Return the arguments with which an image-to-image pipeline is told the size of images, in pixels.
+
+        Pipelines without them take it from the guide.
+        """
+        return {"height": size, "width": size}
+
+    def set_timesteps(self, scheduler: Any, steps: int, edge: int) -> None:
+        """Set a scheduler's steps as the pipelines do.
+
+        Args:
+            edge: Edge of the images in latent pixels.
+        """
+        scheduler.set_timesteps(steps)
+
+    def add_noise(self, scheduler: Any, latents: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """Mix latents with noise as at a timestep, (1,)."""
+        return scheduler.add_noise(latents, noise, time)
+
+    def draw(self, pipeline: Any, **settings: Any) -> Any:
+        """Call a pipeline; return its output, with images as float arrays (n, height, width, 3) in 0..1."""
+        return pipeline(**settings, output_type="np")
+
     # --- training -------------------------------------------------------------------------------
 
-    @abstractmethod
+    def check_training(self, what: str) -> None:
+        """Raise FiguregroundError if nothing here trains checkpoints of this family."""
+        if not self.ADAPTED:
+            raise FiguregroundError(
+                f"{what} is of the family {self.NAME}, which can't be trained: fine-tuning and learned words are "
+                f"supported for {listed(name for name, kind in FAMILIES.items() if kind.ADAPTED)}."
+            )
+
     def embed(self, encoders: Sequence[Any], ids: Sequence[Tensor], masks: Sequence[Tensor]) -> Embedding:
         """Encode prompts for the denoiser, with gradients, as its pipelines do.
 
@@ -165,8 +301,8 @@ class Family(ABC):
             ids: Token ids (n, tokens) for each text encoder.
             masks: For each text encoder, 1 where a token isn't padding.
         """
+        raise NotImplementedError(f"{self.NAME} has no training")
 
-    @abstractmethod
     def predict(self, denoiser: Any, noisy: Tensor, time: Tensor, embedding: Embedding, size: int) -> Tensor:
         """Return the denoiser's prediction, (n, channels, height, width).
 
@@ -176,6 +312,7 @@ class Family(ABC):
             embedding: That of each latent's prompt.
             size: Edge of the images in pixels.
         """
+        raise NotImplementedError(f"{self.NAME} has no training")
 
 
 FAMILIES: Registry[type[Family]] = Registry(
@@ -183,6 +320,11 @@ FAMILIES: Registry[type[Family]] = Registry(
     {
         "sd": "figureground.models.families.sd:StableDiffusion",
         "sdxl": "figureground.models.families.sdxl:StableDiffusionXL",
+        "sd3": "figureground.models.families.sd3:StableDiffusion3",
+        "flux": "figureground.models.families.flux:Flux",
+        "flux-fill": "figureground.models.families.flux:FluxFill",
+        "z-image": "figureground.models.families.z_image:ZImage",
+        "qwen-image": "figureground.models.families.qwen_image:QwenImage",
     },
     subclasses(Family, "NAME"),
 )  # fmt: skip
@@ -205,5 +347,8 @@ def recognise(pipeline: object, what: str, inpaint: bool = True) -> Family:
         known[name] = (*kind.PIPELINES, *kind.INPAINTING) if inpaint else kind.PIPELINES
         if pipeline in known[name]:
             return kind()
-    families = listed(f"{name} ({listed(classes)})" for name, classes in known.items())
-    raise FiguregroundError(f"{what} is a {pipeline}; supported are the families {families}.")
+    families = listed(f"{name} ({listed(classes)})" for name, classes in known.items() if classes)
+    more = "Another package can add one (docs/models.md)."
+    if any(pipeline in kind.INPAINTING for _, kind in FAMILIES.items()):
+        more = "A checkpoint that was made for inpainting only repaints regions, as the method scgs does."
+    raise FiguregroundError(f"{what} is a {pipeline}; supported are the families {families}. {more}")

@@ -42,18 +42,27 @@ def has_part(index: Mapping[str, Any], part: str) -> bool:
     return index.get(part, [None])[0] is not None
 
 
-def check_channels(unet: Mapping[str, Any], vae: Mapping[str, Any], what: str, inpaint: bool) -> None:
-    """Check a UNet's channels: a latent; for inpainting also a mask and the masked image's latent."""
+def check_channels(
+    unet: Mapping[str, Any], vae: Mapping[str, Any], what: str, inpaint: bool, kind: str = "UNet"
+) -> None:
+    """Check a UNet's channels: a latent; for inpainting also a mask and the masked image's latent.
+
+    Args:
+        unet, vae: Configurations.
+        what: The checkpoint's name in errors.
+        inpaint: Whether it may also take a mask and a masked image.
+        kind: The denoiser's name in errors.
+    """
     latent = vae.get("latent_channels", 4)
     channels, out = unet.get("in_channels", 4), unet.get("out_channels", 4)
     if channels != latent and not (inpaint and channels == 2 * latent + 1):
         raise FiguregroundError(
-            f"{what}: its UNet takes {channels} channels, not the {latent} of a latent"
+            f"{what}: its {kind} takes {channels} channels, not the {latent} of a latent"
             + (f" or the {2 * latent + 1} of inpainting." if inpaint else
                "; an inpainting checkpoint can't do image-to-image.")
         )  # fmt: skip
     if out != latent:
-        raise FiguregroundError(f"{what}: its UNet outputs {out} channels, but a latent of its vae has {latent}.")
+        raise FiguregroundError(f"{what}: its {kind} outputs {out} channels, but a latent of its vae has {latent}.")
 
 
 def check_widths(unet: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]], what: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +14,14 @@ from figureground.models.bundled import ROBUST, WEIGHTS
 from figureground.models.family import Family, recognise
 from figureground.models.opening import refuse_code
 from figureground.models.parts import check_parts, has_part
-from figureground.models.schedules import check_schedule
+from figureground.sources.provenance import cached_snapshot
 
 POCKET = "pocket"
 WHOLE = 256 * 2**20
 """Files up to this size, bytes, are hashed whole, larger ones by samples: training changes every tensor."""
 SAMPLES, SAMPLE = 256, 2**16
+IDENTIFYING = (".json", ".safetensors", ".txt", ".model", ".jinja")
+"""Suffixes of a checkpoint's files that decide images: settings, weights, vocabularies and chat templates."""
 
 
 def local_directory(checkpoint: str) -> Path | None:
@@ -65,7 +66,7 @@ def fingerprint(checkpoint: str, revision: str | None) -> str:
     if folder is None or not (folder / "model_index.json").is_file():
         return f"{checkpoint}@{revision or 'main'}"
     total = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors", ".txt") and p.is_file()):
+    for file in sorted(p for p in folder.rglob("*") if p.suffix in IDENTIFYING and p.is_file()):
         relative = file.relative_to(folder)
         if not any(part.startswith(".") for part in relative.parts):
             total.update(f"{relative.as_posix()}\0{_content(file)}\n".encode())
@@ -141,7 +142,7 @@ def check_files(
     check_parts(folder, index, family, what, inpaint)
     if scheduler is not None:
         config = _read_json(folder / "scheduler" / "scheduler_config.json", folder, checkpoint)
-        check_schedule(config, str(index["scheduler"][-1]), scheduler, what)
+        family.check_schedule(config, str(index["scheduler"][-1]), scheduler, what)
     if safety != "off" and family.HAS_SAFETY_CHECKER:
         _check_safety(folder, index, checkpoint)
     for variant in VARIANTS:
@@ -212,13 +213,31 @@ def family_of(folder: Path, checkpoint: str) -> Family:
     return recognise(index["_class_name"][0], f"checkpoint {checkpoint!r}")
 
 
-def check_size(size: int, factor: int) -> None:
-    """Refuses an image edge, in pixels, that can't be drawn; `factor` is the pixels per latent pixel.
+def known_family(checkpoint: str, revision: str | None) -> Family | None:
+    """Return the family of a checkpoint; None if it isn't on this machine or can't be used, which opening reports."""
+    try:
+        folder = local_directory(checkpoint) or cached_snapshot(checkpoint, revision)
+        return family_of(folder, checkpoint) if folder else None
+    except (FiguregroundError, OSError):
+        return None
+
+
+def edge_multiple(folder: Path, checkpoint: str) -> int:
+    """Return the pixels of which an image's edge must be a multiple, for a checkpoint's directory.
 
     Raises:
-        RecipeError: It isn't a multiple of the factor, or of the 8 that diffusers' pipelines require.
+        FiguregroundError: See `read_index`.
+        OSError, ValueError: The autoencoder's configuration can't be read.
     """
-    step = math.lcm(factor, 8)
+    return family_of(folder, checkpoint).edge_multiple(folder)
+
+
+def check_size(size: int, step: int) -> None:
+    """Refuses an image edge, in pixels, that isn't a multiple of a checkpoint's `edge_multiple`.
+
+    Raises:
+        RecipeError: It isn't.
+    """
     if size % step:
         near = max(step, round(size / step) * step)
         raise RecipeError("size", f"{size} is not a multiple of {step}, which this checkpoint requires. Give {near}.")

@@ -23,8 +23,10 @@ from figureground.recipe.settings import (
     settings,
 )
 
-Scheduler = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"]
-SAMPLING = ("scheduler", "num_inference_steps", "strength", "guidance_scale", "negative_prompt", "eta", "size")
+Sampler = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"]
+"""Samplers of DDPM's noise levels."""
+Scheduler = Literal[Sampler, "own"]
+SAMPLING = ("scheduler", "num_inference_steps", "strength", "noise", "guidance_scale", "negative_prompt", "eta", "size")
 """Fields that decide how images are sampled."""
 
 
@@ -44,12 +46,16 @@ class Config:
     """Denoising steps; with a guide, only the share `strength` of them is run."""
     strength: Share = 0.9
     """Share of the steps that are run on a guide, 0 to 1."""
+    noise: Share | None = None
+    """Share of noise in the latents at which drawing on a guide starts, instead of `strength`; 0 to 1, and comparable
+    between families of models."""
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 5.0
     """Scale of classifier-free guidance; 1 or less turns it off."""
     negative_prompt: str = ""
     """Negative prompt for guidance."""
     scheduler: Scheduler = "ddim"
-    """Sampler: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc."""
+    """Sampler: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc; for flow matching `own`, the checkpoint's, which is
+    then the default."""
     eta: Share = 0.0
     """Share of fresh noise in each DDIM step, 0 to 1."""
     safety: Literal["reject", "off"] = "reject"
@@ -70,7 +76,8 @@ class Config:
     device: Annotated[str, EXECUTION] = "auto"
     """Device: auto, cpu, cuda, cuda:1 or mps."""
     dtype: Annotated[Literal["auto", "float32", "float16", "bfloat16"], EXECUTION] = "auto"
-    """Precision: float32, float16 or bfloat16; auto is float16 on CUDA and float32 elsewhere."""
+    """Precision: float32, float16 or bfloat16; auto on CUDA is float16 for UNets and bfloat16 for transformers, and
+    float32 elsewhere."""
     batch_size: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, EXECUTION] = None
     """Images per batch; none chooses a size that suits the device."""
     threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, EXECUTION] = None
@@ -80,7 +87,7 @@ class Config:
     workers: Annotated[Annotated[int, Field(ge=1, le=1024)], EXECUTION] = 1
     """Rendering processes, each with its own model; on CUDA they take devices in turn."""
     runner: Annotated[Text, EXECUTION] = "local"
-    """Who renders the shards: `local` (processes on this machine), or a runner of another package."""
+    """Runner that renders the shards: `local` (processes on this machine), `rank`, `ray`, or one of another package."""
     formats: Annotated[list[Annotated[str, OneOf(FORMATS)]], EXECUTION] = dataclasses.field(
         default_factory=lambda: list(DEFAULT_FORMATS)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,13 +81,16 @@ def fill(template: Template, foreground: ClassEntry, background: ClassEntry | No
 
 
 def shorten(
-    template: Template, foreground: ClassEntry, background: ClassEntry | None, count: Callable[[str], int], limit: int
+    template: Template,
+    foreground: ClassEntry,
+    background: ClassEntry | None,
+    tokens: Callable[[str], Sequence[tuple[int, int]]],
 ) -> str:
-    """Return the class's definition, cut after the last word with which the prompt has at most `limit` tokens.
+    """Return the class's definition, cut after the last word with which all text encoders read the whole prompt.
 
     Args:
-        count: Returns a prompt's number of tokens, including begin and end.
-        limit: Largest number of tokens that the text encoder reads; 77 for CLIP.
+        tokens: Returns, for each text encoder, a prompt's number of tokens, including begin and end, and the largest
+            number that it reads; 77 for CLIP.
 
     Raises:
         RecipeError: Even without a definition the prompt is too long, so its background would be lost.
@@ -96,12 +99,14 @@ def shorten(
     while True:
         definition = " ".join(words).rstrip(",;:")
         prompt = fill(template, ClassEntry(foreground.name, foreground.text, definition), background)
-        if count(prompt) <= limit:
+        too_long = [(count, most) for count, most in tokens(prompt) if count > most]
+        if not too_long:
             return definition
         if not words:
+            count, most = too_long[0]
             raise RecipeError(
                 "prompt",
-                f"{template.where}: for the class {foreground.name!r} the prompt has {count(prompt)} tokens even "
-                f"without a definition, and the text encoder reads {limit}; shorten the template: {prompt!r}",
+                f"{template.where}: for the class {foreground.name!r} the prompt has {count} tokens even "
+                f"without a definition, and the text encoder reads {most}; shorten the template: {prompt!r}",
             )
         words.pop()

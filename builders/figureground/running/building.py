@@ -23,8 +23,7 @@ from figureground.core.event_log import open_log
 from figureground.core.locks import lock
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import remark
-from figureground.models.parts import pixels_a_latent
-from figureground.models.weights import check_files, check_size, local_directory
+from figureground.models.weights import check_files, check_size, edge_multiple, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING
 from figureground.recipe.settings import Names, marked
@@ -104,6 +103,7 @@ def build(
             folder = place
         log = open_log(log_json, folder)
         method.show_progress, method.log = show_progress, dataclasses.replace(log, rank=chosen.rank)
+        method.runner = chosen
         stack.enter_context(chosen.surrounding())
         stack.enter_context(_logged(method, str(place)))
         return _build(method, folder, chosen, show_progress, track)
@@ -228,7 +228,8 @@ def _check_checkpoint(method: Method) -> None:
         check_files(
             folder, config.checkpoint, inpaint=method.INPAINTS, scheduler=config.scheduler, safety=config.safety
         )
-        check_size(config.size, pixels_a_latent(folder))
+        check_size(config.size, edge_multiple(folder, config.checkpoint))
+        method.check_family()
 
 
 def _refuse_within_sources(method: Method, out: Path) -> None:

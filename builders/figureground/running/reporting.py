@@ -18,7 +18,7 @@ from figureground.tracking.reporting import Report, begin
 SECONDS_BETWEEN_LOOKS = 5.0
 """Interval at which markers are looked for."""
 MARK = f"{PRIVATE}/tracking.json"
-"""Which run a resumed build continues; removed when the build is done."""
+"""File that names the run that a resumed build continues; removed when the build is done."""
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def reported(out: Path, shards: Sequence[Shard]) -> Iterator[None]:
 
 
 class _Watch:
-    """What is known of finished shards."""
+    """Facts about finished shards."""
 
     def __init__(self, out: Path, shards: Sequence[Shard], report: Report):
         self._out, self._report = out, report

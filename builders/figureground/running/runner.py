@@ -29,7 +29,7 @@ class Job:
     config: str
     fields: Mapping[str, Any]
     shared: Mapping[str, Any]
-    """What the first process has computed already."""
+    """Results that the first process has computed already."""
     log: EventLog
 
     @classmethod
@@ -78,6 +78,10 @@ class Runner(ABC):
         Raises:
             FiguregroundError: The runner can't be used here, or not for this build.
         """
+
+    def places(self, method: Method) -> list[Place]:
+        """Return the places of the processes that make `method.planning_parts` on this machine, one each at a time."""
+        return [Place()]
 
     @abstractmethod
     def run(self, method: Method, out: Path, show_progress: bool) -> None:

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ import torch
 from tqdm import tqdm
 
 from figureground.core import signals
-from figureground.core.accelerator import choose_device, choose_dtype, processor_name
+from figureground.core.accelerator import choose_device, processor_name
 from figureground.core.errors import FiguregroundError, OutOfMemory, describe_error
+from figureground.core.event_log import EventLog
 from figureground.core.files import replace_text
 from figureground.core.locks import lock
 from figureground.core.numerics import (
@@ -30,10 +32,19 @@ from figureground.core.numerics import (
 )
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
-from figureground.diffusion.render import Renderer, Sampling, find_batch_size, in_batches, release_memory
+from figureground.diffusion.render import (
+    Renderer,
+    Sampling,
+    find_batch_size,
+    in_batches,
+    leave_device,
+    release_memory,
+    start_of,
+)
+from figureground.models.family import OWN
 from figureground.models.weights import check_size
 from figureground.recipe.plan import Plan, PlannedShard
-from figureground.recipe.sample import Reject, Sample, Spec
+from figureground.recipe.sample import Guide, Reject, Sample, Spec
 from figureground.running import directory
 from figureground.running.runner import Place
 from figureground.shards.claiming import PARTS_LOCK, WORKING_LOCK
@@ -76,6 +87,45 @@ def work(
     Worker(method, out, place).work(numbers, show_progress)
 
 
+def make_planning_parts(method: Method, out: Path, place: Place = Place()) -> None:  # noqa: B008 - it is frozen
+    """Makes stages that the plan depends on and that don't need each other, while other processes make others.
+
+    Returns when all of them are finished.
+
+    Args:
+        out: The dataset's directory.
+        place: This process among those that build together.
+    """
+    stages, config = out / PRIVATE / "stages", method.config
+    beside = place.beside or config.workers
+    device = _device_of(config.device, place, beside)
+    if beside > 1:
+        torch.set_num_threads(config.threads or max(1, usable_cores() // beside))
+    with ExitStack() as stack:
+        with home_of(out).settling():
+            directory.settle_recipe(out, method.recipe(out / PRIVATE))
+            stack.enter_context(lock(out / PARTS_LOCK, wait=True, shared=True))
+        make = partial(method.make_planning_part, stages, device=device)
+        log = dataclasses.replace(method.log, rank=place.rank)
+        _make_in_turn(out, lambda: method.planning_parts(stages), make, place.rank, log)
+
+
+def _make_in_turn(
+    out: Path, unfinished: Callable[[], list[str]], make: Callable[[str], None], rank: int, log: EventLog
+) -> None:
+    """Makes stages that no other process makes, one at a time, until none is unfinished."""
+    while names := unfinished():
+        for name in turned(names, rank):
+            signals.check()
+            with home_of(out).claim_part(name) as mine:
+                if mine and name in unfinished():
+                    start = time.perf_counter()
+                    make(name)
+                    log.write("stage", stage=name, seconds=round(time.perf_counter() - start, 3))
+        if unfinished():
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
 class Worker:
     """Renders shards in this process, and keeps the model that it opened from one call of `work` to the next.
 
@@ -88,8 +138,8 @@ class Worker:
     def __init__(self, method: Method, out: Path, place: Place = Place()):  # noqa: B008 - it is frozen
         self._method, self._out, self._place = method, out, place
         self.log = dataclasses.replace(method.log, rank=place.rank)
-        """Where the events of its shards go."""
-        self._opened: tuple[Checkpoint, Sampling, dict[str, Any]] | None = None
+        """Receives the events of its shards."""
+        self._opened: Opened | None = None
         self._renderer: Renderer | None = None
         self._drawn_by: str | None = None
         self._journal: Journal | None = None
@@ -111,12 +161,13 @@ class Worker:
         too_much, settled = "", False
         if self._opened is None:
             self._make_parts()
+        early = open_early(method, out, self._place) if self._opened is None else None
         while self._opened is None or missing(out, shards):
             with ExitStack() as stack:
                 with home_of(out).settling():
                     directory.settle_recipe(out, method.recipe(out / PRIVATE))
                     if self._opened is None:
-                        self._opened = begin(method, out, self._place)
+                        self._opened, early = begin(method, out, self._place, early), None
                     elif not settled:
                         self._adopt(rejoin(method, out, *self._opened[1:]))
                     elif smaller := _smaller_batch(method, out, *self._opened[1:], too_much):
@@ -142,7 +193,7 @@ class Worker:
     def _make_parts(self) -> None:
         """Runs stages that don't need each other, one at a time, while other workers run others; waits for all.
 
-        The model is opened for them and given up: they may change what is on the device.
+        The model is opened for them, leaves the device, and is given up.
         """
         method, out = self._method, self._out
         stages = out / PRIVATE / "stages"
@@ -152,17 +203,11 @@ class Worker:
             with home_of(out).settling():
                 directory.settle_recipe(out, method.recipe(out / PRIVATE))
                 checkpoint = open_checked(method, out, self._place)[0]
+                device = checkpoint.text_to_image.device
+                leave_device(checkpoint)
                 stack.enter_context(lock(out / PARTS_LOCK, wait=True, shared=True))
-            while names := method.parts(stages):
-                for name in turned(names, self._place.rank):
-                    signals.check()
-                    with home_of(out).claim_part(name) as mine:
-                        if mine and name in method.parts(stages):
-                            start = time.perf_counter()
-                            method.make_part(stages, name, checkpoint)
-                            self.log.write("stage", stage=name, seconds=round(time.perf_counter() - start, 3))
-                if method.parts(stages):
-                    time.sleep(SECONDS_BETWEEN_LOOKS)
+            make = partial(method.make_part, stages, checkpoint=checkpoint, device=device)
+            _make_in_turn(out, lambda: method.parts(stages), make, self._place.rank, self.log)
         del checkpoint
         release_memory()
 
@@ -186,10 +231,13 @@ class Worker:
             "versions": library_versions(),
         }
 
+        started = _started(checkpoint, sampling)
+
         def provenance(spec: Spec) -> dict[str, Any]:
             return {
                 "foreground_name": spec.foreground_name, "background_name": spec.background_name, "seed": spec.seed,
-                "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common, **method.provenance(spec),
+                "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common,
+                **(started(spec.guide) if spec.guide else {}), **method.provenance(spec),
             }  # fmt: skip
 
         def write(shard: Shard, bar: tqdm) -> None:
@@ -239,6 +287,24 @@ class Worker:
         return self._renderer
 
 
+def _started(checkpoint: Checkpoint, sampling: Sampling) -> Callable[[Guide], dict[str, Any]]:
+    """Returns a function that returns what provenance says of where drawing on a guide started.
+
+    That is nothing for `strength` with DDPM's noise levels, whose records stay as in earlier releases.
+    """
+    if sampling.noise is None and checkpoint.family.SCHEDULER != OWN:
+        return lambda guide: {}
+    start = start_of(checkpoint, sampling)
+    noise = 0.0 if start.noise is None else round(start.noise, 6)
+
+    def told(guide: Guide) -> dict[str, Any]:
+        # Repainting with all steps starts from noise alone.
+        alone = guide.kind == "inpaint" and start.steps >= sampling.num_inference_steps
+        return {"noise_at_start": 1.0 if alone else noise, "steps_run": start.steps}
+
+    return told
+
+
 def shard_facts(marker: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what the log says of a finished shard, from its marker."""
     return {
@@ -255,16 +321,37 @@ def _choose(plan: Plan, numbers: Sequence[int] | None) -> dict[Shard, PlannedSha
     return {as_shard(each): each for each in chosen}
 
 
-def begin(method: Method, out: Path, place: Place) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
+Opened = tuple[Checkpoint, Sampling, dict[str, Any]]
+"""A model, its sampling settings and the numerics."""
+
+
+def open_early(method: Method, out: Path, place: Place) -> Opened | None:
+    """Opens the model without the stages' lock, if others render already, so that many processes can at the same time.
+
+    Returns:
+        What `begin` needs; None if nobody renders, as the first process decides what the others do.
+    """
+    with home_of(out).settling():
+        directory.settle_recipe(out, method.recipe(out / PRIVATE))
+        if not (directory.has_started(out) and (out / PRIVATE / "numerics.json").exists()):
+            return None
+        directory.check_formats(out, method.config.formats, started=True)
+    return open_model(method, out, place, started=True)
+
+
+def begin(method: Method, out: Path, place: Place, early: Opened | None = None) -> Opened:
     """Opens the model, runs the stages that images need, and records the numerics of the first shard.
 
     Called under the stages' lock. Nothing is recorded for a process that fails here, for example because of a missing
     device: another process may be about to start with settings that work.
 
+    Args:
+        early: What `open_early` returned.
+
     Raises:
         FiguregroundError: Existing shards were made with other numerics or formats.
     """
-    checkpoint, sampling, numerics, started = open_checked(method, out, place)
+    checkpoint, sampling, numerics, started = open_checked(method, out, place, early)
     method.prepare(out / PRIVATE / "stages", checkpoint)
     settle_numerics(out / PRIVATE / "numerics.json", numerics, method.config.allow_mixed_numerics, started)
     if not started:
@@ -272,7 +359,9 @@ def begin(method: Method, out: Path, place: Place) -> tuple[Checkpoint, Sampling
     return checkpoint, sampling, numerics
 
 
-def open_checked(method: Method, out: Path, place: Place) -> tuple[Checkpoint, Sampling, dict[str, Any], bool]:
+def open_checked(
+    method: Method, out: Path, place: Place, early: Opened | None = None
+) -> tuple[Checkpoint, Sampling, dict[str, Any], bool]:
     """Opens the model, and compares formats and numerics before stages that may take hours; see `begin`.
 
     Returns:
@@ -281,7 +370,11 @@ def open_checked(method: Method, out: Path, place: Place) -> tuple[Checkpoint, S
     started = directory.has_started(out) or (place.shares and place.rank > 0)
     directory.check_formats(out, method.config.formats, started)
     rendered = home_of(out).rendered()
-    checkpoint, sampling, numerics = open_model(method, out, place, started or rendered > 0)
+    if early is not None and started:
+        early = (early[0], *adopt_halved(out, *early[1:]))
+    else:
+        early = open_model(method, out, place, started or rendered > 0)
+    checkpoint, sampling, numerics = early
     path = out / PRIVATE / "numerics.json"
     if started and path.exists():
         try:
@@ -293,6 +386,14 @@ def open_checked(method: Method, out: Path, place: Place) -> tuple[Checkpoint, S
     elif rendered and path.exists() and numerics != {n: v for n, v in read_numerics(path).items() if n != "mixed"}:
         remark(f"{out}: its unfinished shards are rendered from their beginning, as the numerics are others now.")
     return checkpoint, sampling, numerics, started
+
+
+def _device_of(name: str, place: Place, beside: int) -> torch.device:
+    """Returns the device of a process: of several GPUs, the one of its place on the machine."""
+    device = choose_device(name)
+    if device.type == "cuda" and device.index is None and (beside > 1 or place.local_rank):
+        device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+    return device
 
 
 def turned(names: Sequence[str], rank: int) -> list[str]:
@@ -309,13 +410,20 @@ def rejoin(method: Method, out: Path, sampling: Sampling, numerics: dict[str, An
     Raises:
         FiguregroundError: Existing shards were made with other numerics.
     """
+    sampling, numerics = adopt_halved(out, sampling, numerics)
+    path = out / PRIVATE / "numerics.json"
+    settle_numerics(path, numerics, method.config.allow_mixed_numerics, directory.has_started(out))
+    return sampling, numerics
+
+
+def adopt_halved(out: Path, sampling: Sampling, numerics: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:
+    """Returns sampling and numerics with the batch size that another process has halved meanwhile."""
     path = out / PRIVATE / "numerics.json"
     if path.exists():
         theirs = read_numerics(path)
         if "batch_size_asked" in theirs and theirs["batch_size"] < sampling.batch_size:
             halved = {name: theirs[name] for name in ("batch_size", "batch_size_asked")}
-            sampling, numerics = dataclasses.replace(sampling, batch_size=halved["batch_size"]), {**numerics, **halved}
-    settle_numerics(path, numerics, method.config.allow_mixed_numerics, directory.has_started(out))
+            return dataclasses.replace(sampling, batch_size=halved["batch_size"]), {**numerics, **halved}
     return sampling, numerics
 
 
@@ -381,17 +489,15 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     path = out / PRIVATE / "numerics.json"
     settled = read_numerics(path) if path.exists() and started else None
     name = config.device if config.device != "auto" or settled is None else settled["device"]
-    device = choose_device(name)
-    if device.type == "cuda" and device.index is None and (beside > 1 or place.local_rank):
-        device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+    device = _device_of(name, place, beside)
     dtype = config.dtype if config.dtype != "auto" or settled is None else settled["dtype"]
     threads = config.threads or (settled or {}).get("threads") or max(1, usable_cores() // beside)
     torch.set_num_threads(threads)
     checkpoint = open_checkpoint(
         config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
-        dtype=choose_dtype(dtype, device), scheduler=config.scheduler, safety=config.safety, inpaint=method.INPAINTS,
+        dtype=dtype, scheduler=config.scheduler, safety=config.safety, inpaint=method.INPAINTS,
     )  # fmt: skip
-    check_size(config.size, checkpoint.factor)
+    check_size(config.size, checkpoint.edge_multiple)
     batch_size, halved = config.batch_size, {}
     if settled and batch_size in (None, settled.get("batch_size_asked")):
         batch_size = settled["batch_size"]
@@ -399,7 +505,7 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     sampling = Sampling(
         config.size, config.num_inference_steps, config.strength, config.guidance_scale, config.negative_prompt,
         config.eta,
-        batch_size or 1, config.compile, **method.sampling(),
+        batch_size or 1, config.compile, config.noise, **method.sampling(),
     )  # fmt: skip
     if not config.batch_size and not settled:
         devices = torch.cuda.device_count() if device.type == "cuda" else 1
@@ -407,7 +513,7 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
         sampling = dataclasses.replace(sampling, batch_size=find_batch_size(checkpoint, sampling, sharing))
     mine = {
         "device": device.type,
-        "dtype": str(choose_dtype(dtype, device)).removeprefix("torch."),
+        "dtype": str(checkpoint.text_to_image.dtype).removeprefix("torch."),
         "batch_size": sampling.batch_size,
         **halved,
         "threads": threads if device.type == "cpu" else None,

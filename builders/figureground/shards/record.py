@@ -39,10 +39,10 @@ class Damaged(ValueError):
 
 @dataclass(frozen=True)
 class Head:
-    """What a record says about itself."""
+    """Header of a record."""
 
     origin: Mapping[str, Any]
-    """Where the batch comes from; see `shards.journal`."""
+    """Origin of the batch; see `shards.journal`."""
     number: int
     """Position of the batch in its shard, from 0."""
     results: Sequence[Mapping[str, Any]]

@@ -33,6 +33,11 @@ BEATS = 5
 """Heartbeats within that time."""
 
 
+def _now() -> tuple[float, float]:
+    """Return the time by the monotonic clock and by that of the machine, seconds."""
+    return time.monotonic(), time.time()
+
+
 @dataclass
 class Lease:
     """A held name."""
@@ -40,10 +45,10 @@ class Lease:
     name: str
     number: int
     told: dict[str, Any]
-    """Who holds it, as the object says."""
+    """The holder, as written in the object."""
     beats: int = 0
-    beat_at: float = field(default_factory=time.monotonic)
-    """Time of the last heartbeat that arrived."""
+    beat_at: tuple[float, float] = field(default_factory=_now)
+    """When the last heartbeat arrived, by both clocks."""
     lost: bool = False
     writing: threading.Lock = field(default_factory=threading.Lock)
     """Held while a heartbeat is on its way, so that none arrives after the lease was given back."""
@@ -58,6 +63,10 @@ class Lease:
             f"{self.name.lstrip('.')} was taken over by another process, because this one had not been heard of for "
             f"{self.told['stale_after']:g} seconds. Its work is thrown away here."
         )
+
+    def silence(self) -> float:
+        """Return the seconds since the last heartbeat; the monotonic clock may leave out the time in suspension."""
+        return max(now - then for now, then in zip(_now(), self.beat_at, strict=True))
 
     def text(self) -> bytes:
         return (json.dumps({**self.told, "beat": self.beats}) + "\n").encode()
@@ -90,6 +99,7 @@ class Leases:
         self.store, self.scratch, self.seconds = store, scratch, seconds
         self.owner = f"{scratch}-{secrets.token_hex(6)}"
         self._quiet = store.background(max(self.seconds / 2, 5.0))
+        self._last = store.background(5.0, tries=3)
         self._seen: dict[str, _Seen] = {}
         self._looked = float("-inf")
         self._held: dict[str, Lease] = {}
@@ -202,21 +212,56 @@ class Leases:
             ClaimLost: Another process has taken over.
         """
         if not lease.lost:
-            paths = self._look_at(lease.name)
-            lease.lost = not paths or paths[-1] != lease.path
+            lease.lost = self._is_lost(lease, self._look_at(lease.name))
         if lease.lost:
             raise lease.taken_over()
+
+    def _is_lost(self, lease: Lease, paths: list[str]) -> bool:
+        """Whether the paths of a name show that another process has taken it over.
+
+        Numbers begin again once a name was given back, so after a long silence the object's owner is read too.
+        """
+        if not paths or paths[-1] != lease.path:
+            return True
+        return lease.silence() > self.seconds and self._read(lease.path).get("owner") != self.owner
 
     def release(self, lease: Lease) -> None:
         """Give a name back: remove the object, and those of dead owners before. If that fails, it becomes stale."""
         with self._lock:
             self._held.pop(lease.name, None)
         older = [path for path in self._seen if path.startswith(f"{LEASES}/{lease.name}/") and path < lease.path]
-        gone = [*([] if lease.lost else older), lease.path]
         with lease.writing, contextlib.suppress(StoreError):
-            self._quiet.delete(gone)
-        for path in gone:
+            if lease.silence() > self.seconds:
+                lease.lost = lease.lost or self._is_lost(lease, self._look_at(lease.name))
+            gone = [] if lease.lost and self._read(lease.path).get("owner") != self.owner else [lease.path]
+            self._drop(gone if lease.lost else [*older, *gone])
+
+    def _drop(self, paths: list[str]) -> None:
+        self._last.delete(paths)
+        for path in paths:
             self._seen.pop(path, None)
+
+    def sweep(self, sleep: Callable[[float], None]) -> None:
+        """Remove the leases that dead owners left.
+
+        Waits until each lease of another process is gone, has changed, or hasn't for so long that its owner is dead.
+
+        Raises:
+            StoreError: The store can't be used.
+        """
+        self.look()
+        with self._lock:
+            own = {lease.path for lease in self._held.values()}
+        unsure = {path: seen.entry for path, seen in self._seen.items() if path not in own}
+        while True:
+            self._drop([path for path in unsure if self._free(path)])
+            unsure = {
+                path: entry for path, entry in unsure.items() if path in self._seen and self._seen[path].entry == entry
+            }
+            if not unsure:
+                return
+            sleep(min(2.0, self.seconds / BEATS))
+            self.look()
 
     def close(self) -> None:
         """Stop the heartbeats; leases still held become stale."""
@@ -233,10 +278,9 @@ class Leases:
                         self._beat(lease)
 
     def _beat(self, lease: Lease) -> None:
-        if time.monotonic() - lease.beat_at > self.seconds:  # this process was paused, or the network was cut
-            paths = sorted(self._quiet.list(f"{LEASES}/{lease.name}"))
-            if not paths or paths[-1] != lease.path:
-                lease.lost = True
+        if lease.silence() > self.seconds:  # this process was paused, or the network was cut
+            lease.lost = self._is_lost(lease, sorted(self._quiet.list(f"{LEASES}/{lease.name}")))
+            if lease.lost:
                 return
         with lease.writing:
             with self._lock:
@@ -244,4 +288,4 @@ class Leases:
                     return
             lease.beats += 1
             self._quiet.put(lease.path, lease.text())
-            lease.beat_at = time.monotonic()
+            lease.beat_at = _now()

@@ -28,7 +28,7 @@ AT_ONCE = 8
 """Objects that are fetched at once."""
 _NOT_FETCHED = (f"{LEASES}/", f"{JOURNAL}/", f"{FAILED}/", f"{PRIVATE}/probe-", PLANNED)
 _DRAWN = ("preview.png", "report.html", "report")
-"""What `show` draws into a mirror; it stays there, although the store doesn't have it."""
+"""Files that `show` draws into a mirror; they stay there, although the store doesn't have them."""
 
 
 @contextlib.contextmanager

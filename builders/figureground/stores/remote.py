@@ -40,11 +40,16 @@ STAGES = f"{PRIVATE}/stages"
 FAILED = f"{PRIVATE}/failed"
 """Why shards failed, an object each, named like the shard."""
 DESCRIPTIONS = (ATTRIBUTION, CROISSANT, LABELS, CARD, INDEX)
-"""What is put when all shards are finished, in this order: the index is the proof."""
+"""Files that are put when all shards are finished, in this order: the index proves that they are."""
 SETTLING, DESCRIBING, BUILDING = ".settling", ".describing", ".building"
 """Names of the leases that aren't those of shards; below the last one, each build that must be the only one has its."""
 SECONDS_BETWEEN_LOOKS = 15.0
-"""Longest age of a listing before a shard is claimed, seconds."""
+"""Longest age of a listing for an idle process, seconds."""
+SECONDS_AFTER_MISS = 3.0
+"""Longest age of a listing before a shard is claimed, after a claim that failed, seconds. Other claims need none: it
+only saves requests for shards that others hold or have finished."""
+TIMES_TAKEN = 5.0
+"""Time between listings, as a multiple of the time that one takes: thousands of markers take seconds."""
 _DESCRIBING_LOCK = f"{PRIVATE}/.describing.lock"
 AT_ONCE = 16
 """Small objects that are fetched at once."""
@@ -64,6 +69,10 @@ class Remote(Home):
         self.store, self.leases = store, leases
         self._mine: dict[str, Lease] = {}
         self._looked = float("-inf")
+        self._took = 0.0
+        """Time that the last listing took, seconds."""
+        self._missed = False
+        """Whether the last claim found a shard that another process holds or has finished."""
         self._stages: dict[str, str] = {}
         """Version of the proof of each stage in the store that the scratch has too."""
 
@@ -77,9 +86,12 @@ class Remote(Home):
         self._look(0 if now else min(SECONDS_BETWEEN_LOOKS, self.leases.seconds / BEATS))
 
     def _look(self, age: float) -> None:
-        if time.monotonic() - self._looked > age:
+        """List markers and leases, unless that was done within the last `age` seconds; 0 always does."""
+        start = time.monotonic()
+        if start - self._looked > (age and max(age, TIMES_TAKEN * self._took)):
             found = self.store.list(MARKERS)
             self._looked = time.monotonic()
+            self._took = self._looked - start
             self._note(Path(path).stem for path in found if path.endswith(".json"))
             self.leases.look()
 
@@ -132,7 +144,8 @@ class Remote(Home):
             self.store.background(5.0).put(f"{FAILED}/{lease.name}", json.dumps(told_there).encode())
 
     def _take(self, shard: Shard) -> Lease | None:
-        self._look(min(SECONDS_BETWEEN_LOOKS, self.leases.seconds / 2))
+        if self._missed:
+            self._look(SECONDS_AFTER_MISS)
         if shard.name in self._kept():
             return None
         lease = self.leases.take(shard.name)
@@ -140,7 +153,8 @@ class Remote(Home):
         if lease is not None and self.store.entry(shard.path("marker")) is not None:
             self._note([shard.name])
             self.leases.release(lease)
-            return None
+            lease = None
+        self._missed = lease is None
         return lease
 
     def journal(self, shard: Shard, origin: Mapping[str, Any], batches: Sequence[Sequence[Spec]]) -> Journal:
@@ -227,12 +241,18 @@ class Remote(Home):
                 if lease is not None:
                     self.leases.release(lease)
 
-    def pull(self) -> None:
-        """Make recipe, numerics and finished stages in the scratch those of the store, and see what is finished."""
+    def pull(self, anew: bool = False) -> None:
+        """Make recipe, numerics and finished stages in the scratch those of the store, and see what is finished.
+
+        Args:
+            anew: Whether a recipe that the store lacks goes from the scratch too. Otherwise it is that of this build,
+                which is put with its first stage or its numerics.
+        """
         for name in (RECIPE, NUMERICS):
             found, path = self.store.read_if_there(name), self.directory / name
             if found is None:
-                path.unlink(missing_ok=True)
+                if anew or name != RECIPE:
+                    path.unlink(missing_ok=True)
             elif not path.exists() or read_bytes(path) != found:
                 replace_bytes(path, found)
         self._look(0)
@@ -431,7 +451,7 @@ class Remote(Home):
                     raise ShardError(f"{self.title}/{name} is damaged: its SHA-256 differs from its marker's.")
 
     def _clean(self) -> None:
-        """Remove data from the scratch, and what paused owners of finished shards wrote late."""
+        """Remove data from the scratch, what paused owners of finished shards wrote late, and leases of dead owners."""
         kept = self._kept()
         for marker in markers(self.directory).values():
             if marker["shard"] in kept:
@@ -440,6 +460,7 @@ class Remote(Home):
         late = [*self.store.list(LEASES), *self.store.list(JOURNAL)]
         left = [path for path in late if path.split("/")[2] in kept]
         self.store.delete([*left, *self.store.list(FAILED), PLANNED])
+        self.leases.sweep(self.store.sleep)
 
     def begin(self) -> None:
         """See anew what the store has; what the scratch has of an unfinished shard stays if it is whole and fits."""
@@ -454,7 +475,7 @@ class Remote(Home):
                 whole = all(path.is_file() and path.stat().st_size == size for path, size in files)
                 if name in kept or not (fits and whole):
                     self._throw_away(Shard.of_marker(marker), marker)
-        self.pull()
+        self.pull(anew=True)
 
 
 def _sha256_in(recipe: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""How far a build at a URL is: a local copy of the small files that say so, and who is at work."""
+"""The progress of a build at a URL, read from a local copy of its small files and from its leases."""
 
 from __future__ import annotations
 

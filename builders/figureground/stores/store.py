@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from figureground.core import signals
 from figureground.core.files import temporary
@@ -78,9 +78,9 @@ class Store:
         self._tries, self._check, self._limit = tries or QUICK_TRIES, check, limit
         self._files: fsspec.AbstractFileSystem | None = None
 
-    def background(self, limit: float) -> Store:
-        """Return the same store for heartbeats and last requests: one try, which ends after `limit` seconds."""
-        other = Store(self.url, tries=1, check=None, limit=limit)
+    def background(self, limit: float, tries: int = 1) -> Store:
+        """Return the same store for heartbeats and last requests: a few tries, which end after `limit` seconds each."""
+        other = Store(self.url, tries=tries, check=None, limit=limit)
         other.requests = self.requests
         return other
 
@@ -165,16 +165,20 @@ class Store:
             Whether the object now holds these bytes; False if it holds others.
         """
         mode = {"mode": "create"}
+        absent = False
         try:
             self._ask("put", path, lambda: self._write(path, data, mode))
+            return True
         except FileExistsError:
-            return self.holds(path, data)
+            pass
         except FileNotFoundError:
             # S3 forgets an upload in parts once it is completed: the answer to the first try was lost.
-            if self.holds(path, data):
-                return True
-            raise StoreError(f"{self.url}/{path} can't be written: {Fault.NO_BUCKET.value}.") from None
-        return True
+            absent = True
+        if self.holds(path, data):
+            return True
+        if absent:
+            raise StoreError(f"{self.url}/{path} can't be written: {Fault.NO_BUCKET.value}.")
+        return False
 
     def holds(self, path: str, data: bytes | Path) -> bool:
         """Whether an object has these bytes."""
@@ -256,33 +260,31 @@ class Store:
         while True:
             tries += 1
             self.requests[kind] += 1
-            try:
-                found = self._waited_for(call)
-            except Exception as error:
-                fault = judge(error)
-                if fault is Fault.ABSENT:
-                    raise FileNotFoundError(f"{self.url}/{path}") from None
-                if fault is Fault.EXISTS:
-                    raise FileExistsError(f"{self.url}/{path}") from None
-                renewed = fault in (Fault.CREDENTIALS, Fault.DENIED)
-                if fault not in (Fault.PASSING, Fault.CREDENTIALS, Fault.DENIED) or not (
-                    self.outlasts or (fault is Fault.PASSING and tries < self._tries)
-                ):
-                    raise StoreError(self._explain(kind, path, fault, error), fault) from None
-                if not paused and (renewed or tries >= self._tries):
-                    paused = True
-                    what = "have been renewed" if renewed else "answers again"
-                    subject = "once credentials" if renewed else "once the store"
-                    remark(
-                        f"{self.url}: {fault.value} ({told(error)}). The work pauses, and goes on {subject} {what}. "
-                        "Ctrl-C stops it; the same command resumes."
-                    )
-                if renewed:
-                    self._files = None  # a new one reads the credentials again
-            else:
+            found, error = self._waited_for(call)
+            if error is None:
                 if paused:
                     remark(f"{self.url} answers again; the work goes on.")
-                return found
+                return cast("T", found)
+            fault = judge(error)
+            if fault is Fault.ABSENT:
+                raise FileNotFoundError(f"{self.url}/{path}") from None
+            if fault is Fault.EXISTS:
+                raise FileExistsError(f"{self.url}/{path}") from None
+            renewed = fault in (Fault.CREDENTIALS, Fault.DENIED)
+            if fault not in (Fault.PASSING, Fault.CREDENTIALS, Fault.DENIED) or not (
+                self.outlasts or (fault is Fault.PASSING and tries < self._tries)
+            ):
+                raise StoreError(self._explain(kind, path, fault, error), fault) from None
+            if not paused and (renewed or tries >= self._tries):
+                paused = True
+                what = "have been renewed" if renewed else "answers again"
+                subject = "once credentials" if renewed else "once the store"
+                remark(
+                    f"{self.url}: {fault.value} ({told(error)}). The work pauses, and goes on {subject} {what}. "
+                    "Ctrl-C stops it; the same command resumes."
+                )
+            if renewed:
+                self._files = None  # a new one reads the credentials again
             self.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
 
@@ -296,30 +298,30 @@ class Store:
         }.get(fault, "")
         return f"{self.url}/{path} can't {does}: {fault.value} ({told(error)}). {advice}".strip()
 
-    def _waited_for(self, call: Callable[[], T]) -> T:
-        """Run a request in a thread, so that `check` can give it up; then the request may still arrive."""
-        if self._check is None and self._limit is None:
-            return call()
-        answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    def _waited_for(self, call: Callable[[], T]) -> tuple[T | None, Exception | None]:
+        """Run a request in a thread, so that `check` can give it up; then the request may still arrive.
+
+        Returns:
+            What it returned, or its error. This isn't raised here: an error that the caller is handling would become
+            part of its chain, by which `judge` tells errors apart.
+        """
+        answer: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
 
         def run() -> None:
             try:
                 answer.put((call(), None))
-            except BaseException as error:
+            except Exception as error:
                 answer.put((None, error))
 
         threading.Thread(target=run, name="store", daemon=True).start()
         latest = None if self._limit is None else time.monotonic() + self._limit
         while True:
             with contextlib.suppress(queue.Empty):
-                found, error = answer.get(timeout=0.1)
-                if error is not None:
-                    raise error
-                return found
+                return answer.get(timeout=0.1)
             if self._check is not None:
                 self._check()
             if latest is not None and time.monotonic() > latest:
-                raise TimeoutError(f"no answer in {self._limit:g} seconds")
+                return None, TimeoutError(f"no answer in {self._limit:g} seconds")
 
     def sleep(self, seconds: float) -> None:
         """Wait; `check` can end it."""

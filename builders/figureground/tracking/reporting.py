@@ -52,7 +52,7 @@ class Report:
     """A run that is reported. Without a tracker, nothing is."""
 
     mark: Mapping[str, str] | None = None
-    """What `begin` needs to continue this run in another process; JSON-able. None without a tracker."""
+    """The argument of `begin` that continues this run in another process; JSON-able. None without a tracker."""
 
     def __init__(self, link: _Link | None = None, run: Run | None = None):
         self._link = link

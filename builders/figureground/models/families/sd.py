@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core import libraries
 from figureground.core.files import read_json
-from figureground.models.family import Embedding, Family, Size
+from figureground.models.family import Embedding, Family, Pipelines, Size
 from figureground.models.opening import open_part
-from figureground.models.parts import check_channels, check_widths, limit_tokens, pixels_a_latent, positions
+from figureground.models.parts import check_channels, check_widths, limit_tokens, pixels_a_latent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ class StableDiffusion(Family):
     def estimate_size(self, name: str) -> Size | None:
         return SD2 if re.search(r"diffusion-(v)?2", name) else None
 
-    def pipelines(self) -> tuple[Any, Any, Any]:
+    def pipelines(self) -> Pipelines:
         with libraries.importing():
             from diffusers import (
                 StableDiffusionImg2ImgPipeline,
@@ -61,7 +61,7 @@ class StableDiffusion(Family):
                 StableDiffusionPipeline,
             )
 
-        return StableDiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
+        return Pipelines(StableDiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline)
 
     def network_classes(self) -> dict[str, Any]:
         from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -79,7 +79,7 @@ class StableDiffusion(Family):
         for encoder, part in self.TEXTS.items():
             if (folder / part).is_dir():
                 found.append(open_part(CLIPTokenizer, folder / part, f"{what}: {part}"))
-                limit_tokens(found[-1], positions(folder, encoder))
+                limit_tokens(found[-1], self.tokens_read(folder, encoder))
         return found
 
     def takes_mask(self, pipeline: Any) -> bool:
@@ -104,6 +104,9 @@ class StableDiffusion(Family):
             do_classifier_free_guidance=guidance_scale > 1, negative_prompt=negative_prompt, **known,
         )  # fmt: skip
         return {name: tensor for name, tensor in zip(self.ENCODED, tensors, strict=True) if tensor is not None}
+
+    def image_size(self, size: int) -> dict[str, Any]:
+        return {}
 
     def guidance_options(self, guidance_scale: float, eta: float) -> dict[str, Any]:
         return {"guidance_scale": guidance_scale, "eta": eta}

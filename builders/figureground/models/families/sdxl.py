@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from figureground.core import libraries
 from figureground.core.errors import FiguregroundError
 from figureground.models.families.sd import TEXT_ADAPTED, StableDiffusion
-from figureground.models.family import Embedding, Size
+from figureground.models.family import Embedding, Pipelines, Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ class StableDiffusionXL(StableDiffusion):
     def estimate_size(self, name: str) -> Size | None:
         return SDXL if "xl" in name else None
 
-    def pipelines(self) -> tuple[Any, Any, Any]:
+    def pipelines(self) -> Pipelines:
         with libraries.importing():
             from diffusers import (
                 StableDiffusionXLImg2ImgPipeline,
@@ -61,7 +61,7 @@ class StableDiffusionXL(StableDiffusion):
                 StableDiffusionXLPipeline,
             )
 
-        return StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline
+        return Pipelines(StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline)
 
     def pipeline_options(self, index: Mapping[str, Any], safety: str) -> dict[str, Any]:
         # Nothing here is prompted by images. Pixels would depend on whether a watermarking library is installed.

@@ -9,24 +9,25 @@ import os
 import signal
 import threading
 import time
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from figureground.core import libraries, signals
-from figureground.core.errors import FiguregroundError, UsageError, describe_error, listed
+from figureground.core.errors import FiguregroundError, listed
 from figureground.core.progress import Progress
 from figureground.core.terminal import complain
+from figureground.recipe.sample import derive_seed
+from figureground.running.failure import Failure, failure_of, raise_failure
 from figureground.running.runner import Job, Place, Runner
 from figureground.shards.home import home_of
 from figureground.shards.markers import missing
-from figureground.shards.shard import as_shard
+from figureground.shards.shard import PRIVATE, as_shard
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -38,35 +39,28 @@ SECONDS_FOR_KILLED = 3.0
 """Time to wait for killed workers, seconds. One that hangs in a driver or on a lost disk ends when that returns."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Error with which a worker ended; it can be sent to another process."""
-
-    text: str
-    traceback: str
-    wrong_use: bool = False
-    system: tuple[int, str, str | None] | None = None
-    """Number, text and file of an operating system error."""
-
-
-class WorkerTraceback(Exception):
-    """Traceback of an error in a worker, for `--debug`."""
-
-
 class Local(Runner):
     """Renders in `workers` processes on this machine; a single one is this process."""
 
     NAME = "local"
 
     def run(self, method: Method, out: Path, show_progress: bool) -> None:
-        of, shards = method.config.workers, len(method.plan().shards())
-        work_here(method, out, [(turn(shards, k, of), Place(k, k)) for k in range(of)], show_progress)
+        places, shards = self.places(method), len(method.plan().shards())
+        work_here(method, out, [(turn(shards, p.rank, len(places)), p) for p in places], show_progress)
+
+    def places(self, method: Method) -> list[Place]:
+        return [Place(k, k) for k in range(method.config.workers)]
 
 
 def turn(shards: int, rank: int, of: int) -> list[int]:
-    """Return the numbers of all shards, starting at another one in each of `of` processes."""
-    first = rank * shards // of
-    return [*range(first, shards), *range(first)]
+    """Return the numbers of all shards in the order in which one of `of` processes tries them.
+
+    Its share comes first. The others follow in an order that differs from process to process: towards the end, when
+    many have finished their share, they would otherwise all try the same shards.
+    """
+    own = range(rank * shards // of, (rank + 1) * shards // of)
+    others = [*range(own.stop, shards), *range(own.start)]
+    return [*own, *sorted(others, key=lambda number: derive_seed(rank, "turn", str(number)))]
 
 
 def work_here(method: Method, out: Path, parts: Sequence[tuple[list[int], Place]], show_progress: bool) -> None:
@@ -88,18 +82,28 @@ def work_here(method: Method, out: Path, parts: Sequence[tuple[list[int], Place]
     worker.work(method, out, *parts[0], show_progress=show_progress)
 
 
+def make_parts_here(method: Method, out: Path, places: Sequence[Place]) -> None:
+    """Runs `worker.make_planning_parts` on this machine: in this process if there is one place, otherwise in one each.
+
+    Raises:
+        FiguregroundError: A stage can't be made.
+        OSError: A process met an operating system error.
+    """
+    names = method.planning_parts(out / PRIVATE / "stages")
+    if len(names) > 1 and len(places) > 1:
+        tasks = [_Task(Job.of(method), out, None, place) for place in places[: len(names)]]
+        _in_processes(tasks, lambda: None, lambda: not method.planning_parts(out / PRIVATE / "stages"))
+        return
+    with libraries.importing():
+        from figureground.running import worker  # needs torch
+
+    worker.make_planning_parts(method, out, places[0])
+
+
 def _work_in_processes(
     method: Method, out: Path, parts: Sequence[tuple[list[int], Place]], show_progress: bool
 ) -> None:
-    """Runs `worker.work` in processes and waits for them.
-
-    If this process is asked to stop, the workers are stopped; if it dies, they stop by themselves.
-
-    Raises:
-        FiguregroundError: Workers ended with an error or were killed, and shards are missing.
-        OSError: A worker met an operating system error.
-    """
-    context = multiprocessing.get_context("spawn")
+    """Runs `worker.work` in processes and waits for them; see `_in_processes`."""
     job, plan = Job.of(method), method.plan().shards()
     planned = [as_shard(plan[number]) for number in sorted({number for numbers, _ in parts for number in numbers})]
     total = sum(s.count for s in planned)
@@ -107,6 +111,38 @@ def _work_in_processes(
     def done() -> int:
         return total - sum(s.count for s in missing(out, planned))
 
+    with Progress(total, initial=done(), unit="image", desc=home_of(out).title, show=show_progress) as bar:
+        _in_processes(
+            [_Task(job, out, numbers, place) for numbers, place in parts], lambda: bar.update(done() - bar.n),
+            lambda: not missing(out, planned),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Work of a process."""
+
+    job: Job
+    out: Path
+    shards: list[int] | None
+    """Numbers of shards to render; None for stages that the plan depends on."""
+    place: Place
+
+
+def _in_processes(tasks: Sequence[_Task], tell: Callable[[], object], is_finished: Callable[[], bool]) -> None:
+    """Starts a process for each task and waits for them.
+
+    If this process is asked to stop, the workers are stopped; if it dies, they stop by themselves.
+
+    Args:
+        tell: Called every moment, to report progress.
+        is_finished: Whether nothing is left to do, so that errors of some workers don't matter.
+
+    Raises:
+        FiguregroundError: Workers ended with an error or were killed, and work is left.
+        OSError: A worker met an operating system error.
+    """
+    context = multiprocessing.get_context("spawn")
     resource_tracker.ensure_running()  # if started later, it would receive the Ctrl-C that is held back
     workers: list[BaseProcess] = []
     reports: list[Connection] = []
@@ -114,20 +150,17 @@ def _work_in_processes(
         try:
             with signals.at_checks():
                 with signals.held_back():
-                    for numbers, place in parts:
+                    for task in tasks:
                         receive, send = context.Pipe(duplex=False)
-                        worker = context.Process(
-                            target=_work, name=f"worker {place.rank}", args=(job, out, numbers, place, send)
-                        )  # fmt: skip
+                        worker = context.Process(target=_work, name=f"worker {task.place.rank}", args=(task, send))
                         worker.start()
                         workers.append(worker)
                         reports.append(receive)
                         send.close()
-                with Progress(total, initial=done(), unit="image", desc=home_of(out).title, show=show_progress) as bar:
-                    while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
-                        signals.check()
-                        wait(alive, SECONDS_BETWEEN_LOOKS)
-                        bar.update(done() - bar.n)
+                while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
+                    signals.check()
+                    wait(alive, SECONDS_BETWEEN_LOOKS)
+                    tell()
                 signals.check()
         except BaseException:
             _stop(workers)
@@ -136,7 +169,7 @@ def _work_in_processes(
     _raise_failure(
         {name: failure for name, failure in failures.items() if failure},
         [w for w in workers if w.exitcode and not failures[w.name]],
-        finished=not missing(out, planned),
+        finished=is_finished(),
     )
 
 
@@ -162,14 +195,6 @@ def _raise_failure(failures: dict[str, Failure], killed: list[BaseProcess], fini
     if first:
         raise_failure(dataclasses.replace(first, text=text, system=None))
     raise FiguregroundError(text)
-
-
-def raise_failure(failure: Failure) -> NoReturn:
-    """Raise a worker's error again in this process, with its traceback as the cause."""
-    cause = WorkerTraceback("\n" + failure.traceback)
-    if failure.system:
-        raise OSError(*failure.system) from cause
-    raise (UsageError if failure.wrong_use else FiguregroundError)(failure.text) from cause
 
 
 def _ending(worker: BaseProcess) -> str:
@@ -210,7 +235,7 @@ def _kill(workers: list[BaseProcess]) -> None:
 # In the worker
 
 
-def _work(job: Job, out: Path, shards: list[int], place: Place, report: Connection) -> None:
+def _work(task: _Task, report: Connection) -> None:
     libraries.quieten()
     with signals.handled(worker=True):
         threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
@@ -218,7 +243,11 @@ def _work(job: Job, out: Path, shards: list[int], place: Place, report: Connecti
             with libraries.importing():
                 from figureground.running import worker
 
-            worker.work(job.open(), out, shards, place, show_progress=False)
+            method = task.job.open()
+            if task.shards is None:
+                worker.make_planning_parts(method, task.out, task.place)
+            else:
+                worker.work(method, task.out, task.shards, task.place, show_progress=False)
         except BaseException as error:
             asked = signals.asked_to_stop()
             if asked is not None or isinstance(error, KeyboardInterrupt):
@@ -228,16 +257,6 @@ def _work(job: Job, out: Path, shards: list[int], place: Place, report: Connecti
             raise SystemExit(1) from None
         finally:
             gc.freeze()  # see `figureground.__main__`
-
-
-def failure_of(error: BaseException) -> Failure:
-    """Return an error as it is sent from a worker."""
-    system = None
-    if isinstance(error, OSError) and error.errno:
-        name = None if error.filename is None else str(error.filename)
-        system = (error.errno, error.strerror or str(error), name)
-    shown = "".join(traceback.format_exception(error))[-20_000:]
-    return Failure(describe_error(error), shown, isinstance(error, UsageError), system)
 
 
 def _end_with_parent() -> None:

@@ -39,7 +39,7 @@ class Ranked:
     beside: int = 1
     """Number of processes on its machine that share its cores and devices, as far as known."""
     source: str = ""
-    """What says so, such as `torchrun's RANK`; empty if nothing does."""
+    """Source of these numbers, such as `torchrun's RANK`; empty if there is none."""
 
 
 class Rank(Runner):
@@ -92,16 +92,26 @@ class Rank(Runner):
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def run(self, method: Method, out: Path, show_progress: bool) -> None:
-        ranked, each, shards = self.ranked, method.config.workers, len(method.plan().shards())
-        parts = []
-        for k in range(each):
-            number, of = ranked.rank * each + k, ranked.world * each
-            local = (ranked.rank if ranked.local_rank is None else ranked.local_rank) * each + k
-            place = Place(number, local, ranked.beside * each, bool(self._shares))
+        shards, of, parts = len(method.plan().shards()), self.ranked.world * method.config.workers, []
+        for place in self._places(method):
+            number = place.rank
             parts.append((share(shards, number, of) if self._shares else turn(shards, number, of), place))
         parts = [part for part in parts if part[0]]
         if parts:  # there may be more ranks than shards
             work_here(method, out, parts, show_progress)
+
+    def places(self, method: Method) -> list[Place]:
+        places = self._places(method)
+        return places[:1] if self._shares else places
+
+    def _places(self, method: Method) -> list[Place]:
+        """Return the places of this rank's processes."""
+        ranked, each = self.ranked, method.config.workers
+        local = ranked.rank if ranked.local_rank is None else ranked.local_rank
+        return [
+            Place(ranked.rank * each + k, local * each + k, ranked.beside * each, bool(self._shares))
+            for k in range(each)
+        ]
 
     def unfinished(self, out: Path) -> str | None:
         """Say why shards may be unfinished after `run`: without locks, they are other ranks'."""

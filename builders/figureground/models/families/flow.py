@@ -1,0 +1,119 @@
+"""What families of flow matching share: a transformer on patches of latents, and the checkpoint's own sampler."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.shares import as_fraction
+from figureground.models.family import OWN, Family, Start
+from figureground.models.opening import open_part
+from figureground.models.parts import limit_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEDULERS = ("FlowMatchEulerDiscreteScheduler",)
+LATENT_EDGE = 128
+"""Latent pixels along the edge of the images that these checkpoints are made for, unless they say it."""
+
+
+class FlowMatching(Family):
+    """Flow matching (Lipman et al. 2023, arXiv 2210.02747): latents are (1 − σ) × image + σ × noise."""
+
+    DENOISER = "transformer"
+    ADAPTED: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    SCHEDULER = OWN
+    HALF = "bfloat16"
+    PATCH = 2
+    EVEN_SIGMAS: ClassVar[bool] = True
+    """Whether pipelines give their scheduler evenly spaced noise levels, which it shifts, and not the number alone."""
+    MOST_SHIFT: ClassVar[float] = 1.15
+    """The pipelines' largest shift of noise levels, if the scheduler's configuration has none."""
+
+    def native_size(self, folder: Path) -> int:
+        return LATENT_EDGE * self.pixels_a_latent(folder)
+
+    def check_schedule(self, config: Mapping[str, Any], kind: str, sampler: str, what: str) -> None:
+        for name in (kind, config.get("_class_name")):
+            if name is not None and name not in SCHEDULERS:
+                raise FiguregroundError(
+                    f"{what} uses a {name}; supported for the family {self.NAME} is {listed(SCHEDULERS)}."
+                )
+        if config.get("stochastic_sampling"):
+            raise FiguregroundError(
+                f"{what}: its scheduler/scheduler_config.json has stochastic_sampling, whose noise no seed decides. "
+                "Set it to false."
+            )
+        if sampler != OWN:
+            raise RecipeError(
+                "scheduler", f"{sampler} has noise levels of DDPM, and {what} was trained by flow matching. Give {OWN}."
+            )
+
+    def ignored(self, eta: float, negative_prompt: str) -> dict[str, str]:
+        return {"eta": f"its sampler adds no noise in a step, so {eta:g} has no effect. Give 0."} if eta else {}
+
+    def start(self, strength: float, steps: int) -> Start:
+        run = math.ceil(steps * as_fraction(strength))  # the pipelines round up, in floating point
+        return Start(self.strength_of(run, steps), run)
+
+    def strength_of(self, run: int, steps: int) -> float:
+        return 1.0 if run >= steps else max(0.0, run - 0.5) / steps
+
+    def prediction_type(self, scheduler: Mapping[str, Any]) -> str:
+        return "flow"
+
+    def open_tokenizers(self, folder: Path, what: str) -> list[Any]:
+        from transformers import AutoTokenizer
+
+        found = []
+        for encoder, part in self.TEXTS.items():
+            if (folder / part).is_dir():
+                found.append(open_part(AutoTokenizer, folder / part, f"{what}: {part}"))
+                limit_tokens(found[-1], self.tokens_read(folder, encoder))
+        return found
+
+    def pipeline_options(self, index: Mapping[str, Any], safety: str) -> dict[str, Any]:
+        return {}
+
+    def takes_mask(self, pipeline: Any) -> bool:
+        return False
+
+    def set_timesteps(self, scheduler: Any, steps: int, edge: int) -> None:
+        import numpy as np
+
+        even = np.linspace(1, 1 / steps, steps) if self.EVEN_SIGMAS else None
+        shift = self._shift(scheduler.config, (edge // self.PATCH) ** 2)
+        scheduler.set_timesteps(steps, sigmas=even, mu=shift if scheduler.config.use_dynamic_shifting else None)
+
+    def _shift(self, config: Mapping[str, Any], patches: int) -> float:
+        """Return the shift of noise levels for images of a number of patches, linear in it."""
+        few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        low, high = config.get("base_shift", 0.5), config.get("max_shift", self.MOST_SHIFT)
+        return low + (high - low) * (patches - few) / (many - few)
+
+    def add_noise(self, scheduler: Any, latents: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        return scheduler.scale_noise(latents, time, noise)
+
+    def guidance_options(self, guidance_scale: float, eta: float) -> dict[str, Any]:
+        return {"guidance_scale": guidance_scale}
+
+
+def check_equal(what: str, ours: int | None, entry: str, theirs: int | None, origin: str) -> None:
+    """Refuse a transformer of which an input has another width than what it gets; widths that aren't known pass.
+
+    Args:
+        what: The checkpoint's name in errors.
+        ours: The width that the transformer takes.
+        entry: Its name in the transformer's configuration.
+        theirs: The width that it gets.
+        origin: Where that comes from.
+
+    Raises:
+        FiguregroundError: They differ.
+    """
+    if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs:
+        raise FiguregroundError(f"{what}: its transformer takes {ours} ({entry}), but gets {theirs} ({origin}).")

@@ -1,0 +1,115 @@
+"""An actor: a process of the cluster that keeps a model and renders shards."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from figureground.core import libraries
+from figureground.core.errors import FiguregroundError, listed
+from figureground.core.numerics import library_versions
+from figureground.running.failure import Failure, failure_of
+from figureground.running.runner import Job, Place
+from figureground.shards.progress import is_unfinished
+from figureground.stores.scratch import attached
+from figureground.stores.urls import StoreUrl
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts that an actor returns before it renders."""
+
+    host: str
+    pid: int
+    versions: Mapping[str, str]
+    sees: bool
+    """Whether it sees the dataset's directory."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Result of an actor's work on a shard."""
+
+    events: list[str]
+    """Lines of the log."""
+    failure: Failure | None = None
+    broken: bool = False
+    """Whether its device can't be used by this process any more."""
+
+
+def versions() -> dict[str, str]:
+    """Return what must be the same on all machines. Other libraries are compared with the numerics."""
+    import ray
+
+    return {
+        "Ray": ray.__version__, "Python": platform.python_version(),
+        "figureground": library_versions()["figureground"],
+    }  # fmt: skip
+
+
+class Actor:
+    """A process that keeps a model and renders one shard after another.
+
+    Args:
+        job: The method.
+        out: The dataset's directory, or its URL; then the actor works in the scratch of its machine.
+        lease: For a URL, seconds without a sign of life after which a shard is taken over.
+        place: Its place among the actors.
+    """
+
+    def __init__(self, job: Job, out: Path | StoreUrl, lease: float, place: Place):
+        libraries.quieten()
+        self._attached = contextlib.ExitStack()  # for as long as the actor lives
+        self._sees = isinstance(out, StoreUrl)
+        if isinstance(out, StoreUrl):
+            out = self._attached.enter_context(attached(out, seconds=lease, handed_out=True))
+        self._sees = self._sees or is_unfinished(out)
+        self._job, self._out, self._place = job, out, place
+        self._worker: Any = None
+
+    def facts(self) -> Facts:
+        """Return where it runs, with which versions."""
+        return Facts(socket.gethostname(), os.getpid(), versions(), self._sees)
+
+    def render(self, number: int) -> Rendered:
+        """Render a shard, unless another process has.
+
+        Args:
+            number: Its position in the plan.
+        """
+        kept: list[str] = []
+        try:
+            if self._worker is None:
+                with libraries.importing():
+                    from figureground.running import worker
+
+                self._worker = worker.Worker(self._job.open(), self._out, self._place)
+            self._worker.log = dataclasses.replace(self._job.log, rank=self._place.rank, kept=kept)
+            self._worker.work([number], show_progress=False)
+        except Exception as error:
+            from figureground.core.accelerator import is_device_error
+
+            return Rendered(kept, failure_of(error), is_device_error(error))
+        return Rendered(kept)
+
+
+def refuse_other(facts: Facts, mine: Mapping[str, str], out: Path) -> None:
+    """Refuse an actor whose versions differ from this process's, or that doesn't see the dataset.
+
+    Raises:
+        FiguregroundError: See above; names the machine.
+    """
+    other = [
+        f"{name} {theirs} instead of {mine[name]}" for name, theirs in facts.versions.items() if theirs != mine[name]
+    ]
+    if other:
+        raise FiguregroundError(f"{facts.host} has {listed(other)}. Install the same versions on all machines.")
+    if not facts.sees:
+        raise FiguregroundError(f"{facts.host} doesn't see {out}. Give a directory that all machines share.")
