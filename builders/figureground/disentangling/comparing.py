@@ -193,6 +193,8 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 _MARKERS = "osD^vPX"
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+APART = 3.0
+"""Least distance of two labels in a chart along one of the axes, points of accuracy."""
 
 
 def draw(path: Path, runs: Sequence[Run], kind: str = "mlp") -> None:
@@ -204,21 +206,21 @@ def draw(path: Path, runs: Sequence[Run], kind: str = "mlp") -> None:
     for run in runs:
         lines.setdefault(run.method + (", fine-tuned" if run.fine_tuned else ""), []).append(run)
     crossings = ((OWN[0], "background from foreground"), (OWN[1], "foreground from background"))
+    styles = _styles({name: of[0] for name, of in lines.items()})
 
     def plot(figure: Any, axes: Any) -> None:
         for axis, (own, other) in zip(axes.flat, crossings, strict=False):
             kept: list[float] = []
-            for i, (name, of) in enumerate(lines.items()):
+            said: list[tuple[float, float]] = []
+            for name, of in lines.items():
                 points = [(100 * run.probe(other, kind), 100 * run.probe(own, kind)) for run in of]
-                colour = _COLOURS[i % len(_COLOURS)]
-                axis.plot(
-                    *zip(*points, strict=True), marker=_MARKERS[i % len(_MARKERS)], markersize=6, linewidth=1.2,
-                    label=name, color=colour, markerfacecolor="none",
-                )  # fmt: skip
+                axis.plot(*zip(*points, strict=True), label=name, **styles[name])
                 kept += [y for _, y in points]
-                for run, point in zip(of, points, strict=True):
-                    if run.penalty is not None and len(of) > 1:
-                        axis.annotate(f"{run.penalty:g}", point, fontsize=6, xytext=(2, 3), textcoords="offset points")
+                for run, (x, y) in zip(of, points, strict=True):
+                    free = all(abs(x - there[0]) > APART or abs(y - there[1]) > APART for there in said)
+                    if run.penalty is not None and len(of) > 1 and free:
+                        said.append((x, y))
+                        axis.annotate(f"{run.penalty:g}", (x, y), fontsize=6, xytext=(2, 3), textcoords="offset points")
             chance = runs[0].report["over_seeds"]["probes"][other]["chance"]
             axis.axvline(100 * chance, color="k", linestyle="--", linewidth=1)
             axis.set_xlabel(f"leaked: {other}, %", fontsize=8)
@@ -227,17 +229,31 @@ def draw(path: Path, runs: Sequence[Run], kind: str = "mlp") -> None:
             axis.set_ylim(min(80, min(kept) - 5), 102)
         axes.flat[0].set_title(f"foreground features, {NAMES[kind]} probe (numbers: λ)", fontsize=9)
         axes.flat[1].set_title(f"background features, {NAMES[kind]} probe (numbers: λ)", fontsize=9)
-        _draw_task(axes.flat[2], lines)
+        _draw_task(axes.flat[2], lines, styles)
         figure.legend(*axes.flat[0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=len(lines),
                       loc="outside lower center")  # fmt: skip
 
     draw_charts(path, (13, 4), plot, across=3)
 
 
-def _draw_task(axis: Any, lines: Mapping[str, Sequence[Run]]) -> None:
+def _styles(runs: Mapping[str, Run]) -> dict[str, dict[str, Any]]:
+    """Return how lines are drawn: a method has one colour and marker, which is filled where it was fine-tuned."""
+    methods = sorted({run.method for run in runs.values()})
+    found = {}
+    for name, run in runs.items():
+        i = methods.index(run.method)
+        colour = _COLOURS[i % len(_COLOURS)]
+        found[name] = {
+            "color": colour, "marker": _MARKERS[i % len(_MARKERS)], "markersize": 6, "linewidth": 1.2,
+            "markerfacecolor": colour if run.fine_tuned else "none",
+        }  # fmt: skip
+    return found
+
+
+def _draw_task(axis: Any, lines: Mapping[str, Sequence[Run]], styles: Mapping[str, Mapping[str, Any]]) -> None:
     """Draw anti-correlated over correlated accuracy of heads on foreground features."""
     drawn = False
-    for i, of in enumerate(lines.values()):
+    for name, of in lines.items():
         tasks = [run.report["over_seeds"]["task"] for run in of]
         points = [
             tuple(100 * task["parts"]["foreground"][test]["accuracy"]["mean"] for test in TESTS)
@@ -245,10 +261,7 @@ def _draw_task(axis: Any, lines: Mapping[str, Sequence[Run]]) -> None:
         ]  # fmt: skip
         if points:
             drawn = True
-            axis.plot(
-                *zip(*points, strict=True), marker=_MARKERS[i % len(_MARKERS)], markersize=6, linewidth=1.2,
-                color=_COLOURS[i % len(_COLOURS)], markerfacecolor="none",
-            )  # fmt: skip
+            axis.plot(*zip(*points, strict=True), **styles[name])
     if not drawn:
         axis.remove()
         return
