@@ -131,7 +131,7 @@ def test_settings_become_those_of_a_training_with_the_backbones_own_rate(bench, 
     m = bench("mitigate")
     plan = m.Plan(tmp_path, tmp_path, epochs=40)
     made = m.settings_of(m.ROWS["erm"], {"rate_times": 3.0}, ["average", "worst-group"], plan, "pocket")
-    assert made.learning_rate == pytest.approx(3e-3)
+    assert made.learning_rate == pytest.approx(9e-3)
     assert (made.select, made.validate_every, made.epochs) == ("average,worst-group", m.VALIDATE_EVERY, 40)
     jtt = m.settings_of(m.ROWS["jtt"], {"first_epochs": 2, "upweight": 5.0}, ["average"], plan, "pocket")
     assert jtt.count_first is True
