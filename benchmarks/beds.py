@@ -60,7 +60,7 @@ TWICE = 3
 BACKBONES = ("pocket", "regnet")
 EPOCHS, VALIDATE_EVERY = 40, 2
 RULES = ("worst-group", "average", "last")
-"""What chooses the epoch; the first gives the numbers of which something is asked."""
+"""Rules that choose the epoch; the targets are for the first."""
 WORST = (55.0, 80.0)
 """Wanted of the worst group on test, from and to, in %."""
 AVERAGE, READ = 88.0, 99.0
@@ -92,7 +92,7 @@ CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         {"bias_aligned_share": 0.98, "train": 1200, "objects": ("mug", "umbrella")},
     ),
 }
-"""What `--choose` tries: a bed of the package, and what is changed of it."""
+"""Candidates of `--choose`: a bed of the package, and its changed fields."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from paired import subtract
+from paired import holm, subtract
 from results import ROOT, Row, arguments, machine, origin, report, without_places
 
 from figureground import D3S, disentangle
@@ -87,7 +87,7 @@ OTHER = {"background from foreground": 1, "foreground from background": 0}
 
 RESULTS = ROOT / "benchmarks" / "results" / "disentangle"
 KEPT_FORMAT = 1
-"""Of the units' JSON files."""
+"""Version of the units' JSON files."""
 
 
 @dataclass(frozen=True)
@@ -406,6 +406,18 @@ def tell(units: Sequence[Mapping[str, Any]], best: str) -> tuple[list[Row], dict
             each[f"pocketbirds, worst group{said}"] = paired(*worst)
         differences[name] = each
 
+        for said, value in (("MLP", leak), ("strongest probe", strongest_leak)):
+            each[f"other labels, {said}, % of chance: mean"] = against_zero(by_seed(units, name, value))
+    frozen = [name for name in separated if name != "none" and not units[0]["rows"][name]["fine_tune"]]
+    transfers = [differences[name]["pocketbirds, worst group"] for name in frozen]
+    if all(each["p"] is not None for each in transfers):
+        for each, p in zip(transfers, holm([each["p"] for each in transfers]), strict=True):
+            each["p_holm"] = p
+    for name in names:
+        if name not in separated:
+            errors = by_seed(units, name, lambda r: 1 - r["anti_correlated"]["accuracy"])
+            differences[name] = {"anti-correlated error: mean": against_zero(errors)}
+
     def mean(row: str, value: Any) -> float:
         return float(np.mean(list(by_seed(units, row, value).values())))
 
@@ -427,6 +439,37 @@ def tell(units: Sequence[Mapping[str, Any]], best: str) -> tuple[list[Row], dict
             error = mean(name, lambda r: 1 - r["anti_correlated"]["accuracy"])
             rows.append(Row(f"{name}: anti-correlated error", 100 * error, "%"))
     return rows, differences
+
+
+def against_zero(values: Mapping[int, float]) -> dict[str, Any]:
+    """Return mean and interval of values by seed, in %, in the form of `paired`."""
+    return paired(values, dict.fromkeys(values, 0.0))
+
+
+def tabulate(units: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of all separated rows that all units have, in Markdown: means over seeds, in %."""
+    heads = ["method, λ", "own labels, linear", *(f"{name}: linear, MLP, kNN" for name in OTHER),
+             "strongest probe / chance", "anti-correlated error", "pocketbirds, worst group"]  # fmt: skip
+    lines = [heads, ["---"] * len(heads)]
+    for name, row in units[0]["rows"].items():
+        if "result" in row and all(name in unit["rows"] for unit in units):
+            of = [unit["rows"][name] for unit in units]
+            probes = [(reporting.OWN, ["linear"]), *(([each], ["linear", "mlp", "knn"]) for each in OTHER)]
+            lines.append([
+                f"`{name}`",
+                *(", ".join(_mean([reads(r, c, k) for r in of]) for c in crossings for k in kinds)
+                  for crossings, kinds in probes),
+                f"{np.mean([strongest_leak(r) for r in of]):.1f} ×",
+                _mean([task_error(r) for r in of], spread=True),
+                _mean([worst_group("foreground")(r) for r in of], spread=True),
+            ])  # fmt: skip
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _mean(shares: Sequence[float], spread: bool = False) -> str:
+    """Return a mean in %, with the sample standard deviation if asked for."""
+    values = 100 * np.array(shares)
+    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if spread and len(values) > 1 else "")
 
 
 def draw(units: Sequence[Mapping[str, Any]], path: Path) -> str:
@@ -509,7 +552,7 @@ def main() -> None:
     out = args.out or ROOT / "benchmarks" / "results" / "disentangle.json"
     if args.out or not args.quick:
         text = draw(told, out.with_suffix(".png"))
-        replace_text(out.with_suffix(".md"), text + "\n")
+        replace_text(out.with_suffix(".md"), f"{tabulate(told)}\n\n{text}\n")
     report(
         "disentangle", args, rows,
         {**plan.facts(), "seeds": [unit["seed"] for unit in told], "tuned_with": tuning.seed, "chosen": chosen,

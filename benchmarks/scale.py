@@ -1,4 +1,4 @@
-"""What runners, journals and machines that vanish cost: `python benchmarks/scale.py`.
+"""Cost of runners, of journals and of machines that vanish: `python benchmarks/scale.py`.
 
 Three parts, each by its name (`--parts`); one part alone is kept in `results/scale-PART.json`:
 

@@ -22,7 +22,7 @@ ERROR = '<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code} said the
 
 @dataclass
 class Rule:
-    """What happens to requests whose `METHOD path?query` matches."""
+    """A fault of requests whose `METHOD path?query` matches."""
 
     pattern: str
     act: str

@@ -1,4 +1,4 @@
-"""What the benchmark of mitigation says: its statistics, its plan, and its tables from the units' files alone."""
+"""The benchmark of mitigation: its statistics, its plan, and its tables from the units' files alone."""
 
 import dataclasses
 import importlib

@@ -1,4 +1,4 @@
-"""What ERM gets wrong: folds, who judges whom, going on after a kill, classifiers that are given, and refusals."""
+"""Errors of ERM: folds, who judges whom, going on after a kill, classifiers that are given, and refusals."""
 
 import csv
 import json

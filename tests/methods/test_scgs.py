@@ -24,7 +24,7 @@ from figureground.pocket import birds
 KEPT = {"image_format": "png", "keep": ["mask"]}
 SMALL = {"folds": 2, "training": {"epochs": 1}, "per_class": 4, "num_inference_steps": 2, "shard_size": 4, "threads": 1}
 SCENES = {"plain", "grass", "sand", "snow", "night"}
-"""Of the pocket config."""
+"""Scenes of the pocket config."""
 LATENT = 4
 """Pixels along an edge that a latent of the pocket model stands for."""
 

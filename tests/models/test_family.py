@@ -1,4 +1,4 @@
-"""What a family says of its checkpoints, without opening them."""
+"""Answers of families about checkpoints that aren't opened."""
 
 import json
 import subprocess

@@ -24,7 +24,7 @@ SLURM = {
 }  # fmt: skip
 ARRAY = {f"SLURM_ARRAY_TASK_{name}": n for name, n in {"ID": "12", "MIN": "10", "MAX": "14", "COUNT": "3"}.items()}
 SCRIPT = {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
-"""What the script of a job without --ntasks sees."""
+"""Variables that the script of a job without --ntasks sees."""
 
 
 @pytest.mark.parametrize(

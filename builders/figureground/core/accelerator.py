@@ -14,8 +14,8 @@ _OUT_OF_MEMORY = re.compile(
     "out of memory|can't allocate memory|bad_alloc|could not create a memory object"
     "|could not create a primitive(?! descriptor)"
 )
-"""What allocators say. The last two are oneDNN's on a CPU: it can't allocate a tensor, or the code that it generates
-for a layer. A missing primitive *descriptor* is a layer that it doesn't support."""
+"""Error texts of allocators. The last two are oneDNN's on a CPU: it can't allocate a tensor, or the code that it
+generates for a layer. A missing primitive *descriptor* is a layer that it doesn't support."""
 
 _DEVICE_ERROR = re.compile(r"CUDA (driver )?error|CUDNN_STATUS_\w+|CUBLAS_STATUS_\w+|device-side assert|NVML")
 

@@ -46,7 +46,7 @@ class Head:
     number: int
     """Position of the batch in its shard, from 0."""
     results: Sequence[Mapping[str, Any]]
-    """Of each result its `key`, and its `reason` or the hashes of its `provenance` and `files`."""
+    """For each result its `key`, and its `reason` or the hashes of its `provenance` and `files`."""
     start: int
     """Position of the images in the record, bytes."""
     size: int

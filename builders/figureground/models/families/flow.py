@@ -1,4 +1,4 @@
-"""What families of flow matching share: a transformer on patches of latents, and the checkpoint's own sampler."""
+"""Base of the families of flow matching: a transformer on patches of latents, and the checkpoint's own sampler."""
 
 from __future__ import annotations
 

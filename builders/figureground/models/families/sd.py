@@ -34,7 +34,7 @@ class StableDiffusion(Family):
     ADAPTED: ClassVar[Mapping[str, tuple[str, ...]]] = {"unet": UNET_ADAPTED, "text_encoder": TEXT_ADAPTED}
     HAS_SAFETY_CHECKER = True
     ENCODED: ClassVar[tuple[str, ...]] = ("prompt_embeds", "negative_prompt_embeds")
-    """What a pipeline's `encode_prompt` returns: arguments of its call."""
+    """Results of a pipeline's `encode_prompt`, by the arguments of its call."""
 
     def check_denoiser(
         self,

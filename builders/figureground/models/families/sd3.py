@@ -32,7 +32,7 @@ class StableDiffusion3(FlowMatching):
     ENCODED: ClassVar[tuple[str, ...]] = (
         "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds",
     )  # fmt: skip
-    """What a pipeline's `encode_prompt` returns: arguments of its call."""
+    """Results of a pipeline's `encode_prompt`, by the arguments of its call."""
 
     def check_denoiser(
         self,
