@@ -80,10 +80,11 @@ def test_early_stopping_and_the_classs_direction_are_told_by_flags_and_refused_w
 
 
 def test_fields_that_are_off_do_not_decide_and_those_that_are_on_do():
-    older = {"class_direction", "class_images", *Finetuning.STOPPING}
+    older = {"noise_levels", "class_direction", "class_images", *Finetuning.STOPPING}
     assert not older & set(POCKET.deciding())
     assert not set(execution_names(Finetuning)) & set(POCKET.deciding())
     assert len(POCKET.deciding()) + len(older) + len(execution_names(Finetuning)) == len(dataclasses.fields(Finetuning))
+    assert {"noise_levels"} == older & set(dataclasses.replace(POCKET, noise_levels="uniform").deciding())
     images = dataclasses.replace(POCKET, class_direction="images").deciding()
     assert {"class_direction", "class_images"} == older & set(images)
     assert "class_images" not in dataclasses.replace(POCKET, class_direction="head").deciding()

@@ -6,16 +6,16 @@ import torch
 from figureground.core.errors import FiguregroundError
 from figureground.finetune.objective import (
     Weights,
-    add_noise,
     check_prediction,
     curve_names,
     losses,
     min_snr_weights,
-    target,
 )
-from figureground.finetune.similarity import estimate_clean
+from figureground.models.noising import Diffusion, Flow
 
 ALPHAS = torch.tensor([0.999, 0.9, 0.5, 0.1, 0.004])
+TIMES = torch.arange(5)
+SIGMAS = torch.tensor([0.01, 0.25, 0.5, 0.8, 0.99])
 
 
 def draw(n=5):
@@ -26,9 +26,41 @@ def draw(n=5):
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_a_perfect_prediction_is_what_the_clean_latent_is_estimated_from(kind):
     clean, noise, _ = draw()
-    noisy = add_noise(clean, noise, ALPHAS)
-    estimated = estimate_clean(noisy, target(clean, noise, ALPHAS, kind), ALPHAS, kind)
+    noising = Diffusion(ALPHAS, kind)
+    noisy = noising.add(clean, noise, TIMES)
+    estimated = noising.estimate_clean(noisy, noising.target(clean, noise, TIMES), TIMES)
     torch.testing.assert_close(estimated, clean, rtol=1e-3, atol=1e-3)
+
+
+def test_the_clean_latent_is_the_noisy_one_less_its_noise_times_the_exact_velocity():
+    clean, noise, _ = draw()
+    flow = Flow(3.0, 1000)
+    noisy, velocity = flow.add(clean, noise, SIGMAS), flow.target(clean, noise, SIGMAS)
+    torch.testing.assert_close(velocity, noise - clean)
+    torch.testing.assert_close(flow.estimate_clean(noisy, velocity, SIGMAS), clean, rtol=1e-5, atol=1e-5)
+    half = flow.estimate_clean(noisy.bfloat16(), velocity.bfloat16(), SIGMAS)
+    assert half.dtype == torch.float32
+    pure = flow.add(clean, noise, torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]))
+    assert torch.equal(pure, torch.cat([clean[:2], noise[2:]]))
+
+
+def test_the_share_of_the_signal_is_that_of_ddpm_at_the_same_ratio_of_signal_and_noise():
+    ratio = (1 - SIGMAS) / SIGMAS
+    same = ratio.square() / (1 + ratio.square())
+    torch.testing.assert_close(Flow(3.0, 1000).alphas_bar(SIGMAS), same)
+    assert Flow(3.0, 1000).alphas_bar(torch.tensor([0.0, 1.0])).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("levels", ["logit-normal", "uniform"])
+def test_levels_of_flow_matching_are_drawn_as_asked_and_shifted_towards_noise(shift, levels):
+    drawn = Flow(shift, 1000, levels).draw(4000, torch.Generator().manual_seed(0))
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    middle, outer = shift / (1 + shift), [0.25, 0.75] if levels == "uniform" else [0.3375, 0.6625]
+    quartiles = [shift * u / (1 + (shift - 1) * u) for u in outer]
+    found = drawn.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+    assert found == pytest.approx([quartiles[0], middle, quartiles[1]], abs=0.02)
 
 
 def test_min_snr_weights_are_those_of_the_paper():
@@ -45,9 +77,10 @@ def test_min_snr_weights_are_those_of_the_paper():
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_each_sample_is_weighted_by_its_own_noise_level_with_prior_preservation_too(kind):
     clean, noise, prediction = draw()
-    noisy, wanted = add_noise(clean, noise, ALPHAS), target(clean, noise, ALPHAS, kind)
+    noising = Diffusion(ALPHAS, kind)
+    noisy, wanted = noising.add(clean, noise, TIMES), noising.target(clean, noise, TIMES)
     weights = Weights(prior=0.5, sfsl=0.0, min_snr_gamma=5.0)
-    found = losses(prediction, noisy, wanted, ALPHAS, 2, weights, kind, None, lambda latents: latents)
+    found = losses(prediction, noisy, wanted, TIMES, 2, weights, noising, None, lambda latents: latents)
     errors = [float((p - w).square().mean()) for p, w in zip(prediction, wanted, strict=True)]
     each = [w * e for w, e in zip(min_snr_weights(ALPHAS, 5.0, kind).tolist(), errors, strict=True)]
     dreambooth, prior = sum(each[:2]) / 2, 0.5 * sum(each[2:]) / 3
@@ -67,15 +100,17 @@ class Halves:
         return self.weight(alphas_bar) * pixels.mean((1, 2, 3))
 
 
-def test_sfsl_counts_for_references_alone_and_decodes_only_what_counts():
+@pytest.mark.parametrize("kind", ["epsilon", "flow"])
+def test_sfsl_counts_for_references_alone_and_decodes_only_what_counts(kind):
     clean, noise, prediction = draw()
-    noisy, wanted = add_noise(clean, noise, ALPHAS), target(clean, noise, ALPHAS, "epsilon")
+    noising, levels = (Flow(3.0, 1000), SIGMAS) if kind == "flow" else (Diffusion(ALPHAS, kind), TIMES)
+    noisy, wanted = noising.add(clean, noise, levels), noising.target(clean, noise, levels)
     similarity, weights = Halves(), Weights(prior=1.0, sfsl=0.25, min_snr_gamma=None)
     prediction.requires_grad_()
-    found = losses(prediction, noisy, wanted, ALPHAS, 3, weights, "epsilon", similarity, lambda latents: latents)
+    found = losses(prediction, noisy, wanted, levels, 3, weights, noising, similarity, lambda latents: latents)
     values = dict(zip(curve_names(weights), found.tolist(), strict=True))
     assert similarity.read == 2
-    seen = estimate_clean(noisy, prediction.detach(), ALPHAS, "epsilon")[:2].mean((1, 2, 3))
+    seen = noising.estimate_clean(noisy, prediction.detach(), levels)[:2].mean((1, 2, 3))
     assert values["sfsl"] == pytest.approx(float(seen.sum()) / 3, rel=1e-4)
     assert values["sfsl_weighted"] == pytest.approx(0.25 * values["sfsl"])
     parts = [values[f"{part}_weighted"] for part in ("dreambooth", "prior", "sfsl")]
@@ -85,5 +120,5 @@ def test_sfsl_counts_for_references_alone_and_decodes_only_what_counts():
 
 
 def test_other_kinds_of_prediction_are_refused_by_name():
-    with pytest.raises(FiguregroundError, match=r"predicts 'sample'; .* epsilon and v_prediction"):
+    with pytest.raises(FiguregroundError, match=r"predicts 'sample'; .* epsilon, v_prediction, flow"):
         check_prediction("sample")

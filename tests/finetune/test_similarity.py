@@ -19,9 +19,9 @@ from figureground.finetune.similarity import (
     decode,
     direction_of_head,
     direction_of_images,
-    estimate_clean,
     read_features,
 )
+from figureground.models.noising import estimate_clean
 from figureground.pocket import biased, world
 from figureground.vision.classifiers import open_classifier
 from figureground.vision.neural_pca import fit, weigh

@@ -152,7 +152,7 @@ def test_the_same_step_of_another_process_is_the_other_half_of_the_batch(checkpo
         half, _ = prepare(checkpoints["sd1"], images, batch_size=2)
         half.processes = Processes(rank, 2, CPU)
         mine = half._draw(3, 0)
-        for name in ("clean", "noise", "time", "prompts"):
+        for name in ("clean", "noise", "levels", "prompts"):
             references, prior = getattr(drawn, name).chunk(2)
             expected = torch.cat([references.chunk(2)[rank], prior.chunk(2)[rank]])
             assert torch.equal(getattr(mine, name), expected), name

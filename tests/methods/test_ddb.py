@@ -14,6 +14,7 @@ from PIL import Image
 from repainted import EASY, STAGES, build_with_a_kill, draw, rows, told
 from tiny_checkpoints import make_checkpoint
 from tiny_classifiers import make_classifier
+from tiny_transformers import make_transformer
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.hashing import digest
@@ -306,6 +307,21 @@ def test_words_are_learned_for_a_checkpoint_that_was_made_for_inpainting(data, w
     for label in (0, 1):
         learned = json.loads((out / STAGES / f"tokens-{label}" / "learned" / "inversion.json").read_text())
         assert learned["base"]["checkpoint"] == painter.name
+
+
+@pytest.mark.slow
+def test_words_are_learned_for_flow_matching_in_every_text_encoder(data, wordless, tmp_path):
+    checkpoint = make_transformer("sd3", tmp_path)
+    settings = {**SMALL, "checkpoint": str(checkpoint), "classifier": str(wordless.parent / "judge")}
+    with pytest.raises(RecipeError, match=r"^inversion\.min_snr_gamma: "):
+        DDB("pocket", data=str(data), **{**settings, "inversion": {"min_snr_gamma": 5.0}}).check_family()
+    out = DDB("pocket", data=str(data), **settings).build(tmp_path / "out", show_progress=False)
+    assert {row["prompt"] for row in rows(out)} == {f"a photo of a <{name}>" for name in birds.OBJECTS}
+    assert len(rows(out)) == len(scores(out)) == 6
+    for label in (0, 1):
+        learned = json.loads((out / STAGES / f"tokens-{label}" / "learned" / "inversion.json").read_text())
+        assert learned["base"]["family"] == "sd3"
+        assert len(learned["cosine_to_noun"]) == 3
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import torch
 from datasets import ClassLabel, Value, load_dataset
 from PIL import Image
 from tiny_checkpoints import make_checkpoint
+from tiny_transformers import make_transformer
 
 from figureground import Spurious
 from figureground.checking.dataset import check
@@ -641,3 +642,29 @@ def test_workers_learn_one_concept_each_and_the_images_are_the_same(built, check
     assert len(set(learned.values())) == 2
     assert commands.hashes(out) == commands.hashes(built)
     assert commands.litter(out) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sd3", "flux"])
+def test_concepts_of_flow_matching_are_adapters_that_draw(tmp_path, kind):
+    pytest.importorskip("peft")
+    checkpoint = str(make_transformer(kind, tmp_path))
+    method = Spurious("pocket", checkpoint=checkpoint, **{**TINY, "classes": ["fish"], "per_cell": {"snow": 3}})
+    assert (method.settings.lora_rank, method.settings.scheduler, method.config.scheduler) == (16, "own", "own")
+    assert "adapters of rank 16" in describe(method)
+    out = method.build(tmp_path / "out", show_progress=False)
+    rows = load_dataset(str(out), split="fish", cache_dir=str(tmp_path / "cache"))
+    assert len(rows) == 3
+    assert json.loads(rows[0]["provenance"])["family"] == kind
+    card = (out / "README.md").read_text()
+    assert "`sks` | lora `" in card
+    assert "adapters of transformer and text encoders" in card
+    assert check(out, show_progress=False).findings == []
+
+
+def test_what_does_not_suit_the_checkpoints_family_is_refused_in_the_plan_as_the_recipes_setting(tmp_path, capsys):
+    checkpoint = make_transformer("sd3", tmp_path)
+    for value, field in (("{lora_rank: null}", "lora_rank"), ("{min_snr_gamma: 5}", "min_snr_gamma")):
+        settings = {"checkpoint": checkpoint, "classes": "[bird]", "size": 32, "finetuning": value}
+        assert main(["plan", "spurious", *(f"--set={n}={v}" for n, v in settings.items())]) == 2
+        assert f"finetuning.{field}: " in capsys.readouterr().err

@@ -24,6 +24,14 @@ class Denoiser(nn.Module):
         self.add_module(self.family.DENOISER, checkpoint.denoiser)
         self.text_encoders = nn.ModuleList(checkpoint.text_encoders)
 
+    def train(self, mode: bool = True) -> Denoiser:
+        """Put the networks that fine-tuning changes into training mode; others, such as a T5, would drop values out."""
+        super().train(mode)
+        for networks in self.parts().values():
+            for name, network in networks.items():
+                network.train(mode and name in self.family.ADAPTED)
+        return self
+
     @property
     def network(self) -> Any:
         """The denoiser alone, without the text encoders."""

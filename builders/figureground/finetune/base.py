@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from figureground.core.accelerator import has_bfloat16
@@ -15,6 +18,7 @@ def open_base(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    settings: Mapping[str, Any] | None = None,
     scheduler: str | None = None,
     inpaint: bool = False,
 ) -> Checkpoint:
@@ -24,16 +28,18 @@ def open_base(
         checkpoint: `pocket`, a directory in diffusers' layout, or a Hub id.
         revision: Branch, tag or commit on the Hub.
         dtype: Dtype of the other weights.
+        settings: The training's settings by field, which must suit the family; None checks none.
         scheduler: Sampler used during fine-tuning, one of `checkpoint.SCHEDULERS`; None for the family's usual one.
         inpaint: Whether an inpainting checkpoint is accepted too.
 
     Raises:
         FiguregroundError: The checkpoint doesn't open, or its family or prediction type can't be trained.
+        RecipeError: A setting doesn't suit the family.
     """
     opened = open_checkpoint(
         checkpoint, revision, device=device, dtype=dtype, scheduler=scheduler, safety="off", inpaint=inpaint
     )
-    opened.family.check_training(f"checkpoint {checkpoint!r}")
+    opened.family.check_training(f"checkpoint {checkpoint!r}", settings or {})
     check_prediction(opened.facts["prediction_type"])
     for network in opened.text_to_image.components.values():
         if isinstance(network, torch.nn.Module):

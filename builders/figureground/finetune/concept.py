@@ -118,7 +118,9 @@ def write_lora(checkpoint: Checkpoint, out: Path) -> None:
     for part in checkpoint.family.ADAPTED:
         network = getattr(pipeline, part, None)
         if network is not None and getattr(network, "peft_config", None):
-            layers[f"{part}_lora_layers"] = convert_state_dict_to_diffusers(get_peft_model_state_dict(network))
+            found = get_peft_model_state_dict(network)
+            # In diffusers' files, a transformer's layers have peft's names.
+            layers[f"{part}_lora_layers"] = found if part == "transformer" else convert_state_dict_to_diffusers(found)
     draft = out.with_name(f".{out.name}.part")
     try:
         type(pipeline).save_lora_weights(draft, **layers, weight_name=out.name, safe_serialization=True)
@@ -135,7 +137,7 @@ def open_concept(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    scheduler: str = "ddim",
+    scheduler: str | None = None,
     safety: str = "reject",
     base: str | None = None,
 ) -> Checkpoint:
@@ -164,7 +166,7 @@ def open_concept(
         opened = open_checkpoint(place, concept.revision, **options)
         pipeline = opened.text_to_image
         load_adapters(pipeline, concept.folder, LORA)
-        pipeline.fuse_lora()
+        pipeline.fuse_lora(list(opened.family.ADAPTED))  # by default, FLUX's pipeline leaves its text encoder out
         pipeline.unload_lora_weights()
     else:
         opened = open_checkpoint(str((concept.folder / CHECKPOINT).resolve()), **options)

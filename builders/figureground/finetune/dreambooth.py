@@ -1,6 +1,6 @@
 """Fine-tunes a diffusion model on a concept: a few reference images become a word that the model can draw.
 
-DreamBooth (Ruiz et al. 2023, arXiv 2208.12242) with prior preservation, text encoder and UNet together, and the
+DreamBooth (Ruiz et al. 2023, arXiv 2208.12242) with prior preservation, text encoder and denoiser together, and the
 spurious-feature similarity loss of `figureground.finetune.similarity`.
 """
 
@@ -177,8 +177,9 @@ def _open(settings: Finetuning, processes: Processes, dtype: torch.dtype) -> Che
     # A frozen base may be in the compute dtype; trained weights are float32.
     held = dtype if settings.lora_rank is not None else torch.float32
     return open_base(
-        settings.checkpoint, settings.revision, device=processes.device, dtype=held, scheduler=settings.scheduler
-    )
+        settings.checkpoint, settings.revision, device=processes.device, dtype=held, scheduler=settings.scheduler,
+        settings=settings.to_json(),
+    )  # fmt: skip
 
 
 def _check_words(asked: Request, checkpoint: Checkpoint, found: References) -> None:

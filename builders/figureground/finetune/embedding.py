@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from figureground.core.seeding import make_generator
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.denoiser import Denoiser, tokenize
-from figureground.finetune import objective
 from figureground.finetune.inversion_settings import PLACE, Inversion
 from figureground.finetune.latents import Posteriors
+from figureground.finetune.objective import min_snr_weights
 from figureground.finetune.tokens import add_rows, token_names
 from figureground.finetune.training import in_turn
 from figureground.recipe.sample import derive_seed
@@ -26,7 +26,7 @@ from figureground.training.curves import GRADIENT
 
 
 class Hidden(NamedTuple):
-    """Extra inputs of an inpainting UNet: the region to paint, and the masked image around it."""
+    """Extra inputs of an inpainting denoiser: the region to paint, and the masked image around it."""
 
     where: Tensor
     """1 where the image is hidden and 0 elsewhere, (images, 1 or 2 with the mirrored one, 1, height, width)."""
@@ -73,8 +73,7 @@ class Inverting:
         self._images, self._masks, self._dtype, self._hidden = images, masks, dtype, hidden
         pipeline = checkpoint.text_to_image
         self._device = pipeline.device
-        self._alphas_bar = pipeline.scheduler.alphas_cumprod.to(self._device, torch.float32)
-        self._prediction_type = checkpoint.facts["prediction_type"]
+        self._noising = checkpoint.family.noising(pipeline.scheduler, size // checkpoint.factor, self._device)
         self._denoiser = Denoiser(checkpoint, size)
         names = token_names(token, settings.vectors)
         self.vectors: list[nn.Parameter] = []
@@ -90,7 +89,8 @@ class Inverting:
             rows = start.expand(settings.vectors, -1).contiguous()
             first = add_rows(tokenizer, encoder, names, rows)[0]
             vectors = nn.Parameter(rows.clone())
-            encoder.get_input_embeddings().register_forward_hook(_put_in(vectors, first))
+            for table in _tables(encoder):
+                table.register_forward_hook(_put_in(vectors, first))
             self.vectors.append(vectors)
             self.noun.append(start)
             self._lengths.append(length)
@@ -99,7 +99,7 @@ class Inverting:
             self._denoiser.network.enable_gradient_checkpointing()
         # All tokenizers have the same names, so one expands prompts for all.
         texts = [
-            pipeline.maybe_convert_prompt(text.replace(PLACE, token), checkpoint.tokenizers[0])
+            checkpoint.family.expand_words(text.replace(PLACE, token), checkpoint.tokenizers[0])
             for text in settings.templates
         ]
         ids, padding = tokenize(checkpoint.tokenizers, texts)
@@ -128,28 +128,28 @@ class Inverting:
         mirrored = (torch.rand(n, generator=generator) < 0.5).to(device)
         spread = torch.randn(shape, generator=generator).to(device)
         noise = torch.randn(shape, generator=generator).to(device)
-        time = torch.randint(len(self._alphas_bar), (n,), generator=generator).to(device)
+        levels = self._noising.draw(n, generator).to(device)
         templates = torch.randint(len(settings.templates), (n,), generator=generator)
         turns = [in_turn(len(self._images), step * n + i, settings.seed, "pictures") for i in range(n)]
         rows = torch.tensor(turns, device=device)
         clean = self._images.sample(rows, mirrored, spread)
-        alphas_bar = self._alphas_bar[time]
-        read = objective.add_noise(clean, noise, alphas_bar)
+        read = self._noising.add(clean, noise, levels)
         if self._hidden is not None:
             other = torch.randn(shape, generator=generator).to(device)
             read = torch.cat([read, self._hidden.take(rows, mirrored, other)], dim=1)
-        wanted = objective.target(clean, noise, alphas_bar, self._prediction_type)
+        wanted = self._noising.target(clean, noise, levels)
         used, places = (each.to(device) for each in templates.unique(return_inverse=True))
         ids, padding = [i[used] for i in self._ids], [m[used] for m in self._padding]
         with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
-            prediction = self._denoiser(read, time, ids, padding, places, None).float()
+            prediction = self._denoiser(read, self._noising.time(levels), ids, padding, places, None).float()
         error = (prediction - wanted).square().mean(1, keepdim=True)
         if self._masks is not None:
             masks = self._masks[rows, mirrored.long() if self._masks.shape[1] == 2 else torch.zeros_like(rows)]
             each = (error * masks).sum((1, 2, 3)) / masks.sum((1, 2, 3))
         else:
             each = error.mean((1, 2, 3))
-        weights = objective.min_snr_weights(alphas_bar, settings.min_snr_gamma, self._prediction_type)
+        alphas_bar, kind = self._noising.alphas_bar(levels), self._noising.prediction_type
+        weights = min_snr_weights(alphas_bar, settings.min_snr_gamma, kind)
         return (weights * each).mean(), each.mean()
 
     def rows(self) -> list[Tensor]:
@@ -169,6 +169,12 @@ class Inverting:
             for vectors, value in zip(self.vectors, state["vectors"], strict=True):
                 vectors.copy_(value)
         self._optimizer.load_state_dict(state["optimizer"])
+
+
+def _tables(encoder: nn.Module) -> list[nn.Module]:
+    """Return the embedding tables that read a text encoder's tokens: a T5's stack has one of its own, tied to it."""
+    weight = encoder.get_input_embeddings().weight  # type: ignore[operator]
+    return [module for module in encoder.modules() if getattr(module, "weight", None) is weight]
 
 
 def _put_in(vectors: Tensor, first: int) -> Any:

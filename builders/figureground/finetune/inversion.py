@@ -78,9 +78,9 @@ def invert(
         images: Three or more images of the object: a folder, or files.
         noun: Their content, such as `mug`. The vectors start as its embedding, the mean over its pieces.
         token: The new word for them in prompts, such as `<mug>`.
-        out: Output directory: `learned_embeds.safetensors`, which diffusers' `load_textual_inversion` opens (for SDXL
-            its tensors `clip_l` and `clip_g`, with `token=`), `inversion.json` (all inputs), `curves.csv`,
-            `curves.png`, and the state while unfinished.
+        out: Output directory: `learned_embeds.safetensors`, which diffusers' `load_textual_inversion` opens (with
+            several text encoders, its tensors `clip_l`, `clip_g` and `t5` each with `token=`), `inversion.json` (all
+            inputs), `curves.csv`, `curves.png`, and the state while unfinished.
         masks: With `masked`, the mask of each image, in image order (a folder's images are in the order of their
             names); white marks the learned region. None takes `x.mask.png` beside `x.jpg`.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -151,7 +151,9 @@ def _invert(asked: _Request, device_name: str, kept: Unfinished) -> None:
     made_with = {**identity, "device": device.type, "computed_in": str(dtype).removeprefix("torch.")}
     read_state(out / STATE, made_with, device)
     # None of it is trained, so it may be in the compute dtype.
-    checkpoint = open_base(settings.checkpoint, settings.revision, device=device, dtype=dtype, inpaint=True)
+    checkpoint = open_base(
+        settings.checkpoint, settings.revision, device=device, dtype=dtype, inpaint=True, settings=settings.to_json()
+    )
     check_size(size, checkpoint.edge_multiple)
     _check_words(checkpoint, asked)
     with contextlib.ExitStack() as stack:

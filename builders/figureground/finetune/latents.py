@@ -21,7 +21,7 @@ class Posteriors:
     deviation: Tensor
     """Standard deviation, of the same shape."""
     scale: Tensor
-    """Factor by which latents are scaled for a UNet, (1 or channels, 1, 1)."""
+    """Factor by which latents are scaled for a denoiser, (1 or channels, 1, 1)."""
     shift: Tensor
     """Value subtracted before scaling, of the same shape."""
 
@@ -29,7 +29,7 @@ class Posteriors:
         return len(self.mean)
 
     def sample(self, rows: Tensor, mirrored: Tensor, noise: Tensor) -> Tensor:
-        """Sample latents scaled for a UNet, (n, channels, height, width).
+        """Sample latents scaled for a denoiser, (n, channels, height, width).
 
         Args:
             rows: (n,) image indices.

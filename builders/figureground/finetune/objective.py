@@ -8,40 +8,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from figureground.core.errors import FiguregroundError
-from figureground.finetune.similarity import SimilarityLoss, estimate_clean
+from figureground.core.errors import FiguregroundError, listed
+from figureground.finetune.similarity import SimilarityLoss
+from figureground.models.noising import Noising
 
-PREDICTIONS = ("epsilon", "v_prediction")
+PREDICTIONS = ("epsilon", "v_prediction", "flow")
 
 
 def check_prediction(prediction_type: str) -> None:
     """Raise FiguregroundError for a prediction type that isn't supported for training."""
     if prediction_type not in PREDICTIONS:
         raise FiguregroundError(
-            f"the checkpoint predicts {prediction_type!r}; fine-tuning supports {' and '.join(PREDICTIONS)}."
+            f"the checkpoint predicts {prediction_type!r}; fine-tuning supports {listed(PREDICTIONS)}."
         )
-
-
-def add_noise(clean: Tensor, noise: Tensor, alphas_bar: Tensor) -> Tensor:
-    """Return x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε (Ho et al. 2020, equation 4); `alphas_bar` is (n,)."""
-    a = alphas_bar.view(-1, 1, 1, 1)
-    return a.sqrt() * clean + (1 - a).sqrt() * noise
-
-
-def target(clean: Tensor, noise: Tensor, alphas_bar: Tensor, prediction_type: str) -> Tensor:
-    """Return the prediction target: ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans and Ho 2022)."""
-    if prediction_type == "epsilon":
-        return noise
-    a = alphas_bar.view(-1, 1, 1, 1)
-    return a.sqrt() * noise - (1 - a).sqrt() * clean
 
 
 def min_snr_weights(alphas_bar: Tensor, gamma: float | None, prediction_type: str) -> Tensor:
     """Return the weight of each sample's squared error, (n,), by Min-SNR-γ (Hang et al. 2023, arXiv 2303.09556).
 
     It is min(SNR, γ) / SNR for ε-prediction and min(SNR, γ) / (SNR + 1) for v-prediction, with SNR = ᾱ_t / (1 − ᾱ_t);
-    1 if γ is None. At SNR 0, the last step of a zero-terminal-SNR schedule, both are 1 as in the authors' code. The
-    formula for v would give 0, so pure noise, where sampling begins, would never be trained.
+    1 if γ is None, as it always is for flow matching. At SNR 0, the last step of a zero-terminal-SNR schedule, both are
+    1 as in the authors' code. The formula for v would give 0, so pure noise, where sampling begins, would never be
+    trained.
     """
     if gamma is None:
         return torch.ones_like(alphas_bar)
@@ -70,10 +58,10 @@ def losses(
     prediction: Tensor,
     noisy: Tensor,
     wanted: Tensor,
-    alphas_bar: Tensor,
+    levels: Tensor,
     references: int,
     weights: Weights,
-    prediction_type: str,
+    noising: Noising,
     similarity: SimilarityLoss | None,
     decode: Callable[[Tensor], Tensor],
 ) -> Tensor:
@@ -86,12 +74,13 @@ def losses(
         prediction: (n, c, h, w), float32; the first `references` samples are references, the others prior images.
         noisy: The noisy latents of the prediction.
         wanted: The prediction target.
-        alphas_bar: (n,), ᾱ_t at each sample's timestep.
+        levels: Each sample's level of noise, (n,); see `Noising`.
         similarity: SFSL, if its weight isn't 0.
         decode: Decodes latents to pixels, 0..1, with gradients.
     """
+    alphas_bar = noising.alphas_bar(levels)
     error = (prediction - wanted).square().mean((1, 2, 3))
-    weighted = min_snr_weights(alphas_bar, weights.min_snr_gamma, prediction_type) * error
+    weighted = min_snr_weights(alphas_bar, weights.min_snr_gamma, noising.prediction_type) * error
     total = weighted[:references].mean()
     values = [error[:references].mean(), total]
     if weights.prior:
@@ -100,7 +89,7 @@ def losses(
         total = total + prior
     if similarity is not None:
         here = slice(0, references)
-        clean = estimate_clean(noisy[here], prediction[here], alphas_bar[here], prediction_type)
+        clean = noising.estimate_clean(noisy[here], prediction[here], levels[here])
         counts = similarity.weight(alphas_bar[here]) > 0  # the others needn't be decoded
         each = clean.new_zeros(references)
         if counts.any():

@@ -60,7 +60,7 @@ def refuse_unfit(
     base = local_directory(settings.checkpoint)
     if base is not None:
         check_files(base, settings.checkpoint)
-        family_of(base, settings.checkpoint).check_training(f"checkpoint {settings.checkpoint!r}")
+        family_of(base, settings.checkpoint).check_training(f"checkpoint {settings.checkpoint!r}", settings.to_json())
         if settings.size is not None:
             check_size(settings.size, edge_multiple(base, settings.checkpoint))
 

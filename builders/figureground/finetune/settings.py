@@ -12,11 +12,14 @@ from pydantic import Field, Strict
 
 from figureground.core.errors import RecipeError
 from figureground.core.files import read_json
-from figureground.models.weights import fingerprint_classifier
-from figureground.recipe.config import Sampler
+from figureground.models.family import OWN
+from figureground.models.weights import fingerprint_classifier, known_family
+from figureground.recipe.config import Scheduler
 from figureground.recipe.settings import EXECUTION, MOST, Count, Names, Share, Text, execution_names, settings
 
 PLACEHOLDERS = ("{V}", "{noun}")
+LORA_RANK = 16
+"""Rank of adapters unless it is given, where adapters are trained."""
 
 
 Whole = Annotated[int, Field(ge=0, le=MOST)]
@@ -54,15 +57,18 @@ class Finetuning:
     gradient_accumulation_steps: Small = 1
     """Forward passes whose gradients make one step."""
     learning_rate: Share | None = None
-    """Learning rate of the UNet; none is 2e-6, or 1e-4 with adapters."""
+    """Learning rate of the denoiser (UNet or transformer); none is 2e-6, or 1e-4 with adapters."""
     text_encoder_learning_rate: Share | None = None
-    """Learning rate of the text encoders; none is the UNet's, 0 keeps them unchanged."""
+    """Learning rate of the text encoders; none is the denoiser's, 0 keeps them unchanged."""
     lr_warmup_steps: Whole = 0
     """Steps in which the learning rates rise from 0; they are constant afterwards."""
     weight_decay: Share = 0.01
     """AdamW weight decay."""
     max_grad_norm: Positive = 1.0
     """Norm to which the gradients of all trained weights together are clipped."""
+    noise_levels: Literal["logit-normal", "uniform"] | None = None
+    """Distribution of noise levels in training, before the schedule's shift: logit-normal (Esser et al. 2024, arXiv
+    2403.03206) or uniform; none is logit-normal for flow matching, and uniform otherwise."""
     min_snr_gamma: Positive | None = None
     """γ of the Min-SNR weighting of each sample's loss (Hang et al. 2023, arXiv 2303.09556), usually 5; none turns it
     off."""
@@ -106,12 +112,14 @@ class Finetuning:
     tiny_autoencoder: Annotated[Text | None, Names("directory")] = None
     """Directory or Hub id of an AutoencoderTiny that decodes for SFSL, faster than the checkpoint's own."""
     lora_rank: Small | None = None
-    """Rank of low-rank adapters on attention, trained instead of all weights; none trains all weights."""
+    """Rank of low-rank adapters on attention, trained instead of all weights; none trains all weights. Of families of
+    flow matching, only adapters are trained, of rank 16 by default."""
     ema: Share = 0.0
     """Decay of an exponential moving average of the weights, which is then kept instead of the weights; 0 turns it
     off."""
-    scheduler: Sampler = "ddim"
-    """Sampler of prior images and previews: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc."""
+    scheduler: Scheduler = "ddim"
+    """Sampler of prior images and previews: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc; for flow matching `own`,
+    the checkpoint's, which is then the default."""
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
     """Denoising steps of prior images and previews."""
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 7.5
@@ -214,10 +222,12 @@ class Finetuning:
     def deciding(self) -> dict[str, Any]:
         """Return the fields that decide the result, as JSON.
 
-        Fields of class images, class direction and early stopping are left out if they are off, so that results of
-        releases without them keep their identity.
+        Fields of noise levels, class images, class direction and early stopping are left out if they are off, so that
+        results of releases without them keep their identity.
         """
         off = set(execution_names(type(self)))
+        if self.noise_levels is None:
+            off.add("noise_levels")
         if self.sfsl_weight == 0 or self.class_direction is None:
             off.add("class_direction")
         if not self.needs_class_images:
@@ -250,12 +260,20 @@ Features and weight of SFSL are from `benchmarks/spurious.py`. The best values f
 def settings_for(checkpoint: str, **changes: Any) -> Finetuning:
     """Return the settings for a checkpoint: `POCKET` for the pocket model, else the defaults; with `changes`.
 
+    For a checkpoint on this machine, sampler and adapters are those that its family needs.
+
     Raises:
         RecipeError: A value is invalid.
     """
     if checkpoint == POCKET.checkpoint:
         return dataclasses.replace(POCKET, **changes)
-    return Finetuning(checkpoint, **changes)
+    usual: dict[str, Any] = {}
+    if (family := known_family(checkpoint, changes.get("revision"))) is not None:
+        if family.SCHEDULER == OWN:
+            usual["scheduler"] = OWN
+        if family.ADAPTERS_ONLY:
+            usual["lora_rank"] = LORA_RANK
+    return Finetuning(checkpoint, **{**usual, **changes})
 
 
 def fill(template: str, noun: str, identifier: str) -> str:

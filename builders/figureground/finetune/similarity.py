@@ -45,44 +45,12 @@ FEATURES = ("penultimate", "class-weighted", "neural-pca")
 DISTANCES = ("cosine", "l2")
 WEIGHTINGS = ("alpha-bar", "threshold", "none")
 LEADING = 10
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 BATCH = 16
 """Batch size for reading references."""
 
 
-def estimate_clean(noisy: Tensor, prediction: Tensor, alphas_bar: Tensor, prediction_type: str) -> Tensor:
-    """Estimate clean latents in one step from the model's prediction.
-
-    With x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, x̂_0 is (x_t − √(1 − ᾱ_t) ε̂) / √ᾱ_t for ε-prediction (Ho et al. 2020,
-    equation 15) and √ᾱ_t x_t − √(1 − ᾱ_t) v̂ for v-prediction (Salimans and Ho 2022, appendix D).
-
-    Args:
-        noisy: x_t, (n, c, h, w).
-        prediction: The model's output, of the same shape.
-        alphas_bar: ᾱ_t of each sample's timestep, (n,), in 0..1; above 0 for `epsilon`.
-        prediction_type: From the scheduler's config: `epsilon`, `v_prediction` or `sample`.
-
-    Returns:
-        (n, c, h, w), float32.
-
-    Raises:
-        FiguregroundError: The prediction type is unknown.
-    """
-    if prediction_type not in PREDICTIONS:
-        hint = nearest_or_all(prediction_type, PREDICTIONS)
-        raise FiguregroundError(f"The scheduler's prediction_type {prediction_type!r} is unknown{hint}")
-    noisy, prediction = noisy.float(), prediction.float()
-    alphas_bar = alphas_bar.to(noisy).view(-1, *[1] * (noisy.ndim - 1))
-    signal, noise = alphas_bar.sqrt(), (1 - alphas_bar).sqrt()
-    if prediction_type == "epsilon":
-        return (noisy - noise * prediction) / signal
-    if prediction_type == "v_prediction":
-        return signal * noisy - noise * prediction
-    return prediction
-
-
 def decode(vae: Any, latents: Tensor, checkpointing: bool) -> Tensor:
-    """Decode scaled latents of a UNet into pixels, with gradients.
+    """Decode scaled latents of a denoiser into pixels, with gradients.
 
     The autoencoder's dtype is used regardless of autocast. A float16 autoencoder is converted to float32 in place,
     because it overflows (as SDXL's does) and its gradients vanish; the conversion is lossless.

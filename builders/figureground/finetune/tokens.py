@@ -61,7 +61,7 @@ def add_rows(tokenizer: Any, encoder: Any, names: Sequence[str], rows: Tensor) -
 def write_token(folder: Path, token: str, rows: Sequence[Tensor], checkpoint: Checkpoint) -> Path:
     """Write a token's vectors, (vectors, width) for each text encoder; return the file."""
     told = {"token": token, "checkpoint": checkpoint.facts["checkpoint"]}
-    tensors = dict(zip(checkpoint.family.TOKEN_KEYS or (token,), rows, strict=True))
+    tensors = dict(zip(_keys(checkpoint) or (token,), rows, strict=True))
     path = folder / EMBEDDINGS
     replace_bytes(path, save(tensors, {TOLD: json.dumps(told, ensure_ascii=False)}))
     return path
@@ -130,6 +130,11 @@ def _knows(tokenizer: Any, encoder: Any, learned: _Learned, rows: Tensor) -> boo
     return True
 
 
+def _keys(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the tensor names of a token's vectors, one for each text encoder that the checkpoint has."""
+    return checkpoint.family.TOKEN_KEYS[: len(checkpoint.text_encoders)]
+
+
 def _read_learned(path: Path, checkpoint: Checkpoint) -> _Learned:
     path = path / EMBEDDINGS if path.is_dir() else path
     encoders = checkpoint.text_encoders
@@ -144,7 +149,7 @@ def _read_learned(path: Path, checkpoint: Checkpoint) -> _Learned:
         said = (str(error).splitlines() or ["?"])[0]
         raise FiguregroundError(f"{path} doesn't open as learned embeddings ({said}).") from None
     made_for = told.get("checkpoint", "another checkpoint")
-    keys = checkpoint.family.TOKEN_KEYS or tuple(tensors)
+    keys = _keys(checkpoint) or tuple(tensors)
     if set(tensors) != set(keys) or len(keys) != len(encoders):
         raise FiguregroundError(
             f"{path} holds {listed(sorted(tensors), 3)}, learned with {made_for}; {checkpoint.facts['checkpoint']} has "

@@ -21,7 +21,7 @@ from figureground.core.seeding import make_generator, seed_default_generators
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.denoiser import Denoiser, tokenize
 from figureground.finetune.latents import Posteriors
-from figureground.finetune.objective import Weights, add_noise, curve_names, losses, target
+from figureground.finetune.objective import Weights, curve_names, losses
 from figureground.finetune.settings import Finetuning
 from figureground.finetune.similarity import SimilarityLoss, decode
 from figureground.models.family import Embedding
@@ -77,8 +77,8 @@ class Training:
         self.settings, self.processes = settings, processes
         self._material, self._similarity, self._dtype = material, similarity, dtype
         pipeline = checkpoint.text_to_image
-        self._alphas_bar = pipeline.scheduler.alphas_cumprod.to(processes.device, torch.float32)
-        self._prediction_type = checkpoint.facts["prediction_type"]
+        edge = size // checkpoint.factor
+        self._noising = checkpoint.family.noising(pipeline.scheduler, edge, processes.device, settings.noise_levels)
         self._weights = Weights(
             settings.prior_weight if material.prior is not None else 0.0,
             settings.sfsl_weight if similarity is not None else 0.0,
@@ -146,16 +146,16 @@ class Training:
 
     def _pass(self, step: int, part: int) -> Tensor:
         draw = self._draw(step, part)
-        alphas_bar = self._alphas_bar[draw.time]
-        noisy = add_noise(draw.clean, draw.noise, alphas_bar)
-        wanted = target(draw.clean, draw.noise, alphas_bar, self._prediction_type)
+        noisy = self._noising.add(draw.clean, draw.noise, draw.levels)
+        wanted = self._noising.target(draw.clean, draw.noise, draw.levels)
+        time = self._noising.time(draw.levels)
         used, rows = (_send(each, noisy.device) for each in draw.prompts.unique(return_inverse=True))
         ids, masks = [i[used] for i in self._ids], [m[used] for m in self._masks]
         embedding = None if self._embedding is None else self._embedding.take(used)
         with self._autocast():
-            prediction = self._model(noisy, draw.time, ids, masks, rows, embedding).float()
+            prediction = self._model(noisy, time, ids, masks, rows, embedding).float()
         return losses(
-            prediction, noisy, wanted, alphas_bar, self.settings.batch_size, self._weights, self._prediction_type,
+            prediction, noisy, wanted, draw.levels, self.settings.batch_size, self._weights, self._noising,
             self._similarity.loss if self._similarity else None, self._decode,
         )  # fmt: skip
 
@@ -177,22 +177,22 @@ class Training:
         if self._weights.prior and self._material.prior is not None:
             drawn.append(self._draw_kind("prior", self._material.prior, first, n, generator))
             prompts.append(torch.full((settings.batch_size,), self._prior_row))
-        clean, noise, time = (torch.cat(parts) for parts in list(zip(*drawn, strict=True))[:3])
-        return _Draw(clean, noise, time, torch.cat(prompts))
+        clean, noise, levels = (torch.cat(parts) for parts in list(zip(*drawn, strict=True))[:3])
+        return _Draw(clean, noise, levels, torch.cat(prompts))
 
     def _draw_kind(
         self, name: str, images: Posteriors, first: int, n: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return this process's share of latents, noise, timesteps and image numbers."""
+        """Return this process's share of latents, noise, its levels and image numbers."""
         device, share = self.processes.device, self.processes.share
         shape = (n, *images.mean.shape[2:])
         mirrored = torch.rand(n, generator=generator) < 0.5
         spread = torch.randn(shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
-        time = torch.randint(len(self._alphas_bar), (n,), generator=generator)
+        levels = self._noising.draw(n, generator)
         rows = share(torch.tensor([in_turn(len(images), first + i, self.settings.seed, name) for i in range(n)]))
         clean = images.sample(*(_send(each, device) for each in (rows, share(mirrored), share(spread))))
-        return clean, _send(share(noise), device), _send(share(time), device), rows
+        return clean, _send(share(noise), device), _send(share(levels), device), rows
 
     def learning_rates(self) -> dict[str, float]:
         """Return the learning rates of the last step, for reports: one, or one for each trained part."""
@@ -269,7 +269,7 @@ class _Draw:
 
     clean: Tensor
     noise: Tensor
-    time: Tensor
+    levels: Tensor
     prompts: Tensor
 
 
@@ -290,15 +290,19 @@ def choose_trained(denoiser: Denoiser, settings: Finetuning) -> dict[str, dict[s
     for part, networks in denoiser.parts().items():
         if settings.rate(part) == 0:
             continue
-        for name, network in networks.items():
+        for name, layers in denoiser.family.ADAPTED.items():
+            if name not in networks:
+                continue
             if rank is not None:
-                _add_adapters(network, denoiser.family.ADAPTED[name], rank, settings.seed)
+                _add_adapters(networks[name], layers, rank, settings.seed)
             else:
-                network.requires_grad_(True)
+                networks[name].requires_grad_(True)
         prefix = "text_encoders." if part == "text_encoder" else f"{part}."
         groups[part] = {n: p for n, p in denoiser.named_parameters() if n.startswith(prefix) and p.requires_grad}
     if not groups:
-        raise RecipeError("learning_rate", "it is 0 for the UNet and the text encoders, so nothing would be learned.")
+        raise RecipeError(
+            "learning_rate", "it is 0 for the denoiser and the text encoders, so nothing would be learned."
+        )
     return groups
 
 

@@ -525,18 +525,26 @@ class Method(ABC):
         """Whether the checkpoint is fine-tuned, or learns words."""
         return False
 
+    def training(self) -> tuple[str, dict[str, Any]]:
+        """Return how the checkpoint is trained: the field of these settings in the recipe, and all of them by field."""
+        return "", {}
+
     def check_family(self) -> None:
         """Refuse settings and trainings that the checkpoint's family doesn't support; passes if it isn't known.
 
         Raises:
-            RecipeError: The family would ignore a sampling setting.
+            RecipeError: The family would ignore a sampling setting, or doesn't support a setting of the training.
             FiguregroundError: The method trains checkpoints, and the family's can't be trained.
         """
         if self.family is not None:
             config, what = self.config, f"checkpoint {self.config.checkpoint!r}"
             self.family.check_sampling(what, config.eta, config.negative_prompt)
             if self.trains_checkpoint:
-                self.family.check_training(what)
+                field, settings = self.training()
+                try:
+                    self.family.check_training(what, settings)
+                except RecipeError as error:
+                    raise RecipeError(f"{field}.{error.field}", str(error).partition(": ")[2]) from None
 
     def check_size(self) -> None:
         """Check that latents can have the image size. Needs no weights; passes if the checkpoint isn't known.

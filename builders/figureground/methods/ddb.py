@@ -361,6 +361,9 @@ class DDB(Repaint):
         """Whether words are learned: the prompt asks for them."""
         return "{V}" in self.config.prompt
 
+    def training(self) -> tuple[str, dict[str, Any]]:
+        return "inversion", self.inversion.to_json()
+
     def _refuse_too_few(self, sources: Mapping[int, Sequence[int]], masks: Mapping[int, str]) -> None:
         """Check all classes before the first word is learned.
 

@@ -36,8 +36,8 @@ from figureground.core.resources import resource
 from figureground.core.text import markdown
 from figureground.core.values import FieldsOf
 from figureground.finetune.concept_store import ConceptStore
+from figureground.finetune.settings import LORA_RANK, Finetuning, fill, fingerprint_network, settings_for
 from figureground.finetune.settings import POCKET as POCKET_FINETUNING
-from figureground.finetune.settings import Finetuning, fill, fingerprint_network, settings_for
 from figureground.methods.base import Method
 from figureground.methods.concept_stages import GIVEN_ELSEWHERE, Concepts, Inputs, read_made
 from figureground.methods.d3s import DIFFUSION_CITATION
@@ -74,7 +74,6 @@ PLAIN = "plain"
 """The scene that adds nothing to the prompt."""
 MANY = 10
 """More concepts of a full-size checkpoint than this are kept as adapters, unless the recipe sets `lora_rank`."""
-LORA_RANK = 16
 CONCEPTS = "concepts"
 """Folder for concepts among a dataset's stages, unless the recipe names a directory."""
 LOSSES = ("dreambooth", "prior", "sfsl")
@@ -574,6 +573,15 @@ class Spurious(Method):
     def trains_checkpoint(self) -> bool:
         return True
 
+    def training(self) -> tuple[str, dict[str, Any]]:
+        return "finetuning", self.settings.to_json()
+
+    @property
+    def _trained_parts(self) -> str:
+        """Name of what is trained, for plan and card."""
+        denoiser = self.family.DENOISER if self.family is not None else "unet"
+        return "UNet and text encoder" if denoiser == "unet" else f"{denoiser} and text encoders"
+
     def checkpoint_for(self, concept: str | None, base: Checkpoint) -> Checkpoint:
         assert concept is not None
         return self._concepts.open(
@@ -603,7 +611,7 @@ class Spurious(Method):
                 similarity = (
                     similarity[:-1] + f", without the class's own direction, by its {settings.class_direction})"
                 )
-        trained = "adapters of UNet and text encoder" if settings.lora_rank else "UNet and text encoder together"
+        trained = f"adapters of {self._trained_parts}" if settings.lora_rank else f"{self._trained_parts} together"
         return (
             f"Images that may fool classifiers. For each class they show its spurious feature, without the class "
             f"itself: {some}. A diffusion model learned each feature from a few references, as a new word: DreamBooth "
@@ -713,7 +721,7 @@ class Spurious(Method):
         settings = self.settings
         counts = [len(references.images) for references in self.references.values()]
         many = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-        trained = f"adapters of rank {settings.lora_rank}" if settings.lora_rank else "UNet and text encoder"
+        trained = f"adapters of rank {settings.lora_rank}" if settings.lora_rank else self._trained_parts
         similarity = f"SFSL of weight {settings.sfsl_weight:g}" if settings.sfsl_weight else "no SFSL"
         if settings.sfsl_weight and settings.class_direction:
             similarity += f" without the class's direction ({settings.class_direction})"

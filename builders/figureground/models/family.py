@@ -19,7 +19,10 @@ from figureground.models.parts import pixels_a_latent, positions
 from figureground.models.schedules import check_schedule
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from figureground.models.noising import Noising
 
 
 OWN: Final = "own"
@@ -87,9 +90,13 @@ class Family(ABC):
     ADAPTED: ClassVar[Mapping[str, tuple[str, ...]]]
     """Parts that fine-tuning changes: the denoiser and text encoders, each with the layers that get adapters."""
     TOKEN_KEYS: ClassVar[tuple[str, ...]] = ()
-    """Tensor names of a learned token's vectors in a file, one a text encoder; if empty, the name is the token."""
+    """Tensor names of a learned token's vectors in a file, one a text encoder; if empty, the name is the token. A
+    checkpoint without its last text encoder doesn't use the last one."""
     HAS_SAFETY_CHECKER: ClassVar[bool] = False
     """Whether its pipelines may have a safety checker."""
+    ADAPTERS_ONLY: ClassVar[bool] = False
+    """Whether fine-tuning trains adapters alone, because all weights, their gradients and averages need too much
+    memory."""
     LEAVES_WEIGHTS_UNUSED: ClassVar[bool] = False
     """Whether a prediction uses only some weights of the text encoders, so that others get no gradient."""
     SCHEDULER: ClassVar[str] = "ddim"
@@ -279,19 +286,61 @@ class Family(ABC):
         """Mix latents with noise as at a timestep, (1,)."""
         return scheduler.add_noise(latents, noise, time)
 
+    def expand_words(self, prompt: str, tokenizer: Any) -> str:
+        """Return a prompt in which the name of a learned word of several vectors is followed by those of the others."""
+        from diffusers.loaders import TextualInversionLoaderMixin
+
+        return str(TextualInversionLoaderMixin().maybe_convert_prompt(prompt, tokenizer))
+
     def draw(self, pipeline: Any, **settings: Any) -> Any:
         """Call a pipeline; return its output, with images as float arrays (n, height, width, 3) in 0..1."""
         return pipeline(**settings, output_type="np")
 
     # --- training -------------------------------------------------------------------------------
 
-    def check_training(self, what: str) -> None:
-        """Raise FiguregroundError if nothing here trains checkpoints of this family."""
+    def check_training(self, what: str, settings: Mapping[str, Any]) -> None:
+        """Check that checkpoints of this family can be trained, and with these settings.
+
+        Args:
+            what: The checkpoint's name in errors.
+            settings: Settings of fine-tuning or of textual inversion, by field.
+
+        Raises:
+            FiguregroundError: Nothing here trains checkpoints of this family.
+            RecipeError: A setting is in `unsuited`.
+        """
         if not self.ADAPTED:
             raise FiguregroundError(
                 f"{what} is of the family {self.NAME}, which can't be trained: fine-tuning and learned words are "
                 f"supported for {listed(name for name, kind in FAMILIES.items() if kind.ADAPTED)}."
             )
+        for field, why in self.unsuited(settings).items():
+            raise RecipeError(field, f"{what}: {why}")
+
+    def unsuited(self, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Return the settings of a training that the family doesn't support, each with the reason in a sentence."""
+        found = {}
+        if settings.get("scheduler") == OWN:
+            found["scheduler"] = "it is drawn from with a sampler of DDPM's noise levels. Give ddim."
+        if settings.get("noise_levels") not in (None, "uniform"):
+            found["noise_levels"] = "DDPM's noise levels are all as likely in training. Leave it out."
+        return found
+
+    def noising(self, scheduler: Any, edge: int, device: torch.device, levels: str | None = None) -> Noising:
+        """Return the noise that training adds to latents, and what the denoiser predicts of it.
+
+        Args:
+            scheduler: The opened checkpoint's.
+            edge: Edge of the images in latent pixels.
+            device: That of the latents.
+            levels: Distribution of noise levels, `logit-normal` or `uniform`; None for the family's usual one.
+        """
+        import torch
+
+        from figureground.models.noising import Diffusion
+
+        alphas_bar = scheduler.alphas_cumprod.to(device, torch.float32)
+        return Diffusion(alphas_bar, self.prediction_type(scheduler.config))
 
     def embed(self, encoders: Sequence[Any], ids: Sequence[Tensor], masks: Sequence[Tensor]) -> Embedding:
         """Encode prompts for the denoiser, with gradients, as its pipelines do.

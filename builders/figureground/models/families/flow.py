@@ -14,9 +14,14 @@ from figureground.models.opening import open_part
 from figureground.models.parts import limit_tokens
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+    from figureground.models.noising import Noising
+
 SCHEDULERS = ("FlowMatchEulerDiscreteScheduler",)
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+"""Attention layers of a transformer: those of the image, and those of the text beside it."""
 LATENT_EDGE = 128
 """Latent pixels along the edge of the images that these checkpoints are made for, unless they say it."""
 
@@ -26,6 +31,7 @@ class FlowMatching(Family):
 
     DENOISER = "transformer"
     ADAPTED: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    ADAPTERS_ONLY = True
     SCHEDULER = OWN
     HALF = "bfloat16"
     PATCH = 2
@@ -97,6 +103,30 @@ class FlowMatching(Family):
 
     def add_noise(self, scheduler: Any, latents: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         return scheduler.scale_noise(latents, time, noise)
+
+    def unsuited(self, settings: Mapping[str, Any]) -> dict[str, str]:
+        found = {}
+        if settings.get("scheduler", OWN) != OWN:
+            found["scheduler"] = f"it was trained by flow matching, and draws with its own sampler. Give {OWN}."
+        if settings.get("lora_rank", 1) is None:
+            found["lora_rank"] = (
+                "all weights of its transformer, with gradients and averages, need too much memory: only adapters are "
+                "trained. Give a rank, such as 16."
+            )
+        if settings.get("min_snr_gamma") is not None:
+            found["min_snr_gamma"] = (
+                "it weighs DDPM's noise levels; flow matching weighs levels by how often they are drawn. Leave it out."
+            )
+        return found
+
+    def noising(self, scheduler: Any, edge: int, device: torch.device, levels: str | None = None) -> Noising:
+        from figureground.models.noising import Flow
+
+        config, shift = scheduler.config, scheduler.shift
+        if config.use_dynamic_shifting:
+            shift = self._shift(config, (edge // self.PATCH) ** 2)
+            shift = math.exp(shift) if config.time_shift_type == "exponential" else shift
+        return Flow(float(shift), config.num_train_timesteps, levels or "logit-normal")
 
     def guidance_options(self, guidance_scale: float, eta: float) -> dict[str, Any]:
         return {"guidance_scale": guidance_scale}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core import libraries
-from figureground.models.families.flow import FlowMatching, check_equal
-from figureground.models.family import Pipelines
+from figureground.models.families.flow import ATTENTION, FlowMatching, check_equal
+from figureground.models.families.sd import TEXT_ADAPTED
+from figureground.models.family import Embedding, Pipelines, Size
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+FLUX = Size(16_870_599_139, 12_024_468_800, 1_708_032)
+GUIDANCE = 3.5
+"""Guidance that a transformer that takes it as an input is told in training; the default of diffusers' script too."""
 
 
 class Flux(FlowMatching):
@@ -19,6 +24,8 @@ class Flux(FlowMatching):
     NAME = "flux"
     PIPELINES: ClassVar[tuple[str, ...]] = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
     TEXTS: ClassVar[Mapping[str, str]] = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+    ADAPTED: ClassVar[Mapping[str, tuple[str, ...]]] = {"transformer": ATTENTION, "text_encoder": TEXT_ADAPTED}
+    TOKEN_KEYS: ClassVar[tuple[str, ...]] = ("clip_l", "t5")
     TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder_2": 512}
 
     def check_denoiser(
@@ -41,6 +48,9 @@ class Flux(FlowMatching):
     def channels(self, vae: Mapping[str, Any]) -> int:
         """Return the channels that the transformer takes: a patch of latents, by the autoencoder's configuration."""
         return int(vae.get("latent_channels", 16)) * self.PATCH**2
+
+    def estimate_size(self, name: str) -> Size | None:
+        return FLUX if "flux" in name else None
 
     def evaluations(self, guidance_scale: float) -> int:
         return 1
@@ -79,6 +89,26 @@ class Flux(FlowMatching):
         )
         return {"prompt_embeds": hidden, "pooled_prompt_embeds": pooled}
 
+    def embed(self, encoders: Sequence[Any], ids: Sequence[Tensor], masks: Sequence[Tensor]) -> Embedding:
+        return Embedding(encoders[1](ids[1])[0], encoders[0](ids[0]).pooler_output)
+
+    def predict(self, denoiser: Any, noisy: Tensor, time: Tensor, embedding: Embedding, size: int) -> Tensor:
+        import torch
+
+        n, channels, edge = len(noisy), noisy.shape[1], noisy.shape[2] // self.PATCH
+        patches = noisy.view(n, channels, edge, self.PATCH, edge, self.PATCH).permute(0, 2, 4, 1, 3, 5)
+        # A patch's place is its row and column, behind an axis that is 0; all of a text's tokens are at 0.
+        rows, columns = torch.meshgrid(*[torch.arange(edge, device=noisy.device, dtype=noisy.dtype)] * 2, indexing="ij")
+        places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
+        out = denoiser(
+            patches.reshape(n, edge * edge, -1), embedding.hidden, embedding.pooled,
+            timestep=time / 1000,
+            img_ids=places, txt_ids=places.new_zeros(embedding.hidden.shape[1], 3),
+            guidance=noisy.new_full((n,), GUIDANCE) if denoiser.config.guidance_embeds else None,
+        ).sample  # fmt: skip
+        patches = out.view(n, edge, edge, channels, self.PATCH, self.PATCH).permute(0, 3, 1, 4, 2, 5)
+        return patches.reshape(noisy.shape)
+
 
 class FluxFill(Flux):
     """FLUX.1 Fill, whose transformer also takes a mask in image pixels and the masked image."""
@@ -86,6 +116,8 @@ class FluxFill(Flux):
     NAME = "flux-fill"
     PIPELINES = ()
     INPAINTING = ("FluxFillPipeline",)
+    ADAPTED: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    TOKEN_KEYS = ()
 
     def channels(self, vae: Mapping[str, Any]) -> int:
         factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)

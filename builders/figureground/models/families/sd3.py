@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core import libraries
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import read_json
-from figureground.models.families.flow import FlowMatching, check_equal
-from figureground.models.family import Pipelines
+from figureground.models.families.flow import ATTENTION, FlowMatching, check_equal
+from figureground.models.families.sd import TEXT_ADAPTED
+from figureground.models.family import Embedding, Pipelines, Size
 from figureground.models.parts import check_channels, has_part
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+SD3_MEDIUM = Size(7_692_768_483, 2_846_638_144, 988_160)
+SD35_MEDIUM = Size(7_907_612_003, 3_061_481_664, 1_147_904)
+SD35_LARGE = Size(13_721_068_003, 8_874_937_664, 1_875_200)
 
 
 class StableDiffusion3(FlowMatching):
@@ -26,6 +32,10 @@ class StableDiffusion3(FlowMatching):
     TEXTS: ClassVar[Mapping[str, str]] = {
         "text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "text_encoder_3": "tokenizer_3",
     }  # fmt: skip
+    ADAPTED: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "transformer": ATTENTION, "text_encoder": TEXT_ADAPTED, "text_encoder_2": TEXT_ADAPTED,
+    }  # fmt: skip
+    TOKEN_KEYS = ("clip_l", "clip_g", "t5")
     TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder_3": 256}
     EVEN_SIGMAS = False
     MOST_SHIFT = 1.16
@@ -56,6 +66,13 @@ class StableDiffusion3(FlowMatching):
     def native_size(self, folder: Path) -> int:
         return int(read_json(folder / self.DENOISER / "config.json")["sample_size"]) * self.pixels_a_latent(folder)
 
+    def estimate_size(self, name: str) -> Size | None:
+        if not re.search(r"diffusion-(v)?3|sd-?3", name):
+            return None
+        if re.search(r"3[.-]?5", name):
+            return SD35_MEDIUM if "medium" in name else SD35_LARGE
+        return SD3_MEDIUM
+
     def pipelines(self) -> Pipelines:
         with libraries.importing():
             from diffusers import (
@@ -85,6 +102,8 @@ class StableDiffusion3(FlowMatching):
     def encode_prompt(
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
+        # Its pipelines, unlike others, don't know words of several vectors.
+        prompt, negative_prompt = (self.expand_words(each, pipeline.tokenizer) for each in (prompt, negative_prompt))
         tensors = pipeline.encode_prompt(
             prompt=prompt, prompt_2=None, prompt_3=None, device=pipeline.device,
             do_classifier_free_guidance=guidance_scale > 1, negative_prompt=negative_prompt,
@@ -101,3 +120,23 @@ class StableDiffusion3(FlowMatching):
         latents = out.images / vae.config.scaling_factor + vae.config.shift_factor
         out.images = pipeline.image_processor.postprocess(vae.decode(latents, return_dict=False)[0], output_type="np")
         return out
+
+    def embed(self, encoders: Sequence[Any], ids: Sequence[Tensor], masks: Sequence[Tensor]) -> Embedding:
+        import torch
+        from torch.nn import functional as F
+
+        clips = [encoder(i, output_hidden_states=True) for encoder, i in zip(encoders[:2], ids[:2], strict=True)]
+        pooled = torch.cat([out[0] for out in clips], dim=-1)
+        hidden = torch.cat([out.hidden_states[-2] for out in clips], dim=-1)
+        if len(encoders) > len(clips):
+            states = encoders[-1](ids[-1])[0]
+            hidden = torch.cat([F.pad(hidden, (0, states.shape[-1] - hidden.shape[-1])), states], dim=1)
+        return Embedding(hidden, pooled)
+
+    def predict(self, denoiser: Any, noisy: Tensor, time: Tensor, embedding: Embedding, size: int) -> Tensor:
+        from torch.nn import functional as F
+
+        hidden, tokens = embedding.hidden, self.TOKENS["text_encoder_3"]
+        if hidden.shape[1] < tokens:  # zeros take the place of the states of a T5 that was left out
+            hidden = F.pad(hidden, (0, denoiser.config.joint_attention_dim - hidden.shape[-1], 0, tokens))
+        return denoiser(noisy, hidden, embedding.pooled, time).sample
