@@ -190,7 +190,7 @@ def test_noise_without_a_seed_and_other_samplers_are_refused(tmp_path, entry, va
 @pytest.mark.parametrize("name", ["flux-fill", "z-image", "qwen-image"])
 def test_what_fine_tunes_a_checkpoint_names_the_families_that_it_can(folders, name):
     with pytest.raises(FiguregroundError, match="sd, sdxl, sd3, flux") as refused:
-        family_of(folders[name], name).check_training(name, {})
+        family_of(folders[name], name).check_training(name)
     assert family_of(folders[name], name).NAME in str(refused.value)
 
 

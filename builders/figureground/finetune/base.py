@@ -39,7 +39,7 @@ def open_base(
     opened = open_checkpoint(
         checkpoint, revision, device=device, dtype=dtype, scheduler=scheduler, safety="off", inpaint=inpaint
     )
-    opened.family.check_training(f"checkpoint {checkpoint!r}", settings or {})
+    opened.family.check_training(f"checkpoint {checkpoint!r}", settings)
     check_prediction(opened.facts["prediction_type"])
     for network in opened.text_to_image.components.values():
         if isinstance(network, torch.nn.Module):

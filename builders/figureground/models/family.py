@@ -298,12 +298,12 @@ class Family(ABC):
 
     # --- training -------------------------------------------------------------------------------
 
-    def check_training(self, what: str, settings: Mapping[str, Any]) -> None:
+    def check_training(self, what: str, settings: Mapping[str, Any] | None = None) -> None:
         """Check that checkpoints of this family can be trained, and with these settings.
 
         Args:
             what: The checkpoint's name in errors.
-            settings: Settings of fine-tuning or of textual inversion, by field.
+            settings: Settings of fine-tuning or of textual inversion, by field; None checks none.
 
         Raises:
             FiguregroundError: Nothing here trains checkpoints of this family.
@@ -314,7 +314,7 @@ class Family(ABC):
                 f"{what} is of the family {self.NAME}, which can't be trained: fine-tuning and learned words are "
                 f"supported for {listed(name for name, kind in FAMILIES.items() if kind.ADAPTED)}."
             )
-        for field, why in self.unsuited(settings).items():
+        for field, why in self.unsuited(settings or {}).items():
             raise RecipeError(field, f"{what}: {why}")
 
     def unsuited(self, settings: Mapping[str, Any]) -> dict[str, str]:

@@ -108,7 +108,7 @@ class FlowMatching(Family):
         found = {}
         if settings.get("scheduler", OWN) != OWN:
             found["scheduler"] = f"it was trained by flow matching, and draws with its own sampler. Give {OWN}."
-        if settings.get("lora_rank", 1) is None:
+        if self.ADAPTERS_ONLY and settings.get("lora_rank", 1) is None:
             found["lora_rank"] = (
                 "all weights of its transformer, with gradients and averages, need too much memory: only adapters are "
                 "trained. Give a rank, such as 16."

@@ -96,7 +96,7 @@ class Flux(FlowMatching):
         import torch
 
         n, channels, edge = len(noisy), noisy.shape[1], noisy.shape[2] // self.PATCH
-        patches = noisy.view(n, channels, edge, self.PATCH, edge, self.PATCH).permute(0, 2, 4, 1, 3, 5)
+        patches = noisy.reshape(n, channels, edge, self.PATCH, edge, self.PATCH).permute(0, 2, 4, 1, 3, 5)
         # A patch's place is its row and column, behind an axis that is 0; all of a text's tokens are at 0.
         rows, columns = torch.meshgrid(*[torch.arange(edge, device=noisy.device, dtype=noisy.dtype)] * 2, indexing="ij")
         places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
@@ -106,7 +106,7 @@ class Flux(FlowMatching):
             img_ids=places, txt_ids=places.new_zeros(embedding.hidden.shape[1], 3),
             guidance=noisy.new_full((n,), GUIDANCE) if denoiser.config.guidance_embeds else None,
         ).sample  # fmt: skip
-        patches = out.view(n, edge, edge, channels, self.PATCH, self.PATCH).permute(0, 3, 1, 4, 2, 5)
+        patches = out.reshape(n, edge, edge, channels, self.PATCH, self.PATCH).permute(0, 3, 1, 4, 2, 5)
         return patches.reshape(noisy.shape)
 
 
