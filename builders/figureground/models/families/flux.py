@@ -1,15 +1,16 @@
-"""FLUX.1 (Black Forest Labs 2024): dev, schnell, and Fill, which was made for inpainting."""
+"""FLUX.1 (Black Forest Labs 2024): dev, schnell, Fill, which was made for inpainting, and Kontext, made for editing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core import libraries
 from figureground.models.families.flow import FlowMatching, check_equal
-from figureground.models.family import Pipelines
+from figureground.models.family import Pipelines, Route
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 
@@ -20,6 +21,7 @@ class Flux(FlowMatching):
     PIPELINES: ClassVar[tuple[str, ...]] = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
     TEXTS: ClassVar[Mapping[str, str]] = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
     TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder_2": 512}
+    TRUE_GUIDANCE = True
 
     def check_denoiser(
         self,
@@ -42,14 +44,15 @@ class Flux(FlowMatching):
         """Return the channels that the transformer takes: a patch of latents, by the autoencoder's configuration."""
         return int(vae.get("latent_channels", 16)) * self.PATCH**2
 
-    def evaluations(self, guidance_scale: float) -> int:
-        return 1
+    def free_scale(self, guidance_scale: float, true_cfg_scale: float | None = None) -> float:
+        return 1.0 if true_cfg_scale is None else true_cfg_scale
 
-    def ignored(self, eta: float, negative_prompt: str) -> dict[str, str]:
-        found = super().ignored(eta, negative_prompt)
-        if negative_prompt:
+    def ignored(self, eta: float, negative_prompt: str, true_cfg_scale: float | None = None) -> dict[str, str]:
+        found = super().ignored(eta, negative_prompt, true_cfg_scale)
+        if negative_prompt and self.free_scale(1.0, true_cfg_scale) <= 1:
+            advice = "Leave it out, or give a true_cfg_scale above 1." if self.TRUE_GUIDANCE else "Leave it out."
             found["negative_prompt"] = (
-                "its guidance is an input of the transformer, so a negative prompt has no effect. Leave it out."
+                f"its guidance is an input of the transformer, so a negative prompt has no effect. {advice}"
             )
         return found
 
@@ -74,6 +77,12 @@ class Flux(FlowMatching):
     def encode_prompt(
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
+        row = self._states(pipeline, prompt)
+        if guidance_scale > 1:
+            row |= known or {f"negative_{name}": each for name, each in self._states(pipeline, negative_prompt).items()}
+        return row
+
+    def _states(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         hidden, pooled, _ = pipeline.encode_prompt(
             prompt=prompt, prompt_2=None, device=pipeline.device, max_sequence_length=self.TOKENS["text_encoder_2"]
         )
@@ -86,6 +95,8 @@ class FluxFill(Flux):
     NAME = "flux-fill"
     PIPELINES = ()
     INPAINTING = ("FluxFillPipeline",)
+    ROUTES: ClassVar[tuple[Route, ...]] = ("inpaint",)
+    TRUE_GUIDANCE = False
 
     def channels(self, vae: Mapping[str, Any]) -> int:
         factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
@@ -100,3 +111,22 @@ class FluxFill(Flux):
 
     def takes_mask(self, pipeline: Any) -> bool:
         return True
+
+
+class FluxKontext(Flux):
+    """FLUX.1 Kontext (Labs et al. 2025, arXiv 2506.15742), whose transformer reads the reference before the image."""
+
+    NAME = "flux-kontext"
+    PIPELINES = ("FluxKontextPipeline",)
+    ROUTES: ClassVar[tuple[Route, ...]] = ("text", "edit")
+
+    def pipelines(self) -> Pipelines:
+        with libraries.importing():
+            from diffusers import FluxKontextPipeline, FluxPipeline
+
+        # Its own pipeline draws 1024 × 1024 pixels whatever the size, unless it is told the area.
+        return Pipelines(FluxPipeline, None, None, FluxKontextPipeline)
+
+    def reference_options(self, references: Sequence[Image.Image], size: int) -> dict[str, Any]:
+        # Otherwise it enlarges references to a size that the checkpoint was trained on.
+        return {"image": list(references), "height": size, "width": size, "max_area": size**2, "_auto_resize": False}
