@@ -295,7 +295,8 @@ class D3S(Method):
             self.classes = define(self.classes, find_list("definitions", config.definitions, "classes"))
         if config.backgrounds == "folders":
             names = self._folders("backgrounds", "scenes")
-            self.backgrounds = [ClassEntry(name, f"{name.replace('_', ' ')} background") for name in names]
+            before = "on a " if config.edit else ""  # an instruction says where to
+            self.backgrounds = [ClassEntry(n, f"{before}{n.replace('_', ' ')} background") for n in names]
         else:
             self.backgrounds = read_nouns("backgrounds", config.backgrounds, "backgrounds", "d3s")
         photographs = config.guide == "photograph" and config.photographs is not None and not config.edit
