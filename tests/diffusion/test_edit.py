@@ -216,7 +216,9 @@ def test_a_distilled_klein_is_drawn_from_without_guidance(folders, tmp_path):
     checkpoint = open_checkpoint(str(folder), **CPU)
     one, other = (draw(checkpoint, [spec(0)], guidance_scale=scale) for scale in (1.0, 12.0))
     assert np.array_equal(one, other)
-    assert plan(edit(folder, guidance_scale=12.0, limit=1))["denoiser_evaluations"] == 2
+    forecast = plan(edit(folder, guidance_scale=12.0, limit=1))
+    assert forecast["denoiser_evaluations"] == 2
+    assert any("is_distilled" in note for note in forecast["notes"])
     for made in (lambda: draw(checkpoint, [spec(0)], negative_prompt="dark"),
                  lambda: edit(folder, negative_prompt="dark").check_family()):  # fmt: skip
         with pytest.raises(RecipeError) as refused:
@@ -323,11 +325,12 @@ def test_a_build_by_two_workers_that_is_killed_ends_with_the_bytes_of_an_undistu
 
 @pytest.mark.parametrize("made", [
     lambda folder: edit(folder), lambda folder: D3S("pocket", noise=0.5), lambda folder: D3S("pocket", strength=0.5),
-    lambda folder: D3S("pocket"),
+    lambda folder: D3S("pocket"), lambda folder: edit(folder, edit=False, strength=0.5),
 ])  # fmt: skip
 def test_a_worker_makes_the_same_method(folders, made):
     method = made(folders["flux-kontext"])
-    assert Job.of(method).open().identity() == method.identity()
+    again = Job.of(method).open()
+    assert (again.identity(), again.route) == (method.identity(), method.route)
 
 
 def test_a_photograph_is_put_on_another_background_than_it_shows_if_there_is_one(tmp_path):

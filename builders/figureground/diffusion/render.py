@@ -57,22 +57,21 @@ class Sampling:
     compile: bool = False
     noise: float | None = None
     """Share of noise at which drawing on a guide starts, instead of `strength`; see `starts`."""
+    outside: Literal["source", "decoded"] = "source"
+    """Pixels of an inpainted image outside the repainted region: the source, bit for bit, or the autoencoder's
+    reconstruction, which is slightly blurred but seamless."""
     true_cfg_scale: float | None = None
     """Scale of classifier-free guidance for families whose `guidance_scale` is an input of the denoiser."""
     edit: bool = False
     """Whether a guide is the reference of an instruction, the prompt, and drawing starts from noise alone."""
-    outside: Literal["source", "decoded"] = "source"
-    """Pixels of an inpainted image outside the repainted region: the source, bit for bit, or the autoencoder's
-    reconstruction, which is slightly blurred but seamless."""
 
 
 class Renderer:
     """Renders Specs with one opened checkpoint.
 
-    A Spec with a guide uses image-to-image at `strength` or `noise`, or is edited if `edit` is set; one without uses
-    text-to-image. With a guide of
-    kind `inpaint`, the masked region, widened to whole latent pixels and by `MARGIN` more, is repainted, from pure
-    noise at strength 1.
+    A Spec with a guide uses image-to-image at `strength` or `noise`, or is edited if `Sampling.edit` is set; one
+    without uses text-to-image. With a guide of kind `inpaint`, the masked region, widened to whole latent pixels and by
+    `MARGIN` more, is repainted, from pure noise at strength 1.
     Incomplete batches are padded, so that every image is computed in a batch of the same size.
 
     Args:

@@ -632,7 +632,9 @@ class D3S(Method):
 
     def _unset_sampling(self) -> list[str]:
         unset = super()._unset_sampling()
-        return [*unset, "noise", "strength"] if self.config.edit else [*unset, "edit"]
+        if self.config.edit:
+            return [*unset, "noise", "strength"]
+        return unset if self.CONFIGS[self.config.name].edit else [*unset, "edit"]
 
     def denoiser_steps(self) -> int:
         return self.steps_on_guide() if self.route == "image" else super().denoiser_steps()

@@ -509,7 +509,8 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     sampling = Sampling(
         config.size, config.num_inference_steps, config.strength, config.guidance_scale, config.negative_prompt,
         config.eta,
-        batch_size or 1, config.compile, config.noise, config.true_cfg_scale, **method.sampling(),
+        batch_size or 1, config.compile, config.noise, true_cfg_scale=config.true_cfg_scale,
+        **method.sampling(),
     )  # fmt: skip
     if not config.batch_size and not settled:
         devices = torch.cuda.device_count() if device.type == "cuda" else 1
