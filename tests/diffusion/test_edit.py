@@ -226,6 +226,20 @@ def test_a_distilled_klein_is_drawn_from_without_guidance(folders, tmp_path):
         assert refused.value.field == "negative_prompt"
 
 
+def test_klein_repaints_whole_patches_and_refuses_images_that_its_pipeline_would_reduce(folders):
+    checkpoint = open_checkpoint(str(folders["flux2-klein"]), inpaint=True, **CPU)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[2, 2] = 255
+    given = spec(0, guide="inpaint")
+    sampling = replace(SAMPLING, edit=False, strength=1.0, batch_size=1, outside="decoded")
+    renderer = Renderer(checkpoint, sampling, lambda each: (reference(each)[0], Image.fromarray(mask)))
+    sample = next(iter(renderer.render([given])))
+    assert np.asarray(sample.mask).min() == 255  # a patch and its neighbours, of two by two
+    with pytest.raises(RecipeError) as refused:
+        checkpoint.family.inpaint_options(1040)
+    assert refused.value.field == "size"
+
+
 @pytest.mark.parametrize("name", SEEING)
 def test_the_text_encoder_sees_the_reference_in_two_dimensions(opened, name):
     """diffusers' own encoding places the image's tokens in one row, as it leaves out which ones they are."""

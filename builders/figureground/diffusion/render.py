@@ -134,7 +134,7 @@ class Renderer:
             raise FiguregroundError(
                 f"{spec.key}: its mask covers nothing, so there is nothing to repaint. Leave it out."
             )
-        region = whole_latents(region, self._checkpoint.factor, MARGIN)
+        region = whole_latents(region, self._checkpoint.factor * self._checkpoint.family.MASK_CELL, MARGIN)
         return guide, Image.fromarray(region.astype(np.uint8) * 255)
 
     def _render_batch(
@@ -227,7 +227,7 @@ class Renderer:
                     out = family.draw(self._checkpoint.image_to_image, **settings)
                 else:
                     assert self._checkpoint.inpaint is not None, "the checkpoint was opened without inpaint=True"
-                    settings.update(height=sampling.size, width=sampling.size)
+                    settings.update(family.inpaint_options(sampling.size))
                     settings.update(mask_image=_stack([mask for _, mask in guides], pad))
                     out = family.draw(self._checkpoint.inpaint, **settings)
         except (RuntimeError, MemoryError) as error:

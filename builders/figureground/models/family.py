@@ -112,6 +112,8 @@ class Family(ABC):
     """The dtype `auto` on CUDA: float16, or bfloat16 for networks whose values overflow in float16."""
     PATCH: ClassVar[int] = 1
     """Latent pixels along the edge of a patch that the denoiser takes as one."""
+    MASK_CELL: ClassVar[int] = 1
+    """Latent pixels along the edge of the cells that its inpainting pipeline averages a mask in."""
     TOKENS: ClassVar[Mapping[str, int]] = {}
     """Tokens that pipelines let a text encoder read, by part; for others, its configuration says it."""
     TRUE_GUIDANCE: ClassVar[bool] = False
@@ -329,6 +331,10 @@ class Family(ABC):
 
         Pipelines without them take it from the guide.
         """
+        return {"height": size, "width": size}
+
+    def inpaint_options(self, size: int) -> dict[str, Any]:
+        """Return the arguments with which an inpainting pipeline is told the size of images, in pixels."""
         return {"height": size, "width": size}
 
     def reference_options(self, references: Sequence[Image.Image], size: int) -> dict[str, Any]:

@@ -117,16 +117,18 @@ class FluxKontext(Flux):
     """FLUX.1 Kontext (Labs et al. 2025, arXiv 2506.15742), whose transformer reads the reference before the image."""
 
     NAME = "flux-kontext"
-    PIPELINES = ("FluxKontextPipeline",)
-    ROUTES: ClassVar[tuple[Route, ...]] = ("text", "edit")
+    PIPELINES = ("FluxKontextPipeline", "FluxKontextInpaintPipeline")
+    ROUTES: ClassVar[tuple[Route, ...]] = ("text", "inpaint", "edit")
 
     def pipelines(self) -> Pipelines:
         with libraries.importing():
-            from diffusers import FluxKontextPipeline, FluxPipeline
+            from diffusers import FluxKontextInpaintPipeline, FluxKontextPipeline, FluxPipeline
 
-        # Its own pipeline draws 1024 × 1024 pixels whatever the size, unless it is told the area.
-        return Pipelines(FluxPipeline, None, None, FluxKontextPipeline)
+        return Pipelines(FluxPipeline, None, FluxKontextInpaintPipeline, FluxKontextPipeline)
+
+    def inpaint_options(self, size: int) -> dict[str, Any]:
+        # Otherwise images and references are enlarged to a million pixels, which the checkpoint was trained on.
+        return {"height": size, "width": size, "max_area": size**2, "_auto_resize": False}
 
     def reference_options(self, references: Sequence[Image.Image], size: int) -> dict[str, Any]:
-        # Otherwise it enlarges references to a size that the checkpoint was trained on.
-        return {"image": list(references), "height": size, "width": size, "max_area": size**2, "_auto_resize": False}
+        return {"image": list(references), **self.inpaint_options(size)}

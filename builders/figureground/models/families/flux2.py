@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core import libraries
+from figureground.core.errors import RecipeError
 from figureground.models.families.flow import FlowMatching, check_equal
 from figureground.models.family import Pipelines, Route
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 READ = 512
+LARGEST = 1024
+"""Edge of images, in pixels, above which the inpainting pipeline would reduce them."""
 LAYERS = 3
 """Layers of the text encoder whose states the transformer takes side by side."""
 
@@ -23,8 +26,9 @@ class Flux2Klein(FlowMatching):
     """A transformer that attends to the states of a Qwen3, and to references."""
 
     NAME = "flux2-klein"
-    PIPELINES = ("Flux2KleinPipeline",)
-    ROUTES: ClassVar[tuple[Route, ...]] = ("text", "edit")
+    PIPELINES = ("Flux2KleinPipeline", "Flux2KleinInpaintPipeline")
+    ROUTES: ClassVar[tuple[Route, ...]] = ("text", "inpaint", "edit")
+    MASK_CELL = 2
     TEXTS: ClassVar[Mapping[str, str]] = {"text_encoder": "tokenizer"}
     TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder": READ}
     distilled = False
@@ -62,9 +66,9 @@ class Flux2Klein(FlowMatching):
 
     def pipelines(self) -> Pipelines:
         with libraries.importing():
-            from diffusers import Flux2KleinPipeline
+            from diffusers import Flux2KleinInpaintPipeline, Flux2KleinPipeline
 
-        return Pipelines(Flux2KleinPipeline, None, None, _one_reference_each())
+        return Pipelines(Flux2KleinPipeline, None, Flux2KleinInpaintPipeline, _one_reference_each())
 
     def network_classes(self) -> dict[str, Any]:
         from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
@@ -104,6 +108,11 @@ class Flux2Klein(FlowMatching):
     def _states(self, pipeline: Any, prompt: str) -> Tensor:
         states, _ = pipeline.encode_prompt(prompt=prompt, device=pipeline.device, max_sequence_length=READ)
         return states
+
+    def inpaint_options(self, size: int) -> dict[str, Any]:
+        if size > LARGEST:
+            raise RecipeError("size", f"{size} is too large: {self.NAME} inpaints at most {LARGEST} pixels an edge.")
+        return super().inpaint_options(size)
 
     def reference_options(self, references: Sequence[Image.Image], size: int) -> dict[str, Any]:
         return {"image": list(references), "height": size, "width": size}
