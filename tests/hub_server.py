@@ -590,6 +590,10 @@ _CALLS: list[tuple[str, str, Callable[..., None]]] = [
     ("POST", f"/datasets/{_ID}\\.git/info/lfs/verify", _Handler.lfs_verify),
     ("PUT", f"/lfs/{_ID}/([0-9a-f]{{64}})", _Handler.lfs_put),
     ("GET HEAD", f"/datasets/{_ID}/resolve/([^/]+)/(.+)", _Handler.resolve),
+    ("GET HEAD", f"/{_ID}/resolve/([^/]+)/(.+)", _Handler.resolve),
+    ("GET", f"/api/models/{_ID}/tree/([^/]+)", _Handler.tree),
+    ("GET", f"/api/models/{_ID}/revision/([^/]+)", _Handler.info),
+    ("GET", f"/api/models/{_ID}", _Handler.info),
 ]
 
 

@@ -1,15 +1,22 @@
 """Tiny random checkpoints of the families of flow matching; tokenizers and configurations are built here."""
 
+import json
 from pathlib import Path
 
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxFillPipeline,
+    FluxKontextPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
+    QwenImageEditPipeline,
+    QwenImageEditPlusPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
@@ -26,11 +33,13 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
 )
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from figureground.pocket import captions
 
@@ -50,7 +59,17 @@ def make_transformer(kind: str, out: Path, inpaint: bool = False) -> Path:
     pipeline = MAKERS[kind](out, inpaint)
     folder = out / (f"{kind}-inpaint" if inpaint else kind)
     pipeline.save_pretrained(folder)
+    if kind in SEEING:
+        _add_processor(folder)
     return folder
+
+
+def _add_processor(folder: Path) -> None:
+    """Adds the processor of images that a text encoder sees, in small."""
+    Qwen2VLImageProcessorPil(min_pixels=28**2, max_pixels=5 * 28**2).save_pretrained(folder / "processor")
+    index = folder / "model_index.json"
+    named = {"processor": ["transformers", "Qwen2VLProcessor"]}
+    index.write_text(json.dumps({**json.loads(index.read_text()), **named}))
 
 
 def make_vae(shift: float = 0.5) -> AutoencoderKL:
@@ -138,11 +157,11 @@ def _sd3(out: Path, inpaint: bool) -> StableDiffusion3Pipeline:
     )
 
 
-def _flux(out: Path, fill: bool) -> FluxPipeline | FluxFillPipeline:
+def _flux(out: Path, kind: type = FluxPipeline) -> FluxPipeline | FluxFillPipeline | FluxKontextPipeline:
     encoder, tokenizer = make_clip(out, CLIPTextModel)
     encoder_2, tokenizer_2 = make_t5()
     transformer = FluxTransformer2DModel(
-        in_channels=2 * 64 + 256 if fill else 64,
+        in_channels=2 * 64 + 256 if kind is FluxFillPipeline else 64,
         out_channels=64,
         num_layers=1,
         num_single_layers=1,
@@ -153,7 +172,7 @@ def _flux(out: Path, fill: bool) -> FluxPipeline | FluxFillPipeline:
         guidance_embeds=True,
         axes_dims_rope=(4, 2, 2),
     )
-    return (FluxFillPipeline if fill else FluxPipeline)(
+    return kind(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=make_vae(),
@@ -164,10 +183,56 @@ def _flux(out: Path, fill: bool) -> FluxPipeline | FluxFillPipeline:
     )
 
 
+def _klein(out: Path, distilled: bool) -> Flux2KleinPipeline:
+    tokenizer = make_qwen_tokenizer()
+    encoder = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=20,
+            num_hidden_layers=27,  # the pipelines take the states of the 27th
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=1024,
+        )
+    )
+    transformer = Flux2Transformer2DModel(
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=48,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=4,
+        sample_size=SIZE,
+        mid_block_add_attention=False,
+    )
+    return Flux2KleinPipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        is_distilled=distilled,
+    )
+
+
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+"""Tokens around and in place of images."""
 
 
 def make_qwen_tokenizer() -> Qwen2Tokenizer:
@@ -176,7 +241,7 @@ def make_qwen_tokenizer() -> Qwen2Tokenizer:
 
     vocabulary = {letter: i for i, letter in enumerate(sorted(ByteLevel.alphabet()))}
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[])
-    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>", *VISION], special_tokens=True)
     tokenizer.chat_template = CHAT
     return tokenizer
 
@@ -215,7 +280,7 @@ def _z_image(out: Path, inpaint: bool) -> ZImagePipeline:
     )
 
 
-def _qwen_image(out: Path, inpaint: bool) -> QwenImagePipeline:
+def _qwen_image(out: Path, kind: type = QwenImagePipeline) -> QwenImagePipeline | QwenImageEditPipeline:
     tokenizer = make_qwen_tokenizer()
     text = {
         "vocab_size": len(tokenizer),
@@ -244,22 +309,32 @@ def _qwen_image(out: Path, inpaint: bool) -> QwenImagePipeline:
         joint_attention_dim=WIDTH,
         axes_dims_rope=(4, 6, 6),
     )
-    return QwenImagePipeline(
+    named = dict(zip(("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id"),
+                     tokenizer.convert_tokens_to_ids(list(VISION)), strict=True))  # fmt: skip
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **named)
+    return kind(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=True, shift_terminal=0.02),
         vae=AutoencoderKLQwenImage(base_dim=8, num_res_blocks=1),
-        text_encoder=Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config),
         tokenizer=tokenizer,
+        **({} if kind is QwenImagePipeline else {"processor": None}),
     )
 
 
 MAKERS = {
     "sd3": _sd3,
-    "flux": _flux,
-    "flux-fill": lambda out, inpaint: _flux(out, True),
+    "flux": lambda out, inpaint: _flux(out),
+    "flux-fill": lambda out, inpaint: _flux(out, FluxFillPipeline),
+    "flux-kontext": lambda out, inpaint: _flux(out, FluxKontextPipeline),
+    "flux2-klein": lambda out, inpaint: _klein(out, False),
     "z-image": _z_image,
-    "qwen-image": _qwen_image,
+    "qwen-image": lambda out, inpaint: _qwen_image(out),
+    "qwen-image-edit": lambda out, inpaint: _qwen_image(out, QwenImageEditPipeline),
+    "qwen-image-edit-plus": lambda out, inpaint: _qwen_image(out, QwenImageEditPlusPipeline),
 }
 """By family, the function that makes its pipeline."""
+SEEING = ("qwen-image-edit", "qwen-image-edit-plus")
+"""Families whose text encoder sees images."""
 INPAINTING = ("sd3",)
 """Families with checkpoints that were made for inpainting, besides those that are a family of their own."""

@@ -19,13 +19,13 @@ from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.render import Renderer, Sampling
 from figureground.methods.d3s import D3S
 from figureground.methods.forecast import plan
+from figureground.models.family import FAMILIES
 from figureground.models.weights import check_files, family_of
 from figureground.recipe.sample import Guide, Spec
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 SAMPLING = Sampling(size=SIZE, num_inference_steps=5, strength=0.5, guidance_scale=4.0, batch_size=4)
 PROMPTS = ("a photo of a bird, on grass", "a car", "a mug in snow at night, seen from above", "a cat on sand")
-ROUTES = ("text", "image", "inpaint")
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +69,10 @@ def draw(checkpoint, specs, between=lambda: None, **changes):
 
 
 def routes(name):
-    return ("inpaint",) if name.endswith(("-inpaint", "-fill")) else ROUTES
+    """The routes that don't edit; see test_edit for the one that does."""
+    if name.endswith("-inpaint"):
+        return ("inpaint",)
+    return tuple(route for route in FAMILIES[name].ROUTES if route != "edit")
 
 
 EVERY = [(name, route) for name in (*MAKERS, *(f"{kind}-inpaint" for kind in INPAINTING)) for route in routes(name)]
@@ -148,7 +151,10 @@ def test_each_text_encoder_has_its_own_limit_and_a_longer_prompt_is_refused(open
     assert not (tmp_path / "out" / "data").exists()
 
 
-LIMITS = {"sd3": {77, 256}, "flux": {77, 512}, "flux-fill": {77, 512}, "z-image": {512}, "qwen-image": {1019}}
+LIMITS = {
+    "sd3": {77, 256}, "flux": {77, 512}, "flux-fill": {77, 512}, "flux-kontext": {77, 512}, "flux2-klein": {512},
+    "z-image": {512}, "qwen-image": {1019}, "qwen-image-edit": {1019}, "qwen-image-edit-plus": {1019},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -243,6 +249,45 @@ def test_flux_takes_its_guidance_as_an_input_and_refuses_a_negative_prompt(opene
     if name == "flux":
         assert main(["plan", *recipe(folders[name], negative_prompt="dark")]) == 2
         assert "negative_prompt: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("route", ["text", "image", "inpaint"])
+def test_true_guidance_leads_flux_away_from_the_negative_prompt_at_twice_the_evaluations(opened, route):
+    checkpoint, specs, calls = opened("flux"), [spec(i, route) for i in range(4)], []
+    off = draw(checkpoint, specs, guidance_scale=3.0)
+    assert np.array_equal(off, draw(checkpoint, specs, guidance_scale=3.0, true_cfg_scale=1.0))
+    handle = checkpoint.denoiser.register_forward_pre_hook(lambda *_: calls.append(1))
+    settings = {"guidance_scale": 3.0, "true_cfg_scale": 6.0}
+    empty, dark = (draw(checkpoint, specs, negative_prompt=text, **settings) for text in ("", "a dark cave"))
+    handle.remove()
+    steps = 5 if route == "text" else checkpoint.family.start(SAMPLING.strength, 5).steps
+    assert len(calls) == 2 * steps * checkpoint.family.evaluations(3.0, 6.0)
+    assert not np.array_equal(off, empty)
+    assert not np.array_equal(empty, dark)
+    one = draw(checkpoint, specs, negative_prompt="a dark cave", batch_size=1, **settings)
+    assert np.abs(one - dark).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-fill", "z-image", "qwen-image"])
+def test_true_guidance_is_refused_for_families_without_it(opened, folders, name, capsys):
+    with pytest.raises(RecipeError, match="flux") as refused:
+        draw(opened(name), [spec(0, "inpaint")], true_cfg_scale=2.0)
+    assert refused.value.field == "true_cfg_scale"
+    if "image" in routes(name):
+        assert main(["plan", *recipe(folders[name], true_cfg_scale=2.0)]) == 2
+        assert "true_cfg_scale: " in capsys.readouterr().err
+
+
+def test_a_recipe_holds_the_scale_of_true_guidance_only_if_it_sets_it(folders):
+    fields = {"checkpoint": str(folders["flux"]), "size": 32, "num_inference_steps": 4, "strength": 0.5, "limit": 1}
+    assert "true_cfg_scale" not in D3S("pocket", **fields).identity()
+    guided = D3S("pocket", **fields, negative_prompt="dark", true_cfg_scale=2.0)
+    assert guided.identity()["true_cfg_scale"] == guided.settings_shown()["true_cfg_scale"] == 2.0
+    assert plan(guided)["denoiser_evaluations"] == 2 * 2
+    assert plan(D3S("pocket", **fields))["denoiser_evaluations"] == 2
+    with pytest.raises(RecipeError, match="above 1") as refused:
+        D3S("pocket", **fields, negative_prompt="dark", true_cfg_scale=1.0).check_family()
+    assert refused.value.field == "negative_prompt"
 
 
 @pytest.mark.parametrize(("name", "evaluations"), [("flux", 1), ("sd3", 2), ("z-image", 2)])

@@ -3,7 +3,9 @@
 import csv
 import io
 import itertools
+import json
 import os
+import re
 import shutil
 
 import pytest
@@ -166,6 +168,30 @@ def test_a_checkpoint_names_its_licence_in_its_readme_or_beside_it(tmp_path, rea
     assert read_weights(str(tmp_path), "sha256:ab") == Weights(tmp_path.name, "sha256:ab", *told)
 
 
+@pytest.mark.parametrize(
+    ("readme", "told", "link"),
+    [
+        ("license: creativeml-openrail-m", "claims no rights", "CompVis"),
+        ("license: openrail++", "claims no rights", "stable-diffusion-xl"),
+        ("license: apache-2.0", "says nothing", "apache.org"),
+        ("license: MIT", "says nothing", "MIT"),
+        ("license: other\nlicense_name: flux-1-dev-non-commercial-license\nlicense_link: LICENSE.md", "FLUX", "github"),
+        ("license: other\nlicense_name: stabilityai-ai-community\nlicense_link: https://a.org", "derivative", "a.org"),
+        ("license: [mit, apache-2.0]", "under mit, apache-2.0", "MIT"),
+        ("license: other\nlicense_name: house-rules", "under house-rules.*isn't known", ""),
+        ("license: [mit, house-rules]", "isn't known", ""),
+        ("tags: [a]", "unknown: no licence was found", ""),
+    ],
+)
+def test_what_a_checkpoints_licence_says_about_images_is_told_or_said_to_be_unknown(tmp_path, readme, told, link):
+    (tmp_path / "README.md").write_text(f"---\n{readme}\n---\n")
+    found = read_weights(str(tmp_path), None).terms()
+    assert re.search(told, found["terms"])
+    assert link in found["terms_link"]
+    assert bool(found["terms_link"]) == bool(link)
+    assert ("may bind them" in found["terms"]) == ("license" in readme)
+
+
 def test_a_checkpoint_of_the_hub_is_looked_up_in_the_cache(tmp_path, monkeypatch):
     snapshot = tmp_path / "models--user--model" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
@@ -214,6 +240,9 @@ def test_a_built_dataset_names_its_sources_and_keeps_their_credits(tmp_path):
     assert f"- `bird/{first}` by Ada\n" in card
     assert f"| checkpoint | `{checkpoint.name}` |" in card
     assert "| licence | creativeml-openrail-m |" in card
+    assert "| terms on images | the images were drawn with a checkpoint under creativeml-openrail-m, whose" in card
+    facts = json.loads((out / "_figureground/index.json").read_text())["card"]["facts"]
+    assert "claims no rights" in facts["checkpoint"]["terms"]
     assert (out / "_figureground/attribution.csv").read_text().splitlines()[1:] == [f"bird/{first},Ada,,,"]
     assert "rombach2022latent" in card
     for name in ("README.md", "croissant.json", "_figureground/index.json"):

@@ -32,7 +32,7 @@ from figureground.models.opening import (
 )
 from figureground.models.parts import limit_tokens
 from figureground.models.schedules import settings_for_latents
-from figureground.models.weights import check_files, fingerprint, local_directory, read_index
+from figureground.models.weights import check_files, download_file, fingerprint, local_directory, read_index
 
 SCHEDULERS = {
     "ddim": DDIMScheduler,
@@ -52,13 +52,16 @@ class Checkpoint:
 
     family: Family
     text_to_image: Any
-    image_to_image: Any
+    """The pipeline that holds its parts, also if it can't draw from a text alone."""
+    image_to_image: Any | None
     facts: dict[str, Any]
     """Description for provenance, without paths."""
     folder: Path
     """Local folder of its files."""
     inpaint: Any | None = None
     """Inpainting pipeline; None if it wasn't requested."""
+    edit: Any | None = None
+    """Pipeline that edits a reference by an instruction; None for most families."""
 
     @property
     def factor(self) -> int:
@@ -97,7 +100,7 @@ class Checkpoint:
 
     def replace_denoiser(self, denoiser: Any) -> None:
         """Give all pipelines another denoiser, such as a compiled one."""
-        for pipeline in (self.text_to_image, self.image_to_image, self.inpaint):
+        for pipeline in (self.text_to_image, self.image_to_image, self.inpaint, self.edit):
             if pipeline is not None:
                 setattr(pipeline, self.family.DENOISER, denoiser)
 
@@ -116,7 +119,7 @@ def open_checkpoint(
     safety: str = "reject",
     inpaint: bool = False,
 ) -> Checkpoint:
-    """Open a checkpoint for text-to-image, image-to-image and optionally inpainting, with shared weights.
+    """Open a checkpoint for the ways in which its family draws, inpainting only if asked for, with shared weights.
 
     Args:
         checkpoint: `pocket`, a directory in diffusers' layout, or a Hub id.
@@ -137,7 +140,7 @@ def open_checkpoint(
     what = f"checkpoint {checkpoint!r}"
     refuse_code(folder, what)
     index = read_index(folder, checkpoint, inpaint)
-    family = recognise(index["_class_name"][0], what)
+    family = recognise(index["_class_name"][0], what).variant(index)
     scheduler = scheduler or family.SCHEDULER
     variant = check_files(folder, checkpoint, inpaint, scheduler=scheduler, safety=safety)
     if isinstance(dtype, str):
@@ -155,6 +158,8 @@ def open_checkpoint(
         pipeline = open_pipeline(kinds.text, folder, what, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unopened(checkpoint, error, device) from error
+    for name, part in family.open_others(folder, what).items():
+        setattr(pipeline, name, part)
     for encoder, tokenizer in family.TEXTS.items():
         if getattr(pipeline, tokenizer, None) is not None and getattr(pipeline, encoder, None) is not None:
             limit_tokens(getattr(pipeline, tokenizer), family.tokens_read(folder, encoder))
@@ -174,16 +179,18 @@ def open_checkpoint(
     _use_channels_last(pipeline.vae)
     pipeline.set_progress_bar_config(disable=True)
     shared = {**pipeline.components, **family.sibling_options(pipeline)}
-    siblings = [_sibling(kind, shared) for kind in ((kinds.image, kinds.inpaint) if inpaint else (kinds.image,))]
+    wanted = (kinds.image, kinds.inpaint if inpaint else None, kinds.edit)
+    siblings = [_sibling(kind, shared) if kind is not None else None for kind in wanted]
     for sibling in siblings:
-        sibling.set_progress_bar_config(disable=True)
+        if sibling is not None:
+            sibling.set_progress_bar_config(disable=True)
     facts = {
         "checkpoint": checkpoint if checkpoint == "pocket" or local_directory(checkpoint) is None else folder.name,
         "revision": folder.name if local_directory(checkpoint) is None else fingerprint(checkpoint, None)[:19],
         "family": family.NAME,
         "prediction_type": family.prediction_type(pipeline.scheduler.config),
     }
-    return Checkpoint(family, pipeline, siblings[0], facts, folder, siblings[1] if inpaint else None)
+    return Checkpoint(family, pipeline, siblings[0], facts, folder, *siblings[1:])
 
 
 def _sibling(kind: Any, parts: Mapping[str, Any]) -> Any:
@@ -277,7 +284,10 @@ def download(checkpoint: str, revision: str | None) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return download_pipeline(checkpoint, revision)
+        folder = download_pipeline(checkpoint, revision)
+        if not (folder / "README.md").exists():  # it names the licence, and isn't a part of the pipeline
+            download_file(checkpoint, "README.md", folder.name)
+        return folder
     except (OSError, ValueError) as error:
         unreached = isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError)
         if unreached or "not fully cached locally" in str(error):

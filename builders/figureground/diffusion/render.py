@@ -20,7 +20,7 @@ from figureground.core.seeding import make_generator
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.composite import composite, whole_latents
 from figureground.diffusion.starts import find_start
-from figureground.models.family import Start
+from figureground.models.family import Route, Start
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
 from figureground.shards.remaining import NothingLeft, describe, remedies
 
@@ -29,9 +29,6 @@ LoadGuide = Callable[[Spec], tuple[Image.Image, Image.Image | None]]
 
 For inpainting: the source image and the mask, size × size, with 255 in the region to repaint.
 """
-Route = Literal["text", "image", "inpaint"]
-"""How an image is drawn: from noise, from a guide, or by repainting the masked region of a guide."""
-
 MARGIN = 1
 """Width in latent pixels of the border around a mask that is repainted with it."""
 FEATHER = 0.5
@@ -63,14 +60,18 @@ class Sampling:
     outside: Literal["source", "decoded"] = "source"
     """Pixels of an inpainted image outside the repainted region: the source, bit for bit, or the autoencoder's
     reconstruction, which is slightly blurred but seamless."""
+    true_cfg_scale: float | None = None
+    """Scale of classifier-free guidance for families whose `guidance_scale` is an input of the denoiser."""
+    edit: bool = False
+    """Whether a guide is the reference of an instruction, the prompt, and drawing starts from noise alone."""
 
 
 class Renderer:
     """Renders Specs with one opened checkpoint.
 
-    A Spec with a guide uses image-to-image at `strength` or `noise`, one without uses text-to-image. With a guide of
-    kind `inpaint`, the masked region, widened to whole latent pixels and by `MARGIN` more, is repainted, from pure
-    noise at strength 1.
+    A Spec with a guide uses image-to-image at `strength` or `noise`, or is edited if `Sampling.edit` is set; one
+    without uses text-to-image. With a guide of kind `inpaint`, the masked region, widened to whole latent pixels and by
+    `MARGIN` more, is repainted, from pure noise at strength 1.
     Incomplete batches are padded, so that every image is computed in a batch of the same size.
 
     Args:
@@ -96,9 +97,8 @@ class Renderer:
         self._spoiled: int | None = 0  # non-finite images so far, until the first finite one
         self._rejects: Counter[str] = Counter()  # by reason, until an image is kept
         self.proven = proven
-        checkpoint.family.check_sampling(
-            f"checkpoint {checkpoint.facts['checkpoint']!r}", sampling.eta, sampling.negative_prompt
-        )
+        self._what = f"checkpoint {checkpoint.facts['checkpoint']!r}"
+        checkpoint.family.check_sampling(self._what, sampling.eta, sampling.negative_prompt, sampling.true_cfg_scale)
         steps = sampling.num_inference_steps
         if sampling.noise is None:
             self._start = checkpoint.family.start(sampling.strength, steps)
@@ -127,14 +127,14 @@ class Renderer:
         if spec.guide is None:
             return None, None
         guide, mask = self._load_guide(spec)
-        if route(spec) != "inpaint":
+        if self._route(spec) != "inpaint":
             return guide, mask
         region = np.asarray(mask) >= 128 if mask is not None else np.zeros(1, bool)
         if not region.any():
             raise FiguregroundError(
                 f"{spec.key}: its mask covers nothing, so there is nothing to repaint. Leave it out."
             )
-        region = whole_latents(region, self._checkpoint.factor, MARGIN)
+        region = whole_latents(region, self._checkpoint.factor * self._checkpoint.family.MASK_CELL, MARGIN)
         return guide, Image.fromarray(region.astype(np.uint8) * 255)
 
     def _render_batch(
@@ -147,7 +147,7 @@ class Renderer:
             if reason:
                 yield Reject(spec, reason)
                 continue
-            if route(spec) == "inpaint" and self._sampling.outside == "source":
+            if self._route(spec) == "inpaint" and self._sampling.outside == "source":
                 source, feather = np.asarray(guide, np.float32) / 255, FEATHER * self._checkpoint.factor
                 pixels = composite(source, pixels, np.asarray(mask) > 0, feather)
             yield Sample(spec, Image.fromarray(to_uint8(pixels)), guide, mask)
@@ -188,12 +188,13 @@ class Renderer:
         self, specs: Sequence[Spec], guides: Sequence[tuple[Image.Image | None, Image.Image | None]]
     ) -> tuple[np.ndarray, list[bool]]:
         """Draw images, float (n, height, width, 3) in 0..1; also return whether the safety checker flagged each."""
-        sampling, n, by, family = self._sampling, len(specs), route(specs[0]), self._checkpoint.family
+        sampling, n, by, family = self._sampling, len(specs), self._route(specs[0]), self._checkpoint.family
         if self._checkpoint.needs_mask and by != "inpaint":
             raise FiguregroundError(
                 f"{specs[0].key}: the checkpoint was made for inpainting and draws nothing without an image and a "
                 "mask. Give an ordinary checkpoint."
             )
+        family.check_route(by, self._what)
         pad = sampling.batch_size - n
         padded = [*specs, *[specs[-1]] * pad]
         settings: dict[str, Any] = {
@@ -203,19 +204,30 @@ class Renderer:
             "generator": [make_generator(spec.seed) for spec in padded],
             "callback_on_step_end": self._after_step,
         }
+        if sampling.true_cfg_scale is not None:
+            settings["true_cfg_scale"] = sampling.true_cfg_scale
+        prompts = [spec.prompt for spec in padded]
         try:
-            settings.update(self._embed([spec.prompt for spec in padded]))
-            if by == "text":
+            if by == "edit":
+                references = _with_padding(guides, pad)
+                settings.update(
+                    self._embed_with(prompts, references) if family.SEES_REFERENCE else self._embed(prompts)
+                )
+                settings.update(family.reference_options(references, sampling.size))
+                out = family.draw(self._checkpoint.edit, **settings)
+            elif by == "text":
+                settings.update(self._embed(prompts))
                 settings.update(height=sampling.size, width=sampling.size)
                 out = family.draw(self._checkpoint.text_to_image, **settings)
             else:
+                settings.update(self._embed(prompts))
                 settings.update(image=_stack([guide for guide, _ in guides], pad), strength=self._start.strength)
                 if by == "image":
                     settings.update(family.image_size(sampling.size))
                     out = family.draw(self._checkpoint.image_to_image, **settings)
                 else:
                     assert self._checkpoint.inpaint is not None, "the checkpoint was opened without inpaint=True"
-                    settings.update(height=sampling.size, width=sampling.size)
+                    settings.update(family.inpaint_options(sampling.size))
                     settings.update(mask_image=_stack([mask for _, mask in guides], pad))
                     out = family.draw(self._checkpoint.inpaint, **settings)
         except (RuntimeError, MemoryError) as error:
@@ -243,11 +255,29 @@ class Renderer:
         collate = self._checkpoint.family.collate
         return {**collate(rows), **(collate([self._negative] * len(rows)) if self._negative else {})}
 
+    def _embed_with(self, prompts: Sequence[str], references: Sequence[Image.Image]) -> dict[str, Any]:
+        """Return the embeddings of a batch for a text encoder that sees references too."""
+        sampling, family = self._sampling, self._checkpoint.family
+        pipeline, scale = self._checkpoint.text_to_image, self._free_scale
+        rows = [
+            family.encode_instruction(pipeline, prompt, sampling.negative_prompt, scale, reference)
+            for prompt, reference in zip(prompts, references, strict=True)
+        ]
+        return family.collate(rows)
+
+    @property
+    def _free_scale(self) -> float:
+        return self._checkpoint.family.free_scale(self._sampling.guidance_scale, self._sampling.true_cfg_scale)
+
+    def _route(self, spec: Spec) -> Route:
+        by = route(spec)
+        return "edit" if by == "image" and self._sampling.edit else by
+
     def _encode(self, prompt: str) -> dict[str, torch.Tensor]:
         """Encode a prompt. The negative prompt's embeddings, the same for all, are computed once and kept apart."""
         sampling = self._sampling
         found = self._checkpoint.family.encode_prompt(
-            self._checkpoint.text_to_image, prompt, sampling.negative_prompt, sampling.guidance_scale, self._negative
+            self._checkpoint.text_to_image, prompt, sampling.negative_prompt, self._free_scale, self._negative
         )
         self._negative = {n: t for n, t in found.items() if n.startswith("negative")}
         return {n: t for n, t in found.items() if not n.startswith("negative")}
@@ -278,7 +308,7 @@ def leave_device(checkpoint: Checkpoint) -> None:
 
 
 def route(spec: Spec) -> Route:
-    """Return how a Spec's image is drawn."""
+    """Return how a Spec's image is drawn, unless `Sampling.edit` turns image-to-image into editing."""
     if spec.guide is None:
         return "text"
     return "inpaint" if spec.guide.kind == "inpaint" else "image"
@@ -290,6 +320,12 @@ def in_batches(specs: Sequence[Spec], size: int) -> Iterator[list[Spec]]:
         run = list(alike)
         for start in range(0, len(run), size):
             yield run[start : start + size]
+
+
+def _with_padding(guides: Sequence[tuple[Image.Image | None, Image.Image | None]], pad: int) -> list[Image.Image]:
+    """Return the guides, the last one `pad` times more."""
+    given = [guide for guide, _ in guides if guide is not None]
+    return [*given, *given[-1:] * pad]
 
 
 def _stack(given: Sequence[Image.Image | None], pad: int) -> torch.Tensor:
@@ -334,7 +370,9 @@ def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1
     if checkpoint.text_to_image.device.type != "cuda":
         return CPU_BATCH if sum(p.numel() for p in checkpoint.denoiser.parameters()) <= SMALL_DENOISER else 1
     device = checkpoint.text_to_image.device
-    spec = Spec("probe", "probe", 0, 0, "", "", "a photo", 0, Guide("inpaint", "probe") if checkpoint.inpaint else None)
+    guide = Guide("inpaint", "probe") if checkpoint.inpaint else None
+    guide = Guide("photograph", "probe") if sampling.edit else guide
+    spec = Spec("probe", "probe", 0, 0, "", "", "a photo", 0, guide)
     size = (sampling.size, sampling.size)
     peaks = []
     for batch in (1, 2):

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,9 +25,16 @@ from figureground.core.shares import whole_part
 from figureground.core.values import kinds_of
 from figureground.methods.panels.panel import Panel
 from figureground.models.distilled import checkpoint_notes
-from figureground.models.family import OWN, Family, Start
+from figureground.models.family import OWN, Family, Route, Start
 from figureground.models.needs import Need, missing_checkpoint, missing_device
-from figureground.models.weights import check_size, edge_multiple, fingerprint, known_family, local_directory
+from figureground.models.weights import (
+    check_size,
+    download_file,
+    edge_multiple,
+    fingerprint,
+    known_family,
+    local_directory,
+)
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING, Config
 from figureground.recipe.plan import Plan
@@ -110,12 +117,9 @@ class Method(ABC):
         recipes.check_names(fields, type(base).field_names(), self.METHOD)
         self.config = dataclasses.replace(base, **{n: _plain(value) for n, value in fields.items()})
         self.cache_dir = cache_dir
-        if {"noise", "strength"} <= set(fields) and self.config.noise is not None:
-            raise RecipeError(
-                "noise", f"the recipe has noise {self.config.noise:g} and strength {self.config.strength:g}. Give one."
-            )
-        if "scheduler" not in fields and self.family is not None and self.family.SCHEDULER == OWN:
-            self.config = dataclasses.replace(self.config, scheduler=OWN)  # a config's sampler is for other families
+        self.check_given(fields)
+        self._chooses_sampler = "scheduler" not in fields
+        self._choose_sampler()
         self.load_inputs()
         self._choose_shard_size()
 
@@ -238,6 +242,26 @@ class Method(ABC):
 
         return MethodBuilder(self, self.cache_dir)
 
+    def settle_sampler(self) -> None:
+        """Choose the sampler that the recipe leaves open, by the checkpoint's family.
+
+        For a checkpoint on the Hub that isn't on this machine, it downloads the small file that says the family. If
+        that fails, opening the checkpoint will report why.
+        """
+        if self._chooses_sampler and self.family is None:
+            download_file(self.config.checkpoint, "model_index.json", self.config.revision)
+            vars(self).pop("family")
+            self._choose_sampler()
+
+    def _choose_sampler(self) -> None:
+        """Use a sampler for the checkpoint's family if the recipe names none: a config's may be for other families."""
+        if not self._chooses_sampler or self.family is None:
+            return
+        if self.family.SCHEDULER == OWN:
+            self.config = dataclasses.replace(self.config, scheduler=OWN)
+        elif self.config.scheduler == OWN:
+            self.config = dataclasses.replace(self.config, scheduler=Config.scheduler)
+
     def _choose_shard_size(self) -> None:
         """Replace a missing shard size with a number that follows from the recipe alone."""
         if self.config.shard_size is not None:
@@ -262,6 +286,20 @@ class Method(ABC):
     """Whether the recipe leaves the shard size open; an existing dataset then keeps its own."""
     pairings: dict[str, np.ndarray]
     """By split, bool (foregrounds, backgrounds): the cells that a correlated table favours."""
+
+    def check_given(self, names: Collection[str]) -> None:
+        """Refuse fields that the recipe sets and that don't go together, whatever their values.
+
+        Args:
+            names: The fields that differ from the config's, or may.
+
+        Raises:
+            RecipeError: Two of them exclude each other.
+        """
+        if {"noise", "strength"} <= set(names) and self.config.noise is not None:
+            raise RecipeError(
+                "noise", f"the recipe has noise {self.config.noise:g} and strength {self.config.strength:g}. Give one."
+            )
 
     def load_inputs(self) -> None:
         """Read the lists, tables and prompts that the config names. Called once, by the constructor."""
@@ -290,6 +328,11 @@ class Method(ABC):
             f"a set made by {self.METHOD} can't be extended: its sources were chosen for its size. Build a larger "
             "set in another directory, or one with another seed, and merge them."
         )
+
+    @property
+    def route(self) -> Route:
+        """How images are drawn."""
+        return "inpaint" if self.INPAINTS else "text"
 
     def denoiser_steps(self) -> int:
         """Return the denoiser steps that one image takes."""
@@ -420,10 +463,19 @@ class Method(ABC):
         return json.loads(json.dumps({"format": recipes.FORMAT, "builder": self.METHOD, **fields, **self.content}))
 
     def _identity_names(self) -> list[str]:
-        """Return the fields that decide the dataset: `extended` of an extended one, `strength` or `noise`."""
-        unset = [] if self.config.extended else ["extended"]
-        unset.append("noise" if self.config.noise is None else "strength")
+        """Return the fields that decide the dataset."""
+        unset = [*([] if self.config.extended else ["extended"]), *self._unset_sampling()]
         return [n for n in self.config.field_names() if n not in (*self.config.execution_names(), *unset)]
+
+    def _unset_sampling(self) -> list[str]:
+        """Return the settings of sampling that decide nothing, so that recipes are the same as in earlier releases."""
+        unset = ["noise" if self.config.noise is None else "strength"]
+        return [*unset, "true_cfg_scale"] if self.config.true_cfg_scale is None else unset
+
+    def fields_given(self) -> dict[str, Any]:
+        """Return the fields with which the method can be made again, without those that decide nothing."""
+        unset = self._unset_sampling()
+        return {name: getattr(self.config, name) for name in self.config.field_names() if name not in unset}
 
     def recipe(self, folder: Path) -> dict[str, Any]:
         """Return the recipe as saved in `folder`. It describes the dataset and can rebuild it."""
@@ -459,8 +511,8 @@ class Method(ABC):
 
     def settings_shown(self) -> dict[str, Any]:
         """Return the recipe's fields that every sample's provenance contains."""
-        unset = "noise" if self.config.noise is None else "strength"
-        return {name: getattr(self.config, name) for name in SAMPLING if name != unset}
+        unset = self._unset_sampling()
+        return {name: getattr(self.config, name) for name in SAMPLING if name not in unset}
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
         """Return the fields that the method adds to a sample's provenance."""
@@ -534,11 +586,13 @@ class Method(ABC):
 
         Raises:
             RecipeError: The family would ignore a sampling setting, or doesn't support a setting of the training.
-            FiguregroundError: The method trains checkpoints, and the family's can't be trained.
+            FiguregroundError: The family doesn't draw as the recipe asks, or the method trains checkpoints, and the
+                family's can't be trained.
         """
         if self.family is not None:
             config, what = self.config, f"checkpoint {self.config.checkpoint!r}"
-            self.family.check_sampling(what, config.eta, config.negative_prompt)
+            self.family.check_route(self.route, what)
+            self.family.check_sampling(what, config.eta, config.negative_prompt, config.true_cfg_scale)
             if self.trains_checkpoint:
                 field, settings = self.training()
                 try:
@@ -598,7 +652,7 @@ class Method(ABC):
         sources, credits = self.sources()
         return CardContext(
             self.TITLE, self.METHOD, self.summary(), "\n\n".join(self.citations()), numerics, self.LIMITS,
-            self.USES, self.MISUSES, dataclasses.asdict(weights),
+            self.USES, self.MISUSES, {**dataclasses.asdict(weights), **weights.terms()},
             [dataclasses.asdict(source) for source in sources], [dataclasses.asdict(credit) for credit in credits],
             self.lineage(),
         )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
@@ -45,11 +45,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from figureground.diffusion.checkpoint import Checkpoint
+    from figureground.models.family import Route
     from figureground.shards.columns import Columns
 
 POCKET = "pocket"
 NEEDED: dict[str, tuple[str, ...]] = {"paste": ("cutouts", "scenes"), "photograph": ("photographs",), "none": ()}
 """Fields with the image directories that each kind of guide needs."""
+EDIT_STARTS = "an edited image starts from noise alone, whatever its guide. Leave it out."
 UNKNOWN = "unknown"
 """Background label of a photograph whose scene isn't labelled."""
 
@@ -66,6 +68,13 @@ IMAGE_TO_IMAGE_CITATION = """@inproceedings{meng2022sdedit,
             Ermon, Stefano},
   booktitle = {International Conference on Learning Representations},
   year = {2022}
+}"""
+
+EDITING_CITATION = """@inproceedings{brooks2023instructpix2pix,
+  title = {{InstructPix2Pix}: Learning to Follow Image Editing Instructions},
+  author = {Brooks, Tim and Holynski, Aleksander and Efros, Alexei A.},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2023}
 }"""
 
 CITATION = """@article{kattakinda2022d3s,
@@ -106,6 +115,9 @@ class D3SConfig(Config):
     like `cutouts`."""
     guide: Literal["paste", "none", "photograph"] = "paste"
     """Guide of image-to-image: `paste` a cut-out on a scene, `none`, or a whole `photograph`."""
+    edit: bool = False
+    """Whether the guide is edited, with a checkpoint that was made for it and prompts that are instructions, instead
+    of drawn over; it is then a composite (`guide: paste`) or a `photograph` on any background."""
     known_background: bool = False
     """Whether photographs must be in a folder of their background."""
     paste: Literal["mask", "square"] = "square"
@@ -148,6 +160,9 @@ class D3SConfig(Config):
         for per_cell in self.extended:
             if list(per_cell) != list(self.per_cell):
                 raise RecipeError("extended", f"it must name the splits {listed(self.per_cell)}, as per_cell does.")
+        if self.edit:
+            self._check_edit()
+            return
         if self.guide == "none" and self.noise is not None:
             raise RecipeError("noise", "images without a guide start from noise alone. Leave it out.")
         if self.guide != "none" and self.noise is None and whole_part(self.num_inference_steps, self.strength) < 1:
@@ -157,6 +172,14 @@ class D3SConfig(Config):
                 f"be drawn. Give a strength of at least {math.ceil(1000 / self.num_inference_steps) / 1000:g}, or more "
                 "steps.",
             )
+
+    def _check_edit(self) -> None:
+        if self.guide == "none":
+            raise RecipeError("edit", "guide=none leaves nothing to edit. Give guide=photograph or guide=paste.")
+        if self.noise is not None:
+            raise RecipeError("noise", EDIT_STARTS)
+        if self.known_background:
+            raise RecipeError("known_background", "photographs are put on other backgrounds. Leave it out.")
 
     def scale_range(self) -> tuple[float, float]:
         """Return the smallest and largest edge of a cut-out's box, as shares of the canvas's edge."""
@@ -185,19 +208,25 @@ def _no_guide(split: str, f: int, b: int, i: int) -> None:
 
 
 def _configs() -> dict[str, D3SConfig]:
-    """Return the configs: the demo, the authors' settings, and controls of both to tell artefacts from real drops."""
+    """Return the configs: the demo, the authors' settings, controls of both to tell artefacts from real drops, and one
+    for checkpoints that edit.
+    """
     imagenet = D3SConfig(name="imagenet")
     pocket = D3SConfig(
         name=POCKET, checkpoint=POCKET, classes=POCKET, cutouts=POCKET, scenes=POCKET, photographs=POCKET,
         paste="mask", cutout_scale=[0.45, 0.6], position="ground", per_cell={"train": 5, "validation": 1},
         size=64, num_inference_steps=16, strength=0.6, guidance_scale=5.0, shard_size=100, batch_size=16,
     )  # fmt: skip
+    edit = D3SConfig(
+        name="edit", checkpoint="black-forest-labs/FLUX.2-klein-4B", scheduler="own", guide="photograph", edit=True,
+        prompt="edit", size=1024, num_inference_steps=4, guidance_scale=1.0,
+    )  # fmt: skip
     controls: dict[str, dict[str, Any]] = {
         "text-only": {"guide": "none"},
         "reconstruction": {"guide": "photograph", "strength": 0.2, "allow_empty": True},
         "same-background": {"guide": "photograph", "known_background": True, "allow_empty": True},
     }
-    made = {"pocket": pocket, "imagenet": imagenet}
+    made = {"pocket": pocket, "imagenet": imagenet, "edit": edit}
     for name, changes in controls.items():
         for prefix, base in (("", imagenet), ("pocket-", pocket)):
             made[prefix + name] = dataclasses.replace(base, **changes)
@@ -227,6 +256,13 @@ class D3S(Method):
         "photograph": "Photographs of each foreground class, redrawn by a diffusion model on the scene that they show: "
         "a control of a D3S set. Validation uses no photograph of training.",
     }
+    EDITED: ClassVar[dict[str, str]] = {
+        "paste": "Each foreground class on each background. A cut-out of the class was pasted on a scene of the "
+        "background, and a diffusion model edited the composite by an instruction, the prompt. Validation uses no "
+        "cut-out and no scene of training.",
+        "photograph": "Photographs of each foreground class, which a diffusion model put on each background by an "
+        "instruction, the prompt. Validation uses no photograph of training.",
+    }
     CITATIONS = (CITATION,)
     LIMITS = (
         "The images carry the biases of the checkpoint that drew them.",
@@ -237,7 +273,12 @@ class D3S(Method):
     config: D3SConfig
 
     def summary(self) -> str:
-        return self.SUMMARIES[self.config.guide]
+        return (self.EDITED if self.config.edit else self.SUMMARIES)[self.config.guide]
+
+    def check_given(self, names: Collection[str]) -> None:
+        super().check_given(names)
+        if self.config.edit and "strength" in names:
+            raise RecipeError("strength", EDIT_STARTS)
 
     def load_inputs(self) -> None:
         config = self.config
@@ -254,13 +295,16 @@ class D3S(Method):
             self.classes = define(self.classes, find_list("definitions", config.definitions, "classes"))
         if config.backgrounds == "folders":
             names = self._folders("backgrounds", "scenes")
-            self.backgrounds = [ClassEntry(name, f"{name.replace('_', ' ')} background") for name in names]
+            before = "on a " if config.edit else ""  # an instruction says where to
+            self.backgrounds = [ClassEntry(n, f"{before}{n.replace('_', ' ')} background") for n in names]
         else:
             self.backgrounds = read_nouns("backgrounds", config.backgrounds, "backgrounds", "d3s")
-        photographs = config.guide == "photograph" and config.photographs is not None
+        photographs = config.guide == "photograph" and config.photographs is not None and not config.edit
         if photographs and all(ground == UNKNOWN for _, ground in self._photograph_folders):
             self.backgrounds = [ClassEntry(UNKNOWN, "")]
         self.prompts = read_templates(config.prompt)
+        if config.edit and config.guide == "photograph" and config.photographs is not None:
+            _ = self._edited_folders  # report classes without a folder at once
         names, grounds = self._names()
         self.counts, self.pairings = read_table(config.table, config.per_cell, names, grounds, config.seed)
         self.earlier: list[dict[str, np.ndarray]] = []
@@ -392,7 +436,30 @@ class D3S(Method):
 
     @cached_property
     def photographs(self) -> dict[str, ImagePool]:
-        return self._read_banks("photographs", list(self._photograph_folders.values()), "photographs", {})
+        if self.config.edit:
+            folders = [folder for each in self._edited_folders.values() for _, folder in each]
+        else:
+            folders = list(self._photograph_folders.values())
+        return self._read_banks("photographs", folders, "photographs", {})
+
+    @cached_property
+    def _edited_folders(self) -> dict[str, list[tuple[str, str]]]:
+        """By class name, the folders of photographs to edit, each with its scene's name, which is empty if none."""
+        found: dict[str, dict[str, str]] = {}
+        for root in self._directories("photographs").values():
+            folders = Lookup(path.name for path in list_folders(root))
+            for f in self.classes:
+                own = _find_folder(root, folders, (f.name, *f.aliases))
+                if own is not None:
+                    scenes = {f"{own}/{path.name}": path.name for path in list_folders(root / own)}
+                    found.setdefault(f.name, {}).update(scenes or {own: ""})
+        if bare := [f.name for f in self.classes if f.name not in found]:
+            raise RecipeError(
+                "photographs",
+                f"{len(bare)} of {len(self.classes)} classes have no folder: {listed(bare, 5)}. Lay photographs out as "
+                "<class>/* or <class>/<scene>/*.",
+            )
+        return {name: [(scene, folder) for folder, scene in sorted(each.items())] for name, each in found.items()}
 
     @cached_property
     def _photograph_folders(self) -> dict[tuple[str, str], str]:
@@ -470,9 +537,21 @@ class D3S(Method):
         return Guide("paste", cutout.id, scene.id, box, bool(rng.random() < 0.5))
 
     def _photograph(self, split: str, f: int, b: int, i: int) -> Guide:
+        if self.config.edit:
+            return self._photograph_to_edit(split, f, b, i)
         items = self.photographs[split].items[self._photograph_folders[self.classes[f].name, self.backgrounds[b].name]]
         item = items[pick(self.config.seed, ["photograph", split, str(f), str(b)], len(items), i)]
         return Guide("photograph", item.id)
+
+    def _photograph_to_edit(self, split: str, f: int, b: int, i: int) -> Guide:
+        """Choose a photograph that doesn't show the background yet, if there is one; matched ones are all the same."""
+        folders, matched = self._edited_folders[self.classes[f].name], self.config.match == "foreground"
+        here = Lookup([self.backgrounds[b].name])
+        elsewhere = [folder for scene, folder in folders if matched or not here.find(scene)]
+        pool = self.photographs[split].items
+        items = [item for folder in elsewhere or [folder for _, folder in folders] for item in pool[folder]]
+        which = [split, str(f)] if matched else [split, str(f), str(b)]
+        return Guide("photograph", items[pick(self.config.seed, ["photograph", *which], len(items), i)].id)
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Tokenise every prompt and shorten definitions that would push the background out of the token limit."""
@@ -496,6 +575,7 @@ class D3S(Method):
 
     def citations(self) -> tuple[str, ...]:
         guided = () if self.config.guide == "none" else (IMAGE_TO_IMAGE_CITATION,)
+        guided = (EDITING_CITATION,) if self.config.edit else guided
         return (*super().citations(), DIFFUSION_CITATION, *guided)
 
     def sources(self) -> tuple[list[Source], list[Credit]]:
@@ -541,8 +621,23 @@ class D3S(Method):
     def _prompt_grounds(self) -> list[ClassEntry | None]:
         return [None if b.name == UNKNOWN else b for b in self.backgrounds]
 
+    @property
+    def route(self) -> Route:
+        if self.config.guide == "none":
+            return "text"
+        return "edit" if self.config.edit else "image"
+
+    def sampling(self) -> dict[str, Any]:
+        return {"edit": self.config.edit}
+
+    def _unset_sampling(self) -> list[str]:
+        unset = super()._unset_sampling()
+        if self.config.edit:
+            return [*unset, "noise", "strength"]
+        return unset if self.CONFIGS[self.config.name].edit else [*unset, "edit"]
+
     def denoiser_steps(self) -> int:
-        return super().denoiser_steps() if self.config.guide == "none" else self.steps_on_guide()
+        return self.steps_on_guide() if self.route == "image" else super().denoiser_steps()
 
     def _lacking(self) -> list[str]:
         return [name for name in NEEDED[self.config.guide] if getattr(self.config, name) is None]

@@ -51,7 +51,10 @@ def plan(method: Method, images_per_second: float | None = None) -> dict[str, An
     config, planned = method.config, method.plan()
     images = sum(planned.totals().values())
     calls = method.denoiser_steps() + (config.scheduler == "pndm")  # pndm takes its second step twice
-    passes = method.family.evaluations(config.guidance_scale) if method.family else 1 + (config.guidance_scale > 1)
+    guided = config.guidance_scale > 1 or (config.true_cfg_scale or 1) > 1
+    passes = 1 + guided
+    if method.family:
+        passes = method.family.evaluations(config.guidance_scale, config.true_cfg_scale)
     splits = {}
     for split, count in planned.totals().items():
         cells, paired = planned.cells(split), method.pairings.get(split)

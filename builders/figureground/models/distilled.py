@@ -54,6 +54,8 @@ def distilled_note(folder: Path, checkpoint: str, steps: int, guidance: float) -
     found = next((match[0] for name in names if (match := _DISTILLED.search(name))), None)
     if denoiser.get("time_cond_proj_dim") is not None:  # guidance is an input of the denoiser, as in LCM
         why = f"time_cond_proj_dim in its {part}/config.json"
+    elif index.get("is_distilled") is True:
+        why = "is_distilled in its model_index.json"
     elif found:
         why = f"{found!r} in its name"
     else:

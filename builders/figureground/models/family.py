@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 
 from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.registry import Registry, subclasses
@@ -20,11 +20,21 @@ from figureground.models.schedules import check_schedule
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
     from torch import Tensor
 
     from figureground.models.noising import Noising
 
 
+Route = Literal["text", "image", "inpaint", "edit"]
+"""How an image is drawn: from noise, from a guide, by repainting the masked region of a guide, or by an instruction
+that says what to change in a guide, the reference."""
+ROUTE_NAMES: Final[Mapping[Route, str]] = {
+    "text": "text-to-image (method d3s with guide=none)",
+    "image": "image-to-image (method d3s)",
+    "inpaint": "inpainting (methods scgs and ddb)",
+    "edit": "editing by an instruction (method d3s with edit=true, as in its config edit)",
+}
 OWN: Final = "own"
 """The sampler that is a checkpoint's own, with its own settings."""
 
@@ -42,11 +52,13 @@ class Embedding(NamedTuple):
 
 
 class Pipelines(NamedTuple):
-    """Pipeline classes of diffusers by route; their parts are the same."""
+    """Pipeline classes of diffusers by route, None for a route that a family lacks; their parts are the same."""
 
     text: Any
+    """The one that a checkpoint's parts are opened with, also for families without text-to-image."""
     image: Any
     inpaint: Any
+    edit: Any = None
 
 
 class Start(NamedTuple):
@@ -83,6 +95,8 @@ class Family(ABC):
     """Pipeline classes in `model_index.json` that its checkpoints are recognised by."""
     INPAINTING: ClassVar[tuple[str, ...]] = ()
     """Pipeline classes of its checkpoints that were made for inpainting."""
+    ROUTES: ClassVar[tuple[Route, ...]] = ("text", "image", "inpaint")
+    """How its checkpoints draw."""
     DENOISER: ClassVar[str]
     """The part that denoises, such as `unet`."""
     TEXTS: ClassVar[Mapping[str, str]]
@@ -105,8 +119,15 @@ class Family(ABC):
     """The dtype `auto` on CUDA: float16, or bfloat16 for networks whose values overflow in float16."""
     PATCH: ClassVar[int] = 1
     """Latent pixels along the edge of a patch that the denoiser takes as one."""
+    MASK_CELL: ClassVar[int] = 1
+    """Latent pixels along the edge of the cells that its inpainting pipeline averages a mask in."""
     TOKENS: ClassVar[Mapping[str, int]] = {}
     """Tokens that pipelines let a text encoder read, by part; for others, its configuration says it."""
+    TRUE_GUIDANCE: ClassVar[bool] = False
+    """Whether `guidance_scale` is an input of the denoiser, and its pipelines take `true_cfg_scale` for classifier-free
+    guidance besides."""
+    SEES_REFERENCE: ClassVar[bool] = False
+    """Whether the text encoder reads the reference with the instruction."""
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -114,6 +135,29 @@ class Family(ABC):
         return (self.DENOISER, "vae", *self.TEXTS)
 
     # --- files, without torch -------------------------------------------------------------------
+
+    def variant(self, index: Mapping[str, Any]) -> Family:
+        """Return the family as it is for one checkpoint: itself, unless its checkpoints differ in how they are used.
+
+        Args:
+            index: Output of `weights.read_index`.
+        """
+        return self
+
+    def check_route(self, route: Route, what: str) -> None:
+        """Raise FiguregroundError if the family doesn't draw that way; names the ways that it does.
+
+        Args:
+            what: The checkpoint's name in errors.
+        """
+        if route in self.ROUTES:
+            return
+        able = [name for name, kind in FAMILIES.items() if route in kind.ROUTES]
+        raise FiguregroundError(
+            f"{what} is of the family {self.NAME}, which has no {ROUTE_NAMES[route]}, but "
+            f"{listed(ROUTE_NAMES[each] for each in self.ROUTES)}. Give it such a recipe, or a checkpoint of "
+            f"{' or '.join(able)}."
+        )
 
     @abstractmethod
     def check_denoiser(
@@ -173,16 +217,23 @@ class Family(ABC):
             raise RecipeError("scheduler", f"{what} is drawn from with a sampler of DDPM's noise levels. Give ddim.")
         check_schedule(config, kind, sampler, what)
 
-    def check_sampling(self, what: str, eta: float, negative_prompt: str) -> None:
-        """Raise RecipeError for a setting in `ignored`.
+    def check_sampling(self, what: str, eta: float, negative_prompt: str, true_cfg_scale: float | None = None) -> None:
+        """Raise RecipeError for a setting in `ignored`, and for `true_cfg_scale` where `guidance_scale` is the same.
 
         Args:
             what: The checkpoint's name in errors.
         """
-        for field, why in self.ignored(eta, negative_prompt).items():
+        if true_cfg_scale is not None and not self.TRUE_GUIDANCE:
+            able = listed(name for name, kind in FAMILIES.items() if kind.TRUE_GUIDANCE)
+            raise RecipeError(
+                "true_cfg_scale",
+                f"{what} is of the family {self.NAME}, which takes no such scale besides guidance_scale; {able} do. "
+                "Leave it out.",
+            )
+        for field, why in self.ignored(eta, negative_prompt, true_cfg_scale).items():
             raise RecipeError(field, f"{what}: {why}")
 
-    def ignored(self, eta: float, negative_prompt: str) -> dict[str, str]:
+    def ignored(self, eta: float, negative_prompt: str, true_cfg_scale: float | None = None) -> dict[str, str]:
         """Return the sampling settings that the family's pipelines would ignore, each with the reason in a sentence."""
         return {}
 
@@ -200,9 +251,13 @@ class Family(ABC):
         """Return a strength with which the pipelines run exactly `run` of `steps` steps."""
         return strength_of(run, steps)
 
-    def evaluations(self, guidance_scale: float) -> int:
+    def free_scale(self, guidance_scale: float, true_cfg_scale: float | None = None) -> float:
+        """Return the scale of classifier-free guidance, which is off at 1 or less."""
+        return guidance_scale
+
+    def evaluations(self, guidance_scale: float, true_cfg_scale: float | None = None) -> int:
         """Return how often the denoiser is evaluated in a step."""
-        return 2 if guidance_scale > 1 else 1
+        return 2 if self.free_scale(guidance_scale, true_cfg_scale) > 1 else 1
 
     # --- opening --------------------------------------------------------------------------------
 
@@ -226,6 +281,10 @@ class Family(ABC):
             index: Output of `weights.read_index`.
             safety: `off`, or `reject` to keep a safety checker.
         """
+
+    def open_others(self, folder: Path, what: str) -> dict[str, Any]:
+        """Open the parts without weights that pipelines need besides tokenizers and scheduler, by their names."""
+        return {}
 
     def sibling_options(self, pipeline: Any) -> dict[str, Any]:
         """Return how the other pipelines are made from the text-to-image pipeline, beyond its components."""
@@ -254,8 +313,15 @@ class Family(ABC):
         Arguments whose names begin with `negative` hold the negative prompt.
 
         Args:
+            guidance_scale: That of classifier-free guidance, `free_scale`.
             known: The negative prompt's embeddings, if they were computed before.
         """
+
+    def encode_instruction(
+        self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, reference: Image.Image
+    ) -> dict[str, Tensor]:
+        """Like `encode_prompt`, with the reference that the instruction is for, RGB; only if it `SEES_REFERENCE`."""
+        raise NotImplementedError(f"{self.NAME} reads instructions without their reference")
 
     def collate(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
         """Return the arguments of a batch from rows of `encode_prompt`, all with the same arguments."""
@@ -273,6 +339,19 @@ class Family(ABC):
         Pipelines without them take it from the guide.
         """
         return {"height": size, "width": size}
+
+    def inpaint_options(self, size: int) -> dict[str, Any]:
+        """Return the arguments with which an inpainting pipeline is told the size of images, in pixels."""
+        return {"height": size, "width": size}
+
+    def reference_options(self, references: Sequence[Image.Image], size: int) -> dict[str, Any]:
+        """Return the arguments with which an editing pipeline is told the size of images and their references.
+
+        Args:
+            references: One an image, RGB, size × size pixels.
+            size: Edge of the images in pixels.
+        """
+        raise NotImplementedError(f"{self.NAME} doesn't edit")
 
     def set_timesteps(self, scheduler: Any, steps: int, edge: int) -> None:
         """Set a scheduler's steps as the pipelines do.
@@ -372,8 +451,12 @@ FAMILIES: Registry[type[Family]] = Registry(
         "sd3": "figureground.models.families.sd3:StableDiffusion3",
         "flux": "figureground.models.families.flux:Flux",
         "flux-fill": "figureground.models.families.flux:FluxFill",
+        "flux-kontext": "figureground.models.families.flux:FluxKontext",
+        "flux2-klein": "figureground.models.families.flux2:Flux2Klein",
         "z-image": "figureground.models.families.z_image:ZImage",
         "qwen-image": "figureground.models.families.qwen_image:QwenImage",
+        "qwen-image-edit": "figureground.models.families.qwen_image_edit:QwenImageEdit",
+        "qwen-image-edit-plus": "figureground.models.families.qwen_image_edit:QwenImageEditPlus",
     },
     subclasses(Family, "NAME"),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -210,7 +211,7 @@ def family_of(folder: Path, checkpoint: str) -> Family:
         FiguregroundError: See `read_index`.
     """
     index = read_index(folder, checkpoint, inpaint=True)
-    return recognise(index["_class_name"][0], f"checkpoint {checkpoint!r}")
+    return recognise(index["_class_name"][0], f"checkpoint {checkpoint!r}").variant(index)
 
 
 def known_family(checkpoint: str, revision: str | None) -> Family | None:
@@ -220,6 +221,15 @@ def known_family(checkpoint: str, revision: str | None) -> Family | None:
         return family_of(folder, checkpoint) if folder else None
     except (FiguregroundError, OSError):
         return None
+
+
+def download_file(checkpoint: str, name: str, revision: str | None) -> None:
+    """Download one file of a Hub checkpoint into the cache; does nothing for others, or if that fails."""
+    from huggingface_hub import hf_hub_download
+
+    with contextlib.suppress(FiguregroundError, OSError, ValueError):
+        if local_directory(checkpoint) is None:
+            hf_hub_download(checkpoint, name, revision=revision)
 
 
 def edge_multiple(folder: Path, checkpoint: str) -> int:

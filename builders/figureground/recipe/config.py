@@ -26,7 +26,10 @@ from figureground.recipe.settings import (
 Sampler = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"]
 """Samplers of DDPM's noise levels."""
 Scheduler = Literal[Sampler, "own"]
-SAMPLING = ("scheduler", "num_inference_steps", "strength", "noise", "guidance_scale", "negative_prompt", "eta", "size")
+SAMPLING = (
+    "scheduler", "num_inference_steps", "strength", "noise", "guidance_scale", "true_cfg_scale",
+    "negative_prompt", "eta", "size",
+)  # fmt: skip
 """Fields that decide how images are sampled."""
 
 
@@ -51,6 +54,9 @@ class Config:
     between families of models."""
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 5.0
     """Scale of classifier-free guidance; 1 or less turns it off."""
+    true_cfg_scale: Annotated[float, Field(ge=1, le=1000)] | None = None
+    """Scale of classifier-free guidance for FLUX.1, whose `guidance_scale` is an input of its transformer: above 1,
+    images are led away from `negative_prompt`, at twice the evaluations; none leaves it off."""
     negative_prompt: str = ""
     """Negative prompt for guidance."""
     scheduler: Scheduler = "ddim"

@@ -137,9 +137,10 @@ def _build(method: Method, out: Path, runner: Runner, show_progress: bool, track
     if method.chose_shard_size and (size := directory.saved_shard_size(out)):
         method.config = dataclasses.replace(method.config, shard_size=size)
     method.refuse_absent()
+    method.settle_sampler()
     _check_checkpoint(method)
     runner.begin(method, out)
-    shown = {name: getattr(config, name) for name in config.field_names()}
+    shown = {name: getattr(method.config, name) for name in config.field_names()}
     tracker = track if runner.rank == 0 else None
     with tracked(tracker, out, {"method": method.METHOD, "config": config.name, **shown}):
         finished = _render(method, out, runner, show_progress)
@@ -229,7 +230,7 @@ def _check_checkpoint(method: Method) -> None:
             folder, config.checkpoint, inpaint=method.INPAINTS, scheduler=config.scheduler, safety=config.safety
         )
         check_size(config.size, edge_multiple(folder, config.checkpoint))
-        method.check_family()
+    method.check_family()
 
 
 def _refuse_within_sources(method: Method, out: Path) -> None:

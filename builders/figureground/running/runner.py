@@ -34,8 +34,7 @@ class Job:
 
     @classmethod
     def of(cls, method: Method) -> Job:
-        fields = {name: getattr(method.config, name) for name in method.config.field_names()}
-        return cls(type(method), method.config.name, fields, method.shared(), method.log)
+        return cls(type(method), method.config.name, method.fields_given(), method.shared(), method.log)
 
     def open(self) -> Method:
         """Create the method again."""

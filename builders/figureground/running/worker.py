@@ -290,8 +290,11 @@ class Worker:
 def _started(checkpoint: Checkpoint, sampling: Sampling) -> Callable[[Guide], dict[str, Any]]:
     """Returns a function that returns what provenance says of where drawing on a guide started.
 
-    That is nothing for `strength` with DDPM's noise levels, whose records stay as in earlier releases.
+    That is nothing for `strength` with DDPM's noise levels, whose records stay as in earlier releases. An edited image
+    doesn't start from its guide.
     """
+    if sampling.edit:
+        return lambda guide: {"route": "edit"}
     if sampling.noise is None and checkpoint.family.SCHEDULER != OWN:
         return lambda guide: {}
     start = start_of(checkpoint, sampling)
@@ -497,6 +500,7 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
         config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
         dtype=dtype, scheduler=config.scheduler, safety=config.safety, inpaint=method.INPAINTS,
     )  # fmt: skip
+    checkpoint.family.check_route(method.route, f"checkpoint {config.checkpoint!r}")
     check_size(config.size, checkpoint.edge_multiple)
     batch_size, halved = config.batch_size, {}
     if settled and batch_size in (None, settled.get("batch_size_asked")):
@@ -505,7 +509,8 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     sampling = Sampling(
         config.size, config.num_inference_steps, config.strength, config.guidance_scale, config.negative_prompt,
         config.eta,
-        batch_size or 1, config.compile, config.noise, **method.sampling(),
+        batch_size or 1, config.compile, config.noise, true_cfg_scale=config.true_cfg_scale,
+        **method.sampling(),
     )  # fmt: skip
     if not config.batch_size and not settled:
         devices = torch.cuda.device_count() if device.type == "cuda" else 1

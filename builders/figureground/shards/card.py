@@ -93,7 +93,7 @@ class CardContext:
     misuses: Sequence[str] = ()
     """Uses to avoid."""
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
-    """Checkpoint that drew the images: a `sources.Weights` as a mapping."""
+    """Checkpoint that drew the images: a `sources.Weights` as a mapping, and its `terms`."""
     sources: Sequence[Mapping[str, Any]] = ()
     """Directories of the images that generation starts from, each a `sources.Source` as a mapping."""
     credits: Sequence[Mapping[str, str]] = ()

@@ -17,6 +17,7 @@ from figureground.core.documents import parse_yaml
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import open_regular
 from figureground.core.tables import TextTable, decode
+from figureground.sources.terms import output_terms
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "file": ("file", "filename", "file name", "path", "image", "picture", "name", "id"),
@@ -86,6 +87,12 @@ class Weights:
     license: str = NOT_STATED
     link: str = ""
     """URL of the licence, if the checkpoint states one."""
+
+    def terms(self) -> dict[str, str]:
+        """Return what the licence says about the images: `terms`, a sentence, and `terms_link`, a URL or empty."""
+        license = "" if self.license == NOT_STATED else self.license
+        text, link = output_terms(license, self.link)
+        return {"terms": text, "terms_link": link}
 
 
 def read_source(

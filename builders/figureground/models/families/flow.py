@@ -59,7 +59,7 @@ class FlowMatching(Family):
                 "scheduler", f"{sampler} has noise levels of DDPM, and {what} was trained by flow matching. Give {OWN}."
             )
 
-    def ignored(self, eta: float, negative_prompt: str) -> dict[str, str]:
+    def ignored(self, eta: float, negative_prompt: str, true_cfg_scale: float | None = None) -> dict[str, str]:
         return {"eta": f"its sampler adds no noise in a step, so {eta:g} has no effect. Give 0."} if eta else {}
 
     def start(self, strength: float, steps: int) -> Start:

@@ -1,4 +1,4 @@
-"""FLUX.1 (Black Forest Labs 2024): dev, schnell, and Fill, which was made for inpainting."""
+"""FLUX.1 (Black Forest Labs 2024): dev, schnell, Fill, which was made for inpainting, and Kontext, made for editing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from figureground.core import libraries
 from figureground.models.families.flow import ATTENTION, FlowMatching, check_equal
 from figureground.models.families.sd import TEXT_ADAPTED
-from figureground.models.family import Embedding, Pipelines, Size
+from figureground.models.family import Embedding, Pipelines, Route, Size
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 FLUX = Size(16_870_599_139, 12_024_468_800, 1_708_032)
@@ -27,6 +28,7 @@ class Flux(FlowMatching):
     ADAPTED: ClassVar[Mapping[str, tuple[str, ...]]] = {"transformer": ATTENTION, "text_encoder": TEXT_ADAPTED}
     TOKEN_KEYS: ClassVar[tuple[str, ...]] = ("clip_l", "t5")
     TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder_2": 512}
+    TRUE_GUIDANCE = True
 
     def check_denoiser(
         self,
@@ -52,14 +54,15 @@ class Flux(FlowMatching):
     def estimate_size(self, name: str) -> Size | None:
         return FLUX if "flux" in name else None
 
-    def evaluations(self, guidance_scale: float) -> int:
-        return 1
+    def free_scale(self, guidance_scale: float, true_cfg_scale: float | None = None) -> float:
+        return 1.0 if true_cfg_scale is None else true_cfg_scale
 
-    def ignored(self, eta: float, negative_prompt: str) -> dict[str, str]:
-        found = super().ignored(eta, negative_prompt)
-        if negative_prompt:
+    def ignored(self, eta: float, negative_prompt: str, true_cfg_scale: float | None = None) -> dict[str, str]:
+        found = super().ignored(eta, negative_prompt, true_cfg_scale)
+        if negative_prompt and self.free_scale(1.0, true_cfg_scale) <= 1:
+            advice = "Leave it out, or give a true_cfg_scale above 1." if self.TRUE_GUIDANCE else "Leave it out."
             found["negative_prompt"] = (
-                "its guidance is an input of the transformer, so a negative prompt has no effect. Leave it out."
+                f"its guidance is an input of the transformer, so a negative prompt has no effect. {advice}"
             )
         return found
 
@@ -84,6 +87,12 @@ class Flux(FlowMatching):
     def encode_prompt(
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
+        row = self._states(pipeline, prompt)
+        if guidance_scale > 1:
+            row |= known or {f"negative_{name}": each for name, each in self._states(pipeline, negative_prompt).items()}
+        return row
+
+    def _states(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         hidden, pooled, _ = pipeline.encode_prompt(
             prompt=prompt, prompt_2=None, device=pipeline.device, max_sequence_length=self.TOKENS["text_encoder_2"]
         )
@@ -116,8 +125,10 @@ class FluxFill(Flux):
     NAME = "flux-fill"
     PIPELINES = ()
     INPAINTING = ("FluxFillPipeline",)
+    ROUTES: ClassVar[tuple[Route, ...]] = ("inpaint",)
     ADAPTED: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     TOKEN_KEYS = ()
+    TRUE_GUIDANCE = False
 
     def channels(self, vae: Mapping[str, Any]) -> int:
         factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
@@ -132,3 +143,26 @@ class FluxFill(Flux):
 
     def takes_mask(self, pipeline: Any) -> bool:
         return True
+
+
+class FluxKontext(Flux):
+    """FLUX.1 Kontext (Labs et al. 2025, arXiv 2506.15742), whose transformer reads the reference before the image."""
+
+    NAME = "flux-kontext"
+    PIPELINES = ("FluxKontextPipeline", "FluxKontextInpaintPipeline")
+    ROUTES: ClassVar[tuple[Route, ...]] = ("text", "inpaint", "edit")
+    ADAPTED: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    TOKEN_KEYS = ()
+
+    def pipelines(self) -> Pipelines:
+        with libraries.importing():
+            from diffusers import FluxKontextInpaintPipeline, FluxKontextPipeline, FluxPipeline
+
+        return Pipelines(FluxPipeline, None, FluxKontextInpaintPipeline, FluxKontextPipeline)
+
+    def inpaint_options(self, size: int) -> dict[str, Any]:
+        # Otherwise images and references are enlarged to a million pixels, which the checkpoint was trained on.
+        return {"height": size, "width": size, "max_area": size**2, "_auto_resize": False}
+
+    def reference_options(self, references: Sequence[Image.Image], size: int) -> dict[str, Any]:
+        return {"image": list(references), **self.inpaint_options(size)}

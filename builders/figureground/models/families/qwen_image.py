@@ -25,7 +25,7 @@ class QwenImage(FlowMatching):
     """A transformer that attends to the states of a Qwen2.5-VL; its autoencoder is one of videos."""
 
     NAME = "qwen-image"
-    PIPELINES = ("QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline")
+    PIPELINES: ClassVar[tuple[str, ...]] = ("QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline")
     TEXTS: ClassVar[Mapping[str, str]] = {"text_encoder": "tokenizer"}
     TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder": READ - CLOSING}
 
