@@ -96,7 +96,7 @@ def test_incomplete_damaged_and_absent_checkpoints_say_what_is_missing(sd1, tmp_
         open_checkpoint("./nowhere", **CPU)
     one = tmp_path / "model.safetensors"
     one.write_bytes(b"x")
-    with pytest.raises(FiguregroundError, match=r"Convert it"):
+    with pytest.raises(FiguregroundError, match=r"'model\.safetensors' is damaged"):
         open_checkpoint(str(one), **CPU)
 
 

@@ -18,12 +18,14 @@ from diffusers import (
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
+from safetensors import safe_open
 
 from figureground.core.accelerator import choose_dtype, is_out_of_memory
 from figureground.core.errors import FiguregroundError, listed
 from figureground.models.family import OWN, Family, recognise
 from figureground.models.opening import (
     download_pipeline,
+    fill_network,
     make_network,
     open_network,
     open_part,
@@ -32,6 +34,7 @@ from figureground.models.opening import (
 )
 from figureground.models.parts import limit_tokens
 from figureground.models.schedules import settings_for_latents
+from figureground.models.single_file import held_parts, single_file
 from figureground.models.weights import check_files, fingerprint, local_directory, read_index
 
 SCHEDULERS = {
@@ -115,11 +118,12 @@ def open_checkpoint(
     scheduler: str | None = None,
     safety: str = "reject",
     inpaint: bool = False,
+    config: str | None = None,
 ) -> Checkpoint:
     """Open a checkpoint for text-to-image, image-to-image and optionally inpainting, with shared weights.
 
     Args:
-        checkpoint: `pocket`, a directory in diffusers' layout, or a Hub id.
+        checkpoint: `pocket`, a directory in diffusers' layout, a `.safetensors` file, or a Hub id.
         revision: Branch, tag or commit on the Hub.
         dtype: Dtype of the weights; `auto` depends on device and family, and a name is allowed too.
         scheduler: A name from `SCHEDULERS`, with which the checkpoint's noise schedule and prediction type are kept, or
@@ -127,13 +131,16 @@ def open_checkpoint(
         safety: `off` drops the safety checker, `reject` keeps it if the checkpoint has one.
         inpaint: Whether to open an inpainting pipeline. An ordinary checkpoint inpaints by masked latents. An
             inpainting checkpoint (a UNet of 9 channels: latents, mask, masked image) can only be opened with it.
+        config: Directory that configures a single file; None to look in the Hub's cache.
 
     Raises:
         FiguregroundError: The checkpoint is missing, incomplete, pickle-only, of an unsupported kind, or unreachable.
     """
-    folder = local_directory(checkpoint)
+    folder = local_directory(checkpoint, config)
+    is_local = folder is not None
     if folder is None:
         folder = download(checkpoint, revision)
+    file = single_file(checkpoint)
     what = f"checkpoint {checkpoint!r}"
     refuse_code(folder, what)
     index = read_index(folder, checkpoint, inpaint)
@@ -178,8 +185,8 @@ def open_checkpoint(
     for sibling in siblings:
         sibling.set_progress_bar_config(disable=True)
     facts = {
-        "checkpoint": checkpoint if checkpoint == "pocket" or local_directory(checkpoint) is None else folder.name,
-        "revision": folder.name if local_directory(checkpoint) is None else fingerprint(checkpoint, None)[:19],
+        "checkpoint": checkpoint if checkpoint == "pocket" or not is_local else (file or folder).name,
+        "revision": fingerprint(checkpoint, None, config)[:19] if is_local else folder.name,
         "family": family.NAME,
         "prediction_type": family.prediction_type(pipeline.scheduler.config),
     }
@@ -202,17 +209,61 @@ def _open_networks(
 ) -> dict[str, torch.nn.Module]:
     """Open the networks of a checkpoint one by one, because a pipeline would fill missing weights with noise."""
     networks, classes = {}, family.network_classes()
+    file = single_file(checkpoint)
+    held = held_parts(file, folder, family) if file else {}
     for part in family.networks:
         kind = classes.get(str(index.get(part, [None])[-1]))
-        if kind is not None:
-            where = f"checkpoint {checkpoint!r}: {part}"
+        if kind is None:
+            continue
+        where = f"checkpoint {checkpoint!r}: {part}"
+        if file is not None and part in held:
+            networks[part], lacking = _open_from_file(
+                family, part, kind, folder / part, file, held[part], options["dtype"]
+            )
+        else:
             networks[part], info = open_network(kind, folder / part, where, output_loading_info=True, **options)
-            if info["missing_keys"]:
-                raise FiguregroundError(
-                    f"checkpoint {checkpoint!r} is incomplete: the weights of {part} lack "
-                    f"{listed(sorted(info['missing_keys']), 2)}. Download or write it again."
-                )
+            lacking = info["missing_keys"]
+        if lacking:
+            raise FiguregroundError(
+                f"checkpoint {checkpoint!r} is incomplete: the weights of {part} lack "
+                f"{listed(sorted(lacking), 2)}. Download or write it again."
+            )
     return networks
+
+
+def _open_from_file(
+    family: Family, part: str, kind: Any, config: Path, file: Path, beginning: str, dtype: torch.dtype
+) -> tuple[torch.nn.Module, list[str]]:
+    """Open a network whose weights lie in a single file.
+
+    Args:
+        kind: The network's class.
+        config: Directory of the network's configuration.
+        beginning: That of its tensors' names in the file.
+
+    Returns:
+        The network, and the names of weights that the file lacks.
+    """
+    what = f"checkpoint {file.name!r}: its {part}"
+    with safe_open(file, "pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys() if name.startswith(beginning)}  # noqa: SIM118
+    try:
+        network, lacking, strange = fill_network(
+            kind, config, what, lambda entries, network: family.convert_part(part, tensors, entries, network), dtype
+        )
+    except (KeyError, AttributeError, IndexError) as error:  # the conversion looks tensors up by name
+        raise FiguregroundError(f"{what} is incomplete or of another structure: it lacks {error}.") from error
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        first = next((line.strip() for line in str(error).splitlines()[1:]), str(error))
+        raise FiguregroundError(f"{what} doesn't fit the configuration {config.parent.name!r}: {first}") from error
+    if strange:
+        raise FiguregroundError(
+            f"{what} has {len(strange):,} weights that the configuration {config.parent.name!r} has no place for, such "
+            f"as {strange[0]}. Give the configuration of a checkpoint of its kind (checkpoint_config)."
+        )
+    return network, lacking
 
 
 def open_scheduler(folder: Path, checkpoint: str, name: str) -> Any:

@@ -27,6 +27,7 @@ from figureground.methods.panels.panel import Panel
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.family import OWN, Family, Start
 from figureground.models.needs import Need, missing_checkpoint, missing_device
+from figureground.models.single_file import refuse_training
 from figureground.models.weights import check_size, edge_multiple, fingerprint, known_family, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING, Config
@@ -298,7 +299,7 @@ class Method(ABC):
     @cached_property
     def family(self) -> Family | None:
         """Family of the checkpoint; None if it isn't on this machine."""
-        return known_family(self.config.checkpoint, self.config.revision)
+        return known_family(self.config.checkpoint, self.config.revision, self.config.checkpoint_config)
 
     @cached_property
     def start(self) -> Start | None:
@@ -315,7 +316,7 @@ class Method(ABC):
 
         return find_start_by_files(
             config.checkpoint, config.revision, config.scheduler, config.num_inference_steps, config.size,
-            config.noise,
+            config.noise, config.checkpoint_config,
         )  # fmt: skip
 
     def steps_on_guide(self) -> int:
@@ -404,7 +405,7 @@ class Method(ABC):
     @cached_property
     def _fingerprint(self) -> str:
         """Fingerprint of the checkpoint."""
-        return fingerprint(self.config.checkpoint, self.config.revision)
+        return fingerprint(self.config.checkpoint, self.config.revision, self.config.checkpoint_config)
 
     def shared(self) -> dict[str, Any]:
         """Return the properties in `SHARED` that are computed already, for `adopt` in a worker."""
@@ -509,7 +510,8 @@ class Method(ABC):
         config = self.config
         return [
             *missing_checkpoint(
-                config.checkpoint, config.revision, self.INPAINTS, scheduler=config.scheduler, safety=config.safety
+                config.checkpoint, config.revision, self.INPAINTS, scheduler=config.scheduler, safety=config.safety,
+                config=config.checkpoint_config,
             ),
             *missing_device(config.device),
         ]  # fmt: skip
@@ -537,6 +539,7 @@ class Method(ABC):
             self.family.check_sampling(what, config.eta, config.negative_prompt)
             if self.trains_checkpoint:
                 self.family.check_training(what)
+                refuse_training(config.checkpoint)
 
     def check_size(self) -> None:
         """Check that latents can have the image size. Needs no weights; passes if the checkpoint isn't known.
@@ -546,7 +549,7 @@ class Method(ABC):
                 checkpoints on the Hub, 8 are assumed, which every family needs at least.
         """
         try:
-            folder = local_directory(self.config.checkpoint)
+            folder = local_directory(self.config.checkpoint, self.config.checkpoint_config)
             step = edge_multiple(folder, self.config.checkpoint) if folder else 8
         except (FiguregroundError, OSError, ValueError):
             return
@@ -556,7 +559,9 @@ class Method(ABC):
         """Return warnings about likely mistakes in using the checkpoint; empty if it isn't on this machine."""
         config = self.config
         steps = self.denoiser_steps()
-        return checkpoint_notes(config.checkpoint, config.revision, steps, config.guidance_scale)
+        return checkpoint_notes(
+            config.checkpoint, config.revision, steps, config.guidance_scale, config.checkpoint_config
+        )
 
     def plan_counts(self, plan: Plan) -> list[str]:
         """Return the lines of `plan` with the counts of images."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
@@ -67,6 +67,22 @@ class Size(NamedTuple):
     """Adapters on all layers in `Family.ADAPTED`, per rank."""
 
 
+class SingleFile(NamedTuple):
+    """How checkpoints of a family lie in one safetensors file, in the naming of their authors."""
+
+    marks: tuple[tuple[str, ...], ...]
+    """Beginnings of tensor names; a file of the family has, for each group, a tensor with one of them."""
+    lacks: tuple[str, ...]
+    """Beginnings of tensor names that no file of the family has."""
+    parts: Mapping[str, tuple[str, ...]]
+    """The parts that a file may hold, each with the beginnings that its tensors' names may have; the first counts that
+    the file has."""
+    sizes: Mapping[tuple[str, str], tuple[str, int]]
+    """By part and entry of its configuration, the ending of a tensor's name and the axis with that size."""
+    sources: Callable[[Mapping[str, tuple[int, ...]]], tuple[str, ...]]
+    """From the shapes of a file's tensors, Hub ids of checkpoints that share its configuration; the usual one first."""
+
+
 class Family(ABC):
     """A family of diffusion models. One that changes little of Stable Diffusion inherits from `families.sd`.
 
@@ -100,6 +116,9 @@ class Family(ABC):
     """Latent pixels along the edge of a patch that the denoiser takes as one."""
     TOKENS: ClassVar[Mapping[str, int]] = {}
     """Tokens that pipelines let a text encoder read, by part; for others, its configuration says it."""
+
+    SINGLE_FILE: ClassVar[SingleFile | None] = None
+    """How its checkpoints lie in a single file; None if such files aren't supported."""
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -219,6 +238,22 @@ class Family(ABC):
             index: Output of `weights.read_index`.
             safety: `off`, or `reject` to keep a safety checker.
         """
+
+    def convert_part(
+        self, part: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], network: Any
+    ) -> dict[str, Tensor]:
+        """Return the weights of a part under diffusers' and transformers' names, for families with `SINGLE_FILE`.
+
+        Args:
+            part: The part, such as `unet`.
+            tensors: The part's tensors in a single file, with their whole names.
+            config: The part's configuration.
+            network: The part, whose weights are still to be filled in.
+
+        Raises:
+            KeyError: A tensor is missing; names it.
+        """
+        raise NotImplementedError(f"{self.NAME} has no single files")
 
     def sibling_options(self, pipeline: Any) -> dict[str, Any]:
         """Return how the other pipelines are made from the text-to-image pipeline, beyond its components."""

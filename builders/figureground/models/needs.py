@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.devices import check_device
-from figureground.core.errors import FiguregroundError, UsageError
+from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.models.footprint import footprint
 from figureground.models.opening import refuse_code
 from figureground.models.segmenter_files import models_of
@@ -41,20 +41,28 @@ class Need:
 
 
 def missing_checkpoint(
-    name: str, revision: str | None, inpaint: bool, *, scheduler: str | None = None, safety: str = "off"
+    name: str,
+    revision: str | None,
+    inpaint: bool,
+    *,
+    scheduler: str | None = None,
+    safety: str = "off",
+    config: str | None = None,
 ) -> list[Need]:
     """Return the needs of a checkpoint that isn't on this machine.
 
     Args:
         inpaint, scheduler, safety: See `weights.check_files`.
+        config: The recipe's `checkpoint_config`.
 
     Raises:
-        UsageError: It is here, or in the Hub's cache, but unusable: a single file, another pipeline, incomplete.
+        UsageError: It is here, or in the Hub's cache, but unusable: of another pipeline, incomplete, without
+            configuration.
     """
     try:
-        folder = local_directory(name)
+        folder = local_directory(name, config)
     except FiguregroundError as error:
-        if Path(name).expanduser().exists() or name == "pocket":
+        if Path(name).expanduser().exists() or name == "pocket" or isinstance(error, RecipeError):
             raise UsageError(str(error)) from None
         return [Need("checkpoint", f"the directory {name!r} isn't on this machine")]
     cached = folder is None and cached_snapshot(name, revision)

@@ -10,7 +10,7 @@ sources for calls that bypass this module. Needs no torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,43 @@ def open_part(kind: Any, folder: Path, what: str, **options: Any) -> Any:
     if kind.__module__.startswith("transformers."):
         options["trust_remote_code"] = False
     return kind.from_pretrained(folder, local_files_only=True, **options)
+
+
+def fill_network(
+    kind: Any, folder: Path, what: str, convert: Callable[[Mapping[str, Any], Any], Mapping[str, Any]], dtype: Any
+) -> tuple[Any, list[str], list[str]]:
+    """Make a network from its configuration and fill it with weights that lie elsewhere.
+
+    Args:
+        kind: A transformers or diffusers class with weights.
+        folder: The directory of its configuration.
+        what: The model's name in errors.
+        convert: Returns the weights under the network's names, from its configuration and the network.
+        dtype: Dtype of the weights.
+
+    Returns:
+        The network, the names of weights that it lacks, and the names of those that it has no place for.
+
+    Raises:
+        FiguregroundError: See `refuse_code`. Exceptions of the libraries and of `convert` are passed on.
+    """
+    from accelerate import init_empty_weights
+
+    refuse_code(folder, what)
+    of_transformers = kind.__module__.startswith("transformers.")
+    config = (
+        kind.config_class.from_pretrained(folder, local_files_only=True)
+        if of_transformers
+        else kind.load_config(folder, local_files_only=True)
+    )
+    with init_empty_weights():
+        network = kind(config) if of_transformers else kind.from_config(config)
+    weights = convert(config.to_dict() if of_transformers else config, network)
+    _, strange = network.load_state_dict({n: w.to(dtype) for n, w in weights.items()}, strict=False, assign=True)
+    if hasattr(network, "tie_weights"):
+        network.tie_weights()
+    lacking = [name for name, weight in network.named_parameters() if weight.is_meta]
+    return network.eval(), lacking, list(strange)
 
 
 def open_pipeline(kind: Any, folder: Path, what: str, **options: Any) -> Any:

@@ -36,8 +36,8 @@ class Config:
 
     name: str = "default"
     """Name of the config."""
-    checkpoint: Annotated[Text, Names("directory")] = "pocket"
-    """`pocket`, a directory in diffusers' layout, or a Hub id."""
+    checkpoint: Annotated[Text, Names("path")] = "pocket"
+    """`pocket`, a directory in diffusers' layout, a `.safetensors` file with all weights, or a Hub id."""
     revision: str | None = None
     """Branch, tag or commit of a checkpoint on the Hub."""
     size: Annotated[int, Field(ge=8, le=16384)] = 64
@@ -73,6 +73,9 @@ class Config:
     keep: list[Literal["guide", "mask"]] = dataclasses.field(default_factory=list)
     """Further image columns to keep: `guide`, `mask`."""
 
+    checkpoint_config: Annotated[Text | None, Names("directory"), EXECUTION] = None
+    """For a checkpoint in a single file, the directory of a diffusers checkpoint of its kind, which configures it and
+    has the parts that the file lacks; none looks in the Hub's cache. Its content counts as part of `checkpoint`."""
     device: Annotated[str, EXECUTION] = "auto"
     """Device: auto, cpu, cuda, cuda:1 or mps."""
     dtype: Annotated[Literal["auto", "float32", "float16", "bfloat16"], EXECUTION] = "auto"

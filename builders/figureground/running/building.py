@@ -223,7 +223,8 @@ def finish(method: Method, out: Path) -> None:
 
 def _check_checkpoint(method: Method) -> None:
     """Raises FiguregroundError if a checkpoint on this machine doesn't meet the recipe's requirements."""
-    config, folder = method.config, local_directory(method.config.checkpoint)
+    config = method.config
+    folder = local_directory(config.checkpoint, config.checkpoint_config)
     if folder is not None:
         check_files(
             folder, config.checkpoint, inpaint=method.INPAINTS, scheduler=config.scheduler, safety=config.safety

@@ -496,6 +496,7 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     checkpoint = open_checkpoint(
         config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
         dtype=dtype, scheduler=config.scheduler, safety=config.safety, inpaint=method.INPAINTS,
+        config=config.checkpoint_config,
     )  # fmt: skip
     check_size(config.size, checkpoint.edge_multiple)
     batch_size, halved = config.batch_size, {}

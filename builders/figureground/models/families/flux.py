@@ -7,10 +7,33 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core import libraries
 from figureground.models.families.flow import FlowMatching, check_equal
-from figureground.models.family import Pipelines
+from figureground.models.family import Pipelines, SingleFile
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+PREFIX = "model.diffusion_model."
+"""Beginning of the transformer's tensor names in some single files; others hold nothing else, without a beginning."""
+
+
+def _sources(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    if any(name.endswith("img_in.weight") and shape[-1] == 384 for name, shape in shapes.items()):
+        return ("black-forest-labs/FLUX.1-Fill-dev",)
+    guided = any("guidance_in." in name for name in shapes)
+    return (f"black-forest-labs/FLUX.1-{'dev' if guided else 'schnell'}",)
+
+
+LAYOUT = SingleFile(
+    marks=(("double_blocks.", f"{PREFIX}double_blocks."), ("vector_in.", f"{PREFIX}vector_in.")),
+    lacks=("distilled_guidance_layer.", f"{PREFIX}distilled_guidance_layer."),  # Chroma
+    parts={"transformer": (PREFIX, "")},
+    sizes={
+        ("transformer", "in_channels"): ("img_in.weight", 1),
+        ("transformer", "joint_attention_dim"): ("txt_in.weight", 1),
+        ("transformer", "pooled_projection_dim"): ("vector_in.in_layer.weight", 1),
+    },
+    sources=_sources,
+)
 
 
 class Flux(FlowMatching):
@@ -20,6 +43,7 @@ class Flux(FlowMatching):
     PIPELINES: ClassVar[tuple[str, ...]] = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
     TEXTS: ClassVar[Mapping[str, str]] = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
     TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder_2": 512}
+    SINGLE_FILE: ClassVar[SingleFile | None] = LAYOUT
 
     def check_denoiser(
         self,
@@ -70,6 +94,15 @@ class Flux(FlowMatching):
 
     def pipeline_options(self, index: Mapping[str, Any], safety: str) -> dict[str, Any]:
         return {"image_encoder": None, "feature_extractor": None}  # nothing here is prompted by images
+
+    def convert_part(
+        self, part: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], network: Any
+    ) -> dict[str, Tensor]:
+        from diffusers.loaders import single_file_utils as converting
+
+        given = dict(tensors)
+        converted = converting.convert_flux_transformer_checkpoint_to_diffusers(given)
+        return {**converted, **given}  # what it has no place for is left over
 
     def encode_prompt(
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
