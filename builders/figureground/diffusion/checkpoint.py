@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from safetensors import safe_open
 
 from figureground.core.accelerator import choose_dtype, is_out_of_memory
 from figureground.core.errors import FiguregroundError, listed
+from figureground.diffusion.merging import merge_loras
 from figureground.models.family import OWN, Family, recognise
+from figureground.models.loras import Lora, check_loras, identify
 from figureground.models.opening import (
     download_pipeline,
     fill_network,
@@ -119,6 +121,7 @@ def open_checkpoint(
     safety: str = "reject",
     inpaint: bool = False,
     config: str | None = None,
+    loras: Sequence[Lora] = (),
 ) -> Checkpoint:
     """Open a checkpoint for text-to-image, image-to-image and optionally inpainting, with shared weights.
 
@@ -132,6 +135,7 @@ def open_checkpoint(
         inpaint: Whether to open an inpainting pipeline. An ordinary checkpoint inpaints by masked latents. An
             inpainting checkpoint (a UNet of 9 channels: latents, mask, masked image) can only be opened with it.
         config: Directory that configures a single file; None to look in the Hub's cache.
+        loras: LoRA files to merge into the weights.
 
     Raises:
         FiguregroundError: The checkpoint is missing, incomplete, pickle-only, of an unsupported kind, or unreachable.
@@ -147,6 +151,8 @@ def open_checkpoint(
     family = recognise(index["_class_name"][0], what)
     scheduler = scheduler or family.SCHEDULER
     variant = check_files(folder, checkpoint, inpaint, scheduler=scheduler, safety=safety)
+    if loras:
+        check_loras(loras, folder, checkpoint, variant)
     if isinstance(dtype, str):
         dtype = choose_dtype(dtype, device, family.HALF)
     kinds = family.pipelines()
@@ -168,6 +174,8 @@ def open_checkpoint(
     for part in pipeline.components.values():  # a checkpoint may hold its parts in several dtypes
         if isinstance(part, torch.nn.Module) and part.dtype != dtype:
             part.to(dtype)
+    if loras:
+        merge_loras(pipeline, loras)
     _refuse_non_finite(pipeline, family, checkpoint, dtype)
     try:
         pipeline.to(device)
@@ -184,12 +192,17 @@ def open_checkpoint(
     siblings = [_sibling(kind, shared) for kind in ((kinds.image, kinds.inpaint) if inpaint else (kinds.image,))]
     for sibling in siblings:
         sibling.set_progress_bar_config(disable=True)
-    facts = {
+    facts: dict[str, Any] = {
         "checkpoint": checkpoint if checkpoint == "pocket" or not is_local else (file or folder).name,
         "revision": fingerprint(checkpoint, None, config)[:19] if is_local else folder.name,
         "family": family.NAME,
         "prediction_type": family.prediction_type(pipeline.scheduler.config),
     }
+    if loras:
+        facts["loras"] = [
+            {"name": lora.path.name, "content": said["content"][:19], "scale": lora.scale}
+            for lora, said in zip(loras, identify(loras), strict=True)
+        ]
     return Checkpoint(family, pipeline, siblings[0], facts, folder, siblings[1] if inpaint else None)
 
 

@@ -26,7 +26,8 @@ from figureground.core.values import kinds_of
 from figureground.methods.panels.panel import Panel
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.family import OWN, Family, Start
-from figureground.models.needs import Need, missing_checkpoint, missing_device
+from figureground.models.loras import active, identify
+from figureground.models.needs import Need, missing_checkpoint, missing_device, missing_packages
 from figureground.models.single_file import refuse_training
 from figureground.models.weights import check_size, edge_multiple, fingerprint, known_family, local_directory
 from figureground.recipe import document as recipes
@@ -395,7 +396,8 @@ class Method(ABC):
 
     def content_hashes(self) -> dict[str, Any]:
         """Return, by field, the content that replaces a value that names files. See `content`."""
-        return {"checkpoint": self._fingerprint}
+        loras = active(self.config.loras)
+        return {"checkpoint": self._fingerprint, **({"loras": identify(loras)} if loras else {})}
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -421,9 +423,10 @@ class Method(ABC):
         return json.loads(json.dumps({"format": recipes.FORMAT, "builder": self.METHOD, **fields, **self.content}))
 
     def _identity_names(self) -> list[str]:
-        """Return the fields that decide the dataset: `extended` of an extended one, `strength` or `noise`."""
+        """Return the fields that decide the dataset; `extended`, `loras`, `strength` and `noise` only if they do."""
         unset = [] if self.config.extended else ["extended"]
         unset.append("noise" if self.config.noise is None else "strength")
+        unset += [] if active(self.config.loras) else ["loras"]
         return [n for n in self.config.field_names() if n not in (*self.config.execution_names(), *unset)]
 
     def recipe(self, folder: Path) -> dict[str, Any]:
@@ -508,11 +511,13 @@ class Method(ABC):
             FiguregroundError: An input exists but can't be used.
         """
         config = self.config
+        loras = active(config.loras)
         return [
             *missing_checkpoint(
                 config.checkpoint, config.revision, self.INPAINTS, scheduler=config.scheduler, safety=config.safety,
-                config=config.checkpoint_config,
+                config=config.checkpoint_config, loras=loras,
             ),
+            *(missing_packages("loras", ["peft"]) if loras else []),
             *missing_device(config.device),
         ]  # fmt: skip
 
@@ -540,6 +545,11 @@ class Method(ABC):
             if self.trains_checkpoint:
                 self.family.check_training(what)
                 refuse_training(config.checkpoint)
+                if active(config.loras):
+                    raise RecipeError(
+                        "loras",
+                        f"{self.METHOD} trains the checkpoint, which {what} alone can be. Merge them into it first.",
+                    )
 
     def check_size(self) -> None:
         """Check that latents can have the image size. Needs no weights; passes if the checkpoint isn't known.

@@ -11,6 +11,7 @@ from typing import Any
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.models.footprint import footprint
+from figureground.models.loras import Lora, check_loras
 from figureground.models.opening import refuse_code
 from figureground.models.segmenter_files import models_of
 from figureground.models.weights import check_files, local_directory, read_index
@@ -48,12 +49,14 @@ def missing_checkpoint(
     scheduler: str | None = None,
     safety: str = "off",
     config: str | None = None,
+    loras: Sequence[Lora] = (),
 ) -> list[Need]:
     """Return the needs of a checkpoint that isn't on this machine.
 
     Args:
         inpaint, scheduler, safety: See `weights.check_files`.
         config: The recipe's `checkpoint_config`.
+        loras: LoRA files, which must fit the checkpoint.
 
     Raises:
         UsageError: It is here, or in the Hub's cache, but unusable: of another pipeline, incomplete, without
@@ -70,7 +73,8 @@ def missing_checkpoint(
     if place is not None and place is not False and (folder is not None or (place / "model_index.json").is_file()):
         try:
             read_index(place, name, inpaint)
-            check_files(place, name, inpaint, scheduler=scheduler, safety=safety)
+            variant = check_files(place, name, inpaint, scheduler=scheduler, safety=safety)
+            check_loras(loras, place, name, variant)
         except FiguregroundError as error:
             if folder is None and "incomplete" in str(error):
                 return [_download("checkpoint", name, revision, footprint(name, revision).kept, "only partly ")]

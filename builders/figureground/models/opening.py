@@ -238,6 +238,18 @@ def download_pipeline(name: str, revision: str | None) -> Path:
     return Path(DiffusionPipeline.download(name, revision=revision, use_safetensors=True, trust_remote_code=False))
 
 
-def load_adapters(pipeline: Any, folder: Path, weight_name: str) -> None:
-    """Load low-rank adapters from a safetensors file into a pipeline."""
-    pipeline.load_lora_weights(folder, weight_name=weight_name, use_safetensors=True, local_files_only=True)
+def load_adapters(pipeline: Any, folder: Path, weight_name: str, name: str | None = None) -> None:
+    """Load low-rank adapters from a safetensors file into a pipeline, under a name of their own if one is given."""
+    pipeline.load_lora_weights(
+        folder, weight_name=weight_name, adapter_name=name, use_safetensors=True, local_files_only=True
+    )
+
+
+def read_adapters(pipeline: Any, folder: Path, weight_name: str) -> dict[str, Any]:
+    """Return the tensors of a safetensors file with low-rank adapters, by diffusers' names."""
+    unet = getattr(pipeline, "unet", None)
+    options = {} if unet is None else {"unet_config": unet.config}
+    found = pipeline.lora_state_dict(
+        folder, weight_name=weight_name, use_safetensors=True, local_files_only=True, **options
+    )
+    return dict(found[0] if isinstance(found, tuple) else found)

@@ -80,12 +80,12 @@ def fingerprint(checkpoint: str, revision: str | None, config: str | None = None
         return f"{checkpoint}@{revision or 'main'}"
     total = hashlib.sha256()
     if file is not None:
-        total.update(f"{_content(file)}\n".encode())
+        total.update(f"{content_of(file)}\n".encode())
     for path in sorted(p for p in folder.rglob("*") if p.suffix in IDENTIFYING and p.is_file()):
         relative = path.relative_to(folder)
         from_file = file is not None and path.suffix == ".safetensors" and relative.parts[0] in (*held, path.name)
         if not from_file and not any(part.startswith(".") for part in relative.parts):
-            total.update(f"{relative.as_posix()}\0{_content(path)}\n".encode())
+            total.update(f"{relative.as_posix()}\0{content_of(path)}\n".encode())
     return f"sha256:{total.hexdigest()}"
 
 
@@ -106,7 +106,8 @@ def fingerprint_files(path: Path) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def _content(path: Path) -> str:
+def content_of(path: Path) -> str:
+    """Returns a SHA-256 of a file: over all of it, or over samples and the size if it is larger than `WHOLE`."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= WHOLE:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from figureground.core.devices import check_device
-from figureground.core.errors import RecipeError, listed
+from figureground.core.errors import RecipeError, listed, nearest_or_all
 from figureground.recipe.formats import DEFAULT_FORMATS, FORMATS
 from figureground.recipe.settings import (
     EXECUTION,
@@ -30,6 +31,14 @@ SAMPLING = ("scheduler", "num_inference_steps", "strength", "noise", "guidance_s
 """Fields that decide how images are sampled."""
 
 
+@with_config(ConfigDict(extra="allow", strict=True, allow_inf_nan=False))  # `Config.check` names unknown entries
+class LoraEntry(TypedDict, total=False):
+    """A LoRA file in a recipe."""
+
+    path: str
+    scale: float
+
+
 @settings()
 class Config:
     """Settings that every method's recipe has. A field decides images unless it is marked `EXECUTION`."""
@@ -40,6 +49,8 @@ class Config:
     """`pocket`, a directory in diffusers' layout, a `.safetensors` file with all weights, or a Hub id."""
     revision: str | None = None
     """Branch, tag or commit of a checkpoint on the Hub."""
+    loras: Annotated[list[LoraEntry], Names("file")] = dataclasses.field(default_factory=list)
+    """LoRA files to merge into the checkpoint: `[{path: FILE.safetensors, scale: 1.0}]`. Needs the extra `lora`."""
     size: Annotated[int, Field(ge=8, le=16384)] = 64
     """Edge of the square images in pixels."""
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
@@ -123,6 +134,13 @@ class Config:
             raise RecipeError(
                 "num_inference_steps", f"{self.num_inference_steps} is too few: the scheduler pndm needs 4 or more."
             )
+        for i, lora in enumerate(self.loras):
+            for name in lora:
+                if name not in LoraEntry.__annotations__:
+                    known = list(LoraEntry.__annotations__)
+                    raise RecipeError(f"loras[{i}]", f"there is no {name!r}{nearest_or_all(name, known)}")
+            if not lora.get("path", "").strip():
+                raise RecipeError(f"loras[{i}]", "it has no path. Write it as {path: FILE.safetensors, scale: 1.0}.")
         for name in ("keep", "formats"):
             values = getattr(self, name)
             if len(set(values)) < len(values):

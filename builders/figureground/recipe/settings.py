@@ -40,7 +40,10 @@ Text = Annotated[str, Field(pattern=r"\S")]
 
 @dataclass(frozen=True)
 class Names:
-    """Marks a field whose texts, also inside mappings, may name files. Only marked fields are treated as paths."""
+    """Marks a field whose texts, also inside mappings and lists of mappings, may name files.
+
+    Only marked fields are treated as paths.
+    """
 
     kind: Literal["directory", "file", "path"]
     """`directory`: a directory, or a name such as `pocket` or a Hub id. `file`: a path if it looks like one (a slash or

@@ -42,6 +42,7 @@ from figureground.diffusion.render import (
     start_of,
 )
 from figureground.models.family import OWN
+from figureground.models.loras import active
 from figureground.models.weights import check_size
 from figureground.recipe.plan import Plan, PlannedShard
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
@@ -496,7 +497,7 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     checkpoint = open_checkpoint(
         config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
         dtype=dtype, scheduler=config.scheduler, safety=config.safety, inpaint=method.INPAINTS,
-        config=config.checkpoint_config,
+        config=config.checkpoint_config, loras=active(config.loras),
     )  # fmt: skip
     check_size(config.size, checkpoint.edge_multiple)
     batch_size, halved = config.batch_size, {}
