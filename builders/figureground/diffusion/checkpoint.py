@@ -22,7 +22,10 @@ from safetensors import safe_open
 
 from figureground.core.accelerator import choose_dtype, is_out_of_memory
 from figureground.core.errors import FiguregroundError, listed
+from figureground.diffusion.autoencoder import autoencoder_dtype, compute_in_own_dtype
 from figureground.diffusion.merging import merge_loras
+from figureground.diffusion.placing import Offload, check_offload, place
+from figureground.diffusion.quantizing import Quantization, check_quantization, quantize
 from figureground.models.family import OWN, Family, recognise
 from figureground.models.loras import Lora, check_loras, identify
 from figureground.models.opening import (
@@ -64,6 +67,13 @@ class Checkpoint:
     """Local folder of its files."""
     inpaint: Any | None = None
     """Inpainting pipeline; None if it wasn't requested."""
+    offloads_to: torch.device | None = None
+    """The device that networks are moved to while they work; None if they stay on one."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device that computes."""
+        return self.offloads_to or self.text_to_image.device
 
     @property
     def factor(self) -> int:
@@ -122,6 +132,8 @@ def open_checkpoint(
     inpaint: bool = False,
     config: str | None = None,
     loras: Sequence[Lora] = (),
+    quantization: Quantization | None = None,
+    offload: Offload = "none",
 ) -> Checkpoint:
     """Open a checkpoint for text-to-image, image-to-image and optionally inpainting, with shared weights.
 
@@ -136,10 +148,16 @@ def open_checkpoint(
             inpainting checkpoint (a UNet of 9 channels: latents, mask, masked image) can only be opened with it.
         config: Directory that configures a single file; None to look in the Hub's cache.
         loras: LoRA files to merge into the weights.
+        quantization: Format of 8 bits for the denoiser's weights; None for `dtype`.
+        offload: Whether networks are on the device only while they work; see `placing.place`.
 
     Raises:
         FiguregroundError: The checkpoint is missing, incomplete, pickle-only, of an unsupported kind, or unreachable.
+        RecipeError: The device can't do what `quantization` or `offload` says.
     """
+    check_offload(offload, device)
+    if quantization is not None:
+        check_quantization(quantization, device)
     folder = local_directory(checkpoint, config)
     is_local = folder is not None
     if folder is None:
@@ -159,8 +177,9 @@ def open_checkpoint(
     options: dict[str, Any] = {"dtype": dtype}
     if variant:
         options["variant"] = variant
+    vae_dtype = autoencoder_dtype(folder, dtype, device)
     try:
-        options.update(_open_networks(family, folder, index, checkpoint, options))
+        options.update(_open_networks(family, folder, index, checkpoint, options, {"vae": vae_dtype}))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unopened(checkpoint, error, device) from error
     options.update(family.pipeline_options(index, safety))
@@ -171,14 +190,20 @@ def open_checkpoint(
     for encoder, tokenizer in family.TEXTS.items():
         if getattr(pipeline, tokenizer, None) is not None and getattr(pipeline, encoder, None) is not None:
             limit_tokens(getattr(pipeline, tokenizer), family.tokens_read(folder, encoder))
-    for part in pipeline.components.values():  # a checkpoint may hold its parts in several dtypes
-        if isinstance(part, torch.nn.Module) and part.dtype != dtype:
-            part.to(dtype)
+    for name, part in pipeline.components.items():  # a checkpoint may hold its parts in several dtypes
+        wanted = vae_dtype if name == "vae" else dtype
+        if isinstance(part, torch.nn.Module) and part.dtype != wanted:
+            part.to(wanted)
+    if vae_dtype != dtype:
+        compute_in_own_dtype(pipeline.vae)
     if loras:
         merge_loras(pipeline, loras)
     _refuse_non_finite(pipeline, family, checkpoint, dtype)
+    if quantization is not None:
+        quantize(getattr(pipeline, family.DENOISER), quantization)
     try:
-        pipeline.to(device)
+        if offload == "none":
+            place([pipeline], device, offload)
     except RuntimeError as error:
         raise _unopened(checkpoint, error, device) from error
     if scheduler != OWN:
@@ -192,6 +217,8 @@ def open_checkpoint(
     siblings = [_sibling(kind, shared) for kind in ((kinds.image, kinds.inpaint) if inpaint else (kinds.image,))]
     for sibling in siblings:
         sibling.set_progress_bar_config(disable=True)
+    if offload != "none":
+        place([pipeline, *siblings], device, offload)
     facts: dict[str, Any] = {
         "checkpoint": checkpoint if checkpoint == "pocket" or not is_local else (file or folder).name,
         "revision": fingerprint(checkpoint, None, config)[:19] if is_local else folder.name,
@@ -203,7 +230,12 @@ def open_checkpoint(
             {"name": lora.path.name, "content": said["content"][:19], "scale": lora.scale}
             for lora, said in zip(loras, identify(loras), strict=True)
         ]
-    return Checkpoint(family, pipeline, siblings[0], facts, folder, siblings[1] if inpaint else None)
+    if quantization is not None:
+        facts["quantization"] = quantization
+    return Checkpoint(
+        family, pipeline, siblings[0], facts, folder, siblings[1] if inpaint else None,
+        offloads_to=None if offload == "none" else device,
+    )  # fmt: skip
 
 
 def _sibling(kind: Any, parts: Mapping[str, Any]) -> Any:
@@ -218,9 +250,19 @@ def _use_channels_last(network: Any) -> None:
 
 
 def _open_networks(
-    family: Family, folder: Path, index: dict[str, Any], checkpoint: str, options: dict[str, Any]
+    family: Family,
+    folder: Path,
+    index: dict[str, Any],
+    checkpoint: str,
+    options: dict[str, Any],
+    dtypes: Mapping[str, torch.dtype],
 ) -> dict[str, torch.nn.Module]:
-    """Open the networks of a checkpoint one by one, because a pipeline would fill missing weights with noise."""
+    """Open the networks of a checkpoint one by one, because a pipeline would fill missing weights with noise.
+
+    Args:
+        options: Passed to diffusers and transformers.
+        dtypes: Dtypes of parts that differ from that in `options`.
+    """
     networks, classes = {}, family.network_classes()
     file = single_file(checkpoint)
     held = held_parts(file, folder, family) if file else {}
@@ -229,12 +271,13 @@ def _open_networks(
         if kind is None:
             continue
         where = f"checkpoint {checkpoint!r}: {part}"
+        opened = {**options, "dtype": dtypes.get(part, options["dtype"])}
         if file is not None and part in held:
             networks[part], lacking = _open_from_file(
-                family, part, kind, folder / part, file, held[part], options["dtype"]
+                family, part, kind, folder / part, file, held[part], opened["dtype"]
             )
         else:
-            networks[part], info = open_network(kind, folder / part, where, output_loading_info=True, **options)
+            networks[part], info = open_network(kind, folder / part, where, output_loading_info=True, **opened)
             lacking = info["missing_keys"]
         if lacking:
             raise FiguregroundError(

@@ -423,10 +423,12 @@ class Method(ABC):
         return json.loads(json.dumps({"format": recipes.FORMAT, "builder": self.METHOD, **fields, **self.content}))
 
     def _identity_names(self) -> list[str]:
-        """Return the fields that decide the dataset; `extended`, `loras`, `strength` and `noise` only if they do."""
+        """Return the fields that decide the dataset; `extended`, `loras`, `quantization`, `strength` and `noise`
+        only if they do."""
         unset = [] if self.config.extended else ["extended"]
         unset.append("noise" if self.config.noise is None else "strength")
         unset += [] if active(self.config.loras) else ["loras"]
+        unset += [] if self.config.quantization else ["quantization"]
         return [n for n in self.config.field_names() if n not in (*self.config.execution_names(), *unset)]
 
     def recipe(self, folder: Path) -> dict[str, Any]:
@@ -518,6 +520,7 @@ class Method(ABC):
                 config=config.checkpoint_config, loras=loras,
             ),
             *(missing_packages("loras", ["peft"]) if loras else []),
+            *(missing_packages("quantization", ["torchao"]) if config.quantization else []),
             *missing_device(config.device),
         ]  # fmt: skip
 
@@ -545,10 +548,11 @@ class Method(ABC):
             if self.trains_checkpoint:
                 self.family.check_training(what)
                 refuse_training(config.checkpoint)
-                if active(config.loras):
+                given = {"loras": active(config.loras), "quantization": config.quantization}
+                given["offload"] = config.offload != "none"
+                for name in (name for name, value in given.items() if value):
                     raise RecipeError(
-                        "loras",
-                        f"{self.METHOD} trains the checkpoint, which {what} alone can be. Merge them into it first.",
+                        name, f"{self.METHOD} trains the checkpoint, and does so without it. Leave it out."
                     )
 
     def check_size(self) -> None:

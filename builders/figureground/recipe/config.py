@@ -51,6 +51,9 @@ class Config:
     """Branch, tag or commit of a checkpoint on the Hub."""
     loras: Annotated[list[LoraEntry], Names("file")] = dataclasses.field(default_factory=list)
     """LoRA files to merge into the checkpoint: `[{path: FILE.safetensors, scale: 1.0}]`. Needs the extra `lora`."""
+    quantization: Literal["int8", "fp8"] | None = None
+    """Format of 8 bits in which the denoiser's linear layers are stored, to save memory: int8 or fp8; none stores them
+    in `dtype`. Needs the extra `quantize`."""
     size: Annotated[int, Field(ge=8, le=16384)] = 64
     """Edge of the square images in pixels."""
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
@@ -92,6 +95,9 @@ class Config:
     dtype: Annotated[Literal["auto", "float32", "float16", "bfloat16"], EXECUTION] = "auto"
     """Precision: float32, float16 or bfloat16; auto on CUDA is float16 for UNets and bfloat16 for transformers, and
     float32 elsewhere."""
+    offload: Annotated[Literal["none", "model", "sequential"], EXECUTION] = "none"
+    """Whether networks are on the accelerator only while they work: `model` moves one network at a time, `sequential`
+    one layer at a time, which is much slower; `none` keeps all there."""
     batch_size: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, EXECUTION] = None
     """Images per batch; none chooses a size that suits the device."""
     threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, EXECUTION] = None
@@ -149,6 +155,12 @@ class Config:
             known = ", ".join(FORMATS.names())
             raise RecipeError("formats", f"the list is empty; a dataset needs one or several of {known}.")
         check_device(self.device)
+        if self.offload != "none" and self.device == "cpu":
+            raise RecipeError("offload", f"{self.offload!r} needs an accelerator, and the device is cpu. Give none.")
+        if self.offload == "sequential" and self.quantization:
+            raise RecipeError(
+                "offload", "layers of 8 bits can't be moved one at a time. Give model, or no quantization."
+            )
         if self.extended and self.limit is not None:
             raise RecipeError(
                 "limit", "a dataset built with a limit can't be extended, as the cells that it cut aren't recorded."

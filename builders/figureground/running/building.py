@@ -226,7 +226,9 @@ def finish(method: Method, out: Path) -> None:
 def _check_checkpoint(method: Method) -> None:
     """Raises FiguregroundError if a checkpoint on this machine doesn't meet the recipe's requirements."""
     config = method.config
-    for need in missing_packages("loras", ["peft"]) if active(config.loras) else ():
+    needs = missing_packages("loras", ["peft"]) if active(config.loras) else []
+    needs += missing_packages("quantization", ["torchao"]) if config.quantization else []
+    for need in needs:
         raise FiguregroundError(f"{need.field}: {need.what}: {need.command}")
     folder = local_directory(config.checkpoint, config.checkpoint_config)
     if folder is not None:

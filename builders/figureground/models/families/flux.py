@@ -108,7 +108,10 @@ class Flux(FlowMatching):
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         hidden, pooled, _ = pipeline.encode_prompt(
-            prompt=prompt, prompt_2=None, device=pipeline.device, max_sequence_length=self.TOKENS["text_encoder_2"]
+            prompt=prompt,
+            prompt_2=None,
+            device=pipeline._execution_device,
+            max_sequence_length=self.TOKENS["text_encoder_2"],
         )
         return {"prompt_embeds": hidden, "pooled_prompt_embeds": pooled}
 

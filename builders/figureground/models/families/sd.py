@@ -147,7 +147,7 @@ class StableDiffusion(Family):
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         tensors = pipeline.encode_prompt(
-            prompt=prompt, device=pipeline.device, num_images_per_prompt=1,
+            prompt=prompt, device=pipeline._execution_device, num_images_per_prompt=1,
             do_classifier_free_guidance=guidance_scale > 1, negative_prompt=negative_prompt, **known,
         )  # fmt: skip
         return {name: tensor for name, tensor in zip(self.ENCODED, tensors, strict=True) if tensor is not None}

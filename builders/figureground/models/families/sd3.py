@@ -136,7 +136,7 @@ class StableDiffusion3(FlowMatching):
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         tensors = pipeline.encode_prompt(
-            prompt=prompt, prompt_2=None, prompt_3=None, device=pipeline.device,
+            prompt=prompt, prompt_2=None, prompt_3=None, device=pipeline._execution_device,
             do_classifier_free_guidance=guidance_scale > 1, negative_prompt=negative_prompt,
             max_sequence_length=self.TOKENS["text_encoder_3"], **known,
         )  # fmt: skip
