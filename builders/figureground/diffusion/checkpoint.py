@@ -38,9 +38,9 @@ from figureground.models.opening import (
     refuse_code,
 )
 from figureground.models.parts import limit_tokens
-from figureground.models.schedules import settings_for_latents
+from figureground.models.schedules import settings_for_latents, without_clipping
 from figureground.models.single_file import held_parts, single_file
-from figureground.models.weights import check_files, fingerprint, local_directory, read_index
+from figureground.models.weights import check_files, family_of, fingerprint, local_directory, read_index
 
 SCHEDULERS = {
     "ddim": DDIMScheduler,
@@ -206,8 +206,7 @@ def open_checkpoint(
             place([pipeline], device, offload)
     except RuntimeError as error:
         raise _unopened(checkpoint, error, device) from error
-    if scheduler != OWN:
-        pipeline.scheduler = _make_scheduler(scheduler, pipeline.scheduler, checkpoint)
+    pipeline.scheduler = _choose_scheduler(scheduler, pipeline.scheduler, family, checkpoint)
     # On a CPU in float32, channels last slows down a UNet of small images by a quarter, but speeds up an autoencoder.
     if device.type != "cpu":
         _use_channels_last(getattr(pipeline, family.DENOISER))
@@ -337,7 +336,14 @@ def open_scheduler(folder: Path, checkpoint: str, name: str) -> Any:
     check_files(folder, checkpoint, inpaint=True, scheduler=name)
     kind = getattr(diffusers, str(read_index(folder, checkpoint, inpaint=True)["scheduler"][-1]))
     own = open_part(kind, folder / "scheduler", f"checkpoint {checkpoint!r}")
-    return own if name == OWN else _make_scheduler(name, own, checkpoint)
+    return _choose_scheduler(name, own, family_of(folder, checkpoint), checkpoint)
+
+
+def _choose_scheduler(name: str, own: Any, family: Family, checkpoint: str) -> Any:
+    """Return the sampler with that name, or the checkpoint's own, which clips no latents either."""
+    if name != OWN:
+        return _make_scheduler(name, own, checkpoint)
+    return own if family.SCHEDULER == OWN else make_network(type(own), without_clipping(own.config))
 
 
 def _make_scheduler(name: str, own: Any, checkpoint: str) -> Any:

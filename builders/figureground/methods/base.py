@@ -518,6 +518,7 @@ class Method(ABC):
             *missing_checkpoint(
                 config.checkpoint, config.revision, self.INPAINTS, scheduler=config.scheduler, safety=config.safety,
                 config=config.checkpoint_config, loras=loras,
+                steps=config.num_inference_steps,
             ),
             *(missing_packages("loras", ["peft"]) if loras else []),
             *(missing_packages("quantization", ["torchao"]) if config.quantization else []),

@@ -16,7 +16,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.registry import Registry, subclasses
 from figureground.core.shares import strength_of, whole_part
 from figureground.models.parts import pixels_a_latent, positions
-from figureground.models.schedules import check_schedule
+from figureground.models.schedules import check_own, check_schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,11 +179,18 @@ class Family(ABC):
         """Return how many tokens of a prompt a text encoder reads; None if nothing says it."""
         return self.TOKENS.get(encoder) or positions(folder, encoder)
 
-    def check_schedule(self, config: Mapping[str, Any], kind: str, sampler: str, what: str) -> None:
-        """Refuse a sampler that can't express a checkpoint's noise levels; see `schedules.check_schedule`."""
+    def check_schedule(
+        self, config: Mapping[str, Any], kind: str, sampler: str, what: str, steps: int | None = None
+    ) -> None:
+        """Refuse a sampler that can't express a checkpoint's noise levels; see `schedules.check_schedule`.
+
+        Args:
+            steps: Denoising steps; None skips their check.
+        """
         if sampler == OWN:
-            raise RecipeError("scheduler", f"{what} is drawn from with a sampler of DDPM's noise levels. Give ddim.")
-        check_schedule(config, kind, sampler, what)
+            check_own(config, kind, steps, what)
+        else:
+            check_schedule(config, kind, sampler, what)
 
     def check_sampling(self, what: str, eta: float, negative_prompt: str) -> None:
         """Raise RecipeError for a setting in `ignored`.

@@ -57,11 +57,12 @@ def missing_checkpoint(
     safety: str = "off",
     config: str | None = None,
     loras: Sequence[Lora] = (),
+    steps: int | None = None,
 ) -> list[Need]:
     """Return the needs of a checkpoint that isn't on this machine.
 
     Args:
-        inpaint, scheduler, safety: See `weights.check_files`.
+        inpaint, scheduler, safety, steps: See `weights.check_files`.
         config: The recipe's `checkpoint_config`.
         loras: LoRA files, which must fit the checkpoint.
 
@@ -80,7 +81,7 @@ def missing_checkpoint(
     if place is not None and place is not False and (folder is not None or (place / "model_index.json").is_file()):
         try:
             read_index(place, name, inpaint)
-            variant = check_files(place, name, inpaint, scheduler=scheduler, safety=safety)
+            variant = check_files(place, name, inpaint, scheduler=scheduler, safety=safety, steps=steps)
             check_loras(loras, place, name, variant)
         except FiguregroundError as error:
             if folder is None and "incomplete" in str(error):

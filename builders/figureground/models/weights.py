@@ -129,7 +129,13 @@ _LFS = b"version https://git-lfs"
 
 
 def check_files(
-    folder: Path, checkpoint: str, inpaint: bool = False, *, scheduler: str | None = None, safety: str = "off"
+    folder: Path,
+    checkpoint: str,
+    inpaint: bool = False,
+    *,
+    scheduler: str | None = None,
+    safety: str = "off",
+    steps: int | None = None,
 ) -> str | None:
     """Checks by its files that a checkpoint is supported, complete, and free of pickles and code.
 
@@ -141,6 +147,7 @@ def check_files(
         inpaint: Whether inpainting checkpoints are accepted too.
         scheduler: The sampler, which must support the checkpoint's noise schedule; None skips that check.
         safety: `reject` if the checkpoint's safety checker, if any, will be opened.
+        steps: Denoising steps, which the scheduler must be able to take; None skips that check.
 
     Returns:
         `fp16` or `bf16` if the weights exist only in that variant, else None.
@@ -165,7 +172,7 @@ def check_files(
     check_parts(folder, index, family, what, inpaint)
     if scheduler is not None:
         config = _read_json(folder / "scheduler" / "scheduler_config.json", folder, checkpoint)
-        family.check_schedule(config, str(index["scheduler"][-1]), scheduler, what)
+        family.check_schedule(config, str(index["scheduler"][-1]), scheduler, what, steps)
     if safety != "off" and family.HAS_SAFETY_CHECKER:
         _check_safety(folder, index, checkpoint)
     for variant in VARIANTS:

@@ -68,8 +68,8 @@ class Config:
     negative_prompt: str = ""
     """Negative prompt for guidance."""
     scheduler: Scheduler = "ddim"
-    """Sampler: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc; for flow matching `own`, the checkpoint's, which is
-    then the default."""
+    """Sampler: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc; or `own`, the checkpoint's, which is the default for
+    flow matching and the only one for LCM checkpoints."""
     eta: Share = 0.0
     """Share of fresh noise in each DDIM step, 0 to 1."""
     safety: Literal["reject", "off"] = "reject"

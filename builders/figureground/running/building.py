@@ -233,7 +233,12 @@ def _check_checkpoint(method: Method) -> None:
     folder = local_directory(config.checkpoint, config.checkpoint_config)
     if folder is not None:
         variant = check_files(
-            folder, config.checkpoint, inpaint=method.INPAINTS, scheduler=config.scheduler, safety=config.safety
+            folder,
+            config.checkpoint,
+            inpaint=method.INPAINTS,
+            scheduler=config.scheduler,
+            safety=config.safety,
+            steps=config.num_inference_steps,
         )
         check_loras(active(config.loras), folder, config.checkpoint, variant)
         check_size(config.size, edge_multiple(folder, config.checkpoint))
