@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.errors import FiguregroundError
 from figureground.models.bundled import WEIGHTS
 from figureground.models.family import FAMILIES, recognise
-from figureground.models.weights import check_files, edge_multiple, known_family
+from figureground.models.weights import edge_multiple, known_family
 
 REFUSED = """
 import sys
@@ -44,12 +44,6 @@ def test_every_family_recognises_its_own_pipelines_and_no_other_family_does(name
 def test_stable_diffusion_rounds_the_steps_on_a_guide_down_as_its_pipelines_do(strength, steps, run):
     start = recognise("StableDiffusionPipeline", "it").start(strength, steps)
     assert start.steps == run == min(int(steps * start.strength), steps)
-
-
-def test_the_own_sampler_is_for_flow_matching_alone():
-    with pytest.raises(RecipeError, match="ddim") as refused:
-        check_files(WEIGHTS, "pocket", scheduler="own")
-    assert refused.value.field == "scheduler"
 
 
 def test_a_family_is_known_by_files_alone(tmp_path):

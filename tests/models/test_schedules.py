@@ -1,17 +1,22 @@
 """A sampler draws by the checkpoint's noise schedule, or it is refused; latents are never clipped."""
 
+import json
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, LCMScheduler
+from PIL import Image
 
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import SCHEDULERS, open_checkpoint
+from figureground.diffusion.render import Renderer, Sampling
 from figureground.models.schedules import DISCRETE, check_schedule, settings_for_latents
 from figureground.models.weights import check_files
 from figureground.recipe.config import Sampler
+from figureground.recipe.sample import Guide, Spec
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 EULER = "EulerDiscreteScheduler"
@@ -20,7 +25,7 @@ EULER = "EulerDiscreteScheduler"
 @pytest.mark.parametrize(
     "kind",
     [
-        "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "LCMScheduler",
+        "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler",
         "TCDScheduler", "CMStochasticIterativeScheduler", "Homemade",
     ],
 )  # fmt: skip
@@ -29,6 +34,13 @@ def test_schedulers_that_mean_another_schedule_are_refused_by_name(made, edit, k
     edit(made / "sd1" / "scheduler" / "scheduler_config.json", _class_name=kind)
     with pytest.raises(FiguregroundError, match=rf"'mine' uses a {kind}"):
         check_files(made / "sd1", "mine", scheduler="ddim")
+
+
+def test_an_own_sampler_that_draws_noise_without_a_seed_is_refused(made, edit):
+    edit(made / "sd1" / "model_index.json", scheduler=["diffusers", "DPMSolverSDEScheduler"])
+    with pytest.raises(RecipeError, match="DPMSolverSDEScheduler") as refused:
+        check_files(made / "sd1", "mine", scheduler="own")
+    assert refused.value.field == "scheduler"
 
 
 def test_plan_refuses_them_too(made, edit, capsys):
@@ -107,3 +119,48 @@ def test_every_scheduler_that_is_let_through_keeps_its_noise_levels(kind):
     own = getattr(diffusers, kind)(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     made = DDIMScheduler.from_config(settings_for_latents(own.config))
     assert torch.allclose(made.alphas_cumprod, own.alphas_cumprod)
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, LCMScheduler, EulerAncestralDiscreteScheduler])
+def test_a_checkpoints_own_sampler_keeps_its_settings_but_clips_no_latents(made, edit, kind):
+    said = {"timestep_spacing": "trailing", "beta_schedule": "scaled_linear"}
+    clips = {"clip_sample": True, "thresholding": True} if kind is LCMScheduler else {}  # DDIM clips by default
+    edit(made / "sd1" / "model_index.json", scheduler=["diffusers", kind.__name__])
+    (made / "sd1" / "scheduler" / "scheduler_config.json").write_text(json.dumps({**said, **clips}))
+    scheduler = open_checkpoint(str(made / "sd1"), scheduler="own", **CPU).text_to_image.scheduler
+    assert type(scheduler) is kind
+    assert said.items() <= dict(scheduler.config).items()
+    assert not scheduler.config.get("clip_sample")
+    assert not scheduler.config.get("thresholding")
+    if kind is EulerAncestralDiscreteScheduler:  # of the Turbo checkpoints: their one step begins at the end
+        scheduler.set_timesteps(1)
+        assert scheduler.timesteps.tolist() == [999]
+
+
+def test_a_latent_consistency_model_is_drawn_from_with_its_own_sampler_in_few_steps(made, edit, capsys):
+    edit(made / "sd1" / "model_index.json", scheduler=["diffusers", "LCMScheduler"])
+    edit(made / "sd1" / "scheduler" / "scheduler_config.json", _class_name="LCMScheduler", original_inference_steps=50)
+    with pytest.raises(RecipeError, match=r"LCMScheduler.* Give own") as refused:
+        check_files(made / "sd1", "mine", scheduler="ddim")
+    assert refused.value.field == "scheduler"
+    plan = ["plan", "d3s", f"--set=checkpoint={made / 'sd1'}", "--set=scheduler=own", "--set=size=32"]
+    assert main([*plan, "--set=num_inference_steps=4", "--set=guidance_scale=1"]) == 0
+    capsys.readouterr()
+    assert main([*plan, "--set=num_inference_steps=51"]) == 2
+    assert "num_inference_steps: 51 is too many" in capsys.readouterr().err
+    assert main([*plan, "--set=num_inference_steps=2", "--set=strength=0.4"]) == 2
+    assert "2 steps × strength 0.4" in capsys.readouterr().err
+
+    opened = open_checkpoint(str(made / "sd1"), scheduler="own", **CPU)
+    guide = Image.fromarray(np.tile(np.arange(32, dtype=np.uint8)[:, None, None] * 8, (1, 32, 3)))
+
+    def draw(count, guided):
+        kind = Guide("composite", "g") if guided else None
+        specs = [Spec(f"k{i}", "train", 0, 0, "", "", "a bird in snow", i, kind) for i in range(4)]
+        renderer = Renderer(opened, Sampling(32, 4, 0.5, 1.0, batch_size=count), lambda spec: (guide, None))
+        return np.stack([np.asarray(each.image, np.float32) for each in renderer.render(specs)])
+
+    for guided in (False, True):
+        alone, together = draw(1, guided), draw(4, guided)
+        assert np.abs(alone - together).max() <= 1
+        assert np.abs(alone[0] - alone[1]).max() > 1  # each by its own seed

@@ -15,7 +15,10 @@ from importlib import metadata
 
 from figureground.core.errors import FiguregroundError
 
-TALKING = ("accelerate", "datasets", "diffusers", "huggingface_hub", "peft", "timm", "torchvision", "transformers")
+TALKING = (
+    "accelerate", "datasets", "diffusers", "huggingface_hub", "peft", "timm", "torchao", "torchvision", "transformers",
+    "torch.utils._pytree",  # what it says of torchao, which diffusers imports wherever it is installed
+)  # fmt: skip
 """Libraries with warnings about deprecations and files that a user of this package can't act on."""
 VERBOSITY = {
     "datasets": "DATASETS_VERBOSITY", "diffusers": "DIFFUSERS_VERBOSITY", "huggingface_hub": "HF_HUB_VERBOSITY",

@@ -21,10 +21,10 @@ VERSIONED = ("figureground", "torch", "diffusers", "transformers", "pillow", "nu
 """Libraries whose versions can change pixels or file bytes."""
 
 
-def library_versions() -> dict[str, str]:
-    """Returns the versions of `VERSIONED`."""
+def library_versions(*more: str) -> dict[str, str]:
+    """Returns the versions of `VERSIONED`, and of further libraries."""
     found = {}
-    for name in VERSIONED:
+    for name in (*VERSIONED, *more):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

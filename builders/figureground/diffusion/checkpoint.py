@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,19 @@ from diffusers import (
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
+from safetensors import safe_open
 
 from figureground.core.accelerator import choose_dtype, is_out_of_memory
 from figureground.core.errors import FiguregroundError, listed
+from figureground.diffusion.autoencoder import autoencoder_dtype, compute_in_own_dtype
+from figureground.diffusion.merging import merge_loras
+from figureground.diffusion.placing import Offload, check_offload, place
+from figureground.diffusion.quantizing import Quantization, check_quantization, quantize
 from figureground.models.family import OWN, Family, recognise
+from figureground.models.loras import Lora, check_loras, identify
 from figureground.models.opening import (
     download_pipeline,
+    fill_network,
     make_network,
     open_network,
     open_part,
@@ -31,8 +38,16 @@ from figureground.models.opening import (
     refuse_code,
 )
 from figureground.models.parts import limit_tokens
-from figureground.models.schedules import settings_for_latents
-from figureground.models.weights import check_files, download_file, fingerprint, local_directory, read_index
+from figureground.models.schedules import settings_for_latents, without_clipping
+from figureground.models.single_file import held_parts, single_file
+from figureground.models.weights import (
+    check_files,
+    download_file,
+    family_of,
+    fingerprint,
+    local_directory,
+    read_index,
+)
 
 SCHEDULERS = {
     "ddim": DDIMScheduler,
@@ -62,6 +77,13 @@ class Checkpoint:
     """Inpainting pipeline; None if it wasn't requested."""
     edit: Any | None = None
     """Pipeline that edits a reference by an instruction; None for most families."""
+    offloads_to: torch.device | None = None
+    """The device that networks are moved to while they work; None if they stay on one."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device that computes."""
+        return self.offloads_to or self.text_to_image.device
 
     @property
     def factor(self) -> int:
@@ -118,11 +140,15 @@ def open_checkpoint(
     scheduler: str | None = None,
     safety: str = "reject",
     inpaint: bool = False,
+    config: str | None = None,
+    loras: Sequence[Lora] = (),
+    quantization: Quantization | None = None,
+    offload: Offload = "none",
 ) -> Checkpoint:
     """Open a checkpoint for the ways in which its family draws, inpainting only if asked for, with shared weights.
 
     Args:
-        checkpoint: `pocket`, a directory in diffusers' layout, or a Hub id.
+        checkpoint: `pocket`, a directory in diffusers' layout, a `.safetensors` file, or a Hub id.
         revision: Branch, tag or commit on the Hub.
         dtype: Dtype of the weights; `auto` depends on device and family, and a name is allowed too.
         scheduler: A name from `SCHEDULERS`, with which the checkpoint's noise schedule and prediction type are kept, or
@@ -130,27 +156,40 @@ def open_checkpoint(
         safety: `off` drops the safety checker, `reject` keeps it if the checkpoint has one.
         inpaint: Whether to open an inpainting pipeline. An ordinary checkpoint inpaints by masked latents. An
             inpainting checkpoint (a UNet of 9 channels: latents, mask, masked image) can only be opened with it.
+        config: Directory that configures a single file; None to look in the Hub's cache.
+        loras: LoRA files to merge into the weights.
+        quantization: Format of 8 bits for the denoiser's weights; None for `dtype`.
+        offload: Whether networks are on the device only while they work; see `placing.place`.
 
     Raises:
         FiguregroundError: The checkpoint is missing, incomplete, pickle-only, of an unsupported kind, or unreachable.
+        RecipeError: The device can't do what `quantization` or `offload` says.
     """
-    folder = local_directory(checkpoint)
+    check_offload(offload, device)
+    if quantization is not None:
+        check_quantization(quantization, device)
+    folder = local_directory(checkpoint, config)
+    is_local = folder is not None
     if folder is None:
         folder = download(checkpoint, revision)
+    file = single_file(checkpoint)
     what = f"checkpoint {checkpoint!r}"
     refuse_code(folder, what)
     index = read_index(folder, checkpoint, inpaint)
     family = recognise(index["_class_name"][0], what).variant(index)
     scheduler = scheduler or family.SCHEDULER
     variant = check_files(folder, checkpoint, inpaint, scheduler=scheduler, safety=safety)
+    if loras:
+        check_loras(loras, folder, checkpoint, variant)
     if isinstance(dtype, str):
         dtype = choose_dtype(dtype, device, family.HALF)
     kinds = family.pipelines()
     options: dict[str, Any] = {"dtype": dtype}
     if variant:
         options["variant"] = variant
+    vae_dtype = autoencoder_dtype(folder, dtype, device)
     try:
-        options.update(_open_networks(family, folder, index, checkpoint, options))
+        options.update(_open_networks(family, folder, index, checkpoint, options, {"vae": vae_dtype}))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unopened(checkpoint, error, device) from error
     options.update(family.pipeline_options(index, safety))
@@ -163,16 +202,23 @@ def open_checkpoint(
     for encoder, tokenizer in family.TEXTS.items():
         if getattr(pipeline, tokenizer, None) is not None and getattr(pipeline, encoder, None) is not None:
             limit_tokens(getattr(pipeline, tokenizer), family.tokens_read(folder, encoder))
-    for part in pipeline.components.values():  # a checkpoint may hold its parts in several dtypes
-        if isinstance(part, torch.nn.Module) and part.dtype != dtype:
-            part.to(dtype)
+    for name, part in pipeline.components.items():  # a checkpoint may hold its parts in several dtypes
+        wanted = vae_dtype if name == "vae" else dtype
+        if isinstance(part, torch.nn.Module) and part.dtype != wanted:
+            part.to(wanted)
+    if vae_dtype != dtype:
+        compute_in_own_dtype(pipeline.vae)
+    if loras:
+        merge_loras(pipeline, loras)
     _refuse_non_finite(pipeline, family, checkpoint, dtype)
+    if quantization is not None:
+        quantize(getattr(pipeline, family.DENOISER), quantization)
     try:
-        pipeline.to(device)
+        if offload == "none":
+            place([pipeline], device, offload)
     except RuntimeError as error:
         raise _unopened(checkpoint, error, device) from error
-    if scheduler != OWN:
-        pipeline.scheduler = _make_scheduler(scheduler, pipeline.scheduler, checkpoint)
+    pipeline.scheduler = _choose_scheduler(scheduler, pipeline.scheduler, family, checkpoint)
     # On a CPU in float32, channels last slows down a UNet of small images by a quarter, but speeds up an autoencoder.
     if device.type != "cpu":
         _use_channels_last(getattr(pipeline, family.DENOISER))
@@ -184,13 +230,25 @@ def open_checkpoint(
     for sibling in siblings:
         if sibling is not None:
             sibling.set_progress_bar_config(disable=True)
-    facts = {
-        "checkpoint": checkpoint if checkpoint == "pocket" or local_directory(checkpoint) is None else folder.name,
-        "revision": folder.name if local_directory(checkpoint) is None else fingerprint(checkpoint, None)[:19],
+    if offload != "none":
+        place([pipeline, *(sibling for sibling in siblings if sibling is not None)], device, offload)
+    facts: dict[str, Any] = {
+        "checkpoint": checkpoint if checkpoint == "pocket" or not is_local else (file or folder).name,
+        "revision": fingerprint(checkpoint, None, config)[:19] if is_local else folder.name,
         "family": family.NAME,
         "prediction_type": family.prediction_type(pipeline.scheduler.config),
     }
-    return Checkpoint(family, pipeline, siblings[0], facts, folder, *siblings[1:])
+    if loras:
+        facts["loras"] = [
+            {"name": lora.path.name, "content": said["content"][:19], "scale": lora.scale}
+            for lora, said in zip(loras, identify(loras), strict=True)
+        ]
+    if quantization is not None:
+        facts["quantization"] = quantization
+    return Checkpoint(
+        family, pipeline, siblings[0], facts, folder, *siblings[1:],
+        offloads_to=None if offload == "none" else device,
+    )  # fmt: skip
 
 
 def _sibling(kind: Any, parts: Mapping[str, Any]) -> Any:
@@ -205,21 +263,76 @@ def _use_channels_last(network: Any) -> None:
 
 
 def _open_networks(
-    family: Family, folder: Path, index: dict[str, Any], checkpoint: str, options: dict[str, Any]
+    family: Family,
+    folder: Path,
+    index: dict[str, Any],
+    checkpoint: str,
+    options: dict[str, Any],
+    dtypes: Mapping[str, torch.dtype],
 ) -> dict[str, torch.nn.Module]:
-    """Open the networks of a checkpoint one by one, because a pipeline would fill missing weights with noise."""
+    """Open the networks of a checkpoint one by one, because a pipeline would fill missing weights with noise.
+
+    Args:
+        options: Passed to diffusers and transformers.
+        dtypes: Dtypes of parts that differ from that in `options`.
+    """
     networks, classes = {}, family.network_classes()
+    file = single_file(checkpoint)
+    held = held_parts(file, folder, family) if file else {}
     for part in family.networks:
         kind = classes.get(str(index.get(part, [None])[-1]))
-        if kind is not None:
-            where = f"checkpoint {checkpoint!r}: {part}"
-            networks[part], info = open_network(kind, folder / part, where, output_loading_info=True, **options)
-            if info["missing_keys"]:
-                raise FiguregroundError(
-                    f"checkpoint {checkpoint!r} is incomplete: the weights of {part} lack "
-                    f"{listed(sorted(info['missing_keys']), 2)}. Download or write it again."
-                )
+        if kind is None:
+            continue
+        where = f"checkpoint {checkpoint!r}: {part}"
+        opened = {**options, "dtype": dtypes.get(part, options["dtype"])}
+        if file is not None and part in held:
+            networks[part], lacking = _open_from_file(
+                family, part, kind, folder / part, file, held[part], opened["dtype"]
+            )
+        else:
+            networks[part], info = open_network(kind, folder / part, where, output_loading_info=True, **opened)
+            lacking = info["missing_keys"]
+        if lacking:
+            raise FiguregroundError(
+                f"checkpoint {checkpoint!r} is incomplete: the weights of {part} lack "
+                f"{listed(sorted(lacking), 2)}. Download or write it again."
+            )
     return networks
+
+
+def _open_from_file(
+    family: Family, part: str, kind: Any, config: Path, file: Path, beginning: str, dtype: torch.dtype
+) -> tuple[torch.nn.Module, list[str]]:
+    """Open a network whose weights lie in a single file.
+
+    Args:
+        kind: The network's class.
+        config: Directory of the network's configuration.
+        beginning: That of its tensors' names in the file.
+
+    Returns:
+        The network, and the names of weights that the file lacks.
+    """
+    what = f"checkpoint {file.name!r}: its {part}"
+    with safe_open(file, "pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys() if name.startswith(beginning)}  # noqa: SIM118
+    try:
+        network, lacking, strange = fill_network(
+            kind, config, what, lambda entries, network: family.convert_part(part, tensors, entries, network), dtype
+        )
+    except (KeyError, AttributeError, IndexError) as error:  # the conversion looks tensors up by name
+        raise FiguregroundError(f"{what} is incomplete or of another structure: it lacks {error}.") from error
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        first = next((line.strip() for line in str(error).splitlines()[1:]), str(error))
+        raise FiguregroundError(f"{what} doesn't fit the configuration {config.parent.name!r}: {first}") from error
+    if strange:
+        raise FiguregroundError(
+            f"{what} has {len(strange):,} weights that the configuration {config.parent.name!r} has no place for, such "
+            f"as {strange[0]}. Give the configuration of a checkpoint of its kind (checkpoint_config)."
+        )
+    return network, lacking
 
 
 def open_scheduler(folder: Path, checkpoint: str, name: str) -> Any:
@@ -237,7 +350,14 @@ def open_scheduler(folder: Path, checkpoint: str, name: str) -> Any:
     check_files(folder, checkpoint, inpaint=True, scheduler=name)
     kind = getattr(diffusers, str(read_index(folder, checkpoint, inpaint=True)["scheduler"][-1]))
     own = open_part(kind, folder / "scheduler", f"checkpoint {checkpoint!r}")
-    return own if name == OWN else _make_scheduler(name, own, checkpoint)
+    return _choose_scheduler(name, own, family_of(folder, checkpoint), checkpoint)
+
+
+def _choose_scheduler(name: str, own: Any, family: Family, checkpoint: str) -> Any:
+    """Return the sampler with that name, or the checkpoint's own, which clips no latents either."""
+    if name != OWN:
+        return _make_scheduler(name, own, checkpoint)
+    return own if family.SCHEDULER == OWN else make_network(type(own), without_clipping(own.config))
 
 
 def _make_scheduler(name: str, own: Any, checkpoint: str) -> Any:

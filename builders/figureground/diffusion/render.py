@@ -176,7 +176,7 @@ class Renderer:
         elif self._spoiled is not None:
             self._spoiled += 1
             if self._spoiled >= HOPELESS:
-                dtype = str(self._checkpoint.text_to_image.dtype).removeprefix("torch.")
+                dtype = str(self._checkpoint.denoiser.dtype).removeprefix("torch.")
                 raise FiguregroundError(
                     f"The first {HOPELESS} images, computed in {dtype}, all hold NaN or infinity. "
                     + ("Its numbers overflow easily: try --set dtype=float32." if dtype == "float16" else
@@ -234,7 +234,7 @@ class Renderer:
             if not is_out_of_memory(error):
                 raise
             size = f"a batch of {sampling.batch_size} images" if sampling.batch_size > 1 else "one image"
-            raise OutOfMemory(f"{self._checkpoint.text_to_image.device}: not enough memory for {size}.") from error
+            raise OutOfMemory(f"{self._checkpoint.device}: not enough memory for {size}.") from error
         flags = getattr(out, "nsfw_content_detected", None) or [False] * len(padded)
         return out.images[:n], list(flags)[:n]
 
@@ -301,7 +301,7 @@ def release_memory() -> None:
 
 def leave_device(checkpoint: Checkpoint) -> None:
     """Move a checkpoint's networks to the CPU, to leave the device's memory to a training."""
-    for part in checkpoint.text_to_image.components.values():
+    for part in () if checkpoint.offloads_to else checkpoint.text_to_image.components.values():
         if hasattr(part, "parameters"):
             part.to("cpu")
     release_memory()
@@ -367,9 +367,9 @@ def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1
     Raises:
         FiguregroundError: Not even one image fits.
     """
-    if checkpoint.text_to_image.device.type != "cuda":
+    if checkpoint.device.type != "cuda":
         return CPU_BATCH if sum(p.numel() for p in checkpoint.denoiser.parameters()) <= SMALL_DENOISER else 1
-    device = checkpoint.text_to_image.device
+    device = checkpoint.device
     guide = Guide("inpaint", "probe") if checkpoint.inpaint else None
     guide = Guide("photograph", "probe") if sampling.edit else guide
     spec = Spec("probe", "probe", 0, 0, "", "", "a photo", 0, guide)

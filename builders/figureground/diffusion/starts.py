@@ -56,14 +56,20 @@ def find_start(
 
 
 def find_start_by_files(
-    checkpoint: str, revision: str | None, scheduler: str, steps: int, size: int, noise: float
+    checkpoint: str,
+    revision: str | None,
+    scheduler: str,
+    steps: int,
+    size: int,
+    noise: float,
+    config: str | None = None,
 ) -> Start | None:
     """Return `find_start` of a checkpoint without opening its networks; None if it isn't on this machine.
 
     Raises:
         FiguregroundError: The checkpoint or its scheduler can't be used.
     """
-    folder = local_directory(checkpoint) or cached_snapshot(checkpoint, revision)
+    folder = local_directory(checkpoint, config) or cached_snapshot(checkpoint, revision)
     if folder is None:
         return None
     family = family_of(folder, checkpoint)

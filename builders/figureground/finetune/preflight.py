@@ -8,6 +8,7 @@ from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
 from figureground.finetune.settings import Finetuning
 from figureground.models.needs import missing_packages, refuse_absent
+from figureground.models.single_file import refuse_training
 from figureground.models.weights import check_files, check_size, edge_multiple, family_of, local_directory
 from figureground.sources.images import list_images
 from figureground.sources.references import LEAST
@@ -57,6 +58,7 @@ def refuse_unfit(
     needs += missing_packages("--eight-bit-adam", ["bitsandbytes"]) if settings.eight_bit_adam else []
     for need in needs:
         raise FiguregroundError(f"{need.field}: {need.what}: {need.command}")
+    refuse_training(settings.checkpoint)
     base = local_directory(settings.checkpoint)
     if base is not None:
         check_files(base, settings.checkpoint)

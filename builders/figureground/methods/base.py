@@ -26,7 +26,9 @@ from figureground.core.values import kinds_of
 from figureground.methods.panels.panel import Panel
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.family import OWN, Family, Route, Start
-from figureground.models.needs import Need, missing_checkpoint, missing_device
+from figureground.models.loras import active, identify
+from figureground.models.needs import Need, missing_checkpoint, missing_device, missing_packages
+from figureground.models.single_file import refuse_training
 from figureground.models.weights import (
     check_size,
     download_file,
@@ -341,7 +343,7 @@ class Method(ABC):
     @cached_property
     def family(self) -> Family | None:
         """Family of the checkpoint; None if it isn't on this machine."""
-        return known_family(self.config.checkpoint, self.config.revision)
+        return known_family(self.config.checkpoint, self.config.revision, self.config.checkpoint_config)
 
     @cached_property
     def start(self) -> Start | None:
@@ -358,7 +360,7 @@ class Method(ABC):
 
         return find_start_by_files(
             config.checkpoint, config.revision, config.scheduler, config.num_inference_steps, config.size,
-            config.noise,
+            config.noise, config.checkpoint_config,
         )  # fmt: skip
 
     def steps_on_guide(self) -> int:
@@ -437,7 +439,8 @@ class Method(ABC):
 
     def content_hashes(self) -> dict[str, Any]:
         """Return, by field, the content that replaces a value that names files. See `content`."""
-        return {"checkpoint": self._fingerprint}
+        loras = active(self.config.loras)
+        return {"checkpoint": self._fingerprint, **({"loras": identify(loras)} if loras else {})}
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -447,7 +450,7 @@ class Method(ABC):
     @cached_property
     def _fingerprint(self) -> str:
         """Fingerprint of the checkpoint."""
-        return fingerprint(self.config.checkpoint, self.config.revision)
+        return fingerprint(self.config.checkpoint, self.config.revision, self.config.checkpoint_config)
 
     def shared(self) -> dict[str, Any]:
         """Return the properties in `SHARED` that are computed already, for `adopt` in a worker."""
@@ -465,6 +468,8 @@ class Method(ABC):
     def _identity_names(self) -> list[str]:
         """Return the fields that decide the dataset."""
         unset = [*([] if self.config.extended else ["extended"]), *self._unset_sampling()]
+        unset += [] if active(self.config.loras) else ["loras"]
+        unset += [] if self.config.quantization else ["quantization"]
         return [n for n in self.config.field_names() if n not in (*self.config.execution_names(), *unset)]
 
     def _unset_sampling(self) -> list[str]:
@@ -559,10 +564,15 @@ class Method(ABC):
             FiguregroundError: An input exists but can't be used.
         """
         config = self.config
+        loras = active(config.loras)
         return [
             *missing_checkpoint(
-                config.checkpoint, config.revision, self.INPAINTS, scheduler=config.scheduler, safety=config.safety
+                config.checkpoint, config.revision, self.INPAINTS, scheduler=config.scheduler, safety=config.safety,
+                config=config.checkpoint_config, loras=loras,
+                steps=config.num_inference_steps,
             ),
+            *(missing_packages("loras", ["peft"]) if loras else []),
+            *(missing_packages("quantization", ["torchao"]) if config.quantization else []),
             *missing_device(config.device),
         ]  # fmt: skip
 
@@ -599,6 +609,13 @@ class Method(ABC):
                     self.family.check_training(what, settings)
                 except RecipeError as error:
                     raise RecipeError(f"{field}.{error.field}", str(error).partition(": ")[2]) from None
+                refuse_training(config.checkpoint)
+                given = {"loras": active(config.loras), "quantization": config.quantization}
+                given["offload"] = config.offload != "none"
+                for name in (name for name, value in given.items() if value):
+                    raise RecipeError(
+                        name, f"{self.METHOD} trains the checkpoint, and does so without it. Leave it out."
+                    )
 
     def check_size(self) -> None:
         """Check that latents can have the image size. Needs no weights; passes if the checkpoint isn't known.
@@ -608,7 +625,7 @@ class Method(ABC):
                 checkpoints on the Hub, 8 are assumed, which every family needs at least.
         """
         try:
-            folder = local_directory(self.config.checkpoint)
+            folder = local_directory(self.config.checkpoint, self.config.checkpoint_config)
             step = edge_multiple(folder, self.config.checkpoint) if folder else 8
         except (FiguregroundError, OSError, ValueError):
             return
@@ -618,7 +635,9 @@ class Method(ABC):
         """Return warnings about likely mistakes in using the checkpoint; empty if it isn't on this machine."""
         config = self.config
         steps = self.denoiser_steps()
-        return checkpoint_notes(config.checkpoint, config.revision, steps, config.guidance_scale)
+        return checkpoint_notes(
+            config.checkpoint, config.revision, steps, config.guidance_scale, config.checkpoint_config
+        )
 
     def plan_counts(self, plan: Plan) -> list[str]:
         """Return the lines of `plan` with the counts of images."""

@@ -94,7 +94,7 @@ PerCell = dict[str, Annotated[int, Field(ge=0, le=MOST_A_CELL)]]
 class D3SConfig(Config):
     """Settings of a D3S recipe. The defaults are the authors' settings."""
 
-    checkpoint: Annotated[Text, Names("directory")] = "CompVis/stable-diffusion-v1-4"
+    checkpoint: Annotated[Text, Names("path")] = "CompVis/stable-diffusion-v1-4"
     classes: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "imagenet"
     """Foreground classes: a file in `prompts/classes/`, the path of a CSV, a list of names from the config's file, a
     mapping of names to definitions, or `folders` for the folder names in `cutouts`, or in `photographs` if the recipe

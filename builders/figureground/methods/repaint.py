@@ -281,7 +281,7 @@ class Repaint(Method):
                 f"{data.name} has no validation split, and training a classifier on it needs one. Mark some rows as "
                 "validation (split 1), or give a trained classifier: --classifier DIR."
             )
-        folder = local_directory(self.config.checkpoint)
+        folder = local_directory(self.config.checkpoint, self.config.checkpoint_config)
         if folder is not None:
             family = family_of(folder, self.config.checkpoint)
             tokenizers = family.open_tokenizers(folder, f"checkpoint {self.config.checkpoint!r}")

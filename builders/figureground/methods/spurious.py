@@ -481,7 +481,7 @@ class Spurious(Method):
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Read the concepts, and learn again those that were lost."""
-        concepts = self._open_concepts(stages, checkpoint, checkpoint.text_to_image.device)
+        concepts = self._open_concepts(stages, checkpoint, checkpoint.device)
         lost = [feature for feature in self._unfinished(stages) if concepts.is_lost(feature)]
         if not lost:
             return
@@ -495,7 +495,7 @@ class Spurious(Method):
             concepts.make_again(self._inputs(feature))
 
     def _open_concepts(self, stages: Path, checkpoint: Checkpoint, device: torch.device) -> Concepts:
-        self._dtype = checkpoint.text_to_image.dtype
+        self._dtype = checkpoint.denoiser.dtype
         self._concepts = Concepts(stages, self.store(stages), self.settings, device, self.show_progress)
         self._refuse_long(checkpoint)
         self._concepts.read(self.features)

@@ -17,17 +17,20 @@ FEW_STEPS, LITTLE_GUIDANCE = 8, 2.0
 """Approximate maximum steps and guidance that distilled checkpoints are made for."""
 
 
-def checkpoint_notes(checkpoint: str, revision: str | None, steps: int, guidance: float) -> list[str]:
+def checkpoint_notes(
+    checkpoint: str, revision: str | None, steps: int, guidance: float, config: str | None = None
+) -> list[str]:
     """Return notes on likely mistakes in how a checkpoint is used; empty if it isn't on this machine.
 
     Args:
         checkpoint: `pocket`, a directory, or a Hub id.
         revision: Branch, tag or commit on the Hub.
         steps, guidance: See `distilled_note`.
+        config: The recipe's `checkpoint_config`.
     """
     folder: Path | None = None
     with contextlib.suppress(FiguregroundError, OSError):
-        folder = local_directory(checkpoint) or cached_snapshot(checkpoint, revision)
+        folder = local_directory(checkpoint, config) or cached_snapshot(checkpoint, revision)
     note = distilled_note(folder, checkpoint, steps, guidance) if folder is not None else None
     return [note] if note else []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.registry import Registry, subclasses
 from figureground.core.shares import strength_of, whole_part
 from figureground.models.parts import pixels_a_latent, positions
-from figureground.models.schedules import check_schedule
+from figureground.models.schedules import check_own, check_schedule
 
 if TYPE_CHECKING:
     import torch
@@ -82,6 +82,22 @@ class Size(NamedTuple):
     """Adapters on all layers in `Family.ADAPTED`, per rank."""
 
 
+class SingleFile(NamedTuple):
+    """How checkpoints of a family lie in one safetensors file, in the naming of their authors."""
+
+    marks: tuple[tuple[str, ...], ...]
+    """Beginnings of tensor names; a file of the family has, for each group, a tensor with one of them."""
+    lacks: tuple[str, ...]
+    """Beginnings of tensor names that no file of the family has."""
+    parts: Mapping[str, tuple[str, ...]]
+    """The parts that a file may hold, each with the beginnings that its tensors' names may have; the first counts that
+    the file has."""
+    sizes: Mapping[tuple[str, str], tuple[str, int]]
+    """By part and entry of its configuration, the ending of a tensor's name and the axis with that size."""
+    sources: Callable[[Mapping[str, tuple[int, ...]]], tuple[str, ...]]
+    """From the shapes of a file's tensors, Hub ids of checkpoints that share its configuration; the usual one first."""
+
+
 class Family(ABC):
     """A family of diffusion models. One that changes little of Stable Diffusion inherits from `families.sd`.
 
@@ -128,6 +144,9 @@ class Family(ABC):
     guidance besides."""
     SEES_REFERENCE: ClassVar[bool] = False
     """Whether the text encoder reads the reference with the instruction."""
+
+    SINGLE_FILE: ClassVar[SingleFile | None] = None
+    """How its checkpoints lie in a single file; None if such files aren't supported."""
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -211,11 +230,18 @@ class Family(ABC):
         """Return how many tokens of a prompt a text encoder reads; None if nothing says it."""
         return self.TOKENS.get(encoder) or positions(folder, encoder)
 
-    def check_schedule(self, config: Mapping[str, Any], kind: str, sampler: str, what: str) -> None:
-        """Refuse a sampler that can't express a checkpoint's noise levels; see `schedules.check_schedule`."""
+    def check_schedule(
+        self, config: Mapping[str, Any], kind: str, sampler: str, what: str, steps: int | None = None
+    ) -> None:
+        """Refuse a sampler that can't express a checkpoint's noise levels; see `schedules.check_schedule`.
+
+        Args:
+            steps: Denoising steps; None skips their check.
+        """
         if sampler == OWN:
-            raise RecipeError("scheduler", f"{what} is drawn from with a sampler of DDPM's noise levels. Give ddim.")
-        check_schedule(config, kind, sampler, what)
+            check_own(config, kind, steps, what)
+        else:
+            check_schedule(config, kind, sampler, what)
 
     def check_sampling(self, what: str, eta: float, negative_prompt: str, true_cfg_scale: float | None = None) -> None:
         """Raise RecipeError for a setting in `ignored`, and for `true_cfg_scale` where `guidance_scale` is the same.
@@ -285,6 +311,22 @@ class Family(ABC):
     def open_others(self, folder: Path, what: str) -> dict[str, Any]:
         """Open the parts without weights that pipelines need besides tokenizers and scheduler, by their names."""
         return {}
+
+    def convert_part(
+        self, part: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], network: Any
+    ) -> dict[str, Tensor]:
+        """Return the weights of a part under diffusers' and transformers' names, for families with `SINGLE_FILE`.
+
+        Args:
+            part: The part, such as `unet`.
+            tensors: The part's tensors in a single file, with their whole names.
+            config: The part's configuration.
+            network: The part, whose weights are still to be filled in.
+
+        Raises:
+            KeyError: A tensor is missing; names it.
+        """
+        raise NotImplementedError(f"{self.NAME} has no single files")
 
     def sibling_options(self, pipeline: Any) -> dict[str, Any]:
         """Return how the other pipelines are made from the text-to-image pipeline, beyond its components."""

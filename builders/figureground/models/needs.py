@@ -9,15 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.devices import check_device
-from figureground.core.errors import FiguregroundError, UsageError
+from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.models.footprint import footprint
+from figureground.models.loras import Lora, check_loras
 from figureground.models.opening import refuse_code
 from figureground.models.segmenter_files import models_of
 from figureground.models.weights import check_files, local_directory, read_index
 from figureground.sources.provenance import cached_snapshot
 
 TIMM = "timm:"
-EXTRAS = {"peft": "lora", "sklearn": "mitigate", "captum": "mitigate", "timm": "timm", "concept_erasure": "erase"}
+EXTRAS = {
+    "peft": "lora",
+    "sklearn": "mitigate",
+    "captum": "mitigate",
+    "timm": "timm",
+    "concept_erasure": "erase",
+    "torchao": "quantize",
+}
 """Modules installed by an extra of this package, and the extra's name."""
 OTHERS = {"bitsandbytes": "bitsandbytes"}
 """Modules of other packages, and the package's name."""
@@ -41,20 +49,31 @@ class Need:
 
 
 def missing_checkpoint(
-    name: str, revision: str | None, inpaint: bool, *, scheduler: str | None = None, safety: str = "off"
+    name: str,
+    revision: str | None,
+    inpaint: bool,
+    *,
+    scheduler: str | None = None,
+    safety: str = "off",
+    config: str | None = None,
+    loras: Sequence[Lora] = (),
+    steps: int | None = None,
 ) -> list[Need]:
     """Return the needs of a checkpoint that isn't on this machine.
 
     Args:
-        inpaint, scheduler, safety: See `weights.check_files`.
+        inpaint, scheduler, safety, steps: See `weights.check_files`.
+        config: The recipe's `checkpoint_config`.
+        loras: LoRA files, which must fit the checkpoint.
 
     Raises:
-        UsageError: It is here, or in the Hub's cache, but unusable: a single file, another pipeline, incomplete.
+        UsageError: It is here, or in the Hub's cache, but unusable: of another pipeline, incomplete, without
+            configuration.
     """
     try:
-        folder = local_directory(name)
+        folder = local_directory(name, config)
     except FiguregroundError as error:
-        if Path(name).expanduser().exists() or name == "pocket":
+        if Path(name).expanduser().exists() or name == "pocket" or isinstance(error, RecipeError):
             raise UsageError(str(error)) from None
         return [Need("checkpoint", f"the directory {name!r} isn't on this machine")]
     cached = folder is None and cached_snapshot(name, revision)
@@ -62,7 +81,8 @@ def missing_checkpoint(
     if place is not None and place is not False and (folder is not None or (place / "model_index.json").is_file()):
         try:
             read_index(place, name, inpaint)
-            check_files(place, name, inpaint, scheduler=scheduler, safety=safety)
+            variant = check_files(place, name, inpaint, scheduler=scheduler, safety=safety, steps=steps)
+            check_loras(loras, place, name, variant)
         except FiguregroundError as error:
             if folder is None and "incomplete" in str(error):
                 return [_download("checkpoint", name, revision, footprint(name, revision).kept, "only partly ")]

@@ -10,7 +10,7 @@ sources for calls that bypass this module. Needs no torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,43 @@ def open_part(kind: Any, folder: Path, what: str, **options: Any) -> Any:
     return kind.from_pretrained(folder, local_files_only=True, **options)
 
 
+def fill_network(
+    kind: Any, folder: Path, what: str, convert: Callable[[Mapping[str, Any], Any], Mapping[str, Any]], dtype: Any
+) -> tuple[Any, list[str], list[str]]:
+    """Make a network from its configuration and fill it with weights that lie elsewhere.
+
+    Args:
+        kind: A transformers or diffusers class with weights.
+        folder: The directory of its configuration.
+        what: The model's name in errors.
+        convert: Returns the weights under the network's names, from its configuration and the network.
+        dtype: Dtype of the weights.
+
+    Returns:
+        The network, the names of weights that it lacks, and the names of those that it has no place for.
+
+    Raises:
+        FiguregroundError: See `refuse_code`. Exceptions of the libraries and of `convert` are passed on.
+    """
+    from accelerate import init_empty_weights
+
+    refuse_code(folder, what)
+    of_transformers = kind.__module__.startswith("transformers.")
+    config = (
+        kind.config_class.from_pretrained(folder, local_files_only=True)
+        if of_transformers
+        else kind.load_config(folder, local_files_only=True)
+    )
+    with init_empty_weights():
+        network = kind(config) if of_transformers else kind.from_config(config)
+    weights = convert(config.to_dict() if of_transformers else config, network)
+    _, strange = network.load_state_dict({n: w.to(dtype) for n, w in weights.items()}, strict=False, assign=True)
+    if hasattr(network, "tie_weights"):
+        network.tie_weights()
+    lacking = [name for name, weight in network.named_parameters() if weight.is_meta]
+    return network.eval(), lacking, list(strange)
+
+
 def open_pipeline(kind: Any, folder: Path, what: str, **options: Any) -> Any:
     """Open a diffusers pipeline; see `open_network`. Parts given as options are not opened."""
     refuse_code(folder, what)
@@ -201,6 +238,18 @@ def download_pipeline(name: str, revision: str | None) -> Path:
     return Path(DiffusionPipeline.download(name, revision=revision, use_safetensors=True, trust_remote_code=False))
 
 
-def load_adapters(pipeline: Any, folder: Path, weight_name: str) -> None:
-    """Load low-rank adapters from a safetensors file into a pipeline."""
-    pipeline.load_lora_weights(folder, weight_name=weight_name, use_safetensors=True, local_files_only=True)
+def load_adapters(pipeline: Any, folder: Path, weight_name: str, name: str | None = None) -> None:
+    """Load low-rank adapters from a safetensors file into a pipeline, under a name of their own if one is given."""
+    pipeline.load_lora_weights(
+        folder, weight_name=weight_name, adapter_name=name, use_safetensors=True, local_files_only=True
+    )
+
+
+def read_adapters(pipeline: Any, folder: Path, weight_name: str) -> dict[str, Any]:
+    """Return the tensors of a safetensors file with low-rank adapters, by diffusers' names."""
+    unet = getattr(pipeline, "unet", None)
+    options = {} if unet is None else {"unet_config": unet.config}
+    found = pipeline.lora_state_dict(
+        folder, weight_name=weight_name, use_safetensors=True, local_files_only=True, **options
+    )
+    return dict(found[0] if isinstance(found, tuple) else found)

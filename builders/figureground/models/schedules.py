@@ -18,6 +18,18 @@ DISCRETE = (
 interchangeable. All others (EDM, flow matching, consistency models) define another schedule or prediction by entries
 that these lack, and `from_config` would silently drop those entries."""
 
+KINDS = {
+    "DDIMScheduler": "ddim", "DDPMScheduler": "ddpm", "DPMSolverMultistepScheduler": "dpm++",
+    "EulerDiscreteScheduler": "euler", "EulerAncestralDiscreteScheduler": "euler-a", "PNDMScheduler": "pndm",
+    "UniPCMultistepScheduler": "unipc",
+}  # fmt: skip
+"""Schedulers that draw with all randomness from an image's seed, each with its name in recipes."""
+LCM = "LCMScheduler"
+"""The scheduler of latent consistency models (Luo et al. 2023, arXiv 2310.04378). Its noise levels are DDPM's, but its
+steps are made for what such a model predicts, so only a checkpoint that has it is drawn from with it."""
+LCM_STEPS = 50
+"""Steps that `LCMScheduler` chooses its own among, unless its configuration says otherwise."""
+
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 """Beta schedules that every sampler supports."""
 MORE_BETAS = {"ddpm": ("laplace", "sigmoid")}
@@ -47,14 +59,46 @@ def check_schedule(config: Mapping[str, Any], kind: str, sampler: str, what: str
         FiguregroundError: No sampler can express the schedule; names the entry.
         RecipeError: Another sampler can express it.
     """
-    where = f"{what}: its scheduler/scheduler_config.json"
     for name in (kind, config.get("_class_name")):
+        if name == LCM:
+            raise RecipeError("scheduler", f"{what} is drawn from with its own scheduler alone, a {LCM}. Give own.")
         if name is not None and name not in DISCRETE:
             raise FiguregroundError(
                 f"{what} uses a {name}, whose noise schedule or prediction no sampler here can express: they "
                 "support DDPM's discrete noise levels. Choose a checkpoint with another scheduler, such as "
                 f"{listed(('DDIMScheduler', 'EulerDiscreteScheduler'))}."
             )
+    _check_levels(config, sampler, f"{what}: its scheduler/scheduler_config.json")
+
+
+def check_own(config: Mapping[str, Any], kind: str, steps: int | None, what: str) -> None:
+    """Refuse a checkpoint's own scheduler of DDPM's noise levels if it isn't one that draws here.
+
+    Args:
+        config: The checkpoint's `scheduler_config.json`.
+        kind: The scheduler class in `model_index.json`.
+        steps: Denoising steps; None skips their check.
+        what: The checkpoint's name in errors.
+
+    Raises:
+        FiguregroundError: The noise schedule isn't supported; names the entry.
+        RecipeError: The scheduler isn't supported, or can't draw in so many steps.
+    """
+    for name in (kind, config.get("_class_name")):
+        if name is not None and name != LCM and name not in KINDS:
+            raise RecipeError(
+                "scheduler", f"{what} has a {name} of its own; supported are {listed((*KINDS, LCM))}. Give ddim."
+            )
+    _check_levels(config, KINDS.get(kind, "ddim"), f"{what}: its scheduler/scheduler_config.json")
+    most = config.get("original_inference_steps", LCM_STEPS)
+    if steps is not None and kind == LCM and isinstance(most, int) and steps > most:
+        raise RecipeError(
+            "num_inference_steps", f"{steps} is too many for {what}: its {LCM} takes {most} at most. Give 4 to 8."
+        )
+
+
+def _check_levels(config: Mapping[str, Any], sampler: str, where: str) -> None:
+    """Refuse noise levels or predictions that a sampler can't express; see `check_schedule`."""
     for name, usual in (("use_flow_sigmas", False), ("timestep_type", "discrete")):
         if config.get(name, usual) not in (usual, None):
             raise FiguregroundError(
@@ -83,6 +127,15 @@ def _check_known(
     raise FiguregroundError(
         f"{where} has the {entry} {value!r}; supported: {listed(by_all)}. Choose another checkpoint."
     )
+
+
+def without_clipping(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a checkpoint's own scheduler, without those that clip latents.
+
+    Args:
+        config: Configuration of the opened diffusers scheduler, with the defaults of its class.
+    """
+    return {**config, **{name: value for name, value in UNBOUNDED.items() if name in config}}
 
 
 def settings_for_latents(config: Mapping[str, Any]) -> dict[str, Any]:

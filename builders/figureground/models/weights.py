@@ -13,8 +13,10 @@ from typing import Any
 from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.models.bundled import ROBUST, WEIGHTS
 from figureground.models.family import Family, recognise
+from figureground.models.headers import read_shapes
 from figureground.models.opening import refuse_code
 from figureground.models.parts import check_parts, has_part
+from figureground.models.single_file import check_file, configuration, held_parts, refuse_lacking, single_file
 from figureground.sources.provenance import cached_snapshot
 
 POCKET = "pocket"
@@ -25,12 +27,23 @@ IDENTIFYING = (".json", ".safetensors", ".txt", ".model", ".jinja")
 """Suffixes of a checkpoint's files that decide images: settings, weights, vocabularies and chat templates."""
 
 
-def local_directory(checkpoint: str) -> Path | None:
+def local_directory(checkpoint: str, config: str | None = None) -> Path | None:
     """Returns a checkpoint's directory on this machine; None for a Hub id.
 
+    For a checkpoint in a single file, that is the directory with its configuration.
+
+    Args:
+        config: The recipe's `checkpoint_config`.
+
     Raises:
-        FiguregroundError: It looks like a path but doesn't exist, or is a single file.
+        FiguregroundError: It looks like a path but doesn't exist, or it is a single file that can't be used.
+        RecipeError: Nothing configures a single file, or `config` is given for something else.
     """
+    file = single_file(checkpoint)
+    if file is not None:
+        return configuration(file, config)
+    if config is not None:
+        raise RecipeError("checkpoint_config", f"checkpoint {checkpoint!r} isn't a single file. Leave it out.")
     if checkpoint == POCKET:
         if not (WEIGHTS / "model_index.json").is_file():
             raise FiguregroundError(
@@ -41,36 +54,39 @@ def local_directory(checkpoint: str) -> Path | None:
     path = Path(checkpoint).expanduser()
     if path.is_dir():
         return path
-    if path.is_file():
-        raise FiguregroundError(
-            f"checkpoint: {checkpoint!r} is a single file. Convert it to a directory first: "
-            f"StableDiffusionPipeline.from_single_file({path.name!r}).save_pretrained('converted')."
-        )
     if checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1:
         raise FiguregroundError(
-            f"checkpoint: no such directory: {checkpoint!r}. Give 'pocket', a diffusers directory, or a Hub id "
-            "'user/name'."
+            f"checkpoint: no such directory: {checkpoint!r}. Give 'pocket', a diffusers directory, a .safetensors "
+            "file, or a Hub id 'user/name'."
         )
     return None
 
 
-def fingerprint(checkpoint: str, revision: str | None) -> str:
+def fingerprint(checkpoint: str, revision: str | None, config: str | None = None) -> str:
     """Identifies a checkpoint's content: `sha256:…` over a local one's files, else its Hub id and revision.
 
     A checkpoint that isn't on this machine, or isn't valid, is treated like one on the Hub, so that a plan needs no
-    weights.
+    weights. For one in a single file, that is its content, and the files that configure it.
+
+    Args:
+        config: The recipe's `checkpoint_config`.
     """
     try:
-        folder = local_directory(checkpoint)
+        folder = local_directory(checkpoint, config)
+        file = single_file(checkpoint)
+        held = held_parts(file, folder, family_of(folder, checkpoint)) if folder and file else {}
     except FiguregroundError:
         folder = None
     if folder is None or not (folder / "model_index.json").is_file():
         return f"{checkpoint}@{revision or 'main'}"
     total = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.suffix in IDENTIFYING and p.is_file()):
-        relative = file.relative_to(folder)
-        if not any(part.startswith(".") for part in relative.parts):
-            total.update(f"{relative.as_posix()}\0{_content(file)}\n".encode())
+    if file is not None:
+        total.update(f"{content_of(file)}\n".encode())
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in IDENTIFYING and p.is_file()):
+        relative = path.relative_to(folder)
+        from_file = file is not None and path.suffix == ".safetensors" and relative.parts[0] in (*held, path.name)
+        if not from_file and not any(part.startswith(".") for part in relative.parts):
+            total.update(f"{relative.as_posix()}\0{content_of(path)}\n".encode())
     return f"sha256:{total.hexdigest()}"
 
 
@@ -91,7 +107,8 @@ def fingerprint_files(path: Path) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def _content(path: Path) -> str:
+def content_of(path: Path) -> str:
+    """Returns a SHA-256 of a file: over all of it, or over samples and the size if it is larger than `WHOLE`."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= WHOLE:
@@ -113,18 +130,25 @@ _LFS = b"version https://git-lfs"
 
 
 def check_files(
-    folder: Path, checkpoint: str, inpaint: bool = False, *, scheduler: str | None = None, safety: str = "off"
+    folder: Path,
+    checkpoint: str,
+    inpaint: bool = False,
+    *,
+    scheduler: str | None = None,
+    safety: str = "off",
+    steps: int | None = None,
 ) -> str | None:
     """Checks by its files that a checkpoint is supported, complete, and free of pickles and code.
 
-    Also checks that its parts fit together.
+    Also checks that its parts fit together, and that a single file fits its configuration.
 
     Args:
-        folder: The checkpoint's directory, in diffusers' layout.
+        folder: The checkpoint's directory, in diffusers' layout; see `local_directory`.
         checkpoint: Its name in the recipe.
         inpaint: Whether inpainting checkpoints are accepted too.
         scheduler: The sampler, which must support the checkpoint's noise schedule; None skips that check.
         safety: `reject` if the checkpoint's safety checker, if any, will be opened.
+        steps: Denoising steps, which the scheduler must be able to take; None skips that check.
 
     Returns:
         `fp16` or `bf16` if the weights exist only in that variant, else None.
@@ -136,14 +160,20 @@ def check_files(
     index, what = read_index(folder, checkpoint, inpaint), f"checkpoint {checkpoint!r}"
     family = recognise(index["_class_name"][0], what)
     parts = [part for part in family.networks if has_part(index, part)]
-    variants = {part: _check_part(folder, part, checkpoint) for part in parts}
+    file = single_file(checkpoint)
+    held = held_parts(file, folder, family) if file else {}
+    if file is not None:
+        refuse_lacking(file, folder, [part for part in parts if part not in held])
+    variants = {part: _check_part(folder, part, checkpoint) for part in parts if part not in held}
     for part in (*parts, *family.TEXTS.values(), "scheduler"):
         if has_part(index, part):
             _check_settings(folder, part, checkpoint)
+    if file is not None:
+        check_file(file, folder, family)
     check_parts(folder, index, family, what, inpaint)
     if scheduler is not None:
         config = _read_json(folder / "scheduler" / "scheduler_config.json", folder, checkpoint)
-        family.check_schedule(config, str(index["scheduler"][-1]), scheduler, what)
+        family.check_schedule(config, str(index["scheduler"][-1]), scheduler, what, steps)
     if safety != "off" and family.HAS_SAFETY_CHECKER:
         _check_safety(folder, index, checkpoint)
     for variant in VARIANTS:
@@ -214,10 +244,10 @@ def family_of(folder: Path, checkpoint: str) -> Family:
     return recognise(index["_class_name"][0], f"checkpoint {checkpoint!r}").variant(index)
 
 
-def known_family(checkpoint: str, revision: str | None) -> Family | None:
+def known_family(checkpoint: str, revision: str | None, config: str | None = None) -> Family | None:
     """Return the family of a checkpoint; None if it isn't on this machine or can't be used, which opening reports."""
     try:
-        folder = local_directory(checkpoint) or cached_snapshot(checkpoint, revision)
+        folder = local_directory(checkpoint, config) or cached_snapshot(checkpoint, revision)
         return family_of(folder, checkpoint) if folder else None
     except (FiguregroundError, OSError):
         return None
@@ -316,19 +346,4 @@ def _check_part(folder: Path, part: str, checkpoint: str) -> set[str | None]:
 
 def _check_weights(path: Path, folder: Path, checkpoint: str) -> None:
     """Compares the length of a safetensors file with its header."""
-    where = f"checkpoint {checkpoint!r}: its {path.relative_to(folder).as_posix()}"
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(8)
-        if (head + file.read(len(_LFS) - 8)) == _LFS:
-            raise FiguregroundError(f"{where} is a Git LFS pointer instead of the weights: run `git lfs pull`.")
-        length = int.from_bytes(head, "little")
-        file.seek(8)
-        header = file.read(length) if 8 + length <= size else b""
-    try:
-        tensors = json.loads(header)
-        whole = 8 + length + max(t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__")
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise FiguregroundError(f"{where} is damaged or truncated ({size:,} bytes). Download it again.") from None
-    if whole != size:
-        raise FiguregroundError(f"{where} has {size:,} of {whole:,} bytes. Download it again.")
+    read_shapes(path, f"checkpoint {checkpoint!r}: its {path.relative_to(folder).as_posix()}")

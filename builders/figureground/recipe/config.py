@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from figureground.core.devices import check_device
-from figureground.core.errors import RecipeError, listed
+from figureground.core.errors import RecipeError, listed, nearest_or_all
 from figureground.recipe.formats import DEFAULT_FORMATS, FORMATS
 from figureground.recipe.settings import (
     EXECUTION,
@@ -33,16 +34,29 @@ SAMPLING = (
 """Fields that decide how images are sampled."""
 
 
+@with_config(ConfigDict(extra="allow", strict=True, allow_inf_nan=False))  # `Config.check` names unknown entries
+class LoraEntry(TypedDict, total=False):
+    """A LoRA file in a recipe."""
+
+    path: str
+    scale: float
+
+
 @settings()
 class Config:
     """Settings that every method's recipe has. A field decides images unless it is marked `EXECUTION`."""
 
     name: str = "default"
     """Name of the config."""
-    checkpoint: Annotated[Text, Names("directory")] = "pocket"
-    """`pocket`, a directory in diffusers' layout, or a Hub id."""
+    checkpoint: Annotated[Text, Names("path")] = "pocket"
+    """`pocket`, a directory in diffusers' layout, a `.safetensors` file with all weights, or a Hub id."""
     revision: str | None = None
     """Branch, tag or commit of a checkpoint on the Hub."""
+    loras: Annotated[list[LoraEntry], Names("file")] = dataclasses.field(default_factory=list)
+    """LoRA files to merge into the checkpoint: `[{path: FILE.safetensors, scale: 1.0}]`. Needs the extra `lora`."""
+    quantization: Literal["int8", "fp8"] | None = None
+    """Format of 8 bits in which the denoiser's linear layers are stored, to save memory: int8 or fp8; none stores them
+    in `dtype`. Needs the extra `quantize`."""
     size: Annotated[int, Field(ge=8, le=16384)] = 64
     """Edge of the square images in pixels."""
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
@@ -60,8 +74,8 @@ class Config:
     negative_prompt: str = ""
     """Negative prompt for guidance."""
     scheduler: Scheduler = "ddim"
-    """Sampler: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc; for flow matching `own`, the checkpoint's, which is
-    then the default."""
+    """Sampler: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc; or `own`, the checkpoint's, which is the default for
+    flow matching and the only one for LCM checkpoints."""
     eta: Share = 0.0
     """Share of fresh noise in each DDIM step, 0 to 1."""
     safety: Literal["reject", "off"] = "reject"
@@ -79,11 +93,17 @@ class Config:
     keep: list[Literal["guide", "mask"]] = dataclasses.field(default_factory=list)
     """Further image columns to keep: `guide`, `mask`."""
 
+    checkpoint_config: Annotated[Text | None, Names("directory"), EXECUTION] = None
+    """For a checkpoint in a single file, the directory of a diffusers checkpoint of its kind, which configures it and
+    has the parts that the file lacks; none looks in the Hub's cache. Its content counts as part of `checkpoint`."""
     device: Annotated[str, EXECUTION] = "auto"
     """Device: auto, cpu, cuda, cuda:1 or mps."""
     dtype: Annotated[Literal["auto", "float32", "float16", "bfloat16"], EXECUTION] = "auto"
     """Precision: float32, float16 or bfloat16; auto on CUDA is float16 for UNets and bfloat16 for transformers, and
     float32 elsewhere."""
+    offload: Annotated[Literal["none", "model", "sequential"], EXECUTION] = "none"
+    """Whether networks are on the accelerator only while they work: `model` moves one network at a time, `sequential`
+    one layer at a time, which is much slower; `none` keeps all there."""
     batch_size: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, EXECUTION] = None
     """Images per batch; none chooses a size that suits the device."""
     threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, EXECUTION] = None
@@ -126,6 +146,13 @@ class Config:
             raise RecipeError(
                 "num_inference_steps", f"{self.num_inference_steps} is too few: the scheduler pndm needs 4 or more."
             )
+        for i, lora in enumerate(self.loras):
+            for name in lora:
+                if name not in LoraEntry.__annotations__:
+                    known = list(LoraEntry.__annotations__)
+                    raise RecipeError(f"loras[{i}]", f"there is no {name!r}{nearest_or_all(name, known)}")
+            if not lora.get("path", "").strip():
+                raise RecipeError(f"loras[{i}]", "it has no path. Write it as {path: FILE.safetensors, scale: 1.0}.")
         for name in ("keep", "formats"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
@@ -134,6 +161,12 @@ class Config:
             known = ", ".join(FORMATS.names())
             raise RecipeError("formats", f"the list is empty; a dataset needs one or several of {known}.")
         check_device(self.device)
+        if self.offload != "none" and self.device == "cpu":
+            raise RecipeError("offload", f"{self.offload!r} needs an accelerator, and the device is cpu. Give none.")
+        if self.offload == "sequential" and self.quantization:
+            raise RecipeError(
+                "offload", "layers of 8 bits can't be moved one at a time. Give model, or no quantization."
+            )
         if self.extended and self.limit is not None:
             raise RecipeError(
                 "limit", "a dataset built with a limit can't be extended, as the cells that it cut aren't recorded."

@@ -157,6 +157,8 @@ def _from_file(names: Names, value: Any, folder: Path) -> Any:
     """Return a value from a file in `folder`, with existing paths made relative to the working directory."""
     if isinstance(value, Mapping):
         return {k: _from_file(names, v, folder) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_from_file(names, v, folder) if isinstance(v, Mapping) else v for v in value]
     if isinstance(value, Plain) and value in NULLS:
         return value
     if both := _two_models(value):
@@ -178,6 +180,8 @@ def for_file(names: Names | None, value: Any, folder: Path) -> Any:
         return value
     if isinstance(value, Mapping):
         return {k: for_file(names, v, folder) for k, v in value.items()}
+    if isinstance(value, list):
+        return [for_file(names, v, folder) if isinstance(v, Mapping) else v for v in value]
     if both := _two_models(value):
         return "".join(for_file(names, part, folder) for part in both.groups())
     if _may_be_path(names, value) and _exists(names, Path(value)):

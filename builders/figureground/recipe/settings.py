@@ -40,11 +40,14 @@ Text = Annotated[str, Field(pattern=r"\S")]
 
 @dataclass(frozen=True)
 class Names:
-    """Marks a field whose texts, also inside mappings, may name files. Only marked fields are treated as paths."""
+    """Marks a field whose texts, also inside mappings and lists of mappings, may name files.
+
+    Only marked fields are treated as paths.
+    """
 
     kind: Literal["directory", "file", "path"]
     """`directory`: a directory, or a name such as `pocket` or a Hub id. `file`: a path if it looks like one (a slash or
-    a known suffix), else a name. `path`: always a path."""
+    a known suffix), else a name. `path`: the path of whatever exists there, else a name."""
     source: bool = False
     """Whether images are made from these files; a dataset can't be written inside such a directory."""
     made: bool = False

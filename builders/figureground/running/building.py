@@ -23,6 +23,8 @@ from figureground.core.event_log import open_log
 from figureground.core.locks import lock
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import remark
+from figureground.models.loras import active, check_loras
+from figureground.models.needs import missing_packages
 from figureground.models.weights import check_files, check_size, edge_multiple, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING
@@ -224,11 +226,22 @@ def finish(method: Method, out: Path) -> None:
 
 def _check_checkpoint(method: Method) -> None:
     """Raises FiguregroundError if a checkpoint on this machine doesn't meet the recipe's requirements."""
-    config, folder = method.config, local_directory(method.config.checkpoint)
+    config = method.config
+    needs = missing_packages("loras", ["peft"]) if active(config.loras) else []
+    needs += missing_packages("quantization", ["torchao"]) if config.quantization else []
+    for need in needs:
+        raise FiguregroundError(f"{need.field}: {need.what}: {need.command}")
+    folder = local_directory(config.checkpoint, config.checkpoint_config)
     if folder is not None:
-        check_files(
-            folder, config.checkpoint, inpaint=method.INPAINTS, scheduler=config.scheduler, safety=config.safety
+        variant = check_files(
+            folder,
+            config.checkpoint,
+            inpaint=method.INPAINTS,
+            scheduler=config.scheduler,
+            safety=config.safety,
+            steps=config.num_inference_steps,
         )
+        check_loras(active(config.loras), folder, config.checkpoint, variant)
         check_size(config.size, edge_multiple(folder, config.checkpoint))
     method.check_family()
 

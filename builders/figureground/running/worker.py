@@ -42,6 +42,7 @@ from figureground.diffusion.render import (
     start_of,
 )
 from figureground.models.family import OWN
+from figureground.models.loras import active
 from figureground.models.weights import check_size
 from figureground.recipe.plan import Plan, PlannedShard
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
@@ -203,7 +204,7 @@ class Worker:
             with home_of(out).settling():
                 directory.settle_recipe(out, method.recipe(out / PRIVATE))
                 checkpoint = open_checked(method, out, self._place)[0]
-                device = checkpoint.text_to_image.device
+                device = checkpoint.device
                 leave_device(checkpoint)
                 stack.enter_context(lock(out / PARTS_LOCK, wait=True, shared=True))
             make = partial(method.make_part, stages, checkpoint=checkpoint, device=device)
@@ -222,13 +223,13 @@ class Worker:
         method, out = self._method, self._out
         checkpoint, sampling, numerics = self._opened
         plan, columns, recipe = method.plan(), method.columns(), method.recipe(out / PRIVATE)["sha256"]
-        device = str(checkpoint.text_to_image.device)
+        device = str(checkpoint.device)
         common = {
             **checkpoint.facts,
             **{PROVENANCE_NAMES.get(name, name): value for name, value in method.settings_shown().items()},
             "device": numerics["device"],
             "dtype": numerics["dtype"],
-            "versions": library_versions(),
+            "versions": numerics["versions"],
         }
 
         started = _started(checkpoint, sampling)
@@ -479,6 +480,12 @@ def _results(
     yield from renderer.render(journal.lacking())
 
 
+def _libraries(method: Method) -> list[str]:
+    """Return further libraries whose versions can change pixels."""
+    config = method.config
+    return [*(["peft"] if active(config.loras) else []), *(["torchao"] if config.quantization else [])]
+
+
 def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
     """Opens the model and chooses the numerics: those of the first shard, or new ones.
 
@@ -499,6 +506,8 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     checkpoint = open_checkpoint(
         config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
         dtype=dtype, scheduler=config.scheduler, safety=config.safety, inpaint=method.INPAINTS,
+        config=config.checkpoint_config, loras=active(config.loras), quantization=config.quantization,
+        offload=config.offload,
     )  # fmt: skip
     checkpoint.family.check_route(method.route, f"checkpoint {config.checkpoint!r}")
     check_size(config.size, checkpoint.edge_multiple)
@@ -518,13 +527,13 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
         sampling = dataclasses.replace(sampling, batch_size=find_batch_size(checkpoint, sampling, sharing))
     mine = {
         "device": device.type,
-        "dtype": str(checkpoint.text_to_image.dtype).removeprefix("torch."),
+        "dtype": str(checkpoint.denoiser.dtype).removeprefix("torch."),
         "batch_size": sampling.batch_size,
         **halved,
         "threads": threads if device.type == "cpu" else None,
         "compile": config.compile,
         "revision": checkpoint.facts["revision"],
         "processor": processor_name(device),
-        "versions": library_versions(),
+        "versions": library_versions(*_libraries(method)),
     }
     return checkpoint, sampling, mine

@@ -190,7 +190,7 @@ def read_weights(checkpoint: str, revision: str | None) -> Weights:
     """Returns what is known locally about a checkpoint's licence; downloads nothing, and a missing licence is no error.
 
     Args:
-        checkpoint: `pocket`, a directory in diffusers' layout, or a Hub id.
+        checkpoint: `pocket`, a directory in diffusers' layout, a single file, or a Hub id.
         revision: The loaded version: a commit, or a hash of the content.
     """
     if checkpoint == "pocket":
@@ -198,7 +198,7 @@ def read_weights(checkpoint: str, revision: str | None) -> Weights:
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
         return Weights(folder.resolve().name, revision or "", *weights_license(folder))
-    if checkpoint.count("/") != 1 or checkpoint.startswith((".", "/", "~")):
+    if folder.is_file() or checkpoint.count("/") != 1 or checkpoint.startswith((".", "/", "~")):
         return Weights(folder.name, revision or "")
     snapshot = cached_snapshot(checkpoint, revision)
     return Weights(checkpoint, revision or "", *(weights_license(snapshot) if snapshot else ()))

@@ -43,7 +43,9 @@ class FlowMatching(Family):
     def native_size(self, folder: Path) -> int:
         return LATENT_EDGE * self.pixels_a_latent(folder)
 
-    def check_schedule(self, config: Mapping[str, Any], kind: str, sampler: str, what: str) -> None:
+    def check_schedule(
+        self, config: Mapping[str, Any], kind: str, sampler: str, what: str, steps: int | None = None
+    ) -> None:
         for name in (kind, config.get("_class_name")):
             if name is not None and name not in SCHEDULERS:
                 raise FiguregroundError(

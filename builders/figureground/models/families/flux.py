@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from figureground.core import libraries
 from figureground.models.families.flow import ATTENTION, FlowMatching, check_equal
 from figureground.models.families.sd import TEXT_ADAPTED
-from figureground.models.family import Embedding, Pipelines, Route, Size
+from figureground.models.family import Embedding, Pipelines, Route, SingleFile, Size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,6 +17,28 @@ if TYPE_CHECKING:
 FLUX = Size(16_870_599_139, 12_024_468_800, 1_708_032)
 GUIDANCE = 3.5
 """Guidance that a transformer that takes it as an input is told in training; the default of diffusers' script too."""
+PREFIX = "model.diffusion_model."
+"""Beginning of the transformer's tensor names in some single files; others hold nothing else, without a beginning."""
+
+
+def _sources(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    if any(name.endswith("img_in.weight") and shape[-1] == 384 for name, shape in shapes.items()):
+        return ("black-forest-labs/FLUX.1-Fill-dev",)
+    guided = any("guidance_in." in name for name in shapes)
+    return (f"black-forest-labs/FLUX.1-{'dev' if guided else 'schnell'}",)
+
+
+LAYOUT = SingleFile(
+    marks=(("double_blocks.", f"{PREFIX}double_blocks."), ("vector_in.", f"{PREFIX}vector_in.")),
+    lacks=("distilled_guidance_layer.", f"{PREFIX}distilled_guidance_layer."),  # Chroma
+    parts={"transformer": (PREFIX, "")},
+    sizes={
+        ("transformer", "in_channels"): ("img_in.weight", 1),
+        ("transformer", "joint_attention_dim"): ("txt_in.weight", 1),
+        ("transformer", "pooled_projection_dim"): ("vector_in.in_layer.weight", 1),
+    },
+    sources=_sources,
+)
 
 
 class Flux(FlowMatching):
@@ -29,6 +51,7 @@ class Flux(FlowMatching):
     TOKEN_KEYS: ClassVar[tuple[str, ...]] = ("clip_l", "t5")
     TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder_2": 512}
     TRUE_GUIDANCE = True
+    SINGLE_FILE: ClassVar[SingleFile | None] = LAYOUT
 
     def check_denoiser(
         self,
@@ -84,6 +107,15 @@ class Flux(FlowMatching):
     def pipeline_options(self, index: Mapping[str, Any], safety: str) -> dict[str, Any]:
         return {"image_encoder": None, "feature_extractor": None}  # nothing here is prompted by images
 
+    def convert_part(
+        self, part: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], network: Any
+    ) -> dict[str, Tensor]:
+        from diffusers.loaders import single_file_utils as converting
+
+        given = dict(tensors)
+        converted = converting.convert_flux_transformer_checkpoint_to_diffusers(given)
+        return {**converted, **given}  # what it has no place for is left over
+
     def encode_prompt(
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
@@ -94,7 +126,10 @@ class Flux(FlowMatching):
 
     def _states(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         hidden, pooled, _ = pipeline.encode_prompt(
-            prompt=prompt, prompt_2=None, device=pipeline.device, max_sequence_length=self.TOKENS["text_encoder_2"]
+            prompt=prompt,
+            prompt_2=None,
+            device=pipeline._execution_device,
+            max_sequence_length=self.TOKENS["text_encoder_2"],
         )
         return {"prompt_embeds": hidden, "pooled_prompt_embeds": pooled}
 
@@ -153,6 +188,7 @@ class FluxKontext(Flux):
     ROUTES: ClassVar[tuple[Route, ...]] = ("text", "inpaint", "edit")
     ADAPTED: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     TOKEN_KEYS = ()
+    SINGLE_FILE = None
 
     def pipelines(self) -> Pipelines:
         with libraries.importing():

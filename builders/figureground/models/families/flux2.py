@@ -106,7 +106,7 @@ class Flux2Klein(FlowMatching):
         return row
 
     def _states(self, pipeline: Any, prompt: str) -> Tensor:
-        states, _ = pipeline.encode_prompt(prompt=prompt, device=pipeline.device, max_sequence_length=READ)
+        states, _ = pipeline.encode_prompt(prompt=prompt, device=pipeline._execution_device, max_sequence_length=READ)
         return states
 
     def inpaint_options(self, size: int) -> dict[str, Any]:

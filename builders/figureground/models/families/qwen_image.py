@@ -81,7 +81,7 @@ class QwenImage(FlowMatching):
 
     def _states(self, pipeline: Any, prompt: str) -> Tensor:
         """Return (tokens, width) without padding."""
-        states, _ = pipeline.encode_prompt(prompt=[prompt], device=pipeline.device, max_sequence_length=READ)
+        states, _ = pipeline.encode_prompt(prompt=[prompt], device=pipeline._execution_device, max_sequence_length=READ)
         return states[0]
 
     def collate(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:

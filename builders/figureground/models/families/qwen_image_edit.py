@@ -70,7 +70,7 @@ class QwenImageEdit(QwenImage):
         """Return the states (tokens, width) of an instruction and the reference, without the system's turn."""
         import torch
 
-        device, processor = pipeline.device, pipeline.processor
+        device, processor = pipeline._execution_device, pipeline.processor
         patches = processor(images=seen, return_tensors="pt").to(device)
         several = int(patches["image_grid_thw"].prod()) // processor.merge_size**2
         text = pipeline.prompt_template_encode.format(self.BEFORE + prompt).replace(IMAGE, several * IMAGE, 1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core import libraries
 from figureground.core.files import read_json
-from figureground.models.family import Embedding, Family, Pipelines, Size
+from figureground.models.family import Embedding, Family, Pipelines, SingleFile, Size
 from figureground.models.opening import open_part
 from figureground.models.parts import check_channels, check_widths, limit_tokens, pixels_a_latent
 
@@ -23,6 +23,33 @@ TEXT_ADAPTED = ("q_proj", "k_proj", "v_proj", "out_proj")
 """Attention layers of a UNet and of a CLIP text encoder."""
 
 
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
+"""Beginnings of tensor names in single files."""
+
+
+def _sources(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    if any(name.startswith(OPEN_CLIP) for name in shapes):
+        return ()  # files of Stable Diffusion 2 don't tell whether they predict noise or v
+    if shapes.get(f"{UNET}input_blocks.0.0.weight", (0, 4))[1] == 9:
+        return ("stable-diffusion-v1-5/stable-diffusion-inpainting", "runwayml/stable-diffusion-inpainting")
+    return ("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5")
+
+
+LAYOUT = SingleFile(
+    marks=((f"{UNET}input_blocks.",),),
+    lacks=(f"{UNET}label_emb.",),
+    parts={"unet": (UNET,), "vae": (VAE,), "text_encoder": (CLIP, OPEN_CLIP)},
+    sizes={
+        ("unet", "in_channels"): (f"{UNET}input_blocks.0.0.weight", 1),
+        ("unet", "cross_attention_dim"): (".attn2.to_k.weight", 1),
+        ("vae", "latent_channels"): (f"{VAE}decoder.conv_in.weight", 1),
+        ("text_encoder", "hidden_size"): (f"{CLIP}text_model.embeddings.token_embedding.weight", 1),
+    },
+    sources=_sources,
+)
+
+
 class StableDiffusion(Family):
     """A UNet on latents that attends to one CLIP text encoder."""
 
@@ -33,6 +60,9 @@ class StableDiffusion(Family):
     TEXTS: ClassVar[Mapping[str, str]] = {"text_encoder": "tokenizer"}
     ADAPTED: ClassVar[Mapping[str, tuple[str, ...]]] = {"unet": UNET_ADAPTED, "text_encoder": TEXT_ADAPTED}
     HAS_SAFETY_CHECKER = True
+    SINGLE_FILE = LAYOUT
+    OPEN_CLIPS: ClassVar[Mapping[str, str]] = {"text_encoder": OPEN_CLIP}
+    """Text encoders that may be OpenCLIP's in a single file, with the beginnings of their tensors' names."""
     ENCODED: ClassVar[tuple[str, ...]] = ("prompt_embeds", "negative_prompt_embeds")
     """Results of a pipeline's `encode_prompt`, by the arguments of its call."""
 
@@ -93,6 +123,23 @@ class StableDiffusion(Family):
             options["feature_extractor"] = None  # only the safety checker uses it
         return options
 
+    def convert_part(
+        self, part: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], network: Any
+    ) -> dict[str, Tensor]:
+        from diffusers.loaders import single_file_utils as converting
+
+        given = dict(tensors)
+        if part == "unet":
+            return converting.convert_ldm_unet_checkpoint(given, config)
+        if part == "vae":
+            return converting.convert_ldm_vae_checkpoint(given, config)
+        beginning = self.OPEN_CLIPS.get(part, "")
+        if beginning and any(name.startswith(beginning) for name in given):
+            found = converting.convert_open_clip_checkpoint(network, given, prefix=beginning)
+        else:
+            found = converting.convert_ldm_clip_checkpoint(given)
+        return fit_clip(found, network)
+
     def sibling_options(self, pipeline: Any) -> dict[str, Any]:
         return {"requires_safety_checker": pipeline.config["requires_safety_checker"]}
 
@@ -100,7 +147,7 @@ class StableDiffusion(Family):
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         tensors = pipeline.encode_prompt(
-            prompt=prompt, device=pipeline.device, num_images_per_prompt=1,
+            prompt=prompt, device=pipeline._execution_device, num_images_per_prompt=1,
             do_classifier_free_guidance=guidance_scale > 1, negative_prompt=negative_prompt, **known,
         )  # fmt: skip
         return {name: tensor for name, tensor in zip(self.ENCODED, tensors, strict=True) if tensor is not None}
@@ -118,3 +165,11 @@ class StableDiffusion(Family):
 
     def predict(self, denoiser: Any, noisy: Tensor, time: Tensor, embedding: Embedding, size: int) -> Tensor:
         return denoiser(noisy, time, embedding.hidden).sample
+
+
+def fit_clip(weights: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
+    """Return a CLIP text encoder's weights under the names of its class, of which some wrap a `text_model`."""
+    kept = {name: each for name, each in weights.items() if not name.endswith("position_ids")}
+    if hasattr(network, "text_model"):
+        return kept
+    return {name.removeprefix("text_model."): each for name, each in kept.items()}

@@ -11,8 +11,8 @@ from figureground.core import libraries
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import read_json
 from figureground.models.families.flow import ATTENTION, FlowMatching, check_equal
-from figureground.models.families.sd import TEXT_ADAPTED
-from figureground.models.family import Embedding, Pipelines, Size
+from figureground.models.families.sd import TEXT_ADAPTED, fit_clip
+from figureground.models.family import Embedding, Pipelines, SingleFile, Size
 from figureground.models.parts import check_channels, has_part
 
 if TYPE_CHECKING:
@@ -21,6 +21,34 @@ if TYPE_CHECKING:
 SD3_MEDIUM = Size(7_692_768_483, 2_846_638_144, 988_160)
 SD35_MEDIUM = Size(7_907_612_003, 3_061_481_664, 1_147_904)
 SD35_LARGE = Size(13_721_068_003, 8_874_937_664, 1_875_200)
+TRANSFORMER, VAE = "model.diffusion_model.", "first_stage_model."
+TEXTS = {
+    "text_encoder": "text_encoders.clip_l.transformer.", "text_encoder_2": "text_encoders.clip_g.transformer.",
+    "text_encoder_3": "text_encoders.t5xxl.transformer.",
+}  # fmt: skip
+"""Beginnings of tensor names in single files."""
+
+
+def _sources(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    blocks = {name.split(".")[3] for name in shapes if name.startswith(f"{TRANSFORMER}joint_blocks.")}
+    if len(blocks) > 24:
+        return ("stabilityai/stable-diffusion-3.5-large",)
+    if any(name.endswith(".attn2.qkv.weight") for name in shapes):
+        return ("stabilityai/stable-diffusion-3.5-medium",)
+    return ("stabilityai/stable-diffusion-3-medium-diffusers",)
+
+
+LAYOUT = SingleFile(
+    marks=((f"{TRANSFORMER}joint_blocks.",),),
+    lacks=(),
+    parts={"transformer": (TRANSFORMER,), "vae": (VAE,), **{part: (each,) for part, each in TEXTS.items()}},
+    sizes={
+        ("transformer", "in_channels"): (f"{TRANSFORMER}x_embedder.proj.weight", 1),
+        ("transformer", "joint_attention_dim"): (f"{TRANSFORMER}context_embedder.weight", 1),
+        ("vae", "latent_channels"): (f"{VAE}decoder.conv_in.weight", 1),
+    },
+    sources=_sources,
+)
 
 
 class StableDiffusion3(FlowMatching):
@@ -37,6 +65,7 @@ class StableDiffusion3(FlowMatching):
     }  # fmt: skip
     TOKEN_KEYS = ("clip_l", "clip_g", "t5")
     TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder_3": 256}
+    SINGLE_FILE = LAYOUT
     EVEN_SIGMAS = False
     MOST_SHIFT = 1.16
     ENCODED: ClassVar[tuple[str, ...]] = (
@@ -99,13 +128,32 @@ class StableDiffusion3(FlowMatching):
         absent = [name for name in ("text_encoder_3", "tokenizer_3") if not has_part(index, name)]
         return dict.fromkeys(["image_encoder", "feature_extractor", *absent])  # nothing here is prompted by images
 
+    def convert_part(
+        self, part: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], network: Any
+    ) -> dict[str, Tensor]:
+        import torch
+        from diffusers.loaders import single_file_utils as converting
+
+        if part == "transformer":
+            given = dict(tensors)
+            converted = converting.convert_sd3_transformer_checkpoint_to_diffusers(given)
+            return {**converted, **given}  # what it has no place for is left over
+        if part == "vae":
+            return converting.convert_ldm_vae_checkpoint(dict(tensors), config)
+        found = {name.removeprefix(TEXTS[part]): each for name, each in tensors.items()}
+        if part == "text_encoder_3":
+            return found
+        if part == "text_encoder" and "text_projection.weight" not in found:  # files leave it out
+            found["text_projection.weight"] = torch.eye(network.config.projection_dim)
+        return fit_clip(found, network)
+
     def encode_prompt(
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         # Its pipelines, unlike others, don't know words of several vectors.
         prompt, negative_prompt = (self.expand_words(each, pipeline.tokenizer) for each in (prompt, negative_prompt))
         tensors = pipeline.encode_prompt(
-            prompt=prompt, prompt_2=None, prompt_3=None, device=pipeline.device,
+            prompt=prompt, prompt_2=None, prompt_3=None, device=pipeline._execution_device,
             do_classifier_free_guidance=guidance_scale > 1, negative_prompt=negative_prompt,
             max_sequence_length=self.TOKENS["text_encoder_3"], **known,
         )  # fmt: skip

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core import libraries
 from figureground.core.errors import FiguregroundError
-from figureground.models.families.sd import TEXT_ADAPTED, StableDiffusion
-from figureground.models.family import Embedding, Pipelines, Size
+from figureground.models.families.sd import TEXT_ADAPTED, UNET, VAE, StableDiffusion
+from figureground.models.family import Embedding, Pipelines, SingleFile, Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +16,30 @@ if TYPE_CHECKING:
 SDXL = Size(3_468_837_850, 2_567_463_684 + 123_060_480 + 694_659_840, 1_451_520 + 73_728 + 327_680)
 TIME_IDS = 6
 """Number of conditioning values: original size, crop position, and target size of an image."""
+
+CLIP, OPEN_CLIP = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+"""Beginnings of tensor names in single files."""
+
+
+def _sources(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    if shapes.get(f"{UNET}input_blocks.0.0.weight", (0, 4))[1] == 9:
+        return ("diffusers/stable-diffusion-xl-1.0-inpainting-0.1",)
+    return ("stabilityai/stable-diffusion-xl-base-1.0",)
+
+
+LAYOUT = SingleFile(
+    marks=((f"{UNET}input_blocks.",), (f"{UNET}label_emb.",)),
+    lacks=("conditioner.embedders.0.model.",),  # the refiner
+    parts={"unet": (UNET,), "vae": (VAE,), "text_encoder": (CLIP,), "text_encoder_2": (OPEN_CLIP,)},
+    sizes={
+        ("unet", "in_channels"): (f"{UNET}input_blocks.0.0.weight", 1),
+        ("unet", "cross_attention_dim"): (".attn2.to_k.weight", 1),
+        ("vae", "latent_channels"): (f"{VAE}decoder.conv_in.weight", 1),
+        ("text_encoder", "hidden_size"): (f"{CLIP}text_model.embeddings.token_embedding.weight", 1),
+        ("text_encoder_2", "hidden_size"): (f"{OPEN_CLIP}token_embedding.weight", 1),
+    },
+    sources=_sources,
+)
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -28,6 +52,8 @@ class StableDiffusionXL(StableDiffusion):
     ADAPTED: ClassVar[Mapping[str, tuple[str, ...]]] = {**StableDiffusion.ADAPTED, "text_encoder_2": TEXT_ADAPTED}
     TOKEN_KEYS = ("clip_l", "clip_g")
     HAS_SAFETY_CHECKER = False
+    SINGLE_FILE = LAYOUT
+    OPEN_CLIPS: ClassVar[Mapping[str, str]] = {"text_encoder_2": OPEN_CLIP}
     LEAVES_WEIGHTS_UNUSED = True  # the text encoders are read one layer before their end
     ENCODED = (*StableDiffusion.ENCODED, "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 

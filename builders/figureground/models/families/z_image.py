@@ -65,7 +65,7 @@ class ZImage(FlowMatching):
         before = [known["negative_prompt_embeds"]] if "negative_prompt_embeds" in known else None
         # Lists of its own: the pipelines overwrite the lists that they are given with the filled chat template.
         found, negative = pipeline.encode_prompt(
-            prompt=[prompt], device=pipeline.device, do_classifier_free_guidance=guidance_scale > 1,
+            prompt=[prompt], device=pipeline._execution_device, do_classifier_free_guidance=guidance_scale > 1,
             negative_prompt=[negative_prompt], negative_prompt_embeds=before,
             max_sequence_length=self.TOKENS["text_encoder"],
         )  # fmt: skip

@@ -1,0 +1,50 @@
+"""Merges LoRA files into the weights of a pipeline, so that drawing costs no more than without them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from figureground.core.errors import FiguregroundError
+from figureground.core.terminal import remark
+from figureground.models.loras import FIELD, Lora
+from figureground.models.opening import load_adapters, read_adapters
+
+ADAPTER = "merged"
+_PAIRS = ("lora_A.weight", "lora.down.weight", "lora_down.weight", "lora_linear_layer.down.weight")
+
+
+def merge_loras(pipeline: Any, loras: Sequence[Lora]) -> None:
+    """Add LoRA files to a pipeline's weights, one after the other, as diffusers reads them.
+
+    A remark says how many layers of a file have no place in the pipeline.
+
+    Raises:
+        FiguregroundError: diffusers can't read a file, or none of its layers has a place.
+    """
+    for lora in loras:
+        name = lora.path.name
+        try:
+            wanted = sum(each.endswith(_PAIRS) for each in read_adapters(pipeline, lora.path.parent, name))
+            load_adapters(pipeline, lora.path.parent, name, ADAPTER)
+        except (ValueError, KeyError, RuntimeError, IndexError) as error:
+            first = (str(error).splitlines() or ["?"])[0]
+            raise FiguregroundError(f"{FIELD}: {name!r} can't be read: {first}") from error
+        takers = {part: getattr(pipeline, part, None) for part in pipeline._lora_loadable_modules}
+        parts = [part for part, network in takers.items() if isinstance(network, nn.Module)]
+        placed = sum(_count(getattr(pipeline, part)) for part in parts)
+        if not placed:
+            raise FiguregroundError(
+                f"{FIELD}: none of the {wanted:,} layers of {name!r} is in the checkpoint. It is for another model."
+            )
+        if placed < wanted:
+            remark(f"{FIELD}: {wanted - placed:,} of the {wanted:,} layers of {name!r} aren't in the checkpoint.")
+        pipeline.fuse_lora(components=parts, lora_scale=lora.scale, adapter_names=[ADAPTER])
+        pipeline.unload_lora_weights()
+
+
+def _count(network: nn.Module) -> int:
+    """Return the layers that have the adapter."""
+    return sum(ADAPTER in getattr(module, "lora_A", ()) for module in network.modules())

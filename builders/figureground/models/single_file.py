@@ -1,0 +1,186 @@
+"""Checkpoints in a single safetensors file, in their authors' naming: recognised and checked by the file's header.
+
+Such a file holds weights alone. The configurations, tokenizers and the scheduler come from a directory in diffusers'
+layout: the setting `checkpoint_config`, or a checkpoint of that kind in the Hub's cache. Parts that the file lacks are
+taken from there too. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.files import read_json
+from figureground.models.family import FAMILIES, Family
+from figureground.models.headers import Shapes, first_shape, read_shapes, starts
+from figureground.sources.provenance import cached_snapshot
+
+FIELD = "checkpoint_config"
+_V_PREDICTION = "v_pred"
+"""Name of an empty tensor with which trainers mark a checkpoint that predicts v."""
+
+_QUANTIZED = ("scaled_fp8", ".scale_weight", ".weight_scale", ".absmax", ".quant_map", ".comfy_quant")
+"""Endings of the names of tensors that come with quantized weights."""
+
+
+def single_file(checkpoint: str) -> Path | None:
+    """Return the path of a checkpoint that is a file; None for any other."""
+    path = Path(checkpoint).expanduser()
+    return path if path.is_file() else None
+
+
+def shapes_of(path: Path) -> Shapes:
+    """Return the shapes of a file's tensors.
+
+    Raises:
+        FiguregroundError: It isn't a safetensors file, or it is damaged.
+    """
+    what = f"checkpoint {path.name!r}"
+    if path.suffix != ".safetensors":
+        raise FiguregroundError(
+            f"{what} is a file, but not a .safetensors: other formats can run code when they are opened. Convert it: "
+            "StableDiffusionPipeline.from_single_file(…).save_pretrained('converted')."
+        )
+    return read_shapes(path, what)
+
+
+def family_of_file(path: Path) -> Family:
+    """Return the family of a checkpoint in a single file, by the names of its tensors.
+
+    Raises:
+        FiguregroundError: No family has its names, or the file is damaged.
+    """
+    shapes, known = shapes_of(path), []
+    if odd := next((name for name in shapes if name.endswith(_QUANTIZED)), None):
+        raise FiguregroundError(
+            f"checkpoint {path.name!r} holds quantized weights ({odd}). Give the original ones; with "
+            "quantization: int8 they are made smaller here."
+        )
+    for name, kind in FAMILIES.items():
+        layout = kind.SINGLE_FILE
+        if layout is None:
+            continue
+        known.append(name)
+        if all(starts(shapes, *marks) for marks in layout.marks) and not starts(shapes, *layout.lacks):
+            return kind()
+    raise FiguregroundError(
+        f"checkpoint {path.name!r} holds {len(shapes):,} tensors, such as {next(iter(shapes))}, and is no single-file "
+        f"checkpoint of the families {listed(known)}. Give the directory of a diffusers checkpoint. LoRA files go into "
+        "loras."
+    )
+
+
+def configuration(path: Path, given: str | None) -> Path:
+    """Return the directory with the configuration of a checkpoint in a single file.
+
+    Args:
+        path: The file.
+        given: The directory that a recipe names; None to look in the Hub's cache.
+
+    Raises:
+        RecipeError: There is no such directory, or nothing configures the file; says what to give.
+        FiguregroundError: The file isn't a known checkpoint.
+    """
+    if given is not None:
+        folder = Path(given).expanduser()
+        if not (folder / "model_index.json").is_file():
+            raise RecipeError(FIELD, f"{given!r} is not the directory of a diffusers checkpoint (model_index.json).")
+        return folder
+    family, shapes = family_of_file(path), shapes_of(path)
+    assert family.SINGLE_FILE is not None
+    sources = family.SINGLE_FILE.sources(shapes)
+    for source in sources:
+        cached = cached_snapshot(source, None)
+        if cached is not None and (cached / "model_index.json").is_file():
+            return cached
+    advice = f"Give the directory of a diffusers checkpoint of its kind: --set {FIELD}=DIR. Its weights aren't needed"
+    if sources:
+        advice += f". Or download that of the usual one: hf download {sources[0]} --include '*.json' '*.txt' '*.model'"
+    raise RecipeError(
+        FIELD,
+        f"checkpoint {path.name!r} is a single file of the family {family.NAME}, which holds neither configuration nor "
+        f"tokenizer. {advice}.",
+    )
+
+
+def refuse_training(checkpoint: str) -> None:
+    """Raise FiguregroundError for a checkpoint in a single file, which nothing here trains."""
+    if single_file(checkpoint) is not None:
+        raise FiguregroundError(
+            f"checkpoint {Path(checkpoint).name!r} is a single file, and training needs a directory. Convert it: "
+            "StableDiffusionPipeline.from_single_file(…).save_pretrained('converted')."
+        )
+
+
+def parts_in(family: Family, shapes: Shapes) -> dict[str, str]:
+    """Return the parts that a file holds, each with the beginning of its tensors' names."""
+    layout = family.SINGLE_FILE
+    found = {}
+    for part, beginnings in layout.parts.items() if layout else ():
+        there = [each for each in beginnings if starts(shapes, each)]
+        if there:
+            found[part] = there[0]
+    return found
+
+
+def held_parts(path: Path, folder: Path, family: Family) -> dict[str, str]:
+    """Return `parts_in` of a checkpoint in a single file.
+
+    Args:
+        path: The file.
+        folder: The directory that configures it.
+        family: The directory's family.
+
+    Raises:
+        FiguregroundError: The file is damaged, no checkpoint, or of another family.
+    """
+    mine = family_of_file(path)
+    if mine.SINGLE_FILE != family.SINGLE_FILE:
+        raise FiguregroundError(
+            f"checkpoint {path.name!r} is of the family {mine.NAME}, but {FIELD} {folder.name!r} is of the family "
+            f"{family.NAME}."
+        )
+    return parts_in(family, shapes_of(path))
+
+
+def refuse_lacking(path: Path, folder: Path, parts: Iterable[str]) -> None:
+    """Raise FiguregroundError if the directory that configures a file lacks weights of parts that the file lacks."""
+    lacking = [part for part in parts if not any((folder / part).glob("*.safetensors"))]
+    if lacking:
+        raise FiguregroundError(
+            f"checkpoint {path.name!r} holds no {listed(lacking)}, and neither does {FIELD} {folder.name!r}. Give a "
+            "file with all weights, or the directory of a checkpoint with those that are missing."
+        )
+
+
+def check_file(path: Path, folder: Path, family: Family) -> None:
+    """Compare the sizes of a checkpoint in a single file with those of the directory that configures it.
+
+    Args:
+        path: The file.
+        folder: The directory; its configurations exist and parse.
+        family: The directory's family.
+
+    Raises:
+        FiguregroundError: They differ; names both.
+    """
+    shapes, what = shapes_of(path), f"checkpoint {path.name!r}"
+    for (part, entry), (ending, axis) in family.SINGLE_FILE.sizes.items() if family.SINGLE_FILE else ():
+        shape, said = first_shape(shapes, ending), _entry(folder, part, entry)
+        if shape is not None and isinstance(said, int) and len(shape) > axis and shape[axis] != said:
+            raise FiguregroundError(
+                f"{what}: its {part} has {entry} {shape[axis]}, but {FIELD} {folder.name!r} is of a checkpoint with "
+                f"{said}. Give the configuration of a checkpoint of its kind."
+            )
+    if _V_PREDICTION in shapes and _entry(folder, "scheduler", "prediction_type") != "v_prediction":
+        raise FiguregroundError(
+            f"{what} predicts v (it holds {_V_PREDICTION}), but the scheduler of {FIELD} {folder.name!r} says "
+            f"otherwise. Give a directory whose scheduler/scheduler_config.json has prediction_type v_prediction."
+        )
+
+
+def _entry(folder: Path, part: str, entry: str) -> object:
+    name = "scheduler_config.json" if part == "scheduler" else "config.json"
+    content = read_json(folder / part / name)
+    return content.get(entry) if isinstance(content, Mapping) else None
