@@ -39,6 +39,7 @@ from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.finished import saved_index
 from figureground.shards.shard import PRIVATE
+from figureground.sources import marks
 from figureground.sources.provenance import Credit, Source, read_weights
 from figureground.stores.leases import SECONDS
 
@@ -110,6 +111,8 @@ class Method(ABC):
         recipes.check_names(fields, type(base).field_names(), self.METHOD)
         self.config = dataclasses.replace(base, **{n: _plain(value) for n, value in fields.items()})
         self.cache_dir = cache_dir
+        self.marked = True
+        """Whether images state that they are generated: false for a dataset that was begun before they did."""
         if {"noise", "strength"} <= set(fields) and self.config.noise is not None:
             raise RecipeError(
                 "noise", f"the recipe has noise {self.config.noise:g} and strength {self.config.strength:g}. Give one."
@@ -435,6 +438,7 @@ class Method(ABC):
             "builder": self.METHOD,
             "config": self.config.name,
             "figureground": library_versions()["figureground"],
+            **({recipes.MARKS: marks.NAME} if self.marked else {}),
             "identity": {n: saved[n] for n in self._identity_names()},
             "execution": {n: saved[n] for n in self.config.execution_names()},
             "content": self.content,
