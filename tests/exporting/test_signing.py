@@ -116,7 +116,7 @@ def test_a_timestamping_service_that_does_not_answer_is_named(chain):
 
 def test_signed_images_are_no_links_and_no_targets_of_links(chain, tmp_path):
     directory = make_dataset(tmp_path / "set", shards=(Shard("train", 0, 1, 2),))
-    signing = Signing(chain.chain, chain.key)
+    signing = (chain.chain, chain.key)
     export(directory, tmp_path / "signed", sign=signing, show_progress=False)
     with pytest.raises(RecipeError, match="bytes"):
         export(directory, tmp_path / "out", sign=signing, link=tmp_path / "signed", show_progress=False)

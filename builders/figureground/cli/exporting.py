@@ -52,7 +52,6 @@ def add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _export(options: argparse.Namespace) -> int:
     from figureground.exporting.exporting import export
-    from figureground.exporting.signing import Signing
 
     if options.timestamp_url and not options.sign:
         raise UsageError("--timestamp-url is for --sign.")
@@ -66,7 +65,7 @@ def _export(options: argparse.Namespace) -> int:
         options.directory, options.out, options.layout, splits=splits, keep=options.keep,
         columns=[name for name in (part.strip() for part in options.columns.split(",")) if name],
         link=options.link or options.symlink, symbolic=options.symlink is not None,
-        sign=Signing(options.sign[0], options.sign[1], options.timestamp_url) if options.sign else None,
+        sign=tuple(options.sign) if options.sign else None, timestamp_url=options.timestamp_url,
     )  # fmt: skip
     linked = f", {done.linked:,} of them links" if done.linked else ""
     say(f"{done.out}: {counted(done.images, 'image')}{linked}. {done.readers}")

@@ -46,7 +46,8 @@ def export(
     columns: Sequence[str] = (),
     link: Path | str | None = None,
     symbolic: bool = False,
-    sign: Signing | None = None,
+    sign: tuple[Path | str, Path | str] | None = None,
+    timestamp_url: str | None = None,
     show_progress: bool = True,
 ) -> Exported:
     """Write a dataset's images as files, with tables in a layout that other code reads, or resume such an export.
@@ -65,11 +66,13 @@ def export(
             `scores.NAME.COLUMN`, `scores` for all scores, `answers` for how many people gave each answer.
         link: An earlier export of the same dataset whose images are linked to instead of copied.
         symbolic: Whether these links are symbolic instead of hard.
-        sign: Certificate and key to sign each image with (C2PA). This changes the files' bytes, but no pixel.
+        sign: PEM files of a certificate chain, the signer's certificate first, and of its private key, to sign each
+            image with (C2PA). This changes the files' bytes, but no pixel.
+        timestamp_url: A time-stamping service (RFC 3161) that is asked for each signature; None asks nobody.
         show_progress: Whether to show a progress bar and notes.
 
     Returns:
-        What was written, and how to read it.
+        What was written: `out`, the numbers `images` and `linked`, and `readers`, a sentence on how to read it.
 
     Raises:
         RecipeError: The layout is unknown or can't hold the dataset, or a split, a column or a combination of options
@@ -95,8 +98,9 @@ def export(
     files = [kind.file(chosen, row) for row in chosen.rows]
     _refuse_unportable(files)
     links = None if link is None else Links(Path(link), dataset.identity(), chosen.suffix, symbolic)
-    signer = None if sign is None else ImageSigner(sign, dataset.image_format)
-    identity = _identity(dataset, layout, chosen, named, links, sign, signer)
+    signing = None if sign is None else Signing(Path(sign[0]), Path(sign[1]), timestamp_url)
+    signer = None if signing is None else ImageSigner(signing, dataset.image_format)
+    identity = _identity(dataset, layout, chosen, named, links, signer)
     state.refuse_other(out, identity)
     for note in notes:
         say(f"{layout}: {note}", show_progress)
@@ -120,13 +124,12 @@ def _identity(
     chosen: Selection,
     splits: Mapping[str, str],
     links: Links | None,
-    sign: Signing | None,
     signer: ImageSigner | None,
 ) -> dict[str, Any]:
     """Return what decides the files of an export, JSON-able."""
     signed = None
-    if sign is not None and signer is not None:
-        signed = {"certificate": signer.fingerprint, "timestamps": sign.timestamp_url}
+    if signer is not None:
+        signed = {"certificate": signer.fingerprint, "timestamps": signer.signing.timestamp_url}
     return {
         "dataset": dataset.identity(), "layout": layout, "samples": len(chosen.rows), "splits": dict(splits),
         "keep": chosen.rule, "columns": list(chosen.columns), "scores": dict(chosen.scores),

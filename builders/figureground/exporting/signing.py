@@ -79,7 +79,8 @@ class ImageSigner:
         algorithm = _check(signing, chain, key)
         self.fingerprint = hashlib.sha256(chain).hexdigest()
         """SHA-256 of the certificate's file."""
-        self._c2pa, self._signing, self._mime = c2pa, signing, MIME[image_format]
+        self.signing = signing
+        self._c2pa, self._mime = c2pa, MIME[image_format]
         self._context = c2pa.Context(c2pa.Settings.from_dict({"builder": {"thumbnail": {"enabled": False}}}))
         url = signing.timestamp_url
         try:
@@ -111,10 +112,10 @@ class ImageSigner:
             with self._c2pa.Builder(manifest, self._context) as builder:
                 builder.sign(self._signer, self._mime, io.BytesIO(data), signed)
         except Exception as error:  # the library raises many kinds
-            url = self._signing.timestamp_url
+            url = self.signing.timestamp_url
             asked = f" Time stamps are asked of {printable(url)}." if url else ""
             raise SigningError(
-                f"{printable(self._signing.certificate)}: signing {title} failed: {error}. {_ADVICE}.{asked}"
+                f"{printable(self.signing.certificate)}: signing {title} failed: {error}. {_ADVICE}.{asked}"
             ) from error
         return signed.getvalue()
 
