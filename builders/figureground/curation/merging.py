@@ -86,8 +86,8 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
     step = {"did": "merge", "from": [source.told() for source in sources], "samples": total}
     marked = [source for source in sources if recipes.is_marked(source.recipe)]
     if 0 < len(marked) < len(sources):
-        names = listed(source.name for source in sources if source not in marked)
-        copying.say(f"images of {names} don't state that they are generated; the others do.", show_progress)
+        unmarked = listed(source.name for source in sources if source not in marked)
+        copying.say(f"images of {unmarked} don't state that they are generated; the others do.", show_progress)
     recipe = copying.recipe_of("merge", {}, step, sources)
 
     def results(shard: Shard) -> Iterator[Encoded | Reject]:

@@ -89,6 +89,7 @@ def export(
         raise RecipeError("sign", "signing changes the bytes of the images, so they can't be links to others.")
     dataset = FinishedDataset(directory)
     refuse_overlap(out, [directory])
+    state.refuse_strangers(out)
     if link is not None and Path(link).resolve() == out.resolve():
         raise RecipeError("link", f"{link} is --out itself; name another export.")
     kind = EXPORTS[layout]()

@@ -17,22 +17,31 @@ STATE = "export.json"
 LOCK = ".export.lock"
 
 
+def refuse_strangers(out: Path) -> None:
+    """Check that a directory is new, empty or holds an export.
+
+    Raises:
+        FiguregroundError: It is a file, or holds something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise FiguregroundError(f"--out {printable(out)} is a file; give a directory.")
+    strangers = sorted(path.name for path in out.iterdir() if path.name != LOCK) if out.is_dir() else []
+    if strangers and read(out) is None:
+        raise FiguregroundError(
+            f"--out {printable(out)} holds something else ({listed(map(printable, strangers), 3)}) and was left as it "
+            "is. Give a new directory."
+        )
+
+
 def refuse_other(out: Path, identity: Mapping[str, Any]) -> None:
     """Check that a directory is new, empty or holds this export.
 
     Raises:
-        FiguregroundError: It is a file, or holds something else or another export.
+        FiguregroundError: See `refuse_strangers`; or it holds another export, and how that differs.
     """
-    if out.exists() and not out.is_dir():
-        raise FiguregroundError(f"--out {printable(out)} is a file; give a directory.")
+    refuse_strangers(out)
     saved = read(out)
     if saved is None:
-        strangers = sorted(path.name for path in out.iterdir() if path.name != LOCK) if out.is_dir() else []
-        if strangers:
-            raise FiguregroundError(
-                f"--out {printable(out)} holds something else ({listed(map(printable, strangers), 3)}) and was left as "
-                "it is. Give a new directory."
-            )
         return
     theirs = {name: value for name, value in saved.items() if name not in ("made_by", "finished")}
     changed = [

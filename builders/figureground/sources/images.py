@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -351,13 +351,14 @@ def encode(image: Image.Image, format: str, xmp: bytes | None = None) -> bytes:
         raise ValueError(f"A {format} file supports the modes {' or '.join(_MODES[format])}, not {image.mode}.")
     bare = image.copy()
     bare.info = {}  # Pillow would write a comment or a colour profile found here.
-    name, options = _SAVE[format]
+    name, settings = _SAVE[format]
+    options: dict[str, Any] = dict(settings)
     if xmp is not None and name == "PNG":  # Pillow reads `xmp` from PNG, but doesn't write it
         text = PngInfo()
         text.add_itxt("XML:com.adobe.xmp", xmp.decode())
-        options = {**options, "pnginfo": text}
+        options["pnginfo"] = text
     elif xmp is not None:
-        options = {**options, "xmp": xmp}
+        options["xmp"] = xmp
     buffer = io.BytesIO()
     bare.save(buffer, name, **options)
     return buffer.getvalue()
