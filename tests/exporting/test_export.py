@@ -353,3 +353,15 @@ def test_links_need_an_export_of_the_same_images(two, birds, tmp_path):
     changed.write_bytes(changed.read_bytes() + b"x")
     with pytest.raises(FiguregroundError, match=changed.name):
         write(two, tmp_path / "out", "waterbirds", link=tmp_path / "first")
+
+
+def test_a_layout_of_another_package(birds, tmp_path):
+    EXPORTS.add("flat", "tiny_exports:Flat")
+    try:
+        write(birds, tmp_path / "out", "flat")
+    finally:
+        EXPORTS.remove("flat")
+    assert {row["key"] for row in table(tmp_path / "out" / "keys.csv")} == set(images(birds))
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == sorted(
+        f"{key}.png" for key in images(birds)
+    )
