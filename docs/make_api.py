@@ -24,6 +24,7 @@ FUNCTIONS = (
     "disentangle",
     "curate",
     "merge",
+    "export",
     "push",
 )
 SHOWN = ("build", "from_recipe", "plan", "download_and_prepare", "as_dataset")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from figureground.disentangling.model import Disentangled
     from figureground.disentangling.training import disentangle
     from figureground.evaluation.evaluating import evaluate
+    from figureground.exporting.exporting import export
     from figureground.hub.push import push
     from figureground.methods.d3s import D3S
     from figureground.methods.ddb import DDB
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "D3S", "DDB", "SCGS", "Disentangled", "Spurious", "__version__", "audit", "build", "check", "curate",
-    "disentangle", "evaluate", "extend", "merge", "plan", "push", "review", "show", "verify",
+    "disentangle", "evaluate", "export", "extend", "merge", "plan", "push", "review", "show", "verify",
 ]  # fmt: skip
 
 _MODULES = {
@@ -44,7 +45,7 @@ _MODULES = {
     "plan": "methods.forecast", "build": "running.building", "extend": "methods.extend", "check": "checking.dataset",
     "show": "report.showing", "evaluate": "evaluation.evaluating", "curate": "curation.curating",
     "Disentangled": "disentangling.model", "disentangle": "disentangling.training",
-    "merge": "curation.merging", "push": "hub.push", "review": "annotation.reviewing",
+    "export": "exporting.exporting", "merge": "curation.merging", "push": "hub.push", "review": "annotation.reviewing",
     "verify": "verification.verifying",
 }  # fmt: skip
 """Module of each public name."""

@@ -3,7 +3,17 @@
 import pytest
 
 from figureground.core.errors import FiguregroundError, RecipeError
-from figureground.core.names import LONGEST_SLUG, Lookup, loosely, same_names, slug, slugs
+from figureground.core.names import (
+    LONGEST_SLUG,
+    Lookup,
+    folder_names,
+    loosely,
+    same_files,
+    same_names,
+    slug,
+    slugs,
+    unportable,
+)
 from figureground.recipe.classes import define, read_nouns
 from figureground.recipe.features import read_features
 from figureground.recipe.table import read_pairing
@@ -101,3 +111,32 @@ def test_features_in_any_script_have_slugs_that_can_be_splits_and_keep_their_nam
     assert found[1].slug.startswith("sea_lion_")
     assert all(Shard(feature.slug, 0, 1, 5).name.isascii() for feature in found)
     assert read_features({"鸟": "花", "sea lion": "rock"}, None)[1].slug == "sea_lion"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "a/b", "a\\b", "a:b", 'a"b', "a?", "a\nb", "a.", "a ", " a", "CON", "nul.txt", "Com1",
+     "LPT\u00b9.x", "\u00e9" * 128, "\ud800"],
+)  # fmt: skip
+def test_names_that_some_system_refuses(name):
+    assert unportable(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["cat", "potter's wheel", "crane, bird", "\u9e1f", "console", "com10", ".hidden", "a.b"]
+)
+def test_names_that_every_system_takes(name):
+    assert unportable(name) is None
+
+
+def test_files_are_the_same_but_for_case_and_normalisation():
+    assert same_files(["Cat", "cat", "sea_lion", "sea lion"]) == [("Cat", "cat")]
+    assert same_files(["caf\u00e9", "CAFE\u0301"]) == [("caf\u00e9", "CAFE\u0301")]
+
+
+def test_folders_of_names_are_portable_and_unique():
+    made = folder_names(["CON", "con.", "Cat", "C.A.T", "\u9e1f", "a/b"])
+    assert len(set(made.values())) == 6
+    assert not any(map(unportable, made.values()))
+    assert not same_files(made.values())
+    assert made["a/b"] == "a_b"

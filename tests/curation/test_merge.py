@@ -289,3 +289,12 @@ def test_the_datasets_of_a_merge_may_have_been_extended(sources, tmp_path):
     out = merge([sources[0], extended], tmp_path / "out", show_progress=False)
     assert saved_index(out)["splits"]["train"]["shards"] == 5
     assert check(out, show_progress=False).findings == []
+
+
+def test_a_merge_of_marked_and_unmarked_images_is_told_of_and_announces_no_marks(tmp_path, capsys):
+    one, other = make_dataset(tmp_path / "one"), make_dataset(tmp_path / "other", seed=1)
+    path = one / "_figureground" / "recipe.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "marks": "Iptc4xmpExt:DigitalSourceType"}))
+    merge([one, other], tmp_path / "both")
+    assert "images of other don't state" in capsys.readouterr().err
+    assert "marks" not in json.loads((tmp_path / "both" / "_figureground" / "recipe.json").read_text())

@@ -6,14 +6,17 @@ import json
 import mlcroissant
 import numpy as np
 import pytest
+import rdflib
 from datasets import load_dataset
 from PIL import Image
+from tiny_datasets import make_dataset
 
+from figureground.curation.curating import curate
 from figureground.recipe.sample import Sample, Spec, key
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.croissant import CROISSANT
-from figureground.shards.index import INDEX, finish
+from figureground.shards.index import INDEX, finish, finish_with_labels, tell_scores
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_shard
 
@@ -151,3 +154,111 @@ def test_the_same_data_gives_the_same_bytes_wherever_it_lies(tmp_path):
 def test_extensions_show_in_the_version(tmp_path):
     build(tmp_path)
     assert mlcroissant.Dataset(jsonld=tmp_path / CROISSANT).metadata.version == "1.1.0"
+
+
+PROV = rdflib.Namespace("http://www.w3.org/ns/prov#")
+SCHEMA = rdflib.Namespace("https://schema.org/")
+ORIGIN = CardContext(
+    "Birds", "d3s", "Birds on grass.", "@misc{x}", {"versions": {"figureground": "9.9"}},
+    checkpoint={"name": "/home/ann/sd", "revision": "abc", "license": "openrail", "link": "https://example.org/l"},
+    sources=[
+        {"what": "cutouts", "name": "/home/ann/birds", "images": 7, "splits": [], "skipped": 0, "license": "CC-BY-4.0",
+         "license_file": "LICENSE", "credited": 0, "problem": ""}
+    ],
+)  # fmt: skip
+LABELS = {
+    "people": {"annotators": 2, "images": 5, "answers": 9},
+    "shares": [
+        {"question": "foreground", "images": 5, "labels": 14, "wrong": 1,
+         "people": {"value": 0.8, "low": 0.4, "high": 0.9}},
+        {"question": "foreground", "split": "train", "images": 3, "labels": 11, "wrong": 0,
+         "people": {"value": 1.0, "low": 0.5, "high": 1.0}},
+    ],
+    "scorers": [{"name": "clip", "what": "foreground", "images": 14, "right": 0.7}],
+}  # fmt: skip
+
+
+def graph(directory):
+    """The description as triples, and the node of the dataset."""
+    found = rdflib.Graph().parse(data=(directory / CROISSANT).read_text(), format="json-ld")
+    return found, next(found.subjects(rdflib.RDF.type, SCHEMA.Dataset))
+
+
+def no_errors(directory):
+    dataset = mlcroissant.Dataset(jsonld=directory / CROISSANT)
+    assert not dataset.metadata.ctx.issues.errors
+    return dataset
+
+
+def test_it_conforms_to_1_1_which_mlcroissant_knows(tmp_path):
+    build(tmp_path)
+    assert no_errors(tmp_path).metadata.ctx.is_v1_1()
+
+
+def test_provenance_names_checkpoint_sources_recipe_and_software_without_paths(tmp_path):
+    for shard in SHARDS:
+        write_shard(tmp_path, shard, COLUMNS, results(shard), provenance)
+    finish(tmp_path, SHARDS, COLUMNS, {"seed": 0}, ORIGIN)
+    no_errors(tmp_path)
+    found, dataset = graph(tmp_path)
+    activity = found.value(dataset, PROV.wasGeneratedBy)
+    assert {str(found.value(used, PROV.label)) for used in found.objects(activity, PROV.used)} == {"sd", "birds"}
+    assert {str(found.value(node, PROV.label)) for node in found.objects(dataset, PROV.wasDerivedFrom)} == {
+        "sd",
+        "birds",
+    }
+    assert str(found.value(found.value(activity, PROV.wasAssociatedWith), PROV.label)) == "figureground 9.9"
+    plan = found.value(found.value(activity, PROV.qualifiedAssociation), PROV.hadPlan)
+    assert str(plan).endswith("_figureground/recipe.json")
+    terms = {str(found.value(node, SCHEMA.license)) for node in found.objects(dataset, SCHEMA.usageInfo)}
+    assert terms == {"https://example.org/l", "CC-BY-4.0"}
+    assert "/home/ann" not in (tmp_path / CROISSANT).read_text()
+
+
+def test_a_copy_is_derived_from_its_source(tmp_path):
+    source = make_dataset(tmp_path / "source")
+    copy = curate(source, tmp_path / "copy", "background != 'snow'", show_progress=False)
+    no_errors(copy)
+    found, dataset = graph(copy)
+    steps = {str(found.value(step, PROV.label)): step for step in found.objects(dataset, PROV.wasGeneratedBy)}
+    assert set(steps) == {"d3s", "curate"}
+    assert "background != 'snow'" in str(found.value(steps["curate"], SCHEMA.description))
+    [derived] = found.objects(dataset, PROV.wasDerivedFrom)
+    assert str(found.value(derived, PROV.label)) == "source"
+
+
+def test_scores_are_records_and_annotations_of_the_samples(tmp_path):
+    build(tmp_path)
+    rows = [row["key"] for row in load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))]
+    scores = tmp_path / "_figureground" / "scores"
+    scores.mkdir()
+    lines = [f"{key},{n / 8},{n},x" for n, key in enumerate(rows)]
+    (scores / "mine.csv").write_text("\n".join(["key,p,rank,what", *lines]) + "\n")
+    (scores / "broken.parquet").write_text("no")
+    tell_scores(tmp_path)
+    dataset = no_errors(tmp_path)
+    read = list(dataset.records("scores_mine"))
+    assert [(r["scores_mine/key"].decode(), r["scores_mine/p"], r["scores_mine/rank"]) for r in read] == [
+        (key, n / 8, n) for n, key in enumerate(rows)
+    ]
+    [annotation] = next(each for each in dataset.metadata.record_sets if each.id == "default").annotations
+    assert [field.id.rpartition("/")[2] for field in annotation.sub_fields] == ["p", "rank", "what"]
+    assert len(list(dataset.records("default", filters={"default/split": "train"}))) == 11
+
+
+def test_peoples_answers_annotate_the_labels(tmp_path):
+    build(tmp_path)
+    finish_with_labels(tmp_path, LABELS)
+    dataset = no_errors(tmp_path)
+    fields = {field.id: field for record in dataset.metadata.record_sets for field in record.fields}
+    [annotation] = fields["default/foreground"].annotations
+    assert "0.4000 to 0.9000" in annotation.description
+    assert not fields["default/background"].annotations
+    written = json.loads((tmp_path / CROISSANT).read_text())
+    default = next(each for each in written["recordSet"] if each["@id"] == "default")
+    column = next(each for each in default["field"] if each["@id"] == "default/foreground")
+    assert column["annotation"][0]["value"] == 0.8
+    assert column["annotation"][0]["prov:wasAttributedTo"]["prov:label"] == "2 people"
+    assert "5 images" in dataset.metadata.data_annotation_protocol[0]
+    assert dataset.metadata.machine_annotation_tools == ["clip"]
+    assert len(list(dataset.records("default", filters={"default/split": "train"}))) == 11

@@ -395,8 +395,9 @@ class _Check:
         """Check all shards in parallel threads; Pillow and hashing release the GIL."""
         size = self.identity.get("size")
         expected = Expected(
-            self.directory, columns, self._image_format(), size if isinstance(size, int) else None, self._again, looks
-        )
+            self.directory, columns, self._image_format(), size if isinstance(size, int) else None, self._again, looks,
+            recipes.is_marked(self.recipe),
+        )  # fmt: skip
         stop, lock = threading.Event(), threading.Lock()
         total = sum(marker["samples"] for marker in self.markers.values())
         seen = []

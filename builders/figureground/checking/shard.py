@@ -30,7 +30,8 @@ from figureground.shards.formats.format import Reading, opened_formats
 from figureground.shards.formats.parquet import check_rows
 from figureground.shards.problems import Problems, in_a_line
 from figureground.shards.samples import Stored
-from figureground.shards.shard import Shard
+from figureground.shards.shard import RECIPE, Shard
+from figureground.sources import marks
 from figureground.sources.images import open_stored, pixel_hash
 
 PIL_FORMATS = {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}
@@ -54,6 +55,8 @@ class Expected:
     """Returns the remedy for a damaged shard, as a sentence."""
     looks: bool
     """Whether to compute perceptual hashes."""
+    marked: bool = False
+    """Whether images must state that they are generated; see `sources.marks`."""
 
 
 @dataclass
@@ -302,12 +305,21 @@ class _Check:
             for name, data in sample.images.items():
                 self._decode(where, f"{sample.key}.{name}", data, "png")
         image = images[0]
+        if self.expected.marked and image is not None:
+            self._check_mark(first, image)
         self.keys.append(first.key)
         self.images.append(_digest(first.image if image is None else pixel_hash(image).encode()))
         if self.expected.looks:
             # An undecodable image resembles no other, but needs an entry to keep positions aligned.
             unlike = hashlib.sha256(first.key.encode()).digest()
             self.looks.append(similar.look(image) if image is not None else unlike)
+
+    def _check_mark(self, sample: Stored, image: Image.Image) -> None:
+        """Check the digital source type that an image states."""
+        said = marks.read_source_type(image)
+        if said not in (marks.GENERATED, marks.COMPOSITE):
+            problem = f"its image lacks the {marks.NAME} that {RECIPE} announces"
+            self.problems.add(self.shard.name, problem, sample.key, said or "")
 
     def _edge(self, sample: Stored) -> int | None:
         if self.expected.size is not None:

@@ -100,3 +100,48 @@ def slugs(names: Collection[str]) -> dict[str, str]:
 def short_hash(text: str) -> str:
     """Return eight hexadecimal digits of a name's SHA-256, independent of Unicode normalisation."""
     return hashlib.sha256(unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")).hexdigest()[:_HASH]
+
+
+RESERVED = frozenset(
+    {"con", "prn", "aux", "nul", "conin$", "conout$"}
+    | {f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³"}
+)
+"""Names of devices, in lower case, which Windows doesn't let a file have, with or without a suffix."""
+MOST_NAME_BYTES = 255
+"""Longest name of a file on Linux, bytes of UTF-8."""
+_REFUSED = '<>:"/\\|?*'
+
+
+def unportable(name: str) -> str | None:
+    """Return why a name can't be that of a file on Linux, macOS and Windows alike; None if it can."""
+    if not name or name in (".", ".."):
+        return "names no file"
+    if bad := sorted({character for character in name if character in _REFUSED}):
+        return f"contains {' '.join(bad)}"
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        return "contains a control character"
+    if name[-1] in ". " or name[0] == " ":
+        return "begins with a blank, or ends with a dot or a blank"
+    if name.partition(".")[0].rstrip().casefold() in RESERVED:
+        return "is the name of a device on Windows"
+    if len(name.encode()) > MOST_NAME_BYTES:
+        return f"has more than {MOST_NAME_BYTES} bytes"
+    return None
+
+
+def same_files(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return pairs of different names that are one file where case or Unicode normalisation doesn't count."""
+    first: dict[str, str] = {}
+    found: dict[tuple[str, str], None] = {}
+    for name in names:
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        if (other := first.setdefault(key, name)) != name:
+            found[other, name] = None
+    return list(found)
+
+
+def folder_names(names: Collection[str]) -> dict[str, str]:
+    """Return a name for a folder of each name: its slug, unique, and portable to every system."""
+    return {
+        name: f"{each}_{short_hash(name)}" if unportable(each) else each for name, each in slugs(names).items()
+    }  # fmt: skip

@@ -28,6 +28,7 @@ from figureground.shards.finished import FinishedDataset
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_encoded
+from figureground.sources import marks
 
 Results = Callable[[Shard], Iterator[Encoded | Reject]]
 """Returns the samples and rejects that go into a shard."""
@@ -51,6 +52,7 @@ def recipe_of(
         "format": version,
         "builder": did,
         "figureground": library_versions()["figureground"],
+        **({recipes.MARKS: marks.NAME} if all(recipes.is_marked(source.recipe) for source in sources) else {}),
         "identity": decided,
         "execution": {},
         "content": {},

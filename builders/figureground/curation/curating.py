@@ -103,9 +103,9 @@ def curate(
             "flag.",
         )
     scores = read_scores(directory)
-    known = _known(source, scores)
+    known = known_names(source, scores)
     rule = Rule(keep, known)
-    scan = _scan(source, rule, known, scores, whole_sets, show_progress)
+    scan = apply_rule(source, rule, known, scores, whole_sets, show_progress)
     kept = scan.kept.total()
     step = {
         "did": "curate", "rule": rule.text, "from": source.told(), "kept": kept, "dropped": source.samples - kept,
@@ -127,7 +127,7 @@ def curate(
         yield from source.rejects(shard, images=publish_rejects)
         for stored in source.stored(shard):
             encoded = stored.encoded()
-            if not rule(_Sample(_row(stored), shard, source, scores)):
+            if not rule(SampleValues(_row(stored), shard, source, scores)):
                 yield Dropped(encoded.spec, DROPPED, encoded)
             elif _set_of(stored.key) in scan.broken:
                 yield Dropped(encoded.spec, DROPPED_WITH_SET, encoded)
@@ -158,7 +158,7 @@ def curate(
     return out
 
 
-def _known(source: FinishedDataset, scores: Mapping[str, Scores]) -> Known:
+def known_names(source: FinishedDataset, scores: Mapping[str, Scores]) -> Known:
     """Return the names that a rule may use."""
     classes = {**source.names, "split": tuple(source.index["splits"])}
     texts = ("key", "prompt", *source.columns.texts)
@@ -176,8 +176,12 @@ def _parsed(row: Mapping[str, Any]) -> dict[str, Any]:
     return parse_json(row["provenance"], f"{row['key']}: its provenance")
 
 
-class _Sample:
-    """Look up a rule's names in one sample."""
+class SampleValues:
+    """Look up a rule's names in one sample.
+
+    Args:
+        row: The sample's columns, as `FinishedDataset.rows` yields them.
+    """
 
     def __init__(self, row: Mapping[str, Any], shard: Shard, source: FinishedDataset, scores: Mapping[str, Scores]):
         self._row, self._shard, self._names, self._scores = row, shard, source.names, scores
@@ -229,7 +233,7 @@ class _Scan:
             self.kept_rows[name][at] = True
 
 
-def _scan(
+def apply_rule(
     source: FinishedDataset,
     rule: Rule,
     known: Known,
@@ -256,7 +260,7 @@ def _scan(
         if whole_sets:
             scan.broken |= {_set_of(reject.spec.key) for reject in source.rejects(shard)}
         for row in source.rows(shard):
-            sample = _Sample(row, shard, source, scores)
+            sample = SampleValues(row, shard, source, scores)
             rows = {name: at for name, some in scores.items() if (at := some.row(row["key"])) is not None}
             for name, at in rows.items():
                 seen[name][at] = True

@@ -15,6 +15,7 @@ from figureground.core.files import parse_json
 from figureground.core.names import RULE, same_names
 from figureground.curation import copying
 from figureground.curation.scores import read_scores
+from figureground.recipe import document as recipes
 from figureground.recipe import sample as samples
 from figureground.recipe.sample import Reject, Spec
 from figureground.running.directory import opened, shards_kept
@@ -83,6 +84,10 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
     first = _first_numbers(parts, sources, labels)
     total = sum(source.samples for source in sources)
     step = {"did": "merge", "from": [source.told() for source in sources], "samples": total}
+    marked = [source for source in sources if recipes.is_marked(source.recipe)]
+    if 0 < len(marked) < len(sources):
+        unmarked = listed(source.name for source in sources if source not in marked)
+        copying.say(f"images of {unmarked} don't state that they are generated; the others do.", show_progress)
     recipe = copying.recipe_of("merge", {}, step, sources)
 
     def results(shard: Shard) -> Iterator[Encoded | Reject]:

@@ -25,7 +25,9 @@ FILE_NAME = "file_name"
 """ImageFolder's column of file names."""
 IMAGE_FOLDER = (METADATA, "metadata.jsonl")
 """File names of ImageFolder's tables."""
-CLASS_COLUMNS = (Y, "label", "labels", "class", "category", "target")
+FOREGROUND, BACKGROUND = "foreground", "background"
+"""Names of the labels in what `export` writes."""
+CLASS_COLUMNS = (Y, "label", "labels", "class", "category", "target", FOREGROUND)
 """Default class columns of ImageFolder's tables; the first that exists is used."""
 
 WATERBIRDS_TRAIN = ((3498, 184), (56, 1057))
@@ -109,7 +111,7 @@ def _read(
     split = asked.split or (SPLIT if all(SPLIT in table.header for table in opened.values()) else None)
     wanted = list(dict.fromkeys([file, y, *attributes, *([split] if split else [])]))
     columns = _join({folder: table.columns(wanted) for folder, table in opened.items()}, file)
-    attributes = [name for name in attributes if name != A or any(columns[name].values) or asked.a]
+    attributes = [name for name in attributes if name not in (A, BACKGROUND) or any(columns[name].values) or asked.a]
 
     problems = Problems(listed([table.name for table in opened.values()], 1))
     by_folder = None
@@ -133,7 +135,8 @@ def _attributes(asked: Request, y: str, header: Sequence[str], table: str) -> li
         RecipeError: A column doesn't exist, is the class, or is named twice.
     """
     if asked.a is None:
-        return [A] if A in header and y != A else []
+        own = BACKGROUND if y == FOREGROUND else A
+        return [own] if own in header and y != own else []
     chosen = column_names(asked.a, header)
     for name in chosen:
         if name not in header:
@@ -194,11 +197,16 @@ def _files_of(
 
 def read_waterbirds(asked: Request) -> GroupedImages:
     """Reads `img_id,img_filename,y,split,place,place_filename` (Sagawa et al. 2020, arXiv 1911.08731)."""
-    columns = TextTable(asked.at).columns(WATERBIRDS)
+    table = TextTable(asked.at)
+    named = [name for name in (FOREGROUND, BACKGROUND) if name in table.header]
+    columns = table.columns([*WATERBIRDS, *named])
     problems = Problems(asked.at.name)
     split = read_splits(columns["split"], problems)
     y, place = (read_bits(columns[name], {"0": 0, "1": 1}, problems) for name in ("y", "place"))
     files, keys, notes = _files_of(asked, columns["img_filename"], split, problems, asked.root or asked.at.parent)
+    if len(named) == 2:  # an export says which classes and places these are
+        classes, places = (_names_of_bits(columns[n], b) for n, b in ((FOREGROUND, y), (BACKGROUND, place)))
+        return make_record(asked, "waterbirds", keys, split, (y, classes), (place, places), files, notes)
     groups = make_record(
         asked, "waterbirds", keys, split, (y, ("landbird", "waterbird")), (place, ("land", "water")), files, notes
     )
@@ -208,3 +216,9 @@ def read_waterbirds(asked: Request) -> GroupedImages:
     else:
         said = f"The training group sizes differ from Waterbirds ({known}): this is a subset or another draw."
     return replace(groups, notes=(said, *groups.notes))
+
+
+def _names_of_bits(column: Column, bits: np.ndarray) -> tuple[str, str]:
+    """Returns the names of 0 and 1 in a column beside them; a number that doesn't occur names itself."""
+    found = {int(bit): value for bit, value in zip(bits[::-1], column.values[::-1], strict=True)}
+    return found.get(0, "0"), found.get(1, "1")

@@ -28,6 +28,7 @@ from figureground.evaluation.page import write_page
 from figureground.models.needs import refuse_absent
 from figureground.shards.card import public
 from figureground.shards.claiming import STAGES_LOCK, remove_locks
+from figureground.shards.index import tell_scores
 from figureground.shards.shard import SCORES
 from figureground.sources.images import content_hash
 
@@ -196,6 +197,7 @@ def evaluate(
             for name, path in scores.items():
                 _write_scores(path, images, opened[name], evaluation.predictions[name])
         remove_locks(directory)
+        tell_scores(directory)
     replace_text(out / PAGE, write_page(evaluation))
     replace_text(out / JSON, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return evaluation

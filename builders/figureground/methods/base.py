@@ -48,6 +48,7 @@ from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.finished import saved_index
 from figureground.shards.shard import PRIVATE
+from figureground.sources import marks
 from figureground.sources.provenance import Credit, Source, read_weights
 from figureground.stores.leases import SECONDS
 
@@ -119,6 +120,8 @@ class Method(ABC):
         recipes.check_names(fields, type(base).field_names(), self.METHOD)
         self.config = dataclasses.replace(base, **{n: _plain(value) for n, value in fields.items()})
         self.cache_dir = cache_dir
+        self.marked = True
+        """Whether images state that they are generated: false for a dataset that was begun before they did."""
         self.check_given(fields)
         self._chooses_sampler = "scheduler" not in fields
         self._choose_sampler()
@@ -492,6 +495,7 @@ class Method(ABC):
             "builder": self.METHOD,
             "config": self.config.name,
             "figureground": library_versions()["figureground"],
+            **({recipes.MARKS: marks.NAME} if self.marked else {}),
             "identity": {n: saved[n] for n in self._identity_names()},
             "execution": {n: saved[n] for n in self.config.execution_names()},
             "content": self.content,

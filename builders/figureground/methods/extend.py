@@ -110,6 +110,7 @@ def _plan(
     now["extended"] = [*steps, wanted]
     larger = kind.from_recipe(now)
     # The saved execution settings stay: this run's may not suit another machine, such as a device.
+    larger.marked = recipes.is_marked(theirs)
     return larger, {**larger.recipe(directory / PRIVATE), "execution": theirs["execution"]}
 
 

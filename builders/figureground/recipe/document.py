@@ -65,6 +65,16 @@ _FIRST = 1
 """Version of datasets that state none."""
 
 
+MARKS = "marks"
+"""Field of a saved recipe that names the mark of generated images that the dataset's images carry. A dataset that was
+begun before there were marks lacks it, and so do the images that are added to it."""
+
+
+def is_marked(saved: Mapping[str, Any]) -> bool:
+    """Return whether the images of a dataset state that they are generated; see `sources.marks`."""
+    return MARKS in saved
+
+
 def format_of(saved: Mapping[str, Any], name: str) -> int:
     """Return the format version of a recipe, an index or a marker.
 

@@ -138,6 +138,7 @@ def _build(method: Method, out: Path, runner: Runner, show_progress: bool, track
     directory.refuse_older(out)
     if method.chose_shard_size and (size := directory.saved_shard_size(out)):
         method.config = dataclasses.replace(method.config, shard_size=size)
+    method.marked = directory.marks_images(out)
     method.refuse_absent()
     method.settle_sampler()
     _check_checkpoint(method)
@@ -210,8 +211,8 @@ def finish(method: Method, out: Path) -> None:
     recipe, shown = method.recipe(out / PRIVATE), method.settings_shown()
     identity = {n: v for n, v in recipe.pop("identity").items() if n not in SAMPLING or n in shown}
     settings = {**identity, **recipe.pop("execution")}
-    for name in ("content", recipes.SEAL):
-        del recipe[name]
+    for name in ("content", recipes.SEAL, recipes.MARKS):
+        recipe.pop(name, None)
     index.finish(
         out,
         [as_shard(s) for s in method.plan().shards()],

@@ -78,6 +78,18 @@ def saved_shard_size(out: Path) -> int | None:
     return size if is_count(size) and size > 0 else None
 
 
+def marks_images(out: Path) -> bool:
+    """Returns whether images built into a directory are to state that they are generated.
+
+    They are, unless images there don't: then those that are added don't either, so that all are alike.
+    """
+    try:
+        saved = recipes.read_saved(out / RECIPE)
+    except FiguregroundError:
+        return True  # there is none, or `opened` reports it
+    return recipes.is_marked(saved) or not markers(out)
+
+
 def _open(out: Path, recipe: Mapping[str, Any]) -> None:
     refuse_strange(out)
     card.refuse_unreadable(out)

@@ -44,6 +44,7 @@ from figureground.diffusion.render import (
 from figureground.models.family import OWN
 from figureground.models.loras import active
 from figureground.models.weights import check_size
+from figureground.recipe import document as recipes
 from figureground.recipe.plan import Plan, PlannedShard
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
 from figureground.running import directory
@@ -56,7 +57,7 @@ from figureground.shards.home import ClaimLost, home_of
 from figureground.shards.journal import Journal, origin
 from figureground.shards.markers import markers, missing
 from figureground.shards.samples import Encoded
-from figureground.shards.shard import PRIVATE, Shard, as_shard
+from figureground.shards.shard import PRIVATE, RECIPE, Shard, as_shard
 from figureground.shards.writer import write_shard
 from figureground.stores.scratch import taking_part
 
@@ -223,6 +224,7 @@ class Worker:
         method, out = self._method, self._out
         checkpoint, sampling, numerics = self._opened
         plan, columns, recipe = method.plan(), method.columns(), method.recipe(out / PRIVATE)["sha256"]
+        marked = recipes.is_marked(recipes.read_saved(out / RECIPE))
         device = str(checkpoint.device)
         common = {
             **checkpoint.facts,
@@ -245,13 +247,13 @@ class Worker:
             specs = list(plan.specs(planned[shard]))
             batches = list(in_batches(specs, sampling.batch_size))
             try:
-                with home_of(out).journal(shard, origin(shard, recipe, numerics), batches) as journal:
+                with home_of(out).journal(shard, origin(shard, recipe, numerics, marked), batches) as journal:
                     self._journal = journal
                     renderer = self._renderer_of(specs[0].concept)
                     marker = write_shard(
                         out, shard, columns, counted(_results(renderer, journal, columns, provenance), bar),
                         lambda sample: provenance(sample.spec), formats=tuple(method.config.formats),
-                        image_format=method.config.image_format, journal=journal,
+                        image_format=method.config.image_format, journal=journal, marked=marked,
                     )  # fmt: skip
             except (OutOfMemory, ClaimLost):
                 raise

@@ -1,4 +1,4 @@
-"""croissant.json: description of the dataset's files and records in the Croissant format (version 1.0)."""
+"""croissant.json: description of the dataset's files and records in the Croissant format (version 1.1)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 from figureground.core.files import replace_changed
 from figureground.recipe.formats import DEFAULT_FORMATS
-from figureground.shards import card
+from figureground.shards import card, croissant_annotations, croissant_origin
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
+from figureground.shards.croissant_annotations import ScoreFile, find_scores
 from figureground.shards.formats.format import Format, columnar, opened_formats
 from figureground.shards.formats.parquet import Parquet
 from figureground.shards.shard import PUBLISHED_REJECTS
@@ -29,9 +30,10 @@ _SPDX = {
 """Licence names of the Hub, mapped to those of spdx.org, whose pages Croissant links to."""
 
 _CROISSANT_TERMS = (
-    "citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format",
-    "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex",
-    "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
+    "annotation", "arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "excludes", "extract", "field",
+    "fileProperty", "fileObject", "fileSet", "format", "includes", "isArray", "isLiveDataset", "jsonPath", "key", "md5",
+    "parentField", "path", "readLines", "recordSet", "references", "regex", "repeated", "replace", "samplingRate",
+    "sdVersion", "separator", "source", "subField", "transform", "unArchive", "value",
 )  # fmt: skip
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -40,10 +42,13 @@ _CONTEXT: dict[str, Any] = {
     "cr": "http://mlcommons.org/croissant/",
     "rai": "http://mlcommons.org/croissant/RAI/",
     "dct": "http://purl.org/dc/terms/",
+    "prov": "http://www.w3.org/ns/prov#",
     "conformsTo": "dct:conformsTo",
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "description": {"@container": "@language"},
     "examples": {"@id": "cr:examples", "@type": "@json"},
+    "name": {"@container": "@language"},
     **{term: f"cr:{term}" for term in _CROISSANT_TERMS},
 }
 
@@ -61,7 +66,8 @@ def write(
     Raises:
         ShardError: The existing README.md can't be parsed.
     """
-    document = describe(columns, index, facts, formats=formats, license=card.license_of(directory))
+    license = card.license_of(directory)
+    document = describe(columns, index, facts, formats=formats, license=license, scores=find_scores(directory))
     path, text = directory / CROISSANT, json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     replace_changed(path, text, root=directory)
 
@@ -73,6 +79,7 @@ def describe(
     *,
     formats: Sequence[str],
     license: str | None = None,
+    scores: list[ScoreFile] | None = None,
 ) -> dict[str, Any]:
     """Describes the dataset as JSON-LD: its files with sizes and SHA-256, and the records in its tables.
 
@@ -86,6 +93,7 @@ def describe(
         facts: Facts on the card.
         formats: Formats of the shards.
         license: Licence in the card's YAML; None if unknown.
+        scores: Files of scores.
     """
     splits = [name for name, split in index["splits"].items() if split["samples"]]
     files = [_file(path, file) for shard in index["shards"] for path, file in shard["files"].items()]
@@ -94,11 +102,13 @@ def describe(
     records += [_labels(name, names) for name, names in _label_columns(columns).items()]
     if (kind := columnar(formats)) is not None and splits:
         distribution.insert(0, _file_set(kind, [glob for split in splits for glob in card.globs(index, split, kind)]))
-        records.append(_samples(kind, columns, splits))
+        records.append(_samples(kind, columns, splits, facts.labels, scores or []))
+    distribution += croissant_annotations.files(scores or [])
+    records += croissant_annotations.records(scores or [])
     document = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": facts.title,
         "description": " ".join(facts.summary.split()),
         # Each extension adds samples and changes none.
@@ -107,6 +117,9 @@ def describe(
         "creator": {"@type": "sc:Organization", "name": "figureground"},
         "keywords": [*card.TAGS, facts.builder],
         "citeAs": facts.citation.strip(),
+        "usageInfo": croissant_origin.usage(facts),
+        **croissant_origin.provenance(facts, index.get("recipe_sha256")),
+        **croissant_annotations.of_dataset(facts.labels),
         "rai:dataUseCases": list(facts.uses),
         "rai:dataLimitations": [*facts.limits, *facts.misuses],
         "distribution": distribution,
@@ -178,7 +191,9 @@ def _labels(column: str, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _samples(kind: Format, columns: Columns, splits: Sequence[str]) -> dict[str, Any]:
+def _samples(
+    kind: Format, columns: Columns, splits: Sequence[str], labels: Mapping[str, Any], scores: list[ScoreFile]
+) -> dict[str, Any]:
     described = {
         "image": "The image.",
         **{name: f"A label; {name}_names holds its name." for name in _label_columns(columns)},
@@ -211,7 +226,11 @@ def _samples(kind: Format, columns: Columns, splits: Sequence[str]) -> dict[str,
         source: dict[str, Any] = {"fileSet": {"@id": kind.NAME}, "extract": {"column": name}}
         if datatype == "sc:ImageObject":
             source["transform"] = {"jsonPath": "bytes"}  # the column holds bytes and a file's name
-        fields.append({**_field("default", name, datatype, described[name]), "source": source})
+        field = {**_field("default", name, datatype, described[name]), "source": source}
+        if annotations := croissant_annotations.of_column(name, labels):
+            field["annotation"] = annotations
+        fields.append(field)
+    annotations = croissant_annotations.of_samples(scores)
     return {
         "@type": "cr:RecordSet",
         "@id": "default",
@@ -219,6 +238,7 @@ def _samples(kind: Format, columns: Columns, splits: Sequence[str]) -> dict[str,
         "description": "The samples of all splits.",
         "key": {"@id": "default/key"},
         "field": fields,
+        **({"annotation": annotations} if annotations else {}),
     }
 
 

@@ -17,6 +17,7 @@ from figureground.shards.columns import Columns
 from figureground.shards.journal import Journal
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import Shard, ShardError
+from figureground.sources import marks
 from figureground.sources.images import encode
 
 ENCODERS = 2
@@ -32,11 +33,13 @@ def encode_all(
     provenance: Callable[[Sample], Mapping[str, Any]],
     image_format: str,
     journal: Journal | None = None,
+    marked: bool = False,
 ) -> Generator[Encoded | Reject, None, None]:
     """Encodes images in order, a few ahead; yields finished ones before requesting more.
 
     Args:
         journal: Takes every result.
+        marked: Whether images state that they are generated; see `sources.marks`.
     """
     waiting: deque[Future[Encoded] | Encoded | Reject] = deque()
     with ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode") as pool:
@@ -46,7 +49,7 @@ def encode_all(
                 item: Future[Encoded] | Encoded | Reject
                 if isinstance(result, Sample):
                     empty = described(result.spec, columns, provenance(result))
-                    item = pool.submit(_encode, result, empty, image_format)
+                    item = pool.submit(_encode, result, empty, image_format, marked)
                 else:
                     item = result
                 waiting.append(item)
@@ -125,7 +128,7 @@ def described(spec: Spec, columns: Columns, provenance: Mapping[str, Any]) -> En
     )
 
 
-def _encode(sample: Sample, empty: Encoded, image_format: str) -> Encoded:
+def _encode(sample: Sample, empty: Encoded, image_format: str, marked: bool) -> Encoded:
     images = {}
     for name in empty.images:
         image = sample.guide if name == "guide" else sample.mask
@@ -134,7 +137,8 @@ def _encode(sample: Sample, empty: Encoded, image_format: str) -> Encoded:
                 f"key {sample.spec.key!r}: the dataset has a column {name!r}, but the sample has no {name}."
             )
         images[name] = encode(image, "png")
-    return replace(empty, image=encode(sample.image, image_format), images=images)
+    xmp = marks.packet(marks.source_type(sample.spec)) if marked else None
+    return replace(empty, image=encode(sample.image, image_format, xmp), images=images)
 
 
 def to_json(record: Mapping[str, Any], key: str) -> str:

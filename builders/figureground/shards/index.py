@@ -177,6 +177,21 @@ def finish_with_labels(directory: Path, labels: Mapping[str, Any]) -> dict[str, 
     return _finish_again(directory, labels)
 
 
+def tell_scores(directory: Path) -> None:
+    """Rewrites croissant.json of a finished dataset whose score files have changed. Unfinished ones get it later.
+
+    Raises:
+        ShardError: The card can't be parsed, which names the licence.
+    """
+    with writing_beside(directory):
+        try:
+            index = read_index(directory)
+            columns, facts = Columns.from_json(index["columns"]), card.CardContext(**index["card"]["facts"])
+        except (FileError, OSError):
+            return  # there is none, or `check` reports it
+        croissant.write(directory, columns, index, facts, formats=tuple(index["formats"]))
+
+
 def _finish_again(directory: Path, labels: Mapping[str, Any] | None) -> dict[str, Any] | None:
     path = directory / INDEX
     with writing_beside(directory):

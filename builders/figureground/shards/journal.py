@@ -33,16 +33,17 @@ SUFFIX = ".journal"
 Result = Encoded | Reject
 
 
-def origin(shard: Shard, recipe: str, numerics: Mapping[str, Any]) -> dict[str, Any]:
+def origin(shard: Shard, recipe: str, numerics: Mapping[str, Any], marked: bool = False) -> dict[str, Any]:
     """Returns what batches must have in common to be used for one shard, JSON-able.
 
     Args:
         recipe: SHA-256 of the recipe.
         numerics: Numerics of the process that renders, such as `device` and `batch_size`.
+        marked: Whether the images state that they are generated.
     """
     said = {
         "journal": VERSION, "format": FORMAT, "shard": shard.name, "planned": shard.count, "recipe": recipe,
-        "numerics": dict(numerics),
+        "numerics": dict(numerics), **({"marked": True} if marked else {}),
     }  # fmt: skip
     found: dict[str, Any] = json.loads(json.dumps(said))
     return found

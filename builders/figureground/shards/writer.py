@@ -39,6 +39,7 @@ def write_shard(
     formats: Sequence[str] = DEFAULT_FORMATS,
     image_format: str = "jpg",
     journal: Journal | None = None,
+    marked: bool = False,
 ) -> dict[str, Any]:
     """Writes a shard from rendered samples, encoding images in threads while others are rendered.
 
@@ -52,6 +53,7 @@ def write_shard(
         formats: Names in `FORMATS`.
         image_format: `jpg`, `webp` or `png`.
         journal: Takes the results, so that a stopped build keeps them, and is emptied once the shard is finished.
+        marked: Whether images state that they are generated; see `sources.marks`.
 
     Returns:
         The marker, as written.
@@ -60,7 +62,7 @@ def write_shard(
         ShardError: A result belongs to another shard, their number differs from the planned one, or the shard is
             already finished. Nothing is published then, nor when `results` raises.
     """
-    encoded = encode_all(shard, columns, results, provenance, image_format, journal)
+    encoded = encode_all(shard, columns, results, provenance, image_format, journal, marked)
     with contextlib.closing(encoded):
         marker = write_encoded(directory, shard, columns, encoded, formats=formats, image_format=image_format)
     if journal is not None:

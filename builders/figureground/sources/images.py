@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from figureground.core.files import FileError, check_regular, open_regular
 from figureground.recipe.sample import IMAGE_FORMATS
@@ -333,12 +334,13 @@ def center_square(image: Image.Image, size: int, resample: Image.Resampling = Im
     return square.resize((size, size), resample)
 
 
-def encode(image: Image.Image, format: str) -> bytes:
-    """Encode an image as a file's bytes, without metadata; the same pixels give the same bytes.
+def encode(image: Image.Image, format: str, xmp: bytes | None = None) -> bytes:
+    """Encode an image as a file's bytes, without metadata but `xmp`; the same pixels give the same bytes.
 
     Args:
         image: RGB or L; `webp` and `png` take RGBA too.
         format: `jpg` (quality 95, 4:4:4), `webp` (lossy, quality 95, method 4) or `png`.
+        xmp: XMP packet to store beside the pixels, UTF-8.
 
     Raises:
         ValueError: The format is unknown, or doesn't support the image's mode.
@@ -349,7 +351,14 @@ def encode(image: Image.Image, format: str) -> bytes:
         raise ValueError(f"A {format} file supports the modes {' or '.join(_MODES[format])}, not {image.mode}.")
     bare = image.copy()
     bare.info = {}  # Pillow would write a comment or a colour profile found here.
-    name, options = _SAVE[format]
+    name, settings = _SAVE[format]
+    options: dict[str, Any] = dict(settings)
+    if xmp is not None and name == "PNG":  # Pillow reads `xmp` from PNG, but doesn't write it
+        text = PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        options["pnginfo"] = text
+    elif xmp is not None:
+        options["xmp"] = xmp
     buffer = io.BytesIO()
     bare.save(buffer, name, **options)
     return buffer.getvalue()

@@ -1,0 +1,72 @@
+"""The command `export`: a dataset's images as files, for other people's code."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from figureground.cli.arguments import Commands
+from figureground.core.errors import RecipeError, UsageError, counted
+from figureground.core.terminal import say
+
+
+def add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "export", parents=[common], help="write the images as files, in a layout that other code reads",
+        description="Writes a dataset's images as files, byte for byte as the shards hold them, with tables for other "
+        "people's code: imagefolder (SPLIT/CLASS/KEY.jpg and metadata.csv), folders (SPLIT/CLASS/KEY.jpg), waterbirds "
+        "(group_DRO, DFR), wilds, subpopbench. The same command goes on with a stopped export.",
+    )  # fmt: skip
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT")
+    parser.add_argument(
+        "--layout", default="imagefolder", metavar="NAME",
+        help="imagefolder (default), folders, waterbirds, wilds, subpopbench, or a layout of another package",
+    )  # fmt: skip
+    parser.add_argument(
+        "--split", action="append", default=[], metavar="SPLIT[=AS]",
+        help="take only this split, under another name if given, such as correlated=train; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--keep", metavar="RULE", help="take only samples for which a rule of curate is true")
+    parser.add_argument(
+        "--columns", default="", metavar="NAME[,NAME]",
+        help="further columns: prompt, seed and other fields of the provenance, scores.NAME.COLUMN, scores (all), "
+        "answers (how many people gave each)",
+    )  # fmt: skip
+    links = parser.add_mutually_exclusive_group()
+    links.add_argument(
+        "--link", type=Path, metavar="EXPORT",
+        help="make hard links to the images of an earlier export of DIR instead of copies",
+    )  # fmt: skip
+    links.add_argument("--symlink", type=Path, metavar="EXPORT", help="the same with symbolic links")
+    parser.add_argument(
+        "--sign", nargs=2, type=Path, metavar=("CERT", "KEY"),
+        help="sign each image with C2PA (PEM files; the chain begins with the signer's certificate); this changes the "
+        "files' bytes, but no pixel",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timestamp-url", metavar="URL", help="have a service (RFC 3161) state when; without it, nothing is sent"
+    )
+    parser.set_defaults(run=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from figureground.exporting.exporting import export
+
+    if options.timestamp_url and not options.sign:
+        raise UsageError("--timestamp-url is for --sign.")
+    splits: dict[str, str] = {}
+    for text in options.split:
+        split, equals, name = (part.strip() for part in text.partition("="))
+        if not split or (equals and not name) or split in splits:
+            raise RecipeError("split", f"{text!r}: give each split once, as SPLIT or SPLIT=AS.")
+        splits[split] = name or split
+    done = export(
+        options.directory, options.out, options.layout, splits=splits, keep=options.keep,
+        columns=[name for name in (part.strip() for part in options.columns.split(",")) if name],
+        link=options.link or options.symlink, symbolic=options.symlink is not None,
+        sign=tuple(options.sign) if options.sign else None, timestamp_url=options.timestamp_url,
+    )  # fmt: skip
+    linked = f", {done.linked:,} of them links" if done.linked else ""
+    say(f"{done.out}: {counted(done.images, 'image')}{linked}. {done.readers}")
+    return 0

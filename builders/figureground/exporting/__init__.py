@@ -1,0 +1,1 @@
+"""Exporting finished datasets as files, in the layouts that other people's code reads."""

@@ -1,0 +1,197 @@
+"""Exports a finished dataset: its images as files, and the tables that other people's code reads."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from figureground.core import signals
+from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
+from figureground.core.files import LEAVES, FileError, inside, leaves, replace_changed, sync_directory
+from figureground.core.locks import lock
+from figureground.core.names import same_files, unportable
+from figureground.core.progress import Progress
+from figureground.curation.copying import say
+from figureground.exporting import state
+from figureground.exporting.files import Links, holds, place, remove_drafts
+from figureground.exporting.layout import EXPORTS
+from figureground.exporting.selection import Row, Selection, select
+from figureground.exporting.signing import ImageSigner, Signing, source_type_of
+from figureground.shards.finished import FinishedDataset, refuse_overlap
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished export."""
+
+    out: Path
+    images: int
+    linked: int
+    """Images that are links to those of another export."""
+    readers: str
+    """How to read it, as a sentence."""
+
+
+def export(
+    directory: Path | str,
+    out: Path | str,
+    layout: str = "imagefolder",
+    *,
+    splits: Mapping[str, str] | Sequence[str] = (),
+    keep: str | None = None,
+    columns: Sequence[str] = (),
+    link: Path | str | None = None,
+    symbolic: bool = False,
+    sign: tuple[Path | str, Path | str] | None = None,
+    timestamp_url: str | None = None,
+    show_progress: bool = True,
+) -> Exported:
+    """Write a dataset's images as files, with tables in a layout that other code reads, or resume such an export.
+
+    The files have the bytes that the shards hold, unless they are signed. Each file is written whole or not at all, and
+    a stopped export goes on where it was. Everything that can be refused is refused before anything is written.
+
+    Args:
+        directory: A finished dataset; it isn't changed.
+        out: Directory of the export: new, or one where the same export was begun.
+        layout: One of `exporting.layout.EXPORTS`: `imagefolder`, `folders`, `waterbirds`, `wilds` or `subpopbench`.
+        splits: Splits to take; as a mapping, also their names in the export, such as `{"correlated": "train"}`. All if
+            empty.
+        keep: A rule of `curate` for the samples to take, such as `background != 'night'`.
+        columns: Further columns of the tables: `prompt`, a field of the provenance such as `seed`,
+            `scores.NAME.COLUMN`, `scores` for all scores, `answers` for how many people gave each answer.
+        link: An earlier export of the same dataset whose images are linked to instead of copied.
+        symbolic: Whether these links are symbolic instead of hard.
+        sign: PEM files of a certificate chain, the signer's certificate first, and of its private key, to sign each
+            image with (C2PA). This changes the files' bytes, but no pixel.
+        timestamp_url: A time-stamping service (RFC 3161) that is asked for each signature; None asks nobody.
+        show_progress: Whether to show a progress bar and notes.
+
+    Returns:
+        What was written: `out`, the numbers `images` and `linked`, and `readers`, a sentence on how to read it.
+
+    Raises:
+        RecipeError: The layout is unknown or can't hold the dataset, or a split, a column or a combination of options
+            can't be used.
+        RuleError: The rule can't be used.
+        SigningError: Certificate or key can't be used.
+        FiguregroundError: The dataset isn't finished or is damaged, names can't be those of files, `out` holds
+            something else, or links can't be made.
+    """
+    directory, out = Path(directory), Path(out)
+    if layout not in EXPORTS:
+        raise RecipeError("layout", f"{layout!r} is unknown{nearest_or_all(layout, EXPORTS.names())}")
+    if sign is not None and link is not None:
+        raise RecipeError("sign", "signing changes the bytes of the images, so they can't be links to others.")
+    dataset = FinishedDataset(directory)
+    refuse_overlap(out, [directory])
+    state.refuse_strangers(out)
+    if link is not None and Path(link).resolve() == out.resolve():
+        raise RecipeError("link", f"{link} is --out itself; name another export.")
+    kind = EXPORTS[layout]()
+    named = splits if isinstance(splits, Mapping) else {name: name for name in splits}
+    chosen = select(dataset, named, keep, columns, show_progress)
+    notes = kind.check(chosen)
+    files = [kind.file(chosen, row) for row in chosen.rows]
+    _refuse_unportable(files)
+    links = None if link is None else Links(Path(link), dataset.identity(), chosen.suffix, symbolic)
+    signing = None if sign is None else Signing(Path(sign[0]), Path(sign[1]), timestamp_url)
+    signer = None if signing is None else ImageSigner(signing, dataset.image_format)
+    identity = _identity(dataset, layout, chosen, named, links, signer)
+    state.refuse_other(out, identity)
+    for note in notes:
+        say(f"{layout}: {note}", show_progress)
+    with lock(out / state.LOCK) as alone:
+        if not alone:
+            raise FiguregroundError(f"another process is exporting to {out}.")
+        try:
+            state.settle(out, identity)
+            linked = _place_images(out, chosen, files, links, signer, show_progress)
+            for name, text in kind.tables(chosen).items():
+                replace_changed(inside(out, name), text, root=out)
+            state.write(out, identity, finished=True)
+        finally:
+            (out / state.LOCK).unlink(missing_ok=True)
+    return Exported(out, len(files), linked, kind.readers(out))
+
+
+def _identity(
+    dataset: FinishedDataset,
+    layout: str,
+    chosen: Selection,
+    splits: Mapping[str, str],
+    links: Links | None,
+    signer: ImageSigner | None,
+) -> dict[str, Any]:
+    """Return what decides the files of an export, JSON-able."""
+    signed = None
+    if signer is not None:
+        signed = {"certificate": signer.fingerprint, "timestamps": signer.signing.timestamp_url}
+    return {
+        "dataset": dataset.identity(), "layout": layout, "samples": len(chosen.rows), "splits": dict(splits),
+        "keep": chosen.rule, "columns": list(chosen.columns), "scores": dict(chosen.scores),
+        "links": None if links is None else "symbolic" if links.symbolic else "hard", "signed": signed,
+    }  # fmt: skip
+
+
+def _refuse_unportable(files: Sequence[str]) -> None:
+    """Refuse names that are no file names, or the same one, on Linux, macOS or Windows.
+
+    Raises:
+        FiguregroundError: Names the first ones.
+    """
+    parts = dict.fromkeys(part for file in files for part in file.split("/"))
+    bad = [f"{part!r} {why}" for part in parts if (why := unportable(part))]
+    if bad:
+        raise FiguregroundError(f"names of files that not every system allows: {listed(bad, 3)}.")
+    if same := same_files(files):
+        one, other = same[0]
+        raise FiguregroundError(f"{one!r} and {other!r} are one file on macOS and Windows ({len(same)} such pairs).")
+
+
+def _place_images(
+    out: Path,
+    chosen: Selection,
+    files: Sequence[str],
+    links: Links | None,
+    signer: ImageSigner | None,
+    show_progress: bool,
+) -> int:
+    """Write or link the images that aren't there yet; returns how many are links."""
+    dataset, linked = chosen.dataset, 0
+    folders = [out / name for name in sorted({os.path.dirname(file) for file in files})]
+    for folder in folders:
+        if leaves(folder, out):
+            raise FileError(folder, LEAVES)
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_drafts(folder)
+    by_shard: dict[int, list[tuple[Row, str]]] = defaultdict(list)
+    for row, file in zip(chosen.rows, files, strict=True):
+        by_shard[row.shard].append((row, file))
+    with Progress(len(files), unit="image", desc=f"exporting to {out}", show=show_progress) as bar:
+        for number, wanted in by_shard.items():
+            shard = dataset.shards[number]
+            dataset.verify(shard)
+            found = dataset.stored(shard, [row.place for row, _ in wanted])
+            for (row, file), stored in zip(wanted, found, strict=True):
+                signals.check()
+                path = out / file
+                if links is not None and links.place(path, row.key, stored.image):
+                    linked += 1
+                elif signer is not None:
+                    if not path.is_file():
+                        guided = stored.spec().guide is not None
+                        kind = source_type_of(stored.image, guided)
+                        place(path, signer.sign(stored.image, path.name, kind))
+                elif path.is_symlink() or not holds(path, stored.image):
+                    place(path, stored.image)
+                bar.update()
+    for folder in folders:
+        sync_directory(folder)
+    if links is not None and linked < len(files):
+        say(f"{counted(len(files) - linked, 'image')} that {links.earlier} lacks were copied.", show_progress)
+    return linked

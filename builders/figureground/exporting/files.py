@@ -1,0 +1,108 @@
+"""Places the image files of an export: whole or not at all, copied or linked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from figureground.core.errors import FiguregroundError, printable
+from figureground.core.files import open_regular, temporary
+from figureground.exporting.state import STATE, read
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what a killed export has left half written in a folder."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def holds(path: Path, data: bytes) -> bool:
+    """Whether a file, or what a link leads to, has this content."""
+    try:
+        if os.stat(path).st_size != len(data):
+            return False
+        with open_regular(path) as file:
+            return file.read() == data
+    except (OSError, FiguregroundError):
+        return False
+
+
+def place(path: Path, data: bytes) -> None:
+    """Write a file so that others see all of it or nothing; a link at its place is replaced."""
+    draft = temporary(path)
+    try:
+        with open(draft, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+class Links:
+    """Links to the images of an earlier export of the same dataset.
+
+    Args:
+        earlier: Directory of that export.
+        dataset: Identity of the dataset.
+        suffix: Suffix of the images.
+        symbolic: Whether links are symbolic, relative to their place, or hard.
+
+    Raises:
+        FiguregroundError: The directory holds no finished export of this dataset, or a signed one.
+    """
+
+    def __init__(self, earlier: Path, dataset: Mapping[str, Any], suffix: str, symbolic: bool):
+        self.earlier, self.symbolic = earlier, symbolic
+        self.option = "--symlink" if symbolic else "--link"
+        saved = read(earlier) if earlier.is_dir() else None
+        where = f"{self.option} {printable(earlier)}"
+        if saved is None:
+            raise FiguregroundError(
+                f"{where}: that is no export. The dataset's own images lie within its shards, which no link can lead "
+                "into: export once without links, and link to that directory."
+            )
+        if saved.get("dataset") != dict(dataset):
+            raise FiguregroundError(f"{where}: that is an export of another dataset, or of this one before it changed.")
+        if saved.get("signed"):
+            raise FiguregroundError(f"{where}: its images are signed, so they aren't those of the dataset.")
+        if not saved.get("finished"):
+            raise FiguregroundError(f"{where}: that export isn't finished. Repeat the command that began it.")
+        self._files = {path.stem: path for path in earlier.rglob(f"*{suffix}")}
+
+    def place(self, path: Path, key: str, data: bytes) -> bool:
+        """Link to the image of a key, unless that is there; returns False if the earlier export lacks it.
+
+        Raises:
+            FiguregroundError: The image there has other bytes than the dataset's, or can't be linked to.
+        """
+        target = self._files.get(key)
+        if target is None:
+            return False
+        if not holds(target, data):
+            raise FiguregroundError(
+                f"{self.option}: {printable(target)} isn't the dataset's image any more. Delete {self.earlier / STATE} "
+                "and export it again, or omit the option."
+            )
+        target = target.resolve()
+        if path.exists() and os.path.samefile(path, target) and path.is_symlink() == self.symbolic:
+            return True
+        draft = temporary(path)
+        try:
+            if self.symbolic:
+                os.symlink(os.path.relpath(target, path.parent.resolve()), draft)
+            else:
+                os.link(target, draft)
+            os.replace(draft, path)
+        except OSError as error:
+            other = "omit the option" if self.symbolic else "use --symlink, or omit the option"
+            raise FiguregroundError(
+                f"{self.option}: {printable(path)} can't be a link to {printable(target)}: {error.strerror or error}. "
+                f"Links may not be possible there; {other}."
+            ) from None
+        finally:
+            draft.unlink(missing_ok=True)
+        return True

@@ -1,0 +1,136 @@
+"""A layout of exported datasets: where the images lie, and the tables beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from figureground.core.errors import RecipeError, counted, listed
+from figureground.core.registry import Registry, subclasses
+from figureground.data.splits import SPLITS, choose_splits
+from figureground.exporting.selection import Row, Selection
+
+
+class ExportLayout(ABC):
+    """Where the files of an export lie, and what its tables say.
+
+    A layout implements `file` and `tables`, and overrides `check` if it can't hold every dataset.
+    """
+
+    NAME: ClassVar[str]
+    """Name on the command line."""
+    TREE: ClassVar[str]
+    """The files, in a few words, for help."""
+
+    def check(self, chosen: Selection) -> list[str]:
+        """Return notes on what the layout leaves out of a dataset, a sentence or two each.
+
+        Raises:
+            RecipeError: It can't hold the dataset; the message says what would be lost, and what to do.
+        """
+        return []
+
+    @abstractmethod
+    def file(self, chosen: Selection, row: Row) -> str:
+        """Return the path of a sample's image in the export, with `/`. It ends with the key and the suffix."""
+
+    @abstractmethod
+    def tables(self, chosen: Selection) -> Mapping[str, str]:
+        """Return the text of each further file, by its path in the export. They are written last."""
+
+    def readers(self, out: Path) -> str:
+        """Return how to read the export, as a sentence."""
+        return f"figureground groups {out} reads it."
+
+
+EXPORTS: Registry[type[ExportLayout]] = Registry(
+    "figureground.exports", "layout of exports",
+    {
+        name: f"figureground.exporting.layouts.{name}:{kind}"
+        for name, kind in (
+            ("imagefolder", "ImageFolder"), ("folders", "Folders"), ("waterbirds", "Waterbirds"), ("wilds", "Wilds"),
+            ("subpopbench", "SubpopBench"),
+        )
+    },
+    subclasses(ExportLayout, "NAME"),
+)  # fmt: skip
+"""Layouts that `export` writes. Another package adds one with an entry point in `figureground.exports`."""
+
+
+def label_columns(chosen: Selection) -> list[str]:
+    """Return the label columns that an export's tables name: without `background` if there are no such labels."""
+    return [name for name in chosen.dataset.names if name != "background" or chosen.has_backgrounds]
+
+
+def named(chosen: Selection, row: Row) -> list[str]:
+    """Return the names of a sample's labels, for `label_columns`."""
+    return [chosen.name(row, column) for column in label_columns(chosen)]
+
+
+def to_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table as CSV, with `\\n` for line ends."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def split_numbers(chosen: Selection, layout: str) -> dict[str, int]:
+    """Return 0 for train, 1 for validation and 2 for test, by name of the split.
+
+    Raises:
+        RecipeError: A split has another name, or two have names of different parts of one split.
+    """
+    numbers = dict(zip(chosen.splits, choose_splits(chosen.splits), strict=True))
+    odd = [name for name, number in numbers.items() if number is None]
+    if odd:
+        raise RecipeError(
+            "split",
+            f"{layout} numbers the splits {', '.join(SPLITS)}, and can't tell which {listed(map(repr, odd))} is. Say "
+            f"which splits to take as what: --split {odd[0]}=train, repeated for each.",
+        )
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
+def missing_splits(numbers: Mapping[str, int], reader: str) -> list[str]:
+    """Return a note on those of train, validation and test that an export lacks, if any."""
+    lacking = [name for number, name in enumerate(SPLITS) if number not in numbers.values()]
+    return [f"There is no split {listed(lacking)}; {reader} expects all three."] if lacking else []
+
+
+def refuse_more_than_two(chosen: Selection, layout: str) -> None:
+    """Refuse a dataset that has not exactly two foregrounds and two backgrounds.
+
+    Raises:
+        RecipeError: It has others; the message says how many images keeping two of each would leave out.
+    """
+    more = "--layout imagefolder holds any number of labels"
+    if not chosen.has_backgrounds:
+        raise RecipeError(
+            "layout", f"{layout} tells the place of each image, and {chosen.dataset.directory} has no background "
+            f"labels. {more}, and --layout folders holds classes alone.",
+        )  # fmt: skip
+    both = {column: chosen.names(column) for column in ("foreground", "background")}
+    if all(len(names) == 2 for names in both.values()):
+        return
+    has = " and ".join(f"{counted(len(names), column)} ({listed(names, 6)})" for column, names in both.items())
+    problem = f"{layout} holds two classes in two places; here are {has}"
+    if any(len(names) < 2 for names in both.values()):
+        raise RecipeError("layout", f"{problem}. {more}.")
+    kept = {
+        column: sorted(names, key=lambda name: (-chosen.counts(column)[name], names.index(name)))[:2]
+        for column, names in both.items()
+    }  # fmt: skip
+    lost = sum(any(chosen.name(row, column) not in kept[column] for column in kept) for row in chosen.rows)
+    tests = [f"{column} in {names!r}" for column, names in kept.items() if len(both[column]) > 2]
+    rule = " and ".join([f"({chosen.rule})"] * (chosen.rule is not None) + tests)
+    raise RecipeError(
+        "layout",
+        f'{problem}. Keep two of each, such as --keep "{rule}", which leaves out {lost:,} of '
+        f"{counted(len(chosen.rows), 'image')}; or use another layout: {more}.",
+    )

@@ -1,0 +1,1 @@
+"""Layouts of exported datasets, one module each."""

@@ -1,0 +1,31 @@
+"""The layout in which WILDS keeps Waterbirds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from figureground.exporting.layouts.waterbirds import Waterbirds
+from figureground.exporting.selection import Selection
+
+FOLDER = "waterbirds_v1.0"
+"""Name of the directory, below the root, in which WILDS looks."""
+RELEASE = "RELEASE_v1.0.txt"
+"""File by which WILDS knows that nothing is to be downloaded."""
+
+
+class Wilds(Waterbirds):
+    """Waterbirds' table, and the file by which WILDS takes a directory for its Waterbirds (Koh et al. 2021)."""
+
+    NAME = "wilds"
+    TREE = f"as waterbirds, with {RELEASE}"
+
+    def tables(self, chosen: Selection) -> Mapping[str, str]:
+        said = f"{chosen.dataset.facts.title}, exported by figureground in the layout of WILDS' Waterbirds.\n"
+        return {RELEASE: said, **super().tables(chosen)}
+
+    def readers(self, out: Path) -> str:
+        place = f'root_dir="{out.resolve().parent}"' if out.resolve().name == FOLDER else f"ROOT/{FOLDER}"
+        if out.resolve().name == FOLDER:
+            return f'figureground groups {out} reads it, and so does wilds.get_dataset("waterbirds", {place}).'
+        return f"figureground groups {out} reads it. WILDS expects it at {place}, for get_dataset(…, root_dir=ROOT)."

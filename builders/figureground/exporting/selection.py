@@ -1,0 +1,229 @@
+"""What an export takes of a dataset: the samples, their labels and further columns, without images."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from figureground.annotation.answers import REFERENCE, read_all
+from figureground.core.errors import RecipeError, nearest_or_all
+from figureground.core.names import folder_names
+from figureground.curation.copying import read_all as read_shards
+from figureground.curation.curating import SampleValues, apply_rule, known_names
+from figureground.curation.rule import Name, Rule
+from figureground.curation.scores import Scores, fingerprints, read_scores
+from figureground.data.layouts import UNKNOWN
+from figureground.shards.finished import FinishedDataset
+
+SCORES, ANSWERS = "scores", "answers"
+"""Names of columns that stand for several: all scores, and how many people gave each answer."""
+
+Value = Callable[[SampleValues, str], Any]
+"""Returns a sample's value for a further column, from the sample and its key; None if it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A sample of an export."""
+
+    key: str
+    shard: int
+    """Position of its shard among the dataset's."""
+    place: int
+    """Position in its shard."""
+    split: str
+    """Name of its split in the export."""
+    labels: Mapping[str, int]
+    """By label column, as the dataset numbers them."""
+    scene: str
+    """Name of the scene's file in the dataset's sources; empty without one."""
+    more: tuple[str, ...]
+    """Values of the further columns, as text."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The samples of an export, in the dataset's order."""
+
+    dataset: FinishedDataset
+    rows: Sequence[Row]
+    columns: tuple[str, ...]
+    """Names of the further columns."""
+    rule: str | None
+    """The rule that chose the samples, normalised."""
+    scores: Mapping[str, str]
+    """Hashes of the scores that were read, by name."""
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the image files, such as `.jpg`."""
+        return f".{self.dataset.image_format}"
+
+    @cached_property
+    def used(self) -> Mapping[str, Mapping[int, int]]:
+        """By label column, the labels that occur, numbered anew from 0 in the dataset's order."""
+        found: dict[str, set[int]] = {column: set() for column in self.dataset.names}
+        for row in self.rows:
+            for column, label in row.labels.items():
+                found[column].add(label)
+        return {column: {label: n for n, label in enumerate(sorted(labels))} for column, labels in found.items()}
+
+    def names(self, column: str) -> list[str]:
+        """Return the names of the labels that occur in a column, in the dataset's order."""
+        return [self.dataset.names[column][label] for label in self.used[column]]
+
+    @cached_property
+    def has_backgrounds(self) -> bool:
+        """Whether the samples have background labels."""
+        return self.names("background") != [UNKNOWN]
+
+    @cached_property
+    def class_folders(self) -> Mapping[str, str]:
+        """By foreground, the name of its folder where a table names the classes: portable, and unique."""
+        return folder_names(self.names("foreground"))
+
+    def number(self, row: Row, column: str) -> int:
+        """Return a sample's label among those that occur, from 0."""
+        return self.used[column][row.labels[column]]
+
+    def name(self, row: Row, column: str) -> str:
+        """Return the name of a sample's label."""
+        return self.dataset.names[column][row.labels[column]]
+
+    def group(self, row: Row) -> int:
+        """Return the group: number of backgrounds · foreground + background, both among those that occur."""
+        return len(self.used["background"]) * self.number(row, "foreground") + self.number(row, "background")
+
+    @cached_property
+    def splits(self) -> list[str]:
+        """Names of the splits, in order."""
+        return list(dict.fromkeys(row.split for row in self.rows))
+
+    def counts(self, column: str) -> Counter[str]:
+        """Return how many samples each label name of a column has."""
+        return Counter(self.name(row, column) for row in self.rows)
+
+
+def select(
+    dataset: FinishedDataset,
+    splits: Mapping[str, str],
+    keep: str | None,
+    columns: Sequence[str],
+    show_progress: bool,
+) -> Selection:
+    """Read what an export takes, without images.
+
+    Args:
+        dataset: The dataset.
+        splits: Splits to take, and their names in the export; all under their own names if empty.
+        keep: A rule of `curate`; None takes all samples.
+        columns: Further columns: names as in such a rule, `scores` or `answers`.
+
+    Raises:
+        RecipeError: A split or column is unknown, or nothing is left.
+        RuleError: The rule can't be used; see `curation.curating`.
+        FiguregroundError: Scores or answers can't be read.
+    """
+    there = list(dict.fromkeys(shard.split for shard in dataset.shards))
+    for split in splits:
+        if split not in there:
+            raise RecipeError("split", f"{dataset.directory} has no split {split!r}{nearest_or_all(split, there)}")
+    names = dict(splits) or {split: split for split in there}
+    scores = read_scores(dataset.directory) if keep is not None or columns else {}
+    rule = None
+    if keep is not None:
+        known = known_names(dataset, scores)
+        rule = Rule(keep, known)
+        apply_rule(dataset, rule, known, scores, False, show_progress)
+    more = _columns(dataset, scores, columns)
+    found = dict.fromkeys(more, False)
+    rows = []
+    for number, shard in enumerate(read_shards(dataset, show_progress)):
+        if shard.split not in names:
+            continue
+        for place, read in enumerate(dataset.rows(shard)):
+            sample = SampleValues(read, shard, dataset, scores)
+            if rule is not None and not rule(sample):
+                continue
+            values = {name: value(sample, read["key"]) for name, value in more.items()}
+            for name, value in values.items():
+                found[name] |= value is not None
+            scene = sample(("provenance", "guide", "template")) if sample(("provenance", "guide")) else None
+            rows.append(
+                Row(
+                    read["key"], number, place, names[shard.split], {name: read[name] for name in dataset.names},
+                    str(scene or "").rpartition("@")[0] or str(scene or ""), tuple(map(_text, values.values())),
+                )
+            )  # fmt: skip
+    if not rows:
+        raise RecipeError("split", f"no sample is left of {dataset.directory}: the rule keeps none of these splits.")
+    for name, any_value in found.items():
+        if not any_value and name in columns:
+            raise RecipeError("columns", f"no sample has {name!r}. It can be {', '.join(_known(dataset, scores))}.")
+    return Selection(dataset, rows, tuple(more), None if rule is None else rule.text, fingerprints(scores))
+
+
+def _columns(dataset: FinishedDataset, scores: Mapping[str, Scores], columns: Sequence[str]) -> dict[str, Value]:
+    """Return how to look up each further column, by its name; `scores` and `answers` become several."""
+    more: dict[str, Value] = {}
+    for name in columns:
+        if name == SCORES:
+            for each in (f"{SCORES}.{some}.{column}" for some, of in scores.items() for column in of.columns):
+                more[each] = _looked_up(each, dataset, scores)
+        elif name == ANSWERS:
+            more |= _answers(dataset)
+        else:
+            more[name] = _looked_up(name, dataset, scores)
+    return more
+
+
+def _looked_up(name: str, dataset: FinishedDataset, scores: Mapping[str, Scores]) -> Value:
+    head, *rest = name.split(".")
+    path: Name = ("provenance", head, *rest)
+    if head == SCORES:
+        some, column = rest[0] if rest else "", ".".join(rest[1:])
+        if some not in scores or column not in scores[some].columns:
+            raise RecipeError("columns", f"there is no {name!r}. It can be {', '.join(_known(dataset, scores))}.")
+        path = (SCORES, some, column)
+    elif name == "prompt" or name in dataset.columns.texts:
+        path = (name,)
+    elif head == "provenance":
+        path = ("provenance", *rest)
+    return lambda sample, key: sample(path)
+
+
+def _known(dataset: FinishedDataset, scores: Mapping[str, Scores]) -> list[str]:
+    of_scores = [f"{SCORES}.{some.name}.{column}" for some in scores.values() for column in some.columns]
+    return ["prompt", *dataset.columns.texts, "a field of the provenance such as seed", *of_scores, SCORES, ANSWERS]
+
+
+def _answers(dataset: FinishedDataset) -> dict[str, Value]:
+    """Return columns `answers.QUESTION.ANSWER`: how many people gave each answer about an image.
+
+    Raises:
+        RecipeError: Nobody has answered anything about the dataset.
+        FiguregroundError: A file of answers can't be used.
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for answers in read_all(dataset.directory, dataset.identity()):
+        for each in answers.current():
+            if not each.key.startswith(REFERENCE):
+                counts[f"{ANSWERS}.{each.question}.{each.answer}"][each.key] += 1
+    if not counts:
+        raise RecipeError("columns", f"nobody has answered questions about {dataset.directory} yet (review asks them).")
+
+    def of(name: str) -> Value:
+        return lambda sample, key: counts[name][key]
+
+    return {name: of(name) for name in sorted(counts)}
+
+
+def _text(value: Any) -> str:
+    """Return a value as a CSV holds it."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)

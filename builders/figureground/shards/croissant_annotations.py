@@ -1,0 +1,170 @@
+"""What croissant.json says about labels beside the data: scores of models, and what people answered.
+
+Both are annotations in the sense of Croissant 1.1. Scores are in files of their own, by key. People's answers stay with
+the dataset's author; what is published are shares of right labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from figureground.core.files import FileError, check_regular
+from figureground.shards.card import ASKED
+from figureground.shards.directory import score_files
+from figureground.shards.shard import SCORES
+
+KEY = "key"
+COLUMN_OF = {
+    "foreground": "foreground", "background": "background", "label": "foreground", "class": "spurious_for",
+    "feature": "feature",
+}  # fmt: skip
+"""Column that each question to people is about."""
+
+_MIME = {".csv": "text/csv", ".parquet": "application/x-parquet"}
+
+
+@dataclass(frozen=True)
+class ScoreFile:
+    """A file of scores, one row for each key."""
+
+    path: str
+    """Path in the dataset."""
+    types: Mapping[str, str]
+    """Croissant's type of each column, by name; one of them is `key`."""
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).stem
+
+    @property
+    def id(self) -> str:
+        return f"scores_{self.name}"
+
+
+def find_scores(directory: Path) -> list[ScoreFile]:
+    """Returns a dataset's score files with a column `key`; others can't be read, and are left out."""
+    found = []
+    for path in score_files(directory):
+        types = _types(path, directory)
+        if KEY in types:
+            found.append(ScoreFile(f"{SCORES}/{path.name}", types))
+    return found
+
+
+def _types(path: Path, directory: Path) -> dict[str, str]:
+    """Returns the type of each column; empty if the file can't be read."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    try:
+        check_regular(path, root=directory)
+        if path.suffix == ".parquet":
+            schema = pyarrow.parquet.read_schema(path)
+        else:
+            with pyarrow.csv.open_csv(path) as file:
+                schema = file.schema
+    except (pa.ArrowException, OSError, FileError, ValueError):
+        return {}
+
+    def type_of(kind: Any) -> str:
+        if pa.types.is_boolean(kind):
+            return "sc:Boolean"
+        if pa.types.is_integer(kind):
+            return "sc:Integer"
+        return "sc:Float" if pa.types.is_floating(kind) else "sc:Text"
+
+    return {each.name: "sc:Text" if each.name == KEY else type_of(each.type) for each in schema}
+
+
+def files(scores: list[ScoreFile]) -> list[dict[str, Any]]:
+    """Returns the resources of scores: sets of one file, as files of a set need no hash and scores may change."""
+    return [
+        {
+            "@type": "cr:FileSet", "@id": f"{each.id}_file", "name": f"{each.id}_file",
+            "description": "Scores of the images, one row for each key.", "includes": [each.path],
+            "encodingFormat": _MIME[Path(each.path).suffix],
+        }
+        for each in scores
+    ]  # fmt: skip
+
+
+def records(scores: list[ScoreFile]) -> list[dict[str, Any]]:
+    """Returns the records of scores, which their key joins with the samples."""
+    return [
+        {
+            "@type": "cr:RecordSet", "@id": each.id, "name": each.id,
+            "description": f"Scores {each.name} of the images; default/key has the same keys.",
+            "key": {"@id": f"{each.id}/{KEY}"},
+            "field": [_column(each, f"{each.id}/{column}", column) for column in each.types],
+        }
+        for each in scores
+    ]  # fmt: skip
+
+
+def of_samples(scores: list[ScoreFile]) -> list[dict[str, Any]]:
+    """Returns annotations of whole samples: their scores, by file."""
+    return [
+        {
+            "@type": "cr:Field", "@id": f"default/{each.id}", "name": each.id,
+            "description": f"Scores {each.name} of the image; {each.id} holds them by key.",
+            "prov:wasAttributedTo": {"@type": ["prov:Agent", "prov:SoftwareAgent"], "prov:label": each.name},
+            "subField": [
+                _column(each, f"default/{each.id}/{column}", column) for column in each.types if column != KEY
+            ],
+        }
+        for each in scores
+    ]  # fmt: skip
+
+
+def _column(scores: ScoreFile, id: str, column: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:Field", "@id": id, "name": column, "dataType": scores.types[column],
+        "source": {"fileSet": {"@id": f"{scores.id}_file"}, "extract": {"column": column}},
+    }  # fmt: skip
+
+
+def of_column(column: str, labels: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns annotations of a label column: the share of right labels among all images, by people's answers.
+
+    Args:
+        labels: What is known of the labels, in the shape of `index_shape.LABELS`.
+    """
+    found = []
+    for share in labels.get("shares", ()):
+        if COLUMN_OF.get(share["question"]) != column or "split" in share:
+            continue
+        people = share["people"]
+        interval = f"{people['low']:.4f} to {people['high']:.4f}"
+        asked = ASKED.get(share["question"], share["question"])
+        found.append(
+            {
+                "@type": "cr:Field", "@id": f"default/{column}/{share['question']}_right",
+                "name": f"{share['question']}_right", "dataType": "sc:Float", "value": people["value"],
+                "description": f"Share of labels of which people say: {asked} ({share['labels']:,} of "
+                f"{share['images']:,} images looked at, 95 % interval {interval}).",
+                "prov:wasAttributedTo": {"@type": "prov:Agent", "prov:label": _people(labels)},
+            }
+        )  # fmt: skip
+    return found
+
+
+def of_dataset(labels: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the vocabulary for responsible AI has about annotation: the protocol, and models that scored."""
+    said: dict[str, Any] = {}
+    if (people := labels.get("people")) is not None:
+        said["rai:dataAnnotationProtocol"] = [
+            f"{_people(labels)} looked at {people['images']:,} images and gave {people['answers']:,} answers (yes, no, "
+            "unsure) to questions about their labels. figureground review asked them."
+        ]
+    if labels.get("scorers"):
+        said["rai:machineAnnotationTools"] = list(dict.fromkeys(scorer["name"] for scorer in labels["scorers"]))
+    return said
+
+
+def _people(labels: Mapping[str, Any]) -> str:
+    people = labels.get("people") or {"annotators": 0}
+    return "1 person" if people["annotators"] == 1 else f"{people['annotators']:,} people"
