@@ -1,10 +1,11 @@
-"""Commands on recipes: plan, settings, build."""
+"""Commands on recipes: plan, init, settings, build."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import shlex
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,6 +119,39 @@ def _settings(options: argparse.Namespace) -> int:
         told = textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
         say(f"{field}: {value}\n{told}")
     say("\nThese decide no image: " + ", ".join(config.execution_names()) + ".")
+    return 0
+
+
+def add_init(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "init", parents=[common], help="write a commented recipe to start from",
+        description="Writes a recipe with the settings that people change most, each with its meaning, what it accepts "
+        "and the config's value. It can be built as it is.",
+    )  # fmt: skip
+    parser.add_argument("method", metavar="METHOD", help=METHOD.removesuffix("; optional if --recipe names it"))
+    parser.add_argument("--config", metavar="NAME", help="config whose values to write (pocket, the demo)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the file, which must not exist; - for stdout (METHOD.yaml)"
+    )
+    parser.set_defaults(run=_init)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from figureground.core.files import create_text
+    from figureground.methods.registry import method_class
+
+    kind = method_class(options.method)
+    out = options.out or Path(f"{kind.METHOD}.yaml")
+    file = f"{kind.METHOD}.yaml" if str(out) == STDOUT else out.name
+    text = kind.starter(options.config or kind.DEFAULT, shlex.quote(file))
+    if str(out) == STDOUT:
+        say(text.removesuffix("\n"))
+        return 0
+    try:
+        create_text(out, text)
+    except FileExistsError:
+        raise UsageError(f"--out {out} exists already, and was left as it is. Give another name.") from None
+    say(f"{out}. Forecast it: figureground plan --recipe {out}")
     return 0
 
 

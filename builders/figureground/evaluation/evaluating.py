@@ -373,7 +373,8 @@ def _score_files(directory: Path, names: Sequence[str]) -> dict[str, Path]:
 
 
 def _unused_stem(plain: str, paths: Mapping[str, Path]) -> str:
-    while any(path.stem == plain for path in paths.values()):
+    # On the file systems of macOS and Windows, `Net.parquet` and `net.parquet` are one file.
+    while any(path.stem.casefold() == plain.casefold() for path in paths.values()):
         plain += "_"
     return plain
 

@@ -234,6 +234,10 @@ class D3S(Method):
         "reconstruction and same-background.",
     )
     SHARED = (*Method.SHARED, "cutouts", "scenes", "photographs")
+    STARTER = (
+        "classes", "backgrounds", "cutouts", "scenes", "prompt", "per_cell", "table", "match", "paste", "cutout_scale",
+        "position", "strength", *Method.STARTER, "keep",
+    )  # fmt: skip
     config: D3SConfig
 
     def summary(self) -> str:

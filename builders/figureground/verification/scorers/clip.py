@@ -101,7 +101,7 @@ class ClipScorer(LabelScorer):
         found = {}
         for question in self.asked():
             known = self.knows(question)
-            logits = (self._scale * features @ self._labels[question.what].T).double().cpu().numpy()
+            logits = (self._scale * features @ self._labels[question.what].T).cpu().double().numpy()
             answers = softmax(logits)
             p = np.full((len(images), len(known) + self.knows_none(question)), np.nan)
             p[:, : len(known)][:, known] = answers[:, : known.sum()]
