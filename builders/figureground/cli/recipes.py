@@ -7,6 +7,7 @@ import json
 import math
 import shlex
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from figureground.core.terminal import complain, say, say_json
 if TYPE_CHECKING:
     from figureground.methods.base import Method
     from figureground.running.runner import Runner
+    from figureground.stores.urls import StoreUrl
 
 METHOD = (
     "method that makes the dataset: d3s (classes on backgrounds), spurious (spurious features without their class), "
@@ -194,23 +196,58 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--log-json", metavar="FILE|-",
         help="append one line of JSON to a file, or to stdout, for each shard, and for start, stop and failure",
     )  # fmt: skip
+    parser.add_argument(
+        "--severity", action="append", default=[], metavar="AXIS[=VALUE,...]",
+        help="d3s: build a dataset for each value of an axis, from mild to severe, in folders of DIR, with the same "
+        "seeds, for evaluate: scale (of the object), position (its distance from the centre), strength; repeatable",
+    )  # fmt: skip
     add_track(parser)
     parser.set_defaults(run=_build)
 
 
 def _build(options: argparse.Namespace) -> int:
-    from figureground.shards.progress import is_unfinished
-
+    if options.severity:
+        return _build_severity(options)
     method = _method(options)
     for note in method.checkpoint_notes():
         complain(f"figureground: {note}")
-    out = method.build(
-        str(options.out), runner=_runner(options), scratch=options.scratch, lease=options.lease,
+    _build_one(options, method, options.out)
+    return 0
+
+
+def _build_one(options: argparse.Namespace, method: Method, out: Path | StoreUrl) -> Path:
+    """Build a dataset, and say so if it is finished."""
+    from figureground.shards.progress import is_unfinished
+
+    made = method.build(
+        str(out), runner=_runner(options), scratch=options.scratch, lease=options.lease,
         log_json=options.log_json, track=options.track,
     )  # fmt: skip
-    if not is_unfinished(out):
+    if not is_unfinished(made):
         tell = complain if options.log_json == STDOUT else say  # stdout holds nothing but the log
-        tell(method.done_message(out).replace(str(out), str(options.out)))
+        tell(method.done_message(made).replace(str(made), str(out)))
+    return made
+
+
+def _build_severity(options: argparse.Namespace) -> int:
+    from figureground.methods.severity import build_severity, plan_severity
+    from figureground.recipe.severity import read_axes
+
+    if not isinstance(options.out, Path):
+        raise UsageError(f"--severity: {options.out} is a URL, and evaluate reads directories. Give a directory.")
+    axes = read_axes(options.severity)
+    given = list(options.set)
+
+    def make(settings: Sequence[str]) -> Method:
+        options.set = [*given, *settings]
+        return _method(options)
+
+    methods = plan_severity(make, axes)
+    for note in next(iter(methods.values())).checkpoint_notes():
+        complain(f"figureground: {note}")
+    made = list(build_severity(methods, axes, options.out, lambda method, out: _build_one(options, method, out)))
+    tell = complain if options.log_json == STDOUT else say
+    tell(f"{options.out}: {len(made)} datasets. figureground evaluate {options.out} --classifier … compares them.")
     return 0
 
 

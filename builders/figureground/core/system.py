@@ -73,7 +73,7 @@ def _lock_file_ex(handle: int, wait: bool, shared: bool) -> bool | None:
     from ctypes import wintypes
 
     class Overlapped(ctypes.Structure):
-        _fields_ = [  # noqa: RUF012 - ctypes reads it
+        _fields_ = [
             ("internal", ctypes.c_void_p), ("internal_high", ctypes.c_void_p), ("offset", wintypes.DWORD),
             ("offset_high", wintypes.DWORD), ("event", wintypes.HANDLE),
         ]  # fmt: skip

@@ -253,7 +253,9 @@ def _unfit(value: Any, hint: Any, name: str) -> RecipeError:
     bases = {_base(each) for each in members}
     choices = [str(choice) for each in members for choice in _literals(each)]
     if choices:
-        return RecipeError(name, f"{value!r} is not one of {', '.join(choices)}{nearest(str(value), choices)}")
+        others = [_describe(each) for each in members if not _literals(each)]
+        told = f"{', '.join(choices)}{''.join(f' or {other}' for other in others)}"
+        return RecipeError(name, f"{value!r} is not one of {told}{nearest(str(value), choices)}")
     told = f"{value!r} is not {' or '.join(dict.fromkeys(map(_describe, members)))}"
     if bases == {str} and value is not None and not isinstance(value, str | list | tuple | Mapping):
         return RecipeError(name, f"{told}; put it in quotes.")
